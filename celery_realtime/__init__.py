@@ -1,0 +1,37 @@
+"""Show every Celery job in the browser, live: ``Realtime(app)``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery_realtime.exceptions import ImproperlyConfigured, RealtimeError, SubscribeError
+from celery_realtime.extension import Realtime, get_progress_tracker, get_socketio_manager
+from celery_realtime.manager import SocketIOManager
+from celery_realtime.progress import ProgressTracker
+
+if TYPE_CHECKING:
+    from celery_realtime.handlers import AsyncSocketIOEventHandlers, SocketIOEventHandlers
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncSocketIOEventHandlers",
+    "ImproperlyConfigured",
+    "ProgressTracker",
+    "Realtime",
+    "RealtimeError",
+    "SocketIOEventHandlers",
+    "SocketIOManager",
+    "SubscribeError",
+    "get_progress_tracker",
+    "get_socketio_manager",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # The handlers load python-socketio, which workers and `celery` commands have no use for at import.
+    if name in ("SocketIOEventHandlers", "AsyncSocketIOEventHandlers"):
+        from celery_realtime import handlers
+
+        return getattr(handlers, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,97 @@
+"""Make and verify the signed tokens with which a browser says who it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import itsdangerous
+
+from celery_realtime.exceptions import ImproperlyConfigured
+from celery_realtime.rooms import normalise_project_id
+
+SALT = "celery_realtime.token"
+MAX_TOKEN = 8192
+
+
+class TokenUser(str):
+    """A user id that a token vouched for, with what else the token said.
+
+    Attributes:
+        projects: The projects that the token opens.
+        expires_at: When it ends, in seconds since the epoch.
+    """
+
+    projects: frozenset[str] = frozenset()
+    expires_at: float = 0.0
+
+
+def issue_token(
+    secret_key: str | Sequence[str] | None, user_id: object, projects: Iterable[object], expires_in: float
+) -> str:
+    """Return a signed token ``user_id:...``.
+
+    Args:
+        secret_key: The key, or several of which the first signs.
+        user_id: A non-empty string, an integer or a UUID.
+        projects: The projects that it opens.
+        expires_in: Seconds until it ends, above 0.
+
+    Raises:
+        ImproperlyConfigured: There is no secret key.
+        TypeError, ValueError: An argument is of the wrong type or out of range.
+    """
+    if isinstance(projects, (str, bytes)):
+        raise TypeError("projects must be a list of project ids, not one string")
+    if isinstance(expires_in, bool) or not isinstance(expires_in, (int, float)):
+        raise TypeError(f"expires_in must be a number of seconds, not {type(expires_in).__name__}")
+    if not expires_in > 0:
+        raise ValueError(f"expires_in must be above 0 seconds, not {expires_in!r}")
+    user = _user_id(user_id)
+    claims = {
+        "user": user,
+        "projects": sorted({normalise_project_id(project) for project in projects}),
+        "exp": time.time() + expires_in,
+    }
+    return f"{user}:{_serializer(secret_key).dumps(claims)}"
+
+
+def verify_token(secret_key: str | Sequence[str] | None, token: object) -> TokenUser | None:
+    """Return the user whom a token names, or None when it is forged, malformed or has ended.
+
+    Raises:
+        ImproperlyConfigured: There is no secret key.
+    """
+    serializer = _serializer(secret_key)
+    if not isinstance(token, str) or len(token) > MAX_TOKEN:
+        return None
+    name, _, signed = token.rpartition(":")
+    try:
+        claims = serializer.loads(signed)
+    except (itsdangerous.BadData, ValueError, RecursionError):
+        return None
+    return _user_of(claims, name)
+
+
+def _user_of(claims: Any, name: str) -> TokenUser | None:
+    if claims["user"] != name or time.time() >= claims["exp"]:
+        return None
+    user = TokenUser(name)
+    user.projects = frozenset(claims["projects"])
+    user.expires_at = claims["exp"]
+    return user
+
+
+def _user_id(value: object) -> str:
+    try:
+        return normalise_project_id(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(str(error).replace("project_id", "user_id")) from None
+
+
+def _serializer(secret_key: str | Sequence[str] | None) -> itsdangerous.URLSafeSerializer:
+    if not secret_key:
+        raise ImproperlyConfigured("tokens need a secret: set realtime_secret_key to a long random string")
+    keys = [secret_key] if isinstance(secret_key, str) else list(reversed(secret_key))
+    return itsdangerous.URLSafeSerializer(keys, salt=SALT)

@@ -1,0 +1,426 @@
+"""Turn the signals of one Celery app into events, and carry each job's project to all that it publishes."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar, Token
+from typing import Any
+
+import msgspec
+from celery import Celery, signals
+
+from celery_realtime import events
+from celery_realtime.arguments import HEADER, project_argument
+from celery_realtime.events import Job
+from celery_realtime.manager import SocketIOManager
+from celery_realtime.recent import Recent
+from celery_realtime.rooms import normalise_project_id
+from celery_realtime.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+REMEMBERED = 10000
+PARENT_HEADER = "realtime_parent_id"
+
+
+class _Publication:
+    """What becomes of one call of ``app.send_task``."""
+
+    def __init__(self) -> None:
+        self.queued: Job | None = None
+
+
+class Bridge:
+    """Hear an app's signals, and tell a manager.
+
+    A job's project, in this order: its ``project_id`` header, its ``project_id`` argument, ``with
+    realtime.project(...)``, the project of the job that publishes it, the resolver, what was tracked by hand.
+
+    Of two reports on a job the later is not always the newer: Celery sends some from the parent process and some from
+    the child, and some twice. A report counts when its (attempt, rank) is above the last one that this process saw.
+
+    Args:
+        app: The Celery app; other apps' tasks in the same process are not heard.
+        settings: Returns the settings.
+    """
+
+    def __init__(self, app: Celery, settings: Callable[[], Settings]) -> None:
+        self.app = app
+        self._settings = settings
+        self._manager: SocketIOManager | None = None
+        self._project: ContextVar[str | None] = ContextVar("celery_realtime_project", default=None)
+        self._publication: ContextVar[_Publication | None] = ContextVar("celery_realtime_publication", default=None)
+        self._jobs: Recent[str, Job] = Recent(REMEMBERED)
+        self._seen: Recent[str, tuple[int, int]] = Recent(REMEMBERED)
+        self._end_hooks: list[Callable[[str], None]] = []
+
+    # -- connecting ---------------------------------------------------------------------------------------------
+
+    def connect(self, manager: SocketIOManager) -> None:
+        """Start to tell ``manager`` of every job of the app; a second call only changes whom it tells."""
+        first = self._manager is None
+        self._manager = manager
+        if first:
+            self._watch_publishing()
+            for signal, receiver in self._receivers().items():
+                # The id keeps two apps apart: Celery up to 5.6 takes two instances' methods for one receiver.
+                signal.connect(receiver, weak=False, dispatch_uid=f"celery_realtime.{id(self)}.{signal.name}")
+
+    def _receivers(self) -> dict[Any, Callable[..., None]]:
+        return {
+            signals.before_task_publish: self._on_publish,
+            signals.task_received: self._on_received,
+            signals.task_prerun: self._on_prerun,
+            signals.task_postrun: self._on_postrun,
+            signals.task_success: self._on_success,
+            signals.task_failure: self._on_failure,
+            signals.task_revoked: self._on_revoked,
+            signals.task_internal_error: self._on_internal_error,
+            signals.task_unknown: self._on_unknown,
+        }
+
+    def on_end(self, hook: Callable[[str], None]) -> None:
+        """Call ``hook`` with the id of each job that has ended an attempt in this process."""
+        self._end_hooks.append(hook)
+
+    # -- projects -----------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def project(self, project_id: object) -> Iterator[None]:
+        """Give all that is published inside a project; see :meth:`celery_realtime.Realtime.project`."""
+        token = self._project.set(normalise_project_id(project_id))
+        try:
+            yield
+        finally:
+            self._project.reset(token)
+
+    def _find_project(
+        self, job_id: str, header: object, name: str, args: Any, kwargs: Any, inherited: str | None
+    ) -> str | None:
+        return (
+            _readable(header, name)
+            or _readable(project_argument(self.app.tasks.get(name), args, kwargs), name)
+            or inherited
+            or self._resolve(name, args, kwargs)
+            or (self._manager.project_of(job_id) if self._manager else None)
+        )
+
+    def _resolve(self, name: str, args: Any, kwargs: Any) -> str | None:
+        resolver = self._settings().project_resolver
+        if resolver is None:
+            return None
+        try:
+            return _readable(resolver(name, tuple(args or ()), dict(kwargs or {})), name)
+        except Exception:
+            logger.exception("realtime_project_resolver failed for task %s; the job has no project", name)
+            return None
+
+    def _inherited_project(self) -> str | None:
+        inherited = self._project.get()
+        if inherited is None and self.app.current_task is not None and self.app.current_task.app is self.app:
+            return _project_header(self.app.current_task.request)
+        return inherited
+
+    # -- publishing ---------------------------------------------------------------------------------------------
+
+    def _watch_publishing(self) -> None:
+        """Wrap ``app.send_task``, which all publishing goes through: the signals do not tell which app publishes."""
+        send_task = self.app.send_task
+
+        @functools.wraps(send_task)
+        def watched(name: str, args: Any = None, kwargs: Any = None, *more: Any, **options: Any) -> Any:
+            header = (options.get("headers") or {}).get(HEADER)
+            if header is not None:
+                normalise_project_id(header)
+            self._settings()
+            publication = _Publication()
+            token = self._publication.set(publication)
+            try:
+                return send_task(name, args, kwargs, *more, **options)
+            except Exception as error:
+                self._retract(publication, error)
+                raise
+            finally:
+                self._publication.reset(token)
+
+        self.app.send_task = watched
+
+    def _retract(self, publication: _Publication, error: Exception) -> None:
+        if publication.queued is not None:
+            self._tell(publication.queued, "REJECTED", error=events.describe_error(error))
+
+    def _on_publish(self, sender: str = "", body: Any = None, headers: Any = None, **_: Any) -> None:
+        publication = self._publication.get()
+        if publication is None:
+            return
+        self._publication.set(None)  # what a receiver or serializer publishes on the way is a publication of its own
+        job_id, args, kwargs = _message_parts(headers, body)
+        project = self._find_project(job_id, headers.get(HEADER), sender, args, kwargs, self._inherited_project())
+        if project is not None:
+            headers[HEADER] = project
+            _hand_down(project, body)
+        self._keep_parent(job_id, headers)
+        job = self._published_job(job_id, sender, headers, project)
+        if self._tell_published(job):
+            publication.queued = job
+
+    def _keep_parent(self, job_id: str, headers: Any) -> None:
+        """Let a retry remember its parent: Celery makes the failed attempt the parent of the next."""
+        running = self.app.current_task
+        if running is not None and running.request.id == job_id:
+            headers[PARENT_HEADER] = _parent_of(vars(running.request))
+
+    def _published_job(self, job_id: str, name: str, headers: Any, project: str | None) -> Job:
+        return Job(
+            job_id=job_id,
+            project_id=project,
+            task=name,
+            attempt=headers.get("retries") or 0,
+            root_id=headers.get("root_id"),
+            parent_id=_parent_of(headers),
+            group_id=headers.get("group"),
+        )
+
+    def _tell_published(self, job: Job) -> bool:
+        """Tell of a published job; returns whether it is a new one."""
+        task = self.app.current_task
+        request = None if task is None else task.request
+        if request is not None and request.id == job.job_id:
+            request.realtime_republished = True  # a retry or a replacement: the id lives on after this run
+            if job.attempt <= (request.retries or 0):
+                return False
+        if job.attempt == 0:
+            self._tell(job, "PENDING")
+            return True
+        self._tell(job, "RETRY", error=_current_error())
+        return False
+
+    # -- running ------------------------------------------------------------------------------------------------
+
+    def _on_received(self, sender: Any = None, request: Any = None, **_: Any) -> None:
+        if sender is not None and sender.app is not self.app:
+            return
+        headers = request.request_dict
+        project = _readable(headers.get(HEADER), request.name)
+        self._jobs[request.id] = self._published_job(request.id, request.name, headers, project)
+
+    def job_of(self, task: Any) -> Job | None:
+        """Return the job that a task runs now, or None outside a job or in a task of another app."""
+        request = task.request
+        if request.id is None or task.app is not self.app:
+            return None
+        known = getattr(request, "realtime_job", None)
+        if known is not None and known.job_id == request.id:
+            return known  # type: ignore[no-any-return]
+        return self._running_job(task, request, request.args, request.kwargs)
+
+    def _running_job(self, task: Any, request: Any, args: Any, kwargs: Any) -> Job:
+        header = _project_header(request)
+        inherited = self._project.get() if request.is_eager else None
+        return Job(
+            job_id=request.id,
+            project_id=self._find_project(request.id, header, task.name, args, kwargs, inherited),
+            task=task.name,
+            attempt=request.retries or 0,
+            root_id=request.root_id,
+            parent_id=_parent_of(vars(request)),
+            group_id=request.group,
+            worker=request.hostname,
+        )
+
+    def _on_prerun(self, task: Any = None, args: Any = None, kwargs: Any = None, **_: Any) -> None:
+        if task.app is not self.app:
+            return
+        request = task.request
+        job = self._running_job(task, request, args, kwargs)
+        request.realtime_job = job
+        if job.project_id is not None or not request.is_eager:
+            request.realtime_token = self._project.set(job.project_id)
+        self._tell(job, "STARTED")
+
+    def _on_postrun(self, task: Any = None, state: Any = None, retval: Any = None, **_: Any) -> None:
+        if task.app is not self.app:
+            return
+        request = task.request
+        job = self.job_of(task)
+        if job is not None and not getattr(request, "realtime_republished", False):
+            if state == "IGNORED":
+                self._tell_ignored(job, getattr(request, "realtime_stored", None))
+            elif state == "REJECTED" and not getattr(retval, "requeue", False):
+                self._tell(job, "REJECTED", error=events.describe_error(retval))
+        _reset(self._project, getattr(request, "realtime_token", None))
+
+    def _tell_ignored(self, job: Job, stored: Any) -> None:
+        """End a job that raised ``Ignore`` as the state that it stored itself says."""
+        state, meta = stored or ("IGNORED", None)
+        if state in ("FAILURE", "REVOKED"):
+            self._tell(job, state, error=_stored_error(meta))
+        elif state == "SUCCESS":
+            self._tell_success(job, meta)
+        else:
+            self._tell(job, "IGNORED")
+
+    def _on_success(self, sender: Any = None, result: Any = None, **_: Any) -> None:
+        if sender.app is self.app and not getattr(sender.request, "realtime_republished", False):
+            job = self.job_of(sender)
+            if job is not None:
+                self._tell_success(job, result)
+
+    def _tell_success(self, job: Job, result: Any) -> None:
+        settings = self._settings()
+        encoded = events.encode_lenient(result) if settings.include_result else b"null"
+        truncated = len(encoded) > settings.max_payload
+        self._tell(job, "SUCCESS", result=b"null" if truncated else encoded, truncated=truncated)
+
+    def _on_failure(
+        self, sender: Any = None, task_id: str = "", exception: Any = None, einfo: Any = None, **_: Any
+    ) -> None:
+        if sender.app is self.app:
+            self._tell_failure(self._job_by_id(sender, task_id), exception, einfo)
+
+    def _tell_failure(self, job: Job | None, exception: Any, einfo: Any) -> None:
+        if job is None:
+            return
+        shown = str(einfo.traceback) if einfo is not None and self._settings().include_traceback else None
+        state = "REJECTED" if type(exception).__name__ == "Reject" else "FAILURE"
+        self._tell(job, state, error=events.describe_error(exception), traceback=shown)
+
+    def _job_by_id(self, task: Any, job_id: str) -> Job | None:
+        """Return a job told of by its task's request, or, in the parent process, by what was received."""
+        if task.request.id == job_id:
+            return self.job_of(task)
+        return self._jobs.get(job_id)
+
+    def _on_revoked(
+        self, sender: Any = None, request: Any = None, terminated: Any = None, expired: Any = None, **_: Any
+    ) -> None:
+        if sender is None or sender.app is not self.app:
+            return
+        why = "terminated" if terminated else "expired" if expired else "revoked"
+        job = self._jobs.get(request.id) or self._running_job(sender, request, request.args, request.kwargs)
+        self._tell(job, "REVOKED", error=f"TaskRevokedError: {why}")
+
+    def _on_internal_error(
+        self, sender: Any = None, task_id: str = "", exception: Any = None, einfo: Any = None, **_: Any
+    ) -> None:
+        if sender.app is self.app:
+            self._tell_failure(self._job_by_id(sender, task_id) or self._jobs.get(task_id), exception, einfo)
+
+    def _on_unknown(self, sender: Any = None, message: Any = None, name: Any = None, id: Any = None, **_: Any) -> None:
+        if sender is None or sender.app is not self.app or not id:
+            return
+        headers = message.headers or {}
+        job = self._published_job(id, str(name), headers, _readable(headers.get(HEADER), str(name)))
+        self._tell(job, "FAILURE", error=f"NotRegistered: {name}")
+
+    # -- telling ------------------------------------------------------------------------------------------------
+
+    def _tell(self, job: Job, state: str, **details: Any) -> None:
+        rank = events.RANK_OF_STATUS[events.STATUS_OF_STATE[state]]
+        if rank == events.TERMINAL_RANK:
+            for hook in self._end_hooks:
+                hook(job.job_id)
+        if (job.attempt, rank) <= self._seen.get(job.job_id, (-1, 0)):
+            return
+        self._seen[job.job_id] = (job.attempt, rank)
+        if self._manager is None:
+            return
+        if job.project_id is None:
+            self._manager.count_homeless(job)
+        else:
+            self._manager.publish_status(events.status_change(job, state, **details))
+
+
+def _project_header(request: Any) -> str | None:
+    """Return a request's ``project_id`` header: an attribute in workers, in ``headers`` only when it is eager."""
+    header = getattr(request, HEADER, None)
+    if header is None:
+        header = (getattr(request, "headers", None) or {}).get(HEADER)
+    return _readable(header, getattr(request, "task", None))
+
+
+def _readable(value: object, task: object) -> str | None:
+    """Return a project id that somebody else wrote; one that cannot be read is logged and counts as none."""
+    if value is None:
+        return None
+    try:
+        return normalise_project_id(value)
+    except (TypeError, ValueError) as error:
+        logger.warning("a job of task %s has no project: %s", task, error)
+        return None
+
+
+def _parent_of(headers: Any) -> str | None:
+    """Return the parent that a job had before it was retried, else the one that Celery names."""
+    parent: str | None = headers.get(PARENT_HEADER, headers.get("parent_id"))
+    return parent
+
+
+def _message_parts(headers: Any, body: Any) -> tuple[str, Any, Any]:
+    """Return id, args and kwargs of a task message of protocol 2, or 1."""
+    if isinstance(body, dict):
+        return body["id"], body.get("args"), body.get("kwargs")
+    return headers["id"], body[0], body[1]
+
+
+def _hand_down(project: str, body: Any) -> None:
+    """Write a job's project into the callbacks, errbacks, chain and chord that its message carries along.
+
+    A worker's main process publishes some of them without ever running the job, so there is nothing else to inherit
+    from. The signatures are copied: the caller may use the same ones for another project.
+    """
+    embed = body.get("embed", body) if isinstance(body, dict) else body[2]
+    for part in ("callbacks", "errbacks", "chain"):
+        if embed.get(part):
+            embed[part] = [_with_header(project, signature) for signature in embed[part]]
+    if embed.get("chord"):
+        embed["chord"] = _with_header(project, embed["chord"])
+
+
+def _with_header(project: str, signature: Any) -> Any:
+    if not isinstance(signature, dict):
+        return signature
+    copied = signature.clone() if hasattr(signature, "clone") else dict(signature)
+    options = dict(copied.get("options") or {})
+    options["headers"] = {HEADER: project, **(options.get("headers") or {})}
+    copied["options"] = options
+    kwargs = copied.get("kwargs")
+    if copied.get("subtask_type") and isinstance(kwargs, dict):
+        copied["kwargs"] = {name: _nested(project, name, value) for name, value in kwargs.items()}
+    return copied
+
+
+def _nested(project: str, name: str, value: Any) -> Any:
+    if name not in ("tasks", "header", "body"):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_with_header(project, member) for member in value]
+    return _with_header(project, value)
+
+
+def _current_error() -> str | None:
+    """Return the error that a retry is published for: Celery retries from inside the ``except`` block."""
+    error = sys.exc_info()[1]
+    return None if error is None else events.describe_error(error)
+
+
+def _stored_error(meta: Any) -> str | None:
+    if isinstance(meta, BaseException):
+        return events.describe_error(meta)
+    if isinstance(meta, dict) and "exc_type" in meta:
+        text = meta.get("exc_message")
+        parts = text if isinstance(text, (list, tuple)) else [text]
+        return events.one_line(f"{meta['exc_type']}: " + " ".join(str(part) for part in parts))
+    return None if meta is None else events.one_line(str(msgspec.json.decode(events.encode_lenient(meta))))
+
+
+def _reset(variable: ContextVar[str | None], token: Token[str | None] | None) -> None:
+    if token is not None:
+        try:
+            variable.reset(token)
+        except ValueError:  # the job ended in another context than it began in
+            variable.set(None)

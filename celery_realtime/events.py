@@ -1,0 +1,274 @@
+"""Say what travels: the events, their JSON, and the words that errors and times are put in."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+STATUS_EVENT = "agent_status"
+PROGRESS_EVENT = "agent_progress"
+MAX_EVENT_NAME = 128
+MAX_TEXT = 500
+
+#: Names that a custom event cannot have: socket.io-client raises them itself, or they are ours.
+RESERVED_EVENTS = frozenset(
+    ["connect", "connect_error", "disconnect", "disconnecting", "error", "newListener", "removeListener"]
+    + [STATUS_EVENT, PROGRESS_EVENT, "agent_workflow", "agent_batch"]
+)
+
+#: The status that each Celery state is shown as.
+STATUS_OF_STATE = {
+    "PENDING": "queued",
+    "RETRY": "queued",
+    "STARTED": "running",
+    "SUCCESS": "success",
+    "IGNORED": "success",
+    "FAILURE": "error",
+    "REVOKED": "error",
+    "REJECTED": "error",
+    "LOST": "error",
+}
+
+#: Within one attempt a job only climbs: what ranks lower or equal comes too late.
+RANK_OF_STATUS = {"queued": 0, "running": 1, "success": 2, "error": 2}
+TERMINAL_RANK = 2
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything about one task invocation that its events repeat.
+
+    Attributes:
+        job_id: The Celery task id.
+        project_id: The project whose subscribers see it; None reaches nobody.
+        attempt: 0 at first, one more for each retry (Celery's ``request.retries``).
+    """
+
+    job_id: str
+    project_id: str | None = None
+    task: str | None = None
+    attempt: int = 0
+    root_id: str | None = None
+    parent_id: str | None = None
+    group_id: str | None = None
+    worker: str | None = None
+
+
+class StatusChange(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="status_change"):
+    """A job's new status, on the wire as ``agent_status``."""
+
+    job_id: str
+    project_id: str
+    status: str
+    state: str
+    timestamp: str
+    result: msgspec.Raw = msgspec.Raw(b"null")
+    error: str | None = None
+    task: str | None = None
+    attempt: int = 0
+    root_id: str | None = None
+    parent_id: str | None = None
+    group_id: str | None = None
+    worker: str | None = None
+    truncated: bool | UnsetType = UNSET
+    traceback: str | UnsetType = UNSET
+
+
+class ProgressUpdate(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="progress_update"):
+    """How far a running job is, on the wire as ``agent_progress``."""
+
+    job_id: str
+    project_id: str
+    progress: int | float
+    message: str | None
+    timestamp: str
+    current: int | float | None = None
+    total: int | float | None = None
+    task: str | None = None
+    attempt: int = 0
+
+
+class Outgoing(NamedTuple):
+    """An encoded event on its way out.
+
+    Attributes:
+        event: The Socket.IO event name.
+        payload: Its JSON.
+        rank: 0 queued, 1 running, 2 ended; None for progress and custom events.
+        progress: True for progress, which a newer update of the same job replaces.
+    """
+
+    project_id: str
+    event: str
+    payload: bytes
+    job_id: str | None = None
+    attempt: int = 0
+    rank: int | None = None
+    progress: bool = False
+
+
+def now() -> str:
+    """Return the time as it stands in events: UTC, ISO 8601, milliseconds, ``Z``."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+def one_line(text: str) -> str:
+    """Fold a text into one line of at most 500 characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= MAX_TEXT else line[: MAX_TEXT - 1] + "…"
+
+
+def describe_error(error: object) -> str:
+    """Put an exception into one line, ``"ValueError: message"``, whatever its ``__str__`` does."""
+    name = getattr(error, "exc_cls_name", None) or type(error).__name__
+    try:
+        text = one_line(str(error))
+    except Exception as broken:
+        text = f"(its text cannot be read: {type(broken).__name__})"
+    return f"{name}: {text}" if text else str(name)
+
+
+def _stand_in(value: object) -> object:
+    """Return what stands for a value that JSON has no form for."""
+    if hasattr(value, "__json__"):
+        return value.__json__()
+    return describe_error(value) if isinstance(value, BaseException) else str(value)
+
+
+_lenient = msgspec.json.Encoder(enc_hook=_stand_in)
+
+
+def encode_lenient(value: object) -> bytes:
+    """Return JSON for any value: what has no JSON form is replaced by its text, NaN by null."""
+    try:
+        encoded = _lenient.encode(value)
+        msgspec.json.decode(encoded)
+        return encoded
+    except Exception:
+        return json.dumps(one_line(_safe_repr(value))).encode()
+
+
+def _safe_repr(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception:
+        return f"<{type(value).__name__}>"
+
+
+def encode_strict(value: object, what: str, limit: int) -> bytes:
+    """Return JSON for a value that its sender vouches for.
+
+    Dates, UUIDs, decimals, sets, dataclasses and msgspec structs have a JSON form; bytes become base64.
+
+    Args:
+        value: The value.
+        what: Its name in error messages.
+        limit: The largest size, in bytes.
+
+    Raises:
+        TypeError: A part has no JSON form.
+        ValueError: It holds NaN or infinity, refers to itself, or is larger than ``limit``.
+    """
+    try:
+        plain = msgspec.to_builtins(value, str_keys=True)
+        encoded = json.dumps(plain, allow_nan=False, separators=(",", ":")).encode()
+    except RecursionError:
+        raise ValueError(f"{what} refers to itself or is nested too deeply to be sent as JSON") from None
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{what} cannot be sent as JSON: {error}") from error
+    if len(encoded) > limit:
+        raise ValueError(f"{what} has {len(encoded)} bytes of JSON, realtime_max_payload allows {limit}")
+    return encoded
+
+
+def check_event_name(name: object) -> str:
+    """Return a custom event's name.
+
+    Raises:
+        TypeError: It is no string.
+        ValueError: It is empty, too long, or one that Socket.IO or this package uses itself.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"an event name must be a str, not {type(name).__name__}")
+    if not name or len(name) > MAX_EVENT_NAME:
+        raise ValueError(f"an event name must have 1 to {MAX_EVENT_NAME} characters, this one has {len(name)}")
+    if name in RESERVED_EVENTS:
+        raise ValueError(f"the event name {name!r} is reserved; choose another")
+    return name
+
+
+def status_change(
+    job: Job,
+    state: str,
+    *,
+    result: bytes = b"null",
+    error: str | None = None,
+    truncated: bool = False,
+    traceback: str | None = None,
+) -> StatusChange:
+    """Build the event that tells a job's new state; the job must have a project."""
+    assert job.project_id is not None
+    return StatusChange(
+        **msgspec.structs.asdict(job),
+        status=STATUS_OF_STATE[state],
+        state=state,
+        timestamp=now(),
+        result=msgspec.Raw(result),
+        error=error,
+        truncated=True if truncated else UNSET,
+        traceback=UNSET if traceback is None else traceback,
+    )
+
+
+_encoder = msgspec.json.Encoder()
+
+
+def outgoing_status(change: StatusChange) -> Outgoing:
+    """Encode a status change."""
+    return Outgoing(
+        change.project_id,
+        STATUS_EVENT,
+        _encoder.encode(change),
+        change.job_id,
+        change.attempt,
+        RANK_OF_STATUS[change.status],
+    )
+
+
+def outgoing_progress(update: ProgressUpdate) -> Outgoing:
+    """Encode a progress update."""
+    return Outgoing(
+        update.project_id,
+        PROGRESS_EVENT,
+        _encoder.encode(update),
+        update.job_id,
+        update.attempt,
+        progress=True,
+    )
+
+
+def outgoing_custom(name: object, data: object, project_id: str, job_id: str | None, limit: int) -> Outgoing:
+    """Check and encode a custom event; see :func:`encode_strict` for what it raises."""
+    event = check_event_name(name)
+    payload = encode_strict(data, f"the data of event {event!r}", limit)
+    if payload.startswith(b"{"):
+        payload = add_fields(payload, b'"_realtime":' + _encoder.encode({"job_id": job_id, "project_id": project_id}))
+    return Outgoing(project_id, event, payload, job_id)
+
+
+def add_fields(payload: bytes, fields: bytes) -> bytes:
+    """Append encoded members to an encoded JSON object, without decoding it."""
+    return payload[:-1] + (b"" if payload == b"{}" else b",") + fields + b"}"
+
+
+def stamp(outgoing: Outgoing, fields: dict[str, Any]) -> Outgoing:
+    """Return an event with fields (epoch, offset) added where the contract has them."""
+    if not outgoing.payload.startswith(b"{"):
+        return outgoing
+    encoded = _encoder.encode(fields)[1:-1]
+    if outgoing.rank is None and not outgoing.progress:
+        return outgoing._replace(payload=outgoing.payload[:-2] + b"," + encoded + b"}}")
+    return outgoing._replace(payload=add_fields(outgoing.payload, encoded))

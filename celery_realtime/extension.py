@@ -1,0 +1,346 @@
+"""Make every job of a Celery app appear in the browser: the one object that a project makes."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import celery
+import msgspec
+from celery import Celery, bootsteps, signals
+
+from celery_realtime import auth, events, progress, task
+from celery_realtime.bridge import Bridge
+from celery_realtime.events import Job
+from celery_realtime.exceptions import ImproperlyConfigured
+from celery_realtime.manager import SocketIOManager
+from celery_realtime.outbox import Outbox
+from celery_realtime.progress import Progress, ProgressTracker
+from celery_realtime.recent import Recent
+from celery_realtime.results import ProgressMirror
+from celery_realtime.settings import PREFIX, Settings, check_names, conf_names, resolve
+
+if TYPE_CHECKING:
+    from celery_realtime.handlers import SocketIOEventHandlers
+    from celery_realtime.kombu_manager import AsyncRealtimeKombuManager, RealtimeKombuManager
+
+logger = logging.getLogger(__name__)
+
+TRACKERS = 10000
+
+
+class Realtime:
+    """Live progress for the jobs of a Celery app.
+
+    Opens no connection and starts no thread; both wait for the first event.
+
+    Args:
+        app: The Celery app; or leave it out and call :meth:`init_app` later.
+        **settings: See :class:`celery_realtime.settings.Settings`; each beats ``realtime_<name>`` in ``app.conf``.
+
+    Raises:
+        ImproperlyConfigured: A setting is unknown or has a bad value.
+    """
+
+    def __init__(self, app: Celery | None = None, **settings: Any) -> None:
+        check_names(settings, prefix="")
+        self._keywords = settings
+        self._app: Celery | None = None
+        self._trackers: Recent[str, ProgressTracker] = Recent(TRACKERS)
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Celery) -> None:
+        """Attach to a Celery app, as ``app.realtime``.
+
+        Raises:
+            ImproperlyConfigured: A setting is unknown or has a bad value, or either side is attached already.
+        """
+        if self._app is not None or getattr(app, "realtime", None) is not None:
+            raise ImproperlyConfigured(f"the Celery app {app.main!r} or this Realtime is attached already")
+        self._app = app
+        self._check_early()
+        app.realtime = self
+        task.install()
+        self.manager.register_job_listeners(self.bridge)
+        self.bridge.on_end(self._forget)
+        app.steps["worker"].add(_CheckSettings)
+        self._flush_at_worker_end()
+
+    def _check_early(self) -> None:
+        """Check what can be checked without loading a configuration that its owner loads later."""
+        app = self.app
+        if app.configured or not getattr(app, "_config_source", None):
+            self.settings  # noqa: B018 - reading it is the check
+        else:
+            check_names(conf_names(getattr(app, "_preconf", None) or {}))
+
+    def _flush_at_worker_end(self) -> None:
+        # A prefork child ends by os._exit, so only its own signal reaches it; a cold shutdown skips worker_shutdown.
+        for signal in (signals.worker_process_shutdown, signals.worker_shutting_down, signals.worker_shutdown):
+            signal.connect(self._on_worker_end, weak=False, dispatch_uid=f"celery_realtime.{id(self)}.flush")
+
+    def _on_worker_end(self, **_: Any) -> None:
+        self.flush()
+
+    # -- parts --------------------------------------------------------------------------------------------------
+
+    @property
+    def app(self) -> Celery:
+        """The Celery app.
+
+        Raises:
+            ImproperlyConfigured: There is none yet.
+        """
+        if self._app is None:
+            raise ImproperlyConfigured("this Realtime has no Celery app yet: call realtime.init_app(app)")
+        return self._app
+
+    @functools.cached_property
+    def settings(self) -> Settings:
+        """The settings, resolved and checked once."""
+        conf = self.app.conf
+        own = set(self._keywords) | set(conf_names(conf))
+        settings = resolve(self._keywords, _Conf(conf), conf.broker_write_url or "amqp://")
+        return (
+            settings
+            if "url" in own
+            else msgspec.structs.replace(settings, connection_options=self._like_celery(settings))
+        )
+
+    def _like_celery(self, settings: Settings) -> dict[str, Any]:
+        """Return the connection options for Celery's own broker: those of Celery (TLS, Sentinel), then ours."""
+        conf = self.app.conf
+        options: dict[str, Any] = {"transport_options": dict(conf.broker_transport_options or {})}
+        if conf.broker_use_ssl:
+            options["ssl"] = conf.broker_use_ssl
+        if conf.broker_login_method:
+            options["login_method"] = conf.broker_login_method
+        given = dict(settings.connection_options)
+        transport = {**options["transport_options"], **given.pop("transport_options", {})}
+        return {**options, **given, "transport_options": transport}
+
+    @functools.cached_property
+    def manager(self) -> SocketIOManager:
+        """Where events go."""
+        return SocketIOManager(lambda: self.settings, lambda: self._new_client_manager(write_only=True))
+
+    @functools.cached_property
+    def bridge(self) -> Bridge:
+        """Where events come from."""
+        return Bridge(self.app, lambda: self.settings)
+
+    def project(self, project_id: object) -> contextlib.AbstractContextManager[None]:
+        """Give every job that is published inside the ``with`` block a project.
+
+        Raises:
+            TypeError, ValueError: It is no project id.
+        """
+        return self.bridge.project(project_id)
+
+    # -- tasks --------------------------------------------------------------------------------------------------
+
+    def tracker_of(self, task: Any) -> ProgressTracker | None:
+        """Return the tracker of the job that a task runs now, or None outside a job."""
+        job = self.bridge.job_of(task)
+        if job is None:
+            return None
+        found = self._trackers.get(job.job_id)
+        if found is None or found.job.attempt != job.attempt:
+            found = self._new_tracker(job)
+            if not (task.ignore_result or task.request.ignore_result):
+                self._mirror.expect(job.job_id, task.request)
+        return found
+
+    def progress_tracker(self, job_id: str) -> ProgressTracker:
+        """Return the tracker of a job, for code that holds its id and not its task."""
+        if not isinstance(job_id, str) or not job_id:
+            raise TypeError(f"job_id must be a non-empty str, not {job_id!r}")
+        running = self.app.current_task
+        if running is not None and running.request.id == job_id and running.app is self.app:
+            found = self.tracker_of(running)
+        else:
+            found = self._trackers.get(job_id)
+        return found if found is not None else self._new_tracker(Job(job_id=job_id))
+
+    def _new_tracker(self, job: Job) -> ProgressTracker:
+        tracker = ProgressTracker(job, self._publish_progress, self._mirror_progress, self.settings.progress_interval)
+        self._trackers[job.job_id] = tracker
+        return tracker
+
+    def _publish_progress(self, job: Job, report: Progress, due: float) -> None:
+        if job.project_id is None:
+            project = self.manager.project_of(job.job_id)
+            job = job if project is None else msgspec.structs.replace(job, project_id=project)
+        if job.project_id is None:
+            self.manager.count_homeless(job)
+        else:
+            self.manager.publish(events.outgoing_progress(progress.progress_update(job, report)), due)
+
+    def _mirror_progress(self, job: Job, report: Progress, due: float) -> None:
+        meta = msgspec.json.encode(report)
+        stored = events.Outgoing("", "", meta, job.job_id, job.attempt, progress=True)
+        self._mirror_outbox.put(stored, due)
+
+    @functools.cached_property
+    def _mirror(self) -> ProgressMirror:
+        return ProgressMirror(self.app)
+
+    @functools.cached_property
+    def _mirror_outbox(self) -> Outbox:
+        return Outbox(self._mirror.store, queue_size=self.settings.queue_size, linger=0.0, flush_timeout=1.0)
+
+    def _forget(self, job_id: str) -> None:
+        self._mirror.ended(job_id)
+        self._trackers.pop(job_id)
+
+    def emit_from(self, task: Any, event: str, data: Any) -> None:
+        """Send a custom event to the project of the job that a task runs now."""
+        job = self.bridge.job_of(task)
+        if job is not None and job.project_id is not None:
+            self.manager.emit_to_project(job.project_id, event, data, job_id=job.job_id)
+            return
+        events.outgoing_custom(event, data, "", None, self.settings.max_payload)
+        if job is not None:
+            self.manager.count_homeless(job)
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until every accepted event has been sent.
+
+        Args:
+            timeout: Longest wait, in seconds; default: the ``flush_timeout`` setting.
+
+        Returns:
+            Whether all have been sent.
+        """
+        return self.manager.flush(timeout)
+
+    # -- web server ---------------------------------------------------------------------------------------------
+
+    def client_manager(self) -> RealtimeKombuManager:
+        """Return the ``client_manager`` of a :class:`socketio.Server` or Flask-SocketIO's ``SocketIO``."""
+        return self._new_client_manager(write_only=False)
+
+    def async_client_manager(self) -> AsyncRealtimeKombuManager:
+        """Return the ``client_manager`` of a :class:`socketio.AsyncServer`."""
+        from celery_realtime.kombu_manager import AsyncRealtimeKombuManager
+
+        return AsyncRealtimeKombuManager(**self._manager_options())
+
+    def _new_client_manager(self, write_only: bool) -> RealtimeKombuManager:
+        from celery_realtime.kombu_manager import RealtimeKombuManager
+
+        return RealtimeKombuManager(write_only=write_only, **self._manager_options())
+
+    def _manager_options(self) -> dict[str, Any]:
+        settings = self.settings
+        return {
+            "url": settings.url,
+            "channel": settings.channel,
+            "connection_options": settings.connection_options,
+            "stock": settings.wire == "stock",
+            "namespace": settings.namespace,
+        }
+
+    def init_socketio(
+        self,
+        server: Any,
+        *,
+        authenticate: Callable[..., Any] | None = None,
+        authorize: Callable[..., Any] | None = None,
+        handlers: type[SocketIOEventHandlers] | None = None,
+    ) -> SocketIOEventHandlers:
+        """Serve subscriptions on a Socket.IO server.
+
+        Args:
+            server: A :class:`socketio.Server`, :class:`socketio.AsyncServer`, or Flask-SocketIO's ``SocketIO``.
+            authenticate: ``(token, environ) -> user id``, or None to refuse; sync or async.
+            authorize: ``(user_id, project_id) -> bool``; sync or async.
+            handlers: Your subclass of ``SocketIOEventHandlers`` or ``AsyncSocketIOEventHandlers``.
+
+        Returns:
+            The registered handlers.
+
+        Raises:
+            ImproperlyConfigured: Nothing says who may connect, or the server cannot hear the workers.
+        """
+        from celery_realtime import serving
+
+        attached = serving.attach(
+            server, self.settings, authenticate=authenticate, authorize=authorize, handlers=handlers
+        )
+        self.manager.attach(attached.server)
+        return attached
+
+    def issue_token(self, user_id: object, projects: Iterable[object] = (), expires_in: float = 3600) -> str:
+        """Return a signed token with which a browser can connect.
+
+        Args:
+            user_id: Who it is; a non-empty string, an integer or a UUID.
+            projects: The projects that it opens.
+            expires_in: Seconds until it ends.
+
+        Raises:
+            ImproperlyConfigured: ``secret_key`` is not set.
+            TypeError, ValueError: An argument is of the wrong type or out of range.
+        """
+        return auth.issue_token(self.settings.secret_key, user_id, projects, expires_in)
+
+
+class _Conf(Mapping[str, Any]):
+    """A Celery configuration in which ``realtime_*`` is found whatever namespace it was written in."""
+
+    def __init__(self, conf: Any) -> None:
+        self._conf = conf
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._conf)
+
+    def __len__(self) -> int:
+        return len(self._conf)
+
+    def __contains__(self, key: object) -> bool:
+        return str(key).removeprefix(PREFIX) in conf_names(self._conf)
+
+    def __getitem__(self, key: str) -> Any:
+        return self._conf[key]
+
+
+class _CheckSettings(bootsteps.Step):  # type: ignore[misc]
+    """Keep a worker with a mistaken setting from starting, and load before the fork what its children need."""
+
+    def __init__(self, parent: Any, **kwargs: Any) -> None:
+        parent.app.realtime.settings  # noqa: B018 - reading it is the check
+        import celery_realtime.kombu_manager  # noqa: F401
+
+        super().__init__(parent, **kwargs)
+
+
+def _current_realtime() -> Realtime:
+    realtime: Realtime | None = getattr(celery.current_app, "realtime", None)
+    if realtime is None:
+        raise ImproperlyConfigured(
+            f"the current Celery app {celery.current_app.main!r} has no Realtime: write Realtime(app) beside it"
+        )
+    return realtime
+
+
+def get_progress_tracker(job_id: str) -> ProgressTracker:
+    """Return the progress tracker of a job of the current Celery app.
+
+    Raises:
+        ImproperlyConfigured: The current app has no :class:`Realtime`.
+    """
+    return _current_realtime().progress_tracker(job_id)
+
+
+def get_socketio_manager() -> SocketIOManager:
+    """Return the manager of the current Celery app.
+
+    Raises:
+        ImproperlyConfigured: The current app has no :class:`Realtime`.
+    """
+    return _current_realtime().manager

@@ -1,0 +1,357 @@
+"""Let browsers in, and let them subscribe to the projects that they may see.
+
+Every decision is written once, as a generator that yields what it needs to have done (ask the user's rules, enter a
+room) as a callable. A synchronous server calls it, an asyncio server awaits it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable, Generator
+from typing import Any, Protocol
+from urllib.parse import parse_qs
+
+import msgspec
+import socketio.exceptions
+
+from celery_realtime import auth
+from celery_realtime.exceptions import SubscribeError
+from celery_realtime.rooms import normalise_project_id, project_room
+
+logger = logging.getLogger(__name__)
+
+Step = Callable[[], Any]
+Decision = Generator[Step, Any, Any]
+Authenticate = Callable[[Any, dict[str, Any]], Any]
+Authorize = Callable[[Any, str], Any]
+
+LISTEN_TIMEOUT = 2.0
+_FORBIDDEN = "this project does not exist, or is not open to you"
+
+
+class Listener(Protocol):
+    """What a server's client manager tells of its ears."""
+
+    def wait_until_listening(self, timeout: float) -> Any:
+        """Wait until messages are heard."""
+
+
+class Since(msgspec.Struct, frozen=True):
+    """Where a client stopped hearing a project."""
+
+    epoch: str
+    offset: int
+
+
+class SocketIOEventHandlers:
+    """Handle connections and subscriptions on a synchronous Socket.IO server.
+
+    Subclass it to decide who may connect (:meth:`_validate_token`) and what they may see
+    (:meth:`_validate_project_access`); both may also be coroutine functions.
+
+    Args:
+        server: The :class:`socketio.Server`.
+        namespace: The namespace to serve.
+        secret_key: Verifies the tokens of ``issue_token``.
+        authenticate: ``(token, environ) -> user id``, or None to refuse; replaces :meth:`_validate_token`.
+        authorize: ``(user_id, project_id) -> bool``; replaces :meth:`_validate_project_access`.
+    """
+
+    def __init__(
+        self,
+        server: Any,
+        *,
+        namespace: str = "/",
+        secret_key: str | tuple[str, ...] | None = None,
+        authenticate: Authenticate | None = None,
+        authorize: Authorize | None = None,
+    ) -> None:
+        self.server = server
+        self.namespace = namespace
+        self._secret_key = secret_key
+        self._authenticate = authenticate
+        self._authorize = authorize
+        self._users: dict[str, Any] = {}
+
+    # -- the user's rules ---------------------------------------------------------------------------------------
+
+    def _validate_token(self, token: Any) -> Any:
+        """Return the id of the user whom a token names, or None to refuse the connection."""
+        return auth.verify_token(self._secret_key, token) if self._secret_key else None
+
+    def _validate_project_access(self, user_id: Any, project_id: str) -> Any:
+        """Tell whether a user may see a project; by default, whether the user's token says so."""
+        return project_id in getattr(user_id, "projects", ())
+
+    # -- registration -------------------------------------------------------------------------------------------
+
+    def register(self) -> None:
+        """Register the handlers; a ``connect`` or ``disconnect`` handler that is there already runs after ours."""
+        self._register("connect", self._after(self.on_connect, "connect"))
+        self._register("disconnect", self._after(self.on_disconnect, "disconnect"))
+        self._register("subscribe_project", self.on_subscribe_project)
+        self._register("unsubscribe_project", self.on_unsubscribe_project)
+
+    def _register(self, event: str, handler: Callable[..., Any]) -> None:
+        self.server.on(event, handler=handler, namespace=self.namespace)
+
+    def _earlier(self, event: str) -> Callable[..., Any] | None:
+        return (self.server.handlers.get(self.namespace) or {}).get(event)
+
+    def _after(self, ours: Callable[..., Any], event: str) -> Callable[..., Any]:
+        theirs = self._earlier(event)
+        if theirs is None:
+            return ours
+
+        def both(*args: Any) -> Any:
+            ours(*args)
+            return _call_with_fitting(theirs, args)
+
+        return both
+
+    # -- events -------------------------------------------------------------------------------------------------
+
+    def on_connect(self, sid: str, environ: dict[str, Any], auth: Any = None) -> None:
+        """Let a client in whose token is good.
+
+        Raises:
+            socketio.exceptions.ConnectionRefusedError: It is not, with the code in its data.
+        """
+        self._refusing(sid, lambda: self._drive(self._decide_connect(sid, environ, auth)))
+
+    def on_disconnect(self, sid: str, reason: Any = None) -> None:
+        """Forget a client."""
+        self._users.pop(sid, None)
+
+    def on_subscribe_project(self, sid: str, data: Any = None, *_: Any) -> dict[str, Any]:
+        """Let a client hear a project; returns the acknowledgement."""
+        return self._acknowledge(sid, self._decide_subscribe(sid, data))
+
+    def on_unsubscribe_project(self, sid: str, data: Any = None, *_: Any) -> dict[str, Any]:
+        """Let a client hear a project no more; returns the acknowledgement."""
+        return self._acknowledge(sid, self._decide_unsubscribe(sid, data))
+
+    # -- decisions ----------------------------------------------------------------------------------------------
+
+    def _decide_connect(self, sid: str, environ: dict[str, Any], given: Any) -> Decision:
+        token = _token(environ, given)
+        if token is None:
+            raise SubscribeError("a token is needed to connect", "unauthorized")
+        user_id = yield lambda: self._ask_who(token, environ)
+        if user_id is None or user_id is False or user_id == "":
+            raise SubscribeError("the token is not valid, or has ended", "unauthorized")
+        self._users[sid] = user_id
+
+    def _ask_who(self, token: Any, environ: dict[str, Any]) -> Any:
+        return self._validate_token(token) if self._authenticate is None else self._authenticate(token, environ)
+
+    def _decide_subscribe(self, sid: str, data: Any) -> Decision:
+        user_id = self._user(sid)
+        project_id = _project_id(data)
+        _since(data)
+        allowed = yield lambda: self._ask_access(user_id, project_id)
+        if allowed is not True:
+            raise SubscribeError(_FORBIDDEN, "forbidden")
+        self._user(sid)  # it may have gone while the rules were asked
+        yield lambda: self.server.enter_room(sid, project_room(project_id), namespace=self.namespace)
+        yield self._wait_until_listening
+        return {
+            "ok": True,
+            "project_id": project_id,
+            "epoch": None,
+            "offset": None,
+            "recovered": False,
+            "jobs": [],
+            "events": [],
+        }
+
+    def _ask_access(self, user_id: Any, project_id: str) -> Any:
+        if self._authorize is None:
+            return self._validate_project_access(user_id, project_id)
+        return self._authorize(user_id, project_id)
+
+    def _wait_until_listening(self) -> Any:
+        """Wait for the ears of a server whose first client this is: what was said before they open is lost."""
+        listener: Listener = self.server.manager
+        wait = getattr(listener, "wait_until_listening", None)
+        return None if wait is None else wait(LISTEN_TIMEOUT)
+
+    def _decide_unsubscribe(self, sid: str, data: Any) -> Decision:
+        self._user(sid)
+        project_id = _project_id(data)
+        yield lambda: self.server.leave_room(sid, project_room(project_id), namespace=self.namespace)
+        return {"ok": True}
+
+    def _user(self, sid: str) -> Any:
+        try:
+            return self._users[sid]
+        except KeyError:
+            raise SubscribeError("connect with a token first", "unauthorized") from None
+
+    # -- a synchronous server -----------------------------------------------------------------------------------
+
+    def _drive(self, decision: Decision) -> Any:
+        outcome = None
+        try:
+            while True:
+                outcome = _settle(decision.send(outcome)())
+        except StopIteration as done:
+            return done.value
+
+    def _refusing(self, sid: str, connect: Callable[[], None]) -> None:
+        try:
+            connect()
+        except Exception as error:
+            self._users.pop(sid, None)
+            raise _refusal_to_connect(error) from None
+
+    def _acknowledge(self, sid: str, decision: Decision) -> dict[str, Any]:
+        try:
+            return self._drive(decision)  # type: ignore[no-any-return]
+        except Exception as error:
+            refusal = _refusal(error)
+            self._send_error(sid, refusal)
+            return {"ok": False, "error": refusal}
+
+    def _send_error(self, sid: str, refusal: dict[str, str]) -> Any:
+        """Send the ``error`` event, to this client alone and not over the broker."""
+        return self.server.emit("error", refusal, to=sid, namespace=self.namespace, ignore_queue=True)
+
+
+class AsyncSocketIOEventHandlers(SocketIOEventHandlers):
+    """Handle connections and subscriptions on a :class:`socketio.AsyncServer`.
+
+    Takes the arguments of :class:`SocketIOEventHandlers`. Rules that are plain functions run in a thread, so that
+    they may block.
+    """
+
+    def _after(self, ours: Callable[..., Any], event: str) -> Callable[..., Any]:
+        theirs = self._earlier(event)
+        if theirs is None:
+            return ours
+
+        async def both(*args: Any) -> Any:
+            await ours(*args)
+            outcome = _call_with_fitting(theirs, args)
+            return await outcome if inspect.isawaitable(outcome) else outcome
+
+        return both
+
+    async def on_connect(  # type: ignore[override]
+        self, sid: str, environ: dict[str, Any], auth: Any = None
+    ) -> None:
+        """Let a client in whose token is good; see :meth:`SocketIOEventHandlers.on_connect`."""
+        try:
+            await self._drive_async(self._decide_connect(sid, environ, auth))
+        except Exception as error:
+            self._users.pop(sid, None)
+            raise _refusal_to_connect(error) from None
+
+    async def on_disconnect(self, sid: str, reason: Any = None) -> None:  # type: ignore[override]
+        """Forget a client."""
+        super().on_disconnect(sid, reason)
+
+    async def on_subscribe_project(  # type: ignore[override]
+        self, sid: str, data: Any = None, *_: Any
+    ) -> dict[str, Any]:
+        """Let a client hear a project; returns the acknowledgement."""
+        return await self._acknowledge_async(sid, self._decide_subscribe(sid, data))
+
+    async def on_unsubscribe_project(  # type: ignore[override]
+        self, sid: str, data: Any = None, *_: Any
+    ) -> dict[str, Any]:
+        """Let a client hear a project no more; returns the acknowledgement."""
+        return await self._acknowledge_async(sid, self._decide_unsubscribe(sid, data))
+
+    def _ask_who(self, token: Any, environ: dict[str, Any]) -> Any:
+        rule = self._validate_token if self._authenticate is None else self._authenticate
+        return _off_the_loop(rule, *((token,) if self._authenticate is None else (token, environ)))
+
+    def _ask_access(self, user_id: Any, project_id: str) -> Any:
+        return _off_the_loop(self._authorize or self._validate_project_access, user_id, project_id)
+
+    async def _drive_async(self, decision: Decision) -> Any:
+        outcome = None
+        try:
+            while True:
+                outcome = decision.send(outcome)()
+                if inspect.isawaitable(outcome):
+                    outcome = await outcome
+        except StopIteration as done:
+            return done.value
+
+    async def _acknowledge_async(self, sid: str, decision: Decision) -> dict[str, Any]:
+        try:
+            return await self._drive_async(decision)  # type: ignore[no-any-return]
+        except Exception as error:
+            refusal = _refusal(error)
+            await self._send_error(sid, refusal)
+            return {"ok": False, "error": refusal}
+
+
+async def _off_the_loop(rule: Callable[..., Any], *args: Any) -> Any:
+    if inspect.iscoroutinefunction(rule):
+        return await rule(*args)
+    outcome = await asyncio.to_thread(rule, *args)
+    return await outcome if inspect.isawaitable(outcome) else outcome
+
+
+def _settle(outcome: Any) -> Any:
+    """Return what a step returned; a rule that is a coroutine is run to its end."""
+    return asyncio.run(_awaited(outcome)) if inspect.isawaitable(outcome) else outcome
+
+
+async def _awaited(outcome: Any) -> Any:
+    return await outcome
+
+
+def _call_with_fitting(handler: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """Call a user's handler with as many of the arguments as it takes: older ones take no ``auth`` or ``reason``."""
+    try:
+        inspect.signature(handler).bind(*args)
+    except TypeError:
+        return handler(*args[:-1])
+    return handler(*args)
+
+
+def _token(environ: dict[str, Any], given: Any) -> Any:
+    """Return the token of a new connection: in the ``auth`` object, else in the query string."""
+    if isinstance(given, dict) and given.get("token"):
+        return given["token"]
+    return parse_qs(environ.get("QUERY_STRING") or "").get("token", [None])[0]
+
+
+def _project_id(data: Any) -> str:
+    if not isinstance(data, dict):
+        raise SubscribeError("send an object such as {project_id: ...}", "bad_request")
+    try:
+        return normalise_project_id(data.get("project_id"))
+    except (TypeError, ValueError) as error:
+        raise SubscribeError(str(error), "bad_request") from None
+
+
+def _since(data: dict[str, Any]) -> Since | None:
+    if data.get("since") is None:
+        return None
+    try:
+        return msgspec.convert(data["since"], Since)
+    except msgspec.ValidationError as error:
+        raise SubscribeError(f"since must be {{epoch, offset}}: {error}", "bad_request") from None
+
+
+def _refusal(error: Exception) -> dict[str, str]:
+    if isinstance(error, SubscribeError):
+        return {"code": error.code, "message": str(error)}
+    logger.error("a rule failed, so the client is refused: %r", error, exc_info=error)
+    return {"code": "unavailable", "message": "this cannot be answered now; try again later"}
+
+
+def _refusal_to_connect(error: Exception) -> Exception:
+    # Any other exception would leave the client without an answer, yet in the namespace.
+    if isinstance(error, socketio.exceptions.ConnectionRefusedError):
+        return error
+    refusal = _refusal(error)
+    refused: Exception = socketio.exceptions.ConnectionRefusedError(refusal["message"], refusal)
+    return refused

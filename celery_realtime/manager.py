@@ -1,0 +1,199 @@
+"""Route events to the subscribers of a project: the one way out for everything that is said."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from celery_realtime import events
+from celery_realtime.events import Job, Outgoing, StatusChange
+from celery_realtime.outbox import Outbox
+from celery_realtime.recent import Recent
+from celery_realtime.rooms import normalise_project_id, project_room
+from celery_realtime.settings import Settings
+
+if TYPE_CHECKING:
+    from celery_realtime.kombu_manager import RealtimeKombuManager
+
+logger = logging.getLogger(__name__)
+
+TRACKED_JOBS = 10000
+
+
+class JobListeners(Protocol):
+    """What tells a manager of jobs, such as the signal bridge."""
+
+    def connect(self, manager: SocketIOManager) -> None:
+        """Start to tell ``manager`` of every job."""
+
+
+class SocketIOManager:
+    """Send events to projects, from any process.
+
+    Args:
+        settings: Returns the settings; asked when they are first needed.
+        connect: Returns a new write-only Kombu manager.
+    """
+
+    def __init__(self, settings: Callable[[], Settings], connect: Callable[[], RealtimeKombuManager]) -> None:
+        self._settings = settings
+        self._connect = connect
+        self._tracked: Recent[str, str] = Recent(TRACKED_JOBS)
+        self.counts: Counter[str] = Counter()
+        #: The Socket.IO server, once one is attached.
+        self.sio: Any = None
+
+    @property
+    def outbox(self) -> Outbox:
+        """The queue of events that wait to be sent."""
+        # setdefault is atomic: of two threads that come first, one wins and both use its outbox.
+        found: Outbox | None = self.__dict__.get("_outbox")
+        return found or self.__dict__.setdefault("_outbox", self._new_outbox())
+
+    def _new_outbox(self) -> Outbox:
+        settings = self._settings()
+        return Outbox(
+            self._deliver,
+            queue_size=settings.queue_size,
+            batch_size=settings.batch_size,
+            linger=settings.linger,
+            flush_timeout=settings.flush_timeout,
+        )
+
+    @property
+    def publisher(self) -> RealtimeKombuManager:
+        """The write-only Kombu manager that events leave through."""
+        found: RealtimeKombuManager | None = self.__dict__.get("_publisher")
+        return found or self.__dict__.setdefault("_publisher", self._connect())
+
+    def _deliver(self, batch: list[Outgoing]) -> int:
+        return self.publisher.publish_events(batch)
+
+    # -- events -------------------------------------------------------------------------------------------------
+
+    def publish_status(self, change: StatusChange) -> None:
+        """Send a job's new status."""
+        self.publish(events.outgoing_status(change))
+
+    def publish(self, event: Outgoing, due: float = 0.0) -> None:
+        """Send an encoded event; returns at once.
+
+        Args:
+            event: The event.
+            due: For progress, the :func:`time.monotonic` time before which it is held back.
+        """
+        if self._settings().event_filter is not None:
+            filtered = self._filter(event)
+            if filtered is None:
+                self.counts["filtered"] += 1
+                return
+            event = filtered
+        self.outbox.put(event, due)
+
+    def _filter(self, event: Outgoing) -> Outgoing | None:
+        """Apply ``event_filter``; an event that it fails on is dropped, since it may hold what must not be seen."""
+        try:
+            payload = self._settings().event_filter(event.event, msgspec.json.decode(event.payload))
+            return None if payload is None else event._replace(payload=events.encode_lenient(payload))
+        except Exception:
+            logger.exception("realtime_event_filter failed on %s; the event is dropped", event.event)
+            return None
+
+    def count_homeless(self, job: Job) -> None:
+        """Count a job's event that no project can see."""
+        self.counts["no_project"] += 1
+        logger.debug("job %s has no project: nobody sees it", job.job_id)
+
+    def emit_to_project(self, project_id: object, event: str, data: Any, *, job_id: str | None = None) -> None:
+        """Send a custom event to everyone who watches a project; returns at once.
+
+        Args:
+            project_id: The project.
+            event: The Socket.IO event name.
+            data: Anything that JSON can hold; an object also gets a ``_realtime`` member.
+            job_id: The job that it belongs to.
+
+        Raises:
+            TypeError: ``data`` has no JSON form, or a name or id has the wrong type.
+            ValueError: ``data`` is too large or holds NaN, or a name is reserved.
+        """
+        project = normalise_project_id(project_id)
+        self.publish(events.outgoing_custom(event, data, project, job_id, self._settings().max_payload))
+
+    async def emit_to_project_async(self, project_id: object, event: str, data: Any) -> None:
+        """Send a custom event as :meth:`emit_to_project` does, which does not block an event loop either."""
+        self.emit_to_project(project_id, event, data)
+
+    # -- jobs and clients ---------------------------------------------------------------------------------------
+
+    def track_job_for_project(self, job_id: str, project_id: object) -> None:
+        """Say which project a job belongs to, for jobs that do not carry it themselves.
+
+        Known in this process; a job that is published with a ``project_id`` header needs no such word.
+        """
+        if not isinstance(job_id, str) or not job_id:
+            raise TypeError(f"job_id must be a non-empty str, not {job_id!r}")
+        self._tracked[job_id] = normalise_project_id(project_id)
+
+    def project_of(self, job_id: str) -> str | None:
+        """Return the project that :meth:`track_job_for_project` named, or None."""
+        return self._tracked.get(job_id)
+
+    def register_client_for_project(self, project_id: object, sid: str) -> None:
+        """Let a connected client hear a project, without asking the authorizer: the caller vouches for it.
+
+        Args:
+            project_id: The project.
+            sid: The client's Socket.IO session id, on any web server of this channel.
+        """
+        room = project_room(normalise_project_id(project_id))
+        if self.sio is None:
+            self.publisher.enter_room(sid, self._settings().namespace, room)
+        else:
+            _finish(self.sio.enter_room(sid, room, namespace=self._settings().namespace), self._loop)
+
+    def unregister_client_for_project(self, project_id: object, sid: str) -> None:
+        """Undo :meth:`register_client_for_project`."""
+        room = project_room(normalise_project_id(project_id))
+        if self.sio is None:
+            self.publisher.leave_room(sid, self._settings().namespace, room)
+        else:
+            _finish(self.sio.leave_room(sid, room, namespace=self._settings().namespace), self._loop)
+
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    def attach(self, server: Any, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """Note the Socket.IO server of this process, and the event loop that it runs in, if any."""
+        self.sio = server
+        self._loop = loop or self._loop
+
+    def register_job_listeners(self, bridge: JobListeners) -> None:
+        """Hear of jobs from a bridge; ``Realtime(app)`` does this with its own. Doing it twice changes nothing."""
+        bridge.connect(self)
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until everything accepted has been sent, at most ``timeout`` seconds; returns whether it has."""
+        outbox = self.__dict__.get("_outbox")
+        return True if outbox is None else outbox.flush(timeout)
+
+
+def _finish(outcome: Any, loop: asyncio.AbstractEventLoop | None) -> None:
+    """Run what an asyncio server returned: as a task in its own loop, from another thread to the end."""
+    if not inspect.isawaitable(outcome):
+        return
+    try:
+        asyncio.ensure_future(outcome, loop=asyncio.get_running_loop())
+    except RuntimeError:
+        if loop is None:
+            raise RuntimeError("the asyncio server has not started; no client can be registered yet") from None
+        asyncio.run_coroutine_threadsafe(_awaited(outcome), loop).result(5)
+
+
+async def _awaited(outcome: Any) -> Any:
+    return await outcome

@@ -1,0 +1,275 @@
+"""Take events from any thread at once and send them from one, so that no task waits for a broker."""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import logging
+import os
+import random
+import threading
+import time
+import weakref
+from collections import Counter
+from collections.abc import Callable
+
+from celery_realtime.events import Outgoing
+
+logger = logging.getLogger(__name__)
+
+Deliver = Callable[[list[Outgoing]], int]
+
+LOG_INTERVAL = 60.0
+FIRST_PAUSE = 0.2
+LONGEST_PAUSE = 2.0
+
+
+class Outbox:
+    """A bounded queue and the one thread that empties it.
+
+    Lifecycle and custom events keep their order and are the last to be dropped. Of a job's progress only the newest
+    waiting update is kept; it may be held back until it is due, and an event of the same job takes it along.
+
+    The thread starts with the first event of a process, and again after a fork. Nothing is inherited over a fork:
+    what waits in the parent, the parent sends.
+
+    Args:
+        deliver: Sends a batch and returns how many of its first events were sent. What was not is tried again.
+        queue_size: Events that may wait.
+        batch_size: Most events in a batch.
+        linger: Seconds that progress waits for company.
+        flush_timeout: Longest wait, in seconds, at interpreter exit.
+    """
+
+    def __init__(
+        self,
+        deliver: Deliver,
+        *,
+        queue_size: int = 10000,
+        batch_size: int = 100,
+        linger: float = 0.005,
+        flush_timeout: float = 5.0,
+    ) -> None:
+        self._deliver = deliver
+        self._queue_size = queue_size
+        self._batch_size = batch_size
+        self._linger = linger
+        self._flush_timeout = flush_timeout
+        self._start_over()
+        _forget_at_fork(self)
+
+    def _start_over(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._lock = threading.RLock()
+        self._work = threading.Condition(self._lock)
+        self._idle = threading.Condition(self._lock)
+        self._keys = itertools.count()
+        self._queue: dict[int, Outgoing] = {}
+        self._waiting: dict[str, int] = {}
+        self._delayed: dict[str, tuple[float, Outgoing]] = {}
+        self._urgent = 0
+        self._sending = False
+        self._pause = 0.0
+        self._paused_until = 0.0
+        self._logged_at = -LOG_INTERVAL
+        self._thread: threading.Thread | None = None
+
+    def put(self, event: Outgoing, due: float = 0.0) -> None:
+        """Accept an event; never blocks, never raises for want of a broker or of room.
+
+        Args:
+            event: The encoded event.
+            due: For progress, the :func:`time.monotonic` time before which it is held back.
+        """
+        with self._lock:
+            if event.progress and event.job_id is not None:
+                self._put_progress(event, event.job_id, due)
+            else:
+                self._put_next(event)
+            if self._thread is None or not self._thread.is_alive():
+                self._start_thread()
+            self._work.notify()
+
+    def _put_progress(self, event: Outgoing, job_id: str, due: float) -> None:
+        waiting = self._waiting.get(job_id)
+        if waiting is not None:
+            self._queue[waiting] = event
+            self.counts["coalesced"] += 1
+        elif due > time.monotonic():
+            if job_id in self._delayed:
+                self.counts["coalesced"] += 1
+            else:
+                self._make_room()
+            self._delayed[job_id] = (due, event)
+        else:
+            self._delayed.pop(job_id, None)
+            self._waiting[job_id] = self._append(event)
+
+    def _put_next(self, event: Outgoing) -> None:
+        if event.rank is not None and event.job_id is not None:
+            self._release(event.job_id)
+            self._waiting.pop(event.job_id, None)
+        self._append(event)
+        self._urgent += 1
+
+    def _append(self, event: Outgoing) -> int:
+        self._make_room()
+        key = next(self._keys)
+        self._queue[key] = event
+        return key
+
+    def _release(self, job_id: str) -> None:
+        """Queue a job's delayed progress now."""
+        held = self._delayed.pop(job_id, None)
+        if held is not None:
+            self._waiting[job_id] = self._append(held[1])
+
+    def _make_room(self) -> None:
+        while len(self._queue) + len(self._delayed) >= self._queue_size:
+            self._drop_least()
+
+    def _drop_least(self) -> None:
+        if self._waiting:
+            job_id = next(iter(self._waiting))
+            del self._queue[self._waiting.pop(job_id)]
+            self._count_drop("progress")
+        elif self._delayed:
+            self._delayed.pop(next(iter(self._delayed)))
+            self._count_drop("progress")
+        else:
+            del self._queue[next(iter(self._queue))]
+            self._urgent = max(0, self._urgent - 1)
+            self._count_drop("lifecycle")
+
+    def _count_drop(self, kind: str) -> None:
+        self.counts[f"dropped_{kind}"] += 1
+        self._log("events wait for the broker beyond realtime_queue_size=%d; the oldest are dropped", self._queue_size)
+
+    def _log(self, message: str, *args: object) -> None:
+        """Log at most once a minute: an outage is one fact, not ten thousand."""
+        if time.monotonic() - self._logged_at >= LOG_INTERVAL:
+            self._logged_at = time.monotonic()
+            logger.error(message + " (counts: %s)", *args, dict(self.counts))
+
+    def _start_thread(self) -> None:
+        if self._thread is None:
+            atexit.register(_flush_if_alive, weakref.ref(self), os.getpid())
+        self._thread = threading.Thread(target=self._run, name="celery-realtime-outbox", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            batch = self._next_batch()
+            sent = self._try_deliver([event for _, event in batch])
+            with self._lock:
+                self._after_delivery(batch, sent)
+
+    def _try_deliver(self, events: list[Outgoing]) -> int:
+        try:
+            return self._deliver(events)
+        except Exception as error:
+            self.counts["dropped_error"] += len(events)
+            self._log("%d events could not be sent and are dropped: %r", len(events), error)
+            return len(events)
+
+    def _after_delivery(self, batch: list[tuple[int, Outgoing]], sent: int) -> None:
+        self.counts["sent"] += sent
+        if sent < len(batch):
+            self._put_back(batch[sent:])
+            self._pause = min(max(self._pause * 2, FIRST_PAUSE), LONGEST_PAUSE)
+            self._paused_until = time.monotonic() + self._pause * random.uniform(0.5, 1.0)
+            self._log("the broker does not take events; %d wait", len(self._queue))
+        else:
+            self._pause = self._paused_until = 0.0
+        self._sending = False
+        self._idle.notify_all()
+
+    def _put_back(self, batch: list[tuple[int, Outgoing]]) -> None:
+        kept: dict[int, Outgoing] = {}
+        for key, event in batch:
+            if event.progress and event.job_id is not None:
+                if event.job_id in self._waiting:
+                    self.counts["coalesced"] += 1
+                    continue
+                if not any(other.job_id == event.job_id for other in self._queue.values()):
+                    self._waiting[event.job_id] = key
+            else:
+                self._urgent += 1
+            kept[key] = event
+        self._queue = {**kept, **self._queue}
+
+    def _next_batch(self) -> list[tuple[int, Outgoing]]:
+        with self._lock:
+            lingered = False
+            while True:
+                wait = self._wait_time()
+                if wait is None and (self._urgent or lingered or not self._linger):
+                    return self._take()
+                lingered = wait is None
+                self._work.wait(self._linger if wait is None else wait)
+
+    def _wait_time(self) -> float | None:
+        """Return how long nothing can be sent, in seconds; None when something can."""
+        clock = time.monotonic()
+        for job_id in [job_id for job_id, (due, _) in self._delayed.items() if due <= clock]:
+            self._release(job_id)
+        if self._paused_until > clock:
+            return self._paused_until - clock
+        if self._queue:
+            return None
+        return min((due for due, _ in self._delayed.values()), default=clock + 3600.0) - clock
+
+    def _take(self) -> list[tuple[int, Outgoing]]:
+        batch = list(itertools.islice(self._queue.items(), self._batch_size))
+        for key, event in batch:
+            del self._queue[key]
+            if not event.progress:
+                self._urgent -= 1
+            elif event.job_id is not None and self._waiting.get(event.job_id) == key:
+                del self._waiting[event.job_id]
+        self._sending = True
+        return batch
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Send all that waits, delayed progress too, and wait until it has left.
+
+        Args:
+            timeout: Longest wait in seconds; default: the ``flush_timeout`` setting.
+
+        Returns:
+            Whether everything has left.
+        """
+        deadline = time.monotonic() + (self._flush_timeout if timeout is None else timeout)
+        with self._lock:
+            for job_id in list(self._delayed):
+                self._release(job_id)
+            self._work.notify()
+            while self._queue or self._sending:
+                left = deadline - time.monotonic()
+                if left <= 0 or self._thread is None or not self._thread.is_alive():
+                    return False
+                self._idle.wait(left)
+        return True
+
+    @property
+    def size(self) -> int:
+        """Events that wait."""
+        return len(self._queue) + len(self._delayed)
+
+
+def _forget_at_fork(outbox: Outbox) -> None:
+    reference = weakref.ref(outbox)
+
+    def start_over() -> None:
+        alive = reference()
+        if alive is not None:
+            alive._start_over()
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=start_over)
+
+
+def _flush_if_alive(reference: weakref.ref[Outbox], pid: int) -> None:
+    outbox = reference()
+    if outbox is not None and os.getpid() == pid:
+        outbox.flush()

@@ -1,0 +1,96 @@
+"""Fit the handlers to the server they are given, and refuse one that could never hear a worker."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import socketio
+
+from celery_realtime.exceptions import ImproperlyConfigured
+from celery_realtime.handlers import AsyncSocketIOEventHandlers, Authenticate, Authorize, SocketIOEventHandlers
+from celery_realtime.kombu_manager import AsyncRealtimeKombuManager, RealtimeKombuManager
+from celery_realtime.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def attach(
+    server: Any,
+    settings: Settings,
+    *,
+    authenticate: Authenticate | None,
+    authorize: Authorize | None,
+    handlers: type[SocketIOEventHandlers] | None,
+) -> SocketIOEventHandlers:
+    """Register handlers on a server and return them; see :meth:`celery_realtime.Realtime.init_socketio`."""
+    inner = _inner_server(server)
+    base = AsyncSocketIOEventHandlers if isinstance(inner, socketio.AsyncServer) else SocketIOEventHandlers
+    chosen = _check_handlers(handlers or base, base)
+    _check_hearing(inner, settings)
+    _check_rules(chosen, settings, authenticate, authorize)
+    made = chosen(
+        inner,
+        namespace=settings.namespace,
+        secret_key=settings.secret_key,
+        authenticate=authenticate,
+        authorize=authorize,
+    )
+    made.register()
+    return made
+
+
+def _inner_server(server: Any) -> Any:
+    """Return the python-socketio server; Flask-SocketIO's ``SocketIO`` holds one once it has an app."""
+    inner = getattr(server, "server", server)
+    if inner is None:
+        raise ImproperlyConfigured(
+            "this SocketIO has no app yet: call socketio.init_app(app, client_manager=...) first, then init_socketio"
+        )
+    if not isinstance(inner, (socketio.Server, socketio.AsyncServer)):
+        raise ImproperlyConfigured(
+            f"init_socketio needs a socketio.Server, socketio.AsyncServer or flask_socketio.SocketIO, not {server!r}"
+        )
+    return inner
+
+
+def _check_handlers(chosen: Any, base: type[SocketIOEventHandlers]) -> type[SocketIOEventHandlers]:
+    fits = isinstance(chosen, type) and issubclass(chosen, base)
+    if base is SocketIOEventHandlers and fits and issubclass(chosen, AsyncSocketIOEventHandlers):
+        fits = False
+    if not fits:
+        raise ImproperlyConfigured(f"handlers must be a subclass of {base.__name__} for this server, not {chosen!r}")
+    return chosen  # type: ignore[no-any-return]
+
+
+def _check_hearing(inner: Any, settings: Settings) -> None:
+    wanted = "async_client_manager" if isinstance(inner, socketio.AsyncServer) else "client_manager"
+    hears = isinstance(inner.manager, (RealtimeKombuManager, AsyncRealtimeKombuManager))
+    if not hears and not (settings.wire == "stock" and isinstance(inner.manager, socketio.KombuManager)):
+        raise ImproperlyConfigured(
+            f"a server with a {type(inner.manager).__name__} hears no worker: "
+            f"make it with client_manager=realtime.{wanted}() (and without message_queue)"
+        )
+
+
+def _check_rules(
+    chosen: type[SocketIOEventHandlers],
+    settings: Settings,
+    authenticate: Authenticate | None,
+    authorize: Authorize | None,
+) -> None:
+    for name, rule in (("authenticate", authenticate), ("authorize", authorize)):
+        if rule is not None and not callable(rule):
+            raise ImproperlyConfigured(f"{name} must be callable, not {rule!r}")
+    own_tokens = chosen._validate_token is not SocketIOEventHandlers._validate_token
+    if authenticate is None and not own_tokens and settings.secret_key is None:
+        raise ImproperlyConfigured(
+            "nothing says who may connect: set realtime_secret_key (and use realtime.issue_token), "
+            "or pass authenticate= and authorize=, or handlers= with a _validate_token of your own"
+        )
+    own_access = chosen._validate_project_access is not SocketIOEventHandlers._validate_project_access
+    if (authenticate is not None or own_tokens) and authorize is None and not own_access:
+        logger.warning(
+            "nobody will see a project unless the user id that authenticates has a `projects` attribute: "
+            "pass authorize=, or override _validate_project_access"
+        )
