@@ -12,7 +12,7 @@ HEADER = "project_id"
 
 def takes_project(task: Any) -> bool:
     """Tell whether a task's function has an argument that ``project_id=`` can fill."""
-    names, open_ended = _parameters(type(task))
+    names, open_ended = _parameters(task.__class__)
     return open_ended or HEADER in names
 
 
@@ -22,7 +22,7 @@ def project_argument(task: Any, args: Any, kwargs: Any) -> object:
         return kwargs[HEADER]
     if task is None or not isinstance(args, (list, tuple)):
         return None
-    names, _ = _parameters(type(task))
+    names, _ = _parameters(task.__class__)
     position = names.index(HEADER) if HEADER in names else len(args)
     return args[position] if position < len(args) else None
 

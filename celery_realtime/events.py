@@ -99,6 +99,8 @@ class Outgoing(NamedTuple):
         payload: Its JSON.
         rank: 0 queued, 1 running, 2 ended; None for progress and custom events.
         progress: True for progress, which a newer update of the same job replaces.
+        percent: Of progress, how far.
+        lost: Whether the job ended as LOST, the one end that a redelivery may reopen.
     """
 
     project_id: str
@@ -108,6 +110,8 @@ class Outgoing(NamedTuple):
     attempt: int = 0
     rank: int | None = None
     progress: bool = False
+    percent: int | float = 0
+    lost: bool = False
 
 
 def now() -> str:
@@ -235,6 +239,7 @@ def outgoing_status(change: StatusChange) -> Outgoing:
         change.job_id,
         change.attempt,
         RANK_OF_STATUS[change.status],
+        lost=change.state == "LOST",
     )
 
 
@@ -247,6 +252,7 @@ def outgoing_progress(update: ProgressUpdate) -> Outgoing:
         update.job_id,
         update.attempt,
         progress=True,
+        percent=update.progress,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from celery_realtime.outbox import Outbox
 from celery_realtime.progress import Progress, ProgressTracker
 from celery_realtime.recent import Recent
 from celery_realtime.results import ProgressMirror
-from celery_realtime.settings import PREFIX, Settings, check_names, conf_names, resolve
+from celery_realtime.settings import PREFIX, Settings, check_names, conf_names, is_plain_redis, resolve
 
 if TYPE_CHECKING:
     from celery_realtime.handlers import SocketIOEventHandlers
@@ -105,11 +106,21 @@ class Realtime:
         conf = self.app.conf
         own = set(self._keywords) | set(conf_names(conf))
         settings = resolve(self._keywords, _Conf(conf), conf.broker_write_url or "amqp://")
+        if settings.history_url == "auto":
+            settings = msgspec.structs.replace(settings, history_url=self._find_redis(settings))
         return (
             settings
             if "url" in own
             else msgspec.structs.replace(settings, connection_options=self._like_celery(settings))
         )
+
+    def _find_redis(self, settings: Settings) -> str | None:
+        """Return the result backend's or the broker's URL when that is a Redis, and its client is installed."""
+        found = next((url for url in (self.app.conf.result_backend, settings.url) if is_plain_redis(url)), None)
+        if found is not None and importlib.util.find_spec("redis") is None:
+            logger.warning("no history: pip install celery-realtime[redis], or set realtime_history_url to None")
+            return None
+        return found
 
     def _like_celery(self, settings: Settings) -> dict[str, Any]:
         """Return the connection options for Celery's own broker: those of Celery (TLS, Sentinel), then ours."""
@@ -270,7 +281,12 @@ class Realtime:
         from celery_realtime import serving
 
         attached = serving.attach(
-            server, self.settings, authenticate=authenticate, authorize=authorize, handlers=handlers
+            server,
+            self.settings,
+            authenticate=authenticate,
+            authorize=authorize,
+            handlers=handlers,
+            read=None if self.manager.history is None else self.manager.history.read,
         )
         self.manager.attach(attached.server)
         return attached

@@ -7,6 +7,7 @@ room) as a callable. A synchronous server calls it, an asyncio server awaits it.
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import logging
 from collections.abc import Callable, Generator
@@ -17,17 +18,27 @@ import msgspec
 import socketio.exceptions
 
 from celery_realtime import auth
+from celery_realtime.events import PROGRESS_EVENT, STATUS_EVENT
 from celery_realtime.exceptions import SubscribeError
 from celery_realtime.rooms import normalise_project_id, project_room
 
 logger = logging.getLogger(__name__)
 
+PROGRESS_FIELDS = ("progress", "message", "current", "total")
+
 Step = Callable[[], Any]
 Decision = Generator[Step, Any, Any]
 Authenticate = Callable[[Any, dict[str, Any]], Any]
 Authorize = Callable[[Any, str], Any]
+Read = Callable[[str, str, int], Any]
 
 LISTEN_TIMEOUT = 2.0
+
+#: Stands in a handler's arguments where the client asked for no acknowledgement; no client can send it.
+NO_ACKNOWLEDGEMENT = object()
+
+#: What a subscriber is told where nothing is remembered.
+NO_HISTORY: dict[str, Any] = {"epoch": None, "offset": None, "recovered": False, "jobs": [], "events": []}
 _FORBIDDEN = "this project does not exist, or is not open to you"
 
 
@@ -57,6 +68,7 @@ class SocketIOEventHandlers:
         secret_key: Verifies the tokens of ``issue_token``.
         authenticate: ``(token, environ) -> user id``, or None to refuse; replaces :meth:`_validate_token`.
         authorize: ``(user_id, project_id) -> bool``; replaces :meth:`_validate_project_access`.
+        read: ``(project_id, epoch, offset) -> snapshot``, where there is a history.
     """
 
     def __init__(
@@ -67,12 +79,14 @@ class SocketIOEventHandlers:
         secret_key: str | tuple[str, ...] | None = None,
         authenticate: Authenticate | None = None,
         authorize: Authorize | None = None,
+        read: Read | None = None,
     ) -> None:
         self.server = server
         self.namespace = namespace
         self._secret_key = secret_key
         self._authenticate = authenticate
         self._authorize = authorize
+        self._read = read
         self._users: dict[str, Any] = {}
 
     # -- the user's rules ---------------------------------------------------------------------------------------
@@ -93,6 +107,18 @@ class SocketIOEventHandlers:
         self._register("disconnect", self._after(self.on_disconnect, "disconnect"))
         self._register("subscribe_project", self.on_subscribe_project)
         self._register("unsubscribe_project", self.on_unsubscribe_project)
+        self._mark_unacknowledged()
+
+    def _mark_unacknowledged(self) -> None:
+        """Let a subscription that asks for no acknowledgement be known as such; python-socketio tells no handler."""
+        handle_event = self.server._handle_event
+
+        def marked(eio_sid: str, namespace: str, id: int | None, data: list[Any]) -> Any:
+            if id is None and data[:1] == ["subscribe_project"] and (namespace or "/") == self.namespace:
+                data = [*(data + [None])[:2], NO_ACKNOWLEDGEMENT]
+            return handle_event(eio_sid, namespace, id, data)
+
+        self.server._handle_event = marked
 
     def _register(self, event: str, handler: Callable[..., Any]) -> None:
         self.server.on(event, handler=handler, namespace=self.namespace)
@@ -125,9 +151,9 @@ class SocketIOEventHandlers:
         """Forget a client."""
         self._users.pop(sid, None)
 
-    def on_subscribe_project(self, sid: str, data: Any = None, *_: Any) -> dict[str, Any]:
-        """Let a client hear a project; returns the acknowledgement."""
-        return self._acknowledge(sid, self._decide_subscribe(sid, data))
+    def on_subscribe_project(self, sid: str, data: Any = None, *rest: Any) -> dict[str, Any]:
+        """Let a client hear a project; returns the acknowledgement, or sends it as events where none is asked for."""
+        return self._acknowledge(sid, self._decide_subscribe(sid, data, NO_ACKNOWLEDGEMENT in rest))
 
     def on_unsubscribe_project(self, sid: str, data: Any = None, *_: Any) -> dict[str, Any]:
         """Let a client hear a project no more; returns the acknowledgement."""
@@ -147,25 +173,35 @@ class SocketIOEventHandlers:
     def _ask_who(self, token: Any, environ: dict[str, Any]) -> Any:
         return self._validate_token(token) if self._authenticate is None else self._authenticate(token, environ)
 
-    def _decide_subscribe(self, sid: str, data: Any) -> Decision:
+    def _decide_subscribe(self, sid: str, data: Any, replay: bool) -> Decision:
         user_id = self._user(sid)
         project_id = _project_id(data)
-        _since(data)
+        since = _since(data)
         allowed = yield lambda: self._ask_access(user_id, project_id)
         if allowed is not True:
             raise SubscribeError(_FORBIDDEN, "forbidden")
         self._user(sid)  # it may have gone while the rules were asked
+        # Join, then read: what is told in between is seen twice and dropped by its offset, where the other order
+        # would lose it.
         yield lambda: self.server.enter_room(sid, project_room(project_id), namespace=self.namespace)
         yield self._wait_until_listening
-        return {
-            "ok": True,
-            "project_id": project_id,
-            "epoch": None,
-            "offset": None,
-            "recovered": False,
-            "jobs": [],
-            "events": [],
-        }
+        snapshot = NO_HISTORY if self._read is None else (yield lambda: self._ask_history(project_id, since))
+        if snapshot is None:
+            yield lambda: self.server.leave_room(sid, project_room(project_id), namespace=self.namespace)
+            raise SubscribeError("the history cannot be read now; try again later", "unavailable")
+        if replay:
+            for event, told in _replayed(snapshot):
+                yield functools.partial(self._send, sid, event, told)
+        return {"ok": True, "project_id": project_id, **snapshot}
+
+    def _ask_history(self, project_id: str, since: Since | None) -> Any:
+        """Return a project's snapshot, or None when it cannot be read."""
+        assert self._read is not None
+        try:
+            return msgspec.structs.asdict(self._read(project_id, *((since.epoch, since.offset) if since else ("", -1))))
+        except Exception as error:
+            logger.error("the history of a project cannot be read: %r", error)
+            return None
 
     def _ask_access(self, user_id: Any, project_id: str) -> Any:
         if self._authorize is None:
@@ -216,8 +252,11 @@ class SocketIOEventHandlers:
             return {"ok": False, "error": refusal}
 
     def _send_error(self, sid: str, refusal: dict[str, str]) -> Any:
-        """Send the ``error`` event, to this client alone and not over the broker."""
-        return self.server.emit("error", refusal, to=sid, namespace=self.namespace, ignore_queue=True)
+        return self._send(sid, "error", refusal)
+
+    def _send(self, sid: str, event: str, data: dict[str, Any]) -> Any:
+        """Send an event to one client of this server, not over the broker."""
+        return self.server.emit(event, data, to=sid, namespace=self.namespace, ignore_queue=True)
 
 
 class AsyncSocketIOEventHandlers(SocketIOEventHandlers):
@@ -254,10 +293,10 @@ class AsyncSocketIOEventHandlers(SocketIOEventHandlers):
         super().on_disconnect(sid, reason)
 
     async def on_subscribe_project(  # type: ignore[override]
-        self, sid: str, data: Any = None, *_: Any
+        self, sid: str, data: Any = None, *rest: Any
     ) -> dict[str, Any]:
-        """Let a client hear a project; returns the acknowledgement."""
-        return await self._acknowledge_async(sid, self._decide_subscribe(sid, data))
+        """Let a client hear a project; returns the acknowledgement, or sends it as events where none is asked for."""
+        return await self._acknowledge_async(sid, self._decide_subscribe(sid, data, NO_ACKNOWLEDGEMENT in rest))
 
     async def on_unsubscribe_project(  # type: ignore[override]
         self, sid: str, data: Any = None, *_: Any
@@ -268,6 +307,9 @@ class AsyncSocketIOEventHandlers(SocketIOEventHandlers):
     def _ask_who(self, token: Any, environ: dict[str, Any]) -> Any:
         rule = self._validate_token if self._authenticate is None else self._authenticate
         return _off_the_loop(rule, *((token,) if self._authenticate is None else (token, environ)))
+
+    def _ask_history(self, project_id: str, since: Since | None) -> Any:
+        return asyncio.to_thread(super()._ask_history, project_id, since)
 
     def _ask_access(self, user_id: Any, project_id: str) -> Any:
         return _off_the_loop(self._authorize or self._validate_project_access, user_id, project_id)
@@ -330,6 +372,19 @@ def _project_id(data: Any) -> str:
         return normalise_project_id(data.get("project_id"))
     except (TypeError, ValueError) as error:
         raise SubscribeError(str(error), "bad_request") from None
+
+
+def _replayed(snapshot: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Return a snapshot as the ordinary events that tell it to a client without a callback."""
+    told = []
+    for job in snapshot["jobs"]:
+        status = {name: value for name, value in job.items() if name not in PROGRESS_FIELDS}
+        told.append((STATUS_EVENT, {**status, "replayed": True}))
+        if job["progress"] is not None and job["status"] in ("queued", "running"):
+            identity = {name: job.get(name) for name in ("job_id", "project_id", "timestamp", "task", "attempt")}
+            done = {name: job[name] for name in PROGRESS_FIELDS}
+            told.append((PROGRESS_EVENT, {"event": "progress_update", **identity, **done, "replayed": True}))
+    return told
 
 
 def _since(data: dict[str, Any]) -> Since | None:

@@ -19,6 +19,7 @@ from celery_realtime.rooms import normalise_project_id, project_room
 from celery_realtime.settings import Settings
 
 if TYPE_CHECKING:
+    from celery_realtime.history import History
     from celery_realtime.kombu_manager import RealtimeKombuManager
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class SocketIOManager:
         self._settings = settings
         self._connect = connect
         self._tracked: Recent[str, str] = Recent(TRACKED_JOBS)
+        self._stamped: dict[int, tuple[Outgoing, Outgoing | None]] = {}
         self.counts: Counter[str] = Counter()
         #: The Socket.IO server, once one is attached.
         self.sio: Any = None
@@ -72,8 +74,49 @@ class SocketIOManager:
         found: RealtimeKombuManager | None = self.__dict__.get("_publisher")
         return found or self.__dict__.setdefault("_publisher", self._connect())
 
+    @property
+    def history(self) -> History | None:
+        """What projects were told; None where no history is configured."""
+        if "_history" not in self.__dict__:
+            self.__dict__.setdefault("_history", self._open_history(self._settings()))
+        found: History | None = self.__dict__["_history"]
+        return found
+
+    @staticmethod
+    def _open_history(settings: Settings) -> History | None:
+        if settings.history_url is None:
+            return None
+        from celery_realtime.history import History
+
+        return History(settings.history_url, settings.channel, settings.history_size, settings.history_ttl)
+
     def _deliver(self, batch: list[Outgoing]) -> int:
-        return self.publisher.publish_events(batch)
+        """Persist, then publish; returns how many of the first events are done with."""
+        if self.history is None:
+            return self.publisher.publish_events(batch)
+        remembered = self._remember(self.history, batch)
+        if remembered is None:
+            return 0
+        news = [position for position, event in enumerate(remembered) if event is not None]
+        sent = self.publisher.publish_events([event for event in remembered if event is not None])
+        if sent < len(news):
+            self._stamped = {id(event): (event, told) for event, told in zip(batch, remembered, strict=True)}
+            return news[sent]
+        self._stamped = {}
+        self.counts["stale"] += len(batch) - len(news)
+        return len(batch)
+
+    def _remember(self, history: History, batch: list[Outgoing]) -> list[Outgoing | None] | None:
+        """Return the events as history stamped them, None for what is no news; None for all when Redis is away.
+
+        What was stamped in an earlier try, and then not published, keeps its offset.
+        """
+        fresh = [event for event in batch if id(event) not in self._stamped]
+        stamped = history.append(fresh) if fresh else []
+        if stamped is None:
+            return None
+        told = dict(zip(map(id, fresh), stamped, strict=True))
+        return [told[id(event)] if id(event) in told else self._stamped[id(event)][1] for event in batch]
 
     # -- events -------------------------------------------------------------------------------------------------
 

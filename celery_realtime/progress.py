@@ -6,13 +6,12 @@ import math
 import numbers
 import time
 from collections.abc import Callable
-from typing import Union
 
 import msgspec
 
 from celery_realtime.events import MAX_TEXT, Job, ProgressUpdate, now
 
-Number = Union[int, float]
+Number = int | float
 
 
 class Progress(msgspec.Struct, frozen=True):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 from celery import Celery
+from celery.exceptions import OperationalError
 
 from celery_realtime.events import Outgoing
 from celery_realtime.recent import Recent
@@ -71,8 +72,6 @@ class ProgressMirror:
         return len(events)
 
     def _outages(self) -> tuple[type[BaseException], ...]:
-        from kombu.exceptions import OperationalError
-
         return (OSError, OperationalError, *getattr(self._app.backend, "connection_errors", ()))
 
     def _store_one(self, event: Outgoing, request: Any) -> None:

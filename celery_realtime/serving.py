@@ -8,7 +8,7 @@ from typing import Any
 import socketio
 
 from celery_realtime.exceptions import ImproperlyConfigured
-from celery_realtime.handlers import AsyncSocketIOEventHandlers, Authenticate, Authorize, SocketIOEventHandlers
+from celery_realtime.handlers import AsyncSocketIOEventHandlers, Authenticate, Authorize, Read, SocketIOEventHandlers
 from celery_realtime.kombu_manager import AsyncRealtimeKombuManager, RealtimeKombuManager
 from celery_realtime.settings import Settings
 
@@ -22,6 +22,7 @@ def attach(
     authenticate: Authenticate | None,
     authorize: Authorize | None,
     handlers: type[SocketIOEventHandlers] | None,
+    read: Read | None,
 ) -> SocketIOEventHandlers:
     """Register handlers on a server and return them; see :meth:`celery_realtime.Realtime.init_socketio`."""
     inner = _inner_server(server)
@@ -35,6 +36,7 @@ def attach(
         secret_key=settings.secret_key,
         authenticate=authenticate,
         authorize=authorize,
+        read=read,
     )
     made.register()
     return made

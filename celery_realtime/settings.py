@@ -188,6 +188,11 @@ def redact(url: str) -> str:
     return f"{scheme}{slashes}{user}:**@{tail}"
 
 
+def is_plain_redis(url: object) -> bool:
+    """Tell whether a URL names one Redis server that redis-py connects to by itself."""
+    return isinstance(url, str) and url.split("://", 1)[0] in ("redis", "rediss", "redis+socket", "unix")
+
+
 def is_redis(url: str | None) -> bool:
     """Tell whether a URL names a Redis-compatible server."""
     return bool(url) and str(url).split("://", 1)[0].lower() in REDIS_SCHEMES

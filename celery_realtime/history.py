@@ -1,0 +1,345 @@
+"""Remember what each project was told, on Redis: the only module that knows Redis.
+
+Of each project there is, under keys that share a hash slot: ``meta`` (epoch, last offset), ``events`` (a stream whose
+ids are the offsets), ``jobs`` (the latest state of each job) and ``ended`` (when jobs ended, so that they can leave).
+One script decides whether an event is news, gives it its offset and stores it, in one step on the server.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+import redis
+
+from celery_realtime.events import PROGRESS_EVENT, STATUS_EVENT, Outgoing, stamp
+from celery_realtime.exceptions import ImproperlyConfigured
+from celery_realtime.settings import redact
+
+logger = logging.getLogger(__name__)
+
+LOG_INTERVAL = 60.0
+TIMEOUT = 1.0
+ENDED_TTL = 3600.0
+MAX_RECOVERED = 1000
+
+OUTAGES = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.ReadOnlyError, redis.exceptions.BusyLoadingError)
+
+_LET_GO = """
+local function let_go(jobs, ended, before, most)
+  local gone = redis.call('ZRANGEBYSCORE', ended, '-inf', before, 'LIMIT', 0, 100)
+  local surplus = math.min(redis.call('ZCARD', ended) - most, 100)
+  if surplus > 0 then
+    for _, job in ipairs(redis.call('ZRANGE', ended, 0, surplus - 1)) do gone[#gone + 1] = job end
+  end
+  if #gone > 0 then
+    redis.call('HDEL', jobs, unpack(gone))
+    redis.call('ZREM', ended, unpack(gone))
+  end
+end
+"""
+
+# A job's entry: "attempt rank percent status-offset progress-offset", its last status, its last progress; one a line.
+# An event that repeats the stored one to the letter is a second try of a write whose answer was lost.
+_APPEND = (
+    _LET_GO
+    + """
+local meta, events, jobs, ended = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local size, ttl, ended_ttl = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local time = redis.call('TIME')
+local clock = tonumber(time[1]) + tonumber(time[2]) / 1000000
+local epoch = redis.call('HGET', meta, 'epoch')
+if not epoch then
+  epoch = ARGV[1]
+  redis.call('DEL', events, jobs, ended)
+  redis.call('HSET', meta, 'epoch', epoch, 'offset', 0)
+end
+local offset = tonumber(redis.call('HGET', meta, 'offset'))
+local answer = {epoch}
+
+local function read(job)
+  local entry = redis.call('HGET', jobs, job)
+  if not entry then return nil end
+  local a, r, p, so, po, s, g = string.match(entry, '^(%S+) (%S+) (%S+) (%d+) (%d+)\\n([^\\n]*)\\n(.*)$')
+  return {attempt = tonumber(a), rank = r, percent = tonumber(p), status_at = tonumber(so), progress_at = tonumber(po),
+          status = s, progress = g}
+end
+
+local function write(job, state)
+  redis.call('HSET', jobs, job, string.format('%d %s %s %d %d\\n', state.attempt, state.rank, state.percent,
+    state.status_at, state.progress_at) .. state.status .. '\\n' .. state.progress)
+end
+
+local function store(event, payload)
+  offset = offset + 1
+  redis.call('XADD', events, 'MAXLEN', '~', size, offset .. '-0', 'e', event, 'p', payload, 't', clock)
+  return offset
+end
+
+local function newer(state, attempt, rank)
+  if not state or attempt > state.attempt then return true end
+  if attempt < state.attempt then return false end
+  if state.rank == 'L' then return rank ~= '0' and rank ~= 'L' end
+  if rank == 'L' then return tonumber(state.rank) < 2 end
+  return tonumber(rank) > tonumber(state.rank)
+end
+
+local function status(event, payload, job, attempt, rank)
+  local state = read(job)
+  if state and state.status == payload then return state.status_at end
+  if not newer(state, attempt, rank) then return 0 end
+  local same = state and state.attempt == attempt
+  local at = store(event, payload)
+  write(job, {attempt = attempt, rank = rank, percent = same and state.percent or 0, status_at = at,
+    progress_at = same and state.progress_at or 0, status = payload, progress = same and state.progress or ''})
+  if rank == '2' or rank == 'L' then
+    redis.call('ZADD', ended, clock, job)
+  else
+    redis.call('ZREM', ended, job)
+  end
+  return at
+end
+
+local function progress(event, payload, job, attempt, percent)
+  local state = read(job)
+  if state and state.progress == payload then return state.progress_at end
+  if state then
+    if attempt < state.attempt then return 0 end
+    if attempt == state.attempt and (state.rank == 'L' or tonumber(state.rank) > 1 or percent < state.percent) then
+      return 0
+    end
+  else
+    state = {attempt = attempt, rank = '1', percent = 0, status_at = 0, progress_at = 0, status = '', progress = ''}
+  end
+  local at = store(event, payload)
+  if attempt > state.attempt then
+    state.attempt, state.rank = attempt, '1'
+  end
+  state.percent, state.progress_at, state.progress = percent, at, payload
+  write(job, state)
+  return at
+end
+
+for i = 5, #ARGV, 6 do
+  local event, payload, job, attempt = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
+  local rank, percent = ARGV[i + 4], tonumber(ARGV[i + 5])
+  if rank == 'p' then
+    answer[#answer + 1] = progress(event, payload, job, attempt, percent)
+  elseif rank == 'c' then
+    answer[#answer + 1] = store(event, payload)
+  else
+    answer[#answer + 1] = status(event, payload, job, attempt, rank)
+  end
+end
+redis.call('HSET', meta, 'offset', offset)
+
+let_go(jobs, ended, clock - ended_ttl, size)
+for _, old in ipairs(redis.call('XRANGE', events, '-', '+', 'COUNT', 4)) do
+  if tonumber(old[2][6]) < clock - ttl then redis.call('XDEL', events, old[1]) end
+end
+for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, math.ceil(ttl)) end
+return answer
+"""
+)
+
+# since_offset -1: a snapshot only. An offset from the future means that the server lost its newest writes: what comes
+# next would repeat offsets that clients have seen, so the epoch has to change.
+_READ = (
+    _LET_GO
+    + """
+local meta, events, jobs, ended = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local since_epoch, since, most = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local found = redis.call('HMGET', meta, 'epoch', 'offset')
+local epoch, offset = found[1], tonumber(found[2] or 0)
+if not epoch or (since_epoch == epoch and since > offset) then
+  if not found[1] then redis.call('DEL', events, jobs, ended) end
+  epoch = ARGV[1]
+  redis.call('HSET', meta, 'epoch', epoch, 'offset', offset)
+  redis.call('EXPIRE', meta, ARGV[5])
+end
+let_go(jobs, ended, tonumber(redis.call('TIME')[1]) - tonumber(ARGV[6]), tonumber(ARGV[7]))
+local missed, complete = {}, 0
+if since_epoch == epoch and since >= 0 and offset - since <= most then
+  missed = redis.call('XRANGE', events, (since + 1) .. '-0', '+')
+  if #missed == offset - since then complete = 1 else missed = {} end
+end
+return {epoch, offset, complete, missed, redis.call('HGETALL', jobs)}
+"""
+)
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """What a subscriber is told first.
+
+    Attributes:
+        epoch: Changes when history was lost.
+        offset: Of the newest event.
+        recovered: Whether ``events`` is all that came after the client's ``since``.
+        jobs: The latest state of every live and recently ended job.
+        events: ``{event, data}`` of what was missed, in order; empty unless ``recovered``.
+    """
+
+    epoch: str
+    offset: int
+    recovered: bool
+    jobs: list[dict[str, Any]]
+    events: list[dict[str, Any]]
+
+
+class History:
+    """The history of every project of a channel.
+
+    Args:
+        url: Redis URL.
+        channel: Keeps apart what shares a Redis.
+        size: Events, and ended jobs, kept for each project.
+        ttl: Seconds that they are kept.
+
+    Raises:
+        ImproperlyConfigured: The URL cannot be used.
+    """
+
+    def __init__(self, url: str, channel: str, size: int, ttl: float) -> None:
+        self._url = url
+        self._logged_at = -LOG_INTERVAL
+        self._prefix = f"celery-realtime:{quote(channel, safe='')}:"
+        self._size = size
+        self._ttl = ttl
+        try:
+            self._redis = redis.Redis.from_url(
+                _redis_py_url(url), socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT, socket_keepalive=True
+            )
+        except (ValueError, TypeError) as error:
+            raise ImproperlyConfigured(f"realtime_history_url {redact(url)!r} cannot be used: {error}") from None
+        self._append = self._redis.register_script(_APPEND)
+        self._read = self._redis.register_script(_READ)
+
+    def append(self, events: list[Outgoing]) -> list[Outgoing | None] | None:
+        """Store events, and return them with their epoch and offset; None for each that is no news.
+
+        An event is no news when its job has come further: a lower attempt, or a lower rank in the same one.
+
+        Returns:
+            The events, or None when Redis cannot be reached. Some may have been stored then; storing a status or
+            progress again changes nothing. When Redis refuses to store (it is full, say) they come back as they are:
+            better told without an offset than not at all.
+        """
+        try:
+            return self._append_all(events)
+        except OUTAGES as error:
+            self._log("history cannot reach %s: %r", error)
+            return None
+        except redis.RedisError as error:
+            self._log("history is refused by %s, so events go out without it: %r", error)
+            return list(events)
+
+    def _log(self, message: str, error: Exception) -> None:
+        if time.monotonic() - self._logged_at >= LOG_INTERVAL:
+            self._logged_at = time.monotonic()
+            logger.error(message, redact(self._url), error)
+
+    def _append_all(self, events: list[Outgoing]) -> list[Outgoing | None]:
+        answers: dict[int, Outgoing | None] = {}
+        for project_id, group in _by_project(events).items():
+            answer = self._append(keys=self._keys(project_id), args=self._arguments(event for _, event in group))
+            epoch = answer[0].decode()
+            for (position, event), offset in zip(group, answer[1:], strict=True):
+                answers[position] = stamp(event, {"epoch": epoch, "offset": offset}) if offset else None
+        return [answers[position] for position in range(len(events))]
+
+    def _arguments(self, events: Iterable[Outgoing]) -> list[Any]:
+        args: list[Any] = [_new_epoch(), self._size, self._ttl, min(ENDED_TTL, self._ttl)]
+        for event in events:
+            args += [event.event, event.payload, event.job_id or "", event.attempt, _rank(event), event.percent]
+        return args
+
+    def read(self, project_id: str, since_epoch: str = "", since_offset: int = -1) -> Snapshot:
+        """Return a project's snapshot, and what came after ``since``: all of it, or nothing.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        epoch, offset, complete, missed, jobs = self._read(
+            keys=self._keys(project_id),
+            args=[
+                *(_new_epoch(), since_epoch, since_offset, min(MAX_RECOVERED, self._size)),
+                *(max(1, int(self._ttl)), min(ENDED_TTL, self._ttl), self._size),
+            ],
+        )
+        word = epoch.decode()
+        return Snapshot(
+            epoch=word,
+            offset=offset,
+            recovered=bool(complete),
+            jobs=sorted((_job(entry) for entry in jobs[1::2]), key=lambda job: str(job.get("timestamp"))),
+            events=[_missed(entry, word) for entry in missed],
+        )
+
+    def _keys(self, project_id: str) -> list[str]:
+        start = f"{self._prefix}{{{quote(project_id, safe='')}}}:"
+        return [start + name for name in ("meta", "events", "jobs", "ended")]
+
+    def ping(self) -> bool:
+        """Tell whether Redis answers."""
+        try:
+            return bool(self._redis.ping())
+        except OUTAGES:
+            return False
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._redis.close()
+
+
+def _redis_py_url(url: str) -> str:
+    """Return a Celery Redis URL in the words of redis-py."""
+    return "unix" + url[len("redis+socket") :] if url.startswith("redis+socket://") else url
+
+
+def _new_epoch() -> str:
+    return secrets.token_hex(4)
+
+
+def _by_project(events: list[Outgoing]) -> dict[str, list[tuple[int, Outgoing]]]:
+    groups: dict[str, list[tuple[int, Outgoing]]] = {}
+    for position, event in enumerate(events):
+        groups.setdefault(event.project_id, []).append((position, event))
+    return groups
+
+
+def _rank(event: Outgoing) -> str:
+    if event.progress:
+        return "p"
+    if event.rank is None:
+        return "c"
+    return "L" if event.lost else str(event.rank)
+
+
+def _job(entry: bytes) -> dict[str, Any]:
+    """Return a job's entry as the snapshot tells it: its last status, with how far it is."""
+    _, status, progress = entry.split(b"\n", 2)
+    told: dict[str, Any] = msgspec.json.decode(status) if status else {}
+    done = msgspec.json.decode(progress) if progress else {}
+    if not told:
+        told = {
+            **done,
+            "event": "status_change",
+            "status": "running",
+            "state": "STARTED",
+            "result": None,
+            "error": None,
+        }
+    return {**told, **{name: done.get(name) for name in ("progress", "message", "current", "total")}}
+
+
+def _missed(entry: Any, epoch: str) -> dict[str, Any]:
+    offset = int(entry[0].split(b"-")[0])
+    fields = dict(zip(entry[1][::2], entry[1][1::2], strict=True))
+    name = fields[b"e"].decode()
+    event = Outgoing("", name, fields[b"p"], rank=0 if name == STATUS_EVENT else None, progress=name == PROGRESS_EVENT)
+    return {"event": name, "data": msgspec.json.decode(stamp(event, {"epoch": epoch, "offset": offset}).payload)}
