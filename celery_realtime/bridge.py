@@ -196,7 +196,7 @@ class Bridge:
         if job.attempt == 0:
             self._tell(job, "PENDING")
             return True
-        self._tell(job, "RETRY", error=_current_error())
+        self._tell(job, "RETRY", error=_retry_error(request))
         return False
 
     # -- running ------------------------------------------------------------------------------------------------
@@ -402,9 +402,9 @@ def _nested(project: str, name: str, value: Any) -> Any:
     return _with_header(project, value)
 
 
-def _current_error() -> str | None:
-    """Return the error that a retry is published for: Celery retries from inside the ``except`` block."""
-    error = sys.exc_info()[1]
+def _retry_error(request: Any) -> str | None:
+    """Return the error that a retry is published for: the one it was given, else the one that is being handled."""
+    error = getattr(request, "realtime_reason", None) or sys.exc_info()[1]
     return None if error is None else events.describe_error(error)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import celery
 import msgspec
 from celery import Celery, bootsteps, signals
+from celery.local import Proxy
 
 from celery_realtime import auth, events, progress, task
 from celery_realtime.bridge import Bridge
@@ -60,6 +61,8 @@ class Realtime:
         Raises:
             ImproperlyConfigured: A setting is unknown or has a bad value, or either side is attached already.
         """
+        # `celery.current_app` is a proxy, and tasks know their app itself.
+        app = app._get_current_object() if isinstance(app, Proxy) else app
         if self._app is not None or getattr(app, "realtime", None) is not None:
             raise ImproperlyConfigured(f"the Celery app {app.main!r} or this Realtime is attached already")
         self._app = app

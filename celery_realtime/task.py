@@ -36,6 +36,7 @@ def install() -> None:
     for method in (update_progress, track, emit):
         setattr(Task, method.__name__, method)
     Task.update_state = _observed(Task.update_state)
+    Task.retry = _with_reason(Task.retry)
     Task.apply_async = _with_project_header(Task.apply_async)
     Task.apply = _with_project_header(Task.apply)
 
@@ -132,6 +133,18 @@ def _observe(task: Any, state: Any, meta: Any) -> None:
             tracker.report(report, mirror=False)
     elif request.id is not None:
         request.realtime_stored = (state, meta)
+
+
+def _with_reason(original: Any) -> Any:
+    """Let the event that tells a retry say why: the retry is published before Celery's signal has the reason."""
+
+    @functools.wraps(original)
+    def retry(self: Any, args: Any = None, kwargs: Any = None, exc: Any = None, *more: Any, **options: Any) -> Any:
+        if self.request.id is not None:
+            self.request.realtime_reason = exc
+        return original(self, args, kwargs, exc, *more, **options)
+
+    return retry
 
 
 def _with_project_header(original: Any) -> Any:
