@@ -6,12 +6,15 @@ import contextlib
 import functools
 import logging
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar, Token
 from typing import Any
 
+import billiard.process
 import msgspec
 from celery import Celery, signals
+from celery.exceptions import Reject
 
 from celery_realtime import events
 from celery_realtime.arguments import HEADER, project_argument
@@ -24,6 +27,7 @@ from celery_realtime.settings import Settings
 logger = logging.getLogger(__name__)
 
 REMEMBERED = 10000
+GRACE = 2.0
 PARENT_HEADER = "realtime_parent_id"
 
 
@@ -56,6 +60,7 @@ class Bridge:
         self._publication: ContextVar[_Publication | None] = ContextVar("celery_realtime_publication", default=None)
         self._jobs: Recent[str, Job] = Recent(REMEMBERED)
         self._seen: Recent[str, tuple[int, int]] = Recent(REMEMBERED)
+        self._interrupted: Recent[str, Job] = Recent(REMEMBERED)
         self._end_hooks: list[Callable[[str], None]] = []
 
     # -- connecting ---------------------------------------------------------------------------------------------
@@ -81,6 +86,10 @@ class Bridge:
             signals.task_revoked: self._on_revoked,
             signals.task_internal_error: self._on_internal_error,
             signals.task_unknown: self._on_unknown,
+            signals.task_rejected: self._on_rejected,
+            signals.task_retry: self._on_retry,
+            signals.worker_shutting_down: self._on_worker_end,
+            signals.worker_shutdown: self._on_worker_end,
         }
 
     def on_end(self, hook: Callable[[str], None]) -> None:
@@ -174,6 +183,9 @@ class Bridge:
         if running is not None and running.request.id == job_id:
             headers[PARENT_HEADER] = _parent_of(vars(running.request))
 
+    def _job_of_headers(self, job_id: str, name: str, headers: Any) -> Job:
+        return self._published_job(job_id, name, headers, _readable(headers.get(HEADER), name))
+
     def _published_job(self, job_id: str, name: str, headers: Any, project: str | None) -> Job:
         return Job(
             job_id=job_id,
@@ -204,9 +216,7 @@ class Bridge:
     def _on_received(self, sender: Any = None, request: Any = None, **_: Any) -> None:
         if sender is not None and sender.app is not self.app:
             return
-        headers = request.request_dict
-        project = _readable(headers.get(HEADER), request.name)
-        self._jobs[request.id] = self._published_job(request.id, request.name, headers, project)
+        self._jobs[request.id] = self._job_of_headers(request.id, request.name, request.request_dict)
 
     def job_of(self, task: Any) -> Job | None:
         """Return the job that a task runs now, or None outside a job or in a task of another app."""
@@ -249,14 +259,18 @@ class Bridge:
         job = self.job_of(task)
         if job is not None and not getattr(request, "realtime_republished", False):
             if state == "IGNORED":
-                self._tell_ignored(job, getattr(request, "realtime_stored", None))
+                self._tell_ignored(job, request)
             elif state == "REJECTED" and not getattr(retval, "requeue", False):
                 self._tell(job, "REJECTED", error=events.describe_error(retval))
+                self._tell_unreached(job, request, events.describe_error(retval))
+            elif state is None:
+                self._on_interrupted(job, request, sys.exc_info()[1])
         _reset(self._project, getattr(request, "realtime_token", None))
 
-    def _tell_ignored(self, job: Job, stored: Any) -> None:
+    def _tell_ignored(self, job: Job, request: Any) -> None:
         """End a job that raised ``Ignore`` as the state that it stored itself says."""
-        state, meta = stored or ("IGNORED", None)
+        state, meta = getattr(request, "realtime_stored", None) or ("IGNORED", None)
+        self._tell_unreached(job, request, "an earlier step was ignored")
         if state in ("FAILURE", "REVOKED"):
             self._tell(job, state, error=_stored_error(meta))
         elif state == "SUCCESS":
@@ -279,15 +293,18 @@ class Bridge:
     def _on_failure(
         self, sender: Any = None, task_id: str = "", exception: Any = None, einfo: Any = None, **_: Any
     ) -> None:
-        if sender.app is self.app:
-            self._tell_failure(self._job_by_id(sender, task_id), exception, einfo)
+        # Celery 5.7 tells of a Reject here too, from the parent process; the child has told it in task_postrun.
+        if sender.app is self.app and not isinstance(exception, Reject):
+            job = self._job_by_id(sender, task_id)
+            self._tell_failure(job, exception, einfo)
+            if job is not None and sender.request.id == task_id:
+                self._tell_unreached(job, sender.request, events.describe_error(exception))
 
     def _tell_failure(self, job: Job | None, exception: Any, einfo: Any) -> None:
         if job is None:
             return
         shown = str(einfo.traceback) if einfo is not None and self._settings().include_traceback else None
-        state = "REJECTED" if type(exception).__name__ == "Reject" else "FAILURE"
-        self._tell(job, state, error=events.describe_error(exception), traceback=shown)
+        self._tell(job, "FAILURE", error=events.describe_error(exception), traceback=shown)
 
     def _job_by_id(self, task: Any, job_id: str) -> Job | None:
         """Return a job told of by its task's request, or, in the parent process, by what was received."""
@@ -302,19 +319,93 @@ class Bridge:
             return
         why = "terminated" if terminated else "expired" if expired else "revoked"
         job = self._jobs.get(request.id) or self._running_job(sender, request, request.args, request.kwargs)
+        self._interrupted.pop(job.job_id)
         self._tell(job, "REVOKED", error=f"TaskRevokedError: {why}")
+        self._tell_unreached(job, request, f"TaskRevokedError: {why}")
 
     def _on_internal_error(
-        self, sender: Any = None, task_id: str = "", exception: Any = None, einfo: Any = None, **_: Any
+        self,
+        sender: Any = None,
+        task_id: str = "",
+        request: Any = None,
+        exception: Any = None,
+        einfo: Any = None,
+        **_: Any,
     ) -> None:
+        """Tell of a job that failed in Celery's own hands: bad kwargs, no result backend, an eager one that raises."""
         if sender.app is self.app:
-            self._tell_failure(self._job_by_id(sender, task_id) or self._jobs.get(task_id), exception, einfo)
+            job = self._job_by_id(sender, task_id) or self._job_of_headers(task_id, sender.name, request or {})
+            self._tell_failure(job, exception, einfo)
+
+    def _on_rejected(self, sender: Any = None, message: Any = None, exc: Any = None, **_: Any) -> None:
+        """Tell of a message that a worker could make nothing of, as far as it says whose it was."""
+        headers = getattr(message, "headers", None) or {}
+        if getattr(sender, "app", None) is self.app and headers.get("id"):
+            job = self._job_of_headers(str(headers["id"]), str(headers.get("task")), headers)
+            self._tell(job, "REJECTED", error=events.describe_error(exc) if exc else "the message is not a task's")
+
+    def _on_retry(self, sender: Any = None, request: Any = None, reason: Any = None, **_: Any) -> None:
+        """Tell of a job that a cold shutdown cut off; retries proper are told when they are published.
+
+        Celery calls it a retry, without a reason, yet an early acknowledged message will not come back
+        (celery/worker/request.py, ``_announce_cancelled``).
+        """
+        if sender is None or sender.app is not self.app or reason is not None:
+            return
+        job = self._jobs.get(request.id) or self._running_job(sender, request, request.args, request.kwargs)
+        self._tell(job, "LOST", error="WorkerShutdown: the worker was shut down while the job ran")
+
+    # -- jobs that end without a word ---------------------------------------------------------------------------
+
+    def _on_interrupted(self, job: Job, request: Any, cause: BaseException | None) -> None:
+        """Remember a job whose run was cut off, in case nobody says why.
+
+        In prefork the parent says it. In the other pools a ``sys.exit()`` in a task, or a greenlet that a shutdown
+        kills, leaves no other trace.
+        """
+        if request.is_eager or _is_prefork_child():
+            return
+        if isinstance(cause, SystemExit):
+            self._tell(job, "FAILURE", error=f"SystemExit: {cause.code}")
+            self._tell_unreached(job, request, f"SystemExit: {cause.code}")
+        elif cause is not None and not isinstance(cause, Exception):
+            self._interrupted[job.job_id] = job
+            later = threading.Timer(GRACE, self._give_up, (job.job_id,))
+            later.daemon = True
+            later.start()
+
+    def _give_up(self, job_id: str) -> None:
+        job = self._interrupted.pop(job_id)
+        if job is not None:
+            self._tell(job, "LOST", error="WorkerShutdown: the job was cut off")
+
+    def _on_worker_end(self, sender: Any = None, **_: Any) -> None:
+        for job_id in self._interrupted.keys():
+            self._give_up(job_id)
+
+    def _tell_unreached(self, job: Job, request: Any, why: str) -> None:
+        """End the steps that will never run, because the job that should have led to them did not succeed.
+
+        Celery marks them as failed in the result backend, and sends no signal of them (celery/backends/base.py).
+        """
+        for signature in _later_steps(request):
+            options = signature.get("options") or {}
+            if options.get("task_id"):
+                step = Job(
+                    job_id=options["task_id"],
+                    project_id=_readable((options.get("headers") or {}).get(HEADER), signature.get("task"))
+                    or job.project_id,
+                    task=signature.get("task"),
+                    root_id=job.root_id,
+                    parent_id=job.job_id,
+                    group_id=options.get("group_id"),
+                )
+                self._tell(step, "FAILURE", error=events.one_line(f"not run: {why}"))
 
     def _on_unknown(self, sender: Any = None, message: Any = None, name: Any = None, id: Any = None, **_: Any) -> None:
         if sender is None or sender.app is not self.app or not id:
             return
-        headers = message.headers or {}
-        job = self._published_job(id, str(name), headers, _readable(headers.get(HEADER), str(name)))
+        job = self._job_of_headers(id, str(name), message.headers or {})
         self._tell(job, "FAILURE", error=f"NotRegistered: {name}")
 
     # -- telling ------------------------------------------------------------------------------------------------
@@ -352,6 +443,30 @@ def _readable(value: object, task: object) -> str | None:
     except (TypeError, ValueError) as error:
         logger.warning("a job of task %s has no project: %s", task, error)
         return None
+
+
+def _is_prefork_child() -> bool:
+    """Tell whether this is a child of a prefork pool, whose parent tells how it ended."""
+    return bool(billiard.process.current_process().daemon)
+
+
+def _later_steps(request: Any) -> list[Any]:
+    """Return the signatures that a job's message carries along to be run after it: its chain, its chord's body."""
+    steps = list(getattr(request, "chain", None) or [])
+    chord = getattr(request, "chord", None)
+    if isinstance(chord, dict):
+        steps.append(chord)
+    members: list[Any] = []
+    for step in steps:
+        kwargs = step.get("kwargs") or {}
+        if step.get("subtask_type") in ("group", "chain"):
+            members += kwargs.get("tasks") or []
+        elif step.get("subtask_type") == "chord":
+            header = kwargs.get("header") or []
+            members += [*(header if isinstance(header, (list, tuple)) else [header]), kwargs.get("body") or {}]
+        else:
+            members.append(step)
+    return members
 
 
 def _parent_of(headers: Any) -> str | None:

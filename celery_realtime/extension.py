@@ -328,7 +328,7 @@ class _Conf(Mapping[str, Any]):
         return self._conf[key]
 
 
-class _CheckSettings(bootsteps.Step):  # type: ignore[misc]
+class _CheckSettings(bootsteps.Step):
     """Keep a worker with a mistaken setting from starting, and load before the fork what its children need."""
 
     def __init__(self, parent: Any, **kwargs: Any) -> None:

@@ -328,7 +328,7 @@ def _ignore(reason: str) -> list[dict[str, Any]]:
     return []
 
 
-class AsyncRealtimeKombuManager(AsyncPubSubManager):  # type: ignore[misc]
+class AsyncRealtimeKombuManager(AsyncPubSubManager):
     """The asyncio counterpart: hears the same messages on every broker that kombu fans out on.
 
     kombu blocks, so a :class:`RealtimeKombuManager` listens in a daemon thread and hands over to the event loop.

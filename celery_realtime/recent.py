@@ -38,5 +38,10 @@ class Recent(Generic[K, V]):
         with self._lock:
             return self._entries.pop(key, None)
 
+    def keys(self) -> list[K]:
+        """Return the keys, the oldest first."""
+        with self._lock:
+            return list(self._entries)
+
     def __len__(self) -> int:
         return len(self._entries)
