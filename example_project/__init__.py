@@ -1,0 +1,1 @@
+"""A small project that uses celery_realtime: copy it, then make it yours."""

@@ -1,0 +1,189 @@
+"""The web side of the example: a page, a tiny login, jobs to start, and their live events.
+
+Run it with ``python -m example_project.app``.
+"""
+# ruff: noqa: E402
+
+from __future__ import annotations
+
+import os
+
+ASYNC_MODE = os.environ.get("ASYNC_MODE", "threading")
+
+# The green servers swap blocking calls of the standard library: too late for whoever imported them before.
+if ASYNC_MODE == "eventlet":
+    import eventlet
+
+    eventlet.monkey_patch()
+elif ASYNC_MODE == "gevent":
+    from gevent import monkey
+
+    monkey.patch_all()
+
+import socket
+import time
+from typing import Any
+
+from celery import Task, group
+from celery.canvas import Signature
+from flask import Flask, Response, abort, render_template, request, session
+from flask_socketio import SocketIO
+from kombu.exceptions import OperationalError
+from werkzeug.exceptions import HTTPException
+
+from .tasks import PHOTOS, SECRET_KEY, celery, fail, flaky, realtime, resize, transcribe
+
+HOST = os.environ.get("HOST", "127.0.0.1")
+PORT = int(os.environ.get("PORT", "8080"))
+TOKEN_SECONDS = 3600
+MAX_SECONDS = 120
+
+#: Who may see what. Yours will come from your database.
+MEMBERS = {"ada": ["apollo"], "grace": ["gemini"]}
+PROJECTS = sorted({project for projects in MEMBERS.values() for project in projects})
+TASKS: dict[str, Task] = {"transcribe": transcribe, "fail": fail, "flaky": flaky}
+
+#: Scripts, styles and sockets from this origin, and nothing else: a result cannot smuggle a script in.
+SECURITY_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+}
+
+app = Flask(__name__)
+app.config.update(
+    SECRET_KEY=SECRET_KEY,
+    SESSION_COOKIE_NAME="example_session",
+    SESSION_COOKIE_SAMESITE="Lax",
+    MAX_CONTENT_LENGTH=16 * 1024,
+)
+# While Redis is down somebody waits for an answer here; workers keep Celery's patience of twenty seconds.
+celery.conf.result_backend_transport_options = {"retry_policy": {"max_retries": 2}}
+# With no `cors_allowed_origins`, Flask-SocketIO answers pages of its own origin only.
+socketio = SocketIO(app, client_manager=realtime.client_manager(), async_mode=ASYNC_MODE)
+# `secret_key` is set, so the tokens of `issue_token` decide who connects and which projects they see.
+realtime.init_socketio(socketio)
+
+
+@app.get("/")
+def index() -> str:
+    return render_template("index.html", users=sorted(MEMBERS), projects=PROJECTS, user=session.get("user", ""))
+
+
+@app.post("/login")
+def login() -> dict[str, Any]:
+    """Believe whoever says a name. DEMO ONLY: put your own login here."""
+    user = read_json().get("user")
+    if not isinstance(user, str) or user not in MEMBERS:
+        abort(400, "Choose one of the users of the demo.")
+    session["user"] = user
+    return {"user": user, "projects": MEMBERS[user]}
+
+
+@app.get("/token")
+def token() -> dict[str, Any]:
+    """Hand the logged-in user what their browser shows when it opens the socket."""
+    user = current_user()
+    signed = realtime.issue_token(user, projects=MEMBERS[user], expires_in=TOKEN_SECONDS)
+    return {"user": user, "token": signed, "expires_in": TOKEN_SECONDS}
+
+
+@app.post("/jobs")
+def start_jobs() -> tuple[dict[str, Any], int]:
+    """Start the jobs of one kind in a project of the user."""
+    data = read_json()
+    project_id = require_member(data.get("project_id"))
+    work = build(data.get("kind"), read_options(data.get("options")))
+    # For a single task, `work.apply_async(headers={"project_id": project_id})` says the same.
+    with realtime.project(project_id):
+        started = publish(work)
+    return {"jobs": [result.id for result in started.children or [started]]}, 202
+
+
+@app.after_request
+def add_security_headers(response: Response) -> Response:
+    response.headers.update(SECURITY_HEADERS)
+    return response
+
+
+@app.errorhandler(HTTPException)
+def answer_in_json(error: HTTPException) -> tuple[dict[str, Any], int]:
+    """Refuse in the words of the socket: ``{error: {code, message}}``."""
+    code = error.name.lower().replace(" ", "_")
+    return {"error": {"code": code, "message": error.description}}, error.code or 500
+
+
+def current_user() -> str:
+    user = session.get("user")
+    if user not in MEMBERS:
+        abort(401, "Log in first.")
+    return str(user)
+
+
+def require_member(project_id: object) -> str:
+    """Give back a project that the user may use; one that does not exist looks like one of somebody else."""
+    user = current_user()
+    if not isinstance(project_id, str) or not project_id:
+        abort(400, "Say which project: project_id.")
+    if project_id not in MEMBERS[user]:
+        abort(403, f"{user} has no access to the project {project_id}.")
+    return project_id
+
+
+def read_json() -> dict[str, Any]:
+    """Read a JSON object. Insisting on its content type keeps forms of other sites out (they cannot send it)."""
+    data = request.get_json()
+    if not isinstance(data, dict):
+        abort(400, "Send a JSON object.")
+    return data
+
+
+def read_options(options: object) -> dict[str, float]:
+    """Check the options of a job: ``seconds``, about how long it takes."""
+    if options is None:
+        return {}
+    if not isinstance(options, dict) or set(options) - {"seconds"}:
+        abort(400, "The only option is seconds.")
+    seconds = options.get("seconds", 1)
+    if type(seconds) not in (int, float) or not 0 <= seconds <= MAX_SECONDS:
+        abort(400, f"seconds is a number from 0 to {MAX_SECONDS}.")
+    return options
+
+
+def build(kind: object, options: dict[str, float]) -> Signature:
+    if kind == "group":
+        return group(resize.s(photo, **options) for photo in PHOTOS)
+    if not isinstance(kind, str) or kind not in TASKS:
+        abort(400, f"kind is one of: {', '.join([*TASKS, 'group'])}.")
+    return TASKS[kind].s(**options)
+
+
+def publish(work: Signature) -> Any:
+    try:
+        return work.apply_async()
+    except (OperationalError, RuntimeError):  # the latter is how Celery's Redis backend puts it
+        abort(503, "The broker does not answer. Try again in a moment.")
+
+
+def announce() -> None:
+    """Print the address as soon as the server accepts a connection."""
+    while True:
+        try:
+            socket.create_connection((HOST, PORT), timeout=1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return print(f"Listening on http://{HOST}:{PORT}", flush=True)
+
+
+def main() -> None:
+    # A taken port fails here, before another server's answer could be announced as ours.
+    socket.create_server((HOST, PORT)).close()
+    socketio.start_background_task(announce)
+    # Werkzeug's server is fine for a demo; in production use a server of Flask-SocketIO's deployment chapter.
+    socketio.run(app, host=HOST, port=PORT, allow_unsafe_werkzeug=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""The Celery side of the example: the app, its ``Realtime`` and the jobs that report how far they are.
+
+Run a worker with ``celery -A example_project.tasks worker``.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from celery import Celery, Task
+
+from celery_realtime import Realtime
+
+#: Signs the sessions and the tokens. Whoever knows it can be anybody: set your own, and keep it out of the repository.
+SECRET_KEY = os.environ.get("SECRET_KEY", "demo-only-secret-replace-me-before-you-deploy")
+
+celery = Celery(
+    "example",
+    broker=os.environ.get("CELERY_BROKER_URL", "redis://localhost:6379/0"),
+    backend=os.environ.get("CELERY_RESULT_BACKEND", "redis://localhost:6379/1"),
+)
+celery.conf.broker_connection_retry_on_startup = True
+# A worker that reserves only what it can run leaves the other jobs visibly queued.
+celery.conf.worker_prefetch_multiplier = 1
+
+#: Five updates a second make a lively page; for long jobs the default of one in five seconds is kinder to everybody.
+realtime = Realtime(celery, secret_key=SECRET_KEY, progress_interval=0.2)
+
+PHOTOS = ("harbour.jpg", "lighthouse.jpg", "meadow.jpg", "orchard.jpg", "summit.jpg")
+LINES = (
+    "Good morning, everybody. Shall we begin?",
+    "The new antenna arrived on Tuesday.",
+    "It is lighter than the old one, by almost a third.",
+    "Then we can fly the longer route.",
+    "Let us write that down and close.",
+)
+
+
+@celery.task(bind=True)
+def transcribe(self: Task, recording: str = "weekly-meeting.wav", seconds: float = 8.0) -> dict[str, Any]:
+    """Pretend to transcribe a recording in about ``seconds``: percentages, messages and an event of its own."""
+    self.update_progress(2, f"Downloading {recording}")
+    time.sleep(seconds * 0.2)
+    for number, line in enumerate(LINES, start=1):
+        self.update_progress(10 + 17 * (number - 1), f"Transcribing part {number} of {len(LINES)}")
+        time.sleep(seconds * 0.7 / len(LINES))
+        self.emit("transcript_line", {"text": line})
+    self.update_progress(95, "Writing the summary")
+    time.sleep(seconds * 0.1)
+    return {"recording": recording, "words": sum(len(line.split()) for line in LINES), "transcript": list(LINES)}
+
+
+@celery.task(bind=True)
+def resize(self: Task, photo: str, seconds: float = 4.0) -> dict[str, Any]:
+    """Pretend to make ten sizes of a photo in about ``seconds``: an iterable reports its own progress."""
+    widths = range(200, 2200, 200)
+    for _width in self.track(widths, f"Resizing {photo}"):
+        time.sleep(seconds / len(widths))
+    return {"photo": photo, "sizes": len(widths)}
+
+
+@celery.task(bind=True)
+def fail(self: Task, seconds: float = 3.0) -> None:
+    """Get to 40 % in about ``seconds``, then find out that the disk is full."""
+    for percent in (5, 15, 25, 40):
+        self.update_progress(percent, "Importing the archive")
+        time.sleep(seconds / 4)
+    raise OSError(28, "No space left on device", "/var/lib/imports/archive.tar")
+
+
+@celery.task(bind=True, autoretry_for=(ConnectionError,), default_retry_delay=1, max_retries=3)
+def flaky(self: Task, seconds: float = 3.0) -> dict[str, Any]:
+    """Lose the connection twice and succeed at the third attempt, each of about a third of ``seconds``."""
+    attempt = self.request.retries + 1
+    for part in self.track(range(1, 11), "Uploading to the archive"):
+        time.sleep(seconds / 30)
+        if attempt < 3 and part == 6:
+            raise ConnectionResetError(104, "archive.example.com closed the connection")
+    return {"uploaded": "10 parts", "attempts": attempt}
