@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar, Token
+from datetime import datetime, timezone
 from typing import Any
 
 import billiard.process
@@ -174,7 +175,7 @@ class Bridge:
             _hand_down(project, body)
         self._keep_parent(job_id, headers)
         job = self._published_job(job_id, sender, headers, project)
-        if self._tell_published(job):
+        if self._tell_published(job, headers.get("expires")):
             publication.queued = job
 
     def _keep_parent(self, job_id: str, headers: Any) -> None:
@@ -197,7 +198,7 @@ class Bridge:
             group_id=headers.get("group"),
         )
 
-    def _tell_published(self, job: Job) -> bool:
+    def _tell_published(self, job: Job, expires: object) -> bool:
         """Tell of a published job; returns whether it is a new one."""
         task = self.app.current_task
         request = None if task is None else task.request
@@ -206,7 +207,7 @@ class Bridge:
             if job.attempt <= (request.retries or 0):
                 return False
         if job.attempt == 0:
-            self._tell(job, "PENDING")
+            self._tell(job, "PENDING", expires_at=_epoch_seconds(expires))
             return True
         self._tell(job, "RETRY", error=_retry_error(request))
         return False
@@ -216,7 +217,8 @@ class Bridge:
     def _on_received(self, sender: Any = None, request: Any = None, **_: Any) -> None:
         if sender is not None and sender.app is not self.app:
             return
-        self._jobs[request.id] = self._job_of_headers(request.id, request.name, request.request_dict)
+        job = self._job_of_headers(request.id, request.name, request.request_dict)
+        self._jobs[request.id] = msgspec.structs.replace(job, worker=request.hostname)
 
     def job_of(self, task: Any) -> Job | None:
         """Return the job that a task runs now, or None outside a job or in a task of another app."""
@@ -410,7 +412,11 @@ class Bridge:
 
     # -- telling ------------------------------------------------------------------------------------------------
 
-    def _tell(self, job: Job, state: str, **details: Any) -> None:
+    def received(self, job_id: str) -> Job | None:
+        """Return a job that this worker has received lately."""
+        return self._jobs.get(job_id)
+
+    def _tell(self, job: Job, state: str, expires_at: float | None = None, **details: Any) -> None:
         rank = events.RANK_OF_STATUS[events.STATUS_OF_STATE[state]]
         if rank == events.TERMINAL_RANK:
             for hook in self._end_hooks:
@@ -423,7 +429,8 @@ class Bridge:
         if job.project_id is None:
             self._manager.count_homeless(job)
         else:
-            self._manager.publish_status(events.status_change(job, state, **details))
+            told = events.outgoing_status(events.status_change(job, state, **details))
+            self._manager.publish(told if expires_at is None else told._replace(expires_at=expires_at))
 
 
 def _project_header(request: Any) -> str | None:
@@ -443,6 +450,17 @@ def _readable(value: object, task: object) -> str | None:
     except (TypeError, ValueError) as error:
         logger.warning("a job of task %s has no project: %s", task, error)
         return None
+
+
+def _epoch_seconds(expires: object) -> float | None:
+    """Return an ``expires`` header, which Celery writes in ISO 8601, in seconds since the epoch."""
+    if not isinstance(expires, str):
+        return None
+    try:
+        when = datetime.fromisoformat(expires.replace("Z", "+00:00"))
+    except ValueError:
+        return None
+    return (when if when.tzinfo else when.replace(tzinfo=timezone.utc)).timestamp()
 
 
 def _is_prefork_child() -> bool:

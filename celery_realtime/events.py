@@ -100,7 +100,10 @@ class Outgoing(NamedTuple):
         rank: 0 queued, 1 running, 2 ended; None for progress and custom events.
         progress: True for progress, which a newer update of the same job replaces.
         percent: Of progress, how far.
-        lost: Whether the job ended as LOST, the one end that a redelivery may reopen.
+        worker: Of a status, the worker that it happened in.
+        gate: ``L`` for LOST, which ends only what runs, and which a redelivery may reopen; ``E`` for an expiry that
+            nobody told, which ends only what is queued.
+        expires_at: When a queued job expires, in seconds since the epoch.
     """
 
     project_id: str
@@ -111,7 +114,9 @@ class Outgoing(NamedTuple):
     rank: int | None = None
     progress: bool = False
     percent: int | float = 0
-    lost: bool = False
+    worker: str = ""
+    gate: str = ""
+    expires_at: float | None = None
 
 
 def now() -> str:
@@ -239,7 +244,8 @@ def outgoing_status(change: StatusChange) -> Outgoing:
         change.job_id,
         change.attempt,
         RANK_OF_STATUS[change.status],
-        lost=change.state == "LOST",
+        worker=change.worker or "",
+        gate="L" if change.state == "LOST" else "",
     )
 
 

@@ -27,6 +27,7 @@ from celery_realtime.settings import PREFIX, Settings, check_names, conf_names, 
 
 if TYPE_CHECKING:
     from celery_realtime.handlers import SocketIOEventHandlers
+    from celery_realtime.keeper import Keeper
     from celery_realtime.kombu_manager import AsyncRealtimeKombuManager, RealtimeKombuManager
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ class Realtime:
         task.install()
         self.manager.register_job_listeners(self.bridge)
         self.bridge.on_end(self._forget)
-        app.steps["worker"].add(_CheckSettings)
+        app.steps["worker"].add(_WorkerStep)
         self._flush_at_worker_end()
 
     def _check_early(self) -> None:
@@ -87,8 +88,10 @@ class Realtime:
         for signal in (signals.worker_process_shutdown, signals.worker_shutting_down, signals.worker_shutdown):
             signal.connect(self._on_worker_end, weak=False, dispatch_uid=f"celery_realtime.{id(self)}.flush")
 
-    def _on_worker_end(self, **_: Any) -> None:
+    def _on_worker_end(self, signal: Any = None, **_: Any) -> None:
         self.flush()
+        if signal is signals.worker_shutdown and "keeper" in vars(self):
+            self.keeper.stop()
 
     # -- parts --------------------------------------------------------------------------------------------------
 
@@ -221,6 +224,34 @@ class Realtime:
         if job is not None:
             self.manager.count_homeless(job)
 
+    # -- leases -------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def keeper(self) -> Keeper:
+        """What looks after jobs whose workers die."""
+        from celery_realtime.keeper import Keeper
+
+        return Keeper(self.manager, self.settings.lost_after)
+
+    def look_after_worker(self, hostname: str) -> None:
+        """Hold a lease on the jobs of the worker that this process is the main process of."""
+        if self.manager.history is not None:
+            signals.task_received.connect(
+                self._on_received, weak=False, dispatch_uid=f"celery_realtime.{id(self)}.lease"
+            )
+            self.keeper.start(hostname, self._held_jobs)
+
+    def _on_received(self, sender: Any = None, **_: Any) -> None:
+        if getattr(sender, "app", None) is self.app:
+            self.keeper.renew()
+
+    def _held_jobs(self) -> list[Job]:
+        """Return the jobs that this worker has taken from the queue and not finished."""
+        from celery.worker import state
+
+        held = (self.bridge.received(job_id) for job_id in _ids(state.reserved_requests))
+        return [job for job in held if job is not None and job.project_id is not None]
+
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until every accepted event has been sent.
 
@@ -292,7 +323,12 @@ class Realtime:
             read=None if self.manager.history is None else self.manager.history.read,
         )
         self.manager.attach(attached.server)
+        attached.on_first_client(self._look_after_others)
         return attached
+
+    def _look_after_others(self) -> None:
+        if self.manager.history is not None:
+            self.keeper.start()
 
     def issue_token(self, user_id: object, projects: Iterable[object] = (), expires_in: float = 3600) -> str:
         """Return a signed token with which a browser can connect.
@@ -307,6 +343,15 @@ class Realtime:
             TypeError, ValueError: An argument is of the wrong type or out of range.
         """
         return auth.issue_token(self.settings.secret_key, user_id, projects, expires_in)
+
+
+def _ids(requests: Iterable[Any]) -> list[str]:
+    """Return the ids in a set that other threads change meanwhile."""
+    while True:
+        try:
+            return [request.id for request in requests]
+        except RuntimeError:  # changed size during iteration
+            continue
 
 
 class _Conf(Mapping[str, Any]):
@@ -328,14 +373,17 @@ class _Conf(Mapping[str, Any]):
         return self._conf[key]
 
 
-class _CheckSettings(bootsteps.Step):
-    """Keep a worker with a mistaken setting from starting, and load before the fork what its children need."""
+class _WorkerStep(bootsteps.StartStopStep):
+    """Keep a worker with a mistaken setting from starting, load before the fork what its children need, hold leases."""
 
     def __init__(self, parent: Any, **kwargs: Any) -> None:
         parent.app.realtime.settings  # noqa: B018 - reading it is the check
         import celery_realtime.kombu_manager  # noqa: F401
 
         super().__init__(parent, **kwargs)
+
+    def start(self, parent: Any) -> None:
+        parent.app.realtime.look_after_worker(parent.hostname)
 
 
 def _current_realtime() -> Realtime:

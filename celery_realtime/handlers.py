@@ -88,6 +88,7 @@ class SocketIOEventHandlers:
         self._authorize = authorize
         self._read = read
         self._users: dict[str, Any] = {}
+        self._first_client: Callable[[], None] | None = None
 
     # -- the user's rules ---------------------------------------------------------------------------------------
 
@@ -137,6 +138,10 @@ class SocketIOEventHandlers:
 
         return both
 
+    def on_first_client(self, hook: Callable[[], None]) -> None:
+        """Call ``hook`` when the first client comes: a server that forks has done so by then."""
+        self._first_client = hook
+
     # -- events -------------------------------------------------------------------------------------------------
 
     def on_connect(self, sid: str, environ: dict[str, Any], auth: Any = None) -> None:
@@ -169,6 +174,9 @@ class SocketIOEventHandlers:
         if user_id is None or user_id is False or user_id == "":
             raise SubscribeError("the token is not valid, or has ended", "unauthorized")
         self._users[sid] = user_id
+        hook, self._first_client = self._first_client, None
+        if hook is not None:
+            hook()
 
     def _ask_who(self, token: Any, environ: dict[str, Any]) -> Any:
         return self._validate_token(token) if self._authenticate is None else self._authenticate(token, environ)
@@ -406,7 +414,8 @@ def _refusal(error: Exception) -> dict[str, str]:
 def _refusal_to_connect(error: Exception) -> Exception:
     # Any other exception would leave the client without an answer, yet in the namespace.
     if isinstance(error, socketio.exceptions.ConnectionRefusedError):
-        return error
+        raised: Exception = error
+        return raised
     refusal = _refusal(error)
     refused: Exception = socketio.exceptions.ConnectionRefusedError(refusal["message"], refusal)
     return refused

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import msgspec
 import redis
 
-from celery_realtime.events import PROGRESS_EVENT, STATUS_EVENT, Outgoing, stamp
+from celery_realtime.events import PROGRESS_EVENT, STATUS_EVENT, Job, Outgoing, stamp
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.settings import redact
 
@@ -44,7 +44,8 @@ local function let_go(jobs, ended, before, most)
 end
 """
 
-# A job's entry: "attempt rank percent status-offset progress-offset", its last status, its last progress; one a line.
+# A job's entry: "attempt rank percent status-offset progress-offset worker", its last status, its last progress; one a
+# line. A second "running" of an attempt is news when another worker says it: the message was delivered again.
 # An event that repeats the stored one to the letter is a second try of a write whose answer was lost.
 _APPEND = (
     _LET_GO
@@ -65,14 +66,14 @@ local answer = {epoch}
 local function read(job)
   local entry = redis.call('HGET', jobs, job)
   if not entry then return nil end
-  local a, r, p, so, po, s, g = string.match(entry, '^(%S+) (%S+) (%S+) (%d+) (%d+)\\n([^\\n]*)\\n(.*)$')
+  local a, r, p, so, po, w, s, g = string.match(entry, '^(%S+) (%S+) (%S+) (%d+) (%d+) (%S+)\\n([^\\n]*)\\n(.*)$')
   return {attempt = tonumber(a), rank = r, percent = tonumber(p), status_at = tonumber(so), progress_at = tonumber(po),
-          status = s, progress = g}
+          worker = w, status = s, progress = g}
 end
 
 local function write(job, state)
-  redis.call('HSET', jobs, job, string.format('%d %s %s %d %d\\n', state.attempt, state.rank, state.percent,
-    state.status_at, state.progress_at) .. state.status .. '\\n' .. state.progress)
+  redis.call('HSET', jobs, job, string.format('%d %s %s %d %d %s\\n', state.attempt, state.rank, state.percent,
+    state.status_at, state.progress_at, state.worker) .. state.status .. '\\n' .. state.progress)
 end
 
 local function store(event, payload)
@@ -81,21 +82,26 @@ local function store(event, payload)
   return offset
 end
 
-local function newer(state, attempt, rank)
+local function newer(state, attempt, rank, worker)
+  if rank == 'E' then return state and state.attempt == attempt and state.rank == '0' end
+  if rank == 'L' then
+    return state and state.attempt == attempt and state.rank == '1' and (worker == '-' or worker == state.worker)
+  end
   if not state or attempt > state.attempt then return true end
   if attempt < state.attempt then return false end
-  if state.rank == 'L' then return rank ~= '0' and rank ~= 'L' end
-  if rank == 'L' then return tonumber(state.rank) < 2 end
+  if state.rank == 'L' then return rank ~= '0' end
+  if rank == '1' and state.rank == '1' then return worker ~= state.worker end
   return tonumber(rank) > tonumber(state.rank)
 end
 
-local function status(event, payload, job, attempt, rank)
+local function status(event, payload, job, attempt, rank, worker)
   local state = read(job)
   if state and state.status == payload then return state.status_at end
-  if not newer(state, attempt, rank) then return 0 end
+  if not newer(state, attempt, rank, worker) then return 0 end
+  if rank == 'E' then rank = '2' end
   local same = state and state.attempt == attempt
   local at = store(event, payload)
-  write(job, {attempt = attempt, rank = rank, percent = same and state.percent or 0, status_at = at,
+  write(job, {attempt = attempt, rank = rank, worker = worker, percent = same and state.percent or 0, status_at = at,
     progress_at = same and state.progress_at or 0, status = payload, progress = same and state.progress or ''})
   if rank == '2' or rank == 'L' then
     redis.call('ZADD', ended, clock, job)
@@ -114,7 +120,7 @@ local function progress(event, payload, job, attempt, percent)
       return 0
     end
   else
-    state = {attempt = attempt, rank = '1', percent = 0, status_at = 0, progress_at = 0, status = '', progress = ''}
+    state = {attempt = attempt, rank = '1', worker = '-', percent = 0, status_at = 0, progress_at = 0, status = '', progress = ''}
   end
   local at = store(event, payload)
   if attempt > state.attempt then
@@ -125,15 +131,15 @@ local function progress(event, payload, job, attempt, percent)
   return at
 end
 
-for i = 5, #ARGV, 6 do
+for i = 5, #ARGV, 7 do
   local event, payload, job, attempt = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
-  local rank, percent = ARGV[i + 4], tonumber(ARGV[i + 5])
+  local rank, percent, worker = ARGV[i + 4], tonumber(ARGV[i + 5]), ARGV[i + 6]
   if rank == 'p' then
     answer[#answer + 1] = progress(event, payload, job, attempt, percent)
   elseif rank == 'c' then
     answer[#answer + 1] = store(event, payload)
   else
-    answer[#answer + 1] = status(event, payload, job, attempt, rank)
+    answer[#answer + 1] = status(event, payload, job, attempt, rank, worker)
   end
 end
 redis.call('HSET', meta, 'offset', offset)
@@ -146,6 +152,47 @@ for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, math.ceil(ttl)) end
 return answer
 """
 )
+
+# KEYS: the workers by the time of their last sign of life, this worker's jobs. ARGV: worker, seconds that it all is
+# kept, number of jobs, id and JSON of each. Answers whether the lease was still there.
+_HOLD = """
+local clock = redis.call('TIME')
+local known = redis.call('ZSCORE', KEYS[1], ARGV[1])
+redis.call('ZADD', KEYS[1], tonumber(clock[1]) + tonumber(clock[2]) / 1000000, ARGV[1])
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+redis.call('DEL', KEYS[2])
+for i = 4, #ARGV, 2 do redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1]) end
+redis.call('EXPIRE', KEYS[2], ARGV[2])
+return known and 1 or 0
+"""
+
+# KEYS: the workers, when somebody last looked, the queued jobs by the time of their expiry, their JSON. ARGV: seconds
+# that a lease lasts, seconds between two looks, seconds of patience with an expiry, start of the keys of workers' jobs.
+# Whoever looks first after nobody could (Redis was away, say) gives every worker the time of a lease to come back.
+# What is found is hidden from other reapers for the time of a lease; its finder says when it is dealt with.
+_REAP = """
+local time = redis.call('TIME')
+local clock = tonumber(time[1]) + tonumber(time[2]) / 1000000
+local lease, pause = tonumber(ARGV[1]), tonumber(ARGV[2])
+local seen, patient = unpack(redis.call('HMGET', KEYS[2], 'seen', 'patient'))
+if not seen or clock - tonumber(seen) > 3 * pause then patient = clock + lease end
+redis.call('HSET', KEYS[2], 'seen', clock, 'patient', patient)
+redis.call('EXPIRE', KEYS[2], math.ceil(lease * 10))
+local lost, expired = {}, {}
+if clock >= tonumber(patient) then
+  for _, worker in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', clock - lease, 'LIMIT', 0, 10)) do
+    redis.call('ZADD', KEYS[1], clock, worker)
+    lost[#lost + 1] = worker
+    lost[#lost + 1] = redis.call('HVALS', ARGV[4] .. worker)
+  end
+end
+for _, job in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', clock - tonumber(ARGV[3]), 'LIMIT', 0, 100)) do
+  redis.call('ZADD', KEYS[3], clock + lease, job)
+  expired[#expired + 1] = job
+  expired[#expired + 1] = redis.call('HGET', KEYS[4], job) or ''
+end
+return {lost, expired}
+"""
 
 # since_offset -1: a snapshot only. An offset from the future means that the server lost its newest writes: what comes
 # next would repeat offsets that clients have seen, so the epoch has to change.
@@ -171,6 +218,18 @@ end
 return {epoch, offset, complete, missed, redis.call('HGETALL', jobs)}
 """
 )
+
+
+class Found(msgspec.Struct, frozen=True):
+    """What a reaper found.
+
+    Attributes:
+        lost: The jobs of each worker whose lease has lapsed.
+        expired: Jobs whose time to be started is over, whatever has become of them.
+    """
+
+    lost: dict[str, list[Job]]
+    expired: list[Job]
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -218,6 +277,8 @@ class History:
             raise ImproperlyConfigured(f"realtime_history_url {redact(url)!r} cannot be used: {error}") from None
         self._append = self._redis.register_script(_APPEND)
         self._read = self._redis.register_script(_READ)
+        self._hold = self._redis.register_script(_HOLD)
+        self._reap = self._redis.register_script(_REAP)
 
     def append(self, events: list[Outgoing]) -> list[Outgoing | None] | None:
         """Store events, and return them with their epoch and offset; None for each that is no news.
@@ -250,12 +311,20 @@ class History:
             epoch = answer[0].decode()
             for (position, event), offset in zip(group, answer[1:], strict=True):
                 answers[position] = stamp(event, {"epoch": epoch, "offset": offset}) if offset else None
+        self._note_expiries([event for event in events if event.expires_at is not None])
         return [answers[position] for position in range(len(events))]
+
+    def _note_expiries(self, events: list[Outgoing]) -> None:
+        for event in events:
+            expiring, jobs = self._lease_keys("expiring", "expiring-jobs")
+            self._redis.zadd(expiring, {event.job_id or "": event.expires_at or 0.0})
+            self._redis.hset(jobs, event.job_id or "", _job_json(event))
 
     def _arguments(self, events: Iterable[Outgoing]) -> list[Any]:
         args: list[Any] = [_new_epoch(), self._size, self._ttl, min(ENDED_TTL, self._ttl)]
         for event in events:
             args += [event.event, event.payload, event.job_id or "", event.attempt, _rank(event), event.percent]
+            args.append(quote(event.worker) or "-")
         return args
 
     def read(self, project_id: str, since_epoch: str = "", since_offset: int = -1) -> Snapshot:
@@ -283,6 +352,65 @@ class History:
     def _keys(self, project_id: str) -> list[str]:
         start = f"{self._prefix}{{{quote(project_id, safe='')}}}:"
         return [start + name for name in ("meta", "events", "jobs", "ended")]
+
+    # -- leases -------------------------------------------------------------------------------------------------
+
+    def hold(self, worker: str, jobs: list[Job], lease: float) -> bool:
+        """Renew a worker's lease on the jobs that it holds.
+
+        Args:
+            worker: The worker's host name.
+            jobs: All that it has taken from the queue and not finished.
+            lease: Seconds until it lapses; what is stored outlives that, for the reaper.
+
+        Returns:
+            Whether the lease was still there; if not, the jobs may have been declared lost.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        told = [part for job in jobs for part in (job.job_id, msgspec.json.encode(job))]
+        alive, held = self._lease_keys("alive", f"held:{worker}")
+        return bool(self._hold(keys=[alive, held], args=[worker, int(max(lease * 100, 86400)), len(jobs), *told]))
+
+    def reap(self, lease: float, pause: float, patience: float) -> Found:
+        """Return the jobs of workers whose lease has lapsed, and the queued jobs that have expired.
+
+        Only one reaper finds them, until a lease's time has passed without :meth:`reaped` or :meth:`expired`.
+
+        Args:
+            lease: Seconds that a lease lasts.
+            pause: Seconds between two looks of one reaper.
+            patience: Seconds after its expiry in which a worker may still tell of a job's expiry itself.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        keys = self._lease_keys("alive", "reaper", "expiring", "expiring-jobs")
+        lost, expired = self._reap(keys=keys, args=[lease, pause, patience, self._lease_keys("held:")[0]])
+        return Found(
+            lost={
+                worker.decode(): [msgspec.json.decode(job, type=Job) for job in jobs]
+                for worker, jobs in zip(lost[::2], lost[1::2], strict=True)
+            },
+            expired=[msgspec.json.decode(job, type=Job) for job in expired[1::2] if job],
+        )
+
+    def reaped(self, worker: str) -> None:
+        """Forget a worker: it ended well, or its jobs have been declared lost."""
+        alive, held = self._lease_keys("alive", f"held:{worker}")
+        self._redis.zrem(alive, worker)
+        self._redis.delete(held)
+
+    def expired(self, job_ids: list[str]) -> None:
+        """Forget expiries that have been told."""
+        expiring, jobs = self._lease_keys("expiring", "expiring-jobs")
+        if job_ids:
+            self._redis.zrem(expiring, *job_ids)
+            self._redis.hdel(jobs, *job_ids)
+
+    def _lease_keys(self, *names: str) -> list[str]:
+        return [f"{self._prefix}{{leases}}:{name}" for name in names]
 
     def ping(self) -> bool:
         """Tell whether Redis answers."""
@@ -312,12 +440,20 @@ def _by_project(events: list[Outgoing]) -> dict[str, list[tuple[int, Outgoing]]]
     return groups
 
 
+def _job_json(event: Outgoing) -> bytes:
+    """Return which job a status event is of; a filter may have left little of its payload."""
+    told = msgspec.json.decode(event.payload)
+    names = {name: told.get(name) for name in ("task", "root_id", "parent_id", "group_id") if isinstance(told, dict)}
+    job_id = event.job_id or ""
+    return msgspec.json.encode(Job(job_id=job_id, project_id=event.project_id, attempt=event.attempt, **names))
+
+
 def _rank(event: Outgoing) -> str:
     if event.progress:
         return "p"
     if event.rank is None:
         return "c"
-    return "L" if event.lost else str(event.rank)
+    return event.gate or str(event.rank)
 
 
 def _job(entry: bytes) -> dict[str, Any]:

@@ -41,6 +41,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         batch_size: Most events in a broker message.
         linger: Seconds that progress waits for company before it is sent.
         flush_timeout: Longest time, in seconds, that a process that ends waits for its last events to leave.
+        lost_after: Time, in seconds, within which the jobs of a worker that was killed are told to be lost.
         metrics: Whether counters are exported to prometheus_client.
     """
 
@@ -63,11 +64,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     batch_size: int = 100
     linger: float = 0.005
     flush_timeout: float = 5.0
+    lost_after: float = 30.0
     metrics: bool = False
 
 
 NAMES = Settings.__struct_fields__
-_POSITIVE = ("history_size", "history_ttl", "max_payload", "queue_size", "batch_size")
+_POSITIVE = ("history_size", "history_ttl", "max_payload", "queue_size", "batch_size", "lost_after")
 _NOT_NEGATIVE = ("progress_interval", "linger", "flush_timeout")
 _CALLABLE = ("event_filter", "project_resolver")
 _NOT_EMPTY = ("channel", "secret_key", "url")

@@ -1,0 +1,124 @@
+"""Keep jobs from staying "running" for ever: leases for those that a worker holds, and a reaper for those that lapse.
+
+A worker's main process says every few seconds which jobs it holds. When it has been silent for the time of a lease,
+whoever looks next, a web server or another worker, declares its running jobs lost. All times are those of the Redis
+server, so that the clocks of the hosts do not matter.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+import msgspec
+
+from celery_realtime import events
+from celery_realtime.events import Job
+from celery_realtime.history import OUTAGES, Found, History
+from celery_realtime.manager import SocketIOManager
+
+logger = logging.getLogger(__name__)
+
+#: A worker may say why a job expired itself, before the reaper does.
+PATIENCE = 3.0
+
+HeldJobs = Callable[[], list[Job]]
+
+
+class Keeper:
+    """Renew a worker's lease, and reap those of others, from a thread of its own.
+
+    Args:
+        manager: Whose history has the leases, and who tells.
+        lost_after: Time, in seconds, within which a lost job is told.
+    """
+
+    def __init__(self, manager: SocketIOManager, lost_after: float) -> None:
+        self._manager = manager
+        self._lease = lost_after * 2 / 3
+        self._pause = lost_after / 6
+        self._worker: str | None = None
+        self._held: HeldJobs = list
+        self._wake = threading.Event()
+        self._stopped = False
+        self._thread: threading.Thread | None = None
+        self._renewed = False
+        self._complained = False
+
+    def start(self, worker: str | None = None, held: HeldJobs = list) -> None:
+        """Start to look after jobs; a second call changes nothing.
+
+        Args:
+            worker: The host name of the worker that this is, if it is one.
+            held: Returns the jobs that it holds.
+        """
+        if self._thread is not None or self._manager.history is None:
+            return
+        self._worker, self._held = worker, held
+        self._thread = threading.Thread(target=self._run, name="celery-realtime-keeper", daemon=True)
+        self._thread.start()
+
+    def renew(self) -> None:
+        """Renew the lease now: the worker holds another job."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Stop, and give up the lease of a worker that holds nothing any more."""
+        if self._thread is None:
+            return
+        self._stopped = True
+        self._wake.set()
+        self._thread.join(2.0)
+        history = self._manager.history
+        if history is not None and self._worker is not None and not self._held():
+            try:
+                history.reaped(self._worker)
+            except OUTAGES as error:
+                logger.warning("the lease of %s will lapse by itself: %r", self._worker, error)
+
+    def _run(self) -> None:
+        while not self._stopped:
+            self._wake.clear()
+            self._look_once()
+            self._wake.wait(self._pause)
+
+    def _look_once(self) -> None:
+        history = self._manager.history
+        if history is None:
+            return
+        try:
+            if self._worker is not None:
+                self._renew(history, self._worker)
+            self._reap(history)
+            self._complained = False
+        except OUTAGES as error:
+            if not self._complained:
+                logger.warning("leases wait for Redis: %r", error)
+            self._complained = True
+
+    def _renew(self, history: History, worker: str) -> None:
+        held = self._held()
+        if not history.hold(worker, held, self._lease) and self._renewed:
+            for job in held:  # it was away for so long that its jobs were declared lost: they run on
+                self._tell(msgspec.structs.replace(job, worker=worker), "STARTED")
+        self._renewed = True
+
+    def _reap(self, history: History) -> None:
+        found: Found = history.reap(self._lease, self._pause, PATIENCE)
+        for worker, jobs in found.lost.items():
+            for job in jobs:
+                lost = msgspec.structs.replace(job, worker=worker)
+                self._tell(lost, "LOST", error=f"WorkerLost: {worker} has not been heard of for {self._lease:g} s")
+            if self._manager.flush():
+                history.reaped(worker)
+        for job in found.expired:
+            self._tell(job, "REVOKED", gate="E", error="TaskRevokedError: expired")
+        if found.expired and self._manager.flush():
+            history.expired([job.job_id for job in found.expired])
+
+    def _tell(self, job: Job, state: str, error: str | None = None, gate: str = "") -> None:
+        if job.project_id is None:
+            return
+        told = events.outgoing_status(events.status_change(job, state, error=error))
+        self._manager.publish(told._replace(gate=gate) if gate else told)

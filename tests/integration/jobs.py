@@ -1,0 +1,200 @@
+"""A Celery app with the extension, and one task of each kind that the tests need."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from celery import Celery, Task, shared_task
+from celery.exceptions import Ignore, Reject
+
+from celery_realtime import Realtime, get_progress_tracker
+
+SECRET = "a secret of the tests"
+
+celery = Celery("jobs")
+celery.conf.update(broker_connection_retry_on_startup=True, result_extended=True, task_send_sent_event=False)
+realtime = Realtime(
+    celery,
+    secret_key=SECRET,
+    progress_interval=float(os.environ.get("PROGRESS_INTERVAL", "0.1")),
+    wire=os.environ.get("WIRE", "frames"),
+    lost_after=float(os.environ.get("LOST_AFTER", "30")),
+    **({"history_url": None} if os.environ.get("HISTORY") == "off" else {}),
+)
+
+
+class OwnBase(Task):  # type: ignore[misc]
+    """A user's own base class."""
+
+    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
+        """Override a hook without calling super()."""
+
+
+@celery.task(bind=True)
+def count(self: Any, steps: int = 5, pause: float = 0.02) -> dict[str, int]:
+    for _ in self.track(range(steps), "Counting"):
+        time.sleep(pause)  # noqa: TID251
+    return {"counted": steps}
+
+
+@celery.task(bind=True)
+def work(self: Any, progress: float, message: str | None = None) -> str:
+    self.update_progress(progress, message)
+    return "worked"
+
+
+@celery.task(bind=True)
+def hold(self: Any, path: str, seconds: float = 20.0) -> str:
+    """Say that it runs, and run until a file appears."""
+    self.update_progress(10, "holding")
+    deadline = time.monotonic() + seconds
+    while not os.path.exists(path) and time.monotonic() < deadline:  # noqa: PTH110
+        time.sleep(0.01)  # noqa: TID251
+    return "let go"
+
+
+@celery.task(bind=True, acks_late=True)
+def hold_late(self: Any, path: str, seconds: float = 20.0) -> str:
+    """Hold, and be delivered again when the worker dies."""
+    return str(hold.run(path, seconds))
+
+
+@celery.task(bind=True)
+def fail(self: Any) -> None:
+    self.update_progress(40, "about to fail")
+    raise ValueError("nothing\nworks")
+
+
+@celery.task(bind=True, max_retries=5)
+def retry(self: Any, times: int = 2) -> int:
+    if self.request.retries < times:
+        raise self.retry(exc=ConnectionError(f"try {self.request.retries}"), countdown=0)
+    return int(self.request.retries)
+
+
+@celery.task(bind=True, autoretry_for=(ConnectionError,), retry_backoff=False, default_retry_delay=0, max_retries=1)
+def exhaust(self: Any) -> None:
+    raise ConnectionError("never there")
+
+
+@celery.task
+def add(x: int, y: int) -> int:
+    return x + y
+
+
+@celery.task
+def total(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
+@celery.task
+def note_error(failed: str) -> str:
+    return f"noted {failed}"
+
+
+@celery.task
+def named(project_id: str) -> str:
+    return project_id
+
+
+@celery.task(bind=True)
+def announce(self: Any, text: str) -> None:
+    self.emit("line", {"text": text})
+
+
+@celery.task(bind=True)
+def announce_wrongly(self: Any) -> str:
+    try:
+        self.emit("line", {"bad": object()})
+    except TypeError as error:
+        return str(error)
+    return "sent"
+
+
+@celery.task(bind=True)
+def plain_state(self: Any, meta: dict[str, Any]) -> None:
+    self.update_state(state="PROGRESS", meta=meta)
+
+
+@celery.task(bind=True)
+def track_by_id(self: Any) -> None:
+    tracker = get_progress_tracker(self.request.id)
+    tracker.min_update_interval = 0
+    tracker.set_progress(25, "Downloading")
+    tracker.increment_progress(25, "Transcribing")
+    tracker.mark_complete("Complete")
+
+
+@celery.task(bind=True)
+def parent(self: Any) -> list[str]:
+    """Publish jobs from inside a job, by every way there is."""
+    ids = [add.delay(1, 1).id, add.apply_async((2, 2)).id, add.s(3, 3).apply_async().id]
+    return [*ids, self.app.send_task(add.name, (4, 4)).id]
+
+
+@celery.task(bind=True)
+def replaced(self: Any) -> None:
+    raise self.replace(add.s(20, 22))
+
+
+@celery.task
+def ignore() -> None:
+    raise Ignore("not needed")
+
+
+@celery.task(bind=True)
+def ignore_as_failure(self: Any) -> None:
+    self.update_state(state="FAILURE", meta={"exc_type": "ValueError", "exc_message": ["by hand"], "exc_module": "x"})
+    raise Ignore("stored by hand")
+
+
+@celery.task(bind=True)
+def reject(self: Any) -> None:
+    raise Reject("no thanks", requeue=False)
+
+
+@celery.task
+def large(size: int) -> str:
+    return "x" * size
+
+
+@celery.task
+def strange() -> Any:
+    return {"when": SECRET, "what": {1, 2}.__len__()}
+
+
+@shared_task(bind=True)
+def shared(self: Any) -> None:
+    self.update_progress(50, "shared")
+
+
+@celery.task(bind=True, base=OwnBase)
+def based(self: Any) -> None:
+    self.update_progress(50, "based")
+
+
+@celery.task(bind=True, lazy=False)
+def eager_made(self: Any) -> None:
+    self.update_progress(50, "eager_made")
+
+
+class ClassBased(Task):  # type: ignore[misc]
+    """A task that is a class."""
+
+    name = "jobs.class_based"
+
+    def run(self) -> None:
+        self.update_progress(50, "class_based")
+
+
+class_based = celery.register_task(ClassBased())
+
+
+@celery.task
+def spin(seconds: float) -> None:
+    """Keep the interpreter busy."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        sum(range(1000))
