@@ -11,13 +11,14 @@ from msgspec import UNSET, UnsetType
 
 STATUS_EVENT = "agent_status"
 PROGRESS_EVENT = "agent_progress"
+WORKFLOW_EVENT = "agent_workflow"
 MAX_EVENT_NAME = 128
 MAX_TEXT = 500
 
 #: Names that a custom event cannot have: socket.io-client raises them itself, or they are ours.
 RESERVED_EVENTS = frozenset(
     ["connect", "connect_error", "disconnect", "disconnecting", "error", "newListener", "removeListener"]
-    + [STATUS_EVENT, PROGRESS_EVENT, "agent_workflow", "agent_batch"]
+    + [STATUS_EVENT, PROGRESS_EVENT, WORKFLOW_EVENT, "agent_batch"]
 )
 
 #: The status that each Celery state is shown as.
@@ -36,6 +37,9 @@ STATUS_OF_STATE = {
 #: Within one attempt a job only climbs: what ranks lower or equal comes too late.
 RANK_OF_STATUS = {"queued": 0, "running": 1, "success": 2, "error": 2}
 TERMINAL_RANK = 2
+
+#: What a workflow counts a job as.
+KIND_OF_STATUS = {"queued": "queued", "running": "running", "success": "done", "error": "failed"}
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +105,8 @@ class Outgoing(NamedTuple):
         progress: True for progress, which a newer update of the same job replaces.
         percent: Of progress, how far.
         worker: Of a status, the worker that it happened in.
+        kind: What a workflow counts the job as: queued, running, done or failed.
+        root_id: The first job of its workflow.
         gate: ``L`` for LOST, which ends only what runs, and which a redelivery may reopen; ``E`` for an expiry that
             nobody told, which ends only what is queued.
         expires_at: When a queued job expires, in seconds since the epoch.
@@ -115,6 +121,8 @@ class Outgoing(NamedTuple):
     progress: bool = False
     percent: int | float = 0
     worker: str = ""
+    kind: str = ""
+    root_id: str | None = None
     gate: str = ""
     expires_at: float | None = None
 
@@ -245,6 +253,8 @@ def outgoing_status(change: StatusChange) -> Outgoing:
         change.attempt,
         RANK_OF_STATUS[change.status],
         worker=change.worker or "",
+        kind=KIND_OF_STATUS[change.status],
+        root_id=change.root_id,
         gate="L" if change.state == "LOST" else "",
     )
 

@@ -38,7 +38,14 @@ LISTEN_TIMEOUT = 2.0
 NO_ACKNOWLEDGEMENT = object()
 
 #: What a subscriber is told where nothing is remembered.
-NO_HISTORY: dict[str, Any] = {"epoch": None, "offset": None, "recovered": False, "jobs": [], "events": []}
+NO_HISTORY: dict[str, Any] = {
+    "epoch": None,
+    "offset": None,
+    "recovered": False,
+    "jobs": [],
+    "events": [],
+    "workflows": [],
+}
 _FORBIDDEN = "this project does not exist, or is not open to you"
 
 

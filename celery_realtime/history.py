@@ -10,14 +10,13 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
 import redis
 
-from celery_realtime.events import PROGRESS_EVENT, STATUS_EVENT, Job, Outgoing, stamp
+from celery_realtime.events import PROGRESS_EVENT, STATUS_EVENT, WORKFLOW_EVENT, Job, Outgoing, now, stamp
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.settings import redact
 
@@ -31,7 +30,7 @@ MAX_RECOVERED = 1000
 OUTAGES = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.ReadOnlyError, redis.exceptions.BusyLoadingError)
 
 _LET_GO = """
-local function let_go(jobs, ended, before, most)
+local function let_go(jobs, flows, ended, before, most)
   local gone = redis.call('ZRANGEBYSCORE', ended, '-inf', before, 'LIMIT', 0, 100)
   local surplus = math.min(redis.call('ZCARD', ended) - most, 100)
   if surplus > 0 then
@@ -39,6 +38,9 @@ local function let_go(jobs, ended, before, most)
   end
   if #gone > 0 then
     redis.call('HDEL', jobs, unpack(gone))
+    for _, name in ipairs(gone) do
+      if string.sub(name, 1, 2) == 'w:' then redis.call('HDEL', flows, string.sub(name, 3)) end
+    end
     redis.call('ZREM', ended, unpack(gone))
   end
 end
@@ -50,36 +52,76 @@ end
 _APPEND = (
     _LET_GO
     + """
-local meta, events, jobs, ended = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local meta, events, jobs, ended, flows = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local told_at, project = ARGV[5], ARGV[6]
 local size, ttl, ended_ttl = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local time = redis.call('TIME')
 local clock = tonumber(time[1]) + tonumber(time[2]) / 1000000
 local epoch = redis.call('HGET', meta, 'epoch')
 if not epoch then
   epoch = ARGV[1]
-  redis.call('DEL', events, jobs, ended)
+  redis.call('DEL', events, jobs, ended, flows)
   redis.call('HSET', meta, 'epoch', epoch, 'offset', 0)
 end
 local offset = tonumber(redis.call('HGET', meta, 'offset'))
-local answer = {epoch}
+local answer, flow_answer = {epoch}, {}
 
 local function read(job)
   local entry = redis.call('HGET', jobs, job)
   if not entry then return nil end
-  local a, r, p, so, po, w, s, g = string.match(entry, '^(%S+) (%S+) (%S+) (%d+) (%d+) (%S+)\\n([^\\n]*)\\n(.*)$')
+  local a, r, p, so, po, w, kind, share, root, s, g = string.match(entry,
+    '^(%S+) (%S+) (%S+) (%d+) (%d+) (%S+) (%S+) (%S+) (%S+)\\n([^\\n]*)\\n(.*)$')
   return {attempt = tonumber(a), rank = r, percent = tonumber(p), status_at = tonumber(so), progress_at = tonumber(po),
-          worker = w, status = s, progress = g}
+          worker = w, kind = kind, share = tonumber(share), root = root, status = s, progress = g}
 end
 
 local function write(job, state)
-  redis.call('HSET', jobs, job, string.format('%d %s %s %d %d %s\\n', state.attempt, state.rank, state.percent,
-    state.status_at, state.progress_at, state.worker) .. state.status .. '\\n' .. state.progress)
+  redis.call('HSET', jobs, job, string.format('%d %s %s %d %d %s %s %s %s\\n', state.attempt, state.rank,
+    state.percent, state.status_at, state.progress_at, state.worker, state.kind, state.share, state.root) .. state.status .. '\\n' .. state.progress)
 end
 
 local function store(event, payload)
   offset = offset + 1
   redis.call('XADD', events, 'MAXLEN', '~', size, offset .. '-0', 'e', event, 'p', payload, 't', clock)
   return offset
+end
+
+-- A workflow: total, queued, running, done, failed, sum of its jobs' shares of 100, the progress told last.
+local kinds = {queued = 2, running = 3, done = 4, failed = 5}
+local function account(index, before, after)
+  if after.root == '-' then return end
+  local flow = {0, 0, 0, 0, 0, 0, -1}
+  local stored = redis.call('HGET', flows, after.root)
+  if stored then
+    local at = 0
+    for number in string.gmatch(stored, '%S+') do
+      at = at + 1
+      flow[at] = tonumber(number)
+    end
+  end
+  if before then
+    flow[kinds[before.kind]] = flow[kinds[before.kind]] - 1
+    flow[6] = flow[6] - before.share
+  else
+    flow[1] = flow[1] + 1
+  end
+  flow[kinds[after.kind]] = flow[kinds[after.kind]] + 1
+  flow[6] = flow[6] + after.share
+  local progress = math.floor(flow[6] / flow[1] + 0.000001)
+  local news = not before or before.kind ~= after.kind or progress ~= flow[7]
+  flow[7] = progress
+  redis.call('HSET', flows, after.root, table.concat(flow, ' '))
+  if flow[2] + flow[3] == 0 then
+    redis.call('ZADD', ended, clock, 'w:' .. after.root)
+  else
+    redis.call('ZREM', ended, 'w:' .. after.root)
+  end
+  if news and flow[1] > 1 then
+    local payload = string.format('{"event":"workflow_update","root_id":%s,"project_id":%s,"total":%d,"queued":%d,' ..
+      '"running":%d,"done":%d,"failed":%d,"progress":%d,"timestamp":%s}', cjson.encode(after.root), project, flow[1],
+      flow[2], flow[3], flow[4], flow[5], progress, told_at)
+    flow_answer[#flow_answer + 1] = {index, payload, store('agent_workflow', payload)}
+  end
 end
 
 local function newer(state, attempt, rank, worker)
@@ -94,15 +136,19 @@ local function newer(state, attempt, rank, worker)
   return tonumber(rank) > tonumber(state.rank)
 end
 
-local function status(event, payload, job, attempt, rank, worker)
+local function status(event, payload, job, attempt, rank, worker, kind, root, index)
   local state = read(job)
   if state and state.status == payload then return state.status_at end
   if not newer(state, attempt, rank, worker) then return 0 end
   if rank == 'E' then rank = '2' end
   local same = state and state.attempt == attempt
   local at = store(event, payload)
-  write(job, {attempt = attempt, rank = rank, worker = worker, percent = same and state.percent or 0, status_at = at,
-    progress_at = same and state.progress_at or 0, status = payload, progress = same and state.progress or ''})
+  local share = (kind == 'done' or kind == 'failed') and 100 or (state and state.share or 0)
+  local after = {attempt = attempt, rank = rank, worker = worker, kind = kind, share = share,
+    root = state and state.root or root, percent = same and state.percent or 0, status_at = at,
+    progress_at = same and state.progress_at or 0, status = payload, progress = same and state.progress or ''}
+  write(job, after)
+  account(index, state, after)
   if rank == '2' or rank == 'L' then
     redis.call('ZADD', ended, clock, job)
   else
@@ -111,8 +157,8 @@ local function status(event, payload, job, attempt, rank, worker)
   return at
 end
 
-local function progress(event, payload, job, attempt, percent)
-  local state = read(job)
+local function progress(event, payload, job, attempt, percent, root, index)
+  local state, before = read(job), read(job)
   if state and state.progress == payload then return state.progress_at end
   if state then
     if attempt < state.attempt then return 0 end
@@ -120,35 +166,40 @@ local function progress(event, payload, job, attempt, percent)
       return 0
     end
   else
-    state = {attempt = attempt, rank = '1', worker = '-', percent = 0, status_at = 0, progress_at = 0, status = '', progress = ''}
+    state = {attempt = attempt, rank = '1', worker = '-', kind = 'running', share = 0, root = root, percent = 0, status_at = 0, progress_at = 0, status = '', progress = ''}
   end
   local at = store(event, payload)
   if attempt > state.attempt then
-    state.attempt, state.rank = attempt, '1'
+    state.attempt, state.rank, state.kind = attempt, '1', 'running'
   end
+  state.share = math.max(state.share, percent)
   state.percent, state.progress_at, state.progress = percent, at, payload
   write(job, state)
+  account(index, before, state)
   return at
 end
 
-for i = 5, #ARGV, 7 do
+for i = 7, #ARGV, 9 do
+  local index = (i - 7) / 9
   local event, payload, job, attempt = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
   local rank, percent, worker = ARGV[i + 4], tonumber(ARGV[i + 5]), ARGV[i + 6]
+  local kind, root = ARGV[i + 7], ARGV[i + 8]
   if rank == 'p' then
-    answer[#answer + 1] = progress(event, payload, job, attempt, percent)
+    answer[#answer + 1] = progress(event, payload, job, attempt, percent, root, index)
   elseif rank == 'c' then
     answer[#answer + 1] = store(event, payload)
   else
-    answer[#answer + 1] = status(event, payload, job, attempt, rank, worker)
+    answer[#answer + 1] = status(event, payload, job, attempt, rank, worker, kind, root, index)
   end
 end
 redis.call('HSET', meta, 'offset', offset)
 
-let_go(jobs, ended, clock - ended_ttl, size)
+let_go(jobs, flows, ended, clock - ended_ttl, size)
 for _, old in ipairs(redis.call('XRANGE', events, '-', '+', 'COUNT', 4)) do
   if tonumber(old[2][6]) < clock - ttl then redis.call('XDEL', events, old[1]) end
 end
 for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, math.ceil(ttl)) end
+answer[#answer + 1] = flow_answer
 return answer
 """
 )
@@ -199,23 +250,23 @@ return {lost, expired}
 _READ = (
     _LET_GO
     + """
-local meta, events, jobs, ended = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local meta, events, jobs, ended, flows = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local since_epoch, since, most = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local found = redis.call('HMGET', meta, 'epoch', 'offset')
 local epoch, offset = found[1], tonumber(found[2] or 0)
 if not epoch or (since_epoch == epoch and since > offset) then
-  if not found[1] then redis.call('DEL', events, jobs, ended) end
+  if not found[1] then redis.call('DEL', events, jobs, ended, flows) end
   epoch = ARGV[1]
   redis.call('HSET', meta, 'epoch', epoch, 'offset', offset)
   redis.call('EXPIRE', meta, ARGV[5])
 end
-let_go(jobs, ended, tonumber(redis.call('TIME')[1]) - tonumber(ARGV[6]), tonumber(ARGV[7]))
+let_go(jobs, flows, ended, tonumber(redis.call('TIME')[1]) - tonumber(ARGV[6]), tonumber(ARGV[7]))
 local missed, complete = {}, 0
 if since_epoch == epoch and since >= 0 and offset - since <= most then
   missed = redis.call('XRANGE', events, (since + 1) .. '-0', '+')
   if #missed == offset - since then complete = 1 else missed = {} end
 end
-return {epoch, offset, complete, missed, redis.call('HGETALL', jobs)}
+return {epoch, offset, complete, missed, redis.call('HGETALL', jobs), redis.call('HGETALL', flows)}
 """
 )
 
@@ -240,6 +291,7 @@ class Snapshot(msgspec.Struct, frozen=True):
         offset: Of the newest event.
         recovered: Whether ``events`` is all that came after the client's ``since``.
         jobs: The latest state of every live and recently ended job.
+        workflows: Where every workflow of more than one job is.
         events: ``{event, data}`` of what was missed, in order; empty unless ``recovered``.
     """
 
@@ -247,6 +299,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     offset: int
     recovered: bool
     jobs: list[dict[str, Any]]
+    workflows: list[dict[str, Any]]
     events: list[dict[str, Any]]
 
 
@@ -280,13 +333,14 @@ class History:
         self._hold = self._redis.register_script(_HOLD)
         self._reap = self._redis.register_script(_REAP)
 
-    def append(self, events: list[Outgoing]) -> list[Outgoing | None] | None:
-        """Store events, and return them with their epoch and offset; None for each that is no news.
+    def append(self, events: list[Outgoing]) -> list[list[Outgoing]] | None:
+        """Store events, and return what to tell of each: itself with epoch and offset, and what its workflow has come to.
 
-        An event is no news when its job has come further: a lower attempt, or a lower rank in the same one.
+        There is nothing to tell of an event that is no news: its job has come further, to a higher attempt, or to a
+        higher rank in the same one.
 
         Returns:
-            The events, or None when Redis cannot be reached. Some may have been stored then; storing a status or
+            What to tell, or None when Redis cannot be reached. Some may have been stored then; storing a status or
             progress again changes nothing. When Redis refuses to store (it is full, say) they come back as they are:
             better told without an offset than not at all.
         """
@@ -297,20 +351,24 @@ class History:
             return None
         except redis.RedisError as error:
             self._log("history is refused by %s, so events go out without it: %r", error)
-            return list(events)
+            return [[event] for event in events]
 
     def _log(self, message: str, error: Exception) -> None:
         if time.monotonic() - self._logged_at >= LOG_INTERVAL:
             self._logged_at = time.monotonic()
             logger.error(message, redact(self._url), error)
 
-    def _append_all(self, events: list[Outgoing]) -> list[Outgoing | None]:
-        answers: dict[int, Outgoing | None] = {}
+    def _append_all(self, events: list[Outgoing]) -> list[list[Outgoing]]:
+        answers: dict[int, list[Outgoing]] = {}
         for project_id, group in _by_project(events).items():
-            answer = self._append(keys=self._keys(project_id), args=self._arguments(event for _, event in group))
-            epoch = answer[0].decode()
-            for (position, event), offset in zip(group, answer[1:], strict=True):
-                answers[position] = stamp(event, {"epoch": epoch, "offset": offset}) if offset else None
+            keys, args = self._keys(project_id), self._arguments(project_id, [event for _, event in group])
+            epoch, *offsets, flows = self._append(keys=keys, args=args)
+            word = epoch.decode()
+            for (position, event), offset in zip(group, offsets, strict=True):
+                answers[position] = [stamp(event, {"epoch": word, "offset": offset})] if offset else []
+            for index, payload, offset in flows:
+                flow = Outgoing(project_id, WORKFLOW_EVENT, payload, rank=0)
+                answers[group[index][0]].append(stamp(flow, {"epoch": word, "offset": offset}))
         self._note_expiries([event for event in events if event.expires_at is not None])
         return [answers[position] for position in range(len(events))]
 
@@ -320,11 +378,12 @@ class History:
             self._redis.zadd(expiring, {event.job_id or "": event.expires_at or 0.0})
             self._redis.hset(jobs, event.job_id or "", _job_json(event))
 
-    def _arguments(self, events: Iterable[Outgoing]) -> list[Any]:
+    def _arguments(self, project_id: str, events: list[Outgoing]) -> list[Any]:
         args: list[Any] = [_new_epoch(), self._size, self._ttl, min(ENDED_TTL, self._ttl)]
+        args += [msgspec.json.encode(now()), msgspec.json.encode(project_id)]
         for event in events:
             args += [event.event, event.payload, event.job_id or "", event.attempt, _rank(event), event.percent]
-            args.append(quote(event.worker) or "-")
+            args += [quote(event.worker) or "-", event.kind, _token(event.root_id)]
         return args
 
     def read(self, project_id: str, since_epoch: str = "", since_offset: int = -1) -> Snapshot:
@@ -333,7 +392,7 @@ class History:
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
-        epoch, offset, complete, missed, jobs = self._read(
+        epoch, offset, complete, missed, jobs, flows = self._read(
             keys=self._keys(project_id),
             args=[
                 *(_new_epoch(), since_epoch, since_offset, min(MAX_RECOVERED, self._size)),
@@ -346,12 +405,13 @@ class History:
             offset=offset,
             recovered=bool(complete),
             jobs=sorted((_job(entry) for entry in jobs[1::2]), key=lambda job: str(job.get("timestamp"))),
+            workflows=_workflows(project_id, flows),
             events=[_missed(entry, word) for entry in missed],
         )
 
     def _keys(self, project_id: str) -> list[str]:
         start = f"{self._prefix}{{{quote(project_id, safe='')}}}:"
-        return [start + name for name in ("meta", "events", "jobs", "ended")]
+        return [start + name for name in ("meta", "events", "jobs", "ended", "flows")]
 
     # -- leases -------------------------------------------------------------------------------------------------
 
@@ -473,9 +533,26 @@ def _job(entry: bytes) -> dict[str, Any]:
     return {**told, **{name: done.get(name) for name in ("progress", "message", "current", "total")}}
 
 
+def _workflows(project_id: str, flows: list[bytes]) -> list[dict[str, Any]]:
+    told = []
+    for root_id, entry in zip(flows[::2], flows[1::2], strict=True):
+        total, queued, running, done, failed, _, progress = entry.split()
+        if int(total) > 1:
+            counts = {"total": total, "queued": queued, "running": running, "done": done, "failed": failed}
+            numbers = {name: int(number) for name, number in counts.items()}
+            told.append({"root_id": root_id.decode(), "project_id": project_id, **numbers, "progress": int(progress)})
+    return told
+
+
+def _token(root_id: str | None) -> str:
+    """Return a root id as one word, "-" for none or for one that would not be one word."""
+    return root_id if root_id and not any(letter.isspace() for letter in root_id) else "-"
+
+
 def _missed(entry: Any, epoch: str) -> dict[str, Any]:
     offset = int(entry[0].split(b"-")[0])
     fields = dict(zip(entry[1][::2], entry[1][1::2], strict=True))
     name = fields[b"e"].decode()
-    event = Outgoing("", name, fields[b"p"], rank=0 if name == STATUS_EVENT else None, progress=name == PROGRESS_EVENT)
+    plain = name in (STATUS_EVENT, PROGRESS_EVENT, WORKFLOW_EVENT)
+    event = Outgoing("", name, fields[b"p"], rank=0 if plain else None)
     return {"event": name, "data": msgspec.json.decode(stamp(event, {"epoch": epoch, "offset": offset}).payload)}

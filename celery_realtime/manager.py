@@ -46,7 +46,7 @@ class SocketIOManager:
         self._settings = settings
         self._connect = connect
         self._tracked: Recent[str, str] = Recent(TRACKED_JOBS)
-        self._stamped: dict[int, tuple[Outgoing, Outgoing | None]] = {}
+        self._stamped: dict[int, tuple[Outgoing, list[Outgoing]]] = {}
         self.counts: Counter[str] = Counter()
         #: The Socket.IO server, once one is attached.
         self.sio: Any = None
@@ -97,17 +97,17 @@ class SocketIOManager:
         remembered = self._remember(self.history, batch)
         if remembered is None:
             return 0
-        news = [position for position, event in enumerate(remembered) if event is not None]
-        sent = self.publisher.publish_events([event for event in remembered if event is not None])
+        news = [(position, event) for position, told in enumerate(remembered) for event in told]
+        sent = self.publisher.publish_events([event for _, event in news])
         if sent < len(news):
             self._stamped = {id(event): (event, told) for event, told in zip(batch, remembered, strict=True)}
-            return news[sent]
+            return news[sent][0]
         self._stamped = {}
-        self.counts["stale"] += len(batch) - len(news)
+        self.counts["stale"] += remembered.count([])
         return len(batch)
 
-    def _remember(self, history: History, batch: list[Outgoing]) -> list[Outgoing | None] | None:
-        """Return the events as history stamped them, None for what is no news; None for all when Redis is away.
+    def _remember(self, history: History, batch: list[Outgoing]) -> list[list[Outgoing]] | None:
+        """Return what history says to tell of each event; None when Redis is away.
 
         What was stamped in an earlier try, and then not published, keeps its offset.
         """
