@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 REMEMBERED = 10000
 GRACE = 2.0
 PARENT_HEADER = "realtime_parent_id"
+ROOT_HEADER = "realtime_root_id"
 
 
 class _Publication:
@@ -174,6 +175,7 @@ class Bridge:
             headers[HEADER] = project
             _hand_down(project, body)
         self._keep_parent(job_id, headers)
+        self._keep_root(headers)
         job = self._published_job(job_id, sender, headers, project)
         if self._tell_published(job, headers.get("expires")):
             publication.queued = job
@@ -187,13 +189,23 @@ class Bridge:
     def _job_of_headers(self, job_id: str, name: str, headers: Any) -> Job:
         return self._published_job(job_id, name, headers, _readable(headers.get(HEADER), name))
 
+    def _keep_root(self, headers: Any) -> None:
+        """Let all of a workflow have one root: Celery makes each member of a group that starts one a root of its own."""
+        running = self.app.current_task
+        if running is not None and running.request.id is not None:
+            root = _root_of(vars(running.request))
+        else:
+            root = headers.get("group") or headers.get("root_id")
+        if root is not None and root != headers.get("root_id"):
+            headers[ROOT_HEADER] = root
+
     def _published_job(self, job_id: str, name: str, headers: Any, project: str | None) -> Job:
         return Job(
             job_id=job_id,
             project_id=project,
             task=name,
             attempt=headers.get("retries") or 0,
-            root_id=headers.get("root_id"),
+            root_id=_root_of(headers),
             parent_id=_parent_of(headers),
             group_id=headers.get("group"),
         )
@@ -238,7 +250,7 @@ class Bridge:
             project_id=self._find_project(request.id, header, task.name, args, kwargs, inherited),
             task=task.name,
             attempt=request.retries or 0,
-            root_id=request.root_id,
+            root_id=_root_of(vars(request)),
             parent_id=_parent_of(vars(request)),
             group_id=request.group,
             worker=request.hostname,
@@ -485,6 +497,12 @@ def _later_steps(request: Any) -> list[Any]:
         else:
             members.append(step)
     return members
+
+
+def _root_of(headers: Any) -> str | None:
+    """Return what started a job's workflow: its first job, or the group that it started with."""
+    root: str | None = headers.get(ROOT_HEADER) or headers.get("root_id")
+    return root
 
 
 def _parent_of(headers: Any) -> str | None:

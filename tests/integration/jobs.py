@@ -90,6 +90,11 @@ def total(numbers: list[int]) -> int:
 
 
 @celery.task
+def total_counted(counts: list[dict[str, int]]) -> int:
+    return sum(count["counted"] for count in counts)
+
+
+@celery.task
 def note_error(failed: str) -> str:
     return f"noted {failed}"
 

@@ -1,0 +1,75 @@
+"""pytest-celery's matrix on local processes; with ``CELERY_TEST_NODES=docker`` on its Docker containers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from pytest_celery import CeleryTestBroker
+
+import tests.integration.matrix_tasks
+from tests.integration.local_nodes import LocalRabbitMQ, LocalRedis, LocalWorker
+from tests.processes import ROOT
+from tests.services import RabbitMQServer, RedisServer
+
+
+@pytest.fixture
+def default_worker_tasks(default_worker_tasks: set[ModuleType]) -> set[ModuleType]:
+    return {*default_worker_tasks, tests.integration.matrix_tasks}
+
+
+@pytest.fixture
+def default_worker_command(default_worker_command: list[str]) -> list[str]:
+    return [*default_worker_command, "--pool=prefork", "--concurrency=2", "--without-mingle", "--without-gossip"]
+
+
+@pytest.fixture(params=["celery_redis_broker", "celery_rabbitmq_broker"])
+def celery_broker(request: pytest.FixtureRequest) -> Iterator[CeleryTestBroker]:
+    """Give the brokers a fixed order: pytest-celery has them in a set, and pytest-xdist insists on one order."""
+    broker: CeleryTestBroker = request.getfixturevalue(request.param)
+    yield broker
+    broker.teardown()
+
+
+if os.environ.get("CELERY_TEST_NODES") == "docker":
+    from pytest_docker_tools import build
+
+    # The image of pytest-celery lacks celery_realtime.
+    celery_base_worker_image = build(
+        path=str(ROOT), dockerfile="tests/integration/Dockerfile", tag="celery-realtime/worker:test"
+    )
+
+else:
+
+    @pytest.fixture
+    def default_redis_broker(redis_server: RedisServer) -> LocalRedis:
+        redis_server.ensure_running()
+        return LocalRedis(redis_server)
+
+    @pytest.fixture
+    def default_redis_backend(results_server: RedisServer) -> LocalRedis:
+        results_server.ensure_running()
+        return LocalRedis(results_server)
+
+    @pytest.fixture
+    def default_rabbitmq_broker(rabbitmq_server: RabbitMQServer) -> LocalRabbitMQ:
+        rabbitmq_server.ensure_running()
+        return LocalRabbitMQ(rabbitmq_server)
+
+    @pytest.fixture
+    def default_worker_container(
+        tmp_path: Path,
+        default_worker_command: list[str],
+        default_worker_env: dict[str, str],
+        default_worker_initial_content: dict[str, Any],
+    ) -> Iterator[LocalWorker]:
+        node = LocalWorker(
+            tmp_path / "worker", default_worker_command, default_worker_env, default_worker_initial_content
+        )
+        node.process.start()
+        yield node
+        node.process.kill()

@@ -1,0 +1,22 @@
+"""Tasks that pytest-celery copies into its workers, local or in a container."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from celery import shared_task
+
+
+@shared_task(bind=True)
+def count(self: Any, total: int) -> dict[str, int]:
+    """Count, and store how far it got."""
+    for current in range(1, total + 1):
+        self.update_state(state="PROGRESS", meta={"current": current, "total": total})
+    return {"total": total, "pid": os.getpid(), "parent": os.getppid()}
+
+
+@shared_task
+def worker_pid() -> int:
+    """Return the pid of the worker's main process."""
+    return os.getppid()

@@ -1,0 +1,135 @@
+"""A job whose worker is killed does not stay "running" for ever, and one whose worker lives is left alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.integration import jobs
+from tests.integration.stage import Stage, new_project, producing
+from tests.integration.test_jobs import start, states
+from tests.launcher import Launcher
+from tests.services import Broker
+
+LOST_AFTER = 3.0
+
+
+@pytest.fixture
+def stage(launcher: Launcher, broker: Broker) -> Iterator[Stage]:
+    with producing(broker):
+        yield Stage(launcher, broker, env={"LOST_AFTER": str(LOST_AFTER)})
+
+
+def test_a_killed_worker_s_job_is_lost_within_the_stated_time(stage: Stage, tmp_path: Path) -> None:
+    project = new_project()
+    with stage.watch(project) as client:
+        job = start(jobs.hold, str(tmp_path / "never"), project=project)
+        client.wait_for_event("agent_progress", job_id=job)
+        killed = time.monotonic()
+        stage.worker.kill()
+        end = client.wait_for_end(job, timeout=LOST_AFTER + 5)
+        took = time.monotonic() - killed
+    assert (end["status"], end["state"]) == ("error", "LOST")
+    assert stage.worker.hostname in end["error"]
+    assert took <= LOST_AFTER + 1
+    assert [state for _, state, _ in states(client, job)] == ["PENDING", "STARTED", "LOST"]
+
+
+def test_a_queued_job_of_a_killed_worker_stays_queued(stage: Stage, tmp_path: Path) -> None:
+    project = new_project()
+    with stage.watch(project) as client:
+        running = [start(jobs.hold, str(tmp_path / "never"), project=project) for _ in range(2)]
+        for job in running:
+            client.wait_for_event("agent_progress", job_id=job)
+        waiting = start(jobs.add, 1, 2, project=project)
+        stage.worker.kill()
+        for job in running:
+            assert client.wait_for_end(job, timeout=LOST_AFTER + 5)["state"] == "LOST"
+        assert client.statuses(waiting) == ["queued"]
+
+
+def test_a_redelivered_job_is_running_again_and_ends_once(launcher: Launcher, stage: Stage, tmp_path: Path) -> None:
+    if stage.broker.name != "rabbitmq":
+        pytest.skip("Redis delivers again only after the visibility timeout")
+    project = new_project()
+    with stage.watch(project) as client:
+        job = start(jobs.hold_late, str(tmp_path / "go"), project=project)
+        client.wait_for_event("agent_status", job_id=job, status="running")
+        launcher.worker("tests.integration.jobs", broker=stage.broker, env={"LOST_AFTER": str(LOST_AFTER)}, name="two")
+        stage.worker.kill()
+        client.wait(
+            lambda events: [d for e, d in events if e == "agent_status" and str(d["worker"]).startswith("two@")]
+        )
+        marker = start(jobs.hold, str(tmp_path / "never"), LOST_AFTER + 2, project=project)
+        client.wait_for_end(marker, timeout=20)
+        assert "error" not in client.statuses(job)
+        (tmp_path / "go").touch()
+        assert client.wait_for_end(job)["status"] == "success"
+
+
+def test_a_worker_that_stops_and_goes_on_within_the_lease_loses_nothing(stage: Stage, tmp_path: Path) -> None:
+    project = new_project()
+    with stage.watch(project) as client:
+        job = start(jobs.hold, str(tmp_path / "go"), project=project)
+        client.wait_for_event("agent_progress", job_id=job)
+        stage.worker.pause()
+        paused = start(jobs.count, 1, project=project)
+        client.wait_for_event("agent_status", job_id=paused, status="queued")
+        stage.worker.resume()
+        client.wait_for_end(paused)
+        (tmp_path / "go").touch()
+        assert client.wait_for_end(job)["status"] == "success"
+
+
+def test_a_worker_that_was_away_for_too_long_takes_its_job_back(stage: Stage, tmp_path: Path) -> None:
+    project = new_project()
+    with stage.watch(project) as client:
+        job = start(jobs.hold, str(tmp_path / "go"), project=project)
+        client.wait_for_event("agent_progress", job_id=job)
+        stage.worker.pause()
+        assert client.wait_for_end(job, timeout=LOST_AFTER + 5)["state"] == "LOST"
+        stage.worker.resume()
+        (tmp_path / "go").touch()
+        client.wait(lambda events: [d for _, d in events if d.get("job_id") == job and d.get("status") == "success"])
+    assert states(client, job)[-1][1] == "SUCCESS"
+
+
+@pytest.mark.parametrize("pool", ["solo", "threads"])
+def test_a_long_job_that_keeps_the_interpreter_busy_is_not_lost(
+    launcher: Launcher, redis_broker: Broker, pool: str
+) -> None:
+    project = new_project()
+    with producing(redis_broker):
+        stage = Stage(launcher, redis_broker, pool=pool, env={"LOST_AFTER": "1.5"})
+        with stage.watch(project) as client:
+            job = start(jobs.spin, 4.0, project=project)
+            assert client.wait_for_end(job, timeout=20)["status"] == "success"
+    assert [state for _, state, _ in states(client, job)] == ["PENDING", "STARTED", "SUCCESS"]
+
+
+def test_a_child_killed_from_outside_is_told_by_its_parent(stage: Stage, tmp_path: Path) -> None:
+    project = new_project()
+    with stage.watch(project) as client:
+        job = start(jobs.hold, str(tmp_path / "never"), project=project)
+        client.wait_for_event("agent_progress", job_id=job)
+        for child in psutil.Process(stage.worker.pid).children():
+            os.kill(child.pid, signal.SIGKILL)
+        end = client.wait_for_end(job)
+    assert (end["state"], end["error"].split(":")[0]) == ("FAILURE", "WorkerLostError")
+
+
+def test_a_job_that_expires_in_the_queue_is_told(launcher: Launcher, broker: Broker) -> None:
+    project = new_project()
+    with producing(broker):
+        stage = Stage(launcher, broker, env={"LOST_AFTER": str(LOST_AFTER)})
+        with stage.watch(project) as client:
+            stage.worker.stop()
+            job = jobs.add.apply_async((1, 2), expires=0.5, headers={"project_id": project}).id
+            end = client.wait_for_end(job, timeout=10)
+    assert (end["status"], end["state"], end["error"]) == ("error", "REVOKED", "TaskRevokedError: expired")
