@@ -31,6 +31,7 @@ REMEMBERED = 10000
 GRACE = 2.0
 PARENT_HEADER = "realtime_parent_id"
 ROOT_HEADER = "realtime_root_id"
+STALL_HEADER = "stall_after"
 
 
 class _Publication:
@@ -254,6 +255,7 @@ class Bridge:
             parent_id=_parent_of(vars(request)),
             group_id=request.group,
             worker=request.hostname,
+            stall_after=_stall_after(task, request),
         )
 
     def _on_prerun(self, task: Any = None, args: Any = None, kwargs: Any = None, **_: Any) -> None:
@@ -442,7 +444,8 @@ class Bridge:
             self._manager.count_homeless(job)
         else:
             told = events.outgoing_status(events.status_change(job, state, **details))
-            self._manager.publish(told if expires_at is None else told._replace(expires_at=expires_at))
+            stall_after = job.stall_after if state == "STARTED" else None
+            self._manager.publish(told._replace(expires_at=expires_at, stall_after=stall_after))
 
 
 def _project_header(request: Any) -> str | None:
@@ -497,6 +500,18 @@ def _later_steps(request: Any) -> list[Any]:
         else:
             members.append(step)
     return members
+
+
+def _stall_after(task: Any, request: Any) -> float | None:
+    """Return after how many seconds of silence a job counts as stalled: its ``stall_after`` header, or its task's."""
+    value = getattr(request, STALL_HEADER, None) or (getattr(request, "headers", None) or {}).get(STALL_HEADER)
+    value = value if value is not None else getattr(task, STALL_HEADER, None)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        logger.warning("stall_after of task %s must be a number of seconds above 0, not %r", task.name, value)
+        return None
+    return float(value)
 
 
 def _root_of(headers: Any) -> str | None:

@@ -49,6 +49,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         job_id: The Celery task id.
         project_id: The project whose subscribers see it; None reaches nobody.
         attempt: 0 at first, one more for each retry (Celery's ``request.retries``).
+        stall_after: Seconds without an update after which a running job counts as stalled; never when None.
     """
 
     job_id: str
@@ -59,6 +60,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     parent_id: str | None = None
     group_id: str | None = None
     worker: str | None = None
+    stall_after: float | None = None
 
 
 class StatusChange(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="status_change"):
@@ -93,6 +95,7 @@ class ProgressUpdate(msgspec.Struct, frozen=True, kw_only=True, tag_field="event
     total: int | float | None = None
     task: str | None = None
     attempt: int = 0
+    stalled: bool | UnsetType = UNSET
 
 
 class Outgoing(NamedTuple):
@@ -109,6 +112,7 @@ class Outgoing(NamedTuple):
         root_id: The first job of its workflow.
         gate: ``L`` for LOST, which ends only what runs, and which a redelivery may reopen; ``E`` for an expiry that
             nobody told, which ends only what is queued.
+        stall_after: Seconds after which a running job counts as stalled if nothing more is heard of it.
         expires_at: When a queued job expires, in seconds since the epoch.
     """
 
@@ -125,6 +129,7 @@ class Outgoing(NamedTuple):
     root_id: str | None = None
     gate: str = ""
     expires_at: float | None = None
+    stall_after: float | None = None
 
 
 def now() -> str:
@@ -228,8 +233,10 @@ def status_change(
 ) -> StatusChange:
     """Build the event that tells a job's new state; the job must have a project."""
     assert job.project_id is not None
+    identity = msgspec.structs.asdict(job)
+    del identity["stall_after"]
     return StatusChange(
-        **msgspec.structs.asdict(job),
+        **identity,
         status=STATUS_OF_STATE[state],
         state=state,
         timestamp=now(),

@@ -195,7 +195,8 @@ class Realtime:
         if job.project_id is None:
             self.manager.count_homeless(job)
         else:
-            self.manager.publish(events.outgoing_progress(progress.progress_update(job, report)), due)
+            told = events.outgoing_progress(progress.progress_update(job, report))
+            self.manager.publish(told._replace(stall_after=job.stall_after), due)
 
     def _mirror_progress(self, job: Job, report: Progress, due: float) -> None:
         meta = msgspec.json.encode(report)

@@ -393,11 +393,11 @@ def _replayed(snapshot: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Return a snapshot as the ordinary events that tell it to a client without a callback."""
     told = []
     for job in snapshot["jobs"]:
-        status = {name: value for name, value in job.items() if name not in PROGRESS_FIELDS}
+        status = {name: value for name, value in job.items() if name not in (*PROGRESS_FIELDS, "stalled")}
         told.append((STATUS_EVENT, {**status, "replayed": True}))
         if job["progress"] is not None and job["status"] in ("queued", "running"):
             identity = {name: job.get(name) for name in ("job_id", "project_id", "timestamp", "task", "attempt")}
-            done = {name: job[name] for name in PROGRESS_FIELDS}
+            done = {name: job[name] for name in PROGRESS_FIELDS} | ({"stalled": True} if job["stalled"] else {})
             told.append((PROGRESS_EVENT, {"event": "progress_update", **identity, **done, "replayed": True}))
     return told
 

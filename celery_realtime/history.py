@@ -16,7 +16,16 @@ from urllib.parse import quote
 import msgspec
 import redis
 
-from celery_realtime.events import PROGRESS_EVENT, STATUS_EVENT, WORKFLOW_EVENT, Job, Outgoing, now, stamp
+from celery_realtime.events import (
+    PROGRESS_EVENT,
+    STATUS_EVENT,
+    WORKFLOW_EVENT,
+    Job,
+    Outgoing,
+    ProgressUpdate,
+    now,
+    stamp,
+)
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.settings import redact
 
@@ -217,7 +226,8 @@ redis.call('EXPIRE', KEYS[2], ARGV[2])
 return known and 1 or 0
 """
 
-# KEYS: the workers, when somebody last looked, the queued jobs by the time of their expiry, their JSON. ARGV: seconds
+# KEYS: the workers, when somebody last looked, the queued jobs by the time of their expiry, their JSON, the running ones
+# by the time at which they count as stalled, what to tell then. ARGV: seconds
 # that a lease lasts, seconds between two looks, seconds of patience with an expiry, start of the keys of workers' jobs.
 # Whoever looks first after nobody could (Redis was away, say) gives every worker the time of a lease to come back.
 # What is found is hidden from other reapers for the time of a lease; its finder says when it is dealt with.
@@ -242,7 +252,20 @@ for _, job in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', clock - tonumb
   expired[#expired + 1] = job
   expired[#expired + 1] = redis.call('HGET', KEYS[4], job) or ''
 end
-return {lost, expired}
+local stalled = {}
+for _, job in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', clock, 'LIMIT', 0, 100)) do
+  stalled[#stalled + 1] = redis.call('HGET', KEYS[6], job) or ''
+  redis.call('ZREM', KEYS[5], job)
+  redis.call('HDEL', KEYS[6], job)
+end
+return {lost, expired, stalled}
+"""
+
+# KEYS: the running jobs by the time at which they count as stalled, what to tell then. ARGV: job, seconds, JSON.
+_AWAIT = """
+local time = redis.call('TIME')
+redis.call('ZADD', KEYS[1], tonumber(time[1]) + tonumber(time[2]) / 1000000 + tonumber(ARGV[2]), ARGV[1])
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
 """
 
 # since_offset -1: a snapshot only. An offset from the future means that the server lost its newest writes: what comes
@@ -277,10 +300,12 @@ class Found(msgspec.Struct, frozen=True):
     Attributes:
         lost: The jobs of each worker whose lease has lapsed.
         expired: Jobs whose time to be started is over, whatever has become of them.
+        stalled: The last progress of jobs that have not been heard of for as long as they said they might.
     """
 
     lost: dict[str, list[Job]]
     expired: list[Job]
+    stalled: list[ProgressUpdate]
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -331,6 +356,7 @@ class History:
         self._append = self._redis.register_script(_APPEND)
         self._read = self._redis.register_script(_READ)
         self._hold = self._redis.register_script(_HOLD)
+        self._await = self._redis.register_script(_AWAIT)
         self._reap = self._redis.register_script(_REAP)
 
     def append(self, events: list[Outgoing]) -> list[list[Outgoing]] | None:
@@ -370,6 +396,7 @@ class History:
                 flow = Outgoing(project_id, WORKFLOW_EVENT, payload, rank=0)
                 answers[group[index][0]].append(stamp(flow, {"epoch": word, "offset": offset}))
         self._note_expiries([event for event in events if event.expires_at is not None])
+        self._note_stalls([event for event in events if event.stall_after is not None])
         return [answers[position] for position in range(len(events))]
 
     def _note_expiries(self, events: list[Outgoing]) -> None:
@@ -413,6 +440,11 @@ class History:
         start = f"{self._prefix}{{{quote(project_id, safe='')}}}:"
         return [start + name for name in ("meta", "events", "jobs", "ended", "flows")]
 
+    def _note_stalls(self, events: list[Outgoing]) -> None:
+        for event in events:
+            keys = self._lease_keys("stalling", "stalling-jobs")
+            self._await(keys=keys, args=[event.job_id or "", event.stall_after, _progress_json(event)])
+
     # -- leases -------------------------------------------------------------------------------------------------
 
     def hold(self, worker: str, jobs: list[Job], lease: float) -> bool:
@@ -446,14 +478,15 @@ class History:
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
-        keys = self._lease_keys("alive", "reaper", "expiring", "expiring-jobs")
-        lost, expired = self._reap(keys=keys, args=[lease, pause, patience, self._lease_keys("held:")[0]])
+        keys = self._lease_keys("alive", "reaper", "expiring", "expiring-jobs", "stalling", "stalling-jobs")
+        lost, expired, stalled = self._reap(keys=keys, args=[lease, pause, patience, self._lease_keys("held:")[0]])
         return Found(
             lost={
                 worker.decode(): [msgspec.json.decode(job, type=Job) for job in jobs]
                 for worker, jobs in zip(lost[::2], lost[1::2], strict=True)
             },
             expired=[msgspec.json.decode(job, type=Job) for job in expired[1::2] if job],
+            stalled=[msgspec.json.decode(told, type=ProgressUpdate) for told in stalled if told],
         )
 
     def reaped(self, worker: str) -> None:
@@ -508,6 +541,23 @@ def _job_json(event: Outgoing) -> bytes:
     return msgspec.json.encode(Job(job_id=job_id, project_id=event.project_id, attempt=event.attempt, **names))
 
 
+def _progress_json(event: Outgoing) -> bytes:
+    """Return how far a job is, as far as a status or progress event tells it."""
+    told = msgspec.json.decode(event.payload)
+    names = ("message", "current", "total", "task")
+    fields: dict[str, Any] = {name: told.get(name) for name in names if isinstance(told, dict)}
+    return msgspec.json.encode(
+        ProgressUpdate(
+            job_id=event.job_id or "",
+            project_id=event.project_id,
+            progress=event.percent,
+            timestamp="",
+            attempt=event.attempt,
+            **{"message": None, **fields},
+        )
+    )
+
+
 def _rank(event: Outgoing) -> str:
     if event.progress:
         return "p"
@@ -530,7 +580,8 @@ def _job(entry: bytes) -> dict[str, Any]:
             "result": None,
             "error": None,
         }
-    return {**told, **{name: done.get(name) for name in ("progress", "message", "current", "total")}}
+    reached = {name: done.get(name) for name in ("progress", "message", "current", "total")}
+    return {**told, **reached, "stalled": told.get("status") == "running" and bool(done.get("stalled"))}
 
 
 def _workflows(project_id: str, flows: list[bytes]) -> list[dict[str, Any]]:

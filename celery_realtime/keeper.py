@@ -116,6 +116,9 @@ class Keeper:
             self._tell(job, "REVOKED", gate="E", error="TaskRevokedError: expired")
         if found.expired and self._manager.flush():
             history.expired([job.job_id for job in found.expired])
+        for told in found.stalled:
+            stalled = msgspec.structs.replace(told, stalled=True, timestamp=events.now())
+            self._manager.publish(events.outgoing_progress(stalled))
 
     def _tell(self, job: Job, state: str, error: str | None = None, gate: str = "") -> None:
         if job.project_id is None:

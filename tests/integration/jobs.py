@@ -61,6 +61,15 @@ def hold_late(self: Any, path: str, seconds: float = 20.0) -> str:
     return str(hold.run(path, seconds))
 
 
+@celery.task(bind=True, stall_after=0.5)
+def hold_twice(self: Any, path: str) -> str:
+    """Report, hold, report once more, and hold again."""
+    self.update_progress(10, "first")
+    hold.run(f"{path}-1")
+    self.update_progress(60, "again")
+    return str(hold.run(f"{path}-2"))
+
+
 @celery.task(bind=True)
 def fail(self: Any) -> None:
     self.update_progress(40, "about to fail")
