@@ -15,7 +15,7 @@ SALT = "celery_realtime.token"
 MAX_TOKEN = 8192
 
 
-class TokenUser(str):
+class TokenUser(str):  # noqa: SLOT000  (a token's word needs a place)
     """A user id that a token vouched for, with what else the token said.
 
     Attributes:

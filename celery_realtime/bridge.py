@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 REMEMBERED = 10000
 GRACE = 2.0
 PARENT_HEADER = "realtime_parent_id"
+ATTEMPT_HEADER = "realtime_attempt"
 ROOT_HEADER = "realtime_root_id"
 STALL_HEADER = "stall_after"
 
@@ -172,26 +173,39 @@ class Bridge:
         self._publication.set(None)  # what a receiver or serializer publishes on the way is a publication of its own
         job_id, args, kwargs = _message_parts(headers, body)
         project = self._find_project(job_id, headers.get(HEADER), sender, args, kwargs, self._inherited_project())
+        carried = self._live_on(job_id, headers, body)
         if project is not None:
-            headers[HEADER] = project
-            _hand_down(project, body)
-        self._keep_parent(job_id, headers)
+            headers[HEADER] = carried[HEADER] = project
+        _hand_down(carried, body)
         self._keep_root(headers)
         job = self._published_job(job_id, sender, headers, project)
         if self._tell_published(job, headers.get("expires")):
             publication.queued = job
 
-    def _keep_parent(self, job_id: str, headers: Any) -> None:
-        """Let a retry remember its parent: Celery makes the failed attempt the parent of the next."""
-        running = self.app.current_task
-        if running is not None and running.request.id == job_id:
-            headers[PARENT_HEADER] = _parent_of(vars(running.request))
+    def _live_on(self, job_id: str, headers: Any, body: Any) -> dict[str, Any]:
+        """Let the running job live on in what it publishes under its own id; returns headers for the steps after that.
+
+        A retry remembers the job's parent: Celery makes the failed attempt the parent of the next. A replacement, or
+        the step of it that gets the id, goes on at the attempt that was replaced: Celery counts from 0 again.
+        """
+        task = self.app.current_task
+        request = None if task is None else task.request
+        if request is None or request.id is None or request.id not in (job_id, *_later_ids(body)):
+            return {}
+        request.realtime_republished = True
+        if request.id == job_id:
+            headers[PARENT_HEADER] = _parent_of(vars(request))
+        attempt = _attempt_of(request.id, vars(request))
+        if not attempt or headers.get("retries"):
+            return {}
+        headers[ATTEMPT_HEADER] = {request.id: attempt}
+        return {ATTEMPT_HEADER: {request.id: attempt}}
 
     def _job_of_headers(self, job_id: str, name: str, headers: Any) -> Job:
         return self._published_job(job_id, name, headers, _readable(headers.get(HEADER), name))
 
     def _keep_root(self, headers: Any) -> None:
-        """Let all of a workflow have one root: Celery makes each member of a group that starts one a root of its own."""
+        """Let all of a workflow have one root: of a group that starts one, Celery makes each member a root."""
         running = self.app.current_task
         if running is not None and running.request.id is not None:
             root = _root_of(vars(running.request))
@@ -205,7 +219,7 @@ class Bridge:
             job_id=job_id,
             project_id=project,
             task=name,
-            attempt=headers.get("retries") or 0,
+            attempt=_attempt_of(job_id, headers),
             root_id=_root_of(headers),
             parent_id=_parent_of(headers),
             group_id=headers.get("group"),
@@ -215,10 +229,8 @@ class Bridge:
         """Tell of a published job; returns whether it is a new one."""
         task = self.app.current_task
         request = None if task is None else task.request
-        if request is not None and request.id == job.job_id:
-            request.realtime_republished = True  # a retry or a replacement: the id lives on after this run
-            if job.attempt <= (request.retries or 0):
-                return False
+        if request is not None and request.id == job.job_id and job.attempt <= _attempt_of(job.job_id, vars(request)):
+            return False  # a replacement: the job is running already
         if job.attempt == 0:
             self._tell(job, "PENDING", expires_at=_epoch_seconds(expires))
             return True
@@ -250,7 +262,7 @@ class Bridge:
             job_id=request.id,
             project_id=self._find_project(request.id, header, task.name, args, kwargs, inherited),
             task=task.name,
-            attempt=request.retries or 0,
+            attempt=_attempt_of(request.id, vars(request)),
             root_id=_root_of(vars(request)),
             parent_id=_parent_of(vars(request)),
             group_id=request.group,
@@ -379,7 +391,11 @@ class Bridge:
         In prefork the parent says it. In the other pools a ``sys.exit()`` in a task, or a greenlet that a shutdown
         kills, leaves no other trace.
         """
-        if request.is_eager or _is_prefork_child():
+        if request.is_eager:
+            if isinstance(cause, Exception):  # thrown at the caller, and task_failure is not sent then
+                self._tell_failure(job, cause, None)
+            return
+        if _is_prefork_child():
             return
         if isinstance(cause, SystemExit):
             self._tell(job, "FAILURE", error=f"SystemExit: {cause.code}")
@@ -395,8 +411,8 @@ class Bridge:
         if job is not None:
             self._tell(job, "LOST", error="WorkerShutdown: the job was cut off")
 
-    def _on_worker_end(self, sender: Any = None, **_: Any) -> None:
-        for job_id in self._interrupted.keys():
+    def _on_worker_end(self, **_: Any) -> None:
+        for job_id in self._interrupted.names():
             self._give_up(job_id)
 
     def _tell_unreached(self, job: Job, request: Any, why: str) -> None:
@@ -404,7 +420,7 @@ class Bridge:
 
         Celery marks them as failed in the result backend, and sends no signal of them (celery/backends/base.py).
         """
-        for signature in _later_steps(request):
+        for signature in _later_steps(getattr(request, "chain", None), getattr(request, "chord", None)):
             options = signature.get("options") or {}
             if options.get("task_id"):
                 step = Job(
@@ -412,6 +428,7 @@ class Bridge:
                     project_id=_readable((options.get("headers") or {}).get(HEADER), signature.get("task"))
                     or job.project_id,
                     task=signature.get("task"),
+                    attempt=_attempt_of(options["task_id"], options.get("headers") or {}),
                     root_id=job.root_id,
                     parent_id=job.job_id,
                     group_id=options.get("group_id"),
@@ -483,10 +500,9 @@ def _is_prefork_child() -> bool:
     return bool(billiard.process.current_process().daemon)
 
 
-def _later_steps(request: Any) -> list[Any]:
+def _later_steps(chain: Any, chord: Any) -> list[Any]:
     """Return the signatures that a job's message carries along to be run after it: its chain, its chord's body."""
-    steps = list(getattr(request, "chain", None) or [])
-    chord = getattr(request, "chord", None)
+    steps = list(chain or [])
     if isinstance(chord, dict):
         steps.append(chord)
     members: list[Any] = []
@@ -520,6 +536,22 @@ def _root_of(headers: Any) -> str | None:
     return root
 
 
+def _later_ids(body: Any) -> list[Any]:
+    embed = _embedded(body)
+    return [(step.get("options") or {}).get("task_id") for step in _later_steps(embed.get("chain"), embed.get("chord"))]
+
+
+def _embedded(body: Any) -> Any:
+    """Return what a task message of protocol 2, or 1, carries along."""
+    return body.get("embed", body) if isinstance(body, dict) else body[2]
+
+
+def _attempt_of(job_id: str, headers: Any) -> int:
+    """Return how often a job was tried before, under its present task and under those that this one replaces."""
+    before = headers.get(ATTEMPT_HEADER)
+    return (headers.get("retries") or 0) + (before.get(job_id, 0) if isinstance(before, dict) else 0)
+
+
 def _parent_of(headers: Any) -> str | None:
     """Return the parent that a job had before it was retried, else the one that Celery names."""
     parent: str | None = headers.get(PARENT_HEADER, headers.get("parent_id"))
@@ -533,39 +565,41 @@ def _message_parts(headers: Any, body: Any) -> tuple[str, Any, Any]:
     return headers["id"], body[0], body[1]
 
 
-def _hand_down(project: str, body: Any) -> None:
-    """Write a job's project into the callbacks, errbacks, chain and chord that its message carries along.
+def _hand_down(carried: dict[str, Any], body: Any) -> None:
+    """Write headers, a job's project above all, into the callbacks, errbacks, chain and chord of its message.
 
     A worker's main process publishes some of them without ever running the job, so there is nothing else to inherit
     from. The signatures are copied: the caller may use the same ones for another project.
     """
-    embed = body.get("embed", body) if isinstance(body, dict) else body[2]
+    if not carried:
+        return
+    embed = _embedded(body)
     for part in ("callbacks", "errbacks", "chain"):
         if embed.get(part):
-            embed[part] = [_with_header(project, signature) for signature in embed[part]]
+            embed[part] = [_with_headers(carried, signature) for signature in embed[part]]
     if embed.get("chord"):
-        embed["chord"] = _with_header(project, embed["chord"])
+        embed["chord"] = _with_headers(carried, embed["chord"])
 
 
-def _with_header(project: str, signature: Any) -> Any:
+def _with_headers(carried: dict[str, Any], signature: Any) -> Any:
     if not isinstance(signature, dict):
         return signature
     copied = signature.clone() if hasattr(signature, "clone") else dict(signature)
     options = dict(copied.get("options") or {})
-    options["headers"] = {HEADER: project, **(options.get("headers") or {})}
+    options["headers"] = {**carried, **(options.get("headers") or {})}
     copied["options"] = options
     kwargs = copied.get("kwargs")
     if copied.get("subtask_type") and isinstance(kwargs, dict):
-        copied["kwargs"] = {name: _nested(project, name, value) for name, value in kwargs.items()}
+        copied["kwargs"] = {name: _nested(carried, name, value) for name, value in kwargs.items()}
     return copied
 
 
-def _nested(project: str, name: str, value: Any) -> Any:
+def _nested(carried: dict[str, Any], name: str, value: Any) -> Any:
     if name not in ("tasks", "header", "body"):
         return value
     if isinstance(value, (list, tuple)):
-        return [_with_header(project, member) for member in value]
-    return _with_header(project, value)
+        return [_with_headers(carried, member) for member in value]
+    return _with_headers(carried, value)
 
 
 def _retry_error(request: Any) -> str | None:

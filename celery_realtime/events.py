@@ -17,8 +17,10 @@ MAX_TEXT = 500
 
 #: Names that a custom event cannot have: socket.io-client raises them itself, or they are ours.
 RESERVED_EVENTS = frozenset(
-    ["connect", "connect_error", "disconnect", "disconnecting", "error", "newListener", "removeListener"]
-    + [STATUS_EVENT, PROGRESS_EVENT, WORKFLOW_EVENT, "agent_batch"]
+    [
+        *("connect", "connect_error", "disconnect", "disconnecting", "error", "newListener", "removeListener"),
+        *(STATUS_EVENT, PROGRESS_EVENT, WORKFLOW_EVENT, "agent_batch"),
+    ]
 )
 
 #: The status that each Celery state is shown as.

@@ -123,7 +123,7 @@ class SocketIOEventHandlers:
 
         def marked(eio_sid: str, namespace: str, id: int | None, data: list[Any]) -> Any:
             if id is None and data[:1] == ["subscribe_project"] and (namespace or "/") == self.namespace:
-                data = [*(data + [None])[:2], NO_ACKNOWLEDGEMENT]
+                data = [*[*data, None][:2], NO_ACKNOWLEDGEMENT]
             return handle_event(eio_sid, namespace, id, data)
 
         self.server._handle_event = marked
@@ -159,7 +159,7 @@ class SocketIOEventHandlers:
         """
         self._refusing(sid, lambda: self._drive(self._decide_connect(sid, environ, auth)))
 
-    def on_disconnect(self, sid: str, reason: Any = None) -> None:
+    def on_disconnect(self, sid: str, *_reason: Any) -> None:
         """Forget a client."""
         self._users.pop(sid, None)
 
@@ -303,9 +303,9 @@ class AsyncSocketIOEventHandlers(SocketIOEventHandlers):
             self._users.pop(sid, None)
             raise _refusal_to_connect(error) from None
 
-    async def on_disconnect(self, sid: str, reason: Any = None) -> None:  # type: ignore[override]
+    async def on_disconnect(self, sid: str, *_reason: Any) -> None:  # type: ignore[override]
         """Forget a client."""
-        super().on_disconnect(sid, reason)
+        super().on_disconnect(sid)
 
     async def on_subscribe_project(  # type: ignore[override]
         self, sid: str, data: Any = None, *rest: Any

@@ -86,7 +86,8 @@ end
 
 local function write(job, state)
   redis.call('HSET', jobs, job, string.format('%d %s %s %d %d %s %s %s %s\\n', state.attempt, state.rank,
-    state.percent, state.status_at, state.progress_at, state.worker, state.kind, state.share, state.root) .. state.status .. '\\n' .. state.progress)
+    state.percent, state.status_at, state.progress_at, state.worker, state.kind, state.share, state.root)
+    .. state.status .. '\\n' .. state.progress)
 end
 
 local function store(event, payload)
@@ -175,7 +176,8 @@ local function progress(event, payload, job, attempt, percent, root, index)
       return 0
     end
   else
-    state = {attempt = attempt, rank = '1', worker = '-', kind = 'running', share = 0, root = root, percent = 0, status_at = 0, progress_at = 0, status = '', progress = ''}
+    state = {attempt = attempt, rank = '1', worker = '-', kind = 'running', share = 0, root = root, percent = 0,
+      status_at = 0, progress_at = 0, status = '', progress = ''}
   end
   local at = store(event, payload)
   if attempt > state.attempt then
@@ -226,8 +228,8 @@ redis.call('EXPIRE', KEYS[2], ARGV[2])
 return known and 1 or 0
 """
 
-# KEYS: the workers, when somebody last looked, the queued jobs by the time of their expiry, their JSON, the running ones
-# by the time at which they count as stalled, what to tell then. ARGV: seconds
+# KEYS: the workers, when somebody last looked, the queued jobs by the time of their expiry, their JSON, the running
+# ones by the time at which they count as stalled, what to tell then. ARGV: seconds
 # that a lease lasts, seconds between two looks, seconds of patience with an expiry, start of the keys of workers' jobs.
 # Whoever looks first after nobody could (Redis was away, say) gives every worker the time of a lease to come back.
 # What is found is hidden from other reapers for the time of a lease; its finder says when it is dealt with.
@@ -360,7 +362,7 @@ class History:
         self._reap = self._redis.register_script(_REAP)
 
     def append(self, events: list[Outgoing]) -> list[list[Outgoing]] | None:
-        """Store events, and return what to tell of each: itself with epoch and offset, and what its workflow has come to.
+        """Store events, and return what to tell of each: itself with epoch and offset, and how its workflow stands.
 
         There is nothing to tell of an event that is no news: its job has come further, to a higher attempt, or to a
         higher rank in the same one.

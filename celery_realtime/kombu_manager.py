@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import logging
 import os
 import random
@@ -274,10 +275,8 @@ class RealtimeKombuManager(socketio.KombuManager):
 
     @staticmethod
     def _drain(connection: Any, timeout: float) -> None:
-        try:
+        with contextlib.suppress(TimeoutError):
             connection.drain_events(timeout=timeout)
-        except TimeoutError:
-            pass
 
 
 def decode_message(body: str | bytes, content_type: str | None = None) -> list[dict[str, Any]]:

@@ -226,12 +226,18 @@ class SocketIOManager:
         return True if outbox is None else outbox.flush(timeout)
 
 
+#: asyncio holds tasks weakly.
+_tasks: set[asyncio.Future[Any]] = set()
+
+
 def _finish(outcome: Any, loop: asyncio.AbstractEventLoop | None) -> None:
     """Run what an asyncio server returned: as a task in its own loop, from another thread to the end."""
     if not inspect.isawaitable(outcome):
         return
     try:
-        asyncio.ensure_future(outcome, loop=asyncio.get_running_loop())
+        task = asyncio.ensure_future(outcome, loop=asyncio.get_running_loop())
+        _tasks.add(task)
+        task.add_done_callback(_tasks.discard)
     except RuntimeError:
         if loop is None:
             raise RuntimeError("the asyncio server has not started; no client can be registered yet") from None

@@ -149,7 +149,7 @@ class Outbox:
         """Log at most once a minute: an outage is one fact, not ten thousand."""
         if time.monotonic() - self._logged_at >= LOG_INTERVAL:
             self._logged_at = time.monotonic()
-            logger.error(message + " (counts: %s)", *args, dict(self.counts))
+            logger.error(f"{message} (counts: %s)", *args, dict(self.counts))  # noqa: G004
 
     def _start_thread(self) -> None:
         if self._thread is None:

@@ -38,7 +38,7 @@ class Recent(Generic[K, V]):
         with self._lock:
             return self._entries.pop(key, None)
 
-    def keys(self) -> list[K]:
+    def names(self) -> list[K]:
         """Return the keys, the oldest first."""
         with self._lock:
             return list(self._entries)

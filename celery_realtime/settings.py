@@ -27,7 +27,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         wire: ``frames`` (many events in a broker message) or ``stock`` (python-socketio's own format).
         namespace: Socket.IO namespace.
         connection_options: Further keyword arguments of :class:`kombu.Connection`.
-        history_url: Redis URL of the history; "auto" takes the result backend or broker when that is Redis, None turns it off.
+        history_url: Redis URL of the history; None for none, "auto" for the result backend or broker if it is Redis.
         history_size: Events kept for each project.
         history_ttl: Seconds that a quiet project's history is kept.
         progress_interval: Shortest time between two progress events of a job, in seconds.
@@ -154,6 +154,10 @@ def _check_ranges(settings: Settings) -> None:
         value = getattr(settings, name)
         if value in ("", ()) or (isinstance(value, tuple) and "" in value):
             raise ImproperlyConfigured(f"{PREFIX}{name} must not be empty")
+    _check_words(settings)
+
+
+def _check_words(settings: Settings) -> None:
     if settings.wire not in ("frames", "stock"):
         raise ImproperlyConfigured(f"{PREFIX}wire must be 'frames' or 'stock', not {settings.wire!r}")
     if not settings.namespace.startswith("/"):
@@ -164,8 +168,8 @@ def _check_url(url: str) -> None:
     from kombu.transport import TRANSPORT_ALIASES
 
     for part in url.split(";"):
-        scheme = part.split("://", 1)[0] if "://" in part else ""
-        if not scheme or (scheme.split("+")[0] not in TRANSPORT_ALIASES and scheme not in TRANSPORT_ALIASES):
+        scheme, found, _ = part.partition("://")
+        if not found or (scheme.partition("+")[0] not in TRANSPORT_ALIASES and scheme not in TRANSPORT_ALIASES):
             raise ImproperlyConfigured(
                 f"{PREFIX}url {redact(part)!r} is no broker URL; write one such as redis://localhost:6379/0"
                 " or amqp://guest:guest@localhost:5672//"
@@ -175,7 +179,7 @@ def _check_url(url: str) -> None:
 
 def _check_port(url: str) -> None:
     try:
-        urlsplit(url.split(",")[0]).port  # noqa: B018 - reading it is the check
+        urlsplit(url.partition(",")[0]).port  # noqa: B018 - reading it is the check
     except ValueError as error:
         raise ImproperlyConfigured(f"{PREFIX}url {redact(url)!r}: {error}") from None
 
@@ -192,7 +196,7 @@ def redact(url: str) -> str:
 
 def is_plain_redis(url: object) -> bool:
     """Tell whether a URL names one Redis server that redis-py connects to by itself."""
-    return isinstance(url, str) and url.split("://", 1)[0] in ("redis", "rediss", "redis+socket", "unix")
+    return isinstance(url, str) and url.partition("://")[0] in ("redis", "rediss", "redis+socket", "unix")
 
 
 def is_redis(url: str | None) -> bool:

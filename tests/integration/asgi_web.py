@@ -1,4 +1,4 @@
-"""A python-socketio ``AsyncServer`` under uvicorn for the jobs of the tests: ``python -m tests.integration.asgi_web``."""
+"""An ``AsyncServer`` under uvicorn for the jobs of the tests: ``python -m tests.integration.asgi_web``."""
 
 from __future__ import annotations
 

@@ -46,8 +46,14 @@ def test_without_history_events_carry_neither_epoch_nor_offset(launcher: Launche
         told = watch_a_job(stage)
         with stage.connect("p") as client:
             assert client.subscribe("p") == {
-                **{"ok": True, "project_id": "p", "epoch": None, "offset": None},
-                **{"recovered": False, "jobs": [], "events": [], "workflows": []},
+                "ok": True,
+                "project_id": "p",
+                "epoch": None,
+                "offset": None,
+                "recovered": False,
+                "jobs": [],
+                "events": [],
+                "workflows": [],
             }
     assert not {"epoch", "offset"} & set().union(*told)
 

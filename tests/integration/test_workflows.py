@@ -76,8 +76,14 @@ def test_the_snapshot_holds_the_workflows(stage: Stage, client: Recorder, projec
         told = late.subscribe(project)["workflows"]
     assert told == [
         {
-            **{"root_id": result.id, "project_id": project, "total": 2, "queued": 0, "running": 0},
-            **{"done": 2, "failed": 0, "progress": 100},
+            "root_id": result.id,
+            "project_id": project,
+            "total": 2,
+            "queued": 0,
+            "running": 0,
+            "done": 2,
+            "failed": 0,
+            "progress": 100,
         }
     ]
 

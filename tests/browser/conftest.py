@@ -1,0 +1,78 @@
+"""A real browser for the tests of this folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from tests.programs import require
+
+FLAGS = [
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-quic",
+    "--disable-sync",
+    "--no-first-run",
+]
+FAILED = pytest.StashKey[bool]()
+
+NewPage = Callable[..., Page]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    report = yield
+    item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
+    return report
+
+
+# While Playwright runs, its event loop counts as running in this thread, and asyncio.run() refuses to start another.
+# So it ends with this folder, not with the session.
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    """Chromium, without a window."""
+    program = require("chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def new_page(request: pytest.FixtureRequest, browser: Browser, tmp_path: Path) -> Iterator[NewPage]:
+    """Open a page of a user of its own: ``new_page()``, or with options of Playwright's ``new_context``.
+
+    An exception that a page does not catch fails the test.
+    """
+    contexts: list[BrowserContext] = []
+    uncaught: list[str] = []
+
+    def open_page(**options: Any) -> Page:
+        contexts.append(browser.new_context(**options))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(10_000)
+        page.on("pageerror", lambda error: uncaught.append(str(error)))
+        return page
+
+    yield open_page
+    if request.node.stash.get(FAILED, False):
+        _take_screenshots(contexts, tmp_path)
+    for context in contexts:
+        context.close()
+    assert not uncaught, f"exceptions that the page did not catch: {uncaught}"
+
+
+@pytest.fixture
+def page(new_page: NewPage) -> Page:
+    return new_page()
+
+
+def _take_screenshots(contexts: list[BrowserContext], folder: Path) -> None:
+    for number, page in enumerate(page for context in contexts for page in context.pages):
+        path = folder / f"page-{number}.png"
+        page.screenshot(path=path)
+        print(f"screenshot: {path}")  # noqa: T201  (pytest shows it with the failure)
