@@ -289,8 +289,8 @@ class Bridge:
             if state == "IGNORED":
                 self._tell_ignored(job, request)
             elif state == "REJECTED" and not getattr(retval, "requeue", False):
-                self._tell(job, "REJECTED", error=events.describe_error(retval))
-                self._tell_unreached(job, request, events.describe_error(retval))
+                self._tell(job, "REJECTED", error=_why_rejected(retval))
+                self._tell_unreached(job, request, _why_rejected(retval))
             elif state is None:
                 self._on_interrupted(job, request, sys.exc_info()[1])
         _reset(self._project, getattr(request, "realtime_token", None))
@@ -606,6 +606,14 @@ def _retry_error(request: Any) -> str | None:
     """Return the error that a retry is published for: the one it was given, else the one that is being handled."""
     error = getattr(request, "realtime_reason", None) or sys.exc_info()[1]
     return None if error is None else events.describe_error(error)
+
+
+def _why_rejected(rejection: Any) -> str:
+    """Return what a job was rejected for: its own words, or the error that kept Celery from publishing its retry."""
+    reason = getattr(rejection, "reason", None)
+    if isinstance(reason, Exception):
+        return events.describe_error(reason)
+    return "Reject" if reason is None else events.one_line(f"Reject: {reason}")
 
 
 def _stored_error(meta: Any) -> str | None:

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib.util
 import logging
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,7 @@ class Realtime:
         self._app = app
         self._check_early()
         app.realtime = self
+        _attached.add(self)
         task.install()
         self.manager.register_job_listeners(self.bridge)
         self.bridge.on_end(self._forget)
@@ -387,8 +389,15 @@ class _WorkerStep(bootsteps.StartStopStep):
         parent.app.realtime.look_after_worker(parent.hostname)
 
 
+#: Celery's current app is one for each thread, and the request threads of a web server have none.
+_attached: weakref.WeakSet[Realtime] = weakref.WeakSet()
+
+
 def _current_realtime() -> Realtime:
     realtime: Realtime | None = getattr(celery.current_app, "realtime", None)
+    only = list(_attached)
+    if realtime is None and len(only) == 1:
+        return only[0]
     if realtime is None:
         raise ImproperlyConfigured(
             f"the current Celery app {celery.current_app.main!r} has no Realtime: write Realtime(app) beside it"

@@ -56,6 +56,12 @@ class Listener(Protocol):
         """Wait until messages are heard."""
 
 
+class Wish:
+    """A subscription that is being decided on; unsubscribing meanwhile withdraws it."""
+
+    withdrawn = False
+
+
 class Since(msgspec.Struct, frozen=True):
     """Where a client stopped hearing a project."""
 
@@ -95,6 +101,7 @@ class SocketIOEventHandlers:
         self._authorize = authorize
         self._read = read
         self._users: dict[str, Any] = {}
+        self._wishes: dict[tuple[str, str], list[Wish]] = {}
         self._first_client: Callable[[], None] | None = None
 
     # -- the user's rules ---------------------------------------------------------------------------------------
@@ -139,11 +146,22 @@ class SocketIOEventHandlers:
         if theirs is None:
             return ours
 
-        def both(*args: Any) -> Any:
-            ours(*args)
-            return _call_with_fitting(theirs, args)
+        def both(sid: str, *args: Any) -> Any:
+            ours(sid, *args)
+            try:
+                outcome = _call_with_fitting(theirs, (sid, *args))
+            except Exception:
+                self._users.pop(sid, None)
+                raise
+            return self._unless_refused(sid, outcome)
 
         return both
+
+    def _unless_refused(self, sid: str, outcome: Any) -> Any:
+        """Forget a client that the user's own handler refuses, and pass on what it said."""
+        if outcome is False:
+            self._users.pop(sid, None)
+        return outcome
 
     def on_first_client(self, hook: Callable[[], None]) -> None:
         """Call ``hook`` when the first client comes: a server that forks has done so by then."""
@@ -192,10 +210,19 @@ class SocketIOEventHandlers:
         user_id = self._user(sid)
         project_id = _project_id(data)
         since = _since(data)
-        allowed = yield lambda: self._ask_access(user_id, project_id)
+        wish = Wish()
+        self._wishes.setdefault((sid, project_id), []).append(wish)
+        try:
+            allowed = yield lambda: self._ask_access(user_id, project_id)
+        finally:
+            self._forget_wish(sid, project_id, wish)
+        if not isinstance(allowed, bool):
+            logger.warning("the rule for access to projects returned %.40r, which is no bool and counts as no", allowed)
         if allowed is not True:
             raise SubscribeError(_FORBIDDEN, "forbidden")
         self._user(sid)  # it may have gone while the rules were asked
+        if wish.withdrawn:
+            raise SubscribeError("the subscription was withdrawn before it was answered", "bad_request")
         # Join, then read: what is told in between is seen twice and dropped by its offset, where the other order
         # would lose it.
         yield lambda: self.server.enter_room(sid, project_room(project_id), namespace=self.namespace)
@@ -208,6 +235,13 @@ class SocketIOEventHandlers:
             for event, told in _replayed(snapshot):
                 yield functools.partial(self._send, sid, event, told)
         return {"ok": True, "project_id": project_id, **snapshot}
+
+    def _forget_wish(self, sid: str, project_id: str, wish: Wish) -> None:
+        wishes = self._wishes.get((sid, project_id), [])
+        if wish in wishes:
+            wishes.remove(wish)
+        if not wishes:
+            self._wishes.pop((sid, project_id), None)
 
     def _ask_history(self, project_id: str, since: Since | None) -> Any:
         """Return a project's snapshot, or None when it cannot be read."""
@@ -232,6 +266,8 @@ class SocketIOEventHandlers:
     def _decide_unsubscribe(self, sid: str, data: Any) -> Decision:
         self._user(sid)
         project_id = _project_id(data)
+        for wish in self._wishes.get((sid, project_id), []):
+            wish.withdrawn = True
         yield lambda: self.server.leave_room(sid, project_room(project_id), namespace=self.namespace)
         return {"ok": True}
 
@@ -286,10 +322,15 @@ class AsyncSocketIOEventHandlers(SocketIOEventHandlers):
         if theirs is None:
             return ours
 
-        async def both(*args: Any) -> Any:
-            await ours(*args)
-            outcome = _call_with_fitting(theirs, args)
-            return await outcome if inspect.isawaitable(outcome) else outcome
+        async def both(sid: str, *args: Any) -> Any:
+            await ours(sid, *args)
+            try:
+                outcome = _call_with_fitting(theirs, (sid, *args))
+                outcome = await outcome if inspect.isawaitable(outcome) else outcome
+            except Exception:
+                self._users.pop(sid, None)
+                raise
+            return self._unless_refused(sid, outcome)
 
         return both
 
@@ -367,7 +408,7 @@ async def _awaited(outcome: Any) -> Any:
 def _call_with_fitting(handler: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     """Call a user's handler with as many of the arguments as it takes: older ones take no ``auth`` or ``reason``."""
     try:
-        inspect.signature(handler).bind(*args)
+        inspect.signature(handler, follow_wrapped=False).bind(*args)
     except TypeError:
         return handler(*args[:-1])
     return handler(*args)

@@ -36,6 +36,10 @@ TIMEOUT = 1.0
 ENDED_TTL = 3600.0
 MAX_RECOVERED = 1000
 
+#: Whatever can go wrong with Redis.
+ERRORS = (redis.RedisError,)
+
+#: What passes by itself.
 OUTAGES = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.ReadOnlyError, redis.exceptions.BusyLoadingError)
 
 _LET_GO = """
@@ -350,9 +354,8 @@ class History:
         self._size = size
         self._ttl = ttl
         try:
-            self._redis = redis.Redis.from_url(
-                _redis_py_url(url), socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT, socket_keepalive=True
-            )
+            self._redis = redis.Redis.from_url(_redis_py_url(url), **_options(url))
+            self._redis.connection_pool.make_connection()  # it connects later, and says now what it cannot take
         except (ValueError, TypeError) as error:
             raise ImproperlyConfigured(f"realtime_history_url {redact(url)!r} cannot be used: {error}") from None
         self._append = self._redis.register_script(_APPEND)
@@ -521,7 +524,18 @@ class History:
 
 def _redis_py_url(url: str) -> str:
     """Return a Celery Redis URL in the words of redis-py."""
-    return "unix" + url[len("redis+socket") :] if url.startswith("redis+socket://") else url
+    for celery_word, word in (("CERT_REQUIRED", "required"), ("CERT_OPTIONAL", "optional"), ("CERT_NONE", "none")):
+        url = url.replace(f"ssl_cert_reqs={celery_word}", f"ssl_cert_reqs={word}")
+    if not url.startswith("redis+socket://"):
+        return url
+    return ("unix" + url[len("redis+socket") :]).replace("virtual_host=", "db=")
+
+
+def _options(url: str) -> dict[str, Any]:
+    timeouts = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT}
+    if url.startswith(("unix:", "redis+socket:")):
+        return {"socket_timeout": TIMEOUT}
+    return {**timeouts, "socket_keepalive": True}
 
 
 def _new_epoch() -> str:

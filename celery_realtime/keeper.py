@@ -15,7 +15,7 @@ import msgspec
 
 from celery_realtime import events
 from celery_realtime.events import Job
-from celery_realtime.history import OUTAGES, Found, History
+from celery_realtime.history import ERRORS, Found, History
 from celery_realtime.manager import SocketIOManager
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Keeper:
         if history is not None and self._worker is not None and not self._held():
             try:
                 history.reaped(self._worker)
-            except OUTAGES as error:
+            except ERRORS as error:
                 logger.warning("the lease of %s will lapse by itself: %r", self._worker, error)
 
     def _run(self) -> None:
@@ -92,7 +92,7 @@ class Keeper:
                 self._renew(history, self._worker)
             self._reap(history)
             self._complained = False
-        except OUTAGES as error:
+        except ERRORS as error:
             if not self._complained:
                 logger.warning("leases wait for Redis: %r", error)
             self._complained = True

@@ -7,6 +7,7 @@ import collections
 import contextlib
 import logging
 import os
+import queue
 import random
 import socket
 import threading
@@ -261,7 +262,11 @@ class RealtimeKombuManager(socketio.KombuManager):
         inbox: collections.deque[Any] = collections.deque()
         with self._connection(reading=True) as connection:
             consumer = connection.Consumer(
-                self._queue(), on_message=inbox.append, no_ack=True, accept=["json", "text/plain"]
+                self._queue(),
+                on_message=inbox.append,
+                on_decode_error=_ignore_message,
+                no_ack=True,
+                accept=["json", "text/plain"],
             )
             with consumer:
                 self._drain(connection, 0.02)  # kombu subscribes on Redis at the first poll only
@@ -275,8 +280,32 @@ class RealtimeKombuManager(socketio.KombuManager):
 
     @staticmethod
     def _drain(connection: Any, timeout: float) -> None:
-        with contextlib.suppress(TimeoutError):
+        with _surviving_poison(connection), contextlib.suppress(TimeoutError):
             connection.drain_events(timeout=timeout)
+        # kombu leaves in redis-py's buffer what came in one packet behind a message that it cannot read.
+        channel = connection.default_channel
+        subclient = vars(channel).get("subclient")
+        while subclient is not None and subclient.connection is not None and subclient.connection.can_read(timeout=0):
+            with _surviving_poison(connection), contextlib.suppress(queue.Empty):
+                channel._receive_one(subclient)
+
+
+@contextlib.contextmanager
+def _surviving_poison(connection: Any) -> Iterator[None]:
+    """Go on after a message that kombu cannot read: only a broken connection is a reason to make a new one."""
+    try:
+        yield
+    except connection.connection_errors:
+        raise
+    except Exception as error:
+        # Among kombu's channel errors for Redis is KeyError, which a message without an envelope raises.
+        if isinstance(error, connection.channel_errors) and not isinstance(error, (LookupError, TypeError, ValueError)):
+            raise
+        _ignore(repr(error))
+
+
+def _ignore_message(_message: Any, error: Exception) -> None:
+    _ignore(repr(error))
 
 
 def decode_message(body: str | bytes, content_type: str | None = None) -> list[dict[str, Any]]:

@@ -195,26 +195,23 @@ class SocketIOManager:
             project_id: The project.
             sid: The client's Socket.IO session id, on any web server of this channel.
         """
-        room = project_room(normalise_project_id(project_id))
-        if self.sio is None:
-            self.publisher.enter_room(sid, self._settings().namespace, room)
-        else:
-            _finish(self.sio.enter_room(sid, room, namespace=self._settings().namespace), self._loop)
+        self._move_client("enter_room", project_id, sid)
 
     def unregister_client_for_project(self, project_id: object, sid: str) -> None:
         """Undo :meth:`register_client_for_project`."""
+        self._move_client("leave_room", project_id, sid)
+
+    def _move_client(self, move: str, project_id: object, sid: str) -> None:
         room = project_room(normalise_project_id(project_id))
-        if self.sio is None:
-            self.publisher.leave_room(sid, self._settings().namespace, room)
+        namespace = self._settings().namespace
+        if self.sio is None or (_is_asynchronous(self.sio) and not _in_event_loop()):
+            getattr(self.publisher, move)(sid, namespace, room)  # whichever server the client is on hears it
         else:
-            _finish(self.sio.leave_room(sid, room, namespace=self._settings().namespace), self._loop)
+            _finish(getattr(self.sio, move)(sid, room, namespace=namespace))
 
-    _loop: asyncio.AbstractEventLoop | None = None
-
-    def attach(self, server: Any, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        """Note the Socket.IO server of this process, and the event loop that it runs in, if any."""
+    def attach(self, server: Any) -> None:
+        """Note the Socket.IO server of this process."""
         self.sio = server
-        self._loop = loop or self._loop
 
     def register_job_listeners(self, bridge: JobListeners) -> None:
         """Hear of jobs from a bridge; ``Realtime(app)`` does this with its own. Doing it twice changes nothing."""
@@ -230,19 +227,21 @@ class SocketIOManager:
 _tasks: set[asyncio.Future[Any]] = set()
 
 
-def _finish(outcome: Any, loop: asyncio.AbstractEventLoop | None) -> None:
-    """Run what an asyncio server returned: as a task in its own loop, from another thread to the end."""
-    if not inspect.isawaitable(outcome):
-        return
-    try:
-        task = asyncio.ensure_future(outcome, loop=asyncio.get_running_loop())
+def _finish(outcome: Any) -> None:
+    """Let what an asyncio server returned run on in its event loop."""
+    if inspect.isawaitable(outcome):
+        task = asyncio.ensure_future(outcome)
         _tasks.add(task)
         task.add_done_callback(_tasks.discard)
+
+
+def _is_asynchronous(server: Any) -> bool:
+    return inspect.iscoroutinefunction(server.enter_room)
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
     except RuntimeError:
-        if loop is None:
-            raise RuntimeError("the asyncio server has not started; no client can be registered yet") from None
-        asyncio.run_coroutine_threadsafe(_awaited(outcome), loop).result(5)
-
-
-async def _awaited(outcome: Any) -> Any:
-    return await outcome
+        return False
+    return True

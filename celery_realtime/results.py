@@ -89,6 +89,7 @@ def _is_json_redis(backend: Any) -> bool:
 
 
 def _store_unless_ended(backend: Any, job_id: Any, meta: Any, request: Any) -> None:
-    value = backend.encode(backend._get_result_meta(result=meta, state=STATE, traceback=None, request=request))
+    stored = backend._get_result_meta(result=meta, state=STATE, traceback=None, request=request)
+    value = backend.encode({**stored, "task_id": job_id})
     expires = int(backend.expires or 0)
     backend.client.eval(_STORE_UNLESS_ENDED, 1, backend.get_key_for_task(job_id), value, expires)

@@ -45,7 +45,7 @@ def attach(
 def _inner_server(server: Any) -> Any:
     """Return the python-socketio server; Flask-SocketIO's ``SocketIO`` holds one once it has an app."""
     inner = getattr(server, "server", server)
-    if inner is None:
+    if inner is None and server is not None:
         raise ImproperlyConfigured(
             "this SocketIO has no app yet: call socketio.init_app(app, client_manager=...) first, then init_socketio"
         )
@@ -66,11 +66,14 @@ def _check_handlers(chosen: Any, base: type[SocketIOEventHandlers]) -> type[Sock
 
 
 def _check_hearing(inner: Any, settings: Settings) -> None:
-    wanted = "async_client_manager" if isinstance(inner, socketio.AsyncServer) else "client_manager"
-    hears = isinstance(inner.manager, (RealtimeKombuManager, AsyncRealtimeKombuManager))
-    if not hears and not (settings.wire == "stock" and isinstance(inner.manager, socketio.KombuManager)):
+    asynchronous = isinstance(inner, socketio.AsyncServer)
+    wanted = "async_client_manager" if asynchronous else "client_manager"
+    fitting = AsyncRealtimeKombuManager if asynchronous else RealtimeKombuManager
+    if settings.wire == "stock" and not asynchronous:
+        fitting = socketio.KombuManager
+    if not isinstance(inner.manager, fitting) or inner.manager.write_only:
         raise ImproperlyConfigured(
-            f"a server with a {type(inner.manager).__name__} hears no worker: "
+            f"a {type(inner).__name__} with this {type(inner.manager).__name__} hears no worker: "
             f"make it with client_manager=realtime.{wanted}() (and without message_queue)"
         )
 
