@@ -59,7 +59,7 @@ class DemoError(Exception):
     """Something of the demo broke, or did not come about in time; the message says what."""
 
 
-class Stopped(Exception):  # noqa: N818  (nobody's error)
+class Stopped(Exception):
     """Somebody asked the demo to end, or whoever started it has gone."""
 
 
@@ -417,19 +417,25 @@ def transports() -> list[str]:
 
 
 def follow(demo: Demo, job_id: str, events: list[dict[str, Any]]) -> None:
-    """Wait for the end of a job and judge it."""
+    """Wait for all of a job, and judge it.
+
+    The web server tells that it is queued, the worker the rest, and either may overtake the other: order is by offset.
+    """
 
     def heard(name: str) -> list[dict[str, Any]]:
-        return [event for event in list(events) if event["job_id"] == job_id and event["event"] == name]
+        found = [event for event in list(events) if event["job_id"] == job_id and event["event"] == name]
+        return sorted(found, key=lambda event: event.get("offset", 0))
 
     def statuses() -> list[str]:
         return [event["status"] for event in heard("status_change")]
 
-    ends = {"success", "error"}
-    demo.wait_for(lambda: ends.intersection(statuses()), CHECK_TIMEOUT, f"The end of the job {job_id}")
+    def complete() -> bool:
+        return {"queued", "running"}.issubset(statuses()) and not {"success", "error"}.isdisjoint(statuses())
+
+    demo.wait_for(complete, CHECK_TIMEOUT, f"All events of the job {job_id}")
     progress = [event["progress"] for event in heard("progress_update")]
     say(f"The job: {', '.join(statuses())}; progress: {', '.join(map(str, progress))}.")
-    if statuses()[-1] != "success" or not progress:
+    if statuses() != ["queued", "running", "success"] or not progress:
         raise DemoError("The job should have made progress and succeeded.")
 
 

@@ -1,0 +1,78 @@
+# make demo: see it work.   make test: check it all.   make: what else there is.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# What of the package is not code: an editable install must be made anew when one of these changes.
+METADATA := pyproject.toml
+
+.PHONY: help venv demo test services lint typing format docs bench package clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo     start a broker, a worker and a web page, and watch jobs in the browser"
+	@echo "make test     install what tests need, then lint and run all tests (ARGS for pytest)"
+	@echo "make lint     ruff, codespell, import-linter and mypy"
+	@echo "make format   let ruff mend what it can"
+	@echo "make docs     build the documentation into docs/_build/html"
+	@echo "make bench    run the benchmarks"
+	@echo "make package  build the wheel and check what is in it"
+	@echo "make venv     make $(VENV) with all that contributors need"
+	@echo "make clean    remove what was built"
+
+venv: $(VENV)/.test $(VENV)/.docs
+
+demo: $(VENV)/.demo
+	@exec $(BIN)/python -m example_project.demo $(ARGS)
+
+test: services lint
+	$(BIN)/python -m pytest $(ARGS)
+
+services: $(VENV)/.test
+	$(BIN)/python -m tests.tools.install_services
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/codespell
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/mypy
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build --fail-on-warning --keep-going docs docs/_build/html
+
+bench: $(VENV)/.test
+	@for script in benchmarks/bench_*.py; do $(BIN)/python "$$script" $(ARGS) || exit 1; done
+
+package: $(VENV)/.test
+	rm -rf build dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(BIN)/python tests/tools/check_wheel.py dist/*.whl
+
+clean:
+	rm -rf build dist docs/_build *.egg-info tests/client/node_modules
+	rm -rf .coverage* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .tox
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# A venv without pip (on Debian: no python3-venv) must not pass for a venv the next time.
+$(BIN)/pip:
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "Python's venv module is incomplete. On Debian: apt-get install python3-venv" >&2; exit 1; }
+
+$(VENV)/.demo: $(METADATA) | $(BIN)/pip
+	$(PIP_INSTALL) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.test: $(METADATA) | $(BIN)/pip
+	$(PIP_INSTALL) --editable '.[test,lint]'
+	@touch $@ $(VENV)/.demo
+
+$(VENV)/.docs: $(METADATA) | $(BIN)/pip
+	$(PIP_INSTALL) --editable '.[docs]'
+	@touch $@

@@ -1,0 +1,173 @@
+"""A Socket.IO client that remembers all that it hears."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from urllib.parse import urlencode
+
+import socketio
+
+from tests.waiting import wait_for
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+T = TypeVar("T")
+
+
+class Heard(NamedTuple):
+    """One event, as it came."""
+
+    event: str
+    data: Any
+
+
+class Recorder:
+    """A client to connect, subscribe and question.
+
+    Args:
+        reconnection: Come back by itself after a disconnect.
+        namespace: The Socket.IO namespace.
+    """
+
+    def __init__(self, *, reconnection: bool = False, namespace: str = "/") -> None:
+        self.sio = socketio.Client(reconnection=reconnection, reconnection_delay=0.1, reconnection_delay_max=0.5)
+        self.namespace = namespace
+        self.events: list[Heard] = []
+        self.connects = 0
+        self.disconnects = 0
+        self.refusals: list[Any] = []
+        self._lock = threading.Lock()
+        self._listen()
+
+    def connect(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        via: str = "auth",
+        transports: list[str] | None = None,
+        timeout: float = 10.0,
+    ) -> Self:
+        """Connect, with the token in the ``auth`` object (``via="auth"``) or the query string (``via="query"``).
+
+        A test of refusals best says ``transports=["polling"]``: after one over a WebSocket, websocket-client waits 3
+        seconds for the server's goodbye.
+
+        Raises:
+            socketio.exceptions.ConnectionError: When the server refuses; ``refusals`` has what it said.
+        """
+        in_query = token is not None and via == "query"
+        self.sio.connect(
+            f"{url}?{urlencode({'token': token})}" if in_query else url,
+            auth=None if token is None or in_query else {"token": token},
+            transports=transports,
+            namespaces=[self.namespace],
+            wait_timeout=timeout,
+        )
+        return self
+
+    def subscribe(self, project_id: str, *, since: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+        """Subscribe to a project, and return the acknowledgement."""
+        position = {} if since is None else {"since": since}
+        return self.call("subscribe_project", {"project_id": project_id, **position, **more})
+
+    def call(self, event: str, data: Any = None, *, timeout: float = 10.0) -> dict[str, Any]:
+        """Emit an event, and return its acknowledgement."""
+        answer: dict[str, Any] = self.sio.call(event, data, namespace=self.namespace, timeout=timeout)
+        return answer
+
+    def emit(self, event: str, data: Any = None) -> None:
+        """Emit an event, and ask for no acknowledgement."""
+        self.sio.emit(event, data, namespace=self.namespace)
+
+    def wait(self, condition: Callable[[list[Heard]], T | None], *, timeout: float = 10.0) -> T:
+        """Wait until ``condition`` returns something true for the events heard so far, and return that."""
+        try:
+            return wait_for(lambda: condition(list(self.events)), timeout=timeout)
+        except AssertionError as error:
+            heard = "\n".join(f"  {event} {data}" for event, data in self.events)
+            raise AssertionError(f"{error}\nheard:\n{heard or '  nothing'}") from None
+
+    def wait_for_event(self, event: str, *, timeout: float = 10.0, **fields: Any) -> Any:
+        """Wait for an event with these fields in its data, and return its data."""
+
+        def heard(events: list[Heard]) -> Heard | None:
+            return next((one for one in events if one.event == event and _has(one.data, fields)), None)
+
+        return self.wait(heard, timeout=timeout).data
+
+    def wait_for_end(self, job_id: str, *, timeout: float = 10.0) -> Any:
+        """Wait for the terminal status of a job, and return its data."""
+
+        def ended(events: list[Heard]) -> list[Any]:
+            return [
+                data
+                for event, data in events
+                if event == "agent_status" and data["job_id"] == job_id and data["status"] in ("success", "error")
+            ]
+
+        return self.wait(ended, timeout=timeout)[0]
+
+    def of(self, event: str) -> list[Any]:
+        """Return the data of each event of that name."""
+        return [data for name, data in list(self.events) if name == event]
+
+    def for_job(self, job_id: str) -> list[Heard]:
+        """Return the events of one job, custom events included."""
+        return [one for one in list(self.events) if _job_id(one.data) == job_id]
+
+    def statuses(self, job_id: str) -> list[str]:
+        """Return the statuses of a job, in the order in which they came."""
+        return [data["status"] for event, data in self.for_job(job_id) if event == "agent_status"]
+
+    def clear(self) -> None:
+        """Forget what was heard."""
+        with self._lock:
+            self.events.clear()
+
+    def close(self) -> None:
+        """Disconnect for good, and give up coming back."""
+        websocket = getattr(self.sio.eio, "ws", None)
+        if websocket is not None:  # werkzeug never answers the closing handshake, which websocket-client awaits for 3 s
+            websocket.close = functools.partial(websocket.close, timeout=0.1)
+        self.sio.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _listen(self) -> None:
+        self.sio.on("*", self._heard, namespace=self.namespace)
+        self.sio.on("connect", self._connected, namespace=self.namespace)
+        self.sio.on("disconnect", self._disconnected, namespace=self.namespace)
+        self.sio.on("connect_error", self.refusals.append, namespace=self.namespace)
+
+    def _heard(self, event: str, *data: Any) -> None:
+        with self._lock:
+            self.events.append(Heard(event, data[0] if len(data) == 1 else list(data) or None))
+
+    def _connected(self) -> None:
+        self.connects += 1
+
+    def _disconnected(self, *_reason: Any) -> None:
+        self.disconnects += 1
+
+
+def _has(data: Any, fields: dict[str, Any]) -> bool:
+    return all(isinstance(data, dict) and key in data and data[key] == value for key, value in fields.items())
+
+
+def _job_id(data: Any) -> Any:
+    if not isinstance(data, dict):
+        return None
+    extra = data.get("_realtime")
+    return extra.get("job_id") if isinstance(extra, dict) else data.get("job_id")

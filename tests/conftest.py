@@ -1,0 +1,141 @@
+"""Real servers, workers and clients for the tests that need them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.client_recorder import Recorder
+from tests.launcher import Brokers, Launcher
+from tests.processes import ManagedProcess, WebServer, Worker
+from tests.services import Broker, RabbitMQServer, RedisServer
+
+HERE = Path(__file__).parent
+BROKERS = ["redis", "rabbitmq"]
+
+
+def pytest_configure() -> None:
+    # Celery obeys these before an app's own settings; only the tests' children shall have them.
+    for name in ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL", "CELERY_RESULT_BACKEND"):
+        os.environ.pop(name, None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for folder in ("browser", "integration"):
+            if HERE / folder in item.path.parents:
+                item.add_marker(folder)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    report = yield
+    if report.failed:
+        for process in _processes(getattr(item, "funcargs", {}).values()):
+            report.sections.append((f"log of {process.name}", process.log_tail))
+    return report
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """The Redis that brokers are made on."""
+    server = RedisServer(tmp_path_factory.mktemp("redis")).start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def results_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """The Redis for results and history: it lives on when a broker dies."""
+    server = RedisServer(tmp_path_factory.mktemp("results"), name="results").start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQServer]:
+    """The RabbitMQ that brokers are made on: one for the whole run, since it takes seconds to start."""
+    server = RabbitMQServer(tmp_path_factory.mktemp("rabbitmq")).start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def brokers(request: pytest.FixtureRequest) -> Brokers:
+    """Make any number of brokers: ``brokers.make("redis")``."""
+    return Brokers(request.getfixturevalue)
+
+
+@pytest.fixture(params=BROKERS)
+def broker(request: pytest.FixtureRequest, brokers: Brokers) -> Broker:
+    """A broker for one test, of each kind in turn. What the test does to its server is undone for the next."""
+    return brokers.make(request.param)
+
+
+@pytest.fixture(params=BROKERS, scope="module")
+def module_broker(request: pytest.FixtureRequest, brokers: Brokers) -> Broker:
+    """A broker for all tests of a module, of each kind in turn."""
+    return brokers.make(request.param)
+
+
+@pytest.fixture
+def redis_broker(brokers: Brokers) -> Broker:
+    return brokers.make("redis")
+
+
+@pytest.fixture
+def rabbitmq_broker(brokers: Brokers) -> Broker:
+    return brokers.make("rabbitmq")
+
+
+@pytest.fixture
+def redis_url(results_server: RedisServer) -> str:
+    """The address of an empty Redis database."""
+    results_server.ensure_running()
+    return results_server.fresh_url()
+
+
+@pytest.fixture
+def launcher(tmp_path: Path) -> Iterator[Launcher]:
+    """Starts what a test needs, and ends it after the test."""
+    with Launcher(tmp_path) as launcher:
+        yield launcher
+
+
+@pytest.fixture(scope="module")
+def module_launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+    """Starts what the tests of a module share, and ends it after the last."""
+    with Launcher(tmp_path_factory.mktemp("module")) as launcher:
+        yield launcher
+
+
+@pytest.fixture
+def start_worker(launcher: Launcher) -> Callable[..., Worker]:
+    return launcher.worker
+
+
+@pytest.fixture
+def start_web(launcher: Launcher) -> Callable[..., WebServer]:
+    return launcher.web
+
+
+@pytest.fixture
+def start_redis(launcher: Launcher) -> Callable[..., RedisServer]:
+    return launcher.redis
+
+
+@pytest.fixture
+def connect(launcher: Launcher) -> Callable[..., Recorder]:
+    return launcher.connect
+
+
+def _processes(fixtures: Any) -> Iterator[ManagedProcess]:
+    for fixture in fixtures:
+        if isinstance(fixture, Launcher):
+            yield from fixture.processes
+        elif isinstance(fixture, Broker):
+            yield fixture.server

@@ -1,0 +1,298 @@
+"""Child processes of the tests: each in a session of its own, with a log, and gone at the end as a whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.waiting import wait_for
+
+ROOT = Path(__file__).parents[1]
+HOST = "127.0.0.1"
+LOG_TAIL = 4000
+LAUNCHER = Path(__file__).parent / "tools" / "with_parent.py"
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class ProcessError(RuntimeError):
+    """A child process did not start, or ended when it should not have."""
+
+
+class ManagedProcess:
+    """A command that can be started, stopped, killed, paused and started again.
+
+    It ends with the process that started it, even if that one is killed (on Linux; elsewhere on ``stop`` only).
+    There the kernel watches the *thread* that called ``start``: start from one that stays.
+
+    Args:
+        argv: The command.
+        folder: Where its log goes; made if need be.
+        name: What errors call it.
+        env: Added to this process's environment.
+        cwd: Its working folder; the repository by default.
+        ready: Asked until it says yes; by default a running process is ready.
+        start_timeout: Seconds until it must be ready.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        folder: Path,
+        name: str,
+        env: Mapping[str, str] | None = None,
+        cwd: Path = ROOT,
+        ready: Callable[[], bool] | None = None,
+        start_timeout: float = 30.0,
+    ) -> None:
+        self.argv = list(argv)
+        self.folder = folder
+        self.name = name
+        self.env = dict(env or {})
+        self.cwd = cwd
+        self.start_timeout = start_timeout
+        self._ready = ready or (lambda: True)
+        self._log_path = folder / f"{name}.log"
+        self._log_start = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._group_is_gone = False
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def start(self, *, wait: bool = True) -> Self:
+        """Start it, and wait until it is ready."""
+        if self.running:
+            raise ProcessError(f"{self.name} is running already")
+        with self._log_path.open("ab") as log:
+            self._log_start = log.tell()
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(LAUNCHER), *self.argv],
+                cwd=self.cwd,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **self.env},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._group_is_gone = False
+        if wait:
+            self.wait_ready()
+        return self
+
+    def wait_ready(self) -> None:
+        """Wait until it is ready.
+
+        Raises:
+            ProcessError: With the end of the log, when it ended or is late. Nothing is left of it then.
+        """
+        try:
+            wait_for(self._ready_or_ended, timeout=self.start_timeout, message=f"{self.name} is not ready")
+        except AssertionError as error:
+            self.kill()
+            raise ProcessError(f"{error}\n{self.log_tail}") from None
+        if not self.running:
+            self.kill()
+            raise ProcessError(f"{self.name} ended with {self.returncode}:\n{self.log_tail}")
+
+    def stop(self, *, timeout: float = 20.0) -> int:
+        """Ask it to end (SIGTERM), end what is left of its group after ``timeout`` seconds, return its exit code."""
+        if self.running:
+            self.resume()
+            self.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._started.wait(timeout)
+        return self.kill()
+
+    def kill(self) -> int:
+        """End its whole group at once (SIGKILL), and return the exit code."""
+        self._signal_group(signal.SIGKILL)
+        self._group_is_gone = True
+        return self._started.wait()
+
+    def kill_main(self) -> None:
+        """End the process itself at once and leave its children to themselves, as the OOM killer does."""
+        self.send_signal(signal.SIGKILL)
+        self._started.wait()
+
+    def pause(self) -> None:
+        """Freeze its group (SIGSTOP): connections stay open, nobody answers."""
+        self._signal_group(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal_group(signal.SIGCONT)
+
+    def restart(self) -> Self:
+        """Stop it if it runs, and start it again with the same command, so on the same port."""
+        if self._process is not None:
+            self.stop()
+        return self.start()
+
+    def ensure_running(self) -> None:
+        """Undo what a test did to it: a pause, a stop or a kill."""
+        if self.running:
+            self.resume()
+            self.wait_ready()
+        else:
+            self.restart()
+
+    def send_signal(self, number: int) -> None:
+        self._started.send_signal(number)
+
+    @property
+    def pid(self) -> int:
+        return self._started.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def returncode(self) -> int | None:
+        return self._started.poll()
+
+    @property
+    def log(self) -> str:
+        """All that it said since its first start."""
+        return self._read_log(0)
+
+    @property
+    def current_log(self) -> str:
+        """What it said since its last start."""
+        return self._read_log(self._log_start)
+
+    @property
+    def log_tail(self) -> str:
+        return self.current_log[-LOG_TAIL:]
+
+    def wait_for_log(self, pattern: str, *, timeout: float = 10.0) -> re.Match[str]:
+        """Wait until a regular expression matches what it said since its last start."""
+        try:
+            return wait_for(lambda: re.search(pattern, self.current_log), timeout=timeout)
+        except AssertionError:
+            raise AssertionError(f"{self.name} did not log {pattern!r} in {timeout:g} s:\n{self.log_tail}") from None
+
+    @property
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise ProcessError(f"{self.name} was not started")
+        return self._process
+
+    def _ready_or_ended(self) -> bool:
+        return not self.running or self._ready()
+
+    def _signal_group(self, number: int) -> None:
+        if self._group_is_gone:  # its number may be somebody else's by now
+            return
+        # macOS answers EPERM for a group in which only zombies are left.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._started.pid, number)
+
+    def _read_log(self, offset: int) -> str:
+        if not self._log_path.exists():
+            return ""
+        with self._log_path.open("rb") as log:
+            log.seek(offset)
+            return log.read().decode(errors="replace")
+
+
+class Worker(ManagedProcess):
+    """A ``celery worker``.
+
+    Args:
+        app: What follows ``celery -A``.
+        folder: Where its log goes.
+        pool: prefork, threads, solo, eventlet or gevent.
+        concurrency: Tasks at a time.
+        env: Added to this process's environment.
+        options: More options of ``celery worker``.
+        name: The first half of its host name; the second is unique.
+    """
+
+    def __init__(
+        self,
+        app: str,
+        *,
+        folder: Path,
+        pool: str = "prefork",
+        concurrency: int = 2,
+        env: Mapping[str, str] | None = None,
+        options: Sequence[str] = (),
+        name: str = "worker",
+    ) -> None:
+        self.hostname = f"{name}@{uuid.uuid4().hex[:12]}"
+        # Mingle and gossip cost a second at the start, and talk to the workers of other tests.
+        quick = ["--without-mingle", "--without-gossip"]
+        if pool in ("eventlet", "gevent") and not {"-E", "--task-events"} & set(options):
+            # With an event dispatcher, Celery 5.7 waits 0.1 s after each message of RabbitMQ (_quick_drain in
+            # celery/worker/loops.py) in these pools.
+            quick.append("--without-heartbeat")
+        celery = [sys.executable, "-m", "celery", "-A", app, "worker", "--loglevel", "INFO"]
+        choice = ["--pool", pool, "--concurrency", str(concurrency), "--hostname", self.hostname]
+        super().__init__(
+            [*celery, *choice, *quick, *options],
+            folder=folder,
+            name=self.hostname,
+            env={**python_path(), **(env or {})},
+            ready=lambda: f"{self.hostname} ready." in self.current_log,
+        )
+
+
+class WebServer(ManagedProcess):
+    """``python -m module``: a web server that says ``Listening on http://...`` when it does.
+
+    Args:
+        module: The module that is run.
+        folder: Where its log goes.
+        env: Added to this process's environment; ``HOST`` and ``PORT`` are set.
+        args: Its arguments.
+    """
+
+    def __init__(
+        self, module: str, *, folder: Path, env: Mapping[str, str] | None = None, args: Sequence[str] = ()
+    ) -> None:
+        port = free_port()
+        self.url = f"http://{HOST}:{port}"
+        super().__init__(
+            [sys.executable, "-m", module, *args],
+            folder=folder,
+            name=f"{module}-{port}",
+            env={**python_path(), "HOST": HOST, "PORT": str(port), **(env or {})},
+            ready=lambda: "Listening on http://" in self.current_log,
+        )
+
+
+def free_port() -> int:
+    """Find a port that nobody listens on.
+
+    It is below the range of outgoing connections: a client that keeps trying to reach a stopped server there cannot
+    end up connected to itself, and so keep the server from coming back.
+    """
+    # Hypothesis seeds the other generator: test runs beside this one would draw the same ports.
+    for port in random.SystemRandom().sample(range(10000, 32000), 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((HOST, port))
+            return port
+    raise ProcessError("no free port found")
+
+
+def accepts_connections(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1):
+        return True
+    return False
+
+
+def python_path() -> dict[str, str]:
+    """Let a child import ``tests`` and ``example_project``, whatever its working folder is."""
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    return {"PYTHONPATH": os.pathsep.join(filter(None, paths))}

@@ -1,0 +1,131 @@
+"""Find the programs outside Python that tests need, and say what to do where one is missing."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+CLIENT = Path(__file__).parent / "client"
+
+RABBITMQ_PATHS = (
+    # On Debian the one on PATH is a wrapper that changes the user and refuses any but its own.
+    "/usr/lib/rabbitmq/bin/rabbitmq-server",
+    "/opt/homebrew/sbin/rabbitmq-server",
+    "/usr/local/sbin/rabbitmq-server",
+)
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHROMIUM_PATHS = (
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program that tests need.
+
+    Args:
+        find: Returns its path, or None.
+        used_by: The tests that are skipped without it.
+        debian: The Debian packages that bring it.
+        homebrew: What ``brew install`` calls it.
+    """
+
+    find: Callable[[], str | None]
+    used_by: str
+    debian: tuple[str, ...]
+    homebrew: str
+
+
+def find_redis() -> str | None:
+    from example_project.embedded_redis import find_redis_server
+
+    try:
+        return find_redis_server()
+    except LookupError:
+        return None
+
+
+def find_rabbitmq() -> str | None:
+    if (chosen := os.environ.get("CELERY_TEST_RABBITMQ")) is not None:
+        return shutil.which(chosen)
+    return _first(*RABBITMQ_PATHS, "rabbitmq-server")
+
+
+def find_epmd() -> str | None:
+    """Find the name server of Erlang, which a RabbitMQ always has with it."""
+    return _first("epmd", "/usr/lib/erlang/bin/epmd", "/opt/homebrew/bin/epmd")
+
+
+def find_chromium() -> str | None:
+    if (chosen := os.environ.get("CELERY_TEST_CHROMIUM")) is not None:
+        return shutil.which(chosen)
+    return _first(*CHROMIUM_NAMES, *CHROMIUM_PATHS) or _playwright_chromium()
+
+
+def find_node() -> str | None:
+    return shutil.which("node")
+
+
+def find_npm() -> str | None:
+    return shutil.which("npm")
+
+
+def find_socketio_client() -> str | None:
+    package = CLIENT / "node_modules" / "socket.io-client"
+    return str(package) if find_node() and package.is_dir() else None
+
+
+PROGRAMS = {
+    "redis": Program(find_redis, "most integration and browser tests", ("redis-server",), "valkey"),
+    "rabbitmq": Program(find_rabbitmq, "integration tests on RabbitMQ", ("rabbitmq-server",), "rabbitmq"),
+    "epmd": Program(find_epmd, "integration tests on RabbitMQ", ("erlang-base",), "erlang"),
+    "chromium": Program(find_chromium, "tests/browser", ("chromium",), "--cask chromium"),
+    "node": Program(find_node, "tests of the JavaScript client", ("nodejs",), "node"),
+    "npm": Program(find_npm, "tests of plain socket.io clients", ("npm",), "node"),
+}
+
+
+def missing() -> dict[str, Program]:
+    return {name: program for name, program in PROGRAMS.items() if not program.find()}
+
+
+@functools.cache
+def find(name: str) -> str | None:
+    return find_socketio_client() if name == "socket.io-client" else PROGRAMS[name].find()
+
+
+def require(name: str) -> str:
+    """Return the path of a program, or skip the test; with ``CI`` set, fail it.
+
+    Args:
+        name: A key of ``PROGRAMS``, or ``socket.io-client`` for the npm packages of ``tests/client``.
+    """
+    path = find(name)
+    if path:
+        return path
+    absent = f"{name} is not installed: make test, or python -m tests.tools.install_services"
+    if on_ci():
+        pytest.fail(absent)
+    pytest.skip(absent)
+
+
+def on_ci() -> bool:
+    return os.environ.get("CI", "").lower() not in ("", "0", "false")
+
+
+def _first(*names: str) -> str | None:
+    return next((path for path in map(shutil.which, names) if path), None)
+
+
+def _playwright_chromium() -> str | None:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        return shutil.which(playwright.chromium.executable_path)

@@ -1,0 +1,205 @@
+"""Brokers and result servers as child processes, on loopback, in folders of their own."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import socket
+import urllib.request
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from celery import Celery
+
+from tests.processes import HOST, ManagedProcess, accepts_connections, free_port
+from tests.programs import require
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+DATABASES = 1000
+
+
+class RedisServer(ManagedProcess):
+    """A Redis, or Valkey, server.
+
+    Args:
+        folder: Where its log and data go.
+        name: What errors call it.
+        persist: Keep the data over a restart or a kill.
+    """
+
+    def __init__(self, folder: Path, *, name: str = "redis", persist: bool = False) -> None:
+        self.port = free_port()
+        self._numbers = itertools.cycle(range(DATABASES))
+        network = ["--port", str(self.port), "--bind", HOST]
+        storage = ["--dir", str(folder), "--save", "", "--databases", str(DATABASES)]
+        durability = ["--appendonly", "yes", "--appendfsync", "always"] if persist else ["--appendonly", "no"]
+        super().__init__(
+            [require("redis"), *network, *storage, *durability], folder=folder, name=name, ready=self.answers
+        )
+
+    def url(self, database: int = 0) -> str:
+        return f"redis://{HOST}:{self.port}/{database}"
+
+    def fresh_url(self) -> str:
+        """Return the address of an empty database that nobody was given yet (or 1000 tests ago)."""
+        number = next(self._numbers)
+        self._ask(f"SELECT {number}", "FLUSHDB")
+        return self.url(number)
+
+    def answers(self) -> bool:
+        try:
+            return self._ask("PING").startswith("+PONG")
+        except OSError:
+            return False
+
+    def _ask(self, *commands: str) -> str:
+        with socket.create_connection((HOST, self.port), timeout=5) as connection:
+            connection.sendall("".join(f"{command}\r\n" for command in commands).encode())
+            lines = connection.makefile("r")
+            return "".join(lines.readline() for _ in commands)
+
+
+class RabbitMQServer(ManagedProcess):
+    """A RabbitMQ node. It takes 5 to 8 seconds to start.
+
+    Args:
+        folder: Where its log, data and configuration go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.port, self._management_port = free_port(), free_port()
+        self._distribution_port, names_port = free_port(), free_port()
+        # Without one on its port, RabbitMQ starts an epmd of its own, which outlives it.
+        self._epmd = ManagedProcess(
+            [require("epmd"), "-port", str(names_port), "-address", HOST],
+            folder=folder,
+            name="epmd",
+            ready=lambda: accepts_connections(names_port),
+        )
+        self._write_configuration(folder)
+        super().__init__(
+            [require("rabbitmq")],
+            folder=folder,
+            name="rabbitmq",
+            env={**self._environment(folder), "ERL_EPMD_PORT": str(names_port)},
+            cwd=folder,
+            ready=self.answers,
+            start_timeout=90,
+        )
+
+    def start(self, *, wait: bool = True) -> Self:
+        if not self._epmd.running:
+            self._epmd.start()
+        return super().start(wait=wait)
+
+    def stop(self, *, timeout: float = 2.0) -> int:
+        """Stop it in order, and cut short what comes after: 5 idle seconds of the management plugin."""
+        return super().stop(timeout=timeout)
+
+    def kill(self) -> int:
+        code = super().kill()
+        self._epmd.kill()
+        return code
+
+    def url(self, vhost: str = "") -> str:
+        return f"amqp://guest:guest@{HOST}:{self.port}/{vhost}"
+
+    def fresh_url(self) -> str:
+        """Make a new virtual host, and return its address."""
+        vhost = f"test-{uuid.uuid4().hex[:12]}"
+        self._manage("PUT", f"vhosts/{vhost}", {})
+        self._manage("PUT", f"permissions/{vhost}/guest", {"configure": ".*", "write": ".*", "read": ".*"})
+        return self.url(vhost)
+
+    def answers(self) -> bool:
+        return "startup complete" in self.current_log and all(
+            accepts_connections(port) for port in (self.port, self._management_port)
+        )
+
+    def close_connections(self) -> int:
+        """Cut off every client that the node knows of for half a second or more; returns how many there were."""
+        connections = self._manage("GET", "connections")
+        for connection in connections:
+            self._manage("DELETE", f"connections/{quote(connection['name'])}")
+        return len(connections)
+
+    def _manage(self, method: str, path: str, body: object = None) -> Any:
+        request = urllib.request.Request(
+            f"http://{HOST}:{self._management_port}/api/{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={
+                "Authorization": "Basic " + base64.b64encode(b"guest:guest").decode(),
+                "Content-Type": "application/json",
+            },
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            text = answer.read()
+        return json.loads(text) if text else None
+
+    def _write_configuration(self, folder: Path) -> None:
+        (folder / "home").mkdir(parents=True, exist_ok=True)
+        (folder / "env.conf").write_text("")
+        (folder / "enabled_plugins").write_text("[rabbitmq_management].")
+        (folder / "rabbitmq.conf").write_text(
+            f"listeners.tcp.1 = {HOST}:{self.port}\n"
+            f"management.tcp.ip = {HOST}\n"
+            f"management.tcp.port = {self._management_port}\n"
+            "log.console = true\n"
+            "log.file = false\n"
+            "disk_free_limit.absolute = 50MB\n"
+            # Milliseconds until the management plugin knows a new connection.
+            "collect_statistics_interval = 500\n"
+        )
+
+    def _environment(self, folder: Path) -> dict[str, str]:
+        return {
+            "HOME": str(folder / "home"),
+            "ERL_CRASH_DUMP_SECONDS": "0",
+            "LC_ALL": "C.UTF-8",
+            "RABBITMQ_NODENAME": f"test{self.port}@localhost",
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_NODE_IP_ADDRESS": HOST,
+            "RABBITMQ_DIST_PORT": str(self._distribution_port),
+            "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(folder / "log"),
+            "RABBITMQ_PID_FILE": str(folder / "pid"),
+            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+            "RABBITMQ_CONF_ENV_FILE": str(folder / "env.conf"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+        }
+
+
+@dataclass(frozen=True)
+class Broker:
+    """A broker and a result backend that are new to whoever gets them.
+
+    Args:
+        name: redis or rabbitmq.
+        server: The broker's process: a test may pause, kill or restart it.
+        url: The broker's address: an empty Redis database, or a new virtual host.
+        backend: The process of the result backend, never the same as the broker's.
+        backend_url: An empty Redis database.
+    """
+
+    name: str
+    server: RedisServer | RabbitMQServer
+    url: str
+    backend: RedisServer
+    backend_url: str
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What tells Celery in a child process to use it: these two win over the app's own settings."""
+        return {"CELERY_BROKER_URL": self.url, "CELERY_RESULT_BACKEND": self.backend_url}
+
+    def app(self, name: str = "test") -> Celery:
+        """Make a new app in the test's own process: a used one keeps the broker that it met first."""
+        return Celery(name, broker=self.url, backend=self.backend_url, set_as_current=False)

@@ -1,0 +1,139 @@
+"""The documentation says what the code says."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import celery_realtime
+from celery_realtime.events import RESERVED_EVENTS, STATUS_OF_STATE, ProgressUpdate, StatusChange
+from celery_realtime.settings import NAMES, PREFIX, Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+PACKAGE = ROOT / "celery_realtime"
+PAGES = sorted([*DOCS.glob("*.md"), *ROOT.glob("*.md"), ROOT / "example_project" / "README.md"])
+BLOCK = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+ANCHOR = re.compile(r"^\(([\w-]+)\)=$", re.MULTILINE)
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [text for kind, text in BLOCK.findall(page.read_text()) if kind == language]
+
+
+def anchors(page: Path) -> set[str]:
+    text = BLOCK.sub("", page.read_text())
+    headings = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in HEADING.findall(text)}
+    return headings | set(ANCHOR.findall(text))
+
+
+def test_every_setting_is_in_the_table_with_its_default() -> None:
+    row = re.compile(r"^\| `(realtime_\w+)` \| `([^`]+)` \|", re.MULTILINE)
+    table = dict(row.findall((DOCS / "settings.md").read_text()))
+    defaults = msgspec.structs.asdict(Settings())
+    assert list(table) == [PREFIX + name for name in NAMES]
+    assert {name: ast.literal_eval(shown) for name, shown in table.items()} == {
+        PREFIX + name: default for name, default in defaults.items()
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_settings_that_a_page_names_exist(page: Path) -> None:
+    assert set(re.findall(r"\brealtime_(\w+)", page.read_text())) <= set(NAMES)
+
+
+def test_the_changelog_begins_with_the_version_of_the_package() -> None:
+    first = re.search(r"\b\d+\.\d+\.\d+\b", (ROOT / "CHANGELOG.md").read_text().partition("## [Unreleased]")[2])
+    assert first is not None
+    assert first[0] == celery_realtime.__version__
+
+
+def test_the_requirements_are_those_of_the_package() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    readme = (ROOT / "README.md").read_text()
+    for name, package in (("Celery", "celery"), ("python-socketio", "python-socketio")):
+        bound = re.search(rf'"{package}>=([\d.]+)"', project)
+        assert bound is not None
+        assert f"{name} {bound[1]}+" in readme
+    python = re.search(r'requires-python = ">=([\d.]+)"', project)
+    assert python is not None
+    assert f"Python {python[1]}+" in readme
+
+
+def test_every_field_of_an_event_is_in_its_table() -> None:
+    text = (DOCS / "events.md").read_text()
+    for heading, struct in (("## `agent_status`", StatusChange), ("## `agent_progress`", ProgressUpdate)):
+        section = text.partition(heading)[2].partition("\n## ")[0]
+        lines = [line for line in section.splitlines() if line.startswith("| `")]
+        named = {name for line in lines for name in re.findall(r"`(\w+)`", line.split("|")[1])}
+        assert {*struct.__struct_fields__, "event", "epoch", "offset"} <= named
+
+
+def test_every_state_is_told_with_its_status() -> None:
+    section = (DOCS / "events.md").read_text().partition("| `status` | `state` |")[2].partition("\n\n")[0]
+    table = {state: status for status, state in re.findall(r"^\| `(\w+)` \| `(\w+)` \|", section, re.MULTILINE)}
+    assert table == STATUS_OF_STATE
+    outcomes = (DOCS / "outcomes.md").read_text()
+    assert [state for state in STATUS_OF_STATE if state != "PENDING" and f"`{state}`" not in outcomes] == []
+
+
+def test_the_reserved_names_are_the_documented_ones() -> None:
+    text = (DOCS / "tasks.md").read_text()
+    ours = {name for name in RESERVED_EVENTS if name.startswith("agent_")} | {"error"}
+    assert [name for name in sorted(ours) if f"`{name}`" not in text] == []
+
+
+def test_the_floors_are_those_that_are_checked() -> None:
+    layers = (ROOT / "setup.cfg").read_text().partition("layers =\n")[2].partition("\n\n")[0].splitlines()
+    checked = [{name for name in re.findall(r"\w+", layer) if (PACKAGE / f"{name}.py").exists()} for layer in layers]
+    table = re.findall(r"^\| \d+ \| ([^|]+) \|", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE)
+    shown = [set(re.findall(r"\w+", modules)) for modules in table]
+    known = set().union(*checked)  # import-linter sees to it that none is missing
+    assert [floor & known for floor in shown] == [floor for floor in checked if floor]
+    assert set().union(*shown) == {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+
+
+def python_blocks() -> list[Any]:
+    found = []
+    for page in PAGES:
+        for number, block in enumerate(blocks(page, "python"), start=1):
+            found.append(pytest.param(block, id=f"{name_of(page)}-{number}"))
+    return found
+
+
+@pytest.mark.parametrize("block", python_blocks())
+def test_python_in_the_pages_compiles_and_imports_what_exists(block: str) -> None:
+    compile(block, "block", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    for node in ast.walk(ast.parse(block)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("celery_realtime"):
+            module = importlib.import_module(node.module or "")
+            assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    text = BLOCK.sub("", page.read_text())
+    for target in LINK.findall(text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f"{name_of(page)} links to {target}"
+        assert not anchor or anchor in anchors(file), f"{name_of(page)} links to {target}"
+
+
+def test_every_page_is_reachable_from_the_index() -> None:
+    entries = {line.strip() for tree in blocks(DOCS / "index.md", "{toctree}") for line in tree.splitlines()}
+    assert {page.stem for page in DOCS.glob("*.md")} - entries == {"index"}

@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from celery_realtime.exceptions import ImproperlyConfigured
+from celery_realtime.settings import NAMES, Settings, conf_names, is_plain_redis, is_redis, redact, resolve
+
+BROKER = "redis://localhost:6379/0"
+
+
+def settle(**keywords: Any) -> Settings:
+    return resolve(keywords, {}, BROKER)
+
+
+def test_the_defaults_are_those_of_the_contract() -> None:
+    settings = settle()
+    assert settings.url == BROKER
+    assert (settings.channel, settings.wire, settings.namespace) == ("socketio", "frames", "/")
+    assert settings.progress_interval == 5.0
+    assert settings.max_payload == 65536
+    assert (settings.include_result, settings.include_traceback, settings.metrics) == (True, False, False)
+    assert settings.secret_key is None
+    assert settings.event_filter is None
+    assert settings.project_resolver is None
+
+
+def test_the_names_are_those_of_the_contract() -> None:
+    assert set(NAMES) >= {
+        *("url", "channel", "wire", "namespace", "connection_options", "history_url", "history_size", "history_ttl"),
+        *("progress_interval", "max_payload", "include_result", "include_traceback", "event_filter"),
+        *("project_resolver", "secret_key", "queue_size", "batch_size", "linger", "flush_timeout", "metrics"),
+    }
+
+
+def test_a_keyword_beats_the_configuration_which_beats_the_default() -> None:
+    conf = {"realtime_channel": "conf", "realtime_namespace": "/conf"}
+    settings = resolve({"channel": "keyword"}, conf, BROKER)
+    assert (settings.channel, settings.namespace, settings.wire) == ("keyword", "/conf", "frames")
+
+
+def test_a_url_of_its_own_beats_the_broker() -> None:
+    assert settle(url="amqp://host//").url == "amqp://host//"
+    assert settle(url=None).url == BROKER
+
+
+def test_other_configuration_is_not_ours_to_judge() -> None:
+    assert resolve({}, {"broker_url": "nonsense", "task_realtime": 1, "real_time_url": 1}, BROKER) == settle()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_unknown_keyword_is_named_beside_the_one_that_was_meant(name: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=rf"unknown setting {name[:-1]}: did you mean {name}\?"):
+        resolve({name[:-1]: 1}, {}, BROKER)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_unknown_setting_in_the_configuration_is_named_beside_the_one_that_was_meant(name: str) -> None:
+    with pytest.raises(
+        ImproperlyConfigured, match=rf"unknown setting realtime_{name[:-1]}: did you mean realtime_{name}\?"
+    ):
+        resolve({}, {f"realtime_{name[:-1]}": 1}, BROKER)
+
+
+def test_a_name_that_is_like_no_other_brings_the_list_of_all() -> None:
+    with pytest.raises(ImproperlyConfigured, match="unknown setting zzzzzz: the settings are: url, channel,"):
+        settle(zzzzzz=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("url", 5),
+        ("url", ["redis://a"]),
+        ("channel", None),
+        ("channel", b"socketio"),
+        ("wire", 1),
+        ("namespace", None),
+        ("connection_options", None),
+        ("connection_options", [1]),
+        ("connection_options", {1: 2}),
+        ("history_url", 5),
+        ("history_size", "1000"),
+        ("history_size", 10.5),
+        ("history_ttl", "1 day"),
+        ("progress_interval", "5"),
+        ("progress_interval", None),
+        ("progress_interval", True),
+        ("max_payload", True),
+        ("include_result", 1),
+        ("include_traceback", "yes"),
+        ("event_filter", "studio.redact"),
+        ("project_resolver", 5),
+        ("secret_key", 5),
+        ("secret_key", b"bytes"),
+        ("secret_key", ["good", 5]),
+        ("queue_size", None),
+        ("batch_size", False),
+        ("linger", "0"),
+        ("flush_timeout", []),
+        ("metrics", "on"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_named(name: str, value: object) -> None:
+    with pytest.raises(ImproperlyConfigured, match=f"realtime_{name} "):
+        settle(**{name: value})
+    with pytest.raises(ImproperlyConfigured, match=f"realtime_{name} "):
+        resolve({}, {f"realtime_{name}": value}, BROKER)
+
+
+@pytest.mark.parametrize(
+    "name", ["history_size", "history_ttl", "max_payload", "queue_size", "batch_size", "lost_after"]
+)
+@pytest.mark.parametrize("value", [0, -1])
+def test_what_must_be_above_zero_is_refused_below_one(name: str, value: int) -> None:
+    with pytest.raises(ImproperlyConfigured, match=f"realtime_{name} must be above 0, not {value}"):
+        settle(**{name: value})
+    assert getattr(settle(**{name: 1}), name) == 1
+
+
+@pytest.mark.parametrize("name", ["progress_interval", "linger", "flush_timeout"])
+@pytest.mark.parametrize("value", [-1, -0.001, math.nan])
+def test_a_length_of_time_is_never_negative(name: str, value: float) -> None:
+    with pytest.raises(ImproperlyConfigured, match=f"realtime_{name} must be 0 or more"):
+        settle(**{name: value})
+    assert getattr(settle(**{name: 0}), name) == 0
+
+
+@pytest.mark.parametrize("name", ["history_ttl", "linger", "flush_timeout"])
+def test_a_length_of_time_that_no_clock_can_wait_is_refused(name: str) -> None:
+    for value in (math.inf, 1e300):
+        with pytest.raises(ImproperlyConfigured, match=f"realtime_{name} "):
+            settle(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("channel", ""), ("secret_key", ""), ("secret_key", []), ("secret_key", ("a", ""))]
+)
+def test_what_must_not_be_empty_is_refused_when_it_is(name: str, value: object) -> None:
+    with pytest.raises(ImproperlyConfigured, match=f"realtime_{name} must not be empty"):
+        settle(**{name: value})
+
+
+def test_an_empty_url_is_refused_rather_than_replaced_by_the_broker() -> None:
+    with pytest.raises(ImproperlyConfigured, match="realtime_url must not be empty"):
+        settle(url="")
+
+
+@pytest.mark.parametrize("wire", ["frames", "stock"])
+def test_there_are_two_wires(wire: str) -> None:
+    assert settle(wire=wire).wire == wire
+    with pytest.raises(ImproperlyConfigured, match="realtime_wire must be 'frames' or 'stock', not 'FRAMES'"):
+        settle(wire="FRAMES")
+
+
+def test_a_namespace_starts_with_a_slash() -> None:
+    assert settle(namespace="/jobs").namespace == "/jobs"
+    with pytest.raises(ImproperlyConfigured, match="realtime_namespace must start with '/', not 'jobs'"):
+        settle(namespace="jobs")
+
+
+def test_secret_keys_may_be_a_list() -> None:
+    assert settle(secret_key=["new", "old"]).secret_key == ("new", "old")
+    assert settle(secret_key=("new", "old")).secret_key == ("new", "old")
+    assert settle(secret_key="only").secret_key == "only"
+
+
+def test_a_bad_secret_is_not_shown() -> None:
+    for bad in (b"hunter2", {"hunter2": 1}, ["hunter2", 5], ("hunter2", "")):
+        with pytest.raises(ImproperlyConfigured) as refused:
+            settle(secret_key=bad)
+        assert "hunter2" not in str(refused.value)
+
+
+def test_rules_may_be_any_callable_or_none() -> None:
+    def rule(*args: object) -> None: ...
+
+    assert settle(event_filter=rule).event_filter is rule
+    assert settle(project_resolver=dict).project_resolver is dict
+    assert settle(project_resolver=None).project_resolver is None
+
+
+def test_settings_cannot_be_changed_behind_ones_back() -> None:
+    with pytest.raises(AttributeError):
+        settle().channel = "other"  # type: ignore[misc]
+    assert settle().connection_options is not settle().connection_options
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "redis://localhost",
+            "redis://localhost:6379/0",
+            "rediss://:pw@host:6380/1",
+            "redis+socket:///tmp/redis.sock",
+        ),
+        *(
+            "amqp://guest:guest@localhost:5672//",
+            "amqps://host/vhost",
+            "pyamqp://guest@host//",
+            "memory://",
+            "memory://localhost/",
+        ),
+        *("sentinel://a:26379;sentinel://b:26379", "amqp://a//;amqp://b//", "redis://[::1]:6379/0", "filesystem://"),
+    ],
+)
+def test_every_url_that_kombu_knows_is_taken(url: str) -> None:
+    assert settle(url=url).url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("localhost", "localhost:6379", "http://localhost", "redis:/localhost", "://", "nonsense://host"),
+        *("redis://a;nonsense://b", "redis://a;", "redis://host:port/0", "redis://host:99999", "redis://[::1"),
+    ],
+)
+def test_a_url_that_kombu_does_not_know_is_refused(url: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match="realtime_url"):
+        settle(url=url)
+
+
+@pytest.mark.parametrize("password", ["hunter2", "hun#ter2", "hun/ter2", "hun?ter2", "hun:ter2", "hun@ter2"])
+@pytest.mark.parametrize(
+    "url", ["nonsense://user:{}@host", "redis://:{}@host:port/0", "redis://user:{}@host:99999", "redis://:{}@host:6379"]
+)
+def test_no_part_of_a_password_is_in_an_error_message(url: str, password: str) -> None:
+    try:
+        settle(url=url.format(password))
+    except ImproperlyConfigured as error:
+        assert "hun" not in str(error)  # noqa: PT017 - some of these URLs may be good
+        assert "ter2" not in str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://localhost:6379/0", "redis://localhost:6379/0"),
+        ("redis://:pw@host/0", "redis://:**@host/0"),
+        ("amqp://user:pw@host//", "amqp://user:**@host//"),
+        ("amqp://user:p@w@host//", "amqp://user:**@host//"),
+        ("amqp://user:p:w@host//", "amqp://user:**@host//"),
+    ],
+)
+def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
+    assert redact(url) == shown
+
+
+def test_several_urls_are_shown_without_any_password() -> None:
+    shown = redact("amqp://u:hunter2@a//;amqp://u:hunter3@b//;amqp://c//")
+    assert "hunter" not in shown
+
+
+def test_our_names_are_found_among_others() -> None:
+    assert conf_names({"realtime_channel": 1, "broker_url": 2}) == ["channel"]
+
+
+@pytest.mark.parametrize("name", ["realtimechannel", "REALTIME", "channel", "my_realtime_channel"])
+def test_names_that_only_look_like_ours_are_left_alone(name: str) -> None:
+    assert conf_names({name: 1}) == []
+
+
+@pytest.mark.parametrize("url", ["redis://h", "rediss://h", "redis+socket:///s", "unix:///s", "sentinel://h:26379"])
+def test_a_redis_is_known_by_its_scheme(url: str) -> None:
+    assert is_redis(url)
+    assert is_plain_redis(url) == (not url.startswith("sentinel"))
+
+
+@pytest.mark.parametrize("url", ["amqp://h", "memory://", "rpc://", "db+sqlite:///redis://", "", None, "redis"])
+def test_what_is_no_redis_is_not_taken_for_one(url: str | None) -> None:
+    assert not is_redis(url) or url == "redis"
+    assert not is_plain_redis(url) or url == "redis"

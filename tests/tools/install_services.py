@@ -1,0 +1,86 @@
+"""Install what the tests need beside Python, where that is possible, and say what is missing where it is not.
+
+Run it with ``python -m tests.tools.install_services``. As root on Debian it installs packages; elsewhere it tells what
+to install. Tests skip what is missing, so that is no failure, except where ``CI`` is set.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+
+from tests.programs import CLIENT, PROGRAMS, Program, find_npm, find_socketio_client, missing, on_ci
+
+LOCK = CLIENT / "package-lock.json"
+# npm writes it at the end of a successful installation.
+INSTALLED = CLIENT / "node_modules" / ".package-lock.json"
+
+
+def main() -> int:
+    absent = missing()
+    if absent:
+        print("Missing:", ", ".join(absent))
+        install(absent.values())
+    if find_npm():
+        install_npm_packages()
+    return report(missing())
+
+
+def install(programs: Iterable[Program]) -> None:
+    if is_debian() and os.geteuid() == 0:
+        install_debian_packages(dict.fromkeys(package for program in programs for package in program.debian))
+    elif is_debian():
+        packages = " ".join(dict.fromkeys(package for program in programs for package in program.debian))
+        print(f"Not root, so it is for you to run: sudo apt-get install --no-install-recommends {packages}")
+    elif shutil.which("brew"):
+        for formula in dict.fromkeys(program.homebrew for program in programs):
+            print(f"It is for you to run: brew install {formula}")
+    else:
+        print("It is for you to install: this machine has neither apt-get nor brew.")
+
+
+def is_debian() -> bool:
+    return shutil.which("apt-get") is not None
+
+
+def install_debian_packages(packages: Iterable[str]) -> None:
+    """Install one after the other: one that cannot be had keeps none of the rest away."""
+    apt_get("update")
+    for package in packages:
+        apt_get("install", "--yes", "--no-install-recommends", package)
+
+
+def apt_get(*arguments: str) -> None:
+    command = ["apt-get", "--quiet", "-o", "Acquire::Retries=3", "-o", "Dpkg::Use-Pty=0", *arguments]
+    run(command, env={"DEBIAN_FRONTEND": "noninteractive"})
+
+
+def install_npm_packages() -> None:
+    if INSTALLED.exists() and INSTALLED.stat().st_mtime >= LOCK.stat().st_mtime:
+        return
+    run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(CLIENT)])
+
+
+def run(command: list[str], env: dict[str, str] | None = None) -> None:
+    """Run a command; whether it did what it should, the report at the end finds out."""
+    print("+", " ".join(command), flush=True)
+    done = subprocess.run(command, env={**os.environ, **(env or {})}, stdin=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        print(f"{command[0]} ended with {done.returncode}")
+
+
+def report(absent: dict[str, Program]) -> int:
+    width = max(map(len, PROGRAMS))
+    for name, program in PROGRAMS.items():
+        outcome = f"missing, so skipped: {program.used_by}" if name in absent else program.find()
+        print(f"  {name:{width}}  {outcome}")
+    packages = bool(find_socketio_client())
+    print(f"  {'(npm packages)':{width}}  {'installed' if packages else 'missing'}")
+    return int(on_ci() and (bool(absent) or not packages))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

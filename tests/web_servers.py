@@ -1,0 +1,196 @@
+"""Web servers in threads of the test's own process, so that a test can hand them rules and look at them."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import TYPE_CHECKING, Any, Literal
+
+import socketio
+import uvicorn
+from celery import Celery
+from flask import Flask
+from flask_socketio import SocketIO
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+from celery_realtime import Realtime, events
+from celery_realtime.events import Job
+from tests.client_recorder import Recorder
+from tests.processes import HOST
+from tests.waiting import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+Kind = Literal["sync", "flask", "asgi"]
+SECRET = "a long and random string of the tests"
+
+
+DEFAULTS = {"history_url": None, "secret_key": SECRET, "linger": 0.0}
+
+
+class Web:
+    """A web server with a ``Realtime`` of its own: make it, attach rules, start it.
+
+    Args:
+        kind: ``sync`` (python-socketio's ``Server``, in threads), ``flask`` (Flask-SocketIO) or ``asgi``.
+        url: The broker.
+        **settings: Of the ``Realtime``; without any, tokens that are signed with ``SECRET`` open their projects.
+    """
+
+    def __init__(self, kind: Kind, url: str, **settings: Any) -> None:
+        self.kind = kind
+        self.realtime = Realtime(Celery("web", broker=url, set_as_current=False), **{**DEFAULTS, **settings})
+        self.manager = self._make_manager()
+        #: What a user hands to ``init_socketio``; for Flask this is not python-socketio's server, which is inside.
+        self.socketio = self._make_socketio()
+        self.server = self.socketio.server if kind == "flask" else self.socketio
+        self.handlers: Any = None
+        self.url = ""
+        self._ended = threading.Event()
+        self._settled = threading.Event()
+        self._stack = contextlib.ExitStack()
+        self._clients = contextlib.ExitStack()
+        self._let_end(self._sync_manager)
+
+    def _make_manager(self) -> Any:
+        return self.realtime.async_client_manager() if self.kind == "asgi" else self.realtime.client_manager()
+
+    def _make_socketio(self) -> Any:
+        if self.kind == "asgi":
+            return socketio.AsyncServer(async_mode="asgi", client_manager=self.manager)
+        if self.kind == "flask":
+            self.flask = Flask("web")
+            return SocketIO(self.flask, async_mode="threading", client_manager=self.manager)
+        return socketio.Server(async_mode="threading", client_manager=self.manager)
+
+    def _let_end(self, manager: Any) -> None:
+        """Give the listener, which would go on for ever, an end: the first message after ``stop``."""
+        listen = manager._listen
+
+        def until_ended() -> Iterator[Any]:
+            for message in listen():
+                if self._ended.is_set():
+                    return
+                if message.get("event") == "settle":
+                    self._settled.set()
+                yield message
+
+        manager._listen = until_ended
+
+    def attach(self, **rules: Any) -> Web:
+        """Call ``init_socketio``; ``handlers`` has what it returns."""
+        self.handlers = self.realtime.init_socketio(self.socketio, **rules)
+        return self
+
+    def start(self) -> Web:
+        """Serve, at ``url``."""
+        self.url = self._start_asgi() if self.kind == "asgi" else self._start_wsgi()
+        return self
+
+    def _start_wsgi(self) -> str:
+        application = self.flask if self.kind == "flask" else socketio.WSGIApp(self.server)
+        http = make_server(HOST, 0, application, threaded=True, request_handler=_OneRequest)
+        self._in_thread(http.serve_forever, 0.02)
+        self._stack.callback(http.server_close)
+        self._stack.callback(http.shutdown)
+        return f"http://{HOST}:{http.port}"
+
+    def _start_asgi(self) -> str:
+        config = uvicorn.Config(socketio.ASGIApp(self.server), host=HOST, port=0, log_level="error", lifespan="off")
+        http = uvicorn.Server(config)
+        self._in_thread(http.run)
+        self._stack.callback(setattr, http, "should_exit", True)
+        self._stack.callback(setattr, http, "force_exit", True)  # it would wait for who polls
+        wait_for(lambda: http.started)
+        return f"http://{HOST}:{http.servers[0].sockets[0].getsockname()[1]}"
+
+    def _in_thread(self, target: Callable[..., Any], *args: Any) -> None:
+        thread = threading.Thread(target=target, args=args, daemon=True)
+        thread.start()
+        self._stack.callback(thread.join, 10)
+
+    # -- using it -----------------------------------------------------------------------------------------------
+
+    def token(self, user_id: str = "ada", projects: Iterable[str] = ("alpha",), **more: Any) -> str:
+        return self.realtime.issue_token(user_id, projects=projects, **more)
+
+    def connect(self, token: Any = None, **options: Any) -> Recorder:
+        """Connect a client; without a token of its own, with one of ada's for the project alpha."""
+        client = self.client(namespace=self.realtime.settings.namespace)
+        return client.connect(self.url, token=token or self.token(), **{"transports": ["websocket"], **options})
+
+    def client(self, **options: Any) -> Recorder:
+        """Make a client that is closed with the server."""
+        client = Recorder(**options)
+        self._clients.callback(_hang_up, client)
+        return client
+
+    def subscriber(self, *projects: str) -> Recorder:
+        """Connect a client that may see these projects and watches them."""
+        client = self.connect(self.token(projects=projects))
+        for project in projects:
+            assert client.subscribe(project)["ok"]
+        return client
+
+    def emit(self, project_id: str, number: int) -> None:
+        """Say a number to a project, over the broker."""
+        self.realtime.manager.emit_to_project(project_id, "step", {"number": number})
+
+    def publish_status(self, project_id: str, job_id: str, state: str) -> None:
+        """Tell of a job, over the broker."""
+        job = Job(job_id=job_id, project_id=project_id)
+        self.realtime.manager.publish_status(events.status_change(job, state))
+
+    def reset(self) -> None:
+        """Send the clients away, and wait until the server has dealt with all that was said."""
+        self._clients.close()
+        wait_for(lambda: not self.handlers._users)
+        if self._listener is not None:
+            self._settle()
+            assert self._settled.wait(10)
+
+    def stop(self) -> None:
+        """End all that was started."""
+        self._clients.close()
+        self._stack.close()
+        self._ended.set()
+        if self._listener is not None:
+            self._settle()
+            self._listener.join(10)
+            assert not self._listener.is_alive()
+        self.realtime.manager.publisher.close()
+
+    def _settle(self) -> None:
+        """Say something to the listener that comes after all else."""
+        assert self._sync_manager.wait_until_listening(10)
+        self._settled.clear()
+        self.realtime.manager.emit_to_project("nobody", "settle", None)
+        self.realtime.flush(10)
+
+    @property
+    def _sync_manager(self) -> Any:
+        return self.manager.sync if self.kind == "asgi" else self.manager
+
+    @property
+    def _listener(self) -> threading.Thread | None:
+        """The thread that listens to the broker, from the first client on."""
+        return self.manager._pump if self.kind == "asgi" else getattr(self.manager, "thread", None)
+
+
+def _hang_up(client: Recorder) -> None:
+    # A client that polls would wait for the end of its last request, which is the server's next ping.
+    if client.sio.eio.state == "connected" and client.sio.transport() == "polling":
+        client.sio.eio.disconnect(abort=True)
+    client.close()
+
+
+class _OneRequest(WSGIRequestHandler):
+    """Close a connection after its request: else what a client still says on a web socket is read as the next one."""
+
+    protocol_version = "HTTP/1.0"
+
+
+def steps(client: Recorder) -> list[int]:
+    """Return the numbers that a client heard."""
+    return [data["number"] for data in client.of("step")]
