@@ -92,6 +92,8 @@ class Realtime:
 
     def _on_worker_end(self, signal: Any = None, **_: Any) -> None:
         self.flush()
+        if signal is not signals.worker_shutting_down:
+            self.manager.close()
         if signal is signals.worker_shutdown and "keeper" in vars(self):
             self.keeper.stop()
 

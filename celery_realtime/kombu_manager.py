@@ -231,7 +231,10 @@ class RealtimeKombuManager(socketio.KombuManager):
         """Let go of the publishing connection; the next publish makes a new one."""
         with self._lock:
             self._producer = None
-            self.publisher_connection.release()
+            try:
+                self.publisher_connection.release()
+            except Exception as error:  # a broker that is away takes no leave
+                logger.debug("parting from %s: %r", redact(self.url), error)
             self.publisher_connection = self._connection()
 
     def _start_over(self) -> None:
@@ -295,11 +298,10 @@ def _surviving_poison(connection: Any) -> Iterator[None]:
     """Go on after a message that kombu cannot read: only a broken connection is a reason to make a new one."""
     try:
         yield
-    except connection.connection_errors:
-        raise
     except Exception as error:
-        # Among kombu's channel errors for Redis is KeyError, which a message without an envelope raises.
-        if isinstance(error, connection.channel_errors) and not isinstance(error, (LookupError, TypeError, ValueError)):
+        # Among kombu's connection errors for Redis is KeyError, which a message without an envelope raises.
+        broken = isinstance(error, (*connection.connection_errors, *connection.channel_errors))
+        if broken and not isinstance(error, (LookupError, TypeError, ValueError)):
             raise
         _ignore(repr(error))
 

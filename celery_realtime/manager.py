@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import concurrent.futures.thread  # noqa: F401  (python-socketio loads it, which cannot be done once an exit has begun)
 import inspect
 import logging
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
@@ -60,6 +63,8 @@ class SocketIOManager:
 
     def _new_outbox(self) -> Outbox:
         settings = self._settings()
+        # Registered before the outbox registers its flush, so it runs after it.
+        atexit.register(_close_publisher, weakref.ref(self))
         return Outbox(
             self._deliver,
             queue_size=settings.queue_size,
@@ -217,10 +222,27 @@ class SocketIOManager:
         """Hear of jobs from a bridge; ``Realtime(app)`` does this with its own. Doing it twice changes nothing."""
         bridge.connect(self)
 
+    def close(self) -> None:
+        """Send what waits, and part from the broker; RabbitMQ may throw away the last words of who just hangs up."""
+        self.flush()
+        self.close_publisher()
+
+    def close_publisher(self) -> None:
+        """Let go of the connection that events leave through; the next event makes a new one."""
+        publisher: RealtimeKombuManager | None = self.__dict__.get("_publisher")
+        if publisher is not None:
+            publisher.close()
+
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until everything accepted has been sent, at most ``timeout`` seconds; returns whether it has."""
         outbox = self.__dict__.get("_outbox")
         return True if outbox is None else outbox.flush(timeout)
+
+
+def _close_publisher(reference: weakref.ref[SocketIOManager]) -> None:
+    manager = reference()
+    if manager is not None:
+        manager.close_publisher()
 
 
 #: asyncio holds tasks weakly.

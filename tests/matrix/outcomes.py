@@ -89,6 +89,7 @@ class Outcome:
         brokers: Where it can happen.
         env: The worker's environment, where it must be one of its own kind.
         options: The worker's options, likewise.
+        never: The brokers and pools where Celery itself cannot be relied on to go on.
     """
 
     name: str
@@ -99,6 +100,10 @@ class Outcome:
     brokers: tuple[str, ...] = BROKERS
     env: Mapping[str, str] = field(default_factory=dict)
     options: tuple[str, ...] = ()
+    never: tuple[tuple[str, str], ...] = ()
+
+    def happens(self, broker: str, pool: str) -> bool:
+        return broker in self.brokers and pool in self.pools and (broker, pool) not in self.never
 
     def configuration(self, pool: str) -> Configuration:
         return Configuration(pool, tuple(self.env.items()), self.options)
@@ -298,22 +303,6 @@ def shut_down_soft(play: Play) -> None:
     play.worker.wait_for_log("Initiating Soft Shutdown")
     play.touch()
     play.wait_worker_ended()
-
-
-def send_unstored(task: Any) -> Callable[[Play], None]:
-    """Publish a job whose result cannot be stored."""
-
-    def act(play: Play) -> None:
-        play.start(task)
-        if task is tasks.succeed or (play.pool, play.stage.broker.name) != ("solo", "rabbitmq"):
-            return
-        play.wait_worker_ended()  # over an error that it takes for one of its own, with each try of the job
-        if "error" not in play.client.statuses(play.id()):
-            play.next_worker()
-            play.wait_end()
-            play.wait_worker_ended()
-
-    return act
 
 
 JOBS = 9
@@ -547,7 +536,14 @@ APART = [
         env={"SOFT_SHUTDOWN": "3"},
     ),
     *(
-        Outcome(f"backend_down_{name}", send_unstored(task), end, late, env={"CELERY_RESULT_BACKEND": "stopped redis"})
+        Outcome(
+            f"backend_down_{name}",
+            send(task),
+            end,
+            late,
+            env={"CELERY_RESULT_BACKEND": "stopped redis"},
+            never=() if name == "success" else (("rabbitmq", "solo"),),  # this worker ends over it, or stands still
+        )
         for name, task, end, late in (
             ("success", tasks.succeed, UNSTORED, (("internal_error", 1),)),
             ("failure", tasks.fail, UNSTORED, (("internal_error", 1),)),
