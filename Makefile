@@ -8,7 +8,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # What of the package is not code: an editable install must be made anew when one of these changes.
 METADATA := pyproject.toml
 
-.PHONY: help venv demo test services lint typing format docs bench package clean
+.PHONY: help venv demo test services lint typing format docs matrix package clean
 .DEFAULT_GOAL := help
 
 help:
@@ -17,7 +17,7 @@ help:
 	@echo "make lint     ruff, codespell, import-linter and mypy"
 	@echo "make format   let ruff mend what it can"
 	@echo "make docs     build the documentation into docs/_build/html"
-	@echo "make bench    run the benchmarks"
+	@echo "make matrix   run every outcome of a job in every pool on every broker (long)"
 	@echo "make package  build the wheel and check what is in it"
 	@echo "make venv     make $(VENV) with all that contributors need"
 	@echo "make clean    remove what was built"
@@ -28,7 +28,7 @@ demo: $(VENV)/.demo
 	@exec $(BIN)/python -m example_project.demo $(ARGS)
 
 test: services lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --ignore tests/matrix $(ARGS)
 
 services: $(VENV)/.test
 	$(BIN)/python -m tests.tools.install_services
@@ -47,8 +47,8 @@ format: $(VENV)/.test
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build --fail-on-warning --keep-going docs docs/_build/html
 
-bench: $(VENV)/.test
-	@for script in benchmarks/bench_*.py; do $(BIN)/python "$$script" $(ARGS) || exit 1; done
+matrix: services
+	$(BIN)/python -m pytest tests/matrix $(ARGS)
 
 package: $(VENV)/.test
 	rm -rf build dist

@@ -5,7 +5,15 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from celery import shared_task
+from celery import shared_task, signals
+
+from celery_realtime import Realtime
+
+
+@signals.celeryd_init.connect(weak=False)
+def attach(instance: Any = None, **_: Any) -> None:
+    """Attach the extension to the app of the worker, which pytest-celery makes."""
+    Realtime(instance.app, progress_interval=0)
 
 
 @shared_task(bind=True)
@@ -14,6 +22,14 @@ def count(self: Any, total: int) -> dict[str, int]:
     for current in range(1, total + 1):
         self.update_state(state="PROGRESS", meta={"current": current, "total": total})
     return {"total": total, "pid": os.getpid(), "parent": os.getppid()}
+
+
+@shared_task(bind=True)
+def report(self: Any, total: int) -> int:
+    """Count, and tell the project how far it got."""
+    for current in range(1, total + 1):
+        self.update_progress(current=current, total=total, message="counting")
+    return total
 
 
 @shared_task

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
 from pytest_celery import RESULT_TIMEOUT, CeleryTestSetup
 
-from tests.integration.matrix_tasks import count, worker_pid
+from tests.integration.matrix_tasks import count, report, worker_pid
 from tests.waiting import wait_for
+from tests.web_servers import Web
 
 
 def test_a_setup_answers_by_task_and_by_remote_control(celery_setup: CeleryTestSetup) -> None:
@@ -38,3 +42,35 @@ def test_tasks_run_again_after_the_broker_was_restarted(celery_setup: CeleryTest
     celery_setup.broker.restart()
 
     assert worker_pid.s().apply_async().get(timeout=RESULT_TIMEOUT) == before
+
+
+@pytest.fixture
+def web(celery_setup: CeleryTestSetup) -> Iterator[Web]:
+    """A web server on the same broker, which shares nothing else with the worker."""
+    web = Web("flask", celery_setup.app.conf.broker_url).attach().start()
+    yield web
+    web.stop()
+
+
+def test_a_browser_hears_of_a_job_until_its_end(celery_setup: CeleryTestSetup, web: Web) -> None:
+    client, stranger = web.subscriber("alpha"), web.subscriber("beta")
+
+    job = report.s(4).apply_async(headers={"project_id": "alpha"})
+
+    assert client.wait_for_end(job.id, timeout=RESULT_TIMEOUT)["result"] == 4
+    assert client.wait_for_event("agent_progress", job_id=job.id, progress=100)["message"] == "counting"
+    assert "running" in client.statuses(job.id)
+    assert stranger.for_job(job.id) == []
+
+
+def test_a_browser_hears_again_after_the_broker_was_restarted(celery_setup: CeleryTestSetup, web: Web) -> None:
+    client = web.subscriber("alpha")
+    before = report.s(1).apply_async(headers={"project_id": "alpha"})
+    client.wait_for_end(before.id, timeout=RESULT_TIMEOUT)
+    heard = web.manager.generation
+
+    celery_setup.broker.restart()
+    wait_for(lambda: web.manager.generation > heard, timeout=RESULT_TIMEOUT)
+
+    after = report.s(1).apply_async(headers={"project_id": "alpha"})
+    assert client.wait_for_end(after.id, timeout=RESULT_TIMEOUT)["status"] == "success"
