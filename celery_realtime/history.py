@@ -356,7 +356,7 @@ class History:
         try:
             self._redis = redis.Redis.from_url(_redis_py_url(url), **_options(url))
             self._redis.connection_pool.make_connection()  # it connects later, and says now what it cannot take
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, redis.RedisError) as error:
             raise ImproperlyConfigured(f"realtime_history_url {redact(url)!r} cannot be used: {error}") from None
         self._append = self._redis.register_script(_APPEND)
         self._read = self._redis.register_script(_READ)

@@ -1,0 +1,287 @@
+"""The history on a real Redis: what is news, what it is told as, and what is remembered."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from celery_realtime import events
+from celery_realtime.events import Job, Outgoing
+from celery_realtime.exceptions import ImproperlyConfigured
+from celery_realtime.history import History
+from celery_realtime.progress import Progress, progress_update
+from tests.waiting import wait_for
+
+numbers = itertools.count()
+
+
+@pytest.fixture
+def history(redis_url: str) -> History:
+    return History(redis_url, "tests", size=1000, ttl=60.0)
+
+
+def status(state: str, attempt: int = 0, job: str = "job", project: str = "p", **more: Any) -> Outgoing:
+    details = {name: more.pop(name) for name in ("error", "result") if name in more}
+    about = Job(job_id=job, project_id=project, attempt=attempt, **more)
+    return events.outgoing_status(events.status_change(about, state, **details))
+
+
+def progress(percent: float, attempt: int = 0, job: str = "job", project: str = "p") -> Outgoing:
+    about = Job(job_id=job, project_id=project, attempt=attempt)
+    return events.outgoing_progress(progress_update(about, Progress(percent, f"at {percent}")))
+
+
+def custom(data: Any, project: str = "p") -> Outgoing:
+    return events.outgoing_custom("line", data, project, "job", 65536)
+
+
+def told(history: History, *batch: Outgoing) -> list[str | None]:
+    """Append, and return the names of what is news."""
+    answer = history.append(list(batch))
+    assert answer is not None
+    return [event.event for group in answer for event in group]
+
+
+def since(history: History, offset: int = 0, project: str = "p") -> list[dict[str, Any]]:
+    epoch = history.read(project).epoch
+    snapshot = history.read(project, epoch, offset)
+    assert snapshot.recovered
+    return snapshot.events
+
+
+# -- what is news ---------------------------------------------------------------------------------------------------
+
+
+def test_a_job_climbs_and_every_step_is_told(history: History) -> None:
+    steps = [status("PENDING"), status("STARTED", worker="w1"), progress(10), progress(50), status("SUCCESS")]
+    assert len(told(history, *steps)) == 5
+    assert [one["data"]["offset"] for one in since(history)] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        status("PENDING"),
+        status("STARTED", worker="w1"),
+        progress(99),
+        status("FAILURE", error="late"),
+        status("REVOKED"),
+        status("LOST"),
+    ],
+    ids=lambda event: f"{event.event}-{event.rank}",
+)
+def test_nothing_follows_the_end_of_an_attempt(history: History, late: Outgoing) -> None:
+    told(history, status("STARTED", worker="w1"), status("SUCCESS"))
+    assert told(history, late) == []
+    assert history.read("p").jobs[0]["state"] == "SUCCESS"
+
+
+def test_a_higher_attempt_reopens_a_job_and_a_lower_one_is_stale(history: History) -> None:
+    told(history, status("STARTED", worker="w1"), status("SUCCESS"))
+    assert len(told(history, status("RETRY", attempt=1), status("STARTED", attempt=1, worker="w1"))) == 2
+    assert told(history, status("FAILURE", attempt=0), progress(90, attempt=0)) == []
+    assert history.read("p").jobs[0]["attempt"] == 1
+
+
+def test_queued_never_follows_running(history: History) -> None:
+    told(history, status("STARTED", worker="w1"))
+    assert told(history, status("PENDING")) == []
+
+
+def test_progress_never_goes_backwards_within_an_attempt(history: History) -> None:
+    told(history, status("STARTED", worker="w1"), progress(40))
+    assert told(history, progress(30)) == []
+    assert told(history, progress(40.5)) == ["agent_progress"]
+    assert told(history, status("RETRY", attempt=1), progress(5, attempt=1)) == ["agent_status", "agent_progress"]
+
+
+def test_only_a_running_job_of_that_worker_can_be_lost(history: History) -> None:
+    told(history, status("PENDING", job="waiting"), status("STARTED", job="running", worker="w2"))
+    assert told(history, status("LOST", job="waiting", worker="w1")) == []
+    assert told(history, status("LOST", job="running", worker="w1")) == []
+    assert told(history, status("LOST", job="unheard of", worker="w1")) == []
+    assert told(history, status("LOST", job="running", worker="w2")) == ["agent_status"]
+
+
+def test_a_lost_job_is_reopened_by_a_run_or_an_end_and_by_nothing_else(history: History) -> None:
+    told(history, status("STARTED", worker="w1"), status("LOST", worker="w1"))
+    assert told(history, status("PENDING"), progress(50)) == []
+    assert told(history, status("STARTED", worker="w2"), progress(50), status("SUCCESS")) == [
+        "agent_status",
+        "agent_progress",
+        "agent_status",
+    ]
+
+
+def test_a_second_delivery_is_told_by_its_worker(history: History) -> None:
+    told(history, status("STARTED", worker="w1"))
+    assert told(history, status("STARTED", worker="w1")) == []
+    assert told(history, status("STARTED", worker="w2")) == ["agent_status"]
+
+
+def test_a_second_try_of_the_same_write_keeps_its_offset(history: History) -> None:
+    batch = [status("STARTED", worker="w1"), progress(10)]
+    first, second = history.append(batch), history.append(batch)
+    assert first == second
+    assert history.read("p").offset == 2
+
+
+# -- any order ------------------------------------------------------------------------------------------------------
+
+TERMINALS = ("SUCCESS", "FAILURE", "REVOKED", "REJECTED", "IGNORED")
+
+
+@st.composite
+def lives(draw: st.DrawFn) -> tuple[list[Outgoing], tuple[int, str]]:
+    """All that is ever said of a job, shuffled and some of it twice, and how the job really ended."""
+    last = draw(st.integers(0, 3))
+    said: list[Outgoing] = []
+    for attempt in range(last + 1):
+        said += [status("RETRY" if attempt else "PENDING", attempt), status("STARTED", attempt, worker="w")]
+        said += [progress(percent, attempt) for percent in draw(st.lists(st.integers(0, 100), max_size=3))]
+        if attempt < last and draw(st.booleans()):
+            said.append(status(draw(st.sampled_from(TERMINALS)), attempt))  # retry(throw=False), then it went on
+    end = draw(st.sampled_from(TERMINALS))
+    said.append(status(end, last))
+    said += draw(st.lists(st.sampled_from(said), max_size=6))
+    random.Random(draw(st.integers())).shuffle(said)
+    return said, (last, end)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(life=lives(), cut=st.integers(1, 8))
+def test_whatever_the_order_a_job_ends_as_it_did_and_its_events_only_climb(
+    history: History, life: tuple[list[Outgoing], tuple[int, str]], cut: int
+) -> None:
+    said, (last, end) = life
+    project = f"order-{next(numbers)}"
+    said = [event._replace(project_id=project) for event in said]
+    for start in range(0, len(said), cut):
+        history.append(said[start : start + cut])
+    final = history.read(project).jobs[0]
+    assert (final["attempt"], final["state"]) == (last, end)
+    climb = [one["data"] for one in since(history, project=project)]
+    statuses = [(data["attempt"], events.RANK_OF_STATUS[data["status"]]) for data in climb if "status" in data]
+    assert statuses == sorted(set(statuses))
+    assert climb[-1].get("state") == end
+    for attempt in range(last + 1):
+        percents = [data["progress"] for data in climb if "progress" in data and data["attempt"] == attempt]
+        assert percents == sorted(percents)
+
+
+# -- snapshot and recovery ------------------------------------------------------------------------------------------
+
+
+def test_an_empty_project_has_an_epoch_and_keeps_it(history: History) -> None:
+    first, second = history.read("p"), history.read("p")
+    assert (first.offset, first.jobs, first.events) == (0, [], [])
+    assert first.epoch == second.epoch
+    told(history, status("PENDING"))
+    assert history.read("p").epoch == first.epoch
+
+
+def test_what_is_missing_comes_whole_or_not_at_all(redis_url: str) -> None:
+    small = History(redis_url, "small", size=100, ttl=60.0)
+    told(small, *[custom({"n": n}) for n in range(10)])
+    epoch = small.read("p").epoch
+    assert [one["data"]["n"] for one in small.read("p", epoch, 7).events] == [7, 8, 9]
+    assert small.read("p", epoch, 10).recovered is True
+    for foreign_epoch, offset in (("other", 5), (epoch, 11)):
+        unknown = small.read("p", foreign_epoch, offset)
+        assert (unknown.recovered, unknown.events) == (False, [])
+    for _ in range(5):
+        told(small, *[custom({"n": n}) for n in range(100)])
+    late = small.read("p", small.read("p").epoch, 3)
+    assert (late.recovered, late.events) == (False, [])
+
+
+def test_an_offset_from_the_future_changes_the_epoch(history: History) -> None:
+    told(history, status("PENDING"))
+    before = history.read("p")
+    assert history.read("p", before.epoch, 99).epoch != before.epoch
+
+
+def test_lost_data_changes_the_epoch(history: History, redis_url: str) -> None:
+    told(history, status("PENDING"))
+    before = history.read("p")
+    redis.Redis.from_url(redis_url).flushdb()
+    after = history.read("p")
+    assert after.epoch != before.epoch
+    assert (after.offset, after.jobs) == (0, [])
+
+
+def test_projects_know_nothing_of_each_other(history: History) -> None:
+    odd = ["p", "p:jobs", "{p}", "p}", "ü", "a b", "*"]
+    for project in odd:
+        told(history, status("PENDING", job=f"job of {project}", project=project))
+    for project in odd:
+        assert [job["job_id"] for job in history.read(project).jobs] == [f"job of {project}"]
+
+
+def test_channels_know_nothing_of_each_other(redis_url: str) -> None:
+    one, two = (History(redis_url, channel, size=10, ttl=60.0) for channel in ("one", "two"))
+    told(one, status("PENDING"))
+    assert two.read("p").jobs == []
+
+
+def test_a_noisy_project_empties_no_other(redis_url: str) -> None:
+    small = History(redis_url, "noise", size=50, ttl=60.0)
+    told(small, custom({"n": 1}, project="quiet"))
+    for _ in range(20):
+        told(small, *[custom({"n": n}, project="noisy") for n in range(100)])
+    assert [one["data"]["n"] for one in since(small, project="quiet")] == [1]
+    length = redis.Redis.from_url(redis_url).xlen("celery-realtime:noise:{noisy}:events")
+    assert length < 50 + 200  # Redis trims by whole nodes of 100 entries
+
+
+def test_ended_jobs_beyond_the_bound_leave_the_snapshot_and_live_ones_stay(redis_url: str) -> None:
+    small = History(redis_url, "ended", size=10, ttl=60.0)
+    told(small, status("STARTED", job="live", worker="w"))
+    for n in range(40):
+        told(small, status("SUCCESS", job=f"done-{n}"))
+    jobs = {job["job_id"] for job in small.read("p").jobs}
+    assert jobs == {"live", *(f"done-{n}" for n in range(30, 40))}
+
+
+def test_everything_of_a_project_is_given_up_in_the_end(history: History, redis_url: str) -> None:
+    told(history, status("STARTED", root_id="r", worker="w"), status("SUCCESS", job="other", root_id="r"))
+    history.read("p")
+    client = redis.Redis.from_url(redis_url)
+    assert all(0 < client.ttl(key) <= 60 for key in client.scan_iter("celery-realtime:tests:*"))
+
+
+def test_custom_events_are_stamped_in_their_own_corner(history: History) -> None:
+    told(history, custom({"text": "hi"}), custom([1, 2]))
+    line, plain = since(history)
+    assert line["data"]["_realtime"]["offset"] == 1
+    assert plain == {"event": "line", "data": [1, 2]}
+
+
+def test_redis_that_is_away_is_said_and_what_it_missed_can_be_stored_later(start_redis: Any) -> None:
+    server = start_redis()
+    history = History(server.fresh_url(), "away", size=10, ttl=60.0)
+    server.stop()
+    assert history.append([status("PENDING")]) is None
+    assert history.ping() is False
+    server.restart()
+    assert wait_for(lambda: history.append([status("PENDING")]))
+
+
+def test_redis_that_refuses_lets_events_out_without_an_offset(history: History, redis_url: str) -> None:
+    redis.Redis.from_url(redis_url).set("celery-realtime:tests:{p}:meta", "not a hash")
+    event = status("PENDING")
+    assert history.append([event]) == [[event]]
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://localhost:port/0", "http://localhost", "rediss://localhost?ssl_cert_reqs=maybe"]
+)
+def test_a_url_that_cannot_be_used_is_named(url: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match="realtime_history_url"):
+        History(url, "x", size=1, ttl=1.0)
