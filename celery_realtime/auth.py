@@ -13,6 +13,7 @@ from celery_realtime.rooms import normalise_project_id
 
 SALT = "celery_realtime.token"
 MAX_TOKEN = 8192
+LONGEST_LIFE = 10 * 365 * 86400.0
 
 
 class TokenUser(str):  # noqa: SLOT000  (a token's word needs a place)
@@ -40,7 +41,8 @@ def issue_token(
 
     Raises:
         ImproperlyConfigured: There is no secret key.
-        TypeError, ValueError: An argument is of the wrong type or out of range.
+        TypeError: An argument is of the wrong type.
+        ValueError: An argument is out of range, or there are too many projects for one token.
     """
     if isinstance(projects, (str, bytes)):
         raise TypeError("projects must be a list of project ids, not one string")
@@ -48,13 +50,15 @@ def issue_token(
         raise TypeError(f"expires_in must be a number of seconds, not {type(expires_in).__name__}")
     if not expires_in > 0:
         raise ValueError(f"expires_in must be above 0 seconds, not {expires_in!r}")
+    if expires_in > LONGEST_LIFE:
+        raise ValueError(f"expires_in must be at most {LONGEST_LIFE:.0f} seconds, ten years")
     user = _user_id(user_id)
-    claims = {
-        "user": user,
-        "projects": sorted({normalise_project_id(project) for project in projects}),
-        "exp": time.time() + expires_in,
-    }
-    return f"{user}:{_serializer(secret_key).dumps(claims)}"
+    opened = sorted({normalise_project_id(project) for project in projects})
+    claims = {"user": user, "projects": opened, "exp": time.time() + expires_in}
+    token = f"{user}:{_serializer(secret_key).dumps(claims)}"
+    if len(token) > MAX_TOKEN:
+        raise ValueError(f"{len(opened)} projects make a token of {len(token)} characters, above {MAX_TOKEN}")
+    return token
 
 
 def verify_token(secret_key: str | Sequence[str] | None, token: object) -> TokenUser | None:

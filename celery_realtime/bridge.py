@@ -20,6 +20,7 @@ from celery.exceptions import Reject
 from celery_realtime import events
 from celery_realtime.arguments import HEADER, project_argument
 from celery_realtime.events import Job
+from celery_realtime.failures import FailureLog
 from celery_realtime.manager import SocketIOManager
 from celery_realtime.recent import Recent
 from celery_realtime.rooms import normalise_project_id
@@ -29,6 +30,10 @@ logger = logging.getLogger(__name__)
 
 REMEMBERED = 10000
 GRACE = 2.0
+
+#: Longest time, in seconds, that a task's message waits for the event that tells of it: an idle worker would otherwise
+#: be heard first. It is mostly a fifth of a millisecond, and nothing while the broker is away.
+OVERTAKING = 0.05
 PARENT_HEADER = "realtime_parent_id"
 ATTEMPT_HEADER = "realtime_attempt"
 ROOT_HEADER = "realtime_root_id"
@@ -60,12 +65,13 @@ class Bridge:
         self.app = app
         self._settings = settings
         self._manager: SocketIOManager | None = None
+        self._failures = FailureLog(logger)
         self._project: ContextVar[str | None] = ContextVar("celery_realtime_project", default=None)
         self._publication: ContextVar[_Publication | None] = ContextVar("celery_realtime_publication", default=None)
         self._jobs: Recent[str, Job] = Recent(REMEMBERED)
         self._seen: Recent[str, tuple[int, int]] = Recent(REMEMBERED)
         self._interrupted: Recent[str, Job] = Recent(REMEMBERED)
-        self._end_hooks: list[Callable[[str], None]] = []
+        self._end_hooks: list[Callable[[Job], None]] = []
 
     # -- connecting ---------------------------------------------------------------------------------------------
 
@@ -96,8 +102,8 @@ class Bridge:
             signals.worker_shutdown: self._on_worker_end,
         }
 
-    def on_end(self, hook: Callable[[str], None]) -> None:
-        """Call ``hook`` with the id of each job that has ended an attempt in this process."""
+    def on_end(self, hook: Callable[[Job], None]) -> None:
+        """Call ``hook`` with each job that ends in this process, before its end is told."""
         self._end_hooks.append(hook)
 
     # -- projects -----------------------------------------------------------------------------------------------
@@ -128,8 +134,9 @@ class Bridge:
             return None
         try:
             return _readable(resolver(name, tuple(args or ()), dict(kwargs or {})), name)
-        except Exception:
-            logger.exception("realtime_project_resolver failed for task %s; the job has no project", name)
+        except Exception as error:
+            why = events.describe_error(error)
+            self._failures.error("realtime_project_resolver failed for task %s; the job has no project: %s", name, why)
             return None
 
     def _inherited_project(self) -> str | None:
@@ -181,6 +188,8 @@ class Bridge:
         job = self._published_job(job_id, sender, headers, project)
         if self._tell_published(job, headers.get("expires")):
             publication.queued = job
+        if self._manager is not None and job.project_id is not None:
+            self._manager.outbox.let_out(OVERTAKING)
 
     def _live_on(self, job_id: str, headers: Any, body: Any) -> dict[str, Any]:
         """Let the running job live on in what it publishes under its own id; returns headers for the steps after that.
@@ -278,6 +287,8 @@ class Bridge:
         request.realtime_job = job
         if job.project_id is not None or not request.is_eager:
             request.realtime_token = self._project.set(job.project_id)
+        if request.is_eager and job.attempt:
+            self._tell(job, "RETRY")  # nothing publishes the retry of a job that runs in its caller
         self._tell(job, "STARTED")
 
     def _on_postrun(self, task: Any = None, state: Any = None, retval: Any = None, **_: Any) -> None:
@@ -300,7 +311,7 @@ class Bridge:
         state, meta = getattr(request, "realtime_stored", None) or ("IGNORED", None)
         self._tell_unreached(job, request, "an earlier step was ignored")
         if state in ("FAILURE", "REVOKED"):
-            self._tell(job, state, error=_stored_error(meta))
+            self._tell(job, state, error=_stored_error(meta) or f"Ignore: the job stored {state} itself")
         elif state == "SUCCESS":
             self._tell_success(job, meta)
         else:
@@ -451,7 +462,7 @@ class Bridge:
         rank = events.RANK_OF_STATUS[events.STATUS_OF_STATE[state]]
         if rank == events.TERMINAL_RANK:
             for hook in self._end_hooks:
-                hook(job.job_id)
+                hook(job)
         if (job.attempt, rank) <= self._seen.get(job.job_id, (-1, 0)):
             return
         self._seen[job.job_id] = (job.attempt, rank)

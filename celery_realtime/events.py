@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import numbers
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
@@ -14,6 +15,9 @@ PROGRESS_EVENT = "agent_progress"
 WORKFLOW_EVENT = "agent_workflow"
 MAX_EVENT_NAME = 128
 MAX_TEXT = 500
+
+#: The member in which a custom event says whose it is.
+MARK = "_realtime"
 
 #: Names that a custom event cannot have: socket.io-client raises them itself, or they are ours.
 RESERVED_EVENTS = frozenset(
@@ -139,40 +143,105 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
+def legible(text: str) -> str:
+    """Return a text that every encoder takes: half of a surrogate pair becomes ``�``.
+
+    Python has such halves in the names of files that are no UTF-8 (PEP 383).
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
 def one_line(text: str) -> str:
     """Fold a text into one line of at most 500 characters."""
-    line = " ".join(text.split())
+    line = " ".join(legible(text).split())
     return line if len(line) <= MAX_TEXT else line[: MAX_TEXT - 1] + "…"
 
 
 def describe_error(error: object) -> str:
     """Put an exception into one line, ``"ValueError: message"``, whatever its ``__str__`` does."""
-    name = getattr(error, "exc_cls_name", None) or type(error).__name__
+    name = _name_of(error)
     try:
         text = one_line(str(error))
     except Exception as broken:
         text = f"(its text cannot be read: {type(broken).__name__})"
-    return f"{name}: {text}" if text else str(name)
+    return one_line(f"{name}: {text}" if text else name)
+
+
+def _name_of(error: object) -> str:
+    try:
+        name = getattr(error, "exc_cls_name", None)  # of an error that Celery could not pickle
+    except Exception:
+        name = None
+    return name if name and isinstance(name, str) else type(error).__name__
+
+
+def _plain(value: object) -> object:
+    """Return the plain text or number that a subclass of ``str``, ``int`` or ``float`` holds.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    raise TypeError(f"an object of type {type(value).__name__} has no JSON form")
 
 
 def _stand_in(value: object) -> object:
     """Return what stands for a value that JSON has no form for."""
     if hasattr(value, "__json__"):
         return value.__json__()
-    return describe_error(value) if isinstance(value, BaseException) else str(value)
+    if isinstance(value, BaseException):
+        return describe_error(value)
+    return _plain(value) if isinstance(value, (str, numbers.Integral, float)) else str(value)
 
 
+_encoder = msgspec.json.Encoder()
 _lenient = msgspec.json.Encoder(enc_hook=_stand_in)
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def encode(told: msgspec.Struct) -> bytes:
+    """Return the JSON of an event or report; its texts become :func:`legible`."""
+    try:
+        return _encoder.encode(told)
+    except UnicodeEncodeError:
+        fields = msgspec.structs.asdict(told).items()
+        mended = {name: legible(value) for name, value in fields if isinstance(value, str)}
+        return _encoder.encode(msgspec.structs.replace(told, **mended))
 
 
 def encode_lenient(value: object) -> bytes:
     """Return JSON for any value: what has no JSON form is replaced by its text, NaN by null."""
     try:
-        encoded = _lenient.encode(value)
+        encoded = _encode_legibly(value)
         msgspec.json.decode(encoded)
         return encoded
     except Exception:
-        return json.dumps(one_line(_safe_repr(value))).encode()
+        return _encoder.encode(one_line(_safe_repr(value)))
+
+
+def _encode_legibly(value: object) -> bytes:
+    try:
+        return _lenient.encode(value)
+    except UnicodeEncodeError:
+        return _encoder.encode(_mended(msgspec.to_builtins(value, str_keys=True, enc_hook=_stand_in)))
+
+
+def _mended(value: Any) -> Any:
+    """Return plain data whose texts are all :func:`legible`."""
+    if isinstance(value, str):
+        return legible(value)
+    if isinstance(value, dict):
+        return {_mended(name): _mended(member) for name, member in value.items()}
+    return [_mended(member) for member in value] if isinstance(value, (list, tuple)) else value
 
 
 def _safe_repr(value: object) -> str:
@@ -185,7 +254,8 @@ def _safe_repr(value: object) -> str:
 def encode_strict(value: object, what: str, limit: int) -> bytes:
     """Return JSON for a value that its sender vouches for.
 
-    Dates, UUIDs, decimals, sets, dataclasses and msgspec structs have a JSON form; bytes become base64.
+    Dates, UUIDs, decimals, sets, dataclasses and msgspec structs have a JSON form; bytes become base64, and texts
+    :func:`legible`.
 
     Args:
         value: The value.
@@ -197,8 +267,8 @@ def encode_strict(value: object, what: str, limit: int) -> bytes:
         ValueError: It holds NaN or infinity, refers to itself, or is larger than ``limit``.
     """
     try:
-        plain = msgspec.to_builtins(value, str_keys=True)
-        encoded = json.dumps(plain, allow_nan=False, separators=(",", ":")).encode()
+        plain = msgspec.to_builtins(value, str_keys=True, enc_hook=_plain)
+        encoded = legible(json.dumps(plain, allow_nan=False, ensure_ascii=False, separators=(",", ":"))).encode()
     except RecursionError:
         raise ValueError(f"{what} refers to itself or is nested too deeply to be sent as JSON") from None
     except (TypeError, ValueError) as error:
@@ -213,7 +283,7 @@ def check_event_name(name: object) -> str:
 
     Raises:
         TypeError: It is no string.
-        ValueError: It is empty, too long, or one that Socket.IO or this package uses itself.
+        ValueError: It is empty, too long, no Unicode text, or one that Socket.IO or this package uses itself.
     """
     if not isinstance(name, str):
         raise TypeError(f"an event name must be a str, not {type(name).__name__}")
@@ -221,7 +291,9 @@ def check_event_name(name: object) -> str:
         raise ValueError(f"an event name must have 1 to {MAX_EVENT_NAME} characters, this one has {len(name)}")
     if name in RESERVED_EVENTS:
         raise ValueError(f"the event name {name!r} is reserved; choose another")
-    return name
+    if legible(name) != name:
+        raise ValueError(f"an event name must be text that UTF-8 can hold, not {name!r}")
+    return str.__str__(name)
 
 
 def status_change(
@@ -249,15 +321,12 @@ def status_change(
     )
 
 
-_encoder = msgspec.json.Encoder()
-
-
 def outgoing_status(change: StatusChange) -> Outgoing:
     """Encode a status change."""
     return Outgoing(
         change.project_id,
         STATUS_EVENT,
-        _encoder.encode(change),
+        encode(change),
         change.job_id,
         change.attempt,
         RANK_OF_STATUS[change.status],
@@ -273,7 +342,7 @@ def outgoing_progress(update: ProgressUpdate) -> Outgoing:
     return Outgoing(
         update.project_id,
         PROGRESS_EVENT,
-        _encoder.encode(update),
+        encode(update),
         update.job_id,
         update.attempt,
         progress=True,
@@ -285,9 +354,28 @@ def outgoing_custom(name: object, data: object, project_id: str, job_id: str | N
     """Check and encode a custom event; see :func:`encode_strict` for what it raises."""
     event = check_event_name(name)
     payload = encode_strict(data, f"the data of event {event!r}", limit)
-    if payload.startswith(b"{"):
-        payload = add_fields(payload, b'"_realtime":' + _encoder.encode({"job_id": job_id, "project_id": project_id}))
-    return Outgoing(project_id, event, payload, job_id)
+    return _marked(Outgoing(project_id, event, payload, job_id))
+
+
+def refilled(outgoing: Outgoing, data: object) -> Outgoing:
+    """Return an event with other data; a custom event says as before whose it is."""
+    changed = outgoing._replace(payload=encode_lenient(data))
+    return _marked(changed) if _is_custom(outgoing) else changed
+
+
+def _is_custom(outgoing: Outgoing) -> bool:
+    return outgoing.rank is None and not outgoing.progress
+
+
+def _marked(custom: Outgoing) -> Outgoing:
+    """Let a custom event's data, if it is an object, say whose it is, whatever they say about that themselves."""
+    payload = custom.payload
+    if not payload.startswith(b"{"):
+        return custom
+    if b'"_realtime"' in payload:
+        payload = _encoder.encode({name: value for name, value in _members.decode(payload).items() if name != MARK})
+    mark = _encode_legibly({"job_id": custom.job_id, "project_id": custom.project_id})
+    return custom._replace(payload=add_fields(payload, b'"_realtime":' + mark))
 
 
 def add_fields(payload: bytes, fields: bytes) -> bytes:
@@ -299,7 +387,12 @@ def stamp(outgoing: Outgoing, fields: dict[str, Any]) -> Outgoing:
     """Return an event with fields (epoch, offset) added where the contract has them."""
     if not outgoing.payload.startswith(b"{"):
         return outgoing
-    encoded = _encoder.encode(fields)[1:-1]
-    if outgoing.rank is None and not outgoing.progress:
-        return outgoing._replace(payload=outgoing.payload[:-2] + b"," + encoded + b"}}")
-    return outgoing._replace(payload=add_fields(outgoing.payload, encoded))
+    if _is_custom(outgoing):
+        return outgoing._replace(payload=_stamped_mark(outgoing.payload, fields))
+    return outgoing._replace(payload=add_fields(outgoing.payload, _encoder.encode(fields)[1:-1]))
+
+
+def _stamped_mark(payload: bytes, fields: dict[str, Any]) -> bytes:
+    members: dict[str, Any] = _members.decode(payload)
+    mark = msgspec.json.decode(members.pop(MARK, b"{}"))
+    return _encoder.encode({**members, MARK: {**mark, **fields}})

@@ -7,7 +7,7 @@ import functools
 import importlib.util
 import logging
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import celery
@@ -24,7 +24,7 @@ from celery_realtime.outbox import Outbox
 from celery_realtime.progress import Progress, ProgressTracker
 from celery_realtime.recent import Recent
 from celery_realtime.results import ProgressMirror
-from celery_realtime.settings import PREFIX, Settings, check_names, conf_names, is_plain_redis, resolve
+from celery_realtime.settings import Settings, check_names, conf_values, is_plain_redis, resolve
 
 if TYPE_CHECKING:
     from celery_realtime.handlers import SocketIOEventHandlers
@@ -54,6 +54,8 @@ class Realtime:
         self._keywords = settings
         self._app: Celery | None = None
         self._trackers: Recent[str, ProgressTracker] = Recent(TRACKERS)
+        #: The attempts that jobs have ended at.
+        self._ended: Recent[str, int] = Recent(TRACKERS)
         if app is not None:
             self.init_app(app)
 
@@ -67,23 +69,29 @@ class Realtime:
         app = app._get_current_object() if isinstance(app, Proxy) else app
         if self._app is not None or getattr(app, "realtime", None) is not None:
             raise ImproperlyConfigured(f"the Celery app {app.main!r} or this Realtime is attached already")
+        self._check_early(app)
         self._app = app
-        self._check_early()
         app.realtime = self
         _attached.add(self)
         task.install()
         self.manager.register_job_listeners(self.bridge)
-        self.bridge.on_end(self._forget)
+        self.bridge.on_end(self._end)
         app.steps["worker"].add(_WorkerStep)
         self._flush_at_worker_end()
 
-    def _check_early(self) -> None:
-        """Check what can be checked without loading a configuration that its owner loads later."""
-        app = self.app
-        if app.configured or not getattr(app, "_config_source", None):
-            self.settings  # noqa: B018 - reading it is the check
+    def _check_early(self, app: Celery) -> None:
+        """Check what is set by now, without loading a configuration that its owner has not finished.
+
+        Loading it would be its end: Celery tells ``on_after_configure`` then, and takes no other source any more.
+        """
+        if app.configured:
+            self._resolve(app, app.conf, app.conf.broker_write_url)
         else:
-            check_names(conf_names(getattr(app, "_preconf", None) or {}))
+            so_far = getattr(app, "_preconf", None) or {}
+            self._resolve(app, so_far, so_far.get("broker_write_url") or so_far.get("broker_url"))
+
+    def _resolve(self, app: Celery, conf: Mapping[str, Any], broker_url: str | list[str] | None) -> Settings:
+        return resolve(self._keywords, conf, broker_url or "amqp://", app.namespace)
 
     def _flush_at_worker_end(self) -> None:
         # A prefork child ends by os._exit, so only its own signal reaches it; a cold shutdown skips worker_shutdown.
@@ -112,17 +120,14 @@ class Realtime:
 
     @functools.cached_property
     def settings(self) -> Settings:
-        """The settings, resolved and checked once."""
+        """The settings, resolved and checked when they are first needed; later changes have no effect."""
         conf = self.app.conf
-        own = set(self._keywords) | set(conf_names(conf))
-        settings = resolve(self._keywords, _Conf(conf), conf.broker_write_url or "amqp://")
+        settings = self._resolve(self.app, conf, conf.broker_write_url)
         if settings.history_url == "auto":
             settings = msgspec.structs.replace(settings, history_url=self._find_redis(settings))
-        return (
-            settings
-            if "url" in own
-            else msgspec.structs.replace(settings, connection_options=self._like_celery(settings))
-        )
+        if {**conf_values(conf, self.app.namespace), **self._keywords}.get("url") is None:
+            settings = msgspec.structs.replace(settings, connection_options=self._like_celery(settings))
+        return settings
 
     def _find_redis(self, settings: Settings) -> str | None:
         """Return the result backend's or the broker's URL when that is a Redis, and its client is installed."""
@@ -170,10 +175,13 @@ class Realtime:
         if job is None:
             return None
         found = self._trackers.get(job.job_id)
+        if found is not None and found.job is job:
+            return found
         if found is None or found.job.attempt != job.attempt:
             found = self._new_tracker(job)
-            if not (task.ignore_result or task.request.ignore_result):
-                self._mirror.expect(job.job_id, task.request)
+        found.job = job  # one that was asked for by its id alone learns whose it is
+        if not found.ended and _stores_results(task):
+            self._mirror.expect(job.job_id, task.request)
         return found
 
     def progress_tracker(self, job_id: str) -> ProgressTracker:
@@ -189,7 +197,12 @@ class Realtime:
 
     def _new_tracker(self, job: Job) -> ProgressTracker:
         tracker = ProgressTracker(job, self._publish_progress, self._mirror_progress, self.settings.progress_interval)
+        earlier = self._trackers.get(job.job_id)
+        if earlier is not None:
+            earlier.end()
         self._trackers[job.job_id] = tracker
+        if self._ended.get(job.job_id, -1) >= job.attempt:
+            tracker.end()
         return tracker
 
     def _publish_progress(self, job: Job, report: Progress, due: float) -> None:
@@ -203,8 +216,7 @@ class Realtime:
             self.manager.publish(told._replace(stall_after=job.stall_after), due)
 
     def _mirror_progress(self, job: Job, report: Progress, due: float) -> None:
-        meta = msgspec.json.encode(report)
-        stored = events.Outgoing("", "", meta, job.job_id, job.attempt, progress=True)
+        stored = events.Outgoing("", "", events.encode(report), job.job_id, job.attempt, progress=True)
         self._mirror_outbox.put(stored, due)
 
     @functools.cached_property
@@ -215,9 +227,15 @@ class Realtime:
     def _mirror_outbox(self) -> Outbox:
         return Outbox(self._mirror.store, queue_size=self.settings.queue_size, linger=0.0, flush_timeout=1.0)
 
-    def _forget(self, job_id: str) -> None:
-        self._mirror.ended(job_id)
-        self._trackers.pop(job_id)
+    def _end(self, job: Job) -> None:
+        tracker = self._trackers.get(job.job_id)
+        if tracker is not None and tracker.job.attempt > job.attempt:
+            return
+        self._ended[job.job_id] = job.attempt
+        self._mirror.ended(job.job_id)
+        if tracker is not None:
+            tracker.end()
+            self._trackers.pop(job.job_id)
 
     def emit_from(self, task: Any, event: str, data: Any) -> None:
         """Send a custom event to the project of the job that a task runs now."""
@@ -350,6 +368,13 @@ class Realtime:
         return auth.issue_token(self.settings.secret_key, user_id, projects, expires_in)
 
 
+def _stores_results(task: Any) -> bool:
+    """Tell whether Celery stores the result of the job that a task runs (celery/app/trace.py, ``build_tracer``)."""
+    if task.ignore_result or task.request.ignore_result:
+        return False
+    return bool(task.store_eager_result or not task.request.is_eager)
+
+
 def _ids(requests: Iterable[Any]) -> list[str]:
     """Return the ids in a set that other threads change meanwhile."""
     while True:
@@ -357,25 +382,6 @@ def _ids(requests: Iterable[Any]) -> list[str]:
             return [request.id for request in requests]
         except RuntimeError:  # changed size during iteration
             continue
-
-
-class _Conf(Mapping[str, Any]):
-    """A Celery configuration in which ``realtime_*`` is found whatever namespace it was written in."""
-
-    def __init__(self, conf: Any) -> None:
-        self._conf = conf
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._conf)
-
-    def __len__(self) -> int:
-        return len(self._conf)
-
-    def __contains__(self, key: object) -> bool:
-        return str(key).removeprefix(PREFIX) in conf_names(self._conf)
-
-    def __getitem__(self, key: str) -> Any:
-        return self._conf[key]
 
 
 class _WorkerStep(bootsteps.StartStopStep):

@@ -10,6 +10,8 @@ import asyncio
 import functools
 import inspect
 import logging
+import math
+import time
 from collections.abc import Callable, Generator
 from typing import Any, Protocol
 from urllib.parse import parse_qs
@@ -18,7 +20,7 @@ import msgspec
 import socketio.exceptions
 
 from celery_realtime import auth
-from celery_realtime.events import PROGRESS_EVENT, STATUS_EVENT
+from celery_realtime.events import PROGRESS_EVENT, STATUS_EVENT, WORKFLOW_EVENT
 from celery_realtime.exceptions import SubscribeError
 from celery_realtime.rooms import normalise_project_id, project_room
 
@@ -193,7 +195,7 @@ class SocketIOEventHandlers:
 
     def _decide_connect(self, sid: str, environ: dict[str, Any], given: Any) -> Decision:
         token = _token(environ, given)
-        if token is None:
+        if token is None and (self._authenticate is None or not _shows_otherwise(environ)):
             raise SubscribeError("a token is needed to connect", "unauthorized")
         user_id = yield lambda: self._ask_who(token, environ)
         if user_id is None or user_id is False or user_id == "":
@@ -272,10 +274,12 @@ class SocketIOEventHandlers:
         return {"ok": True}
 
     def _user(self, sid: str) -> Any:
-        try:
-            return self._users[sid]
-        except KeyError:
-            raise SubscribeError("connect with a token first", "unauthorized") from None
+        user = self._users.get(sid)
+        if user is None:
+            raise SubscribeError("connect with a token first", "unauthorized")
+        if getattr(user, "expires_at", math.inf) <= time.time():
+            raise SubscribeError("the token has ended; connect with a new one", "unauthorized")
+        return user
 
     # -- a synchronous server -----------------------------------------------------------------------------------
 
@@ -421,6 +425,11 @@ def _token(environ: dict[str, Any], given: Any) -> Any:
     return parse_qs(environ.get("QUERY_STRING") or "").get("token", [None])[0]
 
 
+def _shows_otherwise(environ: dict[str, Any]) -> bool:
+    """Tell whether a connection without a token shows who it is in another way, for ``authenticate`` to look at."""
+    return bool(environ.get("HTTP_COOKIE") or environ.get("HTTP_AUTHORIZATION"))
+
+
 def _project_id(data: Any) -> str:
     if not isinstance(data, dict):
         raise SubscribeError("send an object such as {project_id: ...}", "bad_request")
@@ -440,7 +449,8 @@ def _replayed(snapshot: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
             identity = {name: job.get(name) for name in ("job_id", "project_id", "timestamp", "task", "attempt")}
             done = {name: job[name] for name in PROGRESS_FIELDS} | ({"stalled": True} if job["stalled"] else {})
             told.append((PROGRESS_EVENT, {"event": "progress_update", **identity, **done, "replayed": True}))
-    return told
+    flows = ({"event": "workflow_update", **flow, "replayed": True} for flow in snapshot["workflows"])
+    return [*told, *((WORKFLOW_EVENT, flow) for flow in flows)]
 
 
 def _since(data: dict[str, Any]) -> Since | None:

@@ -16,6 +16,7 @@ import msgspec
 
 from celery_realtime import events
 from celery_realtime.events import Job, Outgoing, StatusChange
+from celery_realtime.failures import FailureLog
 from celery_realtime.outbox import Outbox
 from celery_realtime.recent import Recent
 from celery_realtime.rooms import normalise_project_id, project_room
@@ -50,6 +51,7 @@ class SocketIOManager:
         self._connect = connect
         self._tracked: Recent[str, str] = Recent(TRACKED_JOBS)
         self._stamped: dict[int, tuple[Outgoing, list[Outgoing]]] = {}
+        self._failures = FailureLog(logger)
         self.counts: Counter[str] = Counter()
         #: The Socket.IO server, once one is attached.
         self.sio: Any = None
@@ -147,10 +149,15 @@ class SocketIOManager:
     def _filter(self, event: Outgoing) -> Outgoing | None:
         """Apply ``event_filter``; an event that it fails on is dropped, since it may hold what must not be seen."""
         try:
-            payload = self._settings().event_filter(event.event, msgspec.json.decode(event.payload))
-            return None if payload is None else event._replace(payload=events.encode_lenient(payload))
-        except Exception:
-            logger.exception("realtime_event_filter failed on %s; the event is dropped", event.event)
+            data = msgspec.json.decode(event.payload)
+            shown = {} if data is None else data  # what is None on the way back is to be dropped
+            kept = self._settings().event_filter(event.event, event.project_id, shown)
+            if kept is None:
+                return None
+            return event if data is None and kept == {} else events.refilled(event, kept)
+        except Exception as error:
+            why = events.describe_error(error)
+            self._failures.error("realtime_event_filter failed on %s; the event is dropped: %s", event.event, why)
             return None
 
     def count_homeless(self, job: Job) -> None:

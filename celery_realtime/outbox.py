@@ -7,6 +7,7 @@ import itertools
 import logging
 import os
 import random
+import sys
 import threading
 import time
 import weakref
@@ -23,6 +24,9 @@ LOG_INTERVAL = 60.0
 FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 2.0
 
+#: No lock waits much longer than this, infinity least of all.
+LONGEST_WAIT = 3600.0
+
 
 class Outbox:
     """A bounded queue and the one thread that empties it.
@@ -32,6 +36,10 @@ class Outbox:
 
     The thread starts with the first event of a process, and again after a fork. Nothing is inherited over a fork:
     what waits in the parent, the parent sends.
+
+    Attributes:
+        counts: What became of events: ``sent``, ``coalesced`` (replaced by newer progress), ``dropped_progress`` and
+            ``dropped_lifecycle`` (for want of room), ``dropped_error`` (the sender failed on them).
 
     Args:
         deliver: Sends a batch and returns how many of its first events were sent. What was not is tried again.
@@ -65,7 +73,10 @@ class Outbox:
         self._idle = threading.Condition(self._lock)
         self._keys = itertools.count()
         self._queue: dict[int, Outgoing] = {}
+        #: By job, the key of the progress that newer progress replaces.
         self._waiting: dict[str, int] = {}
+        #: The keys of progress that a status of its job follows: nothing replaces it, and hardly anybody needs it.
+        self._passed: dict[int, None] = {}
         self._delayed: dict[str, tuple[float, Outgoing]] = {}
         self._urgent = 0
         self._sending = False
@@ -73,6 +84,10 @@ class Outbox:
         self._paused_until = 0.0
         self._logged_at = -LOG_INTERVAL
         self._thread: threading.Thread | None = None
+        self._flushes_at_exit = False
+
+    # Modules are torn down when the interpreter ends, and then a global of this one may be None.
+    _is_finalizing = staticmethod(sys.is_finalizing)
 
     def put(self, event: Outgoing, due: float = 0.0) -> None:
         """Accept an event; never blocks, never raises for want of a broker or of room.
@@ -81,36 +96,43 @@ class Outbox:
             event: The encoded event.
             due: For progress, the :func:`time.monotonic` time before which it is held back.
         """
+        if self._is_finalizing():
+            return  # no thread runs any more, and one that was stopped may hold the lock
         with self._lock:
-            if event.progress and event.job_id is not None:
-                self._put_progress(event, event.job_id, due)
-            else:
-                self._put_next(event)
-            if self._thread is None or not self._thread.is_alive():
-                self._start_thread()
-            self._work.notify()
+            is_news = self._put_progress(event, due) if event.progress else self._put_next(event)
+            self._ensure_thread()
+            if is_news:
+                self._work.notify()
 
-    def _put_progress(self, event: Outgoing, job_id: str, due: float) -> None:
+    def _put_progress(self, event: Outgoing, due: float) -> bool:
+        """Queue progress, or hold it back; returns whether the thread must look again at when to go on."""
+        job_id = event.job_id or ""
         waiting = self._waiting.get(job_id)
         if waiting is not None:
             self._queue[waiting] = event
             self.counts["coalesced"] += 1
-        elif due > time.monotonic():
-            if job_id in self._delayed:
-                self.counts["coalesced"] += 1
-            else:
+            return False
+        held = self._delayed.get(job_id)
+        if held is not None:
+            self.counts["coalesced"] += 1
+        if due > time.monotonic():
+            if held is None:
                 self._make_room()
             self._delayed[job_id] = (due, event)
-        else:
-            self._delayed.pop(job_id, None)
-            self._waiting[job_id] = self._append(event)
+            return held is None or due < held[0]
+        self._delayed.pop(job_id, None)
+        self._waiting[job_id] = self._append(event)
+        return True
 
-    def _put_next(self, event: Outgoing) -> None:
+    def _put_next(self, event: Outgoing) -> bool:
         if event.rank is not None and event.job_id is not None:
             self._release(event.job_id)
-            self._waiting.pop(event.job_id, None)
+            passed = self._waiting.pop(event.job_id, None)
+            if passed is not None:
+                self._passed[passed] = None
         self._append(event)
         self._urgent += 1
+        return True
 
     def _append(self, event: Outgoing) -> int:
         self._make_room()
@@ -129,16 +151,19 @@ class Outbox:
             self._drop_least()
 
     def _drop_least(self) -> None:
-        if self._waiting:
-            job_id = next(iter(self._waiting))
-            del self._queue[self._waiting.pop(job_id)]
+        if self._passed:
+            key = next(iter(self._passed))
+            del self._passed[key], self._queue[key]
+            self._count_drop("progress")
+        elif self._waiting:
+            del self._queue[self._waiting.pop(next(iter(self._waiting)))]
             self._count_drop("progress")
         elif self._delayed:
-            self._delayed.pop(next(iter(self._delayed)))
+            del self._delayed[next(iter(self._delayed))]
             self._count_drop("progress")
         else:
             del self._queue[next(iter(self._queue))]
-            self._urgent = max(0, self._urgent - 1)
+            self._urgent -= 1
             self._count_drop("lifecycle")
 
     def _count_drop(self, kind: str) -> None:
@@ -151,31 +176,40 @@ class Outbox:
             self._logged_at = time.monotonic()
             logger.error(f"{message} (counts: %s)", *args, dict(self.counts))  # noqa: G004
 
-    def _start_thread(self) -> None:
-        if self._thread is None:
+    def _ensure_thread(self) -> None:
+        if self._thread is not None and self._thread.is_alive():
+            return
+        if not self._flushes_at_exit:
+            self._flushes_at_exit = True
             atexit.register(_flush_if_alive, weakref.ref(self), os.getpid())
         self._thread = threading.Thread(target=self._run, name="celery-realtime-outbox", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # too many threads, or the interpreter ends; the next event tries again
+            self._thread = None
+            self._log("no thread can be started; %d events wait: %r", self.size, error)
 
     def _run(self) -> None:
         while True:
             batch = self._next_batch()
-            sent = self._try_deliver([event for _, event in batch])
+            done = self._try_deliver([event for _, event in batch])
             with self._lock:
-                self._after_delivery(batch, sent)
+                self._after_delivery(batch, done)
 
     def _try_deliver(self, events: list[Outgoing]) -> int:
+        """Return how many of the first events are done with: sent, or lost."""
         try:
-            return self._deliver(events)
+            sent = self._deliver(events)
+            self.counts["sent"] += sent
+            return sent
         except Exception as error:
             self.counts["dropped_error"] += len(events)
             self._log("%d events could not be sent and are dropped: %r", len(events), error)
             return len(events)
 
-    def _after_delivery(self, batch: list[tuple[int, Outgoing]], sent: int) -> None:
-        self.counts["sent"] += sent
-        if sent < len(batch):
-            self._put_back(batch[sent:])
+    def _after_delivery(self, batch: list[tuple[int, Outgoing]], done: int) -> None:
+        if done < len(batch):
+            self._put_back(batch[done:])
             self._pause = min(max(self._pause * 2, FIRST_PAUSE), LONGEST_PAUSE)
             self._paused_until = time.monotonic() + self._pause * random.uniform(0.5, 1.0)
             self._log("the broker does not take events; %d wait", len(self._queue))
@@ -185,28 +219,46 @@ class Outbox:
         self._idle.notify_all()
 
     def _put_back(self, batch: list[tuple[int, Outgoing]]) -> None:
-        kept: dict[int, Outgoing] = {}
-        for key, event in batch:
-            if event.progress and event.job_id is not None:
-                if event.job_id in self._waiting:
-                    self.counts["coalesced"] += 1
-                    continue
-                if not any(other.job_id == event.job_id for other in self._queue.values()):
-                    self._waiting[event.job_id] = key
+        """Queue again, in front, what was not sent, but for progress of which there is newer by now."""
+        kept: list[tuple[int, Outgoing]] = []
+        followed = {event.job_id for event in self._queue.values() if event.rank is not None}
+        for key, event in reversed(batch):
+            told: Outgoing | None = event
+            if event.progress:
+                told = self._newest(key, event, event.job_id in followed)
             else:
                 self._urgent += 1
-            kept[key] = event
-        self._queue = {**kept, **self._queue}
+                followed |= {event.job_id} if event.rank is not None else set()
+            if told is not None:
+                kept.append((key, told))
+        self._queue = {**dict(reversed(kept)), **self._queue}
+
+    def _newest(self, key: int, event: Outgoing, is_followed: bool) -> Outgoing | None:
+        """Return what takes the place of progress that was not sent: itself, newer progress, or nothing."""
+        job_id = event.job_id or ""
+        if is_followed:
+            self._passed[key] = None
+            return event
+        if job_id in self._waiting:
+            self.counts["coalesced"] += 1
+            return None
+        self._waiting[job_id] = key
+        if job_id not in self._delayed:
+            return event
+        self.counts["coalesced"] += 1
+        return self._delayed.pop(job_id)[1]
 
     def _next_batch(self) -> list[tuple[int, Outgoing]]:
         with self._lock:
-            lingered = False
+            company_until: float | None = None
             while True:
                 wait = self._wait_time()
-                if wait is None and (self._urgent or lingered or not self._linger):
-                    return self._take()
-                lingered = wait is None
-                self._work.wait(self._linger if wait is None else wait)
+                if wait is None:
+                    company_until = company_until or time.monotonic() + self._linger
+                    wait = company_until - time.monotonic()
+                    if self._urgent or wait <= 0 or len(self._queue) >= self._batch_size:
+                        return self._take()
+                self._work.wait(min(wait, LONGEST_WAIT))
 
     def _wait_time(self) -> float | None:
         """Return how long nothing can be sent, in seconds; None when something can."""
@@ -217,7 +269,7 @@ class Outbox:
             return self._paused_until - clock
         if self._queue:
             return None
-        return min((due for due, _ in self._delayed.values()), default=clock + 3600.0) - clock
+        return min((due for due, _ in self._delayed.values()), default=clock + LONGEST_WAIT) - clock
 
     def _take(self) -> list[tuple[int, Outgoing]]:
         batch = list(itertools.islice(self._queue.items(), self._batch_size))
@@ -225,8 +277,10 @@ class Outbox:
             del self._queue[key]
             if not event.progress:
                 self._urgent -= 1
-            elif event.job_id is not None and self._waiting.get(event.job_id) == key:
-                del self._waiting[event.job_id]
+            elif self._waiting.get(event.job_id or "") == key:
+                del self._waiting[event.job_id or ""]
+            else:
+                self._passed.pop(key, None)
         self._sending = True
         return batch
 
@@ -239,17 +293,31 @@ class Outbox:
         Returns:
             Whether everything has left.
         """
+        if self._is_finalizing():
+            return not self.size
         deadline = time.monotonic() + (self._flush_timeout if timeout is None else timeout)
         with self._lock:
             for job_id in list(self._delayed):
                 self._release(job_id)
+            if self._queue:
+                self._ensure_thread()
             self._work.notify()
             while self._queue or self._sending:
                 left = deadline - time.monotonic()
                 if left <= 0 or self._thread is None or not self._thread.is_alive():
                     return False
-                self._idle.wait(left)
+                self._idle.wait(min(left, LONGEST_WAIT))
         return True
+
+    def let_out(self, timeout: float) -> None:
+        """Wait until what is urgent has left, at most ``timeout`` seconds; during an outage, not at all."""
+        deadline = time.monotonic() + timeout
+        with self._lock:
+            while (self._urgent or self._sending) and not self._pause:
+                left = deadline - time.monotonic()
+                if left <= 0 or self._thread is None or not self._thread.is_alive():
+                    return
+                self._idle.wait(left)
 
     @property
     def size(self) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
+import threading
 import time
 from collections.abc import Callable
 
@@ -40,7 +42,7 @@ def check_progress(
     """
     if message is not None and not isinstance(message, str):
         raise TypeError(f"message must be a str or None, not {type(message).__name__}")
-    text = None if message is None else message[:MAX_TEXT]
+    text = None if message is None else str.__str__(message)[:MAX_TEXT]
     if progress is not None:
         if current is not None or total is not None:
             raise TypeError("give either progress, or current and total, not both")
@@ -55,8 +57,12 @@ def check_progress(
 def _number(name: str, value: object, most: Number | None) -> Number:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, not {type(value).__name__}")
-    number: Number = int(value) if isinstance(value, numbers.Integral) else float(value)
-    if not math.isfinite(number):
+    try:
+        number: Number = int(value) if isinstance(value, numbers.Integral) else float(value)
+        finite = math.isfinite(number)
+    except OverflowError:
+        raise ValueError(f"{name} must be a number that a float can hold") from None
+    if not finite:
         raise ValueError(f"{name} must be finite, not {number}")
     if number < 0 or (most is not None and number > most):
         raise ValueError(f"{name} must be {'0 or more' if most is None else f'between 0 and {most}'}, not {number}")
@@ -64,7 +70,7 @@ def _number(name: str, value: object, most: Number | None) -> Number:
 
 
 def _percent(current: Number, total: Number) -> Number:
-    percent = round(100 * current / total, 2) if total else 100
+    percent = round(100 * (current / total), 2) if total else 100
     return int(percent) if percent == int(percent) else percent
 
 
@@ -152,6 +158,15 @@ class ProgressTracker:
         self._events = Throttle(interval)
         self._stores = Throttle(max(interval, MIRROR_INTERVAL))
         self._reached: Number = 0
+        self._ended = False
+        self._lock = threading.RLock()
+        self._pid = os.getpid()
+
+    def _locked(self) -> threading.RLock:
+        """Return the lock; after a fork a new one, since a thread that is not in the child may hold the old one."""
+        if self._pid != os.getpid():
+            self._lock, self._pid = threading.RLock(), os.getpid()
+        return self._lock
 
     @property
     def min_update_interval(self) -> float:
@@ -160,12 +175,9 @@ class ProgressTracker:
 
     @min_update_interval.setter
     def min_update_interval(self, seconds: float) -> None:
-        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
-            raise TypeError(f"min_update_interval must be a number of seconds, not {type(seconds).__name__}")
-        if not seconds >= 0:
-            raise ValueError(f"min_update_interval must be 0 or more, not {seconds!r}")
-        self._events.interval = seconds
-        self._stores.interval = max(seconds, MIRROR_INTERVAL)
+        checked = _number("min_update_interval", seconds, None)
+        self._events.interval = checked
+        self._stores.interval = max(checked, MIRROR_INTERVAL)
 
     @property
     def progress(self) -> Number:
@@ -190,7 +202,8 @@ class ProgressTracker:
     def increment_progress(self, amount: float, message: str | None = None) -> None:
         """Report that the job has come ``amount`` percent further, to 100 at most."""
         step = check_progress(amount, message)
-        self.report(msgspec.structs.replace(step, progress=min(100, self._reached + step.progress)))
+        with self._locked():
+            self.report(Progress(min(100, self._reached + step.progress), step.message))
 
     def mark_complete(self, message: str | None = None) -> None:
         """Report 100 percent, at once. The job's end itself is told by Celery."""
@@ -199,21 +212,34 @@ class ProgressTracker:
     def advance(self, current: int, total: int | None, message: str | None) -> None:
         """Report units done of a total that may be unknown, in which case the percentage stands still."""
         if total is None:
-            self.report(Progress(self._reached, message, current))
+            self.report(msgspec.structs.replace(check_progress(self._reached, message), current=current))
         else:
             self.report(check_progress(None, message, current, max(current, total)))
 
+    @property
+    def ended(self) -> bool:
+        """Whether the job has ended, after which nothing is said."""
+        return self._ended
+
+    def end(self) -> None:
+        """Say nothing more: the job has ended."""
+        with self._locked():
+            self._ended = True
+
     def report(self, progress: Progress, at_once: bool = False, mirror: bool = True) -> None:
-        """Send a checked report, never below what was reached before."""
-        if progress.progress < self._reached:
-            progress = msgspec.structs.replace(progress, progress=self._reached)
-        self._reached = progress.progress
-        clock = time.monotonic()
-        if at_once:
-            self._events.sent(clock)
-        self._publish(self.job, progress, 0.0 if at_once else self._events.due(clock))
-        if mirror:
-            self._mirror(self.job, progress, self._stores.due(clock))
+        """Send a checked report, never below what was reached before, and not after the job's end."""
+        with self._locked():
+            if self._ended:
+                return
+            if progress.progress < self._reached:
+                progress = msgspec.structs.replace(progress, progress=self._reached)
+            self._reached = progress.progress
+            clock = time.monotonic()
+            if at_once:
+                self._events.sent(clock)
+            self._publish(self.job, progress, 0.0 if at_once else self._events.due(clock))
+            if mirror:
+                self._mirror(self.job, progress, self._stores.due(clock))
 
 
 def progress_update(job: Job, progress: Progress) -> ProgressUpdate:

@@ -6,6 +6,9 @@ import uuid
 
 MAX_PROJECT_ID_LENGTH = 200
 
+#: Python refuses to write out numbers much longer than this.
+_MOST_BITS = 4 * MAX_PROJECT_ID_LENGTH
+
 
 def project_room(project_id: str) -> str:
     """Return the Socket.IO room of a project; ``project_id`` must already be normalised."""
@@ -22,12 +25,21 @@ def normalise_project_id(value: object) -> str:
         TypeError: It is something else.
         ValueError: It is empty, longer than 200 characters or holds control characters.
     """
-    if isinstance(value, (int, uuid.UUID)) and not isinstance(value, bool):
+    text = _text_of(value)
+    if not text or len(text) > MAX_PROJECT_ID_LENGTH:
+        raise ValueError(f"project_id must have 1 to {MAX_PROJECT_ID_LENGTH} characters, this one has {len(text)}")
+    if not text.isprintable():
+        raise ValueError(f"project_id must hold printable characters only, not {text[:40]!r}")
+    return text
+
+
+def _text_of(value: object) -> str:
+    if isinstance(value, str):
+        return str.__str__(value)  # of a subclass too, such as an enum's or a safe string, the plain text
+    if isinstance(value, uuid.UUID):
         return str(value)
-    if not isinstance(value, str):
+    if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"project_id must be a str, int or UUID, not {type(value).__name__}")
-    if not value or len(value) > MAX_PROJECT_ID_LENGTH:
-        raise ValueError(f"project_id must have 1 to {MAX_PROJECT_ID_LENGTH} characters, this one has {len(value)}")
-    if not value.isprintable():
-        raise ValueError(f"project_id must hold printable characters only, not {value[:40]!r}")
-    return value
+    if value.bit_length() > _MOST_BITS:
+        raise ValueError(f"project_id must have 1 to {MAX_PROJECT_ID_LENGTH} characters, this number has more")
+    return str(int(value))

@@ -68,43 +68,60 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     metrics: bool = False
 
 
+LONGEST_TIME = 10 * 365 * 86400.0
+
 NAMES = Settings.__struct_fields__
 _POSITIVE = ("history_size", "history_ttl", "max_payload", "queue_size", "batch_size", "lost_after")
 _NOT_NEGATIVE = ("progress_interval", "linger", "flush_timeout")
 _CALLABLE = ("event_filter", "project_resolver")
+_TIMES = ("history_ttl", "progress_interval", "linger", "flush_timeout", "lost_after")
+_SECRET = ("secret_key", "url", "history_url", "connection_options")
 _NOT_EMPTY = ("channel", "secret_key", "url")
 
 
-def resolve(keywords: Mapping[str, Any], conf: Mapping[str, Any], broker_url: str) -> Settings:
+def resolve(
+    keywords: Mapping[str, Any], conf: Mapping[str, Any], broker_url: str | Iterable[str], namespace: str | None = None
+) -> Settings:
     """Return the settings: keyword beats conf beats default.
 
     Args:
         keywords: What ``Realtime(app, **settings)`` was given.
         conf: The Celery configuration, of which only ``realtime_*`` is read.
-        broker_url: The URL to use when none is set.
+        broker_url: The URL, or URLs, to use when none is set.
+        namespace: The namespace that the Celery configuration is written in, such as ``CELERY``.
 
     Raises:
         ImproperlyConfigured: A name is unknown, a value has the wrong type or range, or a URL cannot be used.
     """
     check_names(keywords, prefix="")
-    check_names(conf_names(conf), prefix=PREFIX)
-    values = {name: conf[PREFIX + name] for name in NAMES if PREFIX + name in conf}
-    values.update(keywords)
-    settings = _convert(values)
+    values = conf_values(conf, namespace)
+    check_names(values)
+    settings = _convert({**values, **keywords})
     _check_ranges(settings)
-    url = settings.url or broker_url
+    url = settings.url or (broker_url if isinstance(broker_url, str) else ";".join(broker_url))
     _check_url(url)
     return msgspec.structs.replace(settings, url=url)
 
 
-def conf_names(conf: Iterable[str]) -> list[str]:
-    """Return the ``realtime_*`` names in a configuration, whatever namespace and case they were written in."""
-    found = []
-    for key in conf:
-        start = key.lower().find(PREFIX) if isinstance(key, str) else -1
-        if start == 0 or (start > 0 and key.isupper() and key[start - 1] == "_"):
-            found.append(key.lower()[start + len(PREFIX) :])
-    return found
+def conf_names(conf: Iterable[str], namespace: str | None = None) -> list[str]:
+    """Return the ``realtime_*`` names in a Celery configuration, also those written as ``<NAMESPACE>_REALTIME_*``."""
+    return list(_conf_keys(conf, namespace))
+
+
+def conf_values(conf: Mapping[str, Any], namespace: str | None = None) -> dict[str, Any]:
+    """Return the ``realtime_*`` values in a Celery configuration, by their names without any prefix."""
+    # A loaded configuration knows itself which of the two ways of writing a name beats the other.
+    return {name: conf.get(PREFIX + name, conf[key]) for name, key in _conf_keys(conf, namespace).items()}
+
+
+def _conf_keys(conf: Iterable[str], namespace: str | None) -> dict[str, str]:
+    """Return under which key each name stands; others keep settings of their own in the same Django module."""
+    starts = [PREFIX]
+    if namespace:
+        start = f"{namespace.rstrip('_')}_{PREFIX}"
+        starts.append(start.upper() if namespace.isupper() else start.lower())
+    keys = [key for key in conf if isinstance(key, str)]
+    return {key.removeprefix(start).lower(): key for start in starts for key in keys if key.startswith(start)}
 
 
 def check_names(names: Iterable[str], prefix: str = PREFIX) -> None:
@@ -139,7 +156,7 @@ def _check_type(name: str, value: object) -> None:
     try:
         msgspec.convert(value, _TYPES[name])
     except msgspec.ValidationError as error:
-        shown = type(value).__name__ if name == "secret_key" else repr(value)
+        shown = type(value).__name__ if name in _SECRET else repr(value)
         raise ImproperlyConfigured(f"{PREFIX}{name} has a bad value, {shown}: {error}") from None
 
 
@@ -150,14 +167,17 @@ def _check_ranges(settings: Settings) -> None:
     for name in _NOT_NEGATIVE:
         if not getattr(settings, name) >= 0:
             raise ImproperlyConfigured(f"{PREFIX}{name} must be 0 or more, not {getattr(settings, name)!r}")
-    for name in _NOT_EMPTY:
-        value = getattr(settings, name)
-        if value in ("", ()) or (isinstance(value, tuple) and "" in value):
-            raise ImproperlyConfigured(f"{PREFIX}{name} must not be empty")
+    for name in _TIMES:
+        if getattr(settings, name) > LONGEST_TIME:
+            raise ImproperlyConfigured(f"{PREFIX}{name} must be at most {LONGEST_TIME:.0f} seconds, ten years")
     _check_words(settings)
 
 
 def _check_words(settings: Settings) -> None:
+    for name in _NOT_EMPTY:
+        value = getattr(settings, name)
+        if value in ("", ()) or (isinstance(value, tuple) and "" in value):
+            raise ImproperlyConfigured(f"{PREFIX}{name} must not be empty")
     if settings.wire not in ("frames", "stock"):
         raise ImproperlyConfigured(f"{PREFIX}wire must be 'frames' or 'stock', not {settings.wire!r}")
     if not settings.namespace.startswith("/"):
@@ -171,17 +191,23 @@ def _check_url(url: str) -> None:
         scheme, found, _ = part.partition("://")
         if not found or (scheme.partition("+")[0] not in TRANSPORT_ALIASES and scheme not in TRANSPORT_ALIASES):
             raise ImproperlyConfigured(
-                f"{PREFIX}url {redact(part)!r} is no broker URL; write one such as redis://localhost:6379/0"
+                f"{PREFIX}url {redact(url)!r} is no broker URL; write one such as redis://localhost:6379/0"
                 " or amqp://guest:guest@localhost:5672//"
             )
-        _check_port(part)
+        if not _is_readable(part):
+            # What Python says of it may quote half a password.
+            raise ImproperlyConfigured(
+                f"{PREFIX}url {redact(url)!r} has a host or port that cannot be read; if its password has special"
+                " characters, write them as in urllib.parse.quote(password, safe='')"
+            )
 
 
-def _check_port(url: str) -> None:
+def _is_readable(url: str) -> bool:
     try:
         urlsplit(url.partition(",")[0]).port  # noqa: B018 - reading it is the check
-    except ValueError as error:
-        raise ImproperlyConfigured(f"{PREFIX}url {redact(url)!r}: {error}") from None
+    except ValueError:
+        return False
+    return True
 
 
 def redact(url: str) -> str:
@@ -196,7 +222,8 @@ def redact(url: str) -> str:
 
 def is_plain_redis(url: object) -> bool:
     """Tell whether a URL names one Redis server that redis-py connects to by itself."""
-    return isinstance(url, str) and url.partition("://")[0] in ("redis", "rediss", "redis+socket", "unix")
+    schemes = ("redis", "rediss", "redis+socket", "unix")
+    return isinstance(url, str) and url.partition("://")[0] in schemes and ";" not in url
 
 
 def is_redis(url: str | None) -> bool:

@@ -83,10 +83,22 @@ def track(self: Any, items: Iterable[T], message: str | None = None, *, total: i
         items: What to iterate over.
         message: What is being done.
         total: How many items there are; default: ``len(items)`` where it has one. Unknown, the bar stands still.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: ``total`` is negative or infinite.
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
-    tracker = host_of(self).tracker_of(self)
+    check_progress(0, message)
+    if total is not None:
+        check_progress(current=0, total=total)
+    return _tracked(host_of(self).tracker_of(self), iter(items), message, total)
+
+
+def _tracked(
+    tracker: ProgressTracker | None, items: Iterator[T], message: str | None, total: int | None
+) -> Iterator[T]:
     done = 0
     for item in items:
         if tracker is not None:

@@ -41,6 +41,9 @@ class Wire:
             self.sent += [Sent(event.event, event.project_id, json.loads(event.payload)) for event in events]
             return len(events)
 
+    def close(self) -> None:
+        """Let go of nothing."""
+
     def named(self, event: str) -> list[Any]:
         """Return the data of all events of a name."""
         return [sent.data for sent in list(self.sent) if sent.event == event]

@@ -611,11 +611,13 @@ def test_making_a_manager_opens_no_connection_and_starts_no_thread(scheme: str) 
 
 
 def test_both_sides_go_on_by_themselves_when_the_broker_comes_back(wire: Wire, broker: Broker) -> None:
-    listener, publisher = wire.listener(), wire.publisher()
+    listener, publisher, leaving = wire.listener(), wire.publisher(), wire.publisher()
     publisher.publish_events([step(0)])
-    listener.wait_for_count(1)
+    leaving.publish_events([step(0)])
+    listener.wait_for_count(2)
 
     broker.server.stop()
+    leaving.close()
     wait_for(lambda: publisher.publish_events([step(-1)]) == 0)
     wait_for(lambda: not listener.manager.wait_until_listening(0))
     broker.server.start()
@@ -675,17 +677,16 @@ def test_after_close_the_next_publish_connects_anew(wire: Wire) -> None:
     assert numbers(listener.wait_for_count(3)) == [0, 1, 2]
 
 
-@pytest.mark.parametrize("outage", ["pause", "kill"])
-def test_closing_waits_for_no_broker_that_is_away_and_raises_nothing(wire: Wire, broker: Broker, outage: str) -> None:
+def test_closing_does_not_wait_for_a_broker_that_does_not_answer(wire: Wire, broker: Broker) -> None:
     publisher = wire.publisher()
     publisher.publish_events([step(1)])
 
-    getattr(broker.server, outage)()
+    broker.server.pause()
     try:
         with took(at_most=5):
             publisher.close()
     finally:
-        broker.server.ensure_running()
+        broker.server.resume()
 
     assert wait_for(lambda: publisher.publish_events([step(2)]))
 

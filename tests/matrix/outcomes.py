@@ -362,8 +362,8 @@ REJECTED = End("PENDING STARTED REJECTED", error="^Reject: no thanks$")
 RACE = by_pool((TERMINATED, success()), threads=success(), solo=success())
 LET_GO = success("let go")
 LOST = End("PENDING STARTED LOST", error="^WorkerShutdown: ")
-#: A pool of green threads often acknowledges what it cuts off; else the message comes back.
-GREEN_LATE = (LOST, LET_GO, success("let go", states="PENDING STARTED LOST STARTED SUCCESS"))
+#: Green threads are cut off before or after they acknowledge, whatever was asked for: the message may come back.
+CUT_OFF = (LOST, LET_GO, success("let go", states="PENDING STARTED LOST STARTED SUCCESS"))
 WORKER_LOST = failure("^WorkerLostError: ")
 DIED = {"job": WORKER_LOST, "errback": success("noted")}
 RETRIED = "PENDING STARTED RETRY STARTED SUCCESS"
@@ -517,12 +517,12 @@ SHUTDOWNS = [
     Outcome(
         "cold_shutdown",
         shut_down_cold(tasks.hold),
-        by_pool(LOST, threads=LET_GO, solo=failure("^NotImplementedError")),
+        by_pool(CUT_OFF, prefork=LOST, threads=LET_GO, solo=failure("^NotImplementedError")),
     ),
     Outcome(
         "cold_shutdown_late_ack",
         shut_down_cold(tasks.hold_late),
-        by_pool(GREEN_LATE, prefork=LET_GO, threads=LET_GO, solo=failure("^NotImplementedError")),
+        by_pool(CUT_OFF, prefork=LET_GO, threads=LET_GO, solo=failure("^NotImplementedError")),
     ),
 ]
 
