@@ -264,6 +264,35 @@ def test_no_older_progress_leaves_after_a_newer_one_when_a_batch_comes_back(
     assert broker.taken == sorted(broker.taken)
 
 
+def test_a_batch_that_comes_back_keeps_the_progress_on_both_sides_of_a_status(
+    make: Callable[..., Outbox], broker: Broker, quick_pauses: None
+) -> None:
+    outbox = make()
+    hang_with(outbox, broker, status("first", "k"))
+    for event in (progress("1"), status("retry", rank=0), progress("2")):
+        outbox.put(event)
+    broker.script = [1, 0]
+    broker.go_on()
+    assert outbox.flush(10)
+    assert broker.taken == ["first", "1", "retry", "2"]
+    assert outbox.counts["coalesced"] == 0
+
+
+def test_flushing_starts_the_thread_that_could_not_be_had_before(
+    make: Callable[..., Outbox], broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    outbox = make()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        outbox.put(status("1"))
+        assert not outbox.flush(60)
+    assert outbox.flush(10)
+    assert broker.taken == ["1"]
+
+
 # -- the bound --------------------------------------------------------------------------------------------------
 
 

@@ -54,11 +54,14 @@ def test_a_queued_job_of_a_killed_worker_stays_queued(stage: Stage, tmp_path: Pa
         assert client.statuses(waiting) == ["queued"]
 
 
-def test_a_redelivered_job_is_running_again_and_ends_once(launcher: Launcher, stage: Stage, tmp_path: Path) -> None:
-    if stage.broker.name != "rabbitmq":
-        pytest.skip("Redis delivers again only after the visibility timeout")
+def test_a_redelivered_job_is_running_again_and_ends_once(
+    launcher: Launcher, rabbitmq_broker: Broker, tmp_path: Path
+) -> None:
+    """On RabbitMQ, which delivers again at once; Redis does so after its visibility timeout."""
     project = new_project()
-    with stage.watch(project) as client:
+    with producing(rabbitmq_broker):
+        stage = Stage(launcher, rabbitmq_broker, env={"LOST_AFTER": str(LOST_AFTER)})
+        client = stage.watch(project)
         job = start(jobs.hold_late, str(tmp_path / "go"), project=project)
         client.wait_for_event("agent_status", job_id=job, status="running")
         launcher.worker("tests.integration.jobs", broker=stage.broker, env={"LOST_AFTER": str(LOST_AFTER)}, name="two")
@@ -98,6 +101,20 @@ def test_a_worker_that_was_away_for_too_long_takes_its_job_back(stage: Stage, tm
         (tmp_path / "go").touch()
         client.wait(lambda events: [d for _, d in events if d.get("job_id") == job and d.get("status") == "success"])
     assert states(client, job)[-1][1] == "SUCCESS"
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo", "eventlet", "gevent"])
+def test_in_every_pool_a_killed_worker_s_job_is_lost(
+    launcher: Launcher, redis_broker: Broker, tmp_path: Path, pool: str
+) -> None:
+    project = new_project()
+    with producing(redis_broker):
+        stage = Stage(launcher, redis_broker, pool=pool, env={"LOST_AFTER": str(LOST_AFTER)})
+        with stage.watch(project) as client:
+            job = start(jobs.hold, str(tmp_path / "never"), project=project)
+            client.wait_for_event("agent_progress", job_id=job)
+            stage.worker.kill_main()
+            assert client.wait_for_end(job, timeout=LOST_AFTER + 5)["state"] == "LOST"
 
 
 @pytest.mark.parametrize("pool", ["solo", "threads"])

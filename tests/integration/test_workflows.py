@@ -112,3 +112,17 @@ def test_a_workflow_of_one_job_is_no_workflow(client: Recorder, project: str) ->
     marker = jobs.add.apply_async((1, 2), headers={"project_id": project}).id
     client.wait_for_end(marker)
     assert client.of("agent_workflow") == []
+
+
+def test_chunks_inherit_the_project_and_are_one_workflow(client: Recorder, project: str) -> None:
+    with jobs.realtime.project(project):
+        result = jobs.add.chunks([(n, n) for n in range(6)], 2).group().apply_async()
+    for child in result.children:
+        assert client.wait_for_end(child.id)["status"] == "success"
+    assert wait_until_over(client, result.id, 3)["progress"] == 100
+
+
+def test_a_replacement_goes_on_under_the_same_id(client: Recorder, project: str) -> None:
+    job = jobs.replaced.apply_async(headers={"project_id": project}).id
+    assert client.wait_for_end(job)["result"] == 42
+    assert [d["status"] for d in client.of("agent_status") if d["job_id"] == job].count("success") == 1
