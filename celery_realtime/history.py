@@ -448,7 +448,7 @@ class History:
     def _note_stalls(self, events: list[Outgoing]) -> None:
         for event in events:
             keys = self._lease_keys("stalling", "stalling-jobs")
-            self._await(keys=keys, args=[event.job_id or "", event.stall_after, _progress_json(event)])
+            self._await(keys=keys, args=[event.job_id or "", event.stall_after or 0.0, _progress_json(event)])
 
     # -- leases -------------------------------------------------------------------------------------------------
 
