@@ -92,6 +92,7 @@ class Web:
         application = self.flask if self.kind == "flask" else socketio.WSGIApp(self.server)
         http = make_server(HOST, 0, application, threaded=True, request_handler=_OneRequest)
         self._in_thread(http.serve_forever, 0.02)
+        self._stack.callback(self.server.shutdown)
         self._stack.callback(http.server_close)
         self._stack.callback(http.shutdown)
         return f"http://{HOST}:{http.port}"

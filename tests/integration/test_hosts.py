@@ -75,8 +75,8 @@ def test_a_recycled_child_loses_nothing(launcher: Launcher, broker: Broker) -> N
         stage = Stage(launcher, broker, options=("--max-tasks-per-child", "2"))
         with stage.watch(project) as client:
             started = [jobs.count.apply_async((1, 0), headers={"project_id": project}).id for _ in range(20)]
-            for job in started:
-                assert client.wait_for_end(job)["status"] == "success"
+            for job in started:  # Celery's pool takes most of a second to replace a child
+                assert client.wait_for_end(job, timeout=30)["status"] == "success"
 
 
 def test_a_warm_shutdown_loses_nothing(launcher: Launcher, broker: Broker) -> None:
