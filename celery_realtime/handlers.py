@@ -465,7 +465,8 @@ def _since(data: dict[str, Any]) -> Since | None:
 def _refusal(error: Exception) -> dict[str, str]:
     if isinstance(error, SubscribeError):
         return {"code": error.code, "message": str(error)}
-    logger.error("a rule failed, so the client is refused: %r", error, exc_info=error)
+    logger.error("a rule failed, so the client is refused: %r", error)
+    logger.debug("where it failed", exc_info=error)
     return {"code": "unavailable", "message": "this cannot be answered now; try again later"}
 
 
