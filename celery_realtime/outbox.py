@@ -82,6 +82,7 @@ class Outbox:
         self._sending = False
         self._pause = 0.0
         self._paused_until = 0.0
+        self._random = random.Random()  # a task that has seeded the common one must get the same numbers every time
         self._logged_at = -LOG_INTERVAL
         self._thread: threading.Thread | None = None
         self._flushes_at_exit = False
@@ -211,7 +212,7 @@ class Outbox:
         if done < len(batch):
             self._put_back(batch[done:])
             self._pause = min(max(self._pause * 2, FIRST_PAUSE), LONGEST_PAUSE)
-            self._paused_until = time.monotonic() + self._pause * random.uniform(0.5, 1.0)
+            self._paused_until = time.monotonic() + self._pause * self._random.uniform(0.5, 1.0)
             self._log("the broker does not take events; %d wait", len(self._queue))
         else:
             self._pause = self._paused_until = 0.0

@@ -100,6 +100,7 @@ def resolve(
     _check_ranges(settings)
     url = settings.url or (broker_url if isinstance(broker_url, str) else ";".join(broker_url))
     _check_url(url)
+    _check_history_url(settings.history_url)
     return msgspec.structs.replace(settings, url=url)
 
 
@@ -200,6 +201,14 @@ def _check_url(url: str) -> None:
                 f"{PREFIX}url {redact(url)!r} has a host or port that cannot be read; if its password has special"
                 " characters, write them as in urllib.parse.quote(password, safe='')"
             )
+
+
+def _check_history_url(url: str | None) -> None:
+    if url not in (None, "auto") and not (is_plain_redis(url) and _is_readable(str(url))):
+        raise ImproperlyConfigured(
+            f"{PREFIX}history_url {redact(str(url))!r} is no URL of one Redis; write one such as redis://localhost:6379/0,"
+            ' "auto", or None for no history'
+        )
 
 
 def _is_readable(url: str) -> bool:

@@ -223,6 +223,24 @@ def test_a_url_that_kombu_does_not_know_is_refused(url: str) -> None:
         settle(url=url)
 
 
+@pytest.mark.parametrize("url", ["redis://h:1/0", "rediss://:pw@h", "unix:///s", "redis+socket:///s", "auto", None])
+def test_a_history_is_on_one_redis_or_nowhere(url: str | None) -> None:
+    assert settle(history_url=url).history_url == url
+
+
+@pytest.mark.parametrize("url", ["", "localhost:6379", "amqp://h//", "redis://h:port/0", "redis://a;redis://b"])
+def test_a_history_that_is_elsewhere_is_refused(url: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match="realtime_history_url "):
+        settle(history_url=url)
+
+
+def test_what_may_hold_a_password_is_not_shown_when_it_has_the_wrong_type() -> None:
+    for name in ("url", "history_url", "connection_options"):
+        with pytest.raises(ImproperlyConfigured, match=f"realtime_{name} has a bad value, list") as refused:
+            settle(**{name: ["redis://:hunter2@host"]})
+        assert "hunter2" not in str(refused.value)
+
+
 @pytest.mark.parametrize("password", ["hunter2", "hun#ter2", "hun/ter2", "hun?ter2", "hun:ter2", "hun@ter2"])
 @pytest.mark.parametrize(
     "url", ["nonsense://user:{}@host", "redis://:{}@host:port/0", "redis://user:{}@host:99999", "redis://:{}@host:6379"]
