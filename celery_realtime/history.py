@@ -357,7 +357,9 @@ class History:
             self._redis = redis.Redis.from_url(_redis_py_url(url), **_options(url))
             self._redis.connection_pool.make_connection()  # it connects later, and says now what it cannot take
         except (ValueError, TypeError, redis.RedisError) as error:
-            raise ImproperlyConfigured(f"realtime_history_url {redact(url)!r} cannot be used: {error}") from None
+            raise ImproperlyConfigured(
+                f"realtime_history_url {redact(url)!r} cannot be used ({type(error).__name__})"
+            ) from None
         self._append = self._redis.register_script(_APPEND)
         self._read = self._redis.register_script(_READ)
         self._hold = self._redis.register_script(_HOLD)
@@ -415,7 +417,7 @@ class History:
         args += [msgspec.json.encode(now()), msgspec.json.encode(project_id)]
         for event in events:
             args += [event.event, event.payload, event.job_id or "", event.attempt, _rank(event), event.percent]
-            args += [quote(event.worker) or "-", event.kind, _token(event.root_id)]
+            args += [quote(event.worker, errors="replace") or "-", event.kind, _token(event.root_id)]
         return args
 
     def read(self, project_id: str, since_epoch: str = "", since_offset: int = -1) -> Snapshot:
@@ -532,10 +534,11 @@ def _redis_py_url(url: str) -> str:
 
 
 def _options(url: str) -> dict[str, Any]:
-    timeouts = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT}
+    # An odd task id must cost at most itself, not the batch that it is in.
+    options: dict[str, Any] = {"socket_timeout": TIMEOUT, "encoding_errors": "replace"}
     if url.startswith(("unix:", "redis+socket:")):
-        return {"socket_timeout": TIMEOUT}
-    return {**timeouts, "socket_keepalive": True}
+        return options
+    return {**options, "socket_connect_timeout": TIMEOUT, "socket_keepalive": True}
 
 
 def _new_epoch() -> str:

@@ -92,9 +92,9 @@ class Keeper:
                 self._renew(history, self._worker)
             self._reap(history)
             self._complained = False
-        except ERRORS as error:
+        except Exception as error:  # whatever it is, the lease of this worker hangs on this thread
             if not self._complained:
-                logger.warning("leases wait for Redis: %r", error)
+                logger.warning("leases wait: %r", error)
             self._complained = True
 
     def _renew(self, history: History, worker: str) -> None:

@@ -39,6 +39,9 @@ COOLDOWN = 2.0
 LOG_INTERVAL = 60.0
 CONTENT_TYPES = (None, "", "text/plain", "application/json", "application/data")
 
+#: Not the module's own generator: a task that seeds that one counts on its numbers.
+_jitter = random.Random()
+
 _NO_RETRY = {"max_retries": 0, "interval_start": 0, "interval_step": 0, "interval_max": 0}
 
 #: A child must not let go of its parent's connections: py-amqp shuts the shared socket down when collected.
@@ -258,7 +261,7 @@ class RealtimeKombuManager(socketio.KombuManager):
             except Exception as error:
                 self._listening.clear()
                 logger.error("not hearing %s: %r; again in %.1f s", redact(self.url), error, backoff)
-                time.sleep(backoff * random.uniform(0.5, 1.0))
+                time.sleep(backoff * _jitter.uniform(0.5, 1.0))
                 backoff = min(backoff * 2, LONGEST_BACKOFF)
 
     def _consume(self) -> Iterator[Any]:

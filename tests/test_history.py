@@ -285,3 +285,8 @@ def test_redis_that_refuses_lets_events_out_without_an_offset(history: History, 
 def test_a_url_that_cannot_be_used_is_named(url: str) -> None:
     with pytest.raises(ImproperlyConfigured, match="realtime_history_url"):
         History(url, "x", size=1, ttl=1.0)
+
+
+def test_an_id_that_no_encoder_takes_costs_nobody_else(history: History) -> None:
+    odd = status("STARTED", job="odd", worker="w")._replace(job_id="caf\udce9", worker="w\udce9")
+    assert told(history, status("PENDING", job="first"), odd, status("PENDING", job="last")) == ["agent_status"] * 3
