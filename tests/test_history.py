@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import time
 from typing import Any
 
 import pytest
@@ -290,3 +291,38 @@ def test_a_url_that_cannot_be_used_is_named(url: str) -> None:
 def test_an_id_that_no_encoder_takes_costs_nobody_else(history: History) -> None:
     odd = status("STARTED", job="odd", worker="w")._replace(job_id="caf\udce9", worker="w\udce9")
     assert told(history, status("PENDING", job="first"), odd, status("PENDING", job="last")) == ["agent_status"] * 3
+
+
+# -- leases ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_lapsed_lease_is_found_by_one_reaper_and_by_another_only_if_that_one_fails(redis_url: str) -> None:
+    one, two = (History(redis_url, "leases", size=10, ttl=60.0) for _ in range(2))
+    job = Job(job_id="job", project_id="p")
+    one.hold("w", [job], lease=0.5)
+    assert one.reap(0.5, 0.2, 0.0).lost == {}
+    assert wait_for(lambda: one.reap(0.5, 0.2, 0.0).lost or two.reap(0.5, 0.2, 0.0).lost) == {"w": [job]}
+    assert (one.reap(0.5, 0.2, 0.0).lost, two.reap(0.5, 0.2, 0.0).lost) == ({}, {})
+    assert wait_for(lambda: two.reap(0.5, 0.2, 0.0).lost) == {"w": [job]}
+    two.reaped("w")
+    assert one.hold("w", [], lease=0.5) is False
+
+
+def test_a_lease_that_is_renewed_never_lapses(history: History) -> None:
+    looks = itertools.count()
+
+    def look() -> bool:
+        history.hold("w", [Job(job_id="job", project_id="p")], lease=0.3)
+        assert history.reap(0.3, 0.1, 0.0).lost == {}
+        return next(looks) > 40
+
+    wait_for(look)
+
+
+def test_after_a_time_in_which_nobody_looked_every_worker_gets_the_time_of_a_lease(history: History) -> None:
+    """Redis may have been away, and with it every worker's chance to renew."""
+    history.hold("w", [Job(job_id="job", project_id="p")], lease=0.2)
+    started = time.monotonic()
+    wait_for(lambda: time.monotonic() - started > 0.5)
+    assert history.reap(0.2, 0.05, 0.0).lost == {}
+    assert wait_for(lambda: history.reap(0.2, 0.05, 0.0).lost)

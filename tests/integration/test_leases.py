@@ -16,6 +16,7 @@ from tests.integration.stage import Stage, new_project, producing
 from tests.integration.test_jobs import start, states
 from tests.launcher import Launcher
 from tests.services import Broker
+from tests.waiting import wait_for
 
 LOST_AFTER = 3.0
 
@@ -150,3 +151,21 @@ def test_a_job_that_expires_in_the_queue_is_told(launcher: Launcher, broker: Bro
             job = jobs.add.apply_async((1, 2), expires=0.5, headers={"project_id": project}).id
             end = client.wait_for_end(job, timeout=10)
     assert (end["status"], end["state"], end["error"]) == ("error", "REVOKED", "TaskRevokedError: expired")
+
+
+def test_another_worker_says_so_where_no_web_server_looks(
+    launcher: Launcher, redis_broker: Broker, tmp_path: Path
+) -> None:
+    project, env = new_project(), {"LOST_AFTER": str(LOST_AFTER)}
+    with producing(redis_broker):
+        first = launcher.worker("tests.integration.jobs", broker=redis_broker, env=env, name="first")
+        job = start(jobs.hold, str(tmp_path / "never"), project=project)
+        history = jobs.realtime.manager.history
+        assert history is not None
+        wait_for(lambda: [told for told in history.read(project).jobs if told["status"] == "running"])
+        launcher.worker("tests.integration.jobs", broker=redis_broker, env=env, name="second")
+        first.kill()
+        lost = wait_for(
+            lambda: [told for told in history.read(project).jobs if told["state"] == "LOST"], timeout=LOST_AFTER + 5
+        )
+    assert [told["job_id"] for told in lost] == [job]
