@@ -33,7 +33,7 @@ GRACE = 2.0
 
 #: Longest time, in seconds, that a task's message waits for the event that tells of it: an idle worker would otherwise
 #: be heard first. It is mostly a fifth of a millisecond, and nothing while the broker is away.
-OVERTAKING = 0.05
+OVERTAKING = 0.25
 PARENT_HEADER = "realtime_parent_id"
 ATTEMPT_HEADER = "realtime_attempt"
 ROOT_HEADER = "realtime_root_id"
@@ -373,7 +373,9 @@ class Bridge:
     ) -> None:
         """Tell of a job that failed in Celery's own hands: bad kwargs, no result backend, an eager one that raises."""
         if sender.app is self.app:
-            job = self._job_by_id(sender, task_id) or self._job_of_headers(task_id, sender.name, request or {})
+            # Not what was received last under this id: that may be the next attempt.
+            known = request and sender.request.id != task_id
+            job = self._job_of_headers(task_id, sender.name, request) if known else self._job_by_id(sender, task_id)
             self._tell_failure(job, exception, einfo)
 
     def _on_rejected(self, sender: Any = None, message: Any = None, exc: Any = None, **_: Any) -> None:
