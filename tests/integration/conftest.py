@@ -1,4 +1,4 @@
-"""pytest-celery's matrix on local processes; with ``CELERY_TEST_NODES=docker`` on its Docker containers."""
+"""A stage for jobs; and pytest-celery's matrix on local processes, or with ``CELERY_TEST_NODES=docker`` on Docker."""
 
 from __future__ import annotations
 
@@ -12,9 +12,31 @@ import pytest
 from pytest_celery import CeleryTestBroker
 
 import tests.integration.matrix_tasks
+from tests.client_recorder import Recorder
 from tests.integration.local_nodes import LocalRabbitMQ, LocalRedis, LocalWorker
+from tests.integration.stage import Stage, new_project, producing
+from tests.launcher import Launcher
 from tests.processes import ROOT
-from tests.services import RabbitMQServer, RedisServer
+from tests.services import Broker, RabbitMQServer, RedisServer
+
+
+@pytest.fixture(scope="module")
+def stage(module_launcher: Launcher, module_broker: Broker) -> Iterator[Stage]:
+    """A worker and a web server for the tests of a module, on each kind of broker in turn."""
+    with producing(module_broker):
+        yield Stage(module_launcher, module_broker)
+
+
+@pytest.fixture
+def project() -> str:
+    return new_project()
+
+
+@pytest.fixture
+def client(stage: Stage, project: str) -> Iterator[Recorder]:
+    """A client that watches the test's project."""
+    with stage.watch(project) as recorder:
+        yield recorder
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import uuid
 from collections.abc import Iterator
@@ -88,6 +89,7 @@ def producing(broker: Broker) -> Iterator[None]:
         yield
     finally:
         jobs.realtime.flush()
+        gc.collect()  # results take leave of their backend when they are collected: while it is still there
         for name in broker.env:
             os.environ.pop(name, None)
             if name in before:

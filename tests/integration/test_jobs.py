@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,7 @@ from celery.result import AsyncResult
 
 from tests.client_recorder import Recorder
 from tests.integration import jobs
-from tests.integration.stage import Stage, new_project, producing
-from tests.launcher import Launcher
-from tests.services import Broker
+from tests.integration.stage import Stage, new_project
 from tests.waiting import wait_for
 
 STATUS_FIELDS = {
@@ -25,23 +22,6 @@ PROGRESS_FIELDS = {
     *("event", "job_id", "project_id", "progress", "message", "timestamp", "current", "total", "task", "attempt"),
     *("epoch", "offset"),
 }
-
-
-@pytest.fixture(scope="module")
-def stage(module_launcher: Launcher, module_broker: Broker) -> Iterator[Stage]:
-    with producing(module_broker):
-        yield Stage(module_launcher, module_broker)
-
-
-@pytest.fixture
-def project() -> str:
-    return new_project()
-
-
-@pytest.fixture
-def client(stage: Stage, project: str) -> Iterator[Recorder]:
-    with stage.watch(project) as recorder:
-        yield recorder
 
 
 def start(task: Any, *args: Any, project: str, **kwargs: Any) -> str:

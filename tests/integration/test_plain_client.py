@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.integration import jobs
-from tests.integration.stage import Stage, new_project, producing
+from tests.integration.stage import Stage, new_project
 from tests.launcher import Launcher
 from tests.node_client import NodeClient
-from tests.services import Broker
-
-
-@pytest.fixture(scope="module")
-def stage(module_launcher: Launcher, module_broker: Broker) -> Iterator[Stage]:
-    with producing(module_broker):
-        yield Stage(module_launcher, module_broker)
 
 
 @pytest.fixture

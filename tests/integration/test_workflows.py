@@ -2,34 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
 from celery import chain, chord, group
 
 from tests.client_recorder import Recorder
 from tests.integration import jobs
-from tests.integration.stage import Stage, new_project, producing
-from tests.launcher import Launcher
-from tests.services import Broker
-
-
-@pytest.fixture(scope="module")
-def stage(module_launcher: Launcher, module_broker: Broker) -> Iterator[Stage]:
-    with producing(module_broker):
-        yield Stage(module_launcher, module_broker)
-
-
-@pytest.fixture
-def project() -> str:
-    return new_project()
-
-
-@pytest.fixture
-def client(stage: Stage, project: str) -> Iterator[Recorder]:
-    with stage.watch(project) as recorder:
-        yield recorder
+from tests.integration.stage import Stage
 
 
 def flows(client: Recorder, root: str) -> list[dict[str, Any]]:
