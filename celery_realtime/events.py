@@ -13,6 +13,7 @@ from msgspec import UNSET, UnsetType
 STATUS_EVENT = "agent_status"
 PROGRESS_EVENT = "agent_progress"
 WORKFLOW_EVENT = "agent_workflow"
+BATCH_EVENT = "agent_batch"
 MAX_EVENT_NAME = 128
 MAX_TEXT = 500
 
@@ -23,7 +24,7 @@ MARK = "_realtime"
 RESERVED_EVENTS = frozenset(
     [
         *("connect", "connect_error", "disconnect", "disconnecting", "error", "newListener", "removeListener"),
-        *(STATUS_EVENT, PROGRESS_EVENT, WORKFLOW_EVENT, "agent_batch"),
+        *(STATUS_EVENT, PROGRESS_EVENT, WORKFLOW_EVENT, BATCH_EVENT),
     ]
 )
 
@@ -120,6 +121,7 @@ class Outgoing(NamedTuple):
             nobody told, which ends only what is queued.
         stall_after: Seconds after which a running job counts as stalled if nothing more is heard of it.
         expires_at: When a queued job expires, in seconds since the epoch.
+        mark: Of a custom event whose data are no object, and cannot say it: whose it is, its epoch and its offset.
     """
 
     project_id: str
@@ -136,6 +138,7 @@ class Outgoing(NamedTuple):
     gate: str = ""
     expires_at: float | None = None
     stall_after: float | None = None
+    mark: dict[str, Any] | None = None
 
 
 def now() -> str:
@@ -374,8 +377,12 @@ def _marked(custom: Outgoing) -> Outgoing:
         return custom
     if b'"_realtime"' in payload:
         payload = _encoder.encode({name: value for name, value in _members.decode(payload).items() if name != MARK})
-    mark = _encode_legibly({"job_id": custom.job_id, "project_id": custom.project_id})
+    mark = _encode_legibly(_owner(custom))
     return custom._replace(payload=add_fields(payload, b'"_realtime":' + mark))
+
+
+def _owner(custom: Outgoing) -> dict[str, Any]:
+    return {"job_id": custom.job_id, "project_id": custom.project_id}
 
 
 def add_fields(payload: bytes, fields: bytes) -> bytes:
@@ -386,7 +393,7 @@ def add_fields(payload: bytes, fields: bytes) -> bytes:
 def stamp(outgoing: Outgoing, fields: dict[str, Any]) -> Outgoing:
     """Return an event with fields (epoch, offset) added where the contract has them."""
     if not outgoing.payload.startswith(b"{"):
-        return outgoing
+        return outgoing._replace(mark={**_owner(outgoing), **fields})
     if _is_custom(outgoing):
         return outgoing._replace(payload=_stamped_mark(outgoing.payload, fields))
     return outgoing._replace(payload=add_fields(outgoing.payload, _encoder.encode(fields)[1:-1]))

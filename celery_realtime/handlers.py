@@ -22,7 +22,7 @@ import socketio.exceptions
 from celery_realtime import auth
 from celery_realtime.events import PROGRESS_EVENT, STATUS_EVENT, WORKFLOW_EVENT
 from celery_realtime.exceptions import SubscribeError
-from celery_realtime.rooms import normalise_project_id, project_room
+from celery_realtime.rooms import batch_room, normalise_project_id, project_room
 
 logger = logging.getLogger(__name__)
 
@@ -212,6 +212,7 @@ class SocketIOEventHandlers:
         user_id = self._user(sid)
         project_id = _project_id(data)
         since = _since(data)
+        room, other = _rooms(project_id, data)
         wish = Wish()
         self._wishes.setdefault((sid, project_id), []).append(wish)
         try:
@@ -227,11 +228,12 @@ class SocketIOEventHandlers:
             raise SubscribeError("the subscription was withdrawn before it was answered", "bad_request")
         # Join, then read: what is told in between is seen twice and dropped by its offset, where the other order
         # would lose it.
-        yield lambda: self.server.enter_room(sid, project_room(project_id), namespace=self.namespace)
+        yield lambda: self.server.enter_room(sid, room, namespace=self.namespace)
+        yield lambda: self.server.leave_room(sid, other, namespace=self.namespace)
         yield self._wait_until_listening
         snapshot = NO_HISTORY if self._read is None else (yield lambda: self._ask_history(project_id, since))
         if snapshot is None:
-            yield lambda: self.server.leave_room(sid, project_room(project_id), namespace=self.namespace)
+            yield lambda: self.server.leave_room(sid, room, namespace=self.namespace)
             raise SubscribeError("the history cannot be read now; try again later", "unavailable")
         if replay:
             for event, told in _replayed(snapshot):
@@ -270,7 +272,8 @@ class SocketIOEventHandlers:
         project_id = _project_id(data)
         for wish in self._wishes.get((sid, project_id), []):
             wish.withdrawn = True
-        yield lambda: self.server.leave_room(sid, project_room(project_id), namespace=self.namespace)
+        for room in _rooms(project_id, {}):
+            yield functools.partial(self.server.leave_room, sid, room, namespace=self.namespace)
         return {"ok": True}
 
     def _user(self, sid: str) -> Any:
@@ -437,6 +440,15 @@ def _project_id(data: Any) -> str:
         return normalise_project_id(data.get("project_id"))
     except (TypeError, ValueError) as error:
         raise SubscribeError(str(error), "bad_request") from None
+
+
+def _rooms(project_id: str, data: dict[str, Any]) -> tuple[str, str]:
+    """Return the room that a subscription is for, and the one that it is not for."""
+    batch = data.get("batch", False)
+    if not isinstance(batch, bool):
+        raise SubscribeError("batch must be true or false", "bad_request")
+    rooms = project_room(project_id), batch_room(project_id)
+    return rooms[::-1] if batch else rooms
 
 
 def _replayed(snapshot: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

@@ -624,5 +624,7 @@ def _missed(entry: Any, epoch: str) -> dict[str, Any]:
     fields = dict(zip(entry[1][::2], entry[1][1::2], strict=True))
     name = fields[b"e"].decode()
     plain = name in (STATUS_EVENT, PROGRESS_EVENT, WORKFLOW_EVENT)
-    event = Outgoing("", name, fields[b"p"], rank=0 if plain else None)
-    return {"event": name, "data": msgspec.json.decode(stamp(event, {"epoch": epoch, "offset": offset}).payload)}
+    mark = {"epoch": epoch, "offset": offset}
+    told = stamp(Outgoing("", name, fields[b"p"], rank=0 if plain else None), mark)
+    missed = {"event": name, "data": msgspec.json.decode(told.payload)}
+    return missed if told.mark is None else {**mark, **missed}

@@ -97,12 +97,16 @@ class Outbox:
             event: The encoded event.
             due: For progress, the :func:`time.monotonic` time before which it is held back.
         """
+        self.put_all([event], due)
+
+    def put_all(self, events: list[Outgoing], due: float = 0.0) -> None:
+        """Accept events that leave together, as :meth:`put` does one."""
         if self._is_finalizing():
             return  # no thread runs any more, and one that was stopped may hold the lock
         with self._lock:
-            is_news = self._put_progress(event, due) if event.progress else self._put_next(event)
+            news = [self._put_progress(event, due) if event.progress else self._put_next(event) for event in events]
             self._ensure_thread()
-            if is_news:
+            if any(news):
                 self._work.notify()
 
     def _put_progress(self, event: Outgoing, due: float) -> bool:

@@ -10,9 +10,23 @@ MAX_PROJECT_ID_LENGTH = 200
 _MOST_BITS = 4 * MAX_PROJECT_ID_LENGTH
 
 
+_PROJECT = "project:"
+_BATCH = "batch:"
+
+
 def project_room(project_id: str) -> str:
     """Return the Socket.IO room of a project; ``project_id`` must already be normalised."""
-    return "project:" + project_id
+    return _PROJECT + project_id
+
+
+def batch_room(project_id: str) -> str:
+    """Return the room of those who hear a project in batches, and are not in its other room."""
+    return _BATCH + project_id
+
+
+def batch_room_beside(room: str) -> str | None:
+    """Return the batch room of the project that a room belongs to; None if it is no project's."""
+    return _BATCH + room[len(_PROJECT) :] if room.startswith(_PROJECT) else None
 
 
 def normalise_project_id(value: object) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import sys
+from pathlib import Path
 from typing import Any
 
 import socketio
@@ -39,7 +41,15 @@ def attach(
         read=read,
     )
     made.register()
+    if isinstance(inner.manager, (RealtimeKombuManager, AsyncRealtimeKombuManager)) and not _is_celery_command():
+        inner.manager.start_listening()
     return made
+
+
+def _is_celery_command() -> bool:
+    """Tell whether this is ``celery -A ...``, such as a worker that loads the web server's module with its tasks."""
+    command = Path(sys.argv[0] if sys.argv else "")
+    return command.stem == "celery" or command.parts[-2:] == ("celery", "__main__.py")
 
 
 def _inner_server(server: Any) -> Any:

@@ -474,9 +474,11 @@ def test_custom_objects_are_stamped_beside_their_job(data: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize("data", [[1], "t", None])
-def test_other_custom_data_has_no_room_for_a_stamp(data: object) -> None:
+def test_other_custom_data_has_no_room_for_a_stamp_which_goes_beside_it(data: object) -> None:
     outgoing = outgoing_custom("line", data, "p", "j", 1000)
-    assert stamp(outgoing, STAMP) == outgoing
+    stamped = stamp(outgoing, STAMP)
+    assert stamped.payload == outgoing.payload
+    assert stamped.mark == {"job_id": "j", "project_id": "p", **STAMP}
 
 
 def test_our_own_events_are_reserved() -> None:

@@ -261,7 +261,7 @@ def test_custom_events_are_stamped_in_their_own_corner(history: History) -> None
     told(history, custom({"text": "hi"}), custom([1, 2]))
     line, plain = since(history)
     assert line["data"]["_realtime"]["offset"] == 1
-    assert plain == {"event": "line", "data": [1, 2]}
+    assert plain == {"event": "line", "data": [1, 2], "epoch": line["data"]["_realtime"]["epoch"], "offset": 2}
 
 
 def test_redis_that_is_away_is_said_and_what_it_missed_can_be_stored_later(start_redis: Any) -> None:

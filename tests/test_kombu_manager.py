@@ -19,12 +19,11 @@ import kombu
 import pytest
 import redis
 import socketio
-from hypothesis import given
-from hypothesis import strategies as st
 
 from celery_realtime.events import Outgoing
-from celery_realtime.kombu_manager import AsyncRealtimeKombuManager, RealtimeKombuManager, decode_message
+from celery_realtime.kombu_manager import AsyncRealtimeKombuManager, RealtimeKombuManager
 from tests.processes import HOST, free_port, python_path
+from tests.test_wire import NO_MESSAGES
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -373,69 +372,6 @@ class Bomb:
         return Path.touch, (self.trace,)
 
 
-NO_MESSAGES = {
-    "nothing": b"",
-    "not JSON": b"{'method': 'emit'}",
-    "cut off": b'{"method":"emit","event":',
-    "not UTF-8": b'{"method":"emit","event":"\xff\xfe"}',
-    "a JSON string that holds the word method": json.dumps('{"method": "emit"}'),
-    "a list": json.dumps([STEP]),
-    "a number": b"5",
-    "null": b"null",
-    "an object without a method": b"{}",
-    "a method that is null": json.dumps({**STEP, "method": None}),
-    "a method that is a list": json.dumps({**STEP, "method": ["emit"]}),
-    "very deep": b"[" * 100_000 + b"]" * 100_000,
-    "a frame of a later version": json.dumps(frame(["step", "project:alpha", {}], version=2)),
-    "a frame of no version": json.dumps(frame(["step", "project:alpha", {}], version=None)),
-    "a frame without events": json.dumps({"method": "celery_realtime", "v": 1}),
-    "a frame whose events are an object": json.dumps({**frame(), "events": {"step": "project:alpha"}}),
-    "a frame whose events are text": json.dumps({**frame(), "events": "abc"}),
-    "an empty frame": json.dumps(frame()),
-    "an entry that is null": json.dumps(frame(None)),
-    "an entry that is text of three letters": json.dumps(frame("abc")),
-    "an entry that is too short": json.dumps(frame(["step", "project:alpha"])),
-    "an entry that is too long": json.dumps(frame(["step", "project:alpha", {}, {}])),
-    "an entry with an empty room": json.dumps(frame(["step", "", {}])),
-    "an entry with no room": json.dumps(frame(["step", None, {}])),
-    "an entry with a list of rooms": json.dumps(frame(["step", ["project:alpha", "project:beta"], {}])),
-    "an entry with an empty event": json.dumps(frame(["", "project:alpha", {}])),
-    "an entry with a number for an event": json.dumps(frame([5, "project:alpha", {}])),
-}
-
-
-@pytest.mark.parametrize("body", NO_MESSAGES.values(), ids=NO_MESSAGES.keys())
-def test_what_is_no_message_says_nothing(body: str | bytes) -> None:
-    assert decode_message(body) == []
-
-
-def test_the_good_entries_of_a_frame_are_heard_beside_bad_ones() -> None:
-    good = ["step", "project:alpha", {"number": 1}]
-
-    [message] = decode_message(json.dumps(frame(["step", "", {}], good, None, ["step", None, {}])))
-
-    assert message["data"] == [{"number": 1}]
-    assert message["room"] == "project:alpha"
-
-
-@pytest.mark.parametrize("content_type", [None, "", "text/plain", "application/json", "application/data"])
-def test_json_is_read_under_the_types_that_managers_send_it_as(content_type: str | None) -> None:
-    assert decode_message(json.dumps(STEP), content_type) == [STEP]
-
-
-@pytest.mark.parametrize(
-    "content_type", ["application/x-python-serialize", "application/x-yaml", "application/x-msgpack", "image/png"]
-)
-def test_nothing_else_is_read_whatever_it_holds(content_type: str) -> None:
-    assert decode_message(json.dumps(STEP), content_type) == []
-
-
-def test_a_message_too_large_to_be_one_is_not_read() -> None:
-    padded = {**STEP, "data": ["x" * 17 * 1024 * 1024]}
-
-    assert decode_message(json.dumps(padded)) == []
-
-
 def test_neighbours_of_poison_are_heard_and_pickle_is_never_run(
     wire: Wire, broker: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -485,52 +421,6 @@ def test_neighbours_of_a_bare_publish_on_redis_are_heard(redis_broker: Broker, e
 
         wait_for(lambda: numbers(listener.messages)[-1:] == [5], timeout=3)
         assert numbers(listener.messages) == [0, 1, 2, 3, 4, 5]
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
-    max_leaves=8,
-)
-entries = json_values | st.tuples(
-    st.text(max_size=5) | json_values, st.sampled_from(["", "project:alpha"]) | json_values, json_values
-).map(list)
-frames = st.fixed_dictionaries(
-    {"method": st.just("celery_realtime"), "v": st.just(1) | json_values, "events": st.lists(entries, max_size=5)},
-    optional={"namespace": json_values, "host_id": json_values, "room": json_values},
-)
-messages = st.dictionaries(st.sampled_from(["method", "event", "room", "v", "events"]), json_values) | json_values
-content_types = st.none() | st.sampled_from(["", "text/plain", "application/json", "application/data"]) | st.text()
-
-
-@given(body=st.binary() | st.text() | messages.map(json.dumps) | frames.map(json.dumps), content_type=content_types)
-def test_no_body_whatever_stops_the_decoder(body: str | bytes, content_type: str | None) -> None:
-    for message in decode_message(body, content_type):
-        assert isinstance(message, dict)
-        assert isinstance(message["method"], str)
-
-
-@given(frames)
-def test_no_frame_whatever_is_a_broadcast_or_anything_but_emits(sent: dict[str, Any]) -> None:
-    for message in decode_message(json.dumps(sent)):
-        assert message["method"] == "emit"
-        assert isinstance(message["room"], str)
-        assert message["room"] != ""
-        assert isinstance(message["event"], str)
-        assert message["event"] != ""
-        assert len(message["data"]) == 1
-
-
-@given(event=st.text(min_size=1, max_size=20), project_id=st.text(min_size=1, max_size=20), data=json_values)
-def test_whatever_a_publisher_frames_decodes_to_the_same(event: str, project_id: str, data: Any) -> None:
-    publisher = RealtimeKombuManager("memory://", write_only=True)
-    encoded = json.dumps(data).encode()
-
-    [(count, body)] = publisher._bodies([Outgoing(project_id, event, encoded)])
-    [message] = decode_message(body)
-
-    assert count == 1
-    assert (message["event"], message["room"], message["data"]) == (event, f"project:{project_id}", [data])
 
 
 # -- when the broker is not there ---------------------------------------------------------------------------------
@@ -583,7 +473,7 @@ def test_an_outage_is_logged_once_a_minute_without_the_password(scheme: str, cap
     for number in range(5):
         publisher.publish_events([step(number)])
 
-    [record] = [record for record in caplog.records if record.name == "celery_realtime.kombu_manager"]
+    [record] = [record for record in caplog.records if record.name == "celery_realtime.publisher"]
     assert "cannot publish" in record.getMessage()
     assert "hunter2" not in record.getMessage()
     assert record.exc_info is None

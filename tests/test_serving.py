@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from celery_realtime import (
     Realtime,
     SocketIOEventHandlers,
 )
-from celery_realtime.kombu_manager import RealtimeKombuManager
+from celery_realtime.kombu_manager import AsyncRealtimeKombuManager, RealtimeKombuManager
 from tests.waiting import wait_for
 from tests.web_servers import SECRET, Web, steps
 
@@ -42,6 +43,21 @@ def make_realtime() -> Callable[..., Realtime]:
 @pytest.fixture
 def realtime(make_realtime: Callable[..., Realtime]) -> Realtime:
     return make_realtime()
+
+
+@pytest.fixture(autouse=True)
+def _no_ears_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the servers that nobody talks to start no thread, which would ask for a broker until the end of the run."""
+    for manager in (RealtimeKombuManager, AsyncRealtimeKombuManager):
+        monkeypatch.setattr(manager, "start_listening", _unless_nobody_listens(manager.start_listening))
+
+
+def _unless_nobody_listens(start: Callable[[Any], None]) -> Callable[[Any], None]:
+    def start_listening(manager: Any) -> None:
+        if getattr(manager, "sync", manager).url != URL:
+            start(manager)
+
+    return start_listening
 
 
 @pytest.fixture
@@ -466,10 +482,27 @@ def test_a_client_is_registered_for_projects_only(realtime: Realtime, project_id
             method(project_id, "a-client")
 
 
-def test_serving_starts_no_thread_and_opens_no_connection(realtime: Realtime) -> None:
+@pytest.mark.parametrize("kind", ["sync", "flask", "asgi"])
+def test_a_server_listens_from_its_start_and_not_from_its_first_client(
+    make_web: Callable[..., Web], kind: Kind
+) -> None:
+    web = make_web(kind).attach()
+
+    assert web._sync_manager.wait_until_listening(10)
+    assert web.manager.generation == 1
+    wait_for(lambda: web.manager.is_hearing)
+    assert web.manager.last_heard is not None
+
+
+@pytest.mark.parametrize("command", ["/usr/bin/celery", "/lib/python3/site-packages/celery/__main__.py"])
+def test_a_celery_command_that_loads_a_web_server_does_not_listen(
+    make_web: Callable[..., Web], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", [command, "-A", "proj", "worker"])
+    web = make_web("sync")
     threads = threading.active_count()
 
-    realtime.init_socketio(sync_server(realtime))
-    realtime.init_socketio(async_server(realtime))
+    web.attach()
 
     assert threading.active_count() == threads
+    assert not web.server.manager_initialized

@@ -1,0 +1,77 @@
+"""Connect to the broker, with a bound on everything that could wait."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+from typing import Any
+
+import kombu
+
+from celery_realtime.settings import is_redis
+
+logger = logging.getLogger(__name__)
+
+AMQP_SCHEMES = ("amqp", "amqps", "pyamqp")
+CONNECT_TIMEOUT = 1.0
+SOCKET_TIMEOUT = 1.0
+
+_NO_RETRY = {"max_retries": 0, "interval_start": 0, "interval_step": 0, "interval_max": 0}
+
+
+def connection(url: str, options: dict[str, Any], *, reading: bool = False, **events: Any) -> Any:
+    """Return a :class:`kombu.Connection` that connects when it is first used, and never waits long.
+
+    Args:
+        url: Broker URL.
+        options: Further keyword arguments of :class:`kombu.Connection`; ``transport_options`` are merged.
+        reading: Whether it waits for messages, for however long.
+        **events: ``on_blocked`` and ``on_unblocked``, which RabbitMQ calls when it takes no messages, and again.
+    """
+    given = dict(options)
+    transport_options = {**_bounds(url, reading), **(given.pop("transport_options", None) or {})}
+    if url.partition("://")[0] in AMQP_SCHEMES:
+        # Confirmations are asked for by the batch; py-amqp's own option would wait for each message by itself.
+        transport_options = {**transport_options, **events, "confirm_publish": False}
+    given.setdefault("connect_timeout", CONNECT_TIMEOUT)
+    return kombu.Connection(url, transport_options=transport_options, **given)
+
+
+def _bounds(url: str, reading: bool) -> dict[str, Any]:
+    """Return the transport options that keep every call on the network short."""
+    if is_redis(url):
+        return {
+            **_NO_RETRY,
+            "socket_timeout": SOCKET_TIMEOUT,
+            "socket_connect_timeout": CONNECT_TIMEOUT,
+            "socket_keepalive": True,
+            "socket_keepalive_options": _keepalive(),
+            "ack_emulation": False,
+        }
+    return (
+        dict(_NO_RETRY) if reading else {**_NO_RETRY, "read_timeout": SOCKET_TIMEOUT, "write_timeout": SOCKET_TIMEOUT}
+    )
+
+
+def _keepalive() -> dict[int, int]:
+    wanted = {"TCP_KEEPIDLE": 10, "TCP_KEEPALIVE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+    return {getattr(socket, name): value for name, value in wanted.items() if hasattr(socket, name)}
+
+
+def hang_up(connection: Any) -> None:
+    """Close a connection that may be dead: nothing is said to the broker, and nothing waited for.
+
+    :meth:`kombu.Connection.collect` is not used: it changes the default time-out of every new socket of the process.
+    """
+    # On Redis kombu would delete the queue first.
+    getattr(getattr(connection, "_default_channel", None), "auto_delete_queues", set()).clear()
+    amqp: Any = getattr(connection, "_connection", None)
+    try:
+        if hasattr(amqp, "collect"):
+            with contextlib.suppress(AttributeError):  # it has not got as far as a socket
+                amqp.transport.sock.settimeout(0.1)  # TLS takes its leave
+            amqp.collect()
+        connection.release()
+    except Exception as error:
+        logger.debug("hanging up: %r", error)
