@@ -444,8 +444,8 @@ def _project_id(data: Any) -> str:
 
 def _rooms(project_id: str, data: dict[str, Any]) -> tuple[str, str]:
     """Return the room that a subscription is for, and the one that it is not for."""
-    batch = data.get("batch", False)
-    if not isinstance(batch, bool):
+    batch = data.get("batch")
+    if not isinstance(batch, (bool, type(None))):
         raise SubscribeError("batch must be true or false", "bad_request")
     rooms = project_room(project_id), batch_room(project_id)
     return rooms[::-1] if batch else rooms

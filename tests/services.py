@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import os
 import socket
+import subprocess
 import urllib.request
 import uuid
 from dataclasses import dataclass
@@ -83,11 +85,14 @@ class RabbitMQServer(ManagedProcess):
             ready=lambda: accepts_connections(names_port),
         )
         self._write_configuration(folder)
+        program = require("rabbitmq")
+        self._control = str(Path(program).with_name("rabbitmqctl"))
+        self._env = {**self._environment(folder), "ERL_EPMD_PORT": str(names_port)}
         super().__init__(
-            [require("rabbitmq")],
+            [program],
             folder=folder,
             name="rabbitmq",
-            env={**self._environment(folder), "ERL_EPMD_PORT": str(names_port)},
+            env=self._env,
             cwd=folder,
             ready=self.answers,
             start_timeout=90,
@@ -128,6 +133,20 @@ class RabbitMQServer(ManagedProcess):
         for connection in connections:
             self._manage("DELETE", f"connections/{quote(connection['name'])}")
         return len(connections)
+
+    def set_memory_alarm(self, on: bool) -> None:
+        """Let the node believe that it is short of memory, which blocks who publishes, or no more."""
+        watermark = "0" if on else "0.4"
+        command = [self._control, "--quiet", "set_vm_memory_high_watermark", watermark]
+        subprocess.run(command, env={**os.environ, **self._env}, check=True, capture_output=True, timeout=60)
+
+    def listen_only_url(self, url: str) -> str:
+        """Make a user who may listen to exchanges of a virtual host, not publish to them, and return the address."""
+        vhost = url.rpartition("/")[2]
+        rights = {"configure": ".*", "write": "python-socketio\\..*", "read": ".*"}
+        self._manage("PUT", "users/listener", {"password": "listener", "tags": ""})
+        self._manage("PUT", f"permissions/{vhost}/listener", rights)
+        return url.replace("guest:guest@", "listener:listener@")
 
     def _manage(self, method: str, path: str, body: object = None) -> Any:
         request = urllib.request.Request(

@@ -535,6 +535,60 @@ def test_after_unsubscribing_a_project_is_heard_no_more(web: Web) -> None:
     client.wait_for_event("step", number=4)
 
 
+def batched(client: Recorder) -> list[list[int]]:
+    return [[item["data"]["number"] for item in batch] for batch in client.of("agent_batch")]
+
+
+def test_a_client_that_asks_for_batches_hears_the_events_of_a_frame_as_one_list(web: Web) -> None:
+    client, other = web.connect(), web.subscriber("alpha")
+    answer = client.call("subscribe_project", {"project_id": "alpha", "batch": True})
+
+    web.realtime.manager.emit_many("alpha", [("step", {"number": number}) for number in range(20)])
+
+    other.wait_for_event("step", number=19)
+    wait_for(lambda: batched(client))
+    assert answer["ok"]
+    assert batched(client) == [list(range(20))]
+    assert {item["event"] for batch in client.of("agent_batch") for item in batch} == {"step"}
+    assert steps(client) == []
+    assert steps(other) == list(range(20))
+    assert other.of("agent_batch") == []
+
+
+def test_a_client_may_change_its_mind_about_batches(web: Web) -> None:
+    client = web.connect()
+
+    for number, batch in enumerate([True, False, True]):
+        assert client.call("subscribe_project", {"project_id": "alpha", "batch": batch})["ok"]
+        web.emit("alpha", number)
+        wait_for(lambda: len(batched(client)) + len(steps(client)) > number)  # noqa: B023 - it is over at once
+
+    assert batched(client) == [[0], [2]]
+    assert steps(client) == [1]
+
+
+def test_unsubscribing_ends_batches_too(web: Web) -> None:
+    client, other = web.connect(), web.subscriber("alpha")
+    client.call("subscribe_project", {"project_id": "alpha", "batch": True})
+
+    assert client.call("unsubscribe_project", {"project_id": "alpha"}) == {"ok": True}
+    web.emit("alpha", 1)
+
+    other.wait_for_event("step", number=1)
+    client.call("unsubscribe_project", {"project_id": "alpha"})  # answered after what was sent before
+    assert client.events == []
+
+
+@pytest.mark.parametrize("batch", [1, 0, "true", [], {}])
+def test_batches_are_wanted_or_not(web: Web, batch: Any) -> None:
+    client = web.connect()
+
+    answer = client.call("subscribe_project", {"project_id": "alpha", "batch": batch})
+
+    assert answer["error"]["code"] == "bad_request"
+    assert "batch" in answer["error"]["message"]
+
+
 def test_unsubscribing_from_what_was_never_subscribed_does_nothing(web: Web) -> None:
     client = web.subscriber("alpha")
 

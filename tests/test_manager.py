@@ -77,6 +77,52 @@ def test_data_that_is_no_object_goes_out_as_it_is(manager: SocketIOManager, wire
     assert sent(manager, wire) == [Sent("custom_event", "alpha", data)]
 
 
+def test_many_events_go_out_in_order_and_together(make_manager: Callable[..., SocketIOManager], wire: Wire) -> None:
+    manager = make_manager(linger=0.0)
+
+    manager.emit_many(456, ((f"step {number}", {"number": number}) for number in range(50)), job_id="job-1")
+
+    told = sent(manager, wire)
+    assert [event.event for event in told] == [f"step {number}" for number in range(50)]
+    assert {event.project_id for event in told} == {"456"}
+    assert told[7].data == {"number": 7, "_realtime": {"job_id": "job-1", "project_id": "456"}}
+    assert wire.calls == 1
+
+
+@pytest.mark.parametrize(
+    ("bad", "error"),
+    [
+        (("step", object()), "has no JSON form"),
+        (("agent_status", {}), "reserved"),
+        (("step",), "pairs of an event name and its data, not \\('step',\\)"),
+        ("step", "pairs of an event name and its data, not 'step'"),
+        (None, "pairs"),
+    ],
+)
+def test_of_many_events_none_is_sent_when_one_is_bad(
+    manager: SocketIOManager, wire: Wire, bad: Any, error: str
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=error):
+        manager.emit_many("alpha", [("step", {}), bad])
+
+    assert sent(manager, wire) == []
+
+
+def test_the_filter_sees_each_of_many_events(make_manager: Callable[..., SocketIOManager], wire: Wire) -> None:
+    manager = make_manager(event_filter=lambda name, _project, data: None if name == "secret" else data)
+
+    manager.emit_many("alpha", [("step", {"number": 1}), ("secret", {}), ("step", {"number": 2})])
+
+    assert [event.data["number"] for event in sent(manager, wire)] == [1, 2]
+    assert manager.counts["filtered"] == 1
+
+
+def test_no_events_are_many_too(manager: SocketIOManager, wire: Wire) -> None:
+    manager.emit_many("alpha", [])
+
+    assert sent(manager, wire) == []
+
+
 @dataclasses.dataclass
 class Thumbnail:
     url: str
