@@ -52,8 +52,7 @@ class Listener:
         self._name = name
         self._failures = FailureLog(logger)
         self._deaf_since: float | None = None
-        #: A user who may not publish can do without.
-        self._may_ping = True
+        self._echo = Echo()
         self.generation = 0
         self.last_heard: float | None = None
         self._listening = threading.Event()
@@ -70,9 +69,9 @@ class Listener:
     @property
     def is_hearing(self) -> bool:
         """Whether there is proof from the last seconds that messages are heard."""
-        if not self._listening.is_set() or self.last_heard is None:
-            return False
-        return not self._may_ping or time.monotonic() - self.last_heard < DEAF_AFTER
+        if not self._listening.is_set() or not self._echo.is_possible:
+            return self._listening.is_set()
+        return self.last_heard is not None and time.monotonic() - self.last_heard < DEAF_AFTER
 
     def messages(self) -> Iterator[Any]:
         """Yield every message, for ever."""
@@ -91,8 +90,8 @@ class Listener:
         self._listening.clear()
         if self._deaf_since is None:
             self._deaf_since = time.monotonic()
-        if _is_forbidden(error) and self._may_ping:
-            self._may_ping = False
+        if _is_forbidden(error) and not self._echo.forbidden:
+            self._echo.forbidden = True
             logger.warning("%s lets us listen and not publish, so a dead connection is noticed late", self._name)
         self._failures.error("not hearing %s: %r; trying until it is heard", self._name, error)
 
@@ -104,10 +103,10 @@ class Listener:
             self._deaf_since = None
 
     def _consume(self) -> Iterator[Any]:
-        echo = Echo()
-        connection = self._connect(on_blocked=echo.on_blocked, on_unblocked=echo.on_unblocked)
+        self._echo.start_over()
+        connection = self._connect(on_blocked=self._echo.on_blocked, on_unblocked=self._echo.on_unblocked)
         try:
-            yield from self._hear(connection, echo)
+            yield from self._hear(connection)
         except GeneratorExit:
             connection.release()
             raise
@@ -115,7 +114,7 @@ class Listener:
             hang_up(connection)
             raise
 
-    def _hear(self, connection: Any, echo: Echo) -> Iterator[Any]:
+    def _hear(self, connection: Any) -> Iterator[Any]:
         inbox: collections.deque[Any] = collections.deque()
         channel_queue = self._make_queue()
         consumer = connection.Consumer(
@@ -129,33 +128,47 @@ class Listener:
         _drain(connection, 0.02)  # kombu subscribes on Redis at the first poll only
         producer = connection.Producer(exchange=channel_queue.exchange, auto_declare=False)
         self._note_hearing()
-        self._ping(producer, echo)
+        self._ping(producer)
         while True:
             if inbox:
                 self.last_heard = time.monotonic()
-                echo.heard()
+                self._echo.heard()
             while inbox:
                 yield inbox.popleft()
             _drain(connection, POLL_INTERVAL)
             if not inbox:
-                self._ping(producer, echo)
+                self._ping(producer)
 
-    def _ping(self, producer: Any, echo: Echo) -> None:
+    def _ping(self, producer: Any) -> None:
         """Say something to ourselves.
 
         Raises:
             TimeoutError: What was said before has not come back.
         """
-        if self._may_ping and echo.is_due():
+        if self._echo.is_due():
             producer.publish(PING, content_type="text/plain", content_encoding="utf-8")
 
 
 class Echo:
-    """Whether what is said into a channel comes back."""
+    """Whether what is said into a channel comes back.
+
+    Attributes:
+        forbidden: Whether the user may not publish; listening goes on without.
+    """
 
     def __init__(self) -> None:
+        self.forbidden = False
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Forget what belonged to an earlier connection."""
         self._said_at: float | None = None
         self._blocked = False
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether anything can be said."""
+        return not (self.forbidden or self._blocked)
 
     def is_due(self) -> bool:
         """Note that something is going to be said, and return whether it can be.
@@ -163,7 +176,7 @@ class Echo:
         Raises:
             TimeoutError: What was said before has not come back.
         """
-        if self._blocked:
+        if not self.is_possible:
             return False
         clock = time.monotonic()
         if self._said_at is None:
