@@ -14,6 +14,9 @@ STATUS_EVENT = "agent_status"
 PROGRESS_EVENT = "agent_progress"
 WORKFLOW_EVENT = "agent_workflow"
 BATCH_EVENT = "agent_batch"
+
+#: A server has missed more than it can pass on: whoever hears it has to subscribe again.
+RESYNC_EVENT = "agent_resync"
 MAX_EVENT_NAME = 128
 MAX_TEXT = 500
 
@@ -24,7 +27,7 @@ MARK = "_realtime"
 RESERVED_EVENTS = frozenset(
     [
         *("connect", "connect_error", "disconnect", "disconnecting", "error", "newListener", "removeListener"),
-        *(STATUS_EVENT, PROGRESS_EVENT, WORKFLOW_EVENT, BATCH_EVENT),
+        *(STATUS_EVENT, PROGRESS_EVENT, WORKFLOW_EVENT, BATCH_EVENT, RESYNC_EVENT),
     ]
 )
 

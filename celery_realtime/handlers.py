@@ -23,6 +23,7 @@ from celery_realtime import auth
 from celery_realtime.events import PROGRESS_EVENT, STATUS_EVENT, WORKFLOW_EVENT
 from celery_realtime.exceptions import SubscribeError
 from celery_realtime.rooms import batch_room, normalise_project_id, project_room
+from celery_realtime.sharing import AsyncSharedReads, SharedReads
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ NO_HISTORY: dict[str, Any] = {
     "offset": None,
     "recovered": False,
     "jobs": [],
+    "jobs_total": 0,
     "events": [],
     "workflows": [],
 }
@@ -101,10 +103,14 @@ class SocketIOEventHandlers:
         self._secret_key = secret_key
         self._authenticate = authenticate
         self._authorize = authorize
-        self._read = read
+        self._read = None if read is None else self._shared(read)
         self._users: dict[str, Any] = {}
         self._wishes: dict[tuple[str, str], list[Wish]] = {}
         self._first_client: Callable[[], None] | None = None
+
+    @staticmethod
+    def _shared(read: Read) -> Read:
+        return SharedReads(read)
 
     # -- the user's rules ---------------------------------------------------------------------------------------
 
@@ -212,7 +218,7 @@ class SocketIOEventHandlers:
         user_id = self._user(sid)
         project_id = _project_id(data)
         since = _since(data)
-        room, other = _rooms(project_id, data)
+        rooms = _rooms(project_id, data)
         wish = Wish()
         self._wishes.setdefault((sid, project_id), []).append(wish)
         try:
@@ -226,19 +232,31 @@ class SocketIOEventHandlers:
         self._user(sid)  # it may have gone while the rules were asked
         if wish.withdrawn:
             raise SubscribeError("the subscription was withdrawn before it was answered", "bad_request")
-        # Join, then read: what is told in between is seen twice and dropped by its offset, where the other order
-        # would lose it.
-        yield lambda: self.server.enter_room(sid, room, namespace=self.namespace)
-        yield lambda: self.server.leave_room(sid, other, namespace=self.namespace)
-        yield self._wait_until_listening
-        snapshot = NO_HISTORY if self._read is None else (yield lambda: self._ask_history(project_id, since))
-        if snapshot is None:
-            yield lambda: self.server.leave_room(sid, room, namespace=self.namespace)
-            raise SubscribeError("the history cannot be read now; try again later", "unavailable")
+        snapshot = yield from self._decide_snapshot(sid, project_id, since, rooms)
         if replay:
             for event, told in _replayed(snapshot):
                 yield functools.partial(self._send, sid, event, told)
         return {"ok": True, "project_id": project_id, **snapshot}
+
+    def _decide_snapshot(self, sid: str, project_id: str, since: Since | None, rooms: tuple[str, str]) -> Decision:
+        room, other = rooms
+        catch_up = getattr(self.server.manager, "catch_up", None)
+        # Join, then read: what is told in between is seen twice and dropped by its offset, where the other order
+        # would lose it.
+        yield lambda: self.server.enter_room(sid, room, namespace=self.namespace)
+        yield lambda: self.server.leave_room(sid, other, namespace=self.namespace)
+        if catch_up is not None:
+            catch_up.expect(project_id)
+        yield self._wait_until_listening
+        if self._read is None:
+            return NO_HISTORY
+        snapshot = yield lambda: self._ask_history(project_id, since)
+        if snapshot is None:
+            yield lambda: self.server.leave_room(sid, room, namespace=self.namespace)
+            raise SubscribeError("the history cannot be read now; try again later", "unavailable")
+        if catch_up is not None:
+            catch_up.seed(project_id, snapshot["epoch"], snapshot["offset"])
+        return snapshot
 
     def _forget_wish(self, sid: str, project_id: str, wish: Wish) -> None:
         wishes = self._wishes.get((sid, project_id), [])
@@ -251,7 +269,7 @@ class SocketIOEventHandlers:
         """Return a project's snapshot, or None when it cannot be read."""
         assert self._read is not None
         try:
-            return msgspec.structs.asdict(self._read(project_id, *((since.epoch, since.offset) if since else ("", -1))))
+            return msgspec.structs.asdict(self._read(project_id, *_place(since)))
         except Exception as error:
             logger.error("the history of a project cannot be read: %r", error)
             return None
@@ -324,6 +342,10 @@ class AsyncSocketIOEventHandlers(SocketIOEventHandlers):
     they may block.
     """
 
+    @staticmethod
+    def _shared(read: Read) -> Read:
+        return AsyncSharedReads(read)
+
     def _after(self, ours: Callable[..., Any], event: str) -> Callable[..., Any]:
         theirs = self._earlier(event)
         if theirs is None:
@@ -371,8 +393,13 @@ class AsyncSocketIOEventHandlers(SocketIOEventHandlers):
         rule = self._validate_token if self._authenticate is None else self._authenticate
         return _off_the_loop(rule, *((token,) if self._authenticate is None else (token, environ)))
 
-    def _ask_history(self, project_id: str, since: Since | None) -> Any:
-        return asyncio.to_thread(super()._ask_history, project_id, since)
+    async def _ask_history(self, project_id: str, since: Since | None) -> Any:
+        assert self._read is not None
+        try:
+            return msgspec.structs.asdict(await self._read(project_id, *_place(since)))
+        except Exception as error:
+            logger.error("the history of a project cannot be read: %r", error)
+            return None
 
     def _ask_access(self, user_id: Any, project_id: str) -> Any:
         return _off_the_loop(self._authorize or self._validate_project_access, user_id, project_id)
@@ -472,6 +499,10 @@ def _since(data: dict[str, Any]) -> Since | None:
         return msgspec.convert(data["since"], Since)
     except msgspec.ValidationError as error:
         raise SubscribeError(f"since must be {{epoch, offset}}: {error}", "bad_request") from None
+
+
+def _place(since: Since | None) -> tuple[str, int]:
+    return (since.epoch, since.offset) if since else ("", -1)
 
 
 def _refusal(error: Exception) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """Remember what each project was told, on Redis: the only module that knows Redis.
 
 Of each project there is, under keys that share a hash slot: ``meta`` (epoch, last offset), ``events`` (a stream whose
-ids are the offsets), ``jobs`` (the latest state of each job) and ``ended`` (when jobs ended, so that they can leave).
+ids are the offsets), ``jobs`` (the latest state of each job), ``live`` (which have not ended), ``ended`` (when the
+others did, so that they can leave) and ``flows`` (the sums of workflows).
 One script decides whether an event is news, gives it its offset and stores it, in one step on the server.
 """
 
@@ -27,6 +28,7 @@ from celery_realtime.events import (
     stamp,
 )
 from celery_realtime.exceptions import ImproperlyConfigured
+from celery_realtime.recent import Recent
 from celery_realtime.settings import redact
 
 logger = logging.getLogger(__name__)
@@ -35,6 +37,13 @@ LOG_INTERVAL = 60.0
 TIMEOUT = 1.0
 ENDED_TTL = 3600.0
 MAX_RECOVERED = 1000
+MAX_SNAPSHOT = 1000
+
+#: Jobs of a project that have not ended, beyond which the ones that were silent longest are forgotten.
+MAX_LIVE = 100000
+
+#: Projects of which a process remembers how far it has seen them.
+WITNESSED = 10000
 
 #: Whatever can go wrong with Redis.
 ERRORS = (redis.RedisError,)
@@ -42,7 +51,29 @@ ERRORS = (redis.RedisError,)
 #: What passes by itself.
 OUTAGES = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.ReadOnlyError, redis.exceptions.BusyLoadingError)
 
+# What one key lacks and another knows was evicted, or lost in a failover: history begins anew, under another epoch.
 _LET_GO = """
+local function is_whole(epoch, offset, count, known_epoch, known_offset)
+  if not epoch or (known_epoch == epoch and known_offset > offset) then return false end
+  if count ~= redis.call('HLEN', KEYS[3]) then return false end
+  return offset == 0 or redis.call('EXISTS', KEYS[2]) == 1
+end
+
+local function begin_anew(epoch)
+  redis.call('DEL', KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6])
+  redis.call('DEL', KEYS[1])
+  redis.call('HSET', KEYS[1], 'epoch', epoch, 'offset', 0, 'jobs', 0)
+end
+
+local function forget(jobs, live, most)
+  local surplus = math.min(redis.call('ZCARD', live) - most, 100)
+  if surplus > 0 then
+    local gone = redis.call('ZRANGE', live, 0, surplus - 1)
+    redis.call('HDEL', jobs, unpack(gone))
+    redis.call('ZREM', live, unpack(gone))
+  end
+end
+
 local function let_go(jobs, flows, ended, before, most)
   local gone = redis.call('ZRANGEBYSCORE', ended, '-inf', before, 'LIMIT', 0, 100)
   local surplus = math.min(redis.call('ZCARD', ended) - most, 100)
@@ -65,18 +96,17 @@ end
 _APPEND = (
     _LET_GO
     + """
-local meta, events, jobs, ended, flows = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local meta, events, jobs, ended, flows, live = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local told_at, project = ARGV[5], ARGV[6]
 local size, ttl, ended_ttl = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local time = redis.call('TIME')
 local clock = tonumber(time[1]) + tonumber(time[2]) / 1000000
-local epoch = redis.call('HGET', meta, 'epoch')
-if not epoch then
-  epoch = ARGV[1]
-  redis.call('DEL', events, jobs, ended, flows)
-  redis.call('HSET', meta, 'epoch', epoch, 'offset', 0)
+local found = redis.call('HMGET', meta, 'epoch', 'offset', 'jobs')
+local epoch, offset = found[1], tonumber(found[2] or 0)
+if not is_whole(epoch, offset, tonumber(found[3] or 0), ARGV[7], tonumber(ARGV[8])) then
+  epoch, offset = ARGV[1], 0
+  begin_anew(epoch)
 end
-local offset = tonumber(redis.call('HGET', meta, 'offset'))
 local answer, flow_answer = {epoch}, {}
 
 local function read(job)
@@ -165,8 +195,10 @@ local function status(event, payload, job, attempt, rank, worker, kind, root, in
   account(index, state, after)
   if rank == '2' or rank == 'L' then
     redis.call('ZADD', ended, clock, job)
+    redis.call('ZREM', live, job)
   else
     redis.call('ZREM', ended, job)
+    redis.call('ZADD', live, at, job)
   end
   return at
 end
@@ -190,12 +222,14 @@ local function progress(event, payload, job, attempt, percent, root, index)
   state.share = math.max(state.share, percent)
   state.percent, state.progress_at, state.progress = percent, at, payload
   write(job, state)
+  redis.call('ZADD', live, at, job)
+  redis.call('ZREM', ended, job)
   account(index, before, state)
   return at
 end
 
-for i = 7, #ARGV, 9 do
-  local index = (i - 7) / 9
+for i = 10, #ARGV, 9 do
+  local index = (i - 10) / 9
   local event, payload, job, attempt = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
   local rank, percent, worker = ARGV[i + 4], tonumber(ARGV[i + 5]), ARGV[i + 6]
   local kind, root = ARGV[i + 7], ARGV[i + 8]
@@ -207,9 +241,9 @@ for i = 7, #ARGV, 9 do
     answer[#answer + 1] = status(event, payload, job, attempt, rank, worker, kind, root, index)
   end
 end
-redis.call('HSET', meta, 'offset', offset)
-
 let_go(jobs, flows, ended, clock - ended_ttl, size)
+forget(jobs, live, tonumber(ARGV[9]))
+redis.call('HSET', meta, 'offset', offset, 'jobs', redis.call('HLEN', jobs))
 for _, old in ipairs(redis.call('XRANGE', events, '-', '+', 'COUNT', 4)) do
   if tonumber(old[2][6]) < clock - ttl then redis.call('XDEL', events, old[1]) end
 end
@@ -275,27 +309,43 @@ redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
 """
 
 # since_offset -1: a snapshot only. An offset from the future means that the server lost its newest writes: what comes
-# next would repeat offsets that clients have seen, so the epoch has to change.
+# next would repeat offsets that clients have seen, so the epoch has to change. Of the jobs, those that have not ended
+# come first, and of each kind the latest.
 _READ = (
     _LET_GO
     + """
-local meta, events, jobs, ended, flows = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local meta, events, jobs, ended, flows, live = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local since_epoch, since, most = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local found = redis.call('HMGET', meta, 'epoch', 'offset')
+local found = redis.call('HMGET', meta, 'epoch', 'offset', 'jobs')
 local epoch, offset = found[1], tonumber(found[2] or 0)
-if not epoch or (since_epoch == epoch and since > offset) then
-  if not found[1] then redis.call('DEL', events, jobs, ended, flows) end
-  epoch = ARGV[1]
-  redis.call('HSET', meta, 'epoch', epoch, 'offset', offset)
+if not is_whole(epoch, offset, tonumber(found[3] or 0), '', 0) then
+  epoch, offset = ARGV[1], 0
+  begin_anew(epoch)
   redis.call('EXPIRE', meta, ARGV[5])
+elseif since_epoch == epoch and since > offset then
+  epoch = ARGV[1]
+  redis.call('HSET', meta, 'epoch', epoch)
 end
 let_go(jobs, flows, ended, tonumber(redis.call('TIME')[1]) - tonumber(ARGV[6]), tonumber(ARGV[7]))
+redis.call('HSET', meta, 'jobs', redis.call('HLEN', jobs))
 local missed, complete = {}, 0
 if since_epoch == epoch and since >= 0 and offset - since <= most then
   missed = redis.call('XRANGE', events, (since + 1) .. '-0', '+')
   if #missed == offset - since then complete = 1 else missed = {} end
 end
-return {epoch, offset, complete, missed, redis.call('HGETALL', jobs), redis.call('HGETALL', flows)}
+local shown = tonumber(ARGV[8])
+if shown == 0 then return {epoch, offset, complete, missed, {}, 0, {}} end
+local names = redis.call('ZREVRANGE', live, 0, shown - 1)
+local past = #names < shown and redis.call('ZREVRANGE', ended, 0, shown - 1) or {}
+for _, name in ipairs(past) do
+  if #names < shown and string.sub(name, 1, 2) ~= 'w:' then names[#names + 1] = name end
+end
+local entries = {}
+for start = 1, #names, 1000 do
+  local found_jobs = redis.call('HMGET', jobs, unpack(names, start, math.min(start + 999, #names)))
+  for _, entry in ipairs(found_jobs) do entries[#entries + 1] = entry end
+end
+return {epoch, offset, complete, missed, entries, redis.call('HLEN', jobs), redis.call('HGETALL', flows)}
 """
 )
 
@@ -321,7 +371,8 @@ class Snapshot(msgspec.Struct, frozen=True):
         epoch: Changes when history was lost.
         offset: Of the newest event.
         recovered: Whether ``events`` is all that came after the client's ``since``.
-        jobs: The latest state of every live and recently ended job.
+        jobs: The latest state of live and recently ended jobs.
+        jobs_total: How many there are; when ``jobs`` has fewer, it has those that live, and of them the latest, first.
         workflows: Where every workflow of more than one job is.
         events: ``{event, data}`` of what was missed, in order; empty unless ``recovered``.
     """
@@ -330,6 +381,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     offset: int
     recovered: bool
     jobs: list[dict[str, Any]]
+    jobs_total: int
     workflows: list[dict[str, Any]]
     events: list[dict[str, Any]]
 
@@ -353,6 +405,7 @@ class History:
         self._prefix = f"celery-realtime:{quote(channel, safe='')}:"
         self._size = size
         self._ttl = ttl
+        self._witnessed: Recent[str, tuple[str, int]] = Recent(WITNESSED)
         try:
             self._redis = redis.Redis.from_url(_redis_py_url(url), **_options(url))
             self._redis.connection_pool.make_connection()  # it connects later, and says now what it cannot take
@@ -397,6 +450,7 @@ class History:
             keys, args = self._keys(project_id), self._arguments(project_id, [event for _, event in group])
             epoch, *offsets, flows = self._append(keys=keys, args=args)
             word = epoch.decode()
+            self._witness(project_id, word, [*offsets, *(offset for _, _, offset in flows)])
             for (position, event), offset in zip(group, offsets, strict=True):
                 answers[position] = [stamp(event, {"epoch": word, "offset": offset})] if offset else []
             for index, payload, offset in flows:
@@ -412,25 +466,40 @@ class History:
             self._redis.zadd(expiring, {event.job_id or "": event.expires_at or 0.0})
             self._redis.hset(jobs, event.job_id or "", _job_json(event))
 
+    def _witness(self, project_id: str, epoch: str, offsets: list[int]) -> None:
+        """Remember how far a project is, so that a server that has lost that much does not pass for whole."""
+        known_epoch, known = self._witnessed.get(project_id, ("", 0))
+        self._witnessed[project_id] = epoch, max(offsets + [known] * (known_epoch == epoch))
+
     def _arguments(self, project_id: str, events: list[Outgoing]) -> list[Any]:
         args: list[Any] = [_new_epoch(), self._size, self._ttl, min(ENDED_TTL, self._ttl)]
         args += [msgspec.json.encode(now()), msgspec.json.encode(project_id)]
+        args += [*self._witnessed.get(project_id, ("", 0)), MAX_LIVE]
         for event in events:
             args += [event.event, event.payload, event.job_id or "", event.attempt, _rank(event), event.percent]
             args += [quote(event.worker, errors="replace") or "-", event.kind, _token(event.root_id)]
         return args
 
-    def read(self, project_id: str, since_epoch: str = "", since_offset: int = -1) -> Snapshot:
+    def read(
+        self, project_id: str, since_epoch: str = "", since_offset: int = -1, most_jobs: int = MAX_SNAPSHOT
+    ) -> Snapshot:
         """Return a project's snapshot, and what came after ``since``: all of it, or nothing.
+
+        Args:
+            project_id: The project.
+            since_epoch: Where somebody stopped hearing it.
+            since_offset: Where in that epoch; -1 for nowhere.
+            most_jobs: Most jobs in the snapshot; 0 for no workflows either.
 
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
-        epoch, offset, complete, missed, jobs, flows = self._read(
+        epoch, offset, complete, missed, jobs, total, flows = self._read(
             keys=self._keys(project_id),
             args=[
                 *(_new_epoch(), since_epoch, since_offset, min(MAX_RECOVERED, self._size)),
                 *(max(1, int(self._ttl)), min(ENDED_TTL, self._ttl), self._size),
+                most_jobs,
             ],
         )
         word = epoch.decode()
@@ -438,14 +507,15 @@ class History:
             epoch=word,
             offset=offset,
             recovered=bool(complete),
-            jobs=sorted((_job(entry) for entry in jobs[1::2]), key=lambda job: str(job.get("timestamp"))),
+            jobs=sorted((_job(entry) for entry in jobs if entry), key=lambda job: str(job.get("timestamp"))),
+            jobs_total=total,
             workflows=_workflows(project_id, flows),
             events=[_missed(entry, word) for entry in missed],
         )
 
     def _keys(self, project_id: str) -> list[str]:
         start = f"{self._prefix}{{{quote(project_id, safe='')}}}:"
-        return [start + name for name in ("meta", "events", "jobs", "ended", "flows")]
+        return [start + name for name in ("meta", "events", "jobs", "ended", "flows", "live")]
 
     def _note_stalls(self, events: list[Outgoing]) -> None:
         for event in events:

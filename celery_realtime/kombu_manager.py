@@ -14,6 +14,7 @@ import socketio
 from socketio.async_pubsub_manager import AsyncPubSubManager
 
 from celery_realtime import wire
+from celery_realtime.catchup import CatchUp
 from celery_realtime.connections import connection
 from celery_realtime.events import Outgoing
 from celery_realtime.listener import Listener
@@ -49,8 +50,8 @@ class RealtimeKombuManager(socketio.KombuManager):
     ) -> None:
         self.stock = stock
         self.namespace = namespace
-        #: Whether any client of this server is in a room.
-        self.is_occupied: wire.Members = functools.partial(_is_occupied, self)
+        #: The manager that knows the server's clients.
+        self.members: Any = self
         options.setdefault("queue_options", {"exclusive": True, "auto_delete": True})
         super().__init__(
             url,
@@ -61,6 +62,8 @@ class RealtimeKombuManager(socketio.KombuManager):
             connection_options=connection_options,
             **options,
         )
+        #: What is passed on to this server's clients when the broker was away.
+        self.catch_up = CatchUp(self.is_occupied, namespace)
         name = redact(url)
         self._publisher = Publisher(self._connection, self._exchange, self.producer_options, name)
         self._listener = Listener(functools.partial(self._connection, reading=True), self._queue_maker(), name)
@@ -132,11 +135,25 @@ class RealtimeKombuManager(socketio.KombuManager):
         """When the last message came, of :func:`time.monotonic`; None before the first."""
         return self._listener.last_heard
 
+    def is_occupied(self, namespace: str, room: str) -> bool:
+        """Tell whether any client of this server is in a room."""
+        return bool(self.members.rooms.get(namespace, {}).get(room))
+
     def _listen(self) -> Iterator[dict[str, Any]]:
+        generation = 0
         for message in self._listener.messages():
-            told = wire.decode_message(message.body, message.content_type)
+            if message is None and generation != self.generation:
+                generation = self.generation
+                self.catch_up.fall_behind()
+            told = self._news_in(message)
             yield from told
             yield from wire.batches(told, self.is_occupied)
+
+    def _news_in(self, message: Any) -> list[dict[str, Any]]:
+        if message is None:
+            return list(self.catch_up.missed())
+        told = wire.decode_message(message.body, message.content_type)
+        return [one for one in told if self.catch_up.is_news(one)]
 
 
 class AsyncRealtimeKombuManager(AsyncPubSubManager):
@@ -151,7 +168,7 @@ class AsyncRealtimeKombuManager(AsyncPubSubManager):
     def __init__(self, url: str, channel: str = "socketio", write_only: bool = False, **options: Any) -> None:
         super().__init__(channel=channel, write_only=write_only, logger=options.get("logger"))
         self.sync = RealtimeKombuManager(url, channel=channel, write_only=write_only, **options)
-        self.sync.is_occupied = functools.partial(_is_occupied, self)
+        self.sync.members = self
         self.after_fork()
         _after_fork(self)
 
@@ -175,6 +192,11 @@ class AsyncRealtimeKombuManager(AsyncPubSubManager):
     def last_heard(self) -> float | None:
         """When the last message came, of :func:`time.monotonic`; None before the first."""
         return self.sync.last_heard
+
+    @property
+    def catch_up(self) -> CatchUp:
+        """What is passed on to this server's clients when the broker was away."""
+        return self.sync.catch_up
 
     def start_listening(self) -> None:
         """Listen from now on; what is heard before the event loop runs is for nobody, since there is no client."""
@@ -207,10 +229,6 @@ class AsyncRealtimeKombuManager(AsyncPubSubManager):
 
     async def _publish(self, data: Any) -> bool:
         return await asyncio.to_thread(self.sync._publish, data)
-
-
-def _is_occupied(manager: Any, namespace: str, room: str) -> bool:
-    return bool(manager.rooms.get(namespace, {}).get(room))
 
 
 class _Forked(Protocol):

@@ -74,12 +74,13 @@ class Listener:
         return self.last_heard is not None and time.monotonic() - self.last_heard < DEAF_AFTER
 
     def messages(self) -> Iterator[Any]:
-        """Yield every message, for ever."""
+        """Yield every message, for ever; and None about every second, and whenever there is a new connection."""
         backoff = FIRST_BACKOFF
         while True:
             try:
                 for message in self._consume():
-                    backoff = FIRST_BACKOFF
+                    if message is not None:
+                        backoff = FIRST_BACKOFF
                     yield message
             except Exception as error:
                 self._note_outage(error)
@@ -129,6 +130,7 @@ class Listener:
         producer = connection.Producer(exchange=channel_queue.exchange, auto_declare=False)
         self._note_hearing()
         self._ping(producer)
+        yield None
         while True:
             if inbox:
                 self.last_heard = time.monotonic()
@@ -138,6 +140,7 @@ class Listener:
             _drain(connection, POLL_INTERVAL)
             if not inbox:
                 self._ping(producer)
+                yield None
 
     def _ping(self, producer: Any) -> None:
         """Say something to ourselves.

@@ -29,6 +29,11 @@ def batch_room_beside(room: str) -> str | None:
     return _BATCH + room[len(_PROJECT) :] if room.startswith(_PROJECT) else None
 
 
+def project_of_room(room: object) -> str | None:
+    """Return the project whose room it is; None if it is no project's."""
+    return room[len(_PROJECT) :] if isinstance(room, str) and room.startswith(_PROJECT) else None
+
+
 def normalise_project_id(value: object) -> str:
     """Return a project id as the string that names it everywhere.
 

@@ -41,6 +41,9 @@ def attach(
         read=read,
     )
     made.register()
+    catch_up = getattr(inner.manager, "catch_up", None)
+    if catch_up is not None and read is not None:
+        catch_up.read_with(read)
     if isinstance(inner.manager, (RealtimeKombuManager, AsyncRealtimeKombuManager)) and not _is_celery_command():
         inner.manager.start_listening()
     return made

@@ -208,6 +208,77 @@ def test_an_offset_from_the_future_changes_the_epoch(history: History) -> None:
     assert history.read("p", before.epoch, 99).epoch != before.epoch
 
 
+@pytest.mark.parametrize("key", ["meta", "events", "jobs"])
+@pytest.mark.parametrize("who", ["reader", "writer"])
+def test_the_loss_of_one_key_changes_the_epoch(history: History, redis_url: str, key: str, who: str) -> None:
+    told(history, status("STARTED"), custom({}))
+    before = history.read("p")
+    client = redis.Redis.from_url(redis_url)
+    assert client.delete(f"celery-realtime:tests:{{p}}:{key}") == 1
+
+    if who == "writer":
+        told(history, custom({}))
+    after = history.read("p", before.epoch, before.offset)
+
+    assert after.epoch != before.epoch
+    assert not after.recovered
+    assert after.offset == (1 if who == "writer" else 0)
+    assert after.jobs == []
+
+
+def test_a_server_that_fell_back_is_found_out_by_who_wrote_what_it_lost(history: History, redis_url: str) -> None:
+    client = redis.Redis.from_url(redis_url)
+    told(history, *(custom({"n": n}) for n in range(5)))
+    before = history.read("p")
+    client.xdel("celery-realtime:tests:{p}:events", "4-0", "5-0")
+    client.hset("celery-realtime:tests:{p}:meta", "offset", 3)
+
+    told(history, custom({"n": 5}))
+
+    after = history.read("p", before.epoch, 5)
+    assert after.epoch != before.epoch
+    assert (after.offset, after.recovered) == (1, False)
+
+
+def test_a_large_snapshot_has_what_lives_before_what_has_ended_and_the_latest_of_each(history: History) -> None:
+    for n in range(10):
+        told(history, status("SUCCESS", job=f"done-{n}"), status("STARTED", job=f"live-{n}"))
+
+    def names(most: int) -> set[str]:
+        snapshot = history.read("p", most_jobs=most)
+        assert snapshot.jobs_total == 20
+        return {job["job_id"] for job in snapshot.jobs}
+
+    lives = {f"live-{n}" for n in range(10)}
+    assert names(3) == {"live-7", "live-8", "live-9"}
+    assert names(12) == lives | {"done-8", "done-9"}
+    assert len(names(1000)) == 20
+
+
+def test_a_snapshot_of_thousands_of_jobs_is_read_whole_when_asked_for(history: History) -> None:
+    for start in range(0, 5000, 100):
+        told(history, *(status("STARTED", job=f"job-{n}") for n in range(start, start + 100)))
+
+    bounded, whole = history.read("p"), history.read("p", most_jobs=10000)
+
+    assert (len(bounded.jobs), bounded.jobs_total) == (1000, 5000)
+    assert {job["job_id"] for job in bounded.jobs} == {f"job-{n}" for n in range(4000, 5000)}
+    assert len(whole.jobs) == 5000
+
+
+def test_of_jobs_that_never_end_the_ones_silent_longest_are_forgotten(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("celery_realtime.history.MAX_LIVE", 10)
+    for n in range(20):
+        told(history, status("STARTED", job=f"job-{n}"), status("STARTED", job="busy", worker=f"w{n}"))
+
+    snapshot = history.read("p")
+
+    assert {job["job_id"] for job in snapshot.jobs} == {"busy", *(f"job-{n}" for n in range(11, 20))}
+    assert snapshot.offset == 40
+
+
 def test_lost_data_changes_the_epoch(history: History, redis_url: str) -> None:
     told(history, status("PENDING"))
     before = history.read("p")
