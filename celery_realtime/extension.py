@@ -225,7 +225,13 @@ class Realtime:
 
     @functools.cached_property
     def _mirror_outbox(self) -> Outbox:
-        return Outbox(self._mirror.store, queue_size=self.settings.queue_size, linger=0.0, flush_timeout=1.0)
+        return Outbox(
+            self._mirror.store,
+            queue_size=self.settings.queue_size,
+            linger=0.0,
+            flush_timeout=1.0,
+            destination="the result backend",
+        )
 
     def _end(self, job: Job) -> None:
         tracker = self._trackers.get(job.job_id)

@@ -50,7 +50,6 @@ class SocketIOManager:
         self._settings = settings
         self._connect = connect
         self._tracked: Recent[str, str] = Recent(TRACKED_JOBS)
-        self._stamped: dict[int, tuple[Outgoing, list[Outgoing]]] = {}
         self._failures = FailureLog(logger)
         self.counts: Counter[str] = Counter()
         #: The Socket.IO server, once one is attached.
@@ -68,7 +67,8 @@ class SocketIOManager:
         # Registered before the outbox registers its flush, so it runs after it.
         atexit.register(_close_publisher, weakref.ref(self))
         return Outbox(
-            self._deliver,
+            self._publish,
+            persist=None if self.history is None else self._persist,
             queue_size=settings.queue_size,
             batch_size=settings.batch_size,
             linger=settings.linger,
@@ -97,33 +97,17 @@ class SocketIOManager:
 
         return History(settings.history_url, settings.channel, settings.history_size, settings.history_ttl)
 
-    def _deliver(self, batch: list[Outgoing]) -> int:
-        """Persist, then publish; returns how many of the first events are done with."""
-        if self.history is None:
-            return self.publisher.publish_events(batch)
-        remembered = self._remember(self.history, batch)
-        if remembered is None:
-            return 0
-        news = [(position, event) for position, told in enumerate(remembered) for event in told]
-        sent = self.publisher.publish_events([event for _, event in news])
-        if sent < len(news):
-            self._stamped = {id(event): (event, told) for event, told in zip(batch, remembered, strict=True)}
-            return news[sent][0]
-        self._stamped = {}
-        self.counts["stale"] += remembered.count([])
-        return len(batch)
+    def _publish(self, batch: list[Outgoing]) -> int:
+        return self.publisher.publish_events(batch)
 
-    def _remember(self, history: History, batch: list[Outgoing]) -> list[list[Outgoing]] | None:
-        """Return what history says to tell of each event; None when Redis is away.
-
-        What was stamped in an earlier try, and then not published, keeps its offset.
-        """
-        fresh = [event for event in batch if id(event) not in self._stamped]
-        stamped = history.append(fresh) if fresh else []
-        if stamped is None:
+    def _persist(self, batch: list[Outgoing]) -> list[Outgoing] | None:
+        """Store events in the history, and return what to tell of them; None when Redis is away."""
+        assert self.history is not None
+        stored = self.history.append(batch)
+        if stored is None:
             return None
-        told = dict(zip(map(id, fresh), stamped, strict=True))
-        return [told[id(event)] if id(event) in told else self._stamped[id(event)][1] for event in batch]
+        self.counts["stale"] += stored.count([])
+        return [event for told in stored for event in told]
 
     # -- events -------------------------------------------------------------------------------------------------
 

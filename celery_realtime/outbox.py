@@ -19,10 +19,14 @@ from celery_realtime.events import Outgoing
 logger = logging.getLogger(__name__)
 
 Deliver = Callable[[list[Outgoing]], int]
+Persist = Callable[[list[Outgoing]], "list[Outgoing] | None"]
 
 LOG_INTERVAL = 60.0
 FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 2.0
+
+#: Seconds after which a delivery that has not come back holds up nothing else any more.
+STUCK = 0.05
 
 #: No lock waits much longer than this, infinity least of all.
 LONGEST_WAIT = 3600.0
@@ -37,28 +41,38 @@ class Outbox:
     The thread starts with the first event of a process, and again after a fork. Nothing is inherited over a fork:
     what waits in the parent, the parent sends.
 
+    Where events are persisted first, that goes on while they cannot be delivered: what happens is on record in the
+    order in which it happened. A second thread then tries to deliver what has piled up, and ends when it has.
+
     Attributes:
         counts: What became of events: ``sent``, ``coalesced`` (replaced by newer progress), ``dropped_progress`` and
-            ``dropped_lifecycle`` (for want of room), ``dropped_error`` (the sender failed on them).
+            ``dropped_lifecycle`` (for want of room), ``dropped_error`` (the sender failed on them),
+            ``dropped_persisted`` (for want of room, after they had been persisted).
 
     Args:
         deliver: Sends a batch and returns how many of its first events were sent. What was not is tried again.
+        persist: Stores a batch and returns what to deliver for it, or None when that has to be tried again.
         queue_size: Events that may wait.
         batch_size: Most events in a batch.
         linger: Seconds that progress waits for company.
         flush_timeout: Longest wait, in seconds, at interpreter exit.
+        destination: What the log calls the place that events go to.
     """
 
     def __init__(
         self,
         deliver: Deliver,
         *,
+        persist: Persist | None = None,
         queue_size: int = 10000,
         batch_size: int = 100,
         linger: float = 0.005,
         flush_timeout: float = 5.0,
+        destination: str = "the broker",
     ) -> None:
         self._deliver = deliver
+        self._persist = persist
+        self._destination = destination
         self._queue_size = queue_size
         self._batch_size = batch_size
         self._linger = linger
@@ -85,6 +99,12 @@ class Outbox:
         self._random = random.Random()  # a task that has seeded the common one must get the same numbers every time
         self._logged_at = -LOG_INTERVAL
         self._thread: threading.Thread | None = None
+        #: What has been persisted and not been delivered, and which of it is progress.
+        self._backlog: dict[int, Outgoing] = {}
+        self._backlog_progress: dict[int, None] = {}
+        self._delivering_since: float | None = None
+        #: The thread that delivers what has piled up, while the sender does not.
+        self._recoverer: threading.Thread | None = None
         self._flushes_at_exit = False
 
     # Modules are torn down when the interpreter ends, and then a global of this one may be None.
@@ -173,7 +193,10 @@ class Outbox:
 
     def _count_drop(self, kind: str) -> None:
         self.counts[f"dropped_{kind}"] += 1
-        self._log("events wait for the broker beyond realtime_queue_size=%d; the oldest are dropped", self._queue_size)
+        self._log(
+            "events wait for %s beyond realtime_queue_size=%d; the oldest are dropped",
+            *(self._destination, self._queue_size),
+        )
 
     def _log(self, message: str, *args: object) -> None:
         """Log at most once a minute: an outage is one fact, not ten thousand."""
@@ -183,10 +206,13 @@ class Outbox:
 
     def _ensure_thread(self) -> None:
         if self._thread is not None and self._thread.is_alive():
-            return
+            return self._relieve_sender()
         if not self._flushes_at_exit:
             self._flushes_at_exit = True
             atexit.register(_flush_if_alive, weakref.ref(self), os.getpid())
+        return self._start_thread()
+
+    def _start_thread(self) -> None:
         self._thread = threading.Thread(target=self._run, name="celery-realtime-outbox", daemon=True)
         try:
             self._thread.start()
@@ -195,11 +221,91 @@ class Outbox:
             self._log("no thread can be started; %d events wait: %r", self.size, error)
 
     def _run(self) -> None:
-        while True:
+        while self._thread is threading.current_thread():
             batch = self._next_batch()
-            done = self._try_deliver([event for _, event in batch])
-            with self._lock:
-                self._after_delivery(batch, done)
+            if self._persist is None:
+                done = self._try_deliver([event for _, event in batch])
+                with self._lock:
+                    self._after_delivery(batch, done)
+            else:
+                self._pass_on(batch, self._try_persist([event for _, event in batch], self._persist))
+
+    # -- what is persisted first --------------------------------------------------------------------------------
+
+    def _try_persist(self, events: list[Outgoing], persist: Persist) -> list[Outgoing] | None:
+        try:
+            return persist(events)
+        except Exception as error:
+            self.counts["dropped_error"] += len(events)
+            self._log("%d events could not be stored and are dropped: %r", len(events), error)
+            return []
+
+    def _pass_on(self, batch: list[tuple[int, Outgoing]], persisted: list[Outgoing] | None) -> None:
+        with self._lock:
+            for event in persisted or ():
+                self._pile_up(event)
+            self._after_delivery(batch, 0 if persisted is None else len(batch))
+            self._delivering_since = time.monotonic() if self._recoverer is None else None
+        while self._delivering_since is not None and self._thread is threading.current_thread():
+            if not self._deliver_backlog():
+                self._start_recovery()
+        if self._thread is not threading.current_thread():
+            self._recover(pause=0.0)
+
+    def _relieve_sender(self) -> None:
+        """Let a new thread persist what comes, when the present one does not come back from delivering."""
+        since = self._delivering_since
+        if since is not None and time.monotonic() - since > STUCK:
+            self._delivering_since, self._recoverer = None, self._thread
+            self._start_thread()
+
+    def _pile_up(self, event: Outgoing) -> None:
+        key = next(self._keys)
+        self._backlog[key] = event
+        if event.progress:
+            self._backlog_progress[key] = None
+        if len(self._backlog) > self._queue_size:
+            least = next(iter(self._backlog_progress or self._backlog))
+            self._backlog_progress.pop(least, None)
+            del self._backlog[least]
+            self._count_drop("persisted")
+
+    def _deliver_backlog(self) -> bool:
+        """Deliver the first of what has piled up; returns whether that worked."""
+        with self._lock:
+            batch = list(itertools.islice(self._backlog.items(), self._batch_size))
+        sent = self._try_deliver([event for _, event in batch]) if batch else 0
+        with self._lock:
+            for key, _ in batch[:sent]:
+                self._backlog.pop(key, None)
+                self._backlog_progress.pop(key, None)
+            if not self._backlog:
+                self._delivering_since = self._recoverer = None
+            self._idle.notify_all()
+        return sent == len(batch)
+
+    def _start_recovery(self) -> None:
+        with self._lock:
+            if self._thread is not threading.current_thread():
+                return
+            self._recoverer = threading.Thread(target=self._recover, name="celery-realtime-recovery", daemon=True)
+            self._delivering_since = None
+            self._idle.notify_all()
+        try:
+            self._recoverer.start()
+        except RuntimeError as error:  # too many threads: the sender tries again with its next batch
+            self._recoverer = None
+            self._log("no thread can be started; %d events wait: %r", len(self._backlog), error)
+
+    def _recover(self, pause: float = FIRST_PAUSE) -> None:
+        """Deliver what has piled up, and leave the rest to the sender."""
+        while self._recoverer is threading.current_thread():
+            if pause:
+                self._log("%s does not take events; %d wait", self._destination, len(self._backlog))
+                time.sleep(pause * self._random.uniform(0.5, 1.0))
+            pause = 0.0 if self._deliver_backlog() else min(max(pause * 2, FIRST_PAUSE), LONGEST_PAUSE)
+
+    # -- what is only delivered ---------------------------------------------------------------------------------
 
     def _try_deliver(self, events: list[Outgoing]) -> int:
         """Return how many of the first events are done with: sent, or lost."""
@@ -217,7 +323,8 @@ class Outbox:
             self._put_back(batch[done:])
             self._pause = min(max(self._pause * 2, FIRST_PAUSE), LONGEST_PAUSE)
             self._paused_until = time.monotonic() + self._pause * self._random.uniform(0.5, 1.0)
-            self._log("the broker does not take events; %d wait", len(self._queue))
+            place = self._destination if self._persist is None else "the history"
+            self._log("%s does not take events; %d wait", place, len(self._queue))
         else:
             self._pause = self._paused_until = 0.0
         self._sending = False
@@ -307,7 +414,7 @@ class Outbox:
             if self._queue:
                 self._ensure_thread()
             self._work.notify()
-            while self._queue or self._sending:
+            while self._queue or self._sending or self._backlog:
                 left = deadline - time.monotonic()
                 if left <= 0 or self._thread is None or not self._thread.is_alive():
                     return False
@@ -318,16 +425,17 @@ class Outbox:
         """Wait until what is urgent has left, at most ``timeout`` seconds; during an outage, not at all."""
         deadline = time.monotonic() + timeout
         with self._lock:
-            while (self._urgent or self._sending) and not self._pause:
+            while (self._urgent or self._sending or self._delivering_since is not None) and not self._pause:
                 left = deadline - time.monotonic()
                 if left <= 0 or self._thread is None or not self._thread.is_alive():
                     return
-                self._idle.wait(left)
+                self._relieve_sender()
+                self._idle.wait(min(left, STUCK))
 
     @property
     def size(self) -> int:
         """Events that wait."""
-        return len(self._queue) + len(self._delayed)
+        return len(self._queue) + len(self._delayed) + len(self._backlog)
 
 
 def _forget_at_fork(outbox: Outbox) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from typing import Any
 
@@ -22,6 +23,7 @@ realtime = Realtime(
     wire=os.environ.get("WIRE", "frames"),
     lost_after=float(os.environ.get("LOST_AFTER", "30")),
     **({"history_url": None} if os.environ.get("HISTORY") == "off" else {}),
+    **({"url": os.environ["REALTIME_URL"]} if "REALTIME_URL" in os.environ else {}),
 )
 
 
@@ -212,3 +214,30 @@ def spin(seconds: float) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         sum(range(1000))
+
+
+@celery.task(bind=True)
+def chatter(self: Any, updates: int = 1000, lines: int = 10) -> float:
+    """Report often, and return how many seconds that took."""
+    started = time.perf_counter()
+    for number in range(updates):
+        self.update_progress(100 * number / updates, f"update {number}")
+        if number % (updates // lines) == 0:
+            self.emit("line", {"number": number})
+    return time.perf_counter() - started
+
+
+@celery.task(bind=True)
+def chatter_in_threads(self: Any, threads: int = 32, lines: int = 50) -> None:
+    """Emit from many threads of one process at the same time."""
+
+    def speak(speaker: int) -> None:
+        for number in range(lines):
+            realtime.manager.emit_to_project(project, "spoken", {"speaker": speaker, "number": number})
+
+    project = self.request.headers["project_id"]
+    speakers = [threading.Thread(target=speak, args=(speaker,)) for speaker in range(threads)]
+    for one in speakers:
+        one.start()
+    for one in speakers:
+        one.join()

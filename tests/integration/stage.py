@@ -23,6 +23,7 @@ class Stage:
         launcher: Starts and ends the processes.
         broker: What they talk over.
         env: Added to the environment of both.
+        worker_env: Added to the worker's alone.
         pool: The worker's pool.
         async_mode: Of the web server.
         options: More options of the worker.
@@ -34,6 +35,7 @@ class Stage:
         broker: Broker,
         *,
         env: dict[str, str] | None = None,
+        worker_env: dict[str, str] | None = None,
         pool: str = "prefork",
         async_mode: str = "threading",
         concurrency: int = 2,
@@ -44,7 +46,7 @@ class Stage:
         self.worker: Worker = launcher.worker(
             "tests.integration.jobs",
             broker=broker,
-            env=env,
+            env={**(env or {}), **(worker_env or {})},
             pool=pool,
             concurrency=concurrency,
             options=options,
@@ -76,9 +78,11 @@ def new_project() -> str:
 
 
 @contextmanager
-def producing(broker: Broker) -> Iterator[None]:
-    """Let this process publish the jobs' tasks to a broker."""
+def producing(broker: Broker, **settings: Any) -> Iterator[None]:
+    """Let this process publish the jobs' tasks to a broker, with these settings beside its own."""
     app = jobs.celery
+    keywords = jobs.realtime._keywords
+    jobs.realtime._keywords = {**keywords, **settings}
     before = dict(os.environ)
     os.environ.update(broker.env)
     forget_connections(app)
@@ -89,6 +93,7 @@ def producing(broker: Broker) -> Iterator[None]:
         yield
     finally:
         jobs.realtime.flush()
+        jobs.realtime._keywords = keywords
         gc.collect()  # results take leave of their backend when they are collected: while it is still there
         for name in broker.env:
             os.environ.pop(name, None)
