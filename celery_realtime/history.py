@@ -124,10 +124,20 @@ local function write(job, state)
     .. state.status .. '\\n' .. state.progress)
 end
 
+local tag = ''
 local function store(event, payload)
   offset = offset + 1
-  redis.call('XADD', events, 'MAXLEN', '~', size, offset .. '-0', 'e', event, 'p', payload, 't', clock)
+  redis.call('XADD', events, 'MAXLEN', '~', size, offset .. '-0', 'e', event, 'p', payload, 't', clock, 'b', tag)
   return offset
+end
+
+-- Where an event is that may have been stored, the answer having been lost: its tag has a question mark.
+local function stored()
+  if string.sub(tag, 1, 1) ~= '?' then return nil end
+  tag = string.sub(tag, 2)
+  for _, entry in ipairs(redis.call('XREVRANGE', events, '+', '-', 'COUNT', 1000)) do
+    if entry[2][8] == tag and entry[2][2] ~= 'agent_workflow' then return tonumber(string.match(entry[1], '%d+')) end
+  end
 end
 
 -- A workflow: total, queued, running, done, failed, sum of its jobs' shares of 100, the progress told last.
@@ -228,12 +238,16 @@ local function progress(event, payload, job, attempt, percent, root, index)
   return at
 end
 
-for i = 10, #ARGV, 9 do
-  local index = (i - 10) / 9
+for i = 10, #ARGV, 10 do
+  local index = (i - 10) / 10
   local event, payload, job, attempt = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
   local rank, percent, worker = ARGV[i + 4], tonumber(ARGV[i + 5]), ARGV[i + 6]
   local kind, root = ARGV[i + 7], ARGV[i + 8]
-  if rank == 'p' then
+  tag = ARGV[i + 9]
+  local at = stored()
+  if at then
+    answer[#answer + 1] = at
+  elseif rank == 'p' then
     answer[#answer + 1] = progress(event, payload, job, attempt, percent, root, index)
   elseif rank == 'c' then
     answer[#answer + 1] = store(event, payload)
@@ -405,6 +419,8 @@ class History:
         self._prefix = f"celery-realtime:{quote(channel, safe='')}:"
         self._size = size
         self._ttl = ttl
+        #: By ``id``, events of which it is not known whether they have been stored, and their tags.
+        self._doubtful: Recent[int, tuple[Outgoing, str]] = Recent(WITNESSED)
         self._witnessed: Recent[str, tuple[str, int]] = Recent(WITNESSED)
         try:
             self._redis = redis.Redis.from_url(_redis_py_url(url), **_options(url))
@@ -430,24 +446,30 @@ class History:
             progress again changes nothing. When Redis refuses to store (it is full, say) they come back as they are:
             better told without an offset than not at all.
         """
+        tags = {id(event): self._tag(event) for event in events}
         try:
-            return self._append_all(events)
+            appended = self._append_all(events, tags)
         except OUTAGES as error:
+            for event in events:
+                self._doubtful[id(event)] = (event, tags[id(event)].removeprefix("?"))
             self._log("history cannot reach %s: %r", error)
             return None
         except redis.RedisError as error:
             self._log("history is refused by %s, so events go out without it: %r", error)
-            return [[event] for event in events]
+            appended = [[event] for event in events]
+        for event in events:
+            self._doubtful.pop(id(event))
+        return appended
 
     def _log(self, message: str, error: Exception) -> None:
         if time.monotonic() - self._logged_at >= LOG_INTERVAL:
             self._logged_at = time.monotonic()
             logger.error(message, redact(self._url), error)
 
-    def _append_all(self, events: list[Outgoing]) -> list[list[Outgoing]]:
+    def _append_all(self, events: list[Outgoing], tags: dict[int, str]) -> list[list[Outgoing]]:
         answers: dict[int, list[Outgoing]] = {}
         for project_id, group in _by_project(events).items():
-            keys, args = self._keys(project_id), self._arguments(project_id, [event for _, event in group])
+            keys, args = self._keys(project_id), self._arguments(project_id, [event for _, event in group], tags)
             epoch, *offsets, flows = self._append(keys=keys, args=args)
             word = epoch.decode()
             self._witness(project_id, word, [*offsets, *(offset for _, _, offset in flows)])
@@ -466,18 +488,23 @@ class History:
             self._redis.zadd(expiring, {event.job_id or "": event.expires_at or 0.0})
             self._redis.hset(jobs, event.job_id or "", _job_json(event))
 
+    def _tag(self, event: Outgoing) -> str:
+        """Return what tells an event from all others, and whether it may have been stored already."""
+        doubtful = self._doubtful.get(id(event))
+        return secrets.token_hex(6) if doubtful is None else "?" + doubtful[1]
+
     def _witness(self, project_id: str, epoch: str, offsets: list[int]) -> None:
         """Remember how far a project is, so that a server that has lost that much does not pass for whole."""
         known_epoch, known = self._witnessed.get(project_id, ("", 0))
         self._witnessed[project_id] = epoch, max(offsets + [known] * (known_epoch == epoch))
 
-    def _arguments(self, project_id: str, events: list[Outgoing]) -> list[Any]:
+    def _arguments(self, project_id: str, events: list[Outgoing], tags: dict[int, str]) -> list[Any]:
         args: list[Any] = [_new_epoch(), self._size, self._ttl, min(ENDED_TTL, self._ttl)]
         args += [msgspec.json.encode(now()), msgspec.json.encode(project_id)]
         args += [*self._witnessed.get(project_id, ("", 0)), MAX_LIVE]
         for event in events:
             args += [event.event, event.payload, event.job_id or "", event.attempt, _rank(event), event.percent]
-            args += [quote(event.worker, errors="replace") or "-", event.kind, _token(event.root_id)]
+            args += [quote(event.worker, errors="replace") or "-", event.kind, _token(event.root_id), tags[id(event)]]
         return args
 
     def read(

@@ -12,7 +12,8 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from celery_realtime import events
+from celery_realtime import events, wire
+from celery_realtime.catchup import place_of
 from celery_realtime.events import Job, Outgoing
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.history import History
@@ -206,6 +207,38 @@ def test_an_offset_from_the_future_changes_the_epoch(history: History) -> None:
     told(history, status("PENDING"))
     before = history.read("p")
     assert history.read("p", before.epoch, 99).epoch != before.epoch
+
+
+def test_events_whose_storing_was_not_answered_are_stored_once(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = [status("STARTED"), custom({"n": 1}), progress(10), custom([2]), custom({"n": 3}), status("SUCCESS")]
+    append = history._append
+
+    def lose_the_answer(**call: Any) -> Any:
+        append(**call)
+        raise redis.TimeoutError("the answer does not come")
+
+    monkeypatch.setattr(history, "_append", lose_the_answer)
+    assert history.append(batch) is None
+    assert history.append(batch) is None
+    monkeypatch.setattr(history, "_append", append)
+    told(history, custom({"n": "other"}))
+
+    again = history.append(batch)
+
+    assert again is not None
+    offsets = [place_of(wire.decode_message(body)[0]) for told in again for _, body in wire.frames(told, "me", "/")]
+    assert [place[1] for place in offsets if place] == [1, 2, 3, 4, 5, 6]
+    assert len(since(history)) == 7
+    assert len(history._doubtful) == 0
+
+
+def test_a_custom_event_that_is_sent_twice_is_two_events(history: History) -> None:
+    event = custom({"n": 1})
+    assert told(history, event, event) == ["line", "line"]
+    assert told(history, event) == ["line"]
+    assert len(since(history)) == 3
 
 
 @pytest.mark.parametrize("key", ["meta", "events", "jobs"])
