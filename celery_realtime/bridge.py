@@ -117,6 +117,16 @@ class Bridge:
         finally:
             self._project.reset(token)
 
+    def project_of(self, name: str, job_id: str, headers: Any, args: Any, kwargs: Any) -> str | None:
+        """Return the project that a job would have if it was published here and now.
+
+        Raises:
+            TypeError, ValueError: Its ``project_id`` header is no project id.
+        """
+        header = (headers or {}).get(HEADER)
+        named = None if header is None else normalise_project_id(header)
+        return self._find_project(job_id, named, name, args, kwargs, self._inherited_project())
+
     def _find_project(
         self, job_id: str, header: object, name: str, args: Any, kwargs: Any, inherited: str | None
     ) -> str | None:

@@ -13,17 +13,21 @@ from typing import TYPE_CHECKING, Any
 import celery
 import msgspec
 from celery import Celery, bootsteps, signals
+from celery.canvas import Signature
 from celery.local import Proxy
 
 from celery_realtime import auth, events, progress, task
+from celery_realtime.arguments import HEADER
 from celery_realtime.bridge import Bridge
 from celery_realtime.events import Job
 from celery_realtime.exceptions import ImproperlyConfigured
+from celery_realtime.handle import JobHandle
 from celery_realtime.manager import SocketIOManager
 from celery_realtime.outbox import Outbox
 from celery_realtime.progress import Progress, ProgressTracker
 from celery_realtime.recent import Recent
 from celery_realtime.results import ProgressMirror
+from celery_realtime.rooms import normalise_project_id
 from celery_realtime.settings import Settings, check_names, conf_values, is_plain_redis, resolve
 
 if TYPE_CHECKING:
@@ -166,6 +170,34 @@ class Realtime:
             TypeError, ValueError: It is no project id.
         """
         return self.bridge.project(project_id)
+
+    def handle(
+        self, task: Any, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> JobHandle:
+        """Return a job's id, its project and the project's position, before the job is published.
+
+        Args:
+            task: A task, or the signature of one.
+            args: Positional arguments of the task.
+            kwargs: Keyword arguments of the task.
+            **options: Of ``apply_async``, such as ``queue`` or ``countdown``; and ``project_id``, for a header of that
+                name.
+
+        Raises:
+            TypeError: It is neither, or the project id is none.
+            ValueError: The project id is none.
+        """
+        signature = _signature(task, tuple(args), dict(kwargs or {}), options)
+        project_id = signature.options.pop("project_id", None)
+        headers = dict(signature.options.get("headers") or {})
+        if project_id is not None:
+            headers[HEADER] = normalise_project_id(project_id)
+        signature.set(headers=headers, task_id=signature.options.get("task_id") or celery.uuid())
+        where = (signature.task, signature.options["task_id"], headers, signature.args, signature.kwargs)
+        project = self.bridge.project_of(*where)
+        if project is not None:
+            headers[HEADER] = project  # it stays so wherever the job is published
+        return JobHandle(signature, project, None if project is None else self.manager.position(project))
 
     # -- tasks --------------------------------------------------------------------------------------------------
 
@@ -372,6 +404,14 @@ class Realtime:
             TypeError, ValueError: An argument is of the wrong type or out of range.
         """
         return auth.issue_token(self.settings.secret_key, user_id, projects, expires_in)
+
+
+def _signature(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]) -> Signature:
+    if isinstance(task, Signature) and task.subtask_type is None:
+        return task.clone(args, kwargs, **options)
+    if isinstance(task, celery.Task):
+        return task.signature(args, kwargs, **options)
+    raise TypeError(f"handle takes a task or the signature of one, not {task!r:.100}; for others there is position()")
 
 
 def _stores_results(task: Any) -> bool:

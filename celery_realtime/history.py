@@ -540,6 +540,15 @@ class History:
             events=[_missed(entry, word) for entry in missed],
         )
 
+    def position(self, project_id: str) -> dict[str, Any] | None:
+        """Return a project's epoch and offset, or None when Redis cannot be reached."""
+        try:
+            now_at = self.read(project_id, most_jobs=0)
+        except redis.RedisError as error:
+            self._log("history cannot reach %s: %r", error)
+            return None
+        return {"epoch": now_at.epoch, "offset": now_at.offset}
+
     def _keys(self, project_id: str) -> list[str]:
         start = f"{self._prefix}{{{quote(project_id, safe='')}}}:"
         return [start + name for name in ("meta", "events", "jobs", "ended", "flows", "live")]

@@ -195,6 +195,18 @@ class SocketIOManager:
         """Send a custom event as :meth:`emit_to_project` does, which does not block an event loop either."""
         self.emit_to_project(project_id, event, data)
 
+    def position(self, project_id: object) -> dict[str, Any] | None:
+        """Return where a project stands now, for a page to subscribe with as its ``since``.
+
+        Returns:
+            ``{"epoch": str, "offset": int}``, or None where there is no history, or it cannot be read now.
+
+        Raises:
+            TypeError, ValueError: It is no project id.
+        """
+        project = normalise_project_id(project_id)
+        return None if self.history is None else self.history.position(project)
+
     # -- jobs and clients ---------------------------------------------------------------------------------------
 
     def track_job_for_project(self, job_id: str, project_id: object) -> None:
