@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tests.client_recorder import Heard
 from tests.processes import ManagedProcess
@@ -23,12 +24,24 @@ class NodeClient(ManagedProcess):
         token: Goes into the query string.
         project_id: The project.
         folder: Where its log goes.
+        script: Another program that takes the same arguments.
+        name: What errors call it.
+        options: More arguments.
     """
 
-    def __init__(self, url: str, token: str, project_id: str, *, folder: Path) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        project_id: str,
+        *options: str,
+        folder: Path,
+        script: str = "seed_snippet.mjs",
+        name: str = "node-client",
+    ) -> None:
         require("socket.io-client")
-        script = str(CLIENT / "seed_snippet.mjs")
-        super().__init__([require("node"), script, url, token, project_id], folder=folder, name="node-client")
+        command = [require("node"), str(CLIENT / script), url, token, project_id, *options]
+        super().__init__(command, folder=folder, name=name)
 
     @property
     def events(self) -> list[Heard]:
@@ -42,3 +55,51 @@ class NodeClient(ManagedProcess):
             return wait_for(lambda: condition(self.events), timeout=timeout)
         except AssertionError as error:
             raise AssertionError(f"{error}\nit said:\n{self.log_tail}") from None
+
+
+class Follower(NodeClient):
+    """``follow.mjs``: it follows a project with ``celery-realtime.js``, and prints what that tells.
+
+    Args:
+        url: The web server.
+        token: Goes into the ``auth`` object.
+        project_id: The project.
+        folder: Where its log goes.
+        name: What errors call it.
+        **options: Of ``subscribeProject``.
+    """
+
+    def __init__(self, url: str, token: str, project_id: str, *, folder: Path, name: str, **options: object) -> None:
+        super().__init__(url, token, project_id, json.dumps(options), folder=folder, script="follow.mjs", name=name)
+
+    def drop(self) -> None:
+        """Break its connection; it comes back by itself."""
+        self.send_signal(signal.SIGUSR2)
+
+    def jobs(self) -> dict[str, dict[str, Any]]:
+        """Return what it knows of each job."""
+        count = len(self._of("jobs"))
+        self.send_signal(signal.SIGHUP)
+        wait_for(lambda: len(self._of("jobs")) > count)
+        return {job["job_id"]: job for job in self._of("jobs")[-1]}
+
+    @property
+    def state(self) -> str | None:
+        """The state of its subscription, as it said last."""
+        states = self._of("state")
+        return states[-1]["state"] if states else None
+
+    def places(self) -> list[tuple[str, int]]:
+        """Return epoch and offset of each event that it was told, in order."""
+        marks = [data.get("_realtime", data) for data in self._told()]
+        return [(mark["epoch"], mark["offset"]) for mark in marks]
+
+    def told_count(self) -> int:
+        """Return how many events it was told."""
+        return len(self._told())
+
+    def _told(self) -> list[Any]:
+        return [data for event, data in self.events if event not in ("state", "snapshot", "jobs")]
+
+    def _of(self, name: str) -> list[Any]:
+        return [data for event, data in self.events if event == name]

@@ -23,6 +23,7 @@ realtime = Realtime(
     wire=os.environ.get("WIRE", "frames"),
     lost_after=float(os.environ.get("LOST_AFTER", "30")),
     **({"history_url": None} if os.environ.get("HISTORY") == "off" else {}),
+    **({"history_url": os.environ["HISTORY_URL"]} if "HISTORY_URL" in os.environ else {}),
     **({"url": os.environ["REALTIME_URL"]} if "REALTIME_URL" in os.environ else {}),
 )
 

@@ -1,0 +1,38 @@
+/**
+ * A page's part, played by celery-realtime.js on socket.io-client: it follows a project, and says what it is told, a line
+ * of JSON each. SIGUSR2 breaks the connection, SIGHUP has it say what it knows of jobs, SIGTERM ends it.
+ *
+ * node follow.mjs URL TOKEN PROJECT [OPTIONS AS JSON]
+ */
+import { io } from "socket.io-client";
+
+import { subscribeProject } from "../../celery_realtime/static/celery-realtime.js";
+
+const [url, token, projectId, options = "{}"] = process.argv.slice(2);
+const say = (event, data = null) => process.stdout.write(`${JSON.stringify({ event, data })}\n`);
+
+const socket = io(url, {
+  auth: { token },
+  transports: ["websocket"],
+  reconnectionDelay: 50,
+  reconnectionDelayMax: 500,
+});
+let state = "";
+const project = subscribeProject(socket, projectId, {
+  ...JSON.parse(options),
+  onStatus: (data) => say("agent_status", data),
+  onProgress: (data) => say("agent_progress", data),
+  onWorkflow: (data) => say("agent_workflow", data),
+  onEvent: (event, data) => say(event, data),
+  onChange: (one, change) => {
+    if (change.reason === "snapshot") say("snapshot", { epoch: one.epoch, offset: one.offset });
+    if (one.state !== state) say("state", { state: (state = one.state), error: one.error?.code ?? null });
+  },
+});
+
+process.on("SIGUSR2", () => socket.io.engine.close());
+process.on("SIGHUP", () => say("jobs", [...project.jobs.values()]));
+process.once("SIGTERM", () => {
+  project.close();
+  setTimeout(() => socket.disconnect(), 100); // once the server has been asked to let it leave
+});
