@@ -483,9 +483,9 @@ class Bridge:
         if job.project_id is None:
             self._manager.count_homeless(job)
         else:
-            told = events.outgoing_status(events.status_change(job, state, **details))
             stall_after = job.stall_after if state == "STARTED" else None
-            self._manager.publish(told._replace(expires_at=expires_at, stall_after=stall_after))
+            change = events.status_change(job, state, **details)
+            self._manager.publish(events.outgoing_status(change, expires_at, stall_after))
 
 
 def _project_header(request: Any) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import numbers
+import time
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
@@ -124,6 +125,7 @@ class Outgoing(NamedTuple):
             nobody told, which ends only what is queued.
         stall_after: Seconds after which a running job counts as stalled if nothing more is heard of it.
         expires_at: When a queued job expires, in seconds since the epoch.
+        report: Of progress that is to be stored in the result backend: what is stored, not encoded yet.
         mark: Of a custom event whose data are no object, and cannot say it: whose it is, its epoch and its offset.
     """
 
@@ -142,11 +144,21 @@ class Outgoing(NamedTuple):
     expires_at: float | None = None
     stall_after: float | None = None
     mark: dict[str, Any] | None = None
+    report: Any = None
+
+
+#: The second that was written out last, and its text: most events of a busy process share it.
+_second = (0, "")
 
 
 def now() -> str:
     """Return the time as it stands in events: UTC, ISO 8601, milliseconds, ``Z``."""
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")[:-6] + "Z"
+    global _second  # noqa: PLW0603 - one of a tuple, so that threads see both halves or neither
+    second, fraction = divmod(time.time_ns() // 1_000_000, 1000)
+    known = _second
+    if known[0] != second:
+        known = _second = second, datetime.fromtimestamp(second, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{known[1]}.{fraction:03d}Z"
 
 
 def legible(text: str) -> str:
@@ -313,10 +325,15 @@ def status_change(
 ) -> StatusChange:
     """Build the event that tells a job's new state; the job must have a project."""
     assert job.project_id is not None
-    identity = msgspec.structs.asdict(job)
-    del identity["stall_after"]
     return StatusChange(
-        **identity,
+        job_id=job.job_id,
+        project_id=job.project_id,
+        task=job.task,
+        attempt=job.attempt,
+        root_id=job.root_id,
+        parent_id=job.parent_id,
+        group_id=job.group_id,
+        worker=job.worker,
         status=STATUS_OF_STATE[state],
         state=state,
         timestamp=now(),
@@ -327,7 +344,9 @@ def status_change(
     )
 
 
-def outgoing_status(change: StatusChange) -> Outgoing:
+def outgoing_status(
+    change: StatusChange, expires_at: float | None = None, stall_after: float | None = None
+) -> Outgoing:
     """Encode a status change."""
     return Outgoing(
         change.project_id,
@@ -340,10 +359,12 @@ def outgoing_status(change: StatusChange) -> Outgoing:
         kind=KIND_OF_STATUS[change.status],
         root_id=change.root_id,
         gate="L" if change.state == "LOST" else "",
+        expires_at=expires_at,
+        stall_after=stall_after,
     )
 
 
-def outgoing_progress(update: ProgressUpdate) -> Outgoing:
+def outgoing_progress(update: ProgressUpdate, stall_after: float | None = None) -> Outgoing:
     """Encode a progress update."""
     return Outgoing(
         update.project_id,
@@ -353,6 +374,7 @@ def outgoing_progress(update: ProgressUpdate) -> Outgoing:
         update.attempt,
         progress=True,
         percent=update.progress,
+        stall_after=stall_after,
     )
 
 

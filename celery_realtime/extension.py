@@ -244,12 +244,14 @@ class Realtime:
         if job.project_id is None:
             self.manager.count_homeless(job)
         else:
-            told = events.outgoing_progress(progress.progress_update(job, report))
-            self.manager.publish(told._replace(stall_after=job.stall_after), due)
+            told = events.outgoing_progress(progress.progress_update(job, report), job.stall_after)
+            self.manager.publish(told, due)
 
     def _mirror_progress(self, job: Job, report: Progress, due: float) -> None:
-        stored = events.Outgoing("", "", events.encode(report), job.job_id, job.attempt, progress=True)
-        self._mirror_outbox.put(stored, due)
+        # Encoded when it is stored: most reports are replaced by newer ones before.
+        self._mirror_outbox.put(
+            events.Outgoing("", "", b"", job.job_id, job.attempt, progress=True, report=report), due
+        )
 
     @functools.cached_property
     def _mirror(self) -> ProgressMirror:
@@ -297,14 +299,7 @@ class Realtime:
     def look_after_worker(self, hostname: str) -> None:
         """Hold a lease on the jobs of the worker that this process is the main process of."""
         if self.manager.history is not None:
-            signals.task_received.connect(
-                self._on_received, weak=False, dispatch_uid=f"celery_realtime.{id(self)}.lease"
-            )
             self.keeper.start(hostname, self._held_jobs)
-
-    def _on_received(self, sender: Any = None, **_: Any) -> None:
-        if getattr(sender, "app", None) is self.app:
-            self.keeper.renew()
 
     def _held_jobs(self) -> list[Job]:
         """Return the jobs that this worker has taken from the queue and not finished."""

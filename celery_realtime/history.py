@@ -24,6 +24,7 @@ from celery_realtime.events import (
     Job,
     Outgoing,
     ProgressUpdate,
+    legible,
     now,
     stamp,
 )
@@ -38,6 +39,10 @@ TIMEOUT = 1.0
 ENDED_TTL = 3600.0
 MAX_RECOVERED = 1000
 MAX_SNAPSHOT = 1000
+RUNNING_RANK = 1
+
+#: Seconds that it is known what a worker held which was never heard of again.
+HELD_TTL = 86400
 
 #: Jobs of a project that have not ended, beyond which the ones that were silent longest are forgotten.
 MAX_LIVE = 100000
@@ -467,6 +472,7 @@ class History:
             logger.error(message, redact(self._url), error)
 
     def _append_all(self, events: list[Outgoing], tags: dict[int, str]) -> list[list[Outgoing]]:
+        self._hold_started(events)
         answers: dict[int, list[Outgoing]] = {}
         for project_id, group in _by_project(events).items():
             keys, args = self._keys(project_id), self._arguments(project_id, [event for _, event in group], tags)
@@ -576,7 +582,20 @@ class History:
         """
         told = [part for job in jobs for part in (job.job_id, msgspec.json.encode(job))]
         alive, held = self._lease_keys("alive", f"held:{worker}")
-        return bool(self._hold(keys=[alive, held], args=[worker, int(max(lease * 100, 86400)), len(jobs), *told]))
+        return bool(self._hold(keys=[alive, held], args=[worker, int(max(lease * 100, HELD_TTL)), len(jobs), *told]))
+
+    def _hold_started(self, events: list[Outgoing]) -> None:
+        """Put jobs that start among those of their worker, which may be killed before it renews its lease."""
+        started: dict[str, dict[Any, bytes]] = {}
+        for event in events:
+            if event.rank == RUNNING_RANK and event.worker and event.job_id:
+                started.setdefault(event.worker, {})[legible(event.job_id)] = _job_json(event)
+        for worker, jobs in started.items():
+            [held] = self._lease_keys(f"held:{legible(worker)}")
+            with self._redis.pipeline(transaction=False) as pipeline:
+                pipeline.hset(held, mapping=jobs)
+                pipeline.expire(held, HELD_TTL)
+                pipeline.execute()
 
     def reap(self, lease: float, pause: float, patience: float) -> Found:
         """Return the jobs of workers whose lease has lapsed, and the queued jobs that have expired.
@@ -662,7 +681,7 @@ def _job_json(event: Outgoing) -> bytes:
     """Return which job a status event is of; a filter may have left little of its payload."""
     told = msgspec.json.decode(event.payload)
     names = {name: told.get(name) for name in ("task", "root_id", "parent_id", "group_id") if isinstance(told, dict)}
-    job_id = event.job_id or ""
+    job_id = legible(event.job_id or "")
     return msgspec.json.encode(Job(job_id=job_id, project_id=event.project_id, attempt=event.attempt, **names))
 
 

@@ -1,8 +1,8 @@
 """Keep jobs from staying "running" for ever: leases for those that a worker holds, and a reaper for those that lapse.
 
-A worker's main process says every few seconds which jobs it holds. When it has been silent for the time of a lease,
-whoever looks next, a web server or another worker, declares its running jobs lost. All times are those of the Redis
-server, so that the clocks of the hosts do not matter.
+A worker's main process says every few seconds which jobs it holds; one that starts is among them from its start on.
+When it has been silent for the time of a lease, whoever looks next, a web server or another worker, declares its running
+jobs lost. All times are those of the Redis server, so that the clocks of the hosts do not matter.
 """
 
 from __future__ import annotations
@@ -40,8 +40,7 @@ class Keeper:
         self._pause = lost_after / 6
         self._worker: str | None = None
         self._held: HeldJobs = list
-        self._wake = threading.Event()
-        self._stopped = False
+        self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._renewed = False
         self._complained = False
@@ -59,16 +58,11 @@ class Keeper:
         self._thread = threading.Thread(target=self._run, name="celery-realtime-keeper", daemon=True)
         self._thread.start()
 
-    def renew(self) -> None:
-        """Renew the lease now: the worker holds another job."""
-        self._wake.set()
-
     def stop(self) -> None:
         """Stop, and give up the lease of a worker that holds nothing any more."""
         if self._thread is None:
             return
-        self._stopped = True
-        self._wake.set()
+        self._stopping.set()
         self._thread.join(2.0)
         history = self._manager.history
         if history is not None and self._worker is not None and not self._held():
@@ -78,10 +72,9 @@ class Keeper:
                 logger.warning("the lease of %s will lapse by itself: %r", self._worker, error)
 
     def _run(self) -> None:
-        while not self._stopped:
-            self._wake.clear()
+        while not self._stopping.is_set():
             self._look_once()
-            self._wake.wait(self._pause)
+            self._stopping.wait(self._pause)
 
     def _look_once(self) -> None:
         history = self._manager.history

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import itertools
 import logging
 import os
@@ -12,7 +13,7 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from celery_realtime.events import Outgoing
 
@@ -24,6 +25,12 @@ Persist = Callable[[list[Outgoing]], "list[Outgoing] | None"]
 LOG_INTERVAL = 60.0
 FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 2.0
+
+#: Most seconds that an event waits for company.
+LONGEST_REST = 0.05
+
+#: How much longer than sending, in time of the processor, the rest after it is.
+REST_SHARE = 9.0
 
 #: Seconds after which a delivery that has not come back holds up nothing else any more.
 STUCK = 0.05
@@ -54,7 +61,9 @@ class Outbox:
         persist: Stores a batch and returns what to deliver for it, or None when that has to be tried again.
         queue_size: Events that may wait.
         batch_size: Most events in a batch.
-        linger: Seconds that progress waits for company.
+        linger: Least time between two batches, in seconds; after a longer silence an event leaves at once. All but
+            progress waits ``LONGEST_REST`` at most. Under load the time grows, up to that, until sending takes a
+            tenth of the process's time.
         flush_timeout: Longest wait, in seconds, at interpreter exit.
         destination: What the log calls the place that events go to.
     """
@@ -94,6 +103,11 @@ class Outbox:
         self._delayed: dict[str, tuple[float, Outgoing]] = {}
         self._urgent = 0
         self._sending = False
+        #: Until when the sender gathers company for what waits, unless somebody waits for it to leave.
+        self._rests_until = 0.0
+        self._lingers_until = 0.0
+        self._resting = False
+        self._hurry = 0
         self._pause = 0.0
         self._paused_until = 0.0
         self._random = random.Random()  # a task that has seeded the common one must get the same numbers every time
@@ -117,17 +131,27 @@ class Outbox:
             event: The encoded event.
             due: For progress, the :func:`time.monotonic` time before which it is held back.
         """
-        self.put_all([event], due)
-
-    def put_all(self, events: list[Outgoing], due: float = 0.0) -> None:
-        """Accept events that leave together, as :meth:`put` does one."""
         if self._is_finalizing():
             return  # no thread runs any more, and one that was stopped may hold the lock
         with self._lock:
-            news = [self._put_progress(event, due) if event.progress else self._put_next(event) for event in events]
+            is_news = self._put_progress(event, due) if event.progress else self._put_next(event)
+            self._notify(is_news)
+
+    def put_all(self, events: list[Outgoing]) -> None:
+        """Accept events that leave together, as :meth:`put` does one."""
+        if self._is_finalizing():
+            return
+        with self._lock:
+            for event in events:
+                self._put_progress(event, 0.0) if event.progress else self._put_next(event)
+            self._notify(bool(events))
+
+    def _notify(self, is_news: bool) -> None:
+        """Let the sender look at what has come, unless it rests: then it looks soon enough."""
+        if self._thread is None or self._delivering_since is not None:
             self._ensure_thread()
-            if any(news):
-                self._work.notify()
+        if is_news and (not self._resting or self._urgent == 1 or len(self._queue) >= self._batch_size):
+            self._work.notify()
 
     def _put_progress(self, event: Outgoing, due: float) -> bool:
         """Queue progress, or hold it back; returns whether the thread must look again at when to go on."""
@@ -221,14 +245,24 @@ class Outbox:
             self._log("no thread can be started; %d events wait: %r", self.size, error)
 
     def _run(self) -> None:
-        while self._thread is threading.current_thread():
-            batch = self._next_batch()
-            if self._persist is None:
-                done = self._try_deliver([event for _, event in batch])
-                with self._lock:
-                    self._after_delivery(batch, done)
-            else:
-                self._pass_on(batch, self._try_persist([event for _, event in batch], self._persist))
+        me = threading.current_thread()
+        try:
+            while self._thread is me:
+                batch = self._next_batch()
+                began = time.thread_time()
+                self._send(batch)
+                self._rest(time.thread_time() - began)
+        finally:
+            if self._thread is me:  # it was killed; the next event starts another
+                self._thread = None
+
+    def _send(self, batch: list[tuple[int, Outgoing]]) -> None:
+        if self._persist is None:
+            done = self._try_deliver([event for _, event in batch])
+            with self._lock:
+                self._after_delivery(batch, done)
+        else:
+            self._pass_on(batch, self._try_persist([event for _, event in batch], self._persist))
 
     # -- what is persisted first --------------------------------------------------------------------------------
 
@@ -362,15 +396,21 @@ class Outbox:
 
     def _next_batch(self) -> list[tuple[int, Outgoing]]:
         with self._lock:
-            company_until: float | None = None
             while True:
                 wait = self._wait_time()
+                self._resting = wait is None
                 if wait is None:
-                    company_until = company_until or time.monotonic() + self._linger
-                    wait = company_until - time.monotonic()
-                    if self._urgent or wait <= 0 or len(self._queue) >= self._batch_size:
+                    wait = (self._rests_until if self._urgent else self._lingers_until) - time.monotonic()
+                    if self._hurry or wait <= 0 or len(self._queue) >= self._batch_size:
+                        self._resting = False
                         return self._take()
                 self._work.wait(min(wait, LONGEST_WAIT))
+
+    def _rest(self, busy: float) -> None:
+        """Gather company after sending, which took so many seconds of the processor."""
+        if self._linger:
+            clock, rest = time.monotonic(), min(max(self._linger, REST_SHARE * busy), LONGEST_REST)
+            self._rests_until, self._lingers_until = clock + rest, clock + max(self._linger, rest)
 
     def _wait_time(self) -> float | None:
         """Return how long nothing can be sent, in seconds; None when something can."""
@@ -413,18 +453,28 @@ class Outbox:
                 self._release(job_id)
             if self._queue:
                 self._ensure_thread()
-            self._work.notify()
-            while self._queue or self._sending or self._backlog:
-                left = deadline - time.monotonic()
-                if left <= 0 or self._thread is None or not self._thread.is_alive():
-                    return False
-                self._idle.wait(min(left, LONGEST_WAIT))
+            with self._in_a_hurry():
+                while self._queue or self._sending or self._backlog:
+                    left = deadline - time.monotonic()
+                    if left <= 0 or self._thread is None or not self._thread.is_alive():
+                        return False
+                    self._idle.wait(min(left, LONGEST_WAIT))
         return True
+
+    @contextlib.contextmanager
+    def _in_a_hurry(self) -> Iterator[None]:
+        """Let nothing rest while somebody waits."""
+        self._hurry += 1
+        self._work.notify()
+        try:
+            yield
+        finally:
+            self._hurry -= 1
 
     def let_out(self, timeout: float) -> None:
         """Wait until what is urgent has left, at most ``timeout`` seconds; during an outage, not at all."""
         deadline = time.monotonic() + timeout
-        with self._lock:
+        with self._lock, self._in_a_hurry():
             while (self._urgent or self._sending or self._delivering_since is not None) and not self._pause:
                 left = deadline - time.monotonic()
                 if left <= 0 or self._thread is None or not self._thread.is_alive():

@@ -54,7 +54,15 @@ def check_progress(
     return Progress(_percent(done, units), text, done, units)
 
 
+_PLAIN = (int, float)
+
+#: Where the slow way begins: what is larger may not fit into a float.
+_FAR = 1e15
+
+
 def _number(name: str, value: object, most: Number | None) -> Number:
+    if type(value) in _PLAIN and 0 <= value <= (_FAR if most is None else most):  # type: ignore[operator]
+        return value  # type: ignore[return-value]
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, not {type(value).__name__}")
     try:

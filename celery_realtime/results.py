@@ -9,7 +9,7 @@ import msgspec
 from celery import Celery
 from celery.exceptions import OperationalError
 
-from celery_realtime.events import Outgoing
+from celery_realtime.events import Outgoing, encode
 from celery_realtime.recent import Recent
 
 STATE = "PROGRESS"
@@ -76,7 +76,7 @@ class ProgressMirror:
 
     def _store_one(self, event: Outgoing, request: Any) -> None:
         backend = self._app.backend
-        meta = msgspec.json.decode(event.payload)
+        meta = msgspec.json.decode(encode(event.report))
         if _is_json_redis(backend):
             _store_unless_ended(backend, event.job_id, meta, request)
         else:

@@ -39,7 +39,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         secret_key: Signs the tokens of ``issue_token``; several keys rotate: the first signs, all verify.
         queue_size: Events that may wait in a process before the least important is dropped.
         batch_size: Most events in a broker message.
-        linger: Seconds that progress waits for company before it is sent.
+        linger: Least time, in seconds, between two batches of progress; what comes after a silence leaves at once.
         flush_timeout: Longest time, in seconds, that a process that ends waits for its last events to leave.
         lost_after: Time, in seconds, within which the jobs of a worker that was killed are told to be lost.
         metrics: Whether counters are exported to prometheus_client.

@@ -358,7 +358,7 @@ def test_everything_of_a_project_is_given_up_in_the_end(history: History, redis_
     told(history, status("STARTED", root_id="r", worker="w"), status("SUCCESS", job="other", root_id="r"))
     history.read("p")
     client = redis.Redis.from_url(redis_url)
-    assert all(0 < client.ttl(key) <= 60 for key in client.scan_iter("celery-realtime:tests:*"))
+    assert all(0 < client.ttl(key) <= 60 for key in client.scan_iter("celery-realtime:tests:{p}:*"))
 
 
 def test_custom_events_are_stamped_in_their_own_corner(history: History) -> None:
@@ -410,6 +410,17 @@ def test_a_lapsed_lease_is_found_by_one_reaper_and_by_another_only_if_that_one_f
     assert wait_for(lambda: two.reap(0.5, 0.2, 0.0).lost) == {"w": [job]}
     two.reaped("w")
     assert one.hold("w", [], lease=0.5) is False
+
+
+def test_a_job_that_starts_is_held_before_its_worker_renews_its_lease(history: History) -> None:
+    history.hold("w", [], lease=0.2)
+    told(
+        history, status("STARTED", worker="w", task="t"), status("STARTED", job="free"), status("PENDING", job="later")
+    )
+
+    lost = wait_for(lambda: history.reap(lease=0.2, pause=0.1, patience=0.0).lost)
+
+    assert [(job.job_id, job.project_id, job.task) for job in lost["w"]] == [("job", "p", "t")]
 
 
 def test_a_lease_that_is_renewed_never_lapses(history: History) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
@@ -133,15 +134,56 @@ def test_a_batch_has_at_most_so_many_events(make: Callable[..., Outbox], broker:
     assert [len(batch) for batch in broker.batches] == [1, 10, 10, 5]
 
 
-def test_progress_waits_a_moment_for_company_and_the_rest_does_not(make: Callable[..., Outbox], broker: Broker) -> None:
-    outbox = make(linger=0.2)
+def test_after_a_silence_progress_leaves_at_once_and_the_next_waits_for_company(
+    make: Callable[..., Outbox], broker: Broker
+) -> None:
+    outbox = make(linger=0.3)
     start = time.monotonic()
     outbox.put(progress("a", "j1"))
     wait_for(lambda: broker.taken == ["a"])
-    assert broker.times[0] - start >= 0.1
+    outbox.put(progress("b", "j2"))
+    outbox.put(progress("c", "j3"))
+    wait_for(lambda: broker.taken == ["a", "b", "c"])
+    assert broker.times[0] - start < 0.2
+    assert broker.times[1] - broker.times[0] >= 0.3
+    assert broker.batches == [["a"], ["b", "c"]]
+
+
+def test_what_is_no_progress_hardly_waits(make: Callable[..., Outbox], broker: Broker) -> None:
     outbox = make(linger=60.0)
-    outbox.put(status("b"))
-    wait_for(lambda: broker.taken == ["a", "b"])
+    outbox.put(progress("a", "j1"))
+    wait_for(lambda: broker.taken == ["a"])
+    outbox.put(progress("b", "j1"))
+    outbox.put(end("c", "j1"))
+    wait_for(lambda: broker.taken == ["a", "b", "c"], timeout=1)
+
+
+def test_who_waits_for_an_event_to_leave_waits_for_no_company(make: Callable[..., Outbox], broker: Broker) -> None:
+    outbox = make(linger=60.0)
+    for name in ("a", "b", "c"):
+        outbox.put(progress(name))
+        start = time.monotonic()
+        assert outbox.flush(10)
+        assert time.monotonic() - start < 1
+    assert broker.taken == ["a", "b", "c"]
+
+
+def test_the_more_there_is_to_send_the_fewer_batches_it_takes(
+    make: Callable[..., Outbox], broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = make(linger=0.001)
+    deliver = broker.deliver
+
+    def laboriously(events: list[Outgoing]) -> int:
+        until = time.thread_time() + 0.005
+        while time.thread_time() < until:
+            pass
+        return deliver(events)
+
+    monkeypatch.setattr(outbox, "_deliver", laboriously)
+    wait_for(lambda: outbox.put(custom("one more")) or len(broker.times) > 4)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(broker.times)]
+    assert min(gaps) >= outbox_module.REST_SHARE * 0.005 * 0.9
 
 
 # -- progress ---------------------------------------------------------------------------------------------------

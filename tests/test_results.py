@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import threading
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ from celery.app.task import Context
 from celery.result import AsyncResult
 
 from celery_realtime.events import Outgoing
+from celery_realtime.progress import Progress
 from celery_realtime.results import REMEMBERED, ProgressMirror
 from tests.recording import Studio, new_app
 from tests.waiting import wait_for
@@ -30,8 +30,7 @@ _numbers = itertools.count()
 
 
 def progress(job_id: str, percent: int, message: str | None = None) -> Outgoing:
-    meta = {"progress": percent, "message": message, "current": None, "total": None}
-    return Outgoing("", "", json.dumps(meta).encode(), job_id, progress=True)
+    return Outgoing("", "", b"", job_id, progress=True, report=Progress(percent, message))
 
 
 def end(app: Celery, job_id: str, state: str) -> None:
