@@ -8,6 +8,8 @@ One script decides whether an event is news, gives it its offset and stores it, 
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import logging
 import secrets
 import time
@@ -147,11 +149,17 @@ end
 
 -- A workflow: total, queued, running, done, failed, sum of its jobs' shares of 100, the progress told last.
 local kinds = {queued = 2, running = 3, done = 4, failed = 5}
-local function account(index, before, after)
+-- A job that is the only one of its own is not counted: the second one counts it, too.
+local function account(index, job, before, after)
   if after.root == '-' then return end
   local flow = {0, 0, 0, 0, 0, 0, -1}
   local stored = redis.call('HGET', flows, after.root)
-  if stored then
+  if not stored then
+    if job == after.root then return end
+    local first = read(after.root)
+    if first then flow[1], flow[kinds[first.kind]], flow[6] = 1, 1, first.share end
+    before = nil
+  else
     local at = 0
     for number in string.gmatch(stored, '%S+') do
       at = at + 1
@@ -207,12 +215,12 @@ local function status(event, payload, job, attempt, rank, worker, kind, root, in
     root = state and state.root or root, percent = same and state.percent or 0, status_at = at,
     progress_at = same and state.progress_at or 0, status = payload, progress = same and state.progress or ''}
   write(job, after)
-  account(index, state, after)
+  account(index, job, state, after)
   if rank == '2' or rank == 'L' then
     redis.call('ZADD', ended, clock, job)
     redis.call('ZREM', live, job)
   else
-    redis.call('ZREM', ended, job)
+    if state and (state.rank == '2' or state.rank == 'L') then redis.call('ZREM', ended, job) end
     redis.call('ZADD', live, at, job)
   end
   return at
@@ -238,17 +246,16 @@ local function progress(event, payload, job, attempt, percent, root, index)
   state.percent, state.progress_at, state.progress = percent, at, payload
   write(job, state)
   redis.call('ZADD', live, at, job)
-  redis.call('ZREM', ended, job)
-  account(index, before, state)
+  if before and (before.rank == '2' or before.rank == 'L') then redis.call('ZREM', ended, job) end
+  account(index, job, before, state)
   return at
 end
 
-for i = 10, #ARGV, 10 do
-  local index = (i - 10) / 10
-  local event, payload, job, attempt = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
-  local rank, percent, worker = ARGV[i + 4], tonumber(ARGV[i + 5]), ARGV[i + 6]
-  local kind, root = ARGV[i + 7], ARGV[i + 8]
-  tag = ARGV[i + 9]
+for i = 10, #ARGV, 2 do
+  local index = (i - 10) / 2
+  local payload = ARGV[i]
+  local event, job, attempt, rank, percent, worker, kind, root, its_tag = unpack(cmsgpack.unpack(ARGV[i + 1]))
+  tag = its_tag
   local at = stored()
   if at then
     answer[#answer + 1] = at
@@ -271,6 +278,8 @@ answer[#answer + 1] = flow_answer
 return answer
 """
 )
+
+_APPEND_SHA = hashlib.sha1(_APPEND.encode(), usedforsecurity=False).hexdigest()
 
 # KEYS: the workers by the time of their last sign of life, this worker's jobs. ARGV: worker, seconds that it all is
 # kept, number of jobs, id and JSON of each. Answers whether the lease was still there.
@@ -434,7 +443,6 @@ class History:
             raise ImproperlyConfigured(
                 f"realtime_history_url {redact(url)!r} cannot be used ({type(error).__name__})"
             ) from None
-        self._append = self._redis.register_script(_APPEND)
         self._read = self._redis.register_script(_READ)
         self._hold = self._redis.register_script(_HOLD)
         self._await = self._redis.register_script(_AWAIT)
@@ -472,21 +480,56 @@ class History:
             logger.error(message, redact(self._url), error)
 
     def _append_all(self, events: list[Outgoing], tags: dict[int, str]) -> list[list[Outgoing]]:
-        self._hold_started(events)
+        groups = _by_project(events)
+        appends = [self._append_command(name, [event for _, event in group], tags) for name, group in groups.items()]
         answers: dict[int, list[Outgoing]] = {}
-        for project_id, group in _by_project(events).items():
-            keys, args = self._keys(project_id), self._arguments(project_id, [event for _, event in group], tags)
-            epoch, *offsets, flows = self._append(keys=keys, args=args)
-            word = epoch.decode()
-            self._witness(project_id, word, [*offsets, *(offset for _, _, offset in flows)])
-            for (position, event), offset in zip(group, offsets, strict=True):
-                answers[position] = [stamp(event, {"epoch": word, "offset": offset})] if offset else []
-            for index, payload, offset in flows:
-                flow = Outgoing(project_id, WORKFLOW_EVENT, payload, rank=0)
-                answers[group[index][0]].append(stamp(flow, {"epoch": word, "offset": offset}))
+        replies = self._run([*self._hold_commands(events), *appends])[-len(appends) :]
+        for (project_id, group), reply in zip(groups.items(), replies, strict=True):
+            if isinstance(reply, Exception):
+                self._log("history is refused by %s, so events go out without it: %r", reply)
+                answers.update((position, [event]) for position, event in group)
+            else:
+                answers.update(self._answers(project_id, group, reply))
         self._note_expiries([event for event in events if event.expires_at is not None])
         self._note_stalls([event for event in events if event.stall_after is not None])
         return [answers[position] for position in range(len(events))]
+
+    def _answers(
+        self, project_id: str, group: list[tuple[int, Outgoing]], reply: list[Any]
+    ) -> dict[int, list[Outgoing]]:
+        epoch, *offsets, flows = reply
+        word = epoch.decode()
+        self._witness(project_id, word, [*offsets, *(offset for _, _, offset in flows)])
+        answers: dict[int, list[Outgoing]] = {}
+        for (position, event), offset in zip(group, offsets, strict=True):
+            answers[position] = [stamp(event, {"epoch": word, "offset": offset})] if offset else []
+        for index, payload, offset in flows:
+            flow = Outgoing(project_id, WORKFLOW_EVENT, payload, rank=0)
+            answers[group[index][0]].append(stamp(flow, {"epoch": word, "offset": offset}))
+        return answers
+
+    def _run(self, commands: list[list[Any]]) -> list[Any]:
+        """Run commands in one round trip, and return their answers; one that Redis refuses is an exception among them.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        replies = self._run_once(commands)
+        unknown = [place for place, reply in enumerate(replies) if isinstance(reply, redis.exceptions.NoScriptError)]
+        if unknown:
+            self._redis.script_load(_APPEND)
+            for place, reply in zip(unknown, self._run_once([commands[place] for place in unknown]), strict=True):
+                replies[place] = reply
+        outage = next((reply for reply in replies if isinstance(reply, OUTAGES)), None)
+        if outage is not None:
+            raise outage
+        return replies
+
+    def _run_once(self, commands: list[list[Any]]) -> list[Any]:
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for command in commands:
+                pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
+            return pipeline.execute(raise_on_error=False)
 
     def _note_expiries(self, events: list[Outgoing]) -> None:
         for event in events:
@@ -504,14 +547,14 @@ class History:
         known_epoch, known = self._witnessed.get(project_id, ("", 0))
         self._witnessed[project_id] = epoch, max(offsets + [known] * (known_epoch == epoch))
 
-    def _arguments(self, project_id: str, events: list[Outgoing], tags: dict[int, str]) -> list[Any]:
+    def _append_command(self, project_id: str, events: list[Outgoing], tags: dict[int, str]) -> list[Any]:
+        keys = self._keys(project_id)
         args: list[Any] = [_new_epoch(), self._size, self._ttl, min(ENDED_TTL, self._ttl)]
         args += [msgspec.json.encode(now()), msgspec.json.encode(project_id)]
         args += [*self._witnessed.get(project_id, ("", 0)), MAX_LIVE]
         for event in events:
-            args += [event.event, event.payload, event.job_id or "", event.attempt, _rank(event), event.percent]
-            args += [quote(event.worker, errors="replace") or "-", event.kind, _token(event.root_id), tags[id(event)]]
-        return args
+            args += [event.payload, _about(event, tags[id(event)])]
+        return ["EVALSHA", _APPEND_SHA, len(keys), *keys, *args]
 
     def read(
         self, project_id: str, since_epoch: str = "", since_offset: int = -1, most_jobs: int = MAX_SNAPSHOT
@@ -584,18 +627,17 @@ class History:
         alive, held = self._lease_keys("alive", f"held:{worker}")
         return bool(self._hold(keys=[alive, held], args=[worker, int(max(lease * 100, HELD_TTL)), len(jobs), *told]))
 
-    def _hold_started(self, events: list[Outgoing]) -> None:
+    def _hold_commands(self, events: list[Outgoing]) -> list[list[Any]]:
         """Put jobs that start among those of their worker, which may be killed before it renews its lease."""
-        started: dict[str, dict[Any, bytes]] = {}
+        started: dict[str, list[Any]] = {}
         for event in events:
             if event.rank == RUNNING_RANK and event.worker and event.job_id:
-                started.setdefault(event.worker, {})[legible(event.job_id)] = _job_json(event)
+                started.setdefault(event.worker, []).extend([legible(event.job_id), _job_json(event)])
+        commands: list[list[Any]] = []
         for worker, jobs in started.items():
             [held] = self._lease_keys(f"held:{legible(worker)}")
-            with self._redis.pipeline(transaction=False) as pipeline:
-                pipeline.hset(held, mapping=jobs)
-                pipeline.expire(held, HELD_TTL)
-                pipeline.execute()
+            commands += [["HSET", held, *jobs], ["EXPIRE", held, HELD_TTL]]
+        return commands
 
     def reap(self, lease: float, pause: float, patience: float) -> Found:
         """Return the jobs of workers whose lease has lapsed, and the queued jobs that have expired.
@@ -739,9 +781,22 @@ def _workflows(project_id: str, flows: list[bytes]) -> list[dict[str, Any]]:
     return told
 
 
-def _token(root_id: str | None) -> str:
-    """Return a root id as one word, "-" for none or for one that would not be one word."""
-    return root_id if root_id and not any(letter.isspace() for letter in root_id) else "-"
+def _about(event: Outgoing, tag: str) -> bytes:
+    """Return what the script has to know of an event beside its payload."""
+    about = [event.event, event.job_id or "", event.attempt, _rank(event), event.percent]
+    about += [_word(event.worker), event.kind, event.root_id or "-", tag]
+    if event.root_id and event.root_id.split() != [event.root_id]:
+        about[7] = "-"  # the entry of a job has words in its first line, and this is several
+    try:
+        return msgspec.msgpack.encode(about)
+    except UnicodeEncodeError:
+        return msgspec.msgpack.encode([legible(part) if isinstance(part, str) else part for part in about])
+
+
+@functools.lru_cache(maxsize=1000)
+def _word(worker: str) -> str:
+    """Return a worker's name as one word, "-" for none."""
+    return quote(worker, errors="replace") or "-"
 
 
 def _missed(entry: Any, epoch: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Keep jobs from staying "running" for ever: leases for those that a worker holds, and a reaper for those that lapse.
 
-A worker's main process says every few seconds which jobs it holds; one that starts is among them from its start on.
-When it has been silent for the time of a lease, whoever looks next, a web server or another worker, declares its running
-jobs lost. All times are those of the Redis server, so that the clocks of the hosts do not matter.
+A worker says every few seconds, from its main process, which jobs it holds; one that starts is among them at once.
+When it has been silent for the time of a lease, whoever looks next, a web server or another worker, declares its
+running jobs lost. All times are those of the Redis server, so that the clocks of the hosts do not matter.
 """
 
 from __future__ import annotations

@@ -213,16 +213,16 @@ def test_events_whose_storing_was_not_answered_are_stored_once(
     history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = [status("STARTED"), custom({"n": 1}), progress(10), custom([2]), custom({"n": 3}), status("SUCCESS")]
-    append = history._append
+    run = history._run
 
-    def lose_the_answer(**call: Any) -> Any:
-        append(**call)
+    def lose_the_answer(commands: Any) -> Any:
+        run(commands)
         raise redis.TimeoutError("the answer does not come")
 
-    monkeypatch.setattr(history, "_append", lose_the_answer)
+    monkeypatch.setattr(history, "_run", lose_the_answer)
     assert history.append(batch) is None
     assert history.append(batch) is None
-    monkeypatch.setattr(history, "_append", append)
+    monkeypatch.setattr(history, "_run", run)
     told(history, custom({"n": "other"}))
 
     again = history.append(batch)

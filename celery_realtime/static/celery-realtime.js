@@ -5,12 +5,14 @@
 const PASSING = ["unavailable", "too_many_requests"]; // over in a moment, perhaps
 const RANK = { queued: 0, running: 1, success: 2, error: 2 };
 const PROGRESS = ["progress", "message", "current", "total"];
-const OURS = { agent_status: "onStatus", agent_progress: "onProgress", agent_workflow: "onWorkflow" };
+const OURS = { __proto__: null, agent_status: "onStatus", agent_progress: "onProgress", agent_workflow: "onWorkflow" };
+const WAKE_UPS = ["visibilitychange", "online", "pageshow"];
+const TIMES = { ackTimeout: 5000, gapTimeout: 250, checkInterval: 30000, firstPause: 500, longestPause: 10000 }; // ms
+const DEFAULTS = { ...TIMES, maxJobs: 2000 };
+const MAX_WAITING = 2000;
+const LONGEST_TIMER = 2 ** 31 - 1;
 
-const MAX_PENDING = 2000;
-const DEFAULTS = { ackTimeout: 5000, gapTimeout: 250, checkInterval: 30000, firstPause: 500, longestPause: 10000 }; // ms
-
-const shares = new WeakMap(); // socket -> project -> share
+const shares = new WeakMap(); // socket -> project -> the subscriptions that share its room
 
 export function subscribeProject(socket, projectId, options = {}) {
   return new ProjectSubscription(socket, String(projectId), options);
@@ -21,25 +23,27 @@ class ProjectSubscription {
     this.projectId = projectId;
     this.epoch = options.since?.epoch ?? null;
     this.offset = options.since?.offset ?? null;
-    this._socket = socket;
-    this._options = { ...DEFAULTS, ...options };
+    this._options = { ...options };
+    for (const name in DEFAULTS) this._options[name] ??= DEFAULTS[name];
     this._listeners = new Set();
     this._timers = {};
-    this._pending = new Map(); // offset -> an event above a hole
-    this._early = []; // what came before the answer
-    this._asking = 0; // the number of the request that is under way
-    this._asked = 0;
-    this._answered = this._began = this._closed = false;
+    this._waiting = new Map(); // offset -> an event above a hole
+    this._early = []; // events that the next answer says what to do with
+    this._strange = new Set(); // epochs that have been asked about, or are over
+    this._began = false; // there has been an answer
+    this._reset();
+    this._unseen = new Set(); // maps that nobody else has: they may change
     const empty = { jobs: new Map(), workflows: new Map(), jobsTotal: 0 };
     this._snapshot = Object.freeze({ state: "subscribing", error: null, ...empty });
-    this._listen();
+    this._socket = socket;
     this._share = shareOf(socket, projectId);
-    this._share.users++;
-    if (socket.connected) this._connected();
+    this._share.users.add(this);
+    this._listen("on", "onAny", "addEventListener");
+    if (socket.connected) this._ask();
   }
 
-  get jobs() { return this._snapshot.jobs; }
-  get workflows() { return this._snapshot.workflows; }
+  get jobs() { return this.getSnapshot().jobs; }
+  get workflows() { return this.getSnapshot().workflows; }
   get state() { return this._snapshot.state; }
   get error() { return this._snapshot.error; }
 
@@ -49,130 +53,116 @@ class ProjectSubscription {
     return () => this._listeners.delete(listener);
   };
 
-  getSnapshot = () => this._snapshot;
+  getSnapshot = () => {
+    this._unseen.clear();
+    return this._snapshot;
+  };
 
   close() {
     if (this._closed) return;
     this._closed = true;
-    this._clear();
-    this._unlisten();
-    this._listeners.clear();
-    if (--this._share.users === 0 && this._socket.connected) this._leave();
-  }
-
-  // Servers answer side by side: this must not overtake who subscribes again at once.
-  _leave() {
-    const left = new Promise((resolve) => {
-      setTimeout(resolve, this._options.ackTimeout);
-      this._socket.once("disconnect", resolve);
-      this._socket.emit("unsubscribe_project", { project_id: this.projectId }, resolve);
-    });
-    this._share.leaving = left.then(() => { this._share.leaving = null; });
+    this._reset();
+    this._listen("off", "offAny", "removeEventListener");
+    this._share.users.delete(this);
+    if (this._share.users.size === 0 && this._socket.connected) this._share.leave(this._socket, this.projectId);
   }
 
   // -- the connection
 
-  _listen() {
-    const socket = this._socket;
-    const page = globalThis.document;
-    const heard = (name, data) => this._heard(name, data);
-    const connected = () => this._connected();
-    const disconnected = () => this._disconnected();
-    const check = () => this._check();
-    socket.on("connect", connected).on("disconnect", disconnected).onAny(heard);
-    page?.addEventListener("visibilitychange", check);
-    this._unlisten = () => {
-      socket.off("connect", connected).off("disconnect", disconnected).offAny(heard);
-      page?.removeEventListener("visibilitychange", check);
-    };
+  _handlers = {
+    connect: () => this._ask(),
+    disconnect: () => {
+      this._reset();
+      if (this.state !== "refused") this._set({ state: "stale" });
+    },
+    connect_error: (error) => { if (error.data?.code) this._refused(error.data); },
+  };
+
+  _listen(on, onAny, add) {
+    for (const name in this._handlers) this._socket[on](name, this._handlers[name]);
+    this._socket[onAny](this._heard);
+    for (const name of WAKE_UPS) globalThis[add]?.(name, this._check);
   }
 
-  _connected() {
+  _reset() {
+    this._asking = null; // the request that is under way
+    this._live = false; // there has been an answer on this connection, and all is well
     this._pause = 0;
-    this._ask();
-  }
-
-  _disconnected() {
-    this._answered = false;
-    this._asking = 0;
-    this._pending.clear();
+    this._waiting.clear();
     this._clear();
-    if (this.state !== "refused") this._set({ state: "stale" });
   }
 
   // A tab that slept, or a last event that was lost, leaves no hole to see.
-  _check() {
-    const quiet = Date.now() - this._heardAt > this._options.checkInterval / 2;
-    if (this._answered) quiet ? this._ask() : this._checkLater();
-  }
-
-  _checkLater() {
-    this._after("check", this._options.checkInterval * (0.75 + Math.random() / 2), () => this._check());
-  }
+  _check = () => {
+    if (!this._live || this._asking) return;
+    const { checkInterval } = this._options;
+    if (Date.now() - this._heardAt > checkInterval / 2) this._ask();
+    else this._after("check", checkInterval * (0.75 + Math.random() / 2), this._check);
+  };
 
   // -- asking
 
   _ask() {
-    if (this._closed || !this._socket.connected) return;
-    if (this._share.leaving) return void this._share.leaving.then(() => this._ask());
-    this._again = this._asking > 0;
-    if (this._again) return;
-    this._clear("gap", "retry");
-    const number = (this._asking = ++this._asked);
-    this._early = [];
-    const request = { project_id: this.projectId };
+    if (!this._socket.connected) return;
+    this._clear();
+    const { ackTimeout, batch } = this._options;
+    if (this._share.leaves(this._socket)) return this._after("retry", ackTimeout, () => this._share.left());
+    const request = (this._asking = { project_id: this.projectId });
+    this._again = false;
     if (this.epoch !== null) request.since = { epoch: this.epoch, offset: this.offset };
-    if (this._options.batch) request.batch = true;
-    this._after("ack", this._options.ackTimeout, () => this._told(number, null));
-    this._socket.emit("subscribe_project", request, (answer) => this._told(number, answer));
+    if (batch) request.batch = true;
+    this._after("ack", ackTimeout, () => this._told(request));
+    this._socket.emit("subscribe_project", request, (answer) => this._told(request, answer));
   }
 
-  _told(number, answer) {
-    if (this._closed || number !== this._asking) return;
-    this._asking = 0;
-    this._clear("ack");
-    if (!answer || !answer.ok) return this._refused(answer?.error ?? null);
-    this._answered = true;
+  // While it is not subscribed, it asks anyway, or there is no use in it.
+  _askAgain() {
+    if (this._asking) this._again = true;
+    else if (this._live) this._ask();
+  }
+
+  _told(request, answer) {
+    if (request !== this._asking) return;
+    this._asking = null;
+    if (!answer?.ok) return this._refused(answer?.error ?? null);
+    this._clear();
+    this._live = true;
     this._pause = 0;
-    this._take(answer);
-    this._set({ state: "subscribed", error: null });
     this._heardAt = Date.now();
-    this._checkLater();
-    if (this._again) this._ask();
-    else if (this._pending.size) this._waitForHole();
+    this._take(answer);
+    if (!this._live) return; // a callback has ended it
+    this._set({ state: "subscribed", error: null });
+    this._check();
+    this._waitForHole();
+    if (this._again) this._askAgain();
   }
 
   _refused(error) {
     const passing = !error || PASSING.includes(error.code);
-    this._answered = false;
-    this._set({ state: passing ? "stale" : "refused", error });
-    if (!passing) return;
+    this._live = false;
+    this._clear();
     this._pause = Math.min(Math.max(this._pause * 2, this._options.firstPause), this._options.longestPause);
-    this._after("retry", this._pause * (0.5 + Math.random() / 2), () => this._ask());
+    if (passing) this._after("retry", this._pause * (0.5 + Math.random() / 2), () => this._ask());
+    this._set({ state: passing ? "stale" : "refused", error });
+    for (const one of this._share.users) one._askAgain(); // the socket may be out of the room
   }
 
   // -- what is told
 
   _take(answer) {
-    if (answer.recovered && answer.epoch === this.epoch) {
-      const first = answer.offset - answer.events.length + 1;
-      answer.events.forEach(({ event, data }, index) => this._place(event, data, first + index));
+    const { epoch, offset, events } = answer;
+    if (answer.recovered && epoch === this.epoch) {
+      events.forEach((item, index) => this._place({ ...item, offset: offset - events.length + 1 + index }));
       if (!this._began) this._load(answer); // the events began with a handle
-    } else if (answer.epoch === this.epoch ? answer.offset > this.offset || !this._began : true) {
-      this._begin(answer);
+    } else if (!this._began || epoch !== this.epoch || offset > this.offset) {
+      if (epoch !== this.epoch) this._waiting.clear();
+      this._strange.add(this.epoch);
+      Object.assign(this, { epoch, offset });
+      this._load(answer);
     }
-    const early = this._early;
-    this._early = [];
-    for (const { name, data, place } of early) this._sort(name, data, place);
-    for (const offset of this._pending.keys()) if (offset <= this.offset) this._pending.delete(offset);
+    for (const item of this._early.splice(0)) this._sort(item);
+    for (const place of this._waiting.keys()) if (place <= this.offset) this._waiting.delete(place);
     this._drain();
-  }
-
-  _begin(answer) {
-    if (answer.epoch !== this.epoch) this._pending.clear();
-    this.epoch = answer.epoch;
-    this.offset = answer.offset;
-    this._load(answer);
   }
 
   _load(answer) {
@@ -182,81 +172,93 @@ class ProjectSubscription {
     this._set({ jobs, workflows, jobsTotal: answer.jobs_total ?? jobs.size }, { reason: "snapshot", recovered: false });
   }
 
-  _heard(name, data) {
-    if (name === "agent_batch") {
-      if (Array.isArray(data)) for (const item of data) this._heardOne(item.event, item.data, item);
-    } else {
-      this._heardOne(name, data);
-    }
-  }
+  _heard = (event, data) => {
+    if (event !== "agent_batch") this._heardOne({ event, data });
+    else if (Array.isArray(data)) for (const item of data) this._heardOne(item);
+  };
 
-  _heardOne(name, data, item) {
-    const mark = OURS[name] || name === "agent_resync" ? data : data?._realtime ?? item;
-    if (mark?.project_id !== this.projectId || data?.replayed) return;
+  _heardOne(item) {
+    const { event, data } = item;
+    const resync = event === "agent_resync";
+    const mark = OURS[event] || resync ? data : data?._realtime ?? item;
+    if (mark?.project_id !== this.projectId || mark.replayed) return;
     this._heardAt = Date.now();
-    if (name === "agent_resync") return this._ask();
-    const place = Number.isInteger(mark.offset) ? { epoch: mark.epoch, offset: mark.offset } : null;
-    if (this._answered) this._sort(name, data, place);
-    else if (this._asking) this._early.push({ name, data, place });
+    if (resync) this._askAgain();
+    else this._sort({ event, data, epoch: mark.epoch, offset: mark.offset });
   }
 
-  _sort(name, data, place) {
-    if (place === null) return this._deliver(name, data, true);
-    if (place.epoch !== this.epoch) return this._ask();
-    this._place(name, data, place.offset);
-  }
-
-  _place(name, data, offset) {
-    if (offset <= this.offset) return;
-    if (offset > this.offset + 1) {
-      this._pending.set(offset, { name, data });
-      return this._waitForHole();
+  _sort(item) {
+    const numbered = Number.isInteger(item.offset);
+    const foreign = numbered && item.epoch !== this.epoch;
+    if (!this._began || (foreign && this._asking)) {
+      if (this._early.push(item) > MAX_WAITING) this._early.shift();
+    } else if (numbered && !foreign) {
+      this._place(item);
+    } else {
+      if (foreign) this._meet(item.epoch);
+      if (!numbered || this.epoch === null) this._deliver(item, true);
     }
-    this.offset = offset;
-    this._deliver(name, data);
+  }
+
+  // An epoch may be new; or over, its events late; or of workers with another history than the web server's.
+  _meet(epoch) {
+    if (!this._strange.has(epoch)) this._askAgain();
+    else if (this._live) this._timers.met ?? this._after("met", this._options.longestPause, () => this._ask());
+    this._strange.add(epoch);
+  }
+
+  _place(item) {
+    if (item.offset <= this.offset) return;
+    this._waiting.set(item.offset, item);
     this._drain();
+    this._waitForHole();
   }
 
   _drain() {
-    for (let next; (next = this._pending.get(this.offset + 1)); ) {
-      this._pending.delete(++this.offset);
-      this._deliver(next.name, next.data);
+    for (let next; (next = this._waiting.get(this.offset + 1)); ) {
+      this._waiting.delete(++this.offset);
+      this._clear("gap"); // the next hole has its own time
+      this._deliver(next);
     }
-    if (this._pending.size === 0) this._clear("gap");
   }
 
   _waitForHole() {
-    if (this._pending.size > MAX_PENDING) {
-      this._pending.clear();
-      this._ask();
-    } else if (this._timers.gap === undefined && this._asking === 0) {
-      this._after("gap", this._options.gapTimeout, () => this._ask());
+    const { size } = this._waiting;
+    if (size > MAX_WAITING) {
+      this._waiting.clear();
+      this._askAgain();
+    } else if (size && this._live && !this._asking) {
+      this._timers.gap ?? this._after("gap", this._options.gapTimeout, () => this._ask());
     }
   }
 
   // -- what it means
 
-  _deliver(name, data, unnumbered = false) {
-    if (name === "agent_workflow") {
+  _deliver({ event, data }, unnumbered) {
+    const callback = OURS[event];
+    if (!callback) return this._call(this._options.onEvent, event, data, this);
+    if (event === "agent_workflow") {
       this._change("workflows", data.root_id, data);
-    } else if (OURS[name]) {
-      const before = this.jobs.get(data.job_id);
-      if (unnumbered && before && isOld(before, name, data)) return;
-      this._change("jobs", data.job_id, (name === "agent_status" ? withStatus : withProgress)(before, data));
+    } else {
+      const before = this._snapshot.jobs.get(data.job_id);
+      if (unnumbered && before && isOld(before, event, data)) return;
+      this._change("jobs", data.job_id, (event === "agent_status" ? withStatus : withProgress)(before, data));
     }
-    if (OURS[name]) this._call(this._options[OURS[name]], data, this);
-    else this._call(this._options.onEvent, name, data, this);
+    this._call(this._options[callback], data, this);
   }
 
   _change(kind, key, value) {
     const { epoch, offset, ...kept } = value;
-    const entries = new Map(this._snapshot[kind]).set(key, Object.freeze(kept));
+    const before = this._snapshot[kind];
+    const entries = this._unseen.has(before) ? before : new Map(before);
+    this._unseen.add(entries.set(key, Object.freeze(kept)));
+    if (entries.size > this._options.maxJobs) forgetOne(entries, key);
     this._set({ [kind]: entries }, { reason: kind, key });
   }
 
   _set(changes, why) {
     const before = this._snapshot;
-    if (Object.keys(changes).every((name) => before[name] === changes[name])) return;
+    if (!why && Object.keys(changes).every((name) => before[name] === changes[name])) return;
     this._snapshot = Object.freeze({ ...before, ...changes });
     this._call(this._options.onChange, this, why ?? { reason: "state" });
     for (const listener of [...this._listeners]) this._call(listener);
@@ -274,7 +276,7 @@ class ProjectSubscription {
 
   _after(name, delay, act) {
     this._clear(name);
-    this._timers[name] = setTimeout(() => { delete this._timers[name]; act(); }, delay);
+    if (!this._closed) this._timers[name] = setTimeout(act, Math.min(delay, LONGEST_TIMER));
   }
 
   _clear(...names) {
@@ -285,11 +287,33 @@ class ProjectSubscription {
   }
 }
 
+// Servers answer side by side: who subscribes while the socket leaves has to wait, lest leaving overtakes it.
+class Share {
+  users = new Set();
+
+  leave(socket, projectId) {
+    const leaving = (this.leaving = { id: socket.id });
+    socket.emit("unsubscribe_project", { project_id: projectId }, () => this.leaving === leaving && this.left());
+  }
+
+  leaves(socket) { return this.leaving && this.leaving.id === socket.id; }
+
+  left() {
+    this.leaving = null;
+    for (const one of this.users) one._ask();
+  }
+}
+
 function shareOf(socket, projectId) {
   if (!shares.has(socket)) shares.set(socket, new Map());
   const projects = shares.get(socket);
-  if (!projects.has(projectId)) projects.set(projectId, { users: 0, leaving: null });
-  return projects.get(projectId);
+  return projects.get(projectId) ?? projects.set(projectId, new Share()).get(projectId);
+}
+
+// A page that stays open for weeks sees more jobs than it has room for.
+function forgetOne(entries, but) {
+  const isOver = (one) => (one.status ? RANK[one.status] > 1 : one.queued + one.running === 0);
+  for (const [key, one] of entries) if (key !== but && isOver(one)) return entries.delete(key);
 }
 
 // Without offsets: what of a job comes later than what is known of it?
@@ -301,16 +325,16 @@ function isOld(job, name, data) {
   return climbs < 0 || (climbs === 0 && (data.status !== "running" || data.worker === job.worker));
 }
 
+const progressOf = (source) => Object.fromEntries(PROGRESS.map((field) => [field, source?.[field] ?? null]));
+
 function withStatus(job, status) {
-  const same = job?.attempt === status.attempt;
-  const done = Object.fromEntries(PROGRESS.map((field) => [field, same ? job[field] ?? null : null]));
-  return { ...status, ...done, stalled: status.status === "running" && same && Boolean(job.stalled) };
+  const same = job?.attempt === status.attempt ? job : null;
+  return { ...status, ...progressOf(same), stalled: status.status === "running" && Boolean(same?.stalled) };
 }
 
 function withProgress(job, update) {
-  const blank = { event: "status_change", status: "running", state: "STARTED", result: null, error: null };
   const { event, stalled, ...told } = update;
-  const base = job && job.attempt === update.attempt ? job : { ...job, ...told, ...blank };
-  const done = Object.fromEntries(PROGRESS.map((field) => [field, update[field] ?? null]));
-  return { ...base, ...done, stalled: base.status === "running" && Boolean(stalled) };
+  const blank = { event: "status_change", status: "running", state: "STARTED", result: null, error: null };
+  const base = job?.attempt === update.attempt ? job : { ...job, ...told, ...blank };
+  return { ...base, ...progressOf(update), stalled: base.status === "running" && Boolean(stalled) };
 }
