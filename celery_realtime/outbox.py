@@ -30,7 +30,7 @@ LONGEST_PAUSE = 2.0
 LONGEST_REST = 0.05
 
 #: How much longer than sending, in time of the processor, the rest after it is.
-REST_SHARE = 9.0
+REST_SHARE = 19.0
 
 #: Seconds after which a delivery that has not come back holds up nothing else any more.
 STUCK = 0.05
@@ -63,7 +63,7 @@ class Outbox:
         batch_size: Most events in a batch.
         linger: Least time between two batches, in seconds; after a longer silence an event leaves at once. All but
             progress waits ``LONGEST_REST`` at most. Under load the time grows, up to that, until sending takes a
-            tenth of the process's time.
+            twentieth of the process's time.
         flush_timeout: Longest wait, in seconds, at interpreter exit.
         destination: What the log calls the place that events go to.
     """
