@@ -8,7 +8,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # What of the package is not code: an editable install must be made anew when one of these changes.
 METADATA := pyproject.toml
 
-.PHONY: help venv demo test services lint typing format docs matrix package clean
+.PHONY: help venv demo test services lint typing format docs matrix chaos bench package clean
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,8 @@ help:
 	@echo "make format   let ruff mend what it can"
 	@echo "make docs     build the documentation into docs/_build/html"
 	@echo "make matrix   run every outcome of a job in every pool on every broker (long)"
+	@echo "make chaos    send 20,000 events while servers, brokers and connections break (minutes)"
+	@echo "make bench    compare with python-socketio's own manager, and with no extension (minutes)"
 	@echo "make package  build the wheel and check what is in it"
 	@echo "make venv     make $(VENV) with all that contributors need"
 	@echo "make clean    remove what was built"
@@ -28,7 +30,7 @@ demo: $(VENV)/.demo
 	@exec $(BIN)/python -m example_project.demo $(ARGS)
 
 test: services lint
-	$(BIN)/python -m pytest --ignore tests/matrix $(ARGS)
+	$(BIN)/python -m pytest --ignore tests/matrix --ignore tests/chaos $(ARGS)
 
 services: $(VENV)/.test
 	$(BIN)/python -m tests.tools.install_services
@@ -49,6 +51,12 @@ docs: $(VENV)/.docs
 
 matrix: services
 	$(BIN)/python -m pytest tests/matrix $(ARGS)
+
+chaos: services
+	$(BIN)/python -m pytest tests/chaos $(ARGS)
+
+bench: services
+	$(BIN)/python -m benchmarks $(ARGS)
 
 package: $(VENV)/.test
 	rm -rf build dist

@@ -72,6 +72,9 @@ class Follower(NodeClient):
     def __init__(self, url: str, token: str, project_id: str, *, folder: Path, name: str, **options: object) -> None:
         super().__init__(url, token, project_id, json.dumps(options), folder=folder, script="follow.mjs", name=name)
 
+    def __repr__(self) -> str:
+        return f"a follower that is {self.state}, after {self._of('snapshot')}"
+
     def drop(self) -> None:
         """Break its connection; it comes back by itself."""
         self.send_signal(signal.SIGUSR2)

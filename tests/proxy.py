@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import select
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -25,19 +27,22 @@ class Proxy:
 
     Args:
         url: The server's address.
+        delay: Longest time, in seconds, that anything is on its way. Each connection keeps its order; two do not.
 
     Attributes:
         url: The address to connect to instead.
         accepted: How many connections have been made.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, delay: float = 0.0) -> None:
         parts = urlsplit(url)
         assert parts.hostname is not None
         assert parts.port is not None
         self._target = (parts.hostname, parts.port)
         self._pairs: dict[socket.socket, socket.socket] = {}
         self._held: list[socket.socket] = []
+        self._delay = delay
+        self._on_the_way: dict[socket.socket, list[tuple[float, bytes]]] = {}
         self._lock = threading.RLock()
         self._stalled: set[socket.socket] = set()
         self._black_hole = False
@@ -114,6 +119,7 @@ class Proxy:
         for one in self._pairs:
             one.close()
         self._pairs.clear()
+        self._on_the_way.clear()
         self._stalled.clear()
 
     # -- passing on ---------------------------------------------------------------------------------------------
@@ -130,10 +136,11 @@ class Proxy:
             threading.Event().wait(TURN)
             return
         try:
-            ready, _, _ = select.select(watched, [], [], TURN)
+            ready, _, _ = select.select(watched, [], [], 0.002 if self._on_the_way else TURN)
         except (OSError, ValueError):  # closed meanwhile
             return
         with self._lock:
+            self._deliver()
             for one in ready:
                 if one is listener:
                     self._accept(listener)
@@ -162,9 +169,24 @@ class Proxy:
         other = self._pairs[one]
         with contextlib.suppress(OSError):
             data = one.recv(CHUNK)
+            if data and self._delay:
+                due = time.monotonic() + random.uniform(0, self._delay)
+                self._on_the_way.setdefault(other, []).append((due, data))
+                return
             if data:
                 other.sendall(data)
                 return
         for end in (one, other):
             self._pairs.pop(end, None)
+            self._on_the_way.pop(end, None)
             end.close()
+
+    def _deliver(self) -> None:
+        """Pass on what has been on its way for long enough; nothing overtakes what was said before it."""
+        clock = time.monotonic()
+        for other, waiting in list(self._on_the_way.items()):
+            while waiting and waiting[0][0] <= clock:
+                with contextlib.suppress(OSError):
+                    other.sendall(waiting.pop(0)[1])
+            if not waiting:
+                del self._on_the_way[other]

@@ -183,7 +183,7 @@ def test_the_more_there_is_to_send_the_fewer_batches_it_takes(
     monkeypatch.setattr(outbox, "_deliver", laboriously)
     wait_for(lambda: outbox.put(custom("one more")) or len(broker.times) > 4)
     gaps = [later - earlier for earlier, later in itertools.pairwise(broker.times)]
-    assert min(gaps) >= outbox_module.REST_SHARE * 0.005 * 0.9
+    assert min(gaps) >= min(outbox_module.REST_SHARE * 0.005, outbox_module.LONGEST_REST)
 
 
 # -- progress ---------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ realtime = Realtime(
     secret_key=SECRET,
     progress_interval=float(os.environ.get("PROGRESS_INTERVAL", "0.1")),
     wire=os.environ.get("WIRE", "frames"),
+    history_size=int(os.environ.get("HISTORY_SIZE", "1000")),
     lost_after=float(os.environ.get("LOST_AFTER", "30")),
     **({"history_url": None} if os.environ.get("HISTORY") == "off" else {}),
     **({"history_url": os.environ["HISTORY_URL"]} if "HISTORY_URL" in os.environ else {}),
@@ -226,6 +227,18 @@ def chatter(self: Any, updates: int = 1000, lines: int = 10) -> float:
         if number % (updates // lines) == 0:
             self.emit("line", {"number": number})
     return time.perf_counter() - started
+
+
+@celery.task(bind=True)
+def babble(self: Any, count: int, pause: float) -> int:
+    """Say so many things, at a pace."""
+    for number in range(count):
+        if number % 5:
+            self.emit("line", {"number": number})
+        else:
+            self.update_progress(100 * number / count, f"line {number}")
+        time.sleep(pause)  # noqa: TID251
+    return count
 
 
 @celery.task(bind=True)

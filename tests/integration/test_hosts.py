@@ -53,6 +53,7 @@ def test_without_history_events_carry_neither_epoch_nor_offset(launcher: Launche
                 "recovered": False,
                 "jobs": [],
                 "events": [],
+                "jobs_total": 0,
                 "workflows": [],
             }
     assert not {"epoch", "offset"} & set().union(*told)

@@ -1,0 +1,613 @@
+"""Follow a project from Python: every event once and in order, over a client of python-socketio.
+
+The rules are those of the browser's client, ``static/celery-realtime.js``; both are held to the same scenarios.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from celery_realtime.events import (
+    BATCH_EVENT,
+    MARK,
+    PROGRESS_EVENT,
+    RANK_OF_STATUS,
+    RESYNC_EVENT,
+    STATUS_EVENT,
+    TERMINAL_RANK,
+    WORKFLOW_EVENT,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+logger = logging.getLogger(__name__)
+
+ACK_TIMEOUT = 5.0
+GAP_TIMEOUT = 0.25
+CHECK_INTERVAL = 30.0
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 10.0
+MAX_PENDING = 2000
+
+#: Refusals that may be over in a moment.
+PASSING = ("unavailable", "too_many_requests")
+
+_OURS = (STATUS_EVENT, PROGRESS_EVENT, WORKFLOW_EVENT)
+_PROGRESS = ("progress", "message", "current", "total")
+
+Payload = Mapping[str, Any]
+OnEvent = Callable[[str, Any], Any]
+OnChange = Callable[["Feed", str], Any]
+
+
+class Wire(Protocol):
+    """How a feed asks its server."""
+
+    def ask(self, number: int, request: dict[str, Any]) -> None:
+        """Send a request for a subscription; :meth:`Feed.answered` is told of the answer, by the request's number."""
+
+
+class Feed:
+    """What is known of a project, and what has to be done to know more. Does no input or output, and is not locked.
+
+    Args:
+        project_id: The project.
+        wire: Asks the server.
+        on_event: ``(name, data)``, for each event, in order.
+        on_change: ``(feed, reason)``; ``snapshot`` when what was known has been replaced, else ``jobs``,
+            ``workflows`` or ``state``.
+        since: Where to begin, of a :class:`~celery_realtime.handle.JobHandle`.
+        batch: Whether events come as lists.
+        clock: Returns the time in seconds.
+
+    Attributes:
+        state: ``subscribing``, ``subscribed``, ``stale`` or ``refused``.
+        error: What the server refused with, as ``{"code", "message"}``.
+        jobs: The latest state of each job, by its id.
+        workflows: The latest state of each workflow, by the id of its first job.
+        epoch: Of the history; None without one.
+        offset: Up to where everything has been told; None without a history.
+        wakes_at: When :meth:`wake` has to be called, by ``clock``; None for not at all.
+    """
+
+    def __init__(
+        self,
+        project_id: str,
+        wire: Wire,
+        on_event: OnEvent,
+        on_change: OnChange = lambda _feed, _reason: None,
+        *,
+        since: Payload | None = None,
+        batch: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.project_id = project_id
+        self.state = "subscribing"
+        self.error: dict[str, str] | None = None
+        self.epoch: str | None = since["epoch"] if since else None
+        self.offset: int | None = since["offset"] if since else None
+        self._jobs: dict[str, Payload] = {}
+        self._workflows: dict[str, Payload] = {}
+        self.jobs: Mapping[str, Payload] = MappingProxyType(self._jobs)
+        self.workflows: Mapping[str, Payload] = MappingProxyType(self._workflows)
+        self._wire = wire
+        self._on_event = on_event
+        self._on_change = on_change
+        self._batch = batch
+        self._clock = clock
+        self._timers: dict[str, tuple[float, Callable[[], None]]] = {}
+        self._pending: dict[int, tuple[str, Any]] = {}
+        self._early: list[tuple[str, Any, tuple[Any, int] | None]] = []
+        self._asking = 0
+        self._asked = 0
+        self._again = False
+        self._connected = False
+        self._answered = False
+        self._began = False
+        self._closed = False
+        self._pause = 0.0
+        self._heard_at = 0.0
+
+    # -- the connection -----------------------------------------------------------------------------------------
+
+    def connected(self) -> None:
+        """Note that the client has connected."""
+        self._connected = True
+        self._pause = 0.0
+        self._ask()
+
+    def disconnected(self) -> None:
+        """Note that the client has lost its connection."""
+        self._connected = self._answered = False
+        self._asking = 0
+        self._pending.clear()
+        self._timers.clear()
+        if self.state != "refused":
+            self._set_state("stale", self.error)
+
+    def close(self) -> None:
+        """Tell nothing any more."""
+        self._closed = True
+        self._timers.clear()
+
+    # -- time ---------------------------------------------------------------------------------------------------
+
+    @property
+    def wakes_at(self) -> float | None:
+        """When :meth:`wake` has to be called; None for not at all."""
+        return min((at for at, _ in self._timers.values()), default=None)
+
+    def wake(self) -> None:
+        """Do what is due."""
+        clock = self._clock()
+        for name in [name for name, (at, _) in self._timers.items() if at <= clock]:
+            timer = self._timers.pop(name, None)
+            if timer is not None:
+                timer[1]()
+
+    def _after(self, name: str, seconds: float, act: Callable[[], None]) -> None:
+        self._timers[name] = (self._clock() + seconds, act)
+
+    # -- asking -------------------------------------------------------------------------------------------------
+
+    def _ask(self) -> None:
+        if self._closed or not self._connected:
+            return
+        self._again = self._asking > 0
+        if self._again:
+            return
+        for name in ("gap", "retry"):
+            self._timers.pop(name, None)
+        self._asked += 1
+        self._asking = number = self._asked
+        self._early = []
+        since = {} if self.epoch is None else {"since": {"epoch": self.epoch, "offset": self.offset}}
+        self._after("ack", ACK_TIMEOUT, lambda: self.answered(number, None))
+        self._wire.ask(number, {"project_id": self.project_id, **since, **({"batch": True} if self._batch else {})})
+
+    def answered(self, number: int, answer: Any) -> None:
+        """Take the answer to a request; None if none came."""
+        if self._closed or number != self._asking:
+            return
+        self._asking = 0
+        self._timers.pop("ack", None)
+        if not isinstance(answer, dict) or not answer.get("ok"):
+            self._refused(answer.get("error") if isinstance(answer, dict) else None)
+            return
+        self._answered = True
+        self._pause = 0.0
+        self._take(answer)
+        self._set_state("subscribed", None)
+        self._heard_at = self._clock()
+        self._check_later()
+        if self._again:
+            self._ask()
+        elif self._pending:
+            self._wait_for_hole()
+
+    def _refused(self, error: dict[str, str] | None) -> None:
+        passing = error is None or error.get("code") in PASSING
+        self._answered = False
+        self._set_state("stale" if passing else "refused", error)
+        if passing:
+            self._pause = min(max(self._pause * 2, FIRST_PAUSE), LONGEST_PAUSE)
+            self._after("retry", self._pause * random.uniform(0.5, 1.0), self._ask)
+
+    def _check_later(self) -> None:
+        self._after("check", CHECK_INTERVAL * random.uniform(0.75, 1.25), self._check)
+
+    def _check(self) -> None:
+        """Ask whether something was missed: a last event that was lost leaves no hole to see."""
+        if self._answered:
+            quiet = self._clock() - self._heard_at > CHECK_INTERVAL / 2
+            self._ask() if quiet else self._check_later()
+
+    # -- what is told -------------------------------------------------------------------------------------------
+
+    def _take(self, answer: dict[str, Any]) -> None:
+        if answer["recovered"] and answer["epoch"] == self.epoch:
+            first = answer["offset"] - len(answer["events"]) + 1
+            for offset, missed in enumerate(answer["events"], first):
+                self._place(missed["event"], missed["data"], offset)
+            if not self._began:
+                self._load(answer)  # the events began with a handle, which knew no jobs
+        elif answer["epoch"] != self.epoch or not self._began or (answer["offset"] or 0) > (self.offset or 0):
+            self._begin(answer)
+        early, self._early = self._early, []
+        for event in early:
+            self._sort(*event)
+        for offset in [offset for offset in self._pending if offset <= (self.offset or 0)]:
+            del self._pending[offset]
+        self._drain()
+
+    def _begin(self, answer: dict[str, Any]) -> None:
+        if answer["epoch"] != self.epoch:
+            self._pending.clear()
+        self.epoch, self.offset = answer["epoch"], answer["offset"]
+        self._load(answer)
+
+    def _load(self, answer: dict[str, Any]) -> None:
+        self._began = True
+        self._jobs.clear()
+        self._jobs.update((job["job_id"], job) for job in answer["jobs"])
+        self._workflows.clear()
+        self._workflows.update((flow["root_id"], flow) for flow in answer.get("workflows") or ())
+        self._call(self._on_change, self, "snapshot")
+
+    def heard(self, name: str, data: Any) -> None:
+        """Take an event of the client's, whosever it is."""
+        if name != BATCH_EVENT:
+            self._heard_one(name, data, {})
+        elif isinstance(data, list):
+            for item in data:
+                if isinstance(item, dict) and "event" in item:
+                    self._heard_one(item["event"], item.get("data"), item)
+
+    def _heard_one(self, name: str, data: Any, item: dict[str, Any]) -> None:
+        fields = data if isinstance(data, dict) else {}
+        mark = fields if name in (*_OURS, RESYNC_EVENT) else fields.get(MARK) or item
+        if not isinstance(mark, dict) or mark.get("project_id") != self.project_id or fields.get("replayed"):
+            return
+        self._heard_at = self._clock()
+        if name == RESYNC_EVENT:
+            self._ask()
+            return
+        place = (mark.get("epoch"), mark["offset"]) if isinstance(mark.get("offset"), int) else None
+        if self._answered:
+            self._sort(name, data, place)
+        elif self._asking:
+            self._early.append((name, data, place))
+
+    def _sort(self, name: str, data: Any, place: tuple[Any, int] | None) -> None:
+        if place is None:
+            self._deliver(name, data, numbered=False)
+        elif place[0] != self.epoch:
+            self._ask()
+        else:
+            self._place(name, data, place[1])
+
+    def _place(self, name: str, data: Any, offset: int) -> None:
+        reached = self.offset or 0
+        if offset <= reached:
+            return
+        if offset > reached + 1:
+            self._pending[offset] = (name, data)
+            self._wait_for_hole()
+            return
+        self.offset = offset
+        self._deliver(name, data)
+        self._drain()
+
+    def _drain(self) -> None:
+        while self.offset is not None and self.offset + 1 in self._pending:
+            self.offset += 1
+            self._deliver(*self._pending.pop(self.offset))
+        if not self._pending:
+            self._timers.pop("gap", None)
+
+    def _wait_for_hole(self) -> None:
+        if len(self._pending) > MAX_PENDING:
+            self._pending.clear()
+            self._ask()
+        elif "gap" not in self._timers and not self._asking:
+            self._after("gap", GAP_TIMEOUT, self._ask)
+
+    # -- what it means ------------------------------------------------------------------------------------------
+
+    def _deliver(self, name: str, data: Any, *, numbered: bool = True) -> None:
+        if name == WORKFLOW_EVENT:
+            self._workflows[data["root_id"]] = _without_place(data)
+        elif name in _OURS:
+            before = self._jobs.get(data["job_id"])
+            if not numbered and before is not None and _is_old(before, name, data):
+                return
+            reduce = _with_status if name == STATUS_EVENT else _with_progress
+            self._jobs[data["job_id"]] = reduce(before, _without_place(data))
+        self._call(self._on_event, name, data)
+        if name in _OURS:
+            self._call(self._on_change, self, "workflows" if name == WORKFLOW_EVENT else "jobs")
+
+    def _set_state(self, state: str, error: dict[str, str] | None) -> None:
+        if (state, error) != (self.state, self.error):
+            self.state, self.error = state, error
+            self._call(self._on_change, self, "state")
+
+    def _call(self, callback: Callable[..., Any], *args: Any) -> None:
+        """Call the user; a mistake of theirs must not cost them an event."""
+        if not self._closed:
+            try:
+                callback(*args)
+            except Exception:
+                logger.exception("a callback of project %s failed", self.project_id)
+
+
+def _without_place(data: Payload) -> dict[str, Any]:
+    return {name: value for name, value in data.items() if name not in ("epoch", "offset")}
+
+
+def _is_old(job: Payload, name: str, data: Payload) -> bool:
+    """Tell, without offsets, whether more is known of a job than an event tells."""
+    if data["attempt"] != job["attempt"]:
+        return bool(data["attempt"] < job["attempt"])
+    if name == PROGRESS_EVENT:
+        return RANK_OF_STATUS[job["status"]] == TERMINAL_RANK or data["progress"] < (job["progress"] or 0)
+    if job["state"] == "LOST" and data["state"] != "LOST":
+        return bool(data["status"] == "queued")
+    climbs = RANK_OF_STATUS[data["status"]] - RANK_OF_STATUS[job["status"]]
+    return climbs < 0 or (climbs == 0 and (data["status"] != "running" or data.get("worker") == job.get("worker")))
+
+
+def _with_status(job: Payload | None, status: dict[str, Any]) -> dict[str, Any]:
+    same = job is not None and job["attempt"] == status["attempt"]
+    reached = {name: job.get(name) if job is not None and same else None for name in _PROGRESS}
+    stalled = status["status"] == "running" and job is not None and same and bool(job.get("stalled"))
+    return {**status, **reached, "stalled": stalled}
+
+
+def _with_progress(job: Payload | None, update: dict[str, Any]) -> dict[str, Any]:
+    if job is None or job["attempt"] != update["attempt"]:
+        blank = {"event": "status_change", "status": "running", "state": "STARTED", "result": None, "error": None}
+        job = {**(job or {}), **update, **blank}
+    reached = {name: update.get(name) for name in _PROGRESS}
+    return {**job, **reached, "stalled": job["status"] == "running" and bool(update.get("stalled"))}
+
+
+class ProjectSubscription:
+    """Follow a project over a :class:`socketio.Client`, now and after each reconnection.
+
+    Callbacks are called in the client's threads, one at a time.
+
+    Args:
+        client: The client, connected or not.
+        project_id: The project.
+        on_event: ``(name, data)``, for each event, in order, each once.
+        on_change: ``(feed, reason)``, when what is known of the project has changed; see :class:`Feed`.
+        namespace: The Socket.IO namespace.
+        **options: ``since`` and ``batch``; see :class:`Feed`.
+
+    Attributes:
+        feed: What is known: ``state``, ``jobs``, ``workflows``, ``epoch``, ``offset``, ``error``.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        project_id: object,
+        on_event: OnEvent = lambda _name, _data: None,
+        on_change: OnChange = lambda _feed, _reason: None,
+        *,
+        namespace: str = "/",
+        **options: Any,
+    ) -> None:
+        self._client = client
+        self._namespace = namespace
+        self._lock = threading.RLock()
+        self._turn = threading.Condition(self._lock)
+        self._closed = False
+        self.feed = Feed(str(project_id), self, on_event, on_change, **options)
+        _hub(client, namespace).add(self)
+        client.start_background_task(self._keep_time)
+        if namespace in client.namespaces:
+            self.connected()
+
+    def ask(self, number: int, request: dict[str, Any]) -> None:
+        """Send a request; part of :class:`Wire`."""
+        try:
+            self._client.emit(
+                "subscribe_project",
+                request,
+                self._namespace,
+                callback=lambda answer=None: self._answered(number, answer),
+            )
+        except Exception as error:  # the connection ended a moment ago; the next one asks again
+            logger.debug("not asked: %r", error)
+
+    def _answered(self, number: int, answer: Any) -> None:
+        with self._turn:
+            self.feed.answered(number, answer)
+            self._turn.notify()
+
+    def connected(self) -> None:
+        """Note that the client has connected."""
+        with self._turn:
+            self.feed.connected()
+            self._turn.notify()
+
+    def disconnected(self) -> None:
+        """Note that the client has lost its connection."""
+        with self._turn:
+            self.feed.disconnected()
+
+    def heard(self, name: str, data: Any) -> None:
+        """Take an event of the client's."""
+        with self._turn:
+            self.feed.heard(name, data)
+            self._turn.notify()
+
+    def _keep_time(self) -> None:
+        with self._turn:
+            while not self._closed:
+                self.feed.wake()
+                wakes_at = self.feed.wakes_at
+                self._turn.wait(None if wakes_at is None else max(0.0, wakes_at - time.monotonic()))
+
+    def wait_for(self, condition: Callable[[Feed], Any], timeout: float = 30.0) -> bool:
+        """Wait until a condition holds for the feed; returns whether it does.
+
+        Args:
+            condition: Gets the feed.
+            timeout: Longest wait, in seconds.
+        """
+        deadline = time.monotonic() + timeout
+        with self._turn:
+            while not condition(self.feed):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                self._turn.notify()
+                self._turn.wait(min(left, 0.05))
+        return True
+
+    def close(self) -> None:
+        """Leave the project, and call no callback any more."""
+        with self._turn:
+            if self._closed:
+                return
+            self._closed = True
+            self.feed.close()
+            self._turn.notify_all()
+        last = _hub(self._client, self._namespace).remove(self)
+        if last and self._namespace in self._client.namespaces:
+            self._client.emit("unsubscribe_project", {"project_id": self.feed.project_id}, self._namespace)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncProjectSubscription:
+    """Follow a project over a :class:`socketio.AsyncClient`; made inside its event loop.
+
+    Takes the arguments of :class:`ProjectSubscription`, and has its ``feed``. Callbacks are plain functions.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        project_id: object,
+        on_event: OnEvent = lambda _name, _data: None,
+        on_change: OnChange = lambda _feed, _reason: None,
+        *,
+        namespace: str = "/",
+        **options: Any,
+    ) -> None:
+        self._client = client
+        self._namespace = namespace
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closed = False
+        self.feed = Feed(str(project_id), self, on_event, on_change, clock=self._loop.time, **options)
+        _hub(client, namespace).add(self)
+        if namespace in client.namespaces:
+            self.connected()
+
+    def ask(self, number: int, request: dict[str, Any]) -> None:
+        """Send a request; part of :class:`Wire`."""
+        self._start(self._ask(number, request))
+
+    async def _ask(self, number: int, request: dict[str, Any]) -> None:
+        def answered(answer: Any = None) -> None:
+            self.feed.answered(number, answer)
+            self._set_timer()
+
+        try:
+            await self._client.emit("subscribe_project", request, self._namespace, callback=answered)
+        except Exception as error:  # the connection ended a moment ago; the next one asks again
+            logger.debug("not asked: %r", error)
+
+    def _start(self, coroutine: Any) -> None:
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def connected(self) -> None:
+        """Note that the client has connected."""
+        self.feed.connected()
+        self._set_timer()
+
+    def disconnected(self) -> None:
+        """Note that the client has lost its connection."""
+        self.feed.disconnected()
+        self._set_timer()
+
+    def heard(self, name: str, data: Any) -> None:
+        """Take an event of the client's."""
+        self.feed.heard(name, data)
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        wakes_at = self.feed.wakes_at
+        self._timer = None if wakes_at is None else self._loop.call_at(wakes_at, self._wake)
+
+    def _wake(self) -> None:
+        self.feed.wake()
+        self._set_timer()
+
+    async def close(self) -> None:
+        """Leave the project, and call no callback any more."""
+        if self._closed:
+            return
+        self._closed = True
+        self.feed.close()
+        self._set_timer()
+        last = _hub(self._client, self._namespace).remove(self)
+        if last and self._namespace in self._client.namespaces:
+            await self._client.emit("unsubscribe_project", {"project_id": self.feed.project_id}, self._namespace)
+
+
+class _Hub:
+    """Hands on what one namespace of a client hears; handlers that the user has registered go on as they did."""
+
+    def __init__(self, client: Any, namespace: str) -> None:
+        self._namespace = namespace
+        self._subscriptions: list[Any] = []
+        wrap = self._observed_async if asyncio.iscoroutinefunction(client._trigger_event) else self._observed
+        client._trigger_event = wrap(client._trigger_event)
+
+    def _observed(self, trigger: Callable[..., Any]) -> Callable[..., Any]:
+        def observed(event: str, namespace: str | None = None, *args: Any) -> Any:
+            outcome = trigger(event, namespace, *args)
+            self._tell(event, namespace, args)
+            return outcome
+
+        return observed
+
+    def _observed_async(self, trigger: Callable[..., Any]) -> Callable[..., Any]:
+        async def observed(event: str, namespace: str | None = None, *args: Any) -> Any:
+            outcome = await trigger(event, namespace, *args)
+            self._tell(event, namespace, args)
+            return outcome
+
+        return observed
+
+    def _tell(self, event: str, namespace: str | None, args: tuple[Any, ...]) -> None:
+        if (namespace or "/") != self._namespace:
+            return
+        for subscription in list(self._subscriptions):
+            if event in ("connect", "disconnect"):
+                getattr(subscription, f"{event}ed")()
+            else:
+                subscription.heard(event, args[0] if len(args) == 1 else list(args) or None)
+
+    def add(self, subscription: Any) -> None:
+        self._subscriptions.append(subscription)
+
+    def remove(self, subscription: Any) -> bool:
+        """Forget a subscription; returns whether it was the last one of its project."""
+        self._subscriptions.remove(subscription)
+        project_id = subscription.feed.project_id
+        return all(other.feed.project_id != project_id for other in self._subscriptions)
+
+
+_hubs: weakref.WeakKeyDictionary[Any, dict[str, _Hub]] = weakref.WeakKeyDictionary()
+
+
+def _hub(client: Any, namespace: str) -> _Hub:
+    hubs = _hubs.setdefault(client, {})
+    if namespace not in hubs:
+        hubs[namespace] = _Hub(client, namespace)
+    return hubs[namespace]
