@@ -458,7 +458,8 @@ class Outbox:
                     left = deadline - time.monotonic()
                     if left <= 0 or self._thread is None or not self._thread.is_alive():
                         return False
-                    self._idle.wait(min(left, LONGEST_WAIT))
+                    self._relieve_sender()
+                    self._idle.wait(min(left, STUCK if self._queue else LONGEST_WAIT))
         return True
 
     @contextlib.contextmanager

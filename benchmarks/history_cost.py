@@ -1,0 +1,110 @@
+"""What it costs to remember events, and to tell a newcomer where everything stands."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import redis
+
+from benchmarks.figures import Figure, alternate
+from benchmarks.speech import MESSAGE, job, outgoing, realtime
+from benchmarks.stage import Stage
+from celery_realtime.events import Outgoing, outgoing_status, status_change
+
+if TYPE_CHECKING:
+    from celery_realtime.history import History
+
+ROW = "history"
+JOBS = 100
+MANY_JOBS = 100000
+KEPT = 1000
+
+
+def measure(stage: Stage) -> Iterator[Figure]:
+    """Compare with the bare commands of Redis that move the same bytes and decide nothing."""
+    url = stage.redis.fresh_url()
+    history = realtime("memory://", history_url=url).manager.history
+    assert history is not None
+    with redis.Redis.from_url(url) as client:
+        for size in (1, 100):
+            yield _append(stage, history, client, size)
+        for jobs in (10, 100, 1000):
+            yield _read(stage, history, client, jobs)
+        for jobs in (1, 1000, MANY_JOBS) if stage.memory else (1, 1000):
+            yield _memory(history, client, jobs)
+    history.close()
+
+
+def _append(stage: Stage, history: History, client: redis.Redis, size: int) -> Figure:
+    count = stage.count(200) * size if size > 1 else stage.count(2000)
+    numbers = itertools.count()
+
+    def events() -> list[list[Outgoing]]:
+        told = (outgoing(number % JOBS, f"{MESSAGE} {number}") for number in itertools.islice(numbers, count))
+        return [list(batch) for batch in iter(lambda: tuple(itertools.islice(told, size)), ())]
+
+    ours, stock = alternate(
+        stage.rounds,
+        lambda: _time(history.append, events()) / count,
+        lambda: _time(lambda batch: _add(client, batch), events()) / count,
+    )
+    return Figure(ROW, f"store progress, {size} at a time; stock: XADD", "redis", "s", stock, ours)
+
+
+def _time(store: Callable[[list[Outgoing]], Any], batches: list[list[Outgoing]]) -> float:
+    started = time.perf_counter()
+    for batch in batches:
+        assert store(batch)
+    return time.perf_counter() - started
+
+
+def _add(client: redis.Redis, batch: list[Outgoing]) -> object:
+    if len(batch) == 1:
+        return client.xadd("bare", _fields(batch[0]), maxlen=KEPT, approximate=True)
+    with client.pipeline(transaction=False) as pipeline:
+        for event in batch:
+            pipeline.xadd("bare", _fields(event), maxlen=KEPT, approximate=True)
+        return pipeline.execute()
+
+
+def _fields(event: Outgoing) -> Any:
+    return {"e": event.event, "p": event.payload}
+
+
+def _read(stage: Stage, history: History, client: redis.Redis, jobs: int) -> Figure:
+    project = f"read-{jobs}"
+    _fill(history, project, jobs)
+    key = next(key for key in _keys(client, project) if client.type(key) == b"hash" and client.hlen(key) == jobs)
+    times = stage.count(max(10, 2000 // jobs))
+
+    def mean(read: Callable[[], Any]) -> float:
+        started = time.perf_counter()
+        for _ in range(times):
+            assert len(read()) == jobs
+        return (time.perf_counter() - started) / times
+
+    ours, stock = alternate(
+        stage.rounds, lambda: mean(lambda: history.read(project).jobs), lambda: mean(lambda: client.hgetall(key))
+    )
+    return Figure(ROW, f"snapshot of {jobs:,} jobs; stock: HGETALL of the same hash", "redis", "s", stock, ours)
+
+
+def _memory(history: History, client: redis.Redis, jobs: int) -> Figure:
+    project = f"kept-{jobs}"
+    _fill(history, project, jobs)
+    size = sum(client.memory_usage(key, samples=0) or 0 for key in _keys(client, project))
+    return Figure(ROW, f"memory of a project with {jobs:,} running jobs, per job", "redis", "B", (), (size / jobs,))
+
+
+def _fill(history: History, project: str, jobs: int) -> None:
+    for first in range(0, jobs, 50):
+        numbers = range(first, min(first + 50, jobs))
+        started = [outgoing_status(status_change(job(number, project), "STARTED")) for number in numbers]
+        assert history.append(started + [outgoing(number, project=project) for number in numbers])
+
+
+def _keys(client: redis.Redis, project: str) -> list[bytes]:
+    return list(client.scan_iter(f"*{{{project}}}*", count=1000))

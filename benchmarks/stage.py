@@ -1,0 +1,110 @@
+"""The brokers and workers that benchmarks run on: real ones, on loopback, in a temporary folder."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.processes import Worker
+from tests.programs import find
+from tests.services import Broker, RabbitMQServer, RedisServer
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+BROKERS = ("redis", "rabbitmq")
+
+
+class Stage:
+    """What all rows share.
+
+    Redis is the result backend and has the history, also beside RabbitMQ. As a broker it is the same server.
+
+    Args:
+        rounds: How often each side is measured.
+        quick: Do a twentieth of the work, to see that all runs; the figures mean nothing then.
+        brokers: The brokers to measure on; one that is not installed is left out.
+        memory: Also fill a project with 100,000 jobs.
+        redis: A running Redis server; default: one of its own.
+    """
+
+    def __init__(
+        self,
+        *,
+        rounds: int = 5,
+        quick: bool = False,
+        brokers: tuple[str, ...] = BROKERS,
+        memory: bool = False,
+        redis: RedisServer | None = None,
+    ) -> None:
+        self.rounds = rounds
+        self.quick = quick
+        self.memory = memory
+        self.brokers = tuple(name for name in brokers if find(name))
+        for name in set(brokers) - set(self.brokers):
+            print(f"{name} is not installed: its lines are missing", file=sys.stderr)
+        self._stack = contextlib.ExitStack()
+        self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+        self._redis = redis
+        self._rabbitmq: RabbitMQServer | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def count(self, full: int) -> int:
+        """Return how much of something is done: all of it, or little when it has to be quick."""
+        return max(full // 20, 5) if self.quick else full
+
+    @property
+    def redis(self) -> RedisServer:
+        """The Redis server."""
+        if self._redis is None:
+            self._redis = RedisServer(self._folder / "redis").start()
+            self._stack.callback(self._redis.stop)
+        return self._redis
+
+    @property
+    def rabbitmq(self) -> RabbitMQServer:
+        """The RabbitMQ node."""
+        if self._rabbitmq is None:
+            self._rabbitmq = RabbitMQServer(self._folder / "rabbitmq").start()
+            self._stack.callback(self._rabbitmq.stop)
+        return self._rabbitmq
+
+    def broker(self, name: str) -> Broker:
+        """Return an empty broker, with an empty result backend."""
+        server = self.redis if name == "redis" else self.rabbitmq
+        return Broker(name, server, server.fresh_url(), self.redis, self.redis.fresh_url())
+
+    @contextlib.contextmanager
+    def worker(
+        self, broker: Broker, *, pool: str = "prefork", concurrency: int = 2, queue: str = "celery", **env: str
+    ) -> Iterator[Worker]:
+        """Run a worker of ``benchmarks.app`` meanwhile.
+
+        Args:
+            broker: The broker.
+            pool: The worker's pool.
+            concurrency: Tasks at a time.
+            queue: The queue that it consumes from the start.
+            **env: What ``benchmarks.app`` is told.
+        """
+        worker = Worker(
+            "benchmarks.app",
+            folder=self._folder,
+            pool=pool,
+            concurrency=concurrency,
+            env={**broker.env, **env},
+            options=["--queues", queue],
+        )
+        try:
+            yield worker.start()
+        finally:
+            worker.stop()
