@@ -30,7 +30,7 @@ demo: $(VENV)/.demo
 	@exec $(BIN)/python -m example_project.demo $(ARGS)
 
 test: services lint
-	$(BIN)/python -m pytest --ignore tests/matrix --ignore tests/chaos $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/matrix --ignore tests/chaos $(ARGS)
 
 services: $(VENV)/.test
 	$(BIN)/python -m tests.tools.install_services

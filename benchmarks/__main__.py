@@ -8,14 +8,15 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks import history_cost, latency, listener, sender, task_cost, throughput
+from benchmarks import history_cost, kill_window, latency, listener, sender, task_cost, throughput
 from benchmarks.figures import HEADER, Figure
 from benchmarks.stage import BROKERS, Stage
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 
 ROWS: dict[str, Callable[[Stage], Iterator[Figure]]] = {
-    module.ROW: module.measure for module in (task_cost, throughput, sender, listener, latency, history_cost)
+    module.ROW: module.measure
+    for module in (task_cost, throughput, sender, listener, latency, history_cost, kill_window)
 }
 
 

@@ -84,3 +84,13 @@ def noop() -> None:
 @app.task
 def noop_kept() -> None:
     """Do nothing, and keep the result."""
+
+
+@app.task(bind=True)
+def confess(self: Any, path: str) -> None:
+    """Say something every two milliseconds, and write down when it was said: until the process is killed."""
+    ledger = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    for number in range(15000):
+        self.emit("line", {"number": number})
+        os.write(ledger, f"{os.getpid()} {time.monotonic()}\n".encode())
+        time.sleep(0.002)

@@ -13,7 +13,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from celery_realtime.events import (
     BATCH_EVENT,
@@ -36,7 +36,7 @@ GAP_TIMEOUT = 0.25
 CHECK_INTERVAL = 30.0
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 10.0
-MAX_PENDING = 2000
+MAX_WAITING = 2000
 
 #: Refusals that may be over in a moment.
 PASSING = ("unavailable", "too_many_requests")
@@ -47,6 +47,15 @@ _PROGRESS = ("progress", "message", "current", "total")
 Payload = Mapping[str, Any]
 OnEvent = Callable[[str, Any], Any]
 OnChange = Callable[["Feed", str], Any]
+
+
+class Item(NamedTuple):
+    """An event, and where in its history it is."""
+
+    event: str
+    data: Any
+    epoch: Any
+    offset: Any
 
 
 class Wire(Protocol):
@@ -67,6 +76,7 @@ class Feed:
             ``workflows`` or ``state``.
         since: Where to begin, of a :class:`~celery_realtime.handle.JobHandle`.
         batch: Whether events come as lists.
+        max_jobs: Beyond so many, jobs and workflows that are over are forgotten, the oldest first.
         clock: Returns the time in seconds.
 
     Attributes:
@@ -76,7 +86,6 @@ class Feed:
         workflows: The latest state of each workflow, by the id of its first job.
         epoch: Of the history; None without one.
         offset: Up to where everything has been told; None without a history.
-        wakes_at: When :meth:`wake` has to be called, by ``clock``; None for not at all.
     """
 
     def __init__(
@@ -88,6 +97,7 @@ class Feed:
         *,
         since: Payload | None = None,
         batch: bool = False,
+        max_jobs: int = 2000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.project_id = project_id
@@ -103,47 +113,55 @@ class Feed:
         self._on_event = on_event
         self._on_change = on_change
         self._batch = batch
+        self._max_jobs = max_jobs
         self._clock = clock
         self._timers: dict[str, tuple[float, Callable[[], None]]] = {}
-        self._pending: dict[int, tuple[str, Any]] = {}
-        self._early: list[tuple[str, Any, tuple[Any, int] | None]] = []
-        self._asking = 0
+        #: Events above a hole, by their offset.
+        self._waiting: dict[int, Item] = {}
+        #: Events that the next answer says what to do with.
+        self._early: list[Item] = []
+        #: Epochs that have been asked about, or are over.
+        self._strange: set[str | None] = set()
         self._asked = 0
         self._again = False
         self._connected = False
-        self._answered = False
         self._began = False
         self._closed = False
-        self._pause = 0.0
         self._heard_at = 0.0
+        self._reset()
+
+    def _reset(self) -> None:
+        #: The number of the request that is under way.
+        self._asking: int | None = None
+        #: There has been an answer on this connection, and all is well.
+        self._live = False
+        self._pause = 0.0
+        self._timers.clear()
 
     # -- the connection -----------------------------------------------------------------------------------------
 
     def connected(self) -> None:
         """Note that the client has connected."""
         self._connected = True
-        self._pause = 0.0
         self._ask()
 
     def disconnected(self) -> None:
         """Note that the client has lost its connection."""
-        self._connected = self._answered = False
-        self._asking = 0
-        self._pending.clear()
-        self._timers.clear()
+        self._connected = False
+        self._reset()
         if self.state != "refused":
             self._set_state("stale", self.error)
 
     def close(self) -> None:
         """Tell nothing any more."""
         self._closed = True
-        self._timers.clear()
+        self._reset()
 
     # -- time ---------------------------------------------------------------------------------------------------
 
     @property
     def wakes_at(self) -> float | None:
-        """When :meth:`wake` has to be called; None for not at all."""
+        """When :meth:`wake` has to be called, by ``clock``; None for not at all."""
         return min((at for at, _ in self._timers.values()), default=None)
 
     def wake(self) -> None:
@@ -157,83 +175,87 @@ class Feed:
     def _after(self, name: str, seconds: float, act: Callable[[], None]) -> None:
         self._timers[name] = (self._clock() + seconds, act)
 
+    def _check(self) -> None:
+        """Ask whether something was missed: a last event that was lost leaves no hole to see."""
+        if not self._live or self._asking:
+            return
+        if self._clock() - self._heard_at > CHECK_INTERVAL / 2:
+            self._ask()
+        else:
+            self._after("check", CHECK_INTERVAL * random.uniform(0.75, 1.25), self._check)
+
     # -- asking -------------------------------------------------------------------------------------------------
 
     def _ask(self) -> None:
         if self._closed or not self._connected:
             return
-        self._again = self._asking > 0
-        if self._again:
-            return
-        for name in ("gap", "retry"):
-            self._timers.pop(name, None)
+        self._timers.clear()
         self._asked += 1
         self._asking = number = self._asked
-        self._early = []
+        self._again = False
         since = {} if self.epoch is None else {"since": {"epoch": self.epoch, "offset": self.offset}}
         self._after("ack", ACK_TIMEOUT, lambda: self.answered(number, None))
         self._wire.ask(number, {"project_id": self.project_id, **since, **({"batch": True} if self._batch else {})})
 
+    def _ask_again(self) -> None:
+        """Ask; one that is not subscribed asks anyway, or there is no use in it."""
+        if self._asking:
+            self._again = True
+        elif self._live:
+            self._ask()
+
     def answered(self, number: int, answer: Any) -> None:
         """Take the answer to a request; None if none came."""
-        if self._closed or number != self._asking:
+        if number != self._asking:
             return
-        self._asking = 0
-        self._timers.pop("ack", None)
+        self._asking = None
         if not isinstance(answer, dict) or not answer.get("ok"):
             self._refused(answer.get("error") if isinstance(answer, dict) else None)
             return
-        self._answered = True
+        self._timers.clear()
+        self._live = True
         self._pause = 0.0
-        self._take(answer)
-        self._set_state("subscribed", None)
         self._heard_at = self._clock()
-        self._check_later()
+        self._take(answer)
+        if not self._live:
+            return  # a callback has ended it
+        self._set_state("subscribed", None)
+        self._check()
+        self._wait_for_hole()
         if self._again:
-            self._ask()
-        elif self._pending:
-            self._wait_for_hole()
+            self._ask_again()
+
+    def refused(self, error: dict[str, str]) -> None:
+        """Note that the server has refused the connection, or the subscription, with a code."""
+        self._refused(error)
 
     def _refused(self, error: dict[str, str] | None) -> None:
         passing = error is None or error.get("code") in PASSING
-        self._answered = False
-        self._set_state("stale" if passing else "refused", error)
+        self._live = False
+        self._timers.clear()
+        self._pause = min(self._pause * 2 or FIRST_PAUSE, LONGEST_PAUSE)
         if passing:
-            self._pause = min(max(self._pause * 2, FIRST_PAUSE), LONGEST_PAUSE)
             self._after("retry", self._pause * random.uniform(0.5, 1.0), self._ask)
-
-    def _check_later(self) -> None:
-        self._after("check", CHECK_INTERVAL * random.uniform(0.75, 1.25), self._check)
-
-    def _check(self) -> None:
-        """Ask whether something was missed: a last event that was lost leaves no hole to see."""
-        if self._answered:
-            quiet = self._clock() - self._heard_at > CHECK_INTERVAL / 2
-            self._ask() if quiet else self._check_later()
+        self._set_state("stale" if passing else "refused", error)
 
     # -- what is told -------------------------------------------------------------------------------------------
 
     def _take(self, answer: dict[str, Any]) -> None:
-        if answer["recovered"] and answer["epoch"] == self.epoch:
-            first = answer["offset"] - len(answer["events"]) + 1
-            for offset, missed in enumerate(answer["events"], first):
-                self._place(missed["event"], missed["data"], offset)
+        epoch, offset, events = answer["epoch"], answer["offset"], answer["events"]
+        if answer["recovered"] and epoch == self.epoch:
+            for place, missed in enumerate(events, offset - len(events) + 1):
+                self._place(Item(missed["event"], missed["data"], epoch, place))
             if not self._began:
                 self._load(answer)  # the events began with a handle, which knew no jobs
-        elif answer["epoch"] != self.epoch or not self._began or (answer["offset"] or 0) > (self.offset or 0):
-            self._begin(answer)
+        elif not self._began or epoch != self.epoch or (offset or 0) > (self.offset or 0):
+            self._early += self._waiting.values()
+            self._waiting.clear()
+            self._strange.add(self.epoch)
+            self.epoch, self.offset = epoch, offset
+            self._load(answer)
         early, self._early = self._early, []
-        for event in early:
-            self._sort(*event)
-        for offset in [offset for offset in self._pending if offset <= (self.offset or 0)]:
-            del self._pending[offset]
-        self._drain()
-
-    def _begin(self, answer: dict[str, Any]) -> None:
-        if answer["epoch"] != self.epoch:
-            self._pending.clear()
-        self.epoch, self.offset = answer["epoch"], answer["offset"]
-        self._load(answer)
+        for item in early:
+            self._sort(item)
 
     def _load(self, answer: dict[str, Any]) -> None:
         self._began = True
@@ -246,75 +268,79 @@ class Feed:
     def heard(self, name: str, data: Any) -> None:
         """Take an event of the client's, whosever it is."""
         if name != BATCH_EVENT:
-            self._heard_one(name, data, {})
+            self._heard({"event": name, "data": data}, {})
         elif isinstance(data, list):
             for item in data:
                 if isinstance(item, dict) and "event" in item:
-                    self._heard_one(item["event"], item.get("data"), item)
+                    self._heard(item, item)
 
-    def _heard_one(self, name: str, data: Any, item: dict[str, Any]) -> None:
+    def _heard(self, told: dict[str, Any], beside: dict[str, Any]) -> None:
+        name, data = told["event"], told.get("data")
         fields = data if isinstance(data, dict) else {}
-        mark = fields if name in (*_OURS, RESYNC_EVENT) else fields.get(MARK) or item
-        if not isinstance(mark, dict) or mark.get("project_id") != self.project_id or fields.get("replayed"):
+        mark = fields if name in (*_OURS, RESYNC_EVENT) else fields.get(MARK) or beside
+        if not isinstance(mark, dict) or mark.get("project_id") != self.project_id or mark.get("replayed"):
             return
-        self._heard_at = self._clock()
         if name == RESYNC_EVENT:
-            self._ask()
-            return
-        place = (mark.get("epoch"), mark["offset"]) if isinstance(mark.get("offset"), int) else None
-        if self._answered:
-            self._sort(name, data, place)
-        elif self._asking:
-            self._early.append((name, data, place))
-
-    def _sort(self, name: str, data: Any, place: tuple[Any, int] | None) -> None:
-        if place is None:
-            self._deliver(name, data, numbered=False)
-        elif place[0] != self.epoch:
-            self._ask()
+            self._ask_again()
         else:
-            self._place(name, data, place[1])
+            self._sort(Item(name, data, mark.get("epoch"), mark.get("offset")))
 
-    def _place(self, name: str, data: Any, offset: int) -> None:
-        reached = self.offset or 0
-        if offset <= reached:
-            return
-        if offset > reached + 1:
-            self._pending[offset] = (name, data)
-            self._wait_for_hole()
-            return
-        self.offset = offset
-        self._deliver(name, data)
-        self._drain()
+    def _sort(self, item: Item) -> None:
+        numbered = isinstance(item.offset, int)
+        foreign = numbered and item.epoch != self.epoch
+        if not foreign:
+            self._heard_at = self._clock()
+        if not self._began or (foreign and self._asking):
+            self._early.append(item)
+            del self._early[:-MAX_WAITING]
+        elif numbered and not foreign:
+            self._place(item)
+        else:
+            if foreign and item.epoch not in self._strange:
+                self._ask_again()
+            if foreign:
+                self._strange.add(item.epoch)
+            if not numbered or self.epoch is None:
+                self._deliver(item, numbered=False)
 
-    def _drain(self) -> None:
-        while self.offset is not None and self.offset + 1 in self._pending:
+    def _place(self, item: Item) -> None:
+        if item.offset <= (self.offset or 0):
+            return
+        self._waiting[item.offset] = item
+        while self.offset is not None and self.offset + 1 in self._waiting:
             self.offset += 1
-            self._deliver(*self._pending.pop(self.offset))
-        if not self._pending:
-            self._timers.pop("gap", None)
+            self._timers.pop("gap", None)  # the next hole has its own time
+            self._deliver(self._waiting.pop(self.offset))
+        self._wait_for_hole()
 
     def _wait_for_hole(self) -> None:
-        if len(self._pending) > MAX_PENDING:
-            self._pending.clear()
-            self._ask()
-        elif "gap" not in self._timers and not self._asking:
+        if len(self._waiting) > MAX_WAITING:
+            self._waiting.clear()
+            self._ask_again()
+        elif self._waiting and self._live and not self._asking and "gap" not in self._timers:
             self._after("gap", GAP_TIMEOUT, self._ask)
 
     # -- what it means ------------------------------------------------------------------------------------------
 
-    def _deliver(self, name: str, data: Any, *, numbered: bool = True) -> None:
-        if name == WORKFLOW_EVENT:
-            self._workflows[data["root_id"]] = _without_place(data)
-        elif name in _OURS:
-            before = self._jobs.get(data["job_id"])
-            if not numbered and before is not None and _is_old(before, name, data):
-                return
-            reduce = _with_status if name == STATUS_EVENT else _with_progress
-            self._jobs[data["job_id"]] = reduce(before, _without_place(data))
+    def _deliver(self, item: Item, *, numbered: bool = True) -> None:
+        name, data = item.event, item.data
+        if name not in _OURS:
+            self._call(self._on_event, name, data)
+            return
+        entries, key = (self._workflows, "root_id") if name == WORKFLOW_EVENT else (self._jobs, "job_id")
+        before = entries.get(data[key])
+        if not numbered and before is not None and _is_old(before, name, data):
+            return
+        entries[data[key]] = _merge(before, name, _without_place(data))
+        self._forget_beyond(entries, data[key])
         self._call(self._on_event, name, data)
-        if name in _OURS:
-            self._call(self._on_change, self, "workflows" if name == WORKFLOW_EVENT else "jobs")
+        self._call(self._on_change, self, "workflows" if name == WORKFLOW_EVENT else "jobs")
+
+    def _forget_beyond(self, entries: dict[str, Payload], but: str) -> None:
+        if len(entries) > self._max_jobs:
+            over = next((key for key, one in entries.items() if key != but and _is_over(one)), None)
+            if over is not None:
+                del entries[over]
 
     def _set_state(self, state: str, error: dict[str, str] | None) -> None:
         if (state, error) != (self.state, self.error):
@@ -330,12 +356,26 @@ class Feed:
                 logger.exception("a callback of project %s failed", self.project_id)
 
 
+def _merge(before: Payload | None, name: str, told: dict[str, Any]) -> dict[str, Any]:
+    if name == WORKFLOW_EVENT:
+        return {field: value for field, value in told.items() if field not in ("event", "timestamp")}
+    return _with_status(before, told) if name == STATUS_EVENT else _with_progress(before, told)
+
+
+def _is_over(entry: Payload) -> bool:
+    if "status" in entry:
+        return RANK_OF_STATUS[entry["status"]] == TERMINAL_RANK
+    return bool(entry["queued"] + entry["running"] == 0)
+
+
 def _without_place(data: Payload) -> dict[str, Any]:
     return {name: value for name, value in data.items() if name not in ("epoch", "offset")}
 
 
 def _is_old(job: Payload, name: str, data: Payload) -> bool:
     """Tell, without offsets, whether more is known of a job than an event tells."""
+    if name == WORKFLOW_EVENT:
+        return False
     if data["attempt"] != job["attempt"]:
         return bool(data["attempt"] < job["attempt"])
     if name == PROGRESS_EVENT:
@@ -372,7 +412,7 @@ class ProjectSubscription:
         on_event: ``(name, data)``, for each event, in order, each once.
         on_change: ``(feed, reason)``, when what is known of the project has changed; see :class:`Feed`.
         namespace: The Socket.IO namespace.
-        **options: ``since`` and ``batch``; see :class:`Feed`.
+        **options: ``since``, ``batch`` and ``max_jobs``; see :class:`Feed`.
 
     Attributes:
         feed: What is known: ``state``, ``jobs``, ``workflows``, ``epoch``, ``offset``, ``error``.

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 CLIENT = Path(__file__).parent / "client"
+NPM_PACKAGES = ("socket.io-client", "typescript")
 
 RABBITMQ_PATHS = (
     # On Debian the one on PATH is a wrapper that changes the user and refuses any but its own.
@@ -78,7 +79,11 @@ def find_npm() -> str | None:
 
 
 def find_socketio_client() -> str | None:
-    package = CLIENT / "node_modules" / "socket.io-client"
+    return _npm_package("socket.io-client")
+
+
+def _npm_package(name: str) -> str | None:
+    package = CLIENT / "node_modules" / name
     return str(package) if find_node() and package.is_dir() else None
 
 
@@ -98,14 +103,14 @@ def missing() -> dict[str, Program]:
 
 @functools.cache
 def find(name: str) -> str | None:
-    return find_socketio_client() if name == "socket.io-client" else PROGRAMS[name].find()
+    return _npm_package(name) if name in NPM_PACKAGES else PROGRAMS[name].find()
 
 
 def require(name: str) -> str:
     """Return the path of a program, or skip the test; with ``CI`` set, fail it.
 
     Args:
-        name: A key of ``PROGRAMS``, or ``socket.io-client`` for the npm packages of ``tests/client``.
+        name: A key of ``PROGRAMS``, or one of the npm packages of ``tests/client``.
     """
     path = find(name)
     if path:

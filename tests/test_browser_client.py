@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 
 from tests.processes import ROOT
-from tests.programs import require
+from tests.programs import CLIENT, require
 
 STATIC = ROOT / "celery_realtime" / "static"
-LARGEST = 12_000
+SOURCE = STATIC / "celery-realtime.js"
+TYPES = STATIC / "celery-realtime.d.ts"
+LARGEST = 12 * 1024
 
 
-def test_it_does_what_the_scenarios_say_and_survives_whatever_happens_on_the_way() -> None:
+def run_node(*arguments: str) -> None:
     done = subprocess.run(
-        [require("node"), "--test", str(ROOT / "tests" / "client" / "celery-realtime.test.mjs")],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
+        [require("node"), *arguments], capture_output=True, text=True, timeout=100, check=False, cwd=CLIENT
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_it_does_what_the_scenarios_say_and_survives_whatever_happens_on_the_way() -> None:
+    run_node("--test", str(CLIENT / "celery-realtime.test.mjs"))
+
+
 def test_it_is_small_and_needs_nothing() -> None:
-    source = (STATIC / "celery-realtime.js").read_bytes()
+    source = SOURCE.read_bytes()
     assert len(source) < LARGEST
     assert b"import " not in source
+
+
+def test_a_page_in_typescript_compiles_and_its_mistakes_do_not() -> None:
+    run_node(f"{require('typescript')}/bin/tsc", "--project", str(CLIENT))
+
+
+def test_the_types_and_the_page_have_every_option_with_its_default() -> None:
+    defaults = re.search(r"DEFAULTS = \{(.*?)\}", SOURCE.read_text(), re.DOTALL)
+    assert defaults is not None
+    options = {name: int(number) for name, number in re.findall(r"(\w+): (\d+)", defaults[1])}
+    types = re.findall(r"; (\d+)\.[^*]*\*/\s+(\w+)\?: number;", TYPES.read_text())
+    assert {name: int(number) for number, name in types} == options
+    page = re.findall(r"^\| `(\w+)` \| `(\d+)` \|", (ROOT / "docs" / "browser.md").read_text(), re.MULTILINE)
+    assert {name: int(number) for name, number in page} == options

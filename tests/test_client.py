@@ -88,6 +88,11 @@ class Run:
         if self.online:
             self.feed.heard(*value)
 
+    def step_burst(self, value: Any) -> None:
+        for n in range(value[0], value[1] + 1):
+            mark = {"job_id": None, "project_id": "p", "epoch": "e", "offset": n}
+            self.step_event(["step", {"n": n, "_realtime": mark}])
+
     def step_wait(self, value: Any) -> None:
         self.wait(value)
 

@@ -1,4 +1,4 @@
-/** Follow every job of a project over a socket of socket.io-client (v4), live and without gaps. */
+/** Follow every job of a project over a socket of socket.io-client (v4): each event once, and in order. */
 
 export type Status = "queued" | "running" | "success" | "error";
 
@@ -68,8 +68,11 @@ export interface Workflow {
   readonly progress: number;
 }
 
+export type RefusalCode = "unauthorized" | "forbidden" | "bad_request" | "too_many_requests" | "unavailable";
+
+/** Why a subscription is refused, or the connection is; your own server may have further codes for the latter. */
 export interface RealtimeError {
-  readonly code: "unauthorized" | "forbidden" | "bad_request" | "too_many_requests" | "unavailable";
+  readonly code: RefusalCode | (string & {});
   readonly message: string;
 }
 
@@ -110,7 +113,7 @@ export interface Options {
   onStatus?(status: StatusChange, project: ProjectSubscription): void;
   onProgress?(update: ProgressUpdate, project: ProjectSubscription): void;
   onWorkflow?(workflow: Workflow, project: ProjectSubscription): void;
-  /** An event of your own, under its own name. */
+  /** An event of your own, under its own name; `data._realtime` says which job it is of, if it is an object. */
   onEvent?(name: string, data: any, project: ProjectSubscription): void;
   /** After every change; more often than `onStatus` and the others, which are called for events only. */
   onChange?(project: ProjectSubscription, change: Change): void;
@@ -128,13 +131,15 @@ export interface Options {
   firstPause?: number;
   /** Longest time between two retries, in milliseconds; 10000. */
   longestPause?: number;
+  /** Jobs beyond which those that have ended are forgotten, the oldest first; 2000. Workflows likewise. */
+  maxJobs?: number;
 }
 
 /** The part of a socket.io-client `Socket` that is used. */
 export interface SocketLike {
   readonly connected: boolean;
+  readonly id?: string;
   on(event: string, listener: (...args: any[]) => void): this;
-  once(event: string, listener: (...args: any[]) => void): this;
   off(event: string, listener: (...args: any[]) => void): this;
   onAny(listener: (event: string, ...args: any[]) => void): this;
   offAny(listener: (event: string, ...args: any[]) => void): this;

@@ -1,16 +1,19 @@
-// Follow every job of a project over a socket of socket.io-client (v4), live and without gaps.
-// The server numbers its events: 1, 2, 3, ... within an epoch. They are passed on in that order, each once. Events
-// of many workers overtake each other: a hole is given a moment to fill, and then asked for.
+// Follow every job of a project over a socket of socket.io-client (v4): each event once, and in order.
+// Events are numbered 1, 2, 3, ... within an epoch. Those of many workers overtake each other, so a hole is given a
+// moment to fill, and then asked for.
 
-const PASSING = ["unavailable", "too_many_requests"]; // over in a moment, perhaps
 const RANK = { queued: 0, running: 1, success: 2, error: 2 };
-const PROGRESS = ["progress", "message", "current", "total"];
-const OURS = { __proto__: null, agent_status: "onStatus", agent_progress: "onProgress", agent_workflow: "onWorkflow" };
-const WAKE_UPS = ["visibilitychange", "online", "pageshow"];
-const TIMES = { ackTimeout: 5000, gapTimeout: 250, checkInterval: 30000, firstPause: 500, longestPause: 10000 }; // ms
-const DEFAULTS = { ...TIMES, maxJobs: 2000 };
+const OURS = {
+  __proto__: null,
+  agent_status: ["onStatus", "jobs", "job_id", withStatus],
+  agent_progress: ["onProgress", "jobs", "job_id", withProgress],
+  agent_workflow: ["onWorkflow", "workflows", "root_id", (_, { event, timestamp, ...flow }) => flow],
+  agent_resync: [],
+};
 const MAX_WAITING = 2000;
-const LONGEST_TIMER = 2 ** 31 - 1;
+const DEFAULTS = {
+  ackTimeout: 5000, gapTimeout: 250, checkInterval: 30000, firstPause: 500, longestPause: 10000, maxJobs: 2000,
+};
 
 const shares = new WeakMap(); // socket -> project -> the subscriptions that share its room
 
@@ -19,25 +22,24 @@ export function subscribeProject(socket, projectId, options = {}) {
 }
 
 class ProjectSubscription {
+  _snapshot = Object.freeze({ state: "subscribing", error: null, jobs: new Map(), workflows: new Map(), jobsTotal: 0 });
+  _unseen = new Set(); // maps that nobody else has: they may change
+  _listeners = new Set();
+  _timers = {};
+  _waiting = new Map(); // offset -> an event above a hole
+  _early = []; // events that the next answer says what to do with
+  _strange = new Set(); // epochs that have been asked about, or are over
+
   constructor(socket, projectId, options) {
     this.projectId = projectId;
     this.epoch = options.since?.epoch ?? null;
     this.offset = options.since?.offset ?? null;
     this._options = { ...options };
     for (const name in DEFAULTS) this._options[name] ??= DEFAULTS[name];
-    this._listeners = new Set();
-    this._timers = {};
-    this._waiting = new Map(); // offset -> an event above a hole
-    this._early = []; // events that the next answer says what to do with
-    this._strange = new Set(); // epochs that have been asked about, or are over
-    this._began = false; // there has been an answer
-    this._reset();
-    this._unseen = new Set(); // maps that nobody else has: they may change
-    const empty = { jobs: new Map(), workflows: new Map(), jobsTotal: 0 };
-    this._snapshot = Object.freeze({ state: "subscribing", error: null, ...empty });
     this._socket = socket;
     this._share = shareOf(socket, projectId);
     this._share.users.add(this);
+    this._reset();
     this._listen("on", "onAny", "addEventListener");
     if (socket.connected) this._ask();
   }
@@ -80,15 +82,14 @@ class ProjectSubscription {
 
   _listen(on, onAny, add) {
     for (const name in this._handlers) this._socket[on](name, this._handlers[name]);
-    this._socket[onAny](this._heard);
-    for (const name of WAKE_UPS) globalThis[add]?.(name, this._check);
+    this._socket[onAny](this._listener);
+    for (const name of ["visibilitychange", "online", "pageshow"]) globalThis[add]?.(name, this._check);
   }
 
   _reset() {
     this._asking = null; // the request that is under way
     this._live = false; // there has been an answer on this connection, and all is well
     this._pause = 0;
-    this._waiting.clear();
     this._clear();
   }
 
@@ -103,10 +104,10 @@ class ProjectSubscription {
   // -- asking
 
   _ask() {
-    if (!this._socket.connected) return;
+    if (this._closed || !this._socket.connected) return;
     this._clear();
     const { ackTimeout, batch } = this._options;
-    if (this._share.leaves(this._socket)) return this._after("retry", ackTimeout, () => this._share.left());
+    if (this._share.leaving?.id === this._socket.id) return this._after("retry", ackTimeout, () => this._share.left());
     const request = (this._asking = { project_id: this.projectId });
     this._again = false;
     if (this.epoch !== null) request.since = { epoch: this.epoch, offset: this.offset };
@@ -131,17 +132,17 @@ class ProjectSubscription {
     this._heardAt = Date.now();
     this._take(answer);
     if (!this._live) return; // a callback has ended it
-    this._set({ state: "subscribed", error: null });
+    if (this.state !== "subscribed") this._set({ state: "subscribed", error: null });
     this._check();
     this._waitForHole();
     if (this._again) this._askAgain();
   }
 
   _refused(error) {
-    const passing = !error || PASSING.includes(error.code);
+    const passing = !error || ["unavailable", "too_many_requests"].includes(error.code);
     this._live = false;
     this._clear();
-    this._pause = Math.min(Math.max(this._pause * 2, this._options.firstPause), this._options.longestPause);
+    this._pause = Math.min(this._pause * 2 || this._options.firstPause, this._options.longestPause);
     if (passing) this._after("retry", this._pause * (0.5 + Math.random() / 2), () => this._ask());
     this._set({ state: passing ? "stale" : "refused", error });
     for (const one of this._share.users) one._askAgain(); // the socket may be out of the room
@@ -155,71 +156,57 @@ class ProjectSubscription {
       events.forEach((item, index) => this._place({ ...item, offset: offset - events.length + 1 + index }));
       if (!this._began) this._load(answer); // the events began with a handle
     } else if (!this._began || epoch !== this.epoch || offset > this.offset) {
-      if (epoch !== this.epoch) this._waiting.clear();
+      this._early.push(...this._waiting.values());
+      this._waiting.clear();
       this._strange.add(this.epoch);
       Object.assign(this, { epoch, offset });
       this._load(answer);
     }
     for (const item of this._early.splice(0)) this._sort(item);
-    for (const place of this._waiting.keys()) if (place <= this.offset) this._waiting.delete(place);
-    this._drain();
   }
 
   _load(answer) {
     this._began = true;
-    const jobs = new Map(answer.jobs.map((job) => [job.job_id, Object.freeze(job)]));
-    const workflows = new Map((answer.workflows ?? []).map((flow) => [flow.root_id, Object.freeze(flow)]));
+    const jobs = byId(answer.jobs, "job_id");
+    const workflows = byId(answer.workflows ?? [], "root_id");
     this._set({ jobs, workflows, jobsTotal: answer.jobs_total ?? jobs.size }, { reason: "snapshot", recovered: false });
   }
 
-  _heard = (event, data) => {
-    if (event !== "agent_batch") this._heardOne({ event, data });
-    else if (Array.isArray(data)) for (const item of data) this._heardOne(item);
-  };
+  _listener = (event, data) => this._heard({ event, data });
 
-  _heardOne(item) {
+  _heard(item) {
     const { event, data } = item;
-    const resync = event === "agent_resync";
-    const mark = OURS[event] || resync ? data : data?._realtime ?? item;
+    if (event === "agent_batch") return data.forEach((one) => this._heard(one));
+    const mark = OURS[event] ? data : data?._realtime ?? item;
     if (mark?.project_id !== this.projectId || mark.replayed) return;
-    this._heardAt = Date.now();
-    if (resync) this._askAgain();
+    if (event === "agent_resync") this._askAgain();
     else this._sort({ event, data, epoch: mark.epoch, offset: mark.offset });
   }
 
   _sort(item) {
-    const numbered = Number.isInteger(item.offset);
-    const foreign = numbered && item.epoch !== this.epoch;
+    const { epoch, offset } = item;
+    const numbered = Number.isInteger(offset);
+    const foreign = numbered && epoch !== this.epoch;
+    if (!foreign) this._heardAt = Date.now();
     if (!this._began || (foreign && this._asking)) {
       if (this._early.push(item) > MAX_WAITING) this._early.shift();
-    } else if (numbered && !foreign) {
-      this._place(item);
-    } else {
-      if (foreign) this._meet(item.epoch);
-      if (!numbered || this.epoch === null) this._deliver(item, true);
+      return;
     }
-  }
-
-  // An epoch may be new; or over, its events late; or of workers with another history than the web server's.
-  _meet(epoch) {
-    if (!this._strange.has(epoch)) this._askAgain();
-    else if (this._live) this._timers.met ?? this._after("met", this._options.longestPause, () => this._ask());
-    this._strange.add(epoch);
+    if (numbered && !foreign) return this._place(item);
+    if (foreign && !this._strange.has(epoch)) this._askAgain();
+    if (foreign) this._strange.add(epoch);
+    if (!numbered || this.epoch === null) this._deliver(item, true);
   }
 
   _place(item) {
     if (item.offset <= this.offset) return;
     this._waiting.set(item.offset, item);
-    this._drain();
-    this._waitForHole();
-  }
-
-  _drain() {
     for (let next; (next = this._waiting.get(this.offset + 1)); ) {
       this._waiting.delete(++this.offset);
-      this._clear("gap"); // the next hole has its own time
+      this._clear(["gap"]); // the next hole has its own time
       this._deliver(next);
     }
+    this._waitForHole();
   }
 
   _waitForHole() {
@@ -235,15 +222,11 @@ class ProjectSubscription {
   // -- what it means
 
   _deliver({ event, data }, unnumbered) {
-    const callback = OURS[event];
-    if (!callback) return this._call(this._options.onEvent, event, data, this);
-    if (event === "agent_workflow") {
-      this._change("workflows", data.root_id, data);
-    } else {
-      const before = this._snapshot.jobs.get(data.job_id);
-      if (unnumbered && before && isOld(before, event, data)) return;
-      this._change("jobs", data.job_id, (event === "agent_status" ? withStatus : withProgress)(before, data));
-    }
+    if (!OURS[event]) return this._call(this._options.onEvent, event, data, this);
+    const [callback, kind, id, merge] = OURS[event];
+    const before = this._snapshot[kind].get(data[id]);
+    if (unnumbered && before && isOld(before, event, data)) return;
+    this._change(kind, data[id], merge(before, data));
     this._call(this._options[callback], data, this);
   }
 
@@ -256,11 +239,9 @@ class ProjectSubscription {
     this._set({ [kind]: entries }, { reason: kind, key });
   }
 
-  _set(changes, why) {
-    const before = this._snapshot;
-    if (!why && Object.keys(changes).every((name) => before[name] === changes[name])) return;
-    this._snapshot = Object.freeze({ ...before, ...changes });
-    this._call(this._options.onChange, this, why ?? { reason: "state" });
+  _set(changes, why = { reason: "state" }) {
+    this._snapshot = Object.freeze({ ...this._snapshot, ...changes });
+    this._call(this._options.onChange, this, why);
     for (const listener of [...this._listeners]) this._call(listener);
   }
 
@@ -275,12 +256,12 @@ class ProjectSubscription {
   }
 
   _after(name, delay, act) {
-    this._clear(name);
-    if (!this._closed) this._timers[name] = setTimeout(act, Math.min(delay, LONGEST_TIMER));
+    clearTimeout(this._timers[name]);
+    this._timers[name] = setTimeout(act, delay);
   }
 
-  _clear(...names) {
-    for (const name of names.length ? names : Object.keys(this._timers)) {
+  _clear(names = Object.keys(this._timers)) {
+    for (const name of names) {
       clearTimeout(this._timers[name]);
       delete this._timers[name];
     }
@@ -295,8 +276,6 @@ class Share {
     const leaving = (this.leaving = { id: socket.id });
     socket.emit("unsubscribe_project", { project_id: projectId }, () => this.leaving === leaving && this.left());
   }
-
-  leaves(socket) { return this.leaving && this.leaving.id === socket.id; }
 
   left() {
     this.leaving = null;
@@ -325,7 +304,11 @@ function isOld(job, name, data) {
   return climbs < 0 || (climbs === 0 && (data.status !== "running" || data.worker === job.worker));
 }
 
-const progressOf = (source) => Object.fromEntries(PROGRESS.map((field) => [field, source?.[field] ?? null]));
+const byId = (list, id) => new Map(list.map((one) => [one[id], Object.freeze(one)]));
+
+function progressOf(source) {
+  return Object.fromEntries(["progress", "message", "current", "total"].map((name) => [name, source?.[name] ?? null]));
+}
 
 function withStatus(job, status) {
   const same = job?.attempt === status.attempt ? job : null;

@@ -3,6 +3,7 @@
 export class FakeSocket {
   constructor(answer = () => {}) {
     this.connected = false;
+    this._connections = 0;
     this.sent = []; // [event, data]
     this._answer = answer;
     this._handlers = new Map();
@@ -37,12 +38,19 @@ export class FakeSocket {
 
   connect() {
     this.connected = true;
+    this.id = `sid-${++this._connections}`;
     for (const handler of this._handlers.get("connect") ?? []) handler();
   }
 
   disconnect() {
     this.connected = false;
+    this.id = undefined;
     for (const handler of this._handlers.get("disconnect") ?? []) handler("transport close");
+  }
+
+  // Say that no connection came about.
+  fail(error) {
+    for (const handler of this._handlers.get("connect_error") ?? []) handler(error);
   }
 
   hear(name, data) {
@@ -62,79 +70,135 @@ export function randomFrom(seed) {
 }
 
 const STATES = { PENDING: "queued", STARTED: "running", SUCCESS: "success" };
+const NO_PROGRESS = { progress: null, message: null, current: null, total: null, stalled: false };
 
-// A project's history, one subscriber's room, and a network that drops, delays, doubles and reorders.
+// A project's history, one socket's place in its rooms, and a network that drops, delays, doubles and reorders.
 export class FakeServer {
   constructor(random, { kept = 50, drop = 0.05, double = 0.05, delay = 400 } = {}) {
     Object.assign(this, { random, kept, drop, double, delay });
     this.calm = false;
     this.epoch = "e1";
-    this.offset = 0;
-    this.events = [];
-    this.jobs = new Map();
-    this.joined = false;
     this.epochs = 1;
+    this.told = new Map(); // epoch and offset -> event
+    this._empty();
+    this.room = null; // "plain" or "batch"
+    this.unrecovered = 0; // how many were told that they cannot be told what they missed
     this.socket = new FakeSocket((name, data, acknowledge) => this._asked(name, data, acknowledge));
   }
 
+  _empty() {
+    this.offset = 0;
+    this.events = []; // as answers have them
+    this.batch = [];
+    this.jobs = new Map();
+    this.workflows = new Map();
+  }
+
+  // Requests are answered side by side, so that one may overtake another.
   _asked(name, data, acknowledge) {
-    if (name !== "subscribe_project") return acknowledge?.({ ok: true });
-    const connection = this.connection;
-    this._later(() => {
-      if (connection !== this.connection) return;
-      this.joined = true;
-      const answer = this.calm || this.random() > 0.1 ? this._answer(data.since) : this._refuse();
-      this._later(() => { if (connection === this.connection && (this.calm || this.random() > 0.05)) acknowledge(answer); });
+    this._onThisConnection(() => {
+      const answer = name === "subscribe_project" ? this._subscribe(data) : this._unsubscribe();
+      if (this._isLost(0.05)) return;
+      this._onThisConnection(() => acknowledge(answer));
     });
   }
 
-  _refuse() {
-    this.joined = false;
+  _subscribe({ since, batch }) {
+    this.room = batch ? "batch" : "plain";
+    if (!this._isLost(0.1)) return this._answer(since);
+    this.room = null;
     return { ok: false, error: { code: "unavailable", message: "later" } };
   }
 
-  _answer(since) {
-    const behind = since && since.epoch === this.epoch ? this.offset - since.offset : Infinity;
-    const recovered = behind <= this.kept;
-    const jobs = [...this.jobs.values()];
-    const events = recovered && behind > 0 ? this.events.slice(-behind) : [];
-    return structuredClone({ ok: true, project_id: "p", epoch: this.epoch, offset: this.offset, recovered, jobs, events });
+  _unsubscribe() {
+    this.room = null;
+    return { ok: true };
   }
 
-  connect() { this.connection = {}; this.socket.connect(); }
-  disconnect() { this.connection = {}; this.joined = false; this.socket.disconnect(); }
+  _answer(since) {
+    const { epoch, offset } = this;
+    const behind = since?.epoch === epoch ? offset - since.offset : Infinity;
+    const recovered = behind <= this.kept;
+    if (since && !recovered) this.unrecovered++;
+    const events = recovered && behind > 0 ? this.events.slice(-behind) : [];
+    const [jobs, workflows] = [[...this.jobs.values()], [...this.workflows.values()]];
+    return structuredClone({ ok: true, project_id: "p", epoch, offset, recovered, jobs, workflows, events });
+  }
+
+  connect() {
+    this.connection = {};
+    this.socket.connect();
+  }
+
+  disconnect() {
+    this.connection = {};
+    this.room = null;
+    this.socket.disconnect();
+  }
 
   // Lose everything: a new epoch.
   forget() {
     this.epoch = `e${++this.epochs}`;
-    this.offset = 0;
-    this.events = [];
-    this.jobs.clear();
+    this._empty();
+  }
+
+  // Say that there is more than can be passed on.
+  resync() {
+    this._send("agent_resync", { project_id: "p", epoch: this.epoch, offset: this.offset });
   }
 
   tell(number) {
-    const job_id = `job-${Math.floor(this.random() * 5)}`;
-    const state = ["PENDING", "STARTED", "SUCCESS"][Math.floor(this.random() * 3)];
-    const offset = ++this.offset;
-    const plain = this.random() < 0.5;
-    const status = { event: "status_change", job_id, project_id: "p", status: STATES[state], state, attempt: number };
-    const mark = { job_id: null, project_id: "p", epoch: this.epoch, offset };
-    const data = plain ? { number, _realtime: mark } : { ...status, number, epoch: this.epoch, offset };
-    const event = plain ? "step" : "agent_status";
-    if (!plain) this.jobs.set(job_id, { ...status, number, progress: null, message: null, current: null, total: null, stalled: false });
-    this.events.push({ event, data });
-    this._send(event, data);
-    return { epoch: this.epoch, offset };
+    const mark = { epoch: this.epoch, offset: ++this.offset };
+    const dice = this.random();
+    if (dice < 0.3) this._publish("step", { number, _realtime: { job_id: null, project_id: "p", ...mark } });
+    else if (dice < 0.35) this._publish("volume", number, { job_id: null, project_id: "p", ...mark });
+    else if (dice < 0.45) this._publish("agent_workflow", { ...this._workflow(number), ...mark });
+    else if (dice < 0.7 && this.jobs.size) this._publish("agent_progress", { ...this._progress(number), ...mark });
+    else this._publish("agent_status", { ...this._status(number), ...mark });
+  }
+
+  _one(list) { return list[Math.floor(this.random() * list.length)]; }
+
+  _workflow(progress) {
+    const flow = { root_id: this._one(["r1", "r2"]), project_id: "p", progress };
+    this.workflows.set(flow.root_id, flow);
+    return { event: "workflow_update", ...flow };
+  }
+
+  _status(attempt) {
+    const [job_id, state] = [this._one(["a", "b", "c", "d", "e"]), this._one(Object.keys(STATES))];
+    const status = { event: "status_change", job_id, project_id: "p", status: STATES[state], state, attempt };
+    this.jobs.set(job_id, { ...status, ...NO_PROGRESS });
+    return status;
+  }
+
+  _progress(progress) {
+    const { job_id, attempt } = this._one([...this.jobs.values()]);
+    const done = { progress, message: `at ${progress}`, current: null, total: null };
+    Object.assign(this.jobs.get(job_id), done);
+    return { event: "progress_update", job_id, project_id: "p", attempt, ...done };
+  }
+
+  _publish(event, data, mark = {}) {
+    this.events.push({ epoch: this.epoch, offset: this.offset, event, data });
+    this.told.set(`${this.epoch} ${this.offset}`, { event, data });
+    if (this.room === "plain") return this._send(event, data);
+    this.batch.push({ ...mark, event, data });
+    if (this.calm || this.random() < 0.5) this._send("agent_batch", this.batch.splice(0));
   }
 
   _send(event, data) {
-    const connection = this.connection;
-    if (!this.joined || (!this.calm && this.random() < this.drop)) return;
-    const times = !this.calm && this.random() < this.double ? 2 : 1;
-    for (let time = 0; time < times; time++) {
-      this._later(() => { if (connection === this.connection) this.socket.hear(event, data); });
+    if (!this.room || this._isLost(this.drop)) return;
+    for (let times = this._isLost(this.double) ? 2 : 1; times > 0; times--) {
+      this._onThisConnection(() => this.socket.hear(event, data));
     }
   }
 
-  _later(act) { setTimeout(act, this.calm ? 1 : this.random() * this.delay); }
+  _isLost(chance) { return !this.calm && this.random() < chance; }
+
+  _onThisConnection(act) {
+    const connection = this.connection;
+    const run = () => { if (connection === this.connection) act(); };
+    setTimeout(run, this.calm ? 1 : this.random() * this.delay);
+  }
 }

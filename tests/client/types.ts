@@ -1,0 +1,45 @@
+// Compiled, never run: what a page in TypeScript may write, and what it may not.
+import { io } from "socket.io-client";
+
+import { subscribeProject } from "../../celery_realtime/static/celery-realtime.js";
+import type { Job, ProjectSubscription, Snapshot } from "../../celery_realtime/static/celery-realtime.js";
+
+const socket = io({ autoConnect: false });
+
+const project: ProjectSubscription = subscribeProject(socket, "apollo", {
+  since: { epoch: "k3f9", offset: 41 },
+  batch: true,
+  gapTimeout: 250,
+  onStatus: ({ job_id, status, error }, { jobs }) => [jobs.get(job_id)?.progress?.toFixed(), status === "error" && error],
+  onProgress: ({ progress, current }) => [progress.toFixed(), current?.toFixed()],
+  onWorkflow: ({ done, total }) => done / total,
+  onEvent: (name, data) => [name.length, data.text],
+  onChange: (one, change) => (change.reason === "jobs" ? one.jobs.get(change.key) : one.error?.code === "unauthorized"),
+});
+subscribeProject(socket, 456).close();
+
+// As React declares it.
+declare function useSyncExternalStore<T>(subscribe: (changed: () => void) => () => void, getSnapshot: () => T): T;
+const snapshot: Snapshot = useSyncExternalStore(project.subscribe, project.getSnapshot);
+const running: Job[] = [...snapshot.jobs.values()].filter((job) => job.status === "running");
+
+switch (project.state) {
+  case "subscribing":
+  case "subscribed":
+  case "stale":
+  case "refused":
+    break;
+  default:
+    project.state satisfies never;
+}
+
+// @ts-expect-error: there is no such status
+running[0]!.status === "done";
+// @ts-expect-error: nobody but the client changes a job
+running[0]!.progress = 100;
+// @ts-expect-error: nor its map
+project.jobs.set("a", running[0]!);
+// @ts-expect-error: there is no such option
+subscribeProject(socket, "apollo", { onJob: () => {} });
+// @ts-expect-error: a project has a name
+subscribeProject(socket);
