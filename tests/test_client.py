@@ -42,7 +42,7 @@ class Run:
         if name.startswith("agent_"):
             self.told.append([name, fields.get("offset")])
         else:
-            self.told.append([name, fields["_realtime"]["offset"] if "_realtime" in fields else data])
+            self.told.append([name, fields.get("_realtime", {}).get("offset", fields.get("n", data))])
 
     def on_change(self, _feed: Feed, reason: str) -> None:
         self.resets += reason == "snapshot"

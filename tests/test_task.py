@@ -448,7 +448,7 @@ def test_a_custom_event_may_hold_anything_that_json_can(studio: Studio, data: An
 @pytest.mark.parametrize(
     ("event", "data", "error", "text"),
     [
-        ("line", object(), TypeError, "the data of event 'line' cannot be sent as JSON"),
+        ("line", Ellipsis, TypeError, "the data of event 'line' cannot be sent as JSON"),
         ("line", {"a": math.nan}, ValueError, "the data of event 'line' cannot be sent as JSON"),
         ("line", "x" * 70000, ValueError, "the data of event 'line' has 70002 bytes"),
         ("agent_status", {}, ValueError, "'agent_status' is reserved"),
