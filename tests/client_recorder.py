@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlencode
 
+import engineio
 import socketio
 
 from tests.waiting import wait_for
@@ -26,6 +27,20 @@ class Heard(NamedTuple):
     data: Any
 
 
+class OrderedEngine(engineio.Client):
+    """Handles each packet before it reads the next; its parent starts a thread for each, and they overtake."""
+
+    def _trigger_event(self, event: str, *args: Any, **options: Any) -> Any:
+        return super()._trigger_event(event, *args, **{**options, "run_async": False})
+
+
+class OrderedClient(socketio.Client):
+    """A client whose handlers run in the order in which the server spoke."""
+
+    def _engineio_client_class(self) -> type[OrderedEngine]:
+        return OrderedEngine
+
+
 class Recorder:
     """A client to connect, subscribe and question.
 
@@ -35,7 +50,7 @@ class Recorder:
     """
 
     def __init__(self, *, reconnection: bool = False, namespace: str = "/") -> None:
-        self.sio = socketio.Client(reconnection=reconnection, reconnection_delay=0.1, reconnection_delay_max=0.5)
+        self.sio = OrderedClient(reconnection=reconnection, reconnection_delay=0.1, reconnection_delay_max=0.5)
         self.namespace = namespace
         self.events: list[Heard] = []
         self.connects = 0

@@ -71,6 +71,8 @@ class Proxy:
         """Cut all connections, and refuse new ones: the server was killed."""
         with self._lock:
             if self._listener is not None:
+                # A select() that waits for it would hold the port for a while.
+                self._listener.shutdown(socket.SHUT_RDWR)
                 self._listener.close()
                 self._listener = None
             self._cut()
