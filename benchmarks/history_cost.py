@@ -33,6 +33,9 @@ def measure(stage: Stage) -> Iterator[Figure]:
             yield _append(stage, history, client, size)
         for jobs in (10, 100, 1000):
             yield _read(stage, history, client, jobs)
+        for missed in (10, 100, 1000):
+            yield _recover(stage, history, client, missed)
+        yield _memory_of_events(history, client)
         for jobs in (1, 1000, MANY_JOBS) if stage.memory else (1, 1000):
             yield _memory(history, client, jobs)
     history.close()
@@ -61,12 +64,12 @@ def _time(store: Callable[[list[Outgoing]], Any], batches: list[list[Outgoing]])
     return time.perf_counter() - started
 
 
-def _add(client: redis.Redis, batch: list[Outgoing]) -> object:
+def _add(client: redis.Redis, batch: list[Outgoing], key: str = "bare") -> object:
     if len(batch) == 1:
-        return client.xadd("bare", _fields(batch[0]), maxlen=KEPT, approximate=True)
+        return client.xadd(key, _fields(batch[0]), maxlen=KEPT, approximate=True)
     with client.pipeline(transaction=False) as pipeline:
         for event in batch:
-            pipeline.xadd("bare", _fields(event), maxlen=KEPT, approximate=True)
+            pipeline.xadd(key, _fields(event), maxlen=KEPT, approximate=True)
         return pipeline.execute()
 
 
@@ -90,6 +93,42 @@ def _read(stage: Stage, history: History, client: redis.Redis, jobs: int) -> Fig
         stage.rounds, lambda: mean(lambda: history.read(project).jobs), lambda: mean(lambda: client.hgetall(key))
     )
     return Figure(ROW, f"snapshot of {jobs:,} jobs; stock: HGETALL of the same hash", "redis", "s", stock, ours)
+
+
+def _recover(stage: Stage, history: History, client: redis.Redis, missed: int) -> Figure:
+    project = f"recover-{missed}"
+    key = f"bare-{missed}"
+    for first in range(0, missed, 50):
+        batch = [outgoing(number % JOBS, project=project) for number in range(first, min(first + 50, missed))]
+        assert history.append(batch)
+        _add(client, batch, key)
+    epoch = history.read(project).epoch
+    times = stage.count(max(10, 2000 // missed))
+
+    def mean(read: Callable[[], Any]) -> float:
+        started = time.perf_counter()
+        for _ in range(times):
+            assert len(read()) == missed
+        return (time.perf_counter() - started) / times
+
+    # Without the snapshot, which comes with it and has a line of its own.
+    ours, stock = alternate(
+        stage.rounds,
+        lambda: mean(lambda: history.read(project, epoch, 0, 0).events),
+        lambda: mean(lambda: client.xrange(key)),
+    )
+    return Figure(ROW, f"recover {missed:,} missed events; stock: XRANGE of the same", "redis", "s", stock, ours)
+
+
+def _memory_of_events(history: History, client: redis.Redis) -> Figure:
+    for first in range(0, KEPT, 50):
+        batch = [outgoing(number % JOBS, project="memory") for number in range(first, first + 50)]
+        assert history.append(batch)
+        _add(client, batch, "bare-memory")
+    size = sum(client.memory_usage(key, samples=0) or 0 for key in _keys(client, "memory"))
+    bare = client.memory_usage("bare-memory", samples=0) or 0
+    what = f"memory of {KEPT:,} events of {JOBS} jobs, per event; stock: XADD"
+    return Figure(ROW, what, "redis", "B", (bare / KEPT,), (size / KEPT,))
 
 
 def _memory(history: History, client: redis.Redis, jobs: int) -> Figure:

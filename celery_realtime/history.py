@@ -41,6 +41,10 @@ TIMEOUT = 1.0
 ENDED_TTL = 3600.0
 MAX_RECOVERED = 1000
 MAX_SNAPSHOT = 1000
+
+#: Bytes of jobs, and of missed events, that an answer holds. Both may be three times as long in JSON of nothing but
+#: ASCII, and aiohttp, which Python's asyncio clients use, ends a connection over a message of 4 MiB.
+MAX_ANSWER = 1024 * 1024
 RUNNING_RANK = 1
 
 #: Seconds that it is known what a worker held which was never heard of again.
@@ -359,7 +363,9 @@ redis.call('HSET', meta, 'jobs', redis.call('HLEN', jobs))
 local missed, complete = {}, 0
 if since_epoch == epoch and since >= 0 and offset - since <= most then
   missed = redis.call('XRANGE', events, (since + 1) .. '-0', '+')
-  if #missed == offset - since then complete = 1 else missed = {} end
+  local bytes = 0
+  for _, entry in ipairs(missed) do bytes = bytes + #entry[2][4] end
+  if #missed == offset - since and bytes <= tonumber(ARGV[9]) then complete = 1 else missed = {} end
 end
 local shown = tonumber(ARGV[8])
 if shown == 0 then return {epoch, offset, complete, missed, {}, 0, {}} end
@@ -368,10 +374,15 @@ local past = #names < shown and redis.call('ZREVRANGE', ended, 0, shown - 1) or 
 for _, name in ipairs(past) do
   if #names < shown and string.sub(name, 1, 2) ~= 'w:' then names[#names + 1] = name end
 end
-local entries = {}
-for start = 1, #names, 1000 do
-  local found_jobs = redis.call('HMGET', jobs, unpack(names, start, math.min(start + 999, #names)))
-  for _, entry in ipairs(found_jobs) do entries[#entries + 1] = entry end
+local entries, room = {}, tonumber(ARGV[9])
+for start = 1, #names, 100 do
+  local found_jobs = redis.call('HMGET', jobs, unpack(names, start, math.min(start + 99, #names)))
+  for _, entry in ipairs(found_jobs) do
+    room = room - (entry and #entry or 0)
+    if room < 0 then break end
+    entries[#entries + 1] = entry
+  end
+  if room < 0 then break end
 end
 return {epoch, offset, complete, missed, entries, redis.call('HLEN', jobs), redis.call('HGETALL', flows)}
 """
@@ -557,7 +568,12 @@ class History:
         return ["EVALSHA", _APPEND_SHA, len(keys), *keys, *args]
 
     def read(
-        self, project_id: str, since_epoch: str = "", since_offset: int = -1, most_jobs: int = MAX_SNAPSHOT
+        self,
+        project_id: str,
+        since_epoch: str = "",
+        since_offset: int = -1,
+        most_jobs: int = MAX_SNAPSHOT,
+        most_bytes: int = MAX_ANSWER,
     ) -> Snapshot:
         """Return a project's snapshot, and what came after ``since``: all of it, or nothing.
 
@@ -566,6 +582,7 @@ class History:
             since_epoch: Where somebody stopped hearing it.
             since_offset: Where in that epoch; -1 for nowhere.
             most_jobs: Most jobs in the snapshot; 0 for no workflows either.
+            most_bytes: Most bytes of jobs, and of missed events.
 
         Raises:
             redis.RedisError: Redis cannot be reached.
@@ -575,7 +592,7 @@ class History:
             args=[
                 *(_new_epoch(), since_epoch, since_offset, min(MAX_RECOVERED, self._size)),
                 *(max(1, int(self._ttl)), min(ENDED_TTL, self._ttl), self._size),
-                most_jobs,
+                *(most_jobs, most_bytes),
             ],
         )
         word = epoch.decode()
@@ -583,7 +600,7 @@ class History:
             epoch=word,
             offset=offset,
             recovered=bool(complete),
-            jobs=sorted((_job(entry) for entry in jobs if entry), key=lambda job: str(job.get("timestamp"))),
+            jobs=sorted((_job(entry) for entry in reversed(jobs) if entry), key=lambda job: str(job.get("timestamp"))),
             jobs_total=total,
             workflows=_workflows(project_id, flows),
             events=[_missed(entry, word) for entry in missed],

@@ -292,11 +292,24 @@ def test_a_snapshot_of_thousands_of_jobs_is_read_whole_when_asked_for(history: H
     for start in range(0, 5000, 100):
         told(history, *(status("STARTED", job=f"job-{n}") for n in range(start, start + 100)))
 
-    bounded, whole = history.read("p"), history.read("p", most_jobs=10000)
+    bounded, whole = history.read("p"), history.read("p", most_jobs=10000, most_bytes=10**9)
 
     assert (len(bounded.jobs), bounded.jobs_total) == (1000, 5000)
     assert {job["job_id"] for job in bounded.jobs} == {f"job-{n}" for n in range(4000, 5000)}
     assert len(whole.jobs) == 5000
+
+
+def test_an_answer_is_bounded_in_bytes_and_says_what_it_leaves_out(history: History) -> None:
+    before = history.read("p")
+    for number in range(30):
+        told(history, status("SUCCESS", job=f"job-{number}", result=b'"' + b"x" * 60000 + b'"'))
+    snapshot = history.read("p", before.epoch, before.offset)
+    assert (snapshot.recovered, snapshot.events) == (False, [])
+    assert snapshot.jobs_total == 30
+    assert [job["job_id"] for job in snapshot.jobs] == [f"job-{number}" for number in range(30 - 17, 30)]
+    later = history.read("p", before.epoch, 20)
+    assert later.recovered
+    assert len(later.events) == 10
 
 
 def test_of_jobs_that_never_end_the_ones_silent_longest_are_forgotten(
