@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from celery_realtime.exceptions import ImproperlyConfigured, RealtimeError, SubscribeError
+from celery_realtime.exceptions import ImproperlyConfigured, JobCancelled, RealtimeError, SubscribeError
 from celery_realtime.extension import Realtime, get_progress_tracker, get_socketio_manager
 from celery_realtime.manager import SocketIOManager
 from celery_realtime.progress import ProgressTracker
@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AsyncSocketIOEventHandlers",
     "ImproperlyConfigured",
+    "JobCancelled",
     "ProgressTracker",
     "Realtime",
     "RealtimeError",

@@ -9,7 +9,7 @@ from typing import Any
 import itsdangerous
 
 from celery_realtime.exceptions import ImproperlyConfigured
-from celery_realtime.rooms import normalise_project_id
+from celery_realtime.rooms import normalise_project_id, normalise_user_id
 
 SALT = "celery_realtime.token"
 MAX_TOKEN = 8192
@@ -21,10 +21,12 @@ class TokenUser(str):  # noqa: SLOT000  (a token's word needs a place)
 
     Attributes:
         projects: The projects that the token opens.
-        expires_at: When it ends, in seconds since the epoch.
+        issued_at: When it was made, in seconds since the epoch.
+        expires_at: When it ends.
     """
 
     projects: frozenset[str] = frozenset()
+    issued_at: float = 0.0
     expires_at: float = 0.0
 
 
@@ -52,9 +54,10 @@ def issue_token(
         raise ValueError(f"expires_in must be above 0 seconds, not {expires_in!r}")
     if expires_in > LONGEST_LIFE:
         raise ValueError(f"expires_in must be at most {LONGEST_LIFE:.0f} seconds, ten years")
-    user = _user_id(user_id)
+    user = normalise_user_id(user_id)
     opened = sorted({normalise_project_id(project) for project in projects})
-    claims = {"user": user, "projects": opened, "exp": time.time() + expires_in}
+    clock = time.time()
+    claims = {"user": user, "projects": opened, "iat": clock, "exp": clock + expires_in}
     token = f"{user}:{_serializer(secret_key).dumps(claims)}"
     if len(token) > MAX_TOKEN:
         raise ValueError(f"{len(opened)} projects make a token of {len(token)} characters, above {MAX_TOKEN}")
@@ -83,15 +86,9 @@ def _user_of(claims: Any, name: str) -> TokenUser | None:
         return None
     user = TokenUser(name)
     user.projects = frozenset(claims["projects"])
+    user.issued_at = claims.get("iat", 0.0)
     user.expires_at = claims["exp"]
     return user
-
-
-def _user_id(value: object) -> str:
-    try:
-        return normalise_project_id(value)
-    except (TypeError, ValueError) as error:
-        raise type(error)(str(error).replace("project_id", "user_id")) from None
 
 
 def _serializer(secret_key: str | Sequence[str] | None) -> itsdangerous.URLSafeSerializer:

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from celery_realtime.events import MARK, PROGRESS_EVENT, RESYNC_EVENT, STATUS_EVENT, WORKFLOW_EVENT
+from celery_realtime.events import RESYNC_EVENT
 from celery_realtime.failures import FailureLog
-from celery_realtime.rooms import batch_room, project_of_room, project_room
+from celery_realtime.rooms import project_of_room, project_room, rooms_of
+from celery_realtime.wire import place_of
 
 logger = logging.getLogger(__name__)
 
@@ -19,8 +20,6 @@ PATIENCE = 2.0
 
 #: Offsets above a hole that are remembered.
 MOST_ABOVE = 5000
-
-_OURS = (STATUS_EVENT, PROGRESS_EVENT, WORKFLOW_EVENT)
 
 Message = dict[str, Any]
 Read = Callable[..., Any]
@@ -108,10 +107,17 @@ class CatchUp:
     Args:
         is_occupied: ``(namespace, room) -> bool``, whether any client of this server is in a room.
         namespace: The namespace of the projects.
+        is_watched: Tells whether a project is heard in other rooms than its own.
     """
 
-    def __init__(self, is_occupied: Callable[[str, str], bool], namespace: str) -> None:
+    def __init__(
+        self,
+        is_occupied: Callable[[str, str], bool],
+        namespace: str,
+        is_watched: Callable[[str, str], bool] = lambda _namespace, _project: False,
+    ) -> None:
         self._is_occupied = is_occupied
+        self._is_watched_elsewhere = is_watched
         self._namespace = namespace
         self._read: Read | None = None
         self._positions: dict[str, Position] = {}
@@ -172,8 +178,9 @@ class CatchUp:
             return list(self._behind)
 
     def _is_watched(self, project_id: str) -> bool:
-        return any(
-            self._is_occupied(self._namespace, room) for room in (project_room(project_id), batch_room(project_id))
+        rooms = rooms_of(project_id)
+        return any(self._is_occupied(self._namespace, room) for room in rooms) or self._is_watched_elsewhere(
+            self._namespace, project_id
         )
 
     def _missed_of(self, project_id: str, read: Read) -> Iterator[Message]:
@@ -215,18 +222,3 @@ class CatchUp:
             "namespace": self._namespace,
         }
         return {**message, "mark": {**mark, "project_id": project_id}} if mark else message
-
-
-def place_of(message: Message) -> tuple[str, int] | None:
-    """Return the epoch and offset of an event, or None if it has none."""
-    data = message.get("data")
-    payload = data[0] if isinstance(data, list) and len(data) == 1 else None
-    told = payload if message.get("event") in _OURS else message.get("mark") or _mark_in(payload)
-    epoch, offset = (told.get("epoch"), told.get("offset")) if isinstance(told, dict) else (None, None)
-    if not isinstance(epoch, str) or not isinstance(offset, int) or isinstance(offset, bool):
-        return None
-    return epoch, offset
-
-
-def _mark_in(payload: Any) -> Any:
-    return payload.get(MARK) if isinstance(payload, dict) else None

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import ssl
 from typing import Any
 
 import kombu
 
-from celery_realtime.settings import is_redis
+from celery_realtime.settings import is_redis, is_sentinel
 
 logger = logging.getLogger(__name__)
 
@@ -17,6 +18,7 @@ AMQP_SCHEMES = ("amqp", "amqps", "pyamqp")
 CONNECT_TIMEOUT = 1.0
 SOCKET_TIMEOUT = 1.0
 
+_SENTINEL_BOUNDS = {"socket_timeout": SOCKET_TIMEOUT, "socket_connect_timeout": CONNECT_TIMEOUT, "retry": None}
 _NO_RETRY = {"max_retries": 0, "interval_start": 0, "interval_step": 0, "interval_max": 0}
 
 
@@ -34,8 +36,27 @@ def connection(url: str, options: dict[str, Any], *, reading: bool = False, **ev
     if url.partition("://")[0] in AMQP_SCHEMES:
         # Confirmations are asked for by the batch; py-amqp's own option would wait for each message by itself.
         transport_options = {**transport_options, **events, "confirm_publish": False}
+    if is_sentinel(url):
+        to_sentinel = transport_options.get("sentinel_kwargs") or {}
+        transport_options["sentinel_kwargs"] = {**_SENTINEL_BOUNDS, **to_sentinel}
+    given["ssl"] = _tls(url, given.get("ssl", False))
     given.setdefault("connect_timeout", CONNECT_TIMEOUT)
     return kombu.Connection(url, transport_options=transport_options, **given)
+
+
+def _tls(url: str, given: Any) -> Any:
+    """Return the TLS options: as they are given, else such that only a server with a good certificate is talked to.
+
+    For lack of options kombu would take any certificate from a Redis, and one for any host name from a RabbitMQ.
+    """
+    if isinstance(given, dict) and given:
+        return given
+    scheme = url.partition("://")[0]
+    if scheme == "rediss" or (given and is_redis(url)):
+        return {"ssl_cert_reqs": ssl.CERT_REQUIRED}
+    if scheme == "amqps" or given:
+        return {"server_hostname": None}  # kombu puts the URL's there
+    return given
 
 
 def _bounds(url: str, reading: bool) -> dict[str, Any]:

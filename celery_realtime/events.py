@@ -18,6 +18,12 @@ BATCH_EVENT = "agent_batch"
 
 #: A server has missed more than it can pass on: whoever hears it has to subscribe again.
 RESYNC_EVENT = "agent_resync"
+
+#: Stands where an event is that its hearer may not see, so that the offsets have no hole.
+HIDDEN_EVENT = "agent_hidden"
+
+#: A client's token ends soon.
+EXPIRING_EVENT = "token_expiring"
 MAX_EVENT_NAME = 128
 MAX_TEXT = 500
 
@@ -28,9 +34,17 @@ MARK = "_realtime"
 RESERVED_EVENTS = frozenset(
     [
         *("connect", "connect_error", "disconnect", "disconnecting", "error", "newListener", "removeListener"),
-        *(STATUS_EVENT, PROGRESS_EVENT, WORKFLOW_EVENT, BATCH_EVENT, RESYNC_EVENT),
+        *(STATUS_EVENT, PROGRESS_EVENT, WORKFLOW_EVENT, BATCH_EVENT, RESYNC_EVENT, HIDDEN_EVENT, EXPIRING_EVENT),
     ]
 )
+
+#: Members that no audience goes without: whose an event is, and where it stands.
+IDENTITY = (
+    *("event", "job_id", "project_id", "root_id", "status", "state", "timestamp", "attempt"),
+    *("epoch", "offset", "replayed"),
+)
+
+PROGRESS_FIELDS = ("progress", "message", "current", "total")
 
 #: The status that each Celery state is shown as.
 STATUS_OF_STATE = {

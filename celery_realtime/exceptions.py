@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from celery.exceptions import Ignore
+
 
 class RealtimeError(Exception):
     """Root of every error that this package raises on its own account."""
@@ -22,3 +24,10 @@ class SubscribeError(RealtimeError):
     def __init__(self, message: str = "", code: str = "bad_request") -> None:
         super().__init__(message)
         self.code = code
+
+
+class JobCancelled(Ignore, RealtimeError):
+    """Raised inside a task that is ``cancellable`` when its job has been cancelled.
+
+    The job ends as ``error`` with the state REVOKED. A task may catch it to tidy up, and raise it again.
+    """

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib.util
 import logging
+import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -14,21 +15,24 @@ import celery
 import msgspec
 from celery import Celery, bootsteps, signals
 from celery.canvas import Signature
+from celery.exceptions import TaskRevokedError
 from celery.local import Proxy
 
 from celery_realtime import auth, events, progress, task
 from celery_realtime.arguments import HEADER
 from celery_realtime.bridge import Bridge
+from celery_realtime.cancel import Cancellations, register_command
 from celery_realtime.events import Job
-from celery_realtime.exceptions import ImproperlyConfigured
+from celery_realtime.exceptions import ImproperlyConfigured, JobCancelled
 from celery_realtime.handle import JobHandle
 from celery_realtime.manager import SocketIOManager
 from celery_realtime.outbox import Outbox
 from celery_realtime.progress import Progress, ProgressTracker
 from celery_realtime.recent import Recent
 from celery_realtime.results import ProgressMirror
-from celery_realtime.rooms import normalise_project_id
-from celery_realtime.settings import Settings, check_names, conf_values, is_plain_redis, resolve
+from celery_realtime.revocations import Revocations
+from celery_realtime.rooms import normalise_project_id, normalise_user_id
+from celery_realtime.settings import Settings, as_history_url, check_names, conf_values, resolve
 
 if TYPE_CHECKING:
     from celery_realtime.handlers import SocketIOEventHandlers
@@ -57,6 +61,7 @@ class Realtime:
         check_names(settings, prefix="")
         self._keywords = settings
         self._app: Celery | None = None
+        self._attached: SocketIOEventHandlers | None = None
         self._trackers: Recent[str, ProgressTracker] = Recent(TRACKERS)
         #: The attempts that jobs have ended at.
         self._ended: Recent[str, int] = Recent(TRACKERS)
@@ -127,15 +132,18 @@ class Realtime:
         """The settings, resolved and checked when they are first needed; later changes have no effect."""
         conf = self.app.conf
         settings = self._resolve(self.app, conf, conf.broker_write_url)
-        if settings.history_url == "auto":
-            settings = msgspec.structs.replace(settings, history_url=self._find_redis(settings))
         if {**conf_values(conf, self.app.namespace), **self._keywords}.get("url") is None:
             settings = msgspec.structs.replace(settings, connection_options=self._like_celery(settings))
+        if settings.history_url == "auto":
+            settings = msgspec.structs.replace(settings, history_url=self._find_redis(settings))
         return settings
 
     def _find_redis(self, settings: Settings) -> str | None:
-        """Return the result backend's or the broker's URL when that is a Redis, and its client is installed."""
-        found = next((url for url in (self.app.conf.result_backend, settings.url) if is_plain_redis(url)), None)
+        """Return the result backend's or the broker's URL, with its options, if it is a Redis and there is a client."""
+        conf, ours = self.app.conf, settings.connection_options
+        backend = (conf.result_backend, conf.redis_backend_use_ssl, conf.result_backend_transport_options)
+        broker = (settings.url, ours.get("ssl"), ours.get("transport_options"))
+        found = next(filter(None, (as_history_url(*place) for place in (backend, broker))), None)
         if found is not None and importlib.util.find_spec("redis") is None:
             logger.warning("no history: pip install celery-realtime[redis], or set realtime_history_url to None")
             return None
@@ -273,6 +281,8 @@ class Realtime:
             return
         self._ended[job.job_id] = job.attempt
         self._mirror.ended(job.job_id)
+        if "cancellations" in vars(self):
+            self.cancellations.forget(job.job_id)
         if tracker is not None:
             tracker.end()
             self._trackers.pop(job.job_id)
@@ -286,6 +296,31 @@ class Realtime:
         events.outgoing_custom(event, data, "", None, self.settings.max_payload)
         if job is not None:
             self.manager.count_homeless(job)
+
+    # -- cancelling ---------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def cancellations(self) -> Cancellations:
+        """Which jobs of this process have been cancelled."""
+        return Cancellations(lambda: self.manager.history)
+
+    def raise_if_cancelled(self, task: Any) -> None:
+        """End the job that a task runs now if it has been cancelled and the task is ``cancellable``.
+
+        Raises:
+            JobCancelled: It has been.
+        """
+        job = self.bridge.job_of(task) if getattr(task, "cancellable", False) else None
+        if job is None or not self.cancellations.has(job.job_id):
+            return
+        reason = TaskRevokedError("cancelled")
+        task.request.realtime_stored = ("REVOKED", reason)
+        if _stores_results(task):
+            try:
+                task.backend.mark_as_revoked(job.job_id, str(reason), request=task.request)
+            except Exception as error:
+                logger.error("the end of a cancelled job could not be stored: %r", error)
+        raise JobCancelled("cancelled")
 
     # -- leases -------------------------------------------------------------------------------------------------
 
@@ -352,14 +387,19 @@ class Realtime:
         *,
         authenticate: Callable[..., Any] | None = None,
         authorize: Callable[..., Any] | None = None,
+        authorize_cancel: Callable[..., Any] | None = None,
+        audience: Callable[..., Any] | None = None,
         handlers: type[SocketIOEventHandlers] | None = None,
     ) -> SocketIOEventHandlers:
-        """Serve subscriptions on a Socket.IO server.
+        """Serve subscriptions, and what else browsers ask for, on a Socket.IO server.
 
         Args:
             server: A :class:`socketio.Server`, :class:`socketio.AsyncServer`, or Flask-SocketIO's ``SocketIO``.
             authenticate: ``(token, environ) -> user id``, or None to refuse; sync or async.
             authorize: ``(user_id, project_id) -> bool``; sync or async.
+            authorize_cancel: ``(user_id, project_id, job_id) -> bool``, for who may see the project; sync or async.
+                Without it nobody may cancel a job.
+            audience: ``(user_id, project_id) -> str``: for whom ``event_filter`` is to decide; sync or async.
             handlers: Your subclass of ``SocketIOEventHandlers`` or ``AsyncSocketIOEventHandlers``.
 
         Returns:
@@ -369,7 +409,10 @@ class Realtime:
             ImproperlyConfigured: Nothing says who may connect, or the server cannot hear the workers.
         """
         from celery_realtime import serving
+        from celery_realtime.desk import Desk
+        from celery_realtime.handlers import Options
 
+        desk = Desk(self.app, lambda: self.manager.history, lambda: self.settings)
         attached = serving.attach(
             server,
             self.settings,
@@ -377,10 +420,71 @@ class Realtime:
             authorize=authorize,
             handlers=handlers,
             read=None if self.manager.history is None else self.manager.history.read,
+            options=Options(authorize_cancel, audience, self._revocations, desk),
         )
         self.manager.attach(attached.server)
+        self._attached = attached
         attached.on_first_client(self._look_after_others)
         return attached
+
+    @functools.cached_property
+    def _revocations(self) -> Revocations:
+        history = self.manager.history
+        return Revocations(None if history is None else history.revocations)
+
+    def revoke_access(self, user_id: object, project_id: object) -> bool:
+        """Let a user's clients hear a project no more, on all web servers, from now on.
+
+        They are told so, and are out of the project when this returns, on this server; on others as soon as they hear
+        of it. Tokens of ours that were made before open the project no more. Rules of your own are asked again when
+        the user subscribes again, so let them say no first.
+
+        Args:
+            user_id: The user, as the authenticator names it.
+            project_id: The project.
+
+        Returns:
+            Whether the broker, and the history where there is one, took it. If not, say it again.
+
+        Raises:
+            TypeError, ValueError: It is no project id, or no user id.
+        """
+        user, project, at = normalise_user_id(user_id), normalise_project_id(project_id), time.time()
+        self._revocations.note(user, project, at)
+        kept = self._keep_revocation(user, project, at)
+        return self._order({"action": "revoke", "user": user, "project": project, "at": at}) and kept
+
+    def _keep_revocation(self, user: str, project: str, at: float) -> bool:
+        history = self.manager.history
+        if history is None:
+            return True
+        try:
+            history.revoke(user, project, at)
+        except Exception as error:
+            logger.error("it could not be stored that %s may not see a project any more: %r", user, error)
+            return False
+        return True
+
+    def disconnect_user(self, user_id: object) -> bool:
+        """Disconnect all clients of a user, on all web servers.
+
+        Their tokens stay good: have the authenticator refuse them first, if the user is not to come back.
+
+        Args:
+            user_id: The user, as the authenticator names it.
+
+        Returns:
+            Whether the broker took it. If not, say it again.
+
+        Raises:
+            TypeError, ValueError: It is no user id.
+        """
+        return self._order({"action": "disconnect", "user": normalise_user_id(user_id)})
+
+    def _order(self, order: dict[str, Any]) -> bool:
+        if self._attached is not None:
+            self._attached.obey(order)  # the broker may be away
+        return self.manager.publisher.order(order)
 
     def _look_after_others(self) -> None:
         if self.manager.history is not None:
@@ -432,6 +536,7 @@ class _WorkerStep(bootsteps.StartStopStep):
         parent.app.realtime.settings  # noqa: B018 - reading it is the check
         import celery_realtime.kombu_manager  # noqa: F401
 
+        register_command()
         super().__init__(parent, **kwargs)
 
     def start(self, parent: Any) -> None:

@@ -7,27 +7,49 @@ room) as a callable. A synchronous server calls it, an asyncio server awaits it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import logging
-import math
+import socket
+import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, Protocol
-from urllib.parse import parse_qs
 
 import msgspec
 import socketio.exceptions
 
-from celery_realtime import auth
-from celery_realtime.events import PROGRESS_EVENT, STATUS_EVENT, WORKFLOW_EVENT
+from celery_realtime import auth, sessions
+from celery_realtime.events import (
+    EXPIRING_EVENT,
+    MARK,
+    PROGRESS_EVENT,
+    PROGRESS_FIELDS,
+    RESYNC_EVENT,
+    STATUS_EVENT,
+    WORKFLOW_EVENT,
+)
 from celery_realtime.exceptions import SubscribeError
-from celery_realtime.rooms import batch_room, normalise_project_id, project_room
+from celery_realtime.failures import FailureLog
+from celery_realtime.requests import (
+    Since,
+    Topic,
+    check_size,
+    job_id_of,
+    project_id_of,
+    since_of,
+    token_of,
+    wants_batches,
+)
+from celery_realtime.revocations import Revocations
+from celery_realtime.rooms import rooms_of
+from celery_realtime.sessions import Limits, Session, Sessions, Wish
 from celery_realtime.sharing import AsyncSharedReads, SharedReads
 
 logger = logging.getLogger(__name__)
 
-PROGRESS_FIELDS = ("progress", "message", "current", "total")
+_failures = FailureLog(logger)
 
 Step = Callable[[], Any]
 Decision = Generator[Step, Any, Any]
@@ -36,6 +58,15 @@ Authorize = Callable[[Any, str], Any]
 Read = Callable[[str, str, int], Any]
 
 LISTEN_TIMEOUT = 2.0
+
+#: Seconds between two looks at what ends by itself: tokens, clients that never say who they are.
+TICK = 0.5
+
+#: A client is told that its token ends this long before, in seconds, or when a fifth of its life is left.
+WARNING = 60.0
+
+#: Where a job is looked for that no project is known of, so that its absence takes as long as a refusal.
+NOWHERE = "-"
 
 #: Stands in a handler's arguments where the client asked for no acknowledgement; no client can send it.
 NO_ACKNOWLEDGEMENT = object()
@@ -51,6 +82,18 @@ NO_HISTORY: dict[str, Any] = {
     "workflows": [],
 }
 _FORBIDDEN = "this project does not exist, or is not open to you"
+_NO_SUCH_JOB = "this job does not exist, or is not open to you"
+
+#: Why a client that lags too far behind is disconnected.
+TOO_SLOW = {"code": "too_slow", "message": "too much waited to be read; connect again"}
+
+_WITHDRAWN = SubscribeError("the subscription was withdrawn before it was answered", "bad_request")
+
+#: The events of clients that are ours, each handled by the method ``on_...`` of its name.
+REQUESTS = (
+    *("subscribe_project", "unsubscribe_project", "subscribe_job", "unsubscribe_job"),
+    *("get_result", "cancel_job", "refresh_token"),
+)
 
 
 class Listener(Protocol):
@@ -60,24 +103,46 @@ class Listener(Protocol):
         """Wait until messages are heard."""
 
 
-class Wish:
-    """A subscription that is being decided on; unsubscribing meanwhile withdraws it."""
+class JobDesk(Protocol):
+    """What is known of single jobs, and can be done about them; all of it may take a while."""
 
-    withdrawn = False
+    def project_of(self, job_id: str) -> str | None:
+        """Return the project of a job, or None when none is known."""
+
+    def state_of(self, project_id: str, job_id: str) -> dict[str, Any] | None:
+        """Return a job as its project's snapshot has it, or None when that does not know it."""
+
+    def result_of(self, project_id: str, job_id: str) -> dict[str, Any]:
+        """Return how a job ended: ``status``, ``result``, ``error``."""
+
+    def cancel(self, project_id: str, job_id: str) -> dict[str, Any]:
+        """Cancel a job, and return what has come of it."""
 
 
-class Since(msgspec.Struct, frozen=True):
-    """Where a client stopped hearing a project."""
+class Options(msgspec.Struct, frozen=True):
+    """What handlers can be given beside the two rules that everybody needs.
 
-    epoch: str
-    offset: int
+    Attributes:
+        authorize_cancel: ``(user_id, project_id, job_id) -> bool``; replaces ``_validate_cancel_access``.
+        audience: ``(user_id, project_id) -> str``, the audience that ``event_filter`` is asked for; sync or async.
+        revocations: Whose tokens open a project no more.
+        desk: What is known of single jobs, where something is.
+        limits: What clients may ask.
+    """
+
+    authorize_cancel: Any = None
+    audience: Any = None
+    revocations: Revocations = msgspec.field(default_factory=Revocations)
+    desk: Any = None
+    limits: Limits = Limits()
 
 
 class SocketIOEventHandlers:
-    """Handle connections and subscriptions on a synchronous Socket.IO server.
+    """Handle connections and requests on a synchronous Socket.IO server.
 
-    Subclass it to decide who may connect (:meth:`_validate_token`) and what they may see
-    (:meth:`_validate_project_access`); both may also be coroutine functions.
+    Subclass it to decide who may connect (:meth:`_validate_token`), what they may see
+    (:meth:`_validate_project_access`) and what they may cancel (:meth:`_validate_cancel_access`); all may also be
+    coroutine functions.
 
     Args:
         server: The :class:`socketio.Server`.
@@ -86,6 +151,7 @@ class SocketIOEventHandlers:
         authenticate: ``(token, environ) -> user id``, or None to refuse; replaces :meth:`_validate_token`.
         authorize: ``(user_id, project_id) -> bool``; replaces :meth:`_validate_project_access`.
         read: ``(project_id, epoch, offset) -> snapshot``, where there is a history.
+        options: Everything else.
     """
 
     def __init__(
@@ -97,20 +163,30 @@ class SocketIOEventHandlers:
         authenticate: Authenticate | None = None,
         authorize: Authorize | None = None,
         read: Read | None = None,
+        options: Options = Options(),  # noqa: B008 - it is frozen
     ) -> None:
         self.server = server
         self.namespace = namespace
         self._secret_key = secret_key
         self._authenticate = authenticate
         self._authorize = authorize
+        self._options = options
         self._read = None if read is None else self._shared(read)
-        self._users: dict[str, Any] = {}
-        self._wishes: dict[tuple[str, str], list[Wish]] = {}
+        self._sessions = Sessions(options.limits)
+        self._newcomers: dict[str, float] = {}
+        self._housekeeping = threading.Lock()
+        self._keeps_house = False
+        self._generation = 0
         self._first_client: Callable[[], None] | None = None
 
     @staticmethod
     def _shared(read: Read) -> Read:
         return SharedReads(read)
+
+    @property
+    def _users(self) -> dict[str, Any]:
+        """Who is connected, by session id."""
+        return self._sessions.users()
 
     # -- the user's rules ---------------------------------------------------------------------------------------
 
@@ -122,22 +198,29 @@ class SocketIOEventHandlers:
         """Tell whether a user may see a project; by default, whether the user's token says so."""
         return project_id in getattr(user_id, "projects", ())
 
+    def _validate_cancel_access(self, user_id: Any, project_id: str, job_id: str) -> Any:  # noqa: ARG002
+        """Tell whether a user, who may see the project, may cancel a job of it; by default nobody may."""
+        return False
+
     # -- registration -------------------------------------------------------------------------------------------
 
     def register(self) -> None:
         """Register the handlers; a ``connect`` or ``disconnect`` handler that is there already runs after ours."""
         self._register("connect", self._after(self.on_connect, "connect"))
         self._register("disconnect", self._after(self.on_disconnect, "disconnect"))
-        self._register("subscribe_project", self.on_subscribe_project)
-        self._register("unsubscribe_project", self.on_unsubscribe_project)
+        for request in REQUESTS:
+            self._register(request, getattr(self, f"on_{request}"))
         self._mark_unacknowledged()
+        self._watch_newcomers()
+        self._take_orders()
 
     def _mark_unacknowledged(self) -> None:
         """Let a subscription that asks for no acknowledgement be known as such; python-socketio tells no handler."""
         handle_event = self.server._handle_event
 
         def marked(eio_sid: str, namespace: str, id: int | None, data: list[Any]) -> Any:
-            if id is None and data[:1] == ["subscribe_project"] and (namespace or "/") == self.namespace:
+            subscribes = data[:1] in (["subscribe_project"], ["subscribe_job"])
+            if id is None and subscribes and (namespace or "/") == self.namespace:
                 data = [*[*data, None][:2], NO_ACKNOWLEDGEMENT]
             return handle_event(eio_sid, namespace, id, data)
 
@@ -159,7 +242,7 @@ class SocketIOEventHandlers:
             try:
                 outcome = _call_with_fitting(theirs, (sid, *args))
             except Exception:
-                self._users.pop(sid, None)
+                self._sessions.close(sid)
                 raise
             return self._unless_refused(sid, outcome)
 
@@ -168,8 +251,33 @@ class SocketIOEventHandlers:
     def _unless_refused(self, sid: str, outcome: Any) -> Any:
         """Forget a client that the user's own handler refuses, and pass on what it said."""
         if outcome is False:
-            self._users.pop(sid, None)
+            self._sessions.close(sid)
         return outcome
+
+    def _watch_newcomers(self) -> None:
+        """Note when each Engine.IO connection began; who never says more is sent away."""
+        theirs = self.server.eio.handlers["connect"]
+
+        def connected(eio_sid: str, environ: dict[str, Any]) -> Any:
+            self._note_newcomer(eio_sid)
+            return theirs(eio_sid, environ)
+
+        self.server.eio.handlers["connect"] = connected
+
+    def _note_newcomer(self, eio_sid: str) -> None:
+        self._newcomers[eio_sid] = time.monotonic()
+        with self._housekeeping:
+            begins = not self._keeps_house
+            self._keeps_house = True
+        if begins:
+            self.server.start_background_task(self._keep_house)
+
+    def _take_orders(self) -> None:
+        """Do what the application tells all servers of the channel to do, and part from clients that are too slow."""
+        manager = self.server.manager
+        if hasattr(manager, "pacer"):
+            manager.obey = self.obey
+            manager.pacer.give_up = functools.partial(self.server.start_background_task, self._give_up)
 
     def on_first_client(self, hook: Callable[[], None]) -> None:
         """Call ``hook`` when the first client comes: a server that forks has done so by then."""
@@ -177,7 +285,7 @@ class SocketIOEventHandlers:
 
     # -- events -------------------------------------------------------------------------------------------------
 
-    def on_connect(self, sid: str, environ: dict[str, Any], auth: Any = None) -> None:
+    def on_connect(self, sid: str, environ: dict[str, Any], auth: Any = None) -> Any:
         """Let a client in whose token is good.
 
         Raises:
@@ -185,85 +293,195 @@ class SocketIOEventHandlers:
         """
         self._refusing(sid, lambda: self._drive(self._decide_connect(sid, environ, auth)))
 
-    def on_disconnect(self, sid: str, *_reason: Any) -> None:
+    def on_disconnect(self, sid: str, *_reason: Any) -> Any:
         """Forget a client."""
-        self._users.pop(sid, None)
+        self._sessions.close(sid)
+        pacer = getattr(self.server.manager, "pacer", None)
+        if pacer is not None:
+            pacer.forget(sid)
 
-    def on_subscribe_project(self, sid: str, data: Any = None, *rest: Any) -> dict[str, Any]:
+    def on_subscribe_project(self, sid: str, data: Any = None, *rest: Any) -> Any:
         """Let a client hear a project; returns the acknowledgement, or sends it as events where none is asked for."""
         return self._acknowledge(sid, self._decide_subscribe(sid, data, NO_ACKNOWLEDGEMENT in rest))
 
-    def on_unsubscribe_project(self, sid: str, data: Any = None, *_: Any) -> dict[str, Any]:
+    def on_unsubscribe_project(self, sid: str, data: Any = None, *_: Any) -> Any:
         """Let a client hear a project no more; returns the acknowledgement."""
         return self._acknowledge(sid, self._decide_unsubscribe(sid, data))
 
-    # -- decisions ----------------------------------------------------------------------------------------------
+    def on_subscribe_job(self, sid: str, data: Any = None, *rest: Any) -> Any:
+        """Let a client hear one job; as :meth:`on_subscribe_project`."""
+        return self._acknowledge(sid, self._decide_subscribe_job(sid, data, NO_ACKNOWLEDGEMENT in rest))
+
+    def on_unsubscribe_job(self, sid: str, data: Any = None, *_: Any) -> Any:
+        """Let a client hear one job no more; returns the acknowledgement."""
+        return self._acknowledge(sid, self._decide_unsubscribe_job(sid, data))
+
+    def on_get_result(self, sid: str, data: Any = None, *_: Any) -> Any:
+        """Return how a job ended, from the result backend, in the acknowledgement."""
+        return self._acknowledge(sid, self._decide_result(sid, data))
+
+    def on_cancel_job(self, sid: str, data: Any = None, *_: Any) -> Any:
+        """Cancel a job; the acknowledgement says what has come of it."""
+        return self._acknowledge(sid, self._decide_cancel(sid, data))
+
+    def on_refresh_token(self, sid: str, data: Any = None, *_: Any) -> Any:
+        """Let a client stay that shows a new token; returns the acknowledgement."""
+        return self._acknowledge(sid, self._decide_refresh(sid, data))
+
+    # -- decisions: who it is -----------------------------------------------------------------------------------
 
     def _decide_connect(self, sid: str, environ: dict[str, Any], given: Any) -> Decision:
-        token = _token(environ, given)
+        token = token_of(environ, given)
         if token is None and (self._authenticate is None or not _shows_otherwise(environ)):
             raise SubscribeError("a token is needed to connect", "unauthorized")
-        user_id = yield lambda: self._ask_who(token, environ)
-        if user_id is None or user_id is False or user_id == "":
-            raise SubscribeError("the token is not valid, or has ended", "unauthorized")
-        self._users[sid] = user_id
+        user_id = yield from self._decide_who(token, environ)
+        self._sessions.open(sid, user_id)
         hook, self._first_client = self._first_client, None
         if hook is not None:
             hook()
 
+    def _decide_who(self, token: Any, environ: dict[str, Any]) -> Decision:
+        user_id = yield lambda: self._ask_who(token, environ)
+        if user_id is None or user_id is False or user_id == "":
+            raise SubscribeError("the token is not valid, or has ended", "unauthorized")
+        return user_id
+
     def _ask_who(self, token: Any, environ: dict[str, Any]) -> Any:
         return self._validate_token(token) if self._authenticate is None else self._authenticate(token, environ)
 
-    def _decide_subscribe(self, sid: str, data: Any, replay: bool) -> Decision:
-        user_id = self._user(sid)
-        project_id = _project_id(data)
-        since = _since(data)
-        rooms = _rooms(project_id, data)
-        wish = Wish()
-        self._wishes.setdefault((sid, project_id), []).append(wish)
-        try:
-            allowed = yield lambda: self._ask_access(user_id, project_id)
-        finally:
-            self._forget_wish(sid, project_id, wish)
+    def _decide_refresh(self, sid: str, data: Any) -> Decision:
+        session = self._asking(sid, data)
+        token = data.get("token") if isinstance(data, dict) else None
+        if token is None:
+            raise SubscribeError("send an object such as {token: ...}", "bad_request")
+        environ = self.server.get_environ(sid, namespace=self.namespace) or {}
+        user_id = yield from self._decide_who(token, environ)
+        if not sessions.is_same_user(user_id, session.user):
+            raise SubscribeError("this token is another user's; connect anew with it", "forbidden")
+        session.renew(user_id)
+        for project_id in {topic.project_id for topic in [*session.rooms, *(wish.topic for wish in session.wishes)]}:
+            allowed = yield from self._decide_access(user_id, project_id)
+            if not allowed:
+                yield from self._take_back(sid, session, project_id)
+        return {"ok": True, "expires_in": session.expires_in}
+
+    def _asking(self, sid: str, data: Any) -> Session:
+        session = self._sessions.asking(sid)
+        check_size(data, self._sessions.limits.max_request)
+        return session
+
+    # -- decisions: subscriptions -------------------------------------------------------------------------------
+
+    def _decide_access(self, user_id: Any, project_id: str) -> Decision:
+        """Return whether a user may see a project now."""
+        allowed = yield lambda: self._ask_access(user_id, project_id)
         if not isinstance(allowed, bool):
             logger.warning("the rule for access to projects returned %.40r, which is no bool and counts as no", allowed)
         if allowed is not True:
-            raise SubscribeError(_FORBIDDEN, "forbidden")
-        self._user(sid)  # it may have gone while the rules were asked
-        if wish.withdrawn:
-            raise SubscribeError("the subscription was withdrawn before it was answered", "bad_request")
-        snapshot = yield from self._decide_snapshot(sid, project_id, since, rooms)
-        if replay:
-            for event, told in _replayed(snapshot):
-                yield functools.partial(self._send, sid, event, told)
-        return {"ok": True, "project_id": project_id, **snapshot}
+            return False
+        return not (yield lambda: self._ask_revoked(user_id, project_id))
 
-    def _decide_snapshot(self, sid: str, project_id: str, since: Since | None, rooms: tuple[str, str]) -> Decision:
-        room, other = rooms
+    def _ask_revoked(self, user_id: Any, project_id: str) -> Any:
+        return self._options.revocations.cover(user_id, project_id)
+
+    def _ask_access(self, user_id: Any, project_id: str) -> Any:
+        if self._authorize is None:
+            return self._validate_project_access(user_id, project_id)
+        return self._authorize(user_id, project_id)
+
+    def _decide_subscribe(self, sid: str, data: Any, replay: bool) -> Decision:
+        session = self._asking(sid, data)
+        topic = Topic(project_id_of(data))
+        answer = yield from self._decide_topic(sid, session, topic, data, _FORBIDDEN)
+        return (yield from self._answer(sid, answer, replay))
+
+    def _decide_subscribe_job(self, sid: str, data: Any, replay: bool) -> Decision:
+        session = self._asking(sid, data)
+        if not hasattr(self.server.manager, "delivery"):
+            raise SubscribeError("this server cannot follow single jobs; subscribe to the project", "unavailable")
+        project_id = yield from self._decide_project_of(session, data, proven=False)
+        topic = Topic(project_id, job_id_of(data))
+        answer = yield from self._decide_topic(sid, session, topic, data, _NO_SUCH_JOB)
+        return (yield from self._answer(sid, {"job_id": topic.job_id, **answer}, replay))
+
+    def _answer(self, sid: str, answer: dict[str, Any], replay: bool) -> Decision:
+        if replay:
+            for event, told in _replayed(answer):
+                yield functools.partial(self._send, sid, event, told)
+        return {"ok": True, **answer}
+
+    def _decide_topic(self, sid: str, session: Session, topic: Topic, data: dict[str, Any], refusal: str) -> Decision:
+        since, batch = since_of(data), wants_batches(data)
+        wish = self._sessions.wish(session, topic)
+        try:
+            if not (yield from self._decide_access(session.user, topic.project_id)):
+                raise SubscribeError(refusal, "forbidden")
+            audience = yield lambda: self._ask_audience(session.user, topic.project_id)
+            self._check_wish(sid, wish)  # it may have gone while the rules were asked
+            yield from self._join(sid, session, wish, audience, batch)
+            snapshot = yield from self._decide_snapshot(sid, session, topic, since)
+            if wish.withdrawn is not None:
+                yield from self._leave(sid, session, topic)
+            self._check_wish(sid, wish)
+        finally:
+            session.wishes.remove(wish)
+        delivery = getattr(self.server.manager, "delivery", None)
+        if delivery is not None:
+            snapshot = delivery.redact_snapshot(topic.project_id, snapshot, audience)
+        return {"project_id": topic.project_id, **snapshot}
+
+    def _check_wish(self, sid: str, wish: Wish) -> None:
+        self._sessions.get(sid)
+        if wish.withdrawn is not None:
+            raise wish.withdrawn
+
+    def _ask_audience(self, user_id: Any, project_id: str) -> Any:
+        return (
+            None if self._options.audience is None else _checked_audience(self._options.audience(user_id, project_id))
+        )
+
+    def _join(self, sid: str, session: Session, wish: Wish, audience: str | None, batch: bool) -> Decision:
+        """Join, and then read: what is told in between is seen twice and dropped by its offset, not lost."""
+        topic = wish.topic
+        room, others = topic.rooms(audience, batch)
+        delivery = getattr(self.server.manager, "delivery", None)
+        if delivery is not None:
+            delivery.expect(topic.project_id, topic.job_id, audience)
+        earlier = session.rooms.get(topic, [])
+        yield lambda: self._enter(sid, session, wish, room)
+        for other in {*others, *earlier} - {room}:
+            yield functools.partial(self.server.leave_room, sid, other, namespace=self.namespace)
+
+    def _enter(self, sid: str, session: Session, wish: Wish, room: str) -> Any:
+        with self._sessions.entering:
+            if wish.withdrawn is not None:
+                raise wish.withdrawn
+            session.rooms[wish.topic] = [room]
+            return self.server.enter_room(sid, room, namespace=self.namespace)
+
+    def _leave(self, sid: str, session: Session, topic: Topic) -> Decision:
+        with self._sessions.entering:
+            rooms = session.rooms.pop(topic, [])
+        for room in rooms:
+            yield functools.partial(self.server.leave_room, sid, room, namespace=self.namespace)
+
+    def _decide_snapshot(self, sid: str, session: Session, topic: Topic, since: Since | None) -> Decision:
         catch_up = getattr(self.server.manager, "catch_up", None)
-        # Join, then read: what is told in between is seen twice and dropped by its offset, where the other order
-        # would lose it.
-        yield lambda: self.server.enter_room(sid, room, namespace=self.namespace)
-        yield lambda: self.server.leave_room(sid, other, namespace=self.namespace)
         if catch_up is not None:
-            catch_up.expect(project_id)
+            catch_up.expect(topic.project_id)
         yield self._wait_until_listening
         if self._read is None:
             return NO_HISTORY
-        snapshot = yield lambda: self._ask_history(project_id, since)
+        snapshot = yield lambda: self._ask_history(topic.project_id, since)
         if snapshot is None:
-            yield lambda: self.server.leave_room(sid, room, namespace=self.namespace)
+            yield from self._leave(sid, session, topic)
             raise SubscribeError("the history cannot be read now; try again later", "unavailable")
         if catch_up is not None:
-            catch_up.seed(project_id, snapshot["epoch"], snapshot["offset"])
-        return snapshot
-
-    def _forget_wish(self, sid: str, project_id: str, wish: Wish) -> None:
-        wishes = self._wishes.get((sid, project_id), [])
-        if wish in wishes:
-            wishes.remove(wish)
-        if not wishes:
-            self._wishes.pop((sid, project_id), None)
+            catch_up.seed(topic.project_id, snapshot["epoch"], snapshot["offset"])
+        if topic.job_id is None:
+            return snapshot
+        state = yield lambda: self._ask_desk("state_of", topic.project_id, topic.job_id)
+        return _of_one_job(snapshot, topic.job_id, state)
 
     def _ask_history(self, project_id: str, since: Since | None) -> Any:
         """Return a project's snapshot, or None when it cannot be read."""
@@ -274,11 +492,6 @@ class SocketIOEventHandlers:
             logger.error("the history of a project cannot be read: %r", error)
             return None
 
-    def _ask_access(self, user_id: Any, project_id: str) -> Any:
-        if self._authorize is None:
-            return self._validate_project_access(user_id, project_id)
-        return self._authorize(user_id, project_id)
-
     def _wait_until_listening(self) -> Any:
         """Wait for the ears of a server whose first client this is: what was said before they open is lost."""
         listener: Listener = self.server.manager
@@ -286,29 +499,192 @@ class SocketIOEventHandlers:
         return None if wait is None else wait(LISTEN_TIMEOUT)
 
     def _decide_unsubscribe(self, sid: str, data: Any) -> Decision:
-        self._user(sid)
-        project_id = _project_id(data)
-        for wish in self._wishes.get((sid, project_id), []):
-            wish.withdrawn = True
-        for room in _rooms(project_id, {}):
+        session = self._sessions.get(sid)
+        check_size(data, self._sessions.limits.max_request)
+        topic = Topic(project_id_of(data))
+        for room in topic.rooms(None, False)[1] + [topic.rooms(None, False)[0]]:
             yield functools.partial(self.server.leave_room, sid, room, namespace=self.namespace)
+        yield from self._unsubscribe(sid, session, [topic])
         return {"ok": True}
 
-    def _user(self, sid: str) -> Any:
-        user = self._users.get(sid)
-        if user is None:
-            raise SubscribeError("connect with a token first", "unauthorized")
-        if getattr(user, "expires_at", math.inf) <= time.time():
-            raise SubscribeError("the token has ended; connect with a new one", "unauthorized")
-        return user
+    def _decide_unsubscribe_job(self, sid: str, data: Any) -> Decision:
+        session = self._sessions.get(sid)
+        check_size(data, self._sessions.limits.max_request)
+        job_id = job_id_of(data)
+        known = {*session.rooms, *(wish.topic for wish in session.wishes)}
+        yield from self._unsubscribe(sid, session, [topic for topic in known if topic.job_id == job_id])
+        return {"ok": True}
+
+    def _unsubscribe(self, sid: str, session: Session, topics: list[Topic]) -> Decision:
+        for topic in topics:
+            with self._sessions.entering:
+                sessions.withdraw(session, None, _WITHDRAWN, topic)
+            yield from self._leave(sid, session, topic)
+
+    # -- decisions: single jobs ---------------------------------------------------------------------------------
+
+    def _decide_project_of(self, session: Session, data: Any, *, proven: bool) -> Decision:
+        """Return the project of a job that the user may see; a job that is not there is refused in the same way."""
+        job_id = job_id_of(data)
+        named = project_id_of(data) if data.get("project_id") is not None else None
+        found = None if self._options.desk is None else (yield lambda: self._ask_desk("project_of", job_id))
+        project_id = found if proven or found is not None else named
+        if named not in (None, project_id):
+            project_id = None
+        allowed = yield from self._decide_access(session.user, project_id or NOWHERE)
+        if not allowed or project_id is None:
+            raise SubscribeError(_NO_SUCH_JOB, "forbidden")
+        return project_id
+
+    def _ask_desk(self, question: str, *args: Any) -> Any:
+        return None if self._options.desk is None else getattr(self._options.desk, question)(*args)
+
+    def _decide_result(self, sid: str, data: Any) -> Decision:
+        session = self._asking(sid, data)
+        project_id = yield from self._decide_project_of(session, data, proven=True)
+        job_id = job_id_of(data)
+        found = yield lambda: self._ask_desk("result_of", project_id, job_id)
+        audience = yield lambda: self._ask_audience(session.user, project_id)
+        delivery = getattr(self.server.manager, "delivery", None)
+        shown = found if delivery is None else delivery.redacted(STATUS_EVENT, project_id, found, audience)
+        if shown is None:
+            raise SubscribeError(_NO_SUCH_JOB, "forbidden")
+        told = {name: shown.get(name) for name in ("status", "state", "result", "error")}
+        return {"ok": True, "job_id": job_id, "project_id": project_id, **told}
+
+    def _decide_cancel(self, sid: str, data: Any) -> Decision:
+        session = self._asking(sid, data)
+        project_id = yield from self._decide_project_of(session, data, proven=True)
+        job_id = job_id_of(data)
+        if (yield lambda: self._ask_cancel(session.user, project_id, job_id)) is not True:
+            raise SubscribeError("you may not cancel this job", "forbidden")
+        outcome = yield lambda: self._ask_desk("cancel", project_id, job_id)
+        return {"ok": True, "job_id": job_id, "project_id": project_id, **outcome}
+
+    def _ask_cancel(self, user_id: Any, project_id: str, job_id: str) -> Any:
+        return (self._options.authorize_cancel or self._validate_cancel_access)(user_id, project_id, job_id)
+
+    # -- orders -------------------------------------------------------------------------------------------------
+
+    def obey(self, order: dict[str, Any]) -> Any:
+        """Do what the application told all servers of the channel to do."""
+        self._drive(self._decide_order(order))
+
+    def _decide_order(self, order: dict[str, Any]) -> Decision:
+        user, project_id = order.get("user"), order.get("project")
+        if not isinstance(user, str):
+            return
+        if order.get("action") == "revoke" and isinstance(project_id, str) and isinstance(order.get("at"), float):
+            self._options.revocations.note(user, project_id, order["at"])
+        for sid, session in self._sessions.of_user(user):
+            if order.get("action") == "revoke" and isinstance(project_id, str):
+                yield from self._take_back(sid, session, project_id)
+            elif order.get("action") == "disconnect":
+                refusal = {"code": "unauthorized", "message": "you have been disconnected"}
+                yield functools.partial(self._part, sid, refusal)
+
+    def _take_back(self, sid: str, session: Session, project_id: str) -> Decision:
+        """Let a client hear a project no more that it heard until now, and tell it."""
+        why = SubscribeError(_FORBIDDEN, "forbidden")
+        with self._sessions.entering:
+            topics = sessions.withdraw(session, project_id, why)
+        for topic in topics:
+            yield from self._leave(sid, session, topic)
+        for room in rooms_of(project_id):
+            yield functools.partial(self.server.leave_room, sid, room, namespace=self.namespace)
+        if topics:
+            refusal = {**_refusal(why), "project_id": project_id}
+            yield functools.partial(self._send_error, sid, refusal)
+            # Clients of ours subscribe again, and are refused: so they know where they stand.
+            resync = {"project_id": project_id, "epoch": None, "offset": None}
+            yield functools.partial(self._send, sid, RESYNC_EVENT, resync)
+
+    def _part(self, sid: str, refusal: dict[str, Any]) -> Any:
+        """Disconnect a client with a code."""
+        self._send_error(sid, refusal)
+        return self.server.disconnect(sid, namespace=self.namespace, ignore_queue=True)
+
+    # -- housekeeping -------------------------------------------------------------------------------------------
+
+    def _keep_house(self) -> Any:
+        while self._has_guests():
+            self.server.sleep(TICK)
+            for chore in self._chores():
+                try:
+                    _settle(chore())
+                except Exception as error:
+                    _failures.error("a connection could not be looked after: %r", error)
+
+    def _has_guests(self) -> bool:
+        with self._housekeeping:
+            self._keeps_house = bool(self.server.eio.sockets or self._users)
+            return self._keeps_house
+
+    def _chores(self) -> Iterator[Step]:
+        """Yield what has to be done now, for all that ends by itself."""
+        for sid, session in self._sessions.all():
+            if session.expires_in is not None and session.expires_in <= 0:
+                refusal = {"code": "unauthorized", "message": "the token has ended; connect with a new one"}
+                yield functools.partial(self._part, sid, refusal)
+            elif session.should_be_warned(WARNING):
+                told = {"expires_in": session.expires_in}
+                yield functools.partial(self._send, sid, EXPIRING_EVENT, told)
+        for eio_sid in self._silent_newcomers():
+            yield functools.partial(self._close_socket, eio_sid)
+        manager = self.server.manager
+        if hasattr(manager, "pacer"):
+            self._doubt_after_silence(manager.generation)
+            for message in manager.pacer.due(manager):
+                yield functools.partial(manager.emit_here, message)
+            topics = list(self._sessions.topics())
+            manager.delivery.forget_unwatched({(topic.project_id, topic.job_id) for topic in topics})
+
+    def _doubt_after_silence(self, generation: int) -> None:
+        """Orders may have been missed when the broker was away."""
+        if generation != self._generation:
+            self._generation = generation
+            self._options.revocations.doubt()
+
+    def _silent_newcomers(self) -> list[str]:
+        """Return the connections that should have shown a token by now."""
+        known = [rooms[None].inverse for rooms in self.server.manager.rooms.values() if None in rooms]
+        late = time.monotonic() - self._options.limits.connect_timeout
+        silent = []
+        for eio_sid, began in list(self._newcomers.items()):
+            if eio_sid not in self.server.eio.sockets or any(eio_sid in names for names in known):
+                self._newcomers.pop(eio_sid, None)
+            elif began < late:
+                self._newcomers.pop(eio_sid, None)
+                silent.append(eio_sid)
+        return silent
+
+    def _close_socket(self, eio_sid: str) -> Any:
+        held = self.server.eio.sockets.get(eio_sid)
+        return None if held is None else held.close(wait=False)
+
+    def _give_up(self, sid: str, eio_sid: str) -> Any:
+        """Part from a client that does not read what it is told; it comes back when it can, and recovers."""
+        held = self.server.eio.sockets.get(eio_sid)
+        if held is None:
+            return
+        logger.warning("a client reads too slowly and is disconnected; %d packets waited", _empty(held.queue))
+        self._send_error(sid, dict(TOO_SLOW))
+        # Not by a disconnect of Socket.IO, after which browsers do not come back by themselves.
+        held.close(wait=False)
+        _cut(self.server.environ.get(eio_sid) or {})
 
     # -- a synchronous server -----------------------------------------------------------------------------------
 
     def _drive(self, decision: Decision) -> Any:
-        outcome = None
+        outcome, failed = None, None
         try:
             while True:
-                outcome = _settle(decision.send(outcome)())
+                step = decision.send(outcome) if failed is None else decision.throw(failed)
+                outcome, failed = None, None
+                try:
+                    outcome = _settle(step())
+                except Exception as error:
+                    failed = error
         except StopIteration as done:
             return done.value
 
@@ -316,18 +692,18 @@ class SocketIOEventHandlers:
         try:
             connect()
         except Exception as error:
-            self._users.pop(sid, None)
+            self._sessions.close(sid)
             raise _refusal_to_connect(error) from None
 
-    def _acknowledge(self, sid: str, decision: Decision) -> dict[str, Any]:
+    def _acknowledge(self, sid: str, decision: Decision) -> Any:
         try:
-            return self._drive(decision)  # type: ignore[no-any-return]
+            return self._drive(decision)
         except Exception as error:
             refusal = _refusal(error)
             self._send_error(sid, refusal)
             return {"ok": False, "error": refusal}
 
-    def _send_error(self, sid: str, refusal: dict[str, str]) -> Any:
+    def _send_error(self, sid: str, refusal: dict[str, Any]) -> Any:
         return self._send(sid, "error", refusal)
 
     def _send(self, sid: str, event: str, data: dict[str, Any]) -> Any:
@@ -336,15 +712,24 @@ class SocketIOEventHandlers:
 
 
 class AsyncSocketIOEventHandlers(SocketIOEventHandlers):
-    """Handle connections and subscriptions on a :class:`socketio.AsyncServer`.
+    """Handle connections and requests on a :class:`socketio.AsyncServer`.
 
     Takes the arguments of :class:`SocketIOEventHandlers`. Rules that are plain functions run in a thread, so that
-    they may block.
+    they may block. Every ``on_...`` returns an awaitable.
     """
+
+    _loop: asyncio.AbstractEventLoop | None = None
 
     @staticmethod
     def _shared(read: Read) -> Read:
         return AsyncSharedReads(read)
+
+    def _register(self, event: str, handler: Callable[..., Any]) -> None:
+        @functools.wraps(handler)
+        async def awaited(*args: Any) -> Any:
+            return await handler(*args)
+
+        super()._register(event, awaited)
 
     def _after(self, ours: Callable[..., Any], event: str) -> Callable[..., Any]:
         theirs = self._earlier(event)
@@ -357,37 +742,33 @@ class AsyncSocketIOEventHandlers(SocketIOEventHandlers):
                 outcome = _call_with_fitting(theirs, (sid, *args))
                 outcome = await outcome if inspect.isawaitable(outcome) else outcome
             except Exception:
-                self._users.pop(sid, None)
+                self._sessions.close(sid)
                 raise
             return self._unless_refused(sid, outcome)
 
         return both
 
-    async def on_connect(  # type: ignore[override]
-        self, sid: str, environ: dict[str, Any], auth: Any = None
-    ) -> None:
+    def _watch_newcomers(self) -> None:
+        theirs = self.server.eio.handlers["connect"]
+
+        async def connected(eio_sid: str, environ: dict[str, Any]) -> Any:
+            self._loop = asyncio.get_running_loop()
+            self._note_newcomer(eio_sid)
+            return await theirs(eio_sid, environ)
+
+        self.server.eio.handlers["connect"] = connected
+
+    async def on_connect(self, sid: str, environ: dict[str, Any], auth: Any = None) -> None:
         """Let a client in whose token is good; see :meth:`SocketIOEventHandlers.on_connect`."""
         try:
-            await self._drive_async(self._decide_connect(sid, environ, auth))
+            await self._drive(self._decide_connect(sid, environ, auth))
         except Exception as error:
-            self._users.pop(sid, None)
+            self._sessions.close(sid)
             raise _refusal_to_connect(error) from None
 
-    async def on_disconnect(self, sid: str, *_reason: Any) -> None:  # type: ignore[override]
+    async def on_disconnect(self, sid: str, *_reason: Any) -> None:
         """Forget a client."""
         super().on_disconnect(sid)
-
-    async def on_subscribe_project(  # type: ignore[override]
-        self, sid: str, data: Any = None, *rest: Any
-    ) -> dict[str, Any]:
-        """Let a client hear a project; returns the acknowledgement, or sends it as events where none is asked for."""
-        return await self._acknowledge_async(sid, self._decide_subscribe(sid, data, NO_ACKNOWLEDGEMENT in rest))
-
-    async def on_unsubscribe_project(  # type: ignore[override]
-        self, sid: str, data: Any = None, *_: Any
-    ) -> dict[str, Any]:
-        """Let a client hear a project no more; returns the acknowledgement."""
-        return await self._acknowledge_async(sid, self._decide_unsubscribe(sid, data))
 
     def _ask_who(self, token: Any, environ: dict[str, Any]) -> Any:
         rule = self._validate_token if self._authenticate is None else self._authenticate
@@ -401,22 +782,74 @@ class AsyncSocketIOEventHandlers(SocketIOEventHandlers):
             logger.error("the history of a project cannot be read: %r", error)
             return None
 
+    def _ask_revoked(self, user_id: Any, project_id: str) -> Any:
+        revocations = self._options.revocations
+        if revocations.is_fresh:
+            return revocations.cover(user_id, project_id)
+        return _off_the_loop(revocations.cover, user_id, project_id)
+
     def _ask_access(self, user_id: Any, project_id: str) -> Any:
         return _off_the_loop(self._authorize or self._validate_project_access, user_id, project_id)
 
-    async def _drive_async(self, decision: Decision) -> Any:
-        outcome = None
+    async def _ask_audience(self, user_id: Any, project_id: str) -> Any:
+        if self._options.audience is None:
+            return None
+        return _checked_audience(await _off_the_loop(self._options.audience, user_id, project_id))
+
+    def _ask_cancel(self, user_id: Any, project_id: str, job_id: str) -> Any:
+        return _off_the_loop(
+            self._options.authorize_cancel or self._validate_cancel_access, user_id, project_id, job_id
+        )
+
+    def _ask_desk(self, question: str, *args: Any) -> Any:
+        return None if self._options.desk is None else _off_the_loop(getattr(self._options.desk, question), *args)
+
+    def obey(self, order: dict[str, Any]) -> Any:
+        """Do what the application told all servers of the channel to do; called in the thread that listens."""
+        if self._loop is not None:
+            # What is heard after it is handed over after it.
+            self._loop.call_soon_threadsafe(lambda: _keep(self._drive(self._decide_order(order))))
+
+    async def _part(self, sid: str, refusal: dict[str, Any]) -> None:
+        await self._send_error(sid, refusal)
+        await self.server.disconnect(sid, namespace=self.namespace, ignore_queue=True)
+
+    async def _keep_house(self) -> None:
+        while self._has_guests():
+            await self.server.sleep(TICK)
+            for chore in self._chores():
+                try:
+                    outcome = chore()
+                    if inspect.isawaitable(outcome):
+                        await outcome
+                except Exception as error:
+                    _failures.error("a connection could not be looked after: %r", error)
+
+    async def _give_up(self, sid: str, eio_sid: str) -> None:
+        held = self.server.eio.sockets.get(eio_sid)
+        if held is not None:
+            logger.warning("a client reads too slowly and is disconnected; %d packets waited", _empty(held.queue))
+            await self._send_error(sid, dict(TOO_SLOW))
+            await held.close(wait=False)
+
+    async def _drive(self, decision: Decision) -> Any:
+        outcome, failed = None, None
         try:
             while True:
-                outcome = decision.send(outcome)()
-                if inspect.isawaitable(outcome):
-                    outcome = await outcome
+                step = decision.send(outcome) if failed is None else decision.throw(failed)
+                outcome, failed = None, None
+                try:
+                    outcome = step()
+                    if inspect.isawaitable(outcome):
+                        outcome = await outcome
+                except Exception as error:
+                    failed = error
         except StopIteration as done:
             return done.value
 
-    async def _acknowledge_async(self, sid: str, decision: Decision) -> dict[str, Any]:
+    async def _acknowledge(self, sid: str, decision: Decision) -> Any:
         try:
-            return await self._drive_async(decision)  # type: ignore[no-any-return]
+            return await self._drive(decision)
         except Exception as error:
             refusal = _refusal(error)
             await self._send_error(sid, refusal)
@@ -448,34 +881,9 @@ def _call_with_fitting(handler: Callable[..., Any], args: tuple[Any, ...]) -> An
     return handler(*args)
 
 
-def _token(environ: dict[str, Any], given: Any) -> Any:
-    """Return the token of a new connection: in the ``auth`` object, else in the query string."""
-    if isinstance(given, dict) and given.get("token"):
-        return given["token"]
-    return parse_qs(environ.get("QUERY_STRING") or "").get("token", [None])[0]
-
-
 def _shows_otherwise(environ: dict[str, Any]) -> bool:
     """Tell whether a connection without a token shows who it is in another way, for ``authenticate`` to look at."""
     return bool(environ.get("HTTP_COOKIE") or environ.get("HTTP_AUTHORIZATION"))
-
-
-def _project_id(data: Any) -> str:
-    if not isinstance(data, dict):
-        raise SubscribeError("send an object such as {project_id: ...}", "bad_request")
-    try:
-        return normalise_project_id(data.get("project_id"))
-    except (TypeError, ValueError) as error:
-        raise SubscribeError(str(error), "bad_request") from None
-
-
-def _rooms(project_id: str, data: dict[str, Any]) -> tuple[str, str]:
-    """Return the room that a subscription is for, and the one that it is not for."""
-    batch = data.get("batch")
-    if not isinstance(batch, (bool, type(None))):
-        raise SubscribeError("batch must be true or false", "bad_request")
-    rooms = project_room(project_id), batch_room(project_id)
-    return rooms[::-1] if batch else rooms
 
 
 def _replayed(snapshot: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -492,13 +900,55 @@ def _replayed(snapshot: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return [*told, *((WORKFLOW_EVENT, flow) for flow in flows)]
 
 
-def _since(data: dict[str, Any]) -> Since | None:
-    if data.get("since") is None:
-        return None
-    try:
-        return msgspec.convert(data["since"], Since)
-    except msgspec.ValidationError as error:
-        raise SubscribeError(f"since must be {{epoch, offset}}: {error}", "bad_request") from None
+def _of_one_job(snapshot: dict[str, Any], job_id: str, state: dict[str, Any] | None) -> dict[str, Any]:
+    """Return what a project's snapshot says of one job."""
+    jobs = [] if state is None else [state]
+    missed = [item for item in snapshot["events"] if _is_about(item, job_id)]
+    return {**snapshot, "jobs": jobs, "jobs_total": len(jobs), "workflows": [], "events": missed}
+
+
+def _is_about(item: dict[str, Any], job_id: str) -> bool:
+    data = item["data"]
+    told = data if item["event"] in (STATUS_EVENT, PROGRESS_EVENT) else isinstance(data, dict) and data.get(MARK)
+    return isinstance(told, dict) and told.get("job_id") == job_id
+
+
+def _checked_audience(audience: Any) -> str | None:
+    if audience is not None and not isinstance(audience, str):
+        raise TypeError(f"audience must return a str or None, not {type(audience).__name__}")
+    return audience
+
+
+def _empty(queue: Any) -> int:
+    """Throw away what waits in a queue, of whatever kind of server, and return how much it was."""
+    thrown = 0
+    while queue.qsize():
+        try:
+            queue.get_nowait()
+        except Exception:  # each kind has its own error for an empty one; somebody else took the last
+            break
+        queue.task_done()
+        thrown += 1
+    return thrown
+
+
+def _cut(environ: dict[str, Any]) -> None:
+    """End a WebSocket that a thread may be writing to in vain; of other connections the server knows itself."""
+    if environ.get("HTTP_UPGRADE", "").lower() == "websocket":
+        connection = environ.get("werkzeug.socket") or environ.get("gunicorn.socket")
+        if connection is not None:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+#: asyncio holds tasks weakly.
+_tasks: set[asyncio.Task[Any]] = set()
+
+
+def _keep(coroutine: Any) -> None:
+    task = asyncio.ensure_future(coroutine)
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
 
 
 def _place(since: Since | None) -> tuple[str, int]:

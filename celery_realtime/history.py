@@ -1,8 +1,8 @@
-"""Remember what each project was told, on Redis: the only module that knows Redis.
+"""Remember what each project was told, on Redis.
 
 Of each project there is, under keys that share a hash slot: ``meta`` (epoch, last offset), ``events`` (a stream whose
 ids are the offsets), ``jobs`` (the latest state of each job), ``live`` (which have not ended), ``ended`` (when the
-others did, so that they can leave) and ``flows`` (the sums of workflows).
+others did, so that they can leave) and ``flows`` (the sums of workflows); behind Sentinels also ``server``.
 One script decides whether an event is news, gives it its offset and stores it, in one step on the server.
 """
 
@@ -32,12 +32,12 @@ from celery_realtime.events import (
 )
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.recent import Recent
-from celery_realtime.settings import redact
+from celery_realtime.redis_connection import connect
+from celery_realtime.settings import is_sentinel, redact
 
 logger = logging.getLogger(__name__)
 
 LOG_INTERVAL = 60.0
-TIMEOUT = 1.0
 ENDED_TTL = 3600.0
 MAX_RECOVERED = 1000
 MAX_SNAPSHOT = 1000
@@ -45,7 +45,12 @@ MAX_SNAPSHOT = 1000
 #: Bytes of jobs, and of missed events, that an answer holds. Both may be three times as long in JSON of nothing but
 #: ASCII, and aiohttp, which Python's asyncio clients use, ends a connection over a message of 4 MiB.
 MAX_ANSWER = 1024 * 1024
+QUEUED_RANK = 0
 RUNNING_RANK = 1
+
+#: Seconds for which it is known that a job was cancelled, and that an access was taken back.
+CANCELLED_TTL = 86400
+REVOKED_TTL = 30 * 86400
 
 #: Seconds that it is known what a worker held which was never heard of again.
 HELD_TTL = 86400
@@ -74,6 +79,20 @@ local function begin_anew(epoch)
   redis.call('DEL', KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6])
   redis.call('DEL', KEYS[1])
   redis.call('HSET', KEYS[1], 'epoch', epoch, 'offset', 0, 'jobs', 0)
+end
+
+-- KEYS[7], where Sentinels choose another server when one dies, says which server counted last. The next one may lack
+-- the newest events, and would give their offsets away again: so it counts in an epoch of its own.
+local function succeed(epoch, another, ttl)
+  if not KEYS[7] then return epoch end
+  local told = redis.pcall('INFO', 'replication')
+  local server = type(told) == 'string' and string.match(told, 'master_replid:(%x+)') or 'unknown'
+  if redis.call('GET', KEYS[7]) == server then return epoch end
+  redis.call('SET', KEYS[7], server, 'EX', math.ceil(tonumber(ttl)))
+  if not epoch then return nil end
+  redis.call('HSET', KEYS[1], 'epoch', another)
+  redis.call('XTRIM', KEYS[2], 'MAXLEN', 1)
+  return another
 end
 
 local function forget(jobs, live, most)
@@ -113,7 +132,7 @@ local size, ttl, ended_ttl = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV
 local time = redis.call('TIME')
 local clock = tonumber(time[1]) + tonumber(time[2]) / 1000000
 local found = redis.call('HMGET', meta, 'epoch', 'offset', 'jobs')
-local epoch, offset = found[1], tonumber(found[2] or 0)
+local epoch, offset = succeed(found[1], ARGV[1], ARGV[3]), tonumber(found[2] or 0)
 if not is_whole(epoch, offset, tonumber(found[3] or 0), ARGV[7], tonumber(ARGV[8])) then
   epoch, offset = ARGV[1], 0
   begin_anew(epoch)
@@ -349,7 +368,7 @@ _READ = (
 local meta, events, jobs, ended, flows, live = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local since_epoch, since, most = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local found = redis.call('HMGET', meta, 'epoch', 'offset', 'jobs')
-local epoch, offset = found[1], tonumber(found[2] or 0)
+local epoch, offset = succeed(found[1], ARGV[1], ARGV[5]), tonumber(found[2] or 0)
 if not is_whole(epoch, offset, tonumber(found[3] or 0), '', 0) then
   epoch, offset = ARGV[1], 0
   begin_anew(epoch)
@@ -448,8 +467,7 @@ class History:
         self._doubtful: Recent[int, tuple[Outgoing, str]] = Recent(WITNESSED)
         self._witnessed: Recent[str, tuple[str, int]] = Recent(WITNESSED)
         try:
-            self._redis = redis.Redis.from_url(_redis_py_url(url), **_options(url))
-            self._redis.connection_pool.make_connection()  # it connects later, and says now what it cannot take
+            self._redis = connect(url)
         except (ValueError, TypeError, redis.RedisError) as error:
             raise ImproperlyConfigured(
                 f"realtime_history_url {redact(url)!r} cannot be used ({type(error).__name__})"
@@ -494,7 +512,7 @@ class History:
         groups = _by_project(events)
         appends = [self._append_command(name, [event for _, event in group], tags) for name, group in groups.items()]
         answers: dict[int, list[Outgoing]] = {}
-        replies = self._run([*self._hold_commands(events), *appends])[-len(appends) :]
+        replies = self._run([*self._hold_commands(events), *self._place_commands(events), *appends])[-len(appends) :]
         for (project_id, group), reply in zip(groups.items(), replies, strict=True):
             if isinstance(reply, Exception):
                 self._log("history is refused by %s, so events go out without it: %r", reply)
@@ -547,6 +565,36 @@ class History:
             expiring, jobs = self._lease_keys("expiring", "expiring-jobs")
             self._redis.zadd(expiring, {event.job_id or "": event.expires_at or 0.0})
             self._redis.hset(jobs, event.job_id or "", _job_json(event))
+
+    def _place_commands(self, events: list[Outgoing]) -> list[list[Any]]:
+        """Remember which project a job is of; not in each of its events, of which any may be the first."""
+        ttl = max(1, int(self._ttl))
+        return [
+            ["SET", self._place_key(event.job_id), event.project_id, "EX", ttl]
+            for event in events
+            if event.job_id and event.rank in (QUEUED_RANK, RUNNING_RANK)
+        ]
+
+    def _place_key(self, job_id: str) -> str:
+        return f"{self._prefix}place:{quote(job_id, safe='', errors='replace')}"
+
+    def project_of(self, job_id: str) -> str | None:
+        """Return the project of a job that has been told of in the last ``ttl`` seconds, or None.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        found: Any = self._redis.get(self._place_key(job_id))
+        return None if found is None else found.decode()
+
+    def job(self, project_id: str, job_id: str) -> dict[str, Any] | None:
+        """Return the latest state of one job, as the snapshot has it, or None when it is not known.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        found: Any = self._redis.hget(self._keys(project_id)[2], legible(job_id))
+        return None if found is None else _job(found)
 
     def _tag(self, event: Outgoing) -> str:
         """Return what tells an event from all others, and whether it may have been stored already."""
@@ -617,7 +665,8 @@ class History:
 
     def _keys(self, project_id: str) -> list[str]:
         start = f"{self._prefix}{{{quote(project_id, safe='')}}}:"
-        return [start + name for name in ("meta", "events", "jobs", "ended", "flows", "live")]
+        names = ["meta", "events", "jobs", "ended", "flows", "live", *(["server"] if is_sentinel(self._url) else [])]
+        return [start + name for name in names]
 
     def _note_stalls(self, events: list[Outgoing]) -> None:
         for event in events:
@@ -693,6 +742,52 @@ class History:
             self._redis.zrem(expiring, *job_ids)
             self._redis.hdel(jobs, *job_ids)
 
+    # -- what is taken back -------------------------------------------------------------------------------------
+
+    def cancel(self, job_id: str) -> None:
+        """Let it be known that a job is to end.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        self._redis.set(self._cancel_key(job_id), 1, ex=CANCELLED_TTL)
+
+    def cancelled(self, job_ids: list[str]) -> list[str]:
+        """Return those of some jobs that are to end.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        found: Any = self._redis.mget([self._cancel_key(job_id) for job_id in job_ids])
+        return [job_id for job_id, flag in zip(job_ids, found, strict=True) if flag is not None]
+
+    def _cancel_key(self, job_id: str) -> str:
+        return f"{self._prefix}cancelled:{quote(job_id, safe='', errors='replace')}"
+
+    def revoke(self, user: str, project_id: str, at: float) -> None:
+        """Remember that tokens that a user was given before a time open a project no more.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        [revoked] = self._lease_keys("revoked")
+        self._redis.hset(revoked, msgspec.json.encode([user, project_id]), repr(at))
+        self._redis.expire(revoked, REVOKED_TTL)
+
+    def revocations(self) -> dict[tuple[str, str], float]:
+        """Return when each user's access to a project was taken back.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        [revoked] = self._lease_keys("revoked")
+        found: Any = self._redis.hgetall(revoked)
+        told = {}
+        for pair, at in found.items():
+            user, project_id = msgspec.json.decode(pair)
+            told[user, project_id] = float(at)
+        return told
+
     def _lease_keys(self, *names: str) -> list[str]:
         return [f"{self._prefix}{{leases}}:{name}" for name in names]
 
@@ -706,23 +801,6 @@ class History:
     def close(self) -> None:
         """Let go of the connections."""
         self._redis.close()
-
-
-def _redis_py_url(url: str) -> str:
-    """Return a Celery Redis URL in the words of redis-py."""
-    for celery_word, word in (("CERT_REQUIRED", "required"), ("CERT_OPTIONAL", "optional"), ("CERT_NONE", "none")):
-        url = url.replace(f"ssl_cert_reqs={celery_word}", f"ssl_cert_reqs={word}")
-    if not url.startswith("redis+socket://"):
-        return url
-    return ("unix" + url[len("redis+socket") :]).replace("virtual_host=", "db=")
-
-
-def _options(url: str) -> dict[str, Any]:
-    # An odd task id must cost at most itself, not the batch that it is in.
-    options: dict[str, Any] = {"socket_timeout": TIMEOUT, "encoding_errors": "replace"}
-    if url.startswith(("unix:", "redis+socket:")):
-        return options
-    return {**options, "socket_connect_timeout": TIMEOUT, "socket_keepalive": True}
 
 
 def _new_epoch() -> str:

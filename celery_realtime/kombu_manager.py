@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import os
 import threading
 import weakref
@@ -16,10 +17,16 @@ from socketio.async_pubsub_manager import AsyncPubSubManager
 from celery_realtime import wire
 from celery_realtime.catchup import CatchUp
 from celery_realtime.connections import connection
+from celery_realtime.delivery import Delivery
 from celery_realtime.events import Outgoing
+from celery_realtime.failures import FailureLog
 from celery_realtime.listener import Listener
+from celery_realtime.pacer import Pacer
 from celery_realtime.publisher import Publisher
 from celery_realtime.settings import is_redis, redact
+
+#: The method of a message with which one process tells every web server of the channel to do something.
+ORDER_METHOD = "celery_realtime_order"
 
 
 class RealtimeKombuManager(socketio.KombuManager):
@@ -62,8 +69,15 @@ class RealtimeKombuManager(socketio.KombuManager):
             connection_options=connection_options,
             **options,
         )
+        #: Which rooms of this server a message goes to.
+        self.delivery = Delivery(self.is_occupied)
         #: What is passed on to this server's clients when the broker was away.
-        self.catch_up = CatchUp(self.is_occupied, namespace)
+        self.catch_up = CatchUp(self.is_occupied, namespace, self.delivery.is_watched)
+        #: What is due to clients that read slowly.
+        self.pacer = Pacer()
+        #: Takes orders that are meant for every server of the channel.
+        self.obey: Callable[[dict[str, Any]], None] | None = None
+        self._failures = FailureLog(logging.getLogger(__name__))
         name = redact(url)
         self._publisher = Publisher(self._connection, self._exchange, self.producer_options, name)
         self._listener = Listener(functools.partial(self._connection, reading=True), self._queue_maker(), name)
@@ -145,15 +159,35 @@ class RealtimeKombuManager(socketio.KombuManager):
             if message is None and generation != self.generation:
                 generation = self.generation
                 self.catch_up.fall_behind()
-            told = self._news_in(message)
-            yield from told
-            yield from wire.batches(told, self.is_occupied)
+            yield from self.delivery.spread(self._news_in(message))
 
     def _news_in(self, message: Any) -> list[dict[str, Any]]:
         if message is None:
             return list(self.catch_up.missed())
         told = wire.decode_message(message.body, message.content_type)
+        if told and told[0]["method"] == ORDER_METHOD:
+            self._obey(told[0])
+            return []
         return [one for one in told if self.catch_up.is_news(one)]
+
+    def _obey(self, order: dict[str, Any]) -> None:
+        if self.obey is not None:
+            try:
+                self.obey(order)
+            except Exception as error:  # whatever it is, the listener goes on
+                self._failures.error("an order from the channel failed: %r", error)
+
+    def order(self, order: dict[str, Any]) -> bool:
+        """Tell every server of the channel to do something; returns whether the broker took it."""
+        return self._publish({"method": ORDER_METHOD, "host_id": self.host_id, **order})
+
+    def _handle_emit(self, message: dict[str, Any]) -> None:
+        for paced in self.pacer.paced(message, self):
+            super()._handle_emit(paced)
+
+    def emit_here(self, message: dict[str, Any]) -> None:
+        """Emit on this server only."""
+        super()._handle_emit(message)
 
 
 class AsyncRealtimeKombuManager(AsyncPubSubManager):
@@ -198,6 +232,30 @@ class AsyncRealtimeKombuManager(AsyncPubSubManager):
         """What is passed on to this server's clients when the broker was away."""
         return self.sync.catch_up
 
+    @property
+    def delivery(self) -> Delivery:
+        """Which rooms of this server a message goes to."""
+        return self.sync.delivery
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of the projects."""
+        return self.sync.namespace
+
+    @property
+    def obey(self) -> Callable[[dict[str, Any]], None] | None:
+        """Takes orders that are meant for every server of the channel, in the thread that listens."""
+        return self.sync.obey
+
+    @obey.setter
+    def obey(self, take: Callable[[dict[str, Any]], None]) -> None:
+        self.sync.obey = take
+
+    @property
+    def pacer(self) -> Pacer:
+        """What is due to clients that read slowly."""
+        return self.sync.pacer
+
     def start_listening(self) -> None:
         """Listen from now on; what is heard before the event loop runs is for nobody, since there is no client."""
         if self._pump is None or not self._pump.is_alive():
@@ -229,6 +287,14 @@ class AsyncRealtimeKombuManager(AsyncPubSubManager):
 
     async def _publish(self, data: Any) -> bool:
         return await asyncio.to_thread(self.sync._publish, data)
+
+    async def _handle_emit(self, message: dict[str, Any]) -> None:
+        for paced in self.pacer.paced(message, self):
+            await super()._handle_emit(paced)
+
+    async def emit_here(self, message: dict[str, Any]) -> None:
+        """Emit on this server only."""
+        await super()._handle_emit(message)
 
 
 class _Forked(Protocol):

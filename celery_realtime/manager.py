@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures.thread  # noqa: F401  (python-socketio loads it, which cannot be done once an exit has begun)
+import functools
 import inspect
 import logging
 import weakref
@@ -128,12 +129,17 @@ class SocketIOManager:
 
     def _passed(self, event: Outgoing) -> Outgoing | None:
         """Return what ``event_filter`` leaves of an event."""
-        if self._settings().event_filter is None:
+        if not self._filters:
             return event
         filtered = self._filter(event)
         if filtered is None:
             self.counts["filtered"] += 1
         return filtered
+
+    @functools.cached_property
+    def _filters(self) -> bool:
+        settings = self._settings()
+        return settings.event_filter is not None and not settings.filters_by_audience
 
     def _filter(self, event: Outgoing) -> Outgoing | None:
         """Apply ``event_filter``; an event that it fails on is dropped, since it may hold what must not be seen."""

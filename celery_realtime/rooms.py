@@ -12,6 +12,9 @@ _MOST_BITS = 4 * MAX_PROJECT_ID_LENGTH
 
 _PROJECT = "project:"
 _BATCH = "batch:"
+_BATCHED = "batched:"
+_JOB = "job:"
+_AUDIENCE = "audience:"
 
 
 def project_room(project_id: str) -> str:
@@ -25,13 +28,35 @@ def batch_room(project_id: str) -> str:
 
 
 def batch_room_beside(room: str) -> str | None:
-    """Return the batch room of the project that a room belongs to; None if it is no project's."""
-    return _BATCH + room[len(_PROJECT) :] if room.startswith(_PROJECT) else None
+    """Return the batch room beside a room of a project, a job or an audience; None if it is none of these."""
+    if room.startswith(_PROJECT):
+        return _BATCH + room[len(_PROJECT) :]
+    return _BATCHED + room if room.startswith((_JOB, _AUDIENCE)) else None
+
+
+def is_ours(room: str) -> bool:
+    """Tell whether a room is one of those that this module names."""
+    return room.startswith((_PROJECT, _BATCH, _BATCHED, _JOB, _AUDIENCE))
 
 
 def project_of_room(room: object) -> str | None:
     """Return the project whose room it is; None if it is no project's."""
     return room[len(_PROJECT) :] if isinstance(room, str) and room.startswith(_PROJECT) else None
+
+
+def rooms_of(project_id: str, job_id: str | None = None, audience: str | None = None) -> tuple[str, str]:
+    """Return the rooms of those who hear a project, or one job of it: single events, and batches.
+
+    Args:
+        project_id: The project, already normalised.
+        job_id: The job, or None for all of them.
+        audience: Who sees it in the same way; None where everybody does.
+    """
+    # The length keeps apart what colons in ids would not.
+    plain = project_room(project_id) if job_id is None else f"{_JOB}{len(project_id)}:{project_id}:{job_id}"
+    if audience is not None:
+        plain = f"{_AUDIENCE}{len(audience)}:{audience}:{plain}"
+    return plain, batch_room(project_id) if plain == project_room(project_id) else _BATCHED + plain
 
 
 def normalise_project_id(value: object) -> str:
@@ -50,6 +75,18 @@ def normalise_project_id(value: object) -> str:
     if not text.isprintable():
         raise ValueError(f"project_id must hold printable characters only, not {text[:40]!r}")
     return text
+
+
+def normalise_user_id(value: object) -> str:
+    """Return a user id as the string that names it in tokens and orders; takes what a project id may be.
+
+    Raises:
+        TypeError, ValueError: As :func:`normalise_project_id`.
+    """
+    try:
+        return normalise_project_id(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(str(error).replace("project_id", "user_id")) from None
 
 
 def _text_of(value: object) -> str:

@@ -7,11 +7,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import socketio
 
+from celery_realtime import access_logs
 from celery_realtime.exceptions import ImproperlyConfigured
-from celery_realtime.handlers import AsyncSocketIOEventHandlers, Authenticate, Authorize, Read, SocketIOEventHandlers
+from celery_realtime.handlers import (
+    AsyncSocketIOEventHandlers,
+    Authenticate,
+    Authorize,
+    Options,
+    Read,
+    SocketIOEventHandlers,
+)
 from celery_realtime.kombu_manager import AsyncRealtimeKombuManager, RealtimeKombuManager
+from celery_realtime.sessions import Limits
 from celery_realtime.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -25,6 +35,7 @@ def attach(
     authorize: Authorize | None,
     handlers: type[SocketIOEventHandlers] | None,
     read: Read | None,
+    options: Options = Options(),  # noqa: B008 - it is frozen
 ) -> SocketIOEventHandlers:
     """Register handlers on a server and return them; see :meth:`celery_realtime.Realtime.init_socketio`."""
     inner = _inner_server(server)
@@ -32,6 +43,10 @@ def attach(
     chosen = _check_handlers(handlers or base, base)
     _check_hearing(inner, settings)
     _check_rules(chosen, settings, authenticate, authorize)
+    if options.audience is not None and not settings.filters_by_audience:
+        raise ImproperlyConfigured(
+            "audience= says who looks, and nothing asks: give realtime_event_filter a fourth parameter, `audience`"
+        )
     made = chosen(
         inner,
         namespace=settings.namespace,
@@ -39,14 +54,37 @@ def attach(
         authenticate=authenticate,
         authorize=authorize,
         read=read,
+        options=msgspec.structs.replace(options, limits=_limits(settings)),
     )
     made.register()
+    access_logs.install()
+    if inner.eio.cors_allowed_origins == "*":
+        logger.warning('cors_allowed_origins="*" lets every page on the web connect as your users; name the origins')
+    _fit_manager(inner.manager, settings)
     catch_up = getattr(inner.manager, "catch_up", None)
     if catch_up is not None and read is not None:
         catch_up.read_with(read)
     if isinstance(inner.manager, (RealtimeKombuManager, AsyncRealtimeKombuManager)) and not _is_celery_command():
         inner.manager.start_listening()
     return made
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(**{name: getattr(settings, name) for name in Limits.__struct_fields__})
+
+
+def _fit_manager(manager: Any, settings: Settings) -> None:
+    """Tell a client manager of ours what the settings say of clients."""
+    if not hasattr(manager, "pacer"):
+        if settings.filters_by_audience:
+            raise ImproperlyConfigured(
+                "realtime_event_filter takes an audience, which only our client managers know: "
+                "make the server with client_manager=realtime.client_manager()"
+            )
+        return
+    manager.pacer.most = settings.max_backlog
+    if settings.filters_by_audience:
+        manager.delivery.redact_with(settings.event_filter)
 
 
 def _is_celery_command() -> bool:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import inspect
+import re
+import ssl
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
 import msgspec
 
@@ -14,7 +17,7 @@ from celery_realtime.exceptions import ImproperlyConfigured
 PREFIX = "realtime_"
 REDIS_SCHEMES = ("redis", "rediss", "redis+socket", "unix", "valkey", "valkeys", "sentinel")
 
-EventFilter = Callable[[str, str, dict[str, Any]], dict[str, Any] | None]
+EventFilter = Callable[..., dict[str, Any] | None]
 ProjectResolver = Callable[[str, tuple[Any, ...], dict[str, Any]], str | None]
 
 
@@ -34,7 +37,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         max_payload: Largest result or custom event that is sent, in bytes of JSON.
         include_result: Whether a success carries the task's return value.
         include_traceback: Whether an error carries the traceback.
-        event_filter: ``(event, project_id, payload) -> payload``, to redact an event, or None, to drop it.
+        event_filter: ``(event, project_id, payload) -> payload``, to redact an event, or None, to drop it. With a
+            fourth parameter, ``audience``, it decides in the web server what each audience sees.
         project_resolver: ``(task_name, args, kwargs) -> project_id``, for jobs that name no project.
         secret_key: Signs the tokens of ``issue_token``; several keys rotate: the first signs, all verify.
         queue_size: Events that may wait in a process before the least important is dropped.
@@ -42,6 +46,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         linger: Least time, in seconds, between two batches of progress; what comes after a silence leaves at once.
         flush_timeout: Longest time, in seconds, that a process that ends waits for its last events to leave.
         lost_after: Time, in seconds, within which the jobs of a worker that was killed are told to be lost.
+        max_subscriptions: Projects and jobs that one client may be subscribed to at once.
+        max_connections: Connections that one user may have to one web server.
+        request_rate: Requests a second that one client may make; as many as in five seconds at once.
+        max_request: Longest request of a client, in bytes of JSON.
+        connect_timeout: Time, in seconds, in which a new connection has to show its token.
+        max_backlog: Packets that may wait for a client that reads slowly before it is disconnected; of a quarter of
+            that on, its progress waits apart, the newest of each job.
         metrics: Whether counters are exported to prometheus_client.
     """
 
@@ -65,16 +76,39 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     linger: float = 0.005
     flush_timeout: float = 5.0
     lost_after: float = 30.0
+    max_subscriptions: int = 200
+    max_connections: int = 2000
+    request_rate: float = 200.0
+    max_request: int = 16384
+    connect_timeout: float = 10.0
+    max_backlog: int = 1000
     metrics: bool = False
+
+    @property
+    def filters_by_audience(self) -> bool:
+        """Whether ``event_filter`` decides in the web server, for each audience, and not where events come from."""
+        return _takes_audience(self.event_filter)
+
+
+def _takes_audience(rule: Any) -> bool:
+    if rule is None:
+        return False
+    try:
+        return "audience" in inspect.signature(rule).parameters
+    except (TypeError, ValueError):
+        return False
 
 
 LONGEST_TIME = 10 * 365 * 86400.0
 
 NAMES = Settings.__struct_fields__
-_POSITIVE = ("history_size", "history_ttl", "max_payload", "queue_size", "batch_size", "lost_after")
+_POSITIVE = (
+    *("history_size", "history_ttl", "max_payload", "queue_size", "batch_size", "lost_after"),
+    *("max_subscriptions", "max_connections", "request_rate", "max_request", "connect_timeout", "max_backlog"),
+)
 _NOT_NEGATIVE = ("progress_interval", "linger", "flush_timeout")
 _CALLABLE = ("event_filter", "project_resolver")
-_TIMES = ("history_ttl", "progress_interval", "linger", "flush_timeout", "lost_after")
+_TIMES = ("history_ttl", "progress_interval", "linger", "flush_timeout", "lost_after", "connect_timeout")
 _SECRET = ("secret_key", "url", "history_url", "connection_options")
 _NOT_EMPTY = ("channel", "secret_key", "url")
 
@@ -204,10 +238,17 @@ def _check_url(url: str) -> None:
 
 
 def _check_history_url(url: str | None) -> None:
-    if url not in (None, "auto") and not (is_plain_redis(url) and _is_readable(str(url))):
+    if url in (None, "auto"):
+        return
+    known = is_plain_redis(url) or is_sentinel(url)
+    if not (known and all(_is_readable(part) for part in str(url).split(";"))):
         raise ImproperlyConfigured(
             f"{PREFIX}history_url {redact(str(url))!r} is no URL of one Redis; write one such as redis://localhost:6379/0,"
-            ' "auto", or None for no history'
+            ' sentinel://localhost:26379/0?master_name=mymaster, "auto", or None for no history'
+        )
+    if is_sentinel(url) and "master_name" not in url_options(str(url)):
+        raise ImproperlyConfigured(
+            f"{PREFIX}history_url {redact(str(url))!r} does not say which master: end it with ?master_name=mymaster"
         )
 
 
@@ -220,7 +261,8 @@ def _is_readable(url: str) -> bool:
 
 
 def redact(url: str) -> str:
-    """Return a URL without its password, fit for logs and error messages."""
+    """Return a URL without its passwords, fit for logs and error messages."""
+    url = _PASSWORD_OPTION.sub(r"\1**", url)
     head, at, tail = url.rpartition("@")
     if not at:
         return url
@@ -229,10 +271,75 @@ def redact(url: str) -> str:
     return f"{scheme}{slashes}{user}:**@{tail}"
 
 
+_PASSWORD_OPTION = re.compile(r"([?&]\w*password=)[^&;]*")
+
+
+def url_options(url: str) -> dict[str, str]:
+    """Return the options that follow the question marks in a URL, or in several with semicolons between them."""
+    return dict(option for part in url.split(";") for option in parse_qsl(urlsplit(part).query))
+
+
+def as_history_url(url: str | None, tls: Any, transport_options: Mapping[str, Any] | None) -> str | None:
+    """Return the URL of a Redis with what else Celery was told of it, so that it alone says how to connect.
+
+    Options that are objects have no form in a URL, and are left out.
+
+    Args:
+        url: Of the result backend or the broker.
+        tls: ``redis_backend_use_ssl`` or ``broker_use_ssl``.
+        transport_options: ``result_backend_transport_options`` or ``broker_transport_options``.
+
+    Returns:
+        The URL, or None if there is no Redis, or Sentinels are not told which one.
+    """
+    if url is None or not (is_plain_redis(url) or is_sentinel(url)):
+        return None
+    whole = _with_options(url, tls, transport_options or {})
+    return None if is_sentinel(url) and "master_name" not in url_options(whole) else whole
+
+
+def _with_options(url: str, tls: Any, transport_options: Mapping[str, Any]) -> str:
+    options: dict[str, Any] = dict(tls) if isinstance(tls, Mapping) else {}
+    if is_sentinel(url):
+        options |= _sentinel_options(transport_options)
+        options |= {"ssl_cert_reqs": ssl.CERT_REQUIRED, **options} if tls else {}
+    elif tls and url.startswith("redis://"):
+        url = "rediss" + url.removeprefix("redis")
+    there = url_options(url)
+    written = {name: _in_url(name, value) for name, value in options.items() if name not in there}
+    more = "&".join(f"{name}={text}" for name, text in written.items() if text is not None)
+    separator = "&" if urlsplit(url.rpartition(";")[2]).query else "?"
+    return f"{url}{separator}{more}" if more else url
+
+
+def _sentinel_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("master_name", "min_other_sentinels")
+    to_sentinel = given.get("sentinel_kwargs") or {}
+    return {
+        **{name: given[name] for name in names if name in given},
+        **{f"sentinel_{name}": value for name, value in to_sentinel.items()},
+    }
+
+
+def _in_url(name: str, value: object) -> str | None:
+    """Return the value of an option as it is written in a URL, or None if it cannot be."""
+    if name.endswith("ssl_cert_reqs") and (value is None or isinstance(value, int)):
+        return ssl.VerifyMode(value or 0).name.removeprefix("CERT_").lower()
+    if not isinstance(value, str | int | float):
+        return None
+    number = isinstance(value, int) and not isinstance(value, bool)  # those of the module ssl have names of their own
+    return quote(str(int(value) if number else value), safe="/")
+
+
 def is_plain_redis(url: object) -> bool:
     """Tell whether a URL names one Redis server that redis-py connects to by itself."""
     schemes = ("redis", "rediss", "redis+socket", "unix")
     return isinstance(url, str) and url.partition("://")[0] in schemes and ";" not in url
+
+
+def is_sentinel(url: object) -> bool:
+    """Tell whether a URL names Sentinels, which know where the Redis server is."""
+    return isinstance(url, str) and all(part.startswith("sentinel://") for part in url.split(";"))
 
 
 def is_redis(url: str | None) -> bool:

@@ -24,6 +24,9 @@ class TaskHost(Protocol):
     def emit_from(self, task: Any, event: str, data: Any) -> None:
         """Send a custom event to the project of the job that ``task`` runs now."""
 
+    def raise_if_cancelled(self, task: Any) -> None:
+        """Raise ``JobCancelled`` if the job that ``task`` runs now is to end."""
+
 
 def install() -> None:
     """Add the methods to :class:`celery.app.task.Task`; doing it twice changes nothing.
@@ -69,9 +72,12 @@ def update_progress(
     Raises:
         TypeError: An argument is missing or has the wrong type.
         ValueError: A number is out of range, infinite or NaN.
+        JobCancelled: The job has been cancelled, and the task has ``cancellable=True``.
     """
     report = check_progress(progress, message, current, total)
-    tracker = host_of(self).tracker_of(self)
+    host = host_of(self)
+    host.raise_if_cancelled(self)
+    tracker = host.tracker_of(self)
     if tracker is not None:
         tracker.report(report)
 
@@ -87,20 +93,22 @@ def track(self: Any, items: Iterable[T], message: str | None = None, *, total: i
     Raises:
         TypeError: An argument has the wrong type.
         ValueError: ``total`` is negative or infinite.
+        JobCancelled: The job has been cancelled, and the task has ``cancellable=True``; raised while it iterates.
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
     check_progress(0, message)
     if total is not None:
         check_progress(current=0, total=total)
-    return _tracked(host_of(self).tracker_of(self), iter(items), message, total)
+    return _tracked(self, host_of(self).tracker_of(self), iter(items), message, total)
 
 
 def _tracked(
-    tracker: ProgressTracker | None, items: Iterator[T], message: str | None, total: int | None
+    task: Any, tracker: ProgressTracker | None, items: Iterator[T], message: str | None, total: int | None
 ) -> Iterator[T]:
     done = 0
     for item in items:
+        host_of(task).raise_if_cancelled(task)
         if tracker is not None:
             tracker.advance(done, total, message)
         yield item

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from celery_realtime.events import BATCH_EVENT, Outgoing
+from celery_realtime.events import BATCH_EVENT, MARK, PROGRESS_EVENT, STATUS_EVENT, WORKFLOW_EVENT, Outgoing
 from celery_realtime.rooms import batch_room_beside, project_room
 
 logger = logging.getLogger(__name__)
@@ -22,6 +22,8 @@ CONTENT_TYPES = (None, "", "text/plain", "application/json", "application/data")
 #: python-socketio's servers take it for the acknowledgement of somebody else's callback, and do nothing.
 PING_HOST = "celery-realtime-ping"
 PING = msgspec.json.encode({"method": "callback", "host_id": PING_HOST})
+
+_OURS = (STATUS_EVENT, PROGRESS_EVENT, WORKFLOW_EVENT)
 
 Parcel = tuple[list[Outgoing], bytes]
 Members = Callable[[str, str], bool]
@@ -165,3 +167,18 @@ def ignore(reason: str) -> list[dict[str, Any]]:
     """Log that a message says nothing to us, and return that nothing."""
     logger.warning("ignored a message on the channel: %s", reason)
     return []
+
+
+def place_of(message: dict[str, Any]) -> tuple[str, int] | None:
+    """Return the epoch and offset of an event, or None if it has none."""
+    data = message.get("data")
+    payload = data[0] if isinstance(data, list) and len(data) == 1 else None
+    told = payload if message.get("event") in _OURS else message.get("mark") or _mark_in(payload)
+    epoch, offset = (told.get("epoch"), told.get("offset")) if isinstance(told, dict) else (None, None)
+    if not isinstance(epoch, str) or not isinstance(offset, int) or isinstance(offset, bool):
+        return None
+    return epoch, offset
+
+
+def _mark_in(payload: Any) -> Any:
+    return payload.get(MARK) if isinstance(payload, dict) else None

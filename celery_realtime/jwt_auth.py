@@ -1,0 +1,91 @@
+"""Let JSON Web Tokens say who connects: the only module that knows PyJWT."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jwt
+
+from celery_realtime.auth import MAX_TOKEN, TokenUser
+from celery_realtime.exceptions import ImproperlyConfigured
+from celery_realtime.rooms import normalise_project_id, normalise_user_id
+
+
+class JWTAuthenticator:
+    """Verify JSON Web Tokens; pass it to ``init_socketio`` as ``authenticate``.
+
+    Tokens have to be signed with one of the algorithms, and to have an end (``exp``), which ends the connection too.
+    The rules are those of RFC 8725, "JSON Web Token Best Current Practices": the token's own word for its algorithm
+    decides nothing.
+
+    Args:
+        key: The secret (HS256 and its like) or the public key (RS256, ES256, EdDSA and their like).
+        algorithms: Which are taken.
+        audience: What ``aud`` has to be or hold; without it, tokens with an ``aud`` are refused.
+        issuer: What ``iss`` has to be, if it matters.
+        user_claim: The claim that names the user.
+        projects_claim: The claim that lists the projects that the token opens, for who passes no ``authorize``.
+        leeway: Seconds that clocks may differ by.
+
+    Raises:
+        ImproperlyConfigured: There is no key, or an algorithm is unknown, ``none``, or mixes secrets with public keys.
+    """
+
+    def __init__(
+        self,
+        key: Any,
+        *,
+        algorithms: Sequence[str] = ("HS256",),
+        audience: str | Sequence[str] | None = None,
+        issuer: str | None = None,
+        user_claim: str = "sub",
+        projects_claim: str = "projects",
+        leeway: float = 0.0,
+    ) -> None:
+        _check(key, algorithms)
+        self._key = key
+        self._claims = (user_claim, projects_claim)
+        self._options: dict[str, Any] = {
+            "algorithms": list(algorithms),
+            "audience": audience,
+            "issuer": issuer,
+            "leeway": leeway,
+            "options": {"require": ["exp", user_claim], "verify_sub": False},
+        }
+
+    def __call__(self, token: Any, _environ: Any = None) -> TokenUser | None:
+        """Return the user whom a token names, or None when it is forged, malformed, not for us, or has ended."""
+        if not isinstance(token, str) or len(token) > MAX_TOKEN:
+            return None
+        try:
+            claims = jwt.decode(token, self._key, **self._options)
+            return self._user_of(claims)
+        except (jwt.PyJWTError, TypeError, ValueError, OverflowError, RecursionError):
+            return None
+
+    def _user_of(self, claims: dict[str, Any]) -> TokenUser:
+        name, projects = self._claims
+        user = TokenUser(normalise_user_id(claims[name]))
+        listed = claims.get(projects)
+        user.projects = (
+            frozenset(normalise_project_id(one) for one in listed) if isinstance(listed, list) else frozenset()
+        )
+        user.issued_at = float(claims.get("iat") or 0.0)
+        user.expires_at = float(claims["exp"]) + float(self._options["leeway"])
+        return user
+
+
+def _check(key: Any, algorithms: Sequence[str]) -> None:
+    if not key:
+        raise ImproperlyConfigured("JWTAuthenticator needs the key that tokens are verified with")
+    if isinstance(algorithms, str) or not algorithms:
+        raise ImproperlyConfigured('algorithms must be a list of names, such as ["RS256"]')
+    known = set(jwt.algorithms.get_default_algorithms()) - {"none"}
+    for name in algorithms:
+        if name not in known:
+            raise ImproperlyConfigured(f"algorithms must be of {', '.join(sorted(known))}, not {name!r}")
+    if len({name.startswith("HS") for name in algorithms}) == 2:
+        raise ImproperlyConfigured(
+            "algorithms mixes secrets (HS...) with public keys: with both, who knows the public key can sign tokens"
+        )

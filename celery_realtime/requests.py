@@ -1,0 +1,107 @@
+"""Read what clients ask for: hostile until it has been checked."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs
+
+import msgspec
+
+from celery_realtime.exceptions import SubscribeError
+from celery_realtime.rooms import normalise_project_id, rooms_of
+
+MAX_JOB_ID = 255
+
+
+class Since(msgspec.Struct, frozen=True):
+    """Where a client stopped hearing a project."""
+
+    epoch: str
+    offset: int
+
+
+class Topic(NamedTuple):
+    """What can be subscribed to: a project, or one job of it."""
+
+    project_id: str
+    job_id: str | None = None
+
+    def rooms(self, audience: str | None, batch: bool) -> tuple[str, list[str]]:
+        """Return the room of a subscription, and the other rooms of the topic, which it is not for."""
+        plain, batched = rooms_of(self.project_id, self.job_id, audience)
+        return (batched, [plain]) if batch else (plain, [batched])
+
+
+def check_size(data: Any, limit: int) -> None:
+    """Refuse a request that is longer than any of ours need be.
+
+    Raises:
+        SubscribeError: It is.
+    """
+    try:
+        size = len(msgspec.json.encode(data))
+    except (TypeError, ValueError, UnicodeEncodeError, RecursionError, msgspec.MsgspecError):
+        raise SubscribeError("send plain JSON", "bad_request") from None
+    if size > limit:
+        raise SubscribeError(f"a request has at most {limit} bytes, this one has {size}", "bad_request")
+
+
+def project_id_of(data: Any) -> str:
+    """Return the project that a request names.
+
+    Raises:
+        SubscribeError: It names none.
+    """
+    if not isinstance(data, dict):
+        raise SubscribeError("send an object such as {project_id: ...}", "bad_request")
+    try:
+        return normalise_project_id(data.get("project_id"))
+    except (TypeError, ValueError) as error:
+        raise SubscribeError(str(error), "bad_request") from None
+
+
+def job_id_of(data: Any) -> str:
+    """Return the job that a request names.
+
+    Raises:
+        SubscribeError: It names none.
+    """
+    job_id = data.get("job_id") if isinstance(data, dict) else None
+    if not isinstance(job_id, str) or not 0 < len(job_id) <= MAX_JOB_ID or not job_id.isprintable():
+        raise SubscribeError(
+            f"send an object such as {{job_id: ...}}, with 1 to {MAX_JOB_ID} characters", "bad_request"
+        )
+    return job_id
+
+
+def wants_batches(data: dict[str, Any]) -> bool:
+    """Tell whether a subscription is for lists of events.
+
+    Raises:
+        SubscribeError: It does not say so clearly.
+    """
+    batch = data.get("batch")
+    if not isinstance(batch, (bool, type(None))):
+        raise SubscribeError("batch must be true or false", "bad_request")
+    return bool(batch)
+
+
+def since_of(data: dict[str, Any]) -> Since | None:
+    """Return where a client stopped hearing.
+
+    Raises:
+        SubscribeError: It says something else.
+    """
+    if data.get("since") is None:
+        return None
+    try:
+        return msgspec.convert(data["since"], Since)
+    except msgspec.ValidationError as error:
+        raise SubscribeError(f"since must be {{epoch, offset}}: {error}", "bad_request") from None
+
+
+def token_of(environ: dict[str, Any], given: Any) -> Any:
+    """Return the token of a new connection: in the ``auth`` object, else in the query string."""
+    if isinstance(given, dict) and given.get("token"):
+        return given["token"]
+    return parse_qs(environ.get("QUERY_STRING") or "").get("token", [None])[0]
