@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from celery_realtime.events import (
     BATCH_EVENT,
+    HIDDEN_EVENT,
     MARK,
     PROGRESS_EVENT,
     RANK_OF_STATUS,
@@ -277,7 +278,7 @@ class Feed:
     def _heard(self, told: dict[str, Any], beside: dict[str, Any]) -> None:
         name, data = told["event"], told.get("data")
         fields = data if isinstance(data, dict) else {}
-        mark = fields if name in (*_OURS, RESYNC_EVENT) else fields.get(MARK) or beside
+        mark = fields if name in (*_OURS, RESYNC_EVENT, HIDDEN_EVENT) else fields.get(MARK) or beside
         if not isinstance(mark, dict) or mark.get("project_id") != self.project_id or mark.get("replayed"):
             return
         if name == RESYNC_EVENT:
@@ -324,6 +325,8 @@ class Feed:
 
     def _deliver(self, item: Item, *, numbered: bool = True) -> None:
         name, data = item.event, item.data
+        if name == HIDDEN_EVENT:
+            return
         if name not in _OURS:
             self._call(self._on_event, name, data)
             return

@@ -134,6 +134,6 @@ class Desk:
     def _after_silence(self, project_id: str, job_id: str) -> dict[str, Any]:
         """Return what to say when the worker that ran a job last knows nothing of it, or says nothing."""
         state = self.state_of(project_id, job_id) or {}
-        if state.get("status") in _ENDED:
+        if state.get("status") in _ENDED and state.get("state") != "REVOKED":
             return {"cancel": "too_late"}
         return {"cancel": "requested", "how": "unconfirmed"}

@@ -1,6 +1,5 @@
 // Follow every job of a project over a socket of socket.io-client (v4): each event once, and in order.
-// Events are numbered 1, 2, 3, ... within an epoch. Those of many workers overtake each other, so a hole is given a
-// moment to fill, and then asked for.
+// Events are numbered within an epoch, and overtake each other: a hole is given a moment to fill, then asked for.
 
 const RANK = { queued: 0, running: 1, success: 2, error: 2 };
 const OURS = {
@@ -9,6 +8,7 @@ const OURS = {
   agent_progress: ["onProgress", "jobs", "job_id", withProgress],
   agent_workflow: ["onWorkflow", "workflows", "root_id", (_, { event, timestamp, ...flow }) => flow],
   agent_resync: [],
+  agent_hidden: [],
 };
 const MAX_WAITING = 2000;
 const DEFAULTS = {
@@ -27,8 +27,8 @@ class ProjectSubscription {
   _listeners = new Set();
   _timers = {};
   _waiting = new Map(); // offset -> an event above a hole
-  _early = []; // events that the next answer says what to do with
-  _strange = new Set(); // epochs that have been asked about, or are over
+  _early = []; // what the next answer decides on
+  _strange = new Set(); // epochs asked about, or over
 
   constructor(socket, projectId, options) {
     this.projectId = projectId;
@@ -69,8 +69,6 @@ class ProjectSubscription {
     if (this._share.users.size === 0 && this._socket.connected) this._share.leave(this._socket, this.projectId);
   }
 
-  // -- the connection
-
   _handlers = {
     connect: () => this._ask(),
     disconnect: () => {
@@ -93,15 +91,13 @@ class ProjectSubscription {
     this._clear();
   }
 
-  // A tab that slept, or a last event that was lost, leaves no hole to see.
+  // Neither sleep nor a lost last event leaves a hole to see.
   _check = () => {
     if (!this._live || this._asking) return;
     const { checkInterval } = this._options;
     if (Date.now() - this._heardAt > checkInterval / 2) this._ask();
     else this._after("check", checkInterval * (0.75 + Math.random() / 2), this._check);
   };
-
-  // -- asking
 
   _ask() {
     if (this._closed || !this._socket.connected) return;
@@ -116,7 +112,7 @@ class ProjectSubscription {
     this._socket.emit("subscribe_project", request, (answer) => this._told(request, answer));
   }
 
-  // While it is not subscribed, it asks anyway, or there is no use in it.
+  // Unless it is subscribed, it asks anyway, or in vain.
   _askAgain() {
     if (this._asking) this._again = true;
     else if (this._live) this._ask();
@@ -147,8 +143,6 @@ class ProjectSubscription {
     this._set({ state: passing ? "stale" : "refused", error });
     for (const one of this._share.users) one._askAgain(); // the socket may be out of the room
   }
-
-  // -- what is told
 
   _take(answer) {
     const { epoch, offset, events } = answer;
@@ -219,11 +213,10 @@ class ProjectSubscription {
     }
   }
 
-  // -- what it means
-
   _deliver({ event, data }, unnumbered) {
     if (!OURS[event]) return this._call(this._options.onEvent, event, data, this);
     const [callback, kind, id, merge] = OURS[event];
+    if (!kind) return;
     const before = this._snapshot[kind].get(data[id]);
     if (unnumbered && before && isOld(before, event, data)) return;
     this._change(kind, data[id], merge(before, data));
@@ -245,7 +238,7 @@ class ProjectSubscription {
     for (const listener of [...this._listeners]) this._call(listener);
   }
 
-  // A mistake in a callback is the page's to see, and must not cost it an event.
+  // A mistake in a callback must not cost the page an event.
   _call(callback, ...args) {
     if (this._closed || !callback) return;
     try {
@@ -268,7 +261,7 @@ class ProjectSubscription {
   }
 }
 
-// Servers answer side by side: who subscribes while the socket leaves has to wait, lest leaving overtakes it.
+// Who subscribes while the socket leaves has to wait: leaving could overtake it.
 class Share {
   users = new Set();
 
@@ -289,13 +282,13 @@ function shareOf(socket, projectId) {
   return projects.get(projectId) ?? projects.set(projectId, new Share()).get(projectId);
 }
 
-// A page that stays open for weeks sees more jobs than it has room for.
+// Pages stay open for weeks.
 function forgetOne(entries, but) {
   const isOver = (one) => (one.status ? RANK[one.status] > 1 : one.queued + one.running === 0);
   for (const [key, one] of entries) if (key !== but && isOver(one)) return entries.delete(key);
 }
 
-// Without offsets: what of a job comes later than what is known of it?
+// Without offsets: is more known of a job already?
 function isOld(job, name, data) {
   if (data.attempt !== job.attempt) return data.attempt < job.attempt;
   if (name === "agent_progress") return RANK[job.status] > 1 || data.progress < (job.progress ?? 0);

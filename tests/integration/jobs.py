@@ -10,7 +10,7 @@ from typing import Any
 from celery import Celery, Task, shared_task
 from celery.exceptions import Ignore, Reject
 
-from celery_realtime import Realtime, get_progress_tracker
+from celery_realtime import JobCancelled, Realtime, get_progress_tracker
 
 SECRET = "a secret of the tests"
 
@@ -57,6 +57,21 @@ def hold(self: Any, path: str, seconds: float = 20.0) -> str:
     while not os.path.exists(path) and time.monotonic() < deadline:  # noqa: PTH110
         time.sleep(0.01)  # noqa: TID251
     return "let go"
+
+
+@celery.task(bind=True, cancellable=True)
+def patient(self: Any, path: str, seconds: float = 20.0) -> str:
+    """Look often enough to end by itself when it is cancelled, and tidy up then."""
+    deadline = time.monotonic() + seconds
+    try:
+        while time.monotonic() < deadline:
+            self.update_progress(10, "patient")
+            time.sleep(0.02)  # noqa: TID251
+    except JobCancelled:
+        with open(path, "w") as file:  # noqa: PTH123
+            file.write("tidied up")
+        raise
+    return "nobody minded"
 
 
 @celery.task(bind=True, acks_late=True)
