@@ -1,0 +1,61 @@
+"""The browser's token helper keeps a connection while tokens end, and finds back when one has ended."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.node_client import NodeClient
+from tests.web_servers import Web
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.launcher import Launcher
+
+
+@pytest.fixture
+def web(redis_url: str) -> Iterator[Web]:
+    web = Web("sync", redis_url).attach().start()
+    yield web
+    web.stop()
+
+
+@pytest.fixture
+def page(launcher: Launcher, web: Web) -> Callable[..., NodeClient]:
+    def open_page(*tokens: Any) -> NodeClient:
+        options = {"folder": launcher.folder, "script": "token.mjs", "name": "token"}
+        return launcher.start(NodeClient(web.url, json.dumps(tokens), "alpha", **options))
+
+    return open_page
+
+
+def names(page: NodeClient) -> list[str]:
+    return [event for event, _ in page.events]
+
+
+def test_a_page_that_renews_its_token_stays_connected(page: Callable[..., NodeClient], web: Web) -> None:
+    client = page(web.token(expires_in=2.5), web.token(expires_in=5), web.token(expires_in=600))
+    client.wait(lambda events: names(client).count("fetched") == 3, timeout=15)
+    client.wait(lambda events: web.handlers._sessions.all()[0][1].expires_in > 60)
+    web.emit("alpha", 1)
+    client.wait(lambda events: "step" in names(client))
+    assert "disconnect" not in names(client)
+
+
+def test_a_page_that_cannot_get_a_token_in_time_comes_back_with_the_next(
+    page: Callable[..., NodeClient], web: Web
+) -> None:
+    client = page(web.token(expires_in=1.5), None, None, None, None, None, web.token(expires_in=600))
+    client.wait(lambda events: names(client).count("connect") == 2, timeout=15)
+    client.wait(lambda events: any(session.rooms for _, session in web.handlers._sessions.all()))
+    web.emit("alpha", 1)
+    client.wait(lambda events: "step" in names(client))
+
+
+def test_a_page_whose_first_token_is_refused_tries_again(page: Callable[..., NodeClient], web: Web) -> None:
+    client = page("ada:nonsense", None, web.token())
+    client.wait(lambda events: "connect" in names(client), timeout=15)
+    assert names(client).count("connect_error") == 2
