@@ -120,6 +120,43 @@ def test_a_job_that_is_not_there_and_one_that_is_anothers_look_the_same(web: Web
         assert ask(client, event, job_id, **more)["error"] == NO_SUCH_JOB
 
 
+@pytest.mark.parametrize("event", ["subscribe_job", "get_result", "cancel_job"])
+def test_as_much_is_asked_about_a_job_that_is_not_there_as_about_one_that_is_anothers(
+    make_web: Callable[..., Web], event: str
+) -> None:
+    """So that the time which an answer takes does not tell them apart."""
+    asked: list[str] = []
+
+    def authorize(_user: str, project: str) -> bool:
+        asked.append(project)
+        return False
+
+    web = make_web().attach(authorize=authorize).start()
+    tell(web, "theirs", "STARTED", project="beta")
+    client = web.connect()
+    questions: list[tuple[str, ...]] = []
+    for question in ("project_of", "state_of", "result_of", "cancel"):
+        _count(web.handlers._options.desk, question, questions)
+
+    steps = []
+    for job_id in ("theirs", "nowhere"):
+        ask(client, event, job_id)
+        steps.append((len(asked), [name for name, *_ in questions]))
+        asked.clear()
+        questions.clear()
+    assert steps[0] == steps[1] == (1, ["project_of"])
+
+
+def _count(desk: Any, question: str, questions: list[tuple[str, ...]]) -> None:
+    answer = getattr(desk, question)
+
+    def counted(*args: str) -> Any:
+        questions.append((question, *args))
+        return answer(*args)
+
+    setattr(desk, question, counted)
+
+
 def test_a_job_that_was_not_told_of_yet_can_be_heard_by_who_knows_its_project(web: Web) -> None:
     client = web.connect()
     answer = ask(client, "subscribe_job", "future", project_id="alpha")
