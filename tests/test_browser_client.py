@@ -25,6 +25,11 @@ def test_it_does_what_the_scenarios_say_and_survives_whatever_happens_on_the_way
     run_node("--test", str(CLIENT / "celery-realtime.test.mjs"))
 
 
+def test_the_recipe_for_react_does_what_the_page_says() -> None:
+    require("react")
+    run_node("--test", str(CLIENT / "react.test.mjs"))
+
+
 def test_it_is_small_and_needs_nothing() -> None:
     source = SOURCE.read_bytes()
     assert len(source) < LARGEST
