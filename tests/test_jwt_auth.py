@@ -73,13 +73,13 @@ def test_a_token_without_a_signature_is_none() -> None:
 @pytest.mark.parametrize(
     "claims",
     [
-        {"exp": time.time() - 10},
+        {"exp": 1000},
         {"exp": None},
         {"exp": "soon"},
         {"sub": None},
         {"sub": ""},
         {"sub": ["ada"]},
-        {"nbf": time.time() + 60},
+        {"nbf": 4_000_000_000},
         {"aud": "another-app"},
         {"projects": ["x" * 300]},
         {"iat": "yesterday"},
