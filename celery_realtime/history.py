@@ -137,7 +137,7 @@ if not is_whole(epoch, offset, tonumber(found[3] or 0), ARGV[7], tonumber(ARGV[8
   epoch, offset = ARGV[1], 0
   begin_anew(epoch)
 end
-local answer, flow_answer = {epoch}, {}
+local offsets, flow_answer = {}, {}
 
 local function read(job)
   local entry = redis.call('HGET', jobs, job)
@@ -274,21 +274,21 @@ local function progress(event, payload, job, attempt, percent, root, index)
   return at
 end
 
-for i = 10, #ARGV, 2 do
-  local index = (i - 10) / 2
-  local payload = ARGV[i]
-  local event, job, attempt, rank, percent, worker, kind, root, its_tag = unpack(cmsgpack.unpack(ARGV[i + 1]))
+for number, told in ipairs(cmsgpack.unpack(ARGV[10])) do
+  local payload = ARGV[10 + number]
+  local event, job, attempt, rank, percent, worker, kind, root, its_tag = unpack(told)
   tag = its_tag
   local at = stored()
-  if at then
-    answer[#answer + 1] = at
-  elseif rank == 'p' then
-    answer[#answer + 1] = progress(event, payload, job, attempt, percent, root, index)
-  elseif rank == 'c' then
-    answer[#answer + 1] = store(event, payload)
-  else
-    answer[#answer + 1] = status(event, payload, job, attempt, rank, worker, kind, root, index)
+  if not at then
+    if rank == 'p' then
+      at = progress(event, payload, job, attempt, percent, root, number - 1)
+    elseif rank == 'c' then
+      at = store(event, payload)
+    else
+      at = status(event, payload, job, attempt, rank, worker, kind, root, number - 1)
+    end
   end
+  offsets[number] = at
 end
 let_go(jobs, flows, ended, clock - ended_ttl, size)
 forget(jobs, live, tonumber(ARGV[9]))
@@ -297,8 +297,8 @@ for _, old in ipairs(redis.call('XRANGE', events, '-', '+', 'COUNT', 4)) do
   if tonumber(old[2][6]) < clock - ttl then redis.call('XDEL', events, old[1]) end
 end
 for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, math.ceil(ttl)) end
-answer[#answer + 1] = flow_answer
-return answer
+-- As one text, which clients read faster than many numbers.
+return {epoch, table.concat(offsets, ' '), flow_answer}
 """
 )
 
@@ -526,8 +526,8 @@ class History:
     def _answers(
         self, project_id: str, group: list[tuple[int, Outgoing]], reply: list[Any]
     ) -> dict[int, list[Outgoing]]:
-        epoch, *offsets, flows = reply
-        word = epoch.decode()
+        epoch, places, flows = reply
+        word, offsets = epoch.decode(), [int(place) for place in places.split()]
         self._witness(project_id, word, [*offsets, *(offset for _, _, offset in flows)])
         answers: dict[int, list[Outgoing]] = {}
         for (position, event), offset in zip(group, offsets, strict=True):
@@ -567,16 +567,17 @@ class History:
             self._redis.hset(jobs, event.job_id or "", _job_json(event))
 
     def _place_commands(self, events: list[Outgoing]) -> list[list[Any]]:
-        """Remember which project a job is of; not in each of its events, of which any may be the first."""
-        ttl = max(1, int(self._ttl))
-        return [
-            ["SET", self._place_key(event.job_id), event.project_id, "EX", ttl]
-            for event in events
-            if event.job_id and event.rank in (QUEUED_RANK, RUNNING_RANK)
-        ]
+        """Remember which projects jobs are of, for a ttl at least: one hash for each, of which the last two count."""
+        known = [event for event in events if event.job_id and event.rank in (QUEUED_RANK, RUNNING_RANK)]
+        if not known:
+            return []
+        key = self._place_keys()[0]
+        places = [part for event in known for part in (legible(event.job_id or ""), event.project_id)]
+        return [["HSET", key, *places], ["EXPIRE", key, max(1, int(self._ttl * 2))]]
 
-    def _place_key(self, job_id: str) -> str:
-        return f"{self._prefix}place:{quote(job_id, safe='', errors='replace')}"
+    def _place_keys(self) -> list[str]:
+        ordinal = int(time.time() // self._ttl)
+        return [f"{self._prefix}{{places}}:{one}" for one in (ordinal, ordinal - 1, ordinal + 1)]
 
     def project_of(self, job_id: str) -> str | None:
         """Return the project of a job that has been told of in the last ``ttl`` seconds, or None.
@@ -584,8 +585,11 @@ class History:
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
-        found: Any = self._redis.get(self._place_key(job_id))
-        return None if found is None else found.decode()
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for key in self._place_keys():  # a host whose clock is ahead may have written into the next one
+                pipeline.hget(key, legible(job_id))
+            found: list[Any] = pipeline.execute()
+        return next((place.decode() for place in found if place is not None), None)
 
     def job(self, project_id: str, job_id: str) -> dict[str, Any] | None:
         """Return the latest state of one job, as the snapshot has it, or None when it is not known.
@@ -611,8 +615,8 @@ class History:
         args: list[Any] = [_new_epoch(), self._size, self._ttl, min(ENDED_TTL, self._ttl)]
         args += [msgspec.json.encode(now()), msgspec.json.encode(project_id)]
         args += [*self._witnessed.get(project_id, ("", 0)), MAX_LIVE]
-        for event in events:
-            args += [event.payload, _about(event, tags[id(event)])]
+        args.append(_packed([_about(event, tags[id(event)]) for event in events]))
+        args += [event.payload for event in events]
         return ["EVALSHA", _APPEND_SHA, len(keys), *keys, *args]
 
     def read(
@@ -814,12 +818,28 @@ def _by_project(events: list[Outgoing]) -> dict[str, list[tuple[int, Outgoing]]]
     return groups
 
 
+class _Family(msgspec.Struct):
+    """What a status event tells of where its job comes from; a filter may have left little of it."""
+
+    task: Any = None
+    root_id: Any = None
+    parent_id: Any = None
+    group_id: Any = None
+
+
+_family = msgspec.json.Decoder(_Family)
+
+
 def _job_json(event: Outgoing) -> bytes:
-    """Return which job a status event is of; a filter may have left little of its payload."""
-    told = msgspec.json.decode(event.payload)
-    names = {name: told.get(name) for name in ("task", "root_id", "parent_id", "group_id") if isinstance(told, dict)}
-    job_id = legible(event.job_id or "")
-    return msgspec.json.encode(Job(job_id=job_id, project_id=event.project_id, attempt=event.attempt, **names))
+    """Return which job a status event is of."""
+    told = _family.decode(event.payload) if event.payload.startswith(b"{") else _Family()
+    job = Job(
+        job_id=legible(event.job_id or ""),
+        project_id=event.project_id,
+        attempt=event.attempt,
+        **{name: getattr(told, name) for name in ("task", "root_id", "parent_id", "group_id")},
+    )
+    return msgspec.json.encode(job)
 
 
 def _progress_json(event: Outgoing) -> bytes:
@@ -876,16 +896,21 @@ def _workflows(project_id: str, flows: list[bytes]) -> list[dict[str, Any]]:
     return told
 
 
-def _about(event: Outgoing, tag: str) -> bytes:
+def _about(event: Outgoing, tag: str) -> list[Any]:
     """Return what the script has to know of an event beside its payload."""
     about = [event.event, event.job_id or "", event.attempt, _rank(event), event.percent]
     about += [_word(event.worker), event.kind, event.root_id or "-", tag]
     if event.root_id and event.root_id.split() != [event.root_id]:
         about[7] = "-"  # the entry of a job has words in its first line, and this is several
+    return about
+
+
+def _packed(told: list[list[Any]]) -> bytes:
     try:
-        return msgspec.msgpack.encode(about)
+        return msgspec.msgpack.encode(told)
     except UnicodeEncodeError:
-        return msgspec.msgpack.encode([legible(part) if isinstance(part, str) else part for part in about])
+        words = [[legible(part) if isinstance(part, str) else part for part in about] for about in told]
+        return msgspec.msgpack.encode(words)
 
 
 @functools.lru_cache(maxsize=1000)
