@@ -20,13 +20,14 @@ elif ASYNC_MODE == "gevent":
 
     monkey.patch_all()
 
+import importlib.resources
 import socket
 import time
 from typing import Any
 
 from celery import Task, group
 from celery.canvas import Signature
-from flask import Flask, Response, abort, render_template, request, session
+from flask import Flask, Response, abort, render_template, request, send_from_directory, session
 from flask_socketio import SocketIO
 from kombu.exceptions import OperationalError
 from werkzeug.exceptions import HTTPException
@@ -42,6 +43,8 @@ MAX_SECONDS = 120
 MEMBERS = {"ada": ["apollo"], "grace": ["gemini"]}
 PROJECTS = sorted({project for projects in MEMBERS.values() for project in projects})
 TASKS: dict[str, Task] = {"transcribe": transcribe, "fail": fail, "flaky": flaky}
+
+BROWSER_MODULES = str(importlib.resources.files("celery_realtime") / "static")
 
 #: Scripts, styles and sockets from this origin, and nothing else: a result cannot smuggle a script in.
 SECURITY_HEADERS = {
@@ -69,6 +72,12 @@ realtime.init_socketio(socketio)
 @app.get("/")
 def index() -> str:
     return render_template("index.html", users=sorted(MEMBERS), projects=PROJECTS, user=session.get("user", ""))
+
+
+@app.get("/celery-realtime/<name>.js")
+def browser_module(name: str) -> Response:
+    """Serve what the package brings for the browser."""
+    return send_from_directory(BROWSER_MODULES, f"{name}.js", mimetype="text/javascript")
 
 
 @app.post("/login")

@@ -1,28 +1,29 @@
 // The page: choose a user and a project, start jobs, and follow every job of the project live.
 
-import { isOver, withProgress, withSnapshot, withStatus } from "./jobs.js";
+import { keepToken } from "/celery-realtime/celery-realtime-token.js";
+import { subscribeProject } from "/celery-realtime/celery-realtime.js";
 
-const ACK_TIMEOUT = 5000; // milliseconds
-const TRY_AGAIN = 2000; // milliseconds
 const MAX_ROWS = 300;
 const SHORT_RESULT = 100; // characters; longer ones are folded away
-const PASSING = ["unavailable", "too_many_requests"]; // refusals that may be over in a moment
 const PLAIN_STATES = ["PENDING", "RECEIVED", "STARTED", "SUCCESS", "FAILURE"]; // the status says the same
 
-const CONNECTION = {
-  idle: "Not connected",
-  connecting: "Connecting…",
-  live: "Live",
-  reconnecting: "Reconnecting…",
-  refused: "Refused",
+// What the page says of each state of its subscription.
+const SHOWN = {
+  idle: ["idle", "Not connected"],
+  subscribing: ["connecting", "Connecting…"],
+  subscribed: ["live", "Live"],
+  stale: ["reconnecting", "Out of date, reconnecting…"],
+  refused: ["refused", "Refused"],
 };
 
 const $ = (id) => document.getElementById(id);
 const starters = [...document.querySelectorAll("[data-kind]")];
 const rows = new Map(); // job id -> its row and the parts of it
+const times = new Map(); // job id -> when it was first heard of, and when it started
 const changed = new Set(); // ids of jobs to draw in the next frame
-let jobs = new Map(); // job id -> its latest state
 let socket = null;
+let leave = () => {}; // stops renewing the token of the socket
+let followed = null; // the subscription
 let user = "";
 let project = "";
 
@@ -61,117 +62,108 @@ async function startJobs(kind) {
 // The socket
 
 function connect() {
-  socket?.disconnect();
-  setConnection("connecting");
+  disconnect();
   // Long polling would need sticky sessions as soon as there are two web processes, so it only stands in.
-  socket = io({ auth: sendToken, transports: ["websocket", "polling"], tryAllTransports: true });
-  socket.on("connect", subscribe);
-  socket.on("agent_status", (event) => apply(event, withStatus));
-  socket.on("agent_progress", (event) => apply(event, withProgress));
-  socket.on("transcript_line", showLine);
+  socket = io({ autoConnect: false, transports: ["websocket", "polling"], tryAllTransports: true });
+  leave = keepToken(socket, () => callAsUser("/token").then((answer) => answer.token));
   socket.on("error", showError);
-  socket.on("disconnect", reconnect);
-  socket.on("connect_error", explainFailure);
+  follow();
+  socket.connect();
 }
 
-// Asked at each connection: a token that was good an hour ago may have expired.
-async function sendToken(send) {
-  const answer = await callAsUser("/token").catch(() => ({}));
-  send({ token: answer.token });
+function disconnect() {
+  followed?.close();
+  followed = null;
+  leave();
+  socket?.disconnect();
+  socket = null;
 }
 
-// A refused subscription is answered twice: here, and in its acknowledgement, which knows what was asked for.
+function follow() {
+  followed?.close();
+  followed = subscribeProject(socket, project, { maxJobs: MAX_ROWS, onStatus: noteStatus, onEvent: showEvent, onChange: show });
+  showState();
+}
+
+// A refused subscription is answered twice: here, and by the subscription itself.
 function showError(error) {
-  if (connectionState() !== "refused") showNotice(error?.message ?? "The server refused that.");
+  if (followed?.state === "subscribed") showNotice(error?.message ?? "The server refused that.");
 }
 
-function reconnect(reason) {
-  const mine = socket;
-  setConnection("reconnecting");
-  // socket.io-client does not come back by itself when it was the server that hung up.
-  if (reason === "io server disconnect") setTimeout(() => mine === socket && mine.connect(), TRY_AGAIN);
+function show(subscription, change) {
+  if (change.reason === "state") return showState();
+  if (change.reason === "jobs") return update(change.key);
+  if (change.reason === "snapshot") showSnapshot(subscription.jobs);
 }
 
-function explainFailure(error) {
-  if (socket.active) return setConnection(connectionState() === "connecting" ? "connecting" : "reconnecting");
-  setConnection("refused");
-  showNotice(`The server refused the connection. ${error.message}`);
+function showState() {
+  setConnection(followed.state);
+  if (followed.state === "subscribed") showNotice("");
+  if (followed.state === "refused") showRefusal(followed.error);
 }
 
-function subscribe() {
-  const mine = socket;
-  const wanted = project;
-  mine.timeout(ACK_TIMEOUT).emit("subscribe_project", { project_id: wanted }, (failure, answer) => {
-    if (mine !== socket || wanted !== project || !mine.connected) return;
-    if (failure) return subscribeLater();
-    if (answer.ok) return showSnapshot(answer.jobs ?? []);
-    if (PASSING.includes(answer.error.code)) subscribeLater();
-    else showRefusal(answer.error);
-  });
-}
-
-function subscribeLater() {
-  const mine = socket;
-  setConnection("reconnecting");
-  setTimeout(() => mine === socket && mine.connected && subscribe(), TRY_AGAIN);
-}
-
-function showSnapshot(snapshot) {
-  setConnection("live");
-  showNotice("");
-  for (const element of snapshot) apply(element, withSnapshot);
+// Events may have been missed: what is told now replaces what was known.
+function showSnapshot(jobs) {
+  for (const id of [...rows.keys()].filter((known) => !jobs.has(known))) forgetRow(id);
+  for (const id of jobs.keys()) update(id);
   drawFrame();
 }
 
 function showRefusal(error) {
-  setConnection("refused");
-  const why = error.code === "forbidden" ? `${user} is not a member, so none of its jobs are shown.` : error.message;
+  const why = error?.code === "forbidden" ? `${user} is not a member, so none of its jobs are shown.` : error?.message ?? "";
   showNotice(`No access to ${project}. ${why}`);
 }
 
 // The jobs
 
-function apply(event, reducer) {
-  if (event.project_id !== project) return;
-  const before = jobs.get(event.job_id);
-  const after = reducer(before, event);
-  if (after === before) return;
-  if (before && !isOver(before) && isOver(after)) say(`${shortName(after.task)}: ${after.status}`);
-  update(after);
+const jobs = () => followed?.jobs ?? new Map();
+const isOver = (job) => job.status === "success" || job.status === "error";
+
+function noteStatus(status) {
+  noteTime(status);
+  if (isOver(status)) say(`${shortName(status.task)}: ${status.status}`);
 }
 
-function update(job) {
-  jobs.set(job.job_id, job);
+function noteTime({ job_id, status, timestamp }) {
+  const known = times.get(job_id);
+  const started = known?.started ?? (status === "running" ? timestamp : null);
+  times.set(job_id, { created: known?.created ?? timestamp, started });
+}
+
+function update(id) {
   if (changed.size === 0) requestAnimationFrame(drawFrame);
-  changed.add(job.job_id);
+  changed.add(id);
 }
 
-function forgetJobs() {
-  jobs = new Map();
-  rows.clear();
-  changed.clear();
-  $("jobs").replaceChildren();
+function forgetRows() {
+  for (const id of [...rows.keys()]) forgetRow(id);
+  times.clear();
   drawSummary();
 }
 
+function forgetRow(id) {
+  rows.get(id).root.remove();
+  rows.delete(id);
+  times.delete(id);
+  changed.delete(id);
+}
+
 function forgetOldest() {
-  for (const row of [...$("jobs").children].slice(MAX_ROWS)) {
-    jobs.delete(row.dataset.jobId);
-    rows.delete(row.dataset.jobId);
-    row.remove();
-  }
+  for (const row of [...$("jobs").children].slice(MAX_ROWS)) forgetRow(row.dataset.jobId);
 }
 
 // Drawing. What jobs say is not trusted: it goes in as text, never as markup.
 
 function drawFrame() {
-  for (const id of changed) drawJob(jobs.get(id));
+  const known = jobs();
+  for (const id of changed) if (known.has(id)) drawJob(known.get(id));
   changed.clear();
   forgetOldest();
   drawSummary();
 }
 
 function drawJob(job) {
+  if (!times.has(job.job_id)) noteTime(job);
   const row = rows.get(job.job_id) ?? addRow(job);
   row.root.dataset.status = job.status;
   row.root.dataset.attempt = job.attempt;
@@ -193,7 +185,7 @@ function messageOf(job) {
 }
 
 function drawBar(row, job) {
-  const percent = job.status === "success" ? 100 : Math.round(job.progress);
+  const percent = job.status === "success" ? 100 : Math.round(job.progress ?? 0);
   row.bar.setAttribute("aria-valuenow", percent);
   row.bar.setAttribute("aria-valuetext", `${percent} %, ${job.status}`);
   row.fill.style.width = `${percent}%`;
@@ -220,7 +212,8 @@ function onOneLine(json) {
 
 function drawTime(row, job) {
   const end = isOver(job) ? Date.parse(job.timestamp) : Date.now();
-  const begin = Date.parse(job.started ?? job.created);
+  const { started, created } = times.get(job.job_id);
+  const begin = Date.parse(started ?? created);
   // Of a job that ended before this page was opened only the end is known.
   const unknown = isOver(job) && begin === end;
   const text = unknown ? clock(end) : duration(Math.max(0, end - begin), isOver(job) ? 1 : 0);
@@ -229,7 +222,7 @@ function drawTime(row, job) {
 
 function drawSummary() {
   const counts = { queued: 0, running: 0, success: 0, error: 0 };
-  for (const job of jobs.values()) counts[job.status] += 1;
+  for (const job of jobs().values()) counts[job.status] += 1;
   for (const [status, count] of Object.entries(counts)) {
     put(document.querySelector(`[data-count="${status}"]`), String(count), false);
   }
@@ -237,9 +230,9 @@ function drawSummary() {
 }
 
 function drawEmpty() {
-  const state = connectionState();
-  $("empty").hidden = jobs.size > 0;
-  $("jobs").hidden = jobs.size === 0;
+  const state = followed?.state;
+  $("empty").hidden = rows.size > 0;
+  $("jobs").hidden = rows.size === 0;
   put($("empty-title"), state === "refused" ? "Nothing to see here" : "No jobs yet", false);
   put($("empty-text"), emptyText(state), false);
 }
@@ -266,16 +259,15 @@ function addRow(job) {
 }
 
 function insertNewestFirst(root, job) {
-  const created = Date.parse(job.created);
-  const isOlder = (other) => Date.parse(jobs.get(other.dataset.jobId).created) <= created;
+  const created = Date.parse(times.get(job.job_id).created);
+  const isOlder = (other) => Date.parse(times.get(other.dataset.jobId).created) <= created;
   const next = [...$("jobs").children].find(isOlder);
   $("jobs").insertBefore(root, next ?? null);
 }
 
-function showLine(data) {
+function showEvent(name, data) {
   const row = rows.get(data?._realtime?.job_id);
-  if (!row) return;
-  put(row.line, `“${data.text}”`);
+  if (name === "transcript_line" && row) put(row.line, `“${data.text}”`);
 }
 
 // Text and small things
@@ -295,16 +287,13 @@ function showNotice(text) {
 }
 
 function setConnection(state) {
-  $("connection").dataset.state = state;
-  put($("connection-text"), CONNECTION[state], false);
+  const [shown, text] = SHOWN[state];
+  Object.assign($("connection").dataset, { state: shown, subscription: state });
+  put($("connection-text"), text, false);
   // What is shown may be old now: nothing on the page should pretend to move.
-  $("jobs").toggleAttribute("data-stale", state !== "live");
+  $("jobs").toggleAttribute("data-stale", state !== "subscribed");
   for (const button of starters) button.disabled = !user;
   drawEmpty();
-}
-
-function connectionState() {
-  return $("connection").dataset.state;
 }
 
 function shortName(task) {
@@ -322,8 +311,11 @@ function clock(time) {
 }
 
 function drawRunningTimes() {
-  if (connectionState() !== "live") return;
-  for (const job of jobs.values()) if (!isOver(job) && rows.has(job.job_id)) drawTime(rows.get(job.job_id), job);
+  if (followed?.state !== "subscribed") return;
+  for (const [id, row] of rows) {
+    const job = jobs().get(id);
+    if (job && !isOver(job)) drawTime(row, job);
+  }
 }
 
 // Choosing
@@ -337,26 +329,21 @@ function rememberInAddress() {
 
 function chooseUser(name) {
   user = name;
-  forgetJobs();
+  forgetRows();
   showNotice("");
   rememberInAddress();
   if (user) return connect();
-  socket?.disconnect();
-  socket = null;
+  disconnect();
   setConnection("idle");
 }
 
 function chooseProject(name) {
-  const left = project;
   project = name;
   put($("project-name"), project);
-  forgetJobs();
+  forgetRows();
   showNotice("");
   rememberInAddress();
-  if (!socket?.connected) return;
-  if (left) socket.emit("unsubscribe_project", { project_id: left });
-  setConnection("connecting");
-  subscribe();
+  if (socket) follow();
 }
 
 function preselect(select, wanted) {

@@ -90,3 +90,39 @@ def test_the_page_fits_a_phone(new_page: Callable[..., Page], web: WebServer) ->
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     smallest = page.evaluate("Math.min(...[...document.querySelectorAll('button')].map(b => b.offsetHeight || 99))")
     assert smallest >= 40
+
+
+def test_the_page_follows_its_project_with_the_packages_own_client(page: Page, web: WebServer) -> None:
+    with page.expect_response("**/celery-realtime/celery-realtime.js") as response:
+        visit(page, web, "ada", "apollo")
+    assert response.value.headers["content-type"].startswith("text/javascript")
+    expect(page.get_by_test_id("connection")).to_have_attribute("data-subscription", "subscribed", timeout=LONG)
+
+
+def test_a_page_without_access_is_told_the_state_of_its_subscription(page: Page, web: WebServer) -> None:
+    visit(page, web, "grace", "apollo")
+    expect(page.get_by_test_id("connection")).to_have_attribute("data-subscription", "refused", timeout=LONG)
+    expect(page.get_by_test_id("notice")).to_contain_text("grace is not a member")
+    page.get_by_test_id("project-select").select_option("gemini")
+    expect(page.get_by_test_id("connection")).to_have_attribute("data-subscription", "subscribed", timeout=LONG)
+    expect(page.get_by_test_id("notice")).to_be_hidden()
+
+
+def test_a_page_says_when_it_is_out_of_date_and_then_shows_what_it_missed(page: Page, web: WebServer) -> None:
+    visit(page, web, "ada", "apollo")
+    connection, rows = page.get_by_test_id("connection"), page.get_by_test_id("job-row")
+    expect(connection).to_have_attribute("data-subscription", "subscribed", timeout=LONG)
+    page.get_by_test_id("start-transcribe").click()
+    expect(row(page, "running")).to_be_visible(timeout=LONG)
+    before = rows.count()
+
+    web.kill()
+    expect(connection).to_have_attribute("data-subscription", "stale", timeout=LONG)
+    expect(connection).to_contain_text("Out of date")
+    expect(page.get_by_test_id("jobs")).to_have_attribute("data-stale", "")
+    web.start()
+
+    expect(connection).to_have_attribute("data-subscription", "subscribed", timeout=LONG)
+    expect(page.locator('[data-testid="job-row"][data-status="running"]')).to_have_count(0, timeout=LONG)
+    expect(row(page, "success")).to_be_visible()
+    expect(rows).to_have_count(before)
