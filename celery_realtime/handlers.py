@@ -87,7 +87,7 @@ _NO_SUCH_JOB = "this job does not exist, or is not open to you"
 #: Why a client that lags too far behind is disconnected.
 TOO_SLOW = {"code": "too_slow", "message": "too much waited to be read; connect again"}
 
-_WITHDRAWN = SubscribeError("the subscription was withdrawn before it was answered", "bad_request")
+_WITHDRAWN = "the subscription was withdrawn before it was answered"
 
 #: The events of clients that are ours, each handled by the method ``on_...`` of its name.
 REQUESTS = (
@@ -361,8 +361,8 @@ class SocketIOEventHandlers:
         session.renew(user_id)
         for project_id in {topic.project_id for topic in [*session.rooms, *(wish.topic for wish in session.wishes)]}:
             allowed = yield from self._decide_access(user_id, project_id)
-            if not allowed:
-                yield from self._take_back(sid, session, project_id)
+            if not allowed and self._take_back(sid, session, project_id):
+                yield from self._tell_all(self._words_of_parting(sid, project_id))
         return {"ok": True, "expires_in": session.expires_in}
 
     def _asking(self, sid: str, data: Any) -> Session:
@@ -420,9 +420,7 @@ class SocketIOEventHandlers:
             self._check_wish(sid, wish)  # it may have gone while the rules were asked
             yield from self._join(sid, session, wish, audience, batch)
             snapshot = yield from self._decide_snapshot(sid, session, topic, since)
-            if wish.withdrawn is not None:
-                yield from self._leave(sid, session, topic)
-            self._check_wish(sid, wish)
+            self._check_wish(sid, wish)  # who withdrew it has left; the room may be another wish's by now
         finally:
             session.wishes.remove(wish)
         delivery = getattr(self.server.manager, "delivery", None)
@@ -459,11 +457,11 @@ class SocketIOEventHandlers:
             session.rooms[wish.topic] = [room]
             return self.server.enter_room(sid, room, namespace=self.namespace)
 
-    def _leave(self, sid: str, session: Session, topic: Topic) -> Decision:
+    def _leave(self, sid: str, session: Session, topic: Topic) -> None:
         with self._sessions.entering:
-            rooms = session.rooms.pop(topic, [])
-        for room in rooms:
-            yield functools.partial(self.server.leave_room, sid, room, namespace=self.namespace)
+            for room in session.rooms.pop(topic, []):
+                # At once: an asyncio server's own way out may pause, and something may be told meanwhile.
+                self.server.manager.basic_leave_room(sid, self.namespace, room)
 
     def _decide_snapshot(self, sid: str, session: Session, topic: Topic, since: Since | None) -> Decision:
         catch_up = getattr(self.server.manager, "catch_up", None)
@@ -474,7 +472,7 @@ class SocketIOEventHandlers:
             return NO_HISTORY
         snapshot = yield lambda: self._ask_history(topic.project_id, since)
         if snapshot is None:
-            yield from self._leave(sid, session, topic)
+            self._leave(sid, session, topic)
             raise SubscribeError("the history cannot be read now; try again later", "unavailable")
         if catch_up is not None:
             catch_up.seed(topic.project_id, snapshot["epoch"], snapshot["offset"])
@@ -504,7 +502,7 @@ class SocketIOEventHandlers:
         topic = Topic(project_id_of(data))
         for room in topic.rooms(None, False)[1] + [topic.rooms(None, False)[0]]:
             yield functools.partial(self.server.leave_room, sid, room, namespace=self.namespace)
-        yield from self._unsubscribe(sid, session, [topic])
+        self._unsubscribe(sid, session, [topic])
         return {"ok": True}
 
     def _decide_unsubscribe_job(self, sid: str, data: Any) -> Decision:
@@ -512,14 +510,14 @@ class SocketIOEventHandlers:
         check_size(data, self._sessions.limits.max_request)
         job_id = job_id_of(data)
         known = {*session.rooms, *(wish.topic for wish in session.wishes)}
-        yield from self._unsubscribe(sid, session, [topic for topic in known if topic.job_id == job_id])
+        yield lambda: self._unsubscribe(sid, session, [topic for topic in known if topic.job_id == job_id])
         return {"ok": True}
 
-    def _unsubscribe(self, sid: str, session: Session, topics: list[Topic]) -> Decision:
+    def _unsubscribe(self, sid: str, session: Session, topics: list[Topic]) -> None:
         for topic in topics:
             with self._sessions.entering:
-                sessions.withdraw(session, None, _WITHDRAWN, topic)
-            yield from self._leave(sid, session, topic)
+                sessions.withdraw(session, None, SubscribeError(_WITHDRAWN, "bad_request"), topic)
+                self._leave(sid, session, topic)
 
     # -- decisions: single jobs ---------------------------------------------------------------------------------
 
@@ -568,36 +566,62 @@ class SocketIOEventHandlers:
 
     def obey(self, order: dict[str, Any]) -> Any:
         """Do what the application told all servers of the channel to do."""
-        self._drive(self._decide_order(order))
+        self._drive(self._carry_out(order))
 
-    def _decide_order(self, order: dict[str, Any]) -> Decision:
+    def _carry_out(self, order: dict[str, Any]) -> Decision:
+        """Let clients hear no more at once, and return what is left to do: to tell them.
+
+        Telling pauses on an asyncio server, and the next event may be heard meanwhile.
+        """
         user, project_id = order.get("user"), order.get("project")
         if not isinstance(user, str):
-            return
+            return self._tell_all([])
         if order.get("action") == "revoke" and isinstance(project_id, str) and isinstance(order.get("at"), float):
             self._options.revocations.note(user, project_id, order["at"])
-        for sid, session in self._sessions.of_user(user):
-            if order.get("action") == "revoke" and isinstance(project_id, str):
-                yield from self._take_back(sid, session, project_id)
-            elif order.get("action") == "disconnect":
-                refusal = {"code": "unauthorized", "message": "you have been disconnected"}
-                yield functools.partial(self._part, sid, refusal)
+        clients = self._sessions.of_user(user)
+        if order.get("action") == "revoke" and isinstance(project_id, str):
+            left = [sid for sid, session in clients if self._take_back(sid, session, project_id)]
+            return self._tell_all([step for sid in left for step in self._words_of_parting(sid, project_id)])
+        if order.get("action") == "disconnect":
+            for sid, session in clients:
+                self._silence(sid, session)
+            refusal = {"code": "unauthorized", "message": "you have been disconnected"}
+            return self._tell_all([functools.partial(self._part, sid, refusal) for sid, _ in clients])
+        return self._tell_all([])
 
-    def _take_back(self, sid: str, session: Session, project_id: str) -> Decision:
-        """Let a client hear a project no more that it heard until now, and tell it."""
-        why = SubscribeError(_FORBIDDEN, "forbidden")
+    @staticmethod
+    def _tell_all(steps: list[Step]) -> Decision:
+        for step in steps:
+            try:
+                yield step
+            except Exception as error:
+                _failures.error("a client could not be told what was decided: %r", error)
+
+    def _take_back(self, sid: str, session: Session, project_id: str) -> bool:
+        """Let a client hear a project no more; returns whether it heard it until now."""
         with self._sessions.entering:
-            topics = sessions.withdraw(session, project_id, why)
-        for topic in topics:
-            yield from self._leave(sid, session, topic)
-        for room in rooms_of(project_id):
-            yield functools.partial(self.server.leave_room, sid, room, namespace=self.namespace)
-        if topics:
-            refusal = {**_refusal(why), "project_id": project_id}
-            yield functools.partial(self._send_error, sid, refusal)
-            # Clients of ours subscribe again, and are refused: so they know where they stand.
-            resync = {"project_id": project_id, "epoch": None, "offset": None}
-            yield functools.partial(self._send, sid, RESYNC_EVENT, resync)
+            topics = sessions.withdraw(session, project_id, SubscribeError(_FORBIDDEN, "forbidden"))
+            for topic in topics:
+                self._leave(sid, session, topic)
+            for room in rooms_of(project_id):
+                self.server.manager.basic_leave_room(sid, self.namespace, room)
+        return bool(topics)
+
+    def _words_of_parting(self, sid: str, project_id: str) -> list[Step]:
+        """Return what tells a client that a project was taken from it."""
+        refusal = {"code": "forbidden", "message": _FORBIDDEN, "project_id": project_id}
+        # Clients of ours subscribe again, and are refused: so they know where they stand.
+        resync = {"project_id": project_id, "epoch": None, "offset": None}
+        return [
+            functools.partial(self._send_error, sid, refusal),
+            functools.partial(self._send, sid, RESYNC_EVENT, resync),
+        ]
+
+    def _silence(self, sid: str, session: Session) -> None:
+        """Let a client hear nothing more that it has subscribed to."""
+        self._sessions.close(sid)
+        for topic in list(session.rooms):
+            self._leave(sid, session, topic)
 
     def _part(self, sid: str, refusal: dict[str, Any]) -> Any:
         """Disconnect a client with a code."""
@@ -808,7 +832,7 @@ class AsyncSocketIOEventHandlers(SocketIOEventHandlers):
         """Do what the application told all servers of the channel to do; called in the thread that listens."""
         if self._loop is not None:
             # What is heard after it is handed over after it.
-            self._loop.call_soon_threadsafe(lambda: _keep(self._drive(self._decide_order(order))))
+            self._loop.call_soon_threadsafe(lambda: _keep(self._drive(self._carry_out(order))))
 
     async def _part(self, sid: str, refusal: dict[str, Any]) -> None:
         await self._send_error(sid, refusal)

@@ -122,7 +122,7 @@ class Sessions:
             self._connections[str(session.user)] -= 1
             if not self._connections[str(session.user)]:
                 del self._connections[str(session.user)]
-            for wish in session.wishes:
+            for wish in list(session.wishes):
                 wish.withdrawn = SubscribeError("the client has gone", "unauthorized")
 
     def get(self, sid: str) -> Session:
@@ -191,7 +191,7 @@ def is_same_user(one: Any, other: Any) -> bool:
 
 def withdraw(session: Session, project_id: str | None, why: SubscribeError, topic: Topic | None = None) -> list[Topic]:
     """Withdraw a client's wishes for a project, or one topic, and return what it is subscribed to of it."""
-    for wish in session.wishes:
+    for wish in list(session.wishes):  # another thread may end one meanwhile
         if wish.topic == topic or (topic is None and wish.topic.project_id == project_id):
             wish.withdrawn = why
     return [one for one in session.rooms if one == topic or (topic is None and one.project_id == project_id)]

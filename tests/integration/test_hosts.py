@@ -1,51 +1,163 @@
-"""The main job on each kind of web server, and in each wire format, as a client sees it."""
+"""The same story on every host that a user may choose, in every pool, and in each wire format."""
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+import importlib.util
+import os
+import sys
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from tests.integration import jobs
+from tests.integration.scenario import Scene, a_job_is_heard_from_beginning_to_end, play
 from tests.integration.stage import Stage, new_project, producing
 from tests.launcher import Launcher
+from tests.processes import HOST, ROOT, ManagedProcess, accepts_connections, free_port, python_path
 from tests.services import Broker
 
-
-def watch_a_job(stage: Stage, **options: Any) -> list[Any]:
-    """Run one job of each end, and return what a client heard of the first."""
-    project, other = new_project(), new_project()
-    with stage.watch(project, **options) as client, stage.watch(other, user="grace", **options) as stranger:
-        counted = jobs.count.apply_async((4, 0.05), headers={"project_id": project}).id
-        failed = jobs.fail.apply_async(headers={"project_id": project}).id
-        assert client.wait_for_end(counted)["result"] == {"counted": 4}
-        assert client.wait_for_end(failed)["error"] == "ValueError: nothing works"
-        client.wait_for_event("agent_progress", job_id=counted, progress=100)
-        assert stranger.subscribe(project)["error"]["code"] == "forbidden"
-        assert [event for event, _ in stranger.events] == ["error"]
-        return [data for _, data in client.for_job(counted)]
+PROGRAMS = Path(__file__).parent / "hosts"
+POOLS = ["prefork", "threads", "solo", "eventlet", "gevent"]
 
 
-@pytest.mark.parametrize("async_mode", ["threading", "eventlet", "gevent", "asgi"])
-def test_every_host_hears_the_workers(launcher: Launcher, broker: Broker, async_mode: str) -> None:
-    with producing(broker):
-        stage = Stage(launcher, broker, async_mode=async_mode)
-        told = watch_a_job(stage)
-    assert {"epoch", "offset"} <= set(told[0])
+@dataclass(frozen=True)
+class Host:
+    """How a user starts a web server, in the folder of its program.
+
+    Args:
+        command: What the documentation says.
+        port: How the command is told where to listen, if not by the environment.
+        page: Whether a web framework serves a page beside the socket.
+    """
+
+    command: str
+    port: str = ""
+    page: bool = False
 
 
-def test_clients_that_only_poll_are_served_too(launcher: Launcher, redis_broker: Broker) -> None:
-    with producing(redis_broker):
-        watch_a_job(Stage(launcher, redis_broker), transports=["polling"])
+GUNICORN, UVICORN = f" --bind {HOST}:", " --port "
+HOSTS = {
+    "flask-threading": Host("flask --app flask_threading run", " --port ", page=True),
+    "flask-eventlet": Host("python flask_eventlet.py", page=True),
+    "flask-gevent": Host("python flask_gevent.py", page=True),
+    "gunicorn-gthread": Host("gunicorn --worker-class gthread --threads 100 wsgi_gthread:application", GUNICORN),
+    "gunicorn-eventlet": Host("gunicorn --worker-class eventlet wsgi_eventlet:application", GUNICORN),
+    "gunicorn-gevent": Host("gunicorn --worker-class gevent wsgi_gevent:application", GUNICORN),
+    "gunicorn-asgi": Host("gunicorn --worker-class asgi asgi_plain:application", GUNICORN),
+    "uvicorn": Host("uvicorn asgi_plain:application", UVICORN),
+    "fastapi": Host("uvicorn asgi_fastapi:app", UVICORN, page=True),
+    "starlette": Host("uvicorn asgi_starlette:app", UVICORN, page=True),
+    "django": Host("uvicorn mysite.asgi:application", UVICORN, page=True),
+}
+
+
+class HostProcess(ManagedProcess):
+    """A web server as a user starts it.
+
+    Args:
+        name: Which of ``HOSTS``.
+        folder: Where its log goes.
+        env: Added to this process's environment.
+        options: More of the command.
+    """
+
+    def __init__(self, name: str, *, folder: Path, env: dict[str, str], options: str = "") -> None:
+        host, port = HOSTS[name], free_port()
+        self.url = f"http://{HOST}:{port}"
+        where = f"{host.port}{port}" if host.port else ""
+        program, *rest = f"{host.command}{where} {options}".split()
+        start = [str(PROGRAMS / rest.pop(0))] if program == "python" else ["-m", program]
+        own = {
+            "PYTHONPATH": os.pathsep.join([str(PROGRAMS), python_path()["PYTHONPATH"]]),
+            "PORT": str(port),
+            "XDG_RUNTIME_DIR": str(folder),  # gunicorn makes a socket there, else in the user's home
+        }
+        super().__init__(
+            [sys.executable, *start, *rest],
+            folder=folder,
+            name=f"{name}-{port}",
+            env={**own, **env},
+            cwd=folder,
+            ready=lambda: accepts_connections(port),
+        )
+
+
+@pytest.fixture(scope="module")
+def ensemble(module_launcher: Launcher, module_broker: Broker) -> Broker:
+    """A broker with a worker, for all hosts in turn."""
+    module_launcher.worker("tests.integration.jobs", broker=module_broker)
+    return module_broker
+
+
+@pytest.fixture(scope="module")
+def web_url(module_launcher: Launcher, module_broker: Broker) -> str:
+    """The address of a web server, for all pools in turn."""
+    return module_launcher.start(HostProcess("uvicorn", folder=module_launcher.folder, env=module_broker.env)).url
+
+
+def is_missing(name: str) -> bool:
+    """Tell whether this gunicorn lacks the worker class: eventlet's is gone from version 26 on."""
+    return name == "gunicorn-eventlet" and importlib.util.find_spec("gunicorn.workers.geventlet") is None
+
+
+@pytest.mark.parametrize("name", [name for name in HOSTS if not is_missing(name)])
+def test_the_story_is_the_same_on_every_host(launcher: Launcher, ensemble: Broker, name: str) -> None:
+    web = launcher.start(HostProcess(name, folder=launcher.folder, env=ensemble.env))
+
+    with producing(ensemble):
+        play(Scene(launcher, web.url))
+
+    if HOSTS[name].page:
+        with urllib.request.urlopen(web.url, timeout=10) as page:
+            assert b"hello" in page.read()
+
+
+@pytest.mark.parametrize("name", ["gunicorn-gthread", "gunicorn-gevent", "uvicorn"])
+def test_several_processes_serve_clients_that_never_poll(launcher: Launcher, ensemble: Broker, name: str) -> None:
+    web = launcher.start(HostProcess(name, folder=launcher.folder, env=ensemble.env, options="--workers 2"))
+    scene, project = Scene(launcher, web.url), new_project()
+
+    with producing(ensemble), contextlib.ExitStack() as stack:
+        watchers = [stack.enter_context(scene.watcher(project, transports=["websocket"])) for _ in range(8)]
+        job = scene.start(project, jobs.count, 3)
+        assert [client.wait_for_end(job)["result"] for client in watchers] == [{"counted": 3}] * 8
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_the_story_is_the_same_in_every_pool(
+    launcher: Launcher, module_broker: Broker, web_url: str, pool: str
+) -> None:
+    launcher.worker("tests.integration.jobs", broker=module_broker, pool=pool, options=("--queues", pool))
+
+    with producing(module_broker):
+        play(Scene(launcher, web_url, queue=pool))
+
+
+def test_the_documentation_shows_the_programs_and_the_commands_that_are_tested() -> None:
+    page = (ROOT / "docs" / "servers.md").read_text()
+    programs = [path for path in PROGRAMS.rglob("*.py") if "init_socketio" in path.read_text()]
+    assert len(programs) == len(HOSTS) - 1  # gunicorn and uvicorn serve the same one
+    assert [path.name for path in programs if f"```python\n{path.read_text()}```\n" not in page] == []
+    assert [host.command for host in HOSTS.values() if host.command not in page.splitlines()] == []
+
+
+# -- other ways to run a worker -----------------------------------------------------------------------------------
 
 
 def test_without_history_events_carry_neither_epoch_nor_offset(launcher: Launcher, rabbitmq_broker: Broker) -> None:
+    project = new_project()
     with producing(rabbitmq_broker):
         jobs.realtime.manager.__dict__["_history"] = None  # this process produces, so it must not remember either
         stage = Stage(launcher, rabbitmq_broker, env={"HISTORY": "off"})
-        told = watch_a_job(stage)
-        with stage.connect("p") as client:
-            assert client.subscribe("p") == {
+        with stage.watch(project) as client, stage.connect("p") as other:
+            job = jobs.count.apply_async((4, 0.05), headers={"project_id": project}).id
+            assert client.wait_for_end(job)["result"] == {"counted": 4}
+            client.wait_for_event("agent_progress", job_id=job, progress=100)
+            assert not {"epoch", "offset"} & set().union(*(data for _, data in client.for_job(job)))
+            assert other.subscribe("p") == {
                 "ok": True,
                 "project_id": "p",
                 "epoch": None,
@@ -56,18 +168,12 @@ def test_without_history_events_carry_neither_epoch_nor_offset(launcher: Launche
                 "jobs_total": 0,
                 "workflows": [],
             }
-    assert not {"epoch", "offset"} & set().union(*told)
 
 
 def test_the_stock_wire_carries_the_same(launcher: Launcher, broker: Broker) -> None:
     with producing(broker):
-        watch_a_job(Stage(launcher, broker, env={"WIRE": "stock"}))
-
-
-@pytest.mark.parametrize("pool", ["threads", "solo", "eventlet", "gevent"])
-def test_every_pool_is_heard(launcher: Launcher, broker: Broker, pool: str) -> None:
-    with producing(broker):
-        watch_a_job(Stage(launcher, broker, pool=pool))
+        stage = Stage(launcher, broker, env={"WIRE": "stock"})
+        a_job_is_heard_from_beginning_to_end(Scene(launcher, stage.web.url))
 
 
 def test_a_recycled_child_loses_nothing(launcher: Launcher, broker: Broker) -> None:

@@ -1,0 +1,3 @@
+ROOT_URLCONF = "mysite.urls"
+SECRET_KEY = "only for tests"
+ALLOWED_HOSTS = ["*"]

@@ -1,0 +1,151 @@
+"""Follow a project with our Python clients, in a thread or in an event loop, and let go when the test says so."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import socketio
+
+from celery_realtime.client import AsyncProjectSubscription, Feed, ProjectSubscription
+from tests.waiting import wait_for
+from tests.web_servers import Web
+
+
+class Follower:
+    """Remembers what it is told of a project.
+
+    Args:
+        web: The web server.
+        project: The project.
+        batch: Whether events come as lists.
+    """
+
+    feed: Feed
+
+    def __init__(self, web: Web, project: str, *, batch: bool) -> None:
+        self.url = web.url
+        self.auth = {"token": web.token(projects=[project])}
+        self.project = project
+        self.options = {"batch": batch}
+        #: Name and data of each event.
+        self.told: list[tuple[str, Any]] = []
+        #: Where the project stood when all that was known was replaced.
+        self.snapshots: list[int | None] = []
+
+    def __repr__(self) -> str:
+        return f"a follower that is {self.feed.state}, at {self.feed.offset}, with {len(self.feed._waiting)} waiting"
+
+    def come(self) -> None:
+        """Connect, which subscribes."""
+        raise NotImplementedError
+
+    def drop(self) -> None:
+        """Lose the connection."""
+        raise NotImplementedError
+
+    def leave(self) -> None:
+        """Disconnect for good."""
+        raise NotImplementedError
+
+    def go(self) -> None:
+        """Lose the connection, and wait until that is known."""
+        self.drop()
+        wait_for(lambda: self.feed.state == "stale" and not self._is_connected)
+
+    def wait_until_at(self, offset: int) -> None:
+        """Wait until it was told everything up to an offset."""
+        wait_for(lambda: self.is_at(offset), timeout=15)
+
+    def is_at(self, offset: int) -> bool:
+        return self.feed.state == "subscribed" and self.feed.offset == offset
+
+    _client: Any
+
+    @property
+    def _is_connected(self) -> bool:
+        return bool(self._client.connected or self._client.eio.state != "disconnected")
+
+    def _heard(self, name: str, data: Any) -> None:
+        self.told.append((name, data))
+
+    def _changed(self, feed: Feed, reason: str) -> None:
+        if reason == "snapshot":
+            self.snapshots.append(feed.offset)
+
+
+class ThreadFollower(Follower):
+    """Uses :class:`ProjectSubscription`."""
+
+    def __init__(self, web: Web, project: str, *, batch: bool = False) -> None:
+        super().__init__(web, project, batch=batch)
+        self._client = socketio.Client(reconnection=False)
+        self._subscription = ProjectSubscription(self._client, project, self._heard, self._changed, **self.options)
+        self.feed = self._subscription.feed
+
+    def come(self) -> None:
+        self._client.connect(self.url, auth=self.auth, transports=["websocket"])
+
+    def drop(self) -> None:
+        with contextlib.suppress(OSError):
+            self._client.eio.ws.sock.shutdown(socket.SHUT_RDWR)
+
+    def leave(self) -> None:
+        self._subscription.close()
+        if self._client.connected:
+            self.drop()
+        self._client.shutdown()
+
+
+class LoopFollower(Follower):
+    """Uses :class:`AsyncProjectSubscription`, in a loop of its own."""
+
+    def __init__(self, web: Web, project: str, *, batch: bool = False) -> None:
+        super().__init__(web, project, batch=batch)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._run(self._make())
+
+    async def _make(self) -> None:
+        self._client = socketio.AsyncClient(reconnection=False)
+        self._subscription = AsyncProjectSubscription(
+            self._client, self.project, self._heard, self._changed, **self.options
+        )
+        self.feed = self._subscription.feed
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(15)
+
+    def come(self) -> None:
+        self._run(self._client.connect(self.url, auth=self.auth, transports=["websocket"]))
+
+    def drop(self) -> None:
+        self._run(self._abort())
+
+    async def _abort(self) -> None:
+        connection = self._client.eio.ws._response.connection
+        if connection is not None:
+            connection.transport.abort()
+
+    def leave(self) -> None:
+        self._run(self._leave())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    async def _leave(self) -> None:
+        await self._subscription.close()
+        if self._client.connected:
+            await self._abort()
+        await self._client.shutdown()
+        http = self._client.eio.http
+        if http is not None and not http.closed:
+            await http.close()
+
+
+FOLLOWERS: dict[str, Callable[..., Follower]] = {"a thread": ThreadFollower, "an event loop": LoopFollower}
