@@ -115,9 +115,9 @@ class Delivery:
     def _of_single_jobs(self, messages: list[Message], audience: str | None) -> Iterator[Message]:
         for message in messages:
             project_id = _project(message) or _project_of_audience(message, audience)
-            job_id = _job_of(message)
             if project_id is None:
                 continue
+            job_id = _job_of(message)
             known = self._jobs.get(project_id, ())
             about_all = message["event"] == RESYNC_EVENT
             for one in list(known) if about_all else [job_id] if job_id in known else []:
@@ -196,16 +196,19 @@ class Delivery:
                 self._jobs.pop(project_id, None)
 
 
+def _is_told(message: Message) -> bool:
+    """Tell whether a message has the shape of ours: an event with one datum."""
+    data = message.get("data")
+    return message.get("method") == "emit" and not message.get("binary") and isinstance(data, list) and len(data) == 1
+
+
 def _project(message: Message) -> str | None:
     """Return the project that a message tells something, if it is one that has the shape of ours."""
-    data = message.get("data")
-    if message.get("method") != "emit" or message.get("binary") or not isinstance(data, list) or len(data) != 1:
-        return None
-    return project_of_room(message.get("room"))
+    return project_of_room(message.get("room")) if _is_told(message) else None
 
 
 def _project_of_audience(message: Message, audience: str | None) -> str | None:
-    if audience is None or not isinstance(message.get("room"), str):
+    if audience is None or not _is_told(message) or not isinstance(message.get("room"), str):
         return None
     return project_of_room(message["room"].removeprefix(rooms_of("", None, audience)[0].removesuffix(project_room(""))))
 

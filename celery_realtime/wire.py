@@ -76,6 +76,8 @@ def decode_message(body: str | bytes, content_type: str | None = None) -> list[d
     Only JSON is ever decoded. Whatever has another type or shape is logged and says nothing, so that one hostile or
     broken message cannot stop the listener.
     """
+    if not isinstance(body, (str, bytes)):
+        return ignore(f"its body is no text but a {type(body).__name__}")
     if content_type not in CONTENT_TYPES or len(body) > MAX_MESSAGE:
         return ignore(f"content type {content_type!r}, {len(body)} bytes")
     try:
@@ -86,13 +88,28 @@ def decode_message(body: str | bytes, content_type: str | None = None) -> list[d
         return ignore("no message of python-socketio's")
     if message["method"] == FRAME_METHOD:
         return _expand_frame(message)
+    if message["method"] == "emit" and not _is_emit(message):
+        return ignore("an emit of another shape than python-socketio's")
+    if message["method"] == "emit" and not isinstance(message["data"], list):
+        message["data"] = [message["data"]]  # as python-socketio before 5.16 has it
     return [] if message.get("host_id") == PING_HOST else [message]
+
+
+def _is_emit(message: dict[str, Any]) -> bool:
+    return (
+        isinstance(message.get("event"), str)
+        and "data" in message
+        and isinstance(message.get("namespace") or "/", str)
+        and isinstance(message.get("mark", {}), dict)
+    )
 
 
 def _expand_frame(frame: dict[str, Any]) -> list[dict[str, Any]]:
     events = frame.get("events")
     if frame.get("v") != FRAME_VERSION or not isinstance(events, list):
         return ignore(f"a frame of version {frame.get('v')!r}")
+    if not isinstance(frame.get("namespace") or "/", str):
+        return ignore("a frame for no namespace")
     return [_expand_entry(frame, entry) for entry in events if _is_entry(entry)]
 
 

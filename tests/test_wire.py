@@ -184,12 +184,17 @@ def test_a_stock_message_is_a_batch_of_one() -> None:
         {"room": 5},
         {"binary": True},
         {"data": [1, 2]},
-        {"data": {}},
         {"namespace": 5},
     ],
 )
 def test_what_is_no_event_of_a_project_is_in_no_batch(change: dict[str, Any]) -> None:
     assert batches(decode_message(json.dumps({**STEP, **change})), everywhere) == []
+
+
+@pytest.mark.parametrize("data", [{}, {"n": 1}, "text", None, 7])
+def test_data_that_an_older_manager_did_not_put_into_a_list_are_heard_the_same(data: Any) -> None:
+    [message] = decode_message(json.dumps({**STEP, "data": data}))
+    assert message["data"] == [data]
 
 
 def test_in_a_batch_data_that_are_no_object_say_whose_they_are() -> None:
