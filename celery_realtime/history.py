@@ -658,6 +658,16 @@ class History:
             events=[_missed(entry, word) for entry in missed],
         )
 
+    def recent(self, project_id: str) -> list[dict[str, Any]]:
+        """Return the events that are kept of a project, in order, as ``{event, data}``.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        epoch = self.read(project_id, most_jobs=0).epoch
+        found: Any = self._redis.xrange(self._keys(project_id)[1])
+        return [_missed((name, [part for field in fields.items() for part in field]), epoch) for name, fields in found]
+
     def position(self, project_id: str) -> dict[str, Any] | None:
         """Return a project's epoch and offset, or None when Redis cannot be reached."""
         try:

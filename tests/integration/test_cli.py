@@ -1,0 +1,118 @@
+"""``celery -A proj realtime ...`` shows in a terminal what browsers are told."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+from tests.integration import jobs
+from tests.integration.stage import Stage, new_project, producing
+from tests.processes import ROOT, ManagedProcess
+from tests.waiting import wait_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.launcher import Launcher
+    from tests.services import Broker
+
+CELERY = [sys.executable, "-m", "celery", "-A"]
+
+
+def run(app: str, *arguments: str, broker: Broker | None = None, code: int = 0) -> str:
+    """Run a command, and return what it printed."""
+    env = {**os.environ, **(broker.env if broker else {})}
+    done = subprocess.run(
+        [*CELERY, app, "realtime", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=ROOT,
+        env=env,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+class Watcher(ManagedProcess):
+    """``celery realtime watch``."""
+
+    def __init__(self, stage: Stage, *arguments: str, folder: Path) -> None:
+        command = [*CELERY, "tests.integration.jobs", "realtime", "watch", "--url", stage.web.url, *arguments]
+        super().__init__(command, folder=folder, name="watch", env=stage.broker.env)
+
+
+def test_a_project_is_watched_until_ctrl_c(launcher: Launcher, broker: Broker) -> None:
+    project = new_project()
+    with producing(broker):
+        stage = Stage(launcher, broker)
+        earlier = jobs.add.apply_async((1, 2), headers={"project_id": project}).id
+        watcher = launcher.start(Watcher(stage, project, "--json", folder=launcher.folder))
+        watcher.wait_for_log("subscribed", timeout=20)
+        job = jobs.count.apply_async((3, 0.01), headers={"project_id": project}).id
+
+        def told() -> list[dict[str, Any]]:
+            lines = [line for line in watcher.current_log.split("\n")[:-1] if line.startswith("{")]
+            return [json.loads(line)["data"] for line in lines]
+
+        wait_for(lambda: {data["job_id"] for data in told() if data.get("status") == "success"} == {earlier, job})
+        assert [data["status"] for data in told() if data["job_id"] == job and "status" in data][-1] == "success"
+        watcher.send_signal(signal.SIGINT)
+        wait_for(lambda: not watcher.running)
+        assert watcher.kill() == 0
+
+
+def test_lines_for_people_say_what_happens(launcher: Launcher, redis_broker: Broker) -> None:
+    project = new_project()
+    with producing(redis_broker):
+        stage = Stage(launcher, redis_broker)
+        watcher = launcher.start(Watcher(stage, project, folder=launcher.folder))
+        watcher.wait_for_log("subscribed", timeout=20)
+        jobs.fail.apply_async(headers={"project_id": project})
+        watcher.wait_for_log(r"tests\.integration\.jobs\.fail  error  FAILURE  ValueError: nothing works", timeout=20)
+
+
+def test_who_may_not_see_a_project_is_told_so(launcher: Launcher, redis_broker: Broker) -> None:
+    with producing(redis_broker):
+        stage = Stage(launcher, redis_broker)
+        token = run("tests.integration.jobs", "token", "ada", "--project", "another", broker=redis_broker).strip()
+        watcher = launcher.start(Watcher(stage, "apollo", "--token", token, folder=launcher.folder))
+        watcher.wait_for_log("apollo is refused: this project does not exist, or is not open to you", timeout=20)
+        wait_for(lambda: not watcher.running)
+        assert watcher.kill() == 1
+
+
+def test_the_history_is_printed_as_jobs_and_as_events(redis_broker: Broker) -> None:
+    project = new_project()
+    with producing(redis_broker):
+        handle = jobs.realtime.handle(jobs.add, (1, 2), project_id=project)
+        handle.publish()
+        jobs.realtime.manager.emit_to_project(project, "note", {"text": "hello"})
+        assert jobs.realtime.flush(5)
+        lines = run("tests.integration.jobs", "history", project, "--json", broker=redis_broker).splitlines()
+        assert [json.loads(line)["data"]["job_id"] for line in lines] == [handle.job_id]
+        events = run("tests.integration.jobs", "history", project, "--events", "--json", broker=redis_broker)
+        assert [json.loads(line)["event"] for line in events.splitlines()] == ["agent_status", "note"]
+        assert "queued" in run("tests.integration.jobs", "history", project, broker=redis_broker)
+
+
+def test_a_token_lets_in(launcher: Launcher, redis_broker: Broker) -> None:
+    with producing(redis_broker):
+        stage = Stage(launcher, redis_broker)
+        token = run("tests.integration.jobs", "token", "ada", "--project", "apollo", broker=redis_broker).strip()
+        client = launcher.connect(stage.web.url, token=token)
+        assert client.subscribe("apollo")["ok"]
+
+
+def test_mistakes_are_named_in_one_line(redis_broker: Broker) -> None:
+    said = run("tests.integration.plain_app", "token", "ada", code=1)
+    assert "has no Realtime" in said
+    assert "project_id must have" in run("tests.integration.jobs", "history", "", code=2)
+    assert "expires_in must be above 0" in run("tests.integration.jobs", "token", "ada", "--expires-in", "0", code=1)
+    assert "cannot be watched" in run("tests.integration.jobs", "watch", "p", "--url", "http://127.0.0.1:1", code=1)
+    assert "Traceback" not in said
