@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import itsdangerous
+import msgspec
 
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.rooms import normalise_project_id, normalise_user_id
@@ -28,6 +28,15 @@ class TokenUser(str):  # noqa: SLOT000  (a token's word needs a place)
     projects: frozenset[str] = frozenset()
     issued_at: float = 0.0
     expires_at: float = 0.0
+
+
+class _Claims(msgspec.Struct):
+    """What a token says; the key may have signed something else, too."""
+
+    user: str
+    projects: list[str]
+    exp: float
+    iat: float = 0.0
 
 
 def issue_token(
@@ -75,19 +84,19 @@ def verify_token(secret_key: str | Sequence[str] | None, token: object) -> Token
         return None
     name, _, signed = token.rpartition(":")
     try:
-        claims = serializer.loads(signed)
-    except (itsdangerous.BadData, ValueError, RecursionError):
+        claims = msgspec.convert(serializer.loads(signed), _Claims)
+    except (itsdangerous.BadData, msgspec.MsgspecError, ValueError, RecursionError):
         return None
     return _user_of(claims, name)
 
 
-def _user_of(claims: Any, name: str) -> TokenUser | None:
-    if claims["user"] != name or time.time() >= claims["exp"]:
+def _user_of(claims: _Claims, name: str) -> TokenUser | None:
+    if claims.user != name or not time.time() < claims.exp:  # nothing is below a NaN
         return None
     user = TokenUser(name)
-    user.projects = frozenset(claims["projects"])
-    user.issued_at = claims.get("iat", 0.0)
-    user.expires_at = claims["exp"]
+    user.projects = frozenset(claims.projects)
+    user.issued_at = claims.iat
+    user.expires_at = claims.exp
     return user
 
 

@@ -24,3 +24,8 @@ class FailureLog:
         if time.monotonic() - self._logged_at >= LOG_INTERVAL:
             self._logged_at = time.monotonic()
             self._logger.error(message, *args)
+
+
+def describe(error: BaseException) -> str:
+    """Name an error and what it says, in one line; redis-py leaves the latter out of its ``repr``."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -31,6 +31,7 @@ from celery_realtime.events import (
     stamp,
 )
 from celery_realtime.exceptions import ImproperlyConfigured
+from celery_realtime.failures import describe
 from celery_realtime.recent import Recent
 from celery_realtime.redis_connection import connect
 from celery_realtime.settings import is_sentinel, redact
@@ -494,10 +495,10 @@ class History:
         except OUTAGES as error:
             for event in events:
                 self._doubtful[id(event)] = (event, tags[id(event)].removeprefix("?"))
-            self._log("history cannot reach %s: %r", error)
+            self._log("history cannot reach %s: %s", error)
             return None
         except redis.RedisError as error:
-            self._log("history is refused by %s, so events go out without it: %r", error)
+            self._log("history is refused by %s, so events go out without it: %s", error)
             appended = [[event] for event in events]
         for event in events:
             self._doubtful.pop(id(event))
@@ -506,7 +507,7 @@ class History:
     def _log(self, message: str, error: Exception) -> None:
         if time.monotonic() - self._logged_at >= LOG_INTERVAL:
             self._logged_at = time.monotonic()
-            logger.error(message, redact(self._url), error)
+            logger.error(message, redact(self._url), describe(error))
 
     def _append_all(self, events: list[Outgoing], tags: dict[int, str]) -> list[list[Outgoing]]:
         groups = _by_project(events)
@@ -515,7 +516,7 @@ class History:
         replies = self._run([*self._hold_commands(events), *self._place_commands(events), *appends])[-len(appends) :]
         for (project_id, group), reply in zip(groups.items(), replies, strict=True):
             if isinstance(reply, Exception):
-                self._log("history is refused by %s, so events go out without it: %r", reply)
+                self._log("history is refused by %s, so events go out without it: %s", reply)
                 answers.update((position, [event]) for position, event in group)
             else:
                 answers.update(self._answers(project_id, group, reply))
@@ -673,7 +674,7 @@ class History:
         try:
             now_at = self.read(project_id, most_jobs=0)
         except redis.RedisError as error:
-            self._log("history cannot reach %s: %r", error)
+            self._log("history cannot reach %s: %s", error)
             return None
         return {"epoch": now_at.epoch, "offset": now_at.offset}
 

@@ -15,6 +15,7 @@ import msgspec
 
 from celery_realtime import events
 from celery_realtime.events import Job
+from celery_realtime.failures import describe
 from celery_realtime.history import ERRORS, Found, History
 from celery_realtime.manager import SocketIOManager
 
@@ -69,7 +70,7 @@ class Keeper:
             try:
                 history.reaped(self._worker)
             except ERRORS as error:
-                logger.warning("the lease of %s will lapse by itself: %r", self._worker, error)
+                logger.warning("the lease of %s will lapse by itself: %s", self._worker, describe(error))
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -87,7 +88,7 @@ class Keeper:
             self._complained = False
         except Exception as error:  # whatever it is, the lease of this worker hangs on this thread
             if not self._complained:
-                logger.warning("leases wait: %r", error)
+                logger.warning("leases wait: %s", describe(error))
             self._complained = True
 
     def _renew(self, history: History, worker: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from celery_realtime.connections import hang_up
-from celery_realtime.failures import FailureLog
+from celery_realtime.failures import FailureLog, describe
 from celery_realtime.wire import PING, ignore
 
 logger = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class Listener:
         if _is_forbidden(error) and not self._echo.forbidden:
             self._echo.forbidden = True
             logger.warning("%s lets us listen and not publish, so a dead connection is noticed late", self._name)
-        self._failures.error("not hearing %s: %r; trying until it is heard", self._name, error)
+        self._failures.error("not hearing %s: %s; trying until it is heard", self._name, describe(error))
 
     def _note_hearing(self) -> None:
         self.generation += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import threading
 import time
 from typing import Any
@@ -16,6 +17,19 @@ SECRET = "a secret of the tests"
 
 celery = Celery("jobs")
 celery.conf.update(broker_connection_retry_on_startup=True, result_extended=True, task_send_sent_event=False)
+
+
+def verified_by(authority: str) -> dict[str, Any]:
+    """Return Celery's options for a RabbitMQ behind TLS whose certificate an authority has signed."""
+    return {"ca_certs": authority, "cert_reqs": ssl.CERT_REQUIRED}
+
+
+if "BROKER_AUTHORITY" in os.environ:
+    celery.conf.broker_use_ssl = verified_by(os.environ["BROKER_AUTHORITY"])
+if "MASTER_NAME" in os.environ:
+    celery.conf.broker_transport_options = {"master_name": os.environ["MASTER_NAME"]}
+    celery.conf.result_backend_transport_options = {"master_name": os.environ["MASTER_NAME"]}
+
 realtime = Realtime(
     celery,
     secret_key=SECRET,
