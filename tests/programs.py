@@ -74,6 +74,10 @@ def find_node() -> str | None:
     return shutil.which("node")
 
 
+def find_nginx() -> str | None:
+    return _first("nginx", "/usr/sbin/nginx", "/opt/homebrew/bin/nginx", "/usr/local/bin/nginx")
+
+
 def find_npm() -> str | None:
     return shutil.which("npm")
 
@@ -93,6 +97,7 @@ PROGRAMS = {
     "epmd": Program(find_epmd, "integration tests on RabbitMQ", ("erlang-base",), "erlang"),
     "chromium": Program(find_chromium, "tests/browser", ("chromium",), "--cask chromium"),
     "node": Program(find_node, "tests of the JavaScript client", ("nodejs",), "node"),
+    "nginx": Program(find_nginx, "tests of several web servers", ("nginx-light",), "nginx"),
     "npm": Program(find_npm, "tests of plain socket.io clients", ("npm",), "node"),
 }
 
