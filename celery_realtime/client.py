@@ -210,8 +210,8 @@ class Feed:
         if number != self._asking:
             return
         self._asking = None
-        if not isinstance(answer, dict) or not answer.get("ok"):
-            self._refused(answer.get("error") if isinstance(answer, dict) else None)
+        if not _is_answer(answer):
+            self._refused(answer.get("error") if isinstance(answer, dict) and not answer.get("ok") else None)
             return
         self._timers.clear()
         self._live = True
@@ -230,7 +230,8 @@ class Feed:
         """Note that the server has refused the connection, or the subscription, with a code."""
         self._refused(error)
 
-    def _refused(self, error: dict[str, str] | None) -> None:
+    def _refused(self, told: Any) -> None:
+        error: dict[str, str] | None = told if isinstance(told, dict) else None
         passing = error is None or error.get("code") in PASSING
         self._live = False
         self._timers.clear()
@@ -242,10 +243,10 @@ class Feed:
     # -- what is told -------------------------------------------------------------------------------------------
 
     def _take(self, answer: dict[str, Any]) -> None:
-        epoch, offset, events = answer["epoch"], answer["offset"], answer["events"]
-        if answer["recovered"] and epoch == self.epoch:
+        epoch, offset, events = answer.get("epoch"), answer.get("offset"), answer["events"]
+        if answer.get("recovered") and offset is not None and epoch == self.epoch:
             for place, missed in enumerate(events, offset - len(events) + 1):
-                self._place(Item(missed["event"], missed["data"], epoch, place))
+                self._place(Item(missed["event"], missed.get("data"), epoch, place))
             if not self._began:
                 self._load(answer)  # the events began with a handle, which knew no jobs
         elif not self._began or epoch != self.epoch or (offset or 0) > (self.offset or 0):
@@ -261,9 +262,9 @@ class Feed:
     def _load(self, answer: dict[str, Any]) -> None:
         self._began = True
         self._jobs.clear()
-        self._jobs.update((job["job_id"], job) for job in answer["jobs"])
+        self._jobs.update(_by_id(answer.get("jobs"), "job_id"))
         self._workflows.clear()
-        self._workflows.update((flow["root_id"], flow) for flow in answer.get("workflows") or ())
+        self._workflows.update(_by_id(answer.get("workflows"), "root_id"))
         self._call(self._on_change, self, "snapshot")
 
     def heard(self, name: str, data: Any) -> None:
@@ -272,7 +273,7 @@ class Feed:
             self._heard({"event": name, "data": data}, {})
         elif isinstance(data, list):
             for item in data:
-                if isinstance(item, dict) and "event" in item:
+                if isinstance(item, dict) and isinstance(item.get("event"), str):
                     self._heard(item, item)
 
     def _heard(self, told: dict[str, Any], beside: dict[str, Any]) -> None:
@@ -284,7 +285,7 @@ class Feed:
         if name == RESYNC_EVENT:
             self._ask_again()
         else:
-            self._sort(Item(name, data, mark.get("epoch"), mark.get("offset")))
+            self._sort(Item(name, data, *_place_in(mark)))
 
     def _sort(self, item: Item) -> None:
         numbered = isinstance(item.offset, int)
@@ -331,11 +332,14 @@ class Feed:
             self._call(self._on_event, name, data)
             return
         entries, key = (self._workflows, "root_id") if name == WORKFLOW_EVENT else (self._jobs, "job_id")
-        before = entries.get(data[key])
+        told_of = data.get(key) if isinstance(data, dict) else None
+        if not isinstance(told_of, str):
+            return
+        before = entries.get(told_of)
         if not numbered and before is not None and _is_old(before, name, data):
             return
-        entries[data[key]] = _merge(before, name, _without_place(data))
-        self._forget_beyond(entries, data[key])
+        entries[told_of] = _merge(before, name, _without_place(data))
+        self._forget_beyond(entries, told_of)
         self._call(self._on_event, name, data)
         self._call(self._on_change, self, "workflows" if name == WORKFLOW_EVENT else "jobs")
 
@@ -359,6 +363,40 @@ class Feed:
                 logger.exception("a callback of project %s failed", self.project_id)
 
 
+def _is_answer(answer: Any) -> bool:
+    """Tell whether an answer lets in, and says all that is needed to go on."""
+    if not isinstance(answer, dict) or not answer.get("ok"):
+        return False
+    epoch, offset, events = answer.get("epoch"), answer.get("offset"), answer.get("events")
+    if not isinstance(events, list) or not (epoch is offset is None or _place_in(answer) == (epoch, offset)):
+        return False
+    return all(isinstance(missed, dict) and isinstance(missed.get("event"), str) for missed in events)
+
+
+def _place_in(told: Payload) -> tuple[str, int] | tuple[None, None]:
+    """Return the epoch and the offset that something has; None for both if either is something else."""
+    epoch, offset = told.get("epoch"), told.get("offset")
+    if not isinstance(epoch, str) or not isinstance(offset, int) or isinstance(offset, bool):
+        return None, None
+    return epoch, offset
+
+
+def _by_id(told: Any, key: str) -> dict[str, Payload]:
+    """Return the entries of a list by their ids; an entry without one is left out."""
+    entries = told if isinstance(told, list) else []
+    return {one[key]: one for one in entries if isinstance(one, dict) and isinstance(one.get(key), str)}
+
+
+def _number(entry: Payload, name: str) -> int | float:
+    """Return a number of an entry; 0 where a filter, or another version, has left it out."""
+    value = entry.get(name)
+    return value if isinstance(value, (int, float)) else 0
+
+
+def _rank(entry: Payload) -> int:
+    return RANK_OF_STATUS.get(str(entry.get("status")), 0)
+
+
 def _merge(before: Payload | None, name: str, told: dict[str, Any]) -> dict[str, Any]:
     if name == WORKFLOW_EVENT:
         return {field: value for field, value in told.items() if field not in ("event", "timestamp")}
@@ -367,8 +405,8 @@ def _merge(before: Payload | None, name: str, told: dict[str, Any]) -> dict[str,
 
 def _is_over(entry: Payload) -> bool:
     if "status" in entry:
-        return RANK_OF_STATUS[entry["status"]] == TERMINAL_RANK
-    return bool(entry["queued"] + entry["running"] == 0)
+        return _rank(entry) == TERMINAL_RANK
+    return _number(entry, "queued") == _number(entry, "running") == 0
 
 
 def _without_place(data: Payload) -> dict[str, Any]:
@@ -379,29 +417,29 @@ def _is_old(job: Payload, name: str, data: Payload) -> bool:
     """Tell, without offsets, whether more is known of a job than an event tells."""
     if name == WORKFLOW_EVENT:
         return False
-    if data["attempt"] != job["attempt"]:
-        return bool(data["attempt"] < job["attempt"])
+    if _number(data, "attempt") != _number(job, "attempt"):
+        return _number(data, "attempt") < _number(job, "attempt")
     if name == PROGRESS_EVENT:
-        return RANK_OF_STATUS[job["status"]] == TERMINAL_RANK or data["progress"] < (job["progress"] or 0)
-    if job["state"] == "LOST" and data["state"] != "LOST":
-        return bool(data["status"] == "queued")
-    climbs = RANK_OF_STATUS[data["status"]] - RANK_OF_STATUS[job["status"]]
-    return climbs < 0 or (climbs == 0 and (data["status"] != "running" or data.get("worker") == job.get("worker")))
+        return _rank(job) == TERMINAL_RANK or _number(data, "progress") < _number(job, "progress")
+    if job.get("state") == "LOST" and data.get("state") != "LOST":
+        return bool(data.get("status") == "queued")
+    climbs = _rank(data) - _rank(job)
+    return climbs < 0 or (climbs == 0 and (data.get("status") != "running" or data.get("worker") == job.get("worker")))
 
 
 def _with_status(job: Payload | None, status: dict[str, Any]) -> dict[str, Any]:
-    same = job is not None and job["attempt"] == status["attempt"]
+    same = job is not None and _number(job, "attempt") == _number(status, "attempt")
     reached = {name: job.get(name) if job is not None and same else None for name in _PROGRESS}
-    stalled = status["status"] == "running" and job is not None and same and bool(job.get("stalled"))
+    stalled = status.get("status") == "running" and job is not None and same and bool(job.get("stalled"))
     return {**status, **reached, "stalled": stalled}
 
 
 def _with_progress(job: Payload | None, update: dict[str, Any]) -> dict[str, Any]:
-    if job is None or job["attempt"] != update["attempt"]:
+    if job is None or _number(job, "attempt") != _number(update, "attempt"):
         blank = {"event": "status_change", "status": "running", "state": "STARTED", "result": None, "error": None}
         job = {**(job or {}), **update, **blank}
     reached = {name: update.get(name) for name in _PROGRESS}
-    return {**job, **reached, "stalled": job["status"] == "running" and bool(update.get("stalled"))}
+    return {**job, **reached, "stalled": job.get("status") == "running" and bool(update.get("stalled"))}
 
 
 class ProjectSubscription:

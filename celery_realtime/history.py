@@ -71,7 +71,8 @@ OUTAGES = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.ReadOnlyE
 # What one key lacks and another knows was evicted, or lost in a failover: history begins anew, under another epoch.
 _LET_GO = """
 local function is_whole(epoch, offset, count, known_epoch, known_offset)
-  if not epoch or (known_epoch == epoch and known_offset > offset) then return false end
+  if not epoch or not offset or offset < 0 or offset >= 1e14 or offset % 1 ~= 0 then return false end
+  if known_epoch == epoch and known_offset > offset then return false end
   if count ~= redis.call('HLEN', KEYS[3]) then return false end
   return offset == 0 or redis.call('EXISTS', KEYS[2]) == 1
 end
@@ -140,11 +141,15 @@ if not is_whole(epoch, offset, tonumber(found[3] or 0), ARGV[7], tonumber(ARGV[8
 end
 local offsets, flow_answer = {}, {}
 
+local kinds = {queued = 2, running = 3, done = 4, failed = 5}
+
+-- What is no entry of ours counts as none, and is written anew: it must not stop all that comes after it.
 local function read(job)
   local entry = redis.call('HGET', jobs, job)
   if not entry then return nil end
   local a, r, p, so, po, w, kind, share, root, s, g = string.match(entry,
-    '^(%S+) (%S+) (%S+) (%d+) (%d+) (%S+) (%S+) (%S+) (%S+)\\n([^\\n]*)\\n(.*)$')
+    '^(%S+) ([012L]) (%S+) (%d+) (%d+) (%S+) (%S+) (%S+) (%S+)\\n([^\\n]*)\\n(.*)$')
+  if not (tonumber(a) and tonumber(p) and tonumber(share) and kinds[kind]) then return nil end
   return {attempt = tonumber(a), rank = r, percent = tonumber(p), status_at = tonumber(so), progress_at = tonumber(po),
           worker = w, kind = kind, share = tonumber(share), root = root, status = s, progress = g}
 end
@@ -172,23 +177,22 @@ local function stored()
 end
 
 -- A workflow: total, queued, running, done, failed, sum of its jobs' shares of 100, the progress told last.
-local kinds = {queued = 2, running = 3, done = 4, failed = 5}
+local function read_flow(root)
+  local flow = {}
+  for number in string.gmatch(redis.call('HGET', flows, root) or '', '%S+') do flow[#flow + 1] = tonumber(number) end
+  return #flow == 7 and flow or nil
+end
+
 -- A job that is the only one of its own is not counted: the second one counts it, too.
 local function account(index, job, before, after)
   if after.root == '-' then return end
-  local flow = {0, 0, 0, 0, 0, 0, -1}
-  local stored = redis.call('HGET', flows, after.root)
-  if not stored then
+  local flow = read_flow(after.root)
+  if not flow then
     if job == after.root then return end
+    flow = {0, 0, 0, 0, 0, 0, -1}
     local first = read(after.root)
     if first then flow[1], flow[kinds[first.kind]], flow[6] = 1, 1, first.share end
     before = nil
-  else
-    local at = 0
-    for number in string.gmatch(stored, '%S+') do
-      at = at + 1
-      flow[at] = tonumber(number)
-    end
   end
   if before then
     flow[kinds[before.kind]] = flow[kinds[before.kind]] - 1
@@ -295,7 +299,7 @@ let_go(jobs, flows, ended, clock - ended_ttl, size)
 forget(jobs, live, tonumber(ARGV[9]))
 redis.call('HSET', meta, 'offset', offset, 'jobs', redis.call('HLEN', jobs))
 for _, old in ipairs(redis.call('XRANGE', events, '-', '+', 'COUNT', 4)) do
-  if tonumber(old[2][6]) < clock - ttl then redis.call('XDEL', events, old[1]) end
+  if (tonumber(old[2][6] or '') or 0) < clock - ttl then redis.call('XDEL', events, old[1]) end
 end
 for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, math.ceil(ttl)) end
 -- As one text, which clients read faster than many numbers.
@@ -384,7 +388,7 @@ local missed, complete = {}, 0
 if since_epoch == epoch and since >= 0 and offset - since <= most then
   missed = redis.call('XRANGE', events, (since + 1) .. '-0', '+')
   local bytes = 0
-  for _, entry in ipairs(missed) do bytes = bytes + #entry[2][4] end
+  for _, entry in ipairs(missed) do bytes = bytes + #(entry[2][4] or '') end
   if #missed == offset - since and bytes <= tonumber(ARGV[9]) then complete = 1 else missed = {} end
 end
 local shown = tonumber(ARGV[8])
@@ -528,7 +532,7 @@ class History:
         self, project_id: str, group: list[tuple[int, Outgoing]], reply: list[Any]
     ) -> dict[int, list[Outgoing]]:
         epoch, places, flows = reply
-        word, offsets = epoch.decode(), [int(place) for place in places.split()]
+        word, offsets = epoch.decode(errors="replace"), [int(place) for place in places.split()]
         self._witness(project_id, word, [*offsets, *(offset for _, _, offset in flows)])
         answers: dict[int, list[Outgoing]] = {}
         for (position, event), offset in zip(group, offsets, strict=True):
@@ -590,7 +594,7 @@ class History:
             for key in self._place_keys():  # a host whose clock is ahead may have written into the next one
                 pipeline.hget(key, legible(job_id))
             found: list[Any] = pipeline.execute()
-        return next((place.decode() for place in found if place is not None), None)
+        return next((place.decode(errors="replace") for place in found if place is not None), None)
 
     def job(self, project_id: str, job_id: str) -> dict[str, Any] | None:
         """Return the latest state of one job, as the snapshot has it, or None when it is not known.
@@ -648,15 +652,17 @@ class History:
                 *(most_jobs, most_bytes),
             ],
         )
-        word = epoch.decode()
+        word = epoch.decode(errors="replace")
+        told = [job for job in (_job(entry) for entry in reversed(jobs) if entry) if job is not None]
+        events = _all_missed(missed, word)
         return Snapshot(
             epoch=word,
             offset=offset,
-            recovered=bool(complete),
-            jobs=sorted((_job(entry) for entry in reversed(jobs) if entry), key=lambda job: str(job.get("timestamp"))),
+            recovered=bool(complete) and events is not None,
+            jobs=sorted(told, key=lambda job: str(job.get("timestamp"))),
             jobs_total=total,
             workflows=_workflows(project_id, flows),
-            events=[_missed(entry, word) for entry in missed],
+            events=events or [],
         )
 
     def recent(self, project_id: str) -> list[dict[str, Any]]:
@@ -878,11 +884,19 @@ def _rank(event: Outgoing) -> str:
     return event.gate or str(event.rank)
 
 
-def _job(entry: bytes) -> dict[str, Any]:
-    """Return a job's entry as the snapshot tells it: its last status, with how far it is."""
-    _, status, progress = entry.split(b"\n", 2)
-    told: dict[str, Any] = msgspec.json.decode(status) if status else {}
-    done = msgspec.json.decode(progress) if progress else {}
+#: What reading raises of something that another writer, or a broken one, has left here.
+_UNREADABLE = (LookupError, TypeError, ValueError, RecursionError, msgspec.MsgspecError)
+
+_object = msgspec.json.Decoder(dict[str, Any])
+
+
+def _job(entry: bytes) -> dict[str, Any] | None:
+    """Return a job's entry as the snapshot tells it: its last status, with how far it is; None if it is no entry."""
+    try:
+        _, status, progress = entry.split(b"\n", 2)
+        told, done = _object.decode(status or b"{}"), _object.decode(progress or b"{}")
+    except _UNREADABLE:
+        return None
     if not told:
         told = {
             **done,
@@ -892,6 +906,9 @@ def _job(entry: bytes) -> dict[str, Any]:
             "result": None,
             "error": None,
         }
+    if not isinstance(told.get("job_id"), str):
+        return None
+    told.setdefault("status", None)  # a filter may have taken it out, and all readers ask for it
     reached = {name: done.get(name) for name in ("progress", "message", "current", "total")}
     return {**told, **reached, "stalled": told.get("status") == "running" and bool(done.get("stalled"))}
 
@@ -899,11 +916,14 @@ def _job(entry: bytes) -> dict[str, Any]:
 def _workflows(project_id: str, flows: list[bytes]) -> list[dict[str, Any]]:
     told = []
     for root_id, entry in zip(flows[::2], flows[1::2], strict=True):
-        total, queued, running, done, failed, _, progress = entry.split()
-        if int(total) > 1:
+        try:
+            total, queued, running, done, failed, _, progress = map(float, entry.split())
             counts = {"total": total, "queued": queued, "running": running, "done": done, "failed": failed}
-            numbers = {name: int(number) for name, number in counts.items()}
-            told.append({"root_id": root_id.decode(), "project_id": project_id, **numbers, "progress": int(progress)})
+            numbers = {name: int(number) for name, number in (counts | {"progress": progress}).items()}
+        except (ValueError, OverflowError):  # another writer's
+            continue
+        if total > 1:
+            told.append({"root_id": root_id.decode(errors="replace"), "project_id": project_id, **numbers})
     return told
 
 
@@ -928,6 +948,14 @@ def _packed(told: list[list[Any]]) -> bytes:
 def _word(worker: str) -> str:
     """Return a worker's name as one word, "-" for none."""
     return quote(worker, errors="replace") or "-"
+
+
+def _all_missed(entries: list[Any], epoch: str) -> list[dict[str, Any]] | None:
+    """Return what was missed; None if some of it cannot be read, so that it is not all."""
+    try:
+        return [_missed(entry, epoch) for entry in entries]
+    except _UNREADABLE:
+        return None
 
 
 def _missed(entry: Any, epoch: str) -> dict[str, Any]:

@@ -924,7 +924,7 @@ def test_the_users_own_connect_handler_may_refuse_too(
 
 def test_a_client_that_our_connect_handler_never_saw_is_refused(make_web: Callable[..., Web]) -> None:
     web = make_web().attach()
-    web.server.on("connect", lambda sid, environ, auth=None: None)
+    web.server.handlers["/"]["connect"] = lambda sid, environ, auth=None: None
     web.start()
     client = web.connect()
 
