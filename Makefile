@@ -8,7 +8,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # What of the package is not code: an editable install must be made anew when one of these changes.
 METADATA := pyproject.toml
 
-.PHONY: help venv demo test services lint typing format docs matrix chaos bench package clean
+.PHONY: help venv demo test services lint typing format docs matrix chaos fuzz bench package clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make docs     build the documentation into docs/_build/html"
 	@echo "make matrix   run every outcome of a job in every pool on every broker (long)"
 	@echo "make chaos    send 20,000 events while servers, brokers and connections break (minutes)"
+	@echo "make fuzz     feed arbitrary input to all that reads what others write (FUZZ_EXAMPLES each)"
 	@echo "make bench    compare with python-socketio's own manager, and with no extension (minutes)"
 	@echo "make package  build the wheel and check what is in it"
 	@echo "make venv     make $(VENV) with all that contributors need"
@@ -54,6 +55,10 @@ matrix: services
 
 chaos: services
 	$(BIN)/python -m pytest tests/chaos $(ARGS)
+
+FUZZ_EXAMPLES ?= 2000
+fuzz: services
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest tests/fuzz $(ARGS)
 
 bench: services
 	$(BIN)/python -m benchmarks $(ARGS)

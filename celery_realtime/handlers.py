@@ -62,6 +62,9 @@ LISTEN_TIMEOUT = 2.0
 #: Seconds between two looks at what ends by itself: tokens, clients that never say who they are.
 TICK = 0.5
 
+#: How often it is looked, a tick apart, whether a client that is too slow has read why it is sent away.
+PARTING = 4
+
 #: A client is told that its token ends this long before, in seconds, or when a fifth of its life is left.
 WARNING = 60.0
 
@@ -219,12 +222,19 @@ class SocketIOEventHandlers:
         handle_event = self.server._handle_event
 
         def marked(eio_sid: str, namespace: str, id: int | None, data: list[Any]) -> Any:
-            subscribes = data[:1] in (["subscribe_project"], ["subscribe_job"])
-            if id is None and subscribes and (namespace or "/") == self.namespace:
+            ours = (namespace or "/") == self.namespace
+            if not _is_event(data) or (ours and data[0] in ("connect", "disconnect")):
+                # python-socketio would take a client's word for what only the server can know.
+                logger.debug("ignored what is no event of a client's")
+                return self._nothing()
+            if id is None and ours and data[0] in ("subscribe_project", "subscribe_job"):
                 data = [*[*data, None][:2], NO_ACKNOWLEDGEMENT]
             return handle_event(eio_sid, namespace, id, data)
 
         self.server._handle_event = marked
+
+    def _nothing(self) -> Any:
+        return None
 
     def _register(self, event: str, handler: Callable[..., Any]) -> None:
         self.server.on(event, handler=handler, namespace=self.namespace)
@@ -278,6 +288,7 @@ class SocketIOEventHandlers:
         if hasattr(manager, "pacer"):
             manager.obey = self.obey
             manager.pacer.give_up = functools.partial(self.server.start_background_task, self._give_up)
+            manager.pacer.give_way = self._give_way
 
     def on_first_client(self, hook: Callable[[], None]) -> None:
         """Call ``hook`` when the first client comes: a server that forks has done so by then."""
@@ -686,16 +697,24 @@ class SocketIOEventHandlers:
         held = self.server.eio.sockets.get(eio_sid)
         return None if held is None else held.close(wait=False)
 
+    def _give_way(self) -> None:
+        """Let other threads, or greenlets, write what waits for clients."""
+        self.server.sleep(0)
+
     def _give_up(self, sid: str, eio_sid: str) -> Any:
         """Part from a client that does not read what it is told; it comes back when it can, and recovers."""
-        held = self.server.eio.sockets.get(eio_sid)
+        held, environ = self.server.eio.sockets.get(eio_sid), self.server.environ.get(eio_sid) or {}
         if held is None:
             return
         logger.warning("a client reads too slowly and is disconnected; %d packets waited", _empty(held.queue))
         self._send_error(sid, dict(TOO_SLOW))
-        # Not by a disconnect of Socket.IO, after which browsers do not come back by themselves.
-        held.close(wait=False)
-        _cut(self.server.environ.get(eio_sid) or {})
+        # Not by a disconnect of Socket.IO, after which browsers do not come back by themselves, nor by one of Engine.IO,
+        # after which python-socketio's clients do not.
+        held.close(wait=False, abort=True)
+        for _ in range(PARTING):
+            if held.queue.qsize():
+                self.server.sleep(TICK)
+        _cut(environ)
 
     # -- a synchronous server -----------------------------------------------------------------------------------
 
@@ -743,6 +762,9 @@ class AsyncSocketIOEventHandlers(SocketIOEventHandlers):
     """
 
     _loop: asyncio.AbstractEventLoop | None = None
+
+    async def _nothing(self) -> None:
+        return None
 
     @staticmethod
     def _shared(read: Read) -> Read:
@@ -834,6 +856,11 @@ class AsyncSocketIOEventHandlers(SocketIOEventHandlers):
             # What is heard after it is handed over after it.
             self._loop.call_soon_threadsafe(lambda: _keep(self._drive(self._carry_out(order))))
 
+    def _take_orders(self) -> None:
+        super()._take_orders()
+        if hasattr(self.server.manager, "pacer"):
+            self.server.manager.pacer.give_way = None  # emitting pauses there anyway
+
     async def _part(self, sid: str, refusal: dict[str, Any]) -> None:
         await self._send_error(sid, refusal)
         await self.server.disconnect(sid, namespace=self.namespace, ignore_queue=True)
@@ -850,11 +877,17 @@ class AsyncSocketIOEventHandlers(SocketIOEventHandlers):
                     _failures.error("a connection could not be looked after: %r", error)
 
     async def _give_up(self, sid: str, eio_sid: str) -> None:
-        held = self.server.eio.sockets.get(eio_sid)
-        if held is not None:
-            logger.warning("a client reads too slowly and is disconnected; %d packets waited", _empty(held.queue))
-            await self._send_error(sid, dict(TOO_SLOW))
-            await held.close(wait=False)
+        held, environ = self.server.eio.sockets.get(eio_sid), self.server.environ.get(eio_sid) or {}
+        if held is None:
+            return
+        logger.warning("a client reads too slowly and is disconnected; %d packets waited", _empty(held.queue))
+        await self._send_error(sid, dict(TOO_SLOW))
+        await held.close(wait=False, abort=True)
+        held.queue.put_nowait(None)  # the writer's end, which Engine.IO's threads are told of by ``close``
+        for _ in range(PARTING):
+            if held.queue.qsize():
+                await self.server.sleep(TICK)
+        _cut(environ)
 
     async def _drive(self, decision: Decision) -> Any:
         outcome, failed = None, None
@@ -943,6 +976,11 @@ def _checked_audience(audience: Any) -> str | None:
     return audience
 
 
+def _is_event(data: Any) -> bool:
+    """Tell whether a packet is an event as clients send it: a name, and what comes with it."""
+    return isinstance(data, list) and bool(data) and isinstance(data[0], str)
+
+
 def _empty(queue: Any) -> int:
     """Throw away what waits in a queue, of whatever kind of server, and return how much it was."""
     thrown = 0
@@ -957,12 +995,33 @@ def _empty(queue: Any) -> int:
 
 
 def _cut(environ: dict[str, Any]) -> None:
-    """End a WebSocket that a thread may be writing to in vain; of other connections the server knows itself."""
-    if environ.get("HTTP_UPGRADE", "").lower() == "websocket":
-        connection = environ.get("werkzeug.socket") or environ.get("gunicorn.socket")
-        if connection is not None:
-            with contextlib.suppress(OSError):
+    """End a WebSocket that somebody may be writing to in vain, and would go on to for as long as the client lives."""
+    with contextlib.suppress(Exception):  # every server has its own ways, and may have closed it by now
+        transport = _transport_of(environ)
+        if transport is not None:
+            transport.abort()
+        elif environ.get("HTTP_UPGRADE", "").lower() == "websocket":
+            connection = _socket_of(environ)
+            if connection is not None:
                 connection.shutdown(socket.SHUT_RDWR)
+
+
+def _transport_of(environ: dict[str, Any]) -> Any:
+    """Return the transport of an ASGI server's connection, such as uvicorn's; None if that is not known."""
+    protocols = (getattr(environ.get(name), "__self__", None) for name in ("asgi.receive", "asgi.send"))
+    return next((found for found in (getattr(one, "transport", None) for one in protocols) if found is not None), None)
+
+
+def _socket_of(environ: dict[str, Any]) -> Any:
+    """Return the socket of a WSGI server's connection, where simple-websocket finds it, too."""
+    for name in ("werkzeug.socket", "gunicorn.socket"):
+        if name in environ:
+            return environ[name]
+    if "eventlet.input" in environ:
+        return environ["eventlet.input"].get_socket()
+    given = environ.get("wsgi.input")
+    raw = getattr(given, "raw", None) or getattr(getattr(given, "rfile", None), "raw", None)
+    return getattr(raw, "_sock", None)  # gevent
 
 
 #: asyncio holds tasks weakly.

@@ -8,12 +8,13 @@ One script decides whether an event is news, gives it its offset and stores it, 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import logging
 import secrets
 import time
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -37,6 +38,8 @@ from celery_realtime.redis_connection import connect
 from celery_realtime.settings import is_sentinel, redact
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 LOG_INTERVAL = 60.0
 ENDED_TTL = 3600.0
@@ -71,9 +74,10 @@ OUTAGES = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.ReadOnlyE
 # What one key lacks and another knows was evicted, or lost in a failover: history begins anew, under another epoch.
 _LET_GO = """
 local function is_whole(epoch, offset, count, known_epoch, known_offset)
-  if not epoch or not offset or offset < 0 or offset >= 1e14 or offset % 1 ~= 0 then return false end
+  if not epoch or not offset or offset < 0 or offset >= 1e13 or offset % 1 ~= 0 then return false end
   if known_epoch == epoch and known_offset > offset then return false end
   if count ~= redis.call('HLEN', KEYS[3]) then return false end
+  if #redis.call('XRANGE', KEYS[2], (offset + 1) .. '-0', '+', 'COUNT', 1) > 0 then return false end
   return offset == 0 or redis.call('EXISTS', KEYS[2]) == 1
 end
 
@@ -743,11 +747,11 @@ class History:
         lost, expired, stalled = self._reap(keys=keys, args=[lease, pause, patience, self._lease_keys("held:")[0]])
         return Found(
             lost={
-                worker.decode(): [msgspec.json.decode(job, type=Job) for job in jobs]
+                worker.decode(errors="replace"): _readable(jobs, Job)
                 for worker, jobs in zip(lost[::2], lost[1::2], strict=True)
             },
-            expired=[msgspec.json.decode(job, type=Job) for job in expired[1::2] if job],
-            stalled=[msgspec.json.decode(told, type=ProgressUpdate) for told in stalled if told],
+            expired=_readable(expired[1::2], Job),
+            stalled=_readable(stalled, ProgressUpdate),
         )
 
     def reaped(self, worker: str) -> None:
@@ -805,8 +809,8 @@ class History:
         found: Any = self._redis.hgetall(revoked)
         told = {}
         for pair, at in found.items():
-            user, project_id = msgspec.json.decode(pair)
-            told[user, project_id] = float(at)
+            with contextlib.suppress(*_UNREADABLE):
+                told[msgspec.json.decode(pair, type=tuple[str, str])] = float(at)
         return told
 
     def _lease_keys(self, *names: str) -> list[str]:
@@ -948,6 +952,15 @@ def _packed(told: list[list[Any]]) -> bytes:
 def _word(worker: str) -> str:
     """Return a worker's name as one word, "-" for none."""
     return quote(worker, errors="replace") or "-"
+
+
+def _readable(entries: list[bytes], kind: type[T]) -> list[T]:
+    """Return what entries tell; what is none of ours is left out."""
+    told = []
+    for entry in entries:
+        with contextlib.suppress(*_UNREADABLE):
+            told.append(msgspec.json.decode(entry, type=kind))
+    return told
 
 
 def _all_missed(entries: list[Any], epoch: str) -> list[dict[str, Any]] | None:

@@ -24,9 +24,12 @@ class Pacer:
         self.most = 1000
         #: Gives up a client, given its session id and that of its Engine.IO socket.
         self.give_up: Callable[[str, str], Any] | None = None
+        #: Lets those who do read have a turn; None where emitting itself does.
+        self.give_way: Callable[[], Any] | None = None
         self._held: dict[str, dict[str, Message]] = {}
         self._gone: set[str] = set()
-        self._lock = threading.Lock()
+        # Held while what was held back is emitted, so that nothing newer overtakes it.
+        self._lock = threading.RLock()
 
     def paced(self, message: Message, manager: Any) -> Iterator[Message]:
         """Yield what to emit for a message of the channel: it, without those who are behind, and what they get."""
@@ -35,30 +38,38 @@ class Pacer:
             yield message
             return
         behind = self._behind(manager, namespace, room)
+        if behind and self.give_way is not None:
+            self.give_way()
+            behind = self._behind(manager, namespace, room)
         if not behind:
             yield message
             return
-        yield {**message, "skip_sid": [sid for sid, _, _ in behind]}
-        for sid, eio_sid, waiting in behind:
-            yield from self._for_slow(message, sid, eio_sid, waiting)
+        skipped = message.get("skip_sid")
+        skipped = skipped if isinstance(skipped, list) else [skipped]
+        yield {**message, "skip_sid": [*skipped, *(sid for sid, _ in behind)]}
+        for sid, eio_sid in behind:
+            if sid not in skipped:
+                yield from self._for_slow(message, sid, eio_sid, manager)
 
-    def _behind(self, manager: Any, namespace: str, room: str) -> list[tuple[str, str, int]]:
-        sockets, bound = manager.server.eio.sockets, self.most // 4
-        found = []
-        for sid, eio_sid in list(manager.get_participants(namespace, room)):
-            socket = sockets.get(eio_sid)
-            if socket is not None and socket.queue.qsize() > bound:
-                found.append((sid, eio_sid, socket.queue.qsize()))
-        return found
+    def _behind(self, manager: Any, namespace: str, room: str) -> list[tuple[str, str]]:
+        """Return who has much to read, or is still owed what was held back."""
+        participants = list(manager.get_participants(namespace, room))
+        return [(sid, eio_sid) for sid, eio_sid in participants if sid in self._held or self._lags(eio_sid, manager)]
 
-    def _for_slow(self, message: Message, sid: str, eio_sid: str, waiting: int) -> Iterator[Message]:
-        if waiting > self.most:
+    def _lags(self, eio_sid: str, manager: Any) -> bool:
+        return _waiting(eio_sid, manager) > self.most // 4
+
+    def _for_slow(self, message: Message, sid: str, eio_sid: str, manager: Any) -> Iterator[Message]:
+        if _waiting(eio_sid, manager) > self.most:
             self._give_up(sid, eio_sid)
             return
         with self._lock:
-            kept = self._without_progress(message, self._held.setdefault(sid, {}))
-        if kept is not None:
-            yield {**kept, "room": sid, "skip_sid": None}
+            kept: Message | None = message
+            yield from self._released(sid, eio_sid, manager)
+            if sid in self._held or self._lags(eio_sid, manager):
+                kept = self._without_progress(message, self._held.setdefault(sid, {}))
+            if kept is not None:
+                yield {**kept, "room": sid, "skip_sid": None}
 
     def _give_up(self, sid: str, eio_sid: str) -> None:
         with self._lock:
@@ -76,24 +87,39 @@ class Pacer:
             return {**message, "data": [rest]} if rest else None
         return None if _hold(event, data[0] if data else None, message, held) else message
 
-    def due(self, manager: Any) -> list[Message]:
-        """Return what was held back of clients that have caught up, to be emitted on this server."""
-        told = []
-        with self._lock:
-            for sid in list(self._held):
-                eio_sid = manager.eio_sid_from_sid(sid, manager.namespace)
-                socket = None if eio_sid is None else manager.server.eio.sockets.get(eio_sid)
-                if socket is None:
-                    del self._held[sid]
-                elif socket.queue.qsize() <= self.most // 4:
-                    told += [{**one, "room": sid, "skip_sid": None} for one in self._held.pop(sid).values()]
-        return told
+    def due(self, manager: Any) -> Iterator[Message]:
+        """Yield what was held back of clients that have caught up, to be emitted on this server at once."""
+        for sid in [*self._held, *self._gone]:
+            eio_sid = manager.eio_sid_from_sid(sid, manager.namespace)
+            if eio_sid is None or eio_sid not in manager.server.eio.sockets:
+                self.forget(sid)
+                continue
+            with self._lock:
+                yield from self._released(sid, eio_sid, manager)
+
+    def _released(self, sid: str, eio_sid: str, manager: Any) -> Iterator[Message]:
+        """Yield what was held back of a client, as long as it keeps up; nothing of what it has left meanwhile."""
+        held = self._held.get(sid, {})
+        for job_id in list(held):
+            if self._lags(eio_sid, manager):
+                return
+            one = held.pop(job_id, None)
+            if one is not None and sid in manager.rooms.get(one.get("namespace") or "/", {}).get(one["room"], ()):
+                yield {**one, "room": sid, "skip_sid": None}
+        if not self._lags(eio_sid, manager):
+            self._held.pop(sid, None)
 
     def forget(self, sid: str) -> None:
         """Forget a client."""
         with self._lock:
             self._held.pop(sid, None)
             self._gone.discard(sid)
+
+
+def _waiting(eio_sid: str, manager: Any) -> int:
+    """Return how many packets a client has not read; 0 of one that is gone."""
+    socket = manager.server.eio.sockets.get(eio_sid)
+    return 0 if socket is None else int(socket.queue.qsize())
 
 
 def _hold(event: str, data: Any, message: Message, held: dict[str, Message]) -> bool:

@@ -37,8 +37,8 @@ def names(page: NodeClient) -> list[str]:
 
 
 def test_a_page_that_renews_its_token_stays_connected(page: Callable[..., NodeClient], web: Web) -> None:
-    client = page(web.token(expires_in=2.5), web.token(expires_in=5), web.token(expires_in=600))
-    client.wait(lambda events: names(client).count("fetched") == 3, timeout=15)
+    client = page(web.token(expires_in=6), web.token(expires_in=600))
+    client.wait(lambda events: names(client).count("fetched") == 2, timeout=15)
     client.wait(lambda events: web.handlers._sessions.all()[0][1].expires_in > 60)
     web.emit("alpha", 1)
     client.wait(lambda events: "step" in names(client))

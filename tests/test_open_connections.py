@@ -268,3 +268,32 @@ def test_a_token_says_when_it_was_made(web: Web) -> None:
     user = auth.verify_token(SECRET, web.token())
     assert user is not None
     assert abs(user.issued_at - time.time()) < 5
+
+
+# -- what only the server can say -----------------------------------------------------------------------------------
+
+
+def test_a_client_cannot_play_the_servers_own_events(make_web: Callable[..., Web]) -> None:
+    """python-socketio would call the handler of ``connect`` with an environment of the client's making."""
+    users = []
+
+    def authenticate(token: Any, environ: dict[str, Any]) -> Any:
+        users.append(environ.get("REMOTE_USER"))
+        return environ.get("REMOTE_USER") or token
+
+    web = make_web(secret_key=None).attach(authenticate=authenticate, authorize=lambda user, _: user == "root").start()
+    client = web.connect("ada")
+    client.emit("connect", {"REMOTE_USER": "root", "HTTP_COOKIE": "x"})
+    assert client.subscribe("alpha")["error"]["code"] == "forbidden"
+    assert users == [None]
+
+
+def test_a_client_that_says_it_is_gone_can_still_be_sent_away(web: Web) -> None:
+    client = web.subscriber("alpha")
+    client.emit("disconnect", "bye")
+    assert client.subscribe("alpha")["ok"]
+    assert web.realtime.revoke_access("ada", "alpha")
+    client.wait_for_event("error", code="forbidden")
+    web.emit("alpha", 1)
+    assert client.subscribe("alpha")["error"]["code"] == "forbidden"
+    assert steps(client) == []

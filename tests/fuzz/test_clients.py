@@ -1,0 +1,169 @@
+"""Whatever a server says, the Python client goes on, keeps its state in order, and hears the next good server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from celery_realtime.client import Feed
+from tests.fuzz import material
+from tests.fuzz.budget import tried
+
+STATUS = {
+    "event": "status_change",
+    "job_id": "a",
+    "project_id": "p",
+    "status": "running",
+    "state": "STARTED",
+    "attempt": 0,
+    "worker": "w",
+    "epoch": "e",
+    "offset": 3,
+}
+PROGRESS = {"event": "progress_update", "job_id": "a", "project_id": "p", "progress": 40, "attempt": 0, "offset": 4}
+FLOW = {"root_id": "a", "project_id": "p", "total": 2, "queued": 0, "running": 0, "done": 2, "failed": 0}
+MARK = {"job_id": "a", "project_id": "p", "epoch": "e", "offset": 4}
+JOB = {**STATUS, "progress": 40, "message": None, "current": None, "total": None, "stalled": False}
+MISSED = [
+    {"event": "agent_status", "data": STATUS},
+    {"event": "step", "data": 5, "epoch": "e", "offset": 3},
+    {"event": "agent_progress", "data": {**PROGRESS, "epoch": "e"}},
+    {"event": "agent_workflow", "data": {**FLOW, "event": "workflow_update", "epoch": "e", "offset": 4}},
+    {"event": "agent_hidden", "data": {"project_id": "p", "epoch": "e", "offset": 4}},
+]
+ANSWER = {
+    "ok": True,
+    "project_id": "p",
+    "epoch": "e",
+    "offset": 2,
+    "recovered": False,
+    "jobs": [JOB, {**JOB, "job_id": "b", "status": "success", "state": "SUCCESS"}],
+    "jobs_total": 2,
+    "workflows": [FLOW],
+    "events": [],
+}
+ANSWERS = [
+    ANSWER,
+    {**ANSWER, "epoch": None, "offset": None},
+    {**ANSWER, "recovered": True, "offset": 2 + len(MISSED), "events": MISSED},
+    *({"ok": False, "error": {"code": code, "message": "no"}} for code in ("unavailable", "too_many_requests")),
+]
+REFUSAL = {"ok": False, "error": {"code": "forbidden", "message": "no"}}
+MESSAGES = [
+    *([one["event"], one["data"]] for one in MISSED),
+    ["step", {"n": 1, "_realtime": MARK}],
+    ["agent_batch", [{**MARK, "event": "step", "data": 5}, MISSED[0], MISSED[2]]],
+    ["agent_resync", {"project_id": "p", "epoch": "e", "offset": 9}],
+    ["error", {"code": "forbidden", "message": "no", "project_id": "p"}],
+]
+WORDS = [
+    *(*JOB, *FLOW, *ANSWER, "data", "error", "code", "_realtime", "root_id", "replayed", "p", "a", "e", "queued"),
+    *("success", "LOST", "agent_status", "agent_progress", "agent_workflow", "agent_batch", "agent_hidden"),
+]
+wrong = material.values(WORDS)
+
+
+def numbered(message: list[Any], offset: int) -> list[Any]:
+    """Return a message with another offset, wherever it has one."""
+    return [_renumbered(part, offset) for part in message]
+
+
+def _renumbered(part: Any, offset: int) -> Any:
+    if isinstance(part, list):
+        return [_renumbered(one, offset + place) for place, one in enumerate(part)]
+    if not isinstance(part, dict):
+        return part
+    return {name: offset if name == "offset" else _renumbered(value, offset) for name, value in part.items()}
+
+
+messages = st.builds(numbered, st.sampled_from(MESSAGES), st.integers(1, 8))
+steps = st.one_of(
+    st.tuples(st.just("connected")),
+    st.tuples(st.just("connected")),
+    st.tuples(st.just("disconnected")),
+    st.tuples(st.just("wait"), st.sampled_from([0.3, 6.0, 60.0])),
+    st.tuples(st.just("answer"), st.sampled_from(ANSWERS)),
+    st.tuples(st.just("answer"), material.near(st.sampled_from([*ANSWERS, REFUSAL]), wrong)),
+    st.tuples(st.just("late_answer"), material.near(st.sampled_from(ANSWERS), wrong)),
+    st.tuples(st.just("hear"), messages),
+    st.tuples(st.just("hear"), material.near(messages, wrong)),
+    st.tuples(st.just("hear"), st.tuples(st.sampled_from(WORDS), wrong)),
+)
+options = st.fixed_dictionaries(
+    {"batch": st.booleans(), "max_jobs": st.integers(1, 3)},
+    optional={"since": st.just({"epoch": "e", "offset": 2})},
+)
+
+
+class Follower:
+    """A feed, whose server is the test."""
+
+    def __init__(self, **options: Any) -> None:
+        self.clock = 0.0
+        self.numbers: list[int] = []
+        self.told: list[Any] = []
+        self.feed = Feed("p", self, self._on_event, clock=lambda: self.clock, **options)
+
+    def ask(self, number: int, request: dict[str, Any]) -> None:
+        assert set(request) <= {"project_id", "since", "batch"}
+        self.numbers.append(number)
+
+    def _on_event(self, name: str, data: Any) -> None:
+        assert isinstance(name, str)
+        self.told.append((name, data))
+
+    def connected(self) -> None:
+        self.feed.connected()
+
+    def disconnected(self) -> None:
+        self.feed.disconnected()
+
+    def wait(self, seconds: float) -> None:
+        self.clock += seconds
+        self.feed.wake()
+
+    def answer(self, answer: Any) -> None:
+        self.feed.answered(self.numbers[-1] if self.numbers else 1, answer)
+
+    def late_answer(self, answer: Any) -> None:
+        self.feed.answered(self.numbers[-2] if len(self.numbers) > 1 else 0, answer)
+
+    def hear(self, message: Any) -> None:
+        if isinstance(message, (list, tuple)) and len(message) == 2 and isinstance(message[0], str):
+            self.feed.heard(*message)
+
+    def check(self) -> None:
+        """See to it that what is known fits together."""
+        feed = self.feed
+        assert feed.state in ("subscribing", "subscribed", "stale", "refused")
+        assert isinstance(feed.error, (dict, type(None)))
+        assert (isinstance(feed.epoch, str) and isinstance(feed.offset, int)) or feed.epoch is feed.offset is None
+        for entries, key in ((feed.jobs, "job_id"), (feed.workflows, "root_id")):
+            assert all(isinstance(name, str) and entry[key] == name for name, entry in entries.items())
+        assert all(isinstance(offset, int) and offset > (feed.offset or 0) for offset in feed._waiting)
+        assert not (feed._connected and feed.state in ("subscribing", "stale")) or feed.wakes_at is not None
+
+    def recover(self) -> None:
+        """Connect to a good server."""
+        self.disconnected()
+        self.connected()
+        self.answer({**ANSWER, "epoch": "good", "offset": 7})
+        assert (self.feed.state, self.feed.epoch, self.feed.offset) == ("subscribed", "good", 7)
+        assert {name: job["status"] for name, job in self.feed.jobs.items()} == {"a": "running", "b": "success"}
+        self.told.clear()
+        for offset in (9, 8, 8):
+            self.hear(["agent_status", {**STATUS, "status": "error", "epoch": "good", "offset": offset}])
+        assert [data["offset"] for _, data in self.told] == [8, 9]
+        assert self.feed.jobs["a"]["status"] == "error"
+
+
+@tried(1500)
+@given(options, st.lists(steps, min_size=1, max_size=10))
+def test_no_server_whatever_breaks_a_feed(options: dict[str, Any], steps: list[Any]) -> None:
+    follower = Follower(**options)
+    for name, *args in steps:
+        getattr(follower, name)(*args)
+        follower.check()
+    follower.recover()
