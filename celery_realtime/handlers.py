@@ -708,8 +708,8 @@ class SocketIOEventHandlers:
             return
         logger.warning("a client reads too slowly and is disconnected; %d packets waited", _empty(held.queue))
         self._send_error(sid, dict(TOO_SLOW))
-        # Not by a disconnect of Socket.IO, after which browsers do not come back by themselves, nor by one of Engine.IO,
-        # after which python-socketio's clients do not.
+        # Not by a disconnect of Socket.IO, after which browsers do not come back by themselves, nor by one of
+        # Engine.IO, after which python-socketio's clients do not.
         held.close(wait=False, abort=True)
         for _ in range(PARTING):
             if held.queue.qsize():

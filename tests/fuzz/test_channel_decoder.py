@@ -131,6 +131,33 @@ def test_nothing_that_is_said_stops_the_ears_or_becomes_anything_but_messages(ea
     assert all(message["room"] == "project:alpha" or "alpha" in message["room"] for message in ears.hear(None))
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        *({"method": method, "sid": "s", "namespace": "/"} for method in ("disconnect", "close_room", "callback")),
+        {"method": "emit", "room": "project:alpha", "data": [1]},
+        {"method": "emit", "room": "project:alpha", "event": "step"},
+        {"method": "emit", "room": "audience:5:owner:project:alpha", "event": "step", "data": []},
+        {"method": "emit", "room": "project:alpha", "event": ["step"], "data": [1]},
+        {"method": "emit", "room": "project:alpha", "event": "step", "data": [1], "mark": None},
+        {"method": "emit", "room": "project:alpha", "event": "step", "data": [1], "mark": 5},
+        {"method": "emit", "room": "project:alpha", "event": "step", "data": [1], "namespace": ["/"]},
+        {**frame(["step", "project:alpha", 1]), "namespace": ["/"]},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("redacts", [False, True])
+def test_a_message_without_what_others_have_is_no_end_of_hearing(told: dict[str, Any], redacts: bool) -> None:
+    ears = Ears(redacts=redacts, watched=True, recovers=True)
+    ears.hear(Told(json.dumps(told)))
+    assert ears.hear(Told(json.dumps(stock("agent_status", {**STATUS, "number": 2, "offset": 3}))))
+
+
+@pytest.mark.parametrize("body", [None, 5, [], {}, True])
+def test_a_message_whose_body_is_no_text_says_nothing(body: Any) -> None:
+    assert Ears(redacts=False, watched=True, recovers=True).hear(Told(body)) == []
+
+
 # -- through a broker ---------------------------------------------------------------------------------------------
 
 

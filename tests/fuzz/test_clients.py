@@ -167,3 +167,71 @@ def test_no_server_whatever_breaks_a_feed(options: dict[str, Any], steps: list[A
         getattr(follower, name)(*args)
         follower.check()
     follower.recover()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"ok": True},
+        {**ANSWER, "offset": None},
+        {**ANSWER, "events": None},
+        {**ANSWER, "recovered": True, "offset": "2"},
+        {**ANSWER, "recovered": True, "events": [5]},
+        {"ok": False, "error": "unavailable"},
+    ],
+    ids=str,
+)
+def test_an_answer_that_is_none_is_asked_for_again(answer: dict[str, Any]) -> None:
+    follower = Follower()
+    follower.connected()
+
+    follower.answer(answer)
+
+    assert follower.feed.state == "stale"
+    follower.wait(1.0)
+    assert len(follower.numbers) == 2
+    follower.recover()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {**ANSWER, "jobs": [{"status": "running"}, JOB]},
+        {**ANSWER, "jobs": [None, {**JOB, "job_id": ["a"]}, JOB]},
+        {**ANSWER, "workflows": [{}, {"root_id": 5}]},
+        {**ANSWER, "jobs": [JOB], "recovered": True, "events": [{"event": "agent_status"}]},
+    ],
+    ids=str,
+)
+def test_entries_that_are_none_are_left_out_of_an_answer(answer: dict[str, Any]) -> None:
+    follower = Follower(since={"epoch": "e", "offset": 1})
+    follower.connected()
+    follower.answer(answer)
+    assert (follower.feed.state, list(follower.feed.jobs)) == ("subscribed", ["a"])
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("agent_status", {"project_id": "p", "epoch": "e", "offset": 3}),
+        ("agent_status", {**STATUS, "job_id": ["a"]}),
+        ("agent_status", {"project_id": "p", "job_id": "a", "epoch": "e", "offset": 3}),
+        ("agent_status", {**STATUS, "status": "asleep", "attempt": "one"}),
+        ("agent_status", {**STATUS, "offset": None, "attempt": None}),
+        ("agent_status", {**STATUS, "epoch": ["e"]}),
+        ("agent_progress", {"project_id": "p", "job_id": "a", "epoch": "e", "offset": 3}),
+        ("agent_progress", {"project_id": "p", "job_id": "a", "progress": "40"}),
+        ("agent_workflow", {"project_id": "p", "root_id": "a", "queued": "0", "epoch": "e", "offset": 3}),
+        ("agent_batch", [{"event": ["step"], "data": 1, **MARK}]),
+    ],
+    ids=str,
+)
+def test_an_event_that_lacks_what_others_have_does_no_harm(name: str, data: Any) -> None:
+    """A filter may have taken it out, or the server be of another version."""
+    follower = Follower(max_jobs=1)
+    follower.connected()
+    follower.answer(ANSWER)
+    follower.hear([name, data])
+    follower.hear(["agent_status", {**STATUS, "job_id": "c", "offset": 4}])
+    follower.check()
+    follower.recover()

@@ -325,7 +325,9 @@ loose = pieces.map(material.written) | st.binary(max_size=12)
 
 @tried(100, share=0.2)
 @given(st.lists(st.tuples(loose, loose), max_size=4))
-def test_junk_among_leases_and_revocations_hides_none_of_the_others(shelf: Shelf, junk: list[tuple[bytes, bytes]]) -> None:
+def test_junk_among_leases_and_revocations_hides_none_of_the_others(
+    shelf: Shelf, junk: list[tuple[bytes, bytes]]
+) -> None:
     history = History(shelf.url, f"channel {next(numbers)}", size=100, ttl=60.0)
     stranger = shelf.stranger
     keys = dict(zip(LEASES, history._lease_keys(*LEASES), strict=True))
@@ -334,7 +336,7 @@ def test_junk_among_leases_and_revocations_hides_none_of_the_others(shelf: Shelf
         for field, told in junk:
             stranger.hset(keys[name], b"-" + field, told)
     for name, members in (("alive", [b"w"]), ("expiring", []), ("stalling", [])):
-        marks = [b"good", *(b"-" + field for field, _ in junk)] if not members else members
+        marks = members or [b"good", *(b"-" + field for field, _ in junk)]
         stranger.zadd(keys[name], dict.fromkeys(marks, 0))
     for field, told in junk:
         stranger.hset(keys["revoked"], field, told)

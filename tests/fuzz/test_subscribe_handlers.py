@@ -52,7 +52,8 @@ WORDS = [
 ]
 projects = st.sampled_from(["alpha", "beta", "gamma", 7, "nowhere"])
 jobs = st.sampled_from(["one", "done", "theirs", "hers", "nowhere"])
-since = st.fixed_dictionaries({"epoch": st.sampled_from(["", "e"]), "offset": st.integers(-2, 9)})
+NOW = "the epoch of the project alpha"
+since = st.fixed_dictionaries({"epoch": st.sampled_from([NOW, NOW, ""]), "offset": st.integers(-2, 9)})
 of_project = st.fixed_dictionaries({"project_id": projects}, optional={"since": since, "batch": st.booleans()})
 of_job = st.fixed_dictionaries(
     {"job_id": jobs}, optional={"project_id": projects, "since": since, "batch": st.booleans() | st.none()}
@@ -114,8 +115,13 @@ def counter(web: Web, somebody: Recorder) -> Counter:
     return Counter(web)
 
 
-def opened(session_user: Any) -> set[str]:
-    return set(session_user.projects)
+def placed(web: Web, told: Any) -> Any:
+    """Return a request in which the epoch is the present one."""
+    if not isinstance(told, dict) or not isinstance(told.get("since"), dict) or told["since"].get("epoch") != NOW:
+        return told
+    place = web.realtime.manager.position("alpha")
+    assert place is not None
+    return {**told, "since": {**told["since"], "epoch": place["epoch"]}}
 
 
 def check_rooms(counter: Counter, sid: str, allowed: set[str]) -> None:
@@ -130,7 +136,7 @@ def test_any_requests_are_answered_and_lead_to_no_foreign_room(counter: Counter,
         sid = counter.enter({"token": FIRST})
         try:
             for (event, told), acknowledged in asked:
-                answer = counter.ask(sid, event, told, acknowledged=acknowledged)
+                answer = counter.ask(sid, event, placed(counter.web, told), acknowledged=acknowledged)
                 check_answer(answer)
                 assert FOREIGN not in json.dumps(answer)
                 if event == "refresh_token" and answer["ok"]:
@@ -204,7 +210,7 @@ def is_heard(request: tuple[str, Any]) -> bool:
 def test_any_requests_over_a_socket_are_answered(web: Web, asker: Recorder, asked: list[Any]) -> None:
     with Alarm() as alarm:
         for event, told in asked:
-            answer = asker.call(event, told)
+            answer = asker.call(event, placed(web, told))
             check_answer(answer)
             assert FOREIGN not in json.dumps(answer)
         assert alarm.records == []

@@ -91,6 +91,20 @@ def test_a_signature_under_something_else_than_a_token_lets_in_nobody_else(claim
         assert user.expires_at > time.time()
 
 
+@pytest.mark.parametrize(
+    "claims",
+    [
+        *(None, 5, [], {}, "ada"),
+        *({**CLAIMS, name: value} for name in CLAIMS for value in (None, [5], {}, "x")),
+        {**CLAIMS, "exp": "9999999999"},
+        {**CLAIMS, "projects": "alpha"},
+    ],
+    ids=str,
+)
+def test_what_the_key_has_signed_and_is_no_token_is_refused_like_a_forged_one(claims: Any) -> None:
+    assert verify_token(KEY, "ada:" + itsdangerous.URLSafeSerializer(KEY, salt=SALT).dumps(claims)) is None
+
+
 @tried(200)
 @given(st.sampled_from(["", "ada:"]), st.binary(max_size=60), st.booleans())
 def test_a_signature_under_bytes_lets_in_nobody(name: str, content: bytes, packed: bool) -> None:
