@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 

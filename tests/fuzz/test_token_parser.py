@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote_plus, urlencode
 
 import itsdangerous
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
