@@ -73,12 +73,15 @@ class Delivery:
     def spread(self, messages: list[Message]) -> Iterator[Message]:
         """Yield what to emit on this server for the messages that came together."""
         for audience, shown in self._by_audience(messages):
-            yield from shown
+            single: list[Message] = []
+            for message in shown:
+                yield message
+                # Right behind it: who hears a job is not to hear it later than who hears its project.
+                about = list(self._of_single_jobs([message], audience)) if self._jobs else []
+                yield from about
+                single += about
             yield from wire.batches(shown, self._is_occupied)
-            if self._jobs:
-                single = list(self._of_single_jobs(shown, audience))
-                yield from single
-                yield from wire.batches(single, self._is_occupied)
+            yield from wire.batches(single, self._is_occupied)
 
     def _by_audience(self, messages: list[Message]) -> Iterator[tuple[str | None, list[Message]]]:
         if self._redact is None:

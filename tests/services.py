@@ -10,6 +10,7 @@ import socket
 import subprocess
 import urllib.request
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,16 +34,22 @@ class RedisServer(ManagedProcess):
         folder: Where its log and data go.
         name: What errors call it.
         persist: Keep the data over a restart or a kill.
+        options: More options of the server.
     """
 
-    def __init__(self, folder: Path, *, name: str = "redis", persist: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, name: str = "redis", persist: bool = False, options: Sequence[str] = ()
+    ) -> None:
         self.port = free_port()
         self._numbers = itertools.cycle(range(DATABASES))
         network = ["--port", str(self.port), "--bind", HOST]
         storage = ["--dir", str(folder), "--save", "", "--databases", str(DATABASES)]
         durability = ["--appendonly", "yes", "--appendfsync", "always"] if persist else ["--appendonly", "no"]
         super().__init__(
-            [require("redis"), *network, *storage, *durability], folder=folder, name=name, ready=self.answers
+            [require("redis"), *network, *storage, *durability, *options],
+            folder=folder,
+            name=name,
+            ready=self.answers,
         )
 
     def url(self, database: int = 0) -> str:
@@ -72,9 +79,15 @@ class RabbitMQServer(ManagedProcess):
 
     Args:
         folder: Where its log, data and configuration go.
+        certificate: Its file and that of its key, to speak TLS on another port too.
+
+    Attributes:
+        tls_port: That port.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, certificate: tuple[Path, Path] | None = None) -> None:
+        self.tls_port = free_port()
+        self._certificate = certificate
         self.port, self._management_port = free_port(), free_port()
         self._distribution_port, names_port = free_port(), free_port()
         # Without one on its port, RabbitMQ starts an epmd of its own, which outlives it.
@@ -174,7 +187,18 @@ class RabbitMQServer(ManagedProcess):
             "log.file = false\n"
             "disk_free_limit.absolute = 50MB\n"
             # Milliseconds until the management plugin knows a new connection.
-            "collect_statistics_interval = 500\n"
+            "collect_statistics_interval = 500\n" + self._tls_configuration()
+        )
+
+    def _tls_configuration(self) -> str:
+        if self._certificate is None:
+            return ""
+        certificate, key = self._certificate
+        return (
+            f"listeners.ssl.1 = {HOST}:{self.tls_port}\n"
+            f"ssl_options.cacertfile = {certificate}\n"
+            f"ssl_options.certfile = {certificate}\n"
+            f"ssl_options.keyfile = {key}\n"
         )
 
     def _environment(self, folder: Path) -> dict[str, str]:

@@ -199,7 +199,7 @@ def test_an_answer_that_is_none_is_asked_for_again(answer: dict[str, Any]) -> No
     [
         {**ANSWER, "jobs": [{"status": "running"}, JOB]},
         {**ANSWER, "jobs": [None, {**JOB, "job_id": ["a"]}, JOB]},
-        {**ANSWER, "workflows": [{}, {"root_id": 5}]},
+        {**ANSWER, "jobs": [JOB], "workflows": [{}, {"root_id": 5}]},
         {**ANSWER, "jobs": [JOB], "recovered": True, "events": [{"event": "agent_status"}]},
     ],
     ids=str,
