@@ -4,6 +4,7 @@ import { keepToken } from "/celery-realtime/celery-realtime-token.js";
 import { subscribeProject } from "/celery-realtime/celery-realtime.js";
 
 const MAX_ROWS = 300;
+const MAX_WORKFLOWS = 5;
 const SHORT_RESULT = 100; // characters; longer ones are folded away
 const PLAIN_STATES = ["PENDING", "RECEIVED", "STARTED", "SUCCESS", "FAILURE"]; // the status says the same
 
@@ -19,8 +20,11 @@ const SHOWN = {
 const $ = (id) => document.getElementById(id);
 const starters = [...document.querySelectorAll("[data-kind]")];
 const rows = new Map(); // job id -> its row and the parts of it
+const bars = new Map(); // root id -> the bar of its workflow and the parts of it
 const times = new Map(); // job id -> when it was first heard of, and when it started
+const lines = new Map(); // job id -> the latest line of its transcript
 const changed = new Set(); // ids of jobs to draw in the next frame
+let drawing = false; // a frame has been asked for
 let socket = null;
 let leave = () => {}; // stops renewing the token of the socket
 let followed = null; // the subscription
@@ -93,6 +97,7 @@ function showError(error) {
 function show(subscription, change) {
   if (change.reason === "state") return showState();
   if (change.reason === "jobs") return update(change.key);
+  if (change.reason === "workflows") return drawSoon();
   if (change.reason === "snapshot") showSnapshot(subscription.jobs);
 }
 
@@ -104,7 +109,7 @@ function showState() {
 
 // Events may have been missed: what is told now replaces what was known.
 function showSnapshot(jobs) {
-  for (const id of [...rows.keys()].filter((known) => !jobs.has(known))) forgetRow(id);
+  for (const id of [...rows.keys()].filter((id) => !jobs.has(id))) forgetRow(id);
   for (const id of jobs.keys()) update(id);
   drawFrame();
 }
@@ -116,7 +121,9 @@ function showRefusal(error) {
 
 // The jobs
 
-const jobs = () => followed?.jobs ?? new Map();
+// Whoever has lost the access is not to look at what was shown before.
+const known = (kind) => (followed && followed.state !== "refused" ? followed[kind] : new Map());
+const jobs = () => known("jobs");
 const isOver = (job) => job.status === "success" || job.status === "error";
 
 function noteStatus(status) {
@@ -125,27 +132,30 @@ function noteStatus(status) {
 }
 
 function noteTime({ job_id, status, timestamp }) {
-  const known = times.get(job_id);
-  const started = known?.started ?? (status === "running" ? timestamp : null);
-  times.set(job_id, { created: known?.created ?? timestamp, started });
+  const before = times.get(job_id);
+  const started = before?.started ?? (status === "running" ? timestamp : null);
+  times.set(job_id, { created: before?.created ?? timestamp, started });
 }
 
 function update(id) {
-  if (changed.size === 0) requestAnimationFrame(drawFrame);
   changed.add(id);
+  drawSoon();
+}
+
+function drawSoon() {
+  if (!drawing) requestAnimationFrame(drawFrame);
+  drawing = true;
 }
 
 function forgetRows() {
   for (const id of [...rows.keys()]) forgetRow(id);
-  times.clear();
+  for (const one of [times, lines, changed]) one.clear();
   drawSummary();
 }
 
 function forgetRow(id) {
   rows.get(id).root.remove();
-  rows.delete(id);
-  times.delete(id);
-  changed.delete(id);
+  for (const one of [rows, times, lines, changed]) one.delete(id);
 }
 
 function forgetOldest() {
@@ -155,8 +165,9 @@ function forgetOldest() {
 // Drawing. What jobs say is not trusted: it goes in as text, never as markup.
 
 function drawFrame() {
-  const known = jobs();
-  for (const id of changed) if (known.has(id)) drawJob(known.get(id));
+  drawing = false;
+  const latest = jobs();
+  for (const id of changed) if (latest.has(id)) drawJob(latest.get(id));
   changed.clear();
   forgetOldest();
   drawSummary();
@@ -173,7 +184,7 @@ function drawJob(job) {
   put(row.attempt, job.attempt > 0 ? `retry ${job.attempt}` : "");
   put(row.message, messageOf(job), false);
   put(row.error, job.error);
-  row.line.hidden = row.line.textContent === "" || isOver(job);
+  put(row.line, isOver(job) ? "" : lines.get(job.job_id));
   drawBar(row, job);
   drawResult(row, job);
   drawTime(row, job);
@@ -186,8 +197,12 @@ function messageOf(job) {
 
 function drawBar(row, job) {
   const percent = job.status === "success" ? 100 : Math.round(job.progress ?? 0);
+  fillBar(row, percent, job.status);
+}
+
+function fillBar(row, percent, status) {
   row.bar.setAttribute("aria-valuenow", percent);
-  row.bar.setAttribute("aria-valuetext", `${percent} %, ${job.status}`);
+  row.bar.setAttribute("aria-valuetext", `${percent} %, ${status}`);
   row.fill.style.width = `${percent}%`;
   put(row.percent, `${percent} %`, false);
 }
@@ -226,13 +241,54 @@ function drawSummary() {
   for (const [status, count] of Object.entries(counts)) {
     put(document.querySelector(`[data-count="${status}"]`), String(count), false);
   }
+  drawWorkflows();
   drawEmpty();
+}
+
+// Only those of rows that are here: they say what a workflow is of, and how new it is.
+function drawWorkflows() {
+  const latest = known("workflows");
+  const shown = [...firstRows()].filter(([root]) => latest.get(root)?.total > 1).slice(0, MAX_WORKFLOWS);
+  const ids = new Set(shown.map(([root]) => root));
+  for (const id of [...bars.keys()].filter((root) => !ids.has(root))) forgetBar(id);
+  for (const [root, job] of shown.reverse()) drawWorkflow(latest.get(root), job);
+  $("workflows").hidden = bars.size === 0;
+}
+
+function forgetBar(id) {
+  bars.get(id).root.remove();
+  bars.delete(id);
+}
+
+// Root id -> the first job of its workflow, the newest workflow first.
+function firstRows() {
+  const first = new Map();
+  for (const { dataset } of $("jobs").children) {
+    const job = jobs().get(dataset.jobId);
+    if (job) first.set(job.root_id, job);
+  }
+  return first;
+}
+
+function drawWorkflow(flow, job) {
+  const bar = bars.get(flow.root_id) ?? addWorkflow(flow, job);
+  const status = statusOf(flow);
+  bar.root.dataset.status = status;
+  put(bar.sum, `${flow.done} of ${flow.total} done${flow.failed > 0 ? `, ${flow.failed} failed` : ""}`);
+  fillBar(bar, flow.progress, status);
+}
+
+function statusOf({ queued, running, failed, total }) {
+  if (queued === total) return "queued";
+  if (queued + running > 0) return "running";
+  return failed > 0 ? "error" : "success";
 }
 
 function drawEmpty() {
   const state = followed?.state;
-  $("empty").hidden = rows.size > 0;
-  $("jobs").hidden = rows.size === 0;
+  const empty = rows.size === 0 || state === "refused";
+  $("empty").hidden = !empty;
+  $("jobs").hidden = empty;
   put($("empty-title"), state === "refused" ? "Nothing to see here" : "No jobs yet", false);
   put($("empty-text"), emptyText(state), false);
 }
@@ -243,10 +299,27 @@ function emptyText(state) {
   return "Start one with a button above. It appears here at once, and in every other window on this project.";
 }
 
+function copyOf(template) {
+  const root = $(template).content.firstElementChild.cloneNode(true);
+  const parts = { root };
+  for (const part of root.querySelectorAll("[data-part]")) parts[part.dataset.part] = part;
+  return parts;
+}
+
+function addWorkflow(flow, job) {
+  const bar = copyOf("workflow-template");
+  bar.root.dataset.rootId = flow.root_id;
+  bar.task.id = `workflow-${flow.root_id}`;
+  bar.bar.setAttribute("aria-labelledby", bar.task.id);
+  put(bar.task, `Workflow of ${shortName(job.task)}`);
+  bars.set(flow.root_id, bar);
+  $("workflows").prepend(bar.root);
+  return bar;
+}
+
 function addRow(job) {
-  const root = $("job-template").content.firstElementChild.cloneNode(true);
-  const row = { root };
-  for (const part of root.querySelectorAll("[data-part]")) row[part.dataset.part] = part;
+  const row = copyOf("job-template");
+  const { root } = row;
   root.dataset.jobId = job.job_id;
   row.task.title = job.task ?? "";
   row.task.id = `job-${job.job_id}`;
@@ -266,8 +339,10 @@ function insertNewestFirst(root, job) {
 }
 
 function showEvent(name, data) {
-  const row = rows.get(data?._realtime?.job_id);
-  if (name === "transcript_line" && row) put(row.line, `“${data.text}”`);
+  const id = data?._realtime?.job_id;
+  if (name !== "transcript_line" || !id) return;
+  lines.set(id, `“${data.text}”`);
+  update(id);
 }
 
 // Text and small things
@@ -291,9 +366,9 @@ function setConnection(state) {
   Object.assign($("connection").dataset, { state: shown, subscription: state });
   put($("connection-text"), text, false);
   // What is shown may be old now: nothing on the page should pretend to move.
-  $("jobs").toggleAttribute("data-stale", state !== "subscribed");
+  for (const id of ["counts", "workflows", "jobs"]) $(id).toggleAttribute("data-stale", state !== "subscribed");
   for (const button of starters) button.disabled = !user;
-  drawEmpty();
+  drawSummary();
 }
 
 function shortName(task) {

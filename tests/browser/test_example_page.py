@@ -13,7 +13,7 @@ from tests.processes import WebServer
 LONG = 20_000
 
 
-@pytest.fixture(scope="module", params=["threading", "eventlet"])
+@pytest.fixture(scope="module", params=["threading", pytest.param("eventlet", marks=pytest.mark.long)])
 def web(request: pytest.FixtureRequest, module_launcher: Launcher, brokers: Brokers) -> Iterator[WebServer]:
     broker = brokers.make("redis")
     worker = module_launcher.worker("example_project.tasks", broker=broker, concurrency=3, wait=False)
@@ -80,6 +80,9 @@ def test_a_reload_shows_the_jobs_again(page: Page, web: WebServer) -> None:
     page.reload()
     expect(page.get_by_test_id("job-row")).to_have_count(rows, timeout=LONG)
     expect(last.and_(page.locator('[data-status="success"]'))).to_have_count(5, timeout=LONG)
+    workflow = page.get_by_test_id("workflow").first
+    expect(workflow.get_by_test_id("workflow-sum")).to_have_text("5 of 5 done", timeout=LONG)
+    expect(workflow.get_by_test_id("workflow-progress")).to_have_attribute("aria-valuenow", "100")
 
 
 def test_the_page_fits_a_phone(new_page: Callable[..., Page], web: WebServer) -> None:
@@ -119,7 +122,8 @@ def test_a_page_says_when_it_is_out_of_date_and_then_shows_what_it_missed(page: 
     web.kill()
     expect(connection).to_have_attribute("data-subscription", "stale", timeout=LONG)
     expect(connection).to_contain_text("Out of date")
-    expect(page.get_by_test_id("jobs")).to_have_attribute("data-stale", "")
+    for shown in ("jobs", "counts", "workflows"):
+        expect(page.get_by_test_id(shown)).to_have_attribute("data-stale", "")
     web.start()
 
     expect(connection).to_have_attribute("data-subscription", "subscribed", timeout=LONG)
