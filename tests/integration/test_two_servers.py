@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
-import psutil
 import pytest
-import requests
 
+from celery_realtime.client import ProjectSubscription
 from tests.client_recorder import Recorder
 from tests.integration import jobs
 from tests.integration.stage import new_project, producing
@@ -21,6 +26,7 @@ from tests.services import Broker
 from tests.waiting import wait_for
 
 CONFIGURATION = ROOT / "example_project" / "deploy" / "nginx.conf"
+WORKERS = ("one", "two")
 
 
 class Nginx(ManagedProcess):
@@ -29,6 +35,7 @@ class Nginx(ManagedProcess):
     def __init__(self, folder: Path, *servers: WebServer) -> None:
         (folder / "nginx-tmp").mkdir(parents=True)
         self.port = free_port()
+        self.url = f"http://{HOST}:{self.port}"
         text = CONFIGURATION.read_text().replace("127.0.0.1:8080", f"{HOST}:{self.port}")
         for stand_in, server in zip(("127.0.0.1:8081", "127.0.0.1:8082"), servers, strict=True):
             assert stand_in in text
@@ -40,9 +47,38 @@ class Nginx(ManagedProcess):
         command = [require("nginx"), "-p", str(folder), "-c", str(file)]
         super().__init__(command, folder=folder, name="nginx", ready=lambda: accepts_connections(self.port))
 
-    @property
-    def url(self) -> str:
-        return f"http://{HOST}:{self.port}"
+
+class Watcher:
+    """A client that follows a project through nginx, and comes back by itself.
+
+    Args:
+        url: Where nginx is, with a route.
+        project: What it follows.
+        transport: How.
+
+    Attributes:
+        told: What it was told, in order.
+    """
+
+    def __init__(self, url: str, project: str, transport: str) -> None:
+        self.told: list[tuple[str, Any]] = []
+        self.recorder = Recorder(reconnection=True)
+        token = jobs.realtime.issue_token("ada", [project])
+        self.recorder.connect(url, token=token, transports=[transport])
+        self.subscription = ProjectSubscription(
+            self.recorder.sio, project, lambda name, data: self.told.append((name, data))
+        )
+
+    def close(self) -> None:
+        self.subscription.close()
+        self.recorder.close()
+
+    def offsets(self) -> list[int]:
+        return [data.get("_realtime", data)["offset"] for _, data in list(self.told)]
+
+    def knows_the_end_of(self, *job_ids: str) -> bool:
+        known = self.subscription.feed.jobs
+        return all(job in known and known[job]["status"] == "success" for job in job_ids)
 
 
 class Scene:
@@ -55,50 +91,36 @@ class Scene:
 
     def __init__(self, launcher: Launcher, broker: Broker) -> None:
         self._launcher = launcher
-        for name in ("one", "two"):
-            launcher.worker("tests.integration.jobs", broker=broker, concurrency=1, name=name, wait=False)
+        for name in WORKERS:
+            options = ("--queues", name)
+            launcher.worker("tests.integration.jobs", broker=broker, name=name, options=options, wait=False)
         self.servers = [launcher.web("tests.integration.jobs_web", broker=broker, wait=False) for _ in range(2)]
         for process in launcher.processes:
             process.wait_ready()
         self.nginx = launcher.start(Nginx(launcher.folder / "nginx", *self.servers))
+        found: dict[str, str] = {}
+        for number in itertools.count():
+            found.setdefault(self._server_of(f"route-{number}").name, f"route-{number}")
+            if len(found) == len(self.servers):
+                break
+            assert number < 60, "nginx sends everybody to the same server"
+        #: For each server, a route that leads to it.
+        self.routes = [found[server.name] for server in self.servers]
 
-    def clients(self, project: str) -> list[Recorder]:
-        """Connect clients of both transports, as from many addresses, until nginx has spread them over both servers."""
-        connected: list[Recorder] = []
-        while len(connected) < 6 or not all(is_connected(server) for server in self.servers):
-            assert len(connected) < 60, "all clients met the same server"
-            name = f"client-{len(connected)}"
-            connected += [self._connect(project, name, transport) for transport in ("websocket", "polling")]
-        return connected
+    def url(self, route: str) -> str:
+        return f"{self.nginx.url}/?route={route}"
 
-    def _connect(self, project: str, name: str, transport: str) -> Recorder:
-        client = Recorder()
-        self._launcher._stack.callback(client.close)
+    def _server_of(self, route: str) -> WebServer:
+        with suppress(urllib.error.HTTPError):  # there is no page
+            urllib.request.urlopen(self.url(route), timeout=10).close()
+        line = re.compile(rf"GET /\?route={route} ")
+        return wait_for(lambda: next((server for server in self.servers if line.search(server.log)), None))
+
+    def follow(self, project: str, route: str) -> Follower:
+        """Start a follower of the browser's kind."""
         token = jobs.realtime.issue_token("ada", [project])
-        headers = {"X-Client": name}
-        client.sio.eio.http = (
-            requests.Session()
-        )  # of what is passed to connect(), only the first request gets the headers
-        client.sio.eio.http.headers.update(headers)
-        client.sio.connect(
-            self.nginx.url, auth={"token": token}, transports=[transport], headers=headers, wait_timeout=10
-        )
-        assert client.subscribe(project)["ok"]
-        return client
-
-    def follow(self, project: str, number: int) -> Follower:
-        token = jobs.realtime.issue_token("ada", [project])
-        name = f"follower-{number}"
-        return self._launcher.start(Follower(self.nginx.url, token, project, folder=self._launcher.folder, name=name))
-
-
-def is_connected(server: WebServer) -> bool:
-    """Tell whether nginx has a connection to a server that lasts."""
-    return any(
-        one.status == psutil.CONN_ESTABLISHED
-        for one in psutil.Process(server.pid).net_connections("tcp4")
-        if one.laddr.port == int(server.url.rpartition(":")[2])
-    )
+        folder = self._launcher.folder
+        return self._launcher.start(Follower(self.url(route), token, project, folder=folder, name=f"follower-{route}"))
 
 
 @pytest.fixture
@@ -107,36 +129,52 @@ def scene(launcher: Launcher, broker: Broker) -> Iterator[Scene]:
         yield Scene(launcher, broker)
 
 
-def test_a_client_of_either_server_sees_the_jobs_of_either_worker(scene: Scene) -> None:
-    project = new_project()
-    clients = scene.clients(project)
-    started = [jobs.count.apply_async((3, 0.02), headers={"project_id": project}).id for _ in range(8)]
-    for client in clients:
-        ends = [client.wait_for_end(job, timeout=20) for job in started]
-        assert {end["status"] for end in ends} == {"success"}
-        assert len({end["worker"] for end in ends}) == 2
+@pytest.fixture
+def project() -> str:
+    return new_project()
 
 
-def test_the_clients_of_a_server_that_is_killed_go_on_with_the_other_and_miss_nothing(scene: Scene) -> None:
-    project = new_project()
-    followers = [scene.follow(project, number) for number in range(2)]
-    for follower in followers:
-        wait_for(lambda follower=follower: follower.state == "subscribed", timeout=30)
-    used = next(server for server in scene.servers if is_connected(server))
-    first = jobs.count.apply_async((20, 0.05), headers={"project_id": project}).id
-    for follower in followers:
-        wait_for(lambda follower=follower: first in follower.jobs(), timeout=30)
+@pytest.fixture
+def watchers(scene: Scene, project: str) -> Iterator[list[list[Watcher]]]:
+    """For each server, a client that polls and one on a WebSocket."""
+    with ExitStack() as stack:
+        made = [
+            [Watcher(scene.url(route), project, transport) for transport in ("polling", "websocket")]
+            for route in scene.routes
+        ]
+        for watcher in itertools.chain(*made):
+            stack.callback(watcher.close)
+            assert watcher.subscription.wait_for(lambda feed: feed.state == "subscribed")
+        yield made
 
-    used.kill()
-    second = jobs.count.apply_async((3, 0.02), headers={"project_id": project}).id
 
-    for follower in followers:
-        wait_for(
-            lambda follower=follower: (
-                {job: state["status"] for job, state in follower.jobs().items() if job in (first, second)}
-                == dict.fromkeys((first, second), "success")
-            ),
-            timeout=30,
-        )
-        offsets = [offset for _, offset in follower.places()]
-        assert offsets == list(range(1, len(offsets) + 1))
+def test_the_clients_of_either_server_see_the_jobs_of_either_worker(
+    project: str, watchers: list[list[Watcher]]
+) -> None:
+    started = [
+        jobs.count.apply_async((3, 0.02), headers={"project_id": project}, queue=name).id for name in WORKERS * 2
+    ]
+    for watcher in itertools.chain(*watchers):
+        wait_for(lambda watcher=watcher: watcher.knows_the_end_of(*started), timeout=20)
+        assert watcher.offsets() == list(range(1, len(watcher.told) + 1))
+        workers = {data["worker"] for name, data in watcher.told if name == "agent_status" and data["worker"]}
+        assert sorted(worker.partition("@")[0] for worker in workers) == [*WORKERS]
+
+
+def test_the_clients_of_a_server_that_is_killed_go_on_with_the_other_and_miss_nothing(
+    scene: Scene, project: str, watchers: list[list[Watcher]]
+) -> None:
+    moving, staying = watchers
+    follower = scene.follow(project, scene.routes[0])
+    wait_for(lambda: follower.state == "subscribed", timeout=20)
+    started = [jobs.babble.apply_async((60, 0.02), headers={"project_id": project}, queue=name).id for name in WORKERS]
+    wait_for(lambda: follower.told_count() > 10 and all(len(watcher.told) > 10 for watcher in moving), timeout=20)
+
+    scene.servers[0].kill()
+    started.append(jobs.count.apply_async((3, 0.02), headers={"project_id": project}, queue="one").id)
+
+    for watcher in (*moving, *staying):
+        wait_for(lambda watcher=watcher: watcher.knows_the_end_of(*started), timeout=30)
+        assert watcher.offsets() == list(range(1, len(watcher.told) + 1))
+    wait_for(lambda: [offset for _, offset in follower.places()] == moving[0].offsets(), timeout=30)
+    assert [watcher.recorder.disconnects > 0 for watcher in (*moving, *staying)] == [True, True, False, False]
