@@ -7,11 +7,9 @@ room) as a callable. A synchronous server calls it, an asyncio server awaits it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import inspect
 import logging
-import socket
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -32,6 +30,7 @@ from celery_realtime.events import (
 )
 from celery_realtime.exceptions import SubscribeError
 from celery_realtime.failures import FailureLog
+from celery_realtime.pacer import cut
 from celery_realtime.requests import (
     Since,
     Topic,
@@ -58,6 +57,9 @@ Authorize = Callable[[Any, str], Any]
 Read = Callable[[str, str, int], Any]
 
 LISTEN_TIMEOUT = 2.0
+
+#: The same for who connects: python-socketio's clients give up after a second.
+CONNECT_PATIENCE = 0.5
 
 #: Seconds between two looks at what ends by itself: tokens, clients that never say who they are.
 TICK = 0.5
@@ -177,6 +179,8 @@ class SocketIOEventHandlers:
         self._read = None if read is None else self._shared(read)
         self._sessions = Sessions(options.limits)
         self._newcomers: dict[str, float] = {}
+        #: By Engine.IO session id, the request of each WebSocket that is open.
+        self._websockets: dict[str, dict[str, Any]] = {}
         self._housekeeping = threading.Lock()
         self._keeps_house = False
         self._generation = 0
@@ -276,11 +280,29 @@ class SocketIOEventHandlers:
 
     def _note_newcomer(self, eio_sid: str) -> None:
         self._newcomers[eio_sid] = time.monotonic()
+        self._note_websocket(eio_sid)
         with self._housekeeping:
             begins = not self._keeps_house
             self._keeps_house = True
         if begins:
             self.server.start_background_task(self._keep_house)
+
+    def _note_websocket(self, eio_sid: str) -> None:
+        """Note the request that a connection's WebSocket comes with, which need not be the connection's first."""
+        held = self.server.eio.sockets.get(eio_sid)
+        upgrade = getattr(held, "_upgrade_websocket", None)
+        if upgrade is not None:
+            held._upgrade_websocket = self._noting(upgrade, eio_sid)
+
+    def _noting(self, upgrade: Callable[..., Any], eio_sid: str) -> Callable[..., Any]:
+        def noted(environ: dict[str, Any], *rest: Any) -> Any:
+            self._websockets[eio_sid] = environ
+            try:
+                return upgrade(environ, *rest)
+            finally:
+                self._websockets.pop(eio_sid, None)
+
+        return noted
 
     def _take_orders(self) -> None:
         """Do what the application tells all servers of the channel to do, and part from clients that are too slow."""
@@ -346,6 +368,8 @@ class SocketIOEventHandlers:
         if token is None and (self._authenticate is None or not _shows_otherwise(environ)):
             raise SubscribeError("a token is needed to connect", "unauthorized")
         user_id = yield from self._decide_who(token, environ)
+        # So that an application may place it in a project as soon as it is here.
+        yield lambda: self._wait_until_listening(CONNECT_PATIENCE)
         self._sessions.open(sid, user_id)
         hook, self._first_client = self._first_client, None
         if hook is not None:
@@ -381,6 +405,24 @@ class SocketIOEventHandlers:
         check_size(data, self._sessions.limits.max_request)
         return session
 
+    def _asking_for_much(self, sid: str, data: Any) -> Session:
+        """Return the session of a client whose answer may be long, if it reads those that it was given."""
+        session = self._asking(sid, data)
+        self._check_reading(sid, session)
+        return session
+
+    def _promise(self, sid: str, session: Session, answer: Any) -> None:
+        """Note that a client is given a long answer, unless too much of others waits, or is about to."""
+        size = _size_of(answer)
+        with self._sessions.entering:
+            self._check_reading(sid, session)
+            session.promise(size)
+
+    def _check_reading(self, sid: str, session: Session) -> None:
+        manager = self.server.manager
+        if hasattr(manager, "pacer") and manager.pacer.is_loaded(sid, session.promised, manager):
+            raise SubscribeError("read what was sent before asking for more", "too_many_requests")
+
     # -- decisions: subscriptions -------------------------------------------------------------------------------
 
     def _decide_access(self, user_id: Any, project_id: str) -> Decision:
@@ -401,13 +443,13 @@ class SocketIOEventHandlers:
         return self._authorize(user_id, project_id)
 
     def _decide_subscribe(self, sid: str, data: Any, replay: bool) -> Decision:
-        session = self._asking(sid, data)
+        session = self._asking_for_much(sid, data)
         topic = Topic(project_id_of(data))
         answer = yield from self._decide_topic(sid, session, topic, data, _FORBIDDEN)
         return (yield from self._answer(sid, answer, replay))
 
     def _decide_subscribe_job(self, sid: str, data: Any, replay: bool) -> Decision:
-        session = self._asking(sid, data)
+        session = self._asking_for_much(sid, data)
         if not hasattr(self.server.manager, "delivery"):
             raise SubscribeError("this server cannot follow single jobs; subscribe to the project", "unavailable")
         project_id = yield from self._decide_project_of(session, data, proven=False)
@@ -437,6 +479,11 @@ class SocketIOEventHandlers:
         delivery = getattr(self.server.manager, "delivery", None)
         if delivery is not None:
             snapshot = delivery.redact_snapshot(topic.project_id, snapshot, audience)
+        try:
+            self._promise(sid, session, snapshot)
+        except SubscribeError:
+            self._leave(sid, session, topic)
+            raise
         return {"project_id": topic.project_id, **snapshot}
 
     def _check_wish(self, sid: str, wish: Wish) -> None:
@@ -478,7 +525,7 @@ class SocketIOEventHandlers:
         catch_up = getattr(self.server.manager, "catch_up", None)
         if catch_up is not None:
             catch_up.expect(topic.project_id)
-        yield self._wait_until_listening
+        yield lambda: self._wait_until_listening(LISTEN_TIMEOUT)
         if self._read is None:
             return NO_HISTORY
         snapshot = yield lambda: self._ask_history(topic.project_id, since)
@@ -501,11 +548,11 @@ class SocketIOEventHandlers:
             logger.error("the history of a project cannot be read: %r", error)
             return None
 
-    def _wait_until_listening(self) -> Any:
+    def _wait_until_listening(self, timeout: float) -> Any:
         """Wait for the ears of a server whose first client this is: what was said before they open is lost."""
         listener: Listener = self.server.manager
         wait = getattr(listener, "wait_until_listening", None)
-        return None if wait is None else wait(LISTEN_TIMEOUT)
+        return None if wait is None else wait(timeout)
 
     def _decide_unsubscribe(self, sid: str, data: Any) -> Decision:
         session = self._sessions.get(sid)
@@ -549,7 +596,7 @@ class SocketIOEventHandlers:
         return None if self._options.desk is None else getattr(self._options.desk, question)(*args)
 
     def _decide_result(self, sid: str, data: Any) -> Decision:
-        session = self._asking(sid, data)
+        session = self._asking_for_much(sid, data)
         project_id = yield from self._decide_project_of(session, data, proven=True)
         job_id = job_id_of(data)
         found = yield lambda: self._ask_desk("result_of", project_id, job_id)
@@ -559,6 +606,7 @@ class SocketIOEventHandlers:
         if shown is None:
             raise SubscribeError(_NO_SUCH_JOB, "forbidden")
         told = {name: shown.get(name) for name in ("status", "state", "result", "error")}
+        self._promise(sid, session, told)
         return {"ok": True, "job_id": job_id, "project_id": project_id, **told}
 
     def _decide_cancel(self, sid: str, data: Any) -> Decision:
@@ -652,7 +700,9 @@ class SocketIOEventHandlers:
 
     def _has_guests(self) -> bool:
         with self._housekeeping:
-            self._keeps_house = bool(self.server.eio.sockets or self._users)
+            # A server of threads remembers closed sockets for a while.
+            open_sockets = any(not held.closed for held in list(self.server.eio.sockets.values()))
+            self._keeps_house = bool(open_sockets or self._users)
             return self._keeps_house
 
     def _chores(self) -> Iterator[Step]:
@@ -669,6 +719,7 @@ class SocketIOEventHandlers:
         manager = self.server.manager
         if hasattr(manager, "pacer"):
             self._doubt_after_silence(manager.generation)
+            yield functools.partial(manager.pacer.part_from_overloaded, manager)
             for message in manager.pacer.due(manager):
                 yield functools.partial(manager.emit_here, message)
             topics = list(self._sessions.topics())
@@ -703,7 +754,7 @@ class SocketIOEventHandlers:
 
     def _give_up(self, sid: str, eio_sid: str) -> Any:
         """Part from a client that does not read what it is told; it comes back when it can, and recovers."""
-        held, environ = self.server.eio.sockets.get(eio_sid), self.server.environ.get(eio_sid) or {}
+        held = self.server.eio.sockets.get(eio_sid)
         if held is None:
             return
         logger.warning("a client reads too slowly and is disconnected; %d packets waited", _empty(held.queue))
@@ -714,7 +765,12 @@ class SocketIOEventHandlers:
         for _ in range(PARTING):
             if held.queue.qsize():
                 self.server.sleep(TICK)
-        _cut(environ)
+        self._forget_socket(eio_sid)
+
+    def _forget_socket(self, eio_sid: str) -> None:
+        """End a connection, and do not wait for Engine.IO to notice, which takes up to 20 seconds."""
+        cut(self._websockets.get(eio_sid) or {})
+        self.server.eio.sockets.pop(eio_sid, None)
 
     # -- a synchronous server -----------------------------------------------------------------------------------
 
@@ -804,6 +860,16 @@ class AsyncSocketIOEventHandlers(SocketIOEventHandlers):
 
         self.server.eio.handlers["connect"] = connected
 
+    def _noting(self, upgrade: Callable[..., Any], eio_sid: str) -> Callable[..., Any]:
+        async def noted(environ: dict[str, Any]) -> Any:
+            self._websockets[eio_sid] = environ
+            try:
+                return await upgrade(environ)
+            finally:
+                self._websockets.pop(eio_sid, None)
+
+        return noted
+
     async def on_connect(self, sid: str, environ: dict[str, Any], auth: Any = None) -> None:
         """Let a client in whose token is good; see :meth:`SocketIOEventHandlers.on_connect`."""
         try:
@@ -877,7 +943,7 @@ class AsyncSocketIOEventHandlers(SocketIOEventHandlers):
                     _failures.error("a connection could not be looked after: %r", error)
 
     async def _give_up(self, sid: str, eio_sid: str) -> None:
-        held, environ = self.server.eio.sockets.get(eio_sid), self.server.environ.get(eio_sid) or {}
+        held = self.server.eio.sockets.get(eio_sid)
         if held is None:
             return
         logger.warning("a client reads too slowly and is disconnected; %d packets waited", _empty(held.queue))
@@ -887,7 +953,7 @@ class AsyncSocketIOEventHandlers(SocketIOEventHandlers):
         for _ in range(PARTING):
             if held.queue.qsize():
                 await self.server.sleep(TICK)
-        _cut(environ)
+        self._forget_socket(eio_sid)
 
     async def _drive(self, decision: Decision) -> Any:
         outcome, failed = None, None
@@ -994,36 +1060,6 @@ def _empty(queue: Any) -> int:
     return thrown
 
 
-def _cut(environ: dict[str, Any]) -> None:
-    """End a WebSocket that somebody may be writing to in vain, and would go on to for as long as the client lives."""
-    with contextlib.suppress(Exception):  # every server has its own ways, and may have closed it by now
-        transport = _transport_of(environ)
-        if transport is not None:
-            transport.abort()
-        elif environ.get("HTTP_UPGRADE", "").lower() == "websocket":
-            connection = _socket_of(environ)
-            if connection is not None:
-                connection.shutdown(socket.SHUT_RDWR)
-
-
-def _transport_of(environ: dict[str, Any]) -> Any:
-    """Return the transport of an ASGI server's connection, such as uvicorn's; None if that is not known."""
-    protocols = (getattr(environ.get(name), "__self__", None) for name in ("asgi.receive", "asgi.send"))
-    return next((found for found in (getattr(one, "transport", None) for one in protocols) if found is not None), None)
-
-
-def _socket_of(environ: dict[str, Any]) -> Any:
-    """Return the socket of a WSGI server's connection, where simple-websocket finds it, too."""
-    for name in ("werkzeug.socket", "gunicorn.socket"):
-        if name in environ:
-            return environ[name]
-    if "eventlet.input" in environ:
-        return environ["eventlet.input"].get_socket()
-    given = environ.get("wsgi.input")
-    raw = getattr(given, "raw", None) or getattr(getattr(given, "rfile", None), "raw", None)
-    return getattr(raw, "_sock", None)  # gevent
-
-
 #: asyncio holds tasks weakly.
 _tasks: set[asyncio.Task[Any]] = set()
 
@@ -1032,6 +1068,14 @@ def _keep(coroutine: Any) -> None:
     task = asyncio.ensure_future(coroutine)
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)
+
+
+def _size_of(answer: Any) -> int:
+    """Return about how many bytes an answer takes, whatever the user's rules have put into it."""
+    try:
+        return len(msgspec.json.encode(answer, enc_hook=repr))
+    except Exception:
+        return len(repr(answer))
 
 
 def _place(since: Since | None) -> tuple[str, int]:

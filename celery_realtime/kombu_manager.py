@@ -211,6 +211,7 @@ class AsyncRealtimeKombuManager(AsyncPubSubManager):
         self._pump: threading.Thread | None = None
         self._hand_over: Callable[[dict[str, Any]], Any] | None = None
         self._attached = threading.Event()
+        self._waiting: asyncio.Task[bool] | None = None
 
     @property
     def is_hearing(self) -> bool:
@@ -264,9 +265,20 @@ class AsyncRealtimeKombuManager(AsyncPubSubManager):
 
     async def wait_until_listening(self, timeout: float) -> bool:
         """Wait until messages are heard, at most ``timeout`` seconds; returns whether they are."""
-        if self._attached.is_set() and self.sync.wait_until_listening(0):
-            return True
-        return await asyncio.to_thread(lambda: self._attached.wait(timeout) and self.sync.wait_until_listening(timeout))
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        while not self._is_listening() and (left := deadline - loop.time()) > 0:
+            # One thread waits for all: in an outage every client of a server may come here at once.
+            if self._waiting is None or self._waiting.done():
+                self._waiting = loop.create_task(asyncio.to_thread(self._wait, left))
+            await asyncio.wait([self._waiting], timeout=left)
+        return self._is_listening()
+
+    def _is_listening(self) -> bool:
+        return self._attached.is_set() and self.sync.wait_until_listening(0)
+
+    def _wait(self, timeout: float) -> bool:
+        return self._attached.wait(timeout) and self.sync.wait_until_listening(timeout)
 
     async def _listen(self) -> AsyncIterator[dict[str, Any]]:
         heard: asyncio.Queue[dict[str, Any]] = asyncio.Queue()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,12 +18,13 @@ class Pacer:
     """Coalesce the progress of clients that lag behind, and give up those that lag too far.
 
     Engine.IO keeps what a client has not read in a queue without a bound. Beyond a quarter of ``most`` such packets, a
-    client's progress is held back, the newest of each job, until it has caught up. Beyond ``most`` the client is given
-    up: it comes back when it can, and recovers.
+    client's progress is held back, the newest of each job, until it has caught up. Beyond ``most`` packets, or
+    ``most_bytes``, the client is given up: it comes back when it can, and recovers.
     """
 
     def __init__(self) -> None:
         self.most = 1000
+        self.most_bytes = 16 * 1024 * 1024
         #: Gives up a client, given its session id and that of its Engine.IO socket.
         self.give_up: Callable[[str, str], Any] | None = None
         #: Lets those who do read have a turn; None where emitting itself does.
@@ -71,6 +74,18 @@ class Pacer:
             if kept is not None:
                 yield {**kept, "room": sid, "skip_sid": None}
 
+    def is_loaded(self, sid: str, promised: int, manager: Any) -> bool:
+        """Tell whether half of what may wait for a client does, or is about to, in bytes: nothing more is due to it."""
+        packets, size = _backlog(manager.eio_sid_from_sid(sid, manager.namespace), manager)
+        return packets > self.most // 2 or size + promised > self.most_bytes // 2
+
+    def part_from_overloaded(self, manager: Any) -> None:
+        """Give up every client for which too much waits, whatever it is: answers that it does not read, too."""
+        for sid, eio_sid in list(manager.get_participants(manager.namespace, None)):
+            packets, size = _backlog(eio_sid, manager)
+            if packets > self.most or size > self.most_bytes:
+                self._give_up(sid, eio_sid)
+
     def _give_up(self, sid: str, eio_sid: str) -> None:
         with self._lock:
             self._held.pop(sid, None)
@@ -118,8 +133,23 @@ class Pacer:
 
 def _waiting(eio_sid: str, manager: Any) -> int:
     """Return how many packets a client has not read; 0 of one that is gone."""
-    socket = manager.server.eio.sockets.get(eio_sid)
-    return 0 if socket is None else int(socket.queue.qsize())
+    held = manager.server.eio.sockets.get(eio_sid)
+    return 0 if held is None else int(held.queue.qsize())
+
+
+def _backlog(eio_sid: str | None, manager: Any) -> tuple[int, int]:
+    """Return how many packets a client has not read, and how many bytes those are, about."""
+    held = manager.server.eio.sockets.get(eio_sid)
+    if held is None or not held.queue.qsize():
+        return 0, 0
+    # A deque with all kinds of queue; asyncio has no public name for it.
+    packets = list(held.queue.queue if hasattr(held.queue, "queue") else held.queue._queue)
+    return len(packets), sum(_length_of(packet) for packet in packets)
+
+
+def _length_of(packet: Any) -> int:
+    data = getattr(packet, "data", None)  # the end of a queue is None
+    return len(data) if isinstance(data, (str, bytes, bytearray)) else 0
 
 
 def _hold(event: str, data: Any, message: Message, held: dict[str, Message]) -> bool:
@@ -131,3 +161,37 @@ def _hold(event: str, data: Any, message: Message, held: dict[str, Message]) -> 
     if event == STATUS_EVENT and isinstance(job_id, str):
         held.pop(job_id, None)
     return False
+
+
+def cut(environ: dict[str, Any]) -> None:
+    """End a WebSocket that somebody may be writing to in vain, and would go on to for as long as the client lives.
+
+    Args:
+        environ: The request that it came with; where that says nothing of a connection, nothing is done.
+    """
+    with contextlib.suppress(Exception):  # every server has its own ways, and may have closed it by now
+        transport = _transport_of(environ)
+        if transport is not None:
+            transport.abort()
+            return
+        connection = _socket_of(environ)
+        if connection is not None:
+            connection.shutdown(socket.SHUT_RDWR)
+
+
+def _transport_of(environ: dict[str, Any]) -> Any:
+    """Return the transport of an ASGI server's connection, such as uvicorn's; None if that is not known."""
+    protocols = (getattr(environ.get(name), "__self__", None) for name in ("asgi.receive", "asgi.send"))
+    return next((found for found in (getattr(one, "transport", None) for one in protocols) if found is not None), None)
+
+
+def _socket_of(environ: dict[str, Any]) -> Any:
+    """Return the socket of a WSGI server's connection, where simple-websocket finds it, too."""
+    for name in ("werkzeug.socket", "gunicorn.socket"):
+        if name in environ:
+            return environ[name]
+    if "eventlet.input" in environ:
+        return environ["eventlet.input"].get_socket()
+    given = environ.get("wsgi.input")
+    raw = getattr(given, "raw", None) or getattr(getattr(given, "rfile", None), "raw", None)
+    return getattr(raw, "_sock", None)  # gevent

@@ -118,7 +118,7 @@ def _fit_manager(manager: Any, settings: Settings) -> None:
                 "make the server with client_manager=realtime.client_manager()"
             )
         return
-    manager.pacer.most = settings.max_backlog
+    manager.pacer.most, manager.pacer.most_bytes = settings.max_backlog, settings.max_backlog_bytes
     if settings.filters_by_audience:
         manager.delivery.redact_with(settings.event_filter)
 

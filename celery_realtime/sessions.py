@@ -17,6 +17,9 @@ from celery_realtime.requests import Topic
 #: A client may ask as much at once as otherwise in this time, in seconds: a page with many projects does.
 BURST = 5.0
 
+#: How long, in seconds, an answer may take from its making until it waits for its client, where it is seen.
+UNDER_WAY = 1.0
+
 
 class Limits(msgspec.Struct, frozen=True):
     """What one client, or one user, may ask of a server; see :class:`celery_realtime.settings.Settings`."""
@@ -54,6 +57,19 @@ class Session:
         self.began = time.time()
         self._allowance = allowance
         self._asked_at = time.monotonic()
+        self._promised = 0
+        self._promised_at = -UNDER_WAY
+
+    @property
+    def promised(self) -> int:
+        """Bytes of answers that are under way to it, at most."""
+        return self._promised if time.monotonic() - self._promised_at < UNDER_WAY else 0
+
+    def promise(self, size: int) -> None:
+        """Note that an answer of so many bytes is under way."""
+        if not self.promised:
+            self._promised, self._promised_at = 0, time.monotonic()
+        self._promised += size
 
     def renew(self, user: Any) -> None:
         """Note that the user has shown a new token."""

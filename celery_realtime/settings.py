@@ -53,6 +53,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         connect_timeout: Time, in seconds, in which a new connection has to show its token.
         max_backlog: Packets that may wait for a client that reads slowly before it is disconnected; of a quarter of
             that on, its progress waits apart, the newest of each job.
+        max_backlog_bytes: Bytes that may wait for such a client, answers to its requests included.
         metrics: Whether counters are exported to prometheus_client.
     """
 
@@ -82,6 +83,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_request: int = 16384
     connect_timeout: float = 10.0
     max_backlog: int = 1000
+    max_backlog_bytes: int = 16 * 1024 * 1024
     metrics: bool = False
 
     @property
@@ -104,7 +106,8 @@ LONGEST_TIME = 10 * 365 * 86400.0
 NAMES = Settings.__struct_fields__
 _POSITIVE = (
     *("history_size", "history_ttl", "max_payload", "queue_size", "batch_size", "lost_after"),
-    *("max_subscriptions", "max_connections", "request_rate", "max_request", "connect_timeout", "max_backlog"),
+    *("max_subscriptions", "max_connections", "request_rate", "max_request", "connect_timeout"),
+    *("max_backlog", "max_backlog_bytes"),
 )
 _NOT_NEGATIVE = ("progress_interval", "linger", "flush_timeout")
 _CALLABLE = ("event_filter", "project_resolver")

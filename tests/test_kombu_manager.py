@@ -487,6 +487,16 @@ def test_a_manager_that_hears_nothing_says_so(scheme: str) -> None:
 
 
 @SCHEMES
+def test_any_number_of_clients_wait_together_for_an_asyncio_manager_that_hears_nothing(scheme: str) -> None:
+    async def wait() -> list[bool]:
+        manager = AsyncRealtimeKombuManager(f"{scheme}://{HOST}:{free_port()}/")
+        waiting = [manager.wait_until_listening(0.5) for _ in range(500)]
+        return await asyncio.wait_for(asyncio.gather(*waiting), 5)
+
+    assert asyncio.run(wait()) == [False] * 500
+
+
+@SCHEMES
 def test_making_a_manager_opens_no_connection_and_starts_no_thread(scheme: str) -> None:
     with socket.create_server((HOST, 0), backlog=1) as broker:
         broker.settimeout(0.1)

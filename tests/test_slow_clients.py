@@ -44,7 +44,18 @@ def slow(web: Web) -> Iterator[SlowBrowser]:
 
 def waiting(web: Web) -> int:
     """Return how many packets wait for the client that has most."""
-    return max((socket.queue.qsize() for socket in list(web.server.eio.sockets.values())), default=0)
+    return max((socket.queue.qsize() for socket in sockets(web)), default=0)
+
+
+def sockets(web: Web) -> list[Any]:
+    return list(web.server.eio.sockets.values())
+
+
+def bytes_waiting(web: Web) -> int:
+    """Return how many bytes wait for the client that has most."""
+    inside = "_queue" if web.kind == "asgi" else "queue"
+    queues = [list(getattr(socket.queue, inside)) for socket in sockets(web)]
+    return max((sum(len(packet.data or "") for packet in queue if packet) for queue in queues), default=0)
 
 
 def test_a_browser_that_never_reads_is_given_up_and_others_hear_all(web: Web, slow: SlowBrowser) -> None:
@@ -61,6 +72,40 @@ def test_a_browser_that_never_reads_is_given_up_and_others_hear_all(web: Web, sl
     assert longest <= BACKLOG + 50
     wait_for(lambda: waiting(web) <= 3)  # a goodbye that nobody reads
     assert not web.manager.pacer._held
+
+
+@pytest.mark.parametrize("asks", ["subscribe_project", "subscribe_job", "get_result"])
+def test_who_asks_and_does_not_read_is_refused_more(web: Web, slow: SlowBrowser, asks: str) -> None:
+    bound = web.manager.pacer.most_bytes = 1_000_000
+    other = web.subscriber("alpha")
+    for name in ("one", "two", "three"):
+        job = Job(job_id=name, project_id="alpha")
+        told = events.status_change(job, "SUCCESS", result=b'"%s"' % (LONG.encode() * 3))
+        web.realtime.manager.publish_status(told)
+        other.wait_for_event("agent_status", job_id=name)
+    most = 0
+    for number in range(1, 301):
+        slow.ask(number, asks, {"project_id": "alpha", "job_id": "one"})
+        most = max(most, bytes_waiting(web))
+    slow.read_until(lambda: len(slow.answers) == 301)
+    assert most < 2 * bound
+    refused = [answer for answer in slow.answers.values() if not answer["ok"]]
+    assert {answer["error"]["code"] for answer in refused} == {"too_many_requests"}
+    wait_for(lambda: slow.answer(asks, {"project_id": "alpha", "job_id": "one"})["ok"])
+    assert other.subscribe("alpha")["ok"]
+
+
+def test_few_but_long_events_are_too_much_as_well(web: Web, slow: SlowBrowser) -> None:
+    web.manager.pacer.most, web.manager.pacer.most_bytes = 1_000_000, 1_000_000
+    other = web.subscriber("alpha")
+    for number in range(2000):
+        web.realtime.manager.emit_to_project("alpha", "step", {"number": number, "text": LONG})
+        other.wait_for_event("step", number=number)
+        if "slow" not in web.handlers._users.values():
+            break
+    wait_for(lambda: "slow" not in web.handlers._users.values())
+    slow.read_to_the_end()
+    assert [error["code"] for error in slow.of("error")] == ["too_slow"]
 
 
 def test_what_comes_back_recovers_what_it_missed(web: Web, slow: SlowBrowser) -> None:

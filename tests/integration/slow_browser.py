@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+import urllib.request
 from collections.abc import Callable
 from typing import Any
 
@@ -22,22 +23,38 @@ class SlowBrowser:
         token: Opens the project.
         project: The project.
         batch: Whether events come as lists.
+        polls_first: Whether it begins by polling, as socket.io-client does.
     """
 
-    def __init__(self, url: str, token: str, project: str, *, batch: bool = False) -> None:
+    def __init__(self, url: str, token: str, project: str, *, batch: bool = False, polls_first: bool = False) -> None:
         self.events: list[tuple[str, Any]] = []
+        self.answers: dict[int, dict[str, Any]] = {}
         self.closed = False
+        session = f"&sid={_poll(url)}" if polls_first else ""
         self._socket = websocket.create_connection(
-            f"{url.replace('http', 'ws')}/socket.io/?EIO=4&transport=websocket",
+            f"{url.replace('http', 'ws')}/socket.io/?EIO=4&transport=websocket{session}",
             sockopt=[(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)],
             timeout=10,
         )
+        if polls_first:
+            self._socket.send("2probe")
+            assert self._socket.recv() == "3probe"
+            self._socket.send("5")
         self._socket.send("40" + json.dumps({"token": token}))
-        self._socket.send("420" + json.dumps(["subscribe_project", {"project_id": project, "batch": batch}]))
-        self._answer: dict[str, Any] | None = None
-        self.read_until(lambda: self._answer is not None)
-        assert self._answer is not None
-        assert self._answer["ok"], self._answer
+        self.ask(0, "subscribe_project", {"project_id": project, "batch": batch})
+        self.read_until(lambda: self.answers)
+        assert self.answers[0]["ok"], self.answers
+
+    def ask(self, number: int, request: str, data: Any) -> None:
+        """Ask for something, and do not wait for the answer."""
+        self._socket.send(f"42{number}" + json.dumps([request, data]))
+
+    def answer(self, request: str, data: Any) -> dict[str, Any]:
+        """Ask for something, and read until it is answered."""
+        number = len(self.answers)
+        self.ask(number, request, data)
+        self.read_until(lambda: number in self.answers)
+        return self.answers[number]
 
     def read_until(self, condition: Callable[[], Any], *, timeout: float = 20.0) -> None:
         """Read until something is so, or the server has hung up."""
@@ -70,4 +87,12 @@ class SlowBrowser:
             event, data = json.loads(packet[2:])
             self.events += [(one["event"], one["data"]) for one in data] if event == "agent_batch" else [(event, data)]
         elif packet.startswith("43"):
-            self._answer = json.loads(packet[packet.index("[") :])[0]
+            number, bracket, answer = packet[2:].partition("[")
+            self.answers[int(number)] = json.loads(bracket + answer)[0]
+
+
+def _poll(url: str) -> str:
+    """Begin a session by polling, and return its id."""
+    with urllib.request.urlopen(f"{url}/socket.io/?EIO=4&transport=polling", timeout=10) as answer:
+        opened = json.loads(answer.read()[1:])
+    return str(opened["sid"])

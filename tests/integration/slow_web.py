@@ -33,6 +33,7 @@ realtime = Realtime(
     history_size=20000,
     secret_key=SECRET,
     max_backlog=int(os.environ.get("MAX_BACKLOG", "200")),
+    max_backlog_bytes=int(os.environ.get("MAX_BACKLOG_BYTES", str(16 * 1024 * 1024))),
 )
 
 
@@ -69,9 +70,11 @@ class Watch:
 
         return look_after
 
-    def _look(self) -> None:
-        waiting = [held.queue.qsize() for held in list(self._server.eio.sockets.values())]
-        self.longest = max([self.longest, *waiting])
+    def _look(self) -> int:
+        """Return how much the slowest client has waiting for it now."""
+        waiting = max((held.queue.qsize() for held in list(self._server.eio.sockets.values())), default=0)
+        self.longest = max(self.longest, waiting)
+        return waiting
 
     def state(self) -> str:
         port = int(os.environ["PORT"])
@@ -81,6 +84,7 @@ class Watch:
             "users": len(self._handlers._users),
             "connections": sum(one.status == psutil.CONN_ESTABLISHED for one in connections),
             "threads": self._process.num_threads(),
+            "waiting": self._look(),
             "longest": self.longest,
             "rss": self._process.memory_info().rss,
             "files": self._process.num_fds(),
