@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from celery import Celery
+from celery.backends.base import DisabledBackend
 
 from celery_realtime import events
 from celery_realtime.cancel import COMMAND
@@ -59,17 +60,16 @@ class Desk:
         """
         known = self.state_of(project_id, job_id) or {}
         told = self._stored(job_id)
-        # Of a task that ignores its results the history knows more than the result backend.
-        if known.get("status") in _ENDED and told["status"] not in _ENDED:
+        # The history knows more of a task that ignores its results, and of any before its end: Celery stores no start.
+        is_ahead = known.get("status") in _ENDED or told["status"] == "queued"
+        if known and is_ahead and told["status"] not in _ENDED:
             told = {name: known.get(name) for name in told}
         whole = {**known, "event": "status_change", "job_id": job_id, "project_id": project_id, **told}
         return self._filtered(project_id, whole)
 
     def _stored(self, job_id: str) -> dict[str, Any]:
         try:
-            meta = self._app.backend.get_task_meta(job_id)
-        except NotImplementedError:
-            return {"status": "queued", "state": "PENDING", "result": None, "error": None}
+            meta = {} if isinstance(self._app.backend, DisabledBackend) else self._app.backend.get_task_meta(job_id)
         except Exception as error:
             logger.error("the result of a job cannot be read: %r", error)
             raise SubscribeError("the result cannot be read now; try again later", "unavailable") from None

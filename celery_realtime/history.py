@@ -49,7 +49,6 @@ MAX_SNAPSHOT = 1000
 #: Bytes of jobs, and of missed events, that an answer holds. Both may be three times as long in JSON of nothing but
 #: ASCII, and aiohttp, which Python's asyncio clients use, ends a connection over a message of 4 MiB.
 MAX_ANSWER = 1024 * 1024
-QUEUED_RANK = 0
 RUNNING_RANK = 1
 
 #: Seconds for which it is known that a job was cancelled, and that an access was taken back.
@@ -577,7 +576,7 @@ class History:
 
     def _place_commands(self, events: list[Outgoing]) -> list[list[Any]]:
         """Remember which projects jobs are of, for a ttl at least: one hash for each, of which the last two count."""
-        known = [event for event in events if event.job_id and event.rank in (QUEUED_RANK, RUNNING_RANK)]
+        known = [event for event in events if event.job_id and event.rank is not None]
         if not known:
             return []
         key = self._place_keys()[0]

@@ -7,19 +7,28 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
-from redis.connection import parse_url
+from redis.connection import BlockingConnectionPool, parse_url
 from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from celery_realtime.settings import is_sentinel
 
 TIMEOUT = 1.0
+
+#: Connections of a process, and how long who finds them all in use waits for one, in seconds. When all clients of a web
+#: server come back at once they are answered one after the other.
+MOST_CONNECTIONS = 50
+TURN_TIMEOUT = 5.0
+
 SENTINEL_PORT = 26379
 
 #: What the names of options that are for the Sentinels themselves begin with.
 TO_SENTINEL = "sentinel_"
 
 _CERT_REQS = {"CERT_REQUIRED": "required", "CERT_OPTIONAL": "optional", "CERT_NONE": "none"}
+
+
+_BOUNDS: dict[str, Any] = {"max_connections": MOST_CONNECTIONS, "timeout": TURN_TIMEOUT}
 
 
 def connect(url: str) -> redis.Redis:
@@ -32,8 +41,16 @@ def connect(url: str) -> redis.Redis:
     Raises:
         ValueError, TypeError, redis.RedisError: The URL cannot be used.
     """
-    client = _over_sentinels(url) if is_sentinel(url) else redis.Redis.from_url(_redis_py_url(url), **_options(url))
+    client = _over_sentinels(url) if is_sentinel(url) else _alone(url)
     client.connection_pool.make_connection()  # it connects later, and says now what it cannot take
+    return client
+
+
+def _alone(url: str) -> redis.Redis:
+    """Return a client of one server."""
+    pool = BlockingConnectionPool.from_url(_redis_py_url(url), **_BOUNDS, **_options(url))
+    client = redis.Redis(connection_pool=pool)
+    client.auto_close_connection_pool = True
     return client
 
 
@@ -52,6 +69,10 @@ def _options(url: str) -> dict[str, Any]:
     if url.startswith(("unix:", "redis+socket:")):
         return options
     return {**options, "socket_connect_timeout": TIMEOUT, "socket_keepalive": True}
+
+
+class _MasterPool(SentinelConnectionPool, BlockingConnectionPool):
+    """Connections to the master that Sentinels name; who finds them all in use waits for one."""
 
 
 class _MasterClient(redis.Redis):
@@ -81,8 +102,10 @@ def _over_sentinels(url: str) -> redis.Redis:
         min_other_sentinels=least,
         sentinel_kwargs={**bounds, **_keywords(to_sentinel)},
     )
-    options = {**_options(url), **_login(parts[0]), **_keywords(query)}
-    client: redis.Redis = sentinels.master_for(master_name, _MasterClient, **options)  # type: ignore[no-untyped-call]
+    options = {**_BOUNDS, **_options(url), **_login(parts[0]), **_keywords(query)}
+    client: redis.Redis = sentinels.master_for(  # type: ignore[no-untyped-call]
+        master_name, _MasterClient, _MasterPool, **options
+    )
     return client
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import random
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from celery_realtime.events import Job, Outgoing
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.history import History
 from celery_realtime.progress import Progress, progress_update
+from celery_realtime.redis_connection import MOST_CONNECTIONS
 from tests.waiting import wait_for
 
 numbers = itertools.count()
@@ -454,3 +457,18 @@ def test_after_a_time_in_which_nobody_looked_every_worker_gets_the_time_of_a_lea
     wait_for(lambda: time.monotonic() - started > 0.5)
     assert history.reap(0.2, 0.05, 0.0).lost == {}
     assert wait_for(lambda: history.reap(0.2, 0.05, 0.0).lost)
+
+
+def test_more_readers_than_connections_take_turns(history: History) -> None:
+    """A web server answers in as many threads as clients ask at once."""
+    history.append([status("STARTED", project=f"p{number}") for number in range(300)])
+    start = threading.Barrier(300)
+
+    def read(number: int) -> int:
+        start.wait(20)
+        return len(history.read(f"p{number}").jobs)
+
+    with ThreadPoolExecutor(300) as threads:
+        assert list(threads.map(read, range(300))) == [1] * 300
+    with redis.Redis.from_url(history._url) as look:
+        assert look.info("clients")["connected_clients"] <= MOST_CONNECTIONS + 10

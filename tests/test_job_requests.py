@@ -180,7 +180,7 @@ def test_access_to_a_job_goes_with_that_to_its_project(web: Web) -> None:
     tell(web, "one", "SUCCESS")
     other = web.connect(web.token("bob"))
     assert ask(other, "subscribe_job", "one")["jobs"][0]["status"] == "success"
-    assert client.of("agent_status") == []
+    assert "success" not in client.statuses("one")
 
 
 # -- results --------------------------------------------------------------------------------------------------------
@@ -222,6 +222,27 @@ def test_of_a_task_that_ignores_its_results_the_history_answers(web: Web) -> Non
     tell(web, "one", "SUCCESS", result=b"[1]")
     answer = ask(web.connect(), "get_result", "one")
     assert (answer["status"], answer["result"]) == ("success", [1])
+
+
+def test_the_result_of_a_job_is_known_although_what_was_before_its_end_was_lost(web: Web) -> None:
+    tell(web, "one", "STARTED")
+    history = web.realtime.manager.history
+    assert history is not None
+    history._redis.flushdb()
+    tell(web, "one", "SUCCESS", result=b"[1]")
+    answer = ask(web.connect(), "get_result", "one")
+    assert (answer["status"], answer["result"]) == ("success", [1])
+
+
+def test_without_a_result_backend_the_history_answers(make_web: Callable[..., Web]) -> None:
+    web = make_web()
+    web.realtime.app.conf.result_backend = None
+    web.attach().start()
+    tell(web, "one", "STARTED")
+    assert ask(web.connect(), "get_result", "one")["status"] == "running"
+    tell(web, "one", "SUCCESS", result=b"[1]")
+    answer = ask(web.connect(), "get_result", "one")
+    assert (answer["ok"], answer["status"], answer["result"]) == (True, "success", [1])
 
 
 def test_results_that_are_not_told_cannot_be_fetched_either(make_web: Callable[..., Web]) -> None:
