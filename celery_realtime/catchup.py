@@ -10,6 +10,7 @@ from typing import Any
 
 from celery_realtime.events import RESYNC_EVENT
 from celery_realtime.failures import FailureLog
+from celery_realtime.recent import Recent
 from celery_realtime.rooms import project_of_room, project_room, rooms_of
 from celery_realtime.wire import place_of
 
@@ -20,6 +21,9 @@ PATIENCE = 2.0
 
 #: Offsets above a hole that are remembered.
 MOST_ABOVE = 5000
+
+#: Epochs that are remembered to be over. A client that says it has seen what was never told begins a new one.
+MOST_PAST = 100
 
 Message = dict[str, Any]
 Read = Callable[..., Any]
@@ -44,7 +48,7 @@ class Position:
         self.hole_since: float | None = None
         self.has_unnumbered = False
         self._above: set[int] = set()
-        self._past_epochs: set[str] = set()
+        self._past_epochs: Recent[str, bool] = Recent(MOST_PAST)
 
     def seed(self, epoch: str, offset: int) -> None:
         """Note the first snapshot that a client of this server was given."""
@@ -57,14 +61,14 @@ class Position:
 
     def _begin(self, epoch: str, floor: int) -> None:
         if self.epoch not in (None, epoch):
-            self._past_epochs.add(str(self.epoch))
+            self._past_epochs[str(self.epoch)] = True
             self._above.clear()
         self.epoch, self.floor, self.hole_since = epoch, floor, None
         self._settle()
 
     def note(self, epoch: str, offset: int) -> bool:
         """Note an event, and return whether it is news to the clients of this server."""
-        if epoch in self._past_epochs:
+        if self._past_epochs.get(epoch):
             return True  # too late to be counted; nobody has heard it
         if self.epoch is None:
             self.epoch = epoch

@@ -26,6 +26,7 @@ from celery_realtime.events import (
     TERMINAL_RANK,
     WORKFLOW_EVENT,
 )
+from celery_realtime.recent import Recent
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -38,6 +39,7 @@ CHECK_INTERVAL = 30.0
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 10.0
 MAX_WAITING = 2000
+MAX_STRANGE = 100
 
 #: Refusals that may be over in a moment.
 PASSING = ("unavailable", "too_many_requests")
@@ -122,7 +124,7 @@ class Feed:
         #: Events that the next answer says what to do with.
         self._early: list[Item] = []
         #: Epochs that have been asked about, or are over.
-        self._strange: set[str | None] = set()
+        self._strange: Recent[str | None, bool] = Recent(MAX_STRANGE)
         self._asked = 0
         self._again = False
         self._connected = False
@@ -252,7 +254,7 @@ class Feed:
         elif not self._began or epoch != self.epoch or (offset or 0) > (self.offset or 0):
             self._early += self._waiting.values()
             self._waiting.clear()
-            self._strange.add(self.epoch)
+            self._strange[self.epoch] = True
             self.epoch, self.offset = epoch, offset
             self._load(answer)
         early, self._early = self._early, []
@@ -298,10 +300,10 @@ class Feed:
         elif numbered and not foreign:
             self._place(item)
         else:
-            if foreign and item.epoch not in self._strange:
+            if foreign and not self._strange.get(item.epoch):
                 self._ask_again()
             if foreign:
-                self._strange.add(item.epoch)
+                self._strange[item.epoch] = True
             if not numbered or self.epoch is None:
                 self._deliver(item, numbered=False)
 
