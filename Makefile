@@ -8,7 +8,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # What of the package is not code: an editable install must be made anew when one of these changes.
 METADATA := pyproject.toml
 
-.PHONY: help venv demo test services lint typing format docs matrix chaos fuzz bench package clean
+.PHONY: help venv demo test services lint typing format docs long matrix chaos fuzz bench package clean
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make lint     ruff, codespell, import-linter and mypy"
 	@echo "make format   let ruff mend what it can"
 	@echo "make docs     build the documentation into docs/_build/html"
+	@echo "make long     run the variants that make test leaves out: more hosts, brokers and seeds (minutes)"
 	@echo "make matrix   run every outcome of a job in every pool on every broker (long)"
 	@echo "make chaos    send 20,000 events while servers, brokers and connections break (minutes)"
 	@echo "make fuzz     feed arbitrary input to all that reads what others write (FUZZ_EXAMPLES each)"
@@ -31,7 +32,10 @@ demo: $(VENV)/.demo
 	@exec $(BIN)/python -m example_project.demo $(ARGS)
 
 test: services lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/matrix --ignore tests/chaos $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not long" --ignore tests/matrix --ignore tests/chaos $(ARGS)
+
+long: services
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m long --ignore tests/matrix --ignore tests/chaos $(ARGS)
 
 services: $(VENV)/.test
 	$(BIN)/python -m tests.tools.install_services
@@ -58,7 +62,7 @@ chaos: services
 
 FUZZ_EXAMPLES ?= 2000
 fuzz: services
-	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest tests/fuzz $(ARGS)
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest tests/fuzz --timeout 0 $(ARGS)
 
 bench: services
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -268,7 +268,8 @@ class WebServer(ManagedProcess):
             folder=folder,
             name=f"{module}-{port}",
             env={**python_path(), "HOST": HOST, "PORT": str(port), **(env or {})},
-            ready=lambda: "Listening on http://" in self.current_log,
+            # Some say so a moment before they do.
+            ready=lambda: "Listening on http://" in self.current_log and accepts_connections(port),
         )
 
 

@@ -13,29 +13,37 @@ import socketio
 
 from celery_realtime.client import AsyncProjectSubscription, Feed, ProjectSubscription
 from tests.waiting import wait_for
-from tests.web_servers import Web
 
 
 class Follower:
     """Remembers what it is told of a project.
 
     Args:
-        web: The web server.
+        url: The web server.
+        token: Of a user who may see the project.
         project: The project.
         batch: Whether events come as lists.
+        reconnection: Come back by itself.
     """
 
     feed: Feed
 
-    def __init__(self, web: Web, project: str, *, batch: bool) -> None:
-        self.url = web.url
-        self.auth = {"token": web.token(projects=[project])}
+    def __init__(self, url: str, token: str, project: str, *, batch: bool = False, reconnection: bool = False) -> None:
+        self.url = url
+        self.auth = {"token": token}
         self.project = project
-        self.options = {"batch": batch}
+        self.batch = batch
+        self.reconnection = {
+            "reconnection": reconnection,
+            "reconnection_delay": 0.05,
+            "reconnection_delay_max": 0.2,
+        }
         #: Name and data of each event.
         self.told: list[tuple[str, Any]] = []
         #: Where the project stood when all that was known was replaced.
         self.snapshots: list[int | None] = []
+        #: The states of its subscription.
+        self.states: list[str] = []
 
     def __repr__(self) -> str:
         return f"a follower that is {self.feed.state}, at {self.feed.offset}, with {len(self.feed._waiting)} waiting"
@@ -76,15 +84,17 @@ class Follower:
     def _changed(self, feed: Feed, reason: str) -> None:
         if reason == "snapshot":
             self.snapshots.append(feed.offset)
+        if reason == "state":
+            self.states.append(feed.state)
 
 
 class ThreadFollower(Follower):
     """Uses :class:`ProjectSubscription`."""
 
-    def __init__(self, web: Web, project: str, *, batch: bool = False) -> None:
-        super().__init__(web, project, batch=batch)
-        self._client = socketio.Client(reconnection=False)
-        self._subscription = ProjectSubscription(self._client, project, self._heard, self._changed, **self.options)
+    def __init__(self, url: str, token: str, project: str, **options: Any) -> None:
+        super().__init__(url, token, project, **options)
+        self._client = socketio.Client(**self.reconnection)
+        self._subscription = ProjectSubscription(self._client, project, self._heard, self._changed, batch=self.batch)
         self.feed = self._subscription.feed
 
     def come(self) -> None:
@@ -104,17 +114,17 @@ class ThreadFollower(Follower):
 class LoopFollower(Follower):
     """Uses :class:`AsyncProjectSubscription`, in a loop of its own."""
 
-    def __init__(self, web: Web, project: str, *, batch: bool = False) -> None:
-        super().__init__(web, project, batch=batch)
+    def __init__(self, url: str, token: str, project: str, **options: Any) -> None:
+        super().__init__(url, token, project, **options)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self._run(self._make())
 
     async def _make(self) -> None:
-        self._client = socketio.AsyncClient(reconnection=False)
+        self._client = socketio.AsyncClient(**self.reconnection)
         self._subscription = AsyncProjectSubscription(
-            self._client, self.project, self._heard, self._changed, **self.options
+            self._client, self.project, self._heard, self._changed, batch=self.batch
         )
         self.feed = self._subscription.feed
 

@@ -44,7 +44,8 @@ class Gates:
         self._reached = threading.Event()
         self._opened = threading.Event()
         self._lock = threading.Lock()
-        history, server = web.realtime.manager.history, web.server
+        history: Any = web.realtime.manager.history
+        server = web.server
         gate = self._gate_async if web.kind == "asgi" else self._gate
         # What catches up for the server reads the same history, but says how many jobs it wants.
         history.read = self._gate(history.read, BEFORE_READING, READ, lambda *args: len(args) == 3)

@@ -48,6 +48,7 @@ class Stage:
         self.gates = gates
         self.project = f"project-{next(_project_numbers)}"
         self.said = 0
+        self._kept: Any = web.realtime.manager.history
         self._followers: list[Follower] = []
 
     def speak(self, count: int, state: str | None = None) -> None:
@@ -67,7 +68,8 @@ class Stage:
 
     def follow(self, make: MakeFollower, *, batch: bool = False) -> Follower:
         """Make a follower, which has not come yet."""
-        self._followers.append(make(self.web, self.project, batch=batch))
+        token = self.web.token(projects=[self.project])
+        self._followers.append(make(self.web.url, token, self.project, batch=batch))
         return self._followers[-1]
 
     def connect(self) -> Recorder:
@@ -76,16 +78,15 @@ class Stage:
 
     def history(self) -> list[Told]:
         """Return all that was said, as the history has it: the place of each is its offset, less one."""
-        kept = self.web.realtime.manager.history
-        epoch = kept.read(self.project, most_jobs=0).epoch
-        whole = kept.read(self.project, epoch, 0, 0)
+        epoch = self._kept.read(self.project, most_jobs=0).epoch
+        whole = self._kept.read(self.project, epoch, 0, 0)
         assert whole.recovered
         assert whole.offset == len(whole.events) == self.said
         return [(missed["event"], missed["data"]) for missed in whole.events]
 
     def jobs(self) -> dict[str, Any]:
         """Return how jobs stand, as the history has it."""
-        return {job["job_id"]: job for job in self.web.realtime.manager.history.read(self.project).jobs}
+        return {job["job_id"]: job for job in self._kept.read(self.project).jobs}
 
     def close(self) -> None:
         """Send the followers away."""
@@ -95,7 +96,8 @@ class Stage:
 
 @pytest.fixture(params=["sync", "asgi"], scope="module")
 def kind(request: pytest.FixtureRequest) -> Kind:
-    return request.param
+    chosen: Kind = request.param
+    return chosen
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
 import threading
@@ -479,23 +480,20 @@ def _last(guest: Guest) -> int:
     return guest.heard[-1][0].number if guest.heard else 0
 
 
-@pytest.fixture(params=["own rules", "signed tokens"])
-def signed(request: pytest.FixtureRequest) -> bool:
-    return request.param == "signed tokens"
-
-
-@pytest.fixture(params=["a fixed seed", "a random seed"])
-def seed(request: pytest.FixtureRequest) -> int:
-    return FIXED_SEED if request.param == "a fixed seed" else random.SystemRandom().randrange(10**9)
-
-
-@pytest.fixture(params=["redis", "rabbitmq"])
-def broker_url(request: pytest.FixtureRequest, brokers: Brokers) -> str:
-    return brokers.make(request.param).url
+SHORT = [("redis", "own rules", "a random seed"), ("rabbitmq", "signed tokens", "a fixed seed")]
+STORIES = [
+    pytest.param(*one, marks=[] if one in SHORT else pytest.mark.long)
+    for one in itertools.product(
+        ("redis", "rabbitmq"), ("own rules", "signed tokens"), ("a fixed seed", "a random seed")
+    )
+]
 
 
 @pytest.fixture
-def story(broker_url: str, redis_url: str, signed: bool, seed: int) -> Iterator[Story]:
+def story(brokers: Brokers, redis_url: str, broker: str, access: str, seeding: str) -> Iterator[Story]:
+    signed = access == "signed tokens"
+    seed = FIXED_SEED if seeding == "a fixed seed" else random.SystemRandom().randrange(10**9)
+    broker_url = brokers.make(broker).url
     logger.warning("the story's seed is %d", seed)
     kinds = ["sync", "asgi"] if seed % 2 else ["asgi", "sync"]
     settings = {"history_url": redis_url, "secret_key": SECRET if signed else None, "request_rate": 10000.0}
@@ -509,6 +507,7 @@ def story(broker_url: str, redis_url: str, signed: bool, seed: int) -> Iterator[
         yield story
 
 
+@pytest.mark.parametrize(("broker", "access", "seeding"), STORIES)
 def test_through_a_long_random_story_nobody_hears_what_he_may_not_see_and_all_hear_the_rest(story: Story) -> None:
     story.go_on(STEPS)
     story.end()

@@ -85,7 +85,7 @@ def scene(launcher: Launcher, brokers: Brokers) -> Iterator[Scene]:
         yield Scene(web, history_url)
 
 
-@pytest.mark.parametrize(("projects", "most_reads"), [(1, 20), (10, 100)])
+@pytest.mark.parametrize(("projects", "most_reads"), [(1, 20), (10, 120)])
 def test_a_thousand_clients_come_back_to_a_web_server_that_was_restarted(
     scene: Scene, projects: int, most_reads: int
 ) -> None:
