@@ -44,6 +44,9 @@ MAX_STRANGE = 100
 #: Refusals that may be over in a moment.
 PASSING = ("unavailable", "too_many_requests")
 
+#: Not the module's own generator: what a program seeds must give it the same numbers.
+_jitter = random.Random()
+
 _OURS = (STATUS_EVENT, PROGRESS_EVENT, WORKFLOW_EVENT)
 _PROGRESS = ("progress", "message", "current", "total")
 
@@ -185,7 +188,7 @@ class Feed:
         if self._clock() - self._heard_at > CHECK_INTERVAL / 2:
             self._ask()
         else:
-            self._after("check", CHECK_INTERVAL * random.uniform(0.75, 1.25), self._check)
+            self._after("check", CHECK_INTERVAL * _jitter.uniform(0.75, 1.25), self._check)
 
     # -- asking -------------------------------------------------------------------------------------------------
 
@@ -239,7 +242,7 @@ class Feed:
         self._timers.clear()
         self._pause = min(self._pause * 2 or FIRST_PAUSE, LONGEST_PAUSE)
         if passing:
-            self._after("retry", self._pause * random.uniform(0.5, 1.0), self._ask)
+            self._after("retry", self._pause * _jitter.uniform(0.5, 1.0), self._ask)
         self._set_state("stale" if passing else "refused", error)
 
     # -- what is told -------------------------------------------------------------------------------------------

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 TURN = 0.02
 CHUNK = 65536
 
+_delays = random.Random()
+
 
 class Proxy:
     """Stands between a client and a server, and passes on what they say until it is told not to.
@@ -172,7 +174,7 @@ class Proxy:
         with contextlib.suppress(OSError):
             data = one.recv(CHUNK)
             if data and self._delay:
-                due = time.monotonic() + random.uniform(0, self._delay)
+                due = time.monotonic() + _delays.uniform(0, self._delay)
                 self._on_the_way.setdefault(other, []).append((due, data))
                 return
             if data:
