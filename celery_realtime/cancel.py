@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from celery_realtime.failures import FailureLog
+from celery_realtime.forks import talking
 from celery_realtime.recent import Recent
 
 if TYPE_CHECKING:
@@ -80,7 +81,9 @@ class Cancellations:
                     return
             history = self._history()
             try:
-                for job_id in history.cancelled(watched) if history is not None else ():
+                with talking:
+                    cancelled = history.cancelled(watched) if history is not None else ()
+                for job_id in cancelled:
                     self.add(job_id)
             except Exception as error:
                 self._failures.error("it cannot be read which jobs were cancelled; trying again: %r", error)

@@ -16,6 +16,7 @@ import msgspec
 from celery_realtime import events
 from celery_realtime.events import Job
 from celery_realtime.failures import describe
+from celery_realtime.forks import talking
 from celery_realtime.history import ERRORS, Found, History
 from celery_realtime.manager import SocketIOManager
 
@@ -68,7 +69,8 @@ class Keeper:
         history = self._manager.history
         if history is not None and self._worker is not None and not self._held():
             try:
-                history.reaped(self._worker)
+                with talking:
+                    history.reaped(self._worker)
             except ERRORS as error:
                 logger.warning("the lease of %s will lapse by itself: %s", self._worker, describe(error))
 
@@ -93,23 +95,28 @@ class Keeper:
 
     def _renew(self, history: History, worker: str) -> None:
         held = self._held()
-        if not history.hold(worker, held, self._lease) and self._renewed:
+        with talking:
+            known = history.hold(worker, held, self._lease)
+        if not known and self._renewed:
             for job in held:  # it was away for so long that its jobs were declared lost: they run on
                 self._tell(msgspec.structs.replace(job, worker=worker), "STARTED")
         self._renewed = True
 
     def _reap(self, history: History) -> None:
-        found: Found = history.reap(self._lease, self._pause, PATIENCE)
+        with talking:
+            found: Found = history.reap(self._lease, self._pause, PATIENCE)
         for worker, jobs in found.lost.items():
             for job in jobs:
                 lost = msgspec.structs.replace(job, worker=worker)
                 self._tell(lost, "LOST", error=f"WorkerLost: {worker} has not been heard of for {self._lease:g} s")
             if self._manager.flush():
-                history.reaped(worker)
+                with talking:
+                    history.reaped(worker)
         for job in found.expired:
             self._tell(job, "REVOKED", gate="E", error="TaskRevokedError: expired")
         if found.expired and self._manager.flush():
-            history.expired([job.job_id for job in found.expired])
+            with talking:
+                history.expired([job.job_id for job in found.expired])
         for told in found.stalled:
             stalled = msgspec.structs.replace(told, stalled=True, timestamp=events.now())
             self._manager.publish(events.outgoing_progress(stalled))

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from celery_realtime.events import Outgoing
+from celery_realtime.forks import talking
 
 logger = logging.getLogger(__name__)
 
@@ -268,7 +269,8 @@ class Outbox:
 
     def _try_persist(self, events: list[Outgoing], persist: Persist) -> list[Outgoing] | None:
         try:
-            return persist(events)
+            with talking:
+                return persist(events)
         except Exception as error:
             self.counts["dropped_error"] += len(events)
             self._log("%d events could not be stored and are dropped: %r", len(events), error)
@@ -344,7 +346,8 @@ class Outbox:
     def _try_deliver(self, events: list[Outgoing]) -> int:
         """Return how many of the first events are done with: sent, or lost."""
         try:
-            sent = self._deliver(events)
+            with talking:
+                sent = self._deliver(events)
             self.counts["sent"] += sent
             return sent
         except Exception as error:

@@ -1,0 +1,71 @@
+"""Let no process be forked while a thread of ours is in the middle of talking to a broker or to Redis.
+
+The child of a fork has only the thread that forked, and every lock as it then was. One that another thread held is
+never released in the child. OpenSSL has such locks, for all connections of a process, and makes none of them anew: a
+child forked during another thread's TLS handshake can wait for ever in its own first one.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from types import TracebackType
+
+#: Most seconds that a fork waits. A thread that talks for longer waits for the other side, and then holds no such lock.
+LONGEST_WAIT = 1.0
+
+
+class Gate:
+    """Keeps forks and what must not be forked apart: many threads may be inside at once, and no fork then.
+
+    Used as a context manager by a thread that talks. One that is inside may enter again, and may itself fork.
+    """
+
+    def __init__(self) -> None:
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self._changed = threading.Condition()  # a signal's handler may fork too: the lock is a reentrant one
+        self._inside: dict[int, int] = {}
+        self._forks = 0
+
+    def guard(self) -> None:
+        """Have all forks of this process, by whomever, wait for the threads inside."""
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(before=self.close, after_in_parent=self.open, after_in_child=self._start_over)
+
+    def close(self) -> None:
+        """Let nobody in, and wait until the others have left, at most for :data:`LONGEST_WAIT`."""
+        me = threading.get_ident()
+        with self._changed:
+            self._forks += 1
+            self._changed.wait_for(lambda: not self._inside.keys() - {me}, LONGEST_WAIT)
+
+    def open(self) -> None:
+        """Let those in who wait."""
+        with self._changed:
+            self._forks -= 1
+            self._changed.notify_all()
+
+    def __enter__(self) -> None:
+        me = threading.get_ident()
+        with self._changed:
+            if me not in self._inside:
+                self._changed.wait_for(lambda: not self._forks)
+            self._inside[me] = self._inside.get(me, 0) + 1
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _where: TracebackType | None
+    ) -> None:
+        me = threading.get_ident()
+        with self._changed:
+            self._inside[me] -= 1
+            if not self._inside[me]:
+                del self._inside[me]
+            if self._forks:
+                self._changed.notify_all()
+
+
+#: That of this process.
+talking = Gate()
+talking.guard()

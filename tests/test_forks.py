@@ -1,0 +1,103 @@
+"""No process is forked while one of its threads is in the middle of talking."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from celery_realtime import forks
+from celery_realtime.forks import Gate
+from tests.waiting import wait_for
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+
+#: A child ends with 0 when it could set TLS up itself; SIGALRM ends one that waits for a lock of its parent's.
+FORKING = """
+import os, signal, ssl, threading
+from celery_realtime.forks import talking
+
+def shake_hands():
+    while True:
+        with talking:
+            ssl.create_default_context()
+
+for _ in range(2):
+    threading.Thread(target=shake_hands, daemon=True).start()
+for _ in range(60):
+    child = os.fork()
+    if not child:
+        signal.alarm(20)
+        ssl.create_default_context()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, "a child hangs"
+print("all were free", flush=True)
+os._exit(0)
+"""
+
+
+@needs_fork
+def test_no_child_inherits_a_lock_of_a_handshake() -> None:
+    done = subprocess.run([sys.executable, "-c", FORKING], capture_output=True, text=True, timeout=100, check=False)
+    assert done.stdout == "all were free\n", done.stderr
+
+
+class Talker:
+    """A thread that is inside a gate until it is told to leave."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._inside, self._leave = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._talk, daemon=True)
+        self._thread.start()
+
+    def _talk(self) -> None:
+        with self._gate, self._gate:
+            self._inside.set()
+            self._leave.wait(20)
+
+    def is_inside(self) -> bool:
+        return self._inside.is_set()
+
+    def leave(self) -> None:
+        self._leave.set()
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+
+def test_a_fork_waits_for_all_who_talk_and_the_next_to_talk_wait_for_the_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forks, "LONGEST_WAIT", 20.0)
+    gate = Gate()
+    talkers = [Talker(gate), Talker(gate)]
+    wait_for(lambda: all(talker.is_inside() for talker in talkers))
+    closed = threading.Event()
+    threading.Thread(target=lambda: (gate.close(), closed.set()), daemon=True).start()
+    wait_for(lambda: gate._forks == 1)
+    late = Talker(gate)
+    talkers[0].leave()
+    assert not closed.wait(0.1)
+    talkers[1].leave()
+    assert closed.wait(10)
+    assert not late.is_inside()
+    gate.open()
+    wait_for(late.is_inside)
+    late.leave()
+
+
+def test_who_talks_may_fork_and_a_fork_waits_for_nobody_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate()
+    with gate:
+        gate.close()
+        with gate:
+            gate.open()
+    monkeypatch.setattr(forks, "LONGEST_WAIT", 0.05)
+    stuck = Talker(gate)
+    wait_for(stuck.is_inside)
+    gate.close()
+    gate.open()
+    stuck.leave()
+    assert not gate._inside
+    assert not gate._forks
