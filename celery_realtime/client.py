@@ -41,6 +41,9 @@ LONGEST_PAUSE = 10.0
 MAX_WAITING = 2000
 MAX_STRANGE = 100
 
+#: Seconds between two looks at whether the client is still about to reconnect; two in a row that say no count.
+LOOK_INTERVAL = 1.0
+
 #: Refusals that may be over in a moment.
 PASSING = ("unavailable", "too_many_requests")
 
@@ -480,7 +483,8 @@ class ProjectSubscription:
         self._turn = threading.Condition(self._lock)
         self._closed = False
         self.feed = Feed(str(project_id), self, on_event, on_change, **options)
-        _hub(client, namespace).add(self)
+        self._hub = _hub(client, namespace)
+        self._hub.add(self)
         client.start_background_task(self._keep_time)
         if namespace in client.namespaces:
             self.connected()
@@ -520,11 +524,13 @@ class ProjectSubscription:
             self._turn.notify()
 
     def _keep_time(self) -> None:
-        with self._turn:
-            while not self._closed:
+        while True:
+            self._hub.mend(self._client)
+            with self._turn:
+                if self._closed:
+                    return
                 self.feed.wake()
-                wakes_at = self.feed.wakes_at
-                self._turn.wait(None if wakes_at is None else max(0.0, wakes_at - time.monotonic()))
+                self._turn.wait(_pause(self.feed.wakes_at, time.monotonic()))
 
     def wait_for(self, condition: Callable[[Feed], Any], timeout: float = 30.0) -> bool:
         """Wait until a condition holds for the feed; returns whether it does.
@@ -551,7 +557,7 @@ class ProjectSubscription:
             self._closed = True
             self.feed.close()
             self._turn.notify_all()
-        last = _hub(self._client, self._namespace).remove(self)
+        last = self._hub.remove(self)
         if last and self._namespace in self._client.namespaces:
             self._client.emit("unsubscribe_project", {"project_id": self.feed.project_id}, self._namespace)
 
@@ -585,7 +591,9 @@ class AsyncProjectSubscription:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
         self.feed = Feed(str(project_id), self, on_event, on_change, clock=self._loop.time, **options)
-        _hub(client, namespace).add(self)
+        self._hub = _hub(client, namespace)
+        self._hub.add(self)
+        self._set_timer()
         if namespace in client.namespaces:
             self.connected()
 
@@ -626,10 +634,11 @@ class AsyncProjectSubscription:
     def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        wakes_at = self.feed.wakes_at
-        self._timer = None if wakes_at is None else self._loop.call_at(wakes_at, self._wake)
+        if not self._closed:
+            self._timer = self._loop.call_later(_pause(self.feed.wakes_at, self._loop.time()), self._wake)
 
     def _wake(self) -> None:
+        self._hub.mend(self._client)
         self.feed.wake()
         self._set_timer()
 
@@ -640,9 +649,13 @@ class AsyncProjectSubscription:
         self._closed = True
         self.feed.close()
         self._set_timer()
-        last = _hub(self._client, self._namespace).remove(self)
+        last = self._hub.remove(self)
         if last and self._namespace in self._client.namespaces:
             await self._client.emit("unsubscribe_project", {"project_id": self.feed.project_id}, self._namespace)
+
+
+def _pause(wakes_at: float | None, clock: float) -> float:
+    return LOOK_INTERVAL if wakes_at is None else min(max(0.0, wakes_at - clock), LOOK_INTERVAL)
 
 
 class _Hub:
@@ -651,6 +664,10 @@ class _Hub:
     def __init__(self, client: Any, namespace: str) -> None:
         self._namespace = namespace
         self._subscriptions: list[Any] = []
+        self._lock = threading.Lock()
+        #: It has been connected, and neither side has said that this is over.
+        self._lasts = False
+        self._idle_since: float | None = None
         wrap = self._observed_async if asyncio.iscoroutinefunction(client._trigger_event) else self._observed
         client._trigger_event = wrap(client._trigger_event)
 
@@ -673,11 +690,33 @@ class _Hub:
     def _tell(self, event: str, namespace: str | None, args: tuple[Any, ...]) -> None:
         if (namespace or "/") != self._namespace:
             return
+        if event in ("connect", "__disconnect_final"):
+            self._lasts = event == "connect"
         for subscription in list(self._subscriptions):
             if event in ("connect", "disconnect"):
                 getattr(subscription, f"{event}ed")()
             else:
                 subscription.heard(event, args[0] if len(args) == 1 else list(args) or None)
+
+    def mend(self, client: Any) -> None:
+        """Have a client reconnect that has forgotten to.
+
+        One of python-socketio's stays away for ever when its new connection ends before the task that made it has.
+        """
+        with self._lock:
+            if not self._lasts or not client.reconnection or _is_at_it(client):
+                self._idle_since = None
+                return
+            clock = time.monotonic()
+            self._idle_since = self._idle_since or clock
+            if clock - self._idle_since < LOOK_INTERVAL:
+                return
+            self._idle_since = None
+            logger.info("the client is not connected, and does not reconnect; it is made to")
+            client.connected, client.namespaces = False, {}
+            for subscription in list(self._subscriptions):
+                subscription.disconnected()
+            client._reconnect_task = client.start_background_task(client._handle_reconnect)
 
     def add(self, subscription: Any) -> None:
         self._subscriptions.append(subscription)
@@ -687,6 +726,16 @@ class _Hub:
         self._subscriptions.remove(subscription)
         project_id = subscription.feed.project_id
         return all(other.feed.project_id != project_id for other in self._subscriptions)
+
+
+def _is_at_it(client: Any) -> bool:
+    """Tell whether a client is connected, or about to be."""
+    if client.eio.state != "disconnected":
+        return True
+    task = client._reconnect_task
+    if isinstance(task, asyncio.Future):
+        return not task.done()
+    return task is not None and getattr(task, "is_alive", lambda: True)()
 
 
 _hubs: weakref.WeakKeyDictionary[Any, dict[str, _Hub]] = weakref.WeakKeyDictionary()

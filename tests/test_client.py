@@ -243,3 +243,63 @@ def test_an_event_loop_follows_too(web: Web) -> None:
         await client.shutdown()
 
     asyncio.run(follow())
+
+
+class Unlucky(socketio.Client):  # type: ignore[misc]
+    """Loses its second connection before the task that made it has noticed that it is there."""
+
+    times = 0
+
+    def connect(self, *args: Any, **options: Any) -> None:
+        super().connect(*args, **options)
+        self.times += 1
+        if self.times == 2:
+            self.eio.ws.sock.shutdown(socket.SHUT_RDWR)
+            wait_for(lambda: self.eio.state == "disconnected")
+            self.connected = True  # a disconnection that comes earlier still is not told to anybody
+
+
+@pytest.mark.parametrize("web", ["asgi"], indirect=True)
+def test_a_client_that_has_forgotten_to_reconnect_is_made_to(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Unlucky(reconnection_delay=0.05, reconnection_delay_max=0.2)
+    with ProjectSubscription(client, "alpha") as project, ProjectSubscription(client, "alpha") as other:
+        client.connect(web.url, auth={"token": web.token()}, transports=["websocket"])
+        assert project.wait_for(lambda feed: feed.state == "subscribed")
+        client.eio.ws.sock.shutdown(socket.SHUT_RDWR)
+        wait_for(lambda: client.times == 3)
+        for one in (project, other):
+            assert one.wait_for(lambda feed: feed.state == "subscribed")
+        client.disconnect()
+        monkeypatch.setattr("celery_realtime.client.LOOK_INTERVAL", 0.0)
+        for _ in range(3):  # the user has ended it: however often one looks, it stays away
+            project._hub.mend(client)
+        assert client.times == 3
+        assert client._reconnect_task is None
+
+
+class AsyncUnlucky(socketio.AsyncClient):  # type: ignore[misc]
+    """Is to :class:`Unlucky` as its base is to that one's."""
+
+    times = 0
+
+    async def connect(self, *args: Any, **options: Any) -> None:
+        await super().connect(*args, **options)
+        self.times += 1
+        if self.times == 2:
+            await self.eio.ws.close()
+            await asyncio.to_thread(wait_for, lambda: self.eio.state == "disconnected")
+
+
+@pytest.mark.parametrize("web", ["asgi"], indirect=True)
+def test_one_in_an_event_loop_is_made_to_reconnect_too(web: Web) -> None:
+    async def follow() -> None:
+        client = AsyncUnlucky(reconnection_delay=0.05, reconnection_delay_max=0.2)
+        project = AsyncProjectSubscription(client, "alpha")
+        await client.connect(web.url, auth={"token": web.token()}, transports=["websocket"])
+        await asyncio.to_thread(wait_for, lambda: project.feed.state == "subscribed")
+        await client.eio.ws.close()
+        await asyncio.to_thread(wait_for, lambda: client.times == 3 and project.feed.state == "subscribed")
+        await project.close()
+        await client.shutdown()
+
+    asyncio.run(follow())
