@@ -664,9 +664,8 @@ class _Hub:
     def __init__(self, client: Any, namespace: str) -> None:
         self._namespace = namespace
         self._subscriptions: list[Any] = []
-        self._lock = threading.Lock()
         #: It has been connected, and neither side has said that this is over.
-        self._lasts = False
+        self._lasts = namespace in client.namespaces
         self._idle_since: float | None = None
         wrap = self._observed_async if asyncio.iscoroutinefunction(client._trigger_event) else self._observed
         client._trigger_event = wrap(client._trigger_event)
@@ -703,7 +702,7 @@ class _Hub:
 
         One of python-socketio's stays away for ever when its new connection ends before the task that made it has.
         """
-        with self._lock:
+        with _mending:
             if not self._lasts or not client.reconnection or _is_at_it(client):
                 self._idle_since = None
                 return
@@ -726,6 +725,10 @@ class _Hub:
         self._subscriptions.remove(subscription)
         project_id = subscription.feed.project_id
         return all(other.feed.project_id != project_id for other in self._subscriptions)
+
+
+#: A client has as many hubs as namespaces, and is to be made to reconnect once.
+_mending = threading.Lock()
 
 
 def _is_at_it(client: Any) -> bool:

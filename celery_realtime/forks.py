@@ -1,4 +1,4 @@
-"""Let no process be forked while a thread of ours is in the middle of talking to a broker or to Redis.
+"""Let no process be forked while an outbox or a keeper is in the middle of talking to a broker or to Redis.
 
 The child of a fork has only the thread that forked, and every lock as it then was. One that another thread held is
 never released in the child. OpenSSL has such locks, for all connections of a process, and makes none of them anew: a

@@ -69,8 +69,7 @@ class Keeper:
         history = self._manager.history
         if history is not None and self._worker is not None and not self._held():
             try:
-                with talking:
-                    history.reaped(self._worker)
+                history.reaped(self._worker)
             except ERRORS as error:
                 logger.warning("the lease of %s will lapse by itself: %s", self._worker, describe(error))
 
