@@ -19,10 +19,10 @@ from celery.exceptions import Reject
 
 from celery_realtime import events
 from celery_realtime.arguments import HEADER, project_argument
+from celery_realtime.bounded import BoundedDict
 from celery_realtime.events import Job
-from celery_realtime.failures import FailureLog
+from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.manager import SocketIOManager
-from celery_realtime.recent import Recent
 from celery_realtime.rooms import normalise_project_id
 from celery_realtime.settings import Settings
 
@@ -65,12 +65,12 @@ class Bridge:
         self.app = app
         self._settings = settings
         self._manager: SocketIOManager | None = None
-        self._failures = FailureLog(logger)
+        self._failures = RateLimitedLogger(logger)
         self._project: ContextVar[str | None] = ContextVar("celery_realtime_project", default=None)
         self._publication: ContextVar[_Publication | None] = ContextVar("celery_realtime_publication", default=None)
-        self._jobs: Recent[str, Job] = Recent(REMEMBERED)
-        self._seen: Recent[str, tuple[int, int]] = Recent(REMEMBERED)
-        self._interrupted: Recent[str, Job] = Recent(REMEMBERED)
+        self._jobs: BoundedDict[str, Job] = BoundedDict(REMEMBERED)
+        self._seen: BoundedDict[str, tuple[int, int]] = BoundedDict(REMEMBERED)
+        self._interrupted: BoundedDict[str, Job] = BoundedDict(REMEMBERED)
         self._end_hooks: list[Callable[[Job], None]] = []
 
     # -- connecting ---------------------------------------------------------------------------------------------

@@ -8,9 +8,9 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from celery_realtime.failures import FailureLog
+from celery_realtime.bounded import BoundedDict
 from celery_realtime.forks import talking
-from celery_realtime.recent import Recent
+from celery_realtime.logs import RateLimitedLogger
 
 if TYPE_CHECKING:
     from celery_realtime.history import History
@@ -38,13 +38,13 @@ class Cancellations:
 
     def __init__(self, history: Callable[[], History | None]) -> None:
         self._history = history
-        self._failures = FailureLog(logger)
+        self._failures = RateLimitedLogger(logger)
         self._start_over()
 
     def _start_over(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._cancelled: Recent[str, bool] = Recent(REMEMBERED)
+        self._cancelled: BoundedDict[str, bool] = BoundedDict(REMEMBERED)
         self._watched: set[str] = set()
         self._thread: threading.Thread | None = None
 

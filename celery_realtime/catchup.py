@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from celery_realtime.bounded import BoundedDict
 from celery_realtime.events import RESYNC_EVENT
-from celery_realtime.failures import FailureLog
-from celery_realtime.recent import Recent
+from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.rooms import project_of_room, project_room, rooms_of
 from celery_realtime.wire import place_of
 
@@ -48,7 +48,7 @@ class Position:
         self.hole_since: float | None = None
         self.has_unnumbered = False
         self._above: set[int] = set()
-        self._past_epochs: Recent[str, bool] = Recent(MOST_PAST)
+        self._past_epochs: BoundedDict[str, bool] = BoundedDict(MOST_PAST)
 
     def seed(self, epoch: str, offset: int) -> None:
         """Note the first snapshot that a client of this server was given."""
@@ -127,7 +127,7 @@ class CatchUp:
         self._positions: dict[str, Position] = {}
         self._behind: set[str] = set()
         self._lock = threading.Lock()
-        self._failures = FailureLog(logger)
+        self._failures = RateLimitedLogger(logger)
 
     def read_with(self, read: Read) -> None:
         """Use a history: ``(project_id, epoch, offset, most_jobs) -> snapshot``."""

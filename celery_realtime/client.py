@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from celery_realtime.bounded import BoundedDict
 from celery_realtime.events import (
     BATCH_EVENT,
     HIDDEN_EVENT,
@@ -26,7 +27,6 @@ from celery_realtime.events import (
     TERMINAL_RANK,
     WORKFLOW_EVENT,
 )
-from celery_realtime.recent import Recent
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -130,7 +130,7 @@ class Feed:
         #: Events that the next answer says what to do with.
         self._early: list[Item] = []
         #: Epochs that have been asked about, or are over.
-        self._strange: Recent[str | None, bool] = Recent(MAX_STRANGE)
+        self._strange: BoundedDict[str | None, bool] = BoundedDict(MAX_STRANGE)
         self._asked = 0
         self._again = False
         self._connected = False

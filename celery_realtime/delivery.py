@@ -18,7 +18,7 @@ from celery_realtime.events import (
     STATUS_EVENT,
     WORKFLOW_EVENT,
 )
-from celery_realtime.failures import FailureLog
+from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.rooms import project_of_room, project_room, rooms_of
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Delivery:
     def __init__(self, is_occupied: Callable[[str, str], bool]) -> None:
         self._is_occupied = is_occupied
         self._redact: Redact | None = None
-        self._failures = FailureLog(logger)
+        self._failures = RateLimitedLogger(logger)
         #: By project, the audiences and jobs that clients of this server have asked for.
         self._audiences: dict[str, set[str | None]] = {}
         self._jobs: dict[str, set[str]] = {}

@@ -20,6 +20,7 @@ from celery.local import Proxy
 
 from celery_realtime import auth, events, progress, task
 from celery_realtime.arguments import HEADER
+from celery_realtime.bounded import BoundedDict
 from celery_realtime.bridge import Bridge
 from celery_realtime.cancel import Cancellations, register_command
 from celery_realtime.events import Job
@@ -28,7 +29,6 @@ from celery_realtime.handle import JobHandle
 from celery_realtime.manager import SocketIOManager
 from celery_realtime.outbox import Outbox
 from celery_realtime.progress import Progress, ProgressTracker
-from celery_realtime.recent import Recent
 from celery_realtime.results import ProgressMirror
 from celery_realtime.revocations import Revocations
 from celery_realtime.rooms import normalise_project_id, normalise_user_id
@@ -62,9 +62,9 @@ class Realtime:
         self._keywords = settings
         self._app: Celery | None = None
         self._attached: SocketIOEventHandlers | None = None
-        self._trackers: Recent[str, ProgressTracker] = Recent(TRACKERS)
+        self._trackers: BoundedDict[str, ProgressTracker] = BoundedDict(TRACKERS)
         #: The attempts that jobs have ended at.
-        self._ended: Recent[str, int] = Recent(TRACKERS)
+        self._ended: BoundedDict[str, int] = BoundedDict(TRACKERS)
         if app is not None:
             self.init_app(app)
 

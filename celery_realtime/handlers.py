@@ -29,7 +29,7 @@ from celery_realtime.events import (
     WORKFLOW_EVENT,
 )
 from celery_realtime.exceptions import SubscribeError
-from celery_realtime.failures import FailureLog
+from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.pacer import cut
 from celery_realtime.requests import (
     Since,
@@ -48,7 +48,7 @@ from celery_realtime.sharing import AsyncSharedReads, SharedReads
 
 logger = logging.getLogger(__name__)
 
-_failures = FailureLog(logger)
+_failures = RateLimitedLogger(logger)
 
 Step = Callable[[], Any]
 Decision = Generator[Step, Any, Any]

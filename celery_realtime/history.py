@@ -20,6 +20,7 @@ from urllib.parse import quote
 import msgspec
 import redis
 
+from celery_realtime.bounded import BoundedDict
 from celery_realtime.events import (
     PROGRESS_EVENT,
     STATUS_EVENT,
@@ -32,8 +33,7 @@ from celery_realtime.events import (
     stamp,
 )
 from celery_realtime.exceptions import ImproperlyConfigured
-from celery_realtime.failures import describe
-from celery_realtime.recent import Recent
+from celery_realtime.logs import describe
 from celery_realtime.redis_connection import connect
 from celery_realtime.settings import is_sentinel, redact
 
@@ -472,8 +472,8 @@ class History:
         self._size = size
         self._ttl = ttl
         #: By ``id``, events of which it is not known whether they have been stored, and their tags.
-        self._doubtful: Recent[int, tuple[Outgoing, str]] = Recent(WITNESSED)
-        self._witnessed: Recent[str, tuple[str, int]] = Recent(WITNESSED)
+        self._doubtful: BoundedDict[int, tuple[Outgoing, str]] = BoundedDict(WITNESSED)
+        self._witnessed: BoundedDict[str, tuple[str, int]] = BoundedDict(WITNESSED)
         try:
             self._redis = connect(url)
         except (ValueError, TypeError, redis.RedisError) as error:

@@ -15,9 +15,9 @@ import msgspec
 
 from celery_realtime import events
 from celery_realtime.events import Job
-from celery_realtime.failures import describe
 from celery_realtime.forks import talking
 from celery_realtime.history import ERRORS, Found, History
+from celery_realtime.logs import describe
 from celery_realtime.manager import SocketIOManager
 
 logger = logging.getLogger(__name__)

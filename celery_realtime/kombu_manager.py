@@ -19,8 +19,8 @@ from celery_realtime.catchup import CatchUp
 from celery_realtime.connections import connection
 from celery_realtime.delivery import Delivery
 from celery_realtime.events import Outgoing
-from celery_realtime.failures import FailureLog
 from celery_realtime.listener import Listener
+from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.pacer import Pacer
 from celery_realtime.publisher import Publisher
 from celery_realtime.settings import is_redis, redact
@@ -77,7 +77,7 @@ class RealtimeKombuManager(socketio.KombuManager):
         self.pacer = Pacer()
         #: Takes orders that are meant for every server of the channel.
         self.obey: Callable[[dict[str, Any]], None] | None = None
-        self._failures = FailureLog(logging.getLogger(__name__))
+        self._failures = RateLimitedLogger(logging.getLogger(__name__))
         name = redact(url)
         self._publisher = Publisher(self._connection, self._exchange, self.producer_options, name)
         self._listener = Listener(functools.partial(self._connection, reading=True), self._queue_maker(), name)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from celery_realtime.connections import hang_up
-from celery_realtime.failures import FailureLog, describe
+from celery_realtime.logs import RateLimitedLogger, describe
 from celery_realtime.wire import PING, ignore
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Listener:
         self._connect = connect
         self._make_queue = make_queue
         self._name = name
-        self._failures = FailureLog(logger)
+        self._failures = RateLimitedLogger(logger)
         self._deaf_since: float | None = None
         self._echo = Echo()
         self.generation = 0

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from celery_realtime import events
+from celery_realtime.bounded import BoundedDict
 from celery_realtime.events import Job, Outgoing, StatusChange
-from celery_realtime.failures import FailureLog
+from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.outbox import Outbox
-from celery_realtime.recent import Recent
 from celery_realtime.rooms import normalise_project_id, project_room
 from celery_realtime.settings import Settings
 
@@ -50,8 +50,8 @@ class SocketIOManager:
     def __init__(self, settings: Callable[[], Settings], connect: Callable[[], RealtimeKombuManager]) -> None:
         self._settings = settings
         self._connect = connect
-        self._tracked: Recent[str, str] = Recent(TRACKED_JOBS)
-        self._failures = FailureLog(logger)
+        self._tracked: BoundedDict[str, str] = BoundedDict(TRACKED_JOBS)
+        self._failures = RateLimitedLogger(logger)
         self.counts: Counter[str] = Counter()
         #: The Socket.IO server, once one is attached.
         self.sio: Any = None

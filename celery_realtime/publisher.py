@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from celery_realtime.connections import hang_up
-from celery_realtime.failures import FailureLog
+from celery_realtime.logs import RateLimitedLogger
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Publisher:
         self._exchange = exchange
         self._options = options
         self._name = name
-        self._failures = FailureLog(logger)
+        self._failures = RateLimitedLogger(logger)
         self._start_over()
 
     def _start_over(self) -> None:

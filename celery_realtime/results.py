@@ -9,8 +9,8 @@ import msgspec
 from celery import Celery
 from celery.exceptions import OperationalError
 
+from celery_realtime.bounded import BoundedDict
 from celery_realtime.events import Outgoing, encode
-from celery_realtime.recent import Recent
 
 STATE = "PROGRESS"
 REMEMBERED = 10000
@@ -48,7 +48,7 @@ class ProgressMirror:
 
     def __init__(self, app: Celery) -> None:
         self._app = app
-        self._targets: Recent[str, _Target] = Recent(REMEMBERED)
+        self._targets: BoundedDict[str, _Target] = BoundedDict(REMEMBERED)
 
     def expect(self, job_id: str, request: Any) -> None:
         """Remember the request of a job whose progress will come."""

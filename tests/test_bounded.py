@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_realtime.recent import Recent
+from celery_realtime.bounded import BoundedDict
 
 
 def test_what_was_set_is_found_and_what_was_not_is_the_default() -> None:
-    recent: Recent[str, int] = Recent(2)
+    recent: BoundedDict[str, int] = BoundedDict(2)
     recent["a"] = 1
     assert recent.get("a") == 1
     assert recent.get("b") is None
@@ -18,7 +18,7 @@ def test_what_was_set_is_found_and_what_was_not_is_the_default() -> None:
 
 
 def test_the_oldest_entry_makes_room_for_the_newest() -> None:
-    recent: Recent[str, int] = Recent(2)
+    recent: BoundedDict[str, int] = BoundedDict(2)
     for number, key in enumerate("abc"):
         recent[key] = number
     assert [recent.get(key) for key in "abc"] == [None, 1, 2]
@@ -26,13 +26,13 @@ def test_the_oldest_entry_makes_room_for_the_newest() -> None:
 
 
 def test_an_entry_that_is_set_again_is_young_again() -> None:
-    recent: Recent[str, int] = Recent(2)
+    recent: BoundedDict[str, int] = BoundedDict(2)
     recent["a"], recent["b"], recent["a"], recent["c"] = 1, 2, 3, 4
     assert [recent.get(key) for key in "abc"] == [3, None, 4]
 
 
 def test_reading_an_entry_does_not_keep_it() -> None:
-    recent: Recent[str, int] = Recent(1)
+    recent: BoundedDict[str, int] = BoundedDict(1)
     recent["a"] = 1
     recent.get("a")
     recent["b"] = 2
@@ -40,7 +40,7 @@ def test_reading_an_entry_does_not_keep_it() -> None:
 
 
 def test_popping_forgets_an_entry_and_returns_it() -> None:
-    recent: Recent[str, int] = Recent(2)
+    recent: BoundedDict[str, int] = BoundedDict(2)
     recent["a"] = 1
     assert recent.pop("a") == 1
     assert recent.pop("a") is None
@@ -49,7 +49,7 @@ def test_popping_forgets_an_entry_and_returns_it() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.booleans())), st.integers(1, 5))
 def test_it_holds_the_entries_that_were_set_last(steps: list[tuple[int, bool]], limit: int) -> None:
-    recent: Recent[int, int] = Recent(limit)
+    recent: BoundedDict[int, int] = BoundedDict(limit)
     model: dict[int, int] = {}
     for number, (key, pops) in enumerate(steps):
         before = model.pop(key, None)
@@ -64,7 +64,7 @@ def test_it_holds_the_entries_that_were_set_last(steps: list[tuple[int, bool]], 
 
 @pytest.mark.parametrize("limit", [1, 50])
 def test_threads_at_once_neither_break_it_nor_make_it_grow(limit: int) -> None:
-    recent: Recent[int, int] = Recent(limit)
+    recent: BoundedDict[int, int] = BoundedDict(limit)
     errors: list[Exception] = []
 
     def work(start: int) -> None:

@@ -1,4 +1,4 @@
-"""Remember the newest entries and forget the oldest, so that no process grows with the jobs it has seen."""
+"""A mapping that forgets its oldest entries, so that no process grows with the jobs it has seen."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ V = TypeVar("V")
 D = TypeVar("D")
 
 
-class Recent(Generic[K, V]):
+class BoundedDict(Generic[K, V]):
     """A mapping of the ``limit`` entries that were set last.
 
     Args:
