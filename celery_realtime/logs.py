@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
+from collections.abc import Iterator
 
 LOG_INTERVAL = 60.0
 
@@ -32,6 +34,17 @@ class RateLimitedLogger:
     def warning(self, message: str, *args: object) -> None:
         """Log a warning with its arguments, unless the same message was logged less than a minute ago."""
         self._log(logging.WARNING, message, args)
+
+    @contextlib.contextmanager
+    def suppressing(self, message: str, *args: object) -> Iterator[None]:
+        """Log an exception of the block, behind the message, instead of raising it.
+
+        For users' functions, which may raise anything and must not stop what called them.
+        """
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - a user's function may raise anything
+            self.error(f"{message}: %s", *args, describe(error))
 
     def _log(self, level: int, message: str, args: tuple[object, ...]) -> None:
         clock = time.monotonic()

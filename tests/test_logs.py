@@ -53,3 +53,19 @@ def test_each_logger_has_its_own_minute(caplog: pytest.LogCaptureFixture) -> Non
     RateLimitedLogger(logger).error("same")
     RateLimitedLogger(logger).error("same")
     assert caplog.messages == ["same", "same"]
+
+
+def test_a_suppressed_exception_is_logged_and_the_block_ends(caplog: pytest.LogCaptureFixture) -> None:
+    log = RateLimitedLogger(logger)
+    reached = False
+    with log.suppressing("the filter failed on %s", "progress"):
+        raise KeyError("nothing")
+    with log.suppressing("the filter failed on %s", "progress"):
+        reached = True
+    assert reached
+    assert caplog.messages == ["the filter failed on progress: KeyError: 'nothing'"]
+
+
+def test_an_exit_is_not_suppressed() -> None:
+    with pytest.raises(SystemExit), RateLimitedLogger(logger).suppressing("the filter failed"):
+        raise SystemExit
