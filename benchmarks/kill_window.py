@@ -16,8 +16,8 @@ from celery import Celery
 
 from benchmarks.figures import Figure, percentile
 from benchmarks.stage import Stage
+from celery_realtime.client_manager import RealtimeClientManager
 from celery_realtime.history import History
-from celery_realtime.kombu_manager import RealtimeKombuManager
 from tests.services import Broker
 from tests.waiting import wait_for
 
@@ -55,7 +55,7 @@ def _events(history: History, project: str) -> list[dict[str, object]]:
 @contextlib.contextmanager
 def _heard(broker: Broker) -> Iterator[Survivors]:
     lines: dict[str, int] = {}
-    ear = RealtimeKombuManager(broker.url)
+    ear = RealtimeClientManager(broker.url)
 
     def listen() -> None:
         for message in ear._listen():

@@ -44,6 +44,16 @@ def connection(url: str, options: dict[str, Any], *, reading: bool = False, **ev
     return kombu.Connection(url, transport_options=transport_options, **given)
 
 
+def fanout_exchange(channel: str, options: dict[str, Any]) -> Any:
+    """Return the :class:`kombu.Exchange` of a channel, as python-socketio's KombuManager declares it.
+
+    Args:
+        channel: Its name.
+        options: Further keyword arguments of the exchange.
+    """
+    return kombu.Exchange(channel, **{"type": "fanout", "durable": False, **options})
+
+
 def _tls(url: str, given: Any) -> Any:
     """Return the TLS options: as they are given, else such that only a server with a good certificate is talked to.
 

@@ -35,9 +35,10 @@ from celery_realtime.rooms import normalise_project_id, normalise_user_id
 from celery_realtime.settings import Settings, as_history_url, check_names, conf_values, resolve
 
 if TYPE_CHECKING:
+    from celery_realtime.client_manager import AsyncRealtimeClientManager
     from celery_realtime.handlers import SocketIOEventHandlers
     from celery_realtime.keeper import Keeper
-    from celery_realtime.kombu_manager import AsyncRealtimeKombuManager, RealtimeKombuManager
+    from celery_realtime.kombu_manager import RealtimeKombuManager
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +165,7 @@ class Realtime:
     @functools.cached_property
     def manager(self) -> SocketIOManager:
         """Where events go."""
-        return SocketIOManager(lambda: self.settings, lambda: self._new_client_manager(write_only=True))
+        return SocketIOManager(lambda: self.settings, lambda: self.client_manager(write_only=True))
 
     @functools.cached_property
     def bridge(self) -> Bridge:
@@ -356,20 +357,25 @@ class Realtime:
 
     # -- web server ---------------------------------------------------------------------------------------------
 
-    def client_manager(self) -> RealtimeKombuManager:
-        """Return the ``client_manager`` of a :class:`socketio.Server` or Flask-SocketIO's ``SocketIO``."""
-        return self._new_client_manager(write_only=False)
+    def client_manager(self, write_only: bool = False) -> RealtimeKombuManager:
+        """Return the ``client_manager`` of a :class:`socketio.Server` or Flask-SocketIO's ``SocketIO``.
 
-    def async_client_manager(self) -> AsyncRealtimeKombuManager:
+        Args:
+            write_only: True for one that only publishes, for processes without clients.
+        """
+        if write_only:
+            from celery_realtime.kombu_manager import RealtimeKombuManager
+
+            return RealtimeKombuManager(**self._manager_options())
+        from celery_realtime.client_manager import RealtimeClientManager
+
+        return RealtimeClientManager(**self._manager_options())
+
+    def async_client_manager(self) -> AsyncRealtimeClientManager:
         """Return the ``client_manager`` of a :class:`socketio.AsyncServer`."""
-        from celery_realtime.kombu_manager import AsyncRealtimeKombuManager
+        from celery_realtime.client_manager import AsyncRealtimeClientManager
 
-        return AsyncRealtimeKombuManager(**self._manager_options())
-
-    def _new_client_manager(self, write_only: bool) -> RealtimeKombuManager:
-        from celery_realtime.kombu_manager import RealtimeKombuManager
-
-        return RealtimeKombuManager(write_only=write_only, **self._manager_options())
+        return AsyncRealtimeClientManager(**self._manager_options())
 
     def _manager_options(self) -> dict[str, Any]:
         settings = self.settings
@@ -534,8 +540,7 @@ class _WorkerStep(bootsteps.StartStopStep):
 
     def __init__(self, parent: Any, **kwargs: Any) -> None:
         parent.app.realtime.settings  # noqa: B018 - reading it is the check
-        import celery_realtime.kombu_manager  # noqa: F401
-
+        parent.app.realtime.manager.preload()
         register_command()
         super().__init__(parent, **kwargs)
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
+from collections.abc import Callable
 from types import TracebackType
 
 #: Most seconds that a fork waits. A thread that talks for longer waits for the other side, and then holds no such lock.
@@ -64,6 +66,19 @@ class Gate:
                 del self._inside[me]
             if self._forks:
                 self._changed.notify_all()
+
+
+def after_fork(method: Callable[[], None]) -> None:
+    """Call a method in each child of a fork, for as long as its object lives."""
+    reference = weakref.WeakMethod(method)
+
+    def call() -> None:
+        alive = reference()
+        if alive is not None:
+            alive()
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=call)
 
 
 #: That of this process.

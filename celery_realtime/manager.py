@@ -82,6 +82,11 @@ class SocketIOManager:
         found: RealtimeKombuManager | None = self.__dict__.get("_publisher")
         return found or self.__dict__.setdefault("_publisher", self._connect())
 
+    def preload(self) -> None:
+        """Load what sending needs, once, in a process whose children will send; opens no connection."""
+        self.publisher.preload()
+        _ = self.history
+
     @property
     def history(self) -> History | None:
         """What projects were told; None where no history is configured."""

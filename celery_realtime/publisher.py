@@ -76,6 +76,15 @@ class Publisher:
         _inherited.append((self._producer, self._connection))
         self._start_over()
 
+    def preload(self) -> None:
+        """Load kombu's transport for this broker."""
+        self._connection.get_transport_cls()
+
+    @property
+    def has_current_locks(self) -> bool:
+        """Whether locks are still of the kind that they were of when this was made; monkey patching changes it."""
+        return type(self._lock) is type(threading.Lock())
+
     def send(self, items: list[Item], pack: Pack[Item]) -> int:
         """Publish items in order, in the messages that ``pack`` puts them in.
 

@@ -6,7 +6,6 @@ import functools
 import importlib.util
 import logging
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import msgspec
 import socketio
 
 from celery_realtime import access_logs
+from celery_realtime.client_manager import AsyncRealtimeClientManager, RealtimeClientManager
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.handlers import (
     AsyncSocketIOEventHandlers,
@@ -24,7 +24,6 @@ from celery_realtime.handlers import (
     Read,
     SocketIOEventHandlers,
 )
-from celery_realtime.kombu_manager import AsyncRealtimeKombuManager, RealtimeKombuManager
 from celery_realtime.sessions import Limits
 from celery_realtime.settings import Settings
 
@@ -100,7 +99,7 @@ def attach(
     catch_up = getattr(inner.manager, "catch_up", None)
     if catch_up is not None and read is not None:
         catch_up.read_with(read)
-    if isinstance(inner.manager, (RealtimeKombuManager, AsyncRealtimeKombuManager)) and serves:
+    if isinstance(inner.manager, (RealtimeClientManager, AsyncRealtimeClientManager)) and serves:
         inner.manager.start_listening()
     return made
 
@@ -155,7 +154,7 @@ def _check_handlers(chosen: Any, base: type[SocketIOEventHandlers]) -> type[Sock
 def _check_hearing(inner: Any, settings: Settings) -> None:
     asynchronous = isinstance(inner, socketio.AsyncServer)
     wanted = "async_client_manager" if asynchronous else "client_manager"
-    fitting = AsyncRealtimeKombuManager if asynchronous else RealtimeKombuManager
+    fitting = AsyncRealtimeClientManager if asynchronous else RealtimeClientManager
     if settings.wire == "stock" and not asynchronous:
         fitting = socketio.KombuManager
     if not isinstance(inner.manager, fitting) or inner.manager.write_only:
@@ -217,7 +216,7 @@ def _is_patched(async_mode: str, name: str) -> bool:
 
 def _is_native(manager: Any) -> bool:
     """Tell whether a client manager was made while locks were not those of today: whoever waits for one never ends."""
-    return isinstance(manager, RealtimeKombuManager) and type(manager._publisher._lock) is not type(threading.Lock())
+    return isinstance(manager, RealtimeClientManager) and not manager.speaker.has_current_locks
 
 
 def _check_rules(

@@ -15,6 +15,9 @@ logger = logging.getLogger(__name__)
 
 FRAME_METHOD = "celery_realtime"
 FRAME_VERSION = 1
+
+#: The method of a message that has every web server of the channel do something.
+ORDER_METHOD = "celery_realtime_order"
 MAX_FRAME = 262144
 MAX_MESSAGE = 16 * 1024 * 1024
 CONTENT_TYPES = (None, "", "text/plain", "application/json", "application/data")

@@ -41,6 +41,9 @@ class Wire:
             self.sent += [Sent(event.event, event.project_id, json.loads(event.payload)) for event in events]
             return len(events)
 
+    def preload(self) -> None:
+        """Load nothing."""
+
     def close(self) -> None:
         """Let go of nothing."""
 

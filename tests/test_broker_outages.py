@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from celery_realtime.client_manager import RealtimeClientManager
 from celery_realtime.events import Outgoing
 from celery_realtime.kombu_manager import RealtimeKombuManager
 from celery_realtime.listener import DEAF_AFTER
@@ -36,7 +37,7 @@ class Ears:
     """
 
     def __init__(self, url: str) -> None:
-        self.manager = RealtimeKombuManager(url)
+        self.manager = RealtimeClientManager(url)
         self.numbers: list[int] = []
         self._ending = False
         self._thread = threading.Thread(target=self._run, daemon=True)

@@ -19,7 +19,8 @@ from celery_realtime import (
     Realtime,
     SocketIOEventHandlers,
 )
-from celery_realtime.kombu_manager import AsyncRealtimeKombuManager, RealtimeKombuManager
+from celery_realtime.client_manager import AsyncRealtimeClientManager, RealtimeClientManager
+from celery_realtime.kombu_manager import RealtimeKombuManager
 from tests.waiting import wait_for
 from tests.web_servers import SECRET, Web, steps
 
@@ -48,7 +49,7 @@ def realtime(make_realtime: Callable[..., Realtime]) -> Realtime:
 @pytest.fixture(autouse=True)
 def _no_ears_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the servers that nobody talks to start no thread, which would ask for a broker until the end of the run."""
-    for manager in (RealtimeKombuManager, AsyncRealtimeKombuManager):
+    for manager in (RealtimeClientManager, AsyncRealtimeClientManager):
         monkeypatch.setattr(manager, "start_listening", _unless_nobody_listens(manager.start_listening))
 
 
@@ -131,7 +132,7 @@ def test_the_handlers_are_registered_in_the_namespace_that_is_set(make_realtime:
     assert set(server.handlers) == {"/jobs"}
 
 
-@pytest.mark.parametrize("client_manager", [socketio.KombuManager, RealtimeKombuManager])
+@pytest.mark.parametrize("client_manager", [socketio.KombuManager, RealtimeClientManager])
 def test_pythonsocketios_own_manager_will_do_when_the_wire_is_stock(
     make_realtime: Callable[..., Realtime], client_manager: type
 ) -> None:

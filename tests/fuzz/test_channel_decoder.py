@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_realtime.catchup import MOST_PAST, Position
+from celery_realtime.client_manager import RealtimeClientManager
 from celery_realtime.events import Outgoing
 from celery_realtime.history import Snapshot
 from celery_realtime.kombu_manager import RealtimeKombuManager
@@ -90,7 +91,7 @@ class Ears:
     """What a web server hears with; its clients are in every room of the project alpha, or in none."""
 
     def __init__(self, *, redacts: bool, watched: bool, recovers: bool) -> None:
-        self.manager = RealtimeKombuManager("memory://")
+        self.manager = RealtimeClientManager("memory://")
         self._recovers = recovers
         if redacts:
             self.manager.delivery.redact_with(_without_results)
@@ -180,7 +181,7 @@ class Channel:
         self.heard: list[int] = []
         self.broken: list[Exception] = []
         self._numbers = itertools.count()
-        self._ears, self._mouth = RealtimeKombuManager(url), RealtimeKombuManager(url, write_only=True)
+        self._ears, self._mouth = RealtimeClientManager(url), RealtimeKombuManager(url, write_only=True)
         self._ending = False
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()

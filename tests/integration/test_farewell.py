@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from celery_realtime.kombu_manager import RealtimeKombuManager
+from celery_realtime.client_manager import RealtimeClientManager
 from tests.integration import farewell_jobs
 from tests.integration.farewell_scripts import LINES
 from tests.integration.stage import new_project, producing
@@ -49,7 +49,7 @@ class Ear:
 
     def __init__(self, url: str) -> None:
         self.heard: list[tuple[str, Any]] = []
-        self._manager = RealtimeKombuManager(url)
+        self._manager = RealtimeClientManager(url)
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
         assert self._manager.wait_until_listening(10)

@@ -20,8 +20,9 @@ import pytest
 import redis
 import socketio
 
+from celery_realtime.client_manager import AsyncRealtimeClientManager, RealtimeClientManager
 from celery_realtime.events import Outgoing
-from celery_realtime.kombu_manager import AsyncRealtimeKombuManager, RealtimeKombuManager
+from celery_realtime.kombu_manager import RealtimeKombuManager
 from tests.processes import HOST, free_port, python_path
 from tests.test_wire import NO_MESSAGES
 from tests.waiting import wait_for
@@ -113,7 +114,7 @@ class Wire:
         self.url = url
         self._ears: list[Listener | StockServer] = []
         self._mouths: list[RealtimeKombuManager] = []
-        self._async_managers: list[AsyncRealtimeKombuManager] = []
+        self._async_managers: list[AsyncRealtimeClientManager] = []
 
     def publisher(self, **options: Any) -> RealtimeKombuManager:
         manager = RealtimeKombuManager(self.url, write_only=True, **options)
@@ -121,14 +122,14 @@ class Wire:
         return manager
 
     def listener(self, **options: Any) -> Listener:
-        listener = Listener(RealtimeKombuManager(self.url, **options))
+        listener = Listener(RealtimeClientManager(self.url, **options))
         self._ears.append(listener)
         assert listener.manager.wait_until_listening(10)
         return listener
 
-    def async_manager(self) -> AsyncRealtimeKombuManager:
+    def async_manager(self) -> AsyncRealtimeClientManager:
         """Make a manager whose listener ends with the first message after its event loop."""
-        manager = AsyncRealtimeKombuManager(self.url)
+        manager = AsyncRealtimeClientManager(self.url)
         self._async_managers.append(manager)
         return manager
 
@@ -286,7 +287,7 @@ def test_an_asyncio_listener_hears_the_same_in_the_same_order(wire: Wire, stock:
     assert numbers(asyncio.run(hear(200))) == list(range(200))
 
 
-async def _take(manager: AsyncRealtimeKombuManager, count: int) -> list[dict[str, Any]]:
+async def _take(manager: AsyncRealtimeClientManager, count: int) -> list[dict[str, Any]]:
     heard = []
     async for message in manager._listen():
         heard.append(message)
@@ -298,7 +299,7 @@ async def _take(manager: AsyncRealtimeKombuManager, count: int) -> list[dict[str
 def test_an_asyncio_manager_emits_to_all_others(wire: Wire) -> None:
     listener = wire.listener()
 
-    asyncio.run(AsyncRealtimeKombuManager(wire.url, write_only=True).emit("step", {"number": 1}, room="project:alpha"))
+    asyncio.run(AsyncRealtimeClientManager(wire.url, write_only=True).emit("step", {"number": 1}, room="project:alpha"))
 
     assert numbers(listener.wait_for_count(1)) == [1]
 
@@ -481,7 +482,7 @@ def test_an_outage_is_logged_once_a_minute_without_the_password(scheme: str, cap
 
 @SCHEMES
 def test_a_manager_that_hears_nothing_says_so(scheme: str) -> None:
-    manager = RealtimeKombuManager(f"{scheme}://{HOST}:{free_port()}/")
+    manager = RealtimeClientManager(f"{scheme}://{HOST}:{free_port()}/")
 
     assert not manager.wait_until_listening(0.1)
 
@@ -489,7 +490,7 @@ def test_a_manager_that_hears_nothing_says_so(scheme: str) -> None:
 @SCHEMES
 def test_any_number_of_clients_wait_together_for_an_asyncio_manager_that_hears_nothing(scheme: str) -> None:
     async def wait() -> list[bool]:
-        manager = AsyncRealtimeKombuManager(f"{scheme}://{HOST}:{free_port()}/")
+        manager = AsyncRealtimeClientManager(f"{scheme}://{HOST}:{free_port()}/")
         waiting = [manager.wait_until_listening(0.5) for _ in range(500)]
         return await asyncio.wait_for(asyncio.gather(*waiting), 5)
 
@@ -502,8 +503,8 @@ def test_making_a_manager_opens_no_connection_and_starts_no_thread(scheme: str) 
         broker.settimeout(0.1)
         threads = threading.active_count()
 
-        RealtimeKombuManager(f"{scheme}://{HOST}:{broker.getsockname()[1]}/")
-        AsyncRealtimeKombuManager(f"{scheme}://{HOST}:{broker.getsockname()[1]}/")
+        RealtimeClientManager(f"{scheme}://{HOST}:{broker.getsockname()[1]}/")
+        AsyncRealtimeClientManager(f"{scheme}://{HOST}:{broker.getsockname()[1]}/")
 
         assert threading.active_count() == threads
         with pytest.raises(TimeoutError):
