@@ -20,6 +20,7 @@ from celery.exceptions import Reject
 from celery_realtime import events
 from celery_realtime.arguments import HEADER, project_argument
 from celery_realtime.bounded import BoundedDict
+from celery_realtime.encoding import describe_error, encode_lenient, one_line
 from celery_realtime.events import Job
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.manager import SocketIOManager
@@ -145,7 +146,7 @@ class Bridge:
         try:
             return _readable(resolver(name, tuple(args or ()), dict(kwargs or {})), name)
         except Exception as error:
-            why = events.describe_error(error)
+            why = describe_error(error)
             self._failures.error("realtime_project_resolver failed for task %s; the job has no project: %s", name, why)
             return None
 
@@ -181,7 +182,7 @@ class Bridge:
 
     def _retract(self, publication: _Publication, error: Exception) -> None:
         if publication.queued is not None:
-            self._tell(publication.queued, "REJECTED", error=events.describe_error(error))
+            self._tell(publication.queued, "REJECTED", error=describe_error(error))
 
     def _on_publish(self, sender: str = "", body: Any = None, headers: Any = None, **_: Any) -> None:
         publication = self._publication.get()
@@ -335,7 +336,7 @@ class Bridge:
 
     def _tell_success(self, job: Job, result: Any) -> None:
         settings = self._settings()
-        encoded = events.encode_lenient(result) if settings.include_result else b"null"
+        encoded = encode_lenient(result) if settings.include_result else b"null"
         truncated = len(encoded) > settings.max_payload
         self._tell(job, "SUCCESS", result=b"null" if truncated else encoded, truncated=truncated)
 
@@ -347,13 +348,13 @@ class Bridge:
             job = self._job_by_id(sender, task_id)
             self._tell_failure(job, exception, einfo)
             if job is not None and sender.request.id == task_id:
-                self._tell_unreached(job, sender.request, events.describe_error(exception))
+                self._tell_unreached(job, sender.request, describe_error(exception))
 
     def _tell_failure(self, job: Job | None, exception: Any, einfo: Any) -> None:
         if job is None:
             return
         shown = str(einfo.traceback) if einfo is not None and self._settings().include_traceback else None
-        self._tell(job, "FAILURE", error=events.describe_error(exception), traceback=shown)
+        self._tell(job, "FAILURE", error=describe_error(exception), traceback=shown)
 
     def _job_by_id(self, task: Any, job_id: str) -> Job | None:
         """Return a job told of by its task's request, or, in the parent process, by what was received."""
@@ -393,7 +394,7 @@ class Bridge:
         headers = getattr(message, "headers", None) or {}
         if getattr(sender, "app", None) is self.app and headers.get("id"):
             job = self._job_of_headers(str(headers["id"]), str(headers.get("task")), headers)
-            self._tell(job, "REJECTED", error=events.describe_error(exc) if exc else "the message is not a task's")
+            self._tell(job, "REJECTED", error=describe_error(exc) if exc else "the message is not a task's")
 
     def _on_retry(self, sender: Any = None, request: Any = None, reason: Any = None, **_: Any) -> None:
         """Tell of a job that a cold shutdown cut off; retries proper are told when they are published.
@@ -456,7 +457,7 @@ class Bridge:
                     parent_id=job.job_id,
                     group_id=options.get("group_id"),
                 )
-                self._tell(step, "FAILURE", error=events.one_line(f"not run: {why}"))
+                self._tell(step, "FAILURE", error=one_line(f"not run: {why}"))
 
     def _on_unknown(self, sender: Any = None, message: Any = None, name: Any = None, id: Any = None, **_: Any) -> None:
         if sender is None or sender.app is not self.app or not id:
@@ -628,25 +629,25 @@ def _nested(carried: dict[str, Any], name: str, value: Any) -> Any:
 def _retry_error(request: Any) -> str | None:
     """Return the error that a retry is published for: the one it was given, else the one that is being handled."""
     error = getattr(request, "realtime_reason", None) or sys.exc_info()[1]
-    return None if error is None else events.describe_error(error)
+    return None if error is None else describe_error(error)
 
 
 def _why_rejected(rejection: Any) -> str:
     """Return what a job was rejected for: its own words, or the error that kept Celery from publishing its retry."""
     reason = getattr(rejection, "reason", None)
     if isinstance(reason, Exception):
-        return events.describe_error(reason)
-    return "Reject" if reason is None else events.one_line(f"Reject: {reason}")
+        return describe_error(reason)
+    return "Reject" if reason is None else one_line(f"Reject: {reason}")
 
 
 def _stored_error(meta: Any) -> str | None:
     if isinstance(meta, BaseException):
-        return events.describe_error(meta)
+        return describe_error(meta)
     if isinstance(meta, dict) and "exc_type" in meta:
         text = meta.get("exc_message")
         parts = text if isinstance(text, (list, tuple)) else [text]
-        return events.one_line(f"{meta['exc_type']}: " + " ".join(str(part) for part in parts))
-    return None if meta is None else events.one_line(str(msgspec.json.decode(events.encode_lenient(meta))))
+        return one_line(f"{meta['exc_type']}: " + " ".join(str(part) for part in parts))
+    return None if meta is None else one_line(str(msgspec.json.decode(encode_lenient(meta))))
 
 
 def _reset(variable: ContextVar[str | None], token: Token[str | None] | None) -> None:

@@ -12,6 +12,7 @@ from celery.backends.base import DisabledBackend
 
 from celery_realtime import events
 from celery_realtime.cancel import COMMAND
+from celery_realtime.encoding import describe_error, encode_lenient
 from celery_realtime.exceptions import SubscribeError
 
 if TYPE_CHECKING:
@@ -77,9 +78,9 @@ class Desk:
         status = events.STATUS_OF_STATE.get(state, "running")
         told: dict[str, Any] = {"status": status, "state": state, "result": None, "error": None}
         if status == "success" and self._settings().include_result:
-            told["result"] = msgspec.json.decode(events.encode_lenient(meta.get("result")))
+            told["result"] = msgspec.json.decode(encode_lenient(meta.get("result")))
         if status == "error":
-            told["error"] = events.describe_error(meta.get("result"))
+            told["error"] = describe_error(meta.get("result"))
         return told
 
     def _filtered(self, project_id: str, told: dict[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,7 @@
-"""Say what travels: the events, their JSON, and the words that errors and times are put in."""
+"""Define what travels: events as frozen structs, and what their statuses mean."""
 
 from __future__ import annotations
 
-import json
-import numbers
 import time
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
@@ -11,23 +9,24 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from celery_realtime.encoding import add_fields, encode, encode_legibly, encode_lenient, encode_strict, legible
+
 STATUS_EVENT = "agent_status"
 PROGRESS_EVENT = "agent_progress"
 WORKFLOW_EVENT = "agent_workflow"
 BATCH_EVENT = "agent_batch"
 
-#: A server has missed more than it can pass on: whoever hears it has to subscribe again.
+#: A server has missed more than it can pass on: its clients have to subscribe again.
 RESYNC_EVENT = "agent_resync"
 
-#: Stands where an event is that its hearer may not see, so that the offsets have no hole.
+#: Replaces an event that an audience may not see, so that the offsets have no hole.
 HIDDEN_EVENT = "agent_hidden"
 
-#: A client's token ends soon.
+#: A client's token expires soon.
 EXPIRING_EVENT = "token_expiring"
 MAX_EVENT_NAME = 128
-MAX_TEXT = 500
 
-#: The member in which a custom event says whose it is.
+#: The member of a custom event's data that names its job and project.
 MARK = "_realtime"
 
 #: Names that a custom event cannot have: socket.io-client raises them itself, or they are ours.
@@ -38,7 +37,7 @@ RESERVED_EVENTS = frozenset(
     ]
 )
 
-#: Members that no audience goes without: whose an event is, and where it stands.
+#: Members that no filter takes from an audience: an event's job, project and position.
 IDENTITY = (
     *("event", "job_id", "project_id", "root_id", "status", "state", "timestamp", "attempt"),
     *("epoch", "offset", "replayed"),
@@ -59,7 +58,7 @@ STATUS_OF_STATE = {
     "LOST": "error",
 }
 
-#: Within one attempt a job only climbs: what ranks lower or equal comes too late.
+#: Within one attempt a job only climbs: a report of a lower or equal rank comes too late.
 RANK_OF_STATUS = {"queued": 0, "running": 1, "success": 2, "error": 2}
 TERMINAL_RANK = 2
 
@@ -123,24 +122,52 @@ class ProgressUpdate(msgspec.Struct, frozen=True, kw_only=True, tag_field="event
     stalled: bool | UnsetType = UNSET
 
 
-class Outgoing(NamedTuple):
-    """An encoded event on its way out.
+class Standing(msgspec.Struct, frozen=True):
+    """What the history decides by, beside an event's attempt and rank, and keeps in the job's entry.
 
     Attributes:
-        event: The Socket.IO event name.
-        payload: Its JSON.
-        rank: 0 queued, 1 running, 2 ended; None for progress and custom events.
-        progress: True for progress, which a newer update of the same job replaces.
-        percent: Of progress, how far.
         worker: Of a status, the worker that it happened in.
         kind: What a workflow counts the job as: queued, running, done or failed.
         root_id: The first job of its workflow.
         gate: ``L`` for LOST, which ends only what runs, and which a redelivery may reopen; ``E`` for an expiry that
-            nobody told, which ends only what is queued.
-        stall_after: Seconds after which a running job counts as stalled if nothing more is heard of it.
+            only the reaper has seen, which ends only what is queued.
+        percent: Of progress, how far.
+    """
+
+    worker: str = ""
+    kind: str = ""
+    root_id: str | None = None
+    gate: str = ""
+    percent: int | float = 0
+
+
+class Deadlines(msgspec.Struct, frozen=True):
+    """When a job counts as expired or stalled.
+
+    Attributes:
         expires_at: When a queued job expires, in seconds since the epoch.
-        report: Of progress that is to be stored in the result backend: what is stored, not encoded yet.
-        mark: Of a custom event whose data are no object, and cannot say it: whose it is, its epoch and its offset.
+        stall_after: Seconds after which a running job counts as stalled if it reports nothing more.
+    """
+
+    expires_at: float | None = None
+    stall_after: float | None = None
+
+
+class Outgoing(NamedTuple):
+    """An encoded event on its way out.
+
+    Attributes:
+        project_id: The project whose subscribers see it.
+        event: The Socket.IO event name.
+        payload: Its JSON.
+        job_id: The job that it is about.
+        attempt: That job's attempt.
+        rank: 0 queued, 1 running, 2 ended; None for progress and custom events.
+        progress: True for progress, which a newer update of the same job replaces.
+        standing: For the history.
+        deadlines: For the reaper.
+        mark: Of a custom event whose data are not an object, and so have no member for it: job, project, epoch and
+            offset.
     """
 
     project_id: str
@@ -150,15 +177,9 @@ class Outgoing(NamedTuple):
     attempt: int = 0
     rank: int | None = None
     progress: bool = False
-    percent: int | float = 0
-    worker: str = ""
-    kind: str = ""
-    root_id: str | None = None
-    gate: str = ""
-    expires_at: float | None = None
-    stall_after: float | None = None
+    standing: Standing = Standing()
+    deadlines: Deadlines = Deadlines()
     mark: dict[str, Any] | None = None
-    report: Any = None
 
 
 #: The second that was written out last, and its text: most events of a busy process share it.
@@ -169,153 +190,18 @@ def now() -> str:
     """Return the time as it stands in events: UTC, ISO 8601, milliseconds, ``Z``."""
     global _second  # noqa: PLW0603 - one of a tuple, so that threads see both halves or neither
     second, fraction = divmod(time.time_ns() // 1_000_000, 1000)
-    known = _second
-    if known[0] != second:
-        known = _second = second, datetime.fromtimestamp(second, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{known[1]}.{fraction:03d}Z"
-
-
-def legible(text: str) -> str:
-    """Return a text that every encoder takes: half of a surrogate pair becomes ``�``.
-
-    Python has such halves in the names of files that are no UTF-8 (PEP 383).
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
-
-
-def one_line(text: str) -> str:
-    """Fold a text into one line of at most 500 characters."""
-    line = " ".join(legible(text).split())
-    return line if len(line) <= MAX_TEXT else line[: MAX_TEXT - 1] + "…"
-
-
-def describe_error(error: object) -> str:
-    """Put an exception into one line, ``"ValueError: message"``, whatever its ``__str__`` does."""
-    name = _name_of(error)
-    try:
-        text = one_line(str(error))
-    except Exception as broken:
-        text = f"(its text cannot be read: {type(broken).__name__})"
-    return one_line(f"{name}: {text}" if text else name)
-
-
-def _name_of(error: object) -> str:
-    try:
-        name = getattr(error, "exc_cls_name", None)  # of an error that Celery could not pickle
-    except Exception:
-        name = None
-    return name if name and isinstance(name, str) else type(error).__name__
-
-
-def _plain(value: object) -> object:
-    """Return the plain text or number that a subclass of ``str``, ``int`` or ``float`` holds.
-
-    Raises:
-        TypeError: It is something else.
-    """
-    if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    if isinstance(value, float):
-        return float(value)
-    raise TypeError(f"an object of type {type(value).__name__} has no JSON form")
-
-
-def _stand_in(value: object) -> object:
-    """Return what stands for a value that JSON has no form for."""
-    if hasattr(value, "__json__"):
-        return value.__json__()
-    if isinstance(value, BaseException):
-        return describe_error(value)
-    return _plain(value) if isinstance(value, (str, numbers.Integral, float)) else str(value)
-
-
-_encoder = msgspec.json.Encoder()
-_lenient = msgspec.json.Encoder(enc_hook=_stand_in)
-_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
-
-
-def encode(told: msgspec.Struct) -> bytes:
-    """Return the JSON of an event or report; its texts become :func:`legible`."""
-    try:
-        return _encoder.encode(told)
-    except UnicodeEncodeError:
-        fields = msgspec.structs.asdict(told).items()
-        mended = {name: legible(value) for name, value in fields if isinstance(value, str)}
-        return _encoder.encode(msgspec.structs.replace(told, **mended))
-
-
-def encode_lenient(value: object) -> bytes:
-    """Return JSON for any value: what has no JSON form is replaced by its text, NaN by null."""
-    try:
-        encoded = _encode_legibly(value)
-        msgspec.json.decode(encoded)
-        return encoded
-    except Exception:
-        return _encoder.encode(one_line(_safe_repr(value)))
-
-
-def _encode_legibly(value: object) -> bytes:
-    try:
-        return _lenient.encode(value)
-    except UnicodeEncodeError:
-        return _encoder.encode(_mended(msgspec.to_builtins(value, str_keys=True, enc_hook=_stand_in)))
-
-
-def _mended(value: Any) -> Any:
-    """Return plain data whose texts are all :func:`legible`."""
-    if isinstance(value, str):
-        return legible(value)
-    if isinstance(value, dict):
-        return {_mended(name): _mended(member) for name, member in value.items()}
-    return [_mended(member) for member in value] if isinstance(value, (list, tuple)) else value
-
-
-def _safe_repr(value: object) -> str:
-    try:
-        return repr(value)
-    except Exception:
-        return f"<{type(value).__name__}>"
-
-
-def encode_strict(value: object, what: str, limit: int) -> bytes:
-    """Return JSON for a value that its sender vouches for.
-
-    Dates, UUIDs, decimals, sets, dataclasses and msgspec structs have a JSON form; bytes become base64, and texts
-    :func:`legible`.
-
-    Args:
-        value: The value.
-        what: Its name in error messages.
-        limit: The largest size, in bytes.
-
-    Raises:
-        TypeError: A part has no JSON form.
-        ValueError: It holds NaN or infinity, refers to itself, or is larger than ``limit``.
-    """
-    try:
-        plain = msgspec.to_builtins(value, str_keys=True, enc_hook=_plain)
-        encoded = legible(json.dumps(plain, allow_nan=False, ensure_ascii=False, separators=(",", ":"))).encode()
-    except RecursionError:
-        raise ValueError(f"{what} refers to itself or is nested too deeply to be sent as JSON") from None
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{what} cannot be sent as JSON: {error}") from error
-    if len(encoded) > limit:
-        raise ValueError(f"{what} has {len(encoded)} bytes of JSON, realtime_max_payload allows {limit}")
-    return encoded
+    latest = _second
+    if latest[0] != second:
+        latest = _second = second, datetime.fromtimestamp(second, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{latest[1]}.{fraction:03d}Z"
 
 
 def check_event_name(name: object) -> str:
     """Return a custom event's name.
 
     Raises:
-        TypeError: It is no string.
-        ValueError: It is empty, too long, no Unicode text, or one that Socket.IO or this package uses itself.
+        TypeError: It is not a string.
+        ValueError: It is empty, too long, not Unicode text, or a name that Socket.IO or this package uses itself.
     """
     if not isinstance(name, str):
         raise TypeError(f"an event name must be a str, not {type(name).__name__}")
@@ -337,7 +223,7 @@ def status_change(
     truncated: bool = False,
     traceback: str | None = None,
 ) -> StatusChange:
-    """Build the event that tells a job's new state; the job must have a project."""
+    """Build the event of a job's new state; the job must have a project."""
     assert job.project_id is not None
     return StatusChange(
         job_id=job.job_id,
@@ -359,9 +245,16 @@ def status_change(
 
 
 def outgoing_status(
-    change: StatusChange, expires_at: float | None = None, stall_after: float | None = None
+    change: StatusChange, expires_at: float | None = None, stall_after: float | None = None, gate: str = ""
 ) -> Outgoing:
-    """Encode a status change."""
+    """Encode a status change.
+
+    Args:
+        change: The status change.
+        expires_at: When the queued job expires, in seconds since the epoch.
+        stall_after: Seconds of silence after which the running job counts as stalled.
+        gate: ``E`` for an expiry that only the reaper has seen; LOST has its own, see :class:`Standing`.
+    """
     return Outgoing(
         change.project_id,
         STATUS_EVENT,
@@ -369,12 +262,13 @@ def outgoing_status(
         change.job_id,
         change.attempt,
         RANK_OF_STATUS[change.status],
-        worker=change.worker or "",
-        kind=KIND_OF_STATUS[change.status],
-        root_id=change.root_id,
-        gate="L" if change.state == "LOST" else "",
-        expires_at=expires_at,
-        stall_after=stall_after,
+        standing=Standing(
+            worker=change.worker or "",
+            kind=KIND_OF_STATUS[change.status],
+            root_id=change.root_id,
+            gate=gate or ("L" if change.state == "LOST" else ""),
+        ),
+        deadlines=Deadlines(expires_at, stall_after),
     )
 
 
@@ -387,20 +281,20 @@ def outgoing_progress(update: ProgressUpdate, stall_after: float | None = None) 
         update.job_id,
         update.attempt,
         progress=True,
-        percent=update.progress,
-        stall_after=stall_after,
+        standing=Standing(percent=update.progress),
+        deadlines=Deadlines(stall_after=stall_after),
     )
 
 
 def outgoing_custom(name: object, data: object, project_id: str, job_id: str | None, limit: int) -> Outgoing:
-    """Check and encode a custom event; see :func:`encode_strict` for what it raises."""
+    """Check and encode a custom event; see :func:`~celery_realtime.encoding.encode_strict` for what it raises."""
     event = check_event_name(name)
     payload = encode_strict(data, f"the data of event {event!r}", limit)
     return _marked(Outgoing(project_id, event, payload, job_id))
 
 
 def refilled(outgoing: Outgoing, data: object) -> Outgoing:
-    """Return an event with other data; a custom event says as before whose it is."""
+    """Return an event with other data; a custom event still names its job and project."""
     changed = outgoing._replace(payload=encode_lenient(data))
     return _marked(changed) if _is_custom(outgoing) else changed
 
@@ -409,24 +303,22 @@ def _is_custom(outgoing: Outgoing) -> bool:
     return outgoing.rank is None and not outgoing.progress
 
 
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
 def _marked(custom: Outgoing) -> Outgoing:
-    """Let a custom event's data, if it is an object, say whose it is, whatever they say about that themselves."""
+    """Write job and project into a custom event's data, if that is an object, in place of what it claims itself."""
     payload = custom.payload
     if not payload.startswith(b"{"):
         return custom
     if b'"_realtime"' in payload:
-        payload = _encoder.encode({name: value for name, value in _members.decode(payload).items() if name != MARK})
-    mark = _encode_legibly(_owner(custom))
+        payload = encode({name: value for name, value in _members.decode(payload).items() if name != MARK})
+    mark = encode_legibly(_owner(custom))
     return custom._replace(payload=add_fields(payload, b'"_realtime":' + mark))
 
 
 def _owner(custom: Outgoing) -> dict[str, Any]:
     return {"job_id": custom.job_id, "project_id": custom.project_id}
-
-
-def add_fields(payload: bytes, fields: bytes) -> bytes:
-    """Append encoded members to an encoded JSON object, without decoding it."""
-    return payload[:-1] + (b"" if payload == b"{}" else b",") + fields + b"}"
 
 
 def stamp(outgoing: Outgoing, fields: dict[str, Any]) -> Outgoing:
@@ -435,10 +327,10 @@ def stamp(outgoing: Outgoing, fields: dict[str, Any]) -> Outgoing:
         return outgoing._replace(mark={**_owner(outgoing), **fields})
     if _is_custom(outgoing):
         return outgoing._replace(payload=_stamped_mark(outgoing.payload, fields))
-    return outgoing._replace(payload=add_fields(outgoing.payload, _encoder.encode(fields)[1:-1]))
+    return outgoing._replace(payload=add_fields(outgoing.payload, encode(fields)[1:-1]))
 
 
 def _stamped_mark(payload: bytes, fields: dict[str, Any]) -> bytes:
     members: dict[str, Any] = _members.decode(payload)
     mark = msgspec.json.decode(members.pop(MARK, b"{}"))
-    return _encoder.encode({**members, MARK: {**mark, **fields}})
+    return encode({**members, MARK: {**mark, **fields}})

@@ -29,7 +29,7 @@ from celery_realtime.handle import JobHandle
 from celery_realtime.manager import SocketIOManager
 from celery_realtime.outbox import Outbox
 from celery_realtime.progress import Progress, ProgressTracker
-from celery_realtime.results import ProgressMirror
+from celery_realtime.results import MirroredProgress, ProgressMirror
 from celery_realtime.revocations import Revocations
 from celery_realtime.rooms import normalise_project_id, normalise_user_id
 from celery_realtime.settings import Settings, as_history_url, check_names, conf_values, resolve
@@ -257,10 +257,7 @@ class Realtime:
             self.manager.publish(told, due)
 
     def _mirror_progress(self, job: Job, report: Progress, due: float) -> None:
-        # Encoded when it is stored: most reports are replaced by newer ones before.
-        self._mirror_outbox.put(
-            events.Outgoing("", "", b"", job.job_id, job.attempt, progress=True, report=report), due
-        )
+        self._mirror_outbox.put(MirroredProgress(job.job_id, report), due)  # type: ignore[arg-type]
 
     @functools.cached_property
     def _mirror(self) -> ProgressMirror:
@@ -269,7 +266,7 @@ class Realtime:
     @functools.cached_property
     def _mirror_outbox(self) -> Outbox:
         return Outbox(
-            self._mirror.store,
+            self._mirror.store,  # type: ignore[arg-type]
             queue_size=self.settings.queue_size,
             linger=0.0,
             flush_timeout=1.0,

@@ -21,6 +21,7 @@ import msgspec
 import redis
 
 from celery_realtime.bounded import BoundedDict
+from celery_realtime.encoding import legible
 from celery_realtime.events import (
     PROGRESS_EVENT,
     STATUS_EVENT,
@@ -28,7 +29,6 @@ from celery_realtime.events import (
     Job,
     Outgoing,
     ProgressUpdate,
-    legible,
     now,
     stamp,
 )
@@ -527,8 +527,8 @@ class History:
                 answers.update((position, [event]) for position, event in group)
             else:
                 answers.update(self._answers(project_id, group, reply))
-        self._note_expiries([event for event in events if event.expires_at is not None])
-        self._note_stalls([event for event in events if event.stall_after is not None])
+        self._note_expiries([event for event in events if event.deadlines.expires_at is not None])
+        self._note_stalls([event for event in events if event.deadlines.stall_after is not None])
         return [answers[position] for position in range(len(events))]
 
     def _answers(
@@ -571,7 +571,7 @@ class History:
     def _note_expiries(self, events: list[Outgoing]) -> None:
         for event in events:
             expiring, jobs = self._lease_keys("expiring", "expiring-jobs")
-            self._redis.zadd(expiring, {event.job_id or "": event.expires_at or 0.0})
+            self._redis.zadd(expiring, {event.job_id or "": event.deadlines.expires_at or 0.0})
             self._redis.hset(jobs, event.job_id or "", _job_json(event))
 
     def _place_commands(self, events: list[Outgoing]) -> list[list[Any]]:
@@ -695,7 +695,7 @@ class History:
     def _note_stalls(self, events: list[Outgoing]) -> None:
         for event in events:
             keys = self._lease_keys("stalling", "stalling-jobs")
-            self._await(keys=keys, args=[event.job_id or "", event.stall_after or 0.0, _progress_json(event)])
+            self._await(keys=keys, args=[event.job_id or "", event.deadlines.stall_after or 0.0, _progress_json(event)])
 
     # -- leases -------------------------------------------------------------------------------------------------
 
@@ -721,8 +721,8 @@ class History:
         """Put jobs that start among those of their worker, which may be killed before it renews its lease."""
         started: dict[str, list[Any]] = {}
         for event in events:
-            if event.rank == RUNNING_RANK and event.worker and event.job_id:
-                started.setdefault(event.worker, []).extend([legible(event.job_id), _job_json(event)])
+            if event.rank == RUNNING_RANK and event.standing.worker and event.job_id:
+                started.setdefault(event.standing.worker, []).extend([legible(event.job_id), _job_json(event)])
         commands: list[list[Any]] = []
         for worker, jobs in started.items():
             [held] = self._lease_keys(f"held:{legible(worker)}")
@@ -871,7 +871,7 @@ def _progress_json(event: Outgoing) -> bytes:
         ProgressUpdate(
             job_id=event.job_id or "",
             project_id=event.project_id,
-            progress=event.percent,
+            progress=event.standing.percent,
             timestamp="",
             attempt=event.attempt,
             **{"message": None, **fields},
@@ -884,7 +884,7 @@ def _rank(event: Outgoing) -> str:
         return "p"
     if event.rank is None:
         return "c"
-    return event.gate or str(event.rank)
+    return event.standing.gate or str(event.rank)
 
 
 #: What reading raises of something that another writer, or a broken one, has left here.
@@ -932,9 +932,9 @@ def _workflows(project_id: str, flows: list[bytes]) -> list[dict[str, Any]]:
 
 def _about(event: Outgoing, tag: str) -> list[Any]:
     """Return what the script has to know of an event beside its payload."""
-    about = [event.event, event.job_id or "", event.attempt, _rank(event), event.percent]
-    about += [_word(event.worker), event.kind, event.root_id or "-", tag]
-    if event.root_id and event.root_id.split() != [event.root_id]:
+    about = [event.event, event.job_id or "", event.attempt, _rank(event), event.standing.percent]
+    about += [_word(event.standing.worker), event.standing.kind, event.standing.root_id or "-", tag]
+    if event.standing.root_id and event.standing.root_id.split() != [event.standing.root_id]:
         about[7] = "-"  # the entry of a job has words in its first line, and this is several
     return about
 

@@ -123,5 +123,4 @@ class Keeper:
     def _tell(self, job: Job, state: str, error: str | None = None, gate: str = "") -> None:
         if job.project_id is None:
             return
-        told = events.outgoing_status(events.status_change(job, state, error=error))
-        self._manager.publish(told._replace(gate=gate) if gate else told)
+        self._manager.publish(events.outgoing_status(events.status_change(job, state, error=error), gate=gate))

@@ -17,6 +17,7 @@ import msgspec
 
 from celery_realtime import events
 from celery_realtime.bounded import BoundedDict
+from celery_realtime.encoding import describe_error, one_line
 from celery_realtime.events import Job, Outgoing, StatusChange
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.outbox import Outbox
@@ -156,7 +157,7 @@ class SocketIOManager:
                 return None
             return event if data is None and kept == {} else events.refilled(event, kept)
         except Exception as error:
-            why = events.describe_error(error)
+            why = describe_error(error)
             self._failures.error("realtime_event_filter failed on %s; the event is dropped: %s", event.event, why)
             return None
 
@@ -287,7 +288,7 @@ def _close_publisher(reference: weakref.ref[SocketIOManager]) -> None:
 
 def _pair(item: Any) -> tuple[Any, Any]:
     if not isinstance(item, (tuple, list)) or len(item) != 2:
-        raise TypeError(f"emit_many takes pairs of an event name and its data, not {events.one_line(repr(item))}")
+        raise TypeError(f"emit_many takes pairs of an event name and its data, not {one_line(repr(item))}")
     return item[0], item[1]
 
 

@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from celery_realtime.events import MAX_TEXT, Job, ProgressUpdate, now
+from celery_realtime.encoding import MAX_TEXT
+from celery_realtime.events import Job, ProgressUpdate, now
 
 Number = int | float
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from celery import Celery
 from celery.exceptions import OperationalError
 
 from celery_realtime.bounded import BoundedDict
-from celery_realtime.events import Outgoing, encode
+from celery_realtime.encoding import encode
+
+if TYPE_CHECKING:
+    from celery_realtime.progress import Progress
 
 STATE = "PROGRESS"
 REMEMBERED = 10000
@@ -31,6 +34,22 @@ end
 redis.call('PUBLISH', KEYS[1], ARGV[1])
 return 1
 """
+
+
+class MirroredProgress(NamedTuple):
+    """Progress of a job that waits to be stored; encoded when it is, since most reports are replaced by newer ones.
+
+    Attributes:
+        job_id: The job.
+        report: What to store.
+        rank: None, for the queue: it is no status.
+        progress: True, for the queue: a newer report of the same job replaces it.
+    """
+
+    job_id: str
+    report: Progress
+    rank: int | None = None
+    progress: bool = True
 
 
 class _Target(NamedTuple):
@@ -59,22 +78,22 @@ class ProgressMirror:
         if self._targets.get(job_id) is not None:
             self._targets[job_id] = _Target(None, ended=True)
 
-    def store(self, events: list[Outgoing]) -> int:
+    def store(self, reports: list[MirroredProgress]) -> int:
         """Store the progress of jobs that have not ended; returns how many of the first ones are done with."""
-        for done, event in enumerate(events):
-            target = self._targets.get(event.job_id or "")
+        for done, event in enumerate(reports):
+            target = self._targets.get(event.job_id)
             if target is None or target.ended:
                 continue
             try:
                 self._store_one(event, target.request)
             except self._outages():
                 return done
-        return len(events)
+        return len(reports)
 
     def _outages(self) -> tuple[type[BaseException], ...]:
         return (OSError, OperationalError, *getattr(self._app.backend, "connection_errors", ()))
 
-    def _store_one(self, event: Outgoing, request: Any) -> None:
+    def _store_one(self, event: MirroredProgress, request: Any) -> None:
         backend = self._app.backend
         meta = msgspec.json.decode(encode(event.report))
         if _is_json_redis(backend):

@@ -409,7 +409,9 @@ def test_a_url_that_cannot_be_used_is_named(url: str) -> None:
 
 
 def test_an_id_that_no_encoder_takes_costs_nobody_else(history: History) -> None:
-    odd = status("STARTED", job="odd", worker="w")._replace(job_id="caf\udce9", worker="w\udce9")
+    odd = status("STARTED", job="odd", worker="w")._replace(
+        job_id="caf\udce9", standing=events.Standing(worker="w\udce9", kind="running")
+    )
     assert told(history, status("PENDING", job="first"), odd, status("PENDING", job="last")) == ["agent_status"] * 3
 
 

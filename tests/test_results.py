@@ -14,9 +14,8 @@ from celery import Celery, states
 from celery.app.task import Context
 from celery.result import AsyncResult
 
-from celery_realtime.events import Outgoing
 from celery_realtime.progress import Progress
-from celery_realtime.results import REMEMBERED, ProgressMirror
+from celery_realtime.results import REMEMBERED, MirroredProgress, ProgressMirror
 from tests.recording import Studio, new_app
 from tests.waiting import wait_for
 
@@ -29,8 +28,8 @@ ENDS = ["SUCCESS", "FAILURE", "REVOKED"]
 _numbers = itertools.count()
 
 
-def progress(job_id: str, percent: int, message: str | None = None) -> Outgoing:
-    return Outgoing("", "", b"", job_id, progress=True, report=Progress(percent, message))
+def progress(job_id: str, percent: int, message: str | None = None) -> MirroredProgress:
+    return MirroredProgress(job_id, Progress(percent, message))
 
 
 def end(app: Celery, job_id: str, state: str) -> None:

@@ -1,0 +1,165 @@
+"""Encode any value as JSON, and put any text or error into one line."""
+
+from __future__ import annotations
+
+import json
+import numbers
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+#: Characters in a line: of an error, a progress message, or a label.
+MAX_TEXT = 500
+
+
+# -- text -------------------------------------------------------------------------------------------------------
+
+
+def legible(text: str) -> str:
+    """Return a text that every encoder accepts: half of a surrogate pair becomes ``�``.
+
+    Python has such halves in the names of files that are not UTF-8 (PEP 383).
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def one_line(text: str) -> str:
+    """Fold a text into one line of at most 500 characters."""
+    line = " ".join(legible(text).split())
+    return line if len(line) <= MAX_TEXT else line[: MAX_TEXT - 1] + "…"
+
+
+def describe_error(error: object) -> str:
+    """Describe an exception in one line, ``"ValueError: message"``, whatever its ``__str__`` does."""
+    name = _name_of(error)
+    text = _guarded(
+        lambda: one_line(str(error)), lambda failure: f"(its text cannot be read: {type(failure).__name__})"
+    )
+    return one_line(f"{name}: {text}" if text else name)
+
+
+def _name_of(error: object) -> str:
+    # Celery wraps an error that it cannot pickle, and keeps the name of its class in this attribute.
+    name = _guarded(lambda: getattr(error, "exc_cls_name", None), lambda _: None)
+    return name if name and isinstance(name, str) else type(error).__name__
+
+
+def _guarded(call: Callable[[], T], instead: Callable[[Exception], T]) -> T:
+    """Return what a call that runs a user's ``__str__``, ``__repr__`` or ``__json__`` returns, else a replacement."""
+    try:
+        return call()
+    except Exception as error:  # noqa: BLE001 - a user's method may raise anything
+        return instead(error)
+
+
+# -- JSON -------------------------------------------------------------------------------------------------------
+
+
+def _plain(value: object) -> object:
+    """Return the plain text or number that a subclass of ``str``, ``int`` or ``float`` holds.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    raise TypeError(f"an object of type {type(value).__name__} has no JSON form")
+
+
+def _substitute(value: object) -> object:
+    """Return what replaces a value that has no JSON form."""
+    if hasattr(value, "__json__"):
+        return value.__json__()
+    if isinstance(value, BaseException):
+        return describe_error(value)
+    return _plain(value) if isinstance(value, (str, numbers.Integral, float)) else str(value)
+
+
+_encoder = msgspec.json.Encoder()
+_lenient = msgspec.json.Encoder(enc_hook=_substitute)
+
+
+def encode(value: msgspec.Struct | dict[str, Any]) -> bytes:
+    """Return the JSON of one of our structs, or of a mapping of plain values; its texts become :func:`legible`."""
+    try:
+        return _encoder.encode(value)
+    except UnicodeEncodeError:
+        return _encoder.encode(_mended(value))
+
+
+def encode_lenient(value: object) -> bytes:
+    """Return JSON for any value: what has no JSON form is replaced by its text, NaN by null."""
+    return _guarded(lambda: _encode_checked(value), lambda _: _encoder.encode(one_line(_safe_repr(value))))
+
+
+def _encode_checked(value: object) -> bytes:
+    encoded = encode_legibly(value)
+    msgspec.json.decode(encoded)  # a msgspec.Raw inside may hold anything
+    return encoded
+
+
+def encode_legibly(value: object) -> bytes:
+    """Return JSON for a value whose own methods raise nothing."""
+    try:
+        return _lenient.encode(value)
+    except UnicodeEncodeError:
+        return _encoder.encode(_mended(msgspec.to_builtins(value, str_keys=True, enc_hook=_substitute)))
+
+
+def _mended(value: Any) -> Any:
+    """Return data whose texts are all :func:`legible`."""
+    if isinstance(value, str):
+        return legible(value)
+    if isinstance(value, msgspec.Struct):
+        members = msgspec.structs.asdict(value)
+        return msgspec.structs.replace(value, **{name: _mended(member) for name, member in members.items()})
+    if isinstance(value, dict):
+        return {_mended(name): _mended(member) for name, member in value.items()}
+    return [_mended(member) for member in value] if isinstance(value, (list, tuple)) else value
+
+
+def _safe_repr(value: object) -> str:
+    return _guarded(lambda: repr(value), lambda _: f"<{type(value).__name__}>")
+
+
+def encode_strict(value: object, what: str, limit: int) -> bytes:
+    """Return JSON for a value that has to have a JSON form.
+
+    Dates, UUIDs, decimals, sets, dataclasses and msgspec structs have one; bytes become base64, and texts
+    :func:`legible`.
+
+    Args:
+        value: The value.
+        what: Its name in error messages.
+        limit: The largest size, in bytes.
+
+    Raises:
+        TypeError: A part has no JSON form.
+        ValueError: It holds NaN or infinity, refers to itself, or is larger than ``limit``.
+    """
+    try:
+        plain = msgspec.to_builtins(value, str_keys=True, enc_hook=_plain)
+        encoded = legible(json.dumps(plain, allow_nan=False, ensure_ascii=False, separators=(",", ":"))).encode()
+    except RecursionError:
+        raise ValueError(f"{what} refers to itself or is nested too deeply to be sent as JSON") from None
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{what} cannot be sent as JSON: {error}") from error
+    if len(encoded) > limit:
+        raise ValueError(f"{what} has {len(encoded)} bytes of JSON, realtime_max_payload allows {limit}")
+    return encoded
+
+
+def add_fields(payload: bytes, fields: bytes) -> bytes:
+    """Append encoded members to an encoded JSON object, without decoding it."""
+    return payload[:-1] + (b"" if payload == b"{}" else b",") + fields + b"}"
