@@ -264,7 +264,7 @@ class Realtime:
         return ProgressMirror(self.app)
 
     @functools.cached_property
-    def _mirror_outbox(self) -> Outbox:
+    def _mirror_outbox(self) -> Outbox[events.Outgoing]:
         return Outbox(
             self._mirror.store,  # type: ignore[arg-type]
             queue_size=self.settings.queue_size,

@@ -58,19 +58,19 @@ class SocketIOManager:
         self.sio: Any = None
 
     @property
-    def outbox(self) -> Outbox:
+    def outbox(self) -> Outbox[Outgoing]:
         """The queue of events that wait to be sent."""
         # setdefault is atomic: of two threads that come first, one wins and both use its outbox.
-        found: Outbox | None = self.__dict__.get("_outbox")
+        found: Outbox[Outgoing] | None = self.__dict__.get("_outbox")
         return found or self.__dict__.setdefault("_outbox", self._new_outbox())
 
-    def _new_outbox(self) -> Outbox:
+    def _new_outbox(self) -> Outbox[Outgoing]:
         settings = self._settings()
         # Registered before the outbox registers its flush, so it runs after it.
         atexit.register(_close_publisher, weakref.ref(self))
         return Outbox(
             self._publish,
-            persist=None if self.history is None else self._persist,
+            append=None if self.history is None else self._persist,
             queue_size=settings.queue_size,
             batch_size=settings.batch_size,
             linger=settings.linger,

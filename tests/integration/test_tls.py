@@ -150,7 +150,7 @@ def test_a_server_that_shows_a_foreign_certificate_hears_nothing(
     realtime.manager.emit_to_project("apollo", "note", {"text": "hush"})
     wait_for(lambda: "certificate verify failed" in caplog.text)
     assert not realtime.flush(0.1)
-    realtime.manager.outbox._thread = None  # nobody will ever take it, so it need not be tried for ever
+    realtime.manager.outbox.stop()  # nobody will ever take it, so it need not be tried for ever
 
 
 def test_a_history_that_shows_a_foreign_certificate_is_not_used(

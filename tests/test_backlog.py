@@ -9,14 +9,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from celery_realtime import outbox as outbox_module
+from celery_realtime.backlog import STUCK
 from celery_realtime.events import Outgoing
-from celery_realtime.outbox import STUCK, Outbox
-from tests.test_outbox import Broker, custom, end, hang_with, progress, status
+from celery_realtime.outbox import Outbox
+from tests.outboxes import Broker, custom, end, hang_with, progress, status
 from tests.waiting import wait_for
+
+Make = Callable[..., Outbox[Outgoing]]
 
 
 class Record:
@@ -28,7 +30,7 @@ class Record:
         self.error: Exception | None = None
         self.threads: set[str] = set()
 
-    def persist(self, events: list[Outgoing]) -> list[Outgoing] | None:
+    def append(self, events: list[Outgoing]) -> list[Outgoing] | None:
         self.threads.add(threading.current_thread().name)
         if self.error is not None:
             raise self.error
@@ -36,12 +38,6 @@ class Record:
             return None
         self.kept += [event.payload.decode() for event in events]
         return [event for event in events if not event.payload.startswith(b"stale")]
-
-
-@pytest.fixture(autouse=True)
-def _quick_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox_module, "FIRST_PAUSE", 0.02)
-    monkeypatch.setattr(outbox_module, "LONGEST_PAUSE", 0.08)
 
 
 @pytest.fixture
@@ -57,9 +53,9 @@ def record() -> Record:
 
 
 @pytest.fixture
-def make(broker: Broker, record: Record) -> Callable[..., Outbox]:
-    def make(**options: Any) -> Outbox:
-        return Outbox(broker.deliver, persist=record.persist, **{"linger": 0.0, **options})
+def make(broker: Broker, record: Record) -> Make:
+    def make(**options: Any) -> Outbox[Outgoing]:
+        return Outbox(broker.publish, append=record.append, **{"linger": 0.0, "pauses": (0.02, 0.08), **options})
 
     return make
 
@@ -68,9 +64,7 @@ def names(count: int) -> list[str]:
     return [f"event {number}" for number in range(count)]
 
 
-def test_what_is_persisted_is_delivered_and_what_is_stale_is_not(
-    make: Callable[..., Outbox], broker: Broker, record: Record
-) -> None:
+def test_what_is_persisted_is_delivered_and_what_is_stale_is_not(make: Make, broker: Broker, record: Record) -> None:
     outbox = make()
     for name in ("a", "stale b", "c"):
         outbox.put(custom(name))
@@ -80,7 +74,7 @@ def test_what_is_persisted_is_delivered_and_what_is_stale_is_not(
     assert outbox.counts["sent"] == 2
 
 
-def test_one_thread_does_both_while_all_is_well(make: Callable[..., Outbox], record: Record) -> None:
+def test_one_thread_does_both_while_all_is_well(make: Make, record: Record) -> None:
     outbox = make()
     before = threading.active_count()
     for name in names(50):
@@ -91,7 +85,7 @@ def test_one_thread_does_both_while_all_is_well(make: Callable[..., Outbox], rec
 
 
 def test_while_the_broker_takes_nothing_all_is_persisted_and_then_delivered_in_order(
-    make: Callable[..., Outbox], broker: Broker, record: Record
+    make: Make, broker: Broker, record: Record
 ) -> None:
     outbox = make()
     broker.down = True
@@ -107,7 +101,7 @@ def test_while_the_broker_takes_nothing_all_is_persisted_and_then_delivered_in_o
 
 
 def test_a_delivery_that_does_not_come_back_keeps_nothing_from_being_persisted(
-    make: Callable[..., Outbox], broker: Broker, record: Record
+    make: Make, broker: Broker, record: Record
 ) -> None:
     outbox = make()
     hang_with(outbox, broker, custom("first"))
@@ -122,18 +116,16 @@ def test_a_delivery_that_does_not_come_back_keeps_nothing_from_being_persisted(
 
 
 def test_who_waits_for_an_event_to_leave_sees_it_persisted_though_a_delivery_hangs(
-    make: Callable[..., Outbox], broker: Broker, record: Record
+    make: Make, broker: Broker, record: Record
 ) -> None:
     outbox = make()
     hang_with(outbox, broker, custom("first"))
     outbox.put(status("queued"))
-    outbox.let_out(5)
+    assert outbox.wait_until_sent("j", 5)
     assert record.kept == ["first", "queued"]
 
 
-def test_a_delivery_that_hangs_and_then_fails_loses_nothing(
-    make: Callable[..., Outbox], broker: Broker, record: Record
-) -> None:
+def test_a_delivery_that_hangs_and_then_fails_loses_nothing(make: Make, broker: Broker, record: Record) -> None:
     outbox = make()
     hang_with(outbox, broker, custom("first"))
     broker.script = [0, 0]
@@ -146,7 +138,7 @@ def test_a_delivery_that_hangs_and_then_fails_loses_nothing(
     assert broker.taken == ["first", "second"]
 
 
-def test_what_the_broker_takes_a_part_of_is_not_delivered_twice(make: Callable[..., Outbox], broker: Broker) -> None:
+def test_what_the_broker_takes_a_part_of_is_not_delivered_twice(make: Make, broker: Broker) -> None:
     outbox = make()
     hang_with(outbox, broker, custom("first"))
     for name in names(10):
@@ -157,9 +149,7 @@ def test_what_the_broker_takes_a_part_of_is_not_delivered_twice(make: Callable[.
     assert broker.taken == ["first", *names(10)]
 
 
-def test_a_record_that_is_away_holds_up_delivery_and_loses_nothing(
-    make: Callable[..., Outbox], broker: Broker, record: Record
-) -> None:
+def test_a_record_that_is_away_holds_up_delivery_and_loses_nothing(make: Make, broker: Broker, record: Record) -> None:
     outbox = make()
     record.down = True
     for name in names(10):
@@ -173,9 +163,7 @@ def test_a_record_that_is_away_holds_up_delivery_and_loses_nothing(
     assert broker.taken == [*names(10), "20"]
 
 
-def test_a_record_that_fails_is_counted_and_the_next_event_goes_on(
-    make: Callable[..., Outbox], broker: Broker, record: Record
-) -> None:
+def test_a_record_that_fails_is_counted_and_the_next_event_goes_on(make: Make, broker: Broker, record: Record) -> None:
     outbox = make()
     record.error = ValueError("broken")
     outbox.put(custom("lost"))
@@ -187,9 +175,7 @@ def test_a_record_that_fails_is_counted_and_the_next_event_goes_on(
     assert outbox.counts["dropped_error"] == 1
 
 
-def test_what_has_piled_up_is_bounded_and_progress_goes_first(
-    make: Callable[..., Outbox], broker: Broker, record: Record
-) -> None:
+def test_what_has_piled_up_is_bounded_and_progress_goes_first(make: Make, broker: Broker, record: Record) -> None:
     outbox = make(queue_size=10)
     broker.down = True
     for number in range(8):
@@ -204,17 +190,17 @@ def test_what_has_piled_up_is_bounded_and_progress_goes_first(
 
 
 @given(st.randoms(use_true_random=False))
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None)
 def test_whatever_fails_for_a_while_everything_leaves_once_and_in_order(rng: random.Random) -> None:
     broker, record = Broker(), Record()
-    outbox = Outbox(broker.deliver, persist=record.persist, linger=0.0, batch_size=rng.randint(1, 5))
+    outbox = Outbox(broker.publish, append=record.append, linger=0.0, batch_size=rng.randint(1, 5), pauses=(0.02, 0.08))
     broker.script = [rng.randint(0, 3) for _ in range(rng.randint(0, 6))]
     told = names(rng.randint(1, 30))
     for name in told:
         record.down = rng.random() < 0.2
         outbox.put(custom(name))
         if rng.random() < 0.3:
-            outbox.let_out(0.01)
+            outbox.wait_until_sent("j", 0.01)
     record.down = False
     assert outbox.flush(20)
     assert record.kept == told

@@ -1,0 +1,59 @@
+"""Count what becomes of events, and log what is lost or delayed."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+
+from celery_realtime.logs import RateLimitedLogger
+
+
+class Ledger:
+    """What became of the events of an outbox.
+
+    Args:
+        logger: Where losses and outages are logged, each kind once a minute.
+        destination: What the log calls the place that events go to.
+        room: How many events may wait; for the log.
+
+    Attributes:
+        counts: How many events were ``sent``, ``coalesced`` (replaced by newer progress), ``dropped_progress`` and
+            ``dropped_lifecycle`` (for want of room), ``dropped_error`` (sending them raised an exception),
+            ``dropped_persisted`` (for want of room, after they had been stored).
+    """
+
+    def __init__(self, logger: logging.Logger, destination: str, room: int) -> None:
+        self.counts: Counter[str] = Counter()
+        self._log = RateLimitedLogger(logger)
+        self._destination = destination
+        self._room = room
+        self._lock = threading.Lock()
+
+    def count(self, what: str, number: int = 1) -> None:
+        """Count events."""
+        with self._lock:
+            self.counts[what] += number
+
+    def dropped(self, kind: str) -> None:
+        """Note that an event was dropped for want of room: ``progress``, ``lifecycle`` or ``persisted``."""
+        self.count(f"dropped_{kind}")
+        self._log.error(
+            "more than realtime_queue_size=%d events wait for %s; the oldest are dropped (counts: %s)",
+            *(self._room, self._destination, dict(self.counts)),
+        )
+
+    def failed(self, number: int) -> None:
+        """Note that sending events raised an exception, which trying again would not mend."""
+        self.count("dropped_error", number)
+        self._log.error("%d events could not be sent and are dropped (counts: %s)", number, dict(self.counts))
+
+    def delayed(self, number: int, place: str | None = None) -> None:
+        """Note that events wait because the destination, or another place, does not accept them."""
+        self._log.error(
+            "%s does not accept events; %d wait and are sent when it does", place or self._destination, number
+        )
+
+    def stranded(self, number: int, error: Exception) -> None:
+        """Note that events wait because no thread can be started."""
+        self._log.error("no thread can be started to send %d events; the next event tries again: %s", number, error)

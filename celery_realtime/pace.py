@@ -1,0 +1,55 @@
+"""When the next batch may be sent: at once after a silence, later under load, and later still after a failure."""
+
+from __future__ import annotations
+
+from celery_realtime.backoff import Backoff
+
+#: The longest that an event other than progress waits for others to share its batch, in seconds.
+LONGEST_REST = 0.05
+
+#: How many times as long as sending the rest after it is, both in time of the processor.
+REST_SHARE = 19.0
+
+
+class Pace:
+    """The rests between batches, and the pauses after failures. Not locked.
+
+    Args:
+        linger: Least time between two batches, in seconds. Under load the time grows, up to :data:`LONGEST_REST`,
+            until sending takes a twentieth of the process's time. 0 for none at all.
+        backoff: The pauses after failures.
+    """
+
+    def __init__(self, linger: float, backoff: Backoff) -> None:
+        self._linger = linger
+        self._backoff = backoff
+        self._rests_until = self._lingers_until = 0.0
+        self._paused_until = 0.0
+
+    def rest(self, clock: float, busy: float) -> None:
+        """Rest from ``clock`` on, after sending that took ``busy`` seconds of the processor."""
+        if self._linger:
+            rest = min(max(self._linger, REST_SHARE * busy), LONGEST_REST)
+            self._rests_until, self._lingers_until = clock + rest, clock + max(self._linger, rest)
+
+    def rest_left(self, clock: float, *, urgent: bool) -> float:
+        """Return the seconds that are left to rest; fewer if anything but progress waits."""
+        return (self._rests_until if urgent else self._lingers_until) - clock
+
+    def failed(self, clock: float) -> None:
+        """Pause from ``clock`` on."""
+        self._paused_until = clock + self._backoff.pause()
+
+    def succeeded(self) -> None:
+        """End the pauses."""
+        self._backoff.reset()
+        self._paused_until = 0.0
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the last attempt failed."""
+        return self._paused_until > 0.0
+
+    def pause_left(self, clock: float) -> float:
+        """Return the seconds that are left to pause; 0 or less for none."""
+        return self._paused_until - clock
