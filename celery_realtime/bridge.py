@@ -200,7 +200,7 @@ class Bridge:
         if self._tell_published(job, headers.get("expires")):
             publication.queued = job
         if self._manager is not None and job.project_id is not None:
-            self._manager.outbox.wait_until_sent(job.job_id, OVERTAKING)
+            self._manager.wait_until_sent(job.job_id, OVERTAKING)
 
     def _live_on(self, job_id: str, headers: Any, body: Any) -> dict[str, Any]:
         """Let the running job live on in what it publishes under its own id; returns headers for the steps after that.
@@ -482,7 +482,7 @@ class Bridge:
         if self._manager is None:
             return
         if job.project_id is None:
-            self._manager.count_homeless(job)
+            self._manager.count_without_project(job)
         else:
             stall_after = job.stall_after if state == "STARTED" else None
             change = events.status_change(job, state, **details)

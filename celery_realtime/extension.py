@@ -251,7 +251,7 @@ class Realtime:
             project = self.manager.project_of(job.job_id)
             job = job if project is None else msgspec.structs.replace(job, project_id=project)
         if job.project_id is None:
-            self.manager.count_homeless(job)
+            self.manager.count_without_project(job)
         else:
             told = events.outgoing_progress(progress.progress_update(job, report), job.stall_after)
             self.manager.publish(told, due)
@@ -293,7 +293,7 @@ class Realtime:
             return
         events.outgoing_custom(event, data, "", None, self.settings.max_payload)
         if job is not None:
-            self.manager.count_homeless(job)
+            self.manager.count_without_project(job)
 
     # -- cancelling ---------------------------------------------------------------------------------------------
 

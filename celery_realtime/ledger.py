@@ -6,7 +6,30 @@ import logging
 import threading
 from collections import Counter
 
+from celery_realtime.forks import after_fork
 from celery_realtime.logs import RateLimitedLogger
+
+
+class Counts:
+    """Counters that any thread counts up.
+
+    Attributes:
+        values: By name, how much has been counted.
+    """
+
+    def __init__(self) -> None:
+        self.values: Counter[str] = Counter()
+        self._renew_lock()
+        after_fork(self._renew_lock)
+
+    def _renew_lock(self) -> None:
+        self._lock = threading.Lock()  # a thread that is not in the child may hold the old one
+
+    def add(self, name: str, number: int = 1) -> None:
+        """Count something; nothing for 0."""
+        if number:
+            with self._lock:
+                self.values[name] += number
 
 
 class Ledger:
@@ -24,16 +47,19 @@ class Ledger:
     """
 
     def __init__(self, logger: logging.Logger, destination: str, room: int) -> None:
-        self.counts: Counter[str] = Counter()
+        self._counts = Counts()
         self._log = RateLimitedLogger(logger)
         self._destination = destination
         self._room = room
-        self._lock = threading.Lock()
+
+    @property
+    def counts(self) -> Counter[str]:
+        """What became of events, by name."""
+        return self._counts.values
 
     def count(self, what: str, number: int = 1) -> None:
         """Count events."""
-        with self._lock:
-            self.counts[what] += number
+        self._counts.add(what, number)
 
     def dropped(self, kind: str) -> None:
         """Note that an event was dropped for want of room: ``progress``, ``lifecycle`` or ``persisted``."""

@@ -1,12 +1,9 @@
-"""Route events to the subscribers of a project: the one way out for everything that is said."""
+"""Filter events and route them to their projects: what all events of a process go through."""
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import concurrent.futures.thread  # noqa: F401  (python-socketio loads it, which cannot be done once an exit has begun)
-import functools
-import inspect
 import logging
 import weakref
 from collections import Counter
@@ -17,11 +14,14 @@ import msgspec
 
 from celery_realtime import events
 from celery_realtime.bounded import BoundedDict
-from celery_realtime.encoding import describe_error, one_line
+from celery_realtime.client_rooms import ClientRooms
+from celery_realtime.encoding import one_line
 from celery_realtime.events import Job, Outgoing, StatusChange
+from celery_realtime.lazy import Lazy
+from celery_realtime.ledger import Counts
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.outbox import Outbox
-from celery_realtime.rooms import normalise_project_id, project_room
+from celery_realtime.rooms import normalise_project_id
 from celery_realtime.settings import Settings
 
 if TYPE_CHECKING:
@@ -34,10 +34,10 @@ TRACKED_JOBS = 10000
 
 
 class JobListeners(Protocol):
-    """What tells a manager of jobs, such as the signal bridge."""
+    """What reports jobs to a manager, such as the signal bridge."""
 
     def connect(self, manager: SocketIOManager) -> None:
-        """Start to tell ``manager`` of every job."""
+        """Start to report every job to ``manager``."""
 
 
 class SocketIOManager:
@@ -46,23 +46,40 @@ class SocketIOManager:
     Args:
         settings: Returns the settings; asked when they are first needed.
         connect: Returns a new write-only Kombu manager.
+
+    Attributes:
+        counts: How many events had ``no_project``, were ``filtered`` (``event_filter`` dropped them), ``hidden``
+            (``event_filter`` failed on a status, which went out without what it says) or ``stale`` (the history knew
+            better).
     """
 
     def __init__(self, settings: Callable[[], Settings], connect: Callable[[], RealtimeKombuManager]) -> None:
         self._settings = settings
-        self._connect = connect
+        self._outbox = Lazy(self._new_outbox)
+        self._publisher = Lazy(connect)
+        self._history = Lazy(self._open_history)
+        self._filters = Lazy(lambda: _filters_here(settings()))
         self._tracked: BoundedDict[str, str] = BoundedDict(TRACKED_JOBS)
         self._failures = RateLimitedLogger(logger)
-        self.counts: Counter[str] = Counter()
-        #: The Socket.IO server, once one is attached.
-        self.sio: Any = None
+        self._counts = Counts()
+        self._rooms = ClientRooms(lambda: self.publisher, lambda: settings().namespace)
+
+    @property
+    def sio(self) -> Any:
+        """The Socket.IO server of this process, once one is attached; else None."""
+        return self._rooms.server
+
+    @property
+    def counts(self) -> Counter[str]:
+        """What became of events before they were put into the outbox, or instead."""
+        return self._counts.values
+
+    # -- parts --------------------------------------------------------------------------------------------------
 
     @property
     def outbox(self) -> Outbox[Outgoing]:
         """The queue of events that wait to be sent."""
-        # setdefault is atomic: of two threads that come first, one wins and both use its outbox.
-        found: Outbox[Outgoing] | None = self.__dict__.get("_outbox")
-        return found or self.__dict__.setdefault("_outbox", self._new_outbox())
+        return self._outbox.get()
 
     def _new_outbox(self) -> Outbox[Outgoing]:
         settings = self._settings()
@@ -70,7 +87,8 @@ class SocketIOManager:
         atexit.register(_close_publisher, weakref.ref(self))
         return Outbox(
             self._publish,
-            append=None if self.history is None else self._persist,
+            # Opened by the thread that sends, so that a call that publishes a job does not wait until redis is loaded.
+            append=None if settings.history_url is None else self._append,
             queue_size=settings.queue_size,
             batch_size=settings.batch_size,
             linger=settings.linger,
@@ -79,91 +97,121 @@ class SocketIOManager:
 
     @property
     def publisher(self) -> RealtimeKombuManager:
-        """The write-only Kombu manager that events leave through."""
-        found: RealtimeKombuManager | None = self.__dict__.get("_publisher")
-        return found or self.__dict__.setdefault("_publisher", self._connect())
-
-    def preload(self) -> None:
-        """Load what sending needs, once, in a process whose children will send; opens no connection."""
-        self.publisher.preload()
-        _ = self.history
+        """The write-only Kombu manager that events are published through."""
+        return self._publisher.get()
 
     @property
     def history(self) -> History | None:
-        """What projects were told; None where no history is configured."""
-        if "_history" not in self.__dict__:
-            self.__dict__.setdefault("_history", self._open_history(self._settings()))
-        found: History | None = self.__dict__["_history"]
-        return found
+        """The history of each project; None where none is configured."""
+        return self._history.get()
 
-    @staticmethod
-    def _open_history(settings: Settings) -> History | None:
+    def _open_history(self) -> History | None:
+        settings = self._settings()
         if settings.history_url is None:
             return None
         from celery_realtime.history import History
 
         return History(settings.history_url, settings.channel, settings.history_size, settings.history_ttl)
 
-    def _publish(self, batch: list[Outgoing]) -> int:
-        return self.publisher.publish_events(batch)
+    def preload(self) -> None:
+        """Load what sending needs, once, in a process whose children will send; opens no connection.
 
-    def _persist(self, batch: list[Outgoing]) -> list[Outgoing] | None:
-        """Store events in the history, and return what to tell of them; None when Redis is away."""
-        assert self.history is not None
-        stored = self.history.append(batch)
-        if stored is None:
-            return None
-        self.counts["stale"] += stored.count([])
-        return [event for told in stored for event in told]
+        Raises:
+            ImproperlyConfigured: The history's URL cannot be used.
+        """
+        self.publisher.preload()
+        _ = self.history
+
+    def start_over(self, connect: Callable[[], RealtimeKombuManager] | None = None) -> None:
+        """Forget the outbox, the publisher and the history; the next event makes them with the present settings.
+
+        Args:
+            connect: Returns the new publisher, such as a recorder in tests; by default as before.
+        """
+        if connect is not None:
+            self._publisher = Lazy(connect)
+        for part in (self._outbox, self._publisher, self._history, self._filters):
+            part.forget()
 
     # -- events -------------------------------------------------------------------------------------------------
 
-    def publish_status(self, change: StatusChange) -> None:
-        """Send a job's new status."""
-        self.publish(events.outgoing_status(change))
-
-    def publish(self, event: Outgoing, due: float = 0.0) -> None:
-        """Send an encoded event; returns at once.
+    def put(self, event: Outgoing, due: float = 0.0) -> None:
+        """Put an encoded event into the outbox; returns at once.
 
         Args:
             event: The event.
             due: For progress, the :func:`time.monotonic` time before which it is held back.
         """
-        passed = self._passed(event)
-        if passed is not None:
-            self.outbox.put(passed, due)
+        allowed = self._filtered(event)
+        if allowed is not None:
+            self.outbox.put(allowed, due)
 
-    def _passed(self, event: Outgoing) -> Outgoing | None:
-        """Return what ``event_filter`` leaves of an event."""
-        if not self._filters:
+    def put_status(self, change: StatusChange) -> None:
+        """Put a job's new status into the outbox."""
+        self.put(events.outgoing_status(change))
+
+    publish = put
+    publish_status = put_status
+
+    def wait_until_sent(self, job_id: str, timeout: float) -> bool:
+        """Wait until no status of a job waits to be sent.
+
+        Nothing waits during an outage, nor for a process's first event, which has python-socketio loaded.
+
+        Args:
+            job_id: The job.
+            timeout: Longest wait in seconds.
+
+        Returns:
+            Whether its statuses have been sent, as far as is known.
+        """
+        is_ready = self._publisher.is_made and (self._settings().history_url is None or self._history.is_made)
+        return is_ready and self.outbox.wait_until_sent(job_id, timeout)
+
+    def _append(self, batch: list[Outgoing]) -> list[Outgoing] | None:
+        """Append events to the history, and return what to publish for them; None when Redis is away."""
+        assert self.history is not None
+        answers = self.history.append(batch)
+        if answers is None:
+            return None
+        self._counts.add("stale", answers.count([]))
+        return [event for answer in answers for event in answer]
+
+    def _publish(self, batch: list[Outgoing]) -> int:
+        return self.publisher.publish_events(batch)
+
+    def _filtered(self, event: Outgoing) -> Outgoing | None:
+        """Return what ``event_filter`` leaves of an event, or None if it is dropped."""
+        if not self._filters.get():
             return event
-        filtered = self._filter(event)
+        has_failed, filtered = True, None
+        with self._failures.suppressing("realtime_event_filter failed on %s, which is hidden", event.event):
+            has_failed, filtered = False, self._apply_filter(event)
+        if has_failed:
+            filtered = self._hidden(event)
         if filtered is None:
-            self.counts["filtered"] += 1
+            self._counts.add("filtered")
         return filtered
 
-    @functools.cached_property
-    def _filters(self) -> bool:
-        settings = self._settings()
-        return settings.event_filter is not None and not settings.filters_by_audience
-
-    def _filter(self, event: Outgoing) -> Outgoing | None:
-        """Apply ``event_filter``; an event that it fails on is dropped, since it may hold what must not be seen."""
-        try:
-            data = msgspec.json.decode(event.payload)
-            shown = {} if data is None else data  # what is None on the way back is to be dropped
-            kept = self._settings().event_filter(event.event, event.project_id, shown)
-            if kept is None:
-                return None
-            return event if data is None and kept == {} else events.refilled(event, kept)
-        except Exception as error:
-            why = describe_error(error)
-            self._failures.error("realtime_event_filter failed on %s; the event is dropped: %s", event.event, why)
+    def _apply_filter(self, event: Outgoing) -> Outgoing | None:
+        data = msgspec.json.decode(event.payload)
+        shown = {} if data is None else data  # what is None on the way back is to be dropped
+        allowed = self._settings().event_filter(event.event, event.project_id, shown)
+        if allowed is None:
             return None
+        return event if data is None and allowed == {} else events.refilled(event, allowed)
 
-    def count_homeless(self, job: Job) -> None:
-        """Count a job's event that no project can see."""
-        self.counts["no_project"] += 1
+    def _hidden(self, event: Outgoing) -> Outgoing | None:
+        """Return what everybody may see of an event that the filter failed on: that a job has a status, and no more."""
+        if event.rank is None:
+            return None
+        self._counts.add("hidden")
+        data = msgspec.json.decode(event.payload)
+        return events.refilled(event, {name: data[name] for name in events.IDENTITY if name in data})
+
+    def count_without_project(self, job: Job) -> None:
+        """Count an event of a job whose project is unknown, and which nobody sees."""
+        self._counts.add("no_project")
         logger.debug("job %s has no project: nobody sees it", job.job_id)
 
     def emit_to_project(self, project_id: object, event: str, data: Any, *, job_id: str | None = None) -> None:
@@ -180,7 +228,7 @@ class SocketIOManager:
             ValueError: ``data`` is too large or holds NaN, or a name is reserved.
         """
         project = normalise_project_id(project_id)
-        self.publish(events.outgoing_custom(event, data, project, job_id, self._settings().max_payload))
+        self.put(events.outgoing_custom(event, data, project, job_id, self._settings().max_payload))
 
     def emit_many(
         self, project_id: object, named_data: Iterable[tuple[str, Any]], *, job_id: str | None = None
@@ -200,8 +248,8 @@ class SocketIOManager:
         """
         project = normalise_project_id(project_id)
         limit = self._settings().max_payload
-        told = [events.outgoing_custom(*_pair(item), project, job_id, limit) for item in named_data]
-        self.outbox.put_all([passed for passed in map(self._passed, told) if passed is not None])
+        checked = [events.outgoing_custom(*_pair(item), project, job_id, limit) for item in named_data]
+        self.outbox.put_all([allowed for allowed in map(self._filtered, checked) if allowed is not None])
 
     async def emit_to_project_async(self, project_id: object, event: str, data: Any) -> None:
         """Send a custom event as :meth:`emit_to_project` does, which does not block an event loop either."""
@@ -222,9 +270,9 @@ class SocketIOManager:
     # -- jobs and clients ---------------------------------------------------------------------------------------
 
     def track_job_for_project(self, job_id: str, project_id: object) -> None:
-        """Say which project a job belongs to, for jobs that do not carry it themselves.
+        """Name the project of a job that does not carry it itself, as one that is published with a header does.
 
-        Known in this process; a job that is published with a ``project_id`` header needs no such word.
+        Other processes do not learn of it.
         """
         if not isinstance(job_id, str) or not job_id:
             raise TypeError(f"job_id must be a non-empty str, not {job_id!r}")
@@ -235,48 +283,40 @@ class SocketIOManager:
         return self._tracked.get(job_id)
 
     def register_client_for_project(self, project_id: object, sid: str) -> None:
-        """Let a connected client hear a project, without asking the authorizer: the caller vouches for it.
+        """Put a connected client into a project's room, without asking the authorizer: the caller vouches for it.
 
         Args:
             project_id: The project.
             sid: The client's Socket.IO session id, on any web server of this channel.
         """
-        self._move_client("enter_room", project_id, sid)
+        self._rooms.enter(project_id, sid)
 
     def unregister_client_for_project(self, project_id: object, sid: str) -> None:
         """Undo :meth:`register_client_for_project`."""
-        self._move_client("leave_room", project_id, sid)
-
-    def _move_client(self, move: str, project_id: object, sid: str) -> None:
-        room = project_room(normalise_project_id(project_id))
-        namespace = self._settings().namespace
-        if self.sio is None or (_is_asynchronous(self.sio) and not _in_event_loop()):
-            getattr(self.publisher, move)(sid, namespace, room)  # whichever server the client is on hears it
-        else:
-            _finish(getattr(self.sio, move)(sid, room, namespace=namespace))
+        self._rooms.leave(project_id, sid)
 
     def attach(self, server: Any) -> None:
         """Note the Socket.IO server of this process."""
-        self.sio = server
+        self._rooms.server = server
 
     def register_job_listeners(self, bridge: JobListeners) -> None:
-        """Hear of jobs from a bridge; ``Realtime(app)`` does this with its own. Doing it twice changes nothing."""
+        """Take events of jobs from a bridge, as ``Realtime(app)`` does from its own; twice is the same as once."""
         bridge.connect(self)
 
     def close(self) -> None:
-        """Send what waits, and part from the broker; RabbitMQ may throw away the last words of who just hangs up."""
+        """Flush, then close the connection: RabbitMQ may discard the last messages of a client that merely hangs up."""
         self.flush()
         self.close_publisher()
 
     def close_publisher(self) -> None:
-        """Let go of the connection that events leave through; the next event makes a new one."""
-        publisher: RealtimeKombuManager | None = self.__dict__.get("_publisher")
+        """Close the connection that events are published through; the next event makes a new one."""
+        publisher = self._publisher.peek()
         if publisher is not None:
             publisher.close()
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until everything accepted has been sent, at most ``timeout`` seconds; returns whether it has."""
-        outbox = self.__dict__.get("_outbox")
+        outbox = self._outbox.peek()
         return True if outbox is None else outbox.flush(timeout)
 
 
@@ -292,25 +332,6 @@ def _pair(item: Any) -> tuple[Any, Any]:
     return item[0], item[1]
 
 
-#: asyncio holds tasks weakly.
-_tasks: set[asyncio.Future[Any]] = set()
-
-
-def _finish(outcome: Any) -> None:
-    """Let what an asyncio server returned run on in its event loop."""
-    if inspect.isawaitable(outcome):
-        task = asyncio.ensure_future(outcome)
-        _tasks.add(task)
-        task.add_done_callback(_tasks.discard)
-
-
-def _is_asynchronous(server: Any) -> bool:
-    return inspect.iscoroutinefunction(server.enter_room)
-
-
-def _in_event_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
+def _filters_here(settings: Settings) -> bool:
+    """Return whether ``event_filter`` decides where events come from, and not in the web server for each audience."""
+    return settings.event_filter is not None and not settings.filters_by_audience

@@ -55,7 +55,7 @@ class Wire:
 def record(realtime: Realtime) -> Wire:
     """Let the events of a Realtime go to a recorder."""
     wire = Wire()
-    realtime.manager._connect = lambda: wire  # type: ignore[assignment,return-value]
+    realtime.manager.start_over(lambda: wire)  # type: ignore[arg-type,return-value]
     return wire
 
 

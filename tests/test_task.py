@@ -301,7 +301,7 @@ def test_a_broker_that_cannot_even_be_reached_for_is_nothing_to_a_task() -> None
     def refuse() -> Any:
         raise OSError("no route")
 
-    realtime.manager._connect = refuse
+    realtime.manager.start_over(refuse)
     assert task_of(app, lambda self: self.update_progress(5) or "done").apply(headers=HEADERS).get() == "done"
     realtime.flush(10)
 

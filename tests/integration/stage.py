@@ -87,8 +87,7 @@ def producing(broker: Broker, **settings: Any) -> Iterator[None]:
     os.environ.update(broker.env)
     forget_connections(app)
     vars(jobs.realtime).pop("settings", None)
-    for name in ("_outbox", "_publisher", "_history"):
-        vars(jobs.realtime.manager).pop(name, None)
+    jobs.realtime.manager.start_over()
     try:
         yield
     finally:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 from kombu import Producer, Queue
 
 from celery_realtime.events import RANK_OF_STATUS, TERMINAL_RANK
@@ -251,10 +252,9 @@ def producing(broker: Broker, *, history: bool = True) -> Iterator[None]:
     app._after_fork()
     app._local.backend = app._backend_cache = None
     vars(realtime).pop("settings", None)
-    for name in ("_outbox", "_publisher", "_history"):
-        vars(realtime.manager).pop(name, None)
     if not history:
-        vars(realtime.manager)["_history"] = None
+        vars(realtime)["settings"] = msgspec.structs.replace(realtime.settings, history_url=None)
+    realtime.manager.start_over()
     try:
         yield
     finally:

@@ -1,0 +1,76 @@
+"""Put clients into the rooms of projects, on whichever server of the channel they are connected to."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from celery_realtime.rooms import normalise_project_id, project_room
+
+
+class Publisher(Protocol):
+    """What tells the other servers, such as a write-only Kombu manager."""
+
+    def enter_room(self, sid: str, namespace: str, room: str) -> Any:
+        """Have the server that a client is connected to put it into a room."""
+
+    def leave_room(self, sid: str, namespace: str, room: str) -> Any:
+        """Have the server that a client is connected to take it out of a room."""
+
+
+class ClientRooms:
+    """The rooms of connected clients, without asking an authorizer: the caller vouches for them.
+
+    Args:
+        publisher: Returns what tells the other servers.
+        namespace: Returns the Socket.IO namespace of the projects.
+
+    Attributes:
+        server: The Socket.IO server of this process, once there is one. It moves its own clients itself.
+    """
+
+    def __init__(self, publisher: Callable[[], Publisher], namespace: Callable[[], str]) -> None:
+        self._publisher = publisher
+        self._namespace = namespace
+        self.server: Any = None
+        #: What an asyncio server is about to do; asyncio holds tasks weakly.
+        self._tasks: set[asyncio.Future[Any]] = set()
+
+    def enter(self, project_id: object, sid: str) -> None:
+        """Put a client into the room of a project."""
+        room = project_room(normalise_project_id(project_id))
+        if self._moves_here():
+            self._finish(self.server.enter_room(sid, room, namespace=self._namespace()))
+        else:
+            self._publisher().enter_room(sid, self._namespace(), room)
+
+    def leave(self, project_id: object, sid: str) -> None:
+        """Take a client out of the room of a project."""
+        room = project_room(normalise_project_id(project_id))
+        if self._moves_here():
+            self._finish(self.server.leave_room(sid, room, namespace=self._namespace()))
+        else:
+            self._publisher().leave_room(sid, self._namespace(), room)
+
+    def _moves_here(self) -> bool:
+        """Return whether this process's server can be asked, which an asyncio server can be in its event loop only."""
+        if self.server is None:
+            return False
+        return not inspect.iscoroutinefunction(self.server.enter_room) or _in_event_loop()
+
+    def _finish(self, outcome: Any) -> None:
+        """Let what an asyncio server returned run on in its event loop."""
+        if inspect.isawaitable(outcome):
+            task = asyncio.ensure_future(outcome)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
