@@ -1,15 +1,17 @@
-"""Connect to the broker, with a bound on everything that could wait."""
+"""Connect to the broker, with a time-out on everything that could wait."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import socket
 import ssl
+import uuid
 from typing import Any
 
 import kombu
+from kombu.exceptions import OperationalError
 
+from celery_realtime.kombu_seams import keep_queues, shorten_farewell
 from celery_realtime.settings import is_redis, is_sentinel
 
 logger = logging.getLogger(__name__)
@@ -54,10 +56,28 @@ def fanout_exchange(channel: str, options: dict[str, Any]) -> Any:
     return kombu.Exchange(channel, **{"type": "fanout", "durable": False, **options})
 
 
-def _tls(url: str, given: Any) -> Any:
-    """Return the TLS options: as they are given, else such that only a server with a good certificate is talked to.
+def fanout_queue(exchange: Any, options: dict[str, Any]) -> Any:
+    """Return a new :class:`kombu.Queue` of an exchange, as python-socketio's KombuManager declares it.
 
-    For lack of options kombu would take any certificate from a Redis, and one for any host name from a RabbitMQ.
+    It belongs to one connection, and the broker deletes it with that.
+
+    Args:
+        exchange: See :func:`fanout_exchange`.
+        options: Further keyword arguments of the queue.
+    """
+    declared = {"durable": False, "queue_arguments": {"x-expires": 300000}, "exclusive": True, "auto_delete": True}
+    return kombu.Queue(f"python-socketio.{uuid.uuid4()}", exchange, **{**declared, **options})
+
+
+def errors_of(connection: Any) -> tuple[type[BaseException], ...]:
+    """Return the errors by which a connection reports that it, or its broker, is gone."""
+    return (OSError, OperationalError, *connection.connection_errors, *connection.channel_errors)
+
+
+def _tls(url: str, given: Any) -> Any:
+    """Return the TLS options: as they are given, else ones that verify the server's certificate.
+
+    Without options kombu would accept any certificate from a Redis, and one for any host name from a RabbitMQ.
     """
     if isinstance(given, dict) and given:
         return given
@@ -91,18 +111,13 @@ def _keepalive() -> dict[int, int]:
 
 
 def hang_up(connection: Any) -> None:
-    """Close a connection that may be dead: nothing is said to the broker, and nothing waited for.
-
-    :meth:`kombu.Connection.collect` is not used: it changes the default time-out of every new socket of the process.
-    """
-    # On Redis kombu would delete the queue first.
-    getattr(getattr(connection, "_default_channel", None), "auto_delete_queues", set()).clear()
-    amqp: Any = getattr(connection, "_connection", None)
+    """Close a connection that may be dead: nothing is sent to the broker, and nothing waited for."""
+    keep_queues(connection)
+    shorten_farewell(connection, 0.1)
     try:
-        if hasattr(amqp, "collect"):
-            with contextlib.suppress(AttributeError):  # it has not got as far as a socket
-                amqp.transport.sock.settimeout(0.1)  # TLS takes its leave
-            amqp.collect()
-        connection.release()
-    except Exception as error:
-        logger.debug("hanging up: %r", error)
+        if connection.transport.driver_type == "amqp":
+            connection.collect()
+        else:  # collect() would change the default time-out of every new socket of the process meanwhile
+            connection.release()
+    except errors_of(connection) as error:
+        logger.debug("closing a broken connection: %r", error)

@@ -1,30 +1,36 @@
-"""Publish to the broker, and know what it took."""
+"""Publish to the broker, and know what it has accepted."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from celery_realtime.connections import hang_up
-from celery_realtime.logs import RateLimitedLogger
+from celery_realtime.backoff import Backoff
+from celery_realtime.connections import errors_of, hang_up
+from celery_realtime.kombu_seams import on_confirms
+from celery_realtime.logs import RateLimitedLogger, describe
 
 logger = logging.getLogger(__name__)
 
-ATTEMPTS = 2
+#: Seconds that the broker has to confirm what was written.
 CONFIRM_TIMEOUT = 2.0
+
+#: The longest time after a failure, in seconds, during which single messages are not tried.
 COOLDOWN = 2.0
+
+#: Seconds that a single message waits for those of other threads.
 LOCK_TIMEOUT = 1.0
+
+#: Seconds for which a broker that blocks is asked whether it still does.
 GLANCE = 0.05
 
-#: Not the module's own generator: a task that seeds that one counts on its numbers.
-_jitter = random.Random()
-
-#: A child must not let go of its parent's connections: py-amqp shuts the shared socket down when collected.
+#: What a child of a fork must not release: py-amqp shuts the socket down, which it shares with the parent, when a
+#: connection is collected. One entry for each used connection of each process that this one descends from, so in
+#: practice one or two; children that a process forks do not add to the process's own.
 _inherited: list[object] = []
 
 Item = TypeVar("Item")
@@ -34,11 +40,11 @@ Pack = Callable[[list[Item]], Iterable[tuple[list[Item], bytes]]]
 class Publisher:
     """One connection to publish on, for any number of threads.
 
-    A message counts as taken when the broker has said so: Redis answers each one; RabbitMQ confirms them (its
+    A message counts as accepted when the broker has answered: Redis answers each one; RabbitMQ confirms them (its
     "publisher confirms" extension), and is asked to for a whole batch at a time, which costs one round trip.
 
-    A RabbitMQ that is short of memory or disk space blocks its publishers. What they have written by then it reads
-    when it goes on, so nothing more is written, and nothing again, until it has.
+    A RabbitMQ that is short of memory or disk space blocks its publishers. It reads what they have written by then
+    when it goes on, so until then nothing is written, neither more nor again.
 
     Args:
         connect: Returns a new connection, given ``on_blocked`` and ``on_unblocked``.
@@ -57,9 +63,10 @@ class Publisher:
 
     def _start_over(self) -> None:
         self._lock = threading.Lock()
+        self._backoff = Backoff(COOLDOWN, COOLDOWN)
         self._broken_until = 0.0
-        #: By ``id``, what the broker has taken and the caller not been told of yet.
-        self._taken: dict[int, object] = {}
+        #: By ``id``, items that the broker has accepted, and that have not been counted in an answer yet.
+        self._accepted: dict[int, object] = {}
         self._new_connection()
 
     def _new_connection(self) -> None:
@@ -73,7 +80,8 @@ class Publisher:
 
     def after_fork(self) -> None:
         """Leave the connection to the parent."""
-        _inherited.append((self._producer, self._connection))
+        if self._producer is not None:
+            _inherited.append((self._producer, self._connection))
         self._start_over()
 
     def preload(self) -> None:
@@ -88,21 +96,21 @@ class Publisher:
     def send(self, items: list[Item], pack: Pack[Item]) -> int:
         """Publish items in order, in the messages that ``pack`` puts them in.
 
-        Items that are passed again after a failure are not written again if the broker has taken them meanwhile, or
-        still has them to read.
+        Items that are passed again after a failure are not written again if the broker has accepted them meanwhile, or
+        still has them to read. Whatever ``pack`` raises is raised.
 
         Returns:
-            How many of the first ones the broker took. Failures are logged at most once a minute.
+            How many of the first ones the broker accepted. Failures are logged at most once a minute.
         """
         with self._lock:
             return self._send(items, pack)
 
     def offer(self, body: bytes) -> bool:
-        """Publish one message unless publishing has failed in the last seconds; returns whether the broker took it."""
+        """Publish one message unless publishing has just failed; returns whether the broker accepted it."""
         if time.monotonic() < self._broken_until or not self._lock.acquire(timeout=LOCK_TIMEOUT):
             return False
         try:
-            # Who has waited for the lock may have waited for a failure.
+            # Another thread may have failed while this one waited for the lock.
             return time.monotonic() >= self._broken_until and self._send([body], _alone) == 1
         finally:
             self._lock.release()
@@ -110,37 +118,42 @@ class Publisher:
     def _send(self, items: list[Item], pack: Pack[Item]) -> int:
         try:
             self._write_in_two_attempts(items, pack)
-        except Exception as error:
-            self._broken_until = time.monotonic() + COOLDOWN * _jitter.uniform(0.5, 1.0)
-            self._failures.error("cannot publish to %s: %r", self._name, error)
+        except errors_of(self._connection) as error:
+            self._broken_until = time.monotonic() + self._backoff.pause()
+            self._failures.error(
+                "cannot publish to %s, so events wait or are lost; trying again: %s", self._name, describe(error)
+            )
         else:
             self._broken_until = 0.0
-        return self._tell_taken(items)
+        return self._count_accepted(items)
 
-    def _tell_taken(self, items: list[Item]) -> int:
-        count = next((place for place, item in enumerate(items) if id(item) not in self._taken), len(items))
-        self._taken = {id(item): item for item in items[count:] if id(item) in self._taken}
+    def _count_accepted(self, items: list[Item]) -> int:
+        count = next((place for place, item in enumerate(items) if id(item) not in self._accepted), len(items))
+        self._accepted = {id(item): item for item in items[count:] if id(item) in self._accepted}
         return count
 
     def _write_in_two_attempts(self, items: list[Item], pack: Pack[Item]) -> None:
-        for _ in range(ATTEMPTS - 1):
-            try:
-                return self._write(items, pack)
-            except Exception as error:
-                logger.debug("publishing to %s again, after %r", self._name, error)
-                self._discard_connection()
+        """Write items, and once more over a new connection: the old one may have been dead for long."""
+        try:
+            self._write_or_hang_up(items, pack)
+        except errors_of(self._connection) as error:
+            logger.debug("publishing to %s again, after %r", self._name, error)
+            self._write_or_hang_up(items, pack)
+
+    def _write_or_hang_up(self, items: list[Item], pack: Pack[Item]) -> None:
         try:
             self._write(items, pack)
-        except Exception:
-            self._discard_connection()
+        except BaseException:  # whatever it was, the connection may be in the middle of a message
+            hang_up(self._connection)
+            self._new_connection()
             raise
 
     def _write(self, items: list[Item], pack: Pack[Item]) -> None:
-        # Not through kombu's ensure(): it retries for ever once a connection has worked.
+        # Not through kombu's ensure(), which tries again for ever once a connection has worked.
         if self._producer is None:
             self._producer = self._new_producer()
         self._await_confirms()
-        rest = [item for item in items if id(item) not in self._taken]
+        rest = [item for item in items if id(item) not in self._accepted]
         for packed, body in () if self._blocked else pack(rest):
             self._next_tag += 1
             self._unconfirmed[self._next_tag] = packed
@@ -151,18 +164,14 @@ class Publisher:
 
     def _new_producer(self) -> Any:
         channel = self._connection.default_channel
-        self._confirms = hasattr(channel, "confirm_select")
         producer = self._connection.Producer(channel, exchange=self._exchange(), **self._options)
-        if self._confirms:
-            channel.confirm_select()
-            channel.events["basic_ack"].add(self._on_ack)
-            channel.events["basic_nack"].add(self._on_nack)
+        self._confirms = on_confirms(channel, self._on_ack, self._on_nack)
         return producer
 
-    # -- what RabbitMQ says -------------------------------------------------------------------------------------
+    # -- RabbitMQ's answers -------------------------------------------------------------------------------------
 
     def _await_confirms(self) -> None:
-        """Read what the broker has to say until it has confirmed everything, or blocks.
+        """Read the broker's answers until it has confirmed everything, or blocks.
 
         Raises:
             TimeoutError: It does neither in time.
@@ -173,12 +182,15 @@ class Publisher:
         while self._unconfirmed and not self._blocked:
             left = deadline - time.monotonic()
             if left <= 0:
-                raise TimeoutError(f"{len(self._unconfirmed)} messages are not confirmed")
+                raise TimeoutError(f"{len(self._unconfirmed)} messages were not confirmed in {CONFIRM_TIMEOUT:.0f} s")
             self._read(left)
             if self._refused:
-                raise ConnectionError("a message was refused")
+                raise ConnectionError("the broker refused a message")
         if self._blocked:
-            self._failures.error("%s takes no messages: it is short of memory or disk space", self._name)
+            self._failures.error(
+                "%s accepts no messages, because it is short of memory or disk space; events wait until it does",
+                self._name,
+            )
 
     def _read(self, timeout: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -186,7 +198,7 @@ class Publisher:
 
     def _on_ack(self, tag: int, multiple: bool) -> None:
         for confirmed in self._tags(tag, multiple):
-            self._taken.update((id(item), item) for item in self._unconfirmed.pop(confirmed, ()))
+            self._accepted.update((id(item), item) for item in self._unconfirmed.pop(confirmed, ()))
 
     def _on_nack(self, tag: int, multiple: bool) -> None:
         for refused in self._tags(tag, multiple):
@@ -202,21 +214,17 @@ class Publisher:
     def _on_unblocked(self) -> None:
         self._blocked = False
 
-    # -- parting ------------------------------------------------------------------------------------------------
-
-    def _discard_connection(self) -> None:
-        hang_up(self._connection)
-        self._new_connection()
+    # -- closing ------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Let go of the connection; the next message makes a new one. Does not wait for one that is being sent."""
+        """Close the connection; the next message makes a new one. Does not wait for one that is being sent."""
         with self._locked() as free:
             if not free:
                 return
             try:
                 self._connection.release()
-            except Exception as error:  # a broker that is away takes no leave
-                logger.debug("parting from %s: %r", self._name, error)
+            except errors_of(self._connection) as error:
+                logger.debug("closing the connection to %s: %r", self._name, error)
             self._new_connection()
 
     @contextlib.contextmanager
