@@ -17,6 +17,7 @@ from celery_realtime.bounded import BoundedDict
 from celery_realtime.client_rooms import ClientRooms
 from celery_realtime.encoding import one_line
 from celery_realtime.events import Job, Outgoing, StatusChange
+from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.lazy import Lazy
 from celery_realtime.ledger import Counts
 from celery_realtime.logs import RateLimitedLogger
@@ -109,7 +110,14 @@ class SocketIOManager:
         settings = self._settings()
         if settings.history_url is None:
             return None
-        from celery_realtime.history import History
+        try:
+            from celery_realtime.history import History
+        except ModuleNotFoundError as error:
+            if error.name != "redis":
+                raise
+            raise ImproperlyConfigured(
+                "realtime_history_url needs redis-py: pip install celery-realtime[redis], or set it to None"
+            ) from None
 
         return History(settings.history_url, settings.channel, settings.history_size, settings.history_ttl)
 
