@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from celery_realtime.exceptions import ImproperlyConfigured, JobCancelled, RealtimeError, SubscribeError
 from celery_realtime.extension import Realtime, get_progress_tracker, get_socketio_manager
 from celery_realtime.manager import SocketIOManager
-from celery_realtime.progress import ProgressTracker
+from celery_realtime.trackers import ProgressTracker
 
 if TYPE_CHECKING:
     from celery_realtime.handlers import AsyncSocketIOEventHandlers, SocketIOEventHandlers

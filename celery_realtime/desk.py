@@ -11,9 +11,11 @@ from celery import Celery
 from celery.backends.base import DisabledBackend
 
 from celery_realtime import events
-from celery_realtime.cancel import COMMAND
+from celery_realtime.cancelling import COMMAND
 from celery_realtime.encoding import describe_error, encode_lenient
 from celery_realtime.exceptions import SubscribeError
+from celery_realtime.filtering import EventFilter
+from celery_realtime.lazy import Lazy
 
 if TYPE_CHECKING:
     from celery_realtime.history import History
@@ -40,6 +42,7 @@ class Desk:
         self._app = app
         self._history = history
         self._settings = settings
+        self._filter = Lazy(lambda: EventFilter.for_everybody(settings()))
 
     def project_of(self, job_id: str) -> str | None:
         """Return the project of a job, or None when none is known: it is too long ago, or there is no history."""
@@ -85,15 +88,11 @@ class Desk:
 
     def _filtered(self, project_id: str, told: dict[str, Any]) -> dict[str, Any]:
         """Return what ``event_filter`` leaves of it, if that decides for everybody."""
-        settings = self._settings()
-        if settings.event_filter is None or settings.filters_by_audience:
+        event_filter = self._filter.get()
+        if event_filter is None:
             return told
-        try:
-            kept = settings.event_filter(events.STATUS_EVENT, project_id, told)
-        except Exception as error:
-            logger.error("realtime_event_filter failed, so a result is not shown: %r", error)
-            kept = None
-        return kept if isinstance(kept, dict) else {"status": told["status"], "state": told["state"]}
+        visible = event_filter.visible(events.STATUS_EVENT, project_id, told)
+        return visible if isinstance(visible, dict) else {"status": told["status"], "state": told["state"]}
 
     # -- cancelling ---------------------------------------------------------------------------------------------
 

@@ -3,46 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import importlib.util
-import logging
-import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import celery
-import msgspec
-from celery import Celery, bootsteps, signals
-from celery.canvas import Signature
-from celery.exceptions import TaskRevokedError
-from celery.local import Proxy
+from celery import Celery
 
-from celery_realtime import auth, events, progress, task
-from celery_realtime.arguments import HEADER
-from celery_realtime.bounded import BoundedDict
-from celery_realtime.bridge import Bridge
-from celery_realtime.cancel import Cancellations, register_command
-from celery_realtime.events import Job
-from celery_realtime.exceptions import ImproperlyConfigured, JobCancelled
-from celery_realtime.handle import JobHandle
+from celery_realtime import auth, task
+from celery_realtime.access_orders import AccessOrders
+from celery_realtime.celery_seams import unproxied
+from celery_realtime.configuration import Configuration
+from celery_realtime.exceptions import ImproperlyConfigured
+from celery_realtime.handle import JobHandle, new_handle, signature_of
+from celery_realtime.job_reader import JobReader
+from celery_realtime.lazy import Lazy
+from celery_realtime.loops import loops_of
 from celery_realtime.manager import SocketIOManager
-from celery_realtime.outbox import Outbox
-from celery_realtime.progress import Progress, ProgressTracker
-from celery_realtime.results import MirroredProgress, ProgressMirror
-from celery_realtime.revocations import Revocations
-from celery_realtime.rooms import normalise_project_id, normalise_user_id
-from celery_realtime.settings import Settings, as_history_url, check_names, conf_values, resolve
+from celery_realtime.projects import Projects
+from celery_realtime.settings import Settings
+from celery_realtime.signals import Bridge
+from celery_realtime.trackers import ProgressTracker, RunningJobs
+from celery_realtime.worker import WorkerSupport
 
 if TYPE_CHECKING:
     from celery_realtime.client_manager import AsyncRealtimeClientManager
     from celery_realtime.handlers import SocketIOEventHandlers
     from celery_realtime.keeper import Keeper
     from celery_realtime.kombu_manager import RealtimeKombuManager
-
-logger = logging.getLogger(__name__)
-
-TRACKERS = 10000
 
 
 class Realtime:
@@ -59,13 +47,14 @@ class Realtime:
     """
 
     def __init__(self, app: Celery | None = None, **settings: Any) -> None:
-        check_names(settings, prefix="")
-        self._keywords = settings
-        self._app: Celery | None = None
-        self._attached: SocketIOEventHandlers | None = None
-        self._trackers: BoundedDict[str, ProgressTracker] = BoundedDict(TRACKERS)
-        #: The attempts that jobs have ended at.
-        self._ended: BoundedDict[str, int] = BoundedDict(TRACKERS)
+        self._configuration = Configuration(settings)
+        self._settings = Lazy(lambda: self._configuration.read(self.app))
+        self._manager = SocketIOManager(lambda: self.settings, lambda: self.client_manager(write_only=True))
+        self._keeper = Lazy(self._new_keeper)
+        self._access = AccessOrders(self._manager)
+        self._celery: _CelerySide | None = None
+        #: What serves clients in this process: handlers and client managers.
+        self._serving: weakref.WeakSet[Any] = weakref.WeakSet()
         if app is not None:
             self.init_app(app)
 
@@ -75,45 +64,26 @@ class Realtime:
         Raises:
             ImproperlyConfigured: A setting is unknown or has a bad value, or either side is attached already.
         """
-        # `celery.current_app` is a proxy, and tasks know their app itself.
-        app = app._get_current_object() if isinstance(app, Proxy) else app
-        if self._app is not None or getattr(app, "realtime", None) is not None:
+        app = unproxied(app)
+        if self._celery is not None or getattr(app, "realtime", None) is not None:
             raise ImproperlyConfigured(f"the Celery app {app.main!r} or this Realtime is attached already")
-        self._check_early(app)
-        self._app = app
+        self._configuration.check(app)
+        self._celery = _CelerySide(app, self)
         app.realtime = self
-        _attached.add(self)
-        task.install()
-        self.manager.register_job_listeners(self.bridge)
-        self.bridge.on_end(self._end)
-        app.steps["worker"].add(_WorkerStep)
-        self._flush_at_worker_end()
+        _instances.add(self)
+        self._celery.connect()
 
-    def _check_early(self, app: Celery) -> None:
-        """Check what is set by now, without loading a configuration that its owner has not finished.
+    def start_over(self, **settings: Any) -> None:
+        """Forget the settings, and what was made with them; the next use reads and checks them again.
 
-        Loading it would be its end: Celery tells ``on_after_configure`` then, and takes no other source any more.
+        For tests, and for programs that change their broker while they run. Flush first.
+
+        Args:
+            **settings: In place of those that the constructor was given, where they name the same.
         """
-        if app.configured:
-            self._resolve(app, app.conf, app.conf.broker_write_url)
-        else:
-            so_far = getattr(app, "_preconf", None) or {}
-            self._resolve(app, so_far, so_far.get("broker_write_url") or so_far.get("broker_url"))
-
-    def _resolve(self, app: Celery, conf: Mapping[str, Any], broker_url: str | list[str] | None) -> Settings:
-        return resolve(self._keywords, conf, broker_url or "amqp://", app.namespace)
-
-    def _flush_at_worker_end(self) -> None:
-        # A prefork child ends by os._exit, so only its own signal reaches it; a cold shutdown skips worker_shutdown.
-        for signal in (signals.worker_process_shutdown, signals.worker_shutting_down, signals.worker_shutdown):
-            signal.connect(self._on_worker_end, weak=False, dispatch_uid=f"celery_realtime.{id(self)}.flush")
-
-    def _on_worker_end(self, signal: Any = None, **_: Any) -> None:
-        self.flush()
-        if signal is not signals.worker_shutting_down:
-            self.manager.close()
-        if signal is signals.worker_shutdown and "keeper" in vars(self):
-            self.keeper.stop()
+        self._configuration.replace(settings)
+        self._settings.forget()
+        self._manager.start_over()
 
     # -- parts --------------------------------------------------------------------------------------------------
 
@@ -124,53 +94,50 @@ class Realtime:
         Raises:
             ImproperlyConfigured: There is none yet.
         """
-        if self._app is None:
-            raise ImproperlyConfigured("this Realtime has no Celery app yet: call realtime.init_app(app)")
-        return self._app
+        return self._attached.app
 
-    @functools.cached_property
+    @property
+    def _attached(self) -> _CelerySide:
+        if self._celery is None:
+            raise ImproperlyConfigured("this Realtime has no Celery app yet: call realtime.init_app(app)")
+        return self._celery
+
+    @property
     def settings(self) -> Settings:
         """The settings, resolved and checked when they are first needed; later changes have no effect."""
-        conf = self.app.conf
-        settings = self._resolve(self.app, conf, conf.broker_write_url)
-        if {**conf_values(conf, self.app.namespace), **self._keywords}.get("url") is None:
-            settings = msgspec.structs.replace(settings, connection_options=self._like_celery(settings))
-        if settings.history_url == "auto":
-            settings = msgspec.structs.replace(settings, history_url=self._find_redis(settings))
-        return settings
+        return self._settings.get()
 
-    def _find_redis(self, settings: Settings) -> str | None:
-        """Return the result backend's or the broker's URL, with its options, if it is a Redis and there is a client."""
-        conf, ours = self.app.conf, settings.connection_options
-        backend = (conf.result_backend, conf.redis_backend_use_ssl, conf.result_backend_transport_options)
-        broker = (settings.url, ours.get("ssl"), ours.get("transport_options"))
-        found = next(filter(None, (as_history_url(*place) for place in (backend, broker))), None)
-        if found is not None and importlib.util.find_spec("redis") is None:
-            logger.warning("no history: pip install celery-realtime[redis], or set realtime_history_url to None")
-            return None
-        return found
-
-    def _like_celery(self, settings: Settings) -> dict[str, Any]:
-        """Return the connection options for Celery's own broker: those of Celery (TLS, Sentinel), then ours."""
-        conf = self.app.conf
-        options: dict[str, Any] = {"transport_options": dict(conf.broker_transport_options or {})}
-        if conf.broker_use_ssl:
-            options["ssl"] = conf.broker_use_ssl
-        if conf.broker_login_method:
-            options["login_method"] = conf.broker_login_method
-        given = dict(settings.connection_options)
-        transport = {**options["transport_options"], **given.pop("transport_options", {})}
-        return {**options, **given, "transport_options": transport}
-
-    @functools.cached_property
+    @property
     def manager(self) -> SocketIOManager:
         """Where events go."""
-        return SocketIOManager(lambda: self.settings, lambda: self.client_manager(write_only=True))
+        return self._manager
 
-    @functools.cached_property
+    @property
     def bridge(self) -> Bridge:
-        """Where events come from."""
-        return Bridge(self.app, lambda: self.settings)
+        """Where the statuses of jobs come from: Celery's signals."""
+        return self._attached.bridge
+
+    @property
+    def running_jobs(self) -> RunningJobs:
+        """The jobs that run in this process."""
+        return self._attached.running_jobs
+
+    @property
+    def worker(self) -> WorkerSupport:
+        """What a worker does for its jobs, beside running them."""
+        return self._attached.worker
+
+    @property
+    def keeper(self) -> Keeper:
+        """What renews leases, and finds jobs whose workers have died."""
+        return self._keeper.get()
+
+    def _new_keeper(self) -> Keeper:
+        from celery_realtime.keeper import Keeper
+
+        return Keeper(self.manager, self.settings.lost_after)
+
+    # -- jobs ---------------------------------------------------------------------------------------------------
 
     def project(self, project_id: object) -> contextlib.AbstractContextManager[None]:
         """Give every job that is published inside the ``with`` block a project.
@@ -178,7 +145,7 @@ class Realtime:
         Raises:
             TypeError, ValueError: It is no project id.
         """
-        return self.bridge.project(project_id)
+        return self._attached.projects.surrounding(project_id)
 
     def handle(
         self, task: Any, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
@@ -196,150 +163,16 @@ class Realtime:
             TypeError: It is neither, or the project id is none.
             ValueError: The project id is none.
         """
-        signature = _signature(task, tuple(args), dict(kwargs or {}), options)
-        project_id = signature.options.pop("project_id", None)
-        headers = dict(signature.options.get("headers") or {})
-        if project_id is not None:
-            headers[HEADER] = normalise_project_id(project_id)
-        signature.set(headers=headers, task_id=signature.options.get("task_id") or celery.uuid())
-        where = (signature.task, signature.options["task_id"], headers, signature.args, signature.kwargs)
-        project = self.bridge.project_of(*where)
-        if project is not None:
-            headers[HEADER] = project  # it stays so wherever the job is published
-        return JobHandle(signature, project, None if project is None else self.manager.position(project))
-
-    # -- tasks --------------------------------------------------------------------------------------------------
-
-    def tracker_of(self, task: Any) -> ProgressTracker | None:
-        """Return the tracker of the job that a task runs now, or None outside a job."""
-        job = self.bridge.job_of(task)
-        if job is None:
-            return None
-        found = self._trackers.get(job.job_id)
-        if found is not None and found.job is job:
-            return found
-        if found is None or found.job.attempt != job.attempt:
-            found = self._new_tracker(job)
-        found.job = job  # one that was asked for by its id alone learns whose it is
-        if not found.ended and _stores_results(task):
-            self._mirror.expect(job.job_id, task.request)
-        return found
+        signature = signature_of(task, args, kwargs, options)
+        return new_handle(signature, self._attached.projects, self.manager.position)
 
     def progress_tracker(self, job_id: str) -> ProgressTracker:
-        """Return the tracker of a job, for code that holds its id and not its task."""
-        if not isinstance(job_id, str) or not job_id:
-            raise TypeError(f"job_id must be a non-empty str, not {job_id!r}")
-        running = self.app.current_task
-        if running is not None and running.request.id == job_id and running.app is self.app:
-            found = self.tracker_of(running)
-        else:
-            found = self._trackers.get(job_id)
-        return found if found is not None else self._new_tracker(Job(job_id=job_id))
-
-    def _new_tracker(self, job: Job) -> ProgressTracker:
-        tracker = ProgressTracker(job, self._publish_progress, self._mirror_progress, self.settings.progress_interval)
-        earlier = self._trackers.get(job.job_id)
-        if earlier is not None:
-            earlier.end()
-        self._trackers[job.job_id] = tracker
-        if self._ended.get(job.job_id, -1) >= job.attempt:
-            tracker.end()
-        return tracker
-
-    def _publish_progress(self, job: Job, report: Progress, due: float) -> None:
-        if job.project_id is None:
-            project = self.manager.project_of(job.job_id)
-            job = job if project is None else msgspec.structs.replace(job, project_id=project)
-        if job.project_id is None:
-            self.manager.count_without_project(job)
-        else:
-            told = events.outgoing_progress(progress.progress_update(job, report), job.stall_after)
-            self.manager.publish(told, due)
-
-    def _mirror_progress(self, job: Job, report: Progress, due: float) -> None:
-        self._mirror_outbox.put(MirroredProgress(job.job_id, report), due)  # type: ignore[arg-type]
-
-    @functools.cached_property
-    def _mirror(self) -> ProgressMirror:
-        return ProgressMirror(self.app)
-
-    @functools.cached_property
-    def _mirror_outbox(self) -> Outbox[events.Outgoing]:
-        return Outbox(
-            self._mirror.store,  # type: ignore[arg-type]
-            queue_size=self.settings.queue_size,
-            linger=0.0,
-            flush_timeout=1.0,
-            destination="the result backend",
-        )
-
-    def _end(self, job: Job) -> None:
-        tracker = self._trackers.get(job.job_id)
-        if tracker is not None and tracker.job.attempt > job.attempt:
-            return
-        self._ended[job.job_id] = job.attempt
-        self._mirror.ended(job.job_id)
-        if "cancellations" in vars(self):
-            self.cancellations.forget(job.job_id)
-        if tracker is not None:
-            tracker.end()
-            self._trackers.pop(job.job_id)
-
-    def emit_from(self, task: Any, event: str, data: Any) -> None:
-        """Send a custom event to the project of the job that a task runs now."""
-        job = self.bridge.job_of(task)
-        if job is not None and job.project_id is not None:
-            self.manager.emit_to_project(job.project_id, event, data, job_id=job.job_id)
-            return
-        events.outgoing_custom(event, data, "", None, self.settings.max_payload)
-        if job is not None:
-            self.manager.count_without_project(job)
-
-    # -- cancelling ---------------------------------------------------------------------------------------------
-
-    @functools.cached_property
-    def cancellations(self) -> Cancellations:
-        """Which jobs of this process have been cancelled."""
-        return Cancellations(lambda: self.manager.history)
-
-    def raise_if_cancelled(self, task: Any) -> None:
-        """End the job that a task runs now if it has been cancelled and the task is ``cancellable``.
+        """Return the tracker of a job, for code that has its id and not its task.
 
         Raises:
-            JobCancelled: It has been.
+            TypeError: It is not a job id.
         """
-        job = self.bridge.job_of(task) if getattr(task, "cancellable", False) else None
-        if job is None or not self.cancellations.has(job.job_id):
-            return
-        reason = TaskRevokedError("cancelled")
-        task.request.realtime_stored = ("REVOKED", reason)
-        if _stores_results(task):
-            try:
-                task.backend.mark_as_revoked(job.job_id, str(reason), request=task.request)
-            except Exception as error:
-                logger.error("the end of a cancelled job could not be stored: %r", error)
-        raise JobCancelled("cancelled")
-
-    # -- leases -------------------------------------------------------------------------------------------------
-
-    @functools.cached_property
-    def keeper(self) -> Keeper:
-        """What looks after jobs whose workers die."""
-        from celery_realtime.keeper import Keeper
-
-        return Keeper(self.manager, self.settings.lost_after)
-
-    def look_after_worker(self, hostname: str) -> None:
-        """Hold a lease on the jobs of the worker that this process is the main process of."""
-        if self.manager.history is not None:
-            self.keeper.start(hostname, self._held_jobs)
-
-    def _held_jobs(self) -> list[Job]:
-        """Return the jobs that this worker has taken from the queue and not finished."""
-        from celery.worker import state
-
-        held = (self.bridge.received(job_id) for job_id in _ids(state.reserved_requests))
-        return [job for job in held if job is not None and job.project_id is not None]
+        return self.running_jobs.tracker_by_id(job_id)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until every accepted event has been sent.
@@ -351,6 +184,16 @@ class Realtime:
             Whether all have been sent.
         """
         return self.manager.flush(timeout)
+
+    def health(self) -> dict[str, Any]:
+        """Return how what runs in the background of this process is doing, fit for JSON; makes and starts nothing.
+
+        Returns:
+            ``{"loops": [...]}``: of each loop its ``name``, whether it is ``turning``, how many of its turns have
+            failed (``failures``), and the ``error`` of the last turn, or None.
+        """
+        jobs = None if self._celery is None else self._celery.running_jobs
+        return {"loops": [loop.health() for loop in loops_of(self.manager, jobs, self._keeper.peek(), *self._serving)]}
 
     # -- web server ---------------------------------------------------------------------------------------------
 
@@ -423,75 +266,49 @@ class Realtime:
             authorize=authorize,
             handlers=handlers,
             read=None if self.manager.history is None else self.manager.history.read,
-            options=Options(authorize_cancel, audience, self._revocations, desk),
+            options=Options(authorize_cancel, audience, self._access.revocations, desk),
         )
         self.manager.attach(attached.server)
-        self._attached = attached
-        attached.on_first_client(self._look_after_others)
+        self._access.on_order(attached.obey)
+        self._serving.update((attached, attached.server.manager))
+        if self.manager.history is not None:
+            attached.on_first_client(self.keeper.start)
         return attached
 
-    @functools.cached_property
-    def _revocations(self) -> Revocations:
-        history = self.manager.history
-        return Revocations(None if history is None else history.revocations)
-
     def revoke_access(self, user_id: object, project_id: object) -> bool:
-        """Let a user's clients hear a project no more, on all web servers, from now on.
+        """End a user's subscriptions to a project, on all web servers, from now on.
 
-        They are told so, and are out of the project when this returns, on this server; on others as soon as they hear
-        of it. Tokens of ours that were made before open the project no more. Rules of your own are asked again when
-        the user subscribes again, so let them say no first.
+        The clients get an ``error`` event. On this server they have left the project when this returns, on others as
+        soon as the order arrives there. Tokens that ``issue_token`` made before no longer open the project. Rules of
+        your own are asked again when the user subscribes again, so have them refuse first.
 
         Args:
             user_id: The user, as the authenticator names it.
             project_id: The project.
 
         Returns:
-            Whether the broker, and the history where there is one, took it. If not, say it again.
+            Whether the broker, and the history where there is one, accepted it. If not, call it again.
 
         Raises:
-            TypeError, ValueError: It is no project id, or no user id.
+            TypeError, ValueError: It is not a project id, or not a user id.
         """
-        user, project, at = normalise_user_id(user_id), normalise_project_id(project_id), time.time()
-        self._revocations.note(user, project, at)
-        kept = self._keep_revocation(user, project, at)
-        return self._order({"action": "revoke", "user": user, "project": project, "at": at}) and kept
-
-    def _keep_revocation(self, user: str, project: str, at: float) -> bool:
-        history = self.manager.history
-        if history is None:
-            return True
-        try:
-            history.revoke(user, project, at)
-        except Exception as error:
-            logger.error("it could not be stored that %s may not see a project any more: %r", user, error)
-            return False
-        return True
+        return self._access.revoke(user_id, project_id)
 
     def disconnect_user(self, user_id: object) -> bool:
         """Disconnect all clients of a user, on all web servers.
 
-        Their tokens stay good: have the authenticator refuse them first, if the user is not to come back.
+        Their tokens stay valid: have the authenticator refuse them first, if the user is not to come back.
 
         Args:
             user_id: The user, as the authenticator names it.
 
         Returns:
-            Whether the broker took it. If not, say it again.
+            Whether the broker accepted it. If not, call it again.
 
         Raises:
-            TypeError, ValueError: It is no user id.
+            TypeError, ValueError: It is not a user id.
         """
-        return self._order({"action": "disconnect", "user": normalise_user_id(user_id)})
-
-    def _order(self, order: dict[str, Any]) -> bool:
-        if self._attached is not None:
-            self._attached.obey(order)  # the broker may be away
-        return self.manager.publisher.order(order)
-
-    def _look_after_others(self) -> None:
-        if self.manager.history is not None:
-            self.keeper.start()
+        return self._access.disconnect(user_id)
 
     def issue_token(self, user_id: object, projects: Iterable[object] = (), expires_in: float = 3600) -> str:
         """Return a signed token with which a browser can connect.
@@ -508,50 +325,44 @@ class Realtime:
         return auth.issue_token(self.settings.secret_key, user_id, projects, expires_in)
 
 
-def _signature(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]) -> Signature:
-    if isinstance(task, Signature) and task.subtask_type is None:
-        return task.clone(args, kwargs, **options)
-    if isinstance(task, celery.Task):
-        return task.signature(args, kwargs, **options)
-    raise TypeError(f"handle takes a task or the signature of one, not {task!r:.100}; for others there is position()")
+class _CelerySide:
+    """What belongs to the Celery app of a Realtime.
 
+    Args:
+        app: The Celery app.
+        realtime: The Realtime.
+    """
 
-def _stores_results(task: Any) -> bool:
-    """Tell whether Celery stores the result of the job that a task runs (celery/app/trace.py, ``build_tracer``)."""
-    if task.ignore_result or task.request.ignore_result:
-        return False
-    return bool(task.store_eager_result or not task.request.is_eager)
+    def __init__(self, app: Celery, realtime: Realtime) -> None:
+        def settings() -> Settings:
+            return realtime.settings
 
+        manager = realtime.manager
+        self.app = app
+        self.projects = Projects(app, settings, manager.project_of)
+        reader = JobReader(app, self.projects)
+        self.bridge = Bridge(app, settings, projects=self.projects, reader=reader)
+        self.running_jobs = RunningJobs(app, reader=reader, manager=manager, settings=settings)
+        self.worker = WorkerSupport(
+            settings, manager, received=self.bridge.received, new_keeper=lambda: realtime.keeper
+        )
+        self._manager = manager
 
-def _ids(requests: Iterable[Any]) -> list[str]:
-    """Return the ids in a set that other threads change meanwhile."""
-    while True:
-        try:
-            return [request.id for request in requests]
-        except RuntimeError:  # changed size during iteration
-            continue
-
-
-class _WorkerStep(bootsteps.StartStopStep):
-    """Keep a worker with a mistaken setting from starting, load before the fork what its children need, hold leases."""
-
-    def __init__(self, parent: Any, **kwargs: Any) -> None:
-        parent.app.realtime.settings  # noqa: B018 - reading it is the check
-        parent.app.realtime.manager.preload()
-        register_command()
-        super().__init__(parent, **kwargs)
-
-    def start(self, parent: Any) -> None:
-        parent.app.realtime.look_after_worker(parent.hostname)
+    def connect(self) -> None:
+        """Begin to report the app's jobs."""
+        task.install()
+        self._manager.register_job_listeners(self.bridge)
+        self.bridge.on_end(self.running_jobs.end)
+        self.worker.install(self.app)
 
 
 #: Celery's current app is one for each thread, and the request threads of a web server have none.
-_attached: weakref.WeakSet[Realtime] = weakref.WeakSet()
+_instances: weakref.WeakSet[Realtime] = weakref.WeakSet()
 
 
 def _current_realtime() -> Realtime:
     realtime: Realtime | None = getattr(celery.current_app, "realtime", None)
-    only = list(_attached)
+    only = list(_instances)
     if realtime is None and len(only) == 1:
         return only[0]
     if realtime is None:

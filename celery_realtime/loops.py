@@ -58,3 +58,11 @@ class BackgroundLoop:
     def health(self) -> dict[str, Any]:
         """Return ``name``, ``turning``, ``failures`` and ``error`` (of the last turn, or None), fit for JSON."""
         return {"name": self.name, "turning": self.is_turning, "failures": self.failures, "error": self._last_error}
+
+
+def loops_of(*parts: Any) -> list[BackgroundLoop]:
+    """Return the loops of all parts that have some: by convention, one as ``loop``, several as ``loops``."""
+    loops: list[BackgroundLoop] = []
+    for part in parts:
+        loops += getattr(part, "loops", None) or [loop for loop in [getattr(part, "loop", None)] if loop is not None]
+    return loops

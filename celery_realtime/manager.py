@@ -10,17 +10,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
-import msgspec
-
 from celery_realtime import events
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.client_rooms import ClientRooms
 from celery_realtime.encoding import one_line
 from celery_realtime.events import Job, Outgoing, StatusChange
 from celery_realtime.exceptions import ImproperlyConfigured
+from celery_realtime.filtering import EventFilter
 from celery_realtime.lazy import Lazy
 from celery_realtime.ledger import Counts
-from celery_realtime.logs import RateLimitedLogger
+from celery_realtime.loops import BackgroundLoop
 from celery_realtime.outbox import Outbox
 from celery_realtime.rooms import normalise_project_id
 from celery_realtime.settings import Settings
@@ -59,9 +58,8 @@ class SocketIOManager:
         self._outbox = Lazy(self._new_outbox)
         self._publisher = Lazy(connect)
         self._history = Lazy(self._open_history)
-        self._filters = Lazy(lambda: _filters_here(settings()))
+        self._filter = Lazy(lambda: EventFilter.for_everybody(settings(), self._counts.add))
         self._tracked: BoundedDict[str, str] = BoundedDict(TRACKED_JOBS)
-        self._failures = RateLimitedLogger(logger)
         self._counts = Counts()
         self._rooms = ClientRooms(lambda: self.publisher, lambda: settings().namespace)
 
@@ -130,6 +128,12 @@ class SocketIOManager:
         self.publisher.preload()
         _ = self.history
 
+    @property
+    def loops(self) -> list[BackgroundLoop]:
+        """The loops that send, for health checks."""
+        outbox = self._outbox.peek()
+        return [] if outbox is None else outbox.loops
+
     def start_over(self, connect: Callable[[], RealtimeKombuManager] | None = None) -> None:
         """Forget the outbox, the publisher and the history; the next event makes them with the present settings.
 
@@ -138,7 +142,7 @@ class SocketIOManager:
         """
         if connect is not None:
             self._publisher = Lazy(connect)
-        for part in (self._outbox, self._publisher, self._history, self._filters):
+        for part in (self._outbox, self._publisher, self._history, self._filter):
             part.forget()
 
     # -- events -------------------------------------------------------------------------------------------------
@@ -190,32 +194,8 @@ class SocketIOManager:
 
     def _filtered(self, event: Outgoing) -> Outgoing | None:
         """Return what ``event_filter`` leaves of an event, or None if it is dropped."""
-        if not self._filters.get():
-            return event
-        has_failed, filtered = True, None
-        with self._failures.suppressing("realtime_event_filter failed on %s, which is hidden", event.event):
-            has_failed, filtered = False, self._apply_filter(event)
-        if has_failed:
-            filtered = self._hidden(event)
-        if filtered is None:
-            self._counts.add("filtered")
-        return filtered
-
-    def _apply_filter(self, event: Outgoing) -> Outgoing | None:
-        data = msgspec.json.decode(event.payload)
-        shown = {} if data is None else data  # what is None on the way back is to be dropped
-        allowed = self._settings().event_filter(event.event, event.project_id, shown)
-        if allowed is None:
-            return None
-        return event if data is None and allowed == {} else events.refilled(event, allowed)
-
-    def _hidden(self, event: Outgoing) -> Outgoing | None:
-        """Return what everybody may see of an event that the filter failed on: that a job has a status, and no more."""
-        if event.rank is None:
-            return None
-        self._counts.add("hidden")
-        data = msgspec.json.decode(event.payload)
-        return events.refilled(event, {name: data[name] for name in events.IDENTITY if name in data})
+        event_filter = self._filter.get()
+        return event if event_filter is None else event_filter.outgoing(event)
 
     def count_without_project(self, job: Job) -> None:
         """Count an event of a job whose project is unknown, and which nobody sees."""
@@ -338,8 +318,3 @@ def _pair(item: Any) -> tuple[Any, Any]:
     if not isinstance(item, (tuple, list)) or len(item) != 2:
         raise TypeError(f"emit_many takes pairs of an event name and its data, not {one_line(repr(item))}")
     return item[0], item[1]
-
-
-def _filters_here(settings: Settings) -> bool:
-    """Return whether ``event_filter`` decides where events come from, and not in the web server for each audience."""
-    return settings.event_filter is not None and not settings.filters_by_audience

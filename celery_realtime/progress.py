@@ -1,13 +1,9 @@
-"""Turn a job's many progress calls into few, monotone, timely updates."""
+"""Check what is reported of a job's progress, and decide when an update may leave."""
 
 from __future__ import annotations
 
 import math
 import numbers
-import os
-import threading
-import time
-from collections.abc import Callable
 
 import msgspec
 
@@ -47,21 +43,27 @@ def check_progress(
     if progress is not None:
         if current is not None or total is not None:
             raise TypeError("give either progress, or current and total, not both")
-        return Progress(_number("progress", progress, 100), text)
+        return Progress(check_number("progress", progress, 100), text)
     if current is None or total is None:
         raise TypeError("give progress (0..100), or both current and total")
-    units = _number("total", total, None)
-    done = _number("current", current, units)
+    units = check_number("total", total, None)
+    done = check_number("current", current, units)
     return Progress(_percent(done, units), text, done, units)
 
 
 _PLAIN = (int, float)
 
-#: Where the slow way begins: what is larger may not fit into a float.
+#: Up to here every plain number is fine as it is; a larger one may not fit into a float.
 _FAR = 1e15
 
 
-def _number(name: str, value: object, most: Number | None) -> Number:
+def check_number(name: str, value: object, most: Number | None) -> Number:
+    """Return a number that is finite, 0 or more, and at most ``most``.
+
+    Raises:
+        TypeError: It is not a number.
+        ValueError: It is out of range, infinite or NaN.
+    """
     if type(value) in _PLAIN and 0 <= value <= (_FAR if most is None else most):  # type: ignore[operator]
         return value  # type: ignore[return-value]
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
@@ -87,10 +89,10 @@ def read_meta(meta: object) -> Progress | None:
     """Read the ``meta`` of a plain ``update_state(state="PROGRESS", meta=...)``.
 
     Understands ``current`` and ``total``, ``progress``, and ``percent``, with ``message`` or ``status`` as its text.
-    Values out of range are clamped, since the caller never promised one.
+    Values out of range are clamped, since plain Celery has no range.
 
     Returns:
-        The report, or None when it tells no progress.
+        The report, or None when it holds no progress.
     """
     if not isinstance(meta, dict):
         return None
@@ -109,7 +111,7 @@ def read_meta(meta: object) -> Progress | None:
 def _clamp(value: object, most: Number | None) -> Number:
     if isinstance(value, (int, float)) and value < 0:
         return 0
-    number = _number("value", value, None)
+    number = check_number("value", value, None)
     return number if most is None else min(number, most)
 
 
@@ -142,117 +144,8 @@ class Throttle:
         self._last, self._held = clock, None
 
 
-MIRROR_INTERVAL = 1.0
-
-Publish = Callable[[Job, Progress, float], None]
-
-
-class ProgressTracker:
-    """Report one job's progress.
-
-    Updates leave at most once in ``min_update_interval`` seconds: the first at once, the newest at the end of the
-    interval, and the last together with the job's end. Progress never goes backwards.
-
-    Args:
-        job: The job.
-        publish: Sends an update; gets the job, the report and the time before which it is held back.
-        mirror: Stores it in the result backend; the same arguments.
-        interval: Seconds between two updates.
-    """
-
-    def __init__(self, job: Job, publish: Publish, mirror: Publish, interval: float) -> None:
-        self.job = job
-        self._publish = publish
-        self._mirror = mirror
-        self._events = Throttle(interval)
-        self._stores = Throttle(max(interval, MIRROR_INTERVAL))
-        self._reached: Number = 0
-        self._ended = False
-        self._lock = threading.RLock()
-        self._pid = os.getpid()
-
-    def _locked(self) -> threading.RLock:
-        """Return the lock; after a fork a new one, since a thread that is not in the child may hold the old one."""
-        if self._pid != os.getpid():
-            self._lock, self._pid = threading.RLock(), os.getpid()
-        return self._lock
-
-    @property
-    def min_update_interval(self) -> float:
-        """Shortest time between two updates, in seconds."""
-        return self._events.interval
-
-    @min_update_interval.setter
-    def min_update_interval(self, seconds: float) -> None:
-        checked = _number("min_update_interval", seconds, None)
-        self._events.interval = checked
-        self._stores.interval = max(checked, MIRROR_INTERVAL)
-
-    @property
-    def progress(self) -> Number:
-        """How far the job is, in percent."""
-        return self._reached
-
-    def update(
-        self,
-        progress: object = None,
-        message: str | None = None,
-        *,
-        current: object = None,
-        total: object = None,
-    ) -> None:
-        """Report progress; the arguments and errors are those of :func:`check_progress`."""
-        self.report(check_progress(progress, message, current, total))
-
-    def set_progress(self, progress: float, message: str | None = None) -> None:
-        """Report that the job has come to ``progress`` percent."""
-        self.update(progress, message)
-
-    def increment_progress(self, amount: float, message: str | None = None) -> None:
-        """Report that the job has come ``amount`` percent further, to 100 at most."""
-        step = check_progress(amount, message)
-        with self._locked():
-            self.report(Progress(min(100, self._reached + step.progress), step.message))
-
-    def mark_complete(self, message: str | None = None) -> None:
-        """Report 100 percent, at once. The job's end itself is told by Celery."""
-        self.report(check_progress(100, message), at_once=True)
-
-    def advance(self, current: int, total: int | None, message: str | None) -> None:
-        """Report units done of a total that may be unknown, in which case the percentage stands still."""
-        if total is None:
-            self.report(msgspec.structs.replace(check_progress(self._reached, message), current=current))
-        else:
-            self.report(check_progress(None, message, current, max(current, total)))
-
-    @property
-    def ended(self) -> bool:
-        """Whether the job has ended, after which nothing is said."""
-        return self._ended
-
-    def end(self) -> None:
-        """Say nothing more: the job has ended."""
-        with self._locked():
-            self._ended = True
-
-    def report(self, progress: Progress, at_once: bool = False, mirror: bool = True) -> None:
-        """Send a checked report, never below what was reached before, and not after the job's end."""
-        with self._locked():
-            if self._ended:
-                return
-            if progress.progress < self._reached:
-                progress = msgspec.structs.replace(progress, progress=self._reached)
-            self._reached = progress.progress
-            clock = time.monotonic()
-            if at_once:
-                self._events.sent(clock)
-            self._publish(self.job, progress, 0.0 if at_once else self._events.due(clock))
-            if mirror:
-                self._mirror(self.job, progress, self._stores.due(clock))
-
-
 def progress_update(job: Job, progress: Progress) -> ProgressUpdate:
-    """Build the event that tells a job's progress; the job must have a project."""
+    """Build the event of a job's progress; the job must have a project."""
     assert job.project_id is not None
     return ProgressUpdate(
         job_id=job.job_id,

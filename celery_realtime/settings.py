@@ -1,4 +1,4 @@
-"""Say what can be set, check it once, and name what is wrong."""
+"""Define what can be set: each name, default, type and check once; read everywhere from here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import inspect
 import re
 import ssl
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any, Protocol, get_args, get_origin, get_type_hints
 from urllib.parse import parse_qsl, quote, urlsplit
 
 import msgspec
@@ -17,8 +17,81 @@ from celery_realtime.exceptions import ImproperlyConfigured
 PREFIX = "realtime_"
 REDIS_SCHEMES = ("redis", "rediss", "redis+socket", "unix", "valkey", "valkeys", "sentinel")
 
-EventFilter = Callable[..., dict[str, Any] | None]
-ProjectResolver = Callable[[str, tuple[Any, ...], dict[str, Any]], str | None]
+#: The longest length of time, in seconds: what is much longer, no clock can wait.
+LONGEST_TIME = 10 * 365 * 86400.0
+
+
+class EventRule(Protocol):
+    """An ``event_filter`` that decides for everybody, where events come from."""
+
+    def __call__(self, event: str, project_id: str, payload: Any, /) -> Any:
+        """Return the payload to send, changed or not, or None to drop the event."""
+
+
+class AudienceRule(Protocol):
+    """An ``event_filter`` that decides for each audience, in the web server."""
+
+    def __call__(self, event: str, project_id: str, payload: Any, audience: str | None, /) -> Any:
+        """Return what the audience sees of the payload, or None for nothing."""
+
+
+class ProjectResolver(Protocol):
+    """A ``project_resolver``."""
+
+    def __call__(self, task_name: str, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> object:
+        """Return the project id of a job that names none, or None."""
+
+
+# -- what a value has to be -------------------------------------------------------------------------------------
+
+Check = Callable[[str, Any], None]
+
+
+def _above_zero(name: str, value: Any) -> None:
+    if not value > 0:
+        raise ImproperlyConfigured(f"{PREFIX}{name} must be above 0, not {value!r}")
+
+
+def _not_negative(name: str, value: Any) -> None:
+    if not value >= 0:
+        raise ImproperlyConfigured(f"{PREFIX}{name} must be 0 or more, not {value!r}")
+
+
+def _not_endless(name: str, value: Any) -> None:
+    if value > LONGEST_TIME:
+        raise ImproperlyConfigured(f"{PREFIX}{name} must be at most {LONGEST_TIME:.0f} seconds, ten years")
+
+
+def _not_empty(name: str, value: Any) -> None:
+    if value in ("", ()) or (isinstance(value, tuple) and "" in value):
+        raise ImproperlyConfigured(f"{PREFIX}{name} must not be empty")
+
+
+def _a_wire(name: str, value: Any) -> None:
+    if value not in ("frames", "stock"):
+        raise ImproperlyConfigured(f"{PREFIX}{name} must be 'frames' or 'stock', not {value!r}")
+
+
+def _a_namespace(name: str, value: Any) -> None:
+    if not value.startswith("/"):
+        raise ImproperlyConfigured(f"{PREFIX}{name} must start with '/', not {value!r}")
+
+
+def _a_broker(name: str, value: Any) -> None:
+    _not_empty(name, value)
+    if value is not None:
+        _check_url(value)
+
+
+def _a_redis(_name: str, value: Any) -> None:
+    _check_history_url(value)
+
+
+Number = Annotated[int, _above_zero]
+Rate = Annotated[float, _above_zero]
+Span = Annotated[float, _above_zero, _not_endless]
+Pause = Annotated[float, _not_negative, _not_endless]
+Word = Annotated[str, _not_empty]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,13 +112,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         include_traceback: Whether an error carries the traceback.
         event_filter: ``(event, project_id, payload) -> payload``, to redact an event, or None, to drop it. With a
             fourth parameter, ``audience``, it decides in the web server what each audience sees.
+        event_filter_audience: Whether ``event_filter`` decides for each audience, with a fourth argument; None for
+            whether it has a parameter named ``audience``.
         project_resolver: ``(task_name, args, kwargs) -> project_id``, for jobs that name no project.
         secret_key: Signs the tokens of ``issue_token``; several keys rotate: the first signs, all verify.
         queue_size: Events that may wait in a process before the least important is dropped.
         batch_size: Most events in a broker message.
         linger: Least time, in seconds, between two batches of progress; what comes after a silence leaves at once.
         flush_timeout: Longest time, in seconds, that a process that ends waits for its last events to leave.
-        lost_after: Time, in seconds, within which the jobs of a worker that was killed are told to be lost.
+        lost_after: Time, in seconds, within which the jobs of a worker that was killed are reported as lost.
         max_subscriptions: Projects and jobs that one client may be subscribed to at once.
         max_connections: Connections that one user may have to one web server.
         request_rate: Requests a second that one client may make; as many as in five seconds at once.
@@ -54,66 +129,62 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         max_backlog: Packets that may wait for a client that reads slowly before it is disconnected; of a quarter of
             that on, its progress waits apart, the newest of each job.
         max_backlog_bytes: Bytes that may wait for such a client, answers to its requests included.
-        metrics: Whether counters are exported to prometheus_client.
+        metrics: Reserved: accepted, and without effect in this version.
     """
 
-    url: str | None = None
-    channel: str = "socketio"
-    wire: str = "frames"
-    namespace: str = "/"
+    url: Annotated[str | None, _a_broker] = None
+    channel: Word = "socketio"
+    wire: Annotated[str, _a_wire] = "frames"
+    namespace: Annotated[str, _a_namespace] = "/"
     connection_options: dict[str, Any] = {}
-    history_url: str | None = "auto"
-    history_size: int = 1000
-    history_ttl: float = 86400.0
-    progress_interval: float = 5.0
-    max_payload: int = 65536
+    history_url: Annotated[str | None, _a_redis] = "auto"
+    history_size: Number = 1000
+    history_ttl: Span = 86400.0
+    progress_interval: Pause = 5.0
+    max_payload: Number = 65536
     include_result: bool = True
     include_traceback: bool = False
-    event_filter: Any = None
-    project_resolver: Any = None
-    secret_key: str | tuple[str, ...] | None = None
-    queue_size: int = 10000
-    batch_size: int = 100
-    linger: float = 0.005
-    flush_timeout: float = 5.0
-    lost_after: float = 30.0
-    max_subscriptions: int = 200
-    max_connections: int = 2000
-    request_rate: float = 200.0
-    max_request: int = 16384
-    connect_timeout: float = 10.0
-    max_backlog: int = 1000
-    max_backlog_bytes: int = 16 * 1024 * 1024
+    event_filter: EventRule | AudienceRule | None = None
+    event_filter_audience: bool | None = None
+    project_resolver: ProjectResolver | None = None
+    secret_key: Annotated[str | tuple[str, ...] | None, _not_empty] = None
+    queue_size: Number = 10000
+    batch_size: Number = 100
+    linger: Pause = 0.005
+    flush_timeout: Pause = 5.0
+    lost_after: Span = 30.0
+    max_subscriptions: Number = 200
+    max_connections: Number = 2000
+    request_rate: Rate = 200.0
+    max_request: Number = 16384
+    connect_timeout: Span = 10.0
+    max_backlog: Number = 1000
+    max_backlog_bytes: Number = 16 * 1024 * 1024
     metrics: bool = False
 
     @property
     def filters_by_audience(self) -> bool:
         """Whether ``event_filter`` decides in the web server, for each audience, and not where events come from."""
-        return _takes_audience(self.event_filter)
+        if self.event_filter is None:
+            return False
+        if self.event_filter_audience is not None:
+            return self.event_filter_audience
+        return "audience" in (_parameters(self.event_filter) or ())
 
 
-def _takes_audience(rule: Any) -> bool:
-    if rule is None:
-        return False
+def _parameters(rule: Any) -> Mapping[str, inspect.Parameter] | None:
     try:
-        return "audience" in inspect.signature(rule).parameters
+        return inspect.signature(rule).parameters
     except (TypeError, ValueError):
-        return False
+        return None
 
 
-LONGEST_TIME = 10 * 365 * 86400.0
+# -- resolving --------------------------------------------------------------------------------------------------
 
 NAMES = Settings.__struct_fields__
-_POSITIVE = (
-    *("history_size", "history_ttl", "max_payload", "queue_size", "batch_size", "lost_after"),
-    *("max_subscriptions", "max_connections", "request_rate", "max_request", "connect_timeout"),
-    *("max_backlog", "max_backlog_bytes"),
-)
-_NOT_NEGATIVE = ("progress_interval", "linger", "flush_timeout")
+_TYPES: dict[str, Any] = get_type_hints(Settings, include_extras=True)
 _CALLABLE = ("event_filter", "project_resolver")
-_TIMES = ("history_ttl", "progress_interval", "linger", "flush_timeout", "lost_after", "connect_timeout")
 _SECRET = ("secret_key", "url", "history_url", "connection_options")
-_NOT_EMPTY = ("channel", "secret_key", "url")
 
 
 def resolve(
@@ -130,20 +201,35 @@ def resolve(
     Raises:
         ImproperlyConfigured: A name is unknown, a value has the wrong type or range, or a URL cannot be used.
     """
+    values = check(keywords, conf, namespace)
+    if values.get("url") is None:
+        values["url"] = check_broker(broker_url)
+    return Settings(**values)
+
+
+def check(keywords: Mapping[str, Any], conf: Mapping[str, Any], namespace: str | None = None) -> dict[str, Any]:
+    """Return all values that are set, by their names, each of a right name, type and range.
+
+    Raises:
+        ImproperlyConfigured: One is not.
+    """
     check_names(keywords, prefix="")
     values = conf_values(conf, namespace)
     check_names(values)
-    settings = _convert({**values, **keywords})
-    _check_ranges(settings)
-    url = settings.url or (broker_url if isinstance(broker_url, str) else ";".join(broker_url))
+    checked = {name: _checked(name, value) for name, value in {**values, **keywords}.items()}
+    _check_filter(Settings(**checked))
+    return checked
+
+
+def check_broker(broker_url: str | Iterable[str]) -> str:
+    """Return the URL of Celery's own broker, or of several.
+
+    Raises:
+        ImproperlyConfigured: It cannot be used.
+    """
+    url = broker_url if isinstance(broker_url, str) else ";".join(broker_url)
     _check_url(url)
-    _check_history_url(settings.history_url)
-    return msgspec.structs.replace(settings, url=url)
-
-
-def conf_names(conf: Iterable[str], namespace: str | None = None) -> list[str]:
-    """Return the ``realtime_*`` names in a Celery configuration, also those written as ``<NAMESPACE>_REALTIME_*``."""
-    return list(_conf_keys(conf, namespace))
+    return url
 
 
 def conf_values(conf: Mapping[str, Any], namespace: str | None = None) -> dict[str, Any]:
@@ -175,51 +261,38 @@ def check_names(names: Iterable[str], prefix: str = PREFIX) -> None:
             raise ImproperlyConfigured(f"unknown setting {prefix}{name}: {hint}")
 
 
-def _convert(values: dict[str, Any]) -> Settings:
-    for name, value in values.items():
-        if name == "secret_key" and isinstance(value, list):
-            values = {**values, name: tuple(value)}
-        _check_type(name, values[name])
-    return Settings(**values)
-
-
-_TYPES = {field.name: field.type for field in msgspec.structs.fields(Settings)}
-
-
-def _check_type(name: str, value: object) -> None:
+def _checked(name: str, value: Any) -> Any:
+    """Return a value of the right type and range."""
+    if name == "secret_key" and isinstance(value, list):
+        value = tuple(value)
     if name in _CALLABLE:
         if value is not None and not callable(value):
             raise ImproperlyConfigured(f"{PREFIX}{name} must be callable, not {value!r}")
-        return
+        return value
+    kind, *checks = get_args(_TYPES[name]) if get_origin(_TYPES[name]) is Annotated else (_TYPES[name],)
     try:
-        msgspec.convert(value, _TYPES[name])
+        msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         shown = type(value).__name__ if name in _SECRET else repr(value)
         raise ImproperlyConfigured(f"{PREFIX}{name} has a bad value, {shown}: {error}") from None
+    for one in checks:
+        one(name, value)
+    return value
 
 
-def _check_ranges(settings: Settings) -> None:
-    for name in _POSITIVE:
-        if not getattr(settings, name) > 0:
-            raise ImproperlyConfigured(f"{PREFIX}{name} must be above 0, not {getattr(settings, name)!r}")
-    for name in _NOT_NEGATIVE:
-        if not getattr(settings, name) >= 0:
-            raise ImproperlyConfigured(f"{PREFIX}{name} must be 0 or more, not {getattr(settings, name)!r}")
-    for name in _TIMES:
-        if getattr(settings, name) > LONGEST_TIME:
-            raise ImproperlyConfigured(f"{PREFIX}{name} must be at most {LONGEST_TIME:.0f} seconds, ten years")
-    _check_words(settings)
-
-
-def _check_words(settings: Settings) -> None:
-    for name in _NOT_EMPTY:
-        value = getattr(settings, name)
-        if value in ("", ()) or (isinstance(value, tuple) and "" in value):
-            raise ImproperlyConfigured(f"{PREFIX}{name} must not be empty")
-    if settings.wire not in ("frames", "stock"):
-        raise ImproperlyConfigured(f"{PREFIX}wire must be 'frames' or 'stock', not {settings.wire!r}")
-    if not settings.namespace.startswith("/"):
-        raise ImproperlyConfigured(f"{PREFIX}namespace must start with '/', not {settings.namespace!r}")
+def _check_filter(settings: Settings) -> None:
+    """Refuse an ``event_filter`` that cannot be called with what it would be given."""
+    if settings.event_filter is None:
+        return
+    given = ["event", "project_id", "payload", *(["audience"] if settings.filters_by_audience else [])]
+    try:
+        inspect.signature(settings.event_filter).bind(*given)
+    except ValueError:  # it has no signature
+        return
+    except TypeError:
+        raise ImproperlyConfigured(
+            f"{PREFIX}event_filter must take {', '.join(given)}: see {PREFIX}event_filter_audience"
+        ) from None
 
 
 def _check_url(url: str) -> None:

@@ -8,15 +8,17 @@ from typing import Any, Protocol, TypeVar
 
 from celery.app.task import Task
 
-from celery_realtime.arguments import HEADER, takes_project
 from celery_realtime.exceptions import ImproperlyConfigured
-from celery_realtime.progress import ProgressTracker, check_progress, read_meta
+from celery_realtime.job_reader import notes_of
+from celery_realtime.progress import check_progress, read_meta
+from celery_realtime.projects import HEADER, takes_project
+from celery_realtime.trackers import ProgressTracker
 
 T = TypeVar("T")
 
 
 class TaskHost(Protocol):
-    """What the tasks of an app need of its ``app.realtime``."""
+    """What the tasks of an app need of its ``app.realtime.running_jobs``."""
 
     def tracker_of(self, task: Any) -> ProgressTracker | None:
         """Return the tracker of the job that ``task`` runs now, or None outside a job."""
@@ -45,14 +47,15 @@ def install() -> None:
 
 
 def host_of(task: Any) -> TaskHost:
-    """Return the extension of a task's app.
+    """Return the running jobs of a task's app.
 
     Raises:
-        ImproperlyConfigured: The app has none.
+        ImproperlyConfigured: The app has no Realtime.
     """
-    host: TaskHost | None = getattr(task.app, "realtime", None)
-    if host is None:
+    realtime = getattr(task.app, "realtime", None)
+    if realtime is None:
         raise ImproperlyConfigured(f"the Celery app {task.app.main!r} has no Realtime: write Realtime(app) beside it")
+    host: TaskHost = realtime.running_jobs
     return host
 
 
@@ -132,7 +135,7 @@ def emit(self: Any, event: str, data: Any = None) -> None:
 
 
 def _observed(original: Any) -> Any:
-    """Let progress in ``update_state`` be seen, and the state that a task that ignores itself has stored."""
+    """Report the progress in ``update_state`` too, and note the state that a task stores before it raises Ignore."""
 
     @functools.wraps(original)
     def update_state(
@@ -152,16 +155,16 @@ def _observe(task: Any, state: Any, meta: Any) -> None:
         if tracker is not None and report is not None:
             tracker.report(report, mirror=False)
     elif request.id is not None:
-        request.realtime_stored = (state, meta)
+        notes_of(request).stored = (state, meta)
 
 
 def _with_reason(original: Any) -> Any:
-    """Let the event that tells a retry say why: the retry is published before Celery's signal has the reason."""
+    """Note why a job is retried: its retry is published, and reported, before Celery's signal has the reason."""
 
     @functools.wraps(original)
     def retry(self: Any, args: Any = None, kwargs: Any = None, exc: Any = None, *more: Any, **options: Any) -> Any:
         if self.request.id is not None:
-            self.request.realtime_reason = exc
+            notes_of(self.request).retry_reason = exc
         return original(self, args, kwargs, exc, *more, **options)
 
     return retry

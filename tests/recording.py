@@ -30,6 +30,7 @@ class Wire:
         self.outgoing: list[Outgoing] = []
         self.down = False
         self.calls = 0
+        self.preloaded = False
         self._lock = threading.Lock()
 
     def publish_events(self, events: list[Outgoing]) -> int:
@@ -42,7 +43,8 @@ class Wire:
             return len(events)
 
     def preload(self) -> None:
-        """Load nothing."""
+        """Note that it was asked to load what it needs."""
+        self.preloaded = True
 
     def close(self) -> None:
         """Let go of nothing."""

@@ -676,8 +676,9 @@ def test_a_filter_or_resolver_that_is_always_broken_is_logged_once_a_minute_in_a
     filtering = Studio(event_filter=broken)
     for _ in range(5):
         filtering.realtime.manager.emit_to_project("p", "line", {})
-    assert len(caplog.records) == 2
-    assert all(record.exc_info is None for record in caplog.records)
+    ours = [record for record in caplog.records if record.name.startswith("celery_realtime.")]
+    assert len(ours) == 2
+    assert all(record.exc_info is None for record in ours)
 
 
 @pytest.mark.parametrize("kept", [{}, {"a": 1}, {"a": {"b": 1}}, {"a": "}"}])
@@ -688,6 +689,37 @@ def test_whatever_a_filter_makes_of_a_custom_event_it_can_be_stamped(kept: dict[
     stamped = json.loads(stamp(line, STAMP).payload)
     assert stamped.pop("_realtime").items() >= STAMP.items()
     assert stamped == kept
+
+
+# -- health -----------------------------------------------------------------------------------------------------
+
+
+def test_health_makes_nothing(app: Celery) -> None:
+    assert Realtime().health() == {"loops": []}
+    assert Realtime(app).health() == {"loops": []}
+
+
+def test_health_shows_what_runs_in_the_background(studio: Studio) -> None:
+    studio.realtime.manager.emit_to_project("p", "line", {})
+    assert studio.told() == ["line"]
+    (loop,) = studio.realtime.health()["loops"]
+    assert loop == {"name": loop["name"], "turning": True, "failures": 0, "error": None}
+    assert json.dumps(loop)
+
+
+# -- starting over ----------------------------------------------------------------------------------------------
+
+
+def test_after_starting_over_the_settings_are_read_again(app: Celery) -> None:
+    realtime = Realtime(app, channel="one")
+    assert realtime.settings.channel == "one"
+    app.conf.realtime_namespace = "/late"
+    realtime.start_over(wire="stock")
+    assert (realtime.settings.channel, realtime.settings.wire, realtime.settings.namespace) == ("one", "stock", "/late")
+    realtime.start_over()
+    assert realtime.settings.wire == "frames"
+    with pytest.raises(ImproperlyConfigured, match=SLIP):
+        realtime.start_over(**{SLIP: "studio"})
 
 
 # -- flushing ---------------------------------------------------------------------------------------------------

@@ -2,9 +2,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
-import threading
-import time
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -14,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_realtime.events import Job, outgoing_progress
-from celery_realtime.progress import Progress, ProgressTracker, Throttle, check_progress, progress_update, read_meta
+from celery_realtime.progress import Progress, Throttle, check_progress, progress_update, read_meta
 
 JOB = Job(job_id="job_123", project_id="project_456")
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -256,181 +253,7 @@ def test_updates_never_leave_closer_than_the_interval_and_the_newest_always_leav
     assert all(later - earlier >= interval - 1e-6 for earlier, later in itertools.pairwise(times))
 
 
-# -- a tracker --------------------------------------------------------------------------------------------------
-
-
-class Told:
-    """Records what a tracker sends, and when it may leave."""
-
-    def __init__(self, interval: float = 0.0, job: Job = JOB) -> None:
-        self.reports: list[Progress] = []
-        self.dues: list[float] = []
-        self.stored: list[Progress] = []
-        self.stored_dues: list[float] = []
-        self.tracker = ProgressTracker(job, self._publish, self._mirror, interval)
-
-    def _publish(self, job: Job, report: Progress, due: float) -> None:
-        assert job is self.tracker.job
-        self.reports.append(report)
-        self.dues.append(due)
-
-    def _mirror(self, job: Job, report: Progress, due: float) -> None:
-        assert job is self.tracker.job
-        self.stored.append(report)
-        self.stored_dues.append(due)
-
-
-def test_a_tracker_speaks_the_words_of_the_contract() -> None:
-    told = Told()
-    told.tracker.set_progress(25, "Downloading audio file...")
-    told.tracker.increment_progress(25, "Transcribing audio...")
-    told.tracker.mark_complete("Transcription complete!")
-    assert told.reports == told.stored
-    assert told.reports == [
-        Progress(25, "Downloading audio file..."),
-        Progress(50, "Transcribing audio..."),
-        Progress(100, "Transcription complete!"),
-    ]
-
-
-def test_a_tracker_takes_units() -> None:
-    told = Told()
-    told.tracker.update(current=3, total=12, message="on it")
-    assert told.reports == [Progress(25, "on it", 3, 12)]
-    assert told.tracker.progress == 25
-
-
-def test_progress_never_goes_backwards_but_its_message_goes_on() -> None:
-    told = Told()
-    told.tracker.set_progress(50)
-    told.tracker.set_progress(20, "again")
-    told.tracker.update(current=1, total=10)
-    assert told.reports[1:] == [Progress(50, "again"), Progress(50, None, 1, 10)]
-    assert told.tracker.progress == 50
-
-
-def test_increments_end_at_100() -> None:
-    told = Told()
-    for _ in range(3):
-        told.tracker.increment_progress(40)
-    assert [report.progress for report in told.reports] == [40, 80, 100]
-
-
-@pytest.mark.parametrize("amount", [-5, 101, math.nan])
-def test_an_increment_out_of_range_is_refused(amount: float) -> None:
-    told = Told()
-    with pytest.raises(ValueError, match="progress"):
-        told.tracker.increment_progress(amount)
-    assert told.reports == []
-
-
-@pytest.mark.parametrize("method", ["set_progress", "increment_progress"])
-def test_what_a_tracker_refuses_is_refused_by_name(method: str) -> None:
-    told = Told()
-    with pytest.raises(ValueError, match="progress"):
-        getattr(told.tracker, method)(250)
-    with pytest.raises(TypeError, match="progress"):
-        getattr(told.tracker, method)("50")
-    with pytest.raises(TypeError, match="message"):
-        getattr(told.tracker, method)(50, 5)
-    with pytest.raises(TypeError, match="message"):
-        told.tracker.mark_complete(5)  # type: ignore[arg-type]
-    assert told.reports == []
-
-
-def test_units_of_an_unknown_total_leave_the_percentage_where_it_is() -> None:
-    told = Told()
-    told.tracker.set_progress(30)
-    told.tracker.advance(7, None, "on it")
-    assert told.reports[-1] == Progress(30, "on it", 7)
-
-
-def test_the_first_update_leaves_at_once_and_the_next_waits() -> None:
-    told = Told(interval=60)
-    before = time.monotonic()
-    told.tracker.set_progress(10)
-    told.tracker.set_progress(20)
-    assert before <= told.dues[0] <= time.monotonic()
-    assert told.dues[1] == told.dues[0] + 60
-
-
-def test_the_end_does_not_wait() -> None:
-    told = Told(interval=60)
-    told.tracker.set_progress(10)
-    told.tracker.mark_complete()
-    assert told.dues[1] <= time.monotonic()
-
-
-def test_the_interval_can_be_changed_for_one_job() -> None:
-    told = Told(interval=60)
-    assert told.tracker.min_update_interval == 60
-    told.tracker.set_progress(10)
-    told.tracker.min_update_interval = 1
-    assert told.tracker.min_update_interval == 1
-    told.tracker.set_progress(20)
-    assert told.dues[1] == told.dues[0] + 1
-
-
-@pytest.mark.parametrize("seconds", [-1, math.nan])
-def test_an_interval_that_is_no_length_of_time_is_refused(seconds: float) -> None:
-    told = Told(interval=60)
-    with pytest.raises(ValueError, match="min_update_interval"):
-        told.tracker.min_update_interval = seconds
-    assert told.tracker.min_update_interval == 60
-
-
-@pytest.mark.parametrize("seconds", ["1", None, True])
-def test_an_interval_of_the_wrong_type_is_refused(seconds: Any) -> None:
-    told = Told(interval=60)
-    with pytest.raises(TypeError, match="min_update_interval"):
-        told.tracker.min_update_interval = seconds
-    assert told.tracker.min_update_interval == 60
-
-
-def test_the_result_backend_hears_at_most_once_a_second_even_where_subscribers_hear_more() -> None:
-    told = Told(interval=0)
-    told.tracker.set_progress(10)
-    told.tracker.set_progress(20)
-    assert told.dues[1] <= time.monotonic()
-    assert told.stored_dues[1] == told.stored_dues[0] + 1
-
-
-def test_what_plain_code_has_stored_itself_is_not_stored_again() -> None:
-    told = Told()
-    told.tracker.report(Progress(10), mirror=False)
-    assert (len(told.reports), told.stored) == (1, [])
-
-
-def test_threads_of_one_job_lose_no_increment_and_never_step_back() -> None:
-    told = Told()
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-
-    def work() -> None:
-        for _ in range(1000):
-            told.tracker.increment_progress(0.0078125)
-
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(before)
-    percents = [report.progress for report in told.reports]
-    assert told.tracker.progress == 62.5
-    assert percents == sorted(percents)
-
-
-@given(st.lists(st.floats(0, 100), min_size=1, max_size=20))
-def test_whatever_is_reported_what_is_told_only_rises(percents: list[float]) -> None:
-    told = Told()
-    for percent in percents:
-        told.tracker.set_progress(percent)
-    seen = [report.progress for report in told.reports]
-    assert seen == sorted(seen)
-    assert seen[-1] == max(percents)
+# -- the event ----------------------------------------------------------------------------------------------------
 
 
 def test_an_update_carries_its_job() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from celery_realtime.exceptions import ImproperlyConfigured
-from celery_realtime.settings import NAMES, Settings, conf_names, is_plain_redis, is_redis, redact, resolve
+from celery_realtime.settings import NAMES, Settings, conf_values, is_plain_redis, is_redis, redact, resolve
 
 BROKER = "redis://localhost:6379/0"
 
@@ -182,6 +182,20 @@ def test_rules_may_be_any_callable_or_none() -> None:
     assert settle(project_resolver=None).project_resolver is None
 
 
+@pytest.mark.parametrize("takes", [2, 4])
+def test_a_filter_that_cannot_take_what_it_is_given_is_refused(takes: int) -> None:
+    rules: dict[int, Any] = {2: lambda event, payload: payload, 4: lambda event, project, payload, viewer: payload}
+    with pytest.raises(ImproperlyConfigured, match="realtime_event_filter must take event, project_id, payload: see"):
+        settle(event_filter=rules[takes])
+    with pytest.raises(ImproperlyConfigured, match="must take event, project_id, payload, audience"):
+        settle(event_filter=rules[2], event_filter_audience=True)
+    assert settle(event_filter=rules[4], event_filter_audience=True).filters_by_audience
+
+
+def test_a_filter_without_a_signature_is_taken_as_it_is() -> None:
+    assert settle(event_filter=max).event_filter is max
+
+
 def test_settings_cannot_be_changed_behind_ones_back() -> None:
     with pytest.raises(AttributeError):
         settle().channel = "other"  # type: ignore[misc]
@@ -273,12 +287,12 @@ def test_several_urls_are_shown_without_any_password() -> None:
 
 
 def test_our_names_are_found_among_others() -> None:
-    assert conf_names({"realtime_channel": 1, "broker_url": 2}) == ["channel"]
+    assert conf_values({"realtime_channel": 1, "broker_url": 2}) == {"channel": 1}
 
 
 @pytest.mark.parametrize("name", ["realtimechannel", "REALTIME", "channel", "my_realtime_channel"])
 def test_names_that_only_look_like_ours_are_left_alone(name: str) -> None:
-    assert conf_names({name: 1}) == []
+    assert conf_values({name: 1}) == {}
 
 
 @pytest.mark.parametrize("url", ["redis://h", "rediss://h", "redis+socket:///s", "unix:///s", "sentinel://h:26379"])

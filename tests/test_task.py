@@ -645,7 +645,7 @@ def test_plain_code_and_ours_share_one_rising_bar(studio: Studio) -> None:
 def test_progress_is_in_the_result_backend_for_clients_who_poll(storing: Studio) -> None:
     def body(self: Any) -> Any:
         self.update_progress(current=3, total=12, message="on it")
-        assert storing.realtime._mirror_outbox.flush(10)
+        assert storing.realtime.running_jobs.mirror.flush(10)
         result = self.app.AsyncResult(self.request.id)
         return [result.state, result.info]
 
@@ -661,7 +661,7 @@ def test_progress_never_undoes_what_a_job_ended_with(storing: Studio) -> None:
         return "done"
 
     result = run(storing, body)
-    assert storing.realtime._mirror_outbox.flush(10)
+    assert storing.realtime.running_jobs.mirror.flush(10)
     stored = storing.app.AsyncResult(result.id)
     assert (stored.state, stored.result) == ("SUCCESS", "done")
 
@@ -670,7 +670,7 @@ def test_progress_never_undoes_what_a_job_ended_with(storing: Studio) -> None:
 def test_a_job_that_stores_no_result_stores_no_progress(storing: Studio, options: dict[str, bool]) -> None:
     def body(self: Any) -> Any:
         self.update_progress(25)
-        storing.realtime._mirror_outbox.flush(10)
+        storing.realtime.running_jobs.mirror.flush(10)
         return self.app.AsyncResult(self.request.id).state
 
     task = task_of(storing.app, body, **options)

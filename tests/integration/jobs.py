@@ -147,6 +147,13 @@ def named(project_id: str) -> str:
 
 
 @celery.task(bind=True)
+def hold_named(self: Any, path: str, project_id: str) -> str:
+    """Report, and hold, with the project as an argument."""
+    self.update_progress(10, "holding")
+    return str(hold.run(path))
+
+
+@celery.task(bind=True)
 def announce(self: Any, text: str) -> None:
     self.emit("line", {"text": text})
 

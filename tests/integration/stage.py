@@ -81,18 +81,15 @@ def new_project() -> str:
 def producing(broker: Broker, **settings: Any) -> Iterator[None]:
     """Let this process publish the jobs' tasks to a broker, with these settings beside its own."""
     app = jobs.celery
-    keywords = jobs.realtime._keywords
-    jobs.realtime._keywords = {**keywords, **settings}
     before = dict(os.environ)
     os.environ.update(broker.env)
     forget_connections(app)
-    vars(jobs.realtime).pop("settings", None)
-    jobs.realtime.manager.start_over()
+    jobs.realtime.start_over(**settings)
     try:
         yield
     finally:
         jobs.realtime.flush()
-        jobs.realtime._keywords = keywords
+        jobs.realtime.start_over()
         gc.collect()  # results take leave of their backend when they are collected: while it is still there
         for name in broker.env:
             os.environ.pop(name, None)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 from kombu import Producer, Queue
 
 from celery_realtime.events import RANK_OF_STATUS, TERMINAL_RANK
@@ -251,10 +250,7 @@ def producing(broker: Broker, *, history: bool = True) -> Iterator[None]:
     app.set_current()
     app._after_fork()
     app._local.backend = app._backend_cache = None
-    vars(realtime).pop("settings", None)
-    if not history:
-        vars(realtime)["settings"] = msgspec.structs.replace(realtime.settings, history_url=None)
-    realtime.manager.start_over()
+    realtime.start_over(**({} if history else {"history_url": None}))
     try:
         yield
     finally:

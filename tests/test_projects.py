@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from celery import Celery, Task
 
-from celery_realtime.arguments import project_argument, takes_project
+from celery_realtime.projects import project_argument, takes_project
 from tests.recording import new_app
 
 

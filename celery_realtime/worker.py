@@ -1,0 +1,89 @@
+"""Check a worker's settings, load before it forks what its children need, hold leases, and flush at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from celery import Celery, bootsteps, signals
+
+from celery_realtime.cancelling import register_command
+from celery_realtime.celery_seams import WorkerRequests
+from celery_realtime.events import Job
+from celery_realtime.manager import SocketIOManager
+from celery_realtime.settings import Settings
+
+if TYPE_CHECKING:
+    from celery_realtime.keeper import Keeper
+
+
+class WorkerSupport:
+    """What a worker of an app does for its jobs, beside running them.
+
+    Args:
+        settings: Returns the settings.
+        manager: Where events go.
+        received: Returns a job that this worker has received lately, by its id, or None.
+        new_keeper: Makes what renews the worker's lease.
+    """
+
+    def __init__(
+        self,
+        settings: Callable[[], Settings],
+        manager: SocketIOManager,
+        *,
+        received: Callable[[str], Job | None],
+        new_keeper: Callable[[], Keeper],
+    ) -> None:
+        self._settings = settings
+        self._manager = manager
+        self._received = received
+        self._new_keeper = new_keeper
+        self._keeper: Keeper | None = None
+
+    def install(self, app: Celery) -> None:
+        """Have it done in each worker of an app."""
+        app.steps["worker"].add(WorkerStep)
+        # A prefork child ends by os._exit, so only its own signal reaches it; a cold shutdown skips worker_shutdown.
+        for signal in (signals.worker_process_shutdown, signals.worker_shutting_down, signals.worker_shutdown):
+            signal.connect(self._on_end, weak=False, dispatch_uid=f"celery_realtime.{id(self)}.{signal.name}")
+
+    def prepare(self) -> None:
+        """Do what has to be done before the pool forks its children.
+
+        Raises:
+            ImproperlyConfigured: A setting is mistaken; the worker does not start then.
+        """
+        self._settings()
+        self._manager.preload()
+        register_command()
+
+    def start(self, hostname: str) -> None:
+        """Hold a lease on the jobs of the worker that this process is the main process of."""
+        if self._manager.history is not None:
+            self._keeper = self._new_keeper()
+            self._keeper.start(hostname, self.held_jobs)
+
+    def held_jobs(self) -> list[Job]:
+        """Return the jobs that this worker has taken from the queue and not finished, and that have a project."""
+        jobs = (self._received(job_id) for job_id in WorkerRequests().reserved_ids())
+        return [job for job in jobs if job is not None and job.project_id is not None]
+
+    def _on_end(self, signal: Any = None, **_: Any) -> None:
+        self._manager.flush()
+        if signal is not signals.worker_shutting_down:
+            self._manager.close()
+        if signal is signals.worker_shutdown and self._keeper is not None:
+            self._keeper.stop()
+
+
+class WorkerStep(bootsteps.StartStopStep):
+    """Celery's step in the start of a worker; see :class:`WorkerSupport`."""
+
+    def __init__(self, parent: Any, **kwargs: Any) -> None:
+        parent.app.realtime.worker.prepare()
+        super().__init__(parent, **kwargs)
+
+    def start(self, parent: Any) -> None:
+        """Begin, in the worker's main process."""
+        parent.app.realtime.worker.start(parent.hostname)
