@@ -411,19 +411,18 @@ class Realtime:
         Raises:
             ImproperlyConfigured: Nothing says who may connect, or the server cannot hear the workers.
         """
-        from celery_realtime import serving
-        from celery_realtime.desk import Desk
-        from celery_realtime.handlers import Options
+        from celery_realtime.attach import attach
+        from celery_realtime.handlers import Rules, Sources
+        from celery_realtime.job_requests import JobRequests
 
-        desk = Desk(self.app, lambda: self.manager.history, lambda: self.settings)
-        attached = serving.attach(
+        jobs = JobRequests(self.app, lambda: self.manager.history, lambda: self.settings)
+        read = None if self.manager.history is None else self.manager.history.read
+        attached = attach(
             server,
             self.settings,
-            authenticate=authenticate,
-            authorize=authorize,
             handlers=handlers,
-            read=None if self.manager.history is None else self.manager.history.read,
-            options=Options(authorize_cancel, audience, self._revocations, desk),
+            rules=Rules(authenticate, authorize, authorize_cancel, audience),
+            sources=Sources(read, jobs, self._revocations),
         )
         self.manager.attach(attached.server)
         self._attached = attached
@@ -485,8 +484,9 @@ class Realtime:
         return self._order({"action": "disconnect", "user": normalise_user_id(user_id)})
 
     def _order(self, order: dict[str, Any]) -> bool:
+        order = {"id": celery.uuid(), **order}  # each server carries it out once, however often it arrives
         if self._attached is not None:
-            self._attached.obey(order)  # the broker may be away
+            self._attached.carry_out(order)  # the broker may be away
         return self.manager.publisher.order(order)
 
     def _look_after_others(self) -> None:

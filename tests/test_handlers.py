@@ -75,7 +75,7 @@ def refusal(client: Recorder, web: Web, **options: Any) -> dict[str, Any]:
         client.connect(web.url, transports=["websocket"], **options)
     [said] = client.refusals
     assert client.connects == 0
-    assert web.handlers._users == {}
+    assert web.handlers.clients() == {}
     return said
 
 
@@ -107,7 +107,7 @@ VIA = pytest.mark.parametrize("via", ["auth", "query"])
 def test_a_good_token_lets_its_user_in(web: Web, via: str) -> None:
     client = web.connect(web.token("ada"), via=via)
 
-    assert list(web.handlers._users.values()) == ["ada"]
+    assert web.users() == ["ada"]
     assert client.subscribe("alpha")["ok"]
 
 
@@ -157,14 +157,14 @@ def bad_tokens() -> dict[str, Callable[[], str]]:
 def test_a_client_is_refused_with_a_token(web: Web, token: Callable[[], str], via: str) -> None:
     said = refusal(web.client(), web, token=token(), via=via)
 
-    assert said["data"] == {"code": "unauthorized", "message": "the token is not valid, or has ended"}
+    assert said["data"] == {"code": "unauthorized", "message": "the token is invalid or has expired"}
     assert said["message"] == said["data"]["message"]
 
 
 def test_a_token_that_ends_lets_in_before_and_not_after(web: Web) -> None:
     token = web.token(expires_in=1.5)
     web.connect(token).close()
-    wait_for(lambda: not web.handlers._users)
+    wait_for(lambda: not web.handlers.clients())
 
     wait_for(lambda: verify_token(SECRET, token) is None)
 
@@ -202,7 +202,7 @@ def test_the_token_in_the_auth_object_goes_before_the_one_in_the_query_string(we
         transports=["websocket"],
     )
 
-    assert list(web.handlers._users.values()) == ["ada"]
+    assert web.users() == ["ada"]
 
 
 def test_a_refused_client_can_come_back_with_a_good_token(web: Web) -> None:
@@ -225,11 +225,11 @@ def test_tokens_of_an_old_key_are_good_while_it_is_listed(make_web: Callable[...
 
 def test_a_user_is_forgotten_with_the_connection(web: Web) -> None:
     clients = [web.connect(web.token(name)) for name in ("ada", "bob")]
-    assert sorted(web.handlers._users.values()) == ["ada", "bob"]
+    assert sorted(web.users()) == ["ada", "bob"]
 
     clients[0].close()
 
-    wait_for(lambda: list(web.handlers._users.values()) == ["bob"])
+    wait_for(lambda: web.users() == ["bob"])
 
 
 # -- the user's rules: who it is ----------------------------------------------------------------------------------
@@ -260,7 +260,7 @@ def test_authenticate_is_asked_who_has_a_token_and_sees_the_request(serve: Calla
     web = serve(authenticate=sync_or_async(authenticate, form), authorize=lambda user, project: True)
     web.connect("t-ada")
 
-    assert list(web.handlers._users.values()) == ["ada"]
+    assert web.users() == ["ada"]
     [(token, environ)] = asked
     assert token == "t-ada"
     assert environ["REQUEST_METHOD"] == "GET"
@@ -602,7 +602,7 @@ def test_unsubscribing_from_what_was_never_subscribed_does_nothing(web: Web) -> 
 def test_a_client_that_comes_back_hears_nothing_until_it_subscribes_again(web: Web) -> None:
     client = web.subscriber("alpha")
     client.sio.disconnect()
-    wait_for(lambda: not web.handlers._users)
+    wait_for(lambda: not web.handlers.clients())
     client.connect(web.url, token=web.token(projects=["alpha", "beta"]), transports=["websocket"])
     client.subscribe("beta")
 
@@ -733,7 +733,7 @@ def test_a_client_that_leaves_while_it_is_asked_about_is_in_no_room(serve: Calla
     client.emit("subscribe_project", {"project_id": "alpha"})
     assert asked.wait(5)
     client.close()
-    wait_for(lambda: not web.handlers._users)
+    wait_for(lambda: not web.handlers.clients())
 
     answer.set()
     assert answered.wait(5)
@@ -844,10 +844,10 @@ def test_the_users_own_connect_and_disconnect_handlers_run_after_ours(
     web, seen = make_web(), []
 
     def connect_with_auth(sid: str, environ: dict[str, Any], auth: Any) -> None:
-        seen.append(("connect", web.handlers._users[sid], auth["token"]))
+        seen.append(("connect", web.handlers.clients()[sid].user, auth["token"]))
 
     def connect_without_auth(sid: str, environ: dict[str, Any]) -> None:
-        seen.append(("connect", web.handlers._users[sid], token))
+        seen.append(("connect", web.handlers.clients()[sid].user, token))
 
     def disconnect_with_reason(sid: str, reason: str) -> None:
         seen.append(("disconnect", reason in ("client disconnect", "transport close")))
@@ -865,7 +865,7 @@ def test_the_users_own_connect_and_disconnect_handlers_run_after_ours(
 
     wait_for(lambda: len(seen) == 2)
     assert seen == [("connect", "ada", token), ("disconnect", True)]
-    assert web.handlers._users == {}
+    assert web.handlers.clients() == {}
 
 
 @pytest.mark.parametrize("kind", ["asgi"], indirect=True)
@@ -919,7 +919,9 @@ def test_the_users_own_connect_handler_may_refuse_too(
         client.connect(web.url, token=web.token(), transports=["websocket"])
 
     assert client.connects == 0
-    wait_for(lambda: web.handlers._users == {}, timeout=3, message="a client that was refused is remembered for ever")
+    wait_for(
+        lambda: web.handlers.clients() == {}, timeout=3, message="a client that was refused is remembered for ever"
+    )
 
 
 def test_a_client_that_our_connect_handler_never_saw_is_refused(make_web: Callable[..., Web]) -> None:
@@ -958,6 +960,6 @@ def test_a_quiet_server_logs_no_error(web: Web, caplog: pytest.LogCaptureFixture
     client.call("subscribe_project", ["alpha"])
     refusal_of_second(web, "let me in")
     client.close()
-    wait_for(lambda: not web.handlers._users)
+    wait_for(lambda: not web.handlers.clients())
 
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []

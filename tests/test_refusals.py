@@ -207,7 +207,7 @@ def test_a_stock_manager_on_another_channel_than_the_workers_is_refused(channel:
         assert served(program)
     else:
         why = refused(program)
-        assert "listens to the channel 'flask-socketio', and the workers speak on 'socketio'" in why
+        assert "listens to the channel 'flask-socketio', and the workers publish on 'socketio'" in why
         assert SYNC in why
 
 
