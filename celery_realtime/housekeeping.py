@@ -97,7 +97,8 @@ class Housekeeper:
         is_interrupted = True
         try:
             while self._goes_on():
-                yield functools.partial(self._server.sleep, TICK)
+                if not (yield from self._sleep()):
+                    return
                 for chore in (self._end_tokens, self._close_silent, self._doubt_after_silence, self._relieve_slow):
                     with self.loop.turn():
                         yield from chore()
@@ -105,6 +106,14 @@ class Housekeeper:
         finally:
             if is_interrupted:
                 self._is_running = False  # the next connection starts it again
+
+    def _sleep(self) -> Decision[bool]:
+        """Wait for a tick, and return whether that was possible; without a pause the loop would take a whole core."""
+        has_slept = False
+        with self.loop.turn():
+            yield functools.partial(self._server.sleep, TICK)
+            has_slept = True
+        return has_slept
 
     def _goes_on(self) -> bool:
         with self._lock:
