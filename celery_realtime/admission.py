@@ -7,11 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from celery_realtime.access import Access, Identification
-from celery_realtime.answers import Sender
 from celery_realtime.decisions import Decision
 from celery_realtime.exceptions import SubscribeError
-from celery_realtime.membership import Membership
-from celery_realtime.sessions import Sessions, is_same_user
+from celery_realtime.membership import Clients
+from celery_realtime.sessions import is_same_user
 
 if TYPE_CHECKING:
     from celery_realtime.stock_manager import ClientManager
@@ -24,27 +23,15 @@ class Admission:
     """Admits clients, and renews their sessions.
 
     Args:
-        sessions: The clients.
+        clients: The clients of the server.
         identification: Says which user a token names.
         access: Says what a user may see.
-        membership: Takes clients out of the rooms of projects that they may not see any more.
-        sender: Tells them so.
     """
 
-    def __init__(
-        self,
-        sessions: Sessions,
-        identification: Identification,
-        *,
-        access: Access,
-        membership: Membership,
-        sender: Sender,
-    ) -> None:
-        self._sessions = sessions
+    def __init__(self, clients: Clients, identification: Identification, access: Access) -> None:
+        self._clients = clients
         self._identification = identification
         self._access = access
-        self._membership = membership
-        self._sender = sender
 
     def connect(self, sid: str, environ: dict[str, Any], given: Any, manager: ClientManager) -> Decision[None]:
         """Let a client in whose token is good.
@@ -56,10 +43,10 @@ class Admission:
             user_id = yield from self._identification.of_connection(environ, given)
             # So that an application may place it in a project as soon as it is here.
             yield functools.partial(manager.wait_until_listening, CONNECT_WAIT)
-            self._sessions.open(sid, user_id)
+            self._clients.sessions.open(sid, user_id)
         except Exception as error:  # noqa: BLE001 - rules of the application may raise anything
-            self._sessions.close(sid)
-            raise self._sender.refusal_to_connect(error) from None
+            self._clients.sessions.close(sid)
+            raise self._clients.sender.refusal_to_connect(error) from None
 
     def refresh(
         self, sid: str, data: Any, environ_of: Callable[[str], dict[str, Any] | None]
@@ -74,7 +61,7 @@ class Admission:
         Raises:
             SubscribeError: The token is missing, no good, or another user's.
         """
-        session = self._sessions.asking(sid, data)
+        session = self._clients.sessions.asking(sid, data)
         token = data.get("token") if isinstance(data, dict) else None
         if token is None:
             raise SubscribeError("send an object such as {token: ...}", "bad_request")
@@ -84,6 +71,6 @@ class Admission:
         session.renew(user_id)
         for project_id in {topic.project_id for topic in session.topics()}:
             allowed = yield from self._access.allows(user_id, project_id)
-            if not allowed and (yield from self._membership.revoke(sid, session, project_id)):
-                yield from self._sender.notify(self._sender.report_lost_access(sid, project_id))
+            if not allowed and (yield from self._clients.membership.revoke(session, project_id)):
+                yield from self._clients.sender.notify(self._clients.sender.report_lost_access(sid, project_id))
         return {"ok": True, "expires_in": session.expires_in}

@@ -79,9 +79,9 @@ class Sender:
             functools.partial(self._server.disconnect, sid, namespace=self._namespace, ignore_queue=True),
         ]
 
-    def warn_of_expiry(self, sid: str, session: Session) -> list[Step]:
+    def warn_of_expiry(self, session: Session) -> list[Step]:
         """Return the step that warns a client that its token expires soon."""
-        return [functools.partial(self.send, sid, EXPIRING_EVENT, {"expires_in": session.expires_in})]
+        return [functools.partial(self.send, session.sid, EXPIRING_EVENT, {"expires_in": session.expires_in})]
 
     def report_lost_access(self, sid: str, project_id: str) -> list[Step]:
         """Return the steps that tell a client that it has lost access to a project.
@@ -147,26 +147,26 @@ class AnswerBudget:
             SubscribeError: As :meth:`celery_realtime.sessions.Sessions.asking`, or it does not read.
         """
         session = self._sessions.asking(sid, data)
-        self.check(sid, session)
+        self.check(session)
         return session
 
-    def check(self, sid: str, session: Session) -> None:
+    def check(self, session: Session) -> None:
         """Refuse a client that does not read.
 
         Raises:
             SubscribeError: Half of what may wait for it does.
         """
-        if self._slow_clients.is_loaded(sid, session.bytes_in_flight):
+        if self._slow_clients.is_loaded(session.sid, session.bytes_in_flight):
             raise SubscribeError("read what was sent before asking for more", "too_many_requests")
 
-    def reserve(self, sid: str, session: Session, size: int) -> None:
+    def reserve(self, session: Session, size: int) -> None:
         """Note an answer of so many bytes, unless too much of others waits.
 
         Raises:
             SubscribeError: Too much does.
         """
         with self._sessions.lock:
-            self.check(sid, session)
+            self.check(session)
             session.add_in_flight(size)
 
 

@@ -37,9 +37,8 @@ class AsyncSocketIOEventHandlers(SocketIOEventHandlers):
         """Return the handler of ``connect`` or ``disconnect``, with the application's own behind it."""
         return _awaited(super().followed_by(event, theirs))
 
-    def _note_connection(self, eio_sid: str) -> None:
+    def _note_connection(self) -> None:
         self._loop = asyncio.get_running_loop()
-        super()._note_connection(eio_sid)
 
     async def on_disconnect(self, sid: str, *_reason: Any) -> None:
         """Forget a client."""

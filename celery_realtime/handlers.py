@@ -17,10 +17,10 @@ from celery_realtime.answers import AnswerBudget, Sender
 from celery_realtime.decisions import Decision
 from celery_realtime.housekeeping import Housekeeper
 from celery_realtime.job_requests import JobRequests, SingleJobs
-from celery_realtime.membership import Membership
+from celery_realtime.membership import Clients, Membership
 from celery_realtime.orders import Orders
 from celery_realtime.revocations import Revocations
-from celery_realtime.seams import EngineSockets, handlers_of, intercept_events
+from celery_realtime.seams import handlers_of, intercept_events
 from celery_realtime.sessions import Limits, Sessions
 from celery_realtime.settings import Settings
 from celery_realtime.shared_reads import SharedReads
@@ -122,52 +122,30 @@ class SocketIOEventHandlers:
         self.namespace = settings.namespace
         self._secret_key = settings.secret_key
         self._manager: ClientManager = manager or StockManager()
-        self._sessions = Sessions(Limits.of(settings))
-        self._sockets = EngineSockets(server)
-        self._sender = Sender(server, self.namespace)
-        self._budget = AnswerBudget(self._sessions, self._manager.slow_clients)
-        self._membership = Membership(server, self.namespace, self._sessions)
-        self._decide_by(rules, sources)
-        self._orders = Orders(self._sessions, self._membership, sources.revocations, self._sender)
+        self._clients = _clients_of(server, settings, self._manager)
+        access = Access(rules.authorize or self._validate_project_access, rules.audience, sources.revocations)
+        self._admission = Admission(self._clients, self._identification(rules.authenticate), access)
+        self._jobs = SingleJobs(
+            sources.jobs,
+            self._clients,
+            access=access,
+            authorize_cancel=rules.authorize_cancel or self._validate_cancel_access,
+            manager=self._manager,
+        )
+        read = None if sources.read is None else type(self)._share(sources.read)
+        self._subscriptions = Subscriptions(
+            self._clients, access=access, jobs=self._jobs, manager=self._manager, read=read
+        )
+        self._orders = Orders(self._clients, sources.revocations)
         #: Ends expired tokens, silent connections and slow clients.
         self.housekeeper = Housekeeper(
             server,
             type(self)._run,
-            sockets=self._sockets,
-            sessions=self._sessions,
+            clients=self._clients,
             manager=self._manager,
             revocations=sources.revocations,
-            sender=self._sender,
         )
         self._first_client: Callable[[], None] | None = None
-
-    def _decide_by(self, rules: Rules, sources: Sources) -> None:
-        access = Access(rules.authorize or self._validate_project_access, rules.audience, sources.revocations)
-        self._jobs = SingleJobs(
-            sources.jobs,
-            self._sessions,
-            access=access,
-            authorize_cancel=rules.authorize_cancel or self._validate_cancel_access,
-            budget=self._budget,
-            manager=self._manager,
-        )
-        self._admission = Admission(
-            self._sessions,
-            self._identification(rules.authenticate),
-            access=access,
-            membership=self._membership,
-            sender=self._sender,
-        )
-        self._subscriptions = Subscriptions(
-            self._sessions,
-            self._membership,
-            access=access,
-            jobs=self._jobs,
-            budget=self._budget,
-            sender=self._sender,
-            manager=self._manager,
-            read=None if sources.read is None else type(self)._share(sources.read),
-        )
 
     def _identification(self, authenticate: Authenticate | None) -> Identification:
         if authenticate is not None:
@@ -177,8 +155,8 @@ class SocketIOEventHandlers:
     def clients(self) -> dict[str, Client]:
         """Return the clients that are connected to this server, by Socket.IO session id."""
         return {
-            sid: Client(session.user, session.expires_in, sorted(session.rooms, key=repr))
-            for sid, session in self._sessions.all()
+            session.sid: Client(session.user, session.expires_in, sorted(session.rooms.copy(), key=repr))
+            for session in self._clients.sessions.all()
         }
 
     # -- the application's rules --------------------------------------------------------------------------------
@@ -205,7 +183,7 @@ class SocketIOEventHandlers:
         for request in REQUESTS:
             self._register(request, getattr(self, f"on_{request}"))
         intercept_events(self.server, self._changed_event)
-        self._sockets.watch(self._note_connection)
+        self.housekeeper.watch(self._note_connection)
         self._manager.on_order(self.carry_out)
         self._manager.on_slow_client(self.housekeeper.part_with)
 
@@ -222,8 +200,8 @@ class SocketIOEventHandlers:
             return [*[*data, None][:2], NO_ACKNOWLEDGEMENT]
         return list(data)
 
-    def _note_connection(self, eio_sid: str) -> None:
-        self.housekeeper.note_connection(eio_sid)
+    def _note_connection(self) -> None:
+        """Note that a connection has come; of use on an asyncio server."""
 
     def followed_by(self, event: str, theirs: Callable[..., Any] | None) -> Callable[..., Any]:
         """Return the handler of ``connect`` or ``disconnect``, with the application's own behind it."""
@@ -246,7 +224,7 @@ class SocketIOEventHandlers:
             outcome = yield functools.partial(_call_with_fitting, theirs, (sid, *args))
         finally:
             if outcome is False:
-                self._sessions.close(sid)
+                self._clients.sessions.close(sid)
         return outcome
 
     def on_first_client(self, hook: Callable[[], None]) -> None:
@@ -277,7 +255,7 @@ class SocketIOEventHandlers:
 
     def on_disconnect(self, sid: str, *_reason: Any) -> Any:
         """Forget a client."""
-        self._sessions.close(sid)
+        self._clients.sessions.close(sid)
         self._manager.slow_clients.forget(sid)
 
     def on_subscribe_project(self, sid: str, data: Any = None, *rest: Any) -> Any:
@@ -315,7 +293,17 @@ class SocketIOEventHandlers:
         return environ
 
     def _acknowledge(self, sid: str, decision: Decision[dict[str, Any]]) -> Any:
-        return self._run(self._sender.acknowledge(sid, decision))
+        return self._run(self._clients.sender.acknowledge(sid, decision))
+
+
+def _clients_of(server: Any, settings: Settings, manager: ClientManager) -> Clients:
+    sessions = Sessions(Limits.of(settings))
+    return Clients(
+        sessions,
+        Membership(server, settings.namespace, sessions),
+        Sender(server, settings.namespace),
+        AnswerBudget(sessions, manager.slow_clients),
+    )
 
 
 def _call_with_fitting(handler: Callable[..., Any], args: tuple[Any, ...]) -> Any:

@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from celery_realtime.answers import HAS_EXPIRED, TOO_SLOW, Sender
+from celery_realtime.answers import HAS_EXPIRED, TOO_SLOW
 from celery_realtime.decisions import Decision
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.loops import BackgroundLoop
+from celery_realtime.membership import Clients
 from celery_realtime.revocations import Revocations
 from celery_realtime.seams import EngineSockets
-from celery_realtime.sessions import Sessions
 
 if TYPE_CHECKING:
     from celery_realtime.stock_manager import ClientManager
@@ -41,11 +41,9 @@ class Housekeeper:
     Args:
         server: The Socket.IO server, sync or asyncio.
         run: Drives a decision: :func:`celery_realtime.decisions.call`, or :func:`celery_realtime.decisions.wait`.
-        sockets: The server's Engine.IO connections.
-        sessions: The clients.
+        clients: The clients of the server.
         manager: The server's client manager.
         revocations: Tokens that open a project no more.
-        sender: Tells clients why they are disconnected.
     """
 
     def __init__(
@@ -53,20 +51,18 @@ class Housekeeper:
         server: Any,
         run: Callable[[Decision[Any]], Any],
         *,
-        sockets: EngineSockets,
-        sessions: Sessions,
+        clients: Clients,
         manager: ClientManager,
         revocations: Revocations,
-        sender: Sender,
     ) -> None:
         self.loop = BackgroundLoop("housekeeping", logger, LONGEST_TURN)
         self._server = server
         self._run = run
-        self._sockets = sockets
-        self._sessions = sessions
+        self._sockets = EngineSockets(server)
+        self._sessions = clients.sessions
+        self._sender = clients.sender
         self._manager = manager
         self._revocations = revocations
-        self._sender = sender
         self._log = RateLimitedLogger(logger)
         self._newcomers: dict[str, float] = {}
         self._lock = threading.Lock()
@@ -78,8 +74,20 @@ class Housekeeper:
         """Whether it runs; it ends with the last connection, and begins again with the next."""
         return self._is_running
 
-    def note_connection(self, eio_sid: str) -> None:
-        """Note a new Engine.IO connection, which has to show a token in time."""
+    def watch(self, on_connection: Callable[[], None]) -> None:
+        """Look after each new Engine.IO connection, which has to show a token in time.
+
+        Args:
+            on_connection: Called before; on an asyncio server in its event loop.
+        """
+
+        def connected(eio_sid: str) -> None:
+            on_connection()
+            self._note_connection(eio_sid)
+
+        self._sockets.watch(connected)
+
+    def _note_connection(self, eio_sid: str) -> None:
         self._newcomers[eio_sid] = time.monotonic()
         with self._lock:
             begins = not self._is_running
@@ -124,11 +132,11 @@ class Housekeeper:
             return self._is_running
 
     def _end_tokens(self) -> Decision[None]:
-        for sid, session in self._sessions.all():
+        for session in self._sessions.all():
             if session.has_expired:
-                yield from self._sender.notify(self._sender.disconnect(sid, dict(HAS_EXPIRED)))
+                yield from self._sender.notify(self._sender.disconnect(session.sid, dict(HAS_EXPIRED)))
             elif session.should_be_warned(WARNING):
-                yield from self._sender.notify(self._sender.warn_of_expiry(sid, session))
+                yield from self._sender.notify(self._sender.warn_of_expiry(session))
 
     def _close_silent(self) -> Decision[None]:
         for eio_sid in self._silent_newcomers():

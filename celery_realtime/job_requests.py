@@ -12,14 +12,15 @@ from celery.backends.base import DisabledBackend
 
 from celery_realtime import events
 from celery_realtime.access import Access
-from celery_realtime.answers import NO_JOB, AnswerBudget, size_of
+from celery_realtime.answers import NO_JOB, size_of
 from celery_realtime.cancel import COMMAND
 from celery_realtime.client_requests import job_id_of, project_id_of
 from celery_realtime.decisions import Blocking, Decision
 from celery_realtime.encoding import describe_error, encode_lenient
 from celery_realtime.exceptions import SubscribeError
 from celery_realtime.logs import RateLimitedLogger
-from celery_realtime.sessions import Session, Sessions
+from celery_realtime.membership import Clients
+from celery_realtime.sessions import Session
 
 if TYPE_CHECKING:
     from celery_realtime.history import History
@@ -161,28 +162,25 @@ class SingleJobs:
 
     Args:
         jobs: Answers the questions, or None where nothing can.
-        sessions: The clients.
+        clients: The clients of the server.
         access: Asks the application what a user may see.
         authorize_cancel: ``(user_id, project_id, job_id) -> bool``.
-        budget: Bounds what waits for a client.
         manager: The server's client manager.
     """
 
     def __init__(
         self,
         jobs: JobRequests | None,
-        sessions: Sessions,
+        clients: Clients,
         *,
         access: Access,
         authorize_cancel: Callable[..., Any],
-        budget: AnswerBudget,
         manager: ClientManager,
     ) -> None:
         self._jobs = jobs
-        self._sessions = sessions
+        self._clients = clients
         self._access = access
         self._authorize_cancel = authorize_cancel
-        self._budget = budget
         self._manager = manager
 
     def state_of(self, project_id: str, job_id: str) -> dict[str, Any] | None:
@@ -217,7 +215,7 @@ class SingleJobs:
         Raises:
             SubscribeError: The user may not see it, or it cannot be read.
         """
-        session = self._budget.asking(sid, data)
+        session = self._clients.budget.asking(sid, data)
         project_id = yield from self.project_of(session, data)
         job_id = job_id_of(data)
         assert self._jobs is not None  # it has named the project
@@ -229,7 +227,7 @@ class SingleJobs:
         if whole is None:
             raise SubscribeError(NO_JOB, "forbidden")
         end = {name: whole.get(name) for name in ("status", "state", "result", "error")}
-        self._budget.reserve(sid, session, size_of(end))
+        self._clients.budget.reserve(session, size_of(end))
         return {"ok": True, "job_id": job_id, "project_id": project_id, **end}
 
     def cancel(self, sid: str, data: Any) -> Decision[dict[str, Any]]:
@@ -238,7 +236,7 @@ class SingleJobs:
         Raises:
             SubscribeError: The user may not, or it cannot be done.
         """
-        session = self._sessions.asking(sid, data)
+        session = self._clients.sessions.asking(sid, data)
         project_id = yield from self.project_of(session, data)
         job_id = job_id_of(data)
         if (yield Blocking(self._authorize_cancel, session.user, project_id, job_id)) is not True:

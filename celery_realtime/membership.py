@@ -5,6 +5,9 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import msgspec
+
+from celery_realtime.answers import AnswerBudget, Sender
 from celery_realtime.client_requests import Topic
 from celery_realtime.decisions import Decision
 from celery_realtime.exceptions import SubscribeError
@@ -31,7 +34,7 @@ class Membership:
         self._namespace = namespace
         self._sessions = sessions
 
-    def enter(self, sid: str, session: Session, pending: PendingSubscription, room: str) -> Decision[bool]:
+    def enter(self, session: Session, pending: PendingSubscription, room: str) -> Decision[bool]:
         """Enter the room of a pending subscription; return False if its access has to be decided again.
 
         Raises:
@@ -42,10 +45,10 @@ class Membership:
                 raise pending.withdrawn
             if pending.is_doubtful:
                 return False
-            if not self._is_here(sid):
+            if not self._is_here(session.sid):
                 raise SubscribeError("the client has disconnected", "unauthorized")
             session.rooms[pending.topic] = [room]
-            yield functools.partial(self._server.enter_room, sid, room, namespace=self._namespace)
+            yield functools.partial(self._server.enter_room, session.sid, room, namespace=self._namespace)
         return True
 
     def leave_room(self, sid: str, room: str) -> Decision[None]:
@@ -56,22 +59,22 @@ class Membership:
     def _is_here(self, sid: str) -> bool:
         return bool(self._server.manager.is_connected(sid, self._namespace))
 
-    def leave(self, sid: str, session: Session, topic: Topic) -> Decision[None]:
+    def leave(self, session: Session, topic: Topic) -> Decision[None]:
         """Leave the rooms of a subscription."""
         with self._sessions.lock:
             for room in session.rooms.pop(topic, []):
-                yield from self.leave_room(sid, room)
+                yield from self.leave_room(session.sid, room)
 
-    def unsubscribe(self, sid: str, session: Session, topics: list[Topic]) -> Decision[None]:
+    def unsubscribe(self, session: Session, topics: list[Topic]) -> Decision[None]:
         """Leave the rooms of subscriptions, and withdraw those that are being decided."""
         for topic in topics:
             with self._sessions.lock:
                 for pending in list(session.pending):
                     if pending.topic == topic:
                         pending.withdrawn = SubscribeError(WITHDRAWN, "bad_request")
-                yield from self.leave(sid, session, topic)
+                yield from self.leave(session, topic)
 
-    def revoke(self, sid: str, session: Session, project_id: str) -> Decision[bool]:
+    def revoke(self, session: Session, project_id: str) -> Decision[bool]:
         """Leave all rooms of a project, and have subscriptions that are being decided ask for access again.
 
         Returns:
@@ -82,13 +85,29 @@ class Membership:
                 pending.is_doubtful |= pending.topic.project_id == project_id
             topics = [topic for topic in session.rooms if topic.project_id == project_id]
             for topic in topics:
-                yield from self.leave(sid, session, topic)
+                yield from self.leave(session, topic)
             for room in rooms_of(project_id):  # the application may have placed it there by itself
-                yield from self.leave_room(sid, room)
+                yield from self.leave_room(session.sid, room)
         return bool(topics)
 
-    def silence(self, sid: str, session: Session) -> Decision[None]:
+    def silence(self, session: Session) -> Decision[None]:
         """Forget a client and leave the rooms of all its subscriptions."""
-        self._sessions.close(sid)
+        self._sessions.close(session.sid)
         for topic in list(session.rooms):
-            yield from self.leave(sid, session, topic)
+            yield from self.leave(session, topic)
+
+
+class Clients(msgspec.Struct, frozen=True):
+    """The clients of a server, and what is done with them.
+
+    Attributes:
+        sessions: What is remembered of each.
+        membership: Lets them enter and leave rooms.
+        sender: Sends answers to them.
+        budget: Bounds what waits for each.
+    """
+
+    sessions: Sessions
+    membership: Membership
+    sender: Sender
+    budget: AnswerBudget

@@ -5,12 +5,11 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from celery_realtime.answers import SENT_AWAY, Sender
+from celery_realtime.answers import SENT_AWAY
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.decisions import Decision, Step
-from celery_realtime.membership import Membership
+from celery_realtime.membership import Clients
 from celery_realtime.revocations import Revocations
-from celery_realtime.sessions import Sessions
 
 #: Orders that are remembered: the process that gives one carries it out at once, and receives it from the broker, too.
 REMEMBERED = 10000
@@ -22,17 +21,13 @@ class Orders:
     An order that comes a second time would take a client out of a project that it was let into again meanwhile.
 
     Args:
-        sessions: The clients.
-        membership: Takes them out of rooms.
+        clients: The clients of this server.
         revocations: Tokens that open a project no more.
-        sender: Tells the clients.
     """
 
-    def __init__(self, sessions: Sessions, membership: Membership, revocations: Revocations, sender: Sender) -> None:
-        self._sessions = sessions
-        self._membership = membership
+    def __init__(self, clients: Clients, revocations: Revocations) -> None:
+        self._clients = clients
         self._revocations = revocations
-        self._sender = sender
         self._lock = threading.Lock()
         self._carried_out: BoundedDict[str, bool] = BoundedDict(REMEMBERED)
 
@@ -60,14 +55,14 @@ class Orders:
     def _revoke(self, user: str, project_id: str) -> Decision[None]:
         """Take all clients out of the rooms before any is told: telling may pause, and events may arrive meanwhile."""
         steps: list[Step] = []
-        for sid, session in self._sessions.of_user(user):
-            if (yield from self._membership.revoke(sid, session, project_id)):
-                steps += self._sender.report_lost_access(sid, project_id)
-        yield from self._sender.notify(steps)
+        for session in self._clients.sessions.of_user(user):
+            if (yield from self._clients.membership.revoke(session, project_id)):
+                steps += self._clients.sender.report_lost_access(session.sid, project_id)
+        yield from self._clients.sender.notify(steps)
 
     def _disconnect(self, user: str) -> Decision[None]:
         steps: list[Step] = []
-        for sid, session in self._sessions.of_user(user):
-            yield from self._membership.silence(sid, session)
-            steps += self._sender.disconnect(sid, dict(SENT_AWAY))
-        yield from self._sender.notify(steps)
+        for session in self._clients.sessions.of_user(user):
+            yield from self._clients.membership.silence(session)
+            steps += self._clients.sender.disconnect(session.sid, dict(SENT_AWAY))
+        yield from self._clients.sender.notify(steps)

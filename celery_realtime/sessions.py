@@ -60,6 +60,7 @@ class Session:
     """One connected client.
 
     Attributes:
+        sid: Its Socket.IO session id.
         user: Its user, as the authenticator named it.
         rooms: By topic, the rooms that it is in.
         pending: Subscriptions that are being decided.
@@ -67,7 +68,8 @@ class Session:
         began: When its token was shown, in seconds since the epoch.
     """
 
-    def __init__(self, user: Any, allowance: float) -> None:
+    def __init__(self, sid: str, user: Any, allowance: float) -> None:
+        self.sid = sid
         self.user = user
         self.rooms: dict[Topic, list[str]] = {}
         self.pending: list[PendingSubscription] = []
@@ -154,7 +156,7 @@ class Sessions:
             if self._connections[str(user)] >= self.limits.max_connections:
                 raise SubscribeError("this user has too many connections", "too_many_requests")
             self._connections[str(user)] += 1
-            self._sessions[sid] = Session(user, self.limits.request_rate * BURST)
+            self._sessions[sid] = Session(sid, user, self.limits.request_rate * BURST)
 
     def close(self, sid: str) -> None:
         """Forget a client, if it was there."""
@@ -210,19 +212,19 @@ class Sessions:
 
     def users(self) -> dict[str, Any]:
         """Return the users that are connected, by session id."""
-        return {sid: session.user for sid, session in self.all()}
+        return {session.sid: session.user for session in self.all()}
 
-    def all(self) -> list[tuple[str, Session]]:
-        """Return all clients, with their session ids."""
-        return list(self._sessions.items())
+    def all(self) -> list[Session]:
+        """Return all clients."""
+        return list(self._sessions.values())
 
-    def of_user(self, user: Any) -> list[tuple[str, Session]]:
+    def of_user(self, user: Any) -> list[Session]:
         """Return the clients of one user."""
-        return [(sid, session) for sid, session in self.all() if is_same_user(session.user, user)]
+        return [session for session in self.all() if is_same_user(session.user, user)]
 
     def topics(self) -> Iterator[Topic]:
         """Yield what clients are subscribed to, or about to be; some of it more than once."""
-        for _, session in self.all():
+        for session in self.all():
             yield from session.topics()
 
 

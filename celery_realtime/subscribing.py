@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from celery_realtime.access import Access
-from celery_realtime.answers import NO_HISTORY, NO_JOB, NO_PROJECT, AnswerBudget, Sender, of_one_job, size_of
+from celery_realtime.answers import NO_HISTORY, NO_JOB, NO_PROJECT, of_one_job, size_of
 from celery_realtime.client_requests import Since, Topic, job_id_of, project_id_of, since_of, wants_batches
 from celery_realtime.decisions import Blocking, Decision
 from celery_realtime.exceptions import SubscribeError
 from celery_realtime.job_requests import SingleJobs
 from celery_realtime.logs import RateLimitedLogger
-from celery_realtime.membership import Membership
+from celery_realtime.membership import Clients
 from celery_realtime.rooms import rooms_of
-from celery_realtime.sessions import PendingSubscription, Session, Sessions
+from celery_realtime.sessions import PendingSubscription, Session
 
 if TYPE_CHECKING:
     from celery_realtime.stock_manager import ClientManager
@@ -36,37 +36,28 @@ class Subscriptions:
     """Answers the requests of clients to subscribe, and to unsubscribe.
 
     Args:
-        sessions: The clients.
-        membership: Enters and leaves rooms.
+        clients: The clients of the server.
         access: Asks the application what a user may see.
         jobs: Says which project a job is of.
-        budget: Bounds what waits for a client.
-        sender: Sends snapshots to clients that ask for no acknowledgement.
         manager: The server's client manager.
         read: ``(project_id, epoch, offset) -> Reading``, or None where there is no history.
     """
 
     def __init__(
         self,
-        sessions: Sessions,
-        membership: Membership,
+        clients: Clients,
         *,
         access: Access,
         jobs: SingleJobs,
-        budget: AnswerBudget,
-        sender: Sender,
         manager: ClientManager,
         read: Callable[..., Any] | None,
     ) -> None:
-        self.sessions = sessions
-        self.membership = membership
+        self.clients = clients
         self.access = access
         self.jobs = jobs
-        self.budget = budget
         self.manager = manager
         self.read = read
         self.log = RateLimitedLogger(logger)
-        self._sender = sender
 
     def subscribe_project(self, sid: str, data: Any, *, replays: bool) -> Decision[dict[str, Any]]:
         """Subscribe a client to a project.
@@ -79,40 +70,40 @@ class Subscriptions:
         Raises:
             SubscribeError: It may not, or cannot be answered.
         """
-        session = self.budget.asking(sid, data)
+        session = self.clients.budget.asking(sid, data)
         topic = Topic(project_id_of(data))
-        answer = yield from Subscription(self, sid, session, topic=topic, data=data).decide()
+        answer = yield from Subscription(self, session, topic=topic, data=data).decide()
         if replays:
-            yield from self._sender.replay(sid, answer)
+            yield from self.clients.sender.replay(sid, answer)
         return {"ok": True, **answer}
 
     def subscribe_job(self, sid: str, data: Any, *, replays: bool) -> Decision[dict[str, Any]]:
         """Subscribe a client to one job; as :meth:`subscribe_project`."""
-        session = self.budget.asking(sid, data)
+        session = self.clients.budget.asking(sid, data)
         if not self.manager.follows_jobs:
             raise SubscribeError("this server cannot follow single jobs; subscribe to the project", "unavailable")
         project_id = yield from self.jobs.project_of(session, data, is_proven=False)
         topic = Topic(project_id, job_id_of(data))
-        answer = yield from Subscription(self, sid, session, topic=topic, data=data, refusal=NO_JOB).decide()
+        answer = yield from Subscription(self, session, topic=topic, data=data, refusal=NO_JOB).decide()
         if replays:
-            yield from self._sender.replay(sid, answer)
+            yield from self.clients.sender.replay(sid, answer)
         return {"ok": True, "job_id": topic.job_id, **answer}
 
     def unsubscribe_project(self, sid: str, data: Any) -> Decision[dict[str, Any]]:
         """Unsubscribe a client from a project, if it was subscribed to it."""
-        session = self.sessions.asking(sid, data)
+        session = self.clients.sessions.asking(sid, data)
         project_id = project_id_of(data)
         for room in rooms_of(project_id):  # the application may have placed it there by itself
-            yield from self.membership.leave_room(sid, room)
-        yield from self.membership.unsubscribe(sid, session, [Topic(project_id)])
+            yield from self.clients.membership.leave_room(sid, room)
+        yield from self.clients.membership.unsubscribe(session, [Topic(project_id)])
         return {"ok": True}
 
     def unsubscribe_job(self, sid: str, data: Any) -> Decision[dict[str, Any]]:
         """Unsubscribe a client from one job, if it was subscribed to it."""
-        session = self.sessions.asking(sid, data)
+        session = self.clients.sessions.asking(sid, data)
         job_id = job_id_of(data)
         topics = [topic for topic in session.topics() if topic.job_id == job_id]
-        yield from self.membership.unsubscribe(sid, session, topics)
+        yield from self.clients.membership.unsubscribe(session, topics)
         return {"ok": True}
 
 
@@ -121,8 +112,7 @@ class Subscription:
 
     Args:
         shared: What all subscriptions need.
-        sid: The client.
-        session: Its session.
+        session: The client's.
         topic: What it wants to subscribe to.
         data: Its request.
         refusal: The message of the refusal where it may not.
@@ -134,7 +124,6 @@ class Subscription:
     def __init__(
         self,
         shared: Subscriptions,
-        sid: str,
         session: Session,
         *,
         topic: Topic,
@@ -142,13 +131,12 @@ class Subscription:
         refusal: str = NO_PROJECT,
     ) -> None:
         self._shared = shared
-        self._sid = sid
         self._session = session
         self._topic = topic
         self._since = since_of(data)
         self._in_batches = wants_batches(data)
         self._refusal = refusal
-        self._pending: PendingSubscription = shared.sessions.begin_subscription(session, topic)
+        self._pending: PendingSubscription = shared.clients.sessions.begin_subscription(session, topic)
 
     def decide(self) -> Decision[dict[str, Any]]:
         """Subscribe, and return the answer.
@@ -185,20 +173,20 @@ class Subscription:
         return snapshot
 
     def _check(self) -> None:
-        self._shared.sessions.get(self._sid)
+        self._shared.clients.sessions.get(self._session.sid)
         if self._pending.withdrawn is not None:
             raise self._pending.withdrawn
 
     def _join(self, audience: str | None) -> Decision[bool]:
         """Join, and then read: what is published in between is received twice and dropped by its offset, not lost."""
-        topic, membership = self._topic, self._shared.membership
+        topic, membership = self._topic, self._shared.clients.membership
         room, others = topic.rooms(audience, self._in_batches)
         self._shared.manager.delivery.expect(topic.project_id, topic.job_id, audience)
         earlier = self._session.rooms.get(topic, [])
-        if not (yield from membership.enter(self._sid, self._session, self._pending, room)):
+        if not (yield from membership.enter(self._session, self._pending, room)):
             return False
         for other in {*others, *earlier} - {room}:
-            yield from membership.leave_room(self._sid, other)
+            yield from membership.leave_room(self._session.sid, other)
         return True
 
     def _read(self) -> Decision[tuple[dict[str, Any], int]]:
@@ -228,13 +216,13 @@ class Subscription:
 
     def _reserve(self, size: int) -> Decision[None]:
         try:
-            self._shared.budget.reserve(self._sid, self._session, size)
+            self._shared.clients.budget.reserve(self._session, size)
         except SubscribeError:
             yield from self._leave()
             raise
 
     def _leave(self) -> Decision[None]:
-        yield from self._shared.membership.leave(self._sid, self._session, self._topic)
+        yield from self._shared.clients.membership.leave(self._session, self._topic)
 
 
 def _position(since: Since | None) -> tuple[str, int]:

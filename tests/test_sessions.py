@@ -86,18 +86,18 @@ def test_a_client_is_warned_once_for_each_token() -> None:
     def token(seconds: float) -> SimpleNamespace:
         return SimpleNamespace(expires_at=time.time() + seconds)
 
-    session = Session(token(1000), 1.0)
+    session = Session("sid", token(1000), 1.0)
     assert not session.should_be_warned(60)
     session.renew(token(10))
     session.began -= 100
     assert [session.should_be_warned(60) for _ in range(2)] == [True, False]
     session.renew(token(1000))
     assert not session.was_warned
-    assert Session("ada", 1.0).expires_in is None
+    assert Session("sid", "ada", 1.0).expires_in is None
 
 
 def test_answers_count_while_they_are_on_their_way() -> None:
-    session = Session("ada", 1.0)
+    session = Session("sid", "ada", 1.0)
     assert session.bytes_in_flight == 0
     session.add_in_flight(10)
     session.add_in_flight(5)
