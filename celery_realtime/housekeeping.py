@@ -125,7 +125,7 @@ class Housekeeper:
 
     def _goes_on(self) -> bool:
         with self._lock:
-            # If it cannot be known whether anybody is connected, somebody may be.
+            # If the check fails, somebody may be connected.
             self._is_running = True
             with self.loop.turn():
                 self._is_running = bool(self._sockets.are_open() or self._sessions.all())

@@ -53,7 +53,7 @@ class Orders:
         return is_repeated
 
     def _revoke(self, user: str, project_id: str) -> Decision[None]:
-        """Take all clients out of the rooms before any is told: telling may pause, and events may arrive meanwhile."""
+        """Take all clients out of the rooms first: sending to them may pause, and events may arrive meanwhile."""
         steps: list[Step] = []
         for session in self._clients.sessions.of_user(user):
             if (yield from self._clients.membership.revoke(session, project_id)):

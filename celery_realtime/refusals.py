@@ -1,4 +1,4 @@
-"""Refuse, at start-up, a server that could never hear a worker, or never answer a client."""
+"""Refuse, at start-up, a server that could never receive events from workers, or never answer a client."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ GUNICORN_WORKERS = {
     "gunicorn.workers.geventlet": ("eventlet", "a socketio.Server with async_mode='eventlet'"),
     "gunicorn.workers.gasgi": ("asgi", "a socketio.AsyncServer"),
 }
-#: The modules of those that can serve an ``async_mode``, and how gunicorn is told to take the best of them.
+#: The modules of those that can serve an ``async_mode``, and the option that chooses the best of them.
 FITTING_WORKERS = {
     "asgi": (("gasgi",), "asgi"),
     "threading": (("gthread", "ggevent", "geventlet"), "gthread --threads 100"),
@@ -94,7 +94,7 @@ def check_listening(server: Any, settings: Settings) -> None:
         fitting = socketio.KombuManager
     if not isinstance(manager, fitting) or manager.write_only:
         raise ImproperlyConfigured(
-            f"a {type(server).__name__} with this {type(manager).__name__} hears no worker: "
+            f"a {type(server).__name__} with this {type(manager).__name__} receives no events from workers: "
             f"make it with client_manager=realtime.{wanted}() (and without message_queue)"
         )
     if manager.channel != settings.channel:
@@ -112,7 +112,8 @@ def check_audience(server: Any, settings: Settings, rules: Rules) -> None:
     """
     if rules.audience is not None and not settings.filters_by_audience:
         raise ImproperlyConfigured(
-            "audience= says who looks, and nothing asks: give realtime_event_filter a fourth parameter, `audience`"
+            "audience= has no effect while realtime_event_filter decides for everybody: give it a fourth parameter, "
+            "`audience`"
         )
     if settings.filters_by_audience and not isinstance(
         server.manager, (RealtimeClientManager, AsyncRealtimeClientManager)

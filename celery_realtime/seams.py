@@ -86,7 +86,7 @@ def intercept_events(server: Any, change: Callable[[str, int | None, Any], list[
     """Look at each event packet of a client before its handler is chosen.
 
     python-socketio passes an event on to whatever handler has its name, ``connect`` and ``disconnect`` included, and
-    tells no handler whether the client asked for an acknowledgement.
+    does not say whether the client asked for an acknowledgement.
 
     Args:
         server: The Socket.IO server, sync or asyncio.
@@ -173,7 +173,7 @@ class EngineSockets:
         self._websockets: dict[str, dict[str, Any]] = {}
 
     def watch(self, on_connection: Callable[[str], None]) -> None:
-        """Call a function with the session id of each new connection, before python-socketio is told of it.
+        """Call a function with the session id of each new connection, before python-socketio handles it.
 
         Engine.IO has one handler for each of its events, and python-socketio has registered its own.
         """
