@@ -166,7 +166,7 @@ def test_a_request_may_have_any_number_of_arguments(counter: Counter, event: str
 @tried(150, share=0.5)
 @given(st.one_of(data, st.fixed_dictionaries({"token": wrong})), st.text(st.characters(), max_size=30))
 def test_whoever_shows_no_genuine_token_is_refused_in_words(counter: Counter, auth: Any, query: str) -> None:
-    before = counter.web.handlers.clients()
+    before = counter.web.users()
     with Alarm() as alarm:
         try:
             sid = counter.enter(auth, query)
@@ -176,7 +176,7 @@ def test_whoever_shows_no_genuine_token_is_refused_in_words(counter: Counter, au
             assert auth["token"] in [*TOKENS, BAD_TOKENS[0]]
             counter.leave(sid)
         assert alarm.records == []
-    assert counter.web.handlers.clients() == before
+    assert counter.web.users() == before
 
 
 @tried(150, share=0.5)
