@@ -10,7 +10,8 @@ from celery_realtime.manager import SocketIOManager
 from celery_realtime.trackers import ProgressTracker
 
 if TYPE_CHECKING:
-    from celery_realtime.handlers import AsyncSocketIOEventHandlers, SocketIOEventHandlers
+    from celery_realtime.asyncio_handlers import AsyncSocketIOEventHandlers
+    from celery_realtime.handlers import SocketIOEventHandlers
 
 __version__ = "0.1.0"
 
@@ -31,8 +32,12 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # The handlers load python-socketio, which workers and `celery` commands have no use for at import.
-    if name in ("SocketIOEventHandlers", "AsyncSocketIOEventHandlers"):
-        from celery_realtime import handlers
+    if name == "SocketIOEventHandlers":
+        from celery_realtime.handlers import SocketIOEventHandlers
 
-        return getattr(handlers, name)
+        return SocketIOEventHandlers
+    if name == "AsyncSocketIOEventHandlers":
+        from celery_realtime.asyncio_handlers import AsyncSocketIOEventHandlers
+
+        return AsyncSocketIOEventHandlers
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -72,6 +73,7 @@ class AccessOrders:
         return self._publish({"action": "disconnect", "user": normalise_user_id(user_id)})
 
     def _publish(self, order: Order) -> bool:
+        order = {"id": uuid.uuid4().hex, **order}  # each server carries it out once, however often it arrives
         for carry_out in self._servers:
             carry_out(order)
         return self._manager.publisher.order(order)

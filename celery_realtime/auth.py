@@ -1,4 +1,4 @@
-"""Make and verify the signed tokens with which a browser says who it is."""
+"""Make and verify the signed tokens that name the user of a browser."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ MAX_TOKEN = 8192
 LONGEST_LIFE = 10 * 365 * 86400.0
 
 
-class TokenUser(str):  # noqa: SLOT000  (a token's word needs a place)
-    """A user id that a token vouched for, with what else the token said.
+class TokenUser(str):  # noqa: SLOT000  (what the token says needs a place)
+    """A user id that a token vouches for, with the token's other claims.
 
     Attributes:
         projects: The projects that the token opens.
         issued_at: When it was made, in seconds since the epoch.
-        expires_at: When it ends.
+        expires_at: When it expires, in seconds since the epoch.
     """
 
     projects: frozenset[str] = frozenset()
@@ -31,7 +31,7 @@ class TokenUser(str):  # noqa: SLOT000  (a token's word needs a place)
 
 
 class _Claims(msgspec.Struct):
-    """What a token says; the key may have signed something else, too."""
+    """The claims of a token; the key may have signed something else, too."""
 
     user: str
     projects: list[str]
@@ -48,7 +48,7 @@ def issue_token(
         secret_key: The key, or several of which the first signs.
         user_id: A non-empty string, an integer or a UUID.
         projects: The projects that it opens.
-        expires_in: Seconds until it ends, above 0.
+        expires_in: Seconds until it expires, above 0.
 
     Raises:
         ImproperlyConfigured: There is no secret key.
@@ -74,7 +74,7 @@ def issue_token(
 
 
 def verify_token(secret_key: str | Sequence[str] | None, token: object) -> TokenUser | None:
-    """Return the user whom a token names, or None when it is forged, malformed or has ended.
+    """Return the user whom a token names, or None when it is forged, malformed or expired.
 
     Raises:
         ImproperlyConfigured: There is no secret key.

@@ -254,22 +254,21 @@ class Realtime:
         Raises:
             ImproperlyConfigured: Nothing says who may connect, or the server cannot hear the workers.
         """
-        from celery_realtime import serving
-        from celery_realtime.desk import Desk
-        from celery_realtime.handlers import Options
+        from celery_realtime.attach import attach
+        from celery_realtime.handlers import Rules, Sources
+        from celery_realtime.job_requests import JobRequests
 
-        desk = Desk(self.app, lambda: self.manager.history, lambda: self.settings)
-        attached = serving.attach(
+        jobs = JobRequests(self.app, lambda: self.manager.history, lambda: self.settings)
+        read = None if self.manager.history is None else self.manager.history.read
+        attached = attach(
             server,
             self.settings,
-            authenticate=authenticate,
-            authorize=authorize,
             handlers=handlers,
-            read=None if self.manager.history is None else self.manager.history.read,
-            options=Options(authorize_cancel, audience, self._access.revocations, desk),
+            rules=Rules(authenticate, authorize, authorize_cancel, audience),
+            sources=Sources(read, jobs, self._access.revocations),
         )
         self.manager.attach(attached.server)
-        self._access.on_order(attached.obey)
+        self._access.on_order(attached.carry_out)
         self._serving.update((attached, attached.server.manager))
         if self.manager.history is not None:
             attached.on_first_client(self.keeper.start)

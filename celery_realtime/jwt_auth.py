@@ -1,4 +1,4 @@
-"""Let JSON Web Tokens say who connects: the only module that knows PyJWT."""
+"""Accept JSON Web Tokens; the only module that knows PyJWT."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from celery_realtime.rooms import normalise_project_id, normalise_user_id
 class JWTAuthenticator:
     """Verify JSON Web Tokens; pass it to ``init_socketio`` as ``authenticate``.
 
-    Tokens have to be signed with one of the algorithms, and to have an end (``exp``), which ends the connection too.
-    The rules are those of RFC 8725, "JSON Web Token Best Current Practices": the token's own word for its algorithm
+    Tokens have to be signed with one of the algorithms, and to expire (``exp``), which ends the connection too. The
+    rules are those of RFC 8725, "JSON Web Token Best Current Practices": the algorithm that the token itself names
     decides nothing.
 
     Args:
         key: The secret (HS256 and its like) or the public key (RS256, ES256, EdDSA and their like).
-        algorithms: Which are taken.
-        audience: What ``aud`` has to be or hold; without it, tokens with an ``aud`` are refused.
-        issuer: What ``iss`` has to be, if it matters.
+        algorithms: The accepted algorithms.
+        audience: The required ``aud``; without it, tokens with an ``aud`` are refused.
+        issuer: The required ``iss``; None for any.
         user_claim: The claim that names the user.
-        projects_claim: The claim that lists the projects that the token opens, for who passes no ``authorize``.
+        projects_claim: The claim that lists the projects that the token opens; of use without ``authorize``.
         leeway: Seconds that clocks may differ by.
 
     Raises:
@@ -55,7 +55,7 @@ class JWTAuthenticator:
         }
 
     def __call__(self, token: Any, _environ: Any = None) -> TokenUser | None:
-        """Return the user whom a token names, or None when it is forged, malformed, not for us, or has ended."""
+        """Return the user whom a token names, or None when it is forged, malformed, expired or not for us."""
         if not isinstance(token, str) or len(token) > MAX_TOKEN:
             return None
         try:
@@ -69,7 +69,7 @@ class JWTAuthenticator:
         user = TokenUser(normalise_user_id(claims[name]))
         listed = claims.get(projects)
         user.projects = (
-            frozenset(normalise_project_id(one) for one in listed) if isinstance(listed, list) else frozenset()
+            frozenset(normalise_project_id(project) for project in listed) if isinstance(listed, list) else frozenset()
         )
         user.issued_at = float(claims.get("iat") or 0.0)
         user.expires_at = float(claims["exp"]) + float(self._options["leeway"])
@@ -81,11 +81,11 @@ def _check(key: Any, algorithms: Sequence[str]) -> None:
         raise ImproperlyConfigured("JWTAuthenticator needs the key that tokens are verified with")
     if isinstance(algorithms, str) or not algorithms:
         raise ImproperlyConfigured('algorithms must be a list of names, such as ["RS256"]')
-    known = set(jwt.algorithms.get_default_algorithms()) - {"none"}
+    supported = set(jwt.algorithms.get_default_algorithms()) - {"none"}
     for name in algorithms:
-        if name not in known:
-            raise ImproperlyConfigured(f"algorithms must be of {', '.join(sorted(known))}, not {name!r}")
+        if name not in supported:
+            raise ImproperlyConfigured(f"algorithms must be of {', '.join(sorted(supported))}, not {name!r}")
     if len({name.startswith("HS") for name in algorithms}) == 2:
         raise ImproperlyConfigured(
-            "algorithms mixes secrets (HS...) with public keys: with both, who knows the public key can sign tokens"
+            "algorithms mixes secrets (HS...) with public keys: with both, whoever has the public key can sign tokens"
         )

@@ -1,16 +1,23 @@
-"""Know whose tokens open a project no more, although they have not ended."""
+"""Tokens that open a project no more, although they have not expired."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 Loaded = dict[tuple[str, str], float]
 
+#: Seconds for which a revocation is remembered, as in the history.
+RETENTION = 30 * 86400.0
+
+#: Revocations are searched for old ones when there are twice as many as after the last search, and at least so many.
+FEWEST_SEARCHED = 1000
+
 
 class Revocations:
-    """When each user's access to a project was taken back.
+    """When each user's access to a project was revoked.
 
     A token that was made before that opens the project no more; one that is made later does. Rules of the application's
     own are asked at every subscription anyway, and not overruled.
@@ -21,14 +28,25 @@ class Revocations:
 
     def __init__(self, load: Callable[[], Loaded] | None = None) -> None:
         self._load = load
-        self._taken_back: Loaded = {}
+        self._revoked_at: Loaded = {}
+        self._search_beyond = FEWEST_SEARCHED
         self._lock = threading.Lock()
         self.is_fresh = load is None
 
+    def __len__(self) -> int:
+        return len(self._revoked_at)
+
     def note(self, user: str, project_id: str, at: float) -> None:
-        """Note that access was taken back, at a time in seconds since the epoch."""
+        """Note that access was revoked, at a time in seconds since the epoch."""
         with self._lock:
-            self._taken_back[user, project_id] = max(at, self._taken_back.get((user, project_id), 0.0))
+            self._revoked_at[user, project_id] = max(at, self._revoked_at.get((user, project_id), 0.0))
+            if len(self._revoked_at) > self._search_beyond:
+                self._forget_old()
+
+    def _forget_old(self) -> None:
+        oldest = time.time() - RETENTION
+        self._revoked_at = {key: at for key, at in self._revoked_at.items() if at >= oldest}
+        self._search_beyond = max(FEWEST_SEARCHED, 2 * len(self._revoked_at))
 
     def doubt(self) -> None:
         """Read the record again before the next answer: an order may have been missed."""
@@ -47,4 +65,4 @@ class Revocations:
             for (name, project), at in self._load().items():
                 self.note(name, project, at)
             self.is_fresh = True
-        return bool(issued_at <= self._taken_back.get((str(user), project_id), -1.0))
+        return bool(issued_at <= self._revoked_at.get((str(user), project_id), -1.0))

@@ -64,7 +64,7 @@ def test_the_requirements_are_those_of_the_package() -> None:
     project = (ROOT / "pyproject.toml").read_text()
     readme = (ROOT / "README.md").read_text()
     for name, package in (("Celery", "celery"), ("python-socketio", "python-socketio")):
-        bound = re.search(rf'"{package}>=([\d.]+)"', project)
+        bound = re.search(rf'"{package}>=([\d.]+)[",]', project)
         assert bound is not None
         assert f"{name} {bound[1]}+" in readme
     python = re.search(r'requires-python = ">=([\d.]+)"', project)

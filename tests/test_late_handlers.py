@@ -51,7 +51,7 @@ def served(web: Web) -> None:
     web.emit("alpha", 1)
     client.wait_for_event("step", number=1)
     client.close()
-    wait_for(lambda: web.handlers._users == {})
+    wait_for(lambda: web.handlers.clients() == {})
 
 
 # -- functions ----------------------------------------------------------------------------------------------------
@@ -65,10 +65,10 @@ def test_late_connect_and_disconnect_handlers_run_after_ours(
     web, seen = make_web(kind).attach(), []
 
     def connect(sid: str, environ: dict[str, Any], auth: Any) -> None:
-        seen.append(("connect", web.handlers._users[sid], bool(auth["token"])))
+        seen.append(("connect", web.handlers.clients()[sid].user, bool(auth["token"])))
 
     def disconnect(sid: str, reason: str) -> None:
-        seen.append(("disconnect", sid in web.handlers._users, bool(reason)))
+        seen.append(("disconnect", sid in web.handlers.clients(), bool(reason)))
 
     for handler in (connect, disconnect):
         if form == "on":
@@ -126,7 +126,7 @@ def test_a_late_connect_handler_may_refuse_too(make_web: Callable[..., Web], kin
 
     refused(web, web.token())
 
-    wait_for(lambda: web.handlers._users == {})
+    wait_for(lambda: web.handlers.clients() == {})
 
 
 @KINDS
@@ -205,10 +205,10 @@ def test_late_flask_handlers_run_after_ours(make_web: Callable[..., Web], form: 
     web, seen = make_web("flask").attach(), []
 
     def connect(auth: Any) -> None:
-        seen.append(("connect", bool(auth["token"]), len(web.handlers._users)))
+        seen.append(("connect", bool(auth["token"]), len(web.handlers.clients())))
 
     def disconnect(reason: Any) -> None:
-        seen.append(("disconnect", bool(reason), len(web.handlers._users)))
+        seen.append(("disconnect", bool(reason), len(web.handlers.clients())))
 
     for handler in (connect, disconnect):
         if form == "on":
@@ -233,7 +233,7 @@ def test_a_late_flask_handler_may_take_no_argument_and_refuse(make_web: Callable
 
     refused(web, web.token())
 
-    wait_for(lambda: web.handlers._users == {})
+    wait_for(lambda: web.handlers.clients() == {})
 
 
 # -- classes ------------------------------------------------------------------------------------------------------
@@ -348,7 +348,7 @@ def test_a_class_may_refuse_a_client(make_web: Callable[..., Web]) -> None:
 
     refused(web, web.token())
 
-    wait_for(lambda: web.handlers._users == {})
+    wait_for(lambda: web.handlers.clients() == {})
 
 
 @pytest.mark.parametrize("function_first", [True, False])

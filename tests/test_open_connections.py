@@ -60,17 +60,18 @@ def test_a_client_whose_token_ends_is_told_before_and_disconnected_with_a_code(w
     assert 0 < warning["expires_in"] <= 1
     wait_for(lambda: client.disconnects == 1, timeout=5)
     assert codes(client) == ["unauthorized"]
-    wait_for(lambda: web.handlers._users == {})
+    wait_for(lambda: web.handlers.clients() == {})
 
 
 def test_a_client_that_shows_a_new_token_stays_and_hears_on(web: Web) -> None:
     client = web.connect(web.token(expires_in=2))
     client.subscribe("alpha")
+    began = time.time()
 
     answer = client.call("refresh_token", {"token": web.token(expires_in=60)})
     assert answer["ok"]
     assert 50 < answer["expires_in"] <= 60
-    wait_for(lambda: time.time() > web.handlers._sessions.all()[0][1].began + 2.2, timeout=4)
+    wait_for(lambda: time.time() > began + 2.2, timeout=4)
     web.emit("alpha", 1)
     client.wait_for_event("step")
     assert (client.disconnects, client.of("token_expiring")) == (0, [])
@@ -230,7 +231,7 @@ def test_a_user_has_a_bounded_number_of_connections(make_web: Callable[..., Web]
     assert third.refusals[0]["data"]["code"] == "too_many_requests"
     assert web.connect(web.token("bob")).connects == 1
     first.close()
-    wait_for(lambda: len(web.handlers._users) == 2)
+    wait_for(lambda: len(web.handlers.clients()) == 2)
     assert web.connect().connects == 1
     assert second.subscribe("alpha")["ok"]
 
@@ -259,7 +260,7 @@ def test_the_housekeeper_goes_with_the_last_client_and_comes_with_the_next(web: 
         client = web.connect(web.token(expires_in=2))
         client.wait_for_event("error", code="unauthorized")
         client.close()
-        wait_for(lambda: not web.handlers._keeps_house, timeout=60)
+        wait_for(lambda: not web.handlers.housekeeper.is_running, timeout=60)
 
 
 def test_a_token_says_when_it_was_made(web: Web) -> None:

@@ -68,7 +68,7 @@ def test_a_browser_that_never_reads_is_given_up_and_others_hear_all(web: Web, sl
             wait_for(lambda number=number: len(other.of("step")) == number + 1, timeout=20)
             longest = max(longest, waiting(web))
     assert steps(other) == list(range(2000))
-    wait_for(lambda: "slow" not in web.handlers._users.values(), timeout=20)
+    wait_for(lambda: "slow" not in web.users(), timeout=20)
     assert longest <= BACKLOG + 50
     wait_for(lambda: waiting(web) <= 3)  # a goodbye that nobody reads
     assert not web.manager.pacer._held
@@ -101,9 +101,9 @@ def test_few_but_long_events_are_too_much_as_well(web: Web, slow: SlowBrowser) -
     for number in range(2000):
         web.realtime.manager.emit_to_project("alpha", "step", {"number": number, "text": LONG})
         other.wait_for_event("step", number=number)
-        if "slow" not in web.handlers._users.values():
+        if "slow" not in web.users():
             break
-    wait_for(lambda: "slow" not in web.handlers._users.values())
+    wait_for(lambda: "slow" not in web.users())
     slow.read_to_the_end()
     assert [error["code"] for error in slow.of("error")] == ["too_slow"]
 
@@ -112,7 +112,7 @@ def test_what_comes_back_recovers_what_it_missed(web: Web, slow: SlowBrowser) ->
     for number in range(1000):
         web.realtime.manager.emit_to_project("alpha", "step", {"number": number, "text": LONG})
     assert web.realtime.flush(20)
-    wait_for(lambda: "slow" not in web.handlers._users.values(), timeout=20)
+    wait_for(lambda: "slow" not in web.users(), timeout=20)
     history = web.realtime.manager.history
     assert history is not None
     place = {"epoch": history.read("alpha").epoch, "offset": 980}

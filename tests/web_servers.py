@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 from typing import TYPE_CHECKING, Any, Literal
@@ -47,6 +48,8 @@ class Web:
         self.server = self.socketio.server if kind == "flask" else self.socketio
         self.handlers: Any = None
         self.url = ""
+        #: Of an asyncio server that was started.
+        self.loop: asyncio.AbstractEventLoop | None = None
         self._ended = threading.Event()
         self._settled = threading.Event()
         self._stack = contextlib.ExitStack()
@@ -100,11 +103,15 @@ class Web:
     def _start_asgi(self) -> str:
         config = uvicorn.Config(socketio.ASGIApp(self.server), host=HOST, port=0, log_level="error", lifespan="off")
         http = uvicorn.Server(config)
-        self._in_thread(http.run)
+        self._in_thread(lambda: asyncio.run(self._serve(http)))
         self._stack.callback(setattr, http, "should_exit", True)
         self._stack.callback(setattr, http, "force_exit", True)  # it would wait for who polls
         wait_for(lambda: http.started)
         return f"http://{HOST}:{http.servers[0].sockets[0].getsockname()[1]}"
+
+    async def _serve(self, http: uvicorn.Server) -> None:
+        self.loop = asyncio.get_running_loop()
+        await http.serve()
 
     def _in_thread(self, target: Callable[..., Any], *args: Any) -> None:
         thread = threading.Thread(target=target, args=args, daemon=True)
@@ -143,10 +150,14 @@ class Web:
         job = Job(job_id=job_id, project_id=project_id)
         self.realtime.manager.publish_status(events.status_change(job, state))
 
+    def users(self) -> list[Any]:
+        """Return the users that are connected, each as often as it is."""
+        return [client.user for client in self.handlers.clients().values()]
+
     def reset(self) -> None:
         """Send the clients away, and wait until the server has dealt with all that was said."""
         self._clients.close()
-        wait_for(lambda: not self.handlers._users)
+        wait_for(lambda: not self.handlers.clients())
         if self._listener is not None:
             self._settle()
             assert self._settled.wait(10)

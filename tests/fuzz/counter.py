@@ -22,7 +22,13 @@ CODES = {"unauthorized", "forbidden", "bad_request", "too_many_requests", "unava
 
 #: Whose errors are findings; others tell that a service is slow, as on a busy machine.
 WATCHED = (
-    *("celery_realtime.handlers", "celery_realtime.delivery", "celery_realtime.desk"),
+    *(
+        "celery_realtime.answers",
+        "celery_realtime.delivery",
+        "celery_realtime.handlers",
+        "celery_realtime.housekeeping",
+    ),
+    *("celery_realtime.job_requests", "celery_realtime.subscribing"),
     *("socketio.server", "engineio.server", "asyncio"),
 )
 
@@ -43,7 +49,7 @@ class Counter:
     def _settle(self, outcome: Any) -> Any:
         if not inspect.isawaitable(outcome):
             return outcome
-        loop = wait_for(lambda: self.web.handlers._loop)
+        loop = wait_for(lambda: self.web.loop)
         return asyncio.run_coroutine_threadsafe(outcome, loop).result(30)
 
     def enter(self, auth: Any, query: str | None = "") -> str:

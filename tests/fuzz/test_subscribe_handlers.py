@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 from typing import TYPE_CHECKING, Any
@@ -44,7 +45,6 @@ TOKENS = {
 }
 BAD_TOKENS = [issue_token(SECRET, "bob", ["beta"], DAY), issue_token("another", "ada", ["beta"], DAY), "ada:x", ""]
 FIRST = next(iter(TOKENS))
-TO_BE_ORDERED = issue_token(SECRET, "olga", ["alpha", 7], DAY)
 WORDS = [
     *("project_id", "job_id", "since", "epoch", "offset", "batch", "token", "alpha", "beta", "gamma", "7", "-", ""),
     *("one", "done", "theirs", "hers", "project:beta", "batch:beta", "job:4:beta:theirs", "alpha\n"),
@@ -115,6 +115,9 @@ def counter(web: Web, somebody: Recorder) -> Counter:
     return Counter(web)
 
 
+_numbers = itertools.count()
+
+
 def placed(web: Web, told: Any) -> Any:
     """Return a request in which the epoch is the present one."""
     if not isinstance(told, dict) or not isinstance(told.get("since"), dict) or told["since"].get("epoch") != NOW:
@@ -163,7 +166,7 @@ def test_a_request_may_have_any_number_of_arguments(counter: Counter, event: str
 @tried(150, share=0.5)
 @given(st.one_of(data, st.fixed_dictionaries({"token": wrong})), st.text(st.characters(), max_size=30))
 def test_whoever_shows_no_genuine_token_is_refused_in_words(counter: Counter, auth: Any, query: str) -> None:
-    before = counter.web.handlers._users
+    before = counter.web.users()
     with Alarm() as alarm:
         try:
             sid = counter.enter(auth, query)
@@ -173,7 +176,7 @@ def test_whoever_shows_no_genuine_token_is_refused_in_words(counter: Counter, au
             assert auth["token"] in [*TOKENS, BAD_TOKENS[0]]
             counter.leave(sid)
         assert alarm.records == []
-    assert counter.web.handlers._users == before
+    assert counter.web.users() == before
 
 
 @tried(150, share=0.5)
@@ -182,18 +185,18 @@ def test_no_order_from_the_channel_opens_a_room_or_stops_the_server(
     counter: Counter, asked: list[Any], orders: list[Any]
 ) -> None:
     with Alarm() as alarm:
-        sid = counter.enter({"token": TO_BE_ORDERED})
+        user = f"olga-{next(_numbers)}"  # whose access nobody has revoked yet
+        sid = counter.enter({"token": issue_token(SECRET, user, ["alpha", 7], DAY)})
         try:
             for event, told in asked:
                 counter.ask(sid, event, told)
             for order in orders:
                 if isinstance(order, dict):
-                    counter.web.handlers.obey(order)
+                    counter.web.handlers.carry_out({**order, "user": user} if order.get("user") == "olga" else order)
             check_rooms(counter, sid, {"alpha", "7"})
             check_answer(counter.ask(sid, "subscribe_project", {"project_id": "alpha"}))
         finally:
             counter.leave(sid)
-            counter.web.handlers._options.revocations._taken_back.clear()
         assert alarm.records == []
 
 
@@ -220,8 +223,8 @@ def test_any_requests_over_a_socket_are_answered(web: Web, asker: Recorder, aske
 
 def rooms_of_all(web: Web) -> set[str]:
     manager = web.server.manager
-    rooms = {room for sid in web.handlers._users for room in manager.get_rooms(sid, "/") or ()}
-    return {room for room in rooms if room is not None and room not in web.handlers._users}
+    rooms = {room for sid in web.handlers.clients() for room in manager.get_rooms(sid, "/") or ()}
+    return {room for room in rooms if room is not None and room not in web.handlers.clients()}
 
 
 @pytest.fixture(scope="module")

@@ -81,7 +81,7 @@ class Watch:
         connections = [one for one in self._process.net_connections("tcp") if one.laddr and one.laddr.port == port]
         told = {
             "sockets": len(self._server.eio.sockets),
-            "users": len(self._handlers._users),
+            "users": len(self._handlers.clients()),
             "connections": sum(one.status == psutil.CONN_ESTABLISHED for one in connections),
             "threads": self._process.num_threads(),
             "waiting": self._look(),

@@ -399,4 +399,4 @@ def test_a_lone_client_that_its_own_web_server_registers_hears_the_project(place
 
     web.stop()
     assert len(states(told)) == 5
-    assert web.handlers._users == {}
+    assert web.handlers.clients() == {}

@@ -1,4 +1,4 @@
-"""Read what clients ask for: hostile until it has been checked."""
+"""Read the requests of clients, which are hostile until they have been checked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_JOB_ID = 255
 
 
 class Since(msgspec.Struct, frozen=True):
-    """Where a client stopped hearing a project."""
+    """The last position in a project's events that a client has."""
 
     epoch: str
     offset: int
@@ -27,16 +27,16 @@ class Topic(NamedTuple):
     job_id: str | None = None
 
     def rooms(self, audience: str | None, batch: bool) -> tuple[str, list[str]]:
-        """Return the room of a subscription, and the other rooms of the topic, which it is not for."""
+        """Return the room that a subscription is for, and the other rooms of the topic."""
         plain, batched = rooms_of(self.project_id, self.job_id, audience)
         return (batched, [plain]) if batch else (plain, [batched])
 
 
 def check_size(data: Any, limit: int) -> None:
-    """Refuse a request that is longer than any of ours need be.
+    """Refuse a request that is longer than a limit in bytes.
 
     Raises:
-        SubscribeError: It is.
+        SubscribeError: It is longer, or not JSON.
     """
     try:
         size = len(msgspec.json.encode(data))
@@ -78,7 +78,7 @@ def wants_batches(data: dict[str, Any]) -> bool:
     """Tell whether a subscription is for lists of events.
 
     Raises:
-        SubscribeError: It does not say so clearly.
+        SubscribeError: ``batch`` is neither true nor false.
     """
     batch = data.get("batch")
     if not isinstance(batch, (bool, type(None))):
@@ -87,10 +87,10 @@ def wants_batches(data: dict[str, Any]) -> bool:
 
 
 def since_of(data: dict[str, Any]) -> Since | None:
-    """Return where a client stopped hearing.
+    """Return the last position that a client has, or None when it names none.
 
     Raises:
-        SubscribeError: It says something else.
+        SubscribeError: ``since`` is no position.
     """
     if data.get("since") is None:
         return None

@@ -320,11 +320,11 @@ def test_flasks_own_connect_and_disconnect_handlers_get_what_flask_gives_them(ma
 
     @web.socketio.on("connect")
     def connect(auth: Any) -> None:
-        seen.append(("connect", auth, request.sid in web.handlers._users))
+        seen.append(("connect", auth, request.sid in web.handlers.clients()))
 
     @web.socketio.on("disconnect")
     def disconnect(reason: Any) -> None:
-        seen.append(("disconnect", bool(reason), request.sid in web.handlers._users))
+        seen.append(("disconnect", bool(reason), request.sid in web.handlers.clients()))
 
     web.attach().start()
     token = web.token()

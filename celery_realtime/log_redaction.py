@@ -1,4 +1,4 @@
-"""Keep tokens that browsers send in addresses out of the logs."""
+"""Keep tokens that browsers send in URLs out of the logs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 _TOKEN = re.compile(r"((?:^|[?&\s\"'])token=)[^&\s\"'#]+")
 
-#: The logs of the servers that write down addresses.
+#: The loggers of servers that log URLs.
 LOGGERS = (
     *(
         "werkzeug",
@@ -32,21 +32,21 @@ LOGGERS = (
 
 
 def redact(text: str) -> str:
-    """Return a text without the tokens in the addresses that it holds."""
+    """Return a text without the tokens in its URLs."""
     return _TOKEN.sub(r"\1**", text) if "token=" in text else text
 
 
 class TokenRedactor(logging.Filter):
-    """Strikes tokens out of log records, and keeps their arguments apart: formatters look at them one by one."""
+    """Removes tokens from log records, and keeps the arguments separate, since some formatters read them one by one."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Change a record, and let it pass."""
         record.msg = _redacted(record.msg)
         if isinstance(record.args, dict):
-            # Of the kind that it was: gunicorn's says "-" for what it does not have.
-            kept = record.args.copy()
-            kept.update({name: _redacted(value) for name, value in record.args.items()})
-            record.args = kept
+            # A copy has the same class: gunicorn's returns "-" for what it does not have.
+            arguments = record.args.copy()
+            arguments.update({name: _redacted(value) for name, value in record.args.items()})
+            record.args = arguments
         elif record.args:
             record.args = tuple(_redacted(value) for value in record.args)
         return True
@@ -60,6 +60,6 @@ _redactor = TokenRedactor()
 
 
 def install() -> None:
-    """Redact the logs of the servers that are known; twice is no more than once."""
+    """Redact the logs of the servers in :data:`LOGGERS`; a second call changes nothing."""
     for name in LOGGERS:
         logging.getLogger(name).addFilter(_redactor)

@@ -7,10 +7,11 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import msgspec
 import pytest
 
 from celery_realtime.history import Snapshot
-from celery_realtime.sharing import AsyncSharedReads, SharedReads
+from celery_realtime.shared_reads import AsyncSharedReads, Reading, SharedReads
 from tests.waiting import wait_for
 
 
@@ -37,8 +38,8 @@ class Source:
         return Snapshot("e", self.offset, whole, [], 0, [], missed)
 
 
-def numbers(snapshot: Snapshot) -> list[int]:
-    return [one["n"] for one in snapshot.events]
+def numbers(reading: Reading) -> list[int]:
+    return [event["n"] for event in reading.snapshot.events]
 
 
 def test_many_who_ask_during_a_reading_share_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +50,7 @@ def test_many_who_ask_during_a_reading_share_the_next(monkeypatch: pytest.Monkey
         first = pool.submit(read, "p", "e", 50)
         wait_for(lambda: source.reads)
         others = [pool.submit(read, "p", "e", 50 + number % 40) for number in range(100)]
-        wait_for(lambda: len(read._next["p"][0].wishes) == 40)
+        wait_for(lambda: read.waiting("p") == 40)
         source.offset = 105
         source.open.set()
         assert numbers(first.result(10))[-1] == 105
@@ -68,7 +69,7 @@ def test_nobody_is_given_what_was_read_before_he_asked() -> None:
         early = pool.submit(read, "p", "e", 100)
         wait_for(lambda: source.reads)
         late = pool.submit(read, "p", "e", 100)
-        wait_for(lambda: "p" in read._next)
+        wait_for(lambda: read.waiting("p"))
         source.open.set()
         early.result(10), late.result(10)
 
@@ -84,11 +85,11 @@ def test_who_is_too_far_behind_is_answered_beside_who_is_not() -> None:
         wait_for(lambda: source.reads)
         places = [("e", 10), ("e", 85), ("e", 100), ("old", 3)]
         asked = [pool.submit(read, "p", *place) for place in places]
-        wait_for(lambda: len(read._next["p"][0].wishes) == 4)
+        wait_for(lambda: read.waiting("p") == 4)
         source.open.set()
         answers = [one.result(10) for one in asked]
 
-    assert [answer.recovered for answer in answers] == [False, True, True, False]
+    assert [answer.snapshot.recovered for answer in answers] == [False, True, True, False]
     assert numbers(answers[1]) == list(range(86, 101))
     assert numbers(answers[2]) == []
 
@@ -101,7 +102,7 @@ def test_projects_do_not_wait_for_each_other() -> None:
         both = [pool.submit(read, project, "e", 100) for project in ("p", "q")]
         wait_for(lambda: len(source.reads) == 2)
         source.open.set()
-        assert all(one.result(10).recovered for one in both)
+        assert all(one.result(10).snapshot.recovered for one in both)
 
 
 def test_a_reading_that_fails_fails_for_all_who_share_it_and_the_next_is_tried() -> None:
@@ -111,15 +112,14 @@ def test_a_reading_that_fails_fails_for_all_who_share_it_and_the_next_is_tried()
     with pytest.raises(ConnectionError, match="away"):
         read("p", "e", 100)
     source.error = None
-    assert read("p", "e", 100).recovered
+    assert read("p", "e", 100).snapshot.recovered
 
 
 def test_what_is_kept_of_projects_is_bounded() -> None:
     read = SharedReads(Source())
     for number in range(3000):
         read(f"project-{number}", "e", 100)
-    assert len(read._turns) <= 1001
-    assert not read._next
+    assert read.remembered <= 1001
 
 
 def test_an_event_loop_shares_readings_too() -> None:
@@ -128,8 +128,7 @@ def test_an_event_loop_shares_readings_too() -> None:
     async def ask() -> list[Any]:
         read = AsyncSharedReads(source)
         answers = await asyncio.gather(*(read("p", "e", 50 + number % 40) for number in range(1000)))
-        assert not read._next
-        assert not read._reading
+        assert not read.remembered
         return answers
 
     answers = asyncio.run(ask())
@@ -164,3 +163,73 @@ def test_in_an_event_loop_a_failure_is_for_who_shares_it() -> None:
         return await asyncio.gather(*(read("p", "e", 90) for _ in range(3)), return_exceptions=True)
 
     assert [str(answer) for answer in asyncio.run(ask())] == ["away"] * 3
+
+
+# -- sizes ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_knows_its_size_wherever_it_was_cut() -> None:
+    source = Source()
+    read = SharedReads(source)
+    source.open.clear()
+    with ThreadPoolExecutor(4) as pool:
+        pool.submit(read, "p", "", -1)
+        wait_for(lambda: source.reads)
+        asked = [pool.submit(read, "p", "e", offset) for offset in (50, 90, 100)]
+        wait_for(lambda: read.waiting("p") == 3)
+        source.open.set()
+        for reading in (future.result(10) for future in asked):
+            assert abs(reading.size - len(msgspec.json.encode(reading.snapshot))) <= len(reading.snapshot.events) + 1
+
+
+# -- readers that are killed ----------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """As gevent's GreenletExit: nobody is to catch it."""
+
+
+def test_when_the_reader_is_killed_those_who_share_its_read_are_answered_and_the_next_read_works() -> None:
+    source = Source()
+    source.open.clear()
+    kills = [True]
+
+    def killed(project_id: str, epoch: str, offset: int) -> Any:
+        snapshot = source(project_id, epoch, offset)
+        if len(source.reads) == 2 and kills:
+            raise Killed
+        return snapshot
+
+    read = SharedReads(killed)
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(read, "p", "e", 100)
+        wait_for(lambda: source.reads)
+        others = [pool.submit(read, "p", "e", offset) for offset in (97, 98, 99)]
+        wait_for(lambda: read.waiting("p") == 3)
+        source.open.set()
+        assert first.result(10).snapshot.recovered
+        endings = [type(other.exception(10)) for other in others]
+
+    assert sorted(ending.__name__ for ending in endings) == ["Killed", "RuntimeError", "RuntimeError"]
+    kills.clear()
+    assert read("p", "e", 100).snapshot.recovered
+
+
+def test_in_an_event_loop_a_reader_that_is_cancelled_leaves_nobody_waiting() -> None:
+    source = Source()
+    source.open.clear()
+
+    async def ask() -> list[Any]:
+        read = AsyncSharedReads(source)
+        before = asyncio.all_tasks()
+        first = asyncio.create_task(read("p", "e", 90))
+        await asyncio.to_thread(wait_for, lambda: source.reads)
+        second = asyncio.create_task(read("p", "e", 95))
+        await asyncio.sleep(0)
+        [reader] = asyncio.all_tasks() - before - {first, second}
+        reader.cancel()
+        answers = await asyncio.wait_for(asyncio.gather(first, second, return_exceptions=True), 10)
+        source.open.set()
+        return answers
+
+    assert [type(answer) for answer in asyncio.run(ask())] == [RuntimeError, RuntimeError]

@@ -1,0 +1,198 @@
+"""Orders to all web servers: carried out once, on the clients that they concern, and never against a newer answer."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.waiting import wait_for
+from tests.web_servers import Web, steps
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.client_recorder import Recorder
+    from tests.web_servers import Kind
+
+NO_ACCESS = {"code": "forbidden", "message": "this project does not exist, or is not open to you"}
+
+
+@pytest.fixture(params=["sync", "asgi"])
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return request.param
+
+
+@pytest.fixture
+def make_web(kind: Kind, redis_url: str) -> Iterator[Callable[..., Web]]:
+    with contextlib.ExitStack() as made:
+
+        def make(**settings: Any) -> Web:
+            web = Web(kind, redis_url, **{"history_url": redis_url, **settings})
+            made.callback(web.stop)
+            return web
+
+        yield make
+
+
+def revoke(project: str = "alpha", **more: Any) -> dict[str, Any]:
+    return {"action": "revoke", "user": "ada", "project": project, "at": time.time(), **more}
+
+
+class Rule:
+    """Says who may see a project, and can be made to take its time."""
+
+    def __init__(self) -> None:
+        self.allowed = True
+        self.asked = 0
+        self.reached = threading.Event()
+        self.go_on = threading.Event()
+        self.go_on.set()
+
+    def __call__(self, _user: str, _project: str) -> bool:
+        self.asked += 1
+        answer = self.allowed
+        self.reached.set()
+        assert self.go_on.wait(10)
+        return answer
+
+
+@pytest.fixture
+def rule() -> Rule:
+    return Rule()
+
+
+@pytest.fixture
+def web(make_web: Callable[..., Web], rule: Rule) -> Web:
+    rules = {"authenticate": lambda token, _: token, "authorize": rule}
+    return make_web(secret_key=None).attach(**rules).start()
+
+
+class Asked:
+    """A subscription that is under way, and stopped in its rule."""
+
+    def __init__(self, client: Recorder, rule: Rule) -> None:
+        self._answers: list[Any] = []
+        rule.asked = 0
+        rule.reached.clear()
+        rule.go_on.clear()
+        client.sio.emit("subscribe_project", {"project_id": "alpha"}, callback=self._answers.append)
+        assert rule.reached.wait(5)
+
+    def answer(self) -> dict[str, Any]:
+        return wait_for(lambda: self._answers)[0]
+
+
+def settled(web: Web, client: Recorder) -> None:
+    """Wait until the server has carried out what it was ordered to: an asyncio server does so in its loop."""
+    assert client.call("unsubscribe_project", {"project_id": "nothing"})["ok"]
+
+
+def test_an_order_that_comes_while_a_subscription_is_decided_has_the_rule_asked_again(web: Web, rule: Rule) -> None:
+    client = web.connect("ada")
+    asked = Asked(client, rule)
+    web.handlers.carry_out(revoke())
+    settled(web, client)
+    rule.go_on.set()
+
+    assert asked.answer()["ok"]
+    assert rule.asked == 2
+    web.emit("alpha", 1)
+    client.wait_for_event("step", number=1)
+
+
+def test_if_the_rule_says_no_by_then_the_subscription_is_refused(web: Web, rule: Rule) -> None:
+    client = web.connect("ada")
+    asked = Asked(client, rule)
+    rule.allowed = False
+    web.handlers.carry_out(revoke())
+    settled(web, client)
+    rule.go_on.set()
+
+    assert asked.answer()["error"] == NO_ACCESS
+    web.emit("alpha", 1)
+    rule.allowed = True
+    assert client.subscribe("alpha")["ok"]
+    web.emit("alpha", 2)
+    client.wait_for_event("step", number=2)
+    assert steps(client) == [2]
+
+
+def test_an_order_for_another_project_or_user_has_nothing_asked_again(web: Web, rule: Rule) -> None:
+    client = web.connect("ada")
+    asked = Asked(client, rule)
+    web.handlers.carry_out(revoke("beta"))
+    web.handlers.carry_out(revoke(user="bob"))
+    settled(web, client)
+    rule.go_on.set()
+
+    assert asked.answer()["ok"]
+    assert rule.asked == 1
+
+
+def test_an_order_that_comes_a_second_time_takes_nobody_out_of_a_project(web: Web) -> None:
+    client = web.subscriber_of = web.connect("ada")
+    assert client.subscribe("alpha")["ok"]
+    order = revoke(id="the same")
+    web.handlers.carry_out(order)
+    client.wait_for_event("error", code="forbidden")
+    assert client.subscribe("alpha")["ok"]
+
+    web.handlers.carry_out(order)
+    settled(web, client)
+    web.emit("alpha", 1)
+
+    client.wait_for_event("step", number=1)
+    assert len(client.of("error")) == 1
+
+
+def test_the_process_that_gives_an_order_carries_it_out_once(web: Web) -> None:
+    """It is carried out at once, and arrives from the broker, too."""
+    client = web.connect("ada")
+    assert client.subscribe("alpha")["ok"]
+    for number in range(5):
+        assert web.realtime.revoke_access("ada", "alpha")
+        assert client.subscribe("alpha")["ok"]
+        web.emit("alpha", number)
+        client.wait_for_event("step", number=number)
+    assert steps(client) == list(range(5))
+
+
+def test_orders_without_an_id_are_carried_out_each_time(web: Web) -> None:
+    client = web.connect("ada")
+    for count in (1, 2):
+        assert client.subscribe("alpha")["ok"]
+        web.handlers.carry_out(revoke())
+        client.wait(lambda _, count=count: len(client.of("error")) == count)
+
+
+def test_an_order_that_comes_before_the_first_client_holds(make_web: Callable[..., Web]) -> None:
+    web = make_web(history_url=None).attach().start()
+    token = web.token()
+    web.handlers.carry_out(revoke())
+    assert web.connect(token).subscribe("alpha")["error"] == NO_ACCESS
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        {},
+        {"user": 7},
+        {"user": "ada"},
+        {"user": "ada", "action": "revoke"},
+        {"user": "ada", "action": "revoke", "project": 5, "at": 1.0},
+        {"user": "ada", "action": ["disconnect"]},
+        {"user": "ada", "action": "disconnect it", "id": 5},
+    ],
+)
+def test_orders_of_other_shapes_do_nothing(web: Web, order: dict[str, Any]) -> None:
+    client = web.connect("ada")
+    assert client.subscribe("alpha")["ok"]
+    web.handlers.carry_out(order)
+    settled(web, client)
+    web.emit("alpha", 1)
+    client.wait_for_event("step", number=1)
+    assert (client.disconnects, client.of("error")) == (0, [])
