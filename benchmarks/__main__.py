@@ -8,7 +8,17 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks import history_cost, kill_window, latency, listener, sender, task_cost, throughput
+from benchmarks import (
+    child_memory,
+    first_publish,
+    history_cost,
+    kill_window,
+    latency,
+    listener,
+    sender,
+    task_cost,
+    throughput,
+)
 from benchmarks.figures import HEADER, Figure
 from benchmarks.stage import BROKERS, Stage
 
@@ -16,7 +26,17 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 
 ROWS: dict[str, Callable[[Stage], Iterator[Figure]]] = {
     module.ROW: module.measure
-    for module in (task_cost, throughput, sender, listener, latency, history_cost, kill_window)
+    for module in (
+        task_cost,
+        first_publish,
+        child_memory,
+        throughput,
+        sender,
+        listener,
+        latency,
+        history_cost,
+        kill_window,
+    )
 }
 
 

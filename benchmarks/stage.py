@@ -85,19 +85,27 @@ class Stage:
 
     @contextlib.contextmanager
     def worker(
-        self, broker: Broker, *, pool: str = "prefork", concurrency: int = 2, queue: str = "celery", **env: str
+        self,
+        broker: Broker,
+        *,
+        app: str = "benchmarks.app",
+        pool: str = "prefork",
+        concurrency: int = 2,
+        queue: str = "celery",
+        **env: str,
     ) -> Iterator[Worker]:
-        """Run a worker of ``benchmarks.app`` meanwhile.
+        """Run a worker meanwhile.
 
         Args:
             broker: The broker.
+            app: The module of its app.
             pool: The worker's pool.
             concurrency: Tasks at a time.
             queue: The queue that it consumes from the start.
-            **env: What ``benchmarks.app`` is told.
+            **env: What that module reads.
         """
         worker = Worker(
-            "benchmarks.app",
+            app,
             folder=self._folder,
             pool=pool,
             concurrency=concurrency,
