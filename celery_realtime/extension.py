@@ -28,7 +28,7 @@ from celery_realtime.worker import WorkerSupport
 
 if TYPE_CHECKING:
     from celery_realtime.client_manager import AsyncRealtimeClientManager
-    from celery_realtime.handlers import SocketIOEventHandlers
+    from celery_realtime.handlers import Rules, SocketIOEventHandlers
     from celery_realtime.keeper import Keeper
     from celery_realtime.kombu_manager import RealtimeKombuManager
 
@@ -50,11 +50,9 @@ class Realtime:
         self._configuration = Configuration(settings)
         self._settings = Lazy(lambda: self._configuration.read(self.app))
         self._manager = SocketIOManager(lambda: self.settings, lambda: self.client_manager(write_only=True))
-        self._keeper = Lazy(self._new_keeper)
-        self._access = AccessOrders(self._manager)
+        self._keeper = Lazy(lambda: _new_keeper(self))
+        self._web = _WebSide(self)
         self._celery: _CelerySide | None = None
-        #: What serves clients in this process: handlers and client managers.
-        self._serving: weakref.WeakSet[Any] = weakref.WeakSet()
         if app is not None:
             self.init_app(app)
 
@@ -132,11 +130,6 @@ class Realtime:
         """What renews leases, and finds jobs whose workers have died."""
         return self._keeper.get()
 
-    def _new_keeper(self) -> Keeper:
-        from celery_realtime.keeper import Keeper
-
-        return Keeper(self.manager, self.settings.lost_after)
-
     # -- jobs ---------------------------------------------------------------------------------------------------
 
     def project(self, project_id: object) -> contextlib.AbstractContextManager[None]:
@@ -193,7 +186,9 @@ class Realtime:
             failed (``failures``), and the ``error`` of the last turn, or None.
         """
         jobs = None if self._celery is None else self._celery.running_jobs
-        return {"loops": [loop.health() for loop in loops_of(self.manager, jobs, self._keeper.peek(), *self._serving)]}
+        return {
+            "loops": [loop.health() for loop in loops_of(self.manager, jobs, self._keeper.peek(), *self._web.serving)]
+        }
 
     # -- web server ---------------------------------------------------------------------------------------------
 
@@ -203,29 +198,11 @@ class Realtime:
         Args:
             write_only: True for one that only publishes, for processes without clients.
         """
-        if write_only:
-            from celery_realtime.kombu_manager import RealtimeKombuManager
-
-            return RealtimeKombuManager(**self._manager_options())
-        from celery_realtime.client_manager import RealtimeClientManager
-
-        return RealtimeClientManager(**self._manager_options())
+        return self._web.client_manager(write_only)
 
     def async_client_manager(self) -> AsyncRealtimeClientManager:
         """Return the ``client_manager`` of a :class:`socketio.AsyncServer`."""
-        from celery_realtime.client_manager import AsyncRealtimeClientManager
-
-        return AsyncRealtimeClientManager(**self._manager_options())
-
-    def _manager_options(self) -> dict[str, Any]:
-        settings = self.settings
-        return {
-            "url": settings.url,
-            "channel": settings.channel,
-            "connection_options": settings.connection_options,
-            "stock": settings.wire == "stock",
-            "namespace": settings.namespace,
-        }
+        return self._web.async_client_manager()
 
     def init_socketio(
         self,
@@ -243,8 +220,8 @@ class Realtime:
             server: A :class:`socketio.Server`, :class:`socketio.AsyncServer`, or Flask-SocketIO's ``SocketIO``.
             authenticate: ``(token, environ) -> user id``, or None to refuse; sync or async.
             authorize: ``(user_id, project_id) -> bool``; sync or async.
-            authorize_cancel: ``(user_id, project_id, job_id) -> bool``, for who may see the project; sync or async.
-                Without it nobody may cancel a job.
+            authorize_cancel: ``(user_id, project_id, job_id) -> bool``, for users who may see the project; sync or
+                async. Without it nobody may cancel a job.
             audience: ``(user_id, project_id) -> str``: for whom ``event_filter`` is to decide; sync or async.
             handlers: Your subclass of ``SocketIOEventHandlers`` or ``AsyncSocketIOEventHandlers``.
 
@@ -254,25 +231,9 @@ class Realtime:
         Raises:
             ImproperlyConfigured: Nothing says who may connect, or the server cannot hear the workers.
         """
-        from celery_realtime.attach import attach
-        from celery_realtime.handlers import Rules, Sources
-        from celery_realtime.job_requests import JobRequests
+        from celery_realtime.handlers import Rules
 
-        jobs = JobRequests(self.app, lambda: self.manager.history, lambda: self.settings)
-        read = None if self.manager.history is None else self.manager.history.read
-        attached = attach(
-            server,
-            self.settings,
-            handlers=handlers,
-            rules=Rules(authenticate, authorize, authorize_cancel, audience),
-            sources=Sources(read, jobs, self._access.revocations),
-        )
-        self.manager.attach(attached.server)
-        self._access.on_order(attached.carry_out)
-        self._serving.update((attached, attached.server.manager))
-        if self.manager.history is not None:
-            attached.on_first_client(self.keeper.start)
-        return attached
+        return self._web.attach(server, handlers, Rules(authenticate, authorize, authorize_cancel, audience))
 
     def revoke_access(self, user_id: object, project_id: object) -> bool:
         """End a user's subscriptions to a project, on all web servers, from now on.
@@ -291,7 +252,7 @@ class Realtime:
         Raises:
             TypeError, ValueError: It is not a project id, or not a user id.
         """
-        return self._access.revoke(user_id, project_id)
+        return self._web.access.revoke(user_id, project_id)
 
     def disconnect_user(self, user_id: object) -> bool:
         """Disconnect all clients of a user, on all web servers.
@@ -307,7 +268,7 @@ class Realtime:
         Raises:
             TypeError, ValueError: It is not a user id.
         """
-        return self._access.disconnect(user_id)
+        return self._web.access.disconnect(user_id)
 
     def issue_token(self, user_id: object, projects: Iterable[object] = (), expires_in: float = 3600) -> str:
         """Return a signed token with which a browser can connect.
@@ -353,6 +314,70 @@ class _CelerySide:
         self._manager.register_job_listeners(self.bridge)
         self.bridge.on_end(self.running_jobs.end)
         self.worker.install(self.app)
+
+
+def _new_keeper(realtime: Realtime) -> Keeper:
+    from celery_realtime.keeper import Keeper
+
+    return Keeper(realtime.manager, realtime.settings.lost_after)
+
+
+class _WebSide:
+    """What belongs to the web servers of a Realtime.
+
+    Args:
+        realtime: The Realtime.
+    """
+
+    def __init__(self, realtime: Realtime) -> None:
+        self._realtime = realtime
+        self.access = AccessOrders(realtime.manager)
+        #: What serves clients in this process: handlers and client managers.
+        self.serving: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def client_manager(self, write_only: bool) -> RealtimeKombuManager:
+        """Return a new client manager for a synchronous server, or one that only publishes."""
+        if write_only:
+            from celery_realtime.kombu_manager import RealtimeKombuManager
+
+            return RealtimeKombuManager(**self._manager_options())
+        from celery_realtime.client_manager import RealtimeClientManager
+
+        return RealtimeClientManager(**self._manager_options())
+
+    def async_client_manager(self) -> AsyncRealtimeClientManager:
+        """Return a new client manager for an asyncio server."""
+        from celery_realtime.client_manager import AsyncRealtimeClientManager
+
+        return AsyncRealtimeClientManager(**self._manager_options())
+
+    def _manager_options(self) -> dict[str, Any]:
+        settings = self._realtime.settings
+        return {
+            "url": settings.url,
+            "channel": settings.channel,
+            "connection_options": settings.connection_options,
+            "stock": settings.wire == "stock",
+            "namespace": settings.namespace,
+        }
+
+    def attach(self, server: Any, handlers: type[SocketIOEventHandlers] | None, rules: Rules) -> SocketIOEventHandlers:
+        """Register handlers on a server; see :meth:`Realtime.init_socketio`."""
+        from celery_realtime.attach import attach
+        from celery_realtime.handlers import Sources
+        from celery_realtime.job_requests import JobRequests
+
+        realtime, manager = self._realtime, self._realtime.manager
+        jobs = JobRequests(realtime.app, lambda: manager.history, lambda: realtime.settings)
+        read = None if manager.history is None else manager.history.read
+        sources = Sources(read, jobs, self.access.revocations)
+        attached = attach(server, realtime.settings, handlers=handlers, rules=rules, sources=sources)
+        manager.attach(attached.server)
+        self.access.on_order(attached.carry_out)
+        self.serving.update((attached, attached.server.manager))
+        if manager.history is not None:
+            attached.on_first_client(realtime.keeper.start)
+        return attached
 
 
 #: Celery's current app is one for each thread, and the request threads of a web server have none.

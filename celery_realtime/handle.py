@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -47,11 +48,11 @@ class JobHandle:
         signature, self._signature = self._signature, None
         if signature is None:
             raise RuntimeError(f"job {self.job_id} has been published already; make a new handle for another job")
-        try:
-            return signature.apply_async()
-        except Exception:
-            self._signature = signature  # it may be tried again, when the broker is back for example
-            raise
+        with contextlib.ExitStack() as undo:
+            undo.callback(setattr, self, "_signature", signature)  # it may be tried again if it fails
+            result = signature.apply_async()
+            undo.pop_all()
+        return result
 
     def __repr__(self) -> str:
         return f"<JobHandle {self.job_id} of project {self.project_id!r}>"

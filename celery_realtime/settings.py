@@ -275,8 +275,8 @@ def _checked(name: str, value: Any) -> Any:
     except msgspec.ValidationError as error:
         shown = type(value).__name__ if name in _SECRET else repr(value)
         raise ImproperlyConfigured(f"{PREFIX}{name} has a bad value, {shown}: {error}") from None
-    for one in checks:
-        one(name, value)
+    for refuse in checks:
+        refuse(name, value)
     return value
 
 
