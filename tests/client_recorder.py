@@ -147,6 +147,9 @@ class Recorder:
 
     def close(self) -> None:
         """Disconnect for good, and give up coming back."""
+        if self.sio.eio.state == "connected" and self.sio.transport() == "polling":
+            # It would wait for the end of its last request, which is the server's next ping.
+            self.sio.eio.disconnect(abort=True)
         websocket = getattr(self.sio.eio, "ws", None)
         if websocket is not None:  # werkzeug never answers the closing handshake, which websocket-client awaits for 3 s
             websocket.close = functools.partial(websocket.close, timeout=0.1)
