@@ -7,13 +7,19 @@ ARGS ?=
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # What of the package is not code: an editable install must be made anew when one of these changes.
 METADATA := pyproject.toml
+# Test processes that run side by side. Half of what they do is waiting for servers: two for each core do well.
+PROCESSES ?= 4
+# Tests start hundreds of processes: each would compile all modules again where the environment forbids to keep them.
+export PYTHONDONTWRITEBYTECODE :=
+PYTEST = $(BIN)/python -m pytest --dist worksteal
 
-.PHONY: help venv demo test services lint typing format docs long matrix chaos fuzz bench package clean
+.PHONY: help venv demo test check services lint typing format docs long matrix chaos fuzz bench package clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo     start a broker, a worker and a web page, and watch jobs in the browser"
 	@echo "make test     install what tests need, then lint and run all tests (ARGS for pytest)"
+	@echo "make check    the same without what needs a server, a worker or a browser: a minute"
 	@echo "make lint     ruff, codespell, import-linter and mypy"
 	@echo "make format   let ruff mend what it can"
 	@echo "make docs     build the documentation into docs/_build/html"
@@ -32,10 +38,13 @@ demo: $(VENV)/.demo
 	@exec $(BIN)/python -m example_project.demo $(ARGS)
 
 test: services lint
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not long" --ignore tests/matrix --ignore tests/chaos $(ARGS)
+	$(PYTEST) -n $(PROCESSES) -m "not long" --durations 10 --ignore tests/matrix --ignore tests/chaos $(ARGS)
+
+check: lint
+	CELERY_TEST_SERVICES=no $(PYTEST) -n 2 -m "not long and not service" --durations 10 $(ARGS)
 
 long: services
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m long --ignore tests/matrix --ignore tests/chaos $(ARGS)
+	$(PYTEST) -n $(PROCESSES) -m long --durations 10 --ignore tests/matrix --ignore tests/chaos $(ARGS)
 
 services: $(VENV)/.test
 	$(BIN)/python -m tests.tools.install_services

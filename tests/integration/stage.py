@@ -1,4 +1,4 @@
-"""A worker, a web server and clients, for tests that watch jobs."""
+"""Workers, web servers and clients, for tests that watch jobs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 
 from tests.client_recorder import Recorder
 from tests.integration import jobs
-from tests.launcher import Launcher
-from tests.processes import WebServer, Worker
+from tests.launcher import Brokers, Launcher
+from tests.processes import ManagedProcess, WebServer, Worker
 from tests.services import Broker
 
 
@@ -58,6 +58,25 @@ class Stage:
             env={**(env or {}), "ASYNC_MODE": async_mode},
         )
         self.worker.wait_ready()
+        self._disturbances = self._count_disturbances()
+
+    @property
+    def processes(self) -> list[ManagedProcess]:
+        """Its worker and its web server."""
+        return [self.worker, self.web]
+
+    def is_unharmed(self) -> bool:
+        """Tell whether all that it consists of, its broker included, has run without a break."""
+        return all(process.running for process in self.processes) and (self._count_disturbances() == self._disturbances)
+
+    def end(self) -> None:
+        """End its processes."""
+        for process in self.processes:
+            process.kill()
+
+    def _count_disturbances(self) -> int:
+        servers = (self.broker.server, self.broker.backend)
+        return sum(process.disturbances for process in (*self.processes, *servers))
 
     def watch(self, *projects: str, user: str = "ada", **options: Any) -> Recorder:
         """Connect a client of a user who may see these projects, and subscribe it to them."""
@@ -72,6 +91,51 @@ class Stage:
         return self.launcher.connect(self.web.url, token=token, **options)
 
 
+class Stages:
+    """The stages that tests share: each is made for the first test that asks for it.
+
+    A test that kills, stops or pauses a worker or a web server makes a ``Stage`` of its own. What tests do to the
+    brokers is noticed: the next test gets a new stage.
+
+    Args:
+        launcher: Starts and ends the processes.
+        brokers: Makes brokers.
+    """
+
+    #: More are not kept: each is four processes or so.
+    MOST = 5
+
+    def __init__(self, launcher: Launcher, brokers: Brokers) -> None:
+        self._launcher = launcher
+        self._brokers = brokers
+        self._stages: dict[tuple[Any, ...], Stage] = {}
+
+    def get(self, broker: str = "redis", *, pool: str = "prefork", env: dict[str, str] | None = None) -> Stage:
+        """Return the stage with these processes.
+
+        Args:
+            broker: redis or rabbitmq.
+            pool: The worker's pool.
+            env: Added to the environment of both.
+        """
+        key = (broker, pool, *sorted((env or {}).items()))
+        stage = self._stages.pop(key, None)
+        if stage is not None and not stage.is_unharmed():
+            stage.end()
+            stage = None
+        if stage is None:
+            stage = Stage(self._launcher, self._brokers.make(broker), pool=pool, env=env)
+        self._stages[key] = stage
+        while len(self._stages) > self.MOST:
+            self._stages.pop(next(iter(self._stages))).end()
+        return stage
+
+    @property
+    def processes(self) -> list[ManagedProcess]:
+        """Those of the stage that was asked for last."""
+        return list(self._stages.values())[-1].processes if self._stages else []
+
+
 def new_project() -> str:
     """Name a project that no other test watches."""
     return f"project-{uuid.uuid4().hex[:8]}"
@@ -80,21 +144,26 @@ def new_project() -> str:
 @contextmanager
 def producing(broker: Broker, **settings: Any) -> Iterator[None]:
     """Let this process publish the jobs' tasks to a broker, with these settings beside its own."""
-    app = jobs.celery
-    before = dict(os.environ)
+    before = {name: os.environ.get(name) for name in broker.env}
     os.environ.update(broker.env)
-    forget_connections(app)
-    jobs.realtime.start_over(**settings)
+    begin_anew(**settings)
     try:
         yield
     finally:
         jobs.realtime.flush()
-        jobs.realtime.start_over()
         gc.collect()  # results take leave of their backend when they are collected: while it is still there
-        for name in broker.env:
-            os.environ.pop(name, None)
-            if name in before:
-                os.environ[name] = before[name]
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        begin_anew()
+
+
+def begin_anew(**settings: Any) -> None:
+    """Forget what was made with earlier settings, and add these to those that the jobs' module gives."""
+    forget_connections(jobs.celery)
+    jobs.realtime.start_over(**settings)
 
 
 def forget_connections(app: Any) -> None:

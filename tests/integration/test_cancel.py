@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ import pytest
 
 from tests.client_recorder import Recorder
 from tests.integration import jobs
-from tests.integration.stage import Stage, new_project, producing
-from tests.launcher import Launcher
-from tests.services import Broker
+from tests.integration.stage import Stage, new_project
+
+GetStage = Callable[..., Stage]
 
 
 def cancel(client: Recorder, job_id: str) -> dict[str, Any]:
@@ -31,108 +32,95 @@ def ends_revoked(client: Recorder, job_id: str) -> None:
     assert end["error"].startswith("TaskRevokedError")
 
 
-def test_a_job_that_waits_is_cancelled_before_it_starts(launcher: Launcher, broker: Broker, tmp_path: Path) -> None:
+def test_a_job_that_waits_is_cancelled_before_it_starts(stage: Stage, tmp_path: Path) -> None:
     project, path = new_project(), tmp_path / "go"
-    with producing(broker):
-        stage = Stage(launcher, broker, concurrency=1, options=("--prefetch-multiplier", "4"))
-        with stage.watch(project) as client:
-            first = start(jobs.hold, project, client, str(path))
-            waiting = jobs.count.apply_async(headers={"project_id": project}).id
-            client.wait_for_event("agent_status", job_id=waiting, status="queued")
-            answer = cancel(client, waiting)
-            assert (answer["cancel"], answer["how"]) == ("requested", "before_start")
-            path.touch()
-            ends_revoked(client, waiting)
-            assert client.wait_for_end(first)["status"] == "success"
-            assert cancel(client, first) == {"ok": True, "job_id": first, "project_id": project, "cancel": "too_late"}
-            assert "running" not in client.statuses(waiting)
+    with stage.watch(project) as client:
+        # As many as the pool has processes: the next one waits in the worker, which has fetched it.
+        first, second = (start(jobs.hold, project, client, str(path)) for _ in range(2))
+        waiting = jobs.count.apply_async(headers={"project_id": project}).id
+        client.wait_for_event("agent_status", job_id=waiting, status="queued")
+        answer = cancel(client, waiting)
+        assert (answer["cancel"], answer["how"]) == ("requested", "before_start")
+        path.touch()
+        ends_revoked(client, waiting)
+        for job in (first, second):
+            assert client.wait_for_end(job)["status"] == "success"
+        assert cancel(client, first) == {"ok": True, "job_id": first, "project_id": project, "cancel": "too_late"}
+        assert "running" not in client.statuses(waiting)
 
 
 @pytest.mark.parametrize("pool", ["prefork", "gevent", "eventlet"])
-def test_a_pool_that_can_ends_a_job_that_runs(
-    launcher: Launcher, redis_broker: Broker, pool: str, tmp_path: Path
-) -> None:
+def test_a_pool_that_can_ends_a_job_that_runs(shared_stage: GetStage, pool: str, tmp_path: Path) -> None:
     project = new_project()
-    with producing(redis_broker):
-        stage = Stage(launcher, redis_broker, pool=pool)
-        with stage.watch(project) as client:
-            job = start(jobs.hold, project, client, str(tmp_path / "never"))
-            answer = cancel(client, job)
-            assert (answer["cancel"], answer["how"]) == ("requested", "terminate")
-            ends_revoked(client, job)
-            after = jobs.count.apply_async((1, 0), headers={"project_id": project}).id
-            assert client.wait_for_end(after, timeout=20)["status"] == "success"
+    stage = shared_stage(pool=pool)
+    with stage.watch(project) as client:
+        job = start(jobs.hold, project, client, str(tmp_path / "never"))
+        answer = cancel(client, job)
+        assert (answer["cancel"], answer["how"]) == ("requested", "terminate")
+        ends_revoked(client, job)
+        after = jobs.count.apply_async((1, 0), headers={"project_id": project}).id
+        assert client.wait_for_end(after, timeout=20)["status"] == "success"
 
 
 @pytest.mark.parametrize("pool", ["threads"])
-def test_a_pool_that_cannot_says_so_and_the_job_goes_on(
-    launcher: Launcher, redis_broker: Broker, pool: str, tmp_path: Path
-) -> None:
+def test_a_pool_that_cannot_says_so_and_the_job_goes_on(shared_stage: GetStage, pool: str, tmp_path: Path) -> None:
     project, path = new_project(), tmp_path / "go"
-    with producing(redis_broker):
-        stage = Stage(launcher, redis_broker, pool=pool)
-        with stage.watch(project) as client:
-            job = start(jobs.hold, project, client, str(path))
-            error = cancel(client, job)["error"]
-            assert error["code"] == "unavailable"
-            assert "pool, which cannot stop it" in error["message"]
-            path.touch()
-            assert client.wait_for_end(job)["status"] == "success"
+    stage = shared_stage(pool=pool)
+    with stage.watch(project) as client:
+        job = start(jobs.hold, project, client, str(path))
+        error = cancel(client, job)["error"]
+        assert error["code"] == "unavailable"
+        assert "pool, which cannot stop it" in error["message"]
+        path.touch()
+        assert client.wait_for_end(job)["status"] == "success"
 
 
-def test_a_worker_that_is_busy_with_the_job_cannot_confirm(
-    launcher: Launcher, redis_broker: Broker, tmp_path: Path
-) -> None:
+def test_a_worker_that_is_busy_with_the_job_cannot_confirm(shared_stage: GetStage, tmp_path: Path) -> None:
     project, path = new_project(), tmp_path / "go"
-    with producing(redis_broker):
-        stage = Stage(launcher, redis_broker, pool="solo")
-        with stage.watch(project) as client:
-            job = start(jobs.hold, project, client, str(path))
-            answer = cancel(client, job)
-            assert (answer["cancel"], answer["how"]) == ("requested", "unconfirmed")
-            path.touch()
-            assert client.wait_for_end(job)["status"] == "success"
+    stage = shared_stage(pool="solo")
+    with stage.watch(project) as client:
+        job = start(jobs.hold, project, client, str(path))
+        answer = cancel(client, job)
+        assert (answer["cancel"], answer["how"]) == ("requested", "unconfirmed")
+        path.touch()
+        assert client.wait_for_end(job)["status"] == "success"
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "solo", "gevent", "eventlet"])
+@pytest.mark.parametrize("pool", ["solo", "threads", "eventlet", "gevent", "prefork"])
 def test_a_task_that_is_cancellable_ends_by_itself_and_tidies_up(
-    launcher: Launcher, redis_broker: Broker, pool: str, tmp_path: Path
+    shared_stage: GetStage, pool: str, tmp_path: Path
 ) -> None:
     project, path = new_project(), tmp_path / "tidied"
-    with producing(redis_broker):
-        stage = Stage(launcher, redis_broker, pool=pool)
-        with stage.watch(project) as client:
-            job = start(jobs.patient, project, client, str(path))
-            answer = cancel(client, job)
-            assert answer["cancel"] == "requested"
-            assert answer["how"] == ("unconfirmed" if pool == "solo" else "cooperative")
-            ends_revoked(client, job)
-            assert path.read_text() == "tidied up"
-            assert client.call("get_result", {"job_id": job})["state"] == "REVOKED"
-            other = start(jobs.patient, project, client, str(path), 0.2)
-            assert client.wait_for_end(other, timeout=20)["result"] == "nobody minded"
+    stage = shared_stage(pool=pool)
+    with stage.watch(project) as client:
+        job = start(jobs.patient, project, client, str(path))
+        answer = cancel(client, job)
+        assert answer["cancel"] == "requested"
+        assert answer["how"] == ("unconfirmed" if pool == "solo" else "cooperative")
+        ends_revoked(client, job)
+        assert path.read_text() == "tidied up"
+        assert client.call("get_result", {"job_id": job})["state"] == "REVOKED"
+        other = start(jobs.patient, project, client, str(path), 0.2)
+        assert client.wait_for_end(other, timeout=20)["result"] == "nobody minded"
 
 
-def test_only_who_may_cancels(launcher: Launcher, redis_broker: Broker, tmp_path: Path) -> None:
+def test_only_who_may_cancels(shared_stage: GetStage, tmp_path: Path) -> None:
     project, path = new_project(), tmp_path / "go"
-    with producing(redis_broker):
-        stage = Stage(launcher, redis_broker)
-        with stage.watch(project) as client, stage.watch(project, user="grace") as other:
-            job = start(jobs.hold, project, client, str(path))
-            assert cancel(other, job)["error"]["code"] == "forbidden"
-            path.touch()
-            assert client.wait_for_end(job)["status"] == "success"
+    stage = shared_stage()
+    with stage.watch(project) as client, stage.watch(project, user="grace") as other:
+        job = start(jobs.hold, project, client, str(path))
+        assert cancel(other, job)["error"]["code"] == "forbidden"
+        path.touch()
+        assert client.wait_for_end(job)["status"] == "success"
 
 
-def test_a_large_result_is_fetched_whole(launcher: Launcher, broker: Broker) -> None:
+def test_a_large_result_is_fetched_whole(stage: Stage) -> None:
     project = new_project()
-    with producing(broker):
-        stage = Stage(launcher, broker)
-        with stage.watch(project) as client, stage.connect("another") as stranger:
-            job = jobs.large.apply_async((70000,), headers={"project_id": project}).id
-            end = client.wait_for_end(job, timeout=20)
-            assert (end["result"], end["truncated"]) == (None, True)
-            answer = client.call("get_result", {"job_id": job})
-            assert answer["status"] == "success"
-            assert len(str(answer["result"])) > 65536
-            assert stranger.call("get_result", {"job_id": job})["error"]["code"] == "forbidden"
+    with stage.watch(project) as client, stage.connect("another") as stranger:
+        job = jobs.large.apply_async((70000,), headers={"project_id": project}).id
+        end = client.wait_for_end(job, timeout=20)
+        assert (end["result"], end["truncated"]) == (None, True)
+        answer = client.call("get_result", {"job_id": job})
+        assert answer["status"] == "success"
+        assert len(str(answer["result"])) > 65536
+        assert stranger.call("get_result", {"job_id": job})["error"]["code"] == "forbidden"

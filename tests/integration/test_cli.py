@@ -9,12 +9,17 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from tests.integration import jobs
 from tests.integration.stage import Stage, new_project, producing
 from tests.processes import ROOT, ManagedProcess
+from tests.services import BROKERS
+from tests.variants import long_unless
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.launcher import Launcher
@@ -47,44 +52,41 @@ class Watcher(ManagedProcess):
         super().__init__(command, folder=folder, name="watch", env=stage.broker.env)
 
 
-def test_a_project_is_watched_until_ctrl_c(launcher: Launcher, broker: Broker) -> None:
-    project = new_project()
-    with producing(broker):
-        stage = Stage(launcher, broker)
-        earlier = jobs.add.apply_async((1, 2), headers={"project_id": project}).id
-        watcher = launcher.start(Watcher(stage, project, "--json", folder=launcher.folder))
-        watcher.wait_for_log("subscribed", timeout=20)
-        job = jobs.count.apply_async((3, 0.01), headers={"project_id": project}).id
+# A watcher speaks with a web server, never with the broker.
+@pytest.mark.parametrize("kind", long_unless(["redis"], BROKERS))
+def test_a_project_is_watched_until_ctrl_c(launcher: Launcher, shared_stage: Callable[..., Stage], kind: str) -> None:
+    project, stage = new_project(), shared_stage(kind)
+    earlier = jobs.add.apply_async((1, 2), headers={"project_id": project}).id
+    watcher = launcher.start(Watcher(stage, project, "--json", folder=launcher.folder))
+    watcher.wait_for_log("subscribed", timeout=20)
+    job = jobs.count.apply_async((3, 0.01), headers={"project_id": project}).id
 
-        def told() -> list[dict[str, Any]]:
-            lines = [line for line in watcher.current_log.split("\n")[:-1] if line.startswith("{")]
-            return [json.loads(line)["data"] for line in lines]
+    def told() -> list[dict[str, Any]]:
+        lines = [line for line in watcher.current_log.split("\n")[:-1] if line.startswith("{")]
+        return [json.loads(line)["data"] for line in lines]
 
-        wait_for(lambda: {data["job_id"] for data in told() if data.get("status") == "success"} == {earlier, job})
-        assert [data["status"] for data in told() if data["job_id"] == job and "status" in data][-1] == "success"
-        watcher.send_signal(signal.SIGINT)
-        wait_for(lambda: not watcher.running)
-        assert watcher.kill() == 0
-
-
-def test_lines_for_people_say_what_happens(launcher: Launcher, redis_broker: Broker) -> None:
-    project = new_project()
-    with producing(redis_broker):
-        stage = Stage(launcher, redis_broker)
-        watcher = launcher.start(Watcher(stage, project, folder=launcher.folder))
-        watcher.wait_for_log("subscribed", timeout=20)
-        jobs.fail.apply_async(headers={"project_id": project})
-        watcher.wait_for_log(r"tests\.integration\.jobs\.fail  error  FAILURE  ValueError: nothing works", timeout=20)
+    wait_for(lambda: {data["job_id"] for data in told() if data.get("status") == "success"} == {earlier, job})
+    assert [data["status"] for data in told() if data["job_id"] == job and "status" in data][-1] == "success"
+    watcher.send_signal(signal.SIGINT)
+    wait_for(lambda: not watcher.running)
+    assert watcher.kill() == 0
 
 
-def test_who_may_not_see_a_project_is_told_so(launcher: Launcher, redis_broker: Broker) -> None:
-    with producing(redis_broker):
-        stage = Stage(launcher, redis_broker)
-        token = run("tests.integration.jobs", "token", "ada", "--project", "another", broker=redis_broker).strip()
-        watcher = launcher.start(Watcher(stage, "apollo", "--token", token, folder=launcher.folder))
-        watcher.wait_for_log("apollo is refused: this project does not exist, or is not open to you", timeout=20)
-        wait_for(lambda: not watcher.running)
-        assert watcher.kill() == 1
+def test_lines_for_people_say_what_happens(launcher: Launcher, shared_stage: Callable[..., Stage]) -> None:
+    project, stage = new_project(), shared_stage()
+    watcher = launcher.start(Watcher(stage, project, folder=launcher.folder))
+    watcher.wait_for_log("subscribed", timeout=20)
+    jobs.fail.apply_async(headers={"project_id": project})
+    watcher.wait_for_log(r"tests\.integration\.jobs\.fail  error  FAILURE  ValueError: nothing works", timeout=20)
+
+
+def test_who_may_not_see_a_project_is_told_so(launcher: Launcher, shared_stage: Callable[..., Stage]) -> None:
+    stage = shared_stage()
+    token = run("tests.integration.jobs", "token", "ada", "--project", "another", broker=stage.broker).strip()
+    watcher = launcher.start(Watcher(stage, "apollo", "--token", token, folder=launcher.folder))
+    watcher.wait_for_log("apollo is refused: this project does not exist, or is not open to you", timeout=20)
+    wait_for(lambda: not watcher.running)
+    assert watcher.kill() == 1
 
 
 def test_the_history_is_printed_as_jobs_and_as_events(redis_broker: Broker) -> None:
@@ -101,12 +103,11 @@ def test_the_history_is_printed_as_jobs_and_as_events(redis_broker: Broker) -> N
         assert "queued" in run("tests.integration.jobs", "history", project, broker=redis_broker)
 
 
-def test_a_token_lets_in(launcher: Launcher, redis_broker: Broker) -> None:
-    with producing(redis_broker):
-        stage = Stage(launcher, redis_broker)
-        token = run("tests.integration.jobs", "token", "ada", "--project", "apollo", broker=redis_broker).strip()
-        client = launcher.connect(stage.web.url, token=token)
-        assert client.subscribe("apollo")["ok"]
+def test_a_token_lets_in(launcher: Launcher, shared_stage: Callable[..., Stage]) -> None:
+    stage = shared_stage()
+    token = run("tests.integration.jobs", "token", "ada", "--project", "apollo", broker=stage.broker).strip()
+    client = launcher.connect(stage.web.url, token=token)
+    assert client.subscribe("apollo")["ok"]
 
 
 def test_mistakes_are_named_in_one_line(redis_broker: Broker) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import os
 import sys
 import urllib.request
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +20,8 @@ from tests.integration.scenario import Scene, a_job_is_heard_from_beginning_to_e
 from tests.integration.stage import Stage, new_project, producing
 from tests.launcher import Launcher
 from tests.processes import HOST, ROOT, ManagedProcess, accepts_connections, free_port, python_path
-from tests.services import Broker
+from tests.services import BROKERS, Broker
+from tests.variants import any_broker, long_unless
 
 PROGRAMS = Path(__file__).parent / "hosts"
 POOLS = ["prefork", "threads", "solo", "eventlet", "gevent"]
@@ -85,55 +89,64 @@ class HostProcess(ManagedProcess):
         )
 
 
-@pytest.fixture(scope="module")
-def ensemble(module_launcher: Launcher, module_broker: Broker) -> Broker:
-    """A broker with a worker, for all hosts in turn."""
-    module_launcher.worker("tests.integration.jobs", broker=module_broker)
-    return module_broker
-
-
-@pytest.fixture(scope="module")
-def web_url(module_launcher: Launcher, module_broker: Broker) -> str:
-    """The address of a web server, for all pools in turn."""
-    return module_launcher.start(HostProcess("uvicorn", folder=module_launcher.folder, env=module_broker.env)).url
-
-
 def is_missing(name: str) -> bool:
     """Tell whether this gunicorn lacks the worker class: eventlet's is gone from version 26 on."""
     return name == "gunicorn-eventlet" and importlib.util.find_spec("gunicorn.workers.geventlet") is None
 
 
-@pytest.mark.parametrize("name", [name for name in HOSTS if not is_missing(name)])
-def test_the_story_is_the_same_on_every_host(launcher: Launcher, ensemble: Broker, name: str) -> None:
-    web = launcher.start(HostProcess(name, folder=launcher.folder, env=ensemble.env))
+def on_brokers(names: Iterable[str], wanted: Iterable[tuple[str, str]]) -> list[Any]:
+    """Return each of the names with each kind of broker; those that are not wanted are left to ``make long``."""
+    return long_unless(wanted, itertools.product(names, BROKERS))
 
-    with producing(ensemble):
-        play(Scene(launcher, web.url))
+
+#: Each host once, and each kind of concurrency on both brokers: no host has a code path of its own for a broker.
+HOSTS_ON = [
+    *[("flask-threading", "redis"), ("gunicorn-gthread", "rabbitmq")],
+    *[("flask-eventlet", "redis"), ("flask-eventlet", "rabbitmq"), ("gunicorn-eventlet", "redis")],
+    *[("flask-gevent", "redis"), ("gunicorn-gevent", "rabbitmq")],
+    *[("uvicorn", "rabbitmq"), ("gunicorn-asgi", "redis"), ("fastapi", "redis")],
+    *[("starlette", "rabbitmq"), ("django", "rabbitmq")],
+]
+
+
+@pytest.mark.parametrize(("name", "kind"), on_brokers([name for name in HOSTS if not is_missing(name)], HOSTS_ON))
+def test_the_story_is_the_same_on_every_host(
+    launcher: Launcher, shared_stage: Callable[..., Stage], name: str, kind: str
+) -> None:
+    web = launcher.start(HostProcess(name, folder=launcher.folder, env=shared_stage(kind).broker.env))
+
+    play(Scene(launcher, web.url))
 
     if HOSTS[name].page:
         with urllib.request.urlopen(web.url, timeout=10) as page:
             assert b"hello" in page.read()
 
 
-@pytest.mark.parametrize("name", ["gunicorn-gthread", "gunicorn-gevent", "uvicorn"])
-def test_several_processes_serve_clients_that_never_poll(launcher: Launcher, ensemble: Broker, name: str) -> None:
-    web = launcher.start(HostProcess(name, folder=launcher.folder, env=ensemble.env, options="--workers 2"))
+SEVERAL_ON = [("gunicorn-gthread", "redis"), ("gunicorn-gevent", "redis"), ("uvicorn", "rabbitmq")]
+
+
+@pytest.mark.parametrize(("name", "kind"), on_brokers(["gunicorn-gthread", "gunicorn-gevent", "uvicorn"], SEVERAL_ON))
+def test_several_processes_serve_clients_that_never_poll(
+    launcher: Launcher, shared_stage: Callable[..., Stage], name: str, kind: str
+) -> None:
+    env = shared_stage(kind).broker.env
+    web = launcher.start(HostProcess(name, folder=launcher.folder, env=env, options="--workers 2"))
     scene, project = Scene(launcher, web.url), new_project()
 
-    with producing(ensemble), contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         watchers = [stack.enter_context(scene.watcher(project, transports=["websocket"])) for _ in range(8)]
         job = scene.start(project, jobs.count, 3)
         assert [client.wait_for_end(job)["result"] for client in watchers] == [{"counted": 3}] * 8
 
 
+@pytest.mark.parametrize("kind", BROKERS)
 @pytest.mark.parametrize("pool", POOLS)
 def test_the_story_is_the_same_in_every_pool(
-    launcher: Launcher, module_broker: Broker, web_url: str, pool: str
+    launcher: Launcher, shared_stage: Callable[..., Stage], pool: str, kind: str
 ) -> None:
-    launcher.worker("tests.integration.jobs", broker=module_broker, pool=pool, options=("--queues", pool))
+    stage = shared_stage(kind, pool=pool)
 
-    with producing(module_broker):
-        play(Scene(launcher, web_url, queue=pool))
+    play(Scene(launcher, stage.web.url))
 
 
 def test_the_documentation_shows_the_programs_and_the_commands_that_are_tested() -> None:
@@ -169,12 +182,14 @@ def test_without_history_events_carry_neither_epoch_nor_offset(launcher: Launche
             }
 
 
+@any_broker
 def test_the_stock_wire_carries_the_same(launcher: Launcher, broker: Broker) -> None:
     with producing(broker):
         stage = Stage(launcher, broker, env={"WIRE": "stock"})
         a_job_is_heard_from_beginning_to_end(Scene(launcher, stage.web.url))
 
 
+@any_broker  # in test_farewell.py, children end on both
 def test_a_recycled_child_loses_nothing(launcher: Launcher, broker: Broker) -> None:
     project = new_project()
     with producing(broker):
@@ -185,6 +200,7 @@ def test_a_recycled_child_loses_nothing(launcher: Launcher, broker: Broker) -> N
                 assert client.wait_for_end(job, timeout=30)["status"] == "success"
 
 
+@any_broker  # in test_farewell.py, workers end on both
 def test_a_warm_shutdown_loses_nothing(launcher: Launcher, broker: Broker) -> None:
     project = new_project()
     with producing(broker):

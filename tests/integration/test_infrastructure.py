@@ -29,6 +29,7 @@ StartWorker = Callable[..., Worker]
 StartWeb = Callable[..., WebServer]
 
 
+@pytest.mark.long  # in test_hosts.py a worker of each pool does more on each broker
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_worker_of_each_pool_runs_tasks_on_each_broker(start_worker: StartWorker, broker: Broker, pool: str) -> None:
     start_worker(APP, broker=broker, pool=pool)

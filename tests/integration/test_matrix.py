@@ -8,14 +8,21 @@ import pytest
 from pytest_celery import RESULT_TIMEOUT, CeleryTestSetup
 
 from tests.integration.matrix_tasks import count, report, worker_pid
+from tests.variants import long_unless
 from tests.waiting import wait_for
 from tests.web_servers import Web
 
+SETUPS = ["celery_redis_broker", "celery_rabbitmq_broker"]
+#: For tests of pytest-celery's setups and of Celery itself; browsers hear of jobs on both brokers.
+any_setup = pytest.mark.parametrize("celery_broker", long_unless(SETUPS[:1], SETUPS), indirect=True)
 
+
+@any_setup
 def test_a_setup_answers_by_task_and_by_remote_control(celery_setup: CeleryTestSetup) -> None:
     assert celery_setup.ready(ping=True, control=True)
 
 
+@any_setup
 def test_a_child_of_the_prefork_worker_runs_the_task(celery_setup: CeleryTestSetup) -> None:
     answer = count.s(5).apply_async().get(timeout=RESULT_TIMEOUT)
 
@@ -25,6 +32,7 @@ def test_a_child_of_the_prefork_worker_runs_the_task(celery_setup: CeleryTestSet
     celery_setup.worker.assert_log_exists("Task tests.integration.matrix_tasks.count")
 
 
+@any_setup
 def test_a_restarted_worker_runs_what_was_sent_while_it_was_dead(celery_setup: CeleryTestSetup) -> None:
     worker_pid.s().apply_async().get(timeout=RESULT_TIMEOUT)
     celery_setup.worker.kill()
@@ -36,6 +44,7 @@ def test_a_restarted_worker_runs_what_was_sent_while_it_was_dead(celery_setup: C
     assert waiting.get(timeout=RESULT_TIMEOUT)
 
 
+@pytest.mark.long  # test_a_browser_hears_again_after_the_broker_was_restarted runs a task again, too
 def test_tasks_run_again_after_the_broker_was_restarted(celery_setup: CeleryTestSetup) -> None:
     before = worker_pid.s().apply_async().get(timeout=RESULT_TIMEOUT)
 

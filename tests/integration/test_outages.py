@@ -1,14 +1,10 @@
-"""When the way to the broker breaks, no task notices, and no status is lost.
+"""When the way to the broker breaks, no task notices, and no status is lost. How fast tasks are, benchmarks show.
 
 Events travel through a proxy that breaks. Celery's own broker and the result backend stay as they are: tasks run.
 """
 
 from __future__ import annotations
 
-import os
-import signal
-import statistics
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -54,11 +50,19 @@ class Scene:
         """Let this process publish tasks, and tell of them through the proxy."""
         return producing(self.broker, url=self.proxy.url)
 
-    def run(self, project: str) -> tuple[AsyncResult[Any], float]:
-        """Run a task that reports a thousand times; returns it, and how long it took to publish."""
-        started = time.monotonic()
-        result = jobs.chatter.apply_async(headers={"project_id": project})
-        return result, time.monotonic() - started
+
+def run(project: str) -> AsyncResult[Any]:
+    """Publish a task that reports a thousand times."""
+    return jobs.chatter.apply_async(headers={"project_id": project})
+
+
+def ends(result: AsyncResult[Any]) -> AsyncResult[Any]:
+    """Wait until a task has ended.
+
+    It would be late if each of its reports waited for the broker, even for some hundredths of a second.
+    """
+    result.get(timeout=20)
+    return result
 
 
 SCENES = [
@@ -103,43 +107,37 @@ def place(data: dict[str, Any]) -> int:
 @pytest.mark.parametrize(
     "outage", [Proxy.refuse, Proxy.black_hole, Proxy.stall], ids=["killed", "black hole", "stalled"]
 )
-def test_in_an_outage_a_task_takes_its_usual_time_and_after_it_everything_is_told(
-    scene: Scene, outage: Callable[[Proxy], None], record_property: Callable[[str, object], None]
+def test_in_an_outage_tasks_go_on_and_after_it_everything_is_told(
+    scene: Scene, outage: Callable[[Proxy], None]
 ) -> None:
     project = new_project()
     with scene.stage.watch(project) as client:
-        before = [scene.run(project)[0] for _ in range(3)]
-        healthy = statistics.median(result.get(timeout=20) for result in before)
+        before = [ends(run(project)) for _ in range(2)]
 
         outage(scene.proxy)
-        during = [scene.run(project) for _ in range(3)]
-        took = statistics.median(result.get(timeout=20) for result, _ in during)
+        during = [ends(task) for task in [run(project) for _ in range(3)]]
         scene.proxy.heal()
-        after = scene.run(project)[0]
+        after = run(project)
 
-        all_told(client, *(result.id for result in before), *(result.id for result, _ in during), after.id)
-    record_property("slower", took / healthy)
-    assert took < max(5 * healthy, 1.0), "the goal is 1.2 times, which benchmarks show; this allows for a busy machine"
-    assert max(published for _, published in during) < 1.0
+        all_told(client, *(task.id for task in (*before, *during, after)))
 
 
 def test_a_web_server_that_was_cut_off_passes_on_what_it_missed(launcher: Launcher, brokers: Brokers) -> None:
     scene = Scene(launcher, brokers, "rabbitmq", "prefork", web_behind=True)
     project = new_project()
     with scene.proxy, producing(scene.broker, url=scene.channel.url), scene.stage.watch(project) as client:
-        first, _ = scene.run(project)
+        first = run(project)
         client.wait_for_end(first.id)
 
         scene.proxy.stall()
-        second, _ = scene.run(project)
-        second.get(timeout=20)
+        second = ends(run(project))
         scene.proxy.heal()
 
         all_told(client, first.id, second.id)
         assert client.disconnects == 0
 
 
-def test_a_redis_that_is_paused_slows_no_task_down(
+def test_a_redis_that_is_paused_stops_no_task(
     launcher: Launcher, brokers: Brokers, start_redis: Callable[..., Any]
 ) -> None:
     channel, broker, project = start_redis(), brokers.make("redis"), new_project()
@@ -147,34 +145,28 @@ def test_a_redis_that_is_paused_slows_no_task_down(
         env = {"PROGRESS_INTERVAL": "0", "REALTIME_URL": channel.url()}
         stage = Stage(launcher, broker, env=env, concurrency=1)
         with stage.watch(project) as client:
-            healthy = jobs.chatter.apply_async(headers={"project_id": project})
-            usual = healthy.get(timeout=20)
+            healthy = ends(run(project))
 
-            os.kill(channel.pid, signal.SIGSTOP)
-            paused = jobs.chatter.apply_async(headers={"project_id": project})
-            took = paused.get(timeout=20)
-            os.kill(channel.pid, signal.SIGCONT)
+            channel.pause()
+            paused = ends(run(project))
+            channel.resume()
 
             all_told(client, healthy.id, paused.id)
-    assert took < max(5 * usual, 1.0)
 
 
-def test_in_a_memory_alarm_no_task_is_slowed_down_and_nothing_is_lost_or_doubled(
+def test_in_a_memory_alarm_no_task_is_stopped_and_nothing_is_lost_or_doubled(
     launcher: Launcher, brokers: Brokers, rabbitmq_server: RabbitMQServer
 ) -> None:
     scene = Scene(launcher, brokers, "rabbitmq", "prefork")
     project = new_project()
     with scene.proxy, scene.producing(), scene.stage.watch(project) as client:
-        first, _ = scene.run(project)
-        usual = first.get(timeout=20)
+        first = ends(run(project))
         rabbitmq_server.set_memory_alarm(True)
         try:
-            during = [scene.run(project) for _ in range(3)]
-            took = statistics.median(result.get(timeout=20) for result, _ in during)
+            during = [ends(task) for task in [run(project) for _ in range(3)]]
         finally:
             rabbitmq_server.set_memory_alarm(False)
-        all_told(client, first.id, *(result.id for result, _ in during))
-    assert took < max(5 * usual, 1.0)
+        all_told(client, first.id, *(task.id for task in during))
 
 
 def test_without_a_history_a_memory_alarm_doubles_nothing_either(

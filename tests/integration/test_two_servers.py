@@ -90,7 +90,6 @@ class Scene:
     """
 
     def __init__(self, launcher: Launcher, broker: Broker) -> None:
-        self._launcher = launcher
         for name in WORKERS:
             options = ("--queues", name)
             launcher.worker("tests.integration.jobs", broker=broker, name=name, options=options, wait=False)
@@ -116,17 +115,18 @@ class Scene:
         line = re.compile(rf"GET /\?route={route} ")
         return wait_for(lambda: next((server for server in self.servers if line.search(server.log)), None))
 
-    def follow(self, project: str, route: str) -> Follower:
+    def follow(self, launcher: Launcher, project: str, route: str) -> Follower:
         """Start a follower of the browser's kind."""
         token = jobs.realtime.issue_token("ada", [project])
-        folder = self._launcher.folder
-        return self._launcher.start(Follower(self.url(route), token, project, folder=folder, name=f"follower-{route}"))
+        follower = Follower(self.url(route), token, project, folder=launcher.folder, name=f"follower-{route}")
+        return launcher.start(follower)
 
 
-@pytest.fixture
-def scene(launcher: Launcher, broker: Broker) -> Iterator[Scene]:
-    with producing(broker):
-        yield Scene(launcher, broker)
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory, module_broker: Broker) -> Iterator[Scene]:
+    """What the tests share; one that kills a server starts it again."""
+    with Launcher(tmp_path_factory.mktemp("scene")) as launcher, producing(module_broker):
+        yield Scene(launcher, module_broker)
 
 
 @pytest.fixture
@@ -162,10 +162,10 @@ def test_the_clients_of_either_server_see_the_jobs_of_either_worker(
 
 
 def test_the_clients_of_a_server_that_is_killed_go_on_with_the_other_and_miss_nothing(
-    scene: Scene, project: str, watchers: list[list[Watcher]]
+    launcher: Launcher, scene: Scene, project: str, watchers: list[list[Watcher]]
 ) -> None:
     moving, staying = watchers
-    follower = scene.follow(project, scene.routes[0])
+    follower = scene.follow(launcher, project, scene.routes[0])
     wait_for(lambda: follower.state == "subscribed", timeout=20)
     started = [jobs.babble.apply_async((60, 0.02), headers={"project_id": project}, queue=name).id for name in WORKERS]
     wait_for(lambda: follower.told_count() > 10 and all(len(watcher.told) > 10 for watcher in moving), timeout=20)
@@ -178,3 +178,4 @@ def test_the_clients_of_a_server_that_is_killed_go_on_with_the_other_and_miss_no
         assert watcher.offsets() == list(range(1, len(watcher.told) + 1))
     wait_for(lambda: [offset for _, offset in follower.places()] == moving[0].offsets(), timeout=30)
     assert [watcher.recorder.disconnects > 0 for watcher in (*moving, *staying)] == [True, True, False, False]
+    scene.servers[0].start()
