@@ -1,0 +1,319 @@
+"""Run a cell: bring its jobs to the moment, kill the victim, let follow what follows, and judge what is shown."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.deaths import diary
+from tests.deaths.cells import GREEN_POOLS, SHARED, WORKER_VICTIMS, Cell, Flight
+from tests.deaths.oracle import RUNNING, SUCCESS
+from tests.deaths.plan import PlannedJob, plan_jobs
+from tests.deaths.stage import LOST_AFTER, Stage
+from tests.deaths.verdict import Fault
+from tests.deaths.watch import Watch, settle
+from tests.processes import Worker
+from tests.proxy import Proxy
+from tests.waiting import wait_for
+
+#: Longest time, in seconds, until jobs are where a cell wants them.
+PATIENCE = 30.0
+
+
+class MomentMissedError(AssertionError):
+    """The jobs of a cell never came to its moment, so nothing can be said of it."""
+
+
+class CellRun:
+    """One cell.
+
+    Args:
+        stage: Its servers.
+        cell: Which one.
+        folder: For its jobs' files and its workers' logs.
+    """
+
+    def __init__(self, stage: Stage, cell: Cell, folder: Path) -> None:
+        self.cell = cell
+        self._stage = stage
+        self._folder = folder
+        self._project = f"p{uuid.uuid4().hex[:8]}"
+        self._queue, self._parking = f"{self._project}-jobs", f"{self._project}-parked"
+        self._proxy = self._make_proxy()
+        self._worker = self._make_worker()
+        self._workers = [self._worker]
+        self._orphans: list[psutil.Process] = []
+        self._plan = plan_jobs(cell, self._project, folder)
+        self.watch = Watch(stage, self._project, folder=folder, queues=[self._queue, self._parking])
+        self.watch.jobs += self._plan.jobs
+
+    def _make_proxy(self) -> Proxy | None:
+        """Stand between the worker and what it is to be cut off from at the cell's moment."""
+        if self.cell.moment == "stored":
+            return Proxy(self._stage.broker_url)
+        if self.cell.moment == "reported" and self.cell.victim != "child":
+            return Proxy(self._stage.history_url)
+        return None
+
+    def _make_worker(self) -> Worker:
+        more = {}
+        if self._proxy is not None:
+            name = "DEATHS_CHANNEL" if self.cell.moment == "stored" else "DEATHS_HISTORY"
+            more[name] = self._proxy.url
+        return self._stage.worker(self.cell.pool, self._queue, folder=self._folder, **more)
+
+    # -- up to the death ----------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Start the worker; it is not awaited."""
+        self._worker.start(wait=False)
+
+    def reach(self) -> None:
+        """Bring the jobs to the cell's moment.
+
+        Raises:
+            MomentMissedError: They do not come there.
+        """
+        self._worker.wait_ready()
+        self._publish([self._plan.before])
+        self._wait(lambda: self._are_shown([self._plan.before], SUCCESS), "be shown as ended")
+        self._stage.publish(self._plan.parked, self._project, self._parking)
+        self._begin([self._plan.steady] if self._plan.steady else [])
+        reach: dict[str, Callable[[], None]] = {
+            "reserved": self._reach_reserved,
+            "running": self._reach_running,
+            "returned": self._reach_returned,
+            "reported": self._reach_reported,
+            "stored": self._reach_stored,
+        }
+        reach[self.cell.moment]()
+
+    def _reach_reserved(self) -> None:
+        self._begin(self._plan.holders)
+        self._publish(self._plan.targets)
+        self._wait(self._targets_are_received, "be received")
+
+    def _targets_are_received(self) -> bool:
+        log = self._worker.current_log
+        received = [f"[{job.job_id}] received" in log for job in self._plan.targets]
+        # A green pool that is full keeps the consumer waiting with one job in its hand.
+        return any(received) if self.cell.pool in GREEN_POOLS else all(received)
+
+    def _reach_running(self) -> None:
+        """Have all shown as running but the last of several, which has only just begun."""
+        just_begun = self._plan.targets[1:][-1:]
+        shown = [job for job in self._plan.targets if job not in just_begun]
+        self._publish(shown)
+        self._wait(lambda: self._are_shown(shown, RUNNING), "be shown as running")
+        self._begin(just_begun)
+
+    def _are_shown(self, jobs: Iterable[PlannedJob], answer: str) -> bool:
+        return all(view.answers.get(job.job_id) == answer for job in jobs for view in self.watch.live_views())
+
+    def _reach_returned(self) -> None:
+        self._publish(self._plan.targets)
+        self._wait_noted(self._plan.targets, diary.STORED)
+
+    def _reach_reported(self) -> None:
+        self._begin(self._plan.targets)
+        if self._plan.followers:
+            self._publish(self._plan.followers)
+            return  # the next job of each child kills it: see _kill_children()
+        self._stall()
+        _release(self._plan.targets)
+        self._wait_noted(self._plan.targets, diary.REPORTED)
+
+    def _reach_stored(self) -> None:
+        self._begin(self._plan.targets)
+        self._publish(self._plan.followers)
+        self._stall()
+        _release(self._plan.targets)
+        self._wait_noted(self._plan.targets, diary.REPORTED)
+        self._wait(self._targets_are_stored, "be stored in the history")
+        self._wait_noted(self._plan.followers, diary.BEGIN)
+
+    def _targets_are_stored(self) -> bool:
+        answers = self.watch.new_view().answers
+        return all(answers.get(job.job_id) == job.answer for job in self._plan.targets)
+
+    def _stall(self) -> None:
+        assert self._proxy is not None
+        self._proxy.stall()
+
+    # -- the death and after ------------------------------------------------------------------------------------
+
+    def strike(self) -> None:
+        """Kill the victim, where it is the worker or a part of it."""
+        if self.cell.victim == "child":
+            self._kill_children()
+        elif self.cell.victim == "main":
+            self._orphans = _children(self._worker)
+            self._worker.kill_main()
+        elif self.cell.victim in WORKER_VICTIMS:
+            self._worker.kill()
+        self.watch.acted_at = time.time()
+
+    def _kill_children(self) -> None:
+        if self._plan.followers:
+            _release(self._plan.targets)
+        self._wait_noted(self._plan.doomed, diary.BEGIN)
+        doomed = {run.pid for runs in self.watch.runs(self._plan.doomed).values() for run in runs[:1]}
+        for process in _children(self._worker):
+            if process.pid in doomed:
+                process.kill()
+
+    def heal(self) -> None:
+        """Let the worker, or its successor, reach everything again."""
+        if self._proxy is not None:
+            self._proxy.resume()
+
+    def follow(self) -> None:
+        """Start the worker's successor; it is not awaited."""
+        if self.cell.victim not in WORKER_VICTIMS or self.cell.sequel == "nothing":
+            return
+        if self.cell.sequel == "other":
+            self._worker = self._make_worker()
+            self._workers.append(self._worker)
+        self._worker.start(wait=False)
+
+    def release(self) -> None:
+        """Let all jobs end but the one that is to run on."""
+        if self._worker.running:
+            self._worker.wait_ready()
+        _release(job for job in self._plan.jobs if job is not self._plan.steady)
+        self.watch.acted_at = time.time()
+
+    # -- helpers ------------------------------------------------------------------------------------------------
+
+    def _publish(self, jobs: Iterable[PlannedJob]) -> None:
+        for job in jobs:
+            self._stage.publish(job, self._project, self._queue)
+
+    def _begin(self, jobs: Sequence[PlannedJob]) -> None:
+        """Publish jobs, and wait until they have begun."""
+        self._publish(jobs)
+        self._wait_noted(jobs, diary.BEGIN)
+
+    def _wait_noted(self, jobs: Sequence[PlannedJob], what: str) -> None:
+        def noted() -> bool:
+            return all(any(note["what"] == what for note in self._notes(job)) for job in jobs)
+
+        self._wait(noted, what)
+
+    def _notes(self, job: PlannedJob) -> list[dict[str, Any]]:
+        return diary.notes_of(self._folder / f"{job.job_id}.log")
+
+    def _wait(self, condition: Callable[[], bool], what: str) -> None:
+        try:
+            wait_for(condition, timeout=PATIENCE, message=f"{self.cell}: the jobs did not {what}")
+        except AssertionError as error:
+            raise MomentMissedError(f"{error}\n{self.log}") from None
+
+    @property
+    def log(self) -> str:
+        """The end of what its workers said."""
+        return "\n".join(worker.log_tail for worker in self._workers)
+
+    def close(self) -> None:
+        _release(self._plan.jobs)
+        for worker in self._workers:
+            worker.kill()
+        for orphan in self._orphans:
+            if orphan.is_running():
+                orphan.kill()
+        self.watch.close()
+        if self._proxy is not None:
+            self._proxy.close()
+
+
+def _children(worker: Worker) -> list[psutil.Process]:
+    children: list[psutil.Process] = psutil.Process(worker.pid).children(recursive=True)
+    return children
+
+
+def _release(jobs: Iterable[PlannedJob]) -> None:
+    for job in jobs:
+        job.release()
+
+
+class FlightRun:
+    """The cells of a flight, at the same time on one stage.
+
+    Args:
+        stage: The stage.
+        flight: Its cells.
+        folder: For files and logs.
+    """
+
+    def __init__(self, stage: Stage, flight: Flight, folder: Path) -> None:
+        self._stage = stage
+        self._first = flight.cells[0]
+        self._cell_runs: list[CellRun] = []
+        self._missed: dict[str, list[Fault]] = {}
+        for number, cell in enumerate(flight.cells):
+            own = folder / f"cell{number}"
+            own.mkdir()
+            self._cell_runs.append(CellRun(stage, cell, own))
+
+    def run(self) -> dict[str, list[Fault]]:
+        """Run all cells, and return the faults of each by its name."""
+        try:
+            for run in self._cell_runs:
+                run.open()
+            self._die()
+            self._follow()
+            for run in self._cell_runs:
+                run.release()
+            watches = {str(run.cell): run.watch for run in self._cell_runs if str(run.cell) not in self._missed}
+            return {**settle(watches), **self._missed}
+        finally:
+            for run in self._cell_runs:
+                run.close()
+
+    @property
+    def logs(self) -> dict[str, str]:
+        """What the workers of each cell said."""
+        return {str(run.cell): run.log for run in self._cell_runs}
+
+    def _die(self) -> None:
+        shared = self._first.victim in SHARED
+        for run in self._cell_runs:
+            self._reach(run)
+            if not shared:
+                run.strike()
+                run.heal()
+        if shared:
+            self._die_together()
+
+    def _reach(self, run: CellRun) -> None:
+        try:
+            run.reach()
+        except MomentMissedError as error:
+            self._missed[str(run.cell)] = [Fault("missed", "-", "nobody", str(error))]
+
+    def _die_together(self) -> None:
+        for run in self._cell_runs:
+            run.strike()
+        self._stage.kill(self._first.victim)
+        for run in self._cell_runs:
+            run.watch.forgot_at = time.time() if self._first.victim == "redis-empty" else None
+            run.heal()
+
+    def _follow(self) -> None:
+        """Let follow what follows at once, then what follows later; a server comes back with the first of them."""
+        later = [run for run in self._cell_runs if run.cell.sequel == "later"]
+        for run in self._cell_runs:
+            if run not in later:
+                run.follow()
+        if later:
+            threading.Event().wait(LOST_AFTER + 1)
+        if self._first.victim in SHARED:
+            self._stage.start(self._first.victim)
+        for run in later:
+            run.follow()

@@ -1,0 +1,134 @@
+"""Watch a project from outside: what is true of its jobs, what is shown of them, and whether that agrees in time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from tests.deaths import diary
+from tests.deaths.clients import Asker, OurClient, PlainClient
+from tests.deaths.diary import Run
+from tests.deaths.oracle import Truth
+from tests.deaths.plan import PlannedJob
+from tests.deaths.stage import LOST_AFTER, Stage
+from tests.deaths.verdict import Fault, View, judge
+
+#: Everything is right so many seconds after the last death, restart, or end of a job.
+BOUND = LOST_AFTER + 10
+#: What is right for so long, in seconds, stays right: all leases have lapsed in that time.
+SETTLED = LOST_AFTER + 2
+POLL = 0.5
+
+
+class Watch:
+    """The clients of a project, and the oracle of its jobs.
+
+    Args:
+        stage: Its servers.
+        project: The project.
+        folder: Where its jobs write down what becomes of them.
+        queues: Where they may wait.
+
+    Attributes:
+        jobs: Its jobs; add those that are published.
+        acted_at: When somebody was last killed, started or released, in seconds since the epoch.
+        forgot_at: When the history lost its data, if it did.
+    """
+
+    def __init__(self, stage: Stage, project: str, *, folder: Path, queues: list[str]) -> None:
+        self.jobs: list[PlannedJob] = []
+        self.acted_at = time.time()
+        self.forgot_at: float | None = None
+        self._stage = stage
+        self._folder = folder
+        self._queues = queues
+        token = stage.token(project)
+        self._clients = [client(stage.web.url, token, project) for client in (PlainClient, OurClient)]
+        self._asker = Asker(stage.web.url, token, project)
+
+    def live_views(self) -> list[View]:
+        """Return what the connected clients show."""
+        return [client.view() for client in self._clients]
+
+    def new_view(self) -> View:
+        """Return what a page shows that is opened now."""
+        return self._asker.view()
+
+    def runs(self, jobs: Iterable[PlannedJob]) -> dict[str, list[Run]]:
+        """Return the runs of some jobs."""
+        return diary.read(self._folder, [job.job_id for job in jobs])
+
+    def truths(self) -> dict[str, Truth]:
+        """Return what is true of each job."""
+        runs = self.runs(self.jobs)
+        waiting = self._stage.waiting(self._queues)
+        return {
+            job.job_id: Truth(
+                published_at=job.published_at,
+                runs=tuple(runs[job.job_id]),
+                stored=self._stage.stored_state(job.job_id),
+                waiting=job.job_id in waiting,
+                forgot_at=self.forgot_at,
+                spoke=not job.suicide,
+                unannounced=job.task == "named",
+            )
+            for job in self.jobs
+        }
+
+    def faults(self) -> list[Fault]:
+        """Return what is wrong now."""
+        return judge(self.truths(), [*self.live_views(), self.new_view()])
+
+    @property
+    def due_at(self) -> float:
+        """Until when all has to be right, in seconds since the epoch."""
+        changed = max((truth.changed_at for truth in self.truths().values()), default=0.0)
+        return max(self.acted_at, changed) + BOUND
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()
+
+
+class Watched(Protocol):
+    """What can be judged."""
+
+    def faults(self) -> list[Fault]:
+        """Return what is wrong now."""
+
+    @property
+    def due_at(self) -> float:
+        """Until when all has to be right, in seconds since the epoch."""
+
+
+def settle(watches: Mapping[str, Watched], *, settled: float = SETTLED, poll: float = POLL) -> dict[str, list[Fault]]:
+    """Wait until all has been right for a while, or has to be; return the faults of each watch by its name.
+
+    Args:
+        watches: By any names.
+        settled: How long, in seconds, all has to be right without a break.
+        poll: Seconds between two looks.
+    """
+    verdicts: dict[str, list[Fault]] = {}
+    right_since: dict[str, float] = {}
+    pause = threading.Event()
+    while True:
+        for name in watches.keys() - verdicts.keys():
+            verdict = _verdict(watches[name], right_since, name, settled)
+            if verdict is not None:
+                verdicts[name] = verdict
+        if len(verdicts) == len(watches):
+            return verdicts
+        pause.wait(poll)
+
+
+def _verdict(watch: Watched, right_since: dict[str, float], name: str, settled: float) -> list[Fault] | None:
+    """Return the verdict on a watch; None as long as it may change."""
+    faults, now = watch.faults(), time.time()
+    if faults:
+        right_since.pop(name, None)
+        return faults if now > watch.due_at else None
+    return [] if now - right_since.setdefault(name, now) > settled else None
