@@ -1,4 +1,4 @@
-"""``celery -A proj realtime ...`` shows in a terminal what browsers are told."""
+"""``celery -A proj realtime ...`` shows in a terminal what browsers receive."""
 
 from __future__ import annotations
 
@@ -77,7 +77,30 @@ def test_lines_for_people_say_what_happens(launcher: Launcher, redis_broker: Bro
         watcher.wait_for_log(r"tests\.integration\.jobs\.fail  error  FAILURE  ValueError: nothing works", timeout=20)
 
 
-def test_who_may_not_see_a_project_is_told_so(launcher: Launcher, redis_broker: Broker) -> None:
+def test_a_token_without_a_project_is_refused_with_the_mend(redis_broker: Broker) -> None:
+    token = ("tests.integration.jobs", "token", "ada")
+    assert "opens nothing: add --project PROJECT" in run(*token, broker=redis_broker, code=2)
+    assert run(*token, "--no-project", broker=redis_broker).startswith("ada:")
+
+
+def test_a_project_of_which_nothing_is_stored_has_an_exit_code_of_its_own(redis_broker: Broker) -> None:
+    command = ("tests.integration.jobs", "history", "nosuch")
+    assert run(*command, broker=redis_broker, code=3) == "no jobs are stored for project 'nosuch'\n"
+    assert run(*command, "--events", broker=redis_broker, code=3) == "no events are stored for project 'nosuch'\n"
+
+
+def test_a_token_that_the_server_refuses_is_explained_as_the_server_does(
+    launcher: Launcher, redis_broker: Broker
+) -> None:
+    with producing(redis_broker):
+        stage = Stage(launcher, redis_broker)
+        watch = ("tests.integration.jobs", "watch", "apollo", "--url", stage.web.url, "--token", "nonsense")
+        said = run(*watch, broker=redis_broker, code=1)
+    assert "cannot be watched: the token is" in said
+    assert "namespaces failed" not in said
+
+
+def test_a_project_that_the_token_does_not_open_is_refused(launcher: Launcher, redis_broker: Broker) -> None:
     with producing(redis_broker):
         stage = Stage(launcher, redis_broker)
         token = run("tests.integration.jobs", "token", "ada", "--project", "another", broker=redis_broker).strip()
@@ -113,6 +136,8 @@ def test_mistakes_are_named_in_one_line(redis_broker: Broker) -> None:
     said = run("tests.integration.plain_app", "token", "ada", code=1)
     assert "has no Realtime" in said
     assert "project_id must have" in run("tests.integration.jobs", "history", "", code=2)
-    assert "expires_in must be above 0" in run("tests.integration.jobs", "token", "ada", "--expires-in", "0", code=1)
+    token = ("tests.integration.jobs", "token", "ada")
+    assert "expires_in must be above 0" in run(*token, "--project", "p", "--expires-in", "0", code=1)
+    assert "exclude each other" in run(*token, "--project", "p", "--no-project", code=2)
     assert "cannot be watched" in run("tests.integration.jobs", "watch", "p", "--url", "http://127.0.0.1:1", code=1)
     assert "Traceback" not in said
