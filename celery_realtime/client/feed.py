@@ -218,7 +218,7 @@ class Feed:
         Args:
             error: ``{"code", "message"}``; anything else counts as a failure that may be over in a moment.
         """
-        error = error if isinstance(error, dict) else None
+        error = error if isinstance(error, dict) and isinstance(error.get("code"), str) else None
         transient = error is None or error.get("code") in TRANSIENT_CODES
         self._live = False
         self._timers.clear()
