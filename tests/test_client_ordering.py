@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from celery_realtime.client.ordering import MAX_FOREIGN_EPOCHS, MAX_HELD, EventOrder, Item
+from celery_realtime.client.messages import Item
+from celery_realtime.client.ordering import MAX_FOREIGN_EPOCHS, MAX_HELD, EventOrder
 
 
 def item(offset: int) -> Item:

@@ -9,16 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from celery_realtime.client.entries import Entries, Entry
-from celery_realtime.client.ordering import EventOrder, Item, position_in
-from celery_realtime.client.protocol import (
-    BATCH_EVENT,
-    ENTRY_EVENTS,
-    HIDDEN_EVENT,
-    MARK,
-    RESYNC_EVENT,
-    TRANSIENT_CODES,
-    WORKFLOW_EVENT,
-)
+from celery_realtime.client.messages import Answer, Item, items_of, read_answer, refusal_in
+from celery_realtime.client.ordering import EventOrder
+from celery_realtime.client.protocol import ENTRY_EVENTS, HIDDEN_EVENT, RESYNC_EVENT, TRANSIENT_CODES, WORKFLOW_EVENT
 from celery_realtime.client.timers import Backoff, Timers, spread
 from celery_realtime.logs import RateLimitedLogger
 
@@ -194,14 +187,15 @@ class Feed:
         if number != self._awaited:
             return
         self._awaited = None
-        if not _is_accepted(answer):
-            self.refused(answer.get("error") if isinstance(answer, dict) and not answer.get("ok") else None)
+        granted = read_answer(answer)
+        if granted is None:
+            self.refused(refusal_in(answer))
             return
         self._timers.clear()
         self._live = True
         self._backoff.reset()
         self._last_event_at = self._options.clock()
-        self._take(answer)
+        self._take(granted)
         if self._live:  # a callback may have closed it
             self._resume()
 
@@ -212,13 +206,12 @@ class Feed:
         if self._ask_again_later:
             self._ask_again()
 
-    def refused(self, error: Any) -> None:
+    def refused(self, error: dict[str, Any] | None) -> None:
         """Note that the server has refused the connection, or the subscription.
 
         Args:
-            error: ``{"code", "message"}``; anything else counts as a failure that may be over in a moment.
+            error: ``{"code", "message"}``; None for a failure that may be over in a moment.
         """
-        error = error if isinstance(error, dict) and isinstance(error.get("code"), str) else None
         transient = error is None or error.get("code") in TRANSIENT_CODES
         self._live = False
         self._timers.clear()
@@ -229,44 +222,31 @@ class Feed:
 
     # -- what the server sends ----------------------------------------------------------------------------------
 
-    def _take(self, answer: dict[str, Any]) -> None:
-        epoch, offset, events = answer.get("epoch"), answer.get("offset"), answer["events"]
-        if answer.get("recovered") and offset is not None and epoch == self.epoch:
-            for number, missed in enumerate(events, offset - len(events) + 1):
-                self._insert(Item(missed["event"], missed.get("data"), epoch, number))
+    def _take(self, answer: Answer) -> None:
+        if answer.recovered and answer.epoch == self.epoch:
+            for item in answer.events:
+                self._insert(item)
             if not self._began:
                 self._load(answer)  # the events began with a handle, which has no jobs
-        elif not self._began or epoch != self.epoch or (offset or 0) > (self.offset or 0):
-            self._order.restart(epoch, offset)
+        elif not self._began or answer.epoch != self.epoch or (answer.offset or 0) > (self.offset or 0):
+            self._order.restart(answer.epoch, answer.offset)
             self._load(answer)
         for item in self._order.take_held():
             self._sort(item)
 
-    def _load(self, answer: dict[str, Any]) -> None:
+    def _load(self, answer: Answer) -> None:
         self._began = True
-        self._jobs.replace(answer.get("jobs"))
-        self._workflows.replace(answer.get("workflows"))
+        self._jobs.replace(answer.jobs)
+        self._workflows.replace(answer.workflows)
         self._call(self._options.on_change, self, "snapshot")
 
     def heard(self, name: str, data: Any) -> None:
         """Take an event that the client received, of whatever project."""
-        if name != BATCH_EVENT:
-            self._receive(name, data, {})
-        elif isinstance(data, list):
-            for item in data:
-                if isinstance(item, dict) and isinstance(item.get("event"), str):
-                    self._receive(item["event"], item.get("data"), item)
-
-    def _receive(self, name: str, data: Any, beside: dict[str, Any]) -> None:
-        """Take one event; in a batch, its mark stands beside data that are no object."""
-        fields = data if isinstance(data, dict) else {}
-        mark = fields if name in (*ENTRY_EVENTS, RESYNC_EVENT, HIDDEN_EVENT) else fields.get(MARK) or beside
-        if not isinstance(mark, dict) or mark.get("project_id") != self.project_id or mark.get("replayed"):
-            return
-        if name == RESYNC_EVENT:
-            self._ask_again()
-        else:
-            self._sort(Item(name, data, *position_in(mark)))
+        for item in items_of(name, data, self.project_id):
+            if item.event == RESYNC_EVENT:
+                self._ask_again()
+            else:
+                self._sort(item)
 
     def _sort(self, item: Item) -> None:
         numbered = item.offset is not None
@@ -319,13 +299,3 @@ class Feed:
         if not self._closed:
             with self._log.suppressing("a callback for project %s failed and misses this call", self.project_id):
                 callback(*args)
-
-
-def _is_accepted(answer: Any) -> bool:
-    """Return whether an answer grants the subscription and has all that is needed to go on from it."""
-    if not isinstance(answer, dict) or not answer.get("ok"):
-        return False
-    epoch, offset, events = answer.get("epoch"), answer.get("offset"), answer.get("events")
-    if not isinstance(events, list) or not (epoch is offset is None or position_in(answer) == (epoch, offset)):
-        return False
-    return all(isinstance(missed, dict) and isinstance(missed.get("event"), str) for missed in events)

@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from celery_realtime.bounded import BoundedDict
+from celery_realtime.client.messages import Item
 
 #: Events held above a hole, and events held until the next answer.
 MAX_HELD = 2000
 MAX_FOREIGN_EPOCHS = 100
-
-
-class Item(NamedTuple):
-    """An event and its position in the history; both parts of the position are None where it has none."""
-
-    event: str
-    data: Any
-    epoch: str | None
-    offset: int | None
-
-
-def position_in(fields: Mapping[str, Any]) -> tuple[str, int] | tuple[None, None]:
-    """Return the epoch and offset among the fields; None for both unless both are well-formed."""
-    epoch, offset = fields.get("epoch"), fields.get("offset")
-    if not isinstance(epoch, str) or not isinstance(offset, int) or isinstance(offset, bool):
-        return None, None
-    return epoch, offset
 
 
 class EventOrder:

@@ -25,6 +25,7 @@ from typing import Any
 
 from socketio.exceptions import SocketIOError as NotConnected
 
+from celery_realtime.client.messages import has_code
 from celery_realtime.exceptions import RealtimeError
 
 __all__ = [
@@ -86,7 +87,7 @@ def refusal_in(args: tuple[Any, ...]) -> dict[str, Any] | None:
     """Return ``{"code", "message"}`` from the arguments of ``connect_error``; None if the server gave no code."""
     answer = args[0] if args else None
     refusal = answer.get("data") if isinstance(answer, dict) else None
-    return refusal if isinstance(refusal, dict) and isinstance(refusal.get("code"), str) else None
+    return refusal if has_code(refusal) else None
 
 
 def can_restart_reconnection(client: Any) -> bool:
