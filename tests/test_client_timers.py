@@ -1,10 +1,10 @@
-"""A feed's timers run when they are due, and its pauses grow up to a bound."""
+"""Timers run when they are due."""
 
 from __future__ import annotations
 
 import random
 
-from celery_realtime.client.timers import Backoff, Timers, spread
+from celery_realtime.client.timers import Timers, spread
 
 
 class Clock:
@@ -56,14 +56,6 @@ def test_an_action_may_cancel_what_is_due_too() -> None:
     timers.set("b", 0.0, lambda: ran.append("b"))
     timers.run_due()
     assert ran == ["clear"]
-
-
-def test_pauses_double_up_to_the_longest_and_begin_anew_after_a_reset() -> None:
-    backoff = Backoff(0.5, 10.0)
-    for pause in (0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0):
-        assert pause / 2 <= backoff.next() <= pause
-    backoff.reset()
-    assert backoff.next() <= 0.5
 
 
 def test_a_program_that_seeds_its_generator_gets_its_own_numbers() -> None:

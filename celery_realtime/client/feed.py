@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from celery_realtime.backoff import Backoff
 from celery_realtime.client.entries import Entries, Entry
 from celery_realtime.client.messages import Answer, Item, items_of, read_answer, refusal_in
 from celery_realtime.client.ordering import EventOrder
 from celery_realtime.client.protocol import ENTRY_EVENTS, HIDDEN_EVENT, RESYNC_EVENT, TRANSIENT_CODES, WORKFLOW_EVENT
-from celery_realtime.client.timers import Backoff, Timers, spread
+from celery_realtime.client.timers import Timers, spread
 from celery_realtime.logs import RateLimitedLogger
 
 logger = logging.getLogger(__name__)
@@ -215,7 +216,7 @@ class Feed:
         transient = error is None or error.get("code") in TRANSIENT_CODES
         self._live = False
         self._timers.clear()
-        pause = self._backoff.next()
+        pause = self._backoff.pause()
         if transient:
             self._timers.set("retry", pause, self._ask)
         self._set_state("stale" if transient else "refused", error)

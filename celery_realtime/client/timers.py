@@ -1,4 +1,4 @@
-"""Timers and pauses of a feed, on a clock that is handed in."""
+"""Named timers on a clock that is handed in."""
 
 from __future__ import annotations
 
@@ -52,21 +52,3 @@ class Timers:
             timer = self._due.pop(name, None)
             if timer is not None:
                 timer[1]()
-
-
-class Backoff:
-    """Pauses that double from ``first`` to ``longest`` seconds, each shortened at random by up to a half."""
-
-    def __init__(self, first: float, longest: float) -> None:
-        self._first = first
-        self._longest = longest
-        self._pause = 0.0
-
-    def next(self) -> float:
-        """Return the next pause in seconds."""
-        self._pause = min(self._pause * 2 or self._first, self._longest)
-        return spread(self._pause, 0.5, 1.0)
-
-    def reset(self) -> None:
-        """Begin with the first pause again."""
-        self._pause = 0.0
