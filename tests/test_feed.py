@@ -22,7 +22,7 @@ class Run:
         self.clock = 0.0
         self.numbers: list[int] = []
         self.asked: list[dict[str, Any]] = []
-        self.told: list[list[Any]] = []
+        self.calls: list[list[Any]] = []
         self.resets = 0
         self.online = False
         callbacks = {"on_event": self.on_event, "on_change": self.on_change, "clock": lambda: self.clock}
@@ -35,9 +35,9 @@ class Run:
     def on_event(self, name: str, data: Any) -> None:
         fields = data if isinstance(data, dict) else {}
         if name.startswith("agent_"):
-            self.told.append([name, fields.get("offset")])
+            self.calls.append([name, fields.get("offset")])
         else:
-            self.told.append([name, fields.get("_realtime", {}).get("offset", fields.get("n", data))])
+            self.calls.append([name, fields.get("_realtime", {}).get("offset", fields.get("n", data))])
 
     def on_change(self, _feed: Feed, reason: str) -> None:
         self.resets += reason == "snapshot"
@@ -94,8 +94,8 @@ class Run:
     def step_wait(self, value: Any) -> None:
         self.wait(value)
 
-    def step_told(self, value: Any) -> None:
-        assert self.take(self.told) == value
+    def step_callbacks(self, value: Any) -> None:
+        assert self.take(self.calls) == value
 
     def step_state(self, value: Any) -> None:
         assert self.feed.state == value

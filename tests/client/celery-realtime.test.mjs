@@ -27,15 +27,15 @@ class Run {
     this.acknowledgements = [];
     this.asked = [];
     this.left = 0;
-    this.told = [];
+    this.calls = [];
     this.resets = 0;
     this.socket = new FakeSocket((name, data, acknowledge) => this.request(name, data, acknowledge));
-    const told = (name) => (data) => this.told.push([name, data.offset ?? null]);
+    const record = (name) => (data) => this.calls.push([name, data.offset ?? null]);
     this.project = subscribeProject(this.socket, "p", {
       ...options,
-      onStatus: told("agent_status"),
-      onProgress: told("agent_progress"),
-      onEvent: (name, data) => this.told.push([name, data?._realtime?.offset ?? data?.n ?? data]),
+      onStatus: record("agent_status"),
+      onProgress: record("agent_progress"),
+      onEvent: (name, data) => this.calls.push([name, data?._realtime?.offset ?? data?.n ?? data]),
       onChange: (_, change) => { this.resets += change.reason === "snapshot"; },
     });
   }
@@ -68,7 +68,7 @@ class Run {
       event: () => socket.hear(...value),
       burst: () => { for (let n = value[0]; n <= value[1]; n++) socket.hear("step", step(n)); },
       wait: () => tick(value),
-      told: () => expect(this.take(this.told), value),
+      callbacks: () => expect(this.take(this.calls), value),
       state: () => expect(project.state, value),
       error: () => expect(project.error?.code ?? null, value),
       jobs: () => expect(jobs(), value),
@@ -113,7 +113,7 @@ class Follower {
     for (const { epoch, offset, event, data } of this.heard) {
       if (event !== null) {
         assert.deepEqual([epoch, offset], [before.epoch, before.offset + 1], where);
-        assert.deepEqual({ event, data }, this.server.told.get(`${epoch} ${offset}`), where);
+        assert.deepEqual({ event, data }, this.server.sent.get(`${epoch} ${offset}`), where);
       }
       before = { epoch, offset };
     }
@@ -248,28 +248,28 @@ test("a callback that throws costs no event, and its error is reported", async (
   const listeners = process.listeners("uncaughtException");
   process.removeAllListeners("uncaughtException");
   process.on("uncaughtException", (error) => mistakes.push(error.message));
-  const told = [];
+  const numbers = [];
   const socket = new FakeSocket();
   const project = subscribed(socket, {
-    onEvent: (_, data) => { told.push(data.n); if (data.n === 1) throw new Error("oops"); },
+    onEvent: (_, data) => { numbers.push(data.n); if (data.n === 1) throw new Error("oops"); },
   });
   socket.hear("step", step(2));
   socket.hear("step", step(1));
   await new Promise((resolve) => setImmediate(resolve));
   process.removeAllListeners("uncaughtException");
   for (const listener of listeners) process.on("uncaughtException", listener);
-  assert.deepEqual(told, [1, 2]);
+  assert.deepEqual(numbers, [1, 2]);
   assert.deepEqual(mistakes, ["oops"]);
   project.close();
 });
 
 test("closing in a callback ends it there", () => {
-  const told = [];
+  const numbers = [];
   const socket = new FakeSocket();
-  const project = subscribed(socket, { onEvent: (_, data, one) => { told.push(data.n); one.close(); } });
+  const project = subscribed(socket, { onEvent: (_, data, one) => { numbers.push(data.n); one.close(); } });
   socket.hear("step", step(2));
   socket.hear("step", step(1));
-  assert.deepEqual(told, [1]);
+  assert.deepEqual(numbers, [1]);
   project.close();
 });
 

@@ -82,7 +82,7 @@ export class FakeServer {
     this.calm = false;
     this.epoch = "e1";
     this.epochs = 1;
-    this.told = new Map(); // epoch and offset -> event
+    this.sent = new Map(); // epoch and offset -> event
     this._empty();
     this.room = null; // "plain" or "batch"
     this.unrecovered = 0; // subscriptions whose missed events the history no longer had
@@ -184,7 +184,7 @@ export class FakeServer {
 
   _publish(event, data, mark = {}) {
     this.events.push({ epoch: this.epoch, offset: this.offset, event, data });
-    this.told.set(`${this.epoch} ${this.offset}`, { event, data });
+    this.sent.set(`${this.epoch} ${this.offset}`, { event, data });
     if (this.room === "plain") return this._send(event, data);
     this.batch.push({ ...mark, event, data });
     if (this.calm || this.random() < 0.5) this._send("agent_batch", this.batch.splice(0));

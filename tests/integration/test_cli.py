@@ -56,12 +56,12 @@ def test_a_project_is_watched_until_ctrl_c(launcher: Launcher, broker: Broker) -
         watcher.wait_for_log("subscribed", timeout=20)
         job = jobs.count.apply_async((3, 0.01), headers={"project_id": project}).id
 
-        def told() -> list[dict[str, Any]]:
+        def printed() -> list[dict[str, Any]]:
             lines = [line for line in watcher.current_log.split("\n")[:-1] if line.startswith("{")]
             return [json.loads(line)["data"] for line in lines]
 
-        wait_for(lambda: {data["job_id"] for data in told() if data.get("status") == "success"} == {earlier, job})
-        assert [data["status"] for data in told() if data["job_id"] == job and "status" in data][-1] == "success"
+        wait_for(lambda: {data["job_id"] for data in printed() if data.get("status") == "success"} == {earlier, job})
+        assert [data["status"] for data in printed() if data["job_id"] == job and "status" in data][-1] == "success"
         watcher.send_signal(signal.SIGINT)
         wait_for(lambda: not watcher.running)
         assert watcher.kill() == 0
