@@ -1,4 +1,4 @@
-"""The web side of the example: a page, a tiny login, jobs to start, and their live events.
+"""The web server of the example: a page, a minimal login, routes that start jobs, and their live events.
 
 Run it with ``python -m example_project.app``.
 """
@@ -10,7 +10,7 @@ import os
 
 ASYNC_MODE = os.environ.get("ASYNC_MODE", "threading")
 
-# The green servers swap blocking calls of the standard library: too late for whoever imported them before.
+# Eventlet and gevent patch the standard library, which must happen before anything else imports it.
 if ASYNC_MODE == "eventlet":
     import eventlet
 
@@ -39,14 +39,14 @@ PORT = int(os.environ.get("PORT", "8080"))
 TOKEN_SECONDS = 3600
 MAX_SECONDS = 120
 
-#: Who may see what. Yours will come from your database.
+#: The projects of each user. In your application these come from your database.
 MEMBERS = {"ada": ["apollo"], "grace": ["gemini"]}
 PROJECTS = sorted({project for projects in MEMBERS.values() for project in projects})
 TASKS: dict[str, Task] = {"transcribe": transcribe, "fail": fail, "flaky": flaky}
 
 BROWSER_MODULES = str(importlib.resources.files("celery_realtime") / "static")
 
-#: Scripts, styles and sockets from this origin, and nothing else: a result cannot smuggle a script in.
+#: Only scripts, styles and sockets of this origin are allowed, so that a job's result cannot inject a script.
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -61,11 +61,11 @@ app.config.update(
     SESSION_COOKIE_SAMESITE="Lax",
     MAX_CONTENT_LENGTH=16 * 1024,
 )
-# While Redis is down somebody waits for an answer here; workers keep Celery's patience of twenty seconds.
+# If Redis is down, a user waits for this server's answer; workers keep Celery's default of twenty seconds.
 celery.conf.result_backend_transport_options = {"retry_policy": {"max_retries": 2}}
-# With no `cors_allowed_origins`, Flask-SocketIO answers pages of its own origin only.
+# Without `cors_allowed_origins`, Flask-SocketIO accepts only pages of its own origin.
 socketio = SocketIO(app, client_manager=realtime.client_manager(), async_mode=ASYNC_MODE)
-# `secret_key` is set, so the tokens of `issue_token` decide who connects and which projects they see.
+# `secret_key` is set, so the tokens of `issue_token` determine who may connect and which projects they see.
 realtime.init_socketio(socketio)
 
 
@@ -76,13 +76,13 @@ def index() -> str:
 
 @app.get("/celery-realtime/<name>.js")
 def browser_module(name: str) -> Response:
-    """Serve what the package brings for the browser."""
+    """Serve the package's browser modules."""
     return send_from_directory(BROWSER_MODULES, f"{name}.js", mimetype="text/javascript")
 
 
 @app.post("/login")
 def login() -> dict[str, Any]:
-    """Believe whoever says a name. DEMO ONLY: put your own login here."""
+    """Log a user in without a password. DEMO ONLY: replace this with your own login."""
     user = read_json().get("user")
     if not isinstance(user, str) or user not in MEMBERS:
         abort(400, "Choose one of the users of the demo.")
@@ -92,7 +92,7 @@ def login() -> dict[str, Any]:
 
 @app.get("/token")
 def token() -> dict[str, Any]:
-    """Hand the logged-in user what their browser shows when it opens the socket."""
+    """Issue the token with which the logged-in user's browser opens the socket."""
     user = current_user()
     signed = realtime.issue_token(user, projects=MEMBERS[user], expires_in=TOKEN_SECONDS)
     return {"user": user, "token": signed, "expires_in": TOKEN_SECONDS}
@@ -104,7 +104,7 @@ def start_jobs() -> tuple[dict[str, Any], int]:
     data = read_json()
     project_id = require_member(data.get("project_id"))
     work = build(data.get("kind"), read_options(data.get("options")))
-    # For a single task, `work.apply_async(headers={"project_id": project_id})` says the same.
+    # For a single task, `work.apply_async(headers={"project_id": project_id})` has the same effect.
     with realtime.project(project_id):
         started = publish(work)
     return {"jobs": [result.id for result in started.children or [started]]}, 202
@@ -118,7 +118,7 @@ def add_security_headers(response: Response) -> Response:
 
 @app.errorhandler(HTTPException)
 def answer_in_json(error: HTTPException) -> tuple[dict[str, Any], int]:
-    """Refuse in the words of the socket: ``{error: {code, message}}``."""
+    """Refuse in the same form as the socket: ``{error: {code, message}}``."""
     code = error.name.lower().replace(" ", "_")
     return {"error": {"code": code, "message": error.description}}, error.code or 500
 
@@ -131,17 +131,17 @@ def current_user() -> str:
 
 
 def require_member(project_id: object) -> str:
-    """Give back a project that the user may use; one that does not exist looks like one of somebody else."""
+    """Return a project that the user may use; an unknown one is refused like one of another user."""
     user = current_user()
     if not isinstance(project_id, str) or not project_id:
-        abort(400, "Say which project: project_id.")
+        abort(400, "project_id is required.")
     if project_id not in MEMBERS[user]:
         abort(403, f"{user} has no access to the project {project_id}.")
     return project_id
 
 
 def read_json() -> dict[str, Any]:
-    """Read a JSON object. Insisting on its content type keeps forms of other sites out (they cannot send it)."""
+    """Read a JSON object; its content type is required, which forms of other sites cannot send."""
     data = request.get_json()
     if not isinstance(data, dict):
         abort(400, "Send a JSON object.")
@@ -171,7 +171,7 @@ def build(kind: object, options: dict[str, float]) -> Signature:
 def publish(work: Signature) -> Any:
     try:
         return work.apply_async()
-    except (OperationalError, RuntimeError):  # the latter is how Celery's Redis backend puts it
+    except (OperationalError, RuntimeError):  # the latter comes from Celery's Redis backend
         abort(503, "The broker does not answer. Try again in a moment.")
 
 
@@ -187,10 +187,10 @@ def announce() -> None:
 
 
 def main() -> None:
-    # A taken port fails here, before another server's answer could be announced as ours.
+    # If the port is taken, fail here, before the other server's answer is announced as ours.
     socket.create_server((HOST, PORT)).close()
     socketio.start_background_task(announce)
-    # Werkzeug's server is fine for a demo; in production use a server of Flask-SocketIO's deployment chapter.
+    # Werkzeug's server is fine for a demo; for production, see Flask-SocketIO's deployment documentation.
     socketio.run(app, host=HOST, port=PORT, allow_unsafe_werkzeug=True)
 
 

@@ -1,11 +1,11 @@
-"""Starts all of the example with one command (a private Redis, a worker, the web server) and leaves nothing behind.
+"""Start the whole example with one command (a private Redis, a worker, the web server), and clean up afterwards.
 
-Run it with ``python -m example_project.demo``; ``--check`` tries everything out once, and stops.
+Run it with ``python -m example_project.demo``; ``--check`` runs one job, verifies it, and stops.
 
-How nothing stays behind: each program runs under a guard, a small process that leads a process group of its own. The
-guard reads from a pipe whose other end only the demo holds. When the pipe closes, because the demo closes it or because
-the demo is gone, however that came about, the guard ends its program and then its whole group. This needs nothing but
-POSIX.
+How it cleans up: each program runs under a guard, a small process that leads a process group of its own. The guard
+reads from a pipe whose other end only the demo holds. When the pipe closes, because the demo closes it or because the
+demo has ended in whatever way, the guard terminates its program and then its whole process group. This needs nothing
+but POSIX.
 """
 
 from __future__ import annotations
@@ -40,31 +40,31 @@ PORT = 8080
 #: Seconds.
 START_TIMEOUT = 60.0
 CHECK_TIMEOUT = 30.0
-#: A program has this long to end by itself, in seconds. A worker with no job to finish needs 2.5.
+#: The time that a program gets to exit by itself, in seconds. A worker without a running job needs 2.5.
 GRACE = 4.0
-#: The same when the demo or its user is gone, and nothing of it should stay for long.
+#: The same if the demo or its user is gone, and the programs should not stay for long.
 ORPHAN_GRACE = 2.0
 POLL = 0.05
 LAST_LINES = 25
 SPLIT_BROKER = ("CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL")
-#: The web server is on this machine: no proxy for it, whatever the environment says.
+#: The web server is on this machine: use no proxy, whatever the environment says.
 HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor())
 
 
 class StartError(Exception):
-    """The demo cannot start like this; the message says what to change."""
+    """The demo cannot start with these options; the message says what to change."""
 
 
 class DemoError(Exception):
-    """Something of the demo broke, or did not come about in time; the message says what."""
+    """A part of the demo failed, or was not ready in time; the message says which."""
 
 
 class Stopped(Exception):
-    """Somebody asked the demo to end, or whoever started it has gone."""
+    """The demo was asked to stop, or the process that started it has ended."""
 
 
 def say(text: str, stream: int = 1) -> None:
-    """Write a line at once, and do without when nobody is there to read it."""
+    """Write a line immediately; an error because nobody reads it is ignored."""
     with contextlib.suppress(OSError):
         os.write(stream, f"{text}\n".encode())
 
@@ -73,7 +73,7 @@ def say(text: str, stream: int = 1) -> None:
 
 
 def guard(directory: str, command: list[str]) -> NoReturn:
-    """Run a program, tell the demo how it ended, and end every process of this group, this one included.
+    """Run a program, report to the demo how it ended, and kill every process of this group, including this one.
 
     :param directory: removed at the end.
     """
@@ -88,15 +88,15 @@ def guard(directory: str, command: list[str]) -> NoReturn:
 
 
 def end_with_demo(program: subprocess.Popen[bytes], directory: str) -> None:
-    patience = sys.stdin.buffer.read()  # Returns when the demo closes its end, or is gone: then it has said nothing.
+    message = sys.stdin.buffer.read()  # Returns when the demo closes its end; empty if the demo has died.
     program.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
-        program.wait(GRACE if patience else ORPHAN_GRACE)
+        program.wait(GRACE if message else ORPHAN_GRACE)
     end_group(directory)
 
 
 def report(text: str) -> None:
-    with contextlib.suppress(OSError):  # The demo may be gone: that must not keep the guard from its last duty.
+    with contextlib.suppress(OSError):  # The demo may be gone; the guard has to clean up all the same.
         os.write(sys.stdout.fileno(), text.encode())
 
 
@@ -106,12 +106,12 @@ def describe(code: int) -> str:
 
 def end_group(directory: str) -> NoReturn:
     shutil.rmtree(directory, ignore_errors=True)
-    # The group that this process leads, never another: were it no leader, there would be no group of this number.
+    # Only the group that this process leads: if it were not the leader, no group would have this number.
     os.killpg(os.getpid(), signal.SIGKILL)
     raise AssertionError("not reached")
 
 
-# The demo's side of it
+# The programs, as the demo sees them
 
 
 def make_directory() -> str:
@@ -119,10 +119,10 @@ def make_directory() -> str:
 
 
 class Child:
-    """A program that runs as long as this process wants, and no longer than this process lives.
+    """A program that runs until this process stops it, and no longer than this process.
 
-    :param directory: for its temporary files, billiard's for example stay where they are when a worker ends; removed.
-    :param verbose: show what it says.
+    :param directory: for its temporary files, of which billiard, for example, leaves some; removed at the end.
+    :param verbose: show its output.
     """
 
     def __init__(self, name: str, command: list[str], env: dict[str, str], *, directory: str, verbose: bool) -> None:
@@ -130,8 +130,9 @@ class Child:
         self._directory = directory
         self._verbose = verbose
         self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
-        # The guard's standard input is its lifeline, its standard output what it reports, its standard error what the
-        # program says. In a session of its own, Ctrl-C in the terminal does not reach it: the demo decides.
+        # The guard's standard input is the pipe that it watches, its standard output carries its report, and its
+        # standard error the program's output. It has a session of its own, so that Ctrl-C in the terminal does not
+        # reach it: the demo decides.
         self._guard = subprocess.Popen(
             [sys.executable, "-m", "example_project.demo", "--guard", directory, *command],
             stdin=subprocess.PIPE,
@@ -142,7 +143,7 @@ class Child:
         )
         assert self._guard.stdin
         assert self._guard.stdout
-        self._lifeline, self._report = self._guard.stdin, self._guard.stdout
+        self._pipe, self._report = self._guard.stdin, self._guard.stdout
         self._reader = threading.Thread(target=self._read, args=(self._guard.stderr,), daemon=True)
         self._reader.start()
 
@@ -154,28 +155,28 @@ class Child:
                 say(f"[{self.name}] {text}")
 
     def fileno(self) -> int:
-        """Make a child something to ``select``: it is readable once the guard has reported, or is gone itself."""
+        """Return what to ``select`` on: readable once the guard has reported or has ended."""
         return self._report.fileno()
 
-    def obituary(self) -> str:
-        """Say how the program ended, and what it said last. Only for a child that has ended."""
+    def describe_end(self) -> str:
+        """Return how the program ended, and its last lines of output. Only for a child that has ended."""
         how = self._report.read().decode() or "lost its guard process"
         self.kill()
         return "\n".join([f"The {self.name} {how}. Its last lines:", *(f"  {line}" for line in self._last_lines)])
 
-    def stop(self, wishes: Wishes) -> None:
-        """Let the program end by itself, for a while."""
+    def stop(self, requests: StopRequests) -> None:
+        """Give the program some time to exit by itself, then kill it."""
         deadline = time.monotonic() + GRACE + 1
         with contextlib.suppress(OSError):  # The guard may be gone.
-            os.write(self._lifeline.fileno(), b"" if wishes.deserted() else b"patience")
-        self._lifeline.close()
-        while not ended([self]) and not wishes.stop_at_once() and time.monotonic() < deadline:
+            os.write(self._pipe.fileno(), b"" if requests.abandoned() else b"grace")
+        self._pipe.close()
+        while not ended([self]) and not requests.stop_at_once() and time.monotonic() < deadline:
             pass
         self.kill()
 
     def kill(self) -> None:
-        """End whatever is left of the program, and hear its last words."""
-        if self._guard.returncode is None:  # Not waited for yet, so the group's number is still its own.
+        """Kill what is left of the program, and read the rest of its output."""
+        if self._guard.returncode is None:  # Not waited for yet, so the group's number is not reused.
             with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: not permitted when all have ended.
                 os.killpg(self._guard.pid, signal.SIGKILL)
             self._guard.wait()
@@ -184,18 +185,18 @@ class Child:
 
 
 def ended(children: list[Child]) -> list[Child]:
-    """Wait a moment for the end of a child, and tell which ones have ended."""
+    """Wait a moment for a child to end, and return those that have ended."""
     return select.select(children, [], [], POLL)[0]
 
 
-class Wishes:
-    """What the outside wants: signals are counted, never raised in the middle of something."""
+class StopRequests:
+    """Requests to stop: signals are counted, and never raised in the middle of something."""
 
     def __init__(self) -> None:
         self._parent = os.getppid()
         self._terminals = [stream for stream in (0, 1, 2) if os.isatty(stream)]
         self._signals = 0
-        # Also a signal that was ignored when we started, like SIGINT is in a shell's background job.
+        # Also signals that were ignored at the start, as SIGINT is in a shell's background job.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._count)
 
@@ -203,24 +204,24 @@ class Wishes:
         self._signals += 1
 
     def stop(self) -> bool:
-        return self._signals > 0 or self.deserted()
+        return self._signals > 0 or self.abandoned()
 
     def stop_at_once(self) -> bool:
         return self._signals > 1
 
-    def deserted(self) -> bool:
-        """Tell whether nobody is there any more: the parent has gone, or the terminal was closed.
+    def abandoned(self) -> bool:
+        """Return whether the parent has ended, or the terminal was closed.
 
-        Of the latter only the leader of the session is told; where that is make, it waits for us and says nothing.
+        Only the leader of the session is notified of the latter. If that is make, it waits for this process silently.
         """
         return os.getppid() != self._parent or not all(map(os.isatty, self._terminals))
 
 
 class Demo:
-    """The programs that run, in the order of their start."""
+    """The running programs, in the order in which they were started."""
 
-    def __init__(self, wishes: Wishes, *, verbose: bool = False) -> None:
-        self._wishes = wishes
+    def __init__(self, requests: StopRequests, *, verbose: bool = False) -> None:
+        self._requests = requests
         self._verbose = verbose
         self._children: list[Child] = []
 
@@ -232,22 +233,24 @@ class Demo:
         """Wait until ``condition`` holds.
 
         :param timeout: seconds.
-        :raises DemoError: it did not hold in time (the message is about ``what``), or a program ended.
-        :raises Stopped: the demo is to end.
+        :raises DemoError: it did not hold in time (the message names ``what``), or a program ended.
+        :raises Stopped: the demo was asked to stop.
         """
         deadline = time.monotonic() + timeout
         while not condition():
-            if self._wishes.stop():
+            if self._requests.stop():
                 raise Stopped
             for child in ended(self._children):
-                raise DemoError(f"{child.obituary()}\nStopping the rest.")
+                raise DemoError(f"{child.describe_end()}\nStopping the rest.")
             if time.monotonic() > deadline:
-                raise DemoError(f"{what}: not within {timeout:.0f} seconds. --verbose shows what the programs say.")
+                raise DemoError(
+                    f"{what}: not within {timeout:.0f} seconds. --verbose shows the output of the programs."
+                )
 
     def stop(self) -> None:
-        """Stop the web server first and the broker last: whoever still runs has what it needs."""
+        """Stop the web server first and the broker last, so that the programs still running have what they need."""
         while self._children:
-            self._children[-1].stop(self._wishes)
+            self._children[-1].stop(self._requests)
             self._children.pop()
 
 
@@ -270,13 +273,13 @@ def run(options: argparse.Namespace, demo: Demo) -> None:
 
 def environment(options: argparse.Namespace, port: int) -> dict[str, str]:
     settings = {"HOST": options.host, "PORT": str(port), "ASYNC_MODE": options.async_mode}
-    # Celery would prefer these two to the broker that it is given.
+    # Celery would prefer these two to the broker of the options.
     inherited = {name: value for name, value in os.environ.items() if name not in SPLIT_BROKER}
     return {"SECRET_KEY": secrets.token_hex()} | inherited | settings
 
 
 def start_broker(options: argparse.Namespace, demo: Demo) -> dict[str, str]:
-    """Start the private Redis for whatever was not given, and tell where the broker and the results are."""
+    """Start a private Redis for what the options do not name, and return the URLs of the broker and the results."""
     broker, results = options.broker_url, options.result_backend
     if broker and not results and broker.startswith(("redis", "valkey")):
         results = broker
@@ -289,7 +292,7 @@ def start_broker(options: argparse.Namespace, demo: Demo) -> dict[str, str]:
 
 
 def require_broker(url: str) -> None:
-    from celery import Celery  # Not at the top: the guards load this module, too.
+    from celery import Celery  # Not at the top: the guards import this module too.
 
     with Celery().connection_for_write(url) as connection:
         try:
@@ -302,7 +305,7 @@ def start_redis(server: str | None, demo: Demo) -> int:
     try:
         program = find_redis_server(server)
     except LookupError as error:
-        raise StartError(f"{error} Or use a broker of yours: --broker-url URL.") from error
+        raise StartError(f"{error} Or use a broker of your own: --broker-url URL.") from error
     port, directory = free_port(), make_directory()
     command = server_command(program, port=port, directory=directory)
     demo.start("Redis server", command, {**os.environ}, directory=directory)
@@ -311,17 +314,17 @@ def start_redis(server: str | None, demo: Demo) -> int:
 
 
 def worker_command(concurrency: int) -> list[str]:
-    # Its own name, should another worker use the same broker. One worker has no use for mingle and gossip, which take
-    # a second at the start.
+    # A name of its own, in case another worker uses the same broker. A single worker does not need mingle and gossip,
+    # which take a second at the start.
     name = f"demo-{os.getpid()}@%h"
     worker = [sys.executable, "-m", "celery", "-A", "example_project.tasks", "worker", "--hostname", name]
     return [*worker, "--concurrency", str(concurrency), "--loglevel", "INFO", "--without-mingle", "--without-gossip"]
 
 
 def choose_port(host: str, wanted: int | None) -> int:
-    """Take the wanted port, or the first free one from 8080 on when none is wanted.
+    """Return the requested port, or the first free one from 8080 on if none is requested.
 
-    :raises StartError: it is taken, or the host has no such port for us.
+    :raises StartError: the port is taken, or cannot be used on this host.
     """
     try:
         if wanted == 0:
@@ -338,7 +341,7 @@ def choose_port(host: str, wanted: int | None) -> int:
 
 
 def is_taken(host: str, port: int) -> bool:
-    # Where somebody listens on all addresses, macOS lets us have a single one: so ask whether anybody answers first.
+    # If another process listens on all addresses, macOS still allows a single one: so check for an answer first.
     with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
         return True
     try:
@@ -363,19 +366,19 @@ def announcement(options: argparse.Namespace, port: int, url: str) -> str:
     if options.port is None and port != PORT:
         lines.append(f"  Port {PORT} is taken, so this is the next free one. Choose with --port.")
     if not options.host.startswith("127.") and options.host != "localhost":
-        lines.append("  Whoever reaches this machine can use it: its login asks for no password.")
+        lines.append("  Anyone who can reach this machine can use it: its login asks for no password.")
     if not options.check:
         lines.append("  Ctrl-C stops everything.")
     return "\n".join(lines)
 
 
-# The check: what a user does, done once
+# The check: one job, as a user would run it
 
 
 def check(demo: Demo, url: str) -> None:
-    """Log in, subscribe, start a job, and see it succeed.
+    """Log in, subscribe, start a job, and verify that it succeeds.
 
-    :raises DemoError: something of this went wrong; the message says what.
+    :raises DemoError: a step failed; the message says which.
     """
     user = post(f"{url}login", {"user": "ada"})
     project = user["projects"][0]
@@ -388,9 +391,9 @@ def check(demo: Demo, url: str) -> None:
 def subscribe(url: str, token: str, project: str) -> list[dict[str, Any]]:
     """Connect a Socket.IO client, and return a list that fills with the events of the project's jobs.
 
-    It is never disconnected: the end of the server does it, and a polite goodbye takes this client up to three seconds.
+    It is never disconnected: the server's end does that, and an orderly disconnect takes up to three seconds.
     """
-    # The client's transports would ask a proxy for this machine, too.
+    # The client's transports would use a proxy for this machine, too.
     os.environ.update(no_proxy="*", NO_PROXY="*")
     import socketio  # Not at the top: only the check needs it.
 
@@ -409,31 +412,31 @@ def subscribe(url: str, token: str, project: str) -> list[dict[str, Any]]:
 
 
 def transports() -> list[str]:
-    """Say which ways to connect there are: each needs a package that python-socketio leaves to its user."""
-    found = [way for way, package in (("polling", "requests"), ("websocket", "websocket")) if find_spec(package)]
-    if not found:
+    """Return the available transports: each needs a package that python-socketio does not install."""
+    available = [way for way, package in (("polling", "requests"), ("websocket", "websocket")) if find_spec(package)]
+    if not available:
         raise DemoError("The check needs the Socket.IO client: pip install 'python-socketio[client]'")
-    return found
+    return available
 
 
 def follow(demo: Demo, job_id: str, events: list[dict[str, Any]]) -> None:
-    """Wait for all of a job, and judge it.
+    """Wait for all events of a job, and verify them.
 
-    The web server tells that it is queued, the worker the rest, and either may overtake the other: order is by offset.
+    The web server reports that it is queued, the worker the rest, in no particular order: the offset gives the order.
     """
 
-    def heard(name: str) -> list[dict[str, Any]]:
-        found = [event for event in list(events) if event["job_id"] == job_id and event["event"] == name]
-        return sorted(found, key=lambda event: event.get("offset", 0))
+    def events_named(name: str) -> list[dict[str, Any]]:
+        named = [event for event in list(events) if event["job_id"] == job_id and event["event"] == name]
+        return sorted(named, key=lambda event: event.get("offset", 0))
 
     def statuses() -> list[str]:
-        return [event["status"] for event in heard("status_change")]
+        return [event["status"] for event in events_named("status_change")]
 
     def complete() -> bool:
         return {"queued", "running"}.issubset(statuses()) and not {"success", "error"}.isdisjoint(statuses())
 
     demo.wait_for(complete, CHECK_TIMEOUT, f"All events of the job {job_id}")
-    progress = [event["progress"] for event in heard("progress_update")]
+    progress = [event["progress"] for event in events_named("progress_update")]
     say(f"The job: {', '.join(statuses())}; progress: {', '.join(map(str, progress))}.")
     if statuses() != ["queued", "running", "success"] or not progress:
         raise DemoError("The job should have made progress and succeeded.")
@@ -462,12 +465,12 @@ def fetch(request: urllib.request.Request) -> Any:
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m example_project.demo", description=__doc__.partition("\n")[0])
     parser.add_argument(
-        "--port", type=port_number, help=f"of the page; 0 for any (default: {PORT} or the next free one)"
+        "--port", type=port_number, help=f"port of the page; 0 for any (default: {PORT} or the next free one)"
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--broker-url", metavar="URL", help="use this broker, and start no Redis for it")
     parser.add_argument(
-        "--result-backend", metavar="URL", help="default: the broker if it is a Redis, else a private one"
+        "--result-backend", metavar="URL", help="default: the broker if it is Redis, else a private Redis"
     )
     parser.add_argument("--redis-server", metavar="PATH", help="the server program to start (default: search for one)")
     parser.add_argument("--async-mode", choices=["threading", "eventlet", "gevent"], default="threading")
@@ -475,9 +478,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--concurrency", type=int, default=2, metavar="N", help="worker processes (default: %(default)s)"
     )
     parser.add_argument(
-        "--check", action="store_true", help="run one job like a user would, then stop; exit 0 if all went well"
+        "--check", action="store_true", help="run one job as a user would, then stop; exit code 0 on success"
     )
-    parser.add_argument("--verbose", action="store_true", help="show what the programs say")
+    parser.add_argument("--verbose", action="store_true", help="show the output of the programs")
     return parser.parse_args(arguments)
 
 
@@ -489,11 +492,11 @@ def port_number(text: str) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the demo; give its exit code: 0 when all went well, 1 when something broke, 2 when it could not start."""
+    """Run the demo and return its exit code: 0 on success, 1 if a part failed, 2 if it could not start."""
     if arguments[:1] == ["--guard"]:
         guard(arguments[1], arguments[2:])
     options = parse(arguments)
-    demo = Demo(Wishes(), verbose=options.verbose)
+    demo = Demo(StopRequests(), verbose=options.verbose)
     try:
         code, message = outcome(options, demo)
         say(message, 2 if code else 1)

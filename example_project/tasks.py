@@ -1,4 +1,4 @@
-"""The Celery side of the example: the app, its ``Realtime`` and the jobs that report how far they are.
+"""The Celery side of the example: the app, its ``Realtime``, and tasks that report their progress.
 
 Run a worker with ``celery -A example_project.tasks worker``.
 """
@@ -13,7 +13,7 @@ from celery import Celery, Task
 
 from celery_realtime import Realtime
 
-#: Signs the sessions and the tokens. Whoever knows it can be anybody: set your own, and keep it out of the repository.
+#: Signs the sessions and the tokens. Anyone who knows it can act as any user: set your own, and keep it secret.
 SECRET_KEY = os.environ.get("SECRET_KEY", "demo-only-secret-replace-me-before-you-deploy")
 
 celery = Celery(
@@ -22,10 +22,10 @@ celery = Celery(
     backend=os.environ.get("CELERY_RESULT_BACKEND", "redis://localhost:6379/1"),
 )
 celery.conf.broker_connection_retry_on_startup = True
-# A worker that reserves only what it can run leaves the other jobs visibly queued.
+# A worker that reserves no more than it can run leaves the other jobs visible as queued.
 celery.conf.worker_prefetch_multiplier = 1
 
-#: Five updates a second make a lively page; for long jobs the default of one in five seconds is kinder to everybody.
+#: Five updates a second suit a demo; for long jobs the default of one every five seconds costs less.
 realtime = Realtime(celery, secret_key=SECRET_KEY, progress_interval=0.2)
 
 PHOTOS = ("harbour.jpg", "lighthouse.jpg", "meadow.jpg", "orchard.jpg", "summit.jpg")
@@ -40,7 +40,7 @@ LINES = (
 
 @celery.task(bind=True)
 def transcribe(self: Task, recording: str = "weekly-meeting.wav", seconds: float = 8.0) -> dict[str, Any]:
-    """Pretend to transcribe a recording in about ``seconds``: percentages, messages and an event of its own."""
+    """Simulate the transcription of a recording in about ``seconds``: percentages, messages and custom events."""
     self.update_progress(2, f"Downloading {recording}")
     time.sleep(seconds * 0.2)
     for number, line in enumerate(LINES, start=1):
@@ -54,7 +54,7 @@ def transcribe(self: Task, recording: str = "weekly-meeting.wav", seconds: float
 
 @celery.task(bind=True)
 def resize(self: Task, photo: str, seconds: float = 4.0) -> dict[str, Any]:
-    """Pretend to make ten sizes of a photo in about ``seconds``: an iterable reports its own progress."""
+    """Simulate resizing a photo to ten sizes in about ``seconds``: an iterable reports the progress."""
     widths = range(200, 2200, 200)
     for _width in self.track(widths, f"Resizing {photo}"):
         time.sleep(seconds / len(widths))
@@ -63,7 +63,7 @@ def resize(self: Task, photo: str, seconds: float = 4.0) -> dict[str, Any]:
 
 @celery.task(bind=True)
 def fail(self: Task, seconds: float = 3.0) -> None:
-    """Get to 40 % in about ``seconds``, then find out that the disk is full."""
+    """Reach 40 % in about ``seconds``, then fail because the disk is full."""
     for percent in (5, 15, 25, 40):
         self.update_progress(percent, "Importing the archive")
         time.sleep(seconds / 4)
@@ -72,7 +72,7 @@ def fail(self: Task, seconds: float = 3.0) -> None:
 
 @celery.task(bind=True, autoretry_for=(ConnectionError,), default_retry_delay=1, max_retries=3)
 def flaky(self: Task, seconds: float = 3.0) -> dict[str, Any]:
-    """Lose the connection twice and succeed at the third attempt, each of about a third of ``seconds``."""
+    """Lose the connection twice and succeed on the third attempt; each attempt takes about a third of ``seconds``."""
     attempt = self.request.retries + 1
     for part in self.track(range(1, 11), "Uploading to the archive"):
         time.sleep(seconds / 30)

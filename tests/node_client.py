@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +15,14 @@ from tests.programs import CLIENT, require
 from tests.waiting import wait_for
 
 T = TypeVar("T")
+
+
+def run_node(*arguments: str) -> None:
+    """Run a program of ``tests/client`` to its end, which has to be a good one."""
+    done = subprocess.run(
+        [require("node"), *arguments], capture_output=True, text=True, timeout=100, check=False, cwd=CLIENT
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 class NodeClient(ManagedProcess):

@@ -22,17 +22,17 @@ class Follower:
         url: The web server.
         token: Of a user who may see the project.
         project: The project.
-        batch: Whether events come as lists.
         reconnection: Come back by itself.
+        **options: Of the subscription.
     """
 
     feed: Feed
 
-    def __init__(self, url: str, token: str, project: str, *, batch: bool = False, reconnection: bool = False) -> None:
+    def __init__(self, url: str, token: str, project: str, *, reconnection: bool = False, **options: Any) -> None:
         self.url = url
         self.auth = {"token": token}
         self.project = project
-        self.batch = batch
+        self.options = options
         self.reconnection = {
             "reconnection": reconnection,
             "reconnection_delay": 0.05,
@@ -46,7 +46,7 @@ class Follower:
         self.states: list[str] = []
 
     def __repr__(self) -> str:
-        return f"a follower that is {self.feed.state}, at {self.feed.offset}, with {len(self.feed._waiting)} waiting"
+        return f"a follower that is {self.feed.state}, at {self.feed.offset}; held: {self.feed.held_offsets}"
 
     def come(self) -> None:
         """Connect, which subscribes."""
@@ -94,7 +94,7 @@ class ThreadFollower(Follower):
     def __init__(self, url: str, token: str, project: str, **options: Any) -> None:
         super().__init__(url, token, project, **options)
         self._client = socketio.Client(**self.reconnection)
-        self._subscription = ProjectSubscription(self._client, project, self._heard, self._changed, batch=self.batch)
+        self._subscription = ProjectSubscription(self._client, project, self._heard, self._changed, **self.options)
         self.feed = self._subscription.feed
 
     def come(self) -> None:
@@ -124,7 +124,7 @@ class LoopFollower(Follower):
     async def _make(self) -> None:
         self._client = socketio.AsyncClient(**self.reconnection)
         self._subscription = AsyncProjectSubscription(
-            self._client, self.project, self._heard, self._changed, batch=self.batch
+            self._client, self.project, self._heard, self._changed, **self.options
         )
         self.feed = self._subscription.feed
 

@@ -1,10 +1,10 @@
-"""The browser's client keeps its promises in Node, on a network without scruples; its types are those it has."""
+"""The browser client keeps its promises in Node, on an unreliable network; its types match its code."""
 
 from __future__ import annotations
 
 import re
-import subprocess
 
+from tests.node_client import run_node
 from tests.processes import ROOT
 from tests.programs import CLIENT, require
 
@@ -12,13 +12,6 @@ STATIC = ROOT / "celery_realtime" / "static"
 SOURCE = STATIC / "celery-realtime.js"
 TYPES = STATIC / "celery-realtime.d.ts"
 LARGEST = 12000
-
-
-def run_node(*arguments: str) -> None:
-    done = subprocess.run(
-        [require("node"), *arguments], capture_output=True, text=True, timeout=100, check=False, cwd=CLIENT
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_it_does_what_the_scenarios_say_and_survives_whatever_happens_on_the_way() -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from celery_realtime import client as client_module
 from tests.race_followers import FOLLOWERS, Follower
 from tests.race_gates import ARROWS, UNREAD, Gates
 from tests.waiting import wait_for
@@ -66,10 +65,10 @@ class Stage:
         self.web._settle()
         assert self.web._settled.wait(10)
 
-    def follow(self, make: MakeFollower, *, batch: bool = False) -> Follower:
+    def follow(self, make: MakeFollower, **options: Any) -> Follower:
         """Make a follower, which has not come yet."""
         token = self.web.token(projects=[self.project])
-        self._followers.append(make(self.web.url, token, self.project, batch=batch))
+        self._followers.append(make(self.web.url, token, self.project, **options))
         return self._followers[-1]
 
     def connect(self) -> Recorder:
@@ -203,25 +202,23 @@ def test_whoever_loses_its_connection_before_it_is_answered_misses_nothing(
 @EACH_ARROW
 @pytest.mark.parametrize("make_follower", FOLLOWERS.values(), ids=FOLLOWERS.keys())
 def test_whoever_waits_too_long_for_an_answer_and_asks_again_is_told_once_and_in_order(
-    stage: Stage, make_follower: MakeFollower, arrow: str, monkeypatch: pytest.MonkeyPatch
+    stage: Stage, make_follower: MakeFollower, arrow: str
 ) -> None:
-    monkeypatch.setattr(client_module, "ACK_TIMEOUT", 0.2)
-    monkeypatch.setattr(client_module, "FIRST_PAUSE", 0.05)
-    follower = stage.follow(make_follower)
+    follower = stage.follow(make_follower, ack_timeout=0.2, first_pause=0.05)
     stage.speak(2, "PENDING")
     began = stage.said
     follower.come()
     follower.wait_until_at(began)
     follower.go()
     stage.speak(2)
-    asked = follower.feed._asked
+    asked = follower.feed.requests
 
     stage.gates.close(arrow)
     follower.come()
     with stage.gates.stopped():
         stage.speak(3, "STARTED")
         if arrow != ARROWS[-1]:
-            wait_for(lambda: follower.feed._asked >= asked + 2)
+            wait_for(lambda: follower.feed.requests >= asked + 2)
         stage.speak(3)
     stage.speak(3, "SUCCESS")
 

@@ -1,8 +1,10 @@
-// Keep a socket of socket.io-client (v4) connected while its tokens end and are renewed.
-// fetchToken() returns a new token, or a promise of one; it is asked at each connection, and before a token ends.
+// Keep a socket of socket.io-client (v4) connected while its tokens expire and are renewed.
+// fetchToken() returns a new token, or a promise of one; it is called at each connection, and before a token expires.
 
-export function keepToken(socket, fetchToken, { retry = 5000 } = {}) {
+export function keepToken(socket, fetchToken, { retry = 5000, longestRetry = 60000 } = {}) {
   let timer;
+  let failures = 0;
+  let connectedAt = Infinity;
 
   socket.auth = async (send) => {
     const token = await Promise.resolve().then(fetchToken).catch(() => null);
@@ -10,25 +12,32 @@ export function keepToken(socket, fetchToken, { retry = 5000 } = {}) {
   };
 
   async function refresh() {
-    const mine = socket.id;
+    const { id } = socket;
     try {
       const token = await fetchToken();
-      if (socket.connected && socket.id === mine) socket.emit("refresh_token", { token }, () => {});
+      failures = 0;
+      if (socket.connected && socket.id === id) socket.emit("refresh_token", { token }, () => {});
     } catch {
       again(refresh);
     }
   }
 
+  // Pauses double, so that a page whose user has logged out does not ask every few seconds for ever.
   function again(act) {
     clearTimeout(timer);
-    timer = setTimeout(act, retry * (0.5 + Math.random() / 2));
+    const pause = Math.min(retry * 2 ** failures++, longestRetry);
+    timer = setTimeout(act, pause * (0.5 + Math.random() / 2));
   }
 
-  // After a goodbye or a refusal of the server, socket.io-client does not come back by itself.
+  // socket.io-client does not reconnect by itself after the server has disconnected or refused it.
   const connect = () => socket.active || socket.connect();
   const handlers = {
     token_expiring: refresh,
-    disconnect: (reason) => { if (reason === "io server disconnect") again(connect); },
+    connect: () => { connectedAt = Date.now(); },
+    disconnect: (reason) => {
+      if (Date.now() - connectedAt > longestRetry) failures = 0; // a shorter connection may be one of many failures
+      if (reason === "io server disconnect") again(connect);
+    },
     connect_error: (error) => { if (error.data?.code === "unauthorized") again(connect); },
   };
   for (const name in handlers) socket.on(name, handlers[name]);

@@ -2,7 +2,7 @@
 
 export type Status = "queued" | "running" | "success" | "error";
 
-/** `stale`: what is shown may be out of date, and is being caught up with. `refused`: see `error`. */
+/** `stale`: the state may be out of date, and the subscription is catching up. `refused`: see `error`. */
 export type SubscriptionState = "subscribing" | "subscribed" | "stale" | "refused";
 
 export interface StatusChange {
@@ -10,7 +10,7 @@ export interface StatusChange {
   readonly job_id: string;
   readonly project_id: string;
   readonly status: Status;
-  /** Celery's own word: PENDING, STARTED, RETRY, SUCCESS, FAILURE, REVOKED, REJECTED, IGNORED or LOST. */
+  /** Celery's own state: PENDING, STARTED, RETRY, SUCCESS, FAILURE, REVOKED, REJECTED, IGNORED or LOST. */
   readonly state: string;
   /** UTC, ISO 8601, milliseconds, `Z`. */
   readonly timestamp: string;
@@ -20,7 +20,7 @@ export interface StatusChange {
   readonly error: string | null;
   readonly traceback?: string;
   readonly task: string | null;
-  /** 0 at first, one more for each retry. */
+  /** 0 at first; each retry adds 1. */
   readonly attempt: number;
   readonly root_id: string | null;
   readonly parent_id: string | null;
@@ -47,7 +47,7 @@ export interface ProgressUpdate {
   readonly offset?: number;
 }
 
-/** The latest status of a job, and how far it is. */
+/** The latest status and progress of a job. */
 export interface Job extends Omit<StatusChange, "epoch" | "offset"> {
   readonly progress: number | null;
   readonly message: string | null;
@@ -70,25 +70,25 @@ export interface Workflow {
 
 export type RefusalCode = "unauthorized" | "forbidden" | "bad_request" | "too_many_requests" | "unavailable";
 
-/** Why a subscription is refused, or the connection is; your own server may have further codes for the latter. */
+/** Why a subscription or the connection was refused; your own server may use further codes for the latter. */
 export interface RealtimeError {
   readonly code: RefusalCode | (string & {});
   readonly message: string;
 }
 
-/** Replaced by another object whenever anything changes, and never changed itself. */
+/** Immutable: whenever anything changes, it is replaced by another object. */
 export interface Snapshot {
   readonly state: SubscriptionState;
   readonly jobs: ReadonlyMap<string, Job>;
   readonly workflows: ReadonlyMap<string, Workflow>;
-  /** How many jobs the project had when its snapshot was taken; `jobs` may have begun with fewer. */
+  /** How many jobs the project had when its snapshot was taken; the snapshot may hold fewer of them. */
   readonly jobsTotal: number;
   readonly error: RealtimeError | null;
 }
 
 /**
- * Why `onChange` is called. `snapshot`: what was known has been replaced, and events may have been missed
- * (`recovered: false`). `jobs`, `workflows`: the entry `key` is new. `state`: only `state` or `error` is.
+ * Why `onChange` is called. `snapshot`: all jobs and workflows have been replaced, and events may have been missed
+ * (`recovered: false`). `jobs`, `workflows`: the entry `key` has changed. `state`: only `state` or `error` has.
  */
 export type Change =
   | { readonly reason: "snapshot"; readonly recovered: false }
@@ -97,15 +97,15 @@ export type Change =
 
 export interface ProjectSubscription extends Omit<Snapshot, "jobsTotal"> {
   readonly projectId: string;
-  /** Of the history; null without one. */
+  /** The epoch of the project's history; null without one. */
   readonly epoch: string | null;
-  /** Up to where everything has been passed on; null without a history. */
+  /** The offset up to which every event has been passed on; null without a history. */
   readonly offset: number | null;
-  /** Call `listener` at every change; returns a function that ends it. For React's `useSyncExternalStore`. */
+  /** Call `listener` at every change; returns a function that removes it. For React's `useSyncExternalStore`. */
   readonly subscribe: (listener: () => void) => () => void;
   /** The same object until something changes. For React's `useSyncExternalStore`. */
   readonly getSnapshot: () => Snapshot;
-  /** Leave the project, unless another subscription of this socket needs it. No callback is called any more. */
+  /** Leave the project, unless another subscription of this socket uses it. No callback is called afterwards. */
   close(): void;
 }
 
@@ -113,29 +113,29 @@ export interface Options {
   onStatus?(status: StatusChange, project: ProjectSubscription): void;
   onProgress?(update: ProgressUpdate, project: ProjectSubscription): void;
   onWorkflow?(workflow: Workflow, project: ProjectSubscription): void;
-  /** An event of your own, under its own name; `data._realtime` says which job it is of, if it is an object. */
+  /** A custom event, under its own name; if `data` is an object, `data._realtime` names its job. */
   onEvent?(name: string, data: any, project: ProjectSubscription): void;
-  /** After every change; more often than `onStatus` and the others, which are called for events only. */
+  /** Called after every change; unlike `onStatus` and the others, not only for events. */
   onChange?(project: ProjectSubscription, change: Change): void;
-  /** Where to begin: of a handle that was made before the page. Its events are passed on first. */
+  /** The position to begin at, from a handle created before the page. Events since then are passed on first. */
   since?: { readonly epoch: string; readonly offset: number } | null;
-  /** Let events come as lists, which costs less in busy projects. The socket's own handlers do not see them then. */
+  /** Receive events as lists, which costs less in busy projects. The socket's own handlers do not see them then. */
   batch?: boolean;
   /** Milliseconds to wait for an answer; 5000. */
   ackTimeout?: number;
-  /** Milliseconds that a hole is given to fill by itself; 250. */
+  /** Milliseconds to wait for a missing event before asking for it; 250. */
   gapTimeout?: number;
-  /** Milliseconds of silence after which the server is asked whether something was missed; 30000. */
+  /** Milliseconds without an event after which to ask the server whether any was missed; 30000. */
   checkInterval?: number;
-  /** Milliseconds until the first retry, about doubled each time; 500. */
+  /** Milliseconds until the first retry; roughly doubles each time; 500. */
   firstPause?: number;
-  /** Longest time between two retries, in milliseconds; 10000. */
+  /** Longest pause between two retries, in milliseconds; 10000. */
   longestPause?: number;
-  /** Jobs beyond which those that have ended are forgotten, the oldest first; 2000. Workflows likewise. */
+  /** Beyond this many jobs, those that have ended are dropped, oldest first; 2000. Workflows likewise. */
   maxJobs?: number;
 }
 
-/** The part of a socket.io-client `Socket` that is used. */
+/** The part of socket.io-client's `Socket` that is used. */
 export interface SocketLike {
   readonly connected: boolean;
   readonly id?: string;

@@ -1,14 +1,14 @@
-// The page: choose a user and a project, start jobs, and follow every job of the project live.
+// The page: choose a user and a project, start jobs, and follow all jobs of the project live.
 
 import { keepToken } from "/celery-realtime/celery-realtime-token.js";
 import { subscribeProject } from "/celery-realtime/celery-realtime.js";
 
 const MAX_ROWS = 300;
 const MAX_WORKFLOWS = 5;
-const SHORT_RESULT = 100; // characters; longer ones are folded away
-const PLAIN_STATES = ["PENDING", "RECEIVED", "STARTED", "SUCCESS", "FAILURE"]; // the status says the same
+const SHORT_RESULT = 100; // characters; longer results are collapsed
+const PLAIN_STATES = ["PENDING", "RECEIVED", "STARTED", "SUCCESS", "FAILURE"]; // states that add nothing to the status
 
-// What the page says of each state of its subscription.
+// The page's data-state and text for each state of its subscription.
 const SHOWN = {
   idle: ["idle", "Not connected"],
   subscribing: ["connecting", "Connecting…"],
@@ -19,12 +19,12 @@ const SHOWN = {
 
 const $ = (id) => document.getElementById(id);
 const starters = [...document.querySelectorAll("[data-kind]")];
-const rows = new Map(); // job id -> its row and the parts of it
-const bars = new Map(); // root id -> the bar of its workflow and the parts of it
-const times = new Map(); // job id -> when it was first heard of, and when it started
+const rows = new Map(); // job id -> its row and the row's parts
+const bars = new Map(); // root id -> its workflow's bar and the bar's parts
+const times = new Map(); // job id -> when its first event came, and when it started
 const lines = new Map(); // job id -> the latest line of its transcript
 const changed = new Set(); // ids of jobs to draw in the next frame
-let drawing = false; // a frame has been asked for
+let drawing = false; // a frame has been requested
 let socket = null;
 let leave = () => {}; // stops renewing the token of the socket
 let followed = null; // the subscription
@@ -47,8 +47,8 @@ async function call(path, body) {
   return answer;
 }
 
-// Demo only: the tabs of a browser share one cookie, so each logs in again before it acts, one tab at a time, and two
-// users fit side by side. (Without https, browsers have no locks except on this very machine.)
+// Demo only: the tabs of a browser share one cookie, so each tab logs in again before each request, one tab at a time;
+// two users can then be open side by side. (Without https, browsers have locks on localhost only.)
 function callAsUser(path, body) {
   const act = () => call("/login", { user }).then(() => call(path, body));
   return navigator.locks ? navigator.locks.request("login", act) : act();
@@ -67,7 +67,7 @@ async function startJobs(kind) {
 
 function connect() {
   disconnect();
-  // Long polling would need sticky sessions as soon as there are two web processes, so it only stands in.
+  // Long polling needs sticky sessions with more than one web process, so it is only the fallback.
   socket = io({ autoConnect: false, transports: ["websocket", "polling"], tryAllTransports: true });
   leave = keepToken(socket, () => callAsUser("/token").then((answer) => answer.token));
   socket.on("error", showError);
@@ -89,7 +89,7 @@ function follow() {
   showState();
 }
 
-// A refused subscription is answered twice: here, and by the subscription itself.
+// A refused subscription is reported twice: here, and by the subscription itself.
 function showError(error) {
   if (followed?.state === "subscribed") showNotice(error?.message ?? "The server refused that.");
 }
@@ -107,7 +107,7 @@ function showState() {
   if (followed.state === "refused") showRefusal(followed.error);
 }
 
-// Events may have been missed: what is told now replaces what was known.
+// Events may have been missed: the snapshot replaces everything.
 function showSnapshot(jobs) {
   for (const id of [...rows.keys()].filter((id) => !jobs.has(id))) forgetRow(id);
   for (const id of jobs.keys()) update(id);
@@ -121,7 +121,7 @@ function showRefusal(error) {
 
 // The jobs
 
-// Whoever has lost the access is not to look at what was shown before.
+// After access is lost, earlier data must not stay visible.
 const known = (kind) => (followed && followed.state !== "refused" ? followed[kind] : new Map());
 const jobs = () => known("jobs");
 const isOver = (job) => job.status === "success" || job.status === "error";
@@ -162,7 +162,7 @@ function forgetOldest() {
   for (const row of [...$("jobs").children].slice(MAX_ROWS)) forgetRow(row.dataset.jobId);
 }
 
-// Drawing. What jobs say is not trusted: it goes in as text, never as markup.
+// Drawing. Data from jobs is not trusted: it is inserted as text, never as markup.
 
 function drawFrame() {
   drawing = false;
@@ -211,7 +211,7 @@ function drawResult(row, job) {
   const shown = job.status === "success" && (job.truncated || job.result != null);
   row.details.hidden = !shown;
   if (!shown) return;
-  const text = job.truncated ? "Too long to be sent along." : JSON.stringify(job.result, null, 2);
+  const text = job.truncated ? "The result is too large to be shown here." : JSON.stringify(job.result, null, 2);
   const line = onOneLine(text);
   const isShort = line.length <= SHORT_RESULT;
   if (row.result.textContent === (isShort ? line : text)) return;
@@ -220,7 +220,7 @@ function drawResult(row, job) {
   row.details.open = isShort;
 }
 
-// In JSON a line break is never part of a string.
+// In JSON, line breaks never occur inside strings.
 function onOneLine(json) {
   return json.replace(/([[{])\n\s*/g, "$1").replace(/\n\s*([\]}])/g, "$1").replace(/\n\s*/g, " ");
 }
@@ -229,7 +229,7 @@ function drawTime(row, job) {
   const end = isOver(job) ? Date.parse(job.timestamp) : Date.now();
   const { started, created } = times.get(job.job_id);
   const begin = Date.parse(started ?? created);
-  // Of a job that ended before this page was opened only the end is known.
+  // If a job ended before this page was opened, only its end is known.
   const unknown = isOver(job) && begin === end;
   const text = unknown ? clock(end) : duration(Math.max(0, end - begin), isOver(job) ? 1 : 0);
   put(row.time, text, false);
@@ -245,7 +245,7 @@ function drawSummary() {
   drawEmpty();
 }
 
-// Only those of rows that are here: they say what a workflow is of, and how new it is.
+// Only workflows with a visible row: the row gives the workflow's name and age.
 function drawWorkflows() {
   const latest = known("workflows");
   const shown = [...firstRows()].filter(([root]) => latest.get(root)?.total > 1).slice(0, MAX_WORKFLOWS);
@@ -289,14 +289,14 @@ function drawEmpty() {
   const empty = rows.size === 0 || state === "refused";
   $("empty").hidden = !empty;
   $("jobs").hidden = empty;
-  put($("empty-title"), state === "refused" ? "Nothing to see here" : "No jobs yet", false);
+  put($("empty-title"), state === "refused" ? "No access" : "No jobs yet", false);
   put($("empty-text"), emptyText(state), false);
 }
 
 function emptyText(state) {
   if (!user) return "Choose a user to begin.";
   if (state === "refused") return "Choose the user’s own project, or another user.";
-  return "Start one with a button above. It appears here at once, and in every other window on this project.";
+  return "Start one with a button above. It appears here immediately, and in every other window that shows this project.";
 }
 
 function copyOf(template) {
@@ -365,7 +365,7 @@ function setConnection(state) {
   const [shown, text] = SHOWN[state];
   Object.assign($("connection").dataset, { state: shown, subscription: state });
   put($("connection-text"), text, false);
-  // What is shown may be old now: nothing on the page should pretend to move.
+  // The data may be out of date now, so nothing on the page may appear to move.
   for (const id of ["counts", "workflows", "jobs"]) $(id).toggleAttribute("data-stale", state !== "subscribed");
   for (const button of starters) button.disabled = !user;
   drawSummary();

@@ -43,7 +43,7 @@ class Watcher:
 
     def __repr__(self) -> str:
         feed = self.subscription.feed
-        return f"a watcher at {feed.epoch} {feed.offset}, {feed.state}, {len(feed._waiting)} waiting"
+        return f"a watcher at {feed.epoch} {feed.offset}, {feed.state}, {len(feed.held_offsets)} waiting"
 
     def drop(self) -> None:
         websocket = getattr(self._client.eio, "ws", None)

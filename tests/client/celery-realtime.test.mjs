@@ -27,15 +27,15 @@ class Run {
     this.acknowledgements = [];
     this.asked = [];
     this.left = 0;
-    this.told = [];
+    this.calls = [];
     this.resets = 0;
     this.socket = new FakeSocket((name, data, acknowledge) => this.request(name, data, acknowledge));
-    const told = (name) => (data) => this.told.push([name, data.offset ?? null]);
+    const record = (name) => (data) => this.calls.push([name, data.offset ?? null]);
     this.project = subscribeProject(this.socket, "p", {
       ...options,
-      onStatus: told("agent_status"),
-      onProgress: told("agent_progress"),
-      onEvent: (name, data) => this.told.push([name, data?._realtime?.offset ?? data?.n ?? data]),
+      onStatus: record("agent_status"),
+      onProgress: record("agent_progress"),
+      onEvent: (name, data) => this.calls.push([name, data?._realtime?.offset ?? data?.n ?? data]),
       onChange: (_, change) => { this.resets += change.reason === "snapshot"; },
     });
   }
@@ -57,6 +57,7 @@ class Run {
     const steps = {
       connect: () => socket.connect(),
       disconnect: () => socket.disconnect(),
+      connection_refused: () => socket.fail(Object.assign(new Error("refused"), { data: value })),
       asked: () => expect(this.take(this.asked), value === null ? [] : [value]),
       asked_within: () => {
         for (let left = value.wait; left > 0 && this.asked.length === 0; left -= 10) tick(10);
@@ -67,7 +68,7 @@ class Run {
       event: () => socket.hear(...value),
       burst: () => { for (let n = value[0]; n <= value[1]; n++) socket.hear("step", step(n)); },
       wait: () => tick(value),
-      told: () => expect(this.take(this.told), value),
+      callbacks: () => expect(this.take(this.calls), value),
       state: () => expect(project.state, value),
       error: () => expect(project.error?.code ?? null, value),
       jobs: () => expect(jobs(), value),
@@ -88,7 +89,7 @@ for (const { name, options, steps } of VECTORS) {
   }));
 }
 
-// One subscription, and what it was told; a null event where a snapshot stood for what was missed.
+// One subscription and its events; a null event where a snapshot replaced missed ones.
 class Follower {
   constructor(server, options) {
     this.server = server;
@@ -106,13 +107,13 @@ class Follower {
 
   get resets() { return this.heard.filter(({ event }) => event === null).length; }
 
-  // Each is told once, and nothing is left out but by a snapshot.
+  // Each event comes once, and none is missing except where a snapshot replaced it.
   check(where) {
     let before = { epoch: null, offset: null };
     for (const { epoch, offset, event, data } of this.heard) {
       if (event !== null) {
         assert.deepEqual([epoch, offset], [before.epoch, before.offset + 1], where);
-        assert.deepEqual({ event, data }, this.server.told.get(`${epoch} ${offset}`), where);
+        assert.deepEqual({ event, data }, this.server.sent.get(`${epoch} ${offset}`), where);
       }
       before = { epoch, offset };
     }
@@ -125,7 +126,7 @@ class Follower {
   }
 }
 
-// Everything at random: what is dropped, doubled, delayed and reordered, disconnects, lost histories, who follows.
+// At random: dropped, doubled, delayed and reordered events, disconnects, lost histories, subscriptions that come and go.
 class Ordeal {
   constructor(seed) {
     this.random = randomFrom(seed);
@@ -194,7 +195,7 @@ class Ordeal {
   }
 }
 
-test("whatever happens on the way, every event is told once, in order, or a snapshot stands for it", () => {
+test("on an unreliable network, each event is passed on once and in order, or replaced by a snapshot", () => {
   const seeds = Number(process.env.SEEDS ?? 300);
   for (let seed = 1; seed <= seeds; seed++) {
     withTimers(() => {
@@ -242,33 +243,33 @@ test("a snapshot is the same object until something changes, and is never change
   project.close();
 });
 
-test("a mistake in a callback costs no event, and is seen", async () => {
+test("a callback that throws costs no event, and its error is reported", async () => {
   const mistakes = [];
   const listeners = process.listeners("uncaughtException");
   process.removeAllListeners("uncaughtException");
   process.on("uncaughtException", (error) => mistakes.push(error.message));
-  const told = [];
+  const numbers = [];
   const socket = new FakeSocket();
   const project = subscribed(socket, {
-    onEvent: (_, data) => { told.push(data.n); if (data.n === 1) throw new Error("oops"); },
+    onEvent: (_, data) => { numbers.push(data.n); if (data.n === 1) throw new Error("oops"); },
   });
   socket.hear("step", step(2));
   socket.hear("step", step(1));
   await new Promise((resolve) => setImmediate(resolve));
   process.removeAllListeners("uncaughtException");
   for (const listener of listeners) process.on("uncaughtException", listener);
-  assert.deepEqual(told, [1, 2]);
+  assert.deepEqual(numbers, [1, 2]);
   assert.deepEqual(mistakes, ["oops"]);
   project.close();
 });
 
 test("closing in a callback ends it there", () => {
-  const told = [];
+  const numbers = [];
   const socket = new FakeSocket();
-  const project = subscribed(socket, { onEvent: (_, data, one) => { told.push(data.n); one.close(); } });
+  const project = subscribed(socket, { onEvent: (_, data, one) => { numbers.push(data.n); one.close(); } });
   socket.hear("step", step(2));
   socket.hear("step", step(1));
-  assert.deepEqual(told, [1]);
+  assert.deepEqual(numbers, [1]);
   project.close();
 });
 
@@ -284,7 +285,7 @@ test("two subscriptions of a socket share the room until the last one leaves", (
   assert.equal(leaves(), 1);
 });
 
-test("who subscribes again at once waits until it has left", async () => {
+test("a subscription made at once after leaving waits until the server has confirmed that", async () => {
   const socket = new FakeSocket();
   const first = subscribed(socket);
   let left;
@@ -311,7 +312,7 @@ const nothing = { ok: true, project_id: "p", epoch: "e", offset: 0, recovered: f
 const snapshot = (more) => ({ ...nothing, ...more });
 const refusal = (code) => ({ ok: false, error: { code, message: "no" } });
 
-test("a farewell that nobody answers is waited for, but not for ever", () => withTimers(() => {
+test("an unconfirmed leaving is waited for, but not for ever", () => withTimers(() => {
   const socket = byHand();
   subscribeProject(socket, "p").close();
   const second = subscribeProject(socket, "p");
@@ -352,7 +353,7 @@ test("a connection that comes while it is closed is not used", () => {
   first.close();
 });
 
-test("an answer that comes when it is closed says nothing", () => withTimers(() => {
+test("an answer after closing calls nothing", () => withTimers(() => {
   const socket = byHand();
   let calls = 0;
   const project = subscribeProject(socket, "p", { onChange: () => calls++ });
@@ -362,7 +363,7 @@ test("an answer that comes when it is closed says nothing", () => withTimers(() 
   assert.deepEqual(Object.keys(project._timers), []);
 }));
 
-test("who leaves twice is waited for twice", () => {
+test("leaving twice is waited for twice", () => {
   const socket = byHand();
   subscribeProject(socket, "p").close();
   subscribeProject(socket, "p").close();
@@ -376,7 +377,7 @@ test("who leaves twice is waited for twice", () => {
   third.close();
 });
 
-test("what waits is bounded", () => {
+test("the number of held events is bounded", () => {
   const socket = byHand();
   const project = subscribeProject(socket, "p");
   for (let n = 2; n < 9000; n++) socket.hear("step", step(n));
@@ -413,7 +414,7 @@ test("a callback that breaks the connection does not leave it subscribed", () =>
   project.close();
 });
 
-test("what puts the socket out of the room is heard by all who share it", () => withTimers(() => {
+test("a refusal that removes the socket from the room makes all that share it ask again", () => withTimers(() => {
   const socket = byHand();
   const both = [subscribeProject(socket, "p"), subscribeProject(socket, "p")];
   for (const [, , acknowledge] of socket.requests.splice(0)) acknowledge(snapshot());
@@ -443,7 +444,7 @@ test("a connection that is refused says why, until there is one", () => {
   project.close();
 });
 
-test("where a connection cannot be had now, nothing is asked before there is one", () => withTimers(() => {
+test("after a transient refusal of the connection, nothing is asked before there is one", () => withTimers(() => {
   const socket = new FakeSocket();
   const project = subscribeProject(socket, "p");
   socket.fail(Object.assign(new Error("later"), { data: { code: "unavailable", message: "later" } }));
@@ -453,7 +454,7 @@ test("where a connection cannot be had now, nothing is asked before there is one
   project.close();
 }));
 
-test("a page that wakes up looks whether something was missed, if it has been quiet", () => withTimers(() => {
+test("a page that wakes up asks whether something was missed, if no event came lately", () => withTimers(() => {
   const page = new EventTarget();
   Object.assign(globalThis, {
     addEventListener: page.addEventListener.bind(page),
@@ -490,7 +491,7 @@ test("a page that wakes up looks whether something was missed, if it has been qu
   }
 }));
 
-test("jobs and workflows that have ended make room, the oldest first", () => {
+test("jobs and workflows that have ended are dropped beyond the limit, oldest first", () => {
   const socket = new FakeSocket();
   const project = subscribed(socket, { maxJobs: 3 });
   const tell = (offset, job_id, over) =>
@@ -519,7 +520,7 @@ test("a job that has just ended stays", () => {
   project.close();
 });
 
-test("a map that somebody has is not changed any more", () => {
+test("a map that has been handed out is not changed any more", () => {
   const socket = new FakeSocket();
   const project = subscribed(socket);
   const sizes = [];
@@ -547,7 +548,7 @@ function* orders(items) {
     for (const rest of orders(items.filter((_, other) => other !== index))) yield [first, ...rest];
 }
 
-test("without offsets, a job is where its life got to, in whatever order that arrives", () => {
+test("without offsets, a job ends up in its last state, in whatever order events arrive", () => {
   const job = { job_id: "a", project_id: "p" };
   const status = (word, state, attempt) => ["agent_status", { ...job, status: word, state, attempt }];
   const progress = (percent, attempt) => ["agent_progress", { ...job, progress: percent, attempt }];

@@ -1,4 +1,4 @@
-// A socket without a network, and a server that keeps a history and is as unreliable as it is told to be.
+// A socket without a network, and a server with a history on a network of configurable unreliability.
 
 export class FakeSocket {
   constructor(answer = () => {}) {
@@ -39,18 +39,21 @@ export class FakeSocket {
   connect() {
     this.connected = true;
     this.id = `sid-${++this._connections}`;
-    for (const handler of this._handlers.get("connect") ?? []) handler();
+    this.tell("connect");
   }
 
-  disconnect() {
+  disconnect(reason = "transport close") {
     this.connected = false;
     this.id = undefined;
-    for (const handler of this._handlers.get("disconnect") ?? []) handler("transport close");
+    this.tell("disconnect", reason);
   }
 
-  // Say that no connection came about.
-  fail(error) {
-    for (const handler of this._handlers.get("connect_error") ?? []) handler(error);
+  // A connection has failed.
+  fail(error) { this.tell("connect_error", error); }
+
+  // Call the handlers of one event.
+  tell(name, ...args) {
+    for (const handler of this._handlers.get(name) ?? []) handler(...args);
   }
 
   hear(name, data) {
@@ -59,7 +62,7 @@ export class FakeSocket {
   }
 }
 
-// A generator of numbers that is the same for the same seed (mulberry32).
+// A random number generator that repeats for the same seed (mulberry32).
 export function randomFrom(seed) {
   return () => {
     seed = (seed + 0x6d2b79f5) | 0;
@@ -72,17 +75,17 @@ export function randomFrom(seed) {
 const STATES = { PENDING: "queued", STARTED: "running", SUCCESS: "success" };
 const NO_PROGRESS = { progress: null, message: null, current: null, total: null, stalled: false };
 
-// A project's history, one socket's place in its rooms, and a network that drops, delays, doubles and reorders.
+// A project's history, one socket's rooms, and a network that drops, delays, doubles and reorders events.
 export class FakeServer {
   constructor(random, { kept = 50, drop = 0.05, double = 0.05, delay = 400 } = {}) {
     Object.assign(this, { random, kept, drop, double, delay });
     this.calm = false;
     this.epoch = "e1";
     this.epochs = 1;
-    this.told = new Map(); // epoch and offset -> event
+    this.sent = new Map(); // epoch and offset -> event
     this._empty();
     this.room = null; // "plain" or "batch"
-    this.unrecovered = 0; // how many were told that they cannot be told what they missed
+    this.unrecovered = 0; // subscriptions whose missed events the history no longer had
     this.socket = new FakeSocket((name, data, acknowledge) => this._asked(name, data, acknowledge));
   }
 
@@ -142,7 +145,7 @@ export class FakeServer {
     this._empty();
   }
 
-  // Say that there is more than can be passed on.
+  // Report that more events happened than could be passed on.
   resync() {
     this._send("agent_resync", { project_id: "p", epoch: this.epoch, offset: this.offset });
   }
@@ -181,7 +184,7 @@ export class FakeServer {
 
   _publish(event, data, mark = {}) {
     this.events.push({ epoch: this.epoch, offset: this.offset, event, data });
-    this.told.set(`${this.epoch} ${this.offset}`, { event, data });
+    this.sent.set(`${this.epoch} ${this.offset}`, { event, data });
     if (this.room === "plain") return this._send(event, data);
     this.batch.push({ ...mark, event, data });
     if (this.calm || this.random() < 0.5) this._send("agent_batch", this.batch.splice(0));

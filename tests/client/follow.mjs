@@ -1,6 +1,6 @@
 /**
- * A page's part, played by celery-realtime.js on socket.io-client: it follows a project, and says what it is told, a line
- * of JSON each. SIGUSR2 breaks the connection, SIGHUP has it say what it knows of jobs, SIGTERM ends it.
+ * A page that uses celery-realtime.js on socket.io-client: it follows a project and prints each callback as a line of
+ * JSON. SIGUSR2 breaks the connection, SIGHUP makes it print the jobs, SIGTERM ends it.
  *
  * node follow.mjs URL TOKEN PROJECT [OPTIONS AS JSON]
  */

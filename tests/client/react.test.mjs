@@ -28,9 +28,9 @@ function recipe() {
 
 const Jobs = recipe();
 const EMPTY = { epoch: "e", offset: 0, recovered: false, jobs: [], jobs_total: 0, workflows: [], events: [] };
-const status = (offset, job_id, told) => ({
+const status = (offset, job_id, more) => ({
   event: "status_change", job_id, project_id: "p", task: "t", status: "running", state: "STARTED", result: null,
-  error: null, attempt: 0, root_id: job_id, epoch: "e", offset, timestamp: "2024-01-15T10:30:00.000Z", ...told,
+  error: null, attempt: 0, root_id: job_id, epoch: "e", offset, timestamp: "2024-01-15T10:30:00.000Z", ...more,
 });
 
 function open(projectId = "p", wrap = (element) => element) {
@@ -42,7 +42,7 @@ function open(projectId = "p", wrap = (element) => element) {
   return { socket, page, list: () => page.root.findByType("ul"), lines: () => page.root.findAllByType("li").map((li) => li.children.join("")) };
 }
 
-test("a page shows what is told, and says when it is out of date", () => {
+test("a page shows the state of its jobs, and when it is out of date", () => {
   const { socket, list, lines, page } = open();
   assert.equal(list().props["aria-busy"], true);
   act(() => socket.connect());

@@ -1,6 +1,6 @@
 /**
- * A page's part, played by celery-realtime-token.js on socket.io-client: it stays connected with the tokens that it is
- * given, one after the other; null stands for a failure to get one. It says what happens, a line of JSON each.
+ * A page that uses celery-realtime-token.js on socket.io-client: it stays connected with the tokens that it is given,
+ * one after the other; null stands for a failure to get one. It prints what happens, a line of JSON each.
  *
  * node token.mjs URL TOKENS-AS-JSON PROJECT
  */
@@ -23,7 +23,10 @@ const stop = keepToken(socket, async () => {
 socket.on("connect", () => say("connect"));
 socket.on("disconnect", (reason) => say("disconnect", reason));
 socket.on("connect_error", (error) => say("connect_error", error.data ?? error.message));
-const project = subscribeProject(socket, projectId, { onEvent: (event, data) => say(event, data) });
+const project = subscribeProject(socket, projectId, {
+  onEvent: (event, data) => say(event, data),
+  onChange: ({ state }, { reason }) => { if (reason === "state") say("state", state); },
+});
 socket.connect();
 
 process.once("SIGTERM", () => {

@@ -1,4 +1,4 @@
-"""``celery -A proj realtime ...`` shows in a terminal what browsers are told."""
+"""``celery -A proj realtime ...`` shows in a terminal what browsers receive."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ def test_a_project_is_watched_until_ctrl_c(launcher: Launcher, shared_stage: Cal
     watcher.wait_for_log("subscribed", timeout=20)
     job = jobs.count.apply_async((3, 0.01), headers={"project_id": project}).id
 
-    def told() -> list[dict[str, Any]]:
+    def printed() -> list[dict[str, Any]]:
         lines = [line for line in watcher.current_log.split("\n")[:-1] if line.startswith("{")]
         return [json.loads(line)["data"] for line in lines]
 
-    wait_for(lambda: {data["job_id"] for data in told() if data.get("status") == "success"} == {earlier, job})
-    assert [data["status"] for data in told() if data["job_id"] == job and "status" in data][-1] == "success"
+    wait_for(lambda: {data["job_id"] for data in printed() if data.get("status") == "success"} == {earlier, job})
+    assert [data["status"] for data in printed() if data["job_id"] == job and "status" in data][-1] == "success"
     watcher.send_signal(signal.SIGINT)
     wait_for(lambda: not watcher.running)
     assert watcher.kill() == 0
@@ -80,7 +80,29 @@ def test_lines_for_people_say_what_happens(launcher: Launcher, shared_stage: Cal
     watcher.wait_for_log(r"tests\.integration\.jobs\.fail  error  FAILURE  ValueError: nothing works", timeout=20)
 
 
-def test_who_may_not_see_a_project_is_told_so(launcher: Launcher, shared_stage: Callable[..., Stage]) -> None:
+def test_a_token_without_a_project_is_refused_with_the_mend(redis_broker: Broker) -> None:
+    token = ("tests.integration.jobs", "token", "ada")
+    assert "opens nothing: add --project PROJECT" in run(*token, broker=redis_broker, code=2)
+    assert run(*token, "--no-project", broker=redis_broker).startswith("ada:")
+
+
+def test_a_project_of_which_nothing_is_stored_has_an_exit_code_of_its_own(redis_broker: Broker) -> None:
+    command = ("tests.integration.jobs", "history", "nosuch")
+    assert run(*command, broker=redis_broker, code=3) == "no jobs are stored for project 'nosuch'\n"
+    assert run(*command, "--events", broker=redis_broker, code=3) == "no events are stored for project 'nosuch'\n"
+
+
+def test_a_token_that_the_server_refuses_is_explained_as_the_server_does(shared_stage: Callable[..., Stage]) -> None:
+    stage = shared_stage()
+    watch = ("tests.integration.jobs", "watch", "apollo", "--url", stage.web.url, "--token", "nonsense")
+    said = run(*watch, broker=stage.broker, code=1)
+    assert "cannot be watched: the token is" in said
+    assert "namespaces failed" not in said
+
+
+def test_a_project_that_the_token_does_not_open_is_refused(
+    launcher: Launcher, shared_stage: Callable[..., Stage]
+) -> None:
     stage = shared_stage()
     token = run("tests.integration.jobs", "token", "ada", "--project", "another", broker=stage.broker).strip()
     watcher = launcher.start(Watcher(stage, "apollo", "--token", token, folder=launcher.folder))
@@ -114,6 +136,8 @@ def test_mistakes_are_named_in_one_line(redis_broker: Broker) -> None:
     said = run("tests.integration.plain_app", "token", "ada", code=1)
     assert "has no Realtime" in said
     assert "project_id must have" in run("tests.integration.jobs", "history", "", code=2)
-    assert "expires_in must be above 0" in run("tests.integration.jobs", "token", "ada", "--expires-in", "0", code=1)
+    token = ("tests.integration.jobs", "token", "ada")
+    assert "expires_in must be above 0" in run(*token, "--project", "p", "--expires-in", "0", code=1)
+    assert "exclude each other" in run(*token, "--project", "p", "--no-project", code=2)
     assert "cannot be watched" in run("tests.integration.jobs", "watch", "p", "--url", "http://127.0.0.1:1", code=1)
     assert "Traceback" not in said

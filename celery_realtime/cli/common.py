@@ -1,0 +1,38 @@
+"""What the commands share: the PROJECT argument, and errors in one line."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from celery_realtime.exceptions import RealtimeError
+from celery_realtime.rooms import normalise_project_id
+
+
+class _Project(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    name = "project"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return normalise_project_id(value)
+        except (TypeError, ValueError) as error:
+            self.fail(str(error), param, ctx)
+
+
+PROJECT = _Project()
+
+
+@contextlib.contextmanager
+def explained_errors() -> Iterator[None]:
+    """End the command with one line, and exit code 1, where the block raises."""
+    try:
+        yield
+    except (RealtimeError, TypeError, ValueError) as error:
+        raise click.ClickException(str(error)) from None
+    except click.ClickException:
+        raise
+    except Exception as error:  # noqa: BLE001 - the broker's and Redis' libraries raise errors of their own
+        raise click.ClickException(f"{type(error).__name__}: {error}") from None

@@ -1,0 +1,38 @@
+"""Print events: a line of text each, or a line of JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from celery_realtime.events import PROGRESS_EVENT, STATUS_EVENT
+
+Printer = Callable[[str, Any], None]
+
+
+def printer(as_json: bool) -> Printer:
+    """Return what prints an event, given its name and data."""
+    return _print_json if as_json else _print_line
+
+
+def _print_json(event: str, data: Any) -> None:
+    click.echo(json.dumps({"event": event, "data": data}, ensure_ascii=False))
+
+
+def _print_line(event: str, data: Any) -> None:
+    if event not in (STATUS_EVENT, PROGRESS_EVENT):
+        return click.echo(f"{'':12}  {event}  {json.dumps(data, ensure_ascii=False)}")
+    words = [str(data.get("timestamp"))[11:23], str(data.get("job_id"))[:8], data.get("task") or "-"]
+    words += _status_words(data) if event == STATUS_EVENT else []
+    if data.get("progress") is not None:
+        words += [f"{data['progress']} %", data.get("message") or ""]
+    return click.echo("  ".join(word for word in words if word))
+
+
+def _status_words(data: Any) -> list[str]:
+    status, state, result = data["status"], data.get("state"), data.get("result")
+    outcome = data.get("error") or ("" if result is None else json.dumps(result))
+    return [status, "" if state in (None, status.upper()) else state, outcome]

@@ -1,0 +1,126 @@
+"""Merge events into the latest state of each job and workflow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from celery_realtime.client.protocol import (
+    PROGRESS_EVENT,
+    RANK_OF_STATUS,
+    STATUS_EVENT,
+    TERMINAL_RANK,
+    WORKFLOW_EVENT,
+)
+
+_PROGRESS_FIELDS = ("progress", "message", "current", "total")
+
+Entry = Mapping[str, Any]
+
+
+class Entries:
+    """The latest state of each job, or of each workflow, by its id.
+
+    Args:
+        key: The field that holds the id.
+        limit: Beyond so many, the oldest that has ended is forgotten.
+
+    Attributes:
+        view: All entries, read-only.
+    """
+
+    def __init__(self, key: str, limit: int) -> None:
+        self._key = key
+        self._limit = limit
+        self._entries: dict[str, Entry] = {}
+        self.view: Mapping[str, Entry] = MappingProxyType(self._entries)
+
+    def replace(self, entries: Any) -> None:
+        """Take the entries of a snapshot; anything in the list that is no entry is left out."""
+        self._entries.clear()
+        for entry in entries if isinstance(entries, list) else []:
+            if isinstance(entry, dict) and isinstance(entry.get(self._key), str):
+                self._entries[entry[self._key]] = entry
+
+    def update(self, event: str, data: Any, *, numbered: bool) -> bool:
+        """Merge an event into the entry that it names.
+
+        Args:
+            event: The event's name.
+            data: Its data.
+            numbered: It comes in the order of offsets. Without, attempt and rank decide whether it is out of date.
+
+        Returns:
+            Whether it was merged; not if it names no entry, or is out of date.
+        """
+        name = data.get(self._key) if isinstance(data, dict) else None
+        if not isinstance(name, str):
+            return False
+        before = self._entries.get(name)
+        if not numbered and before is not None and _is_outdated(before, event, data):
+            return False
+        self._entries[name] = _merge(before, event, _without_position(data))
+        self._forget_beyond_limit(name)
+        return True
+
+    def _forget_beyond_limit(self, newest: str) -> None:
+        if len(self._entries) > self._limit:
+            oldest = next((name for name, entry in self._entries.items() if name != newest and _has_ended(entry)), None)
+            if oldest is not None:
+                del self._entries[oldest]
+
+
+def _number(entry: Entry, name: str) -> int | float:
+    """Return a number of an entry; 0 where a filter, or a server of another version, has left it out."""
+    value = entry.get(name)
+    return value if isinstance(value, (int, float)) else 0
+
+
+def _rank(entry: Entry) -> int:
+    return RANK_OF_STATUS.get(str(entry.get("status")), 0)
+
+
+def _has_ended(entry: Entry) -> bool:
+    if "status" in entry:
+        return _rank(entry) == TERMINAL_RANK
+    return _number(entry, "queued") == _number(entry, "running") == 0
+
+
+def _without_position(data: Entry) -> dict[str, Any]:
+    return {name: value for name, value in data.items() if name not in ("epoch", "offset")}
+
+
+def _is_outdated(job: Entry, event: str, data: Entry) -> bool:
+    """Return whether, without offsets, a job is already further than an event says."""
+    if event == WORKFLOW_EVENT:
+        return False
+    if _number(data, "attempt") != _number(job, "attempt"):
+        return _number(data, "attempt") < _number(job, "attempt")
+    if event == PROGRESS_EVENT:
+        return _rank(job) == TERMINAL_RANK or _number(data, "progress") < _number(job, "progress")
+    if job.get("state") == "LOST" and data.get("state") != "LOST":
+        return bool(data.get("status") == "queued")
+    climb = _rank(data) - _rank(job)
+    return climb < 0 or (climb == 0 and (data.get("status") != "running" or data.get("worker") == job.get("worker")))
+
+
+def _merge(before: Entry | None, event: str, data: dict[str, Any]) -> dict[str, Any]:
+    if event == WORKFLOW_EVENT:
+        return {field: value for field, value in data.items() if field not in ("event", "timestamp")}
+    return _with_status(before, data) if event == STATUS_EVENT else _with_progress(before, data)
+
+
+def _with_status(job: Entry | None, status: dict[str, Any]) -> dict[str, Any]:
+    same_attempt = job is not None and _number(job, "attempt") == _number(status, "attempt")
+    progress = {name: job.get(name) if job is not None and same_attempt else None for name in _PROGRESS_FIELDS}
+    stalled = status.get("status") == "running" and job is not None and same_attempt and bool(job.get("stalled"))
+    return {**status, **progress, "stalled": stalled}
+
+
+def _with_progress(job: Entry | None, update: dict[str, Any]) -> dict[str, Any]:
+    if job is None or _number(job, "attempt") != _number(update, "attempt"):
+        blank = {"event": "status_change", "status": "running", "state": "STARTED", "result": None, "error": None}
+        job = {**(job or {}), **update, **blank}
+    progress = {name: update.get(name) for name in _PROGRESS_FIELDS}
+    return {**job, **progress, "stalled": job.get("status") == "running" and bool(update.get("stalled"))}

@@ -1,0 +1,302 @@
+"""The state of one subscription, and what has to be asked to complete it; no input or output, no locks, no clock."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from celery_realtime.backoff import Backoff
+from celery_realtime.client.entries import Entries, Entry
+from celery_realtime.client.messages import Answer, Item, items_of, read_answer, refusal_in
+from celery_realtime.client.ordering import EventOrder
+from celery_realtime.client.protocol import ENTRY_EVENTS, HIDDEN_EVENT, RESYNC_EVENT, TRANSIENT_CODES, WORKFLOW_EVENT
+from celery_realtime.client.timers import Timers, spread
+from celery_realtime.logs import RateLimitedLogger
+
+logger = logging.getLogger(__name__)
+
+ACK_TIMEOUT = 5.0
+GAP_TIMEOUT = 0.25
+CHECK_INTERVAL = 30.0
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 10.0
+
+OnEvent = Callable[[str, Any], Any]
+OnChange = Callable[["Feed", str], Any]
+#: Sends a request for a subscription; :meth:`Feed.answered` gets the answer, with the request's number.
+Ask = Callable[[int, dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class FeedOptions:
+    """What a feed does with its events.
+
+    Args:
+        on_event: ``(name, data)``, for each event, in order.
+        on_change: ``(feed, reason)``; ``snapshot`` when all entries have been replaced, else ``jobs``, ``workflows``
+            or ``state``.
+        since: Where to begin, of a :class:`~celery_realtime.handle.JobHandle`.
+        batch: Whether events come as lists.
+        max_jobs: Beyond so many, jobs and workflows that have ended are forgotten, the oldest first.
+        ack_timeout: Seconds to wait for an answer before the server is asked again.
+        first_pause: Seconds until the first retry; doubled each time, up to ``LONGEST_PAUSE``.
+        clock: Returns the time in seconds.
+    """
+
+    on_event: OnEvent = lambda _name, _data: None
+    on_change: OnChange = lambda _feed, _reason: None
+    since: Mapping[str, Any] | None = None
+    batch: bool = False
+    max_jobs: int = 2000
+    ack_timeout: float = ACK_TIMEOUT
+    first_pause: float = FIRST_PAUSE
+    clock: Callable[[], float] = time.monotonic
+
+
+class Feed:
+    """The state of one project, as its server has described it so far.
+
+    Args:
+        project_id: The project.
+        ask: ``(number, request)``: sends a request for a subscription.
+        options: Callbacks, and where and how to begin.
+
+    Attributes:
+        state: ``subscribing``, ``subscribed``, ``stale`` or ``refused``.
+        error: What the server refused with, as ``{"code", "message"}``.
+        jobs: The latest state of each job, by its id.
+        workflows: The latest state of each workflow, by the id of its first job.
+    """
+
+    def __init__(self, project_id: str, ask: Ask, options: FeedOptions | None = None) -> None:
+        self._options = options or FeedOptions()
+        self.project_id = project_id
+        self.state = "subscribing"
+        self.error: dict[str, str] | None = None
+        self._jobs = Entries("job_id", self._options.max_jobs)
+        self._workflows = Entries("root_id", self._options.max_jobs)
+        self.jobs: Mapping[str, Entry] = self._jobs.view
+        self.workflows: Mapping[str, Entry] = self._workflows.view
+        self._send_request = ask
+        self._order = EventOrder(self._options.since)
+        self._timers = Timers(self._options.clock)
+        self._backoff = Backoff(self._options.first_pause, LONGEST_PAUSE)
+        self._log = RateLimitedLogger(logger)
+        #: How many requests have been sent, which numbers them.
+        self.requests = 0
+        #: Ask once more after the answer that is awaited.
+        self._ask_again_later = False
+        self._connected = False
+        #: There has been a snapshot.
+        self._began = False
+        self._closed = False
+        self._last_event_at = 0.0
+        self._reset()
+
+    def _reset(self) -> None:
+        #: The number of the request whose answer is awaited.
+        self._awaited: int | None = None
+        #: The server has answered on this connection, and has not refused since.
+        self._live = False
+        self._backoff.reset()
+        self._timers.clear()
+
+    @property
+    def epoch(self) -> str | None:
+        """The epoch of the project's history; None without one."""
+        return self._order.epoch
+
+    @property
+    def offset(self) -> int | None:
+        """The offset up to which every event has been passed on; None without a history."""
+        return self._order.offset
+
+    @property
+    def held_offsets(self) -> list[int]:
+        """The offsets of events that wait for an earlier one."""
+        return self._order.held_offsets
+
+    # -- the connection -----------------------------------------------------------------------------------------
+
+    def connected(self) -> None:
+        """Note that the client has connected."""
+        self._connected = True
+        self._ask()
+
+    def disconnected(self) -> None:
+        """Note that the client has lost its connection."""
+        self._connected = False
+        self._reset()
+        if self.state != "refused":
+            self._set_state("stale", self.error)
+
+    def close(self) -> None:
+        """Call no callback any more."""
+        self._closed = True
+        self._reset()
+
+    # -- time ---------------------------------------------------------------------------------------------------
+
+    @property
+    def wakes_at(self) -> float | None:
+        """When :meth:`wake` has to be called, by ``clock``; None for not at all."""
+        return self._timers.next_at
+
+    def wake(self) -> None:
+        """Do what is due."""
+        self._timers.run_due()
+
+    def _check(self) -> None:
+        """Ask whether something was missed: the loss of the last event leaves no hole to see."""
+        if not self._live or self._awaited:
+            return
+        if self._options.clock() - self._last_event_at > CHECK_INTERVAL / 2:
+            self._ask()
+        else:
+            self._timers.set("check", spread(CHECK_INTERVAL, 0.75, 1.25), self._check)
+
+    # -- asking -------------------------------------------------------------------------------------------------
+
+    def _ask(self) -> None:
+        if self._closed or not self._connected:
+            return
+        self._timers.clear()
+        self.requests += 1
+        self._awaited = number = self.requests
+        self._ask_again_later = False
+        self._timers.set("ack", self._options.ack_timeout, lambda: self.answered(number, None))
+        self._send_request(number, self._request())
+
+    def _request(self) -> dict[str, Any]:
+        request: dict[str, Any] = {"project_id": self.project_id}
+        if self.epoch is not None:
+            request["since"] = {"epoch": self.epoch, "offset": self.offset}
+        return {**request, "batch": True} if self._options.batch else request
+
+    def _ask_again(self) -> None:
+        """Ask, unless there is no subscription: then a request is due anyway, or would be in vain."""
+        if self._awaited:
+            self._ask_again_later = True
+        elif self._live:
+            self._ask()
+
+    def answered(self, number: int, answer: Any) -> None:
+        """Take the answer to a request; None if none came in time."""
+        if number != self._awaited:
+            return
+        self._awaited = None
+        granted = read_answer(answer)
+        if granted is None:
+            self.refused(refusal_in(answer))
+            return
+        self._timers.clear()
+        self._live = True
+        self._backoff.reset()
+        self._last_event_at = self._options.clock()
+        self._take(granted)
+        if self._live:  # a callback may have closed it
+            self._resume()
+
+    def _resume(self) -> None:
+        self._set_state("subscribed", None)
+        self._check()
+        self._watch_hole()
+        if self._ask_again_later:
+            self._ask_again()
+
+    def refused(self, error: dict[str, Any] | None) -> None:
+        """Note that the server has refused the connection, or the subscription.
+
+        Args:
+            error: ``{"code", "message"}``; None for a failure that may be over in a moment.
+        """
+        transient = error is None or error.get("code") in TRANSIENT_CODES
+        self._live = False
+        self._timers.clear()
+        pause = self._backoff.pause()
+        if transient:
+            self._timers.set("retry", pause, self._ask)
+        self._set_state("stale" if transient else "refused", error)
+
+    # -- what the server sends ----------------------------------------------------------------------------------
+
+    def _take(self, answer: Answer) -> None:
+        if answer.recovered and answer.epoch == self.epoch:
+            for item in answer.events:
+                self._insert(item)
+            if not self._began:
+                self._load(answer)  # the events began with a handle, which has no jobs
+        elif not self._began or answer.epoch != self.epoch or (answer.offset or 0) > (self.offset or 0):
+            self._order.restart(answer.epoch, answer.offset)
+            self._load(answer)
+        for item in self._order.take_held():
+            self._sort(item)
+
+    def _load(self, answer: Answer) -> None:
+        self._began = True
+        self._jobs.replace(answer.jobs)
+        self._workflows.replace(answer.workflows)
+        self._call(self._options.on_change, self, "snapshot")
+
+    def heard(self, name: str, data: Any) -> None:
+        """Take an event that the client received, of whatever project."""
+        for item in items_of(name, data, self.project_id):
+            if item.event == RESYNC_EVENT:
+                self._ask_again()
+            else:
+                self._sort(item)
+
+    def _sort(self, item: Item) -> None:
+        numbered = item.offset is not None
+        foreign = numbered and item.epoch != self.epoch
+        if not foreign:
+            self._last_event_at = self._options.clock()
+        if not self._began or (foreign and self._awaited):
+            self._order.hold_until_answer(item)
+        elif numbered and not foreign:
+            self._insert(item)
+        else:
+            if foreign and self._order.is_first_of_epoch(item.epoch):
+                self._ask_again()
+            if not numbered or self.epoch is None:
+                self._deliver(item, numbered=False)
+
+    def _insert(self, item: Item) -> None:
+        for due in self._order.insert(item):
+            self._timers.cancel("gap")  # the next hole gets a timer of its own
+            self._deliver(due, numbered=True)
+        self._watch_hole()
+
+    def _watch_hole(self) -> None:
+        if self._order.drop_overflow():
+            self._ask_again()
+        elif self.held_offsets and self._live and not self._awaited and "gap" not in self._timers:
+            self._timers.set("gap", GAP_TIMEOUT, self._ask)
+
+    # -- passing on ---------------------------------------------------------------------------------------------
+
+    def _deliver(self, item: Item, *, numbered: bool) -> None:
+        name, data = item.event, item.data
+        if name == HIDDEN_EVENT:
+            return
+        if name not in ENTRY_EVENTS:
+            self._call(self._options.on_event, name, data)
+            return
+        kind, entries = ("workflows", self._workflows) if name == WORKFLOW_EVENT else ("jobs", self._jobs)
+        if entries.update(name, data, numbered=numbered):
+            self._call(self._options.on_event, name, data)
+            self._call(self._options.on_change, self, kind)
+
+    def _set_state(self, state: str, error: dict[str, str] | None) -> None:
+        if (state, error) != (self.state, self.error):
+            self.state, self.error = state, error
+            self._call(self._options.on_change, self, "state")
+
+    def _call(self, callback: Callable[..., Any], *args: Any) -> None:
+        """Call a user's function, whose failure must not cost it the next event."""
+        if not self._closed:
+            with self._log.suppressing("a callback for project %s failed and misses this call", self.project_id):
+                callback(*args)

@@ -1,0 +1,156 @@
+"""Pass the events of one client of python-socketio on to its subscriptions."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from celery_realtime.client import seams
+from celery_realtime.client.feed import Feed
+from celery_realtime.logs import RateLimitedLogger
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two checks of a client; it must have been disconnected, and not reconnecting, at two in a row.
+CHECK_INTERVAL = 1.0
+
+
+class Subscriber(Protocol):
+    """What a hub passes events on to."""
+
+    feed: Feed
+
+    @property
+    def namespace(self) -> str:
+        """The Socket.IO namespace whose events it takes."""
+
+    def connected(self) -> None:
+        """Note that the client has connected."""
+
+    def disconnected(self) -> None:
+        """Note that the client has lost its connection."""
+
+    def refused(self, error: dict[str, Any]) -> None:
+        """Note that the server has refused the connection."""
+
+    def heard(self, name: str, data: Any) -> None:
+        """Take an event."""
+
+
+class ReconnectionGuard:
+    """Finds clients that python-socketio has left disconnected, although they are to reconnect.
+
+    Args:
+        clock: Returns the time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        #: Namespaces that have been connected, and that neither side has left for good.
+        self._open: set[str] = set()
+        self._idle_since: float | None = None
+
+    def note(self, event: str, namespace: str) -> None:
+        """Note an event of the client."""
+        if event == "connect":
+            self._open.add(namespace)
+        elif event == seams.FINAL_DISCONNECT:
+            self._open.discard(namespace)
+
+    def is_stranded(self, client: Any) -> bool:
+        """Return, once for each time it happens, whether a client needs to be made to reconnect."""
+        with self._lock:
+            if not self._is_idle(client):
+                self._idle_since = None
+                return False
+            now = self._clock()
+            self._idle_since = now if self._idle_since is None else self._idle_since
+            if now - self._idle_since < CHECK_INTERVAL:
+                return False
+            self._idle_since = None
+            return True
+
+    def _is_idle(self, client: Any) -> bool:
+        if not self._open or not client.reconnection or not seams.can_restart_reconnection(client):
+            return False
+        return not seams.is_connected_or_reconnecting(client)
+
+
+class ClientHub:
+    """Passes what one client receives on to its subscriptions; handlers registered on the client stay in use.
+
+    Args:
+        guard: Finds out whether the client has been left disconnected.
+    """
+
+    def __init__(self, guard: ReconnectionGuard | None = None) -> None:
+        self._guard = guard or ReconnectionGuard()
+        self._subscribers: list[Subscriber] = []
+        self._log = RateLimitedLogger(logger)
+
+    def observe(self, client: Any) -> None:
+        """Take the events of a client from now on."""
+        for namespace in list(client.namespaces):
+            self._guard.note("connect", namespace)
+        seams.observe_events(client, self._on_event)
+
+    def add(self, subscriber: Subscriber) -> None:
+        """Pass events on to a subscriber too."""
+        self._subscribers.append(subscriber)
+
+    def remove(self, subscriber: Subscriber) -> bool:
+        """Pass nothing on to a subscriber any more; returns whether it was the last one of its project."""
+        self._subscribers.remove(subscriber)
+        return not any(
+            other.feed.project_id == subscriber.feed.project_id for other in self._of_namespace(subscriber.namespace)
+        )
+
+    def check(self, client: Any) -> None:
+        """Make a client reconnect that python-socketio has left disconnected; called about once a second."""
+        if not self._guard.is_stranded(client):
+            return
+        self._log.warning("a Socket.IO client was left disconnected by python-socketio; making it reconnect")
+        for subscriber in list(self._subscribers):
+            subscriber.disconnected()
+        seams.restart_reconnection(client)
+
+    def _of_namespace(self, namespace: str) -> list[Subscriber]:
+        return [subscriber for subscriber in self._subscribers if subscriber.namespace == namespace]
+
+    def _on_event(self, event: str, namespace: str, args: tuple[Any, ...]) -> None:
+        self._guard.note(event, namespace)
+        for subscriber in self._of_namespace(namespace):
+            self._pass_on(subscriber, event, args)
+
+    def _pass_on(self, subscriber: Subscriber, event: str, args: tuple[Any, ...]) -> None:
+        if event == "connect":
+            subscriber.connected()
+        elif event == "disconnect":
+            subscriber.disconnected()
+        elif event == "connect_error":
+            refusal = seams.refusal_in(args)
+            if refusal is not None:
+                subscriber.refused(refusal)
+        elif event != seams.FINAL_DISCONNECT:
+            subscriber.heard(event, args[0] if len(args) == 1 else list(args) or None)
+
+
+#: Two subscriptions of a client share its events. An entry goes with its client.
+_hubs: weakref.WeakKeyDictionary[Any, ClientHub] = weakref.WeakKeyDictionary()
+_hubs_lock = threading.Lock()
+
+
+def hub_of(client: Any) -> ClientHub:
+    """Return the hub of a client; its first one takes the client's events from then on."""
+    with _hubs_lock:
+        hub = _hubs.get(client)
+        if hub is None:
+            hub = ClientHub()
+            hub.observe(client)
+            _hubs[client] = hub
+        return hub

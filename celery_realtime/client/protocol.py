@@ -1,0 +1,26 @@
+"""The part of the wire format that a client needs to know; a test compares it with what servers send."""
+
+from __future__ import annotations
+
+STATUS_EVENT = "agent_status"
+PROGRESS_EVENT = "agent_progress"
+WORKFLOW_EVENT = "agent_workflow"
+#: A list of events, for subscribers that asked for ``batch``.
+BATCH_EVENT = "agent_batch"
+#: Stands for an event that this subscriber may not see, so that its offset leaves no hole.
+HIDDEN_EVENT = "agent_hidden"
+#: More happened than the server could pass on: ask again.
+RESYNC_EVENT = "agent_resync"
+
+#: Events that describe a job or a workflow; any other name is a custom event.
+ENTRY_EVENTS = (STATUS_EVENT, PROGRESS_EVENT, WORKFLOW_EVENT)
+
+#: The key under which a custom event's data carry the job, the project and the position.
+MARK = "_realtime"
+
+#: A job's status only climbs within an attempt.
+RANK_OF_STATUS = {"queued": 0, "running": 1, "success": 2, "error": 2}
+TERMINAL_RANK = 2
+
+#: Refusals that may be over in a moment, so that asking again makes sense.
+TRANSIENT_CODES = ("unavailable", "too_many_requests")

@@ -1,0 +1,112 @@
+"""Every private or undocumented part of python-socketio's clients that is used here, and nowhere else.
+
+Seen in python-socketio 5.18.1 and python-engineio 4.15.1. ``tests/test_client_seams.py`` fails when one is gone.
+
+``_trigger_event``, replaced on the client
+    Why: an event has one handler, so that the public ``on("*")`` is not called for events for which the user has
+    registered a handler, and a handler of ours for ``connect`` would replace the user's.
+    Without it: subscribing raises a :class:`RealtimeError` that names the mend.
+
+The event ``__disconnect_final``
+    Why: it is the only sign that the client will not reconnect.
+    Without it: a client that was told to disconnect would be made to reconnect.
+
+``_handle_reconnect``, ``_reconnect_task``, ``eio.state``; setting ``connected`` and ``namespaces``
+    Why: a connection that ends before the task that made it has finished is never made again, and the client stays
+    disconnected for good.
+    Without them: such a client stays disconnected, as it would without this package.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from socketio.exceptions import SocketIOError as NotConnected
+
+from celery_realtime.client.messages import has_code
+from celery_realtime.exceptions import RealtimeError
+
+__all__ = [
+    "FINAL_DISCONNECT",
+    "NotConnected",
+    "can_restart_reconnection",
+    "is_connected_or_reconnecting",
+    "observe_events",
+    "refusal_in",
+    "restart_reconnection",
+]
+
+#: The event after a ``disconnect`` that is not followed by a reconnection.
+FINAL_DISCONNECT = "__disconnect_final"
+
+#: Gets the name of an event, its namespace and its arguments.
+Observer = Callable[[str, str, tuple[Any, ...]], None]
+
+
+def observe_events(client: Any, observer: Observer) -> None:
+    """Call an observer after each event of a client, and after the handlers that the user has registered for it.
+
+    Args:
+        client: A :class:`socketio.Client` or :class:`socketio.AsyncClient`.
+        observer: ``(event, namespace, arguments)``.
+
+    Raises:
+        RealtimeError: This version of python-socketio does not let its events be observed.
+    """
+    trigger = getattr(client, "_trigger_event", None)
+    if trigger is None:
+        raise RealtimeError(
+            f"{type(client).__name__} of this python-socketio has no _trigger_event, so that its events cannot be "
+            "observed; install python-socketio 5.18.1"
+        )
+    observed = _observed_async if asyncio.iscoroutinefunction(trigger) else _observed
+    client._trigger_event = observed(trigger, observer)
+
+
+def _observed(trigger: Callable[..., Any], observer: Observer) -> Callable[..., Any]:
+    def observed(event: str, namespace: str | None = None, *args: Any) -> Any:
+        outcome = trigger(event, namespace, *args)
+        observer(event, namespace or "/", args)
+        return outcome
+
+    return observed
+
+
+def _observed_async(trigger: Callable[..., Any], observer: Observer) -> Callable[..., Any]:
+    async def observed(event: str, namespace: str | None = None, *args: Any) -> Any:
+        outcome = await trigger(event, namespace, *args)
+        observer(event, namespace or "/", args)
+        return outcome
+
+    return observed
+
+
+def refusal_in(args: tuple[Any, ...]) -> dict[str, Any] | None:
+    """Return ``{"code", "message"}`` from the arguments of ``connect_error``; None if the server gave no code."""
+    answer = args[0] if args else None
+    refusal = answer.get("data") if isinstance(answer, dict) else None
+    return refusal if has_code(refusal) else None
+
+
+def can_restart_reconnection(client: Any) -> bool:
+    """Return whether this version of python-socketio has all that restarting takes."""
+    parts = ("_handle_reconnect", "_reconnect_task", "connected", "namespaces")
+    return all(hasattr(client, name) for name in parts) and hasattr(client.eio, "state")
+
+
+def is_connected_or_reconnecting(client: Any) -> bool:
+    """Return whether a client is connected, or is about to be."""
+    if client.eio.state != "disconnected":
+        return True
+    task = client._reconnect_task
+    if isinstance(task, asyncio.Future):
+        return not task.done()
+    return task is not None and getattr(task, "is_alive", lambda: True)()
+
+
+def restart_reconnection(client: Any) -> None:
+    """Start the task that python-socketio starts when a connection is lost."""
+    client.connected, client.namespaces = False, {}
+    client._reconnect_task = client.start_background_task(client._handle_reconnect)

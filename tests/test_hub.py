@@ -1,0 +1,234 @@
+"""One client's events reach all of its subscriptions, and it is never left disconnected."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+import weakref
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import socketio
+
+from celery_realtime.client import AsyncProjectSubscription, ProjectSubscription
+from celery_realtime.client.hub import CHECK_INTERVAL, ClientHub, ReconnectionGuard, hub_of
+from celery_realtime.client.seams import FINAL_DISCONNECT
+from tests.waiting import wait_for
+from tests.web_servers import Web
+
+REFUSAL = {"code": "unauthorized", "message": "no"}
+
+
+class Subscriber:
+    """Records what a hub passes on to it."""
+
+    def __init__(self, project_id: str = "p", namespace: str = "/") -> None:
+        self.feed: Any = SimpleNamespace(project_id=project_id)
+        self.namespace = namespace
+        self.calls: list[Any] = []
+
+    def connected(self) -> None:
+        self.calls.append("connected")
+
+    def disconnected(self) -> None:
+        self.calls.append("disconnected")
+
+    def refused(self, error: dict[str, Any]) -> None:
+        self.calls.append(error)
+
+    def heard(self, name: str, data: Any) -> None:
+        self.calls.append((name, data))
+
+
+class Client:
+    """All of a client of python-socketio that a hub needs."""
+
+    def __init__(self, *namespaces: str) -> None:
+        self.namespaces = dict.fromkeys(namespaces, "sid")
+        self.reconnection = True
+        self.connected = True
+        self.eio = SimpleNamespace(state="connected")
+        self.reconnections = 0
+        self._reconnect_task: Any = None
+
+    def _trigger_event(self, event: str, namespace: str, *args: Any) -> Any:
+        return f"handled {event}"
+
+    def trigger(self, event: str, namespace: str | None, *args: Any) -> Any:
+        return self._trigger_event(event, namespace, *args)  # type: ignore[arg-type]
+
+    def start_background_task(self, target: Any) -> Any:
+        target()
+
+    def _handle_reconnect(self) -> None:
+        self.reconnections += 1
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def made(client: Client, clock: Clock | None = None) -> ClientHub:
+    hub = ClientHub(ReconnectionGuard(clock or Clock()))
+    hub.observe(client)
+    return hub
+
+
+def test_events_reach_all_subscribers_of_their_namespace() -> None:
+    client = Client()
+    first, second, other = Subscriber(), Subscriber("q"), Subscriber(namespace="/other")
+    hub = made(client)
+    for subscriber in (first, second, other):
+        hub.add(subscriber)
+    assert client.trigger("step", "/", 1) == "handled step"
+    client.trigger("connect", None)
+    client.trigger("two", "/", 1, 2)
+    client.trigger("none", "/")
+    client.trigger("connect_error", "/", {"message": "no", "data": REFUSAL})
+    client.trigger("connect_error", "/", "no route to host")
+    client.trigger("disconnect", "/", "transport close")
+    client.trigger(FINAL_DISCONNECT, "/")
+    expected = [("step", 1), "connected", ("two", [1, 2]), ("none", None), REFUSAL, "disconnected"]
+    assert first.calls == second.calls == expected
+    assert other.calls == []
+
+
+def test_the_last_subscriber_of_a_project_is_known_by_its_namespace() -> None:
+    hub = made(Client())
+    first, second, other = Subscriber(), Subscriber(), Subscriber(namespace="/other")
+    for subscriber in (first, second, other):
+        hub.add(subscriber)
+    assert not hub.remove(first)
+    assert hub.remove(second)
+    assert hub.remove(other)
+
+
+def test_a_client_has_one_hub_that_ends_with_it() -> None:
+    client = Client()
+    hub = weakref.ref(hub_of(client))
+    assert hub_of(client) is hub()
+    assert hub_of(Client()) is not hub()
+    del client
+    gc.collect()
+    assert hub() is None
+
+
+def stranded(client: Client) -> Client:
+    client.eio.state = "disconnected"
+    return client
+
+
+def test_a_client_that_stays_disconnected_is_made_to_reconnect_once() -> None:
+    client, clock, subscriber = Client("/"), Clock(), Subscriber()
+    hub = made(client, clock)
+    hub.add(subscriber)
+    hub.check(stranded(client))
+    assert client.reconnections == 0
+    clock.now += CHECK_INTERVAL
+    hub.check(client)
+    hub.check(client)
+    assert client.reconnections == 1
+    assert subscriber.calls == ["disconnected"]
+    assert (client.connected, client.namespaces) == (False, {})
+
+
+def alive() -> SimpleNamespace:
+    return SimpleNamespace(is_alive=lambda: True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda client: client.trigger(FINAL_DISCONNECT, "/"),
+        lambda client: setattr(client, "reconnection", False),
+        lambda client: setattr(client, "_reconnect_task", alive()),
+        lambda client: setattr(client.eio, "state", "connecting"),
+    ],
+    ids=["ended for good", "not to reconnect", "reconnecting", "connecting"],
+)
+def test_a_client_that_needs_no_help_is_left_alone(change: Any) -> None:
+    client, clock = Client("/"), Clock()
+    hub = made(client, clock)
+    change(stranded(client))
+    for _ in range(3):
+        hub.check(client)
+        clock.now += CHECK_INTERVAL
+    assert client.reconnections == 0
+
+
+def test_a_client_that_was_never_connected_is_left_alone() -> None:
+    client, clock = Client(), Clock()
+    hub = made(client, clock)
+    hub.check(stranded(client))
+    clock.now += CHECK_INTERVAL
+    hub.check(client)
+    assert client.reconnections == 0
+
+
+# -- a real server ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def web(redis_url: str) -> Iterator[Web]:
+    web = Web("asgi", redis_url, history_url=redis_url).attach().start()
+    yield web
+    web.stop()
+
+
+class Unlucky(socketio.Client):  # type: ignore[misc]
+    """Loses its second connection before the task that made it has noticed that it is there."""
+
+    times = 0
+
+    def connect(self, *args: Any, **options: Any) -> None:
+        super().connect(*args, **options)
+        self.times += 1
+        if self.times == 2:
+            self.eio.ws.sock.shutdown(socket.SHUT_RDWR)
+            wait_for(lambda: self.eio.state == "disconnected")
+            self.connected = True  # a disconnection that comes earlier still is reported to nobody
+
+
+def test_a_client_that_python_socketio_left_disconnected_reconnects(web: Web) -> None:
+    client = Unlucky(reconnection_delay=0.05, reconnection_delay_max=0.2)
+    with ProjectSubscription(client, "alpha") as project, ProjectSubscription(client, "alpha") as other:
+        client.connect(web.url, auth={"token": web.token()}, transports=["websocket"])
+        assert project.wait_for(lambda feed: feed.state == "subscribed")
+        client.eio.ws.sock.shutdown(socket.SHUT_RDWR)
+        wait_for(lambda: client.times == 3)
+        for subscription in (project, other):
+            assert subscription.wait_for(lambda feed: feed.state == "subscribed")
+        client.disconnect()
+
+
+class AsyncUnlucky(socketio.AsyncClient):  # type: ignore[misc]
+    """Is to :class:`Unlucky` as its base is to that one's."""
+
+    times = 0
+
+    async def connect(self, *args: Any, **options: Any) -> None:
+        await super().connect(*args, **options)
+        self.times += 1
+        if self.times == 2:
+            await self.eio.ws.close()
+            await asyncio.to_thread(wait_for, lambda: self.eio.state == "disconnected")
+
+
+def test_a_client_in_an_event_loop_reconnects_too(web: Web) -> None:
+    async def follow() -> None:
+        client = AsyncUnlucky(reconnection_delay=0.05, reconnection_delay_max=0.2)
+        project = AsyncProjectSubscription(client, "alpha")
+        await client.connect(web.url, auth={"token": web.token()}, transports=["websocket"])
+        await asyncio.to_thread(wait_for, lambda: project.feed.state == "subscribed")
+        await client.eio.ws.close()
+        await asyncio.to_thread(wait_for, lambda: client.times == 3 and project.feed.state == "subscribed")
+        await project.close()
+        await client.shutdown()
+
+    asyncio.run(follow())

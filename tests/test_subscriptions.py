@@ -1,0 +1,130 @@
+"""Subscriptions of both kinds of clients follow a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import socketio
+
+from celery_realtime.client import AsyncProjectSubscription, ProjectSubscription
+from tests.waiting import wait_for
+from tests.web_servers import Web
+
+
+@pytest.fixture(params=["sync", "asgi"])
+def web(request: pytest.FixtureRequest, redis_url: str) -> Iterator[Web]:
+    web = Web(request.param, redis_url, history_url=redis_url).attach().start()
+    yield web
+    web.stop()
+
+
+def numbers(events: list[tuple[str, Any]]) -> list[int]:
+    return [data["number"] for name, data in events if name == "step"]
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_it_follows_a_project_over_a_dropped_connection(web: Web, batch: bool) -> None:
+    events: list[tuple[str, Any]] = []
+    client = socketio.Client(reconnection_delay=0.05, reconnection_delay_max=0.2)
+    with ProjectSubscription(client, "alpha", lambda *event: events.append(event), batch=batch) as project:
+        client.connect(web.url, auth={"token": web.token()}, transports=["websocket"])
+        assert project.wait_for(lambda feed: feed.state == "subscribed")
+        web.emit("alpha", 1)
+        wait_for(lambda: numbers(events) == [1])
+        client.eio.ws.sock.shutdown(socket.SHUT_RDWR)
+        assert project.wait_for(lambda feed: feed.state != "subscribed")
+        for number in range(2, 30):
+            web.emit("alpha", number)
+        wait_for(lambda: numbers(events) == list(range(1, 30)))
+        assert project.feed.offset == 29
+    web.emit("alpha", 30)
+    web.realtime.flush()
+    client.shutdown()
+    assert numbers(events) == list(range(1, 30))
+
+
+def test_it_knows_the_jobs_and_leaves_the_users_own_handlers_alone(web: Web) -> None:
+    statuses: list[Any] = []
+    client = socketio.Client()
+    client.on("agent_status", statuses.append)
+    client.connect(web.url, auth={"token": web.token()}, transports=["websocket"])
+    changes: list[str] = []
+    project = ProjectSubscription(client, "alpha", on_change=lambda _feed, reason: changes.append(reason))
+    assert project.wait_for(lambda feed: feed.state == "subscribed")
+    for state in ("PENDING", "STARTED", "SUCCESS"):
+        web.publish_status("alpha", "job", state)
+    assert project.wait_for(lambda feed: feed.jobs["job"]["status"] == "success" if feed.jobs else False)
+    wait_for(lambda: [data["status"] for data in statuses] == ["queued", "running", "success"])
+    project.close()
+    project.close()
+    client.shutdown()
+    assert changes[0] == "snapshot"
+    assert changes.count("jobs") == 3
+
+
+def test_a_refusal_is_known(web: Web) -> None:
+    client = socketio.Client()
+    client.connect(web.url, auth={"token": web.token()}, transports=["websocket"])
+    with ProjectSubscription(client, "beta") as project:
+        assert project.wait_for(lambda feed: feed.state == "refused")
+        assert project.feed.error is not None
+        assert project.feed.error["code"] == "forbidden"
+    client.shutdown()
+
+
+def test_a_refused_connection_says_why(web: Web) -> None:
+    client = socketio.Client(reconnection=False)
+    with ProjectSubscription(client, "alpha") as project:
+        with pytest.raises(socketio.exceptions.ConnectionError):
+            client.connect(web.url, auth={"token": "nonsense"}, transports=["websocket"])
+        assert project.wait_for(lambda feed: feed.state == "refused")
+        assert project.feed.error is not None
+        assert project.feed.error["code"] == "unauthorized"
+        client.connect(web.url, auth={"token": web.token()}, transports=["websocket"])
+        assert project.wait_for(lambda feed: feed.state == "subscribed")
+        assert project.feed.error is None
+    client.shutdown()
+
+
+def test_what_watches_the_time_is_seen_by_health_checks(web: Web) -> None:
+    client = socketio.Client()
+    client.connect(web.url, auth={"token": web.token()}, transports=["websocket"])
+    with ProjectSubscription(client, "alpha") as project:
+        wait_for(lambda: project.loop.is_turning)
+        assert project.loop.health() == {
+            "name": "client-subscription",
+            "turning": True,
+            "failures": 0,
+            "error": None,
+        }
+    client.shutdown()
+
+
+@pytest.mark.parametrize("web", ["asgi"], indirect=True)  # Werkzeug answers no goodbye, for which aiohttp waits
+def test_an_event_loop_follows_too(web: Web) -> None:
+    events: list[tuple[str, Any]] = []
+
+    async def until(condition: Callable[[], Any]) -> None:
+        await asyncio.to_thread(wait_for, condition)
+
+    async def follow() -> None:
+        client = socketio.AsyncClient(reconnection_delay=0.05, reconnection_delay_max=0.2)
+        project = AsyncProjectSubscription(client, "alpha", lambda *event: events.append(event))
+        await client.connect(web.url, auth={"token": web.token()}, transports=["websocket"])
+        await until(lambda: project.feed.state == "subscribed")
+        web.emit("alpha", 1)
+        await until(lambda: numbers(events) == [1])
+        await client.eio.ws.close()
+        await until(lambda: project.feed.state != "subscribed")
+        for number in range(2, 30):
+            web.emit("alpha", number)
+        await until(lambda: numbers(events) == list(range(1, 30)))
+        await project.close()
+        await project.close()
+        await client.shutdown()
+
+    asyncio.run(follow())
