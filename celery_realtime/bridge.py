@@ -22,6 +22,7 @@ from celery_realtime.arguments import HEADER, project_argument
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.encoding import describe_error, encode_lenient, one_line
 from celery_realtime.events import Job
+from celery_realtime.incarnation import Incarnation
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.manager import SocketIOManager
 from celery_realtime.rooms import normalise_project_id
@@ -60,11 +61,13 @@ class Bridge:
     Args:
         app: The Celery app; other apps' tasks in the same process are not heard.
         settings: Returns the settings.
+        incarnation: Of the worker that this process is, or becomes.
     """
 
-    def __init__(self, app: Celery, settings: Callable[[], Settings]) -> None:
+    def __init__(self, app: Celery, settings: Callable[[], Settings], incarnation: Incarnation) -> None:
         self.app = app
         self._settings = settings
+        self._incarnation = incarnation
         self._manager: SocketIOManager | None = None
         self._failures = RateLimitedLogger(logger)
         self._project: ContextVar[str | None] = ContextVar("celery_realtime_project", default=None)
@@ -486,7 +489,8 @@ class Bridge:
         else:
             stall_after = job.stall_after if state == "STARTED" else None
             change = events.status_change(job, state, **details)
-            self._manager.publish(events.outgoing_status(change, expires_at, stall_after))
+            outgoing = events.outgoing_status(change, expires_at, stall_after, incarnation=self._incarnation.id)
+            self._manager.put(outgoing)
 
 
 def _project_header(request: Any) -> str | None:

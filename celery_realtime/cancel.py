@@ -13,7 +13,7 @@ from celery_realtime.forks import talking
 from celery_realtime.logs import RateLimitedLogger
 
 if TYPE_CHECKING:
-    from celery_realtime.history import History
+    from celery_realtime.store import History
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class Cancellations:
             history = self._history()
             try:
                 with talking:
-                    cancelled = history.cancelled(watched) if history is not None else ()
+                    cancelled = history.marks.cancelled(watched) if history is not None else ()
                 for job_id in cancelled:
                     self.add(job_id)
             except Exception as error:

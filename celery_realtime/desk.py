@@ -16,8 +16,8 @@ from celery_realtime.encoding import describe_error, encode_lenient
 from celery_realtime.exceptions import SubscribeError
 
 if TYPE_CHECKING:
-    from celery_realtime.history import History
     from celery_realtime.settings import Settings
+    from celery_realtime.store import History
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class Desk:
         try:
             history = self._history()
             if history is not None:
-                history.cancel(job_id)
+                history.marks.cancel(job_id)
             replies = self._app.control.broadcast(
                 COMMAND, arguments={"job_id": job_id}, reply=True, timeout=REPLY_TIMEOUT, **where
             )

@@ -26,19 +26,22 @@ from celery_realtime.cancel import Cancellations, register_command
 from celery_realtime.events import Job
 from celery_realtime.exceptions import ImproperlyConfigured, JobCancelled
 from celery_realtime.handle import JobHandle
+from celery_realtime.incarnation import Incarnation
 from celery_realtime.manager import SocketIOManager
 from celery_realtime.outbox import Outbox
 from celery_realtime.progress import Progress, ProgressTracker
 from celery_realtime.results import MirroredProgress, ProgressMirror
 from celery_realtime.revocations import Revocations
 from celery_realtime.rooms import normalise_project_id, normalise_user_id
-from celery_realtime.settings import Settings, as_history_url, check_names, conf_values, resolve
+from celery_realtime.settings import Settings, check_names, conf_values, resolve
+from celery_realtime.urls import celery_broker_options, celery_redis
 
 if TYPE_CHECKING:
     from celery_realtime.client_manager import AsyncRealtimeClientManager
     from celery_realtime.handlers import SocketIOEventHandlers
     from celery_realtime.keeper import Keeper
     from celery_realtime.kombu_manager import RealtimeKombuManager
+    from celery_realtime.leases import HeldJob
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +66,8 @@ class Realtime:
         self._keywords = settings
         self._app: Celery | None = None
         self._attached: SocketIOEventHandlers | None = None
+        #: That of the worker that this process is, or becomes.
+        self.incarnation = Incarnation()
         self._trackers: BoundedDict[str, ProgressTracker] = BoundedDict(TRACKERS)
         #: The attempts that jobs have ended at.
         self._ended: BoundedDict[str, int] = BoundedDict(TRACKERS)
@@ -112,8 +117,10 @@ class Realtime:
         self.flush()
         if signal is not signals.worker_shutting_down:
             self.manager.close()
-        if signal is signals.worker_shutdown and "keeper" in vars(self):
-            self.keeper.stop()
+        if signal is signals.worker_shutdown and self.incarnation.id:
+            if self.manager.history is not None:
+                self.keeper.release(self.incarnation.id)
+            self.incarnation.end()
 
     # -- parts --------------------------------------------------------------------------------------------------
 
@@ -134,33 +141,20 @@ class Realtime:
         conf = self.app.conf
         settings = self._resolve(self.app, conf, conf.broker_write_url)
         if {**conf_values(conf, self.app.namespace), **self._keywords}.get("url") is None:
-            settings = msgspec.structs.replace(settings, connection_options=self._like_celery(settings))
-        if settings.history_url == "auto":
-            settings = msgspec.structs.replace(settings, history_url=self._find_redis(settings))
-        return settings
+            options = celery_broker_options(conf, settings.connection_options)
+            settings = msgspec.structs.replace(settings, connection_options=options)
+        return self._find_history(settings) if settings.history_url == "auto" else settings
 
-    def _find_redis(self, settings: Settings) -> str | None:
-        """Return the result backend's or the broker's URL, with its options, if it is a Redis and there is a client."""
-        conf, ours = self.app.conf, settings.connection_options
-        backend = (conf.result_backend, conf.redis_backend_use_ssl, conf.result_backend_transport_options)
-        broker = (settings.url, ours.get("ssl"), ours.get("transport_options"))
-        found = next(filter(None, (as_history_url(*place) for place in (backend, broker))), None)
-        if found is not None and importlib.util.find_spec("redis") is None:
+    def _find_history(self, settings: Settings) -> Settings:
+        """Return settings with the history at the result backend or the broker, if it is a Redis and has a client."""
+        address = celery_redis(self.app.conf, settings.url, settings.connection_options)
+        if address is not None and importlib.util.find_spec("redis") is None:
             logger.warning("no history: pip install celery-realtime[redis], or set realtime_history_url to None")
-            return None
-        return found
-
-    def _like_celery(self, settings: Settings) -> dict[str, Any]:
-        """Return the connection options for Celery's own broker: those of Celery (TLS, Sentinel), then ours."""
-        conf = self.app.conf
-        options: dict[str, Any] = {"transport_options": dict(conf.broker_transport_options or {})}
-        if conf.broker_use_ssl:
-            options["ssl"] = conf.broker_use_ssl
-        if conf.broker_login_method:
-            options["login_method"] = conf.broker_login_method
-        given = dict(settings.connection_options)
-        transport = {**options["transport_options"], **given.pop("transport_options", {})}
-        return {**options, **given, "transport_options": transport}
+            address = None
+        if address is None:
+            return msgspec.structs.replace(settings, history_url=None)
+        options = {**address.options, **settings.history_options}
+        return msgspec.structs.replace(settings, history_url=address.url, history_options=options)
 
     @functools.cached_property
     def manager(self) -> SocketIOManager:
@@ -170,7 +164,7 @@ class Realtime:
     @functools.cached_property
     def bridge(self) -> Bridge:
         """Where events come from."""
-        return Bridge(self.app, lambda: self.settings)
+        return Bridge(self.app, lambda: self.settings, self.incarnation)
 
     def project(self, project_id: object) -> contextlib.AbstractContextManager[None]:
         """Give every job that is published inside the ``with`` block a project.
@@ -254,7 +248,7 @@ class Realtime:
             self.manager.count_without_project(job)
         else:
             told = events.outgoing_progress(progress.progress_update(job, report), job.stall_after)
-            self.manager.publish(told, due)
+            self.manager.put(told, due)
 
     def _mirror_progress(self, job: Job, report: Progress, due: float) -> None:
         self._mirror_outbox.put(MirroredProgress(job.job_id, report), due)  # type: ignore[arg-type]
@@ -329,17 +323,23 @@ class Realtime:
 
         return Keeper(self.manager, self.settings.lost_after)
 
-    def look_after_worker(self, hostname: str) -> None:
+    def look_after_worker(self) -> None:
         """Hold a lease on the jobs of the worker that this process is the main process of."""
         if self.manager.history is not None:
-            self.keeper.start(hostname, self._held_jobs)
+            self.keeper.hold(self.incarnation.id, self._held_jobs)
 
-    def _held_jobs(self) -> list[Job]:
+    def _held_jobs(self) -> list[HeldJob]:
         """Return the jobs that this worker has taken from the queue and not finished."""
         from celery.worker import state
 
-        held = (self.bridge.received(job_id) for job_id in _ids(state.reserved_requests))
-        return [job for job in held if job is not None and job.project_id is not None]
+        from celery_realtime.leases import HeldJob
+
+        held = [(self.bridge.received(request.id), request) for request in _members(state.reserved_requests)]
+        return [
+            HeldJob(**msgspec.structs.asdict(job), running=bool(request.time_start))
+            for job, request in held
+            if job is not None and job.project_id is not None
+        ]
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until every accepted event has been sent.
@@ -433,7 +433,7 @@ class Realtime:
     @functools.cached_property
     def _revocations(self) -> Revocations:
         history = self.manager.history
-        return Revocations(None if history is None else history.revocations)
+        return Revocations(None if history is None else history.marks.revocations)
 
     def revoke_access(self, user_id: object, project_id: object) -> bool:
         """Let a user's clients hear a project no more, on all web servers, from now on.
@@ -462,7 +462,7 @@ class Realtime:
         if history is None:
             return True
         try:
-            history.revoke(user, project, at)
+            history.marks.revoke(user, project, at)
         except Exception as error:
             logger.error("it could not be stored that %s may not see a project any more: %r", user, error)
             return False
@@ -523,11 +523,11 @@ def _stores_results(task: Any) -> bool:
     return bool(task.store_eager_result or not task.request.is_eager)
 
 
-def _ids(requests: Iterable[Any]) -> list[str]:
-    """Return the ids in a set that other threads change meanwhile."""
+def _members(requests: Iterable[Any]) -> list[Any]:
+    """Return the members of a set that other threads change meanwhile."""
     while True:
         try:
-            return [request.id for request in requests]
+            return list(requests)
         except RuntimeError:  # changed size during iteration
             continue
 
@@ -539,10 +539,11 @@ class _WorkerStep(bootsteps.StartStopStep):
         parent.app.realtime.settings  # noqa: B018 - reading it is the check
         parent.app.realtime.manager.preload()
         register_command()
+        parent.app.realtime.incarnation.begin()  # before the pool forks, so that its children belong to it
         super().__init__(parent, **kwargs)
 
     def start(self, parent: Any) -> None:
-        parent.app.realtime.look_after_worker(parent.hostname)
+        parent.app.realtime.look_after_worker()
 
 
 #: Celery's current app is one for each thread, and the request threads of a web server have none.

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import re
-import ssl
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlsplit
 
 import msgspec
 
 from celery_realtime.exceptions import ImproperlyConfigured
+from celery_realtime.urls import RedisAddress, check_broker_url, check_history_address
 
 PREFIX = "realtime_"
-REDIS_SCHEMES = ("redis", "rediss", "redis+socket", "unix", "valkey", "valkeys", "sentinel")
 
 EventFilter = Callable[..., dict[str, Any] | None]
 ProjectResolver = Callable[[str, tuple[Any, ...], dict[str, Any]], str | None]
@@ -31,6 +28,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         namespace: Socket.IO namespace.
         connection_options: Further keyword arguments of :class:`kombu.Connection`.
         history_url: Redis URL of the history; None for none, "auto" for the result backend or broker if it is Redis.
+        history_options: Further keyword arguments of redis-py's connections to the history, such as ``ssl_context``.
         history_size: Events kept for each project.
         history_ttl: Seconds that a quiet project's history is kept.
         progress_interval: Shortest time between two progress events of a job, in seconds.
@@ -63,6 +61,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str = "/"
     connection_options: dict[str, Any] = {}
     history_url: str | None = "auto"
+    history_options: dict[str, Any] = {}
     history_size: int = 1000
     history_ttl: float = 86400.0
     progress_interval: float = 5.0
@@ -85,6 +84,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_backlog: int = 1000
     max_backlog_bytes: int = 16 * 1024 * 1024
     metrics: bool = False
+
+    @property
+    def history_address(self) -> RedisAddress | None:
+        """Where the history is, and how to connect to it; None for no history."""
+        return None if self.history_url is None else RedisAddress(self.history_url, self.history_options)
 
     @property
     def filters_by_audience(self) -> bool:
@@ -112,7 +116,7 @@ _POSITIVE = (
 _NOT_NEGATIVE = ("progress_interval", "linger", "flush_timeout")
 _CALLABLE = ("event_filter", "project_resolver")
 _TIMES = ("history_ttl", "progress_interval", "linger", "flush_timeout", "lost_after", "connect_timeout")
-_SECRET = ("secret_key", "url", "history_url", "connection_options")
+_SECRET = ("secret_key", "url", "history_url", "connection_options", "history_options")
 _NOT_EMPTY = ("channel", "secret_key", "url")
 
 
@@ -136,8 +140,9 @@ def resolve(
     settings = _convert({**values, **keywords})
     _check_ranges(settings)
     url = settings.url or (broker_url if isinstance(broker_url, str) else ";".join(broker_url))
-    _check_url(url)
-    _check_history_url(settings.history_url)
+    check_broker_url(url, f"{PREFIX}url")
+    if settings.history_url != "auto" and settings.history_address is not None:
+        check_history_address(settings.history_address, f"{PREFIX}history_url")
     return msgspec.structs.replace(settings, url=url)
 
 
@@ -220,131 +225,3 @@ def _check_words(settings: Settings) -> None:
         raise ImproperlyConfigured(f"{PREFIX}wire must be 'frames' or 'stock', not {settings.wire!r}")
     if not settings.namespace.startswith("/"):
         raise ImproperlyConfigured(f"{PREFIX}namespace must start with '/', not {settings.namespace!r}")
-
-
-def _check_url(url: str) -> None:
-    from kombu.transport import TRANSPORT_ALIASES
-
-    for part in url.split(";"):
-        scheme, found, _ = part.partition("://")
-        if not found or (scheme.partition("+")[0] not in TRANSPORT_ALIASES and scheme not in TRANSPORT_ALIASES):
-            raise ImproperlyConfigured(
-                f"{PREFIX}url {redact(url)!r} is no broker URL; write one such as redis://localhost:6379/0"
-                " or amqp://guest:guest@localhost:5672//"
-            )
-        if not _is_readable(part):
-            # What Python says of it may quote half a password.
-            raise ImproperlyConfigured(
-                f"{PREFIX}url {redact(url)!r} has a host or port that cannot be read; if its password has special"
-                " characters, write them as in urllib.parse.quote(password, safe='')"
-            )
-
-
-def _check_history_url(url: str | None) -> None:
-    if url in (None, "auto"):
-        return
-    known = is_plain_redis(url) or is_sentinel(url)
-    if not (known and all(_is_readable(part) for part in str(url).split(";"))):
-        raise ImproperlyConfigured(
-            f"{PREFIX}history_url {redact(str(url))!r} is no URL of one Redis; write one such as redis://localhost:6379/0,"
-            ' sentinel://localhost:26379/0?master_name=mymaster, "auto", or None for no history'
-        )
-    if is_sentinel(url) and "master_name" not in url_options(str(url)):
-        raise ImproperlyConfigured(
-            f"{PREFIX}history_url {redact(str(url))!r} does not say which master: end it with ?master_name=mymaster"
-        )
-
-
-def _is_readable(url: str) -> bool:
-    try:
-        urlsplit(url.partition(",")[0]).port  # noqa: B018 - reading it is the check
-    except ValueError:
-        return False
-    return True
-
-
-def redact(url: str) -> str:
-    """Return a URL without its passwords, fit for logs and error messages."""
-    url = _PASSWORD_OPTION.sub(r"\1**", url)
-    head, at, tail = url.rpartition("@")
-    if not at:
-        return url
-    scheme, slashes, credentials = head.partition("://")
-    user = credentials.split(":", 1)[0]
-    return f"{scheme}{slashes}{user}:**@{tail}"
-
-
-_PASSWORD_OPTION = re.compile(r"([?&]\w*password=)[^&;]*")
-
-
-def url_options(url: str) -> dict[str, str]:
-    """Return the options that follow the question marks in a URL, or in several with semicolons between them."""
-    return dict(option for part in url.split(";") for option in parse_qsl(urlsplit(part).query))
-
-
-def as_history_url(url: str | None, tls: Any, transport_options: Mapping[str, Any] | None) -> str | None:
-    """Return the URL of a Redis with what else Celery was told of it, so that it alone says how to connect.
-
-    Options that are objects have no form in a URL, and are left out.
-
-    Args:
-        url: Of the result backend or the broker.
-        tls: ``redis_backend_use_ssl`` or ``broker_use_ssl``.
-        transport_options: ``result_backend_transport_options`` or ``broker_transport_options``.
-
-    Returns:
-        The URL, or None if there is no Redis, or Sentinels are not told which one.
-    """
-    if url is None or not (is_plain_redis(url) or is_sentinel(url)):
-        return None
-    whole = _with_options(url, tls, transport_options or {})
-    return None if is_sentinel(url) and "master_name" not in url_options(whole) else whole
-
-
-def _with_options(url: str, tls: Any, transport_options: Mapping[str, Any]) -> str:
-    options: dict[str, Any] = dict(tls) if isinstance(tls, Mapping) else {}
-    if is_sentinel(url):
-        options |= _sentinel_options(transport_options)
-        options |= {"ssl_cert_reqs": ssl.CERT_REQUIRED, **options} if tls else {}
-    elif tls and url.startswith("redis://"):
-        url = "rediss" + url.removeprefix("redis")
-    there = url_options(url)
-    written = {name: _in_url(name, value) for name, value in options.items() if name not in there}
-    more = "&".join(f"{name}={text}" for name, text in written.items() if text is not None)
-    separator = "&" if urlsplit(url.rpartition(";")[2]).query else "?"
-    return f"{url}{separator}{more}" if more else url
-
-
-def _sentinel_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("master_name", "min_other_sentinels")
-    to_sentinel = given.get("sentinel_kwargs") or {}
-    return {
-        **{name: given[name] for name in names if name in given},
-        **{f"sentinel_{name}": value for name, value in to_sentinel.items()},
-    }
-
-
-def _in_url(name: str, value: object) -> str | None:
-    """Return the value of an option as it is written in a URL, or None if it cannot be."""
-    if name.endswith("ssl_cert_reqs") and (value is None or isinstance(value, int)):
-        return ssl.VerifyMode(value or 0).name.removeprefix("CERT_").lower()
-    if not isinstance(value, str | int | float):
-        return None
-    number = isinstance(value, int) and not isinstance(value, bool)  # those of the module ssl have names of their own
-    return quote(str(int(value) if number else value), safe="/")
-
-
-def is_plain_redis(url: object) -> bool:
-    """Tell whether a URL names one Redis server that redis-py connects to by itself."""
-    schemes = ("redis", "rediss", "redis+socket", "unix")
-    return isinstance(url, str) and url.partition("://")[0] in schemes and ";" not in url
-
-
-def is_sentinel(url: object) -> bool:
-    """Tell whether a URL names Sentinels, which know where the Redis server is."""
-    return isinstance(url, str) and all(part.startswith("sentinel://") for part in url.split(";"))
-
-
-def is_redis(url: str | None) -> bool:
-    """Tell whether a URL names a Redis-compatible server."""
-    return bool(url) and str(url).split("://", 1)[0].lower() in REDIS_SCHEMES

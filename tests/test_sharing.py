@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from celery_realtime.history import Snapshot
 from celery_realtime.sharing import AsyncSharedReads, SharedReads
+from celery_realtime.store import Snapshot
 from tests.waiting import wait_for
 
 
