@@ -328,6 +328,11 @@ class Realtime:
         if self.manager.history is not None:
             self.keeper.hold(self.incarnation.id, self._held_jobs)
 
+    def abandon_worker(self) -> None:
+        """Let the lease of the worker in this process lapse: it is cut off, and its jobs with it."""
+        if self.incarnation.id and self.manager.history is not None:
+            self.keeper.abandon(self.incarnation.id)
+
     def _held_jobs(self) -> list[HeldJob]:
         """Return the jobs that this worker has taken from the queue and not finished."""
         from celery.worker import state
@@ -544,6 +549,10 @@ class _WorkerStep(bootsteps.StartStopStep):
 
     def start(self, parent: Any) -> None:
         parent.app.realtime.look_after_worker()
+
+    def terminate(self, parent: Any) -> None:
+        # A cold shutdown sends no worker_shutdown, and the process may live on, as that of an embedded worker does.
+        parent.app.realtime.abandon_worker()
 
 
 #: Celery's current app is one for each thread, and the request threads of a web server have none.

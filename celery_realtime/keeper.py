@@ -94,6 +94,16 @@ class Keeper:
         renewal = self._renewals.pop(incarnation, None)
         if renewal is not None:
             renewal.release()
+        self._stop_if_idle()
+
+    def abandon(self, incarnation: str) -> None:
+        """Let the lease of an incarnation lapse that ends out of order: what it was running is lost."""
+        renewal = self._renewals.pop(incarnation, None)
+        if renewal is not None:
+            renewal.stop()
+        self._stop_if_idle()
+
+    def _stop_if_idle(self) -> None:
         if not self._renewals and not self._is_wanted_without_leases:
             self.stop()
 
@@ -127,7 +137,7 @@ class LeaseRenewal:
         self._lease = lease
         self._lock = threading.Lock()
         self._is_new = True
-        self._is_released = False
+        self._is_stopped = False
         self._log = RateLimitedLogger(logger)
 
     def renew(self) -> None:
@@ -137,7 +147,7 @@ class LeaseRenewal:
             redis.RedisError: Redis cannot be reached.
         """
         with self._lock:
-            if self._is_released:
+            if self._is_stopped:
                 return
             held = self._held()
             with talking:
@@ -148,10 +158,14 @@ class LeaseRenewal:
                     _report(self._manager, job, "STARTED", incarnation=self._incarnation)
         self._is_new = False
 
+    def stop(self) -> None:
+        """Renew the lease no more, and let it lapse."""
+        with self._lock:
+            self._is_stopped = True
+
     def release(self) -> None:
         """Give up the lease, unless the incarnation still holds jobs."""
-        with self._lock:
-            self._is_released = True
+        self.stop()
         if self._held():
             return
         try:

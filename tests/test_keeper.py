@@ -51,6 +51,19 @@ def leases(studio: Studio) -> Leases:
     return history_of(studio).leases
 
 
+@pytest.fixture
+def new_keeper() -> Iterator[Callable[[Studio], Keeper]]:
+    keepers: list[Keeper] = []
+
+    def new(studio: Studio) -> Keeper:
+        keepers.append(Keeper(studio.realtime.manager, lost_after=0.3))
+        return keepers[-1]
+
+    yield new
+    for keeper in keepers:
+        keeper.stop()
+
+
 def reaper(studio: Studio) -> Reaper:
     return Reaper(studio.realtime.manager, history_of(studio).leases, lease=LEASE, pause=LEASE / 2)
 
@@ -105,6 +118,21 @@ def test_a_lease_that_was_given_up_is_not_renewed_any_more(studio: Studio, lease
     worker.renewal.release()
     worker.renewal.renew()
     assert leases.hold("i", [], LEASE) is False
+
+
+def test_a_worker_that_is_cut_off_renews_no_more_and_its_jobs_are_lost(
+    studio: Studio, leases: Leases, new_keeper: Callable[[Studio], Keeper]
+) -> None:
+    """Its process may live on, and be a worker again: as the next incarnation."""
+    append(history_of(studio), status("STARTED", incarnation="i"))
+    keeper = new_keeper(studio)
+    keeper.start()
+    keeper.hold("i", lambda: [job()])
+    wait_for(lambda: leases.hold("i", [job()], LEASE))
+    keeper.abandon("i")
+    keeper.abandon("never held")
+    keeper.hold("j", list)
+    wait_for(lambda: studio.told() == ["LOST"])
 
 
 def test_an_incarnation_that_ends_while_it_holds_jobs_leaves_its_lease_to_lapse(studio: Studio, leases: Leases) -> None:
@@ -179,19 +207,6 @@ def test_a_stalled_job_is_reported(studio: Studio) -> None:
 
 
 # -- the thread -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def new_keeper() -> Iterator[Callable[[Studio], Keeper]]:
-    keepers: list[Keeper] = []
-
-    def new(studio: Studio) -> Keeper:
-        keepers.append(Keeper(studio.realtime.manager, lost_after=0.3))
-        return keepers[-1]
-
-    yield new
-    for keeper in keepers:
-        keeper.stop()
 
 
 def keepers_at_work() -> int:
