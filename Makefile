@@ -20,7 +20,7 @@ help:
 	@echo "make demo     start a broker, a worker and a web page, and watch jobs in the browser"
 	@echo "make test     install what tests need, then lint and run all tests (ARGS for pytest)"
 	@echo "make check    the same without what needs a server, a worker or a browser: a minute"
-	@echo "make lint     ruff, codespell, import-linter and mypy"
+	@echo "make lint     ruff, codespell, import-linter, luacheck (if it is there) and mypy"
 	@echo "make format   let ruff mend what it can"
 	@echo "make docs     build the documentation into docs/_build/html"
 	@echo "make long     run the variants that make test leaves out: more hosts, brokers and seeds (minutes)"
@@ -54,6 +54,8 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check
 	$(BIN)/codespell
 	$(BIN)/lint-imports --no-logo
+	@if command -v luacheck >/dev/null; then set -x; luacheck --quiet celery_realtime/scripts; \
+	  else echo "luacheck is not installed (on Debian: lua-check), so the Lua scripts are not checked"; fi
 	$(BIN)/mypy
 
 format: $(VENV)/.test

@@ -17,7 +17,7 @@ from celery import Celery
 from benchmarks.figures import Figure, percentile
 from benchmarks.stage import Stage
 from celery_realtime.client_manager import RealtimeClientManager
-from celery_realtime.history import History
+from celery_realtime.store import History
 from tests.services import Broker
 from tests.waiting import wait_for
 

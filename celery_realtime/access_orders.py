@@ -39,7 +39,7 @@ class AccessOrders:
 
     def _open_revocations(self) -> Revocations:
         history = self._manager.history
-        return Revocations(None if history is None else history.revocations)
+        return Revocations(None if history is None else history.marks.revocations)
 
     def on_order(self, carry_out: Callable[[Order], Any]) -> None:
         """Call ``carry_out`` with each order of this process: a server of its own does not wait for the broker."""
@@ -56,10 +56,10 @@ class AccessOrders:
         history = self._manager.history
         if history is None:
             return True
-        from celery_realtime.history import ERRORS
+        from celery_realtime.redis_connection import ERRORS
 
         try:
-            history.revoke(user, project, at)
+            history.marks.revoke(user, project, at)
         except ERRORS as error:
             self._log.error(
                 "cannot store that access was revoked; web servers that start later accept older tokens: %s",

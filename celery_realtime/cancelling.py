@@ -15,7 +15,7 @@ from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.loops import BackgroundLoop
 
 if TYPE_CHECKING:
-    from celery_realtime.history import History
+    from celery_realtime.store import History
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class Cancellations:
             watched = list(self._watched)
         if history is not None and watched:
             with talking:
-                cancelled = history.cancelled(watched)
+                cancelled = history.marks.cancelled(watched)
             for job_id in cancelled:
                 self.add(job_id)
 

@@ -122,11 +122,11 @@ class WorkerRequests:
         """Return the request of a job that is reserved or runs, or None."""
         return self._state.requests.get(job_id)
 
-    def reserved_ids(self) -> list[str]:
-        """Return the ids of all jobs that are taken from the queue and not finished."""
+    def reserved(self) -> list[Any]:
+        """Return the requests of all jobs that are taken from the queue and not finished."""
         while True:
             try:
-                return [request.id for request in self._state.reserved_requests]
+                return list(self._state.reserved_requests)
             except RuntimeError:  # another thread has changed it during the iteration
                 continue
 

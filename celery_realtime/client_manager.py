@@ -19,7 +19,7 @@ from celery_realtime.kombu_manager import RealtimeKombuManager
 from celery_realtime.listener import Listener
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.pacer import Pacer
-from celery_realtime.settings import is_redis, redact
+from celery_realtime.urls import is_redis, redact
 
 
 class RealtimeClientManager(RealtimeKombuManager):

@@ -11,7 +11,8 @@ import msgspec
 from celery import Celery
 
 from celery_realtime.celery_seams import conf_so_far
-from celery_realtime.settings import Settings, as_history_url, check, check_broker, check_names
+from celery_realtime.settings import Settings, check, check_broker, check_names
+from celery_realtime.urls import celery_broker_options, celery_redis
 
 logger = logging.getLogger(__name__)
 
@@ -71,32 +72,18 @@ class Configuration:
         values = check(self._keywords, conf, app.namespace)
         if values.get("url") is None:
             values["url"] = check_broker(conf.broker_write_url or DEFAULT_BROKER)
-            values["connection_options"] = _like_celery(conf, values.get("connection_options") or {})
+            values["connection_options"] = celery_broker_options(conf, values.get("connection_options") or {})
         settings = Settings(**values)
-        if settings.history_url == "auto":
-            settings = msgspec.structs.replace(settings, history_url=_find_redis(conf, settings))
-        return settings
+        return _find_history(conf, settings) if settings.history_url == "auto" else settings
 
 
-def _like_celery(conf: Any, ours: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the connection options for Celery's own broker: those of Celery (TLS, Sentinel), then ours."""
-    options: dict[str, Any] = {"transport_options": dict(conf.broker_transport_options or {})}
-    if conf.broker_use_ssl:
-        options["ssl"] = conf.broker_use_ssl
-    if conf.broker_login_method:
-        options["login_method"] = conf.broker_login_method
-    given = dict(ours)
-    transport = {**options["transport_options"], **given.pop("transport_options", {})}
-    return {**options, **given, "transport_options": transport}
-
-
-def _find_redis(conf: Any, settings: Settings) -> str | None:
-    """Return the result backend's or the broker's URL, with its options, if it is a Redis and there is a client."""
-    ours = settings.connection_options
-    backend = (conf.result_backend, conf.redis_backend_use_ssl, conf.result_backend_transport_options)
-    broker = (settings.url, ours.get("ssl"), ours.get("transport_options"))
-    url = next(filter(None, (as_history_url(*place) for place in (backend, broker))), None)
-    if url is not None and importlib.util.find_spec("redis") is None:
+def _find_history(conf: Any, settings: Settings) -> Settings:
+    """Return settings with the history at the result backend or the broker, if it is a Redis and has a client."""
+    address = celery_redis(conf, settings.url, settings.connection_options)
+    if address is not None and importlib.util.find_spec("redis") is None:
         logger.warning("no history: pip install celery-realtime[redis], or set realtime_history_url to None")
-        return None
-    return url
+        address = None
+    if address is None:
+        return msgspec.structs.replace(settings, history_url=None)
+    options = {**address.options, **settings.history_options}
+    return msgspec.structs.replace(settings, history_url=address.url, history_options=options)

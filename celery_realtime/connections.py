@@ -12,7 +12,7 @@ import kombu
 from kombu.exceptions import OperationalError
 
 from celery_realtime.kombu_seams import keep_queues, shorten_farewell
-from celery_realtime.settings import is_redis, is_sentinel
+from celery_realtime.urls import is_redis, is_sentinel
 
 logger = logging.getLogger(__name__)
 

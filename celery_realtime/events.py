@@ -126,7 +126,9 @@ class Standing(msgspec.Struct, frozen=True):
     """What the history decides by, beside an event's attempt and rank, and keeps in the job's entry.
 
     Attributes:
-        worker: Of a status, the worker that it happened in.
+        worker: Of a status, the node name of the worker that it happened in.
+        incarnation: Of a status, the incarnation of the worker that reports it, see
+            :class:`~celery_realtime.incarnation.Incarnation`.
         kind: What a workflow counts the job as: queued, running, done or failed.
         root_id: The first job of its workflow.
         gate: ``L`` for LOST, which ends only what runs, and which a redelivery may reopen; ``E`` for an expiry that
@@ -139,6 +141,7 @@ class Standing(msgspec.Struct, frozen=True):
     root_id: str | None = None
     gate: str = ""
     percent: int | float = 0
+    incarnation: str = ""
 
 
 class Deadlines(msgspec.Struct, frozen=True):
@@ -245,7 +248,12 @@ def status_change(
 
 
 def outgoing_status(
-    change: StatusChange, expires_at: float | None = None, stall_after: float | None = None, gate: str = ""
+    change: StatusChange,
+    expires_at: float | None = None,
+    stall_after: float | None = None,
+    *,
+    gate: str = "",
+    incarnation: str = "",
 ) -> Outgoing:
     """Encode a status change.
 
@@ -254,6 +262,7 @@ def outgoing_status(
         expires_at: When the queued job expires, in seconds since the epoch.
         stall_after: Seconds of silence after which the running job counts as stalled.
         gate: ``E`` for an expiry that only the reaper has seen; LOST has its own, see :class:`Standing`.
+        incarnation: The incarnation of the worker that the report is from, or, of a lost job, that ran it.
     """
     return Outgoing(
         change.project_id,
@@ -267,6 +276,7 @@ def outgoing_status(
             kind=KIND_OF_STATUS[change.status],
             root_id=change.root_id,
             gate=gate or ("L" if change.state == "LOST" else ""),
+            incarnation=incarnation,
         ),
         deadlines=Deadlines(expires_at, stall_after),
     )

@@ -16,6 +16,7 @@ from celery_realtime.celery_seams import unproxied
 from celery_realtime.configuration import Configuration
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.handle import JobHandle, new_handle, signature_of
+from celery_realtime.incarnation import Incarnation
 from celery_realtime.job_reader import JobReader
 from celery_realtime.lazy import Lazy
 from celery_realtime.loops import loops_of
@@ -301,10 +302,15 @@ class _CelerySide:
         self.app = app
         self.projects = Projects(app, settings, manager.project_of)
         reader = JobReader(app, self.projects)
-        self.bridge = Bridge(app, settings, projects=self.projects, reader=reader)
+        incarnation = Incarnation()
+        self.bridge = Bridge(app, settings, projects=self.projects, reader=reader, incarnation=incarnation)
         self.running_jobs = RunningJobs(app, reader=reader, manager=manager, settings=settings)
         self.worker = WorkerSupport(
-            settings, manager, received=self.bridge.received, new_keeper=lambda: realtime.keeper
+            settings,
+            manager,
+            incarnation=incarnation,
+            received=self.bridge.received,
+            keeper=lambda: realtime.keeper,
         )
         self._manager = manager
 

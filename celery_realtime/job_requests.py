@@ -25,9 +25,9 @@ from celery_realtime.membership import Clients
 from celery_realtime.sessions import Session
 
 if TYPE_CHECKING:
-    from celery_realtime.history import History
     from celery_realtime.settings import Settings
     from celery_realtime.stock_manager import ClientManager
+    from celery_realtime.store import History
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ class JobRequests:
         with self._log.suppressing("cannot ask the workers to cancel a job, so the request is refused"):
             history = self._history()
             if history is not None:
-                history.cancel(job_id)
+                history.marks.cancel(job_id)
             replies = self._app.control.broadcast(
                 COMMAND, arguments={"job_id": job_id}, reply=True, timeout=REPLY_TIMEOUT, **where
             )

@@ -25,8 +25,8 @@ from celery_realtime.rooms import normalise_project_id
 from celery_realtime.settings import Settings
 
 if TYPE_CHECKING:
-    from celery_realtime.history import History
     from celery_realtime.kombu_manager import RealtimeKombuManager
+    from celery_realtime.store import History
 
 logger = logging.getLogger(__name__)
 
@@ -106,10 +106,11 @@ class SocketIOManager:
 
     def _open_history(self) -> History | None:
         settings = self._settings()
-        if settings.history_url is None:
+        address = settings.history_address
+        if address is None:
             return None
         try:
-            from celery_realtime.history import History
+            from celery_realtime.store import History
         except ModuleNotFoundError as error:
             if error.name != "redis":
                 raise
@@ -117,7 +118,7 @@ class SocketIOManager:
                 "realtime_history_url needs redis-py: pip install celery-realtime[redis], or set it to None"
             ) from None
 
-        return History(settings.history_url, settings.channel, settings.history_size, settings.history_ttl)
+        return History(address, settings.channel, settings.history_size, settings.history_ttl)
 
     def preload(self) -> None:
         """Load what sending needs, once, in a process whose children will send; opens no connection.

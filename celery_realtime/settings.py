@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import re
-import ssl
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Protocol, get_args, get_origin, get_type_hints
-from urllib.parse import parse_qsl, quote, urlsplit
 
 import msgspec
 
 from celery_realtime.exceptions import ImproperlyConfigured
+from celery_realtime.urls import RedisAddress, check_broker_url, check_history_address
 
 PREFIX = "realtime_"
-REDIS_SCHEMES = ("redis", "rediss", "redis+socket", "unix", "valkey", "valkeys", "sentinel")
 
 #: The longest length of time, in seconds: what is much longer, no clock can wait.
 LONGEST_TIME = 10 * 365 * 86400.0
@@ -80,11 +77,7 @@ def _a_namespace(name: str, value: Any) -> None:
 def _a_broker(name: str, value: Any) -> None:
     _not_empty(name, value)
     if value is not None:
-        _check_url(value)
-
-
-def _a_redis(_name: str, value: Any) -> None:
-    _check_history_url(value)
+        check_broker_url(value, f"{PREFIX}{name}")
 
 
 Number = Annotated[int, _above_zero]
@@ -104,6 +97,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         namespace: Socket.IO namespace.
         connection_options: Further keyword arguments of :class:`kombu.Connection`.
         history_url: Redis URL of the history; None for none, "auto" for the result backend or broker if it is Redis.
+        history_options: Further keyword arguments of redis-py's connections to the history, such as ``ssl_context``.
         history_size: Events kept for each project.
         history_ttl: Seconds that a quiet project's history is kept.
         progress_interval: Shortest time between two progress events of a job, in seconds.
@@ -137,7 +131,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     wire: Annotated[str, _a_wire] = "frames"
     namespace: Annotated[str, _a_namespace] = "/"
     connection_options: dict[str, Any] = {}
-    history_url: Annotated[str | None, _a_redis] = "auto"
+    history_url: str | None = "auto"
+    history_options: dict[str, Any] = {}
     history_size: Number = 1000
     history_ttl: Span = 86400.0
     progress_interval: Pause = 5.0
@@ -163,6 +158,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     metrics: bool = False
 
     @property
+    def history_address(self) -> RedisAddress | None:
+        """Where the history is, and how to connect to it; None for no history."""
+        return None if self.history_url is None else RedisAddress(self.history_url, self.history_options)
+
+    @property
     def filters_by_audience(self) -> bool:
         """Whether ``event_filter`` decides in the web server, for each audience, and not where events come from."""
         if self.event_filter is None:
@@ -184,7 +184,7 @@ def _parameters(rule: Any) -> Mapping[str, inspect.Parameter] | None:
 NAMES = Settings.__struct_fields__
 _TYPES: dict[str, Any] = get_type_hints(Settings, include_extras=True)
 _CALLABLE = ("event_filter", "project_resolver")
-_SECRET = ("secret_key", "url", "history_url", "connection_options")
+_SECRET = ("secret_key", "url", "history_url", "connection_options", "history_options")
 
 
 def resolve(
@@ -217,7 +217,10 @@ def check(keywords: Mapping[str, Any], conf: Mapping[str, Any], namespace: str |
     values = conf_values(conf, namespace)
     check_names(values)
     checked = {name: _checked(name, value) for name, value in {**values, **keywords}.items()}
-    _check_filter(Settings(**checked))
+    settings = Settings(**checked)
+    _check_filter(settings)
+    if settings.history_url != "auto" and settings.history_address is not None:
+        check_history_address(settings.history_address, f"{PREFIX}history_url")
     return checked
 
 
@@ -228,7 +231,7 @@ def check_broker(broker_url: str | Iterable[str]) -> str:
         ImproperlyConfigured: It cannot be used.
     """
     url = broker_url if isinstance(broker_url, str) else ";".join(broker_url)
-    _check_url(url)
+    check_broker_url(url, f"{PREFIX}url")
     return url
 
 
@@ -293,131 +296,3 @@ def _check_filter(settings: Settings) -> None:
         raise ImproperlyConfigured(
             f"{PREFIX}event_filter must take {', '.join(given)}: see {PREFIX}event_filter_audience"
         ) from None
-
-
-def _check_url(url: str) -> None:
-    from kombu.transport import TRANSPORT_ALIASES
-
-    for part in url.split(";"):
-        scheme, found, _ = part.partition("://")
-        if not found or (scheme.partition("+")[0] not in TRANSPORT_ALIASES and scheme not in TRANSPORT_ALIASES):
-            raise ImproperlyConfigured(
-                f"{PREFIX}url {redact(url)!r} is no broker URL; write one such as redis://localhost:6379/0"
-                " or amqp://guest:guest@localhost:5672//"
-            )
-        if not _is_readable(part):
-            # What Python says of it may quote half a password.
-            raise ImproperlyConfigured(
-                f"{PREFIX}url {redact(url)!r} has a host or port that cannot be read; if its password has special"
-                " characters, write them as in urllib.parse.quote(password, safe='')"
-            )
-
-
-def _check_history_url(url: str | None) -> None:
-    if url in (None, "auto"):
-        return
-    known = is_plain_redis(url) or is_sentinel(url)
-    if not (known and all(_is_readable(part) for part in str(url).split(";"))):
-        raise ImproperlyConfigured(
-            f"{PREFIX}history_url {redact(str(url))!r} is no URL of one Redis; write one such as redis://localhost:6379/0,"
-            ' sentinel://localhost:26379/0?master_name=mymaster, "auto", or None for no history'
-        )
-    if is_sentinel(url) and "master_name" not in url_options(str(url)):
-        raise ImproperlyConfigured(
-            f"{PREFIX}history_url {redact(str(url))!r} does not say which master: end it with ?master_name=mymaster"
-        )
-
-
-def _is_readable(url: str) -> bool:
-    try:
-        urlsplit(url.partition(",")[0]).port  # noqa: B018 - reading it is the check
-    except ValueError:
-        return False
-    return True
-
-
-def redact(url: str) -> str:
-    """Return a URL without its passwords, fit for logs and error messages."""
-    url = _PASSWORD_OPTION.sub(r"\1**", url)
-    head, at, tail = url.rpartition("@")
-    if not at:
-        return url
-    scheme, slashes, credentials = head.partition("://")
-    user = credentials.split(":", 1)[0]
-    return f"{scheme}{slashes}{user}:**@{tail}"
-
-
-_PASSWORD_OPTION = re.compile(r"([?&]\w*password=)[^&;]*")
-
-
-def url_options(url: str) -> dict[str, str]:
-    """Return the options that follow the question marks in a URL, or in several with semicolons between them."""
-    return dict(option for part in url.split(";") for option in parse_qsl(urlsplit(part).query))
-
-
-def as_history_url(url: str | None, tls: Any, transport_options: Mapping[str, Any] | None) -> str | None:
-    """Return the URL of a Redis with what else Celery was told of it, so that it alone says how to connect.
-
-    Options that are objects have no form in a URL, and are left out.
-
-    Args:
-        url: Of the result backend or the broker.
-        tls: ``redis_backend_use_ssl`` or ``broker_use_ssl``.
-        transport_options: ``result_backend_transport_options`` or ``broker_transport_options``.
-
-    Returns:
-        The URL, or None if there is no Redis, or Sentinels are not told which one.
-    """
-    if url is None or not (is_plain_redis(url) or is_sentinel(url)):
-        return None
-    whole = _with_options(url, tls, transport_options or {})
-    return None if is_sentinel(url) and "master_name" not in url_options(whole) else whole
-
-
-def _with_options(url: str, tls: Any, transport_options: Mapping[str, Any]) -> str:
-    options: dict[str, Any] = dict(tls) if isinstance(tls, Mapping) else {}
-    if is_sentinel(url):
-        options |= _sentinel_options(transport_options)
-        options |= {"ssl_cert_reqs": ssl.CERT_REQUIRED, **options} if tls else {}
-    elif tls and url.startswith("redis://"):
-        url = "rediss" + url.removeprefix("redis")
-    there = url_options(url)
-    written = {name: _in_url(name, value) for name, value in options.items() if name not in there}
-    more = "&".join(f"{name}={text}" for name, text in written.items() if text is not None)
-    separator = "&" if urlsplit(url.rpartition(";")[2]).query else "?"
-    return f"{url}{separator}{more}" if more else url
-
-
-def _sentinel_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("master_name", "min_other_sentinels")
-    to_sentinel = given.get("sentinel_kwargs") or {}
-    return {
-        **{name: given[name] for name in names if name in given},
-        **{f"sentinel_{name}": value for name, value in to_sentinel.items()},
-    }
-
-
-def _in_url(name: str, value: object) -> str | None:
-    """Return the value of an option as it is written in a URL, or None if it cannot be."""
-    if name.endswith("ssl_cert_reqs") and (value is None or isinstance(value, int)):
-        return ssl.VerifyMode(value or 0).name.removeprefix("CERT_").lower()
-    if not isinstance(value, str | int | float):
-        return None
-    number = isinstance(value, int) and not isinstance(value, bool)  # those of the module ssl have names of their own
-    return quote(str(int(value) if number else value), safe="/")
-
-
-def is_plain_redis(url: object) -> bool:
-    """Tell whether a URL names one Redis server that redis-py connects to by itself."""
-    schemes = ("redis", "rediss", "redis+socket", "unix")
-    return isinstance(url, str) and url.partition("://")[0] in schemes and ";" not in url
-
-
-def is_sentinel(url: object) -> bool:
-    """Tell whether a URL names Sentinels, which know where the Redis server is."""
-    return isinstance(url, str) and all(part.startswith("sentinel://") for part in url.split(";"))
-
-
-def is_redis(url: str | None) -> bool:
-    """Tell whether a URL names a Redis-compatible server."""
-    return bool(url) and str(url).split("://", 1)[0].lower() in REDIS_SCHEMES

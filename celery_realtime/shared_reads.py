@@ -103,7 +103,7 @@ class SharedReads:
         self._turns: dict[str, threading.Lock] = {}
 
     def __call__(self, project_id: str, epoch: str, offset: int) -> Reading:
-        """Return a snapshot that was read after this call began; see :meth:`celery_realtime.history.History.read`."""
+        """Return a snapshot that was read after this call began; see :meth:`celery_realtime.store.History.read`."""
         with self._lock:
             leads = project_id not in self._next
             round_, done = self._next.setdefault(project_id, (Round(), threading.Event()))
@@ -159,7 +159,7 @@ class AsyncSharedReads:
         self._reading: dict[str, asyncio.Task[None]] = {}
 
     async def __call__(self, project_id: str, epoch: str, offset: int) -> Reading:
-        """Return a snapshot that was read after this call began; see :meth:`celery_realtime.history.History.read`."""
+        """Return a snapshot that was read after this call began; see :meth:`celery_realtime.store.History.read`."""
         round_, done = self._next.setdefault(project_id, (Round(), asyncio.Event()))
         round_.positions.add((epoch, offset))
         if project_id not in self._reading:

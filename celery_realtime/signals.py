@@ -14,6 +14,7 @@ from celery_realtime.bounded import BoundedDict
 from celery_realtime.celery_seams import TaskMessage, dict_fields, is_prefork_child, read_received
 from celery_realtime.encoding import describe_error, encode_lenient, one_line
 from celery_realtime.events import Job
+from celery_realtime.incarnation import Incarnation
 from celery_realtime.interrupted import InterruptedJobs
 from celery_realtime.job_reader import JobReader, notes_of
 from celery_realtime.manager import SocketIOManager
@@ -40,13 +41,21 @@ class Bridge:
         reader: Reads which job something is about.
     """
 
-    def __init__(self, app: Celery, settings: Callable[[], Settings], *, projects: Projects, reader: JobReader) -> None:
+    def __init__(
+        self,
+        app: Celery,
+        settings: Callable[[], Settings],
+        *,
+        projects: Projects,
+        reader: JobReader,
+        incarnation: Incarnation,
+    ) -> None:
         self._app = app
         self._settings = settings
         self._projects = projects
         self._is_connected = False
         self._received: BoundedDict[str, Job] = BoundedDict(REMEMBERED)
-        self._reporter = StatusReporter()
+        self._reporter = StatusReporter(incarnation)
         self._reader = reader
         self._publishing = Publishing(app, settings, projects=projects, reporter=self._reporter)
         self._unreached = UnreachedSteps(projects, self._reporter)

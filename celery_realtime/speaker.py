@@ -13,7 +13,7 @@ from celery_realtime.connections import connection, fanout_exchange
 from celery_realtime.events import Outgoing
 from celery_realtime.forks import after_fork
 from celery_realtime.publisher import Publisher
-from celery_realtime.settings import redact
+from celery_realtime.urls import redact
 
 
 class Speaker:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from celery_realtime import events
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.events import Job
+from celery_realtime.incarnation import Incarnation
 
 if TYPE_CHECKING:
     from celery_realtime.manager import SocketIOManager
@@ -35,9 +36,14 @@ class StatusGate:
 
 
 class StatusReporter:
-    """Report the statuses of jobs to a manager, and their ends to whatever else waits for them."""
+    """Report the statuses of jobs to a manager, and their ends to whatever else waits for them.
 
-    def __init__(self) -> None:
+    Args:
+        incarnation: Of the worker that this process is, or becomes.
+    """
+
+    def __init__(self, incarnation: Incarnation) -> None:
+        self._incarnation = incarnation
         self._gate = StatusGate()
         self._manager: SocketIOManager | None = None
         self._end_observers: list[Callable[[Job], None]] = []
@@ -66,13 +72,16 @@ class StatusReporter:
         if self._gate.admit(job, rank) and self._manager is not None:
             self._put(self._manager, job, state, expires_at, details)
 
-    @staticmethod
-    def _put(manager: SocketIOManager, job: Job, state: str, expires_at: float | None, details: dict[str, Any]) -> None:
+    def _put(
+        self, manager: SocketIOManager, job: Job, state: str, expires_at: float | None, details: dict[str, Any]
+    ) -> None:
         if job.project_id is None:
             manager.count_without_project(job)
             return
         stall_after = job.stall_after if state == "STARTED" else None
-        manager.put(events.outgoing_status(events.status_change(job, state, **details), expires_at, stall_after))
+        change = events.status_change(job, state, **details)
+        incarnation = self._incarnation.id
+        manager.put(events.outgoing_status(change, expires_at, stall_after, incarnation=incarnation))
 
     def wait_until_sent(self, job: Job, timeout: float) -> None:
         """Wait until a job's statuses have left, at most ``timeout`` seconds; during an outage, not at all."""

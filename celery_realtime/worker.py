@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from celery import Celery, bootsteps, signals
 
 from celery_realtime.cancelling import register_command
 from celery_realtime.celery_seams import WorkerRequests
 from celery_realtime.events import Job
+from celery_realtime.incarnation import Incarnation
 from celery_realtime.manager import SocketIOManager
 from celery_realtime.settings import Settings
 
 if TYPE_CHECKING:
     from celery_realtime.keeper import Keeper
+    from celery_realtime.leases import HeldJob
 
 
 class WorkerSupport:
@@ -23,8 +26,9 @@ class WorkerSupport:
     Args:
         settings: Returns the settings.
         manager: Where events go.
+        incarnation: Of the worker that this process is, or becomes.
         received: Returns a job that this worker has received lately, by its id, or None.
-        new_keeper: Makes what renews the worker's lease.
+        keeper: Returns what renews the leases of this process.
     """
 
     def __init__(
@@ -32,14 +36,15 @@ class WorkerSupport:
         settings: Callable[[], Settings],
         manager: SocketIOManager,
         *,
+        incarnation: Incarnation,
         received: Callable[[str], Job | None],
-        new_keeper: Callable[[], Keeper],
+        keeper: Callable[[], Keeper],
     ) -> None:
         self._settings = settings
         self._manager = manager
+        self._incarnation = incarnation
         self._received = received
-        self._new_keeper = new_keeper
-        self._keeper: Keeper | None = None
+        self._keeper = keeper
 
     def install(self, app: Celery) -> None:
         """Have it done in each worker of an app."""
@@ -57,24 +62,37 @@ class WorkerSupport:
         self._settings()
         self._manager.preload()
         register_command()
+        self._incarnation.begin()  # before the pool forks, so that its children belong to it
 
-    def start(self, hostname: str) -> None:
+    def start(self) -> None:
         """Hold a lease on the jobs of the worker that this process is the main process of."""
         if self._manager.history is not None:
-            self._keeper = self._new_keeper()
-            self._keeper.start(hostname, self.held_jobs)
+            self._keeper().hold(self._incarnation.id, self.held_jobs)
 
-    def held_jobs(self) -> list[Job]:
+    def abandon(self) -> None:
+        """Let the worker's lease lapse: the worker is cut off, and its jobs with it."""
+        if self._incarnation.id and self._manager.history is not None:
+            self._keeper().abandon(self._incarnation.id)
+
+    def held_jobs(self) -> list[HeldJob]:
         """Return the jobs that this worker has taken from the queue and not finished, and that have a project."""
-        jobs = (self._received(job_id) for job_id in WorkerRequests().reserved_ids())
-        return [job for job in jobs if job is not None and job.project_id is not None]
+        from celery_realtime.leases import HeldJob
+
+        held = [(self._received(request.id), request) for request in WorkerRequests().reserved()]
+        return [
+            HeldJob(**msgspec.structs.asdict(job), running=WorkerRequests.is_running(request))
+            for job, request in held
+            if job is not None and job.project_id is not None
+        ]
 
     def _on_end(self, signal: Any = None, **_: Any) -> None:
         self._manager.flush()
         if signal is not signals.worker_shutting_down:
             self._manager.close()
-        if signal is signals.worker_shutdown and self._keeper is not None:
-            self._keeper.stop()
+        if signal is signals.worker_shutdown and self._incarnation.id:
+            if self._manager.history is not None:
+                self._keeper().release(self._incarnation.id)
+            self._incarnation.end()
 
 
 class WorkerStep(bootsteps.StartStopStep):
@@ -86,4 +104,8 @@ class WorkerStep(bootsteps.StartStopStep):
 
     def start(self, parent: Any) -> None:
         """Begin, in the worker's main process."""
-        parent.app.realtime.worker.start(parent.hostname)
+        parent.app.realtime.worker.start()
+
+    def terminate(self, parent: Any) -> None:
+        """Abandon the lease: a cold shutdown sends no ``worker_shutdown``, and an embedded process lives on."""
+        parent.app.realtime.worker.abandon()

@@ -64,6 +64,7 @@ class Launcher:
         env: dict[str, str] | None = None,
         options: Sequence[str] = (),
         name: str = "worker",
+        hostname: str | None = None,
         wait: bool = True,
     ) -> Worker:
         """Start a ``celery -A app worker`` on a broker; ``wait=False`` returns before it is ready."""
@@ -75,6 +76,7 @@ class Launcher:
             env=_environment(broker, env),
             options=options,
             name=name,
+            hostname=hostname,
         )
         return self.start(worker, wait=wait)
 

@@ -224,6 +224,7 @@ class Worker(ManagedProcess):
         env: Added to this process's environment.
         options: More options of ``celery worker``.
         name: The first half of its host name; the second is unique.
+        hostname: Its whole host name, if it is to be that of another worker.
     """
 
     def __init__(
@@ -236,8 +237,9 @@ class Worker(ManagedProcess):
         env: Mapping[str, str] | None = None,
         options: Sequence[str] = (),
         name: str = "worker",
+        hostname: str | None = None,
     ) -> None:
-        self.hostname = f"{name}@{uuid.uuid4().hex[:12]}"
+        self.hostname = hostname or f"{name}@{uuid.uuid4().hex[:12]}"
         # Mingle and gossip cost a second at the start, and talk to the workers of other tests.
         quick = ["--without-mingle", "--without-gossip"]
         if pool in ("eventlet", "gevent") and not {"-E", "--task-events"} & set(options):

@@ -70,6 +70,10 @@ def find_chromium() -> str | None:
     return _first(*CHROMIUM_NAMES, *CHROMIUM_PATHS) or _playwright_chromium()
 
 
+def find_luacheck() -> str | None:
+    return shutil.which("luacheck")
+
+
 def find_node() -> str | None:
     return shutil.which("node")
 
@@ -96,6 +100,7 @@ PROGRAMS = {
     "rabbitmq": Program(find_rabbitmq, "integration tests on RabbitMQ", ("rabbitmq-server",), "rabbitmq"),
     "epmd": Program(find_epmd, "integration tests on RabbitMQ", ("erlang-base",), "erlang"),
     "chromium": Program(find_chromium, "tests/browser", ("chromium",), "--cask chromium"),
+    "luacheck": Program(find_luacheck, "the check of Lua scripts in make lint", ("lua-check",), "luacheck"),
     "node": Program(find_node, "tests of the JavaScript client", ("nodejs",), "node"),
     "nginx": Program(find_nginx, "tests of several web servers", ("nginx-light",), "nginx"),
     "npm": Program(find_npm, "tests of plain socket.io clients", ("npm",), "node"),

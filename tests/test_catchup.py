@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from celery_realtime import catchup
 from celery_realtime.catchup import CatchUp, Position, place_of
-from celery_realtime.history import Snapshot
+from celery_realtime.store import Snapshot
 
 
 def event(offset: int, epoch: str = "e", project: str = "p") -> dict[str, Any]:

@@ -292,7 +292,7 @@ def test_a_bad_value_is_named_at_once_wherever_it_comes_from(app: Celery, name: 
 
 
 def test_a_broker_that_kombu_does_not_know_is_named_at_once() -> None:
-    with pytest.raises(ImproperlyConfigured, match="'nonsense://host' is no broker URL"):
+    with pytest.raises(ImproperlyConfigured, match="'nonsense://host' is not a broker URL"):
         Realtime(new_app(broker="nonsense://host"))
 
 

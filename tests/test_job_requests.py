@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import redis
 
 from celery_realtime import events
 from celery_realtime.events import Job
@@ -222,11 +223,9 @@ def test_of_a_task_that_ignores_its_results_the_history_answers(web: Web) -> Non
     assert (answer["status"], answer["result"]) == ("success", [1])
 
 
-def test_the_result_of_a_job_is_known_although_what_was_before_its_end_was_lost(web: Web) -> None:
+def test_the_result_of_a_job_is_known_although_what_was_before_its_end_was_lost(web: Web, redis_url: str) -> None:
     tell(web, "one", "STARTED")
-    history = web.realtime.manager.history
-    assert history is not None
-    history._redis.flushdb()
+    redis.Redis.from_url(redis_url).flushdb()
     tell(web, "one", "SUCCESS", result=b"[1]")
     answer = ask(web.connect(), "get_result", "one")
     assert (answer["status"], answer["result"]) == ("success", [1])

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 WATCH = """
 import importlib.abc, json, os, sys, threading
 
-HEAVY = ("socketio", "engineio", "redis", "celery_realtime.kombu_manager", "celery_realtime.history")
+HEAVY = ("socketio", "engineio", "redis", "celery_realtime.kombu_manager", "celery_realtime.store")
 loaded = {}
 
 class Watch(importlib.abc.MetaPathFinder):
@@ -94,7 +94,7 @@ def test_a_child_of_a_process_that_has_preloaded_loads_nothing_more(redis_broker
         redis_broker.url,
         redis_url,
     )
-    assert before == [1, ["celery_realtime.history", "celery_realtime.kombu_manager", "engineio", "redis", "socketio"]]
+    assert before == [1, ["celery_realtime.kombu_manager", "celery_realtime.store", "engineio", "redis", "socketio"]]
     places = {name.partition(".")[0] for name in new}
     assert not places & {"socketio", "engineio", "redis", "kombu", "celery_realtime", "amqp"}, new
 

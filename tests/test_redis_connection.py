@@ -1,4 +1,4 @@
-"""The URL of a history says how to connect, and Celery's own settings are put into it."""
+"""The address of a history says how to connect."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 import redis
-from celery import Celery
+from redis.backoff import NoBackoff
+from redis.credentials import UsernamePasswordCredentialProvider
+from redis.retry import Retry
 
-from celery_realtime import Realtime
 from celery_realtime.connections import connection
 from celery_realtime.exceptions import ImproperlyConfigured
-from celery_realtime.history import History
-from celery_realtime.redis_connection import TIMEOUT, connect
-from celery_realtime.settings import as_history_url, redact, resolve
+from celery_realtime.redis_connection import TIMEOUT, RedisConnection
+from celery_realtime.settings import resolve
+from celery_realtime.store import History
+from celery_realtime.urls import RedisAddress
 from tests.launcher import Launcher
 from tests.processes import HOST, free_port
 from tests.services import RedisServer
@@ -24,15 +26,25 @@ from tests.services import RedisServer
 SENTINELS = "sentinel://user:p%40ss@one:26380/3;sentinel://two"
 
 
-def options(url: str) -> dict[str, Any]:
-    """Return what the connections to the Redis of a URL are made with."""
-    return dict(connect(url).connection_pool.connection_kwargs)
+def connect(url: str, **options: Any) -> RedisConnection:
+    return RedisConnection(RedisAddress(url, options))
 
 
-def sentinels(url: str) -> list[dict[str, Any]]:
-    """Return what the connections to the Sentinels of a URL are made with."""
-    pool: Any = connect(url).connection_pool
-    return [sentinel.connection_pool.connection_kwargs for sentinel in pool.sentinel_manager.sentinels]
+def options(url: str, **more: Any) -> dict[str, Any]:
+    """Return what the connections to the Redis of an address are made with."""
+    return dict(connect(url, **more).client.connection_pool.connection_kwargs)
+
+
+def sentinels(url: str, **more: Any) -> list[dict[str, Any]]:
+    """Return what the connections to the Sentinels of an address are made with."""
+    return [client.connection_pool.connection_kwargs for client in connect(url, **more).sentinels]
+
+
+def made(connection: RedisConnection | redis.Redis) -> Any:
+    """Return a connection of the kind that a client makes, not connected yet."""
+    client: Any = connection.client if isinstance(connection, RedisConnection) else connection
+    pool = client.connection_pool
+    return pool.connection_class(**pool.connection_kwargs)
 
 
 # -- one server -----------------------------------------------------------------------------------------------------
@@ -53,15 +65,39 @@ def test_a_url_names_host_port_database_and_login() -> None:
 @pytest.mark.parametrize("word", ["required", "CERT_REQUIRED"])
 def test_tls_options_are_read_in_the_words_of_celery_and_of_redis_py(word: str) -> None:
     url = f"rediss://host:7000/2?ssl_cert_reqs={word}&ssl_ca_certs=/our%20ca.pem"
-    made = connect(url).connection_pool.make_connection()
-    assert isinstance(made, redis.SSLConnection)
-    assert (made.cert_reqs, made.ca_certs) == (ssl.CERT_REQUIRED, "/our ca.pem")
+    connection = made(connect(url))
+    assert isinstance(connection, redis.SSLConnection)
+    assert (connection.cert_reqs, connection.ca_certs) == (ssl.CERT_REQUIRED, "/our ca.pem")
+
+
+@pytest.mark.parametrize("value", [ssl.CERT_NONE, 0, "none", "CERT_NONE"])
+@pytest.mark.parametrize("url", ["rediss://host", "sentinel://host?master_name=m"])
+def test_tls_options_beside_a_url_are_read_in_the_words_of_celery_and_of_redis_py(url: str, value: Any) -> None:
+    given = {"ssl_cert_reqs": value, "ssl_ca_certs": "/ca.pem", "ssl_keyfile": None}
+    connection = made(connect(url, **given))
+    assert isinstance(connection, redis.SSLConnection)
+    assert (connection.cert_reqs, connection.ca_certs) == (ssl.CERT_NONE, "/ca.pem")
+
+
+@pytest.mark.parametrize("url", ["redis://host", "rediss://host", "sentinel://host?master_name=m"])
+def test_options_that_are_objects_arrive_as_they_are(url: str) -> None:
+    retry, provider = Retry(NoBackoff(), 3), UsernamePasswordCredentialProvider("user", "word")
+    given = options(url, retry=retry, credential_provider=provider)
+    assert given["retry"] is retry
+    assert given["credential_provider"] is provider
+
+
+def test_the_options_in_a_url_win_over_those_beside_it() -> None:
+    assert options("redis://host/2", db=3)["db"] == 2
+    assert options("sentinel://host?master_name=m&ssl_ca_certs=/url.pem", ssl_ca_certs="/o.pem")["ssl_ca_certs"] == (
+        "/url.pem"
+    )
 
 
 def test_without_tls_options_a_certificate_is_verified_all_the_same() -> None:
-    made = connect("rediss://host:7000/2").connection_pool.make_connection()
-    assert isinstance(made, redis.SSLConnection)
-    assert (made.cert_reqs, made.check_hostname) == (ssl.CERT_REQUIRED, True)
+    connection = made(connect("rediss://host:7000/2"))
+    assert isinstance(connection, redis.SSLConnection)
+    assert (connection.cert_reqs, connection.check_hostname) == (ssl.CERT_REQUIRED, True)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +122,7 @@ def test_the_first_sentinels_url_has_the_login_and_the_database_of_the_master() 
     given = options(url)
     assert [given[name] for name in ("db", "username", "password")] == [3, "user", "p@ss"]
     assert [(one["host"], one["port"]) for one in sentinels(url)] == [("one", 26380), ("two", 26379)]
-    assert connect(url).connection_pool.service_name == "m"  # type: ignore[attr-defined]
+    assert connect(url).client.connection_pool.service_name == "m"  # type: ignore[attr-defined]
 
 
 def test_sentinels_have_options_of_their_own() -> None:
@@ -107,11 +143,25 @@ def test_sentinels_have_options_of_their_own() -> None:
     ],
 )
 def test_tls_is_asked_for_by_the_server_and_by_sentinels_apart(query: str, to_master: bool, to_sentinel: bool) -> None:
-    client = connect(f"{SENTINELS}?master_name=m{query}")
-    pool: Any = client.connection_pool
-    [first, _] = pool.sentinel_manager.sentinels
-    assert isinstance(pool.make_connection(), redis.SSLConnection) is to_master
-    assert isinstance(first.connection_pool.make_connection(), redis.SSLConnection) is to_sentinel
+    connection = connect(f"{SENTINELS}?master_name=m{query}")
+    assert isinstance(made(connection), redis.SSLConnection) is to_master
+    assert isinstance(made(connection.sentinels[0]), redis.SSLConnection) is to_sentinel
+
+
+def test_what_sentinels_need_may_stand_beside_the_url() -> None:
+    retry = Retry(NoBackoff(), 2)
+    given = {
+        "master_name": "m",
+        "min_other_sentinels": 1,
+        "sentinel_kwargs": {"password": "w", "ssl": True, "retry": retry, "username": None},
+    }
+    connection = connect(SENTINELS, **given)
+    assert connection.client.connection_pool.service_name == "m"  # type: ignore[attr-defined]
+    assert isinstance(made(connection.sentinels[0]), redis.SSLConnection)
+    assert not isinstance(made(connection), redis.SSLConnection)
+    [first, _] = sentinels(SENTINELS, **given)
+    assert (first["password"], first["socket_timeout"]) == ("w", TIMEOUT)
+    assert first["retry"].get_retries() == 2  # redis-py copies it
 
 
 def test_sentinels_that_are_away_are_an_outage_that_is_soon_noticed(caplog: pytest.LogCaptureFixture) -> None:
@@ -125,77 +175,7 @@ def test_sentinels_that_are_away_are_an_outage_that_is_soon_noticed(caplog: pyte
     assert "sentinel_password=x" not in caplog.text
 
 
-# -- what Celery was told -------------------------------------------------------------------------------------------
-
-MASTER = {"master_name": "m", "min_other_sentinels": 1, "visibility_timeout": 60}
-TLS = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": "/our ca.pem", "ssl_keyfile": None}
-
-
-@pytest.mark.parametrize(
-    ("url", "tls", "transport", "whole"),
-    [
-        ("redis://h/1", None, {}, "redis://h/1"),
-        ("redis://h/1", None, MASTER, "redis://h/1"),
-        ("redis://h/1", TLS, {}, "rediss://h/1?ssl_cert_reqs=required&ssl_ca_certs=/our%20ca.pem"),
-        ("redis://h/1", True, {}, "rediss://h/1"),
-        ("rediss://h/1", {"ssl_cert_reqs": "CERT_NONE"}, None, "rediss://h/1?ssl_cert_reqs=CERT_NONE"),
-        ("rediss://h/1?ssl_ca_certs=/a", TLS, {}, "rediss://h/1?ssl_ca_certs=/a&ssl_cert_reqs=required"),
-        ("rediss://h/1", {"ssl_cert_reqs": 0, "ssl_password": object()}, {}, "rediss://h/1?ssl_cert_reqs=none"),
-        ("rediss://h/1", {"ssl_check_hostname": False}, {}, "rediss://h/1?ssl_check_hostname=False"),
-        (
-            "sentinel://a/1;sentinel://b",
-            None,
-            MASTER,
-            "sentinel://a/1;sentinel://b?master_name=m&min_other_sentinels=1",
-        ),
-        ("sentinel://a?master_name=x", None, MASTER, "sentinel://a?master_name=x&min_other_sentinels=1"),
-        ("sentinel://a", True, {"master_name": "m"}, "sentinel://a?ssl_cert_reqs=required&master_name=m"),
-        (
-            "sentinel://a",
-            None,
-            {"master_name": "m", "sentinel_kwargs": {"password": "p&q", "ssl": True, "retry": None}},
-            "sentinel://a?master_name=m&sentinel_password=p%26q&sentinel_ssl=True",
-        ),
-        ("sentinel://a", None, {}, None),
-        ("amqp://h//", TLS, MASTER, None),
-        (None, None, None, None),
-    ],
-)
-def test_what_celery_knows_of_a_redis_is_written_into_its_url(
-    url: str | None, tls: Any, transport: Any, whole: str | None
-) -> None:
-    written = as_history_url(url, tls, transport)
-    if whole is None or written is None:
-        assert written is whole
-    else:
-        place, _, query = whole.partition("?")
-        assert written.partition("?")[0] == place
-        assert set(written.partition("?")[2].split("&")) == set(query.split("&"))
-        connect(written)
-
-
-def new_app(**conf: Any) -> Celery:
-    app = Celery("app", set_as_current=False)
-    app.conf.update(conf)
-    return app
-
-
-def test_the_history_has_the_options_of_the_place_that_is_chosen() -> None:
-    backend = {"result_backend": "redis://r/1", "redis_backend_use_ssl": {"ssl_ca_certs": "/r.pem"}}
-    broker = {"broker_url": "rediss://b/0", "broker_use_ssl": {"ssl_ca_certs": "/b.pem"}}
-    assert Realtime(new_app(**backend, **broker)).settings.history_url == "rediss://r/1?ssl_ca_certs=/r.pem"
-    assert Realtime(new_app(**broker)).settings.history_url == "rediss://b/0?ssl_ca_certs=/b.pem"
-    own = Realtime(new_app(**broker), url="rediss://own/0", connection_options={"ssl": {"ssl_ca_certs": "/own.pem"}})
-    assert own.settings.history_url == "rediss://own/0?ssl_ca_certs=/own.pem"
-
-
-def test_sentinels_of_the_backend_or_the_broker_hold_the_history() -> None:
-    backend = {"result_backend": "sentinel://r/1", "result_backend_transport_options": {"master_name": "results"}}
-    broker = {"broker_url": "sentinel://b/0", "broker_transport_options": {"master_name": "tasks"}}
-    assert Realtime(new_app(**backend, **broker)).settings.history_url == "sentinel://r/1?master_name=results"
-    assert Realtime(new_app(**broker)).settings.history_url == "sentinel://b/0?master_name=tasks"
-    nameless = {"result_backend": "sentinel://r/1", "broker_url": "redis://b/0"}
-    assert Realtime(new_app(**nameless)).settings.history_url == "redis://b/0"
+# -- settings ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("url", ["sentinel://a:1;sentinel://b:2?master_name=m", "sentinel://a?master_name=m"])
@@ -207,22 +187,13 @@ def test_a_history_may_be_set_behind_sentinels(url: str) -> None:
     ("url", "why"),
     [
         ("sentinel://a:1;sentinel://b:2", "which master"),
-        ("sentinel://a:1;redis://b:2?master_name=m", "no URL of one Redis"),
-        ("sentinel://a:1;sentinel://b:port?master_name=m", "no URL of one Redis"),
+        ("sentinel://a:1;redis://b:2?master_name=m", "not the URL of one Redis"),
+        ("sentinel://a:1;sentinel://b:port?master_name=m", "not the URL of one Redis"),
     ],
 )
 def test_sentinels_that_cannot_be_used_are_refused_at_start(url: str, why: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=f"realtime_history_url .*{why}"):
         resolve({"history_url": url}, {}, "memory://")
-
-
-def test_no_password_of_a_sentinel_is_shown() -> None:
-    shown = redact(
-        "sentinel://u:hunter2@a:1/0;sentinel://b?master_name=m&sentinel_password=hunt@er3&ssl_password=hunt4"
-    )
-    assert "hunt" not in shown
-    assert "er3" not in shown
-    assert "master_name=m" in shown
 
 
 # -- the broker -----------------------------------------------------------------------------------------------------

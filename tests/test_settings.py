@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from celery_realtime.exceptions import ImproperlyConfigured
-from celery_realtime.settings import NAMES, Settings, conf_values, is_plain_redis, is_redis, redact, resolve
+from celery_realtime.settings import NAMES, Settings, conf_values, resolve
 
 BROKER = "redis://localhost:6379/0"
 
@@ -267,25 +267,6 @@ def test_no_part_of_a_password_is_in_an_error_message(url: str, password: str) -
         assert "ter2" not in str(error)  # noqa: PT017
 
 
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("redis://localhost:6379/0", "redis://localhost:6379/0"),
-        ("redis://:pw@host/0", "redis://:**@host/0"),
-        ("amqp://user:pw@host//", "amqp://user:**@host//"),
-        ("amqp://user:p@w@host//", "amqp://user:**@host//"),
-        ("amqp://user:p:w@host//", "amqp://user:**@host//"),
-    ],
-)
-def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
-    assert redact(url) == shown
-
-
-def test_several_urls_are_shown_without_any_password() -> None:
-    shown = redact("amqp://u:hunter2@a//;amqp://u:hunter3@b//;amqp://c//")
-    assert "hunter" not in shown
-
-
 def test_our_names_are_found_among_others() -> None:
     assert conf_values({"realtime_channel": 1, "broker_url": 2}) == {"channel": 1}
 
@@ -293,15 +274,3 @@ def test_our_names_are_found_among_others() -> None:
 @pytest.mark.parametrize("name", ["realtimechannel", "REALTIME", "channel", "my_realtime_channel"])
 def test_names_that_only_look_like_ours_are_left_alone(name: str) -> None:
     assert conf_values({name: 1}) == {}
-
-
-@pytest.mark.parametrize("url", ["redis://h", "rediss://h", "redis+socket:///s", "unix:///s", "sentinel://h:26379"])
-def test_a_redis_is_known_by_its_scheme(url: str) -> None:
-    assert is_redis(url)
-    assert is_plain_redis(url) == (not url.startswith("sentinel"))
-
-
-@pytest.mark.parametrize("url", ["amqp://h", "memory://", "rpc://", "db+sqlite:///redis://", "", None, "redis"])
-def test_what_is_no_redis_is_not_taken_for_one(url: str | None) -> None:
-    assert not is_redis(url) or url == "redis"
-    assert not is_plain_redis(url) or url == "redis"

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from celery_realtime.history import Snapshot
 from celery_realtime.shared_reads import AsyncSharedReads, Reading, SharedReads
+from celery_realtime.store import Snapshot
 from tests.waiting import wait_for
 
 

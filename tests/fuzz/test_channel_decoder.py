@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from celery_realtime.catchup import MOST_PAST, Position
 from celery_realtime.client_manager import RealtimeClientManager
 from celery_realtime.events import Outgoing
-from celery_realtime.history import Snapshot
 from celery_realtime.kombu_manager import RealtimeKombuManager
 from celery_realtime.rooms import rooms_of
+from celery_realtime.store import Snapshot
 from tests.fuzz import material
 from tests.fuzz.budget import tried
 from tests.waiting import wait_for

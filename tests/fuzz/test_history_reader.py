@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -14,8 +15,10 @@ from hypothesis import strategies as st
 from celery_realtime import events
 from celery_realtime.auth import issue_token
 from celery_realtime.events import Job, Outgoing
-from celery_realtime.history import History, Snapshot
+from celery_realtime.keys import PROJECT
 from celery_realtime.progress import Progress, progress_update
+from celery_realtime.snapshot import Snapshot
+from celery_realtime.store import History
 from tests.fuzz import material
 from tests.fuzz.budget import tried
 from tests.fuzz.counter import Alarm, Counter, check_answer
@@ -28,8 +31,8 @@ if TYPE_CHECKING:
 
 numbers = itertools.count()
 JOBS = ["one", "two", "root"]
-LEASES = ["alive", "held:w", "expiring", "expiring-jobs", "stalling", "stalling-jobs", "revoked"]
-KEYS = ["meta", "events", "jobs", "ended", "flows", "live"]
+LEASES = ["alive", "held:w", "running:w", "expiring", "expiring-jobs", "stalling", "stalling-jobs", "revoked"]
+KEYS = list(PROJECT)
 
 
 def told_of(project: str) -> list[Outgoing]:
@@ -125,8 +128,8 @@ junk = st.one_of(
     harm("HSET", ["meta"], st.sampled_from(["offset", "jobs"]), figures),
     harm("HSET", ["meta"], st.sampled_from(["epoch", "x"]), st.text(max_size=4)),
     harm("HDEL", ["meta", "jobs", "flows"], ids | st.sampled_from(["epoch", "offset", "jobs"])),
-    harm("ZADD", ["live", "ended"], scores, ids),
-    harm("ZREM", ["live", "ended"], ids),
+    harm("ZADD", ["live", "ended", "flows-ended"], scores, ids),
+    harm("ZREM", ["live", "ended", "flows-ended"], ids),
     harm("XDEL", ["events"], st.sampled_from(["1-0", "3-0", "6-0"])),
     harm("DEL", KEYS),
 )
@@ -164,7 +167,7 @@ class Shelf:
 
     def harm(self, project: str, harm: Harm) -> None:
         """Do a project's keys harm; a stranger may say what Redis refuses, too."""
-        key = self.history._keys(project)[KEYS.index(harm.key)]
+        key = self.history.keys.project(project)[KEYS.index(harm.key)]
         try:
             self.stranger.execute_command(harm.command, key, *harm.arguments)
         except redis.ResponseError:
@@ -329,8 +332,8 @@ def test_junk_among_leases_and_revocations_hides_none_of_the_others(
 ) -> None:
     history = History(shelf.url, f"channel {next(numbers)}", size=100, ttl=60.0)
     stranger = shelf.stranger
-    keys = dict(zip(LEASES, history._lease_keys(*LEASES), strict=True))
-    for name, entry in (("held:w", JOB), ("expiring-jobs", JOB), ("stalling-jobs", ENDLESS)):
+    keys = dict(zip(LEASES, history.keys.leases(*LEASES), strict=True))
+    for name, entry in (("held:w", JOB), ("running:w", JOB), ("expiring-jobs", JOB), ("stalling-jobs", ENDLESS)):
         stranger.hset(keys[name], "good", entry)
         for field, told in junk:
             stranger.hset(keys[name], b"-" + field, told)
@@ -339,15 +342,15 @@ def test_junk_among_leases_and_revocations_hides_none_of_the_others(
         stranger.zadd(keys[name], dict.fromkeys(marks, 0))
     for field, told in junk:
         stranger.hset(keys["revoked"], field, told)
-    history.revoke("ada", "secret", 5.0)
+    history.marks.revoke("ada", "secret", 5.0)
 
-    found = history.reap(lease=0.0, pause=1.0, patience=0.0)
+    found = history.leases.reap(lease=0.0, pause=1.0, expiry_grace=0.0)
 
     assert "held" in [job.job_id for job in found.lost["w"]]
     assert "held" in [job.job_id for job in found.expired]
     assert "one" in [told.job_id for told in found.stalled]
-    assert history.revocations()["ada", "secret"] == 5.0
+    assert history.marks.revocations()["ada", "secret"] == 5.0
     for field, told in junk:
-        stranger.hset(history._place_keys()[0], field, told)
+        stranger.hset(history.keys.places(int(time.time() // 60.0))[0], field, told)
     assert all(isinstance(history.project_of(field.decode(errors="replace")), (str, type(None))) for field, _ in junk)
     history.close()

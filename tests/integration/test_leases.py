@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+import redis
 
 from tests.integration import jobs
 from tests.integration.stage import Stage, new_project, producing
 from tests.integration.test_jobs import start, states
 from tests.launcher import Launcher
+from tests.processes import ManagedProcess, python_path
 from tests.services import Broker
 from tests.variants import any_broker, long_unless
 from tests.waiting import wait_for
@@ -109,6 +113,126 @@ def test_a_worker_that_was_away_for_too_long_takes_its_job_back(stage: Stage, tm
         (tmp_path / "go").touch()
         client.wait(lambda events: [d for _, d in events if d.get("job_id") == job and d.get("status") == "success"])
     assert states(client, job)[-1][1] == "SUCCESS"
+
+
+def test_a_worker_that_is_killed_and_comes_back_at_once_under_its_name_has_lost_its_job(
+    launcher: Launcher, redis_broker: Broker, tmp_path: Path
+) -> None:
+    """As every supervisor restarts it. The job's message is acknowledged, so nobody runs it again."""
+    project = new_project()
+    with producing(redis_broker):
+        stage = Stage(launcher, redis_broker, env={"LOST_AFTER": str(LOST_AFTER)})
+        with stage.watch(project) as client:
+            job = start(jobs.hold, str(tmp_path / "never"), project=project)
+            client.wait_for_event("agent_progress", job_id=job)
+            stage.worker.kill()
+            stage.worker.start()
+            end = client.wait_for_end(job, timeout=LOST_AFTER + 5)
+            later = start(jobs.add, 1, 2, project=project)
+            assert client.wait_for_end(later)["status"] == "success"
+    assert end["state"] == "LOST"
+    assert stage.worker.hostname in end["error"]
+
+
+def test_two_workers_of_one_name_each_stand_on_their_own_lease(
+    launcher: Launcher, redis_broker: Broker, tmp_path: Path
+) -> None:
+    project, env = new_project(), {"LOST_AFTER": str(LOST_AFTER)}
+    with producing(redis_broker):
+        one_at_a_time = ("--prefetch-multiplier", "1")  # with late acknowledgement, nothing waits in a worker
+        stage = Stage(launcher, redis_broker, env=env, concurrency=1, options=one_at_a_time)
+        with stage.watch(project) as client:
+            first = start(jobs.hold_late, str(tmp_path / "go"), 60.0, project=project)
+            client.wait_for_event("agent_status", job_id=first, status="running")
+            namesake = launcher.worker(
+                "tests.integration.jobs",
+                broker=redis_broker,
+                env=env,
+                concurrency=1,
+                options=one_at_a_time,
+                hostname=stage.worker.hostname,
+            )
+            second = start(jobs.hold_late, str(tmp_path / "go"), 60.0, project=project)
+            client.wait_for_event("agent_status", job_id=second, status="running")
+            namesake.kill()
+            assert client.wait_for_end(second, timeout=LOST_AFTER + 5)["state"] == "LOST"
+            marker = jobs.add.apply_async((1, 2), expires=LOST_AFTER, headers={"project_id": project}).id
+            client.wait_for_end(marker, timeout=LOST_AFTER + 10)
+            assert client.statuses(first) == ["queued", "running"]
+            (tmp_path / "go").touch()
+            assert client.wait_for_end(first)["status"] == "success"
+
+
+@pytest.mark.parametrize("how", ["main", "thread", "again"])
+def test_however_a_worker_is_run_its_job_is_lost_when_its_process_is_killed(
+    launcher: Launcher, redis_broker: Broker, tmp_path: Path, how: str
+) -> None:
+    project = new_project()
+    with producing(redis_broker):
+        stage = Stage(launcher, redis_broker, env={"LOST_AFTER": str(LOST_AFTER)})
+        stage.worker.stop()
+        with stage.watch(project) as client:
+            embedded = embed(launcher, redis_broker, how)
+            before = start(jobs.add, 1, 2, project=project)
+            assert client.wait_for_end(before, timeout=30)["status"] == "success"
+            if how == "again":
+                wait_for(lambda: "stopping" in embedded.current_log, timeout=30)
+            job = start(jobs.hold, str(tmp_path / "never"), 60.0, project=project)
+            client.wait_for_event("agent_progress", job_id=job)
+            embedded.kill()
+            stage.worker.start()
+            assert client.wait_for_end(job, timeout=LOST_AFTER + 5)["state"] == "LOST"
+
+
+def test_the_job_of_a_worker_that_is_cut_off_and_starts_again_in_its_process_does_not_run_for_ever(
+    launcher: Launcher, redis_broker: Broker, tmp_path: Path
+) -> None:
+    project = new_project()
+    with producing(redis_broker):
+        stage = Stage(launcher, redis_broker, env={"LOST_AFTER": str(LOST_AFTER)})
+        stage.worker.stop()
+        with stage.watch(project) as client:
+            job = start(jobs.hold, str(tmp_path / "never"), 60.0, project=project)
+            embed(launcher, redis_broker, "cut_off")
+            assert client.wait_for_end(job, timeout=LOST_AFTER + 30)["state"] == "LOST"
+
+
+def embed(launcher: Launcher, broker: Broker, how: str) -> ManagedProcess:
+    """Start a process with a worker that the ``celery`` command has not started."""
+    name = f"{how}@{uuid.uuid4().hex[:12]}"
+    return launcher.start(
+        ManagedProcess(
+            [sys.executable, "-m", "tests.integration.embedded_worker", how, name],
+            folder=launcher.folder,
+            name=name,
+            env={**python_path(), **broker.env, "LOST_AFTER": str(LOST_AFTER)},
+            ready=lambda: True,
+        )
+    )
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_after_a_loss_of_the_history_only_what_runs_is_running(
+    launcher: Launcher, redis_broker: Broker, tmp_path: Path, pool: str
+) -> None:
+    """A worker has reserved more jobs than it can run at a time."""
+    project = new_project()
+    with producing(redis_broker):
+        stage = Stage(launcher, redis_broker, pool=pool, concurrency=1, env={"LOST_AFTER": str(LOST_AFTER)})
+        with stage.watch(project) as client:
+            runs = start(jobs.hold, str(tmp_path / "go"), project=project)
+            client.wait_for_event("agent_progress", job_id=runs)
+            reserved = [start(jobs.add, 1, 2, project=project) for _ in range(2)]
+            wait_for(lambda: stage.worker.current_log.count(" received") == 3)
+            history = jobs.realtime.manager.history
+            assert history is not None
+            with redis.Redis.from_url(redis_broker.backend_url) as client_of_history:
+                client_of_history.flushdb()
+            wait_for(lambda: history.read(project).jobs)
+            assert [job["job_id"] for job in history.read(project).jobs] == [runs]
+            (tmp_path / "go").touch()
+            for job in (runs, *reserved):
+                assert client.wait_for_end(job)["status"] == "success"
 
 
 @pytest.mark.parametrize("pool", ["threads", "solo", "eventlet", "gevent"])

@@ -21,7 +21,8 @@ def main() -> int:
 
 def expected(source: Path) -> set[str]:
     package = source / PACKAGE
-    files = [*package.glob("*.py"), package / "py.typed", *(package / "static").iterdir()]
+    data = [package / "py.typed", *(package / "static").iterdir(), *package.rglob("*.lua")]
+    files = [*package.glob("*.py"), *data]
     return {str(path.relative_to(source)) for path in files if path.is_file()}
 
 

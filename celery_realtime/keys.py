@@ -1,0 +1,46 @@
+"""Name the keys of a history on Redis."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+import msgspec
+
+#: The keys of one project, in the order in which the scripts take them.
+PROJECT = ("meta", "events", "jobs", "ended", "flows", "live", "flows-ended")
+
+
+class Keys(msgspec.Struct, frozen=True):
+    """The keys of one channel.
+
+    Those that a script takes together have the same part in braces, and so the same hash slot.
+
+    Attributes:
+        channel: Keeps apart what shares a Redis.
+    """
+
+    channel: str
+
+    def project(self, project_id: str, *more: str) -> list[str]:
+        """Return the keys of a project, :data:`PROJECT` and more."""
+        return self._in_slot(quote(project_id, safe=""), *PROJECT, *more)
+
+    def leases(self, *names: str) -> list[str]:
+        """Return keys of leases, and of other things that belong to no project."""
+        return self._in_slot("leases", *names)
+
+    def places(self, *periods: int) -> list[str]:
+        """Return the keys that hold which projects jobs are of, each for one period of time."""
+        return self._in_slot("places", *map(str, periods))
+
+    def cancelled(self, job_id: str) -> str:
+        """Return the key that exists while a job is to be cancelled."""
+        return f"{self._prefix}cancelled:{quote(job_id, safe='', errors='replace')}"
+
+    @property
+    def _prefix(self) -> str:
+        return f"celery-realtime:{quote(self.channel, safe='')}:"
+
+    def _in_slot(self, slot: str, *names: str) -> list[str]:
+        start = f"{self._prefix}{{{slot}}}:"
+        return [start + name for name in names]

@@ -1,0 +1,107 @@
+-- Read a project: the state of its jobs and workflows, and the events after a position, all of them or none.
+--
+-- Writes nothing to a project that is whole, so that a Redis without free memory still answers. One that is new, or of
+-- which a part was lost, begins anew here, so that all who read it are given the same epoch.
+--
+-- KEYS: as append.lua has them; without `server`
+-- ARGV
+--   1 new_epoch     string: the epoch to begin with, should this project have to begin anew
+--   2 since_epoch   string: epoch of the position that the caller has reached, '' for none
+--   3 since_offset  number: offset of that position; -1: no events are asked for
+--   4 max_missed    number: most events to return
+--   5 ttl           seconds that a project without new events is kept
+--   6 ended_ttl     seconds that a job is shown after its end
+--   7 max_ended     number: most jobs that have ended to show
+--   8 max_jobs      number: most jobs to return; 0: neither jobs nor workflows are asked for
+--   9 max_bytes     number: most bytes of job entries, and most bytes of payloads
+--
+-- Returns {epoch, offset, whether the events are complete (1 or 0), events (stream entries), entries of jobs (those
+-- that have not ended first, and of each kind the latest first), number of jobs, workflows (root id and counts, ...)}.
+
+-- include: common
+
+local keys = {
+  meta = KEYS[1], events = KEYS[2], jobs = KEYS[3], ended = KEYS[4], flows = KEYS[5], live = KEYS[6],
+  flows_ended = KEYS[7],
+}
+local new_epoch, since_epoch, since_offset, max_missed, ttl, ended_ttl, max_ended, max_jobs, max_bytes = unpack(ARGV)
+since_offset, max_missed, max_jobs = tonumber(since_offset), tonumber(max_missed), tonumber(max_jobs)
+max_ended, max_bytes = tonumber(max_ended), tonumber(max_bytes)
+
+-- What ended before this time has only not been forgotten yet, which append.lua does.
+local shown_since = '(' .. (common.now() - tonumber(ended_ttl))
+
+local function begin_anew()
+  redis.call('DEL', keys.meta, keys.events, keys.jobs, keys.ended, keys.flows, keys.live, keys.flows_ended)
+  -- Refused where memory has run out: then each read answers with an epoch of its own until an event can be stored.
+  redis.pcall('HSET', keys.meta, 'epoch', new_epoch, 'offset', 0, 'jobs', 0)
+  redis.pcall('EXPIRE', keys.meta, ttl)
+  return new_epoch, 0
+end
+
+local function open_project()
+  local epoch, offset, job_count = common.read_meta(keys.meta)
+  if common.is_whole(keys, epoch, offset, job_count) then return epoch, offset end
+  return begin_anew()
+end
+
+-- A position of another epoch, or from the future, cannot be recovered. That is the caller's loss alone: if the server
+-- has lost events, those that stored them will notice.
+local function read_missed(epoch, offset)
+  local count = offset - since_offset
+  if since_epoch ~= epoch or since_offset < 0 or count < 0 or count > max_missed then return 0, {} end
+  local entries = redis.call('XRANGE', keys.events, (since_offset + 1) .. '-0', '+')
+  local bytes = 0
+  for _, entry in ipairs(entries) do bytes = bytes + #(entry[2][4] or '') end
+  if #entries ~= count or bytes > max_bytes then return 0, {} end
+  return 1, entries
+end
+
+local function shown_ids()
+  local ids = redis.call('ZREVRANGE', keys.live, 0, max_jobs - 1)
+  local room = math.min(max_jobs - #ids, max_ended)
+  if room > 0 then
+    local ended = redis.call('ZREVRANGEBYSCORE', keys.ended, '+inf', shown_since, 'LIMIT', 0, room)
+    for _, id in ipairs(ended) do ids[#ids + 1] = id end
+  end
+  return ids
+end
+
+local function read_jobs()
+  local entries, room, ids = {}, max_bytes, shown_ids()
+  for start = 1, #ids, 100 do
+    for _, entry in ipairs(redis.call('HMGET', keys.jobs, unpack(ids, start, math.min(start + 99, #ids)))) do
+      room = room - (entry and #entry or 0)
+      if room < 0 then return entries end
+      entries[#entries + 1] = entry
+    end
+  end
+  return entries
+end
+
+local function count_jobs()
+  local ended = redis.call('ZCARD', keys.ended)
+  local shown = math.min(redis.call('ZCOUNT', keys.ended, shown_since, '+inf'), max_ended)
+  return redis.call('HLEN', keys.jobs) - (ended - shown)
+end
+
+local function read_workflows()
+  local is_over = {}
+  for _, root in ipairs(redis.call('ZRANGEBYSCORE', keys.flows_ended, '-inf', string.sub(shown_since, 2))) do
+    is_over[root] = true
+  end
+  local stored, shown = redis.call('HGETALL', keys.flows), {}
+  for place = 1, #stored, 2 do
+    local root, counts = stored[place], stored[place + 1]
+    if not is_over[root] then
+      shown[#shown + 1] = root
+      shown[#shown + 1] = counts
+    end
+  end
+  return shown
+end
+
+local epoch, offset = open_project()
+local is_complete, missed = read_missed(epoch, offset)
+if max_jobs == 0 then return {epoch, offset, is_complete, missed, {}, 0, {}} end
+return {epoch, offset, is_complete, missed, read_jobs(), count_jobs(), read_workflows()}

@@ -1,0 +1,79 @@
+-- Find the jobs of incarnations whose lease has lapsed, queued jobs that have expired, and running jobs that have
+-- stalled.
+--
+-- What is found is hidden from other reapers for the time of a lease, in which its finder reports it and removes it; if
+-- the finder dies, it is found again.
+--
+-- KEYS
+--   1 alive          sorted set: incarnations by the time (s) of their latest renewal
+--   2 reaper         hash: seen, when a reaper looked last; grace_until, the time before which no lease lapses
+--   3 expiring       sorted set: queued jobs by the time (s) of their expiry
+--   4 expiring-jobs  hash: job id -> JSON of the job
+--   5 stalling       sorted set: running jobs by the time (s) at which they count as stalled
+--   6 stalling-jobs  hash: job id -> JSON of the progress to report then
+-- ARGV
+--   1 lease           seconds that a lease lasts
+--   2 pause           seconds between two looks of one reaper
+--   3 expiry_grace    seconds after its expiry in which a worker may still report it itself
+--   4 held_prefix     string: what the keys of the hashes `held` of hold.lua begin with
+--   5 running_prefix  string: what the keys of the hashes `running` of hold.lua begin with
+--
+-- Returns {lost: incarnation, list of JSON, ...; expired: job id, JSON, ...; stalled: JSON, ...}.
+
+-- include: common
+
+local alive_key, reaper_key, expiring_key, expiring_jobs_key, stalling_key, stalling_jobs_key = unpack(KEYS)
+local lease, pause, expiry_grace, held_prefix, running_prefix = unpack(ARGV)
+lease, pause, expiry_grace = tonumber(lease), tonumber(pause), tonumber(expiry_grace)
+local now = common.now()
+
+-- After a time in which nobody could look (Redis was away, say), no worker could renew its lease either: each is given
+-- the time of a lease to come back.
+local function is_in_grace()
+  local seen, grace_until = unpack(redis.call('HMGET', reaper_key, 'seen', 'grace_until'))
+  seen, grace_until = tonumber(seen or ''), tonumber(grace_until or '')
+  if not seen or not grace_until or now - seen > 3 * pause then grace_until = now + lease end
+  redis.call('HSET', reaper_key, 'seen', now, 'grace_until', grace_until)
+  redis.call('EXPIRE', reaper_key, math.ceil(lease * 10))
+  return now < grace_until
+end
+
+-- The jobs that an incarnation runs as those that run them described them, then what its main process holds.
+local function jobs_of(incarnation)
+  local jobs = redis.call('HVALS', running_prefix .. incarnation)
+  for _, job in ipairs(redis.call('HVALS', held_prefix .. incarnation)) do jobs[#jobs + 1] = job end
+  return jobs
+end
+
+local function find_lost()
+  local lost = {}
+  for _, incarnation in ipairs(redis.call('ZRANGEBYSCORE', alive_key, '-inf', now - lease, 'LIMIT', 0, 10)) do
+    redis.call('ZADD', alive_key, now, incarnation)
+    lost[#lost + 1] = incarnation
+    lost[#lost + 1] = jobs_of(incarnation)
+  end
+  return lost
+end
+
+local function find_expired()
+  local expired = {}
+  for _, job in ipairs(redis.call('ZRANGEBYSCORE', expiring_key, '-inf', now - expiry_grace, 'LIMIT', 0, 100)) do
+    redis.call('ZADD', expiring_key, now + lease, job)
+    expired[#expired + 1] = job
+    expired[#expired + 1] = redis.call('HGET', expiring_jobs_key, job) or ''
+  end
+  return expired
+end
+
+-- A stall is no end, so nothing depends on its report: it is forgotten at once.
+local function take_stalled()
+  local stalled = {}
+  for _, job in ipairs(redis.call('ZRANGEBYSCORE', stalling_key, '-inf', now, 'LIMIT', 0, 100)) do
+    stalled[#stalled + 1] = redis.call('HGET', stalling_jobs_key, job) or ''
+    redis.call('ZREM', stalling_key, job)
+    redis.call('HDEL', stalling_jobs_key, job)
+  end
+  return stalled
+end
+
+return {is_in_grace() and {} or find_lost(), find_expired(), take_stalled()}

@@ -1,0 +1,111 @@
+"""Turn what the history has stored of a project into what a subscriber receives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from celery_realtime.events import PROGRESS_EVENT, PROGRESS_FIELDS, STATUS_EVENT, WORKFLOW_EVENT, Outgoing, stamp
+
+#: What decoding raises for an entry of another writer, or a broken one.
+UNREADABLE = (LookupError, TypeError, ValueError, RecursionError, msgspec.MsgspecError)
+
+_object = msgspec.json.Decoder(dict[str, Any])
+
+#: The status of a job of which only progress has been reported.
+_RUNNING = {"event": "status_change", "status": "running", "state": "STARTED", "result": None, "error": None}
+
+#: The counts of a workflow, in the order in which append.lua stores them; ``share`` is not shown.
+_COUNTS = ("total", "queued", "running", "done", "failed", "share", "progress")
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """What a subscriber receives first.
+
+    Attributes:
+        epoch: Changes when history was lost.
+        offset: Of the newest event.
+        recovered: Whether ``events`` is all that came after the client's ``since``.
+        jobs: The latest state of live and recently ended jobs.
+        jobs_total: How many there are; when ``jobs`` has fewer, it has the live ones, and of them the latest, first.
+        workflows: The counts of every workflow of more than one job.
+        events: ``{event, data}`` of what was missed, in order; empty unless ``recovered``.
+    """
+
+    epoch: str
+    offset: int
+    recovered: bool
+    jobs: list[dict[str, Any]]
+    jobs_total: int
+    workflows: list[dict[str, Any]]
+    events: list[dict[str, Any]]
+
+    @classmethod
+    def of_reply(cls, project_id: str, reply: list[Any]) -> Snapshot:
+        """Return what the reply of ``read.lua`` says of a project; entries that cannot be read are left out."""
+        epoch, offset, is_complete, entries, job_entries, jobs_total, flows = reply
+        word = epoch.decode(errors="replace")
+        jobs = [decode_job(entry) for entry in reversed(job_entries) if entry]
+        events = _decode_all_events(entries, word)
+        return cls(
+            epoch=word,
+            offset=offset,
+            # A client that is given events with one left out would never ask for that one again.
+            recovered=bool(is_complete) and events is not None,
+            jobs=sorted((job for job in jobs if job is not None), key=lambda job: str(job.get("timestamp"))),
+            jobs_total=jobs_total,
+            workflows=_decode_workflows(project_id, flows),
+            events=events or [],
+        )
+
+
+def decode_job(entry: bytes) -> dict[str, Any] | None:
+    """Return the job of an entry: its latest status with its progress; None if the entry cannot be read."""
+    try:
+        _, status_json, progress_json = entry.split(b"\n", 2)
+        status, progress = _object.decode(status_json or b"{}"), _object.decode(progress_json or b"{}")
+    except UNREADABLE:
+        return None
+    status = status or {**progress, **_RUNNING}
+    if not isinstance(status.get("job_id"), str):
+        return None
+    status.setdefault("status", None)  # an event filter may have removed it, and all readers ask for it
+    reached = {name: progress.get(name) for name in PROGRESS_FIELDS}
+    return {**status, **reached, "stalled": status.get("status") == "running" and bool(progress.get("stalled"))}
+
+
+def decode_event(entry: Any, epoch: str) -> dict[str, Any]:
+    """Return ``{event, data}`` of an entry of the stream, with its epoch and offset where the event has them.
+
+    Raises:
+        One of :data:`UNREADABLE`: It is not an event of ours.
+    """
+    offset = int(entry[0].split(b"-")[0])
+    fields = dict(zip(entry[1][::2], entry[1][1::2], strict=True))
+    name = fields[b"e"].decode()
+    is_custom = name not in (STATUS_EVENT, PROGRESS_EVENT, WORKFLOW_EVENT)
+    position = {"epoch": epoch, "offset": offset}
+    stamped = stamp(Outgoing("", name, fields[b"p"], rank=None if is_custom else 0), position)
+    event = {"event": name, "data": msgspec.json.decode(stamped.payload)}
+    return event if stamped.mark is None else {**position, **event}
+
+
+def _decode_all_events(entries: list[Any], epoch: str) -> list[dict[str, Any]] | None:
+    try:
+        return [decode_event(entry, epoch) for entry in entries]
+    except UNREADABLE:
+        return None
+
+
+def _decode_workflows(project_id: str, flows: list[bytes]) -> list[dict[str, Any]]:
+    workflows = []
+    for root_id, entry in zip(flows[::2], flows[1::2], strict=True):
+        try:
+            counts = {name: int(float(word)) for name, word in zip(_COUNTS, entry.split(), strict=True)}
+        except (ValueError, OverflowError):  # of another writer
+            continue
+        del counts["share"]
+        if counts["total"] > 1:
+            workflows.append({"root_id": root_id.decode(errors="replace"), "project_id": project_id, **counts})
+    return workflows

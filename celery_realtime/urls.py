@@ -1,0 +1,198 @@
+"""Read, check and redact the URLs of brokers and of Redis, and find what Celery knows of a connection.
+
+Connection options travel beside a URL, never inside one: an SSL context, or a credential provider, has no text form.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import msgspec
+
+from celery_realtime.exceptions import ImproperlyConfigured
+
+REDIS_SCHEMES = ("redis", "rediss", "redis+socket", "unix", "valkey", "valkeys", "sentinel")
+
+_PASSWORD_OPTION = re.compile(r"([?&]\w*password=)[^&;]*")
+
+#: Of ``broker_transport_options`` and ``result_backend_transport_options``, those that say how to find a master.
+_SENTINEL_OPTIONS = ("master_name", "min_other_sentinels", "sentinel_kwargs")
+
+
+class RedisAddress(msgspec.Struct, frozen=True):
+    """Where a Redis is, and how to connect to it.
+
+    Attributes:
+        url: ``redis://``, ``rediss://``, ``unix://``, ``redis+socket://``, or ``sentinel://host:port;sentinel://...``.
+            Options, such as ``ssl_ca_certs``, may follow a question mark, and win over ``options``.
+        options: Further keyword arguments of redis-py's connections. Also ``ssl_context``, an
+            :class:`ssl.SSLContext`; and, behind Sentinels, ``master_name``, ``min_other_sentinels`` and
+            ``sentinel_kwargs``, the keyword arguments of the connections to the Sentinels.
+    """
+
+    url: str
+    options: dict[str, Any] = {}
+
+    @property
+    def has_master(self) -> bool:
+        """Whether it says which of the masters that its Sentinels know is meant, if it names Sentinels."""
+        return "master_name" in self.options or "master_name" in url_options(self.url)
+
+
+# -- reading ----------------------------------------------------------------------------------------------------
+
+
+def is_plain_redis(url: object) -> bool:
+    """Tell whether a URL names one Redis server that redis-py connects to by itself."""
+    schemes = ("redis", "rediss", "redis+socket", "unix")
+    return isinstance(url, str) and url.partition("://")[0] in schemes and ";" not in url
+
+
+def is_sentinel(url: object) -> bool:
+    """Tell whether a URL names Sentinels, which know where the Redis server is."""
+    return isinstance(url, str) and all(part.startswith("sentinel://") for part in url.split(";"))
+
+
+def is_redis(url: str | None) -> bool:
+    """Tell whether a URL names a Redis-compatible server."""
+    return bool(url) and str(url).split("://", 1)[0].lower() in REDIS_SCHEMES
+
+
+def url_options(url: str) -> dict[str, str]:
+    """Return the options that follow the question marks in a URL, or in several with semicolons between them."""
+    return dict(option for part in url.split(";") for option in parse_qsl(urlsplit(part).query))
+
+
+def redact(url: str) -> str:
+    """Return a URL without its passwords, fit for logs and error messages."""
+    url = _PASSWORD_OPTION.sub(r"\1**", url)
+    head, at, tail = url.rpartition("@")
+    if not at:
+        return url
+    scheme, slashes, credentials = head.partition("://")
+    user = credentials.split(":", 1)[0]
+    return f"{scheme}{slashes}{user}:**@{tail}"
+
+
+# -- checking ---------------------------------------------------------------------------------------------------
+
+
+def check_broker_url(url: str, setting: str) -> None:
+    """Refuse a URL, or several with semicolons between them, that kombu cannot use.
+
+    Args:
+        url: The URL.
+        setting: What the error calls it.
+
+    Raises:
+        ImproperlyConfigured: It cannot be used.
+    """
+    for part in url.split(";"):
+        if not _has_transport(part):
+            raise ImproperlyConfigured(
+                f"{setting} {redact(url)!r} is not a broker URL; write one such as redis://localhost:6379/0"
+                " or amqp://guest:guest@localhost:5672//"
+            )
+        if not _has_readable_port(part):
+            # What Python says of it may quote half a password.
+            raise ImproperlyConfigured(
+                f"{setting} {redact(url)!r} has a host or port that cannot be read; if its password has special"
+                " characters, write them as in urllib.parse.quote(password, safe='')"
+            )
+
+
+def check_history_address(address: RedisAddress, setting: str) -> None:
+    """Refuse an address that is not that of one Redis, or of Sentinels and one of their masters.
+
+    Args:
+        address: The address.
+        setting: What the error calls its URL.
+
+    Raises:
+        ImproperlyConfigured: It cannot be used.
+    """
+    url = address.url
+    is_known = is_plain_redis(url) or is_sentinel(url)
+    if not is_known or not all(_has_readable_port(part) for part in url.split(";")):
+        raise ImproperlyConfigured(
+            f"{setting} {redact(url)!r} is not the URL of one Redis; write one such as redis://localhost:6379/0,"
+            ' sentinel://localhost:26379/0?master_name=mymaster, "auto", or None for no history'
+        )
+    if is_sentinel(url) and not address.has_master:
+        raise ImproperlyConfigured(
+            f"{setting} {redact(url)!r} does not say which master: end it with ?master_name=mymaster"
+        )
+
+
+def _has_transport(url: str) -> bool:
+    from kombu.transport import TRANSPORT_ALIASES
+
+    scheme, separator, _ = url.partition("://")
+    return bool(separator) and (scheme.partition("+")[0] in TRANSPORT_ALIASES or scheme in TRANSPORT_ALIASES)
+
+
+def _has_readable_port(url: str) -> bool:
+    try:
+        urlsplit(url.partition(",")[0]).port  # noqa: B018 - reading it is the check
+    except ValueError:
+        return False
+    return True
+
+
+# -- what Celery knows --------------------------------------------------------------------------------------------
+
+
+def celery_broker_options(conf: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return keyword arguments of :class:`kombu.Connection` for Celery's own broker: those of Celery, then ours.
+
+    Args:
+        conf: The Celery configuration.
+        options: Our ``connection_options``; ``transport_options`` in them are merged with Celery's.
+    """
+    celery_options: dict[str, Any] = {}
+    if conf.broker_use_ssl:
+        celery_options["ssl"] = conf.broker_use_ssl
+    if conf.broker_login_method:
+        celery_options["login_method"] = conf.broker_login_method
+    transport = {**(conf.broker_transport_options or {}), **options.get("transport_options", {})}
+    return {**celery_options, **options, "transport_options": transport}
+
+
+def celery_redis(conf: Any, broker_url: str | None, broker_options: Mapping[str, Any]) -> RedisAddress | None:
+    """Return the address of Celery's result backend, or else of the broker, if it is a Redis.
+
+    Args:
+        conf: The Celery configuration.
+        broker_url: The broker's URL.
+        broker_options: Its keyword arguments of :class:`kombu.Connection`.
+    """
+    backend = redis_address(conf.result_backend, conf.redis_backend_use_ssl, conf.result_backend_transport_options)
+    return backend or redis_address(broker_url, broker_options.get("ssl"), broker_options.get("transport_options"))
+
+
+def redis_address(url: str | None, tls: Any, transport_options: Mapping[str, Any] | None) -> RedisAddress | None:
+    """Return the address of a Redis as Celery is told it.
+
+    Args:
+        url: Of the result backend or the broker.
+        tls: ``redis_backend_use_ssl`` or ``broker_use_ssl``: options, or True.
+        transport_options: ``result_backend_transport_options`` or ``broker_transport_options``.
+
+    Returns:
+        The address, or None if it is not a Redis, or Sentinels are not told which master is meant.
+    """
+    if url is None or not (is_plain_redis(url) or is_sentinel(url)):
+        return None
+    options: dict[str, Any] = dict(tls) if isinstance(tls, Mapping) else {}
+    if is_sentinel(url):
+        given = transport_options or {}
+        options |= {name: given[name] for name in _SENTINEL_OPTIONS if given.get(name) is not None}
+        options = {"ssl_cert_reqs": ssl.CERT_REQUIRED, **options} if tls else options
+    elif tls and url.startswith("redis://"):
+        url = "rediss" + url.removeprefix("redis")
+    address = RedisAddress(url, {name: value for name, value in options.items() if value is not None})
+    return None if is_sentinel(url) and not address.has_master else address

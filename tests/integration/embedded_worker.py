@@ -1,0 +1,59 @@
+"""Workers that are not started by the ``celery`` command: ``python -m tests.integration.embedded_worker HOW NAME``.
+
+``main`` runs ``worker_main``; ``thread`` runs a worker in a thread; ``again`` does so twice, one after the other, and
+``cut_off`` cuts the first off while a job of it runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from typing import Any
+
+from celery.worker import WorkController, state
+
+from tests.integration import jobs
+from tests.waiting import wait_for
+
+logger = logging.getLogger(__name__)
+
+OPTIONS = ["--concurrency", "1", "--without-mingle", "--without-gossip", "--loglevel", "INFO"]
+
+
+def main() -> None:
+    how, name = sys.argv[1:]
+    jobs.celery.set_default()  # the threads of the pool have no current app
+    if how == "main":
+        jobs.celery.worker_main(["worker", "--pool", "threads", "--hostname", name, *OPTIONS])
+        return
+    if how != "thread":
+        worker = start(name)
+        wait_for(lambda: state.reserved_requests if how == "cut_off" else state.total_count, timeout=60)
+        stop(worker, cold=how == "cut_off")
+    start(name)
+    threading.Event().wait()
+
+
+def start(name: str) -> Any:
+    worker = WorkController(
+        app=jobs.celery, pool_cls="threads", concurrency=1, hostname=name, without_mingle=True, without_gossip=True
+    )
+    worker.thread = threading.Thread(target=worker.start, daemon=True)
+    worker.thread.start()
+    return worker
+
+
+def stop(worker: Any, *, cold: bool) -> None:
+    logger.warning("stopping")
+    if cold:
+        state.should_terminate = 0
+        wait_for(lambda: not worker.thread.is_alive(), timeout=30)
+        state.should_terminate = None
+    else:
+        worker.stop()
+        wait_for(lambda: not worker.thread.is_alive(), timeout=30)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""read.lua by itself: keys and arguments in, reply out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.lua_scripts import KEYS, Caller
+
+META, EVENTS, JOBS, ENDED, FLOWS, LIVE, FLOWS_ENDED = PROJECT = KEYS.project("p")
+
+
+class Read:
+    """Reads the project ``p``, in which five events are stored."""
+
+    def __init__(self, url: str) -> None:
+        self._call = Caller("read", url)
+        self.redis = self._call.redis
+        for offset in range(1, 6):
+            self.redis.xadd(EVENTS, {"e": "line", "p": f"payload {offset}"}, id=f"{offset}-0")
+        self.redis.hset(META, mapping={"epoch": "e", "offset": 5, "jobs": 4})
+        self.redis.hset(JOBS, mapping={job: job.upper() for job in ("live1", "live2", "ended", "old")})
+        self.redis.zadd(LIVE, {"live1": 1, "live2": 4})
+        self.redis.zadd(ENDED, {"ended": self._call.time(), "old": 1})
+        self.redis.hset(FLOWS, mapping={"root": "counts", "old root": "counts"})
+        self.redis.zadd(FLOWS_ENDED, {"old root": 1})
+
+    def __call__(self, since: tuple[str, int] = ("", -1), **limits: int) -> list[Any]:
+        most = {"max_missed": 100, "max_ended": 100, "max_jobs": 100, "max_bytes": 1000} | limits
+        arguments = [most["max_missed"], 60, 60, most["max_ended"], most["max_jobs"], most["max_bytes"]]
+        reply: list[Any] = self._call(PROJECT, "new", *since, *arguments)
+        return reply
+
+
+@pytest.fixture
+def read(redis_url: str) -> Read:
+    return Read(redis_url)
+
+
+def test_the_live_jobs_come_first_and_of_each_kind_the_latest(read: Read) -> None:
+    assert read() == [b"e", 5, 0, [], [b"LIVE2", b"LIVE1", b"ENDED"], 3, [b"root", b"counts"]]
+    assert read(max_jobs=1)[4:6] == [[b"LIVE2"], 3]
+    assert read(max_jobs=0)[4:] == [[], 0, []]
+    assert read(max_bytes=9)[4] == [b"LIVE2"]
+    assert read(max_ended=0)[4:6] == [[b"LIVE2", b"LIVE1"], 2]
+
+
+@pytest.mark.parametrize(
+    ("since", "limits", "offsets"),
+    [
+        (("e", 3), {}, [4, 5]),
+        (("e", 5), {}, []),
+        (("e", 0), {}, [1, 2, 3, 4, 5]),
+        (("e", 6), {}, None),
+        (("e", 10**9), {}, None),
+        (("other", 3), {}, None),
+        (("e", -1), {}, None),
+        (("e", 2), {"max_missed": 2}, None),
+        (("e", 3), {"max_bytes": 17}, None),
+    ],
+)
+def test_what_was_missed_comes_whole_or_not_at_all(
+    read: Read, since: tuple[str, int], limits: dict[str, int], offsets: list[int] | None
+) -> None:
+    _, _, is_complete, missed, *_ = read(since, **limits)
+    assert is_complete == (offsets is not None)
+    assert [int(name.split(b"-")[0]) for name, _ in missed] == (offsets or [])
+
+
+def test_a_hole_in_what_was_missed_is_noticed(read: Read) -> None:
+    read.redis.xdel(EVENTS, "4-0")
+    assert read(("e", 3))[2:4] == [0, []]
+    assert read(("e", 4))[2] == 1
+
+
+@pytest.mark.parametrize("key", [META, EVENTS, JOBS])
+def test_a_project_of_which_a_part_was_lost_begins_anew(read: Read, key: str) -> None:
+    read.redis.delete(key)
+    assert read(("e", 3)) == [b"new", 0, 0, [], [], 0, []]
+    assert read.redis.hgetall(META) == {b"epoch": b"new", b"offset": b"0", b"jobs": b"0"}
+    assert 0 < read.redis.ttl(META) <= 60  # type: ignore[operator]
+    assert [read.redis.exists(other) for other in PROJECT[1:]] == [0] * 6
+
+
+def test_nothing_else_is_written(read: Read) -> None:
+    before = {key: read.redis.dump(key) for key in PROJECT}
+    read(("e", 3))
+    read(("e", 99))
+    assert {key: read.redis.dump(key) for key in PROJECT} == before

@@ -1,0 +1,139 @@
+"""What URLs say, what of them may be shown, and what Celery knows of a connection."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from celery_realtime import Realtime
+from celery_realtime.redis_connection import RedisConnection
+from celery_realtime.urls import RedisAddress, is_plain_redis, is_redis, redact, redis_address
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://localhost:6379/0", "redis://localhost:6379/0"),
+        ("redis://:pw@host/0", "redis://:**@host/0"),
+        ("amqp://user:pw@host//", "amqp://user:**@host//"),
+        ("amqp://user:p@w@host//", "amqp://user:**@host//"),
+        ("amqp://user:p:w@host//", "amqp://user:**@host//"),
+    ],
+)
+def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
+    assert redact(url) == shown
+
+
+def test_several_urls_are_shown_without_any_password() -> None:
+    shown = redact("amqp://u:hunter2@a//;amqp://u:hunter3@b//;amqp://c//")
+    assert "hunter" not in shown
+
+
+@pytest.mark.parametrize("url", ["redis://h", "rediss://h", "redis+socket:///s", "unix:///s", "sentinel://h:26379"])
+def test_a_redis_is_known_by_its_scheme(url: str) -> None:
+    assert is_redis(url)
+    assert is_plain_redis(url) == (not url.startswith("sentinel"))
+
+
+@pytest.mark.parametrize("url", ["amqp://h", "memory://", "rpc://", "db+sqlite:///redis://", "", None, "redis"])
+def test_what_is_no_redis_is_not_taken_for_one(url: str | None) -> None:
+    assert not is_redis(url) or url == "redis"
+    assert not is_plain_redis(url) or url == "redis"
+
+
+def test_no_password_of_a_sentinel_is_shown() -> None:
+    shown = redact(
+        "sentinel://u:hunter2@a:1/0;sentinel://b?master_name=m&sentinel_password=hunt@er3&ssl_password=hunt4"
+    )
+    assert "hunt" not in shown
+    assert "er3" not in shown
+    assert "master_name=m" in shown
+
+
+# -- what Celery was told -------------------------------------------------------------------------------------------
+
+MASTER = {"master_name": "m", "min_other_sentinels": 1, "visibility_timeout": 60}
+TLS = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": "/our ca.pem", "ssl_keyfile": None}
+GIVEN_TLS = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": "/our ca.pem"}
+GIVEN_MASTER = {"master_name": "m", "min_other_sentinels": 1}
+RETRY = object()
+UNVERIFIED = {"ssl_cert_reqs": "CERT_NONE"}
+
+
+@pytest.mark.parametrize(
+    ("url", "tls", "transport", "address"),
+    [
+        ("redis://h/1", None, {}, RedisAddress("redis://h/1")),
+        ("redis://h/1", None, MASTER, RedisAddress("redis://h/1")),
+        ("redis://h/1", TLS, {}, RedisAddress("rediss://h/1", GIVEN_TLS)),
+        ("redis://h/1", True, {}, RedisAddress("rediss://h/1")),
+        ("rediss://h/1", UNVERIFIED, None, RedisAddress("rediss://h/1", UNVERIFIED)),
+        ("rediss://h/1?ssl_ca_certs=/a", TLS, {}, RedisAddress("rediss://h/1?ssl_ca_certs=/a", GIVEN_TLS)),
+        ("sentinel://a/1;sentinel://b", None, MASTER, RedisAddress("sentinel://a/1;sentinel://b", GIVEN_MASTER)),
+        ("sentinel://a?master_name=x", None, {}, RedisAddress("sentinel://a?master_name=x")),
+        (
+            "sentinel://a",
+            True,
+            {"master_name": "m"},
+            RedisAddress("sentinel://a", {"ssl_cert_reqs": ssl.CERT_REQUIRED, "master_name": "m"}),
+        ),
+        (
+            "sentinel://a",
+            None,
+            {"master_name": "m", "sentinel_kwargs": {"password": "p&q", "retry": RETRY}},
+            RedisAddress("sentinel://a", {"master_name": "m", "sentinel_kwargs": {"password": "p&q", "retry": RETRY}}),
+        ),
+        ("sentinel://a", None, {}, None),
+        ("amqp://h//", TLS, MASTER, None),
+        (None, None, None, None),
+    ],
+)
+def test_what_celery_knows_of_a_redis_stands_beside_its_url(
+    url: str | None, tls: Any, transport: Any, address: RedisAddress | None
+) -> None:
+    assert redis_address(url, tls, transport) == address
+    if address is not None:
+        RedisConnection(address)
+
+
+def new_app(**conf: Any) -> Celery:
+    app = Celery("app", set_as_current=False)
+    app.conf.update(conf)
+    return app
+
+
+def test_the_history_has_the_options_of_the_place_that_is_chosen() -> None:
+    backend = {"result_backend": "redis://r/1", "redis_backend_use_ssl": {"ssl_ca_certs": "/r.pem"}}
+    broker = {"broker_url": "rediss://b/0", "broker_use_ssl": {"ssl_ca_certs": "/b.pem"}}
+    address = Realtime(new_app(**backend, **broker)).settings.history_address
+    assert address == RedisAddress("rediss://r/1", {"ssl_ca_certs": "/r.pem"})
+    address = Realtime(new_app(**broker)).settings.history_address
+    assert address == RedisAddress("rediss://b/0", {"ssl_ca_certs": "/b.pem"})
+    own = Realtime(new_app(**broker), url="rediss://own/0", connection_options={"ssl": {"ssl_ca_certs": "/own.pem"}})
+    assert own.settings.history_address == RedisAddress("rediss://own/0", {"ssl_ca_certs": "/own.pem"})
+
+
+def test_options_of_our_own_win_over_celery_s_and_stand_alone_with_a_url_of_our_own() -> None:
+    broker = {"broker_url": "rediss://b/0", "broker_use_ssl": {"ssl_ca_certs": "/b.pem", "ssl_certfile": "/c.pem"}}
+    ours = {"ssl_ca_certs": "/ours.pem"}
+    both = Realtime(new_app(**broker), history_options=ours).settings.history_address
+    assert both == RedisAddress("rediss://b/0", {**ours, "ssl_certfile": "/c.pem"})
+    own = Realtime(new_app(**broker), history_url="rediss://own/0", history_options=ours).settings.history_address
+    assert own == RedisAddress("rediss://own/0", ours)
+    named = {"master_name": "m"}
+    sentinels = Realtime(new_app(), history_url="sentinel://a", history_options=named).settings.history_address
+    assert sentinels == RedisAddress("sentinel://a", named)
+
+
+def test_sentinels_of_the_backend_or_the_broker_hold_the_history() -> None:
+    backend = {"result_backend": "sentinel://r/1", "result_backend_transport_options": {"master_name": "results"}}
+    broker = {"broker_url": "sentinel://b/0", "broker_transport_options": {"master_name": "tasks"}}
+    address = Realtime(new_app(**backend, **broker)).settings.history_address
+    assert address == RedisAddress("sentinel://r/1", {"master_name": "results"})
+    address = Realtime(new_app(**broker)).settings.history_address
+    assert address == RedisAddress("sentinel://b/0", {"master_name": "tasks"})
+    nameless = {"result_backend": "sentinel://r/1", "broker_url": "redis://b/0"}
+    assert Realtime(new_app(**nameless)).settings.history_address == RedisAddress("redis://b/0")
