@@ -43,6 +43,8 @@ realtime.project()  # type: ignore[call-arg]
 
 assert_type(realtime.manager, SocketIOManager)
 assert_type(realtime.flush(), bool)
+assert_type(realtime.health(), dict[str, Any])
+assert_type(realtime.start_over(channel="studio"), None)
 assert_type(realtime.flush(timeout=1.5), bool)
 realtime.flush("1.5")  # type: ignore[arg-type]
 
