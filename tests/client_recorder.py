@@ -41,6 +41,14 @@ class OrderedClient(socketio.Client):
         return OrderedEngine
 
 
+def hang_up(client: socketio.Client) -> None:
+    """Disconnect a client for good, and at once."""
+    websocket = getattr(client.eio, "ws", None)
+    if websocket is not None:  # werkzeug never answers the closing handshake, which websocket-client awaits for 3 s
+        websocket.close = functools.partial(websocket.close, timeout=0.1)
+    client.shutdown()
+
+
 class Recorder:
     """A client to connect, subscribe and question.
 
@@ -147,10 +155,7 @@ class Recorder:
 
     def close(self) -> None:
         """Disconnect for good, and give up coming back."""
-        websocket = getattr(self.sio.eio, "ws", None)
-        if websocket is not None:  # werkzeug never answers the closing handshake, which websocket-client awaits for 3 s
-            websocket.close = functools.partial(websocket.close, timeout=0.1)
-        self.sio.shutdown()
+        hang_up(self.sio)
 
     def __enter__(self) -> Self:
         return self

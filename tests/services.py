@@ -131,8 +131,8 @@ class RabbitMQServer(ManagedProcess):
     def fresh_url(self) -> str:
         """Make a new virtual host, and return its address."""
         vhost = f"test-{uuid.uuid4().hex[:12]}"
-        self._manage("PUT", f"vhosts/{vhost}", {})
-        self._manage("PUT", f"permissions/{vhost}/guest", {"configure": ".*", "write": ".*", "read": ".*"})
+        self.manage("PUT", f"vhosts/{vhost}", {})
+        self.manage("PUT", f"permissions/{vhost}/guest", {"configure": ".*", "write": ".*", "read": ".*"})
         return self.url(vhost)
 
     def answers(self) -> bool:
@@ -142,9 +142,9 @@ class RabbitMQServer(ManagedProcess):
 
     def close_connections(self) -> int:
         """Cut off every client that the node knows of for half a second or more; returns how many there were."""
-        connections = self._manage("GET", "connections")
+        connections = self.manage("GET", "connections")
         for connection in connections:
-            self._manage("DELETE", f"connections/{quote(connection['name'])}")
+            self.manage("DELETE", f"connections/{quote(connection['name'])}")
         return len(connections)
 
     def set_memory_alarm(self, on: bool) -> None:
@@ -157,11 +157,12 @@ class RabbitMQServer(ManagedProcess):
         """Make a user who may listen to exchanges of a virtual host, not publish to them, and return the address."""
         vhost = url.rpartition("/")[2]
         rights = {"configure": ".*", "write": "python-socketio\\..*", "read": ".*"}
-        self._manage("PUT", "users/listener", {"password": "listener", "tags": ""})
-        self._manage("PUT", f"permissions/{vhost}/listener", rights)
+        self.manage("PUT", "users/listener", {"password": "listener", "tags": ""})
+        self.manage("PUT", f"permissions/{vhost}/listener", rights)
         return url.replace("guest:guest@", "listener:listener@")
 
-    def _manage(self, method: str, path: str, body: object = None) -> Any:
+    def manage(self, method: str, path: str, body: object = None) -> Any:
+        """Ask the management plugin, and return its answer."""
         request = urllib.request.Request(
             f"http://{HOST}:{self._management_port}/api/{path}",
             method=method,

@@ -545,7 +545,7 @@ def test_both_sides_go_on_by_themselves_when_an_operator_cuts_them_off(wire: Wir
 
 def _cut_all_connections(broker: Broker) -> None:
     if broker.name == "rabbitmq":
-        broker.server._manage("DELETE", "connections/username/guest")  # type: ignore[union-attr]
+        broker.server.manage("DELETE", "connections/username/guest")  # type: ignore[union-attr]
         return
     with redis.Redis.from_url(broker.url) as client:
         client.client_kill_filter(_type="pubsub")
@@ -737,7 +737,7 @@ def _left_on(broker: Broker) -> list[str]:
     """Return the queues of the broker; on Redis also the messages that wait to be acknowledged."""
     if broker.name == "rabbitmq":
         vhost = broker.url.rpartition("/")[2]
-        return [queue["name"] for queue in broker.server._manage("GET", f"queues/{vhost}")]  # type: ignore[union-attr]
+        return [queue["name"] for queue in broker.server.manage("GET", f"queues/{vhost}")]  # type: ignore[union-attr]
     with redis.Redis.from_url(broker.url) as client:
         keys = {key.decode() for key in client.scan_iter()}
         return sorted(keys - {"_kombu.binding_deadlines"})  # when kombu is to look for dead queues

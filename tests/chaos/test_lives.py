@@ -1,0 +1,38 @@
+"""Hundreds of random lives of workers, children and servers: what is shown of each job is true in the end.
+
+``DEATHS_SEED`` repeats a run as far as processes and networks let it; ``DEATHS_LIVES`` says how many lives.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.deaths.cells import BACKENDS, BROKERS
+from tests.deaths.fixtures import deaths  # noqa: F401
+from tests.deaths.lives import Round
+from tests.deaths.stage import Theatre
+
+LIVES = int(os.environ.get("DEATHS_LIVES", "500"))
+#: Lives that end in one project, before its jobs are judged.
+ROUND = 25
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("broker", BROKERS)
+def test_random_lives(deaths: Theatre, tmp_path: Path, broker: str) -> None:  # noqa: F811
+    seed = int(os.environ.get("DEATHS_SEED") or random.SystemRandom().randrange(1_000_000))
+    print(f"DEATHS_SEED={seed} DEATHS_LIVES={LIVES}")  # noqa: T201
+    chance = random.Random(f"{seed} {broker}")
+    backend = chance.choice(BACKENDS)
+    ended, wrong = 0, []
+    while ended < LIVES / len(BROKERS):
+        folder = tmp_path / f"after-{ended}"
+        folder.mkdir()
+        lives = Round(deaths.stage((broker, backend)), folder, chance)
+        wrong += [f"after {ended} lives ({backend}): {fault}" for fault in lives.run(ROUND)]
+        ended += lives.lives
+    assert not wrong, "\n".join(wrong)

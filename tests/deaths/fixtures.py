@@ -1,0 +1,17 @@
+"""What tests of the death matrix share, wherever they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.deaths.stage import Theatre
+
+
+@pytest.fixture(scope="session")
+def deaths(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Theatre]:
+    """Keeps the stages of all cells."""
+    theatre = Theatre(tmp_path_factory.mktemp, lambda: request.getfixturevalue("rabbitmq_server"))
+    yield theatre
+    theatre.close()

@@ -1,0 +1,188 @@
+"""Many random lives: workers of all pools take random jobs, and die, restart and stop at random, as do the servers."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from tests.deaths.cast import Role
+from tests.deaths.cells import POOLS
+from tests.deaths.stage import Stage
+from tests.deaths.verdict import Fault
+from tests.deaths.watch import Watch, settle
+from tests.processes import Worker
+
+NODES = 3
+TASKS = ("early", "late", "again", "named")
+#: Longest time, in seconds, that a job takes, and between two deeds.
+LONGEST_JOB, LONGEST_PAUSE = 1.5, 0.5
+#: How many jobs of a hundred kill their own process.
+SUICIDES = 8
+#: How likely each deed is, beside the others.
+DEEDS = {
+    "publish": 40,
+    "kill_child": 30,
+    "kill_main": 3,
+    "kill_group": 6,
+    "stop": 2,
+    "restart": 14,
+    "rename": 4,
+    "kill_web": 1,
+    "kill_broker": 1,
+    "kill_redis": 1,
+}
+
+
+class Round:
+    """Some lives in a project of their own, and the verdict on all its jobs.
+
+    Args:
+        stage: The servers.
+        folder: For its jobs' files and its workers' logs.
+        chance: Decides all that is random.
+    """
+
+    def __init__(self, stage: Stage, folder: Path, chance: random.Random) -> None:
+        self.lives = 0
+        self._stage = stage
+        self._folder = folder
+        self._chance = chance
+        self._project = f"p{uuid.uuid4().hex[:8]}"
+        self._queue = f"{self._project}-jobs"
+        self._workers = [self._make_worker() for _ in range(NODES)]
+        self._orphans: list[psutil.Process] = []
+        self._watch = Watch(stage, self._project, folder=folder, queues=[self._queue])
+        self.deeds: list[str] = []
+
+    def _make_worker(self) -> Worker:
+        pool = self._chance.choice(("prefork", "prefork", *POOLS))
+        return self._stage.worker(pool, self._queue, folder=self._folder).start(wait=False)
+
+    def run(self, lives: int) -> list[Fault]:
+        """Live until so many processes have died, and return what is shown wrongly at the end."""
+        deeds: dict[str, Callable[[], None]] = {name: getattr(self, name) for name in DEEDS}
+        pause = threading.Event()
+        self._wait_ready()
+        try:
+            while self.lives < lives:
+                (name,) = self._chance.choices(list(DEEDS), list(DEEDS.values()))
+                deeds[name]()
+                self.deeds.append(name)
+                pause.wait(self._chance.uniform(0, LONGEST_PAUSE))
+            return self._end()
+        finally:
+            self._close()
+
+    def _end(self) -> list[Fault]:
+        """Let the rest be done, and judge."""
+        for worker in self._workers:
+            if not worker.running:
+                worker.start(wait=False)
+        self._wait_ready()
+        self._watch.acted_at = time.time()
+        (verdict,) = settle({self._project: self._watch}).values()
+        return verdict
+
+    def _wait_ready(self) -> None:
+        for worker in self._workers:
+            worker.wait_ready()
+
+    # -- deeds --------------------------------------------------------------------------------------------------
+
+    def publish(self) -> None:
+        for _ in range(self._chance.randint(1, 6)):
+            role = self._new_role()
+            self._watch.roles.append(role)
+            self._stage.publish(role, self._project, self._queue)
+
+    def _new_role(self) -> Role:
+        task, end = self._chance.choice(TASKS), self._chance.choice(("success", "success", "error"))
+        # One that is delivered again whenever its process dies would kill one after the other.
+        suicide = task != "again" and self._chance.randrange(100) < SUICIDES
+        return Role(
+            f"{self._project}-{len(self._watch.roles)}-{task}-{'suicide' if suicide else end}",
+            task,
+            end,
+            self._folder,
+            seconds=self._chance.uniform(0, LONGEST_JOB),
+            suicide=suicide,
+        )
+
+    def kill_child(self) -> None:
+        children = [child for worker in self._workers if worker.running for child in _children(worker)]
+        if children:
+            _kill(self._chance.choice(children))
+            self.lives += 1
+
+    def kill_main(self) -> None:
+        worker = self._any(running=True)
+        if worker is not None:
+            self._orphans += _children(worker)
+            worker.kill_main()
+            self.lives += 1
+
+    def kill_group(self) -> None:
+        worker = self._any(running=True)
+        if worker is not None:
+            self.lives += 1 + len(_children(worker))
+            worker.kill()
+
+    def stop(self) -> None:
+        worker = self._any(running=True)
+        if worker is not None:
+            worker.stop()
+            self.lives += 1
+
+    def restart(self) -> None:
+        worker = self._any(running=False)
+        if worker is not None:
+            worker.start(wait=False)
+
+    def rename(self) -> None:
+        worker = self._any(running=False)
+        if worker is not None:
+            self._workers[self._workers.index(worker)] = self._make_worker()
+
+    def kill_web(self) -> None:
+        self._kill_server("web")
+
+    def kill_broker(self) -> None:
+        self._kill_server("broker")
+
+    def kill_redis(self) -> None:
+        self._kill_server("redis")
+
+    def _kill_server(self, name: str) -> None:
+        self._stage.kill(name)
+        self._stage.start(name)
+        self.lives += 1
+
+    def _any(self, *, running: bool) -> Worker | None:
+        workers = [worker for worker in self._workers if worker.running is running]
+        return self._chance.choice(workers) if workers else None
+
+    def _close(self) -> None:
+        for worker in self._workers:
+            worker.kill()
+        for orphan in self._orphans:
+            _kill(orphan)
+        self._watch.close()
+
+
+def _children(worker: Worker) -> list[psutil.Process]:
+    try:
+        children: list[psutil.Process] = psutil.Process(worker.pid).children(recursive=True)
+    except psutil.NoSuchProcess:  # it ends just now
+        return []
+    return children
+
+
+def _kill(process: psutil.Process) -> None:
+    if process.is_running():
+        process.kill()

@@ -1,0 +1,40 @@
+"""Run flights of the death matrix in a test."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tests.deaths.cells import Cell, Flight, flights, matrix
+from tests.deaths.play import Performance
+from tests.deaths.stage import Theatre
+from tests.deaths.verdict import Fault
+
+
+def all_flights() -> list[Flight]:
+    """Return the matrix.
+
+    ``DEATHS_ONLY`` is a pattern of cells, ``DEATHS_FLIGHT`` how many share a stage at one time.
+    """
+    return flights(chosen_cells(), int(os.environ.get("DEATHS_FLIGHT", "6")))
+
+
+def chosen_cells() -> list[Cell]:
+    return matrix(os.environ.get("DEATHS_ONLY", "*"))
+
+
+def check(theatre: Theatre, flight: Flight, folder: Path) -> None:
+    """Run a flight, and fail with all that was shown wrongly."""
+    performance = Performance(theatre.stage(flight.stage), flight, folder)
+    verdicts = performance.run()
+    wrong = {cell: faults for cell, faults in verdicts.items() if faults}
+    assert not wrong, "\n".join(_lines(wrong, performance.logs))
+
+
+def _lines(wrong: dict[str, list[Fault]], logs: dict[str, str]) -> list[str]:
+    lines = []
+    for cell, faults in wrong.items():
+        lines += [f"{cell}:", *(f"    {fault}" for fault in faults)]
+    if "DEATHS_LOGS" in os.environ:
+        lines += [f"log of {cell}:\n{logs[cell]}" for cell in wrong]
+    return lines

@@ -1,0 +1,33 @@
+"""A few cells of the death matrix, drawn anew each time.
+
+``DEATHS_SEED`` draws the same ones again; ``DEATHS_CELLS`` says how many (0 for none).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.deaths.cells import Flight, draw
+from tests.deaths.running import check, chosen_cells
+from tests.deaths.stage import Theatre
+
+CELLS = int(os.environ.get("DEATHS_CELLS", "4"))
+
+
+def sample() -> tuple[int, Flight | None]:
+    seed = int(os.environ.get("DEATHS_SEED") or random.SystemRandom().randrange(1_000_000))
+    return seed, draw(seed, CELLS, chosen_cells())
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(180)
+def test_what_is_shown_of_each_job_is_true(deaths: Theatre, tmp_path: Path) -> None:
+    seed, flight = sample()
+    if flight is None:
+        pytest.skip("no cells are asked for")
+    print(f"DEATHS_SEED={seed} DEATHS_CELLS={CELLS}:", *flight.cells, sep="\n  ")  # noqa: T201
+    check(deaths, flight, tmp_path)

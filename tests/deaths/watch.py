@@ -1,0 +1,116 @@
+"""Watch a project from outside: what is true of its jobs, what is shown of them, and whether that agrees in time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from tests.deaths import diary
+from tests.deaths.cast import Role
+from tests.deaths.clients import Asker, OurClient, PlainClient
+from tests.deaths.diary import Run
+from tests.deaths.oracle import Truth
+from tests.deaths.stage import LOST_AFTER, Stage
+from tests.deaths.verdict import Fault, View, judge
+
+#: Everything is right so many seconds after the last death, restart, or end of a job.
+BOUND = LOST_AFTER + 10
+#: What is right for so long, in seconds, stays right: all leases have lapsed in that time.
+SETTLED = LOST_AFTER + 2
+POLL = 0.5
+
+
+class Watch:
+    """The clients of a project, and the oracle of its jobs.
+
+    Args:
+        stage: Its servers.
+        project: The project.
+        folder: Where its jobs write down what becomes of them.
+        queues: Where they may wait.
+
+    Attributes:
+        roles: Its jobs; add those that are published.
+        acted_at: When somebody was last killed, started or released, in seconds since the epoch.
+        forgot_at: When the history lost its data, if it did.
+    """
+
+    def __init__(self, stage: Stage, project: str, *, folder: Path, queues: list[str]) -> None:
+        self.roles: list[Role] = []
+        self.acted_at = time.time()
+        self.forgot_at: float | None = None
+        self._stage = stage
+        self._folder = folder
+        self._queues = queues
+        token = stage.token(project)
+        self._clients = [client(stage.web.url, token, project) for client in (PlainClient, OurClient)]
+        self._asker = Asker(stage.web.url, token, project)
+
+    def live_views(self) -> list[View]:
+        """Return what the connected clients show."""
+        return [client.view() for client in self._clients]
+
+    def new_view(self) -> View:
+        """Return what a page shows that is opened now."""
+        return self._asker.view()
+
+    def runs(self, roles: Iterable[Role]) -> dict[str, list[Run]]:
+        """Return the runs of some jobs."""
+        return diary.read(self._folder, [role.job for role in roles])
+
+    def truths(self) -> dict[str, Truth]:
+        """Return what is true of each job."""
+        runs = self.runs(self.roles)
+        waiting = self._stage.waiting(self._queues)
+        return {
+            role.job: Truth(
+                published_at=role.published_at,
+                runs=tuple(runs[role.job]),
+                stored=self._stage.stored_state(role.job),
+                waiting=role.job in waiting,
+                forgot_at=self.forgot_at,
+                spoke=not role.suicide,
+                unannounced=role.task == "named",
+            )
+            for role in self.roles
+        }
+
+    def faults(self) -> list[Fault]:
+        """Return what is wrong now."""
+        return judge(self.truths(), [*self.live_views(), self.new_view()])
+
+    @property
+    def due_at(self) -> float:
+        """Until when all has to be right, in seconds since the epoch."""
+        changed = max((truth.changed_at for truth in self.truths().values()), default=0.0)
+        return max(self.acted_at, changed) + BOUND
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()
+
+
+def settle(watches: Mapping[str, Watch]) -> dict[str, list[Fault]]:
+    """Wait until all has been right for a while, or has to be; return the faults of each project by its name."""
+    verdicts: dict[str, list[Fault]] = {}
+    right_since: dict[str, float] = {}
+    pause = threading.Event()
+    while True:
+        for name in watches.keys() - verdicts.keys():
+            verdict = _look(watches[name], right_since, name)
+            if verdict is not None:
+                verdicts[name] = verdict
+        if len(verdicts) == len(watches):
+            return verdicts
+        pause.wait(POLL)
+
+
+def _look(watch: Watch, right_since: dict[str, float], name: str) -> list[Fault] | None:
+    """Return the verdict on a project; None as long as it may change."""
+    faults, now = watch.faults(), time.time()
+    if faults:
+        right_since.pop(name, None)
+        return faults if now > watch.due_at else None
+    return [] if now - right_since.setdefault(name, now) > SETTLED else None
