@@ -103,8 +103,8 @@ class Round:
 
     def _new_role(self) -> Role:
         task, end = self._chance.choice(TASKS), self._chance.choice(("success", "success", "error"))
-        # One that is delivered again whenever its process dies would kill one after the other.
-        suicide = task != "again" and self._chance.randrange(100) < SUICIDES
+        # One that is delivered again whenever its worker dies would kill one after the other.
+        suicide = task in ("early", "named") and self._chance.randrange(100) < SUICIDES
         return Role(
             f"{self._project}-{len(self._watch.roles)}-{task}-{'suicide' if suicide else end}",
             task,
