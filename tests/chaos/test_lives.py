@@ -14,7 +14,7 @@ import pytest
 from tests.deaths.cells import BACKENDS, BROKERS
 from tests.deaths.fixtures import deaths  # noqa: F401
 from tests.deaths.lives import Round
-from tests.deaths.stage import Theatre
+from tests.deaths.stage import Stages
 
 LIVES = int(os.environ.get("DEATHS_LIVES", "500"))
 #: Lives that end in one project, before its jobs are judged.
@@ -23,7 +23,7 @@ ROUND = 25
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("broker", BROKERS)
-def test_random_lives(deaths: Theatre, tmp_path: Path, broker: str) -> None:  # noqa: F811
+def test_random_lives(deaths: Stages, tmp_path: Path, broker: str) -> None:  # noqa: F811
     seed = int(os.environ.get("DEATHS_SEED") or random.SystemRandom().randrange(1_000_000))
     print(f"DEATHS_SEED={seed} DEATHS_LIVES={LIVES}")  # noqa: T201
     chance = random.Random(f"{seed} {broker}")

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.deaths.stage import Theatre
+from tests.deaths.stage import Stages
 
 
 @pytest.fixture(scope="session")
-def deaths(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Theatre]:
+def deaths(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stages]:
     """Keeps the stages of all cells."""
-    theatre = Theatre(tmp_path_factory.mktemp, lambda: request.getfixturevalue("rabbitmq_server"))
-    yield theatre
-    theatre.close()
+    stages = Stages(tmp_path_factory.mktemp, lambda: request.getfixturevalue("rabbitmq_server"))
+    yield stages
+    stages.close()

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psutil
 
-from tests.deaths.cast import Role
 from tests.deaths.cells import POOLS
+from tests.deaths.plan import PlannedJob
 from tests.deaths.stage import Stage
 from tests.deaths.verdict import Fault
 from tests.deaths.watch import Watch, settle
@@ -97,16 +97,16 @@ class Round:
 
     def publish(self) -> None:
         for _ in range(self._chance.randint(1, 6)):
-            role = self._new_role()
-            self._watch.roles.append(role)
-            self._stage.publish(role, self._project, self._queue)
+            job = self._new_job()
+            self._watch.jobs.append(job)
+            self._stage.publish(job, self._project, self._queue)
 
-    def _new_role(self) -> Role:
+    def _new_job(self) -> PlannedJob:
         task, end = self._chance.choice(TASKS), self._chance.choice(("success", "success", "error"))
         # One that is delivered again whenever its worker dies would kill one after the other.
         suicide = task in ("early", "named") and self._chance.randrange(100) < SUICIDES
-        return Role(
-            f"{self._project}-{len(self._watch.roles)}-{task}-{'suicide' if suicide else end}",
+        return PlannedJob(
+            f"{self._project}-{len(self._watch.jobs)}-{task}-{'suicide' if suicide else end}",
             task,
             end,
             self._folder,

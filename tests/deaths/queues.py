@@ -25,17 +25,17 @@ def waiting_in_redis(url: str, queues: list[str]) -> set[str]:
 def waiting_in_rabbitmq(server: RabbitMQServer, url: str, queues: list[str]) -> set[str]:
     """Return the ids of the jobs whose messages wait in queues; those that a consumer holds are not seen."""
     vhost = quote(url.rpartition("/")[2], safe="")
-    found = set()
+    waiting = set()
     for queue in queues:
         for message in _peek(server, f"queues/{vhost}/{quote(queue, safe='')}/get"):
-            found.add(str(message["properties"].get("headers", {}).get("id")))
-    return found
+            waiting.add(str(message["properties"].get("headers", {}).get("id")))
+    return waiting
 
 
 def _peek(server: RabbitMQServer, path: str) -> list[Any]:
-    wish = {"count": 1000, "ackmode": "ack_requeue_true", "encoding": "auto", "truncate": 100}
+    request = {"count": 1000, "ackmode": "ack_requeue_true", "encoding": "auto", "truncate": 100}
     try:
-        messages: list[Any] = server.manage("POST", path, wish)
+        messages: list[Any] = server.manage("POST", path, request)
     except HTTPError as error:
         if error.code == NOT_FOUND:
             return []

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from tests.deaths.cell_run import FlightRun
 from tests.deaths.cells import Cell, Flight, flights, matrix
-from tests.deaths.play import Performance
-from tests.deaths.stage import Theatre
+from tests.deaths.stage import Stages
 from tests.deaths.verdict import Fault
 
 
@@ -23,12 +23,12 @@ def chosen_cells() -> list[Cell]:
     return matrix(os.environ.get("DEATHS_ONLY", "*"))
 
 
-def check(theatre: Theatre, flight: Flight, folder: Path) -> None:
+def check(stages: Stages, flight: Flight, folder: Path) -> None:
     """Run a flight, and fail with all that was shown wrongly."""
-    performance = Performance(theatre.stage(flight.stage), flight, folder)
-    verdicts = performance.run()
+    run = FlightRun(stages.stage(flight.stage), flight, folder)
+    verdicts = run.run()
     wrong = {cell: faults for cell, faults in verdicts.items() if faults}
-    assert not wrong, "\n".join(_lines(wrong, performance.logs))
+    assert not wrong, "\n".join(_lines(wrong, run.logs))
 
 
 def _lines(wrong: dict[str, list[Fault]], logs: dict[str, str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The servers of a stage: a broker, a result backend, a history and a web server, and who publishes jobs there."""
+"""The servers of a cell: a broker, a result backend, a history and a web server; and the applications that publish."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from celery import Celery
 
 from tests.deaths import app as apps
-from tests.deaths.cast import SLOTS, Role
+from tests.deaths.plan import SLOTS, PlannedJob
 from tests.deaths.queues import waiting_in_rabbitmq, waiting_in_redis
 from tests.processes import ManagedProcess, WebServer, Worker
 from tests.services import RabbitMQServer, RedisServer
@@ -95,14 +95,14 @@ class Stage:
         """The servers by the names of the victims."""
         return {"redis": self.results, "broker": self.broker, "web": self.web, "host": self.web}
 
-    def publish(self, role: Role, project: str, queue: str) -> None:
+    def publish(self, job: PlannedJob, project: str, queue: str) -> None:
         """Publish a job: with the extension, or, for a task that has the project as an argument, without."""
-        role.published_at = time.time()
-        if role.task == "named":
+        job.published_at = time.time()
+        if job.task == "named":
             publisher, kwargs, headers = self._plain, {"project_id": project}, {}
         else:
             publisher, kwargs, headers = self._producer, {}, {"project_id": project}
-        publisher.send_task(f"deaths.{role.task}", (role.part,), kwargs, task_id=role.job, queue=queue, headers=headers)
+        publisher.send_task(f"deaths.{job.task}", (job.part,), kwargs, task_id=job.job_id, queue=queue, headers=headers)
 
     def token(self, project: str) -> str:
         return self._realtime.issue_token("ada", [project])
@@ -147,7 +147,7 @@ class Stage:
             self.broker.kill()
 
 
-class Theatre:
+class Stages:
     """Keeps one stage at a time: flights that share one come in a row.
 
     Args:

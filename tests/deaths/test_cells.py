@@ -6,7 +6,6 @@ import itertools
 
 import pytest
 
-from tests.deaths.cast import SLOTS, cast
 from tests.deaths.cells import (
     BACKENDS,
     BROKERS,
@@ -23,6 +22,7 @@ from tests.deaths.cells import (
     matrix,
     reason_against,
 )
+from tests.deaths.plan import SLOTS, plan_jobs
 
 CELLS = matrix()
 
@@ -63,12 +63,12 @@ def test_examples_of_what_is_in_it(name: str, kept: bool) -> None:
 
 
 def test_flights_hold_every_cell_once_and_only_cells_that_can_share_a_stage() -> None:
-    found = flights(CELLS, 5)
-    assert sorted(str(cell) for flight in found for cell in flight.cells) == sorted(map(str, CELLS))
-    for flight in found:
+    grouped = flights(CELLS, 5)
+    assert sorted(str(cell) for flight in grouped for cell in flight.cells) == sorted(map(str, CELLS))
+    for flight in grouped:
         assert 1 <= len(flight.cells) <= 5
         assert len({(cell.stage, cell.fate) for cell in flight.cells}) == 1
-    assert len({str(flight) for flight in found}) == len(found)
+    assert len({str(flight) for flight in grouped}) == len(grouped)
 
 
 def test_flights_of_a_stage_come_in_a_row() -> None:
@@ -102,13 +102,13 @@ def test_no_cells_can_be_drawn() -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS[::37], ids=str)
-def test_a_cast_fits_into_the_slots_of_the_pool(cell: Cell, tmp_path: object) -> None:
-    roles = cast(cell, "p1", tmp_path)  # type: ignore[arg-type]
-    steady = [roles.steady] if roles.steady else []
-    running = roles.holders or roles.targets
+def test_the_jobs_of_a_cell_fit_into_the_slots_of_the_pool(cell: Cell, tmp_path: object) -> None:
+    jobs = plan_jobs(cell, "p1", tmp_path)  # type: ignore[arg-type]
+    steady = [jobs.steady] if jobs.steady else []
+    running = jobs.holders or jobs.targets
     assert len(running) + len(steady) == SLOTS[cell.pool]
-    assert bool(roles.holders) is (cell.moment == "reserved")
-    assert len({role.job for role in roles.roles}) == len(roles.roles)
+    assert bool(jobs.holders) is (cell.moment == "reserved")
+    assert len({job.job_id for job in jobs.jobs}) == len(jobs.jobs)
     assert bool(steady) is (cell.pool != "solo" and cell.victim not in ("main", "group", "host"))
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.deaths.cells import Flight, draw
 from tests.deaths.running import check, chosen_cells
-from tests.deaths.stage import Theatre
+from tests.deaths.stage import Stages
 
 CELLS = int(os.environ.get("DEATHS_CELLS", "4"))
 
@@ -25,7 +25,7 @@ def sample() -> tuple[int, Flight | None]:
 
 @pytest.mark.integration
 @pytest.mark.timeout(180)
-def test_what_is_shown_of_each_job_is_true(deaths: Theatre, tmp_path: Path) -> None:
+def test_what_is_shown_of_each_job_is_true(deaths: Stages, tmp_path: Path) -> None:
     seed, flight = sample()
     if flight is None:
         pytest.skip("no cells are asked for")

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tests.deaths import diary
-from tests.deaths.cast import Role
 from tests.deaths.clients import Asker, OurClient, PlainClient
 from tests.deaths.diary import Run
 from tests.deaths.oracle import Truth
+from tests.deaths.plan import PlannedJob
 from tests.deaths.stage import LOST_AFTER, Stage
 from tests.deaths.verdict import Fault, View, judge
 
@@ -32,13 +32,13 @@ class Watch:
         queues: Where they may wait.
 
     Attributes:
-        roles: Its jobs; add those that are published.
+        jobs: Its jobs; add those that are published.
         acted_at: When somebody was last killed, started or released, in seconds since the epoch.
         forgot_at: When the history lost its data, if it did.
     """
 
     def __init__(self, stage: Stage, project: str, *, folder: Path, queues: list[str]) -> None:
-        self.roles: list[Role] = []
+        self.jobs: list[PlannedJob] = []
         self.acted_at = time.time()
         self.forgot_at: float | None = None
         self._stage = stage
@@ -56,25 +56,25 @@ class Watch:
         """Return what a page shows that is opened now."""
         return self._asker.view()
 
-    def runs(self, roles: Iterable[Role]) -> dict[str, list[Run]]:
+    def runs(self, jobs: Iterable[PlannedJob]) -> dict[str, list[Run]]:
         """Return the runs of some jobs."""
-        return diary.read(self._folder, [role.job for role in roles])
+        return diary.read(self._folder, [job.job_id for job in jobs])
 
     def truths(self) -> dict[str, Truth]:
         """Return what is true of each job."""
-        runs = self.runs(self.roles)
+        runs = self.runs(self.jobs)
         waiting = self._stage.waiting(self._queues)
         return {
-            role.job: Truth(
-                published_at=role.published_at,
-                runs=tuple(runs[role.job]),
-                stored=self._stage.stored_state(role.job),
-                waiting=role.job in waiting,
+            job.job_id: Truth(
+                published_at=job.published_at,
+                runs=tuple(runs[job.job_id]),
+                stored=self._stage.stored_state(job.job_id),
+                waiting=job.job_id in waiting,
                 forgot_at=self.forgot_at,
-                spoke=not role.suicide,
-                unannounced=role.task == "named",
+                spoke=not job.suicide,
+                unannounced=job.task == "named",
             )
-            for role in self.roles
+            for job in self.jobs
         }
 
     def faults(self) -> list[Fault]:

@@ -1,4 +1,4 @@
-"""Whoever dies, whenever, and whatever follows: what is shown of each job is true.
+"""Whichever process dies, whenever, and whatever follows: what is shown of each job is true.
 
 ``DEATHS_ONLY='main.*.at-once.prefork.*' make matrix ARGS=tests/matrix/test_deaths.py`` runs some of it.
 """
@@ -12,10 +12,10 @@ import pytest
 from tests.deaths.cells import Flight
 from tests.deaths.fixtures import deaths  # noqa: F401
 from tests.deaths.running import all_flights, check
-from tests.deaths.stage import Theatre
+from tests.deaths.stage import Stages
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("flight", all_flights(), ids=str)
-def test_what_is_shown_of_each_job_is_true(deaths: Theatre, flight: Flight, tmp_path: Path) -> None:  # noqa: F811
+def test_what_is_shown_of_each_job_is_true(deaths: Stages, flight: Flight, tmp_path: Path) -> None:  # noqa: F811
     check(deaths, flight, tmp_path)

@@ -1,4 +1,4 @@
-"""Play a cell: bring its jobs to the moment, kill the victim, let follow what follows, and judge what is shown."""
+"""Run a cell: bring its jobs to the moment, kill the victim, let follow what follows, and judge what is shown."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 import psutil
 
 from tests.deaths import diary
-from tests.deaths.cast import Role, cast
 from tests.deaths.cells import SHARED, WORKER_VICTIMS, Cell, Flight
 from tests.deaths.oracle import SUCCESS
+from tests.deaths.plan import PlannedJob, plan_jobs
 from tests.deaths.stage import LOST_AFTER, Stage
 from tests.deaths.verdict import Fault
 from tests.deaths.watch import Watch, settle
@@ -30,11 +30,11 @@ class MomentMissedError(AssertionError):
     """The jobs of a cell never came to its moment, so nothing can be said of it."""
 
 
-class Play:
+class CellRun:
     """One cell.
 
     Args:
-        stage: Where it is played.
+        stage: Its servers.
         cell: Which one.
         folder: For its jobs' files and its workers' logs.
     """
@@ -49,9 +49,9 @@ class Play:
         self._worker = self._make_worker()
         self._workers = [self._worker]
         self._orphans: list[psutil.Process] = []
-        self._cast = cast(cell, self._project, folder)
+        self._plan = plan_jobs(cell, self._project, folder)
         self.watch = Watch(stage, self._project, folder=folder, queues=[self._queue, self._parking])
-        self.watch.roles += self._cast.roles
+        self.watch.jobs += self._plan.jobs
 
     def _make_proxy(self) -> Proxy | None:
         """Stand between the worker and what it is to be cut off from at the cell's moment."""
@@ -81,54 +81,54 @@ class Play:
             MomentMissedError: They do not come there.
         """
         self._worker.wait_ready()
-        self._publish([self._cast.before])
+        self._publish([self._plan.before])
         self._wait(self._has_begun, "begin")
-        self._stage.publish(self._cast.parked, self._project, self._parking)
-        self._publish([self._cast.steady] if self._cast.steady else [])
-        self._publish(self._cast.holders or self._cast.targets)
+        self._stage.publish(self._plan.parked, self._project, self._parking)
+        self._publish([self._plan.steady] if self._plan.steady else [])
+        self._publish(self._plan.holders or self._plan.targets)
         reach: dict[str, Callable[[], None]] = {
             "reserved": self._reach_reserved,
-            "running": lambda: self._wait_noted(self._cast.targets, diary.BEGIN),
-            "returned": lambda: self._wait_noted(self._cast.targets, diary.STORED),
+            "running": lambda: self._wait_noted(self._plan.targets, diary.BEGIN),
+            "returned": lambda: self._wait_noted(self._plan.targets, diary.STORED),
             "reported": self._reach_reported,
             "stored": self._reach_stored,
         }
         reach[self.cell.moment]()
-        self._wait_noted([self._cast.steady] if self._cast.steady else [], diary.BEGIN)
+        self._wait_noted([self._plan.steady] if self._plan.steady else [], diary.BEGIN)
 
     def _has_begun(self) -> bool:
-        return all(view.answers.get(self._cast.before.job) == SUCCESS for view in self.watch.live_views())
+        return all(view.answers.get(self._plan.before.job_id) == SUCCESS for view in self.watch.live_views())
 
     def _reach_reserved(self) -> None:
-        self._wait_noted(self._cast.holders, diary.BEGIN)
-        self._publish(self._cast.targets)
+        self._wait_noted(self._plan.holders, diary.BEGIN)
+        self._publish(self._plan.targets)
         self._wait(self._targets_are_received, "be received")
 
     def _targets_are_received(self) -> bool:
         log = self._worker.current_log
-        return all(f"[{role.job}] received" in log for role in self._cast.targets)
+        return all(f"[{job.job_id}] received" in log for job in self._plan.targets)
 
     def _reach_reported(self) -> None:
-        self._wait_noted(self._cast.targets, diary.BEGIN)
-        if self._cast.followers:
-            self._publish(self._cast.followers)
+        self._wait_noted(self._plan.targets, diary.BEGIN)
+        if self._plan.followers:
+            self._publish(self._plan.followers)
             return  # the next job of each child kills it: see _kill_children()
         self._stall()
-        _release(self._cast.targets)
-        self._wait_noted(self._cast.targets, diary.REPORTED)
+        _release(self._plan.targets)
+        self._wait_noted(self._plan.targets, diary.REPORTED)
 
     def _reach_stored(self) -> None:
-        self._wait_noted(self._cast.targets, diary.BEGIN)
-        self._publish(self._cast.followers)
+        self._wait_noted(self._plan.targets, diary.BEGIN)
+        self._publish(self._plan.followers)
         self._stall()
-        _release(self._cast.targets)
-        self._wait_noted(self._cast.targets, diary.REPORTED)
+        _release(self._plan.targets)
+        self._wait_noted(self._plan.targets, diary.REPORTED)
         self._wait(self._targets_are_stored, "be stored in the history")
-        self._wait_noted(self._cast.followers, diary.BEGIN)
+        self._wait_noted(self._plan.followers, diary.BEGIN)
 
     def _targets_are_stored(self) -> bool:
         answers = self.watch.new_view().answers
-        return all(answers.get(role.job) == role.answer for role in self._cast.targets)
+        return all(answers.get(job.job_id) == job.answer for job in self._plan.targets)
 
     def _stall(self) -> None:
         assert self._proxy is not None
@@ -148,10 +148,10 @@ class Play:
         self.watch.acted_at = time.time()
 
     def _kill_children(self) -> None:
-        if self._cast.followers:
-            _release(self._cast.targets)
-        self._wait_noted(self._cast.doomed, diary.BEGIN)
-        doomed = {run.pid for runs in self.watch.runs(self._cast.doomed).values() for run in runs[:1]}
+        if self._plan.followers:
+            _release(self._plan.targets)
+        self._wait_noted(self._plan.doomed, diary.BEGIN)
+        doomed = {run.pid for runs in self.watch.runs(self._plan.doomed).values() for run in runs[:1]}
         for process in _children(self._worker):
             if process.pid in doomed:
                 process.kill()
@@ -174,23 +174,23 @@ class Play:
         """Let all jobs end but the one that is to run on."""
         if self._worker.running:
             self._worker.wait_ready()
-        _release(role for role in self._cast.roles if role is not self._cast.steady)
+        _release(job for job in self._plan.jobs if job is not self._plan.steady)
         self.watch.acted_at = time.time()
 
     # -- helpers ------------------------------------------------------------------------------------------------
 
-    def _publish(self, roles: Iterable[Role]) -> None:
-        for role in roles:
-            self._stage.publish(role, self._project, self._queue)
+    def _publish(self, jobs: Iterable[PlannedJob]) -> None:
+        for job in jobs:
+            self._stage.publish(job, self._project, self._queue)
 
-    def _wait_noted(self, roles: Sequence[Role], what: str) -> None:
+    def _wait_noted(self, jobs: Sequence[PlannedJob], what: str) -> None:
         def noted() -> bool:
-            return all(any(note["what"] == what for note in self._notes(role)) for role in roles)
+            return all(any(note["what"] == what for note in self._notes(job)) for job in jobs)
 
         self._wait(noted, what)
 
-    def _notes(self, role: Role) -> list[dict[str, Any]]:
-        return diary.notes_of(self._folder / f"{role.job}.log")
+    def _notes(self, job: PlannedJob) -> list[dict[str, Any]]:
+        return diary.notes_of(self._folder / f"{job.job_id}.log")
 
     def _wait(self, condition: Callable[[], bool], what: str) -> None:
         try:
@@ -204,7 +204,7 @@ class Play:
         return "\n".join(worker.log_tail for worker in self._workers)
 
     def close(self) -> None:
-        _release(self._cast.roles)
+        _release(self._plan.jobs)
         for worker in self._workers:
             worker.kill()
         for orphan in self._orphans:
@@ -220,12 +220,12 @@ def _children(worker: Worker) -> list[psutil.Process]:
     return children
 
 
-def _release(roles: Iterable[Role]) -> None:
-    for role in roles:
-        role.release()
+def _release(jobs: Iterable[PlannedJob]) -> None:
+    for job in jobs:
+        job.release()
 
 
-class Performance:
+class FlightRun:
     """The cells of a flight, at the same time on one stage.
 
     Args:
@@ -237,66 +237,66 @@ class Performance:
     def __init__(self, stage: Stage, flight: Flight, folder: Path) -> None:
         self._stage = stage
         self._first = flight.cells[0]
-        self._plays: list[Play] = []
+        self._cell_runs: list[CellRun] = []
         self._missed: dict[str, list[Fault]] = {}
         for number, cell in enumerate(flight.cells):
             own = folder / f"cell{number}"
             own.mkdir()
-            self._plays.append(Play(stage, cell, own))
+            self._cell_runs.append(CellRun(stage, cell, own))
 
     def run(self) -> dict[str, list[Fault]]:
-        """Play all cells, and return the faults of each by its name."""
+        """Run all cells, and return the faults of each by its name."""
         try:
-            for play in self._plays:
-                play.open()
+            for run in self._cell_runs:
+                run.open()
             self._die()
             self._follow()
-            for play in self._plays:
-                play.release()
-            watches = {str(play.cell): play.watch for play in self._plays if str(play.cell) not in self._missed}
+            for run in self._cell_runs:
+                run.release()
+            watches = {str(run.cell): run.watch for run in self._cell_runs if str(run.cell) not in self._missed}
             return {**settle(watches), **self._missed}
         finally:
-            for play in self._plays:
-                play.close()
+            for run in self._cell_runs:
+                run.close()
 
     @property
     def logs(self) -> dict[str, str]:
         """What the workers of each cell said."""
-        return {str(play.cell): play.log for play in self._plays}
+        return {str(run.cell): run.log for run in self._cell_runs}
 
     def _die(self) -> None:
         shared = self._first.victim in SHARED
-        for play in self._plays:
-            self._reach(play)
+        for run in self._cell_runs:
+            self._reach(run)
             if not shared:
-                play.strike()
-                play.heal()
+                run.strike()
+                run.heal()
         if shared:
             self._die_together()
 
-    def _reach(self, play: Play) -> None:
+    def _reach(self, run: CellRun) -> None:
         try:
-            play.reach()
+            run.reach()
         except MomentMissedError as error:
-            self._missed[str(play.cell)] = [Fault("missed", "-", "nobody", str(error))]
+            self._missed[str(run.cell)] = [Fault("missed", "-", "nobody", str(error))]
 
     def _die_together(self) -> None:
-        for play in self._plays:
-            play.strike()
+        for run in self._cell_runs:
+            run.strike()
         self._stage.kill(self._first.victim)
-        for play in self._plays:
-            play.watch.forgot_at = time.time() if self._first.victim == "redis-empty" else None
-            play.heal()
+        for run in self._cell_runs:
+            run.watch.forgot_at = time.time() if self._first.victim == "redis-empty" else None
+            run.heal()
 
     def _follow(self) -> None:
         """Let follow what follows at once, then what follows later; a server comes back with the first of them."""
-        later = [play for play in self._plays if play.cell.sequel == "later"]
-        for play in self._plays:
-            if play not in later:
-                play.follow()
+        later = [run for run in self._cell_runs if run.cell.sequel == "later"]
+        for run in self._cell_runs:
+            if run not in later:
+                run.follow()
         if later:
             threading.Event().wait(LOST_AFTER + 1)
         if self._first.victim in SHARED:
             self._stage.start(self._first.victim)
-        for play in later:
-            play.follow()
+        for run in later:
+            run.follow()

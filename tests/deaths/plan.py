@@ -26,11 +26,11 @@ RESERVED = 4
 
 
 @dataclass
-class Role:
+class PlannedJob:
     """A job and what it is to do.
 
     Args:
-        job: Its id.
+        job_id: Its id.
         task: The second half of its task's name.
         end: "success" or "error".
         folder: Where it writes down what becomes of it, and looks for its gates.
@@ -41,7 +41,7 @@ class Role:
         published_at: When, in seconds since the epoch.
     """
 
-    job: str
+    job_id: str
     task: str
     end: str
     folder: Path
@@ -65,11 +65,11 @@ class Role:
 
     @property
     def gate(self) -> Path:
-        return self.folder / f"{self.job}.gate"
+        return self.folder / f"{self.job_id}.gate"
 
     @property
     def hook(self) -> Path:
-        return self.folder / f"{self.job}.hook"
+        return self.folder / f"{self.job_id}.hook"
 
     @property
     def answer(self) -> str:
@@ -83,7 +83,7 @@ class Role:
 
 
 @dataclass(frozen=True)
-class Cast:
+class Plan:
     """The jobs of a cell.
 
     Args:
@@ -95,20 +95,20 @@ class Cast:
         steady: Runs until after the verdict.
     """
 
-    before: Role
-    parked: Role
-    holders: tuple[Role, ...] = ()
-    targets: tuple[Role, ...] = ()
-    followers: tuple[Role, ...] = ()
-    steady: Role | None = None
+    before: PlannedJob
+    parked: PlannedJob
+    holders: tuple[PlannedJob, ...] = ()
+    targets: tuple[PlannedJob, ...] = ()
+    followers: tuple[PlannedJob, ...] = ()
+    steady: PlannedJob | None = None
 
     @property
-    def doomed(self) -> tuple[Role, ...]:
+    def doomed(self) -> tuple[PlannedJob, ...]:
         """The jobs whose child is killed where a child is to die."""
         return self.followers or self.holders or self.targets
 
     @property
-    def roles(self) -> list[Role]:
+    def jobs(self) -> list[PlannedJob]:
         alone = [self.before, self.parked, *([self.steady] if self.steady else [])]
         return [*alone, *self.holders, *self.targets, *self.followers]
 
@@ -119,34 +119,34 @@ def kinds(cell: Cell, count: int) -> list[tuple[str, str]]:
     return [KINDS[(start + number) % len(KINDS)] for number in range(count)]
 
 
-def cast(cell: Cell, project: str, folder: Path) -> Cast:
+def plan_jobs(cell: Cell, project: str, folder: Path) -> Plan:
     """Choose the jobs of a cell."""
 
-    def role(name: str, task: str = "early", end: str = "success", **more: Any) -> Role:
-        return Role(f"{project}-{name}-{task}-{end}", task, end, folder, **more)
+    def job(name: str, task: str = "early", end: str = "success", **more: Any) -> PlannedJob:
+        return PlannedJob(f"{project}-{name}-{task}-{end}", task, end, folder, **more)
 
-    steady = role("steady", gated=True) if cell.spares_worker and SLOTS[cell.pool] > 1 else None
+    steady = job("steady", gated=True) if cell.spares_worker and SLOTS[cell.pool] > 1 else None
     slots = SLOTS[cell.pool] - (1 if steady else 0)
     reserved = cell.moment == "reserved"
     hooked = cell.moment == "returned"
     gated = cell.moment in ("running", "reported", "stored")
     targets = [
-        role(f"target{number}", *kind, gated=gated, hooked=hooked)
+        job(f"target{number}", *kind, gated=gated, hooked=hooked)
         for number, kind in enumerate(kinds(cell, RESERVED if reserved else slots))
     ]
-    return Cast(
-        before=role("before"),
-        parked=role("parked", "late"),
+    return Plan(
+        before=job("before"),
+        parked=job("parked", "late"),
         steady=steady,
-        holders=tuple(role(f"holder{number}", gated=True) for number in range(slots)) if reserved else (),
+        holders=tuple(job(f"holder{number}", gated=True) for number in range(slots)) if reserved else (),
         targets=tuple(targets),
-        followers=_followers(cell, role, slots),
+        followers=_followers(cell, job, slots),
     )
 
 
-def _followers(cell: Cell, role: Any, slots: int) -> tuple[Role, ...]:
+def _followers(cell: Cell, job: Any, slots: int) -> tuple[PlannedJob, ...]:
     """A child that dies after its job has been handed over dies in the next one."""
     if cell.victim != "child" or cell.moment not in ("reported", "stored"):
         return ()
     suicide = cell.moment == "reported"
-    return tuple(role(f"follower{number}", gated=True, suicide=suicide) for number in range(slots))
+    return tuple(job(f"follower{number}", gated=True, suicide=suicide) for number in range(slots))
