@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 from tests.deaths import diary
 from tests.deaths.clients import Asker, OurClient, PlainClient
@@ -92,25 +93,42 @@ class Watch:
             client.close()
 
 
-def settle(watches: Mapping[str, Watch]) -> dict[str, list[Fault]]:
-    """Wait until all has been right for a while, or has to be; return the faults of each project by its name."""
+class Watched(Protocol):
+    """What can be judged."""
+
+    def faults(self) -> list[Fault]:
+        """Return what is wrong now."""
+
+    @property
+    def due_at(self) -> float:
+        """Until when all has to be right, in seconds since the epoch."""
+
+
+def settle(watches: Mapping[str, Watched], *, settled: float = SETTLED, poll: float = POLL) -> dict[str, list[Fault]]:
+    """Wait until all has been right for a while, or has to be; return the faults of each watch by its name.
+
+    Args:
+        watches: By any names.
+        settled: How long, in seconds, all has to be right without a break.
+        poll: Seconds between two looks.
+    """
     verdicts: dict[str, list[Fault]] = {}
     right_since: dict[str, float] = {}
     pause = threading.Event()
     while True:
         for name in watches.keys() - verdicts.keys():
-            verdict = _look(watches[name], right_since, name)
+            verdict = _verdict(watches[name], right_since, name, settled)
             if verdict is not None:
                 verdicts[name] = verdict
         if len(verdicts) == len(watches):
             return verdicts
-        pause.wait(POLL)
+        pause.wait(poll)
 
 
-def _look(watch: Watch, right_since: dict[str, float], name: str) -> list[Fault] | None:
-    """Return the verdict on a project; None as long as it may change."""
+def _verdict(watch: Watched, right_since: dict[str, float], name: str, settled: float) -> list[Fault] | None:
+    """Return the verdict on a watch; None as long as it may change."""
     faults, now = watch.faults(), time.time()
     if faults:
         right_since.pop(name, None)
         return faults if now > watch.due_at else None
-    return [] if now - right_since.setdefault(name, now) > SETTLED else None
+    return [] if now - right_since.setdefault(name, now) > settled else None
