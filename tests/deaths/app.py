@@ -26,6 +26,8 @@ def configure(app: Celery, broker: str, backend: str | None) -> Celery:
         result_backend=backend,
         broker_connection_retry_on_startup=True,
         broker_connection_timeout=1.0,
+        # Without it RabbitMQ may lose a message that it has just been given, when it is killed.
+        broker_transport_options={"confirm_publish": True} if broker.startswith("amqp") else {},
         result_backend_transport_options={
             "retry_policy": {"max_retries": 1, "interval_start": 0, "interval_step": 0.01}
         },

@@ -15,6 +15,7 @@ MOMENTS = ("reserved", "running", "returned", "reported", "stored")
 #: What follows.
 SEQUELS = ("nothing", "at-once", "later", "other")
 POOLS = ("prefork", "threads", "solo", "gevent", "eventlet")
+GREEN_POOLS = ("gevent", "eventlet")
 BROKERS = ("redis", "rabbitmq")
 BACKENDS = ("redis", "database", "none")
 
