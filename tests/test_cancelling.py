@@ -12,12 +12,13 @@ from tests.waiting import wait_for
 
 
 class History:
-    """Says which jobs have been cancelled."""
+    """Says which jobs have been cancelled, as the marks of a history do."""
 
     def __init__(self) -> None:
         self.jobs: set[str] = set()
         self.broken = False
         self.asked = 0
+        self.marks = self
 
     def cancelled(self, job_ids: Iterable[str]) -> list[str]:
         self.asked += 1

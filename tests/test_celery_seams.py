@@ -155,14 +155,14 @@ def test_the_requests_of_a_worker_are_where_celery_keeps_them() -> None:
     state.task_reserved(request)
     try:
         assert requests.get("job") is request
-        assert requests.reserved_ids() == ["job"]
+        assert requests.reserved() == [request]
         assert requests.pool == "prefork"
         assert not requests.is_running(request)
         request.on_accepted(os.getpid(), time.monotonic())
         assert requests.is_running(request)
     finally:
         state.task_ready(request)
-    assert requests.reserved_ids() == []
+    assert requests.reserved() == []
 
 
 def test_a_request_can_be_revoked_and_terminated() -> None:

@@ -39,7 +39,7 @@ def test_on_a_broker_of_ones_own_celerys_broker_may_be_anything() -> None:
     configuration.check(app)
     assert configuration.read(app).url == "redis://host:1/0"
     for read in (Configuration({}).check, Configuration({}).read):
-        with pytest.raises(ImproperlyConfigured, match="is no broker URL"):
+        with pytest.raises(ImproperlyConfigured, match="is not a broker URL"):
             read(app)
 
 

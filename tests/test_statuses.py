@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from celery_realtime.events import RANK_OF_STATUS, STATUS_OF_STATE, Job
+from celery_realtime.incarnation import Incarnation
 from celery_realtime.statuses import StatusGate, StatusReporter
 from tests.recording import Studio
 
@@ -47,7 +48,7 @@ def test_each_job_has_a_gate_of_its_own() -> None:
 
 
 def test_what_is_news_goes_to_the_manager_once() -> None:
-    studio, reporter = Studio(), StatusReporter()
+    studio, reporter = Studio(), StatusReporter(Incarnation())
     reporter.report_to(studio.realtime.manager)
     for state in ("PENDING", "STARTED", "STARTED", "SUCCESS"):
         reporter.report(JOB, state)
@@ -55,7 +56,7 @@ def test_what_is_news_goes_to_the_manager_once() -> None:
 
 
 def test_only_a_running_job_can_stall_and_only_a_queued_one_expires() -> None:
-    studio, reporter = Studio(), StatusReporter()
+    studio, reporter = Studio(), StatusReporter(Incarnation())
     reporter.report_to(studio.realtime.manager)
     reporter.report(JOB, "PENDING", expires_at=17.0)
     reporter.report(JOB, "STARTED")
@@ -66,7 +67,7 @@ def test_only_a_running_job_can_stall_and_only_a_queued_one_expires() -> None:
 
 
 def test_without_a_manager_ends_are_observed_all_the_same() -> None:
-    reporter, ended = StatusReporter(), list[Any]()
+    reporter, ended = StatusReporter(Incarnation()), list[Any]()
     reporter.on_end(ended.append)
     reporter.report(JOB, "STARTED")
     reporter.report(JOB, "SUCCESS")
@@ -76,7 +77,7 @@ def test_without_a_manager_ends_are_observed_all_the_same() -> None:
 
 
 def test_a_job_without_project_is_counted() -> None:
-    studio, reporter = Studio(), StatusReporter()
+    studio, reporter = Studio(), StatusReporter(Incarnation())
     reporter.report_to(studio.realtime.manager)
     reporter.report(Job(job_id="job"), "STARTED")
     assert studio.sent == []

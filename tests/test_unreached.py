@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from celery_realtime.events import Job
+from celery_realtime.incarnation import Incarnation
 from celery_realtime.lineage import ATTEMPT_HEADER
 from celery_realtime.projects import Projects
 from celery_realtime.statuses import StatusReporter
@@ -15,7 +16,7 @@ JOB = Job(job_id="job", project_id="p", root_id="root")
 
 def ended(**request: Any) -> list[Any]:
     """Return the events of the steps behind a job that has failed."""
-    studio, reporter = Studio(), StatusReporter()
+    studio, reporter = Studio(), StatusReporter(Incarnation())
     reporter.report_to(studio.realtime.manager)
     projects = Projects(studio.app, lambda: studio.realtime.settings, lambda _: None)
     UnreachedSteps(projects, reporter).end(JOB, SimpleNamespace(**request), "ValueError: no")

@@ -41,6 +41,7 @@ class Request:
         self.args: list[Any] = []
         self.kwargs: dict[str, Any] = {}
         self.hostname = "w@host"
+        self.time_start: float | None = None
 
 
 def receive(studio: Studio, requests: list[Any], *jobs: tuple[str, str | None]) -> None:
@@ -54,9 +55,10 @@ def receive(studio: Studio, requests: list[Any], *jobs: tuple[str, str | None]) 
 def test_a_worker_holds_the_jobs_that_it_has_received_and_that_have_a_project(reserved: list[Any]) -> None:
     studio = Studio()
     receive(studio, reserved, ("one", "p"), ("two", None), ("three", "q"))
+    reserved[0].time_start = 1.0
     held = studio.realtime.worker.held_jobs()
-    assert {(job.job_id, job.project_id, job.worker) for job in held} == {
-        *(("one", "p", "w@host"), ("three", "q", "w@host"))
+    assert {(job.job_id, job.project_id, job.worker, job.running) for job in held} == {
+        *(("one", "p", "w@host", True), ("three", "q", "w@host", False))
     }
 
 
@@ -77,7 +79,7 @@ def test_before_it_forks_a_worker_has_loaded_what_its_children_need_and_takes_th
 
 def test_a_worker_without_a_history_holds_no_lease() -> None:
     studio = Studio(history_url=None)
-    studio.realtime.worker.start("w@host")
+    studio.realtime.worker.start()
     assert studio.realtime.health() == {"loops": []}
 
 
