@@ -128,7 +128,7 @@ def speak(pipe: Connection, url: str, options: dict[str, Any]) -> None:
             time.sleep(1 / RATE / 3)
             manager.emit_to_project(PROJECT, CUSTOM_EVENT, payload(number, repr(time.monotonic())))
             time.sleep(1 / RATE / 3)
-            manager.publish(outgoing(number, repr(time.monotonic())))
+            manager.put(outgoing(number, repr(time.monotonic())))
         pipe.send("said")
 
 

@@ -40,7 +40,7 @@ def _rates(stage: Stage, broker: Broker, history_url: str | None) -> list[list[f
         started = time.perf_counter()
         for first in range(0, count, JOBS):
             for one in updates[first : first + JOBS]:
-                manager.publish(outgoing_progress(one))
+                manager.put(outgoing_progress(one))
             assert manager.flush(60)
         return count / (time.perf_counter() - started)
 

@@ -45,23 +45,30 @@ class HeldProgress(Generic[T]):
     def __len__(self) -> int:
         return len(self._held)
 
-    def __contains__(self, job_id: str) -> bool:
-        return job_id in self._held
-
     @property
     def scheduled(self) -> int:
         """How many due times are remembered, those of progress that is held no more among them."""
         return len(self._schedule)
 
-    def due(self, job_id: str) -> float:
-        """Return when a job's progress may leave, of :func:`time.monotonic`; infinity for none."""
-        return self._held[job_id][0] if job_id in self._held else math.inf
+    def get(self, job_id: str) -> tuple[float, T] | None:
+        """Return when a job's progress may leave, of :func:`time.monotonic`, and the progress; None if none is held."""
+        return self._held.get(job_id)
 
-    def hold(self, job_id: str, item: T, due: float) -> None:
-        """Hold progress back until it is due; it replaces what is held of the job."""
-        if due < self.due(job_id):
-            self._schedule_at(due, job_id)
+    def hold(self, job_id: str, item: T, due: float) -> bool:
+        """Hold progress back until it is due; it replaces what is held of the job.
+
+        Returns:
+            Whether it is due before all else that is held.
+        """
+        held = self._held.get(job_id)
+        if held is not None and due >= held[0]:
+            self._held[job_id] = (held[0], item)
+            return False
+        is_first = due < self.next_due
         self._held[job_id] = (due, item)
+        if due < math.inf:
+            self._schedule_at(due, job_id)
+        return is_first
 
     def _schedule_at(self, due: float, job_id: str) -> None:
         if len(self._schedule) > 2 * len(self._held) + 64:
@@ -80,11 +87,11 @@ class HeldProgress(Generic[T]):
 
     def jobs_due(self, clock: float) -> list[str]:
         """Return the jobs whose progress is due at ``clock``."""
-        jobs = []
+        jobs: dict[str, None] = {}
         while self.next_due <= clock:
             _, job_id = heapq.heappop(self._schedule)
-            jobs.append(job_id)
-        return jobs
+            jobs[job_id] = None  # it may have been scheduled twice, for the same time
+        return list(jobs)
 
     def jobs(self) -> list[str]:
         """Return all jobs whose progress is held."""
@@ -95,7 +102,8 @@ class HeldProgress(Generic[T]):
         """When the next progress is due; infinity for never."""
         while self._schedule:
             due, job_id = self._schedule[0]
-            if self.due(job_id) == due:
+            held = self._held.get(job_id)
+            if held is not None and held[0] == due:
                 return due
             heapq.heappop(self._schedule)
         return math.inf
@@ -116,6 +124,7 @@ class EventQueue(Generic[T]):
     def __init__(self, size: int, ledger: Ledger) -> None:
         self._size = size
         self._ledger = ledger
+        self._counts = ledger.counts  # without its lock: nothing else counts these, and the queue's owner has one
         self._keys = itertools.count()
         self._entries: dict[int, T] = {}
         self._held: HeldProgress[T] = HeldProgress()
@@ -170,24 +179,21 @@ class EventQueue(Generic[T]):
         latest = self._latest.get(job_id)
         if latest is not None:
             self._entries[latest] = item
-            self._ledger.count("coalesced")
+            self._counts["coalesced"] += 1
             return False
-        if job_id in self._held:
-            self._ledger.count("coalesced")
-        # The time never moves later: of a job that reports more often than the sender looks, nothing would ever leave.
-        due = min(due, self._held.due(job_id))
+        held = self._held.get(job_id)
+        if held is not None:
+            self._counts["coalesced"] += 1
+            # The time never moves later: of a job that reports more often than the sender looks, nothing would leave.
+            due = min(due, held[0])
         if due > time.monotonic():
-            return self._hold(job_id, item, due)
-        self._held.pop(job_id)
+            if held is None:
+                self._make_room()
+            return self._held.hold(job_id, item, due)
+        if held is not None:
+            self._held.pop(job_id)
         self._latest[job_id] = self._append(item)
         return True
-
-    def _hold(self, job_id: str, item: T, due: float) -> bool:
-        if job_id not in self._held:
-            self._make_room()
-        is_earlier = due < self._held.next_due
-        self._held.hold(job_id, item, due)
-        return is_earlier
 
     def _put_status(self, item: T, job_id: str) -> None:
         self._release(job_id)
@@ -241,8 +247,7 @@ class EventQueue(Generic[T]):
 
     def take(self, most: int) -> Batch[T]:
         """Remove and return the first entries, at most so many."""
-        keys = list(itertools.islice(self._entries, most))
-        return [(key, self._remove(key)) for key in keys]
+        return [(key, self._remove(key)) for key in list(itertools.islice(self._entries, most))]
 
     def _remove(self, key: int) -> T:
         item = self._entries.pop(key)
@@ -278,13 +283,13 @@ class EventQueue(Generic[T]):
             self._passed[key] = None
             return item
         if job_id in self._latest:
-            self._ledger.count("coalesced")
+            self._counts["coalesced"] += 1
             return None
         self._latest[job_id] = key
         newer = self._held.pop(job_id)
         if newer is None:
             return item
-        self._ledger.count("coalesced")
+        self._counts["coalesced"] += 1
         return newer
 
 

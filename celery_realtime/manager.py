@@ -57,7 +57,7 @@ class SocketIOManager:
         self._settings = settings
         self._outbox = Lazy(self._new_outbox)
         self._publisher = Lazy(connect)
-        self._history = Lazy(self._open_history)
+        self._history = Lazy(lambda: _open_history(settings()))
         self._filter = Lazy(lambda: EventFilter.for_everybody(settings(), self._counts.add))
         self._tracked: BoundedDict[str, str] = BoundedDict(TRACKED_JOBS)
         self._counts = Counts()
@@ -104,22 +104,6 @@ class SocketIOManager:
         """The history of each project; None where none is configured."""
         return self._history.get()
 
-    def _open_history(self) -> History | None:
-        settings = self._settings()
-        address = settings.history_address
-        if address is None:
-            return None
-        try:
-            from celery_realtime.store import History
-        except ModuleNotFoundError as error:
-            if error.name != "redis":
-                raise
-            raise ImproperlyConfigured(
-                "realtime_history_url needs redis-py: pip install celery-realtime[redis], or set it to None"
-            ) from None
-
-        return History(address, settings.channel, settings.history_size, settings.history_ttl)
-
     def preload(self) -> None:
         """Load what sending needs, once, in a process whose children will send; opens no connection.
 
@@ -162,9 +146,6 @@ class SocketIOManager:
     def put_status(self, change: StatusChange) -> None:
         """Put a job's new status into the outbox."""
         self.put(events.outgoing_status(change))
-
-    publish = put
-    publish_status = put_status
 
     def wait_until_sent(self, job_id: str, timeout: float) -> bool:
         """Wait until no status of a job waits to be sent.
@@ -307,6 +288,21 @@ class SocketIOManager:
         """Wait until everything accepted has been sent, at most ``timeout`` seconds; returns whether it has."""
         outbox = self._outbox.peek()
         return True if outbox is None else outbox.flush(timeout)
+
+
+def _open_history(settings: Settings) -> History | None:
+    address = settings.history_address
+    if address is None:
+        return None
+    try:
+        from celery_realtime.store import History
+    except ModuleNotFoundError as error:
+        if error.name != "redis":
+            raise
+        raise ImproperlyConfigured(
+            "realtime_history_url needs redis-py: pip install celery-realtime[redis], or set it to None"
+        ) from None
+    return History(address, settings.channel, settings.history_size, settings.history_ttl)
 
 
 def _close_publisher(reference: weakref.ref[SocketIOManager]) -> None:

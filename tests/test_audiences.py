@@ -57,11 +57,11 @@ def web(make_web: Callable[..., Web]) -> Web:
 def say_all(web: Web) -> None:
     manager = web.realtime.manager
     job = Job(job_id="one", project_id="alpha")
-    manager.publish_status(events.status_change(job, "STARTED"))
-    manager.publish(events.outgoing_progress(progress_update(job, Progress(50, "a secret"))))
+    manager.put_status(events.status_change(job, "STARTED"))
+    manager.put(events.outgoing_progress(progress_update(job, Progress(50, "a secret"))))
     manager.flush(5)
     manager.emit_to_project("alpha", "line", {"internal": True, "text": "a secret"})
-    manager.publish_status(events.status_change(job, "SUCCESS", result=b'"a secret"'))
+    manager.put_status(events.status_change(job, "SUCCESS", result=b'"a secret"'))
     assert web.realtime.flush(5)
 
 
@@ -110,11 +110,11 @@ def test_each_audience_sees_its_own_version_of_what_it_missed(web: Web) -> None:
 
 def test_a_single_job_is_redacted_too(web: Web) -> None:
     job = Job(job_id="one", project_id="alpha")
-    web.realtime.manager.publish_status(events.status_change(job, "STARTED"))
+    web.realtime.manager.put_status(events.status_change(job, "STARTED"))
     assert web.realtime.flush(5)
     member = web.connect(web.token("bob"))
     assert member.call("subscribe_job", {"job_id": "one"})["ok"]
-    web.realtime.manager.publish_status(events.status_change(job, "SUCCESS", result=b'"a secret"'))
+    web.realtime.manager.put_status(events.status_change(job, "SUCCESS", result=b'"a secret"'))
     end = member.wait_for_end("one")
     assert end["result"] is None
 

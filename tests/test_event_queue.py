@@ -263,9 +263,10 @@ def test_the_next_due_time_is_the_least_of_those_that_are_held(steps: list[tuple
     expected: dict[str, float] = {}
     for job, what, number in steps:
         if what == "hold":
-            due = min(float(number), expected.get(job, math.inf))
-            held.hold(job, progress(str(number), job), due)
-            expected[job] = due
+            due = float(number)
+            is_first = due < min(expected.values(), default=math.inf)
+            assert held.hold(job, progress(str(number), job), due) == is_first
+            expected[job] = min(due, expected.get(job, math.inf))
         elif what == "pop":
             assert (held.pop(job) is None) == (expected.pop(job, None) is None)
         else:
@@ -276,6 +277,14 @@ def test_the_next_due_time_is_the_least_of_those_that_are_held(steps: list[tuple
                 del expected[due_job]
         assert held.next_due == min(expected.values(), default=math.inf)
         assert len(held) == len(expected)
+
+
+def test_a_job_that_is_held_twice_for_the_same_time_is_due_once() -> None:
+    held: HeldProgress[Outgoing] = HeldProgress()
+    held.hold("j", progress("1"), 5.0)
+    held.pop("j")
+    held.hold("j", progress("2"), 5.0)
+    assert held.jobs_due(5.0) == ["j"]
 
 
 def test_a_job_that_is_held_and_released_for_ever_takes_no_more_room() -> None:

@@ -48,7 +48,7 @@ def web(make_web: Callable[..., Web]) -> Web:
 
 def tell(web: Web, job_id: str, state: str, project: str = "alpha", **more: Any) -> None:
     job = Job(job_id=job_id, project_id=project)
-    web.realtime.manager.publish_status(events.status_change(job, state, **more))
+    web.realtime.manager.put_status(events.status_change(job, state, **more))
     assert web.realtime.flush(5)
 
 

@@ -239,11 +239,11 @@ def test_the_asyncio_form_says_the_same(manager: SocketIOManager, wire: Wire) ->
 def test_events_and_statuses_keep_the_order_in_which_they_were_said(manager: SocketIOManager, wire: Wire) -> None:
     job = Job(job_id="job-1", project_id="alpha", task="transcribe")
 
-    manager.publish_status(events.status_change(job, "PENDING"))
+    manager.put_status(events.status_change(job, "PENDING"))
     manager.emit_to_project("alpha", "first", {})
-    manager.publish_status(events.status_change(job, "STARTED"))
+    manager.put_status(events.status_change(job, "STARTED"))
     manager.emit_to_project("beta", "second", {})
-    manager.publish_status(events.status_change(job, "SUCCESS", result=b'{"summary":"..."}'))
+    manager.put_status(events.status_change(job, "SUCCESS", result=b'{"summary":"..."}'))
 
     said = sent(manager, wire)
     assert [(event.event, event.project_id) for event in said] == [
@@ -290,7 +290,7 @@ def test_nothing_waits_for_a_broker_that_does_not_answer(silent_broker: str) -> 
 
     for number in range(100):
         manager.emit_to_project("alpha", "custom_event", number)
-        manager.publish_status(events.status_change(Job(job_id=f"job-{number}", project_id="alpha"), "STARTED"))
+        manager.put_status(events.status_change(Job(job_id=f"job-{number}", project_id="alpha"), "STARTED"))
     asyncio.run(manager.emit_to_project_async("alpha", "custom_event", {}))
 
     assert manager.outbox.counts["sent"] == 0
@@ -456,7 +456,7 @@ def test_a_filter_sees_each_event_with_its_project_and_redacts_it(
 
     manager = make_manager(event_filter=redact)
     manager.emit_to_project("alpha", "signed_up", {"user": "ada", "password": "hunter2"})
-    manager.publish_status(events.status_change(Job(job_id="job-1", project_id="beta"), "STARTED"))
+    manager.put_status(events.status_change(Job(job_id="job-1", project_id="beta"), "STARTED"))
 
     said = sent(manager, wire)
     assert seen == [("signed_up", "alpha"), ("agent_status", "beta")]

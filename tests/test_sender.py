@@ -202,7 +202,7 @@ def test_new_events_do_not_cut_a_pause_short(make: Make, broker: Broker) -> None
     broker.down = True
     outbox = make(pauses=(60.0, 60.0))
     outbox.put(status("first"))
-    wait_for(lambda: "sent" in outbox.counts)
+    wait_for(lambda: broker.batches)
     for number in range(50):
         outbox.put(status(str(number)))
     assert not outbox.flush(0.2)

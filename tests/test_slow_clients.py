@@ -81,7 +81,7 @@ def test_who_asks_and_does_not_read_is_refused_more(web: Web, slow: SlowBrowser,
     for name in ("one", "two", "three"):
         job = Job(job_id=name, project_id="alpha")
         told = events.status_change(job, "SUCCESS", result=b'"%s"' % (LONG.encode() * 3))
-        web.realtime.manager.publish_status(told)
+        web.realtime.manager.put_status(told)
         other.wait_for_event("agent_status", job_id=name)
     most = 0
     for number in range(1, 301):
@@ -127,10 +127,10 @@ def test_a_browser_that_reads_late_gets_the_newest_progress_and_every_status(web
     job = Job(job_id="one", project_id="alpha")
 
     def tell(percent: float) -> None:
-        manager.publish(events.outgoing_progress(progress_update(job, Progress(percent, LONG[:490]))))
+        manager.put(events.outgoing_progress(progress_update(job, Progress(percent, LONG[:490]))))
         assert manager.flush(5)
 
-    manager.publish_status(events.status_change(job, "STARTED"))
+    manager.put_status(events.status_change(job, "STARTED"))
     other = web.subscriber("alpha")
     # Fill what the kernel keeps for it, and then a third of what it may have waiting.
     number = 0
@@ -151,7 +151,7 @@ def test_a_browser_that_reads_late_gets_the_newest_progress_and_every_status(web
     assert _progress(slow)[-1] == 99
     assert len(_progress(slow)) < 50
     assert [data["number"] for data in slow.of("step")] == list(range(number))
-    manager.publish_status(events.status_change(job, "SUCCESS"))
+    manager.put_status(events.status_change(job, "SUCCESS"))
     slow.read_until(lambda: [data["status"] for data in slow.of("agent_status")][-1:] == ["success"])
 
 

@@ -156,7 +156,7 @@ class Web:
     def publish_status(self, project_id: str, job_id: str, state: str) -> None:
         """Tell of a job, over the broker."""
         job = Job(job_id=job_id, project_id=project_id)
-        self.realtime.manager.publish_status(events.status_change(job, state))
+        self.realtime.manager.put_status(events.status_change(job, state))
 
     def users(self) -> list[Any]:
         """Return the users that are connected, each as often as it is."""

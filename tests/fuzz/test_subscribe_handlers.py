@@ -97,10 +97,10 @@ def web(request: pytest.FixtureRequest, results_server: RedisServer) -> Iterator
 
 def tell(web: Web, job_id: str, project: str) -> None:
     job = Job(job_id=job_id, project_id=project)
-    web.realtime.manager.publish_status(events.status_change(job, "STARTED"))
+    web.realtime.manager.put_status(events.status_change(job, "STARTED"))
     if job_id != "one":
         error = FOREIGN if project == "beta" else "broken"
-        web.realtime.manager.publish_status(events.status_change(job, "FAILURE", error=error))
+        web.realtime.manager.put_status(events.status_change(job, "FAILURE", error=error))
     assert web.realtime.flush(10)
 
 

@@ -118,11 +118,11 @@ class Scene:
         self.wait_for_readers("step", self.told)
 
     def tell_status(self, job_id: str, state: str) -> None:
-        self.realtime.manager.publish_status(events.status_change(self.job(job_id), state))
+        self.realtime.manager.put_status(events.status_change(self.job(job_id), state))
 
     def tell_progress(self, job_id: str, percent: int) -> None:
         update = progress_update(self.job(job_id), Progress(percent))
-        self.realtime.manager.publish(events.outgoing_progress(update))
+        self.realtime.manager.put(events.outgoing_progress(update))
 
     def job(self, job_id: str) -> Job:
         return Job(job_id=job_id, project_id=self.project)
