@@ -35,7 +35,10 @@ class OrderedEngine(engineio.Client):
 
 
 class OrderedClient(socketio.Client):
-    """A client whose handlers run in the order in which the server spoke."""
+    """A client whose handlers run in the order in which the server spoke, and that waits for a server that is busy."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"request_timeout": 20, **options})
 
     def _engineio_client_class(self) -> type[OrderedEngine]:
         return OrderedEngine

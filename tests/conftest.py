@@ -19,6 +19,10 @@ HERE = Path(__file__).parent
 SERVICES = {"redis_server", "results_server", "rabbitmq_server", "brokers", "launcher", "module_launcher"}
 
 
+# Whose assertions are to say what they have seen, as those of tests do.
+pytest.register_assert_rewrite("tests.integration.scenario")
+
+
 def pytest_configure() -> None:
     # Celery obeys these before an app's own settings; only the tests' children shall have them.
     for name in ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL", "CELERY_RESULT_BACKEND"):

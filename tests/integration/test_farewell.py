@@ -36,7 +36,7 @@ WORKER_APP = "tests.integration.farewell_jobs"
 HELD_BACK = {"PROGRESS_INTERVAL": "60"}
 
 #: How long a process waits at its end for a broker that is away. It would wait for ever otherwise.
-FLUSH_TIMEOUT = 0.5
+FLUSH_TIMEOUT = 2.0
 
 
 class Ear:
@@ -184,7 +184,7 @@ def test_a_child_that_ends_while_the_broker_does_not_answer_waits_until_it_does(
         worker = start_worker(WORKER_APP, broker=redis_broker, env=env, concurrency=1, options=options)
         proxy.black_hole()
         job = start(farewell_jobs.speak, LINES, project=project)
-        worker.wait_for_log(r"ForkPoolWorker-\d+\] the broker does not take events")
+        worker.wait_for_log(r"ForkPoolWorker-\d+\] the broker does not accept events")
         assert ear.states(job) == ["PENDING"]
         proxy.heal()
         said_all(ear, job, project)

@@ -162,7 +162,7 @@ def test_the_documentation_shows_the_programs_and_the_commands_that_are_tested()
 
 def test_without_history_events_carry_neither_epoch_nor_offset(launcher: Launcher, rabbitmq_broker: Broker) -> None:
     project = new_project()
-    with producing(rabbitmq_broker, history_url=None):  # this process produces, so it must not remember either
+    with producing(rabbitmq_broker, history_url=None):
         stage = Stage(launcher, rabbitmq_broker, env={"HISTORY": "off"})
         with stage.watch(project) as client, stage.connect("p") as other:
             job = jobs.count.apply_async((4, 0.05), headers={"project_id": project}).id
