@@ -15,7 +15,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from celery_realtime import events, wire
-from celery_realtime.catchup import place_of
 from celery_realtime.events import Job, Outgoing
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.history import History
@@ -231,8 +230,8 @@ def test_events_whose_storing_was_not_answered_are_stored_once(
     again = history.append(batch)
 
     assert again is not None
-    offsets = [place_of(wire.decode_message(body)[0]) for told in again for _, body in wire.frames(told, "me", "/")]
-    assert [place[1] for place in offsets if place] == [1, 2, 3, 4, 5, 6]
+    heard = [event for told in again for _, body in wire.frames(told, "me", "/") for event in wire.decode_message(body)]
+    assert [event.offset for event in heard if isinstance(event, wire.Heard)] == [1, 2, 3, 4, 5, 6]
     assert len(since(history)) == 7
     assert len(history._doubtful) == 0
 
