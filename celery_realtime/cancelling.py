@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.celery_seams import WorkerRequests
+from celery_realtime.events import CANCEL_COMMAND
 from celery_realtime.forks import talking
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.loops import BackgroundLoop
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-COMMAND = "realtime_cancel"
 
 #: Seconds between two looks at which running jobs have been cancelled.
 LOOK_INTERVAL = 0.5
@@ -121,7 +121,7 @@ def register_command() -> None:
     """Let workers take the command; Celery keeps commands for the whole process, and twice is no more than once."""
     from celery.worker.control import control_command
 
-    control_command(name=COMMAND, args=[("job_id", str)], signature="<job id>")(_cancel_here)
+    control_command(name=CANCEL_COMMAND, args=[("job_id", str)], signature="<job id>")(_cancel_here)
 
 
 def _cancel_here(state: Any, job_id: str, **_: Any) -> dict[str, Any]:

@@ -19,6 +19,9 @@ BATCH_EVENT = "agent_batch"
 #: Events about the state of a job or a workflow, whose data say themselves whose they are.
 STATE_EVENTS = (STATUS_EVENT, PROGRESS_EVENT, WORKFLOW_EVENT)
 
+#: The remote control command with which a web server asks workers to cancel a job.
+CANCEL_COMMAND = "realtime_cancel"
+
 #: A server has missed more than it can pass on: its clients have to subscribe again.
 RESYNC_EVENT = "agent_resync"
 

@@ -13,10 +13,10 @@ from celery.backends.base import DisabledBackend
 from celery_realtime import events
 from celery_realtime.access import Access
 from celery_realtime.answers import NO_JOB, size_of
-from celery_realtime.cancelling import COMMAND
 from celery_realtime.client_requests import job_id_of, project_id_of
 from celery_realtime.decisions import Blocking, Decision
 from celery_realtime.encoding import describe_error, encode_lenient
+from celery_realtime.events import CANCEL_COMMAND
 from celery_realtime.exceptions import SubscribeError
 from celery_realtime.filtering import EventFilter
 from celery_realtime.lazy import Lazy
@@ -143,7 +143,7 @@ class JobRequests:
             if history is not None:
                 history.marks.cancel(job_id)
             replies = self._app.control.broadcast(
-                COMMAND, arguments={"job_id": job_id}, reply=True, timeout=REPLY_TIMEOUT, **where
+                CANCEL_COMMAND, arguments={"job_id": job_id}, reply=True, timeout=REPLY_TIMEOUT, **where
             )
             is_sent = True
         if not is_sent:

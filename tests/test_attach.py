@@ -21,7 +21,7 @@ from celery_realtime import (
 )
 from celery_realtime.client_manager import AsyncRealtimeClientManager, RealtimeClientManager
 from celery_realtime.kombu_manager import RealtimeKombuManager
-from tests.channel import client_manager
+from tests.channels import client_manager
 from tests.waiting import wait_for
 from tests.web_servers import SECRET, Web, steps
 

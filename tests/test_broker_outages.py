@@ -13,7 +13,7 @@ from celery_realtime.delivery import Emit
 from celery_realtime.events import Outgoing
 from celery_realtime.kombu_manager import RealtimeKombuManager
 from celery_realtime.listener import DEAF_AFTER
-from tests.channel import client_manager
+from tests.channels import client_manager
 from tests.proxy import Proxy
 from tests.waiting import wait_for
 

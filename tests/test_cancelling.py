@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from celery.worker.control import Panel
 
-from celery_realtime.cancelling import COMMAND, Cancellations, register_command
+from celery_realtime.cancelling import Cancellations, register_command
+from celery_realtime.events import CANCEL_COMMAND
 from tests.waiting import wait_for
 
 
@@ -108,6 +109,6 @@ def test_a_process_that_can_start_no_thread_runs_its_jobs_and_tries_again(
 
 def test_the_command_may_be_registered_for_each_worker_of_a_process() -> None:
     register_command()
-    command = Panel.data[COMMAND]
+    command = Panel.data[CANCEL_COMMAND]
     register_command()
-    assert Panel.data[COMMAND] is command
+    assert Panel.data[CANCEL_COMMAND] is command

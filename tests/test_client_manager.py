@@ -15,7 +15,7 @@ from celery_realtime.events import Outgoing
 from celery_realtime.filtering import EventFilter
 from celery_realtime.kombu_manager import RealtimeKombuManager
 from celery_realtime.store import Snapshot
-from tests.channel import Channel, async_client_manager, client_manager, step
+from tests.channels import Channel, async_client_manager, client_manager, step
 from tests.processes import HOST, free_port
 from tests.waiting import wait_for
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from celery_realtime.kombu_manager import RealtimeKombuManager
-from tests.channel import Channel, numbers, returns, step
+from tests.channels import Channel, numbers, returns, step
 from tests.processes import HOST, free_port, python_path
 from tests.waiting import wait_for
 

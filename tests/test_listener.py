@@ -17,7 +17,7 @@ import redis
 import socketio
 
 from celery_realtime.events import Outgoing
-from tests.channel import PROBE, Channel, async_client_manager, client_manager, numbers, returns, step
+from tests.channels import PROBE, Channel, async_client_manager, client_manager, numbers, returns, step
 from tests.processes import HOST, free_port
 from tests.test_wire import NO_MESSAGES
 from tests.waiting import wait_for

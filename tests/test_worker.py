@@ -10,7 +10,7 @@ from celery.worker import state
 from celery.worker.control import Panel
 
 from celery_realtime import ImproperlyConfigured, Realtime
-from celery_realtime.cancelling import COMMAND
+from celery_realtime.events import CANCEL_COMMAND
 from celery_realtime.worker import WorkerStep
 from tests.recording import Studio, new_app, record
 
@@ -73,7 +73,7 @@ def test_a_worker_with_a_mistaken_setting_does_not_start() -> None:
 def test_before_it_forks_a_worker_has_loaded_what_its_children_need_and_takes_the_command() -> None:
     studio = Studio(history_url=None)
     WorkerStep(SimpleNamespace(app=studio.app, steps=[]))
-    assert COMMAND in Panel.data
+    assert CANCEL_COMMAND in Panel.data
     assert studio.wire.preloaded
 
 

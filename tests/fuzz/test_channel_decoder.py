@@ -21,7 +21,7 @@ from celery_realtime.filtering import EventFilter
 from celery_realtime.kombu_manager import RealtimeKombuManager
 from celery_realtime.rooms import rooms_of
 from celery_realtime.store import Snapshot
-from tests.channel import client_manager
+from tests.channels import client_manager
 from tests.fuzz import material
 from tests.fuzz.budget import tried
 from tests.waiting import wait_for

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from celery_realtime.delivery import Emit
-from tests.channel import client_manager
+from tests.channels import client_manager
 from tests.integration import farewell_jobs
 from tests.integration.farewell_scripts import LINES
 from tests.integration.stage import new_project, producing
