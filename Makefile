@@ -11,7 +11,7 @@ METADATA := pyproject.toml
 PROCESSES ?= 4
 # Tests start hundreds of processes: each would compile all modules again where the environment forbids to keep them.
 export PYTHONDONTWRITEBYTECODE :=
-PYTEST = $(BIN)/python -m pytest --dist worksteal
+PYTEST = $(BIN)/python -m pytest --dist worksteal --durations 10 --ignore tests/matrix --ignore tests/chaos
 
 .PHONY: help venv demo test check services lint typing format docs long matrix chaos fuzz bench package clean
 .DEFAULT_GOAL := help
@@ -38,13 +38,13 @@ demo: $(VENV)/.demo
 	@exec $(BIN)/python -m example_project.demo $(ARGS)
 
 test: services lint
-	$(PYTEST) -n $(PROCESSES) -m "not long" --durations 10 --ignore tests/matrix --ignore tests/chaos $(ARGS)
+	$(PYTEST) -n $(PROCESSES) -m "not long" $(ARGS)
 
 check: lint
-	CELERY_TEST_SERVICES=no $(PYTEST) -n 2 -m "not long and not service" --durations 10 $(ARGS)
+	CELERY_TEST_SERVICES=no $(PYTEST) -n 2 -m "not long and not service" $(ARGS)
 
 long: services
-	$(PYTEST) -n $(PROCESSES) -m long --durations 10 --ignore tests/matrix --ignore tests/chaos $(ARGS)
+	$(PYTEST) -n $(PROCESSES) -m long $(ARGS)
 
 services: $(VENV)/.test
 	$(BIN)/python -m tests.tools.install_services

@@ -147,6 +147,7 @@ def producing(broker: Broker, **settings: Any) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in broker.env}
     os.environ.update(broker.env)
     begin_anew(**settings)
+    jobs.realtime.manager.preload()  # else the first job does not wait for its own event, which may come too late
     try:
         yield
     finally:
