@@ -17,6 +17,7 @@ from celery import Celery
 from benchmarks.figures import Figure, percentile
 from benchmarks.stage import Stage
 from celery_realtime.client_manager import RealtimeClientManager
+from celery_realtime.delivery import Emit
 from celery_realtime.store import History
 from tests.services import Broker
 from tests.waiting import wait_for
@@ -55,17 +56,19 @@ def _events(history: History, project: str) -> list[dict[str, object]]:
 @contextlib.contextmanager
 def _heard(broker: Broker) -> Iterator[Survivors]:
     lines: dict[str, int] = {}
-    ear = RealtimeClientManager(broker.url)
+    ear = RealtimeClientManager(broker.url, max_backlog=1000, max_backlog_bytes=16 * 1024 * 1024)
 
     def listen() -> None:
-        for message in ear._listen():
-            if message.get("event") == "line":
-                project = message["room"].removeprefix("project:")
-                lines[project] = lines.get(project, 0) + 1
+        for items in ear.reader.read():
+            for item in items:
+                if isinstance(item, Emit) and item.event == "line":
+                    project = item.room.removeprefix("project:")
+                    lines[project] = lines.get(project, 0) + 1
 
     threading.Thread(target=listen, daemon=True).start()
     assert ear.wait_until_listening(10)
     yield lambda project: lines.get(project, 0)
+    ear.stop_listening()
 
 
 def _kill_once(broker: Broker, survivors: Survivors) -> float:

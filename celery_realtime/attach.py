@@ -19,8 +19,6 @@ from celery_realtime.handlers import Rules, SocketIOEventHandlers, Sources
 from celery_realtime.stock_manager import ClientManager, StockManager
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from celery_realtime.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -59,13 +57,13 @@ def attach(
     if serves:
         refusals.check_gunicorn(inner.async_mode)
         refusals.check_patches(inner.async_mode, is_native=_is_native(inner.manager))
-    manager = _client_manager(inner, settings, sources)
+    manager = _client_manager(inner)
     made = chosen(inner, settings, rules=rules, sources=sources, manager=manager)
     Registration(inner, made).install()
     log_redaction.install()
     if seams.allows_every_origin(inner):
         logger.warning('cors_allowed_origins="*" lets every page on the web connect as your users; name the origins')
-    if serves and isinstance(manager, RealtimeManager):
+    if serves and _is_ours(inner.manager):
         inner.manager.start_listening()
     return made
 
@@ -79,81 +77,18 @@ def _is_celery_command() -> bool:
 # -- client managers ----------------------------------------------------------------------------------------------
 
 
-def _client_manager(server: Any, settings: Settings, sources: Sources) -> ClientManager:
+def _client_manager(server: Any) -> ClientManager:
     """Return a server's client manager as the handlers use it."""
-    if isinstance(server.manager, (RealtimeClientManager, AsyncRealtimeClientManager)):
-        return RealtimeManager(server, settings, sources)
-    return StockManager()
+    return server.manager if _is_ours(server.manager) else StockManager()
+
+
+def _is_ours(manager: Any) -> bool:
+    return isinstance(manager, (RealtimeClientManager, AsyncRealtimeClientManager))
 
 
 def _is_native(manager: Any) -> bool:
     """Tell whether a client manager was made while locks were not those of today: what waits for one never ends."""
     return isinstance(manager, RealtimeClientManager) and not manager.speaker.has_current_locks
-
-
-class RealtimeManager:
-    """A client manager of ours as the handlers use it: the one place that knows how it is put together.
-
-    Args:
-        server: The server, with its manager.
-        settings: The settings.
-        sources: Where a history is read from.
-    """
-
-    follows_jobs = True
-
-    def __init__(self, server: Any, settings: Settings, sources: Sources) -> None:
-        self._server = server
-        self._manager = manager = server.manager
-        self.filters = settings.filters_by_audience
-        self.slow_clients = _Paced(manager)
-        self.catch_up = manager.catch_up
-        self.delivery = manager.delivery
-        manager.pacer.most, manager.pacer.most_bytes = settings.max_backlog, settings.max_backlog_bytes
-        # On an asyncio server emitting itself pauses.
-        manager.pacer.give_way = None if seams.is_asyncio(server) else functools.partial(server.sleep, 0)
-        if self.filters:
-            manager.delivery.redact_with(settings.event_filter)
-        if sources.read is not None:
-            manager.catch_up.read_with(sources.read)
-
-    @property
-    def generation(self) -> int:
-        """How many connections to the broker have been listened on."""
-        return self._manager.generation  # type: ignore[no-any-return]
-
-    def wait_until_listening(self, timeout: float) -> Any:
-        """Wait until messages arrive."""
-        return self._manager.wait_until_listening(timeout)
-
-    def emit_here(self, message: dict[str, Any]) -> Any:
-        """Emit a message on this server only."""
-        return self._manager.emit_here(message)
-
-    def on_order(self, observer: Callable[[dict[str, Any]], Any]) -> None:
-        """Call ``observer`` with each order to all web servers of the channel."""
-        self._manager.obey = observer
-
-    def on_slow_client(self, observer: Callable[[str, str], Any]) -> None:
-        """Have ``observer`` disconnect each client that reads too slowly, in a background task."""
-        self._manager.pacer.give_up = functools.partial(self._server.start_background_task, observer)
-
-
-class _Paced:
-    def __init__(self, manager: Any) -> None:
-        self._manager = manager
-
-    def is_loaded(self, sid: str, bytes_in_flight: int) -> bool:
-        return bool(self._manager.pacer.is_loaded(sid, bytes_in_flight, self._manager))
-
-    def disconnect_overloaded(self) -> None:
-        self._manager.pacer.part_from_overloaded(self._manager)
-
-    def due(self) -> Iterable[dict[str, Any]]:
-        return self._manager.pacer.due(self._manager)  # type: ignore[no-any-return]
-
-    def forget(self, sid: str) -> None:
-        self._manager.pacer.forget(sid)
 
 
 # -- registration -------------------------------------------------------------------------------------------------

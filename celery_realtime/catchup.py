@@ -1,43 +1,41 @@
-"""Know what a web server has passed on of each project that it serves, and find what it has missed."""
+"""Track how far a web server has emitted each project's events, and recover those that it has missed."""
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.events import RESYNC_EVENT
-from celery_realtime.logs import RateLimitedLogger
-from celery_realtime.rooms import project_of_room, project_room, rooms_of
-from celery_realtime.wire import place_of
+from celery_realtime.history_reader import HistoryReader, Missing, Read
+from celery_realtime.loops import BackgroundLoop
+from celery_realtime.wire import Heard, heard
 
-logger = logging.getLogger(__name__)
-
-#: Seconds after which what is missing between two events counts as lost: its sender was killed, say.
-PATIENCE = 2.0
+#: Seconds after which an event that is missing between two others counts as lost: its sender was killed, say.
+HOLE_TIMEOUT = 2.0
 
 #: Offsets above a hole that are remembered.
 MOST_ABOVE = 5000
 
-#: Epochs that are remembered to be over. A client that says it has seen what was never told begins a new one.
+#: Past epochs that are remembered: a client whose position was never reached begins a new one.
 MOST_PAST = 100
 
-Message = dict[str, Any]
-Read = Callable[..., Any]
+#: Seconds that the listening thread waits, at most, for the history to answer: so that after a short outage events
+#: are emitted in order. A history that has not answered in time is not waited for again until it has.
+RECOVERY_WAIT = 0.5
 
 
 class Position:
-    """How far a server has passed on one project's events.
+    """How far a server has emitted one project's events.
 
-    Every offset up to ``floor`` has been passed on, or was in the snapshots of all who listen. Events arrive in another
-    order than they happened, so there are some above it, and holes between them.
+    Every offset up to ``floor`` has been emitted, or was in the snapshots of all subscribers. Events arrive in another
+    order than they happened, so some above it have been emitted too, with holes between them.
 
     Attributes:
-        epoch: Of the offsets; None while nobody has said.
-        floor: None while nobody has read a snapshot.
+        epoch: Of the offsets; None before the first event or snapshot.
+        floor: None before the first snapshot.
         hole_since: When the present hole was seen first, of :func:`time.monotonic`.
         has_unnumbered: Whether events came without an offset, so that some holes are none.
     """
@@ -67,9 +65,9 @@ class Position:
         self._settle()
 
     def note(self, epoch: str, offset: int) -> bool:
-        """Note an event, and return whether it is news to the clients of this server."""
+        """Note an event, and return whether this server has not emitted it yet."""
         if self._past_epochs.get(epoch):
-            return True  # too late to be counted; nobody has heard it
+            return True  # too late to be counted; no client has seen it
         if self.epoch is None:
             self.epoch = epoch
         elif epoch != self.epoch:
@@ -97,132 +95,150 @@ class Position:
 
     @property
     def highest(self) -> int:
-        """The highest offset that has been passed on."""
+        """The highest offset that has been emitted."""
         return max(self._above, default=self.floor or 0)
 
+    @property
+    def held(self) -> int:
+        """How many offsets above the floor are remembered."""
+        return len(self._above)
+
+    @property
+    def past(self) -> int:
+        """How many past epochs are remembered."""
+        return len(self._past_epochs)
+
     def has_old_hole(self) -> bool:
-        """Tell whether something has been missing for longer than it takes to arrive."""
-        return self.hole_since is not None and time.monotonic() - self.hole_since > PATIENCE
+        """Return whether an event has been missing for longer than it takes to arrive."""
+        return self.hole_since is not None and time.monotonic() - self.hole_since > HOLE_TIMEOUT
 
 
 class CatchUp:
-    """Passes on what a server has missed, from the history, to all clients who were connected meanwhile.
+    """Recovers from the history what a server has missed, for all clients that were connected meanwhile.
+
+    The history is read in a thread of its own: while it does not answer, live events are emitted as ever.
 
     Args:
-        is_occupied: ``(namespace, room) -> bool``, whether any client of this server is in a room.
+        read: ``(project_id, epoch, offset, most_jobs) -> snapshot``; None where there is no history.
+        is_watched: ``(namespace, project_id) -> bool``, whether any client of this server follows a project.
         namespace: The namespace of the projects.
-        is_watched: Tells whether a project is heard in other rooms than its own.
     """
 
-    def __init__(
-        self,
-        is_occupied: Callable[[str, str], bool],
-        namespace: str,
-        is_watched: Callable[[str, str], bool] = lambda _namespace, _project: False,
-    ) -> None:
-        self._is_occupied = is_occupied
-        self._is_watched_elsewhere = is_watched
+    def __init__(self, read: Read | None, is_watched: Callable[[str, str], bool], namespace: str) -> None:
+        self._reader = None if read is None else HistoryReader(read)
+        self._is_watched = is_watched
         self._namespace = namespace
-        self._read: Read | None = None
         self._positions: dict[str, Position] = {}
-        self._behind: set[str] = set()
+        #: By project that is behind, which time it was that it fell behind.
+        self._behind: dict[str, int] = {}
+        self._serial = 0
         self._lock = threading.Lock()
-        self._failures = RateLimitedLogger(logger)
 
-    def read_with(self, read: Read) -> None:
-        """Use a history: ``(project_id, epoch, offset, most_jobs) -> snapshot``."""
-        self._read = read
+    @property
+    def loops(self) -> list[BackgroundLoop]:
+        """The background loop that reads the history; none where there is no history."""
+        return [] if self._reader is None else [self._reader.loop]
+
+    def after_fork(self) -> None:
+        """Start over in a child process, which has no clients and not the thread that read the history."""
+        self._lock = threading.Lock()
+        self._positions, self._behind = {}, {}
+        if self._reader is not None:
+            self._reader.after_fork()
+
+    def close(self) -> None:
+        """Stop reading the history."""
+        if self._reader is not None:
+            self._reader.close()
 
     def expect(self, project_id: str) -> None:
-        """Take note of a project's events from now on: a client is in its room, and about to read its snapshot."""
-        if self._read is not None:
+        """Track a project's events from now on: a client is in its room, and about to read its snapshot."""
+        if self._reader is not None:
             with self._lock:
                 self._positions.setdefault(project_id, Position())
 
     def seed(self, project_id: str, epoch: str, offset: int) -> None:
         """Note that a client has read a snapshot."""
-        if self._read is not None:
+        if self._reader is not None:
             with self._lock:
                 self._positions.setdefault(project_id, Position()).seed(epoch, offset)
 
-    def is_news(self, message: Message) -> bool:
-        """Note a message from the broker, and return whether it has to be passed on."""
-        project_id = project_of_room(message.get("room")) if self._positions else None
-        position = None if project_id is None else self._positions.get(project_id)
+    def is_news(self, event: Heard) -> bool:
+        """Note an event from the channel, and return whether it has to be emitted."""
+        position = self._positions.get(event.project_id)
         if position is None:
             return True
-        place = place_of(message)
         with self._lock:
-            if place is None:
+            if event.epoch is None or event.offset is None:
                 position.has_unnumbered = True
                 return True
-            return position.note(*place)
+            return position.note(event.epoch, event.offset)
 
     # -- what was missed ----------------------------------------------------------------------------------------
 
-    def fall_behind(self) -> None:
-        """Note that the broker was not heard for a while: whatever is watched may have been missed."""
-        with self._lock:
-            self._behind.update(self._positions)
+    def fall_behind(self, project_ids: Iterable[str] | None = None) -> None:
+        """Note that events may have been missed.
 
-    def missed(self) -> Iterator[Message]:
-        """Yield what has been missed, as emits to the clients of this server."""
-        if self._read is None:
+        Args:
+            project_ids: Of which projects; None for all that are tracked, such as after an outage of the broker.
+        """
+        with self._lock:
+            self._mark_behind(self._positions if project_ids is None else self._positions.keys() & set(project_ids))
+
+    def _mark_behind(self, project_ids: Iterable[str]) -> None:
+        self._serial += 1
+        self._behind.update(dict.fromkeys(project_ids, self._serial))
+
+    def missed(self) -> Iterator[list[Heard]]:
+        """Yield, project by project, what has been recovered by now of what was missed.
+
+        What is not taken is yielded by the next call.
+        """
+        if self._reader is None:
             return
-        for project_id in self._lagging():
-            yield from self._missed_of(project_id, self._read)
+        for missing in self._missing():
+            self._reader.request(missing)
+        for missing, snapshot in self._reader.answers(RECOVERY_WAIT):
+            yield self._recovered(missing, snapshot)
 
-    def _lagging(self) -> list[str]:
+    def _missing(self) -> list[Missing]:
+        """Return what has to be read: of every project that is behind, except where no client has a snapshot yet."""
         with self._lock:
-            idle = [project_id for project_id in self._positions if not self._is_watched(project_id)]
-            for project_id in idle:
-                del self._positions[project_id]
-            self._behind.difference_update(idle)
-            self._behind.update(name for name, position in self._positions.items() if position.has_old_hole())
-            return list(self._behind)
+            self._forget_unwatched()
+            known = (name for name in self._positions if name not in self._behind)
+            self._mark_behind([name for name in known if self._positions[name].has_old_hole()])
+            places = ((name, self._positions[name], serial) for name, serial in self._behind.items())
+            return [
+                Missing(name, position.epoch, position.floor, serial)
+                for name, position, serial in places
+                if position.epoch is not None and position.floor is not None
+            ]
 
-    def _is_watched(self, project_id: str) -> bool:
-        rooms = rooms_of(project_id)
-        return any(self._is_occupied(self._namespace, room) for room in rooms) or self._is_watched_elsewhere(
-            self._namespace, project_id
-        )
+    def _forget_unwatched(self) -> None:
+        for project_id in [name for name in self._positions if not self._is_watched(self._namespace, name)]:
+            del self._positions[project_id]
+            self._behind.pop(project_id, None)
 
-    def _missed_of(self, project_id: str, read: Read) -> Iterator[Message]:
-        position = self._positions.get(project_id)
-        if position is None or position.floor is None or position.epoch is None:
-            return  # its first client reads its snapshot only now
-        try:
-            snapshot = read(project_id, position.epoch, position.floor, 0)
-        except Exception as error:
-            self._failures.error("what was missed of a project cannot be read now; trying again: %r", error)
-            return
+    def _recovered(self, missing: Missing, snapshot: Any) -> list[Heard]:
         with self._lock:
-            self._behind.discard(project_id)
-            if not snapshot.recovered:
-                position.jump(snapshot.epoch, snapshot.offset)
-        if snapshot.recovered:
-            yield from self._news_of(project_id, position, snapshot)
-        else:
-            data = {"project_id": project_id, "epoch": snapshot.epoch, "offset": snapshot.offset}
-            yield self._emit(project_id, RESYNC_EVENT, data)
+            position = self._positions.get(missing.project_id)
+            if position is None or position.epoch != missing.epoch:
+                return []  # every client has left, or the epoch has changed meanwhile and it is read again
+            if self._behind.get(missing.project_id) == missing.serial:
+                del self._behind[missing.project_id]
+            if snapshot.recovered:
+                return list(self._news_in(missing.project_id, position, snapshot))
+            position.jump(snapshot.epoch, snapshot.offset)
+        data = {"project_id": missing.project_id, "epoch": snapshot.epoch, "offset": snapshot.offset}
+        return [Heard(missing.project_id, None, RESYNC_EVENT, data, namespace=self._namespace)]
 
-    def _news_of(self, project_id: str, position: Position, snapshot: Any) -> Iterator[Message]:
+    def _news_in(self, project_id: str, position: Position, snapshot: Any) -> Iterator[Heard]:
         first = snapshot.offset - len(snapshot.events) + 1
         highest = position.highest
-        for offset, missed in enumerate(snapshot.events, first):
-            with self._lock:
-                is_news = position.note(snapshot.epoch, offset)
-            unnumbered = "offset" in missed and position.has_unnumbered and offset < highest
+        for offset, entry in enumerate(snapshot.events, first):
+            is_news = position.note(snapshot.epoch, offset)
+            unnumbered = "offset" in entry and position.has_unnumbered and offset < highest
             if is_news and not unnumbered:
-                mark = {name: missed[name] for name in ("epoch", "offset") if name in missed}
-                yield self._emit(project_id, missed["event"], missed["data"], mark)
-
-    def _emit(self, project_id: str, event: str, data: Any, mark: dict[str, Any] | None = None) -> Message:
-        message = {
-            "method": "emit",
-            "event": event,
-            "room": project_room(project_id),
-            "data": [data],
-            "namespace": self._namespace,
-        }
-        return {**message, "mark": {**mark, "project_id": project_id}} if mark else message
+                place = {name: entry[name] for name in ("epoch", "offset") if name in entry}
+                mark = {**place, "project_id": project_id} if place else None
+                yield heard(project_id, entry["event"], entry["data"], mark=mark, namespace=self._namespace)

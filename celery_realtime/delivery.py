@@ -1,66 +1,95 @@
-"""Put what a project is told into all the rooms of this server in which somebody waits for it."""
+"""Emit the events of a project into all the rooms of this server in which a client waits for them."""
 
 from __future__ import annotations
 
-import copy
-import logging
-from collections.abc import Callable, Iterator
-from typing import Any
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
 
-from celery_realtime import wire
+import msgspec
+
 from celery_realtime.events import (
+    BATCH_EVENT,
     HIDDEN_EVENT,
     IDENTITY,
-    MARK,
     PROGRESS_EVENT,
     PROGRESS_FIELDS,
     RESYNC_EVENT,
+    STATE_EVENTS,
     STATUS_EVENT,
     WORKFLOW_EVENT,
 )
-from celery_realtime.logs import RateLimitedLogger
-from celery_realtime.rooms import project_of_room, project_room, rooms_of
+from celery_realtime.rooms import rooms_of
+from celery_realtime.wire import Heard
 
-logger = logging.getLogger(__name__)
 
-Message = dict[str, Any]
-Redact = Callable[[str, str, Any, "str | None"], Any]
+class AudienceFilter(Protocol):
+    """Decides what each audience sees."""
 
-_OURS = (STATUS_EVENT, PROGRESS_EVENT, WORKFLOW_EVENT)
+    def visible(self, event: str, project_id: str, data: Any, audience: str | None = None) -> Any:
+        """Return what an audience sees of an event's data, or None for nothing; it does not raise."""
+
+
+class Emit(msgspec.Struct, frozen=True):
+    """What is emitted on this server.
+
+    Attributes:
+        event: The Socket.IO event name.
+        data: Its one argument.
+        namespace: The Socket.IO namespace.
+        room: The room, one of ours, or the session id of one client.
+        skip_sid: The client, or clients, that it is not emitted to.
+    """
+
+    event: str
+    data: Any
+    namespace: str
+    room: str
+    skip_sid: Any = None
 
 
 class Delivery:
-    """Where each message from the broker goes on this server.
+    """Names the rooms that each event goes to on this server.
 
-    Everybody hears a project in its room, unless a rule says what each audience may see: then each audience has a
-    room of its own. Single jobs, and those who want batches, have further rooms.
+    All clients of a project are in its room, unless a filter decides what each audience may see: then each audience
+    has a room of its own. Single jobs, and clients that asked for batches, have further rooms.
 
     Args:
         is_occupied: ``(namespace, room) -> bool``, whether any client of this server is in a room.
+        audience_filter: Decides what an audience sees; None where every audience sees everything.
     """
 
-    def __init__(self, is_occupied: Callable[[str, str], bool]) -> None:
+    def __init__(self, is_occupied: Callable[[str, str], bool], audience_filter: AudienceFilter | None) -> None:
         self._is_occupied = is_occupied
-        self._redact: Redact | None = None
-        self._failures = RateLimitedLogger(logger)
-        #: By project, the audiences and jobs that clients of this server have asked for.
-        self._audiences: dict[str, set[str | None]] = {}
-        self._jobs: dict[str, set[str]] = {}
+        self._filter = audience_filter
+        # By project, the audiences and jobs that clients of this server have asked for. The sets are replaced, never
+        # changed: the listening thread iterates over them while other threads expect more.
+        self._audiences: dict[str, frozenset[str]] = {}
+        self._jobs: dict[str, frozenset[str]] = {}
+        self._lock = threading.Lock()
 
-    def redact_with(self, redact: Redact) -> None:
-        """Let a rule decide what an audience sees: ``(event, project_id, payload, audience) -> payload or None``."""
-        self._redact = redact
+    @property
+    def has_audience_filter(self) -> bool:
+        """Whether audiences may see less than everything."""
+        return self._filter is not None
 
     def expect(self, project_id: str, job_id: str | None, audience: str | None) -> None:
-        """Take note that a client is about to enter a room."""
-        if audience is not None:
-            self._audiences.setdefault(project_id, set()).add(audience)
-        if job_id is not None:
-            self._jobs.setdefault(project_id, set()).add(job_id)
+        """Prepare for a client that is about to enter a room.
+
+        Args:
+            project_id: The project.
+            job_id: The one job of it that the client follows; None for all.
+            audience: The audience that the client belongs to; None where there is no filter.
+        """
+        with self._lock:
+            if audience is not None:
+                self._audiences[project_id] = self._audiences.get(project_id, frozenset()) | {audience}
+            if job_id is not None:
+                self._jobs[project_id] = self._jobs.get(project_id, frozenset()) | {job_id}
 
     def is_watched(self, namespace: str, project_id: str) -> bool:
-        """Tell whether any client of this server hears a project, or a job of it, elsewhere than in its own room."""
-        audiences = {None, *self._audiences.get(project_id, ())}
+        """Return whether any client of this server is in a room of a project, an audience of it, or a job of it."""
+        audiences = (None, *self._audiences.get(project_id, ()))
         return any(
             self._is_occupied(namespace, room)
             for audience in audiences
@@ -68,156 +97,125 @@ class Delivery:
             for room in rooms_of(project_id, job_id, audience)
         )
 
+    def forget_unwatched(self, watched: set[tuple[str, str | None]]) -> None:
+        """Forget all audiences and jobs but those of these projects and jobs.
+
+        Args:
+            watched: ``(project_id, job_id)`` of all subscriptions of this server's clients.
+        """
+        projects = {project_id for project_id, _ in watched}
+        with self._lock:
+            self._audiences = {name: audiences for name, audiences in self._audiences.items() if name in projects}
+            still = {
+                project_id: frozenset(job_id for job_id in jobs if (project_id, job_id) in watched)
+                for project_id, jobs in self._jobs.items()
+            }
+            self._jobs = {project_id: jobs for project_id, jobs in still.items() if jobs}
+
     # -- live ---------------------------------------------------------------------------------------------------
 
-    def spread(self, messages: list[Message]) -> Iterator[Message]:
-        """Yield what to emit on this server for the messages that came together."""
-        for audience, shown in self._by_audience(messages):
-            single: list[Message] = []
-            for message in shown:
-                yield message
-                # Right behind it: who hears a job is not to hear it later than who hears its project.
-                about = list(self._of_single_jobs([message], audience)) if self._jobs else []
-                yield from about
-                single += about
-            yield from wire.batches(shown, self._is_occupied)
-            yield from wire.batches(single, self._is_occupied)
+    def spread(self, events: list[Heard]) -> Iterator[Emit]:
+        """Yield what to emit on this server for events that came together."""
+        for audience, visible in self._by_audience(events):
+            batches: dict[tuple[str, str], list[Any]] = {}
+            for event in visible:
+                for namespace, room, batch_room in self._rooms_for(event, audience):
+                    yield Emit(event.event, event.data, namespace, room, event.skip_sid)
+                    batches.setdefault((namespace, batch_room), []).append(event)
+            for (namespace, batch_room), batched in batches.items():
+                if self._is_occupied(namespace, batch_room):
+                    yield Emit(BATCH_EVENT, [_batch_item(event) for event in batched], namespace, batch_room)
 
-    def _by_audience(self, messages: list[Message]) -> Iterator[tuple[str | None, list[Message]]]:
-        if self._redact is None:
-            yield None, messages
-            return
-        yield None, [shown for message in messages for shown in self._shown(message, None)]
-        told: dict[str, list[Message]] = {}
-        for message in messages:
-            for audience in self._audiences.get(_project(message) or "", ()):
-                if audience is not None:
-                    told.setdefault(audience, []).extend(self._shown(message, audience))
-        yield from told.items()
+    def _rooms_for(self, event: Heard, audience: str | None) -> Iterator[tuple[str, str, str]]:
+        """Yield the namespace, the room for single events, and the room for batches, of each place of an event."""
+        yield event.namespace, *rooms_of(event.project_id, None, audience)
+        # Right behind: a client that follows a job gets its events no later than one that follows its project.
+        for job_id in self._followed_jobs(event):
+            room, batch_room = rooms_of(event.project_id, job_id, audience)
+            if self._is_occupied(event.namespace, room) or self._is_occupied(event.namespace, batch_room):
+                yield event.namespace, room, batch_room
 
-    def _shown(self, message: Message, audience: str | None) -> Iterator[Message]:
-        """Yield what an audience sees of a message: it, less of it, or that there was something."""
-        project_id = _project(message)
-        if project_id is None:
-            yield message
-            return
-        room, _ = rooms_of(project_id, None, audience)
-        event, data = str(message["event"]), message["data"][0]
-        if event == RESYNC_EVENT:
-            yield {**message, "room": room}
-            return
-        kept = self.redacted(event, project_id, data, audience)
-        if kept is not None or (data is None and event not in _OURS):
-            yield {**message, "room": room, "data": [kept]}
-            return
-        place = wire.place_of(message)
-        if place is not None:
-            hidden = {"project_id": project_id, "epoch": place[0], "offset": place[1]}
-            yield {**message, "room": room, "event": HIDDEN_EVENT, "data": [hidden]}
+    def _followed_jobs(self, event: Heard) -> Iterable[str]:
+        followed = self._jobs.get(event.project_id, frozenset())
+        if event.event == RESYNC_EVENT:
+            return followed
+        return (event.job_id,) if event.job_id is not None and event.job_id in followed else ()
 
-    def _of_single_jobs(self, messages: list[Message], audience: str | None) -> Iterator[Message]:
-        for message in messages:
-            project_id = _project(message) or _project_of_audience(message, audience)
-            if project_id is None:
-                continue
-            job_id = _job_of(message)
-            known = self._jobs.get(project_id, ())
-            about_all = message["event"] == RESYNC_EVENT
-            for one in list(known) if about_all else [job_id] if job_id in known else []:
-                room, batched = rooms_of(project_id, one, audience)
-                namespace = message.get("namespace") or "/"
-                if self._is_occupied(namespace, room) or self._is_occupied(namespace, batched):
-                    yield {**message, "room": room}
+    def _by_audience(self, events: list[Heard]) -> Iterator[tuple[str | None, list[Heard]]]:
+        if self._filter is None:
+            yield None, events
+            return
+        for audience in (None, *dict.fromkeys(self._audiences_of(events))):
+            addressed = [event for event in events if audience is None or self._expects(event.project_id, audience)]
+            visible = (self._visible(event, audience) for event in addressed)
+            yield audience, [event for event in visible if event is not None]
+
+    def _audiences_of(self, events: list[Heard]) -> Iterator[str]:
+        for event in events:
+            yield from self._audiences.get(event.project_id, ())
+
+    def _expects(self, project_id: str, audience: str) -> bool:
+        return audience in self._audiences.get(project_id, ())
+
+    def _visible(self, event: Heard, audience: str | None) -> Heard | None:
+        """Return what an audience sees of an event: it, less of it, or that there was one; None for nothing at all."""
+        if event.event == RESYNC_EVENT:
+            return event
+        data = self.redacted(event.event, event.project_id, event.data, audience)
+        if data is not None or (event.data is None and event.event not in STATE_EVENTS):
+            return msgspec.structs.replace(event, data=data)
+        if event.offset is None:
+            return None
+        hidden = {"project_id": event.project_id, "epoch": event.epoch, "offset": event.offset}
+        return msgspec.structs.replace(event, event=HIDDEN_EVENT, data=hidden, job_id=None, mark=None)
 
     # -- what an audience sees ----------------------------------------------------------------------------------
 
     def redacted(self, event: str, project_id: str, data: Any, audience: str | None) -> Any:
-        """Return what an audience sees of an event's data, or None for nothing; a rule that fails shows nothing."""
-        if self._redact is None:
-            return data
-        try:
-            kept = self._redact(event, project_id, copy.deepcopy({} if data is None else data), audience)
-        except Exception as error:
-            self._failures.error("realtime_event_filter failed on %s, which is not shown: %r", event, error)
-            return None
-        if not isinstance(data, dict) or not isinstance(kept, dict):
-            return kept
-        # Whose it is, and where it stands, is no secret to who may see the project, and clients cannot do without.
-        own = (MARK,) if event not in _OURS else IDENTITY
-        return {**kept, **{name: data[name] for name in own if name in data}}
+        """Return what an audience sees of an event's data, or None for nothing."""
+        return data if self._filter is None else self._filter.visible(event, project_id, data, audience)
 
     def redact_snapshot(self, project_id: str, snapshot: dict[str, Any], audience: str | None) -> dict[str, Any]:
         """Return a snapshot as an audience sees it."""
-        if self._redact is None:
+        if self._filter is None:
             return snapshot
         jobs = [self._redact_job(project_id, job, audience) for job in snapshot["jobs"]]
         flows = [self.redacted(WORKFLOW_EVENT, project_id, flow, audience) for flow in snapshot["workflows"]]
+        first = snapshot["offset"] - len(snapshot["events"]) + 1
+        place = {"project_id": project_id, "epoch": snapshot["epoch"]}
         return {
             **snapshot,
             "jobs": [job for job in jobs if job is not None],
             "workflows": [flow for flow in flows if flow is not None],
             "events": [
-                self._redact_missed(project_id, snapshot, index, audience) for index in range(len(snapshot["events"]))
+                self._redact_missed(entry, {**place, "offset": offset}, audience)
+                for offset, entry in enumerate(snapshot["events"], first)
             ],
         }
 
     def _redact_job(self, project_id: str, job: dict[str, Any], audience: str | None) -> dict[str, Any] | None:
-        """A snapshot tells a job's last status and its last progress in one: each is shown as it would be live."""
+        """A snapshot has a job's last status and its last progress in one: each is shown as it would be live."""
         status = {name: value for name, value in job.items() if name not in (*PROGRESS_FIELDS, "stalled")}
-        shown = self.redacted(STATUS_EVENT, project_id, status, audience)
-        if shown is None:
+        visible = self.redacted(STATUS_EVENT, project_id, status, audience)
+        if visible is None:
             return None
+        progress = self._redact_progress(project_id, job, audience) if job["progress"] is not None else {}
+        reached = {name: progress.get(name) for name in PROGRESS_FIELDS}
+        return {**visible, **reached, "stalled": bool(progress) and job["stalled"]}
+
+    def _redact_progress(self, project_id: str, job: dict[str, Any], audience: str | None) -> dict[str, Any]:
         identity = {name: job.get(name) for name in IDENTITY if name in job and name not in ("status", "state")}
-        done = {**identity, "event": "progress_update", **{name: job.get(name) for name in PROGRESS_FIELDS}}
-        told = (self.redacted(PROGRESS_EVENT, project_id, done, audience) or {}) if job["progress"] is not None else {}
-        reached = {name: told.get(name) for name in PROGRESS_FIELDS}
-        return {**shown, **reached, "stalled": bool(told) and job["stalled"]}
+        reached = {name: job.get(name) for name in PROGRESS_FIELDS}
+        update = {**identity, "event": "progress_update", **reached}
+        visible = self.redacted(PROGRESS_EVENT, project_id, update, audience)
+        return visible if isinstance(visible, dict) else {}
 
-    def _redact_missed(
-        self, project_id: str, snapshot: dict[str, Any], index: int, audience: str | None
-    ) -> dict[str, Any]:
-        missed = snapshot["events"][index]
-        kept = self.redacted(missed["event"], project_id, missed["data"], audience)
-        if kept is not None or missed["data"] is None:
-            return {**missed, "data": kept}
-        offset = snapshot["offset"] - len(snapshot["events"]) + 1 + index
-        return {
-            "event": HIDDEN_EVENT,
-            "data": {"project_id": project_id, "epoch": snapshot["epoch"], "offset": offset},
-        }
-
-    # -- forgetting ---------------------------------------------------------------------------------------------
-
-    def forget_unwatched(self, watched: set[tuple[str, str | None]]) -> None:
-        """Forget all but these projects and jobs, which are all that clients of this server ask for."""
-        projects = {project_id for project_id, _ in watched}
-        for project_id in [known for known in self._audiences if known not in projects]:
-            self._audiences.pop(project_id, None)
-        for project_id, jobs in list(self._jobs.items()):
-            jobs.intersection_update({job_id for job_id in jobs if (project_id, job_id) in watched})
-            if not jobs:
-                self._jobs.pop(project_id, None)
+    def _redact_missed(self, entry: dict[str, Any], place: dict[str, Any], audience: str | None) -> dict[str, Any]:
+        data = self.redacted(entry["event"], place["project_id"], entry["data"], audience)
+        if data is not None or entry["data"] is None:
+            return {**entry, "data": data}
+        return {"event": HIDDEN_EVENT, "data": place}
 
 
-def _is_told(message: Message) -> bool:
-    """Tell whether a message has the shape of ours: an event with one datum."""
-    data = message.get("data")
-    return message.get("method") == "emit" and not message.get("binary") and isinstance(data, list) and len(data) == 1
-
-
-def _project(message: Message) -> str | None:
-    """Return the project that a message tells something, if it is one that has the shape of ours."""
-    return project_of_room(message.get("room")) if _is_told(message) else None
-
-
-def _project_of_audience(message: Message, audience: str | None) -> str | None:
-    if audience is None or not _is_told(message) or not isinstance(message.get("room"), str):
-        return None
-    return project_of_room(message["room"].removeprefix(rooms_of("", None, audience)[0].removesuffix(project_room(""))))
-
-
-def _job_of(message: Message) -> str | None:
-    data = message["data"][0]
-    told = data if message["event"] in _OURS else message.get("mark") or (isinstance(data, dict) and data.get(MARK))
-    job_id = told.get("job_id") if isinstance(told, dict) else None
-    return job_id if isinstance(job_id, str) else None
+def _batch_item(event: Heard) -> dict[str, Any]:
+    return {**(event.mark or {}), "event": event.event, "data": event.data}

@@ -16,6 +16,9 @@ PROGRESS_EVENT = "agent_progress"
 WORKFLOW_EVENT = "agent_workflow"
 BATCH_EVENT = "agent_batch"
 
+#: Events about the state of a job or a workflow, whose data say themselves whose they are.
+STATE_EVENTS = (STATUS_EVENT, PROGRESS_EVENT, WORKFLOW_EVENT)
+
 #: A server has missed more than it can pass on: its clients have to subscribe again.
 RESYNC_EVENT = "agent_resync"
 

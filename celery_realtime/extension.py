@@ -15,6 +15,7 @@ from celery_realtime.access_orders import AccessOrders
 from celery_realtime.celery_seams import unproxied
 from celery_realtime.configuration import Configuration
 from celery_realtime.exceptions import ImproperlyConfigured
+from celery_realtime.filtering import EventFilter
 from celery_realtime.handle import JobHandle, new_handle, signature_of
 from celery_realtime.incarnation import Incarnation
 from celery_realtime.job_reader import JobReader
@@ -349,13 +350,13 @@ class _WebSide:
             return RealtimeKombuManager(**self._manager_options())
         from celery_realtime.client_manager import RealtimeClientManager
 
-        return RealtimeClientManager(**self._manager_options())
+        return RealtimeClientManager(**self._manager_options(), **self._server_options())
 
     def async_client_manager(self) -> AsyncRealtimeClientManager:
         """Return a new client manager for an asyncio server."""
         from celery_realtime.client_manager import AsyncRealtimeClientManager
 
-        return AsyncRealtimeClientManager(**self._manager_options())
+        return AsyncRealtimeClientManager(**self._manager_options(), **self._server_options())
 
     def _manager_options(self) -> dict[str, Any]:
         settings = self._realtime.settings
@@ -365,6 +366,15 @@ class _WebSide:
             "connection_options": settings.connection_options,
             "stock": settings.wire == "stock",
             "namespace": settings.namespace,
+        }
+
+    def _server_options(self) -> dict[str, Any]:
+        settings, history = self._realtime.settings, self._realtime.manager.history
+        return {
+            "max_backlog": settings.max_backlog,
+            "max_backlog_bytes": settings.max_backlog_bytes,
+            "audience_filter": EventFilter.for_audiences(settings),
+            "read": None if history is None else history.read,
         }
 
     def attach(self, server: Any, handlers: type[SocketIOEventHandlers] | None, rules: Rules) -> SocketIOEventHandlers:

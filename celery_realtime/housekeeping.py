@@ -178,9 +178,9 @@ class Housekeeper:
     def _relieve_slow(self) -> Decision[None]:
         slow_clients = self._manager.slow_clients
         slow_clients.disconnect_overloaded()
-        for message in slow_clients.due():
+        for emit in slow_clients.due():
             with self._log.suppressing("cannot emit progress that was held back; the next report replaces it"):
-                yield functools.partial(self._manager.emit_here, message)
+                yield functools.partial(self._manager.emit_here, emit)
         watched = {(topic.project_id, topic.job_id) for topic in self._sessions.topics()}
         self._manager.delivery.forget_unwatched(watched)
 

@@ -1,4 +1,4 @@
-"""Reach what kombu and py-amqp keep of a connection that is written to, and have no public way to.
+"""Reach what kombu and py-amqp keep of a connection, and have no public way to.
 
 Each function says why it is needed, with which version it was seen to work, and what happens when the thing is gone.
 tests/test_kombu_seams.py fails then.
@@ -6,6 +6,8 @@ tests/test_kombu_seams.py fails then.
 
 from __future__ import annotations
 
+import contextlib
+import queue
 from collections.abc import Callable
 from typing import Any
 
@@ -54,3 +56,24 @@ def shorten_farewell(connection: Any, seconds: float) -> None:
     sock = getattr(transport, "sock", None)
     if sock is not None:
         sock.settimeout(seconds)
+
+
+def read_buffered(channel: Any, guard: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
+    """Read the messages that kombu has left in redis-py's buffer.
+
+    Why: when a message without kombu's envelope raises, kombu does not read those that came in one packet behind it,
+    and polling the socket again does not tell, since they are not in the socket any more. Seen: ``subclient`` in the
+    ``__dict__`` of a Redis channel once it has subscribed, and ``_receive_one``, in kombu 5.7.0. Without them: such
+    messages are delivered when the next packet comes, which is the listener's own ping after a second at the latest.
+
+    Args:
+        channel: A kombu channel, of whatever transport.
+        guard: Makes a context in which one message is read, which survives what is wrong with it.
+    """
+    subclient = vars(channel).get("subclient")
+    receive = getattr(channel, "_receive_one", None)
+    if subclient is None or receive is None:
+        return
+    while subclient.connection is not None and subclient.connection.can_read(timeout=0):
+        with guard(), contextlib.suppress(queue.Empty):
+            receive(subclient)

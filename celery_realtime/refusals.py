@@ -115,9 +115,8 @@ def check_audience(server: Any, settings: Settings, rules: Rules) -> None:
             "audience= has no effect while realtime_event_filter decides for everybody: give it a fourth parameter, "
             "`audience`"
         )
-    if settings.filters_by_audience and not isinstance(
-        server.manager, (RealtimeClientManager, AsyncRealtimeClientManager)
-    ):
+    ours = isinstance(server.manager, (RealtimeClientManager, AsyncRealtimeClientManager))
+    if settings.filters_by_audience and not (ours and server.manager.filters):
         raise ImproperlyConfigured(
             "realtime_event_filter takes an audience, which only our client managers know: "
             "make the server with client_manager=realtime.client_manager()"

@@ -288,6 +288,82 @@ class EngineSockets:
         return False
 
 
+class ClientBacklogs:
+    """The clients of a server, and the packets that wait for each in its Engine.IO socket.
+
+    Engine.IO keeps what a client has not read in ``server.eio.sockets[eio_sid].queue``, without a bound, and does not
+    say how much that is.
+
+    Args:
+        manager: The server's client manager; its server may be attached later.
+        namespace: The namespace of the projects.
+    """
+
+    def __init__(self, manager: Any, namespace: str) -> None:
+        self._manager = manager
+        self._namespace = namespace
+        self._log = RateLimitedLogger(logger)
+
+    def participants(self, namespace: str, room: str | None) -> list[tuple[str, str]]:
+        """Return the session id, and that of the Engine.IO socket, of each client in a room; of all when None."""
+        return list(self._manager.get_participants(namespace, room))
+
+    def eio_sid_of(self, sid: str) -> str | None:
+        """Return the id of a client's Engine.IO socket; None if the client is gone."""
+        return self._manager.eio_sid_from_sid(sid, self._namespace)  # type: ignore[no-any-return]
+
+    def is_in_room(self, sid: str, namespace: str, room: str) -> bool:
+        """Return whether a client is in a room."""
+        return sid in self._manager.rooms.get(namespace, {}).get(room, ())
+
+    def is_open(self, eio_sid: str) -> bool:
+        """Return whether an Engine.IO socket is there."""
+        return self._socket(eio_sid) is not None
+
+    def packets_waiting(self, eio_sid: str) -> int:
+        """Return how many packets a client has not read; 0 for one that is gone."""
+        held = self._socket(eio_sid)
+        return 0 if held is None else int(held.queue.qsize())
+
+    def backlog(self, eio_sid: str | None) -> tuple[int, int]:
+        """Return how many packets a client has not read, and about how many bytes they have."""
+        held = self._socket(eio_sid)
+        if held is None or not held.queue.qsize():
+            return 0, 0
+        return int(held.queue.qsize()), sum(_length_of(packet) for packet in self._packets_in(held.queue))
+
+    def close(self, eio_sid: str) -> Any:
+        """Close a client's Engine.IO socket without a farewell; returns a coroutine on an asyncio server."""
+        held = self._socket(eio_sid)
+        return None if held is None else held.close(wait=False, abort=True)
+
+    def _packets_in(self, queue: Any) -> list[Any]:
+        """Return the packets in a queue, which no kind of queue does in public.
+
+        To count them when they are put, Engine.IO's ``send_packet`` would have to be replaced, and what has been read
+        since would have to be guessed. :class:`queue.Queue` and those of eventlet and gevent have ``queue``, an
+        :class:`asyncio.Queue` has ``_queue`` (Python 3.10 to 3.14); both are a deque. Without either only the packets
+        are counted, so that a few very long ones are not noticed, and a line is logged.
+        """
+        packets = getattr(queue, "queue", None)
+        if packets is None:
+            packets = getattr(queue, "_queue", None)
+        if packets is None:
+            self._log.warning(
+                "the bytes that wait for slow clients cannot be counted, only the packets: %s", type(queue)
+            )
+            return []
+        return list(packets)
+
+    def _socket(self, eio_sid: str | None) -> Any:
+        return self._manager.server.eio.sockets.get(eio_sid)
+
+
+def _length_of(packet: Any) -> int:
+    data = getattr(packet, "data", None)  # the end of a queue is None
+    return len(data) if isinstance(data, (str, bytes, bytearray)) else 0
+
+
 def _within(
     scope: Callable[..., contextlib.AbstractContextManager[None]], theirs: Callable[..., Any], *, is_asyncio: bool
 ) -> Callable[..., Any]:

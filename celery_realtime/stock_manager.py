@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-Message = dict[str, Any]
+if TYPE_CHECKING:
+    from celery_realtime.delivery import Emit
 
 
 class SlowClients(Protocol):
@@ -17,7 +18,7 @@ class SlowClients(Protocol):
     def disconnect_overloaded(self) -> None:
         """Report each client for which too much waits to the observer of slow clients."""
 
-    def due(self) -> Iterable[Message]:
+    def due(self) -> Iterable[Emit]:
         """Return what was held back of clients that have caught up, to be emitted on this server."""
 
     def forget(self, sid: str) -> None:
@@ -80,8 +81,8 @@ class ClientManager(Protocol):
     def wait_until_listening(self, timeout: float) -> Any:
         """Wait until messages arrive, at most ``timeout`` seconds; awaitable on an asyncio server."""
 
-    def emit_here(self, message: Message) -> Any:
-        """Emit a message on this server only."""
+    def emit_here(self, emit: Emit) -> Any:
+        """Emit on this server only."""
 
     def on_order(self, observer: Callable[[dict[str, Any]], Any]) -> None:
         """Call ``observer`` with each order to all web servers of the channel."""
@@ -123,7 +124,7 @@ class StockManager:
     def wait_until_listening(self, timeout: float) -> None:
         """Do not wait: a stock manager does not say when it listens."""
 
-    def emit_here(self, message: Message) -> None:
+    def emit_here(self, emit: Emit) -> None:
         """Emit nothing: nothing is ever held back."""
 
     def on_order(self, observer: Callable[[dict[str, Any]], Any]) -> None:
@@ -139,7 +140,7 @@ class StockManager:
     def disconnect_overloaded(self) -> None:
         """Disconnect nobody."""
 
-    def due(self) -> Iterable[Message]:
+    def due(self) -> Iterable[Emit]:
         """Return nothing."""
         return ()
 

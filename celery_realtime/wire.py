@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
 
-from celery_realtime.events import BATCH_EVENT, MARK, PROGRESS_EVENT, STATUS_EVENT, WORKFLOW_EVENT, Outgoing
-from celery_realtime.rooms import batch_room_beside, project_room
-
-logger = logging.getLogger(__name__)
+from celery_realtime.events import MARK, STATE_EVENTS, Outgoing
+from celery_realtime.logs import RateLimitedLogger, describe
+from celery_realtime.rooms import project_of_room, project_room
 
 FRAME_METHOD = "celery_realtime"
 FRAME_VERSION = 1
@@ -26,10 +25,42 @@ CONTENT_TYPES = (None, "", "text/plain", "application/json", "application/data")
 PING_HOST = "celery-realtime-ping"
 PING = msgspec.json.encode({"method": "callback", "host_id": PING_HOST})
 
-_OURS = (STATUS_EVENT, PROGRESS_EVENT, WORKFLOW_EVENT)
+#: What says of an event which job and which place in its project's history it has.
+_OWNER_FIELDS = ("job_id", "epoch", "offset")
 
+#: Of python-socketio's own messages.
+Message = dict[str, Any]
 Parcel = tuple[list[Outgoing], bytes]
-Members = Callable[[str, str], bool]
+
+_log = RateLimitedLogger(logging.getLogger(__name__))
+
+
+class Heard(msgspec.Struct, frozen=True):
+    """An event of a project, as it came from the channel or from the history.
+
+    Attributes:
+        project_id: The project whose subscribers see it.
+        job_id: The job that it is about; None where it says none.
+        event: The Socket.IO event name.
+        data: Its data, decoded.
+        epoch: Of the offset; None where there is no history.
+        offset: Its place in the project's history; None together with ``epoch``.
+        mark: Of a custom event whose data is no object: whose it is, its epoch and its offset.
+        namespace: The Socket.IO namespace to emit it in.
+        host_id: The manager that published it; None from the history.
+        skip_sid: The client, or clients, that it is not emitted to.
+    """
+
+    project_id: str
+    job_id: str | None
+    event: str
+    data: Any
+    epoch: str | None = None
+    offset: int | None = None
+    mark: dict[str, Any] | None = None
+    namespace: str = "/"
+    host_id: Any = None
+    skip_sid: Any = None
 
 
 def frames(events: Iterable[Outgoing], host_id: str, namespace: str) -> Iterator[Parcel]:
@@ -73,32 +104,83 @@ def stock_messages(events: Iterable[Outgoing], host_id: str, namespace: str) -> 
         yield [event], msgspec.json.encode(message)
 
 
-def decode_message(body: str | bytes, content_type: str | None = None) -> list[dict[str, Any]]:
-    """Return what a broker message says, as python-socketio's own messages.
+def heard(
+    project_id: str,
+    event: str,
+    data: Any,
+    *,
+    mark: dict[str, Any] | None = None,
+    namespace: str = "/",
+    host_id: Any = None,
+    skip_sid: Any = None,
+) -> Heard:
+    """Make the event of a project; whose it is, its epoch and its offset are read from its data, or from its mark.
 
-    Only JSON is ever decoded. Whatever has another type or shape is logged and says nothing, so that one hostile or
+    Args:
+        project_id: The project.
+        event: Its Socket.IO name.
+        data: Its data, decoded.
+        mark: Of a custom event whose data is no object: what its data cannot say.
+        namespace: The Socket.IO namespace to emit it in.
+        host_id: The manager that published it.
+        skip_sid: The client, or clients, that it is not emitted to.
+    """
+    owner = data if event in STATE_EVENTS else mark or (data.get(MARK) if isinstance(data, dict) else None)
+    job_id, epoch, offset = map(owner.get, _OWNER_FIELDS) if isinstance(owner, dict) else (None, None, None)
+    if not isinstance(epoch, str) or type(offset) is not int:
+        epoch = offset = None
+    job_id = job_id if isinstance(job_id, str) else None
+    return Heard(project_id, job_id, event, data, epoch, offset, mark, namespace, host_id, skip_sid)
+
+
+def decode_message(body: str | bytes, content_type: str | None = None) -> list[Heard | Message]:
+    """Return the events of projects that a broker message holds, or the one message of python-socketio's that it is.
+
+    Only JSON is ever decoded. A message of another type or shape is logged and ignored, so that one hostile or
     broken message cannot stop the listener.
+
+    Args:
+        body: The message's body.
+        content_type: Its content type, as the broker has it.
     """
     if not isinstance(body, (str, bytes)):
-        return ignore(f"its body is no text but a {type(body).__name__}")
+        return _ignored(f"its body is a {type(body).__name__}, not text")
     if content_type not in CONTENT_TYPES or len(body) > MAX_MESSAGE:
-        return ignore(f"content type {content_type!r}, {len(body)} bytes")
+        return _ignored(f"content type {content_type!r}, {len(body)} bytes")
     try:
         message = msgspec.json.decode(body)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        return ignore(repr(error))
+        return _ignored(describe(error))
     if not isinstance(message, dict) or not isinstance(message.get("method"), str):
-        return ignore("no message of python-socketio's")
+        return _ignored("it has no method, so it is not one of python-socketio's")
     if message["method"] == FRAME_METHOD:
-        return _expand_frame(message)
-    if message["method"] == "emit" and not _is_emit(message):
-        return ignore("an emit of another shape than python-socketio's")
-    if message["method"] == "emit" and not isinstance(message["data"], list):
-        message["data"] = [message["data"]]  # as python-socketio before 5.16 has it
+        return _events_of_frame(message)
+    if message["method"] == "emit":
+        return _events_of_emit(message)
     return [] if message.get("host_id") == PING_HOST else [message]
 
 
-def _is_emit(message: dict[str, Any]) -> bool:
+def _events_of_emit(message: Message) -> list[Heard | Message]:
+    if not _is_emit(message):
+        return _ignored("an emit in another shape than python-socketio's")
+    if not isinstance(message["data"], list):
+        message["data"] = [message["data"]]  # as python-socketio before 5.16 has it
+    project_id = project_of_room(message.get("room"))
+    if project_id is None or message.get("binary") or len(message["data"]) != 1:
+        return [message]
+    event = heard(
+        project_id,
+        message["event"],
+        message["data"][0],
+        mark=message.get("mark"),
+        namespace=message.get("namespace") or "/",
+        host_id=message.get("host_id"),
+        skip_sid=message.get("skip_sid"),
+    )
+    return [event]
+
+
+def _is_emit(message: Message) -> bool:
     return (
         isinstance(message.get("event"), str)
         and "data" in message
@@ -107,13 +189,13 @@ def _is_emit(message: dict[str, Any]) -> bool:
     )
 
 
-def _expand_frame(frame: dict[str, Any]) -> list[dict[str, Any]]:
-    events = frame.get("events")
-    if frame.get("v") != FRAME_VERSION or not isinstance(events, list):
-        return ignore(f"a frame of version {frame.get('v')!r}")
+def _events_of_frame(frame: Message) -> list[Heard | Message]:
+    entries = frame.get("events")
+    if frame.get("v") != FRAME_VERSION or not isinstance(entries, list):
+        return _ignored(f"a frame of version {frame.get('v')!r}")
     if not isinstance(frame.get("namespace") or "/", str):
-        return ignore("a frame for no namespace")
-    return [_expand_entry(frame, entry) for entry in events if _is_entry(entry)]
+        return _ignored("a frame whose namespace is no text")
+    return [_event_of_entry(frame, entry) for entry in entries if _is_entry(entry)]
 
 
 def _is_entry(entry: object) -> bool:
@@ -125,80 +207,27 @@ def _is_entry(entry: object) -> bool:
     )
 
 
-def _expand_entry(frame: dict[str, Any], entry: list[Any]) -> dict[str, Any]:
-    message = {
+def _event_of_entry(frame: Message, entry: list[Any]) -> Heard | Message:
+    namespace, host_id = frame.get("namespace") or "/", frame.get("host_id")
+    project_id = project_of_room(entry[1])
+    if project_id is not None:
+        mark = entry[3] if len(entry) == 4 else None
+        return heard(project_id, entry[0], entry[2], mark=mark, namespace=namespace, host_id=host_id)
+    return {
         "method": "emit",
         "event": entry[0],
         "room": entry[1],
         "data": [entry[2]],
-        "namespace": frame.get("namespace") or "/",
-        "host_id": frame.get("host_id"),
-    }
-    return message if len(entry) == 3 else {**message, "mark": entry[3]}
-
-
-def batches(messages: list[dict[str, Any]], has_members: Members) -> list[dict[str, Any]]:
-    """Return the emits that tell these emits, as one list a project, to clients that asked for batches.
-
-    Args:
-        messages: What one broker message said.
-        has_members: ``(namespace, room) -> bool``, whether any client of this server is in a room.
-    """
-    gathered: dict[tuple[str, str], dict[str, Any] | None] = {}
-    for message in messages:
-        place = _place(message)
-        if place is None:
-            continue
-        if place not in gathered:
-            gathered[place] = _new_batch(message, place, has_members)
-        batch = gathered[place]
-        if batch is not None:
-            item = {"event": message["event"], "data": message["data"][0]}
-            batch["data"][0].append({**message.get("mark", {}), **item})
-    return [batch for batch in gathered.values() if batch is not None]
-
-
-def _place(message: dict[str, Any]) -> tuple[str, str] | None:
-    """Return the namespace of an emit to a project, and the room of those who hear that project in batches."""
-    room, data = message.get("room"), message.get("data")
-    if message["method"] != "emit" or message.get("binary") or not isinstance(data, list) or len(data) != 1:
-        return None
-    beside = batch_room_beside(room) if isinstance(room, str) else None
-    namespace = message.get("namespace") or "/"
-    return None if beside is None or not isinstance(namespace, str) else (namespace, beside)
-
-
-def _new_batch(message: dict[str, Any], place: tuple[str, str], has_members: Members) -> dict[str, Any] | None:
-    if not has_members(*place):
-        return None
-    namespace, room = place
-    host_id = message.get("host_id")
-    return {
-        "method": "emit",
-        "event": BATCH_EVENT,
-        "room": room,
-        "data": [[]],
         "namespace": namespace,
         "host_id": host_id,
     }
 
 
-def ignore(reason: str) -> list[dict[str, Any]]:
-    """Log that a message says nothing to us, and return that nothing."""
-    logger.warning("ignored a message on the channel: %s", reason)
+def log_ignored(reason: str) -> None:
+    """Log, once a minute, that a message of the channel is ignored: any stranger on the broker may send such."""
+    _log.warning("ignored a message on the channel, which is not for us: %s", reason)
+
+
+def _ignored(reason: str) -> list[Heard | Message]:
+    log_ignored(reason)
     return []
-
-
-def place_of(message: dict[str, Any]) -> tuple[str, int] | None:
-    """Return the epoch and offset of an event, or None if it has none."""
-    data = message.get("data")
-    payload = data[0] if isinstance(data, list) and len(data) == 1 else None
-    told = payload if message.get("event") in _OURS else message.get("mark") or _mark_in(payload)
-    epoch, offset = (told.get("epoch"), told.get("offset")) if isinstance(told, dict) else (None, None)
-    if not isinstance(epoch, str) or not isinstance(offset, int) or isinstance(offset, bool):
-        return None
-    return epoch, offset
-
-
-def _mark_in(payload: Any) -> Any:
-    return payload.get(MARK) if isinstance(payload, dict) else None

@@ -21,6 +21,7 @@ from celery_realtime import (
 )
 from celery_realtime.client_manager import AsyncRealtimeClientManager, RealtimeClientManager
 from celery_realtime.kombu_manager import RealtimeKombuManager
+from tests.channel import client_manager
 from tests.waiting import wait_for
 from tests.web_servers import SECRET, Web, steps
 
@@ -55,7 +56,7 @@ def _no_ears_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _unless_nobody_listens(start: Callable[[Any], None]) -> Callable[[Any], None]:
     def start_listening(manager: Any) -> None:
-        if getattr(manager, "sync", manager).url != URL:
+        if manager.url != URL:
             start(manager)
 
     return start_listening
@@ -132,13 +133,13 @@ def test_the_handlers_are_registered_in_the_namespace_that_is_set(make_realtime:
     assert set(server.handlers) == {"/jobs"}
 
 
-@pytest.mark.parametrize("client_manager", [socketio.KombuManager, RealtimeClientManager])
+@pytest.mark.parametrize("make_manager", [socketio.KombuManager, client_manager])
 def test_pythonsocketios_own_manager_will_do_when_the_wire_is_stock(
-    make_realtime: Callable[..., Realtime], client_manager: type
+    make_realtime: Callable[..., Realtime], make_manager: Callable[[str], Any]
 ) -> None:
     realtime = make_realtime(wire="stock")
 
-    assert realtime.init_socketio(socketio.Server(async_mode="threading", client_manager=client_manager(URL)))
+    assert realtime.init_socketio(socketio.Server(async_mode="threading", client_manager=make_manager(URL)))
 
 
 @pytest.mark.parametrize(
@@ -490,7 +491,7 @@ def test_a_server_listens_from_its_start_and_not_from_its_first_client(
 ) -> None:
     web = make_web(kind).attach()
 
-    assert web._sync_manager.wait_until_listening(10)
+    assert web.manager.reader.listener.wait(10)
     assert web.manager.generation == 1
     wait_for(lambda: web.manager.is_hearing)
     assert web.manager.last_heard is not None

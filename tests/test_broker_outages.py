@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from celery_realtime.client_manager import RealtimeClientManager
+from celery_realtime.delivery import Emit
 from celery_realtime.events import Outgoing
 from celery_realtime.kombu_manager import RealtimeKombuManager
 from celery_realtime.listener import DEAF_AFTER
+from tests.channel import client_manager
 from tests.proxy import Proxy
 from tests.waiting import wait_for
 
@@ -37,25 +38,21 @@ class Ears:
     """
 
     def __init__(self, url: str) -> None:
-        self.manager = RealtimeClientManager(url)
+        self.manager = client_manager(url)
         self.numbers: list[int] = []
-        self._ending = False
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         assert self.manager.wait_until_listening(10)
 
     def _run(self) -> None:
-        for message in self.manager._listen():
-            if self._ending:
-                return
-            self.numbers.append(message["data"][0]["number"])
+        for items in self.manager.reader.read():
+            self.numbers += [item.data["number"] for item in items if isinstance(item, Emit)]
 
-    def end(self, url: str) -> None:
-        """End the thread, by a message over a connection that works."""
-        self._ending = True
-        last = RealtimeKombuManager(url, write_only=True)
-        wait_for(lambda: last.publish_events([step(-1)]) and not self._thread.is_alive(), message="still listening")
-        last.close()
+    def end(self) -> None:
+        """End the thread."""
+        self.manager.stop_listening()
+        self._thread.join(10)
+        assert not self._thread.is_alive()
 
 
 @pytest.fixture
@@ -74,7 +71,7 @@ def make_ears(broker: Broker) -> Iterator[Callable[[str], Ears]]:
 
     yield make
     for ears in made:
-        ears.end(broker.url)
+        ears.end()
 
 
 @pytest.fixture
@@ -182,7 +179,7 @@ def make_rabbitmq_ears(rabbitmq_broker: Broker) -> Iterator[Callable[[str], Ears
 
     yield make
     for ears in made:
-        ears.end(rabbitmq_broker.url)
+        ears.end()
 
 
 @pytest.fixture

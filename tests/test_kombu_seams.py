@@ -1,16 +1,19 @@
-"""The private things of kombu and py-amqp that the publisher uses are still there, and still do what they did."""
+"""The private things of kombu and py-amqp that we use are still there, and still do what they did."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 from typing import TYPE_CHECKING, Any
 
+import kombu
 import kombu.exceptions
 import pytest
+from redis import Redis
 
 from celery_realtime.connections import connection, fanout_exchange, fanout_queue, hang_up
-from celery_realtime.kombu_seams import keep_queues, on_confirms, shorten_farewell
+from celery_realtime.kombu_seams import keep_queues, on_confirms, read_buffered, shorten_farewell
 from tests.processes import HOST
 from tests.waiting import wait_for
 
@@ -102,3 +105,64 @@ def test_hanging_up_an_amqp_connection_says_no_farewell(amqp: Any) -> None:
     hang_up(amqp)
     assert sock.fileno() == -1
     assert not amqp.connected
+
+
+# -- reading ------------------------------------------------------------------------------------------------------
+
+
+class Guard:
+    """Makes contexts that survive what is wrong with a message, and count it."""
+
+    def __init__(self) -> None:
+        self.errors: list[Exception] = []
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.errors.append(error)
+
+
+def test_messages_in_one_packet_behind_one_without_an_envelope_are_read(redis_broker: Broker) -> None:
+    """What kombu would leave in redis-py's buffer until the next packet comes."""
+    received: list[Any] = []
+    with connection(redis_broker.url, {}, reading=True) as broker, Redis.from_url(redis_broker.url) as stranger:
+        topic = f"/{redis_broker.url.rpartition('/')[2]}.socketio"
+        envelope = _envelope(stranger, redis_broker.url, topic)
+        exchange = fanout_exchange("socketio", {})
+        consumer = broker.Consumer(fanout_queue(exchange, {}), on_message=received.append, no_ack=True)
+        consumer.consume()
+        with contextlib.suppress(TimeoutError):
+            broker.drain_events(timeout=0.05)
+        with stranger.pipeline(transaction=True) as pipeline:  # all in one packet
+            for message in ("{}", envelope, "5", envelope):
+                pipeline.publish(topic, message)
+            pipeline.execute()
+        guard = Guard()
+        wait_for(lambda: _drain(broker, guard) or received or guard.errors)
+        assert vars(broker.default_channel)["subclient"].connection is not None
+        read_buffered(broker.default_channel, guard)
+
+    assert len(received) == 2
+    assert len(guard.errors) == 2
+
+
+def _drain(broker: Any, guard: Guard) -> None:
+    with guard(), contextlib.suppress(TimeoutError):
+        broker.drain_events(timeout=0.1)
+
+
+def _envelope(stranger: Any, url: str, topic: str) -> bytes:
+    """Return a message in kombu's envelope, as it is on Redis."""
+    with stranger.pubsub() as listening, kombu.Connection(url) as publishing:
+        listening.subscribe(topic)
+        wait_for(lambda: listening.get_message(timeout=0.1))
+        publishing.Producer(exchange=fanout_exchange("socketio", {})).publish("{}", content_type="text/plain")
+        message = wait_for(lambda: listening.get_message(timeout=0.1))
+    return bytes(message["data"])
+
+
+def test_of_another_transport_nothing_is_read() -> None:
+    with kombu.Connection("memory://") as broker:
+        read_buffered(broker.default_channel, Guard())

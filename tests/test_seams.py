@@ -20,7 +20,7 @@ from engineio.socket import Socket
 from celery_realtime import seams
 from celery_realtime.decisions import call, wait
 from celery_realtime.exceptions import ImproperlyConfigured
-from celery_realtime.seams import SEAMS, EngineSockets
+from celery_realtime.seams import SEAMS, ClientBacklogs, EngineSockets
 
 
 def sync_server() -> socketio.Server:
@@ -361,3 +361,104 @@ def test_a_connection_that_cannot_be_cut_is_logged_once(caplog: pytest.LogCaptur
     assert [sockets.cut({"eventlet.input": object()}) for _ in range(3)] == [False] * 3
     [record] = caplog.records
     assert "cannot cut the connection" in record.getMessage()
+
+
+# -- what waits for clients ---------------------------------------------------------------------------------------
+
+
+class Backlogged:
+    """A server of Engine.IO's own sockets, with one client."""
+
+    def __init__(self, held: Any) -> None:
+        self.manager = socketio.Manager()
+        self.server = socketio.Server(client_manager=self.manager, async_mode="threading")
+        self.server.eio.sockets["eio"] = held
+        self.manager.basic_enter_room("sid", "/", None, "eio")
+        self.manager.basic_enter_room("sid", "/", "project:alpha", "eio")
+        self.backlogs = ClientBacklogs(self.manager, "/")
+
+
+def fill(held: Any) -> None:
+    for text in ("twelve bytes", "six..."):
+        held.queue.put_nowait(Packet(MESSAGE, text))
+    held.queue.put_nowait(None)  # the writer's end
+
+
+def threaded_socket() -> Any:
+    return Socket(engineio.Server(async_mode="threading"), "eio")
+
+
+async def asyncio_socket() -> Any:
+    return AsyncSocket(engineio.AsyncServer(async_mode="asgi"), "eio")
+
+
+@pytest.mark.parametrize("make", [threaded_socket, asyncio_socket])
+def test_it_is_known_how_much_waits_for_a_client(make: Any) -> None:
+    held = make()
+    held = asyncio.run(held) if asyncio.iscoroutine(held) else held
+    server = Backlogged(held)
+    assert server.backlogs.backlog("eio") == (0, 0)
+
+    fill(held)
+
+    assert server.backlogs.packets_waiting("eio") == 3
+    assert server.backlogs.backlog("eio") == (3, 18)
+
+
+@pytest.mark.parametrize("kind", ["eventlet.queue", "gevent.queue"])
+def test_it_is_known_how_much_waits_in_the_queues_of_green_threads(kind: str) -> None:
+    module = pytest.importorskip(kind)
+    held = threaded_socket()
+    held.queue = module.Queue()
+
+    fill(held)
+
+    assert Backlogged(held).backlogs.backlog("eio") == (3, 18)
+
+
+def test_of_a_queue_that_shows_nothing_only_the_packets_are_counted_which_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    held = threaded_socket()
+    held.queue = queue.SimpleQueue()
+    held.queue.put("packet")
+    server = Backlogged(held)
+
+    for _ in range(3):
+        assert server.backlogs.backlog("eio") == (1, 0)
+
+    assert len(caplog.records) == 1
+    assert "only the packets" in caplog.text
+
+
+def test_of_a_client_that_is_gone_nothing_waits() -> None:
+    backlogs = Backlogged(threaded_socket()).backlogs
+
+    assert backlogs.backlog(None) == (0, 0)
+    assert backlogs.packets_waiting("another") == 0
+    assert not backlogs.is_open("another")
+    assert backlogs.is_open("eio")
+    assert backlogs.eio_sid_of("another") is None
+    assert backlogs.close("another") is None
+
+
+def test_it_is_known_who_is_in_a_room() -> None:
+    backlogs = Backlogged(threaded_socket()).backlogs
+
+    assert backlogs.participants("/", "project:alpha") == [("sid", "eio")]
+    assert backlogs.participants("/", None) == [("sid", "eio")]
+    assert backlogs.participants("/", "project:beta") == []
+    assert backlogs.is_in_room("sid", "/", "project:alpha")
+    assert not backlogs.is_in_room("sid", "/", "project:beta")
+    assert not backlogs.is_in_room("sid", "/jobs", "project:alpha")
+    assert backlogs.eio_sid_of("sid") == "eio"
+
+
+def test_a_socket_is_closed_without_a_farewell() -> None:
+    server = Backlogged(threaded_socket())
+    held = server.server.eio.sockets["eio"]
+
+    server.backlogs.close("eio")
+
+    assert held.closed
+    assert held.queue.get_nowait() is None

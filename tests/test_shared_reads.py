@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from celery_realtime.shared_reads import AsyncSharedReads, Reading, SharedReads
-from celery_realtime.store import Snapshot
+from celery_realtime.snapshot import Snapshot
 from tests.waiting import wait_for
 
 

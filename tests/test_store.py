@@ -14,7 +14,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from celery_realtime import events, wire
-from celery_realtime.catchup import place_of
 from celery_realtime.events import Outgoing
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.lua import Runner
@@ -272,8 +271,10 @@ def test_events_whose_storing_was_not_answered_are_stored_once(
     again = history.append(batch)
 
     assert again is not None
-    positions = [place_of(wire.decode_message(body)[0]) for group in again for _, body in wire.frames(group, "me", "/")]
-    assert [position[1] for position in positions if position] == [1, 2, 3, 4, 5, 6]
+    heard = [
+        event for group in again for _, body in wire.frames(group, "me", "/") for event in wire.decode_message(body)
+    ]
+    assert [event.offset for event in heard if isinstance(event, wire.Heard)] == [1, 2, 3, 4, 5, 6]
     assert len(since(history)) == 7
 
 

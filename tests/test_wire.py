@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_realtime import wire
-from celery_realtime.events import Outgoing, stamp
-from celery_realtime.wire import batches, decode_message
+from celery_realtime.events import Outgoing, outgoing_custom, stamp
+from celery_realtime.wire import Heard, decode_message
 
 STEP = {"method": "emit", "event": "step", "room": "project:alpha", "data": [{"number": 1}], "namespace": "/"}
 
@@ -60,15 +60,14 @@ def test_what_is_no_message_says_nothing(body: str | bytes) -> None:
 def test_the_good_entries_of_a_frame_are_heard_beside_bad_ones() -> None:
     good = ["step", "project:alpha", {"number": 1}]
 
-    [message] = decode_message(json.dumps(frame(["step", "", {}], good, None, ["step", None, {}])))
+    [event] = decode_message(json.dumps(frame(["step", "", {}], good, None, ["step", None, {}])))
 
-    assert message["data"] == [{"number": 1}]
-    assert message["room"] == "project:alpha"
+    assert event == Heard("alpha", None, "step", {"number": 1})
 
 
 @pytest.mark.parametrize("content_type", [None, "", "text/plain", "application/json", "application/data"])
 def test_json_is_read_under_the_types_that_managers_send_it_as(content_type: str | None) -> None:
-    assert decode_message(json.dumps(STEP), content_type) == [STEP]
+    assert decode_message(json.dumps(STEP), content_type) == [Heard("alpha", None, "step", {"number": 1})]
 
 
 @pytest.mark.parametrize(
@@ -103,77 +102,103 @@ content_types = st.none() | st.sampled_from(["", "text/plain", "application/json
 @given(body=st.binary() | st.text() | messages.map(json.dumps) | frames.map(json.dumps), content_type=content_types)
 def test_no_body_whatever_stops_the_decoder(body: str | bytes, content_type: str | None) -> None:
     for message in decode_message(body, content_type):
-        assert isinstance(message, dict)
-        assert isinstance(message["method"], str)
+        assert isinstance(message, Heard) or isinstance(message["method"], str)
 
 
 @given(frames)
 def test_no_frame_whatever_is_a_broadcast_or_anything_but_emits(sent: dict[str, Any]) -> None:
     for message in decode_message(json.dumps(sent)):
-        assert message["method"] == "emit"
-        assert isinstance(message["room"], str)
-        assert message["room"] != ""
-        assert isinstance(message["event"], str)
-        assert message["event"] != ""
-        assert len(message["data"]) == 1
+        if isinstance(message, Heard):
+            assert message.project_id == "alpha"
+            assert isinstance(message.event, str)
+            assert message.event != ""
+        else:
+            assert message["method"] == "emit"
+            assert isinstance(message["room"], str)
+            assert message["room"] != ""
+            assert isinstance(message["event"], str)
+            assert message["event"] != ""
+            assert len(message["data"]) == 1
 
 
 @given(event=st.text(min_size=1, max_size=20), project_id=st.text(min_size=1, max_size=20), data=json_values)
 def test_whatever_a_publisher_frames_decodes_to_the_same(event: str, project_id: str, data: Any) -> None:
-    told = Outgoing(project_id, event, json.dumps(data).encode())
+    outgoing = Outgoing(project_id, event, json.dumps(data).encode())
 
-    [(packed, body)] = wire.frames([told], "me", "/")
-    [message] = decode_message(body)
+    [(packed, body)] = wire.frames([outgoing], "me", "/")
+    [decoded] = decode_message(body)
 
-    assert packed == [told]
-    assert (message["event"], message["room"], message["data"]) == (event, f"project:{project_id}", [data])
-
-
-# -- batches ------------------------------------------------------------------------------------------------------
+    assert packed == [outgoing]
+    assert isinstance(decoded, Heard)
+    assert (decoded.event, decoded.project_id, decoded.data) == (event, project_id, data)
 
 
-def everywhere(_namespace: str, _room: str) -> bool:
-    return True
+# -- what is known of an event -------------------------------------------------------------------------------------
+
+MARK = {"job_id": "one", "project_id": "alpha", "epoch": "e", "offset": 7}
+STATUS = {"event": "status_change", "status": "running", **MARK}
 
 
-def decoded(*events: Outgoing) -> list[dict[str, Any]]:
-    [(_, body)] = wire.frames(events, "me", "/chat")
-    return decode_message(body)
+def decode_one(message: dict[str, Any]) -> Heard:
+    [event] = decode_message(json.dumps(message))
+    assert isinstance(event, Heard)
+    return event
 
 
-def test_a_batch_lists_the_events_of_one_project_in_order() -> None:
-    heard = decoded(*(Outgoing("alpha", f"step {number}", b"%d" % number) for number in range(3)))
+@pytest.mark.parametrize(
+    "entry",
+    [
+        ["agent_status", "project:alpha", STATUS],
+        ["step", "project:alpha", {"number": 1, "_realtime": MARK}],
+        ["step", "project:alpha", 5, MARK],
+    ],
+    ids=["a status", "a custom event", "a custom event whose data is no object"],
+)
+def test_an_event_says_which_job_it_is_about_and_its_place(entry: list[Any]) -> None:
+    event = decode_one(frame(entry))
 
-    [batch] = batches(heard, everywhere)
-
-    assert batch["event"] == "agent_batch"
-    assert batch["room"] == "batch:alpha"
-    assert batch["namespace"] == "/chat"
-    assert batch["data"] == [[{"event": f"step {number}", "data": number} for number in range(3)]]
-
-
-def test_projects_have_batches_of_their_own() -> None:
-    heard = decoded(*(Outgoing(project, "step", b"{}") for project in ("alpha", "beta", "alpha")))
-
-    told = {batch["room"]: len(batch["data"][0]) for batch in batches(heard, everywhere)}
-
-    assert told == {"batch:alpha": 2, "batch:beta": 1}
+    assert (event.project_id, event.job_id, event.epoch, event.offset) == ("alpha", "one", "e", 7)
+    assert (event.event, event.data) == (entry[0], entry[2])
 
 
-def test_no_batch_is_made_for_nobody() -> None:
-    asked: list[tuple[str, str]] = []
-    heard = decoded(*(Outgoing("alpha", "step", b"{}") for _ in range(3)))
+def test_the_stamp_of_the_history_is_read_whatever_the_data_is() -> None:
+    for data in ([1, 2], None, {"number": 1}):
+        stamped = stamp(outgoing_custom("step", data, "alpha", "one", 1000), {"epoch": "e", "offset": 7})
+        [(_, body)] = wire.frames([stamped], "me", "/jobs")
+        [event] = decode_message(body)
 
-    assert batches(heard, lambda *place: bool(asked.append(place))) == []
-    assert asked == [("/chat", "batch:alpha")]
+        assert isinstance(event, Heard)
+        assert (event.project_id, event.job_id, event.epoch, event.offset) == ("alpha", "one", "e", 7)
+        assert (event.namespace, event.host_id) == ("/jobs", "me")
 
 
-def test_a_stock_message_is_a_batch_of_one() -> None:
-    [(_, body)] = wire.stock_messages([Outgoing("alpha", "step", b'{"number":1}')], "me", "/")
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data": {"n": 1}},
+        {"data": {"_realtime": 5}},
+        {"data": {"_realtime": {**MARK, "offset": "1"}}},
+        {"data": {"_realtime": {**MARK, "epoch": 5}}},
+        {"data": {"_realtime": {**MARK, "offset": True}}},
+        {"data": {"_realtime": {**MARK, "epoch": None}}},
+        {"data": {"epoch": "e", "offset": 1}},
+        {"event": "agent_status", "data": "text"},
+        {"data": "text", "mark": {"epoch": "e"}},
+    ],
+)
+def test_an_event_that_names_no_place_has_none(change: dict[str, Any]) -> None:
+    event = decode_one({**STEP, **change})
 
-    [batch] = batches(decode_message(body), everywhere)
+    assert (event.epoch, event.offset) == (None, None)
 
-    assert batch["data"] == [[{"event": "step", "data": {"number": 1}}]]
+
+@pytest.mark.parametrize("job_id", [None, 5, ["one"], {}])
+def test_a_job_id_that_is_no_text_is_none(job_id: Any) -> None:
+    assert decode_one({**STEP, "data": {"_realtime": {**MARK, "job_id": job_id}}}).job_id is None
+
+
+def test_the_clients_that_an_emit_leaves_out_are_left_out_here_too() -> None:
+    assert decode_one({**STEP, "skip_sid": ["a", "b"]}).skip_sid == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -181,44 +206,47 @@ def test_a_stock_message_is_a_batch_of_one() -> None:
     [
         {"room": None},
         {"room": "lobby"},
+        {"room": "batch:alpha"},
         {"room": 5},
+        {"room": ["project:alpha"]},
         {"binary": True},
+        {"data": []},
         {"data": [1, 2]},
-        {"namespace": 5},
     ],
 )
-def test_what_is_no_event_of_a_project_is_in_no_batch(change: dict[str, Any]) -> None:
-    assert batches(decode_message(json.dumps({**STEP, **change})), everywhere) == []
+def test_what_is_no_event_of_a_project_is_left_to_pythonsocketio_as_it_is(change: dict[str, Any]) -> None:
+    message = {**STEP, **change}
+
+    assert decode_message(json.dumps(message)) == [message]
+
+
+def test_an_entry_of_a_frame_for_another_room_is_emitted_there() -> None:
+    [message] = decode_message(json.dumps(frame(["step", "lobby", 1], host_id="me")))
+
+    assert message == {
+        "method": "emit",
+        "event": "step",
+        "room": "lobby",
+        "data": [1],
+        "namespace": "/",
+        "host_id": "me",
+    }
+
+
+@pytest.mark.parametrize("method", ["enter_room", "leave_room", "close_room", "disconnect", "callback"])
+def test_other_messages_of_pythonsocketio_pass_as_they_are(method: str) -> None:
+    message = {"method": method, "sid": "s", "room": "project:alpha", "namespace": "/", "host_id": "h"}
+
+    assert decode_message(json.dumps(message)) == [message]
+
+
+def test_an_emit_for_a_namespace_that_is_no_text_says_nothing() -> None:
+    assert decode_message(json.dumps({**STEP, "namespace": 5})) == []
 
 
 @pytest.mark.parametrize("data", [{}, {"n": 1}, "text", None, 7])
 def test_data_that_an_older_manager_did_not_put_into_a_list_are_heard_the_same(data: Any) -> None:
-    [message] = decode_message(json.dumps({**STEP, "data": data}))
-    assert message["data"] == [data]
-
-
-def test_in_a_batch_data_that_are_no_object_say_whose_they_are() -> None:
-    told = stamp(Outgoing("alpha", "step", b"[1,2]", "job"), {"epoch": "e", "offset": 7})
-
-    [batch] = batches(decoded(told), everywhere)
-
-    mark = {"job_id": "job", "project_id": "alpha", "epoch": "e", "offset": 7}
-    assert batch["data"] == [[{**mark, "event": "step", "data": [1, 2]}]]
-
-
-def test_a_forged_mark_changes_neither_the_event_nor_its_data() -> None:
-    forged = frame(["step", "project:alpha", 1, {"event": "agent_status", "data": 2}])
-
-    [batch] = batches(decode_message(json.dumps(forged)), everywhere)
-
-    assert batch["data"] == [[{"event": "step", "data": 1}]]
-
-
-@given(st.lists(frames | messages, max_size=3))
-def test_no_message_whatever_stops_the_making_of_batches(sent: list[Any]) -> None:
-    for body in sent:
-        for batch in batches(decode_message(json.dumps(body)), everywhere):
-            assert batch["room"].startswith("batch:")
+    assert decode_one({**STEP, "data": data}).data == data
 
 
 # -- pings --------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from tests.processes import HOST
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
 Kind = Literal["sync", "flask", "asgi"]
 SECRET = "a long and random string of the tests"
@@ -56,11 +56,10 @@ class Web:
         self.url = ""
         #: Of an asyncio server that was started.
         self.loop: asyncio.AbstractEventLoop | None = None
-        self._ended = threading.Event()
         self._settled = threading.Event()
         self._stack = contextlib.ExitStack()
         self._clients = contextlib.ExitStack()
-        self._let_end(self._sync_manager)
+        self.manager.on_order(self._note_settled)
 
     def _make_manager(self) -> Any:
         return self.realtime.async_client_manager() if self.kind == "asgi" else self.realtime.client_manager()
@@ -73,19 +72,9 @@ class Web:
             return SocketIO(self.flask, async_mode="threading", client_manager=self.manager)
         return socketio.Server(async_mode="threading", client_manager=self.manager)
 
-    def _let_end(self, manager: Any) -> None:
-        """Give the listener, which would go on for ever, an end: the first message after ``stop``."""
-        listen = manager._listen
-
-        def until_ended() -> Iterator[Any]:
-            for message in listen():
-                if self._ended.is_set():
-                    return
-                if message.get("event") == "settle":
-                    self._settled.set()
-                yield message
-
-        manager._listen = until_ended
+    def _note_settled(self, order: dict[str, Any]) -> None:
+        if order.get("action") == "settle":
+            self._settled.set()
 
     def attach(self, **rules: Any) -> Web:
         """Call ``init_socketio``; ``handlers`` has what it returns."""
@@ -173,29 +162,25 @@ class Web:
     def stop(self) -> None:
         """End all that was started."""
         self._clients.close()
+        self.manager.stop_listening()
         self._stack.close()
-        self._ended.set()
         if self._listener is not None:
-            self._settle()
+            self.realtime.manager.publisher.order({"action": "wake up"})
             self._listener.join(10)
             assert not self._listener.is_alive()
         self.realtime.manager.publisher.close()
 
     def _settle(self) -> None:
-        """Say something to the listener that comes after all else."""
-        assert self._sync_manager.wait_until_listening(10)
+        """Send the server an order that comes after all else."""
+        assert self.manager.reader.listener.wait(10)
         self._settled.clear()
-        self.realtime.manager.emit_to_project("nobody", "settle", None)
-        self.realtime.flush(10)
-
-    @property
-    def _sync_manager(self) -> Any:
-        return self.manager.sync if self.kind == "asgi" else self.manager
+        assert self.realtime.flush(10)
+        assert self.realtime.manager.publisher.order({"action": "settle"})
 
     @property
     def _listener(self) -> threading.Thread | None:
         """The thread that listens to the broker, from the first client on."""
-        return self.manager._pump if self.kind == "asgi" else getattr(self.manager, "thread", None)
+        return self.manager.listener_thread if self.kind == "asgi" else getattr(self.manager, "thread", None)
 
 
 class _OneRequest(WSGIRequestHandler):

@@ -15,11 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_realtime.catchup import MOST_PAST, Position
-from celery_realtime.client_manager import RealtimeClientManager
+from celery_realtime.delivery import Emit
 from celery_realtime.events import Outgoing
+from celery_realtime.filtering import EventFilter
 from celery_realtime.kombu_manager import RealtimeKombuManager
 from celery_realtime.rooms import rooms_of
-from celery_realtime.store import Snapshot
+from celery_realtime.snapshot import Snapshot
+from tests.channel import client_manager
 from tests.fuzz import material
 from tests.fuzz.budget import tried
 from tests.waiting import wait_for
@@ -91,10 +93,9 @@ class Ears:
     """What a web server hears with; its clients are in every room of the project alpha, or in none."""
 
     def __init__(self, *, redacts: bool, watched: bool, recovers: bool) -> None:
-        self.manager = RealtimeClientManager("memory://")
+        audience_filter = EventFilter(_without_results, by_audience=True) if redacts else None
+        self.manager = client_manager("memory://", audience_filter=audience_filter, read=self._read)
         self._recovers = recovers
-        if redacts:
-            self.manager.delivery.redact_with(_without_results)
         if watched:
             self._let_in()
 
@@ -103,7 +104,6 @@ class Ears:
             self.manager.delivery.expect("alpha", job_id, audience)
             for room in rooms_of("alpha", job_id, audience):
                 self.manager.basic_enter_room("sid", "/", room, "eio_sid")
-        self.manager.catch_up.read_with(self._read)
         self.manager.catch_up.expect("alpha")
         self.manager.catch_up.seed("alpha", "e", 2)
 
@@ -113,7 +113,11 @@ class Ears:
 
     def hear(self, told: Told | None) -> list[Any]:
         """Return what is emitted on this server."""
-        return list(self.manager.delivery.spread(self.manager._news_in(told)))
+        return self.manager.reader.items(told)
+
+    def close(self) -> None:
+        """End the thread that reads the history."""
+        self.manager.stop_listening()
 
 
 def _without_results(_event: str, _project_id: str, payload: Any, audience: str | None) -> Any:
@@ -127,11 +131,11 @@ ears = st.builds(Ears, redacts=st.booleans(), watched=st.booleans(), recovers=st
 @given(ears=ears, told=st.lists(st.builds(Told, bodies, content_types), min_size=1, max_size=4))
 def test_nothing_that_is_said_stops_the_ears_or_becomes_anything_but_messages(ears: Ears, told: list[Told]) -> None:
     for one in told:
-        for message in ears.hear(one):
-            assert isinstance(message, dict)
-            assert isinstance(message["method"], str)
+        for item in ears.hear(one):
+            assert isinstance(item, Emit) or isinstance(item["method"], str)
     ears.manager.catch_up.fall_behind()
-    assert all(message["room"] == "project:alpha" or "alpha" in message["room"] for message in ears.hear(None))
+    assert all(isinstance(item, Emit) and "alpha" in item.room for item in ears.hear(None))
+    ears.close()
 
 
 STEP = {"method": "emit", "room": "project:alpha", "event": "step", "data": [1]}
@@ -151,9 +155,9 @@ ODD = {
 @pytest.mark.parametrize("told", ODD.values(), ids=ODD.keys())
 @pytest.mark.parametrize("redacts", [False, True])
 def test_a_message_without_what_others_have_is_no_end_of_hearing(told: dict[str, Any], redacts: bool) -> None:
-    ears = Ears(redacts=redacts, watched=True, recovers=True)
-    ears.hear(Told(json.dumps(told)))
-    assert ears.hear(Told(json.dumps(stock("agent_status", {**STATUS, "number": 2, "offset": 3}))))
+    with contextlib.closing(Ears(redacts=redacts, watched=True, recovers=True)) as ears:
+        ears.hear(Told(json.dumps(told)))
+        assert ears.hear(Told(json.dumps(stock("agent_status", {**STATUS, "number": 2, "offset": 3}))))
 
 
 def test_any_number_of_epochs_leaves_a_bounded_trace() -> None:
@@ -162,13 +166,14 @@ def test_any_number_of_epochs_leaves_a_bounded_trace() -> None:
     for number in range(1000):
         position.seed(f"epoch {number}", number)
         assert position.note(f"epoch {number}", number + 1)
-    assert len(position._past_epochs) == MOST_PAST
+    assert position.past == MOST_PAST
     assert position.epoch == "epoch 999"
 
 
 @pytest.mark.parametrize("body", [None, 5, [], {}, True])
 def test_a_message_whose_body_is_no_text_says_nothing(body: Any) -> None:
-    assert Ears(redacts=False, watched=True, recovers=True).hear(Told(body)) == []
+    with contextlib.closing(Ears(redacts=False, watched=True, recovers=True)) as ears:
+        assert ears.hear(Told(body)) == []
 
 
 # -- through a broker ---------------------------------------------------------------------------------------------
@@ -179,10 +184,8 @@ class Channel:
 
     def __init__(self, url: str) -> None:
         self.heard: list[int] = []
-        self.broken: list[Exception] = []
         self._numbers = itertools.count()
-        self._ears, self._mouth = RealtimeClientManager(url), RealtimeKombuManager(url, write_only=True)
-        self._ending = False
+        self._ears, self._mouth = client_manager(url), RealtimeKombuManager(url, write_only=True)
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
         assert self._ears.wait_until_listening(10)
@@ -194,15 +197,8 @@ class Channel:
         self._topic = f"/{url.rpartition('/')[2]}.socketio"
 
     def _listen(self) -> None:
-        while not self._ending:
-            try:
-                for message in self._ears._listen():
-                    if message.get("event") == "counted":
-                        self.heard.append(message["data"][0])
-                    if self._ending:
-                        return
-            except Exception as error:
-                self.broken.append(error)
+        for items in self._ears.reader.read():
+            self.heard += [item.data for item in items if isinstance(item, Emit) and item.event == "counted"]
 
     def count(self) -> int:
         """Say a good one, and return its number."""
@@ -222,17 +218,18 @@ class Channel:
     def heard_between(self, disturb: Callable[[Any], None], poisons: list[Any]) -> bool:
         """Return whether all good ones around poisons are heard, in order, and without a new connection."""
         self.heard.clear()
-        self.broken.clear()
+        failures = self._ears.reader.loop.failures
         generation = self._ears.generation
         counted = [self.count()]
         for poison in poisons:
             disturb(poison)
             counted.append(self.count())
-        wait_for(lambda: self.broken or self.heard[-1:] == counted[-1:], timeout=20)
-        return self.heard == counted and not self.broken and self._ears.generation == generation
+        wait_for(lambda: self.heard[-1:] == counted[-1:], timeout=20)
+        is_whole = self._ears.reader.loop.failures == failures and self._ears.generation == generation
+        return self.heard == counted and is_whole
 
     def close(self) -> None:
-        self._ending = True
+        self._ears.stop_listening()
         self.count()
         self._thread.join(10)
         self._mouth.close()

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from celery_realtime.client_manager import RealtimeClientManager
+from celery_realtime.delivery import Emit
+from tests.channel import client_manager
 from tests.integration import farewell_jobs
 from tests.integration.farewell_scripts import LINES
 from tests.integration.stage import new_project, producing
@@ -48,19 +49,17 @@ class Ear:
 
     def __init__(self, url: str) -> None:
         self.heard: list[tuple[str, Any]] = []
-        self._manager = RealtimeClientManager(url)
+        self._manager = client_manager(url)
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
         assert self._manager.wait_until_listening(10)
 
     def _listen(self) -> None:
-        for message in self._manager._listen():
-            if message["method"] == "close_room":
-                return
-            self.heard.append((message["event"], message["data"][0]))
+        for items in self._manager.reader.read():
+            self.heard += [(item.event, item.data) for item in items if isinstance(item, Emit)]
 
     def close(self) -> None:
-        self._manager._publish({"method": "close_room"})
+        self._manager.stop_listening()
         self._thread.join(10)
         self._manager.close()
         assert not self._thread.is_alive()

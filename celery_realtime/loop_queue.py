@@ -1,0 +1,73 @@
+"""A bounded queue from a thread to an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Iterable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class LoopQueue(Generic[T]):
+    """Hands over items from one thread to one coroutine, in order.
+
+    The thread asks for room before it makes items, and may then put all that one message of its own made: so the
+    queue holds at most ``limit`` items and those of one message.
+
+    Args:
+        loop: The event loop of the coroutine.
+        limit: Items beyond which there is no room.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, limit: int) -> None:
+        self._loop = loop
+        self._limit = limit
+        self._items: deque[T] = deque()
+        self._taken = threading.Condition()
+        self._ready = asyncio.Event()
+        self._was_full = False
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def wait_for_room(self, timeout: float) -> bool:
+        """Wait until there is room, at most ``timeout`` seconds; returns whether there is.
+
+        After a wait in vain there is no other until there has been room: a loop that stands still is waited for once.
+        """
+        with self._taken:
+            if not self._was_full:
+                self._taken.wait_for(self._has_room, timeout)
+            self._was_full = not self._has_room()
+            return not self._was_full
+
+    def _has_room(self) -> bool:
+        return len(self._items) < self._limit
+
+    def put(self, items: Iterable[T]) -> None:
+        """Put items, whether there is room or not.
+
+        Raises:
+            RuntimeError: The loop has been closed.
+        """
+        with self._taken:
+            was_empty = not self._items
+            self._items.extend(items)
+            wakes = was_empty and bool(self._items)
+        if wakes:
+            self._loop.call_soon_threadsafe(self._ready.set)
+
+    async def get(self) -> T:
+        """Wait for the next item and take it."""
+        while True:
+            with self._taken:
+                if self._items:
+                    item = self._items.popleft()
+                    if len(self._items) == self._limit - 1:
+                        self._taken.notify_all()
+                    return item
+                self._ready.clear()
+            await self._ready.wait()
