@@ -1,4 +1,4 @@
-"""Say where an event is heard: the one place that turns a project into a room."""
+"""Name the rooms that events are emitted in: the one place that turns a project into a room, and back."""
 
 from __future__ import annotations
 
@@ -22,41 +22,24 @@ def project_room(project_id: str) -> str:
     return _PROJECT + project_id
 
 
-def batch_room(project_id: str) -> str:
-    """Return the room of those who hear a project in batches, and are not in its other room."""
-    return _BATCH + project_id
-
-
-def batch_room_beside(room: str) -> str | None:
-    """Return the batch room beside a room of a project, a job or an audience; None if it is none of these."""
-    if room.startswith(_PROJECT):
-        return _BATCH + room[len(_PROJECT) :]
-    return _BATCHED + room if room.startswith((_JOB, _AUDIENCE)) else None
-
-
-def is_ours(room: str) -> bool:
-    """Tell whether a room is one of those that this module names."""
-    return room.startswith((_PROJECT, _BATCH, _BATCHED, _JOB, _AUDIENCE))
-
-
 def project_of_room(room: object) -> str | None:
     """Return the project whose room it is; None if it is no project's."""
     return room[len(_PROJECT) :] if isinstance(room, str) and room.startswith(_PROJECT) else None
 
 
 def rooms_of(project_id: str, job_id: str | None = None, audience: str | None = None) -> tuple[str, str]:
-    """Return the rooms of those who hear a project, or one job of it: single events, and batches.
+    """Return the rooms of the clients that follow a project, or one job of it: in single events, and in batches.
 
     Args:
         project_id: The project, already normalised.
         job_id: The job, or None for all of them.
-        audience: Who sees it in the same way; None where everybody does.
+        audience: The clients that see it in the same way; None where all do.
     """
     # The length keeps apart what colons in ids would not.
     plain = project_room(project_id) if job_id is None else f"{_JOB}{len(project_id)}:{project_id}:{job_id}"
     if audience is not None:
         plain = f"{_AUDIENCE}{len(audience)}:{audience}:{plain}"
-    return plain, batch_room(project_id) if plain == project_room(project_id) else _BATCHED + plain
+    return plain, _BATCH + project_id if plain == project_room(project_id) else _BATCHED + plain
 
 
 def normalise_project_id(value: object) -> str:

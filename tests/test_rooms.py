@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_realtime.rooms import MAX_PROJECT_ID_LENGTH, normalise_project_id, project_room
+from celery_realtime.rooms import (
+    MAX_PROJECT_ID_LENGTH,
+    normalise_project_id,
+    project_of_room,
+    project_room,
+    rooms_of,
+)
 
 ANY_TEXT = st.text(st.characters())
 
@@ -97,3 +103,34 @@ def test_two_projects_never_share_a_room(one: str, other: str) -> None:
 def test_a_room_cannot_be_taken_for_a_client() -> None:
     # Every client is alone in a room of its session id, which has no colon.
     assert ":" in project_room("p")
+
+
+# -- rooms --------------------------------------------------------------------------------------------------------
+
+IDS = st.text(min_size=1, max_size=12)
+
+
+@given(IDS)
+def test_the_room_of_a_project_leads_back_to_it(project_id: str) -> None:
+    assert project_of_room(project_room(project_id)) == project_id
+
+
+@pytest.mark.parametrize(
+    "room", [None, 5, ["project:p"], "lobby", "batch:p", *rooms_of("p", "job"), *rooms_of("p", None, "a")]
+)
+def test_no_other_room_is_a_projects(room: object) -> None:
+    assert project_of_room(room) is None
+
+
+PLACES = st.tuples(IDS, st.none() | IDS, st.none() | IDS)
+
+
+@given(PLACES, PLACES)
+def test_different_projects_jobs_and_audiences_never_share_a_room(
+    one: tuple[str, str | None, str | None], other: tuple[str, str | None, str | None]
+) -> None:
+    """Whatever colons are in their ids: this is what keeps projects apart."""
+    shared = {*rooms_of(*one)} & {*rooms_of(*other)}
+
+    assert bool(shared) == (one == other)
+    assert len({*rooms_of(*one)}) == 2
