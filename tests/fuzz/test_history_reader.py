@@ -231,7 +231,7 @@ def test_whatever_is_written_into_a_project_it_is_read_or_said_to_be_unavailable
     project = shelf.new_project()
     for harm in harms:
         shelf.harm(project, harm)
-    with Alarm(but=("cannot be read",)) as alarm:
+    with Alarm(but=("cannot read",)) as alarm:
         shelf.read(project, since)
         for answer in shelf.answers(project, since):
             check_answer(answer)
