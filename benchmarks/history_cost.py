@@ -15,7 +15,7 @@ from benchmarks.stage import Stage
 from celery_realtime.events import Outgoing, outgoing_status, status_change
 
 if TYPE_CHECKING:
-    from celery_realtime.store import History
+    from celery_realtime.history.store import History
 
 ROW = "history"
 JOBS = 100

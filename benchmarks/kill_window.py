@@ -16,9 +16,9 @@ from celery import Celery
 
 from benchmarks.figures import Figure, percentile
 from benchmarks.stage import Stage
-from celery_realtime.client_manager import RealtimeClientManager
-from celery_realtime.delivery import Emit
-from celery_realtime.store import History
+from celery_realtime.history.store import History
+from celery_realtime.web.client_manager import RealtimeClientManager
+from celery_realtime.web.delivery import Emit
 from tests.services import Broker
 from tests.waiting import wait_for
 

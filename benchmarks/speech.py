@@ -10,7 +10,7 @@ from celery import Celery
 
 from celery_realtime import Realtime, events
 from celery_realtime.events import Job, Outgoing, ProgressUpdate
-from celery_realtime.progress import Progress, progress_update
+from celery_realtime.jobs.progress import Progress, progress_update
 
 PROJECT = "p"
 ROOM = "project:p"

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from celery_realtime.exceptions import ImproperlyConfigured, JobCancelled, RealtimeError, SubscribeError
 from celery_realtime.extension import Realtime, get_progress_tracker, get_socketio_manager
-from celery_realtime.manager import SocketIOManager
-from celery_realtime.trackers import ProgressTracker
+from celery_realtime.jobs.trackers import ProgressTracker
+from celery_realtime.sending.manager import SocketIOManager
 
 if TYPE_CHECKING:
-    from celery_realtime.asyncio_handlers import AsyncSocketIOEventHandlers
-    from celery_realtime.handlers import SocketIOEventHandlers
+    from celery_realtime.web.asyncio_handlers import AsyncSocketIOEventHandlers
+    from celery_realtime.web.handlers import SocketIOEventHandlers
 
 __version__ = "0.1.0"
 
@@ -33,11 +33,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # The handlers load python-socketio, which workers and `celery` commands have no use for at import.
     if name == "SocketIOEventHandlers":
-        from celery_realtime.handlers import SocketIOEventHandlers
+        from celery_realtime.web.handlers import SocketIOEventHandlers
 
         return SocketIOEventHandlers
     if name == "AsyncSocketIOEventHandlers":
-        from celery_realtime.asyncio_handlers import AsyncSocketIOEventHandlers
+        from celery_realtime.web.asyncio_handlers import AsyncSocketIOEventHandlers
 
         return AsyncSocketIOEventHandlers
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

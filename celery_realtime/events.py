@@ -134,7 +134,7 @@ class Standing(msgspec.Struct, frozen=True):
     Attributes:
         worker: Of a status, the node name of the worker that it happened in.
         incarnation: Of a status, the incarnation of the worker that reports it, see
-            :class:`~celery_realtime.incarnation.Incarnation`.
+            :class:`~celery_realtime.jobs.incarnation.Incarnation`.
         kind: What a workflow counts the job as: queued, running, done or failed.
         root_id: The first job of its workflow.
         gate: ``L`` for LOST, which ends only what runs, and which a redelivery may reopen; ``E`` for an expiry that

@@ -10,29 +10,30 @@ from typing import TYPE_CHECKING, Any
 import celery
 from celery import Celery
 
-from celery_realtime import auth, task
-from celery_realtime.access_orders import AccessOrders
-from celery_realtime.celery_seams import unproxied
-from celery_realtime.configuration import Configuration
+from celery_realtime import auth
 from celery_realtime.exceptions import ImproperlyConfigured
-from celery_realtime.filtering import EventFilter
-from celery_realtime.handle import JobHandle, new_handle, signature_of
-from celery_realtime.incarnation import Incarnation
-from celery_realtime.job_reader import JobReader
+from celery_realtime.jobs import task
+from celery_realtime.jobs.configuration import Configuration
+from celery_realtime.jobs.handle import JobHandle, new_handle, signature_of
+from celery_realtime.jobs.incarnation import Incarnation
+from celery_realtime.jobs.job_reader import JobReader
+from celery_realtime.jobs.projects import Projects
+from celery_realtime.jobs.seams import unproxied
+from celery_realtime.jobs.signals import Bridge
+from celery_realtime.jobs.trackers import ProgressTracker, RunningJobs
+from celery_realtime.jobs.worker import WorkerSupport
 from celery_realtime.lazy import Lazy
 from celery_realtime.loops import loops_of
-from celery_realtime.manager import SocketIOManager
-from celery_realtime.projects import Projects
+from celery_realtime.sending.filtering import EventFilter
+from celery_realtime.sending.manager import SocketIOManager
 from celery_realtime.settings import Settings
-from celery_realtime.signals import Bridge
-from celery_realtime.trackers import ProgressTracker, RunningJobs
-from celery_realtime.worker import WorkerSupport
+from celery_realtime.web.access_orders import AccessOrders
 
 if TYPE_CHECKING:
-    from celery_realtime.client_manager import AsyncRealtimeClientManager
-    from celery_realtime.handlers import Rules, SocketIOEventHandlers
-    from celery_realtime.keeper import Keeper
-    from celery_realtime.kombu_manager import RealtimeKombuManager
+    from celery_realtime.channel.kombu_manager import RealtimeKombuManager
+    from celery_realtime.sending.keeper import Keeper
+    from celery_realtime.web.client_manager import AsyncRealtimeClientManager
+    from celery_realtime.web.handlers import Rules, SocketIOEventHandlers
 
 
 class Realtime:
@@ -233,7 +234,7 @@ class Realtime:
         Raises:
             ImproperlyConfigured: Nothing says who may connect, or the server cannot hear the workers.
         """
-        from celery_realtime.handlers import Rules
+        from celery_realtime.web.handlers import Rules
 
         return self._web.attach(server, handlers, Rules(authenticate, authorize, authorize_cancel, audience))
 
@@ -324,7 +325,7 @@ class _CelerySide:
 
 
 def _new_keeper(realtime: Realtime) -> Keeper:
-    from celery_realtime.keeper import Keeper
+    from celery_realtime.sending.keeper import Keeper
 
     return Keeper(realtime.manager, realtime.settings.lost_after)
 
@@ -345,16 +346,16 @@ class _WebSide:
     def client_manager(self, write_only: bool) -> RealtimeKombuManager:
         """Return a new client manager for a synchronous server, or one that only publishes."""
         if write_only:
-            from celery_realtime.kombu_manager import RealtimeKombuManager
+            from celery_realtime.channel.kombu_manager import RealtimeKombuManager
 
             return RealtimeKombuManager(**self._manager_options())
-        from celery_realtime.client_manager import RealtimeClientManager
+        from celery_realtime.web.client_manager import RealtimeClientManager
 
         return RealtimeClientManager(**self._manager_options(), **self._server_options())
 
     def async_client_manager(self) -> AsyncRealtimeClientManager:
         """Return a new client manager for an asyncio server."""
-        from celery_realtime.client_manager import AsyncRealtimeClientManager
+        from celery_realtime.web.client_manager import AsyncRealtimeClientManager
 
         return AsyncRealtimeClientManager(**self._manager_options(), **self._server_options())
 
@@ -379,9 +380,9 @@ class _WebSide:
 
     def attach(self, server: Any, handlers: type[SocketIOEventHandlers] | None, rules: Rules) -> SocketIOEventHandlers:
         """Register handlers on a server; see :meth:`Realtime.init_socketio`."""
-        from celery_realtime.attach import attach
-        from celery_realtime.handlers import Sources
-        from celery_realtime.job_requests import JobRequests
+        from celery_realtime.web.attach import attach
+        from celery_realtime.web.handlers import Sources
+        from celery_realtime.web.job_requests import JobRequests
 
         realtime, manager = self._realtime, self._realtime.manager
         jobs = JobRequests(realtime.app, lambda: manager.history, lambda: realtime.settings)

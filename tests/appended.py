@@ -6,8 +6,8 @@ from typing import Any
 
 from celery_realtime import events
 from celery_realtime.events import Job, Outgoing
-from celery_realtime.progress import Progress, progress_update
-from celery_realtime.store import History
+from celery_realtime.history.store import History
+from celery_realtime.jobs.progress import Progress, progress_update
 
 
 def status(

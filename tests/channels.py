@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import kombu
 import socketio
 
-from celery_realtime.client_manager import AsyncRealtimeClientManager, RealtimeClientManager
-from celery_realtime.delivery import Emit
+from celery_realtime.channel.kombu_manager import RealtimeKombuManager
 from celery_realtime.events import Outgoing
-from celery_realtime.kombu_manager import RealtimeKombuManager
+from celery_realtime.web.client_manager import AsyncRealtimeClientManager, RealtimeClientManager
+from celery_realtime.web.delivery import Emit
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:

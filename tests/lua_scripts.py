@@ -7,8 +7,8 @@ from typing import Any
 
 import redis
 
-from celery_realtime.keys import Keys
-from celery_realtime.lua import Runner, Script, call
+from celery_realtime.history.keys import Keys
+from celery_realtime.history.lua import Runner, Script, call
 
 KEYS = Keys("tests")
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from celery_realtime.events import Outgoing
-from celery_realtime.outbox import Outbox
+from celery_realtime.sending.outbox import Outbox
 
 LATER = 600.0
 

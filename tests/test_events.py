@@ -24,7 +24,7 @@ from celery_realtime.events import (
     stamp,
     status_change,
 )
-from celery_realtime.progress import Progress, progress_update
+from celery_realtime.jobs.progress import Progress, progress_update
 
 HALF_A_PAIR = "caf\udce9"  # what a file name that is not UTF-8 looks like in Python
 JOB = Job(job_id="job_123", project_id="project_456", task="studio.transcribe", root_id="job_123", worker="celery@host")

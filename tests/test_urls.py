@@ -9,7 +9,7 @@ import pytest
 from celery import Celery
 
 from celery_realtime import Realtime
-from celery_realtime.redis_connection import RedisConnection
+from celery_realtime.history.connection import RedisConnection
 from celery_realtime.urls import RedisAddress, is_plain_redis, is_redis, redact, redis_address
 
 

@@ -38,7 +38,7 @@ class FeedOptions:
         on_event: ``(name, data)``, for each event, in order.
         on_change: ``(feed, reason)``; ``snapshot`` when all entries have been replaced, else ``jobs``, ``workflows``
             or ``state``.
-        since: Where to begin, of a :class:`~celery_realtime.handle.JobHandle`.
+        since: Where to begin, of a :class:`~celery_realtime.jobs.handle.JobHandle`.
         batch: Whether events come as lists.
         max_jobs: Beyond so many, jobs and workflows that have ended are forgotten, the oldest first.
         ack_timeout: Seconds to wait for an answer before the server is asked again.

@@ -1,6 +1,6 @@
 """Every private or undocumented part of python-socketio's clients that is used here, and nowhere else.
 
-Seen in python-socketio 5.18.1 and python-engineio 4.15.1. ``tests/test_client_seams.py`` fails when one is gone.
+Seen in python-socketio 5.18.1 and python-engineio 4.15.1. ``tests/client/test_seams.py`` fails when one is gone.
 
 ``_trigger_event``, replaced on the client
     Why: an event has one handler, so that the public ``on("*")`` is not called for events for which the user has

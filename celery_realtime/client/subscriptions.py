@@ -118,7 +118,7 @@ class ProjectSubscription(_Subscription):
         on_change: ``(feed, reason)``, when the state of the project has changed. ``reason`` is ``snapshot`` when all of
             it has been replaced, else ``jobs``, ``workflows`` or ``state``.
         namespace: The Socket.IO namespace.
-        **options: ``since``, the position to begin at, of a :class:`~celery_realtime.handle.JobHandle`; ``batch``,
+        **options: ``since``, the position to begin at, of a :class:`~celery_realtime.jobs.handle.JobHandle`; ``batch``,
             whether events come as lists; ``max_jobs``, beyond which jobs that have ended are forgotten, 2000;
             ``ack_timeout``, seconds to wait for an answer, 5; ``first_pause``, seconds until the first retry, 0.5.
 

@@ -10,7 +10,7 @@ import logging
 import re
 from typing import TYPE_CHECKING, Any
 
-from celery_realtime.handlers import NO_ACKNOWLEDGEMENT
+from celery_realtime.web.handlers import NO_ACKNOWLEDGEMENT
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -23,12 +23,12 @@ CODES = {"unauthorized", "forbidden", "bad_request", "too_many_requests", "unava
 #: Whose errors are findings; others tell that a service is slow, as on a busy machine.
 WATCHED = (
     *(
-        "celery_realtime.answers",
-        "celery_realtime.delivery",
-        "celery_realtime.handlers",
-        "celery_realtime.housekeeping",
+        "celery_realtime.web.answers",
+        "celery_realtime.web.delivery",
+        "celery_realtime.web.handlers",
+        "celery_realtime.web.housekeeping",
     ),
-    *("celery_realtime.job_requests", "celery_realtime.subscribing"),
+    *("celery_realtime.web.job_requests", "celery_realtime.web.subscribing"),
     *("socketio.server", "engineio.server", "asyncio"),
 )
 

@@ -14,13 +14,13 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_realtime.catchup import MOST_PAST, Position
-from celery_realtime.delivery import Emit
+from celery_realtime.channel.kombu_manager import RealtimeKombuManager
 from celery_realtime.events import Outgoing
-from celery_realtime.filtering import EventFilter
-from celery_realtime.kombu_manager import RealtimeKombuManager
+from celery_realtime.history.store import Snapshot
 from celery_realtime.rooms import rooms_of
-from celery_realtime.store import Snapshot
+from celery_realtime.sending.filtering import EventFilter
+from celery_realtime.web.catchup import MOST_PAST, Position
+from celery_realtime.web.delivery import Emit
 from tests.channels import client_manager
 from tests.fuzz import material
 from tests.fuzz.budget import tried

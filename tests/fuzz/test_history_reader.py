@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from celery_realtime import events
 from celery_realtime.auth import issue_token
 from celery_realtime.events import Job, Outgoing
-from celery_realtime.keys import PROJECT
-from celery_realtime.progress import Progress, progress_update
-from celery_realtime.snapshot import Snapshot
-from celery_realtime.store import History
+from celery_realtime.history.keys import PROJECT
+from celery_realtime.history.snapshot import Snapshot
+from celery_realtime.history.store import History
+from celery_realtime.jobs.progress import Progress, progress_update
 from tests.fuzz import material
 from tests.fuzz.budget import tried
 from tests.fuzz.counter import Alarm, Counter, check_answer

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_realtime.auth import SALT, TokenUser, issue_token, verify_token
-from celery_realtime.client_requests import check_size, token_of
 from celery_realtime.exceptions import SubscribeError
+from celery_realtime.web.client_requests import check_size, token_of
 from tests.fuzz import material
 from tests.fuzz.budget import tried
 

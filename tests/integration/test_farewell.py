@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from celery_realtime.delivery import Emit
+from celery_realtime.web.delivery import Emit
 from tests.channels import client_manager
 from tests.integration import farewell_jobs
 from tests.integration.farewell_scripts import LINES

@@ -14,7 +14,7 @@ from celery import Celery
 
 from celery_realtime import Realtime, events
 from celery_realtime.exceptions import ImproperlyConfigured
-from celery_realtime.store import History
+from celery_realtime.history.store import History
 from tests.integration import jobs
 from tests.integration.stage import Stage, new_project, producing
 from tests.launcher import Launcher

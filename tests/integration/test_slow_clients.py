@@ -18,7 +18,7 @@ from celery import Celery
 from celery_realtime import Realtime, events
 from celery_realtime.client import ProjectSubscription
 from celery_realtime.events import Job
-from celery_realtime.progress import Progress, progress_update
+from celery_realtime.jobs.progress import Progress, progress_update
 from tests.client_recorder import OrderedClient, Recorder, hang_up
 from tests.integration.slow_browser import BUFFER, SlowBrowser
 from tests.integration.slow_web import SECRET

@@ -1,0 +1,262 @@
+"""Listen to the broker: receive every message of a channel, for as long as the process lives."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+from celery_realtime.backoff import Backoff
+from celery_realtime.channel.connections import connection, errors_of, fanout_exchange, fanout_queue, hang_up
+from celery_realtime.channel.seams import read_buffered
+from celery_realtime.channel.wire import PING, log_ignored
+from celery_realtime.logs import RateLimitedLogger, describe
+from celery_realtime.urls import is_redis, redact
+
+logger = logging.getLogger(__name__)
+
+POLL_INTERVAL = 1.0
+FIRST_BACKOFF = 0.1
+LONGEST_BACKOFF = 2.0
+ECHO_TIMEOUT = 2.5
+
+#: Silence, in seconds, after which a listener counts as deaf: long enough for a ping to be sent and come back.
+DEAF_AFTER = 5.0
+
+
+class Listener:
+    """Receives the messages of a channel, and goes on doing so when connections break.
+
+    When nothing has come for a second it publishes a ping, which all listeners of the channel receive. If not even
+    that comes back, the connection only looks alive, and is replaced.
+
+    Args:
+        url: Broker URL.
+        channel: Name of the fan-out exchange, the same on every side.
+        connection_options: Further keyword arguments of :class:`kombu.Connection`.
+        exchange_options: Further keyword arguments of :class:`kombu.Exchange`.
+        queue_options: Further keyword arguments of :class:`kombu.Queue`.
+
+    Attributes:
+        generation: How many connections have been listened on; when it changes, messages may have been missed.
+        last_heard: When the last message came, of :func:`time.monotonic`; None before the first.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        channel: str,
+        *,
+        connection_options: dict[str, Any] | None = None,
+        exchange_options: dict[str, Any] | None = None,
+        queue_options: dict[str, Any] | None = None,
+    ) -> None:
+        self._connect = functools.partial(connection, url, connection_options or {}, reading=True)
+        exchange = fanout_exchange(channel, exchange_options or {})
+        self._make_queue = _queue_maker(url, functools.partial(fanout_queue, exchange, queue_options or {}))
+        self._name = redact(url)
+        self._failures = RateLimitedLogger(logger)
+        self._echo = Echo()
+        self.generation = 0
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """Forget the parent's connection: the thread that listened is not in the child."""
+        self._listening = threading.Event()
+        self._deaf_since: float | None = None
+        self.last_heard: float | None = None
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until messages are received, at most ``timeout`` seconds; returns whether they are."""
+        return self._listening.wait(timeout)
+
+    @property
+    def is_hearing(self) -> bool:
+        """Whether there is proof from the last five seconds that messages are received, such as an own ping."""
+        if not self._listening.is_set() or not self._echo.is_possible:
+            return self._listening.is_set()
+        return self.last_heard is not None and time.monotonic() - self.last_heard < DEAF_AFTER
+
+    def messages(self) -> Generator[Any, None, None]:
+        """Yield every message, for ever; None about every second, for each new connection and each failed one."""
+        backoff = Backoff(FIRST_BACKOFF, LONGEST_BACKOFF)
+        while True:
+            broker = self._connect(on_blocked=self._echo.on_blocked, on_unblocked=self._echo.on_unblocked)
+            try:
+                for message in self._consume(broker):
+                    if message is not None:
+                        backoff.reset()
+                    yield message
+            except errors_of(broker) as error:
+                self._note_outage(error)
+            yield None
+            time.sleep(backoff.pause())
+
+    def _note_outage(self, error: BaseException) -> None:
+        if _is_forbidden(error) and not self._echo.forbidden:
+            self._echo.forbidden = True
+            logger.warning(
+                "%s lets this user listen but not publish, so dead connections will be noticed late", self._name
+            )
+        self._failures.error(
+            "not hearing %s, so clients get no live events: %s; reconnecting until it is heard",
+            self._name,
+            describe(error),
+        )
+
+    def _note_hearing(self) -> None:
+        self.generation += 1
+        self._listening.set()
+        if self._deaf_since is not None:
+            logger.info("hearing %s again after %.1f s", self._name, time.monotonic() - self._deaf_since)
+            self._deaf_since = None
+
+    def _note_deaf(self) -> None:
+        self._listening.clear()
+        if self._deaf_since is None:
+            self._deaf_since = time.monotonic()
+
+    def _consume(self, broker: Any) -> Iterator[Any]:
+        self._echo.start_over()
+        end: Callable[[Any], None] = hang_up
+        try:
+            yield from self._receive(broker)
+        except GeneratorExit:
+            end = _release
+            raise
+        finally:
+            self._note_deaf()
+            end(broker)
+
+    def _receive(self, broker: Any) -> Iterator[Any]:
+        inbox: collections.deque[Any] = collections.deque()
+        channel_queue = self._make_queue()
+        consumer = broker.Consumer(
+            channel_queue,
+            on_message=inbox.append,
+            on_decode_error=_ignore_message,
+            no_ack=True,
+            accept=["json", "text/plain"],
+        )
+        consumer.consume()
+        _drain(broker, 0.02)  # kombu subscribes on Redis at the first poll only
+        producer = broker.Producer(exchange=channel_queue.exchange, auto_declare=False)
+        self._note_hearing()
+        self._ping(producer)
+        yield None
+        while True:
+            if inbox:
+                self.last_heard = time.monotonic()
+                self._echo.received()
+            while inbox:
+                yield inbox.popleft()
+            _drain(broker, POLL_INTERVAL)
+            if not inbox:
+                self._ping(producer)
+                yield None
+
+    def _ping(self, producer: Any) -> None:
+        """Publish a ping, if that is possible.
+
+        Raises:
+            TimeoutError: An earlier one has not come back.
+        """
+        if self._echo.is_due():
+            producer.publish(PING, content_type="text/plain", content_encoding="utf-8")
+
+
+class Echo:
+    """Whether what is published on a channel comes back.
+
+    Attributes:
+        forbidden: Whether the user may not publish; listening goes on without.
+    """
+
+    def __init__(self) -> None:
+        self.forbidden = False
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Forget what belonged to an earlier connection."""
+        self._pinged_at: float | None = None
+        self._blocked = False
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether anything can be published."""
+        return not (self.forbidden or self._blocked)
+
+    def is_due(self) -> bool:
+        """Note that a ping is about to be published, and return whether it can be.
+
+        Raises:
+            TimeoutError: An earlier one has not come back.
+        """
+        if not self.is_possible:
+            return False
+        clock = time.monotonic()
+        if self._pinged_at is None:
+            self._pinged_at = clock
+        elif clock - self._pinged_at > ECHO_TIMEOUT:
+            raise TimeoutError(f"no echo for {clock - self._pinged_at:.1f} s")
+        return True
+
+    def received(self) -> None:
+        """Note that a message came."""
+        self._pinged_at = None
+
+    def on_blocked(self, _reason: str) -> None:
+        """Note that the broker takes no messages for now, though it delivers those of others."""
+        self._blocked = True
+
+    def on_unblocked(self) -> None:
+        """Note that the broker takes messages again."""
+        self._blocked = False
+        self._pinged_at = None
+
+
+def _queue_maker(url: str, make: Callable[[], Any]) -> Callable[[], Any]:
+    """Return what makes the queue for each connection.
+
+    Redis remembers the name of each queue for ever, so there it is always the same; RabbitMQ may still hold the last
+    one for a connection that it has not seen end.
+    """
+    return functools.cache(make) if is_redis(url) else make
+
+
+def _is_forbidden(error: BaseException) -> bool:
+    # amqp.AccessRefused and redis.NoPermissionError, neither of which need be installed
+    return getattr(error, "reply_code", None) == 403 or type(error).__name__ == "NoPermissionError"
+
+
+def _release(broker: Any) -> None:
+    broker.release()
+
+
+def _drain(broker: Any, timeout: float) -> None:
+    guard = functools.partial(_surviving_poison, broker)
+    with guard(), contextlib.suppress(TimeoutError):
+        broker.drain_events(timeout=timeout)
+    read_buffered(broker.default_channel, guard)
+
+
+@contextlib.contextmanager
+def _surviving_poison(broker: Any) -> Iterator[None]:
+    """Go on after a message that kombu cannot read: only a broken connection is a reason to make a new one."""
+    try:
+        yield
+    except Exception as error:  # kombu raises whatever decoding a hostile message raises
+        # Among kombu's connection errors for Redis is KeyError, which a message without an envelope raises.
+        broken = isinstance(error, (*broker.connection_errors, *broker.channel_errors))
+        if broken and not isinstance(error, (LookupError, TypeError, ValueError)):
+            raise
+        log_ignored(describe(error))
+
+
+def _ignore_message(_message: Any, error: Exception) -> None:
+    log_ignored(describe(error))

@@ -1,0 +1,79 @@
+"""Reach what kombu and py-amqp keep of a connection, and have no public way to.
+
+Each function says why it is needed, with which version it was seen to work, and what happens when the thing is gone.
+tests/channel/test_seams.py fails then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+from collections.abc import Callable
+from typing import Any
+
+
+def on_confirms(channel: Any, acknowledged: Callable[[int, bool], None], refused: Callable[[int, bool], None]) -> bool:
+    """Have RabbitMQ confirm what is published on a channel.
+
+    Why: py-amqp's own option, ``confirm_publish``, waits for each message by itself, which costs a round trip a
+    message; ours are confirmed a batch at a time. Seen: ``confirm_select`` and the sets of callbacks in ``events`` of a
+    channel, in py-amqp 5.4.2. Without them: messages count as accepted when they have been written to the socket, so
+    those that a broker loses as it dies are lost.
+
+    Args:
+        channel: A kombu channel, of whatever transport.
+        acknowledged: Called with a delivery tag, and whether it stands for all up to it too.
+        refused: The same, for messages that the broker did not accept.
+
+    Returns:
+        Whether it will: other brokers than RabbitMQ answer each command, or nothing.
+    """
+    select, events = getattr(channel, "confirm_select", None), getattr(channel, "events", None)
+    if select is None or events is None:
+        return False
+    select()
+    events["basic_ack"].add(acknowledged)
+    events["basic_nack"].add(refused)
+    return True
+
+
+def keep_queues(connection: Any) -> None:
+    """Have kombu close a connection to Redis without deleting its queues first.
+
+    Why: the connection may be dead, and each deletion waits for an answer. Seen: ``_default_channel`` of a connection,
+    and ``auto_delete_queues`` of a Redis channel, in kombu 5.7.0. Without them: hanging up waits for a second.
+    """
+    getattr(getattr(connection, "_default_channel", None), "auto_delete_queues", set()).clear()
+
+
+def shorten_farewell(connection: Any, seconds: float) -> None:
+    """Have py-amqp not wait longer than this for the other side's answer when a TLS connection is closed.
+
+    Why: the connection may be dead. Seen: ``_connection`` of a kombu connection, and ``_transport.sock`` of py-amqp's,
+    in kombu 5.7.0 and py-amqp 5.4.2. Without them: hanging up waits for a second.
+    """
+    transport = getattr(getattr(connection, "_connection", None), "_transport", None)
+    sock = getattr(transport, "sock", None)
+    if sock is not None:
+        sock.settimeout(seconds)
+
+
+def read_buffered(channel: Any, guard: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
+    """Read the messages that kombu has left in redis-py's buffer.
+
+    Why: when a message without kombu's envelope raises, kombu does not read those that came in one packet behind it,
+    and polling the socket again does not tell, since they are not in the socket any more. Seen: ``subclient`` in the
+    ``__dict__`` of a Redis channel once it has subscribed, and ``_receive_one``, in kombu 5.7.0. Without them: such
+    messages are delivered when the next packet comes, which is the listener's own ping after a second at the latest.
+
+    Args:
+        channel: A kombu channel, of whatever transport.
+        guard: Makes a context in which one message is read, which survives what is wrong with it.
+    """
+    subclient = vars(channel).get("subclient")
+    receive = getattr(channel, "_receive_one", None)
+    if subclient is None or receive is None:
+        return
+    while subclient.connection is not None and subclient.connection.can_read(timeout=0):
+        with guard(), contextlib.suppress(queue.Empty):
+            receive(subclient)

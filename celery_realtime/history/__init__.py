@@ -1,0 +1,1 @@
+"""What is stored on Redis: the only place that knows it."""

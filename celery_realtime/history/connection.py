@@ -1,0 +1,190 @@
+"""Turn the address of a Redis into a client: over TCP, a unix socket or TLS, or found by Sentinels."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.connection import BlockingConnectionPool
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from celery_realtime.history.seams import (
+    BlockingSentinelPool,
+    ContextConnection,
+    SentinelContextConnection,
+    close_sentinels,
+    parse_options,
+)
+from celery_realtime.urls import RedisAddress, is_sentinel, url_options
+
+#: Whatever can go wrong with Redis.
+ERRORS = (redis.RedisError,)
+
+#: What passes by itself.
+OUTAGES = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.ReadOnlyError, redis.exceptions.BusyLoadingError)
+
+#: Seconds that connecting, or an answer, may take.
+TIMEOUT = 1.0
+
+#: Connections of a process, and for how many seconds a thread that finds all in use waits for one. When all clients of
+#: a web server come back at once they are answered one after the other.
+MOST_CONNECTIONS = 50
+TURN_TIMEOUT = 5.0
+
+SENTINEL_PORT = 26379
+
+#: In a URL, the names of options that are for the Sentinels themselves begin with this.
+SENTINEL_PREFIX = "sentinel_"
+
+#: Celery's words for how a certificate is checked, and redis-py's.
+_CERT_REQS = {"CERT_REQUIRED": "required", "CERT_OPTIONAL": "optional", "CERT_NONE": "none"}
+
+_BOUNDS: dict[str, Any] = {"max_connections": MOST_CONNECTIONS, "timeout": TURN_TIMEOUT}
+
+
+class RedisConnection:
+    """A client that connects when it is first used, and never waits long.
+
+    Args:
+        address: Of the Redis.
+
+    Attributes:
+        client: The client.
+
+    Raises:
+        ValueError, TypeError, redis.RedisError: The address cannot be used.
+    """
+
+    def __init__(self, address: RedisAddress) -> None:
+        self._sentinel = _sentinel(address) if is_sentinel(address.url) else None
+        self.client = _client(address) if self._sentinel is None else _master_client(address, self._sentinel)
+        pool: Any = self.client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # it connects later, and says now what it cannot take
+
+    @property
+    def sentinels(self) -> list[redis.Redis]:
+        """The clients of the Sentinels."""
+        return [] if self._sentinel is None else list(self._sentinel.sentinels)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.client.close()
+        self.client.connection_pool.disconnect()
+        if self._sentinel is not None:
+            close_sentinels(self._sentinel)
+
+
+def _defaults(url: str) -> dict[str, Any]:
+    # An odd task id must cost at most itself, not the batch that it is in.
+    defaults: dict[str, Any] = {**_BOUNDS, "socket_timeout": TIMEOUT, "encoding_errors": "replace"}
+    if url.startswith(("unix:", "redis+socket:")):
+        return defaults
+    return {**defaults, "socket_connect_timeout": TIMEOUT, "socket_keepalive": True}
+
+
+# -- one server -------------------------------------------------------------------------------------------------
+
+
+def _client(address: RedisAddress) -> redis.Redis:
+    options = {**_defaults(address.url), **_in_redis_py_words(address.options)}
+    if "ssl_context" in options:
+        options["connection_class"] = ContextConnection
+    return redis.Redis(connection_pool=BlockingConnectionPool.from_url(_redis_py_url(address.url), **options))
+
+
+def _redis_py_url(url: str) -> str:
+    """Return a Celery Redis URL in the words of redis-py."""
+    for celery_word, word in _CERT_REQS.items():
+        url = url.replace(f"ssl_cert_reqs={celery_word}", f"ssl_cert_reqs={word}")
+    if not url.startswith("redis+socket://"):
+        return url
+    return ("unix" + url.removeprefix("redis+socket")).replace("virtual_host=", "db=")
+
+
+def _in_redis_py_words(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as redis-py takes them; one that is None is left to redis-py."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if "ssl_cert_reqs" in given:
+        given["ssl_cert_reqs"] = _cert_reqs(given["ssl_cert_reqs"])
+    return given
+
+
+def _cert_reqs(value: Any) -> Any:
+    return ssl.VerifyMode(value) if isinstance(value, int) else _CERT_REQS.get(value, value)
+
+
+# -- behind Sentinels -------------------------------------------------------------------------------------------
+
+
+def _sentinel(address: RedisAddress) -> Sentinel:
+    options = {**address.options, **url_options(address.url)}
+    in_url = {name: value for name, value in url_options(address.url).items() if name.startswith(SENTINEL_PREFIX)}
+    to_sentinels = {
+        "socket_timeout": TIMEOUT,
+        "socket_connect_timeout": TIMEOUT,
+        "retry": Retry(NoBackoff(), 0),
+        **_with_tls(_in_redis_py_words(address.options.get("sentinel_kwargs") or {})),
+        **_from_url({name.removeprefix(SENTINEL_PREFIX): value for name, value in in_url.items()}),
+    }
+    return Sentinel(  # type: ignore[no-untyped-call]
+        [_host_and_port(part) for part in address.url.split(";")],
+        min_other_sentinels=int(options.get("min_other_sentinels", 0)),
+        sentinel_kwargs=to_sentinels,
+    )
+
+
+def _host_and_port(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return unquote(parts.hostname or "localhost"), parts.port or SENTINEL_PORT
+
+
+def _master_client(address: RedisAddress, sentinel: Sentinel) -> redis.Redis:
+    """Return a client that asks Sentinels for the master whenever it connects.
+
+    As kombu and Celery have it, the first Sentinel's URL has the user, password and database of the master.
+    """
+    of_sentinels = ("master_name", "min_other_sentinels", "sentinel_kwargs")
+    given = {name: value for name, value in address.options.items() if name not in of_sentinels}
+    query = url_options(address.url)
+    in_url = {name: query[name] for name in query if name not in of_sentinels and not name.startswith(SENTINEL_PREFIX)}
+    options = {
+        **_defaults(address.url),
+        **_login(urlsplit(address.url.partition(";")[0])),
+        **_with_tls(_in_redis_py_words(given)),
+        **_from_url(in_url),
+    }
+    if "ssl_context" in options:
+        options["connection_class"] = SentinelContextConnection
+        options.pop("ssl", None)
+    client: redis.Redis = sentinel.master_for(  # type: ignore[no-untyped-call]
+        query.get("master_name") or address.options["master_name"],
+        connection_pool_class=BlockingSentinelPool,
+        **options,
+    )
+    return client
+
+
+def _login(first: SplitResult) -> dict[str, Any]:
+    """Return user and password for the master, and its database."""
+    login: dict[str, Any] = {"db": int(unquote(first.path).strip("/") or 0)}
+    for name in ("username", "password"):
+        if getattr(first, name):
+            login[name] = unquote(getattr(first, name))
+    return login
+
+
+def _from_url(query: Mapping[str, str]) -> dict[str, Any]:
+    """Return the options in a URL as keyword arguments."""
+    asks_for_tls = query.get("ssl", "").lower() in ("1", "true", "yes")
+    options = parse_options({name: _CERT_REQS.get(value, value) for name, value in query.items() if name != "ssl"})
+    return {**options, "ssl": True} if asks_for_tls else _with_tls(options)
+
+
+def _with_tls(options: dict[str, Any]) -> dict[str, Any]:
+    """Ask for TLS where any option is about it."""
+    return {**options, "ssl": True} if any(name.startswith("ssl_") for name in options) else options

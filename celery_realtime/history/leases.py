@@ -1,0 +1,258 @@
+"""Record which jobs each incarnation of a worker runs, and find those whose worker has died.
+
+Beside leases, the same reaper finds queued jobs that have expired, and running jobs that have stalled. All times are
+those of the Redis server, so that the clocks of the hosts do not matter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from celery_realtime.encoding import encode, legible
+from celery_realtime.events import TERMINAL_RANK, Job, Outgoing, ProgressUpdate
+from celery_realtime.history.keys import Keys
+from celery_realtime.history.lua import Command, Runner, Script, call, command
+from celery_realtime.history.snapshot import UNREADABLE
+
+T = TypeVar("T")
+
+#: Seconds that the jobs of an incarnation are remembered if it never renews its lease again and no reaper looks.
+HELD_TTL = 86400
+
+_RUNNING_RANK = 1
+
+_HOLD, _RELEASE, _REAP, _AWAIT_STALL = map(Script, ("hold", "release", "reap", "await_stall"))
+
+
+class HeldJob(Job, frozen=True, kw_only=True):
+    """A job that an incarnation has taken from its queue.
+
+    Attributes:
+        running: Whether it has started; if not, it waits in the worker.
+    """
+
+    running: bool = False
+
+
+class Lapsed(msgspec.Struct, frozen=True):
+    """What a reaper has found.
+
+    Attributes:
+        lost: By incarnation whose lease has lapsed, the jobs that it held.
+        expired: Jobs whose time to be started is over, whatever has become of them.
+        stalled: The latest progress of jobs that have reported nothing for as long as they had declared.
+    """
+
+    lost: dict[str, list[HeldJob]]
+    expired: list[Job]
+    stalled: list[ProgressUpdate]
+
+
+class Leases:
+    """The leases of all workers of a channel.
+
+    A lease belongs to an incarnation, one life of a worker's process: a worker that was killed and started again under
+    its name does not renew the lease of the one before.
+
+    Args:
+        keys: Of the channel.
+        runner: Of its Redis.
+    """
+
+    def __init__(self, keys: Keys, runner: Runner) -> None:
+        self._keys = keys
+        self._runner = runner
+
+    def hold(self, incarnation: str, jobs: Iterable[HeldJob], lease: float) -> bool:
+        """Renew the lease of an incarnation.
+
+        Args:
+            incarnation: The incarnation.
+            jobs: All jobs that its main process has taken from the queue and not finished.
+            lease: Seconds until the lease lapses; its jobs are remembered for longer, for the reaper.
+
+        Returns:
+            Whether the lease was still there. If not, it is new, or its jobs may have been declared lost.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        described = [part for job in jobs for part in (legible(job.job_id), encode(job))]
+        arguments = [incarnation, int(max(lease * 100, HELD_TTL)), *described]
+        return bool(self._runner.run(call(_HOLD, self._keys_of(incarnation), arguments)))
+
+    def release(self, incarnation: str) -> bool:
+        """Give up the lease of an incarnation that ends, unless a job of it has no reported end: then it lapses.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        return bool(self._runner.run(call(_RELEASE, self._keys_of(incarnation), [incarnation])))
+
+    def reap(self, lease: float, pause: float, expiry_grace: float) -> Lapsed:
+        """Return the jobs of incarnations whose lease has lapsed, queued jobs that have expired, and stalled jobs.
+
+        No other reaper finds them, until the time of a lease has passed without :meth:`reaped` or :meth:`expired`.
+
+        Args:
+            lease: Seconds that a lease lasts.
+            pause: Seconds between two looks of one reaper.
+            expiry_grace: Seconds after its expiry in which a worker may still report a job's expiry itself.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        keys = self._keys.leases("alive", "reaper", "expiring", "expiring-jobs", "stalling", "stalling-jobs")
+        arguments = [lease, pause, expiry_grace, *self._keys.leases("held:", "running:")]
+        lost, expired, stalled = self._runner.run(call(_REAP, keys, arguments))
+        return Lapsed(
+            lost={
+                incarnation.decode(errors="replace"): _one_of_each(_decode_all(jobs, HeldJob))
+                for incarnation, jobs in zip(lost[::2], lost[1::2], strict=True)
+            },
+            expired=_decode_all(expired[1::2], Job),
+            stalled=_decode_all(stalled, ProgressUpdate),
+        )
+
+    def reaped(self, incarnation: str) -> None:
+        """Forget an incarnation whose jobs have been declared lost.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        alive, held, running = self._keys_of(incarnation)
+        self._runner.run_all([command("ZREM", alive, incarnation), command("DEL", held, running)])
+
+    def expired(self, job_ids: Sequence[str]) -> None:
+        """Forget expiries that have been reported.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        expiring, jobs = self._keys.leases("expiring", "expiring-jobs")
+        if job_ids:
+            self._runner.run_all([command("ZREM", expiring, *job_ids), command("HDEL", jobs, *job_ids)])
+
+    # -- what events say of jobs --------------------------------------------------------------------------------
+
+    def commands_before(self, events: list[Outgoing]) -> list[Command]:
+        """Return commands that note which jobs start: their worker may be killed before it renews its lease."""
+        commands: list[Command] = []
+        for incarnation, changes in _running_changes(events).items():
+            started = [part for run, job in changes.items() if job is not None for part in (run, job)]
+            if started:
+                running = self._keys_of(incarnation)[2]
+                commands += [command("HSET", running, *started), command("EXPIRE", running, HELD_TTL)]
+        return commands
+
+    def commands_after(self, events: list[Outgoing]) -> list[Command]:
+        """Return commands that note which jobs run no more, when queued ones expire, and when running ones stall."""
+        commands: list[Command] = []
+        for incarnation, changes in _running_changes(events).items():
+            ended = [run for run, job in changes.items() if job is None]
+            if ended:
+                commands.append(command("HDEL", self._keys_of(incarnation)[2], *ended))
+        return [*commands, *self._note_expiries(events), *self._note_stalls(events)]
+
+    def _note_expiries(self, events: list[Outgoing]) -> list[Command]:
+        expiring, jobs = self._keys.leases("expiring", "expiring-jobs")
+        times: list[Any] = []
+        descriptions: list[Any] = []
+        for event in events:
+            if event.deadlines.expires_at is not None:
+                job_id = legible(event.job_id or "")
+                times += [repr(event.deadlines.expires_at), job_id]
+                descriptions += [job_id, _describe_job(event)]
+        return [command("ZADD", expiring, *times), command("HSET", jobs, *descriptions)] if times else []
+
+    def _note_stalls(self, events: list[Outgoing]) -> list[Command]:
+        arguments: list[Any] = []
+        for event in events:
+            if event.deadlines.stall_after is not None:
+                arguments += [legible(event.job_id or ""), event.deadlines.stall_after, _describe_progress(event)]
+        return [call(_AWAIT_STALL, self._keys.leases("stalling", "stalling-jobs"), arguments)] if arguments else []
+
+    def _keys_of(self, incarnation: str) -> list[str]:
+        name = legible(incarnation)
+        return self._keys.leases("alive", f"held:{name}", f"running:{name}")
+
+
+def _running_changes(events: list[Outgoing]) -> dict[str, dict[str, bytes | None]]:
+    """Return, by incarnation and run, the jobs that run after some events, and None for those that run no more."""
+    changes: dict[str, dict[str, bytes | None]] = {}
+    for event in events:
+        if event.job_id and event.rank is not None and event.standing.incarnation:
+            of_incarnation = changes.setdefault(event.standing.incarnation, {})
+            if event.rank == _RUNNING_RANK:
+                of_incarnation[_run(event, event.attempt)] = _describe_job(event)
+            elif event.rank == TERMINAL_RANK:
+                of_incarnation[_run(event, event.attempt)] = None
+            elif event.attempt:  # a retry: the attempt before it is over, and its message may be back already
+                of_incarnation[_run(event, event.attempt - 1)] = None
+    return changes
+
+
+def _run(event: Outgoing, attempt: int) -> str:
+    return f"{attempt}:{legible(event.job_id or '')}"
+
+
+class _Origin(msgspec.Struct):
+    """The members of a status event that say where its job comes from; a filter may have removed some."""
+
+    task: Any = None
+    root_id: Any = None
+    parent_id: Any = None
+    group_id: Any = None
+
+
+_origin = msgspec.json.Decoder(_Origin)
+
+
+def _describe_job(event: Outgoing) -> bytes:
+    """Return the JSON of the job that a status event is about."""
+    origin = _origin.decode(event.payload) if event.payload.startswith(b"{") else _Origin()
+    return encode(
+        HeldJob(
+            job_id=legible(event.job_id or ""),
+            project_id=event.project_id,
+            attempt=event.attempt,
+            worker=event.standing.worker or None,
+            running=event.rank == _RUNNING_RANK,
+            **msgspec.structs.asdict(origin),
+        )
+    )
+
+
+def _describe_progress(event: Outgoing) -> bytes:
+    """Return the JSON of a job's progress, as far as a status or progress event has it."""
+    data = msgspec.json.decode(event.payload)
+    names = ("message", "current", "total", "task")
+    fields: dict[str, Any] = {name: data.get(name) for name in names if isinstance(data, dict)}
+    return encode(
+        ProgressUpdate(
+            job_id=event.job_id or "",
+            project_id=event.project_id,
+            progress=event.standing.percent,
+            timestamp="",
+            attempt=event.attempt,
+            **{"message": None, **fields},
+        )
+    )
+
+
+def _one_of_each(jobs: list[HeldJob]) -> list[HeldJob]:
+    """Return the first description of each attempt of a job: that of the process that runs it comes first."""
+    return list({(job.job_id, job.attempt): job for job in reversed(jobs)}.values())[::-1]
+
+
+def _decode_all(entries: list[bytes], kind: type[T]) -> list[T]:
+    """Return the structs of entries; an entry of another writer is left out."""
+    decoded = []
+    for entry in entries:
+        with contextlib.suppress(*UNREADABLE):
+            decoded.append(msgspec.json.decode(entry, type=kind))
+    return decoded

@@ -1,0 +1,78 @@
+"""Remember which jobs were cancelled, and whose access to a project was revoked."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from celery_realtime.history.keys import Keys
+from celery_realtime.history.lua import Runner, command
+from celery_realtime.history.snapshot import UNREADABLE
+
+#: Seconds that a cancellation, and a revocation, is remembered.
+CANCELLED_TTL = 86400
+REVOKED_TTL = 30 * 86400
+
+
+class Marks:
+    """The cancelled jobs and revoked accesses of a channel.
+
+    Args:
+        keys: Of the channel.
+        runner: Of its Redis.
+    """
+
+    def __init__(self, keys: Keys, runner: Runner) -> None:
+        self._keys = keys
+        self._runner = runner
+
+    def cancel(self, job_id: str) -> None:
+        """Mark a job as cancelled.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        self._runner.run(command("SET", self._keys.cancelled(job_id), 1, "EX", CANCELLED_TTL))
+
+    def cancelled(self, job_ids: Sequence[str]) -> list[str]:
+        """Return which of some jobs are marked as cancelled.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        if not job_ids:
+            return []
+        flags = self._runner.run(command("MGET", *map(self._keys.cancelled, job_ids)))
+        return [job_id for job_id, flag in zip(job_ids, flags, strict=True) if flag is not None]
+
+    def revoke(self, user: str, project_id: str, at: float) -> None:
+        """Mark a user's access to a project as revoked: tokens issued before ``at`` no longer open it.
+
+        Args:
+            user: The user id.
+            project_id: The project.
+            at: A time in seconds since the epoch.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        [revoked] = self._keys.leases("revoked")
+        pair = msgspec.json.encode([user, project_id])
+        self._runner.run_all([command("HSET", revoked, pair, repr(at)), command("EXPIRE", revoked, REVOKED_TTL)])
+
+    def revocations(self) -> dict[tuple[str, str], float]:
+        """Return when each user's access to a project was revoked, in seconds since the epoch.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        [revoked] = self._keys.leases("revoked")
+        stored: dict[bytes, Any] = self._runner.client.hgetall(revoked)  # type: ignore[assignment]
+        times = {}
+        for pair, at in stored.items():
+            with contextlib.suppress(*UNREADABLE):  # an entry of another writer
+                times[msgspec.json.decode(pair, type=tuple[str, str])] = float(at)
+        return times

@@ -1,0 +1,58 @@
+"""Remember which project each job is of."""
+
+from __future__ import annotations
+
+import time
+
+from celery_realtime.encoding import legible
+from celery_realtime.events import Outgoing
+from celery_realtime.history.keys import Keys
+from celery_realtime.history.lua import Command, Runner, command
+
+
+class Places:
+    """The projects of the jobs of a channel, each known for a ``ttl`` at least.
+
+    One hash holds those of one period of a ``ttl``, and expires as a whole.
+
+    Args:
+        keys: Of the channel.
+        runner: Of its Redis.
+        ttl: Seconds that a project is remembered, at least.
+    """
+
+    def __init__(self, keys: Keys, runner: Runner, ttl: float) -> None:
+        self._keys = keys
+        self._runner = runner
+        self._ttl = ttl
+
+    def commands(self, events: list[Outgoing]) -> list[Command]:
+        """Return the commands that note the projects of the jobs of some events."""
+        pairs = [
+            part
+            for event in events
+            if event.job_id and event.rank is not None
+            for part in (legible(event.job_id), event.project_id)
+        ]
+        if not pairs:
+            return []
+        [key] = self._keys.places(self._period())
+        return [command("HSET", key, *pairs), command("EXPIRE", key, max(1, int(self._ttl * 2)))]
+
+    def project_of(self, job_id: str) -> str | None:
+        """Return the project of a job, or None when none is known.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        now = self._period()
+        # A host whose clock is ahead may have written into the next period.
+        keys = self._keys.places(now, now - 1, now + 1)
+        projects = self._runner.run_all([command("HGET", key, legible(job_id)) for key in keys])
+        for project in projects:
+            if isinstance(project, Exception):
+                raise project
+        return next((project.decode(errors="replace") for project in projects if project is not None), None)
+
+    def _period(self) -> int:
+        return int(time.time() // self._ttl)

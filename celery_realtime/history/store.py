@@ -1,0 +1,330 @@
+"""Store the events of each project on Redis, and read back where a project stands and what a client has missed.
+
+One script decides whether an event is news, gives it its offset and stores it, in one step on the server: append.lua,
+where the keys of a project are described.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+import secrets
+from typing import Any
+
+import msgspec
+import redis
+
+from celery_realtime.bounded import BoundedDict
+from celery_realtime.encoding import legible
+from celery_realtime.events import WORKFLOW_EVENT, Outgoing, now, stamp
+from celery_realtime.exceptions import ImproperlyConfigured
+from celery_realtime.history.connection import OUTAGES, RedisConnection
+from celery_realtime.history.keys import Keys
+from celery_realtime.history.leases import Leases
+from celery_realtime.history.lua import Command, Runner, Script, call
+from celery_realtime.history.marks import Marks
+from celery_realtime.history.places import Places
+from celery_realtime.history.snapshot import Snapshot, decode_event, decode_job
+from celery_realtime.logs import RateLimitedLogger, describe
+from celery_realtime.urls import RedisAddress, is_sentinel, redact
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that a job is shown after its end.
+ENDED_TTL = 3600.0
+MAX_RECOVERED = 1000
+MAX_SNAPSHOT = 1000
+
+#: Bytes of jobs, and of missed events, that an answer holds. Both may be three times as long in JSON of nothing but
+#: ASCII, and aiohttp, which Python's asyncio clients use, ends a connection over a message of 4 MiB.
+MAX_ANSWER = 1024 * 1024
+
+#: Jobs of a project that have not ended, beyond which the ones that were silent longest are forgotten.
+MAX_LIVE = 100000
+
+#: Projects of which a process remembers the highest offset that it has stored.
+WITNESSED = 10000
+
+_APPEND, _READ = Script("append"), Script("read")
+
+
+class History:
+    """The history of every project of a channel.
+
+    Args:
+        where: Address of the Redis, or a URL that says all of it.
+        channel: Keeps apart what shares a Redis.
+        size: Events, and ended jobs, kept for each project.
+        ttl: Seconds that they are kept.
+
+    Attributes:
+        keys: The names of the keys.
+        leases: Which jobs each worker runs.
+        marks: Which jobs were cancelled, and whose access was revoked.
+
+    Raises:
+        ImproperlyConfigured: The URL cannot be used.
+    """
+
+    def __init__(self, where: RedisAddress | str, channel: str, size: int, ttl: float) -> None:
+        address = RedisAddress(where) if isinstance(where, str) else where
+        self._url = address.url
+        self._size = size
+        self._ttl = ttl
+        self._log = RateLimitedLogger(logger)
+        self._tags = WriteTags()
+        self._witnessed: BoundedDict[str, tuple[str, int]] = BoundedDict(WITNESSED)
+        self._connection = _connect(address)
+        self._runner = Runner(self._connection.client)
+        self.keys = Keys(channel)
+        self.leases = Leases(self.keys, self._runner)
+        self.marks = Marks(self.keys, self._runner)
+        self._places = Places(self.keys, self._runner, ttl)
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    def append(self, events: list[Outgoing]) -> list[list[Outgoing]] | None:
+        """Store events, and return what to publish for each: itself with epoch and offset, and its workflow's update.
+
+        There is nothing to publish for an event that is not news: its job has reached a higher attempt, or a higher
+        rank in the same one.
+
+        Returns:
+            What to publish, or None when Redis cannot be reached. Some events may have been stored then; appending
+            the same objects again stores none a second time. When Redis refuses to store (it is full, say) the events
+            come back as they are: published without an offset rather than not at all.
+        """
+        tags = self._tags.of(events)
+        try:
+            appended = self._append_all(events, tags)
+        except OUTAGES as error:
+            self._tags.doubt(events, tags)
+            self._log.error("cannot store events at %s (they wait, and are tried again): %s", *self._where(error))
+            return None
+        except redis.RedisError as error:
+            self._log_refusal(error)
+            appended = [[event] for event in events]
+        self._tags.settle(events)
+        return appended
+
+    def _append_all(self, events: list[Outgoing], tags: dict[int, str]) -> list[list[Outgoing]]:
+        groups = _by_project(events)
+        appends = [self._append_command(name, [event for _, event in group], tags) for name, group in groups.items()]
+        notes_before = [*self.leases.commands_before(events), *self._places.commands(events)]
+        replies = self._runner.run_all([*notes_before, *appends, *self.leases.commands_after(events)])
+        start, end = len(notes_before), len(notes_before) + len(appends)
+        self._check_notes([*replies[:start], *replies[end:]])
+        answers: dict[int, list[Outgoing]] = {}
+        for (project_id, group), reply in zip(groups.items(), replies[start:end], strict=True):
+            answers.update(self._answers(project_id, group, reply))
+        return [answers[place] for place in range(len(events))]
+
+    def _check_notes(self, replies: list[Any]) -> None:
+        """Log that notes were refused: the events themselves are stored all the same."""
+        for reply in replies:
+            if isinstance(reply, Exception):
+                self._log.error(
+                    "%s refused to note what jobs do; lost, expired and stalled ones may not be reported: %s",
+                    *self._where(reply),
+                )
+
+    def _append_command(self, project_id: str, events: list[Outgoing], tags: dict[int, str]) -> Command:
+        arguments: list[Any] = [_new_epoch(), self._size, self._ttl, min(ENDED_TTL, self._ttl)]
+        arguments += [msgspec.json.encode(now()), msgspec.json.encode(project_id)]
+        arguments += [*self._witnessed.get(project_id, ("", 0)), MAX_LIVE]
+        arguments.append(_pack([_describe(event, tags[id(event)]) for event in events]))
+        arguments += [event.payload for event in events]
+        server = ["server"] if is_sentinel(self._url) else []
+        return call(_APPEND, self.keys.project(project_id, *server), arguments)
+
+    def _answers(self, project_id: str, group: list[tuple[int, Outgoing]], reply: Any) -> dict[int, list[Outgoing]]:
+        """Return what to publish for the events of one project, by their places in the batch."""
+        if isinstance(reply, Exception):
+            self._log_refusal(reply)
+            return {place: [event] for place, event in group}
+        epoch, words, updates = reply
+        epoch, offsets = epoch.decode(errors="replace"), [int(word) for word in words.split()]
+        self._witness(project_id, epoch, [*offsets, *(offset for _, _, offset in updates)])
+        answers: dict[int, list[Outgoing]] = {}
+        for (place, event), offset in zip(group, offsets, strict=True):
+            answers[place] = [stamp(event, {"epoch": epoch, "offset": offset})] if offset else []
+        for index, payload, offset in updates:
+            update = Outgoing(project_id, WORKFLOW_EVENT, payload, rank=0)
+            answers[group[index][0]].append(stamp(update, {"epoch": epoch, "offset": offset}))
+        return answers
+
+    def _witness(self, project_id: str, epoch: str, offsets: list[int]) -> None:
+        """Remember the offsets that this process has stored: a server that has lost them does not pass for whole."""
+        known_epoch, highest = self._witnessed.get(project_id, ("", 0))
+        self._witnessed[project_id] = epoch, max(offsets + [highest] * (known_epoch == epoch))
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def read(
+        self,
+        project_id: str,
+        since_epoch: str = "",
+        since_offset: int = -1,
+        most_jobs: int = MAX_SNAPSHOT,
+        most_bytes: int = MAX_ANSWER,
+    ) -> Snapshot:
+        """Return a project's snapshot, and what came after ``since``: all of it, or nothing.
+
+        Args:
+            project_id: The project.
+            since_epoch: The epoch of the position that the caller has reached.
+            since_offset: The offset of that position; -1 for none.
+            most_jobs: Most jobs in the snapshot; 0 for no workflows either.
+            most_bytes: Most bytes of jobs, and of missed events.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        arguments = [
+            *(_new_epoch(), since_epoch, since_offset, min(MAX_RECOVERED, self._size)),
+            *(max(1, int(self._ttl)), min(ENDED_TTL, self._ttl), self._size, most_jobs, most_bytes),
+        ]
+        return Snapshot.of_reply(project_id, self._runner.run(call(_READ, self.keys.project(project_id), arguments)))
+
+    def recent(self, project_id: str) -> list[dict[str, Any]]:
+        """Return the events that are stored of a project, in order, as ``{event, data}``.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        epoch = self.read(project_id, most_jobs=0).epoch
+        entries: Any = self._runner.client.xrange(self.keys.project(project_id)[1])
+        return [decode_event((name, [*itertools.chain(*fields.items())]), epoch) for name, fields in entries]
+
+    def position(self, project_id: str) -> dict[str, Any] | None:
+        """Return a project's epoch and offset, or None when Redis cannot be reached."""
+        try:
+            snapshot = self.read(project_id, most_jobs=0)
+        except redis.RedisError as error:
+            self._log.error("cannot read the position of a project at %s: %s", *self._where(error))
+            return None
+        return {"epoch": snapshot.epoch, "offset": snapshot.offset}
+
+    def project_of(self, job_id: str) -> str | None:
+        """Return the project of a job of which an event came in the last ``ttl`` seconds, or None.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        return self._places.project_of(job_id)
+
+    def job(self, project_id: str, job_id: str) -> dict[str, Any] | None:
+        """Return the latest state of one job, as the snapshot has it, or None when it is not known.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        entry: Any = self._runner.client.hget(self.keys.project(project_id)[2], legible(job_id))
+        return None if entry is None else decode_job(entry)
+
+    # -- the connection -----------------------------------------------------------------------------------------
+
+    def ping(self) -> bool:
+        """Tell whether Redis answers."""
+        try:
+            return bool(self._runner.client.ping())
+        except OUTAGES:
+            return False
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._connection.close()
+
+    def _log_refusal(self, error: Exception) -> None:
+        self._log.error("%s refused to store history; events are sent without offsets: %s", *self._where(error))
+
+    def _where(self, error: Exception) -> tuple[str, str]:
+        return redact(self._url), describe(error)
+
+
+class WriteTags:
+    """Tells apart writes that are tried for the first time from those that may have been stored already.
+
+    Each event is stored with a random tag. If no answer comes, the next try has the same tag with a question mark, and
+    append.lua looks whether an event with this tag is there.
+    """
+
+    def __init__(self) -> None:
+        #: By ``id``, the events that are in doubt, and their tags.
+        self._doubtful: BoundedDict[int, tuple[Outgoing, str]] = BoundedDict(WITNESSED)
+
+    def of(self, events: list[Outgoing]) -> dict[int, str]:
+        """Return the tags of a try to store some events, by their ``id``."""
+        return {id(event): self._tag(event) for event in events}
+
+    def _tag(self, event: Outgoing) -> str:
+        doubtful = self._doubtful.get(id(event))
+        return secrets.token_hex(6) if doubtful is None else "?" + doubtful[1]
+
+    def doubt(self, events: list[Outgoing], tags: dict[int, str]) -> None:
+        """Note that it is not known whether events have been stored with these tags."""
+        for event in events:
+            self._doubtful[id(event)] = event, tags[id(event)].removeprefix("?")
+
+    def settle(self, events: list[Outgoing]) -> None:
+        """Forget events of which it is known by now."""
+        for event in events:
+            self._doubtful.pop(id(event))
+
+    def __len__(self) -> int:
+        return len(self._doubtful)
+
+
+def _connect(address: RedisAddress) -> RedisConnection:
+    try:
+        return RedisConnection(address)
+    except (ValueError, TypeError, redis.RedisError) as error:
+        raise ImproperlyConfigured(
+            f"realtime_history_url {redact(address.url)!r} cannot be used ({type(error).__name__})"
+        ) from None
+
+
+def _new_epoch() -> str:
+    return secrets.token_hex(4)
+
+
+def _by_project(events: list[Outgoing]) -> dict[str, list[tuple[int, Outgoing]]]:
+    groups: dict[str, list[tuple[int, Outgoing]]] = {}
+    for place, event in enumerate(events):
+        groups.setdefault(event.project_id, []).append((place, event))
+    return groups
+
+
+def _rank(event: Outgoing) -> str:
+    if event.progress:
+        return "p"
+    if event.rank is None:
+        return "c"
+    return event.standing.gate or str(event.rank)
+
+
+def _describe(event: Outgoing, tag: str) -> list[Any]:
+    """Return what append.lua has to know of an event beside its payload; see ``describe`` there."""
+    standing, root = event.standing, event.standing.root_id
+    # The first line of a job's entry is separated by blanks: a root with blanks would be several words.
+    root = root if root and root.split() == [root] else "-"
+    return [
+        *(event.event, event.job_id or "", event.attempt, _rank(event), standing.percent),
+        *(_word(standing.incarnation), standing.kind, root, tag),
+    ]
+
+
+def _pack(descriptions: list[list[Any]]) -> bytes:
+    try:
+        return msgspec.msgpack.encode(descriptions)
+    except UnicodeEncodeError:
+        return msgspec.msgpack.encode(
+            [[legible(part) if isinstance(part, str) else part for part in parts] for parts in descriptions]
+        )
+
+
+@functools.lru_cache(maxsize=1000)
+def _word(incarnation: str) -> str:
+    """Return an incarnation as one word, "-" for none."""
+    return "".join(legible(incarnation).split()) or "-"

@@ -1,0 +1,1 @@
+"""Celery's side: what happens to jobs, as events."""

@@ -1,0 +1,89 @@
+"""Read the settings of a Celery app once, and complete them with what Celery itself was told of its broker."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from celery import Celery
+
+from celery_realtime.jobs.seams import conf_so_far
+from celery_realtime.settings import Settings, check, check_broker, check_names
+from celery_realtime.urls import celery_broker_options, celery_redis
+
+logger = logging.getLogger(__name__)
+
+#: Celery's own, where nothing is set.
+DEFAULT_BROKER = "amqp://"
+
+
+class Configuration:
+    """Where the settings of a Realtime come from.
+
+    Args:
+        keywords: What ``Realtime(app, **settings)`` was given.
+
+    Raises:
+        ImproperlyConfigured: A name is unknown.
+    """
+
+    def __init__(self, keywords: Mapping[str, Any]) -> None:
+        check_names(keywords, prefix="")
+        self._given = self._keywords = dict(keywords)
+
+    def replace(self, keywords: Mapping[str, Any]) -> None:
+        """Let these beat what was given to the constructor, in place of any that did so before.
+
+        Raises:
+            ImproperlyConfigured: A name is unknown.
+        """
+        check_names(keywords, prefix="")
+        self._keywords = {**self._given, **keywords}
+
+    def check(self, app: Celery) -> None:
+        """Check what is set by now, without loading a configuration that its owner has not finished.
+
+        Celery sends ``on_after_configure`` when it is loaded, and takes no other source afterwards.
+
+        Raises:
+            ImproperlyConfigured: A name is unknown, or a value is mistaken.
+        """
+        if app.configured:
+            self._check(app, app.conf, app.conf.broker_write_url)
+        else:
+            so_far = conf_so_far(app)
+            self._check(app, so_far, so_far.get("broker_write_url") or so_far.get("broker_url"))
+
+    def _check(self, app: Celery, conf: Mapping[str, Any], broker_url: Any) -> None:
+        values = check(self._keywords, conf, app.namespace)
+        if values.get("url") is None:
+            check_broker(broker_url or DEFAULT_BROKER)
+
+    def read(self, app: Celery) -> Settings:
+        """Load the app's configuration, and return the settings.
+
+        Raises:
+            ImproperlyConfigured: A name is unknown, or a value is mistaken.
+        """
+        conf = app.conf
+        values = check(self._keywords, conf, app.namespace)
+        if values.get("url") is None:
+            values["url"] = check_broker(conf.broker_write_url or DEFAULT_BROKER)
+            values["connection_options"] = celery_broker_options(conf, values.get("connection_options") or {})
+        settings = Settings(**values)
+        return _find_history(conf, settings) if settings.history_url == "auto" else settings
+
+
+def _find_history(conf: Any, settings: Settings) -> Settings:
+    """Return settings with the history at the result backend or the broker, if it is a Redis and has a client."""
+    address = celery_redis(conf, settings.url, settings.connection_options)
+    if address is not None and importlib.util.find_spec("redis") is None:
+        logger.warning("no history: pip install celery-realtime[redis], or set realtime_history_url to None")
+        address = None
+    if address is None:
+        return msgspec.structs.replace(settings, history_url=None)
+    options = {**address.options, **settings.history_options}
+    return msgspec.structs.replace(settings, history_url=address.url, history_options=options)

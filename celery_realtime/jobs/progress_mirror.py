@@ -1,0 +1,144 @@
+"""Store progress in Celery's result backend, for clients that poll, and never over a state that is not ours."""
+
+from __future__ import annotations
+
+import functools
+from importlib import resources
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+from celery.exceptions import OperationalError
+
+from celery_realtime.bounded import BoundedDict
+from celery_realtime.encoding import encode
+from celery_realtime.jobs.seams import backend_takes_scripts, result_meta, stored_status
+from celery_realtime.loops import BackgroundLoop
+from celery_realtime.sending.outbox import Outbox
+
+if TYPE_CHECKING:
+    from celery_realtime.jobs.progress import Progress
+
+STATE = "PROGRESS"
+
+#: The states that progress replaces. All others are ends, or states of the user's own, such as ABORTED.
+REPLACEABLE = ("PENDING", "STARTED", "RETRY", STATE)
+
+#: Jobs that a process remembers.
+REMEMBERED = 10000
+
+#: Longest wait, in seconds, for the last progress to be stored when a process ends.
+FLUSH_TIMEOUT = 1.0
+
+
+class MirroredProgress(NamedTuple):
+    """Progress of a job that waits to be stored; encoded when it is, since most reports are replaced by newer ones.
+
+    Attributes:
+        job_id: The job.
+        report: What to store.
+        rank: None, for the queue: it is not a status.
+        progress: True, for the queue: a newer report of the same job replaces it.
+    """
+
+    job_id: str
+    report: Progress
+    rank: int | None = None
+    progress: bool = True
+
+
+class _Target(NamedTuple):
+    task: Any
+    request: Any
+
+
+class ProgressMirror:
+    """Store PROGRESS states in the result backend of each job's task, from a thread of its own.
+
+    Args:
+        queue_size: Jobs whose progress may wait to be stored.
+    """
+
+    def __init__(self, *, queue_size: int) -> None:
+        #: By job, where its progress is stored; None after its end.
+        self._targets: BoundedDict[str, _Target | None] = BoundedDict(REMEMBERED)
+        self._outbox: Outbox[MirroredProgress] = Outbox(
+            self.store,
+            queue_size=queue_size,
+            linger=0.0,
+            flush_timeout=FLUSH_TIMEOUT,
+            destination="the result backend",
+        )
+
+    def expect(self, task: Any, request: Any) -> None:
+        """Store the progress of a job from now on.
+
+        Args:
+            task: The job's task. Its backend is asked for in the thread that stores: the app's is one for each thread
+                (celery/app/base.py, ``Celery.backend``).
+            request: The job's request.
+        """
+        self._targets[request.id] = _Target(task, request)
+
+    def end(self, job_id: str) -> None:
+        """Store no more of a job: its final state is, or is about to be, in the backend."""
+        if self._targets.get(job_id) is not None:
+            self._targets[job_id] = None
+
+    def put(self, job_id: str, report: Progress, due: float) -> None:
+        """Store a report when it is due, unless a newer one replaces it; returns at once.
+
+        Args:
+            job_id: The job.
+            report: The progress.
+            due: The :func:`time.monotonic` time before which it is held back.
+        """
+        self._outbox.put(MirroredProgress(job_id, report), due)
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until all progress has been stored, at most ``timeout`` seconds; returns whether it has."""
+        return self._outbox.flush(timeout)
+
+    @property
+    def loops(self) -> list[BackgroundLoop]:
+        """The loops that store, for health checks."""
+        return self._outbox.loops
+
+    def store(self, reports: list[MirroredProgress]) -> int:
+        """Store the progress of jobs that have not ended; returns how many of the first reports are done with."""
+        for done, waiting in enumerate(reports):
+            target = self._targets.get(waiting.job_id)
+            if target is not None and not _store(target, waiting.report):
+                return done
+        return len(reports)
+
+
+def _store(target: _Target, report: Progress) -> bool:
+    """Store a report; returns whether the backend could be reached."""
+    backend = target.task.backend
+    outages = (OSError, OperationalError, *getattr(backend, "connection_errors", ()))
+    meta = msgspec.json.decode(encode(report))
+    try:
+        if backend_takes_scripts(backend):
+            _store_by_script(backend, target.request, meta)
+        elif stored_status(backend, target.request.id) in (None, *REPLACEABLE):
+            backend.store_result(target.request.id, meta, STATE, request=target.request)
+    except outages:
+        return False
+    return True
+
+
+def _store_by_script(backend: Any, request: Any, meta: Any) -> None:
+    """Look and store in one step, which of Celery's backends Redis alone can do."""
+    value = backend.encode({**result_meta(backend, request, meta, STATE), "task_id": request.id})
+    script = backend.client.register_script(_script())
+    script(keys=[backend.get_key_for_task(request.id)], args=[value, int(backend.expires or 0)])
+
+
+@functools.cache
+def _script() -> str:
+    return (
+        resources.files("celery_realtime")
+        .joinpath("scripts")
+        .joinpath("store_progress.lua")
+        .read_text(encoding="utf-8")
+    )

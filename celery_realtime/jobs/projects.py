@@ -1,0 +1,204 @@
+"""Decide which project a job belongs to: one answer for its producer, a worker's main process and its child."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import logging
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextvars import ContextVar, Token
+from typing import Any, NamedTuple
+
+from celery import Celery
+
+from celery_realtime.jobs.seams import request_fields, task_of_request
+from celery_realtime.logs import RateLimitedLogger
+from celery_realtime.rooms import normalise_project_id
+from celery_realtime.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+#: The header of a job's message, and the argument of its task, that name its project.
+HEADER = "project_id"
+
+
+class Call(NamedTuple):
+    """The call of a task, as far as it decides about a project.
+
+    Attributes:
+        task: The task's name.
+        job_id: The task id.
+        fields: What its message carries.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+    """
+
+    task: str
+    job_id: str
+    fields: Mapping[str, Any]
+    args: Any
+    kwargs: Any
+
+
+def call_of_request(request: Any) -> Call:
+    """Return the call that a request is of.
+
+    Args:
+        request: A worker's ``Request`` or a task's ``Context``.
+    """
+    return Call(task_of_request(request), request.id, request_fields(request), request.args, request.kwargs)
+
+
+class Projects:
+    """Which project a job belongs to.
+
+    In this order: its ``project_id`` header; its ``project_id`` argument; ``with realtime.project(...)``; the project
+    of the job that publishes it; the resolver; what was tracked by hand. A producer with this package writes the answer
+    into the header; a worker works out those of others, in its main process and in its children alike.
+
+    Args:
+        app: The Celery app.
+        settings: Returns the settings.
+        tracked: Returns the project that a job was tracked for, by its id, or None.
+    """
+
+    def __init__(self, app: Celery, settings: Callable[[], Settings], tracked: Callable[[str], str | None]) -> None:
+        self._app = app
+        self._settings = settings
+        self._tracked = tracked
+        self._log = RateLimitedLogger(logger)
+        self._surrounding: ContextVar[str | None] = ContextVar("celery_realtime_project", default=None)
+
+    # -- what surrounds a call ------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def surrounding(self, project_id: object) -> Iterator[None]:
+        """Give everything that is published inside a project; see :meth:`celery_realtime.Realtime.project`."""
+        token = self._surrounding.set(normalise_project_id(project_id))
+        try:
+            yield
+        finally:
+            self._surrounding.reset(token)
+
+    def enter(self, project_id: str | None) -> Token[str | None]:
+        """Make a job's project the surrounding one while it runs; the result is for :meth:`leave`."""
+        return self._surrounding.set(project_id)
+
+    def leave(self, token: Token[str | None]) -> None:
+        """Undo :meth:`enter`."""
+        try:
+            self._surrounding.reset(token)
+        except ValueError:  # the job ended in another context than it began in
+            self._surrounding.set(None)
+
+    def _inherited(self) -> str | None:
+        """Return the surrounding project, or that of the job that runs here."""
+        surrounding = self._surrounding.get()
+        running = self._app.current_task
+        if surrounding is None and running is not None and running.app is self._app:
+            return self.readable(request_fields(running.request).get(HEADER), running.name)
+        return surrounding
+
+    # -- which project --------------------------------------------------------------------------------------------
+
+    def of_publication(self, call: Call) -> str | None:
+        """Return the project of a job that is published here and now."""
+        return self._decide(call, self._inherited())
+
+    def of_call(self, call: Call) -> str | None:
+        """Return the project that a job would have if it was published here and now.
+
+        Raises:
+            TypeError, ValueError: Its ``project_id`` header is not a project id.
+        """
+        check_header(call.fields)
+        return self.of_publication(call)
+
+    def of_request(self, request: Any) -> str | None:
+        """Return the project of a job that a worker has received, runs, or is told the end of.
+
+        Args:
+            request: A worker's ``Request`` or a task's ``Context``.
+        """
+        inherited = self._surrounding.get() if getattr(request, "is_eager", False) else None
+        return self._decide(call_of_request(request), inherited)
+
+    def of_message(self, call: Call) -> str | None:
+        """Return the project of a job that a worker has received and cannot make a request of."""
+        return self._decide(call, None)
+
+    def _decide(self, call: Call, inherited: str | None) -> str | None:
+        return (
+            self.readable(call.fields.get(HEADER), call.task)
+            or self.readable(project_argument(self._app.tasks.get(call.task), call.args, call.kwargs), call.task)
+            or inherited
+            or self._resolve(call)
+            or self._tracked(call.job_id)
+        )
+
+    def _resolve(self, call: Call) -> str | None:
+        resolver = self._settings().project_resolver
+        if resolver is None:
+            return None
+        with self._log.suppressing(
+            "realtime_project_resolver failed for task %s, so the job has no project and is shown to nobody", call.task
+        ):
+            project = resolver(call.task, tuple(call.args or ()), dict(call.kwargs or {}))
+            return self.readable(project, call.task)
+        return None
+
+    def readable(self, value: object, task: object) -> str | None:
+        """Return a project id that others wrote; one that is not an id is logged and counts as none."""
+        if value is None:
+            return None
+        try:
+            return normalise_project_id(value)
+        except (TypeError, ValueError) as error:
+            self._log.warning("a job of task %s has no project, so it is shown to nobody: %s", task, error)
+            return None
+
+
+def check_header(headers: Mapping[str, Any] | None) -> None:
+    """Refuse a ``project_id`` header that is not a project id.
+
+    Raises:
+        TypeError, ValueError: It is not.
+    """
+    header = (headers or {}).get(HEADER)
+    if header is not None:
+        normalise_project_id(header)
+
+
+# -- the project among a call's arguments -----------------------------------------------------------------------
+
+
+def takes_project(task: Any) -> bool:
+    """Tell whether a task's function has an argument that ``project_id=`` can fill."""
+    return _parameters(task.__class__)[1]
+
+
+def project_argument(task: Any, args: Any, kwargs: Any) -> object:
+    """Return what a call passes as the ``project_id`` argument of its task, or None."""
+    if isinstance(kwargs, dict) and kwargs.get(HEADER) is not None:
+        return kwargs[HEADER]
+    if task is None or not isinstance(args, (list, tuple)):
+        return None
+    by_position, _ = _parameters(task.__class__)
+    position = by_position.index(HEADER) if HEADER in by_position else len(args)
+    return args[position] if position < len(args) else None
+
+
+@functools.lru_cache(maxsize=4096)
+def _parameters(task_class: Hashable) -> tuple[tuple[str, ...], bool]:
+    """Return what a task function takes by position, bound ``self`` left out, and whether ``project_id=`` fills one."""
+    run = task_class.run  # type: ignore[attr-defined]
+    if inspect.isfunction(run) and not isinstance(inspect.getattr_static(task_class, "run"), staticmethod):
+        run = functools.partial(run, None)
+    try:
+        parameters = inspect.signature(run).parameters.values()
+    except (TypeError, ValueError):
+        return (), True
+    by_position = tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
+    by_keyword = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return by_position, HEADER in by_keyword or any(p.kind is p.VAR_KEYWORD for p in parameters)

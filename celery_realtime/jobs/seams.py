@@ -1,0 +1,208 @@
+"""Every private or undocumented thing of Celery, billiard and kombu that jobs depend on, each behind a function.
+
+Each says why it is needed, the version that it was seen in, and what happens without it. ``tests/jobs/test_seams.py``
+fails when one of them is gone.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import ChainMap
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import billiard.process
+from celery import Celery
+from celery.app.task import Context
+from celery.backends.base import DisabledBackend
+from celery.local import Proxy
+from kombu.exceptions import KombuError
+
+# -- messages and requests --------------------------------------------------------------------------------------
+
+
+class TaskMessage(NamedTuple):
+    """A task message of protocol 2 or 1.
+
+    Attributes:
+        job_id: The task id; None in a message that is not a task's.
+        fields: What it carries: its headers, and in protocol 1 its body.
+        args: Positional arguments of the task.
+        kwargs: Keyword arguments of the task.
+        embed: What holds its callbacks, errbacks, chain and chord.
+    """
+
+    job_id: str | None
+    fields: Mapping[str, Any]
+    args: Any
+    kwargs: Any
+    embed: dict[str, Any]
+
+
+def read_message(headers: Mapping[str, Any] | None, body: Any) -> TaskMessage:
+    """Read a task message: protocol 2 has its fields in the headers, protocol 1 in a body that is a mapping.
+
+    Documented in Celery's "Message Protocol", but no function of Celery's reads both. Seen in Celery 5.7.
+    """
+    outer = {} if headers is None else headers  # an empty one is written into
+    if isinstance(body, dict):
+        return TaskMessage(body.get("id"), ChainMap(outer, body), body.get("args"), body.get("kwargs"), body)  # type: ignore[arg-type]
+    args, kwargs, embed = body if isinstance(body, (list, tuple)) and len(body) == 3 else (None, None, None)
+    return TaskMessage(outer.get("id"), outer, args, kwargs, embed if isinstance(embed, dict) else {})
+
+
+def read_received(message: Any) -> TaskMessage:
+    """Read a message that a worker got and may be unable to decode.
+
+    ``kombu.Message.payload`` decodes a message once, and raises ``KombuError`` for one that it cannot or may not
+    decode. Seen in kombu 5.7. Without it, a job whose task is not registered has no project but that in its header.
+    """
+    try:
+        body = message.payload
+    except KombuError:
+        body = None
+    return read_message(getattr(message, "headers", None), body)
+
+
+def request_fields(request: Any) -> Mapping[str, Any]:
+    """Return what the message of a job carried, as the request that Celery makes of it has it.
+
+    A worker's main process has it in ``Request.request_dict``; a running task, and a signal about one, in the
+    attributes of its ``Context``. Custom headers are beside the other fields in protocol 2, and nested in ``headers``
+    in protocol 1 (celery/worker/strategy.py, ``proto1_to_proto2``) and in eager jobs. Seen in Celery 5.7. Without it,
+    jobs have no project, attempt or root.
+    """
+    fields = vars(request) if isinstance(request, Context) else request.request_dict
+    return dict_fields(fields)
+
+
+def dict_fields(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the fields of a request that is a mapping, as ``task_internal_error`` has it; see request_fields."""
+    nested = fields.get("headers")
+    return ChainMap(fields, nested) if isinstance(nested, dict) else fields  # type: ignore[arg-type]
+
+
+def task_of_request(request: Any) -> str:
+    """Return the task's name in a request; a worker's main process has the task itself in ``Request.task``."""
+    name: str = request.task if isinstance(request, Context) else request.task.name
+    return name
+
+
+# -- workers ----------------------------------------------------------------------------------------------------
+
+
+def is_prefork_child() -> bool:
+    """Tell whether this is a child of a prefork pool, whose main process reports how it ended.
+
+    The pool's processes are the daemonic ones of billiard. Seen in billiard 4.2. The signal ``worker_process_init`` is
+    no substitute, since the solo pool sends it too. Without it, a job that is cut off is reported by both processes, or
+    by none.
+    """
+    return bool(billiard.process.current_process().daemon)
+
+
+class WorkerRequests:
+    """The jobs that a worker's main process has taken from the queue.
+
+    What Celery's own control commands use: ``celery.worker.state`` with ``requests``, ``reserved_requests`` and
+    ``revoked``; ``Request.time_start``, which is set when the pool has accepted the job; ``Request.terminate``; and
+    ``Consumer.pool``. Seen in Celery 5.7. Without them, jobs can neither be cancelled nor held by a lease.
+
+    Args:
+        consumer: The worker's consumer; not needed to look at requests.
+    """
+
+    def __init__(self, consumer: Any = None) -> None:
+        from celery.worker import state  # in no process but a worker
+
+        self._state = state
+        self._consumer = consumer
+
+    def get(self, job_id: str) -> Any:
+        """Return the request of a job that is reserved or runs, or None."""
+        return self._state.requests.get(job_id)
+
+    def reserved(self) -> list[Any]:
+        """Return the requests of all jobs that are taken from the queue and not finished."""
+        while True:
+            try:
+                return list(self._state.reserved_requests)
+            except RuntimeError:  # another thread has changed it during the iteration
+                continue
+
+    @staticmethod
+    def is_running(request: Any) -> bool:
+        """Tell whether the pool has accepted a job."""
+        return bool(request.time_start)
+
+    @property
+    def pool(self) -> str:
+        """The name of the pool, which is that of Celery's module that has it, such as ``prefork``."""
+        return type(self._consumer.pool).__module__.rpartition(".")[2]
+
+    def revoke(self, job_id: str) -> None:
+        """Let the worker drop a job when its turn comes."""
+        self._state.revoked.add(job_id)
+
+    def terminate(self, request: Any) -> None:
+        """End a running job by its pool, and let the worker report it as revoked."""
+        self.revoke(request.id)
+        request.terminate(self._consumer.pool, signal="SIGTERM")
+
+
+# -- result backends --------------------------------------------------------------------------------------------
+
+
+def result_meta(backend: Any, request: Any, result: Any, state: str) -> dict[str, Any]:
+    """Return what a key-value backend stores for a state, all but the task id.
+
+    ``KeyValueStoreBackend._get_result_meta``, seen in Celery 5.7: it is private, and ``store_result`` stores what it
+    returns without looking at what is there. Without it, storing progress on Redis raises AttributeError, and clients
+    that poll see none.
+    """
+    meta: dict[str, Any] = backend._get_result_meta(result=result, state=state, traceback=None, request=request)
+    return meta
+
+
+def backend_takes_scripts(backend: Any) -> bool:
+    """Tell whether a backend is a Redis whose results a Lua script can read.
+
+    Its module is looked up and not imported, since it loads redis. Seen in Celery 5.7. Without it, progress is stored
+    in two steps, as on other backends.
+    """
+    module = sys.modules.get("celery.backends.redis")
+    return module is not None and isinstance(backend, module.RedisBackend) and backend.serializer == "json"
+
+
+def stored_status(backend: Any, job_id: str) -> str | None:
+    """Return the state that a backend has of a job, or None of one that cannot be asked.
+
+    ``rpc://`` and the backends that keep nothing are not asked: reading a result from the former takes it away from the
+    application that waits for it. Seen in Celery 5.7.
+    """
+    rpc = sys.modules.get("celery.backends.rpc")
+    if isinstance(backend, DisabledBackend) or (rpc is not None and isinstance(backend, rpc.RPCBackend)):
+        return None
+    status: str | None = backend.get_task_meta(job_id, cache=False).get("status")
+    return status
+
+
+# -- apps -------------------------------------------------------------------------------------------------------
+
+
+def unproxied(app: Celery) -> Celery:
+    """Return an app itself: ``celery.current_app`` is a proxy, and tasks know their app itself.
+
+    ``celery.local.Proxy._get_current_object``, seen in Celery 5.7; ``celery.local.maybe_evaluate`` evaluates promises
+    only. Without it, ``Realtime(celery.current_app)`` raises AttributeError.
+    """
+    return app._get_current_object() if isinstance(app, Proxy) else app
+
+
+def conf_so_far(app: Celery) -> Mapping[str, Any]:
+    """Return what has been set on an app whose configuration is not loaded yet.
+
+    ``Celery._preconf``, seen in Celery 5.7. Without it, a mistaken setting is named when the configuration is loaded,
+    and not already by ``Realtime(app)``.
+    """
+    return getattr(app, "_preconf", None) or {}

@@ -1,0 +1,272 @@
+"""Turn the signals of one Celery app into the statuses of its jobs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from celery import Celery, signals
+from celery.exceptions import Reject
+
+from celery_realtime.bounded import BoundedDict
+from celery_realtime.encoding import describe_error, encode_lenient, one_line
+from celery_realtime.events import Job
+from celery_realtime.jobs.incarnation import Incarnation
+from celery_realtime.jobs.interrupted import InterruptedJobs
+from celery_realtime.jobs.job_reader import JobReader, notes_of
+from celery_realtime.jobs.projects import Projects
+from celery_realtime.jobs.publishing import Publishing
+from celery_realtime.jobs.seams import TaskMessage, dict_fields, is_prefork_child, read_received
+from celery_realtime.jobs.statuses import StatusReporter
+from celery_realtime.jobs.unreached import UnreachedSteps
+from celery_realtime.sending.manager import SocketIOManager
+from celery_realtime.settings import Settings
+
+#: Received jobs that a worker's main process remembers.
+REMEMBERED = 10000
+
+SHUTDOWN = "WorkerShutdown: the worker was shut down while the job ran"
+CUT_OFF = "WorkerShutdown: the job was cut off"
+
+
+class Bridge:
+    """Report the jobs of an app to a manager, from Celery's signals.
+
+    Args:
+        app: The Celery app; the tasks of other apps in the same process are not reported.
+        settings: Returns the settings.
+        projects: Which project a job belongs to.
+        reader: Reads which job something is about.
+    """
+
+    def __init__(
+        self,
+        app: Celery,
+        settings: Callable[[], Settings],
+        *,
+        projects: Projects,
+        reader: JobReader,
+        incarnation: Incarnation,
+    ) -> None:
+        self._app = app
+        self._settings = settings
+        self._projects = projects
+        self._is_connected = False
+        self._received: BoundedDict[str, Job] = BoundedDict(REMEMBERED)
+        self._reporter = StatusReporter(incarnation)
+        self._reader = reader
+        self._publishing = Publishing(app, settings, projects=projects, reporter=self._reporter)
+        self._unreached = UnreachedSteps(projects, self._reporter)
+        self._interrupted = InterruptedJobs(lambda job: self._reporter.report(job, "LOST", error=CUT_OFF))
+
+    # -- connecting ---------------------------------------------------------------------------------------------
+
+    def connect(self, manager: SocketIOManager) -> None:
+        """Report to ``manager`` from now on; a second call only changes the manager."""
+        self._reporter.report_to(manager)
+        if self._is_connected:
+            return
+        self._is_connected = True
+        self._publishing.watch()
+        for signal, receiver in self._receivers().items():
+            # The id keeps two apps apart: Celery up to 5.6 takes two instances' methods for one receiver.
+            signal.connect(receiver, weak=False, dispatch_uid=f"celery_realtime.{id(self)}.{signal.name}")
+
+    def _receivers(self) -> dict[Any, Callable[..., None]]:
+        return {
+            signals.before_task_publish: self._publishing.on_publish,
+            signals.task_received: self._on_received,
+            signals.task_prerun: self._on_prerun,
+            signals.task_postrun: self._on_postrun,
+            signals.task_success: self._on_success,
+            signals.task_failure: self._on_failure,
+            signals.task_revoked: self._on_revoked,
+            signals.task_internal_error: self._on_internal_error,
+            signals.task_unknown: self._on_unknown,
+            signals.task_rejected: self._on_rejected,
+            signals.task_retry: self._on_retry,
+            signals.worker_shutting_down: self._on_worker_end,
+            signals.worker_shutdown: self._on_worker_end,
+        }
+
+    def on_end(self, observer: Callable[[Job], None]) -> None:
+        """Call ``observer`` with each job that ends in this process, before its end is reported."""
+        self._reporter.on_end(observer)
+
+    def received(self, job_id: str) -> Job | None:
+        """Return a job that this worker has received lately."""
+        return self._received.get(job_id)
+
+    # -- receiving ----------------------------------------------------------------------------------------------
+
+    def _on_received(self, sender: Any = None, request: Any = None, **_: Any) -> None:
+        if sender is None or sender.app is self._app:
+            self._received[request.id] = self._reader.of_request(request)
+
+    def _on_unknown(self, sender: Any = None, message: Any = None, name: Any = None, id: Any = None, **_: Any) -> None:
+        if sender is not None and sender.app is self._app and id:
+            job = self._reader.of_message(str(name), id, read_received(message))
+            self._reporter.report(job, "FAILURE", error=f"NotRegistered: {name}")
+
+    def _on_rejected(self, sender: Any = None, message: Any = None, exc: Any = None, **_: Any) -> None:
+        """Report a message that a worker cannot read, as far as it says which job it is of."""
+        if getattr(sender, "app", None) is not self._app:
+            return
+        received = read_received(message)
+        if received.job_id:
+            job = self._reader.of_message(str(received.fields.get("task")), str(received.job_id), received)
+            error = describe_error(exc) if exc else "the message is not a task's"
+            self._reporter.report(job, "REJECTED", error=error)
+
+    def _job_in_parent(self, request: Any) -> Job:
+        """Return a job that ends in a worker's main process."""
+        return self._received.get(request.id) or self._reader.of_request(request)
+
+    # -- running ------------------------------------------------------------------------------------------------
+
+    def _on_prerun(self, task: Any = None, **_: Any) -> None:
+        if task.app is not self._app:
+            return
+        request, job = task.request, self._reader.begin(task)
+        if job.project_id is not None or not request.is_eager:
+            notes_of(request).token = self._projects.enter(job.project_id)
+        if request.is_eager and job.attempt:
+            self._reporter.report(job, "RETRY")  # nothing publishes the retry of a job that runs in its caller
+        self._reporter.report(job, "STARTED")
+
+    def _on_postrun(self, task: Any = None, state: Any = None, retval: Any = None, **_: Any) -> None:
+        if task.app is not self._app:
+            return
+        request, job = task.request, self._reader.running(task)
+        if job is None:
+            return
+        notes = notes_of(request)
+        if not notes.republished:
+            self._end_quietly(job, request, state, retval)
+        if notes.token is not None:
+            self._projects.leave(notes.token)
+
+    def _end_quietly(self, job: Job, request: Any, state: Any, retval: Any) -> None:
+        """Report ends of which Celery sends no signal but ``task_postrun``."""
+        if state == "IGNORED":
+            self._end_ignored(job, request)
+        elif state == "REJECTED" and not getattr(retval, "requeue", False):
+            self._reporter.report(job, "REJECTED", error=_rejection(retval))
+            self._unreached.end(job, request, _rejection(retval))
+        elif state is None:
+            self._end_interrupted(job, request, sys.exc_info()[1])
+
+    def _end_ignored(self, job: Job, request: Any) -> None:
+        """End a job that raised ``Ignore`` as the state that it stored itself says."""
+        state, meta = notes_of(request).stored or ("IGNORED", None)
+        self._unreached.end(job, request, "an earlier step was ignored")
+        if state in ("FAILURE", "REVOKED"):
+            self._reporter.report(job, state, error=_stored_error(meta) or f"Ignore: the job stored {state} itself")
+        elif state == "SUCCESS":
+            self._report_success(job, meta)
+        else:
+            self._reporter.report(job, "IGNORED")
+
+    def _end_interrupted(self, job: Job, request: Any, cause: BaseException | None) -> None:
+        """End a job whose run was cut off.
+
+        In prefork the main process reports it. In the other pools a ``sys.exit()`` in a task, or a greenlet that a
+        shutdown kills, leaves no other trace.
+        """
+        if request.is_eager:
+            if isinstance(cause, Exception):  # it is raised at the caller, and task_failure is not sent then
+                self._report_failure(job, cause, None)
+        elif is_prefork_child() or cause is None:
+            return
+        elif isinstance(cause, SystemExit):
+            self._reporter.report(job, "FAILURE", error=f"SystemExit: {cause.code}")
+            self._unreached.end(job, request, f"SystemExit: {cause.code}")
+        elif not isinstance(cause, Exception):
+            self._interrupted.add(job)
+
+    # -- ends -----------------------------------------------------------------------------------------------------
+
+    def _on_success(self, sender: Any = None, result: Any = None, **_: Any) -> None:
+        job = self._reader.running(sender)
+        if job is not None and not notes_of(sender.request).republished:
+            self._report_success(job, result)
+
+    def _report_success(self, job: Job, result: Any) -> None:
+        settings = self._settings()
+        encoded = encode_lenient(result) if settings.include_result else b"null"
+        truncated = len(encoded) > settings.max_payload
+        self._reporter.report(job, "SUCCESS", result=b"null" if truncated else encoded, truncated=truncated)
+
+    def _on_failure(
+        self, sender: Any = None, task_id: str = "", exception: Any = None, einfo: Any = None, **_: Any
+    ) -> None:
+        # Celery 5.7 sends it for a Reject too, from the main process; the child has reported that in task_postrun.
+        if sender.app is self._app and not isinstance(exception, Reject):
+            job = self._job_by_id(sender, task_id)
+            self._report_failure(job, exception, einfo)
+            if job is not None and sender.request.id == task_id:
+                self._unreached.end(job, sender.request, describe_error(exception))
+
+    def _report_failure(self, job: Job | None, exception: Any, einfo: Any) -> None:
+        if job is not None:
+            traceback = str(einfo.traceback) if einfo is not None and self._settings().include_traceback else None
+            self._reporter.report(job, "FAILURE", error=describe_error(exception), traceback=traceback)
+
+    def _job_by_id(self, task: Any, job_id: str) -> Job | None:
+        """Return the job that a task runs or, in a worker's main process, one that was received."""
+        return self._reader.running(task) if task.request.id == job_id else self._received.get(job_id)
+
+    def _on_revoked(
+        self, sender: Any = None, request: Any = None, terminated: Any = None, expired: Any = None, **_: Any
+    ) -> None:
+        if sender is None or sender.app is not self._app:
+            return
+        reason = "TaskRevokedError: " + ("terminated" if terminated else "expired" if expired else "revoked")
+        job = self._job_in_parent(request)
+        self._interrupted.discard(job.job_id)
+        self._reporter.report(job, "REVOKED", error=reason)
+        self._unreached.end(job, request, reason)
+
+    def _on_internal_error(self, sender: Any = None, task_id: str = "", request: Any = None, **details: Any) -> None:
+        """Report a job that failed in Celery's own hands: bad kwargs, no result backend, an eager one that raises."""
+        if sender.app is not self._app:
+            return
+        job = self._job_by_id(sender, task_id)
+        if request and sender.request.id != task_id:
+            # Not what was received last under this id: that may be the next attempt.
+            message = TaskMessage(task_id, dict_fields(request), details.get("args"), details.get("kwargs"), {})
+            job = self._reader.of_message(sender.name, task_id, message)
+        self._report_failure(job, details.get("exception"), details.get("einfo"))
+
+    def _on_retry(self, sender: Any = None, request: Any = None, reason: Any = None, **_: Any) -> None:
+        """Report a job that a cold shutdown cut off; retries proper are reported when they are published.
+
+        Celery calls it a retry, without a reason, yet a message that was acknowledged early does not come back
+        (celery/worker/request.py, ``_announce_cancelled``).
+        """
+        if sender is not None and sender.app is self._app and reason is None:
+            self._reporter.report(self._job_in_parent(request), "LOST", error=SHUTDOWN)
+
+    def _on_worker_end(self, **_: Any) -> None:
+        self._interrupted.give_up_all()
+
+
+def _rejection(rejection: Any) -> str:
+    """Return why a job was rejected: its own words, or the error that kept Celery from publishing its retry."""
+    reason = getattr(rejection, "reason", None)
+    if isinstance(reason, Exception):
+        return describe_error(reason)
+    return "Reject" if reason is None else one_line(f"Reject: {reason}")
+
+
+def _stored_error(meta: Any) -> str | None:
+    """Return the error in a result that a task has stored itself, in one line."""
+    if isinstance(meta, BaseException):
+        return describe_error(meta)
+    if isinstance(meta, dict) and "exc_type" in meta:
+        text = meta.get("exc_message")
+        parts = text if isinstance(text, (list, tuple)) else [text]
+        return one_line(f"{meta['exc_type']}: " + " ".join(str(part) for part in parts))
+    return None if meta is None else one_line(str(msgspec.json.decode(encode_lenient(meta))))

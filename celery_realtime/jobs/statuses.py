@@ -1,0 +1,89 @@
+"""Report each status of a job once: only what is news by its attempt and rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from celery_realtime import events
+from celery_realtime.bounded import BoundedDict
+from celery_realtime.events import Job
+from celery_realtime.jobs.incarnation import Incarnation
+
+if TYPE_CHECKING:
+    from celery_realtime.sending.manager import SocketIOManager
+
+#: Jobs whose last status a process remembers.
+REMEMBERED = 10000
+
+
+class StatusGate:
+    """Tell which statuses of a job are news to this process.
+
+    Of two reports on a job the later is not always the newer: Celery sends some from a worker's main process and some
+    from its child, and some twice. A report is news when its (attempt, rank) is above the last one.
+    """
+
+    def __init__(self) -> None:
+        self._latest: BoundedDict[str, tuple[int, int]] = BoundedDict(REMEMBERED)
+
+    def admit(self, job: Job, rank: int) -> bool:
+        """Return whether a status is news, and remember it if it is."""
+        if (job.attempt, rank) <= self._latest.get(job.job_id, (-1, 0)):
+            return False
+        self._latest[job.job_id] = (job.attempt, rank)
+        return True
+
+
+class StatusReporter:
+    """Report the statuses of jobs to a manager, and their ends to whatever else waits for them.
+
+    Args:
+        incarnation: Of the worker that this process is, or becomes.
+    """
+
+    def __init__(self, incarnation: Incarnation) -> None:
+        self._incarnation = incarnation
+        self._gate = StatusGate()
+        self._manager: SocketIOManager | None = None
+        self._end_observers: list[Callable[[Job], None]] = []
+
+    def report_to(self, manager: SocketIOManager) -> None:
+        """Report to a manager from now on; until there is one, statuses are only remembered."""
+        self._manager = manager
+
+    def on_end(self, observer: Callable[[Job], None]) -> None:
+        """Call ``observer`` with each job that ends in this process, before its end is reported."""
+        self._end_observers.append(observer)
+
+    def report(self, job: Job, state: str, *, expires_at: float | None = None, **details: Any) -> None:
+        """Report that a job has come to a Celery state, unless that is no news.
+
+        Args:
+            job: The job.
+            state: Celery's name of the state.
+            expires_at: When the job expires if it has not started by then, in seconds since the epoch.
+            **details: Of :func:`celery_realtime.events.status_change`.
+        """
+        rank = events.RANK_OF_STATUS[events.STATUS_OF_STATE[state]]
+        if rank == events.TERMINAL_RANK:
+            for observer in self._end_observers:
+                observer(job)
+        if self._gate.admit(job, rank) and self._manager is not None:
+            self._put(self._manager, job, state, expires_at, details)
+
+    def _put(
+        self, manager: SocketIOManager, job: Job, state: str, expires_at: float | None, details: dict[str, Any]
+    ) -> None:
+        if job.project_id is None:
+            manager.count_without_project(job)
+            return
+        stall_after = job.stall_after if state == "STARTED" else None
+        change = events.status_change(job, state, **details)
+        incarnation = self._incarnation.id
+        manager.put(events.outgoing_status(change, expires_at, stall_after, incarnation=incarnation))
+
+    def wait_until_sent(self, job: Job, timeout: float) -> None:
+        """Wait until a job's statuses have left, at most ``timeout`` seconds; during an outage, not at all."""
+        if self._manager is not None and job.project_id is not None:
+            self._manager.wait_until_sent(job.job_id, timeout)

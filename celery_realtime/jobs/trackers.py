@@ -1,0 +1,292 @@
+"""Follow the jobs that run in this process: their progress, their custom events, and whether they were cancelled."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from celery import Celery
+from celery.exceptions import TaskRevokedError
+
+from celery_realtime import events
+from celery_realtime.bounded import BoundedDict
+from celery_realtime.events import Job
+from celery_realtime.exceptions import JobCancelled
+from celery_realtime.jobs.cancelling import Cancellations
+from celery_realtime.jobs.job_reader import JobReader, notes_of
+from celery_realtime.jobs.progress import Number, Progress, Throttle, check_number, check_progress, progress_update
+from celery_realtime.jobs.progress_mirror import ProgressMirror
+from celery_realtime.lazy import Lazy
+from celery_realtime.logs import RateLimitedLogger
+from celery_realtime.loops import BackgroundLoop
+from celery_realtime.sending.manager import SocketIOManager
+from celery_realtime.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+#: Shortest time, in seconds, between two updates of a job in the result backend.
+MIRROR_INTERVAL = 1.0
+
+#: Jobs whose trackers a process remembers.
+REMEMBERED = 10000
+
+Publish = Callable[[Job, Progress, float], None]
+
+
+class ProgressTracker:
+    """Report one job's progress.
+
+    Updates leave at most once in ``min_update_interval`` seconds: the first at once, the newest at the end of the
+    interval, and the last together with the job's end. Progress never goes backwards.
+
+    Args:
+        job: The job.
+        publish: Sends an update; gets the job, the report and the time before which it is held back.
+        mirror: Stores it in the result backend; the same arguments.
+        interval: Seconds between two updates.
+    """
+
+    def __init__(self, job: Job, publish: Publish, mirror: Publish, interval: float) -> None:
+        self.job = job
+        self._publish = publish
+        self._mirror = mirror
+        self._events = Throttle(interval)
+        self._stores = Throttle(max(interval, MIRROR_INTERVAL))
+        self._reached: Number = 0
+        self._ended = False
+        self._lock = threading.RLock()
+        self._pid = os.getpid()
+
+    def _locked(self) -> threading.RLock:
+        """Return the lock; after a fork a new one, since a thread that is not in the child may hold the old one."""
+        if self._pid != os.getpid():
+            self._lock, self._pid = threading.RLock(), os.getpid()
+        return self._lock
+
+    @property
+    def min_update_interval(self) -> float:
+        """Shortest time between two updates, in seconds."""
+        return self._events.interval
+
+    @min_update_interval.setter
+    def min_update_interval(self, seconds: float) -> None:
+        checked = check_number("min_update_interval", seconds, None)
+        self._events.interval = checked
+        self._stores.interval = max(checked, MIRROR_INTERVAL)
+
+    @property
+    def progress(self) -> Number:
+        """How far the job is, in percent."""
+        return self._reached
+
+    def update(
+        self,
+        progress: object = None,
+        message: str | None = None,
+        *,
+        current: object = None,
+        total: object = None,
+    ) -> None:
+        """Report progress; the arguments and errors are those of :func:`check_progress`."""
+        self.report(check_progress(progress, message, current, total))
+
+    def set_progress(self, progress: float, message: str | None = None) -> None:
+        """Report that the job has come to ``progress`` percent."""
+        self.update(progress, message)
+
+    def increment_progress(self, amount: float, message: str | None = None) -> None:
+        """Report that the job has come ``amount`` percent further, to 100 at most."""
+        step = check_progress(amount, message)
+        with self._locked():
+            self.report(Progress(min(100, self._reached + step.progress), step.message))
+
+    def mark_complete(self, message: str | None = None) -> None:
+        """Report 100 percent, at once. The job's end itself is reported by Celery."""
+        self.report(check_progress(100, message), at_once=True)
+
+    def advance(self, current: int, total: int | None, message: str | None) -> None:
+        """Report units done of a total that may be unknown, in which case the percentage stands still."""
+        if total is None:
+            self.report(msgspec.structs.replace(check_progress(self._reached, message), current=current))
+        else:
+            self.report(check_progress(None, message, current, max(current, total)))
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job has ended, after which nothing is reported."""
+        return self._ended
+
+    def end(self) -> None:
+        """Report nothing more: the job has ended."""
+        with self._locked():
+            self._ended = True
+
+    def report(self, progress: Progress, at_once: bool = False, mirror: bool = True) -> None:
+        """Send a checked report, never below what was reached before, and not after the job's end."""
+        with self._locked():
+            if self._ended:
+                return
+            if progress.progress < self._reached:
+                progress = msgspec.structs.replace(progress, progress=self._reached)
+            self._reached = progress.progress
+            clock = time.monotonic()
+            if at_once:
+                self._events.sent(clock)
+            self._publish(self.job, progress, 0.0 if at_once else self._events.due(clock))
+            if mirror:
+                self._mirror(self.job, progress, self._stores.due(clock))
+
+
+class RunningJobs:
+    """The jobs that run in this process.
+
+    Args:
+        app: The Celery app.
+        reader: Reads which job a task runs.
+        manager: Where events go.
+        settings: Returns the settings.
+    """
+
+    def __init__(
+        self, app: Celery, *, reader: JobReader, manager: SocketIOManager, settings: Callable[[], Settings]
+    ) -> None:
+        self._app = app
+        self._reader = reader
+        self._manager = manager
+        self._settings = settings
+        self._log = RateLimitedLogger(logger)
+        self._trackers: BoundedDict[str, ProgressTracker] = BoundedDict(REMEMBERED)
+        #: The attempts that jobs have ended at.
+        self._ended: BoundedDict[str, int] = BoundedDict(REMEMBERED)
+        #: Which of them have been cancelled.
+        self.cancellations = Cancellations(lambda: manager.history)
+        self._mirror = Lazy(lambda: ProgressMirror(queue_size=settings().queue_size))
+
+    @property
+    def mirror(self) -> ProgressMirror:
+        """What stores their progress in the result backend."""
+        return self._mirror.get()
+
+    @property
+    def loops(self) -> list[BackgroundLoop]:
+        """Their background loops, for health checks."""
+        mirror = self._mirror.peek()
+        return [*self.cancellations.loops, *([] if mirror is None else mirror.loops)]
+
+    # -- trackers -----------------------------------------------------------------------------------------------
+
+    def tracker_of(self, task: Any) -> ProgressTracker | None:
+        """Return the tracker of the job that a task runs now, or None outside a job."""
+        job = self._reader.running(task)
+        if job is None:
+            return None
+        tracker = self._trackers.get(job.job_id)
+        if tracker is not None and tracker.job is job:
+            return tracker
+        if tracker is None or tracker.job.attempt != job.attempt:
+            tracker = self._new_tracker(job)
+        tracker.job = job  # one that was asked for by the id alone knows no more than that
+        if not tracker.ended and stores_results(task):
+            self.mirror.expect(task, task.request)
+        return tracker
+
+    def tracker_by_id(self, job_id: str) -> ProgressTracker:
+        """Return the tracker of a job, for code that has its id and not its task.
+
+        Raises:
+            TypeError: It is not a job id.
+        """
+        if not isinstance(job_id, str) or not job_id:
+            raise TypeError(f"job_id must be a non-empty str, not {job_id!r}")
+        running = self._app.current_task
+        if running is not None and running.request.id == job_id and running.app is self._app:
+            tracker = self.tracker_of(running)
+        else:
+            tracker = self._trackers.get(job_id)
+        return tracker if tracker is not None else self._new_tracker(Job(job_id=job_id))
+
+    def _new_tracker(self, job: Job) -> ProgressTracker:
+        tracker = ProgressTracker(job, self._put, self._store, self._settings().progress_interval)
+        earlier = self._trackers.get(job.job_id)
+        if earlier is not None:
+            earlier.end()
+        self._trackers[job.job_id] = tracker
+        if self._ended.get(job.job_id, -1) >= job.attempt:
+            tracker.end()
+        return tracker
+
+    def end(self, job: Job) -> None:
+        """Report no more of a job: it has ended, or this attempt of it has."""
+        tracker = self._trackers.get(job.job_id)
+        if tracker is not None and tracker.job.attempt > job.attempt:
+            return
+        self._ended[job.job_id] = job.attempt
+        mirror = self._mirror.peek()
+        if mirror is not None:
+            mirror.end(job.job_id)
+        self.cancellations.forget(job.job_id)
+        if tracker is not None:
+            tracker.end()
+            self._trackers.pop(job.job_id)
+
+    # -- what they report -----------------------------------------------------------------------------------------
+
+    def _put(self, job: Job, report: Progress, due: float) -> None:
+        if job.project_id is None:
+            job = msgspec.structs.replace(job, project_id=self._manager.project_of(job.job_id))
+        if job.project_id is None:
+            self._manager.count_without_project(job)
+        else:
+            self._manager.put(events.outgoing_progress(progress_update(job, report), job.stall_after), due)
+
+    def _store(self, job: Job, report: Progress, due: float) -> None:
+        self.mirror.put(job.job_id, report, due)
+
+    def emit_from(self, task: Any, event: str, data: Any) -> None:
+        """Send a custom event to the project of the job that a task runs now; outside a job only check it.
+
+        Raises:
+            TypeError: ``data`` has no JSON form, or the name is not a string.
+            ValueError: ``data`` is too large or holds NaN, or the name is reserved.
+        """
+        job = self._reader.running(task)
+        if job is not None and job.project_id is not None:
+            self._manager.emit_to_project(job.project_id, event, data, job_id=job.job_id)
+            return
+        events.outgoing_custom(event, data, "", None, self._settings().max_payload)
+        if job is not None:
+            self._manager.count_without_project(job)
+
+    # -- cancelling -----------------------------------------------------------------------------------------------
+
+    def raise_if_cancelled(self, task: Any) -> None:
+        """End the job that a task runs now if it has been cancelled and the task is ``cancellable``.
+
+        Raises:
+            JobCancelled: It has been.
+        """
+        job = self._reader.running(task) if getattr(task, "cancellable", False) else None
+        if job is None or not self.cancellations.has(job.job_id):
+            return
+        reason = TaskRevokedError("cancelled")
+        notes_of(task.request).stored = ("REVOKED", reason)
+        if stores_results(task):
+            self._store_revoked(task, job.job_id, reason)
+        raise JobCancelled("cancelled")
+
+    def _store_revoked(self, task: Any, job_id: str, reason: Exception) -> None:
+        # Backends come from anywhere, and raise what their databases raise.
+        with self._log.suppressing("cannot store in the result backend that a job was cancelled"):
+            task.backend.mark_as_revoked(job_id, str(reason), request=task.request)
+
+
+def stores_results(task: Any) -> bool:
+    """Tell whether Celery stores the result of the job that a task runs (celery/app/trace.py, ``build_tracer``)."""
+    if task.ignore_result or task.request.ignore_result:
+        return False
+    return bool(task.store_eager_result or not task.request.is_eager)

@@ -1,0 +1,111 @@
+"""Check a worker's settings, load before it forks what its children need, hold leases, and flush at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from celery import Celery, bootsteps, signals
+
+from celery_realtime.events import Job
+from celery_realtime.jobs.cancelling import register_command
+from celery_realtime.jobs.incarnation import Incarnation
+from celery_realtime.jobs.seams import WorkerRequests
+from celery_realtime.sending.manager import SocketIOManager
+from celery_realtime.settings import Settings
+
+if TYPE_CHECKING:
+    from celery_realtime.history.leases import HeldJob
+    from celery_realtime.sending.keeper import Keeper
+
+
+class WorkerSupport:
+    """What a worker of an app does for its jobs, beside running them.
+
+    Args:
+        settings: Returns the settings.
+        manager: Where events go.
+        incarnation: Of the worker that this process is, or becomes.
+        received: Returns a job that this worker has received lately, by its id, or None.
+        keeper: Returns what renews the leases of this process.
+    """
+
+    def __init__(
+        self,
+        settings: Callable[[], Settings],
+        manager: SocketIOManager,
+        *,
+        incarnation: Incarnation,
+        received: Callable[[str], Job | None],
+        keeper: Callable[[], Keeper],
+    ) -> None:
+        self._settings = settings
+        self._manager = manager
+        self._incarnation = incarnation
+        self._received = received
+        self._keeper = keeper
+
+    def install(self, app: Celery) -> None:
+        """Have it done in each worker of an app."""
+        app.steps["worker"].add(WorkerStep)
+        # A prefork child ends by os._exit, so only its own signal reaches it; a cold shutdown skips worker_shutdown.
+        for signal in (signals.worker_process_shutdown, signals.worker_shutting_down, signals.worker_shutdown):
+            signal.connect(self._on_end, weak=False, dispatch_uid=f"celery_realtime.{id(self)}.{signal.name}")
+
+    def prepare(self) -> None:
+        """Do what has to be done before the pool forks its children.
+
+        Raises:
+            ImproperlyConfigured: A setting is mistaken; the worker does not start then.
+        """
+        self._settings()
+        self._manager.preload()
+        register_command()
+        self._incarnation.begin()  # before the pool forks, so that its children belong to it
+
+    def start(self) -> None:
+        """Hold a lease on the jobs of the worker that this process is the main process of."""
+        if self._manager.history is not None:
+            self._keeper().hold(self._incarnation.id, self.held_jobs)
+
+    def abandon(self) -> None:
+        """Let the worker's lease lapse: the worker is cut off, and its jobs with it."""
+        if self._incarnation.id and self._manager.history is not None:
+            self._keeper().abandon(self._incarnation.id)
+
+    def held_jobs(self) -> list[HeldJob]:
+        """Return the jobs that this worker has taken from the queue and not finished, and that have a project."""
+        from celery_realtime.history.leases import HeldJob
+
+        held = [(self._received(request.id), request) for request in WorkerRequests().reserved()]
+        return [
+            HeldJob(**msgspec.structs.asdict(job), running=WorkerRequests.is_running(request))
+            for job, request in held
+            if job is not None and job.project_id is not None
+        ]
+
+    def _on_end(self, signal: Any = None, **_: Any) -> None:
+        self._manager.flush()
+        if signal is not signals.worker_shutting_down:
+            self._manager.close()
+        if signal is signals.worker_shutdown and self._incarnation.id:
+            if self._manager.history is not None:
+                self._keeper().release(self._incarnation.id)
+            self._incarnation.end()
+
+
+class WorkerStep(bootsteps.StartStopStep):
+    """Celery's step in the start of a worker; see :class:`WorkerSupport`."""
+
+    def __init__(self, parent: Any, **kwargs: Any) -> None:
+        parent.app.realtime.worker.prepare()
+        super().__init__(parent, **kwargs)
+
+    def start(self, parent: Any) -> None:
+        """Begin, in the worker's main process."""
+        parent.app.realtime.worker.start()
+
+    def terminate(self, parent: Any) -> None:
+        """Abandon the lease: a cold shutdown sends no ``worker_shutdown``, and an embedded process lives on."""
+        parent.app.realtime.worker.abandon()

@@ -1,0 +1,1 @@
+"""From a call to the broker, without making the task wait."""

@@ -1,0 +1,298 @@
+"""A bounded queue in which a job's newest progress replaces older progress, and progress is dropped first."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import time
+from collections.abc import Iterable
+from typing import Generic, Protocol, TypeVar
+
+from celery_realtime.sending.ledger import Ledger
+
+
+class Item(Protocol):
+    """What a queue has to know of what it holds."""
+
+    @property
+    def job_id(self) -> str | None:
+        """The job that it belongs to."""
+
+    @property
+    def progress(self) -> bool:
+        """Whether it is progress, which newer progress of the same job replaces."""
+
+    @property
+    def rank(self) -> int | None:
+        """Not None for a status of a job."""
+
+
+T = TypeVar("T", bound=Item)
+
+#: Items and their keys, which grow in the order in which the items came.
+Batch = list[tuple[int, T]]
+
+
+class HeldProgress(Generic[T]):
+    """The newest progress of each job that may not leave yet. Not locked."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, tuple[float, T]] = {}
+        #: Due times and jobs; entries of jobs that are not held any more, or are due earlier, are passed over.
+        self._schedule: list[tuple[float, str]] = []
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    @property
+    def scheduled(self) -> int:
+        """How many due times are remembered, those of progress that is held no more among them."""
+        return len(self._schedule)
+
+    def get(self, job_id: str) -> tuple[float, T] | None:
+        """Return when a job's progress may leave, of :func:`time.monotonic`, and the progress; None if none is held."""
+        return self._held.get(job_id)
+
+    def hold(self, job_id: str, item: T, due: float) -> bool:
+        """Hold progress back until it is due; it replaces what is held of the job.
+
+        Returns:
+            Whether it is due before all else that is held.
+        """
+        held = self._held.get(job_id)
+        if held is not None and due >= held[0]:
+            self._held[job_id] = (held[0], item)
+            return False
+        is_first = due < self.next_due
+        self._held[job_id] = (due, item)
+        if due < math.inf:
+            self._schedule_at(due, job_id)
+        return is_first
+
+    def _schedule_at(self, due: float, job_id: str) -> None:
+        if len(self._schedule) > 2 * len(self._held) + 64:
+            self._schedule = [(due, job_id) for job_id, (due, _) in self._held.items()]
+            heapq.heapify(self._schedule)
+        heapq.heappush(self._schedule, (due, job_id))
+
+    def pop(self, job_id: str) -> T | None:
+        """Remove and return a job's progress, if any is held."""
+        held = self._held.pop(job_id, None)
+        return None if held is None else held[1]
+
+    def pop_oldest(self) -> T:
+        """Remove and return the progress of the job that has been held longest."""
+        return self._held.pop(next(iter(self._held)))[1]
+
+    def jobs_due(self, clock: float) -> list[str]:
+        """Return the jobs whose progress is due at ``clock``."""
+        jobs: dict[str, None] = {}
+        while self.next_due <= clock:
+            _, job_id = heapq.heappop(self._schedule)
+            jobs[job_id] = None  # it may have been scheduled twice, for the same time
+        return list(jobs)
+
+    def jobs(self) -> list[str]:
+        """Return all jobs whose progress is held."""
+        return list(self._held)
+
+    @property
+    def next_due(self) -> float:
+        """When the next progress is due; infinity for never."""
+        while self._schedule:
+            due, job_id = self._schedule[0]
+            held = self._held.get(job_id)
+            if held is not None and held[0] == due:
+                return due
+            heapq.heappop(self._schedule)
+        return math.inf
+
+
+class EventQueue(Generic[T]):
+    """Events in the order in which they came, of which a limited number waits. Not locked.
+
+    Of a job's progress only the newest waits, unless a status of the job has come in between; it may be held back until
+    it is due, and a status of its job takes it along. For want of room progress is dropped first, that of jobs which
+    have had a status since before other, and then the oldest.
+
+    Args:
+        size: How many events may wait, held-back progress among them.
+        ledger: Counts what was dropped, and what newer progress has replaced.
+    """
+
+    def __init__(self, size: int, ledger: Ledger) -> None:
+        self._size = size
+        self._ledger = ledger
+        self._counts = ledger.counts  # without its lock: nothing else counts these, and the queue's owner has one
+        self._keys = itertools.count()
+        self._entries: dict[int, T] = {}
+        self._held: HeldProgress[T] = HeldProgress()
+        #: By job, the key of the progress that newer progress replaces.
+        self._latest: dict[str, int] = {}
+        #: The keys of progress that a status of its job follows: nothing replaces it, and hardly anybody needs it.
+        self._passed: dict[int, None] = {}
+        #: By job, the key of its newest status.
+        self._statuses: dict[str, int] = {}
+        #: How many of the entries are no progress.
+        self.urgent = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def held(self) -> int:
+        """How many events are held back."""
+        return len(self._held)
+
+    @property
+    def next_due(self) -> float:
+        """When the next held-back progress is due, of :func:`time.monotonic`; infinity for never."""
+        return self._held.next_due
+
+    def has_status(self, job_id: str) -> bool:
+        """Return whether a status of a job waits."""
+        return job_id in self._statuses
+
+    # -- putting ------------------------------------------------------------------------------------------------
+
+    def put(self, item: T, due: float = 0.0) -> bool:
+        """Add an item.
+
+        Args:
+            item: The item.
+            due: For progress, the :func:`time.monotonic` time before which it is held back.
+
+        Returns:
+            Whether there is something to send, or something due, earlier than before.
+        """
+        if item.progress:
+            return self._put_progress(item, item.job_id or "", due)
+        if item.rank is not None and item.job_id is not None:
+            self._put_status(item, item.job_id)
+        else:
+            self._append(item)
+        self.urgent += 1
+        return True
+
+    def _put_progress(self, item: T, job_id: str, due: float) -> bool:
+        latest = self._latest.get(job_id)
+        if latest is not None:
+            self._entries[latest] = item
+            self._counts["coalesced"] += 1
+            return False
+        held = self._held.get(job_id)
+        if held is not None:
+            self._counts["coalesced"] += 1
+            # The time never moves later: of a job that reports more often than the sender looks, nothing would leave.
+            due = min(due, held[0])
+        if due > time.monotonic():
+            if held is None:
+                self._make_room()
+            return self._held.hold(job_id, item, due)
+        if held is not None:
+            self._held.pop(job_id)
+        self._latest[job_id] = self._append(item)
+        return True
+
+    def _put_status(self, item: T, job_id: str) -> None:
+        self._release(job_id)
+        passed = self._latest.pop(job_id, None)
+        if passed is not None:
+            self._passed[passed] = None
+        self._statuses[job_id] = self._append(item)
+
+    def _append(self, item: T) -> int:
+        self._make_room()
+        key = next(self._keys)
+        self._entries[key] = item
+        return key
+
+    # -- held-back progress -------------------------------------------------------------------------------------
+
+    def release_due(self, clock: float) -> None:
+        """Queue the held-back progress that is due at ``clock``."""
+        for job_id in self._held.jobs_due(clock):
+            self._release(job_id)
+
+    def release_all(self) -> None:
+        """Queue all held-back progress."""
+        for job_id in self._held.jobs():
+            self._release(job_id)
+
+    def _release(self, job_id: str) -> None:
+        item = self._held.pop(job_id)
+        if item is not None:
+            self._latest[job_id] = self._append(item)
+
+    # -- the bound ----------------------------------------------------------------------------------------------
+
+    def _make_room(self) -> None:
+        while len(self._entries) + len(self._held) >= self._size:
+            self._drop_least()
+
+    def _drop_least(self) -> None:
+        if self._passed:
+            self._remove(next(iter(self._passed)))
+        elif self._latest:
+            self._remove(next(iter(self._latest.values())))
+        elif self._held:
+            self._held.pop_oldest()
+        else:
+            self._remove(next(iter(self._entries)))
+            return self._ledger.dropped("lifecycle")
+        return self._ledger.dropped("progress")
+
+    # -- taking -------------------------------------------------------------------------------------------------
+
+    def take(self, most: int) -> Batch[T]:
+        """Remove and return the first entries, at most so many."""
+        return [(key, self._remove(key)) for key in list(itertools.islice(self._entries, most))]
+
+    def _remove(self, key: int) -> T:
+        item = self._entries.pop(key)
+        job_id = item.job_id or ""
+        if not item.progress:
+            self.urgent -= 1
+            if item.rank is not None and self._statuses.get(job_id) == key:
+                del self._statuses[job_id]
+        elif self._latest.get(job_id) == key:
+            del self._latest[job_id]
+        else:
+            self._passed.pop(key, None)
+        return item
+
+    def put_back(self, batch: Batch[T]) -> None:
+        """Queue again, in front, what was taken and not sent, but for progress of which there is newer by now."""
+        restored: Batch[T] = []
+        for key, item in reversed(batch):
+            remaining = self._restore(key, item)
+            if remaining is not None:
+                restored.append((key, remaining))
+        self._entries = {**dict(reversed(restored)), **self._entries}
+
+    def _restore(self, key: int, item: T) -> T | None:
+        """Return what takes the place of an item that was not sent: itself, newer progress, or nothing."""
+        job_id = item.job_id or ""
+        if not item.progress:
+            self.urgent += 1
+            if item.rank is not None:
+                self._statuses.setdefault(job_id, key)  # a newer one has been put, or put back, before
+            return item
+        if job_id in self._statuses:
+            self._passed[key] = None
+            return item
+        if job_id in self._latest:
+            self._counts["coalesced"] += 1
+            return None
+        self._latest[job_id] = key
+        newer = self._held.pop(job_id)
+        if newer is None:
+            return item
+        self._counts["coalesced"] += 1
+        return newer
+
+
+def items_of(batch: Iterable[tuple[int, T]]) -> list[T]:
+    """Return the items of a batch."""
+    return [item for _, item in batch]

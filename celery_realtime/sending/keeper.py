@@ -1,0 +1,231 @@
+"""Keep jobs from staying "running" for ever: renew the leases of workers, and report jobs whose worker has died.
+
+A worker's main process renews its lease every few seconds; a job that starts is noted at once, with the event of its
+start. When a lease has lapsed, the next process that looks, a web server or another worker, reports its jobs as lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+import msgspec
+
+from celery_realtime import events
+from celery_realtime.events import Job
+from celery_realtime.forks import talking
+from celery_realtime.history.connection import ERRORS
+from celery_realtime.history.leases import HeldJob, Leases
+from celery_realtime.logs import RateLimitedLogger, describe
+from celery_realtime.loops import BackgroundLoop
+from celery_realtime.sending.manager import SocketIOManager
+
+logger = logging.getLogger(__name__)
+
+#: Seconds after its expiry in which a worker may still report a job's expiry itself, and say why.
+EXPIRY_GRACE = 3.0
+
+HeldJobs = Callable[[], list[HeldJob]]
+
+
+class Keeper:
+    """Renew leases of this process, and report what has lapsed, from a thread of its own.
+
+    Args:
+        manager: Has the history with the leases, and publishes the reports.
+        lost_after: Seconds within which a lost job is reported.
+
+    Attributes:
+        loop: The record of the thread's loop.
+    """
+
+    def __init__(self, manager: SocketIOManager, lost_after: float) -> None:
+        self._manager = manager
+        self._lease = lost_after * 2 / 3
+        self._pause = lost_after / 6
+        self.loop = BackgroundLoop("keeper", logger, longest=self._pause * 2 + 30.0)
+        self._lock = threading.Lock()
+        self._renewals: dict[str, LeaseRenewal] = {}
+        self._is_wanted_without_leases = False
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Look for what has lapsed until :meth:`stop`; without a history, this changes nothing."""
+        self._is_wanted_without_leases = True
+        self._start()
+
+    def _start(self) -> None:
+        history = self._manager.history
+        with self._lock:
+            if self._thread is None and history is not None:
+                reaper = Reaper(self._manager, history.leases, lease=self._lease, pause=self._pause)
+                self._stopping = threading.Event()
+                self._thread = threading.Thread(
+                    target=self._run, args=(reaper, self._stopping), name="celery-realtime-keeper", daemon=True
+                )
+                self._thread.start()
+
+    def stop(self) -> None:
+        """Stop to look; leases that are held lapse."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+            self._stopping.set()
+        if thread is not None:
+            thread.join(2.0)
+
+    def hold(self, incarnation: str, held: HeldJobs) -> None:
+        """Hold a lease for an incarnation of a worker in this process, until :meth:`release`.
+
+        Args:
+            incarnation: The incarnation.
+            held: Returns the jobs that it has taken from its queue and not finished.
+        """
+        history = self._manager.history
+        if history is not None:
+            self._renewals[incarnation] = LeaseRenewal(
+                self._manager, history.leases, incarnation, held=held, lease=self._lease
+            )
+            self._start()
+
+    def release(self, incarnation: str) -> None:
+        """Give up the lease of an incarnation that ends; if it still holds jobs, the lease lapses instead."""
+        renewal = self._renewals.pop(incarnation, None)
+        if renewal is not None:
+            renewal.release()
+        self._stop_if_idle()
+
+    def abandon(self, incarnation: str) -> None:
+        """Let the lease of an incarnation lapse that ends out of order: what it was running is lost."""
+        renewal = self._renewals.pop(incarnation, None)
+        if renewal is not None:
+            renewal.stop()
+        self._stop_if_idle()
+
+    def _stop_if_idle(self) -> None:
+        if not self._renewals and not self._is_wanted_without_leases:
+            self.stop()
+
+    def _run(self, reaper: Reaper, stopping: threading.Event) -> None:
+        while not stopping.is_set():
+            with self.loop.turn():
+                for renewal in list(self._renewals.values()):
+                    renewal.renew()
+                reaper.reap()
+            stopping.wait(self._pause)
+
+
+class LeaseRenewal:
+    """The lease of one incarnation of a worker.
+
+    Args:
+        manager: Publishes that jobs run on after all.
+        leases: Where the lease is.
+        incarnation: The incarnation.
+        held: Returns the jobs that it has taken from its queue and not finished.
+        lease: Seconds that the lease lasts.
+    """
+
+    def __init__(
+        self, manager: SocketIOManager, leases: Leases, incarnation: str, *, held: HeldJobs, lease: float
+    ) -> None:
+        self._manager = manager
+        self._leases = leases
+        self._incarnation = incarnation
+        self._held = held
+        self._lease = lease
+        self._lock = threading.Lock()
+        self._is_new = True
+        self._is_stopped = False
+        self._log = RateLimitedLogger(logger)
+
+    def renew(self) -> None:
+        """Renew the lease. If it has lapsed meanwhile, its jobs were reported as lost: report those that run on.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        with self._lock:
+            if self._is_stopped:
+                return
+            held = self._held()
+            with talking:
+                was_there = self._leases.hold(self._incarnation, held, self._lease)
+        if not was_there and not self._is_new:
+            for job in held:
+                if job.running:
+                    _report(self._manager, job, "STARTED", incarnation=self._incarnation)
+        self._is_new = False
+
+    def stop(self) -> None:
+        """Renew the lease no more, and let it lapse."""
+        with self._lock:
+            self._is_stopped = True
+
+    def release(self) -> None:
+        """Give up the lease, unless the incarnation still holds jobs."""
+        self.stop()
+        if self._held():
+            return
+        try:
+            with talking:
+                self._leases.release(self._incarnation)
+        except ERRORS as error:
+            self._log.warning("cannot give up this worker's lease (it will lapse by itself): %s", describe(error))
+
+
+class Reaper:
+    """Finds jobs of dead workers, expired jobs and stalled jobs, and reports them.
+
+    Args:
+        manager: Publishes the reports.
+        leases: Where to look.
+        lease: Seconds that a lease lasts.
+        pause: Seconds between two looks.
+    """
+
+    def __init__(self, manager: SocketIOManager, leases: Leases, *, lease: float, pause: float) -> None:
+        self._manager = manager
+        self._leases = leases
+        self._lease = lease
+        self._pause = pause
+
+    def reap(self) -> None:
+        """Look once, and report what is found.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        with talking:
+            lapsed = self._leases.reap(self._lease, self._pause, EXPIRY_GRACE)
+        for incarnation, jobs in lapsed.lost.items():
+            self._report_lost(incarnation, jobs)
+        self._report_expired(lapsed.expired)
+        for progress in lapsed.stalled:
+            stalled = msgspec.structs.replace(progress, stalled=True, timestamp=events.now())
+            self._manager.put(events.outgoing_progress(stalled))
+
+    def _report_lost(self, incarnation: str, jobs: list[HeldJob]) -> None:
+        for job in jobs:
+            error = f"WorkerLost: {job.worker or 'its worker'} has not been heard of for {self._lease:g} s"
+            _report(self._manager, job, "LOST", error=error, incarnation=incarnation)
+        # If the reports cannot be sent now, some reaper finds the jobs again after the time of a lease.
+        if self._manager.flush():
+            with talking:
+                self._leases.reaped(incarnation)
+
+    def _report_expired(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            _report(self._manager, job, "REVOKED", error="TaskRevokedError: expired", gate="E")
+        if jobs and self._manager.flush():
+            with talking:
+                self._leases.expired([job.job_id for job in jobs])
+
+
+def _report(
+    manager: SocketIOManager, job: Job, state: str, *, error: str | None = None, gate: str = "", incarnation: str = ""
+) -> None:
+    if job.project_id is not None:
+        change = events.status_change(job, state, error=error)
+        manager.put(events.outgoing_status(change, gate=gate, incarnation=incarnation))

@@ -1,0 +1,317 @@
+"""Filter events and route them to their projects: what all events of a process go through."""
+
+from __future__ import annotations
+
+import atexit
+import concurrent.futures.thread  # noqa: F401  (python-socketio loads it, which cannot be done once an exit has begun)
+import logging
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from celery_realtime import events
+from celery_realtime.bounded import BoundedDict
+from celery_realtime.encoding import one_line
+from celery_realtime.events import Job, Outgoing, StatusChange
+from celery_realtime.exceptions import ImproperlyConfigured
+from celery_realtime.lazy import Lazy
+from celery_realtime.loops import BackgroundLoop
+from celery_realtime.rooms import normalise_project_id
+from celery_realtime.sending.client_rooms import ClientRooms
+from celery_realtime.sending.filtering import EventFilter
+from celery_realtime.sending.ledger import Counts
+from celery_realtime.sending.outbox import Outbox
+from celery_realtime.settings import Settings
+
+if TYPE_CHECKING:
+    from celery_realtime.channel.kombu_manager import RealtimeKombuManager
+    from celery_realtime.history.store import History
+
+logger = logging.getLogger(__name__)
+
+TRACKED_JOBS = 10000
+
+
+class JobListeners(Protocol):
+    """What reports jobs to a manager, such as the signal bridge."""
+
+    def connect(self, manager: SocketIOManager) -> None:
+        """Start to report every job to ``manager``."""
+
+
+class SocketIOManager:
+    """Send events to projects, from any process.
+
+    Args:
+        settings: Returns the settings; asked when they are first needed.
+        connect: Returns a new write-only Kombu manager.
+
+    Attributes:
+        counts: How many events had ``no_project``, were ``filtered`` (``event_filter`` dropped them), ``hidden``
+            (``event_filter`` failed on a status, which went out without what it says) or ``stale`` (the history knew
+            better).
+    """
+
+    def __init__(self, settings: Callable[[], Settings], connect: Callable[[], RealtimeKombuManager]) -> None:
+        self._settings = settings
+        self._outbox = Lazy(self._new_outbox)
+        self._publisher = Lazy(connect)
+        self._history = Lazy(lambda: _open_history(settings()))
+        self._filter = Lazy(lambda: EventFilter.for_everybody(settings(), self._counts.add))
+        self._tracked: BoundedDict[str, str] = BoundedDict(TRACKED_JOBS)
+        self._counts = Counts()
+        self._rooms = ClientRooms(lambda: self.publisher, lambda: settings().namespace)
+
+    @property
+    def sio(self) -> Any:
+        """The Socket.IO server of this process, once one is attached; else None."""
+        return self._rooms.server
+
+    @property
+    def counts(self) -> Counter[str]:
+        """What became of events before they were put into the outbox, or instead."""
+        return self._counts.values
+
+    # -- parts --------------------------------------------------------------------------------------------------
+
+    @property
+    def outbox(self) -> Outbox[Outgoing]:
+        """The queue of events that wait to be sent."""
+        return self._outbox.get()
+
+    def _new_outbox(self) -> Outbox[Outgoing]:
+        settings = self._settings()
+        # Registered before the outbox registers its flush, so it runs after it.
+        atexit.register(_close_publisher, weakref.ref(self))
+        return Outbox(
+            self._publish,
+            # Opened by the thread that sends, so that a call that publishes a job does not wait until redis is loaded.
+            append=None if settings.history_url is None else self._append,
+            queue_size=settings.queue_size,
+            batch_size=settings.batch_size,
+            linger=settings.linger,
+            flush_timeout=settings.flush_timeout,
+        )
+
+    @property
+    def publisher(self) -> RealtimeKombuManager:
+        """The write-only Kombu manager that events are published through."""
+        return self._publisher.get()
+
+    @property
+    def history(self) -> History | None:
+        """The history of each project; None where none is configured."""
+        return self._history.get()
+
+    def preload(self) -> None:
+        """Load what sending needs, once, in a process whose children will send; opens no connection.
+
+        Raises:
+            ImproperlyConfigured: The history's URL cannot be used.
+        """
+        self.publisher.preload()
+        _ = self.history
+
+    @property
+    def loops(self) -> list[BackgroundLoop]:
+        """The loops that send, for health checks."""
+        outbox = self._outbox.peek()
+        return [] if outbox is None else outbox.loops
+
+    def start_over(self, connect: Callable[[], RealtimeKombuManager] | None = None) -> None:
+        """Forget the outbox, the publisher and the history; the next event makes them with the present settings.
+
+        Args:
+            connect: Returns the new publisher, such as a recorder in tests; by default as before.
+        """
+        if connect is not None:
+            self._publisher = Lazy(connect)
+        for part in (self._outbox, self._publisher, self._history, self._filter):
+            part.forget()
+
+    # -- events -------------------------------------------------------------------------------------------------
+
+    def put(self, event: Outgoing, due: float = 0.0) -> None:
+        """Put an encoded event into the outbox; returns at once.
+
+        Args:
+            event: The event.
+            due: For progress, the :func:`time.monotonic` time before which it is held back.
+        """
+        allowed = self._filtered(event)
+        if allowed is not None:
+            self.outbox.put(allowed, due)
+
+    def put_status(self, change: StatusChange) -> None:
+        """Put a job's new status into the outbox."""
+        self.put(events.outgoing_status(change))
+
+    def wait_until_sent(self, job_id: str, timeout: float) -> bool:
+        """Wait until no status of a job waits to be sent.
+
+        Nothing waits during an outage, nor for a process's first event, which has python-socketio loaded.
+
+        Args:
+            job_id: The job.
+            timeout: Longest wait in seconds.
+
+        Returns:
+            Whether its statuses have been sent, as far as is known.
+        """
+        is_ready = self._publisher.is_made and (self._settings().history_url is None or self._history.is_made)
+        return is_ready and self.outbox.wait_until_sent(job_id, timeout)
+
+    def _append(self, batch: list[Outgoing]) -> list[Outgoing] | None:
+        """Append events to the history, and return what to publish for them; None when Redis is away."""
+        assert self.history is not None
+        answers = self.history.append(batch)
+        if answers is None:
+            return None
+        self._counts.add("stale", answers.count([]))
+        return [event for answer in answers for event in answer]
+
+    def _publish(self, batch: list[Outgoing]) -> int:
+        return self.publisher.publish_events(batch)
+
+    def _filtered(self, event: Outgoing) -> Outgoing | None:
+        """Return what ``event_filter`` leaves of an event, or None if it is dropped."""
+        event_filter = self._filter.get()
+        return event if event_filter is None else event_filter.outgoing(event)
+
+    def count_without_project(self, job: Job) -> None:
+        """Count an event of a job whose project is unknown, and which nobody sees."""
+        self._counts.add("no_project")
+        logger.debug("job %s has no project: nobody sees it", job.job_id)
+
+    def emit_to_project(self, project_id: object, event: str, data: Any, *, job_id: str | None = None) -> None:
+        """Send a custom event to everyone who watches a project; returns at once.
+
+        Args:
+            project_id: The project.
+            event: The Socket.IO event name.
+            data: Anything that JSON can hold; an object also gets a ``_realtime`` member.
+            job_id: The job that it belongs to.
+
+        Raises:
+            TypeError: ``data`` has no JSON form, or a name or id has the wrong type.
+            ValueError: ``data`` is too large or holds NaN, or a name is reserved.
+        """
+        project = normalise_project_id(project_id)
+        self.put(events.outgoing_custom(event, data, project, job_id, self._settings().max_payload))
+
+    def emit_many(
+        self, project_id: object, named_data: Iterable[tuple[str, Any]], *, job_id: str | None = None
+    ) -> None:
+        """Send many custom events to everyone who watches a project, in order; returns at once.
+
+        They leave together: in as few broker messages as they fit in. All are checked before any is sent.
+
+        Args:
+            project_id: The project.
+            named_data: Pairs of a Socket.IO event name and its data, as for :meth:`emit_to_project`.
+            job_id: The job that they belong to.
+
+        Raises:
+            TypeError: One has no JSON form, or a name or id has the wrong type, or an item is no pair.
+            ValueError: One is too large or holds NaN, or a name is reserved.
+        """
+        project = normalise_project_id(project_id)
+        limit = self._settings().max_payload
+        checked = [events.outgoing_custom(*_pair(item), project, job_id, limit) for item in named_data]
+        self.outbox.put_all([allowed for allowed in map(self._filtered, checked) if allowed is not None])
+
+    async def emit_to_project_async(self, project_id: object, event: str, data: Any) -> None:
+        """Send a custom event as :meth:`emit_to_project` does, which does not block an event loop either."""
+        self.emit_to_project(project_id, event, data)
+
+    def position(self, project_id: object) -> dict[str, Any] | None:
+        """Return where a project stands now, for a page to subscribe with as its ``since``.
+
+        Returns:
+            ``{"epoch": str, "offset": int}``, or None where there is no history, or it cannot be read now.
+
+        Raises:
+            TypeError, ValueError: It is no project id.
+        """
+        project = normalise_project_id(project_id)
+        return None if self.history is None else self.history.position(project)
+
+    # -- jobs and clients ---------------------------------------------------------------------------------------
+
+    def track_job_for_project(self, job_id: str, project_id: object) -> None:
+        """Name the project of a job that does not carry it itself, as one that is published with a header does.
+
+        Other processes do not learn of it.
+        """
+        if not isinstance(job_id, str) or not job_id:
+            raise TypeError(f"job_id must be a non-empty str, not {job_id!r}")
+        self._tracked[job_id] = normalise_project_id(project_id)
+
+    def project_of(self, job_id: str) -> str | None:
+        """Return the project that :meth:`track_job_for_project` named, or None."""
+        return self._tracked.get(job_id)
+
+    def register_client_for_project(self, project_id: object, sid: str) -> None:
+        """Put a connected client into a project's room, without asking the authorizer: the caller vouches for it.
+
+        Args:
+            project_id: The project.
+            sid: The client's Socket.IO session id, on any web server of this channel.
+        """
+        self._rooms.enter(project_id, sid)
+
+    def unregister_client_for_project(self, project_id: object, sid: str) -> None:
+        """Undo :meth:`register_client_for_project`."""
+        self._rooms.leave(project_id, sid)
+
+    def attach(self, server: Any) -> None:
+        """Note the Socket.IO server of this process."""
+        self._rooms.server = server
+
+    def register_job_listeners(self, bridge: JobListeners) -> None:
+        """Take events of jobs from a bridge, as ``Realtime(app)`` does from its own; twice is the same as once."""
+        bridge.connect(self)
+
+    def close(self) -> None:
+        """Flush, then close the connection: RabbitMQ may discard the last messages of a client that merely hangs up."""
+        self.flush()
+        self.close_publisher()
+
+    def close_publisher(self) -> None:
+        """Close the connection that events are published through; the next event makes a new one."""
+        publisher = self._publisher.peek()
+        if publisher is not None:
+            publisher.close()
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until everything accepted has been sent, at most ``timeout`` seconds; returns whether it has."""
+        outbox = self._outbox.peek()
+        return True if outbox is None else outbox.flush(timeout)
+
+
+def _open_history(settings: Settings) -> History | None:
+    address = settings.history_address
+    if address is None:
+        return None
+    try:
+        from celery_realtime.history.store import History
+    except ModuleNotFoundError as error:
+        if error.name != "redis":
+            raise
+        raise ImproperlyConfigured(
+            "realtime_history_url needs redis-py: pip install celery-realtime[redis], or set it to None"
+        ) from None
+    return History(address, settings.channel, settings.history_size, settings.history_ttl)
+
+
+def _close_publisher(reference: weakref.ref[SocketIOManager]) -> None:
+    manager = reference()
+    if manager is not None:
+        manager.close_publisher()
+
+
+def _pair(item: Any) -> tuple[Any, Any]:
+    if not isinstance(item, (tuple, list)) or len(item) != 2:
+        raise TypeError(f"emit_many takes pairs of an event name and its data, not {one_line(repr(item))}")
+    return item[0], item[1]

@@ -1,0 +1,241 @@
+"""Take events from any thread at once and send them from one, so that no task waits for a broker."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import threading
+import time
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any, Generic
+
+from celery_realtime.backoff import Backoff
+from celery_realtime.forks import after_fork
+from celery_realtime.loops import BackgroundLoop
+from celery_realtime.sending.backlog import STUCK, Backlog
+from celery_realtime.sending.event_queue import EventQueue, T
+from celery_realtime.sending.ledger import Ledger
+from celery_realtime.sending.pace import Pace
+from celery_realtime.sending.sender import Sender
+
+logger = logging.getLogger(__name__)
+
+#: The first and the longest pause after a failure, in seconds.
+PAUSES = (0.2, 2.0)
+
+
+class Outbox(Generic[T]):
+    """A bounded queue and the one thread that empties it.
+
+    Lifecycle and custom events keep their order and are the last to be dropped. Of a job's progress only the newest
+    waiting update is sent; it may be held back until it is due, and a status of the same job takes it along.
+
+    The thread starts with the first event of a process, and again after a fork. Nothing is inherited over a fork:
+    what waits in the parent, the parent sends.
+
+    Where there is a history, events are appended to it first, and that goes on while they cannot be published
+    (:class:`~celery_realtime.sending.backlog.Backlog`).
+
+    Args:
+        publish: Sends a batch and returns how many of its first items were sent. What was not is tried again.
+        append: Stores a batch and returns what to publish for it, or None when that has to be tried again.
+        queue_size: How many events may wait.
+        batch_size: The most events in a batch.
+        linger: Least time between two batches, in seconds; after a longer silence an event leaves at once. All but
+            progress waits :data:`~celery_realtime.sending.pace.LONGEST_REST` at most. Under load the time grows, up to
+            that, until sending takes a twentieth of the process's time.
+        flush_timeout: Longest wait, in seconds, at interpreter exit.
+        pauses: The first and the longest pause after a failure, in seconds.
+        destination: What the log calls the place that events go to.
+    """
+
+    def __init__(
+        self,
+        publish: Callable[[list[T]], int],
+        *,
+        append: Callable[[list[T]], list[T] | None] | None = None,
+        queue_size: int = 10000,
+        batch_size: int = 100,
+        linger: float = 0.005,
+        flush_timeout: float = 5.0,
+        pauses: tuple[float, float] = PAUSES,
+        destination: str = "the broker",
+    ) -> None:
+        self._publish = publish
+        self._append = append
+        self._queue_size = queue_size
+        self._batch_size = batch_size
+        self._linger = linger
+        self._flush_timeout = flush_timeout
+        self._pauses = pauses
+        self._destination = destination
+        self.start_over()
+        after_fork(self.start_over)
+
+    def start_over(self) -> None:
+        """Forget everything that waits, and the threads that send; done in each child of a fork."""
+        self._ledger = Ledger(logger, self._destination, self._queue_size)
+        self._lock = threading.RLock()
+        self._idle = threading.Condition(self._lock)
+        self._queue: EventQueue[T] = EventQueue(self._queue_size, self._ledger)
+        self._backlog: Backlog[T] = Backlog(
+            self._publish_counted,
+            changed=self._idle,
+            size=self._queue_size,
+            batch_size=self._batch_size,
+            backoff=Backoff(*self._pauses),
+            ledger=self._ledger,
+        )
+        self._sender: Sender[T] = Sender(
+            self._queue,
+            self._publish_all if self._append is None else self._append_all,
+            backlog=self._backlog,
+            pace=Pace(self._linger, Backoff(*self._pauses)),
+            lock=self._lock,
+            idle=self._idle,
+            batch_size=self._batch_size,
+            ledger=self._ledger,
+        )
+        self._flushes_at_exit = False
+
+    # Modules are torn down when the interpreter ends, and then a global of this one may be None.
+    _is_finalizing = staticmethod(sys.is_finalizing)
+
+    @property
+    def counts(self) -> Counter[str]:
+        """What became of events: see :class:`~celery_realtime.sending.ledger.Ledger`."""
+        return self._ledger.counts
+
+    @property
+    def loops(self) -> list[BackgroundLoop]:
+        """The records of the loops that have something to do in this process."""
+        with self._lock:
+            loops = [self._sender.loop] if self._sender.is_alive else []
+            return [*loops, self._backlog.loop] if self._backlog else loops
+
+    @property
+    def size(self) -> int:
+        """How many events wait."""
+        return len(self._queue) + self._queue.held + len(self._backlog)
+
+    # -- putting ------------------------------------------------------------------------------------------------
+
+    def put(self, event: T, due: float = 0.0) -> None:
+        """Accept an event; never blocks, never raises for want of a broker or of room.
+
+        Args:
+            event: The event.
+            due: For progress, the :func:`time.monotonic` time before which it is held back. It leaves earlier if
+                progress of the same job that it replaces was due earlier.
+        """
+        if self._is_finalizing():
+            return  # no thread runs any more, and one that was stopped may hold the lock
+        with self._lock:
+            self._wake(self._queue.put(event, due))
+
+    def put_all(self, events: Iterable[T]) -> None:
+        """Accept events that leave together, as :meth:`put` does one."""
+        if self._is_finalizing():
+            return
+        with self._lock:
+            is_news = False
+            for event in events:
+                is_news |= self._queue.put(event)
+            self._wake(is_news)
+
+    def _wake(self, is_news: bool) -> None:
+        if not self._flushes_at_exit:
+            self._flushes_at_exit = True
+            atexit.register(_flush_if_alive, weakref.ref(self), os.getpid())
+        self._sender.wake(is_news)
+
+    # -- sending ------------------------------------------------------------------------------------------------
+
+    def _publish_counted(self, events: list[T]) -> int:
+        sent = self._publish(events)
+        self._ledger.count("sent", sent)
+        return sent
+
+    def _publish_all(self, events: list[T]) -> int:
+        sent = self._publish_counted(events)
+        if sent < len(events):
+            self._ledger.delayed(self.size + len(events) - sent)
+        return sent
+
+    def _append_all(self, events: list[T]) -> int:
+        """Store events; returns how many are done with, since from now on the backlog has them."""
+        assert self._append is not None
+        stored = self._append(events)
+        if stored is None:
+            self._ledger.delayed(self.size + len(events), "the history")
+            return 0
+        self._backlog.add(stored)
+        return len(events)
+
+    def stop(self) -> None:
+        """Let the thread that sends end after its present batch; the next event starts another."""
+        with self._lock:
+            self._sender.stop()
+
+    # -- waiting ------------------------------------------------------------------------------------------------
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Send all that waits, delayed progress too, and wait until it has left.
+
+        Args:
+            timeout: Longest wait in seconds; default: the ``flush_timeout`` setting.
+
+        Returns:
+            Whether everything has left.
+        """
+        if self._is_finalizing():
+            return not self.size
+        deadline = time.monotonic() + (self._flush_timeout if timeout is None else timeout)
+        with self._lock:
+            self._queue.release_all()
+            if self._queue:
+                self._sender.ensure()
+            return self._wait(lambda: not (self._queue or self._sender.is_sending or self._backlog), deadline)
+
+    def wait_until_sent(self, job_id: str, timeout: float) -> bool:
+        """Wait until no status of a job waits, whatever else does; during an outage, not at all.
+
+        Args:
+            job_id: The job.
+            timeout: Longest wait in seconds.
+
+        Returns:
+            Whether its statuses have left, or there is an outage.
+        """
+        deadline = time.monotonic() + timeout
+        with self._lock:
+            return self._wait(lambda: not self._is_leaving(job_id), deadline)
+
+    def _is_leaving(self, job_id: str) -> bool:
+        """Return whether a status of a job waits that is going to leave soon."""
+        if self._backlog.has_status(job_id) and not self._backlog.is_recovering:
+            return True
+        waits = self._queue.has_status(job_id) or self._sender.is_sending_status(job_id)
+        return waits and not self._sender.is_failing
+
+    def _wait(self, is_over: Callable[[], bool], deadline: float) -> bool:
+        if is_over():
+            return True
+        with self._sender.expediting():
+            while not is_over():
+                left = deadline - time.monotonic()
+                if left <= 0 or not self._sender.is_alive:
+                    return False
+                self._sender.ensure()
+                self._idle.wait(min(left, STUCK))
+        return True
+
+
+def _flush_if_alive(reference: weakref.ref[Outbox[Any]], pid: int) -> None:
+    outbox = reference()
+    if outbox is not None and os.getpid() == pid:
+        outbox.flush()

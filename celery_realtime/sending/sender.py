@@ -1,0 +1,198 @@
+"""The one thread that takes events out of a queue and sends them, in batches and at its own pace."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Generic
+
+from celery_realtime.forks import talking
+from celery_realtime.loops import BackgroundLoop
+from celery_realtime.sending.backlog import LONGEST_TURN, Backlog
+from celery_realtime.sending.event_queue import Batch, EventQueue, T, items_of
+from celery_realtime.sending.ledger import Ledger
+from celery_realtime.sending.pace import Pace
+
+logger = logging.getLogger(__name__)
+
+#: Seconds after which a sender without work takes a turn all the same, to be seen by health checks.
+IDLE_TURN = 20.0
+
+
+class Sender(Generic[T]):
+    """A thread that empties a queue. It starts when it is first needed, and again if it was killed.
+
+    All methods are called with ``lock`` held.
+
+    Args:
+        queue: What it empties.
+        send: Sends a batch and returns how many of its first items are done with. The others are tried again; after an
+            exception none are.
+        backlog: What it publishes after each batch.
+        pace: When it may send.
+        lock: Guards the queue.
+        idle: Notified when a batch is done with; its lock is ``lock``.
+        batch_size: The most items in a batch.
+        ledger: Counts what was dropped.
+
+    Attributes:
+        loop: The record of its turns.
+    """
+
+    def __init__(
+        self,
+        queue: EventQueue[T],
+        send: Callable[[list[T]], int],
+        *,
+        backlog: Backlog[T],
+        pace: Pace,
+        lock: threading.RLock,
+        idle: threading.Condition,
+        batch_size: int,
+        ledger: Ledger,
+    ) -> None:
+        self.loop = BackgroundLoop("outbox", logger, LONGEST_TURN)
+        self._queue = queue
+        self._send = send
+        self._backlog = backlog
+        self._pace = pace
+        self._lock = lock
+        self._idle = idle
+        self._work = threading.Condition(lock)
+        self._batch_size = batch_size
+        self._ledger = ledger
+        self._thread: threading.Thread | None = None
+        self._in_flight: Batch[T] = []
+        #: Whether it will look at what comes soon enough by itself.
+        self._is_resting = False
+        #: How many threads wait for something to be sent.
+        self._waiting = 0
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether a batch has been taken out of the queue and is not done with."""
+        return bool(self._in_flight)
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the last batch could not be sent."""
+        return self._pace.is_failing
+
+    def is_sending_status(self, job_id: str) -> bool:
+        """Return whether a status of a job is on its way."""
+        return any(item.job_id == job_id and item.rank is not None for _, item in self._in_flight)
+
+    # -- from other threads -------------------------------------------------------------------------------------
+
+    def ensure(self) -> None:
+        """Start the thread unless it runs, and another one if it hangs in publishing the backlog."""
+        if not self.is_alive or self._backlog.detach_stuck():
+            self._start()
+
+    def wake(self, is_news: bool) -> None:
+        """Let the thread look at what has come, unless it rests: then it looks soon enough."""
+        if self._thread is None or self._backlog.is_sending:
+            self.ensure()
+        if is_news and (not self._is_resting or self._queue.urgent == 1 or len(self._queue) >= self._batch_size):
+            self._work.notify()
+
+    @contextlib.contextmanager
+    def expediting(self) -> Iterator[None]:
+        """Let the thread not rest while somebody waits for it."""
+        self._waiting += 1
+        self._work.notify()
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="celery-realtime-outbox", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # too many threads, or the interpreter ends
+            self._thread = None
+            self._ledger.stranded(len(self._queue), error)
+
+    def stop(self) -> None:
+        """Let the thread end after its present batch."""
+        self._thread = None
+
+    # -- in the thread ------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        me = threading.current_thread()
+        try:
+            while self._thread is me:
+                with self.loop.turn():
+                    self._take_turn(me)
+        finally:
+            if self._thread is me:  # it was killed; the next event starts another
+                self._thread = None
+
+    def _take_turn(self, me: threading.Thread) -> None:
+        batch = self._next_batch()
+        if not batch:
+            return
+        began = time.thread_time()
+        self._send_batch(batch)
+        self._backlog.publish()
+        with self._lock:
+            if self._thread is me:
+                self._pace.rest(time.monotonic(), time.thread_time() - began)
+
+    def _next_batch(self) -> Batch[T]:
+        """Wait for what may be sent now, and take it; nothing after a long time without any."""
+        until = time.monotonic() + IDLE_TURN
+        with self._lock:
+            while (wait := self._wait_time()) > 0:
+                left = until - time.monotonic()
+                if left <= 0:
+                    return []
+                self._work.wait(min(wait, left))
+            self._is_resting = False
+            self._in_flight = self._queue.take(self._batch_size)
+            return self._in_flight
+
+    def _wait_time(self) -> float:
+        """Return how long nothing may be sent, in seconds; 0 or less when something may."""
+        clock = time.monotonic()
+        self._queue.release_due(clock)
+        pause = self._pace.pause_left(clock)
+        self._is_resting = pause > 0 or len(self._queue) > 0
+        if pause > 0:
+            return pause
+        if not self._queue:
+            return self._queue.next_due - clock
+        if self._waiting or len(self._queue) >= self._batch_size:
+            return 0.0
+        return self._pace.rest_left(clock, urgent=self._queue.urgent > 0)
+
+    def _send_batch(self, batch: Batch[T]) -> None:
+        done: int | None = None
+        try:
+            with talking:
+                done = self._send(items_of(batch))
+        finally:
+            self._settle(batch, done)
+
+    def _settle(self, batch: Batch[T], done: int | None) -> None:
+        """Put back what was not sent; or note that an exception, for which ``done`` is None, has ended the batch."""
+        with self._lock:
+            self._in_flight = []
+            if done is None:
+                self._ledger.failed(len(batch))
+            if done is None or done == len(batch):
+                self._pace.succeeded()
+            else:
+                self._queue.put_back(batch[done:])
+                self._pace.failed(time.monotonic())
+            self._idle.notify_all()

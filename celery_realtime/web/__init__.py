@@ -1,0 +1,1 @@
+"""Browsers: web servers, their clients and what those may see."""

@@ -1,0 +1,150 @@
+"""Turn the messages of the channel into what is emitted on this server."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeGuard
+
+from celery_realtime.channel import wire
+from celery_realtime.channel.listener import Listener
+from celery_realtime.channel.wire import Heard, Message
+from celery_realtime.logs import RateLimitedLogger
+from celery_realtime.loops import BackgroundLoop
+from celery_realtime.web.catchup import CatchUp
+from celery_realtime.web.delivery import Delivery, Emit
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks at what was missed, on a channel that is never quiet.
+CATCH_UP_INTERVAL = 1.0
+
+#: Recovered emits after which the rest has to wait for the next message: what waits for an event loop is bounded.
+MOST_AT_ONCE = 1000
+
+#: Seconds without a turn after which the loop counts as standing still; a broker that is away takes a few.
+LONGEST_TURN = 15.0
+
+#: Seconds until the next try after a failure that no broker should cause.
+PAUSE = 1.0
+
+#: What is emitted on this server, or a message of python-socketio's own for it to handle, or an order of ours.
+Item = Emit | Message
+
+
+class ChannelReader:
+    """Reads the channel in the caller's thread, for ever: decodes, drops what was emitted already, and names rooms.
+
+    Args:
+        listener: Receives the messages.
+        catch_up: Knows what has been emitted, and recovers what was missed.
+        delivery: Names the rooms.
+        host_id: Of this server's own messages, which python-socketio has emitted here already.
+    """
+
+    def __init__(self, listener: Listener, catch_up: CatchUp, delivery: Delivery, host_id: str) -> None:
+        self.listener = listener
+        self.loop = BackgroundLoop("channel reader", logger, LONGEST_TURN)
+        self._catch_up = catch_up
+        self._delivery = delivery
+        self._host_id = host_id
+        self._failures = RateLimitedLogger(logger)
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """Start over in a child process, which has not the thread that read."""
+        self.listener.after_fork()
+        self._catch_up.after_fork()
+        self._stopped = threading.Event()
+        self._generation = 0
+        self._caught_up_at = 0.0
+
+    def stop(self) -> None:
+        """End :meth:`read`, within about a second."""
+        self._stopped.set()
+        self._catch_up.close()
+
+    def read(self, has_room: Callable[[], bool] = lambda: True) -> Iterator[list[Item]]:
+        """Yield what each message of the channel is to this server; an empty list about every second without any.
+
+        Args:
+            has_room: Whether there is room for what is yielded next. Events that there is no room for are not emitted,
+                and their projects are recovered from the history later.
+        """
+        while not self._stopped.is_set():
+            with self.loop.turn(), contextlib.closing(self.listener.messages()) as messages:
+                for message in messages:
+                    if self._stopped.is_set():
+                        return
+                    items: list[Item] = []
+                    with self.loop.turn():
+                        items = self.items(message, has_room)
+                    yield items
+            self._stopped.wait(PAUSE)
+
+    def items(self, message: Any, has_room: Callable[[], bool] = lambda: True) -> list[Item]:
+        """Return what one message of the channel, or None for a silence, is to this server; see :meth:`read`."""
+        if self._generation != self.listener.generation:
+            self._generation = self.listener.generation
+            self._catch_up.fall_behind()
+        decoded = [] if message is None else wire.decode_message(message.body, message.content_type)
+        is_due = message is None or time.monotonic() - self._caught_up_at > CATCH_UP_INTERVAL
+        if (decoded or is_due) and not has_room():
+            return self._without_room(decoded)
+        items: list[Item] = [other for other in decoded if not isinstance(other, Heard)]
+        items += self._emits([event for event in decoded if isinstance(event, Heard)])
+        if is_due:
+            items += self._recovered()
+        return items
+
+    def _recovered(self) -> list[Item]:
+        """Return what was missed and has been recovered; the rest of very much of it at once in the next turn."""
+        self._caught_up_at = time.monotonic()
+        recovered: list[Item] = []
+        for events in self._catch_up.missed():
+            recovered += self._delivery.spread(events)
+            if len(recovered) >= MOST_AT_ONCE:
+                self._caught_up_at = 0.0
+                break
+        return recovered
+
+    def _emits(self, events: list[Heard]) -> Iterator[Emit]:
+        others = (event for event in events if event.host_id != self._host_id)
+        return self._delivery.spread([event for event in others if self._catch_up.is_news(event)])
+
+    def _without_room(self, decoded: list[Heard | Message]) -> list[Item]:
+        """Return the orders among messages that there is no room for: what they take from a client must be taken."""
+        orders: list[Item] = [item for item in decoded if not isinstance(item, Heard) and is_order(item)]
+        if len(orders) < len(decoded):
+            self._catch_up.fall_behind({event.project_id for event in decoded if isinstance(event, Heard)})
+            self._failures.error(
+                "messages are left out, because the event loop does not keep up; "
+                "the events among them will be recovered from the history, if there is one"
+            )
+        return orders
+
+
+def is_order(item: Item) -> TypeGuard[Message]:
+    """Return whether an item is an order to every server of the channel."""
+    return isinstance(item, dict) and item["method"] == wire.ORDER_METHOD
+
+
+class OrderObservers:
+    """Calls what observes the orders of the channel."""
+
+    def __init__(self) -> None:
+        self._callbacks: list[Callable[[dict[str, Any]], Any]] = []
+        self._failures = RateLimitedLogger(logger)
+
+    def add(self, callback: Callable[[dict[str, Any]], Any]) -> None:
+        """Call ``callback`` with each order from now on."""
+        self._callbacks.append(callback)
+
+    def notify(self, order: dict[str, Any]) -> None:
+        """Call all observers with an order; one that fails is logged."""
+        for callback in list(self._callbacks):
+            with self._failures.suppressing("an order from the channel was not carried out on this server"):
+                callback(order)

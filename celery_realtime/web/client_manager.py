@@ -1,0 +1,445 @@
+"""Be the client manager of a server with clients: publish as others do, and emit what others publish."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+from socketio.async_pubsub_manager import AsyncPubSubManager
+
+from celery_realtime.channel.kombu_manager import RealtimeKombuManager
+from celery_realtime.channel.listener import Listener
+from celery_realtime.channel.speaker import Speaker
+from celery_realtime.forks import after_fork
+from celery_realtime.logs import RateLimitedLogger
+from celery_realtime.loops import BackgroundLoop
+from celery_realtime.web import seams
+from celery_realtime.web.catchup import CatchUp
+from celery_realtime.web.channel_reader import ChannelReader, Item, OrderObservers, is_order
+from celery_realtime.web.delivery import AudienceFilter, Delivery, Emit
+from celery_realtime.web.history_reader import Read
+from celery_realtime.web.loop_queue import LoopQueue
+from celery_realtime.web.slow_clients import SlowClients
+
+logger = logging.getLogger(__name__)
+
+#: What may wait for an event loop before the listening thread waits for it, in emits.
+MAX_WAITING = 10_000
+
+#: Seconds that the listening thread waits for an event loop that does not keep up, before it leaves messages out.
+#: Shorter than the silence after which a listener counts as deaf.
+ROOM_TIMEOUT = 2.0
+
+#: Emits after which the event loop has a turn, however many wait.
+TURN = 100
+
+
+class RealtimeClientManager(RealtimeKombuManager):
+    """A :class:`socketio.KombuManager` for a server with clients: publishes, and emits what others publish.
+
+    Args:
+        url: Broker URL.
+        channel: Fan-out exchange, the same on every side.
+        max_backlog: Packets that may wait for a client before it is disconnected.
+        max_backlog_bytes: Bytes that may wait for a client before it is disconnected.
+        audience_filter: Decides what each audience sees of an event; None where all see everything.
+        read: ``(project_id, epoch, offset, most_jobs) -> snapshot``, reads the history; None where there is none.
+        namespace: Socket.IO namespace of the events.
+        **options: Further keyword arguments of :class:`~celery_realtime.channel.kombu_manager.RealtimeKombuManager`.
+    """
+
+    #: Whether clients can subscribe to single jobs.
+    follows_jobs = True
+
+    def __init__(
+        self,
+        url: str,
+        channel: str = "socketio",
+        *,
+        max_backlog: int,
+        max_backlog_bytes: int,
+        audience_filter: AudienceFilter | None = None,
+        read: Read | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(url, channel, write_only=False, **options)
+        #: Which rooms of this server an event goes to.
+        self.delivery = Delivery(self.is_occupied, audience_filter)
+        #: What has been emitted on this server, and recovers what was missed.
+        self.catch_up = CatchUp(read, self.delivery.is_watched, self.namespace)
+        #: Reads the channel.
+        self.reader = ChannelReader(
+            Listener(
+                url,
+                channel,
+                connection_options=self.connection_options,
+                exchange_options=self.exchange_options,
+                queue_options=self.queue_options,
+            ),
+            self.catch_up,
+            self.delivery,
+            self.host_id,
+        )
+        self._backlogs = seams.ClientBacklogs(self, self.namespace)
+        #: What waits for clients that read slowly.
+        self.slow_clients = SlowClients(
+            self._backlogs,
+            self.namespace,
+            max_backlog=max_backlog,
+            max_backlog_bytes=max_backlog_bytes,
+            disconnect=self._disconnect_slow_client,
+            give_way=self._give_way,
+        )
+        self._orders = OrderObservers()
+        self._on_slow_client: Callable[[str, str], Any] = self._close_socket
+        self._failures = RateLimitedLogger(logger)
+        after_fork(self.after_fork)
+
+    def after_fork(self) -> None:
+        """Start over in a child process; the thread that listened is the parent's."""
+        self.reader.after_fork()
+        if self.server is not None:
+            seams.forget_initialization(self.server)
+
+    # -- observers ----------------------------------------------------------------------------------------------
+
+    def on_order(self, callback: Callable[[dict[str, Any]], Any]) -> None:
+        """Call ``callback`` with each order to every server of the channel, in the thread that listens."""
+        self._orders.add(callback)
+
+    def on_slow_client(self, callback: Callable[[str, str], Any]) -> None:
+        """Have ``callback`` disconnect clients that lag too far behind, instead of just closing their sockets.
+
+        Args:
+            callback: Called in a background task of the server, with the session id of the client and that of its
+                Engine.IO socket.
+        """
+        self._on_slow_client = callback
+
+    # -- listening ----------------------------------------------------------------------------------------------
+
+    def start_listening(self) -> None:
+        """Listen from now on, and not from the server's first client on.
+
+        Raises:
+            RuntimeError: The server runs in a mode that needs monkey patching, and nothing is patched.
+        """
+        seams.initialize_manager(self.server)
+
+    def stop_listening(self) -> None:
+        """End the thread that listens, within about a second."""
+        self.reader.stop()
+
+    def wait_until_listening(self, timeout: float) -> bool:
+        """Wait until messages are received, at most ``timeout`` seconds; returns whether they are."""
+        return self.reader.listener.wait(timeout)
+
+    @property
+    def filters(self) -> bool:
+        """Whether a filter of the application decides what each audience sees."""
+        return self.delivery.has_audience_filter
+
+    @property
+    def loops(self) -> list[BackgroundLoop]:
+        """The background loops, for health checks."""
+        return [self.reader.loop, *self.catch_up.loops]
+
+    @property
+    def is_hearing(self) -> bool:
+        """Whether there is proof from the last five seconds that messages are received, such as an own ping."""
+        return self.reader.listener.is_hearing
+
+    @property
+    def generation(self) -> int:
+        """How many connections have been listened on; when it changes, messages may have been missed."""
+        return self.reader.listener.generation
+
+    @property
+    def last_heard(self) -> float | None:
+        """When the last message came, of :func:`time.monotonic`; None before the first."""
+        return self.reader.listener.last_heard
+
+    def is_occupied(self, namespace: str, room: str) -> bool:
+        """Return whether any client of this server is in a room."""
+        return bool(self.rooms.get(namespace, {}).get(room))
+
+    def _listen(self) -> Iterator[dict[str, Any]]:
+        """Emit the events of the channel, and yield python-socketio's own messages for it to handle."""
+        for items in self.reader.read():
+            for item in items:
+                if isinstance(item, Emit):
+                    self._emit(item)
+                elif is_order(item):
+                    self._orders.notify(item)
+                else:
+                    yield item
+
+    def _emit(self, emit: Emit) -> None:
+        if self.is_occupied(emit.namespace, emit.room):
+            with self._failures.suppressing("the event %s could not be emitted to all its clients", emit.event):
+                for paced in self.slow_clients.paced(emit):
+                    self.emit_here(paced)
+
+    def emit_here(self, emit: Emit) -> None:
+        """Emit on this server only."""
+        self.emit(
+            emit.event,
+            emit.data,
+            namespace=emit.namespace,
+            room=emit.room,
+            skip_sid=emit.skip_sid,
+            ignore_queue=True,
+        )
+
+    # -- slow clients -------------------------------------------------------------------------------------------
+
+    def _give_way(self) -> None:
+        """Let other threads, or greenlets, write what waits for clients."""
+        self.server.sleep(0)
+
+    def _disconnect_slow_client(self, sid: str, eio_sid: str) -> None:
+        self.server.start_background_task(self._on_slow_client, sid, eio_sid)
+
+    def _close_socket(self, _sid: str, eio_sid: str) -> None:
+        self._backlogs.close(eio_sid)
+
+
+class AsyncRealtimeClientManager(AsyncPubSubManager):
+    """The asyncio counterpart of :class:`RealtimeClientManager`, on every broker that kombu fans out on.
+
+    kombu blocks, so a daemon thread reads the channel and hands over to the event loop. Where the loop does not keep
+    up, the thread waits for it for two seconds, so that the broker keeps what comes; then it leaves messages out, and
+    their projects are recovered from the history.
+
+    Args:
+        url: Broker URL.
+        channel: Fan-out exchange, the same on every side.
+        max_backlog: Packets that may wait for a client before it is disconnected.
+        max_backlog_bytes: Bytes that may wait for a client before it is disconnected.
+        audience_filter: As that of :class:`RealtimeClientManager`; called in the thread that listens.
+        read: As that of :class:`RealtimeClientManager`; called in a thread.
+        namespace: Socket.IO namespace of the events.
+        **options: ``logger``, ``stock`` and ``connection_options``, as those of :class:`RealtimeClientManager`.
+    """
+
+    name = "celery-realtime-async"
+
+    #: Whether clients can subscribe to single jobs.
+    follows_jobs = True
+
+    def __init__(
+        self,
+        url: str,
+        channel: str = "socketio",
+        *,
+        max_backlog: int,
+        max_backlog_bytes: int,
+        audience_filter: AudienceFilter | None = None,
+        read: Read | None = None,
+        namespace: str = "/",
+        **options: Any,
+    ) -> None:
+        super().__init__(channel=channel, write_only=False, logger=options.pop("logger", None))
+        self.url = url
+        self.namespace = namespace
+        #: What it publishes through.
+        self.speaker = Speaker(url, channel, namespace=namespace, **options)
+        self.host_id = self.speaker.host_id
+        #: Which rooms of this server an event goes to.
+        self.delivery = Delivery(self.is_occupied, audience_filter)
+        #: What has been emitted on this server, and recovers what was missed.
+        self.catch_up = CatchUp(read, self.delivery.is_watched, namespace)
+        listener = Listener(url, channel, connection_options=options.get("connection_options"))
+        #: Reads the channel.
+        self.reader = ChannelReader(listener, self.catch_up, self.delivery, self.host_id)
+        self._backlogs = seams.ClientBacklogs(self, namespace)
+        #: What waits for clients that read slowly.
+        self.slow_clients = SlowClients(
+            self._backlogs,
+            namespace,
+            max_backlog=max_backlog,
+            max_backlog_bytes=max_backlog_bytes,
+            disconnect=self._disconnect_slow_client,
+            give_way=None,  # emitting pauses anyway
+        )
+        self._orders = OrderObservers()
+        self._on_slow_client: Callable[[str, str], Any] = self._close_socket
+        self._failures = RateLimitedLogger(logging.getLogger(__name__))
+        self._start_over()
+        after_fork(self.after_fork)
+
+    def _start_over(self) -> None:
+        #: The thread that listens; None before it is started.
+        self.listener_thread: threading.Thread | None = None
+        self._queue: LoopQueue[Item] | None = None
+        self._attached = threading.Event()
+        self._waiting: asyncio.Task[bool] | None = None
+
+    def after_fork(self) -> None:
+        """Start over in a child process, which has neither the parent's event loop nor its threads."""
+        self._start_over()
+        self.reader.after_fork()
+
+    # -- observers ----------------------------------------------------------------------------------------------
+
+    def on_order(self, callback: Callable[[dict[str, Any]], Any]) -> None:
+        """Call ``callback`` with each order to every server of the channel.
+
+        It is called on the event loop, and what it schedules there in turn is run before the next event is emitted;
+        until the server's first client has come, it is called in the thread that listens.
+        """
+        self._orders.add(callback)
+
+    def on_slow_client(self, callback: Callable[[str, str], Any]) -> None:
+        """Have ``callback`` disconnect clients that lag too far behind, instead of just closing their sockets.
+
+        Args:
+            callback: A coroutine function, called in a background task of the server, with the session id of the
+                client and that of its Engine.IO socket.
+        """
+        self._on_slow_client = callback
+
+    # -- listening ----------------------------------------------------------------------------------------------
+
+    def start_listening(self) -> None:
+        """Listen from now on; what comes before the event loop runs is for nobody, since there is no client."""
+        if self.listener_thread is None or not self.listener_thread.is_alive():
+            thread = threading.Thread(target=self._hand_over, name="celery-realtime-listener", daemon=True)
+            self.listener_thread = thread
+            thread.start()
+
+    def stop_listening(self) -> None:
+        """End the thread that listens, within about a second."""
+        self.reader.stop()
+
+    @property
+    def waiting(self) -> int:
+        """How much waits for the event loop."""
+        return 0 if self._queue is None else len(self._queue)
+
+    async def wait_until_listening(self, timeout: float) -> bool:
+        """Wait until messages are received, at most ``timeout`` seconds; returns whether they are."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        if self._attached.is_set():
+            self.start_listening()  # again, should the thread have ended
+        while not self._is_listening() and (left := deadline - loop.time()) > 0:
+            # One thread waits for all: in an outage every client of a server may come here at once.
+            if self._waiting is None or self._waiting.done():
+                self._waiting = loop.create_task(asyncio.to_thread(self._wait, left))
+            await asyncio.wait([self._waiting], timeout=left)
+        return self._is_listening()
+
+    def _is_listening(self) -> bool:
+        return self._attached.is_set() and self.reader.listener.wait(0)
+
+    def _wait(self, timeout: float) -> bool:
+        return self._attached.wait(timeout) and self.reader.listener.wait(timeout)
+
+    @property
+    def filters(self) -> bool:
+        """Whether a filter of the application decides what each audience sees."""
+        return self.delivery.has_audience_filter
+
+    @property
+    def loops(self) -> list[BackgroundLoop]:
+        """The background loops, for health checks."""
+        return [self.reader.loop, *self.catch_up.loops]
+
+    @property
+    def is_hearing(self) -> bool:
+        """Whether there is proof from the last five seconds that messages are received, such as an own ping."""
+        return self.reader.listener.is_hearing
+
+    @property
+    def generation(self) -> int:
+        """How many connections have been listened on; when it changes, messages may have been missed."""
+        return self.reader.listener.generation
+
+    @property
+    def last_heard(self) -> float | None:
+        """When the last message came, of :func:`time.monotonic`; None before the first."""
+        return self.reader.listener.last_heard
+
+    def is_occupied(self, namespace: str, room: str) -> bool:
+        """Return whether any client of this server is in a room."""
+        return bool(self.rooms.get(namespace, {}).get(room))
+
+    def _hand_over(self) -> None:
+        """Read the channel, in a thread, and hand over to the event loop what is for any of its clients."""
+        for items in self.reader.read(self._has_room):
+            if self._queue is None:
+                for order in filter(is_order, items):
+                    self._orders.notify(order)
+                continue
+            try:
+                self._queue.put([item for item in items if self._is_for_clients(item)])
+            except RuntimeError:  # the loop has been closed: the server is gone
+                return
+
+    def _has_room(self) -> bool:
+        return self._queue is None or self._queue.wait_for_room(ROOM_TIMEOUT)
+
+    def _is_for_clients(self, item: Item) -> bool:
+        return not isinstance(item, Emit) or self.is_occupied(item.namespace, item.room)
+
+    async def _listen(self) -> AsyncIterator[dict[str, Any]]:
+        """Emit the events of the channel, and yield python-socketio's own messages for it to handle."""
+        queue = self._queue = LoopQueue[Item](asyncio.get_running_loop(), MAX_WAITING)
+        self._attached.set()
+        self.start_listening()
+        while True:
+            for _ in range(TURN):
+                item = await queue.get()
+                if isinstance(item, Emit):
+                    await self._emit(item)
+                elif is_order(item):
+                    self._orders.notify(item)
+                    break  # what it has scheduled goes before the next event
+                else:
+                    yield item
+            await asyncio.sleep(0)
+
+    async def _emit(self, emit: Emit) -> None:
+        with self._failures.suppressing("the event %s could not be emitted to all its clients", emit.event):
+            for paced in self.slow_clients.paced(emit):
+                await self.emit_here(paced)
+
+    async def emit_here(self, emit: Emit) -> None:
+        """Emit on this server only."""
+        await self.emit(
+            emit.event,
+            emit.data,
+            namespace=emit.namespace,
+            room=emit.room,
+            skip_sid=emit.skip_sid,
+            ignore_queue=True,
+        )
+
+    # -- publishing ---------------------------------------------------------------------------------------------
+
+    def order(self, order: dict[str, Any]) -> bool:
+        """Have every server of the channel do something; returns whether the broker accepted it. Blocks meanwhile."""
+        return self.speaker.order(order)
+
+    async def _publish(self, data: Any) -> bool:
+        """Publish python-socketio's own message; returns whether the broker accepted it."""
+        body = self.json.dumps(data)
+        return await asyncio.to_thread(self.speaker.publish, body.encode() if isinstance(body, str) else body)
+
+    def close(self) -> None:
+        """Close the publishing connection; the next publish makes a new one."""
+        self.speaker.close()
+
+    # -- slow clients -------------------------------------------------------------------------------------------
+
+    def _disconnect_slow_client(self, sid: str, eio_sid: str) -> None:
+        self.server.start_background_task(self._on_slow_client, sid, eio_sid)
+
+    async def _close_socket(self, _sid: str, eio_sid: str) -> None:
+        closing = self._backlogs.close(eio_sid)
+        if closing is not None:
+            await closing

@@ -1,0 +1,321 @@
+"""Answer browsers on a Socket.IO server: the class that applications subclass, with its rules and entry points."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from celery_realtime import auth
+from celery_realtime.settings import Settings
+from celery_realtime.web import decisions
+from celery_realtime.web.access import Access, Identification
+from celery_realtime.web.admission import Admission
+from celery_realtime.web.answers import AnswerBudget, Sender
+from celery_realtime.web.decisions import Decision
+from celery_realtime.web.housekeeping import Housekeeper
+from celery_realtime.web.job_requests import JobRequests, SingleJobs
+from celery_realtime.web.membership import Clients, Membership
+from celery_realtime.web.orders import Orders
+from celery_realtime.web.revocations import Revocations
+from celery_realtime.web.seams import handlers_of, intercept_events
+from celery_realtime.web.sessions import Limits, Sessions
+from celery_realtime.web.shared_reads import SharedReads
+from celery_realtime.web.stock_manager import StockManager
+from celery_realtime.web.subscribing import Subscriptions
+
+if TYPE_CHECKING:
+    from celery_realtime.web.stock_manager import ClientManager
+
+logger = logging.getLogger(__name__)
+
+Authenticate = Callable[[Any, dict[str, Any]], Any]
+Authorize = Callable[[Any, str], Any]
+Read = Callable[[str, str, int], Any]
+
+#: Stands in a handler's arguments where the client asked for no acknowledgement; no client can send it.
+NO_ACKNOWLEDGEMENT = object()
+
+#: The events of clients that are answered, each by the method ``on_...`` of its name.
+REQUESTS = (
+    *("subscribe_project", "unsubscribe_project", "subscribe_job", "unsubscribe_job"),
+    *("get_result", "cancel_job", "refresh_token"),
+)
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """The application's rules, as callables; each is sync or async, and replaces the method of the same purpose.
+
+    Attributes:
+        authenticate: ``(token, environ) -> user id``, or None to refuse; replaces ``_validate_token``.
+        authorize: ``(user_id, project_id) -> bool``; replaces ``_validate_project_access``.
+        authorize_cancel: ``(user_id, project_id, job_id) -> bool``; replaces ``_validate_cancel_access``.
+        audience: ``(user_id, project_id) -> str``, the audience that ``event_filter`` is asked for.
+    """
+
+    authenticate: Authenticate | None = None
+    authorize: Authorize | None = None
+    authorize_cancel: Callable[[Any, str, str], Any] | None = None
+    audience: Callable[[Any, str], Any] | None = None
+
+
+class Sources(msgspec.Struct, frozen=True):
+    """Where answers come from.
+
+    Attributes:
+        read: ``(project_id, epoch, offset) -> snapshot``, where there is a history.
+        jobs: Answers questions about single jobs, where something can.
+        revocations: Tokens that open a project no more.
+    """
+
+    read: Read | None = None
+    jobs: JobRequests | None = None
+    revocations: Revocations = msgspec.field(default_factory=Revocations)
+
+
+class Client(msgspec.Struct, frozen=True):
+    """One connected client, as :meth:`SocketIOEventHandlers.clients` reports it.
+
+    Attributes:
+        user: Its user, as the authenticator named it.
+        expires_in: Seconds until its token expires; None if it never does.
+        topics: What it is subscribed to: project ids, and job ids (None for all jobs of the project).
+    """
+
+    user: Any
+    expires_in: float | None
+    topics: list[tuple[str, str | None]]
+
+
+class SocketIOEventHandlers:
+    """Handle connections and requests on a synchronous Socket.IO server.
+
+    Subclass it to decide who may connect (:meth:`_validate_token`), what they may see
+    (:meth:`_validate_project_access`) and what they may cancel (:meth:`_validate_cancel_access`); all may also be
+    coroutine functions.
+
+    Args:
+        server: The :class:`socketio.Server`.
+        settings: The settings: ``namespace``, ``secret_key``, and the limits on what clients may ask.
+        rules: The application's rules as callables.
+        sources: Where answers come from.
+        manager: The server's client manager; None where it is a stock one.
+    """
+
+    _run: Callable[[Decision[Any]], Any] = staticmethod(decisions.call)
+    _share: Callable[[Read], Callable[..., Any]] = SharedReads
+
+    def __init__(
+        self,
+        server: Any,
+        settings: Settings | None = None,
+        *,
+        rules: Rules = Rules(),  # noqa: B008 - it is frozen
+        sources: Sources | None = None,
+        manager: ClientManager | None = None,
+    ) -> None:
+        settings, sources = settings or Settings(), sources or Sources()
+        self.server = server
+        self.namespace = settings.namespace
+        self._secret_key = settings.secret_key
+        self._manager: ClientManager = manager or StockManager()
+        self._clients = _clients_of(server, settings, self._manager)
+        access = Access(rules.authorize or self._validate_project_access, rules.audience, sources.revocations)
+        self._admission = Admission(self._clients, self._identification(rules.authenticate), access)
+        self._jobs = SingleJobs(
+            sources.jobs,
+            self._clients,
+            access=access,
+            authorize_cancel=rules.authorize_cancel or self._validate_cancel_access,
+            manager=self._manager,
+        )
+        read = None if sources.read is None else type(self)._share(sources.read)
+        self._subscriptions = Subscriptions(
+            self._clients, access=access, jobs=self._jobs, manager=self._manager, read=read
+        )
+        self._orders = Orders(self._clients, sources.revocations)
+        #: Ends expired tokens, silent connections and slow clients.
+        self.housekeeper = Housekeeper(
+            server,
+            type(self)._run,
+            clients=self._clients,
+            manager=self._manager,
+            revocations=sources.revocations,
+        )
+        self._first_client: Callable[[], None] | None = None
+
+    def _identification(self, authenticate: Authenticate | None) -> Identification:
+        if authenticate is not None:
+            return Identification(authenticate, needs_token=False)
+        return Identification(lambda token, _environ: self._validate_token(token), needs_token=True)
+
+    def clients(self) -> dict[str, Client]:
+        """Return the clients that are connected to this server, by Socket.IO session id."""
+        return {
+            session.sid: Client(session.user, session.expires_in, sorted(session.rooms.copy(), key=repr))
+            for session in self._clients.sessions.all()
+        }
+
+    # -- the application's rules --------------------------------------------------------------------------------
+
+    def _validate_token(self, token: Any) -> Any:
+        """Return the id of the user whom a token names, or None to refuse the connection."""
+        return auth.verify_token(self._secret_key, token) if self._secret_key else None
+
+    def _validate_project_access(self, user_id: Any, project_id: str) -> Any:
+        """Tell whether a user may see a project; by default, whether the user's token says so."""
+        return project_id in getattr(user_id, "projects", ())
+
+    def _validate_cancel_access(self, user_id: Any, project_id: str, job_id: str) -> Any:  # noqa: ARG002
+        """Tell whether a user, who may see the project, may cancel a job of it; by default nobody may."""
+        return False
+
+    # -- registration -------------------------------------------------------------------------------------------
+
+    def register(self) -> None:
+        """Register the handlers; a ``connect`` or ``disconnect`` handler that is there already runs after ours."""
+        earlier = handlers_of(self.server, self.namespace)
+        self._register("connect", self.followed_by("connect", earlier.get("connect")))
+        self._register("disconnect", self.followed_by("disconnect", earlier.get("disconnect")))
+        for request in REQUESTS:
+            self._register(request, getattr(self, f"on_{request}"))
+        intercept_events(self.server, self._changed_event)
+        self.housekeeper.watch(self._note_connection)
+        self._manager.on_order(self.carry_out)
+        self._manager.on_slow_client(self.housekeeper.part_with)
+
+    def _register(self, event: str, handler: Callable[..., Any]) -> None:
+        self.server.on(event, handler=handler, namespace=self.namespace)
+
+    def _changed_event(self, namespace: str, id: int | None, data: Any) -> list[Any] | None:
+        """Mark subscriptions that ask for no acknowledgement, and drop what only the server can know."""
+        is_ours = namespace == self.namespace
+        if not _is_event(data) or (is_ours and data[0] in ("connect", "disconnect")):
+            logger.debug("ignored a packet that is no event of a client's")
+            return None
+        if id is None and is_ours and data[0] in ("subscribe_project", "subscribe_job"):
+            return [*[*data, None][:2], NO_ACKNOWLEDGEMENT]
+        return list(data)
+
+    def _note_connection(self) -> None:
+        """Note that a connection has come; of use on an asyncio server."""
+
+    def followed_by(self, event: str, theirs: Callable[..., Any] | None) -> Callable[..., Any]:
+        """Return the handler of ``connect`` or ``disconnect``, with the application's own behind it."""
+        ours: Callable[..., Any] = getattr(self, f"on_{event}")
+        if theirs is None:
+            return ours
+
+        def both(sid: str, *args: Any) -> Any:
+            return self._run(self._both(ours, theirs, sid, args))
+
+        return both
+
+    def _both(
+        self, ours: Callable[..., Any], theirs: Callable[..., Any], sid: str, args: tuple[Any, ...]
+    ) -> Decision[Any]:
+        """Forget a client that the application's own handler refuses, and pass on what it returned."""
+        yield functools.partial(ours, sid, *args)
+        outcome: Any = False
+        try:
+            outcome = yield functools.partial(_call_with_fitting, theirs, (sid, *args))
+        finally:
+            if outcome is False:
+                self._clients.sessions.close(sid)
+        return outcome
+
+    def on_first_client(self, hook: Callable[[], None]) -> None:
+        """Call ``hook`` when the first client comes: a server that forks has done so by then."""
+        self._first_client = hook
+
+    def carry_out(self, order: dict[str, Any]) -> Any:
+        """Carry out an order that the application gave to all web servers of the channel; from any thread."""
+        decision = self._orders.accept(order)
+        if decision is not None:
+            self._run(decision)
+
+    # -- events -------------------------------------------------------------------------------------------------
+
+    def on_connect(self, sid: str, environ: dict[str, Any], auth: Any = None) -> Any:
+        """Let a client in whose token is good.
+
+        Raises:
+            socketio.exceptions.ConnectionRefusedError: It is not, with the code in its data.
+        """
+        return self._run(self._connect(sid, environ, auth))
+
+    def _connect(self, sid: str, environ: dict[str, Any], given: Any) -> Decision[None]:
+        yield from self._admission.connect(sid, environ, given, self._manager)
+        hook, self._first_client = self._first_client, None
+        if hook is not None:
+            hook()
+
+    def on_disconnect(self, sid: str, *_reason: Any) -> Any:
+        """Forget a client."""
+        self._clients.sessions.close(sid)
+        self._manager.slow_clients.forget(sid)
+
+    def on_subscribe_project(self, sid: str, data: Any = None, *rest: Any) -> Any:
+        """Subscribe a client to a project; return the acknowledgement, or send it as events where none is asked for."""
+        return self._acknowledge(
+            sid, self._subscriptions.subscribe_project(sid, data, replays=NO_ACKNOWLEDGEMENT in rest)
+        )
+
+    def on_unsubscribe_project(self, sid: str, data: Any = None, *_: Any) -> Any:
+        """Unsubscribe a client from a project; return the acknowledgement."""
+        return self._acknowledge(sid, self._subscriptions.unsubscribe_project(sid, data))
+
+    def on_subscribe_job(self, sid: str, data: Any = None, *rest: Any) -> Any:
+        """Subscribe a client to one job; as :meth:`on_subscribe_project`."""
+        return self._acknowledge(sid, self._subscriptions.subscribe_job(sid, data, replays=NO_ACKNOWLEDGEMENT in rest))
+
+    def on_unsubscribe_job(self, sid: str, data: Any = None, *_: Any) -> Any:
+        """Unsubscribe a client from one job; return the acknowledgement."""
+        return self._acknowledge(sid, self._subscriptions.unsubscribe_job(sid, data))
+
+    def on_get_result(self, sid: str, data: Any = None, *_: Any) -> Any:
+        """Return how a job ended, from the result backend, in the acknowledgement."""
+        return self._acknowledge(sid, self._jobs.result(sid, data))
+
+    def on_cancel_job(self, sid: str, data: Any = None, *_: Any) -> Any:
+        """Cancel a job; the acknowledgement says what has come of it."""
+        return self._acknowledge(sid, self._jobs.cancel(sid, data))
+
+    def on_refresh_token(self, sid: str, data: Any = None, *_: Any) -> Any:
+        """Let a client stay that shows a new token; return the acknowledgement."""
+        return self._acknowledge(sid, self._admission.refresh(sid, data, self._environ_of))
+
+    def _environ_of(self, sid: str) -> dict[str, Any] | None:
+        environ: dict[str, Any] | None = self.server.get_environ(sid, namespace=self.namespace)
+        return environ
+
+    def _acknowledge(self, sid: str, decision: Decision[dict[str, Any]]) -> Any:
+        return self._run(self._clients.sender.acknowledge(sid, decision))
+
+
+def _clients_of(server: Any, settings: Settings, manager: ClientManager) -> Clients:
+    sessions = Sessions(Limits.of(settings))
+    return Clients(
+        sessions,
+        Membership(server, settings.namespace, sessions),
+        Sender(server, settings.namespace),
+        AnswerBudget(sessions, manager.slow_clients),
+    )
+
+
+def _call_with_fitting(handler: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """Call an application's handler with as many of the arguments as it takes: older ones have no last one."""
+    try:
+        inspect.signature(handler, follow_wrapped=False).bind(*args)
+    except TypeError:
+        return handler(*args[:-1])
+    return handler(*args)
+
+
+def _is_event(data: Any) -> bool:
+    """Tell whether a packet is an event as clients send it: a name, and what comes with it."""
+    return isinstance(data, list) and bool(data) and isinstance(data[0], str)

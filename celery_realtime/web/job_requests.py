@@ -1,0 +1,247 @@
+"""What browsers ask about single jobs: which project a job is of, how it ended, and to cancel it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from celery import Celery
+from celery.backends.base import DisabledBackend
+
+from celery_realtime import events
+from celery_realtime.encoding import describe_error, encode_lenient
+from celery_realtime.events import CANCEL_COMMAND
+from celery_realtime.exceptions import SubscribeError
+from celery_realtime.lazy import Lazy
+from celery_realtime.logs import RateLimitedLogger
+from celery_realtime.sending.filtering import EventFilter
+from celery_realtime.web.access import Access
+from celery_realtime.web.answers import NO_JOB, size_of
+from celery_realtime.web.client_requests import job_id_of, project_id_of
+from celery_realtime.web.decisions import Blocking, Decision
+from celery_realtime.web.membership import Clients
+from celery_realtime.web.sessions import Session
+
+if TYPE_CHECKING:
+    from celery_realtime.history.store import History
+    from celery_realtime.settings import Settings
+    from celery_realtime.web.stock_manager import ClientManager
+
+logger = logging.getLogger(__name__)
+
+#: Longest wait, in seconds, for the worker that runs a job to answer how it cancels it.
+REPLY_TIMEOUT = 1.0
+
+#: Stands for the project of a job that has none, so that its absence takes as long as a refusal.
+NOWHERE = "-"
+
+_ENDED = ("success", "error")
+
+
+class JobRequests:
+    """Answers questions about single jobs, from the history, the result backend and the workers.
+
+    Args:
+        app: The Celery app, whose result backend has the results and whose workers have the jobs.
+        history: Returns the history, or None.
+        settings: Returns the settings.
+    """
+
+    def __init__(self, app: Celery, history: Callable[[], History | None], settings: Callable[[], Settings]) -> None:
+        self._app = app
+        self._history = history
+        self._settings = settings
+        self._log = RateLimitedLogger(logger)
+        self._filter = Lazy(lambda: EventFilter.for_everybody(settings()))
+
+    def project_of(self, job_id: str) -> str | None:
+        """Return the project of a job, or None: it was too long ago, or there is no history."""
+        history = self._history()
+        return None if history is None else history.project_of(job_id)
+
+    def state_of(self, project_id: str, job_id: str) -> dict[str, Any] | None:
+        """Return a job as its project's snapshot has it, or None."""
+        history = self._history()
+        return None if history is None else history.job(project_id, job_id)
+
+    # -- results ------------------------------------------------------------------------------------------------
+
+    def result_of(self, project_id: str, job_id: str) -> dict[str, Any]:
+        """Return a job as its last status event has it, with the whole result.
+
+        Raises:
+            SubscribeError: The result backend cannot be read.
+        """
+        state = self.state_of(project_id, job_id) or {}
+        stored = self._stored(job_id)
+        # The history knows more of a task that ignores its results, and of any before its end: Celery stores no start.
+        is_ahead = state.get("status") in _ENDED or stored["status"] == "queued"
+        if state and is_ahead and stored["status"] not in _ENDED:
+            stored = {name: state.get(name) for name in stored}
+        whole = {**state, "event": "status_change", "job_id": job_id, "project_id": project_id, **stored}
+        return self._filtered(project_id, whole)
+
+    def _stored(self, job_id: str) -> dict[str, Any]:
+        meta = self._result_meta(job_id)
+        state = meta.get("status") or "PENDING"
+        status = events.STATUS_OF_STATE.get(state, "running")
+        stored: dict[str, Any] = {"status": status, "state": state, "result": None, "error": None}
+        if status == "success" and self._settings().include_result:
+            stored["result"] = msgspec.json.decode(encode_lenient(meta.get("result")))
+        if status == "error":
+            stored["error"] = describe_error(meta.get("result"))
+        return stored
+
+    def _result_meta(self, job_id: str) -> dict[str, Any]:
+        if isinstance(self._app.backend, DisabledBackend):
+            return {}
+        meta: dict[str, Any] | None = None
+        with self._log.suppressing("cannot read a result from the result backend, so a request for it is refused"):
+            meta = self._app.backend.get_task_meta(job_id)
+        if meta is None:
+            raise SubscribeError("the result cannot be read now; try again later", "unavailable")
+        return meta
+
+    def _filtered(self, project_id: str, status: dict[str, Any]) -> dict[str, Any]:
+        """Return what ``event_filter`` leaves of a status event, if that decides for everybody."""
+        event_filter = self._filter.get()
+        if event_filter is None:
+            return status
+        visible = event_filter.visible(events.STATUS_EVENT, project_id, status)
+        return visible if isinstance(visible, dict) else {"status": status["status"], "state": status["state"]}
+
+    # -- cancelling ---------------------------------------------------------------------------------------------
+
+    def cancel(self, project_id: str, job_id: str) -> dict[str, Any]:
+        """Cancel a job.
+
+        Returns:
+            ``{"cancel": "too_late"}``, or ``{"cancel": "requested", "how": ...}``: the job's own end follows.
+
+        Raises:
+            SubscribeError: The pool that it runs in cannot end it, or no worker can be asked.
+        """
+        state = self.state_of(project_id, job_id) or {}
+        if state.get("status") in _ENDED and state.get("state") != "LOST":
+            return {"cancel": "too_late"}
+        worker = state.get("worker") if state.get("status") == "running" else None
+        replies = self._ask_workers(job_id, worker)
+        reply = next((reply for reply in replies if reply.get("found")), None)
+        if reply is None and worker is not None:
+            return self._after_silence(project_id, job_id)
+        if reply is not None and reply["how"] is None:
+            raise SubscribeError(f"this job is running in a {reply['pool']} pool, which cannot stop it", "unavailable")
+        return {"cancel": "requested", "how": reply["how"] if reply else "before_start"}
+
+    def _ask_workers(self, job_id: str, worker: str | None) -> list[dict[str, Any]]:
+        where: dict[str, Any] = {} if worker is None else {"destination": [worker], "limit": 1}
+        is_sent, replies = False, None
+        with self._log.suppressing("cannot ask the workers to cancel a job, so the request is refused"):
+            history = self._history()
+            if history is not None:
+                history.marks.cancel(job_id)
+            replies = self._app.control.broadcast(
+                CANCEL_COMMAND, arguments={"job_id": job_id}, reply=True, timeout=REPLY_TIMEOUT, **where
+            )
+            is_sent = True
+        if not is_sent:
+            raise SubscribeError("no worker can be reached now; try again later", "unavailable")
+        return [reply for by_worker in replies or [] for reply in by_worker.values() if isinstance(reply, dict)]
+
+    def _after_silence(self, project_id: str, job_id: str) -> dict[str, Any]:
+        """Return the outcome when the worker that ran a job last does not have it any more, or does not answer."""
+        state = self.state_of(project_id, job_id) or {}
+        if state.get("status") in _ENDED and state.get("state") != "REVOKED":
+            return {"cancel": "too_late"}
+        return {"cancel": "requested", "how": "unconfirmed"}
+
+
+class SingleJobs:
+    """Decides what a client may ask about single jobs.
+
+    Args:
+        jobs: Answers the questions, or None where nothing can.
+        clients: The clients of the server.
+        access: Asks the application what a user may see.
+        authorize_cancel: ``(user_id, project_id, job_id) -> bool``.
+        manager: The server's client manager.
+    """
+
+    def __init__(
+        self,
+        jobs: JobRequests | None,
+        clients: Clients,
+        *,
+        access: Access,
+        authorize_cancel: Callable[..., Any],
+        manager: ClientManager,
+    ) -> None:
+        self._jobs = jobs
+        self._clients = clients
+        self._access = access
+        self._authorize_cancel = authorize_cancel
+        self._manager = manager
+
+    def state_of(self, project_id: str, job_id: str) -> dict[str, Any] | None:
+        """Return a job as its project's snapshot has it, or None."""
+        return None if self._jobs is None else self._jobs.state_of(project_id, job_id)
+
+    def project_of(self, session: Session, data: Any, *, is_proven: bool = True) -> Decision[str]:
+        """Decide which project a job is of that the user may see.
+
+        Args:
+            session: The client's.
+            data: Its request.
+            is_proven: Whether a project that the request names does not do where none is on record.
+
+        Raises:
+            SubscribeError: The user may not see it, or there is no such job: both look, and take, the same.
+        """
+        job_id = job_id_of(data)
+        named = project_id_of(data) if data.get("project_id") is not None else None
+        recorded = None if self._jobs is None else (yield Blocking(self._jobs.project_of, job_id))
+        project_id = recorded if is_proven or recorded is not None else named
+        if named not in (None, project_id):
+            project_id = None
+        allowed = yield from self._access.allows(session.user, project_id or NOWHERE)
+        if not allowed or project_id is None:
+            raise SubscribeError(NO_JOB, "forbidden")
+        return project_id
+
+    def result(self, sid: str, data: Any) -> Decision[dict[str, Any]]:
+        """Answer how a job ended.
+
+        Raises:
+            SubscribeError: The user may not see it, or it cannot be read.
+        """
+        session = self._clients.budget.asking(sid, data)
+        project_id = yield from self.project_of(session, data)
+        job_id = job_id_of(data)
+        assert self._jobs is not None  # it has named the project
+        whole = yield Blocking(self._jobs.result_of, project_id, job_id)
+        audience = yield from self._access.audience_of(session.user, project_id)
+        if self._manager.filters:
+            redacted = self._manager.delivery.redacted
+            whole = yield Blocking(redacted, events.STATUS_EVENT, project_id, whole, audience)
+        if whole is None:
+            raise SubscribeError(NO_JOB, "forbidden")
+        end = {name: whole.get(name) for name in ("status", "state", "result", "error")}
+        self._clients.budget.reserve(session, size_of(end))
+        return {"ok": True, "job_id": job_id, "project_id": project_id, **end}
+
+    def cancel(self, sid: str, data: Any) -> Decision[dict[str, Any]]:
+        """Cancel a job, and answer what has come of it.
+
+        Raises:
+            SubscribeError: The user may not, or it cannot be done.
+        """
+        session = self._clients.sessions.asking(sid, data)
+        project_id = yield from self.project_of(session, data)
+        job_id = job_id_of(data)
+        if (yield Blocking(self._authorize_cancel, session.user, project_id, job_id)) is not True:
+            raise SubscribeError("you may not cancel this job", "forbidden")
+        assert self._jobs is not None  # it has named the project
+        outcome = yield Blocking(self._jobs.cancel, project_id, job_id)
+        return {"ok": True, "job_id": job_id, "project_id": project_id, **outcome}

@@ -1,0 +1,402 @@
+"""Every private or undocumented part of python-socketio, Engine.IO and web servers that the web side relies on.
+
+Seen in python-socketio 5.18.1 and python-engineio 4.15.1. :func:`check` runs at start-up: it refuses a server that
+lacks what isolation or bounded memory rest on, and names in one log line what else is missing.
+``tests/web/test_seams.py`` fails when one of these parts is gone or behaves in another way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import importlib.metadata
+import logging
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from celery_realtime.exceptions import ImproperlyConfigured
+from celery_realtime.logs import RateLimitedLogger
+
+logger = logging.getLogger(__name__)
+
+Step = Callable[[], Any]
+
+
+class Seam(NamedTuple):
+    """One private part of a library.
+
+    Attributes:
+        path: Where it is, seen from a Socket.IO server.
+        reason: What cannot be done without it.
+        is_required: Whether a server without it is refused; otherwise it is served with a warning.
+    """
+
+    path: str
+    reason: str
+    is_required: bool
+
+
+SEAMS = (
+    Seam("_handle_event", "clients could call the handlers of `connect` and `disconnect`", True),
+    Seam("handlers", "an application's `connect` handler would replace the one that checks tokens", True),
+    Seam("namespace_handlers", "an application's namespace class would replace the handler that checks tokens", True),
+    Seam("manager_initialized", "the server would listen to the broker twice, or not at all", True),
+    Seam("eio.sockets", "clients that read slowly could not be seen, and would fill the memory", True),
+    Seam("eio.handlers", "connections that never show a token, and slow WebSockets, stay open", False),
+    Seam("eio.cors_allowed_origins", "a server that is open to every web page is not warned of", False),
+)
+
+
+def check(server: Any) -> None:
+    """Refuse a server without the private parts that cannot be done without; log the others that are missing.
+
+    Raises:
+        ImproperlyConfigured: A required part is missing.
+    """
+    for seam in SEAMS:
+        if _has(server, seam.path):
+            continue
+        message = f"{_versions()} has no {type(server).__name__}.{seam.path}: {seam.reason}"
+        if seam.is_required:
+            raise ImproperlyConfigured(f"{message}. Install the versions that celery-realtime's metadata names")
+        logger.warning("%s", message)
+
+
+def _has(server: Any, path: str) -> bool:
+    holder: Any = server
+    for name in path.split("."):
+        if not hasattr(holder, name):
+            return False
+        holder = getattr(holder, name)
+    return True
+
+
+def _versions() -> str:
+    return " with ".join(
+        f"{name} {importlib.metadata.version(name)}" for name in ("python-socketio", "python-engineio")
+    )
+
+
+# -- python-socketio ----------------------------------------------------------------------------------------------
+
+
+def intercept_events(server: Any, change: Callable[[str, int | None, Any], list[Any] | None]) -> None:
+    """Look at each event packet of a client before its handler is chosen.
+
+    python-socketio passes an event on to whatever handler has its name, ``connect`` and ``disconnect`` included, and
+    does not say whether the client asked for an acknowledgement.
+
+    Args:
+        server: The Socket.IO server, sync or asyncio.
+        change: ``(namespace, acknowledgement id or None, packet data) -> data``, or None to drop the packet.
+    """
+
+    def prepare(eio_sid: str, namespace: str | None, id: int | None, data: Any) -> tuple[Any, ...] | None:
+        changed = change(namespace or "/", id, data)
+        return None if changed is None else (eio_sid, namespace, id, changed)
+
+    server._handle_event = _prepared(server._handle_event, prepare, is_asyncio=is_asyncio(server))
+
+
+def _prepared(
+    theirs: Callable[..., Any], prepare: Callable[..., tuple[Any, ...] | None], *, is_asyncio: bool
+) -> Callable[..., Any]:
+    """Call a function with the arguments that ``prepare`` returns, or not at all where it returns None."""
+
+    def call(*args: Any) -> Any:
+        prepared = prepare(*args)
+        return None if prepared is None else theirs(*prepared)
+
+    async def call_async(*args: Any) -> Any:
+        prepared = prepare(*args)
+        return None if prepared is None else await theirs(*prepared)
+
+    return call_async if is_asyncio else call
+
+
+def is_asyncio(server: Any) -> bool:
+    """Tell whether a Socket.IO server is one of asyncio."""
+    return bool(server.is_asyncio_based())
+
+
+def handlers_of(server: Any, namespace: str) -> dict[str, Callable[..., Any]]:
+    """Return the functions that are registered in a namespace, by event."""
+    return dict(server.handlers.get(namespace) or {})
+
+
+def class_of(server: Any, namespace: str) -> Any:
+    """Return the class-based namespace that is registered, or None."""
+    return server.namespace_handlers.get(namespace)
+
+
+def replace_registration(server: Any, on: Callable[..., Any], register_namespace: Callable[..., Any]) -> None:
+    """Have later calls of ``server.on``, ``server.event`` and ``server.register_namespace`` come to these functions.
+
+    python-socketio has one handler for each event, and the last to be registered wins.
+    """
+    server.on, server.register_namespace = on, register_namespace
+
+
+def initialize_manager(server: Any) -> None:
+    """Start a server's client manager now; python-socketio does so at the first connection, and only once."""
+    if not server.manager_initialized:
+        server.manager.initialize()
+        server.manager_initialized = True
+
+
+def forget_initialization(server: Any) -> None:
+    """Let the client manager be started again, in a child process that has none of its parent's threads."""
+    server.manager_initialized = False
+
+
+def allows_every_origin(server: Any) -> bool:
+    """Tell whether pages of every origin may connect."""
+    return bool(getattr(server.eio, "cors_allowed_origins", None) == "*")
+
+
+# -- Engine.IO ----------------------------------------------------------------------------------------------------
+
+
+class EngineSockets:
+    """The Engine.IO connections of a server, by their Engine.IO session ids.
+
+    Args:
+        server: The Socket.IO server.
+    """
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+        self._log = RateLimitedLogger(logger)
+        #: By Engine.IO session id, the request of each WebSocket that is open.
+        self._websockets: dict[str, dict[str, Any]] = {}
+
+    def watch(self, on_connection: Callable[[str], None]) -> None:
+        """Call a function with the session id of each new connection, before python-socketio handles it.
+
+        Engine.IO has one handler for each of its events, and python-socketio has registered its own.
+        """
+        handlers = getattr(self._server.eio, "handlers", {})
+        if "connect" in handlers:
+            scope = functools.partial(self._connecting, on_connection)
+            handlers["connect"] = _within(scope, handlers["connect"], is_asyncio=is_asyncio(self._server))
+
+    @contextlib.contextmanager
+    def _connecting(self, on_connection: Callable[[str], None], eio_sid: str, *_: Any) -> Iterator[None]:
+        self._watch_upgrade(eio_sid)
+        on_connection(eio_sid)
+        yield
+
+    def _watch_upgrade(self, eio_sid: str) -> None:
+        """Note the request that a connection's WebSocket comes with; it need not be the connection's first."""
+        connection = self._server.eio.sockets.get(eio_sid)
+        upgrade = getattr(connection, "_upgrade_websocket", None)
+        if upgrade is None:
+            self._log.warning("Engine.IO shows no WebSocket upgrades, so the WebSockets of slow clients are not cut")
+            return
+        scope = functools.partial(self._upgraded, eio_sid)
+        connection._upgrade_websocket = _within(scope, upgrade, is_asyncio=is_asyncio(self._server))
+
+    @contextlib.contextmanager
+    def _upgraded(self, eio_sid: str, environ: dict[str, Any], *_: Any) -> Iterator[None]:
+        self._websockets[eio_sid] = environ
+        try:
+            yield
+        finally:
+            self._websockets.pop(eio_sid, None)
+
+    def __contains__(self, eio_sid: object) -> bool:
+        return eio_sid in self._server.eio.sockets
+
+    def are_open(self) -> bool:
+        """Tell whether any connection is open; a server of threads lists closed ones for a while."""
+        return any(not connection.closed for connection in list(self._server.eio.sockets.values()))
+
+    def waiting(self, eio_sid: str) -> int:
+        """Return how many packets a client has not read; 0 of one that has gone."""
+        connection = self._server.eio.sockets.get(eio_sid)
+        return 0 if connection is None else int(connection.queue.qsize())
+
+    def discard(self, eio_sid: str) -> int:
+        """Discard the packets that a client has not read, and return how many there were."""
+        connection = self._server.eio.sockets.get(eio_sid)
+        discarded = 0
+        while connection is not None and connection.queue.qsize():
+            try:
+                connection.queue.get_nowait()
+            except self._queue_empty():  # another thread took the last packet
+                break
+            connection.queue.task_done()
+            discarded += 1
+        return discarded
+
+    def _queue_empty(self) -> type[Exception]:
+        if is_asyncio(self._server):
+            return asyncio.QueueEmpty
+        empty: type[Exception] = self._server.eio.get_queue_empty_exception()
+        return empty
+
+    def close(self, eio_sid: str) -> Any:
+        """Close a connection with a word to its client; on an asyncio server, return what has to be awaited."""
+        connection = self._server.eio.sockets.get(eio_sid)
+        return None if connection is None else connection.close(wait=False)
+
+    def abort(self, eio_sid: str) -> Iterator[Step]:
+        """Yield the steps that end a connection without a word to its client, once what waits has been read."""
+        connection = self._server.eio.sockets.get(eio_sid)
+        if connection is None:
+            return
+        yield functools.partial(connection.close, wait=False, abort=True)
+        if is_asyncio(self._server):
+            connection.queue.put_nowait(None)  # ends the writer; the other servers' ``close`` does so itself
+
+    def drop(self, eio_sid: str) -> None:
+        """End a connection for good, and do not wait for Engine.IO to notice, which takes up to 20 seconds."""
+        environ = self._websockets.get(eio_sid)
+        if environ is not None:
+            self.cut(environ)
+        self._server.eio.sockets.pop(eio_sid, None)
+
+    def cut(self, environ: dict[str, Any]) -> bool:
+        """End a WebSocket to which somebody may be writing in vain, and would for as long as the client lives.
+
+        Seen in uvicorn 0.54, Werkzeug 3.1, gunicorn 27, eventlet 0.41 and gevent 26.9. On another server the connection
+        stays until Engine.IO's own time-out, and a line is logged.
+
+        Args:
+            environ: The request that it came with.
+
+        Returns:
+            Whether the request led to a connection.
+        """
+        with self._log.suppressing("cannot cut the connection of a slow client; it ends by Engine.IO's time-out"):
+            transport = _transport_of(environ)
+            if transport is not None:
+                transport.abort()
+                return True
+            connection = _socket_of(environ)
+            if connection is not None:
+                with contextlib.suppress(OSError):  # it has been closed by now
+                    connection.shutdown(socket.SHUT_RDWR)
+                return True
+            self._log.warning(
+                "this web server (%s) shows no socket of its requests, so WebSockets of slow clients end only by "
+                "Engine.IO's time-out",
+                environ.get("SERVER_SOFTWARE", "of unknown name"),
+            )
+        return False
+
+
+class ClientBacklogs:
+    """The clients of a server, and the packets that wait for each in its Engine.IO socket.
+
+    Engine.IO keeps what a client has not read in ``server.eio.sockets[eio_sid].queue``, without a bound, and does not
+    say how much that is.
+
+    Args:
+        manager: The server's client manager; its server may be attached later.
+        namespace: The namespace of the projects.
+    """
+
+    def __init__(self, manager: Any, namespace: str) -> None:
+        self._manager = manager
+        self._namespace = namespace
+        self._log = RateLimitedLogger(logger)
+
+    def participants(self, namespace: str, room: str | None) -> list[tuple[str, str]]:
+        """Return the session id, and that of the Engine.IO socket, of each client in a room; of all when None."""
+        return list(self._manager.get_participants(namespace, room))
+
+    def eio_sid_of(self, sid: str) -> str | None:
+        """Return the id of a client's Engine.IO socket; None if the client is gone."""
+        return self._manager.eio_sid_from_sid(sid, self._namespace)  # type: ignore[no-any-return]
+
+    def is_in_room(self, sid: str, namespace: str, room: str) -> bool:
+        """Return whether a client is in a room."""
+        return sid in self._manager.rooms.get(namespace, {}).get(room, ())
+
+    def is_open(self, eio_sid: str) -> bool:
+        """Return whether an Engine.IO socket is there."""
+        return self._socket(eio_sid) is not None
+
+    def packets_waiting(self, eio_sid: str) -> int:
+        """Return how many packets a client has not read; 0 for one that is gone."""
+        held = self._socket(eio_sid)
+        return 0 if held is None else int(held.queue.qsize())
+
+    def backlog(self, eio_sid: str | None) -> tuple[int, int]:
+        """Return how many packets a client has not read, and about how many bytes they have."""
+        held = self._socket(eio_sid)
+        if held is None or not held.queue.qsize():
+            return 0, 0
+        return int(held.queue.qsize()), sum(_length_of(packet) for packet in self._packets_in(held.queue))
+
+    def close(self, eio_sid: str) -> Any:
+        """Close a client's Engine.IO socket without a farewell; returns a coroutine on an asyncio server."""
+        held = self._socket(eio_sid)
+        return None if held is None else held.close(wait=False, abort=True)
+
+    def _packets_in(self, queue: Any) -> list[Any]:
+        """Return the packets in a queue, which no kind of queue does in public.
+
+        To count them when they are put, Engine.IO's ``send_packet`` would have to be replaced, and what has been read
+        since would have to be guessed. :class:`queue.Queue` and those of eventlet and gevent have ``queue``, an
+        :class:`asyncio.Queue` has ``_queue`` (Python 3.10 to 3.14); both are a deque. Without either only the packets
+        are counted, so that a few very long ones are not noticed, and a line is logged.
+        """
+        packets = getattr(queue, "queue", None)
+        if packets is None:
+            packets = getattr(queue, "_queue", None)
+        if packets is None:
+            self._log.warning(
+                "the bytes that wait for slow clients cannot be counted, only the packets: %s", type(queue)
+            )
+            return []
+        return list(packets)
+
+    def _socket(self, eio_sid: str | None) -> Any:
+        return self._manager.server.eio.sockets.get(eio_sid)
+
+
+def _length_of(packet: Any) -> int:
+    data = getattr(packet, "data", None)  # the end of a queue is None
+    return len(data) if isinstance(data, (str, bytes, bytearray)) else 0
+
+
+def _within(
+    scope: Callable[..., contextlib.AbstractContextManager[None]], theirs: Callable[..., Any], *, is_asyncio: bool
+) -> Callable[..., Any]:
+    """Call a function inside a context that is made from its arguments."""
+
+    def call(*args: Any) -> Any:
+        with scope(*args):
+            return theirs(*args)
+
+    async def call_async(*args: Any) -> Any:
+        with scope(*args):
+            return await theirs(*args)
+
+    return call_async if is_asyncio else call
+
+
+# -- web servers --------------------------------------------------------------------------------------------------
+
+
+def _transport_of(environ: dict[str, Any]) -> Any:
+    """Return the transport of an ASGI server's connection, or None where there is none."""
+    protocols = (getattr(environ.get(name), "__self__", None) for name in ("asgi.receive", "asgi.send"))
+    transports = (getattr(protocol, "transport", None) for protocol in protocols)
+    return next((transport for transport in transports if transport is not None), None)
+
+
+def _socket_of(environ: dict[str, Any]) -> Any:
+    """Return the socket of a WSGI server's connection, from where simple-websocket takes it, too."""
+    for name in ("werkzeug.socket", "gunicorn.socket"):
+        if name in environ:
+            return environ[name]
+    if "eventlet.input" in environ:
+        return environ["eventlet.input"].get_socket()
+    body = environ.get("wsgi.input")
+    raw = getattr(body, "raw", None) or getattr(getattr(body, "rfile", None), "raw", None)
+    return getattr(raw, "_sock", None)  # gevent

@@ -1,0 +1,185 @@
+"""Keep clients that read slowly from delaying others, and from filling the server's memory."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import msgspec
+
+from celery_realtime.events import BATCH_EVENT, PROGRESS_EVENT, STATUS_EVENT
+from celery_realtime.web.delivery import Emit
+
+
+class Clients(Protocol):
+    """The clients of this server, and what waits for each of them."""
+
+    def participants(self, namespace: str, room: str | None) -> list[tuple[str, str]]:
+        """Return the session id, and that of the Engine.IO socket, of each client in a room; of all when None."""
+
+    def eio_sid_of(self, sid: str) -> str | None:
+        """Return the id of a client's Engine.IO socket; None if the client is gone."""
+
+    def is_in_room(self, sid: str, namespace: str, room: str) -> bool:
+        """Return whether a client is in a room."""
+
+    def is_open(self, eio_sid: str) -> bool:
+        """Return whether an Engine.IO socket is there."""
+
+    def packets_waiting(self, eio_sid: str) -> int:
+        """Return how many packets a client has not read; 0 for one that is gone."""
+
+    def backlog(self, eio_sid: str | None) -> tuple[int, int]:
+        """Return how many packets a client has not read, and about how many bytes they have."""
+
+
+class SlowClients:
+    """Coalesces the progress of clients that lag behind, and disconnects those that lag too far.
+
+    Engine.IO keeps what a client has not read in a queue without a bound. Beyond a quarter of ``max_backlog`` such
+    packets, a client's progress is held back, the newest of each job, until it has caught up. Beyond ``max_backlog``
+    packets, or ``max_backlog_bytes``, the client is disconnected: it comes back when it can, and recovers.
+
+    Args:
+        clients: The clients of this server.
+        namespace: The namespace of the projects.
+        max_backlog: Packets that may wait for a client.
+        max_backlog_bytes: Bytes that may wait for a client.
+        disconnect: Disconnects a client, given its session id and that of its Engine.IO socket.
+        give_way: Lets the threads that write to clients have a turn; None where emitting itself does.
+    """
+
+    def __init__(
+        self,
+        clients: Clients,
+        namespace: str,
+        *,
+        max_backlog: int,
+        max_backlog_bytes: int,
+        disconnect: Callable[[str, str], Any],
+        give_way: Callable[[], Any] | None,
+    ) -> None:
+        self._clients = clients
+        self._namespace = namespace
+        self._max_backlog = max_backlog
+        self._max_backlog_bytes = max_backlog_bytes
+        self._disconnect_client = disconnect
+        self._give_way = give_way
+        #: By client, the newest progress of each job that is held back.
+        self._held: dict[str, dict[str, Emit]] = {}
+        self._disconnected: set[str] = set()
+        # Held while what was held back is emitted, so that nothing newer overtakes it.
+        self._lock = threading.RLock()
+
+    @property
+    def held(self) -> dict[str, int]:
+        """By session id of each client that lags behind, how many jobs' progress is held back."""
+        return {sid: len(held) for sid, held in list(self._held.items())}
+
+    def paced(self, emit: Emit) -> Iterator[Emit]:
+        """Yield what to emit instead: it, without the clients that lag behind, and what each of these gets."""
+        lagging = self._lagging_in(emit)
+        if lagging and self._give_way is not None:
+            self._give_way()
+            lagging = self._lagging_in(emit)
+        if not lagging:
+            yield emit
+            return
+        skipped = emit.skip_sid if isinstance(emit.skip_sid, list) else [emit.skip_sid]
+        yield msgspec.structs.replace(emit, skip_sid=[*skipped, *(sid for sid, _ in lagging)])
+        for sid, eio_sid in lagging:
+            if sid not in skipped:
+                yield from self._for_slow(emit, sid, eio_sid)
+
+    def _lagging_in(self, emit: Emit) -> list[tuple[str, str]]:
+        """Return the clients of a room that have much to read, or for which something is held back."""
+        participants = self._clients.participants(emit.namespace, emit.room)
+        return [(sid, eio_sid) for sid, eio_sid in participants if sid in self._held or self._lags(eio_sid)]
+
+    def _lags(self, eio_sid: str) -> bool:
+        return self._clients.packets_waiting(eio_sid) > self._max_backlog // 4
+
+    def _for_slow(self, emit: Emit, sid: str, eio_sid: str) -> Iterator[Emit]:
+        if self._clients.packets_waiting(eio_sid) > self._max_backlog:
+            self._disconnect(sid, eio_sid)
+            return
+        with self._lock:
+            rest: Emit | None = emit
+            yield from self._released(sid, eio_sid)
+            if sid in self._held or self._lags(eio_sid):
+                rest = _without_progress(emit, self._held.setdefault(sid, {}))
+            if rest is not None:
+                yield msgspec.structs.replace(rest, room=sid, skip_sid=None)
+
+    def is_loaded(self, sid: str, bytes_in_flight: int) -> bool:
+        """Return whether half of what may wait for a client does, or is about to: it is given no more answers.
+
+        Args:
+            sid: The client.
+            bytes_in_flight: The size of the answers that are about to be sent to it.
+        """
+        packets, size = self._clients.backlog(self._clients.eio_sid_of(sid))
+        return packets > self._max_backlog // 2 or size + bytes_in_flight > self._max_backlog_bytes // 2
+
+    def disconnect_overloaded(self) -> None:
+        """Disconnect every client for which too much waits, whatever it is: unread answers, too."""
+        for sid, eio_sid in self._clients.participants(self._namespace, None):
+            packets, size = self._clients.backlog(eio_sid)
+            if packets > self._max_backlog or size > self._max_backlog_bytes:
+                self._disconnect(sid, eio_sid)
+
+    def _disconnect(self, sid: str, eio_sid: str) -> None:
+        with self._lock:
+            self._held.pop(sid, None)
+            if sid in self._disconnected:
+                return
+            self._disconnected.add(sid)
+        self._disconnect_client(sid, eio_sid)
+
+    def due(self) -> Iterator[Emit]:
+        """Yield what was held back for clients that have caught up, to be emitted on this server at once."""
+        for sid in [*self._held, *self._disconnected]:
+            eio_sid = self._clients.eio_sid_of(sid)
+            if eio_sid is None or not self._clients.is_open(eio_sid):
+                self.forget(sid)
+                continue
+            with self._lock:
+                yield from self._released(sid, eio_sid)
+
+    def _released(self, sid: str, eio_sid: str) -> Iterator[Emit]:
+        """Yield what was held back for a client, while it keeps up; nothing of rooms that it has left meanwhile."""
+        held = self._held.get(sid, {})
+        for job_id in list(held):
+            if self._lags(eio_sid):
+                return
+            emit = held.pop(job_id, None)
+            if emit is not None and self._clients.is_in_room(sid, emit.namespace, emit.room):
+                yield msgspec.structs.replace(emit, room=sid, skip_sid=None)
+        if not self._lags(eio_sid):
+            self._held.pop(sid, None)
+
+    def forget(self, sid: str) -> None:
+        """Forget a client that has disconnected."""
+        with self._lock:
+            self._held.pop(sid, None)
+            self._disconnected.discard(sid)
+
+
+def _without_progress(emit: Emit, held: dict[str, Emit]) -> Emit | None:
+    """Hold back the progress in what is emitted, and return the rest of it."""
+    if emit.event != BATCH_EVENT:
+        return None if _hold(emit.event, emit.data, emit, held) else emit
+    rest = [item for item in emit.data if not _hold(item["event"], item["data"], emit, held)]
+    return msgspec.structs.replace(emit, data=rest) if rest else None
+
+
+def _hold(event: str, data: Any, emit: Emit, held: dict[str, Emit]) -> bool:
+    """Hold back one event if it is progress, and return whether it is; a job's end makes its progress pointless."""
+    job_id = data.get("job_id") if isinstance(data, dict) else None
+    if event == PROGRESS_EVENT and isinstance(job_id, str):
+        held[job_id] = msgspec.structs.replace(emit, event=event, data=data)
+        return True
+    if event == STATUS_EVENT and isinstance(job_id, str):
+        held.pop(job_id, None)
+    return False

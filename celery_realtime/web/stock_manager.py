@@ -1,0 +1,166 @@
+"""What the web side needs of a server's client manager, and python-socketio's own KombuManager as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from celery_realtime.web.delivery import Emit
+
+
+class SlowClients(Protocol):
+    """Knows how much waits for each client."""
+
+    def is_loaded(self, sid: str, bytes_in_flight: int) -> bool:
+        """Tell whether half of what may wait for a client does, or is about to."""
+
+    def disconnect_overloaded(self) -> None:
+        """Report each client for which too much waits to the observer of slow clients."""
+
+    def due(self) -> Iterable[Emit]:
+        """Return what was held back of clients that have caught up, to be emitted on this server."""
+
+    def forget(self, sid: str) -> None:
+        """Forget a client that has disconnected."""
+
+
+class CatchUp(Protocol):
+    """Knows up to where a project's events have been emitted on this server."""
+
+    def expect(self, project_id: str) -> None:
+        """Count a project's events from now on: a client is in its room, and about to read its snapshot."""
+
+    def seed(self, project_id: str, epoch: str, offset: int) -> None:
+        """Note the position of a snapshot that a client was given."""
+
+
+class Delivery(Protocol):
+    """Knows which rooms of this server a message goes to, and what each audience sees of it."""
+
+    def expect(self, project_id: str, job_id: str | None, audience: str | None) -> None:
+        """Note that a client is about to enter a room."""
+
+    def redacted(self, event: str, project_id: str, data: Any, audience: str | None) -> Any:
+        """Return what an audience sees of an event's data, or None for nothing."""
+
+    def redact_snapshot(self, project_id: str, snapshot: dict[str, Any], audience: str | None) -> dict[str, Any]:
+        """Return a snapshot as an audience sees it."""
+
+    def forget_unwatched(self, watched: set[tuple[str, str | None]]) -> None:
+        """Forget all projects and jobs but these."""
+
+
+class ClientManager(Protocol):
+    """The listening half of a web server, as the web side uses it.
+
+    Attributes:
+        follows_jobs: Whether clients can subscribe to single jobs.
+        filters: Whether a filter of the application decides what each audience sees.
+    """
+
+    follows_jobs: bool
+    filters: bool
+
+    @property
+    def slow_clients(self) -> SlowClients:
+        """Knows how much waits for each client."""
+
+    @property
+    def catch_up(self) -> CatchUp:
+        """Knows up to where events have been emitted."""
+
+    @property
+    def delivery(self) -> Delivery:
+        """Knows which rooms a message goes to."""
+
+    @property
+    def generation(self) -> int:
+        """How many connections to the broker have been listened on; when it changes, messages may have been missed."""
+
+    def wait_until_listening(self, timeout: float) -> Any:
+        """Wait until messages arrive, at most ``timeout`` seconds; awaitable on an asyncio server."""
+
+    def emit_here(self, emit: Emit) -> Any:
+        """Emit on this server only."""
+
+    def on_order(self, observer: Callable[[dict[str, Any]], Any]) -> None:
+        """Call ``observer`` with each order to all web servers of the channel."""
+
+    def on_slow_client(self, observer: Callable[[str, str], Any]) -> None:
+        """Have ``observer`` disconnect each client that reads too slowly.
+
+        Args:
+            observer: Called in a background task with its Socket.IO and Engine.IO session ids; awaitable on an asyncio
+                server.
+        """
+
+
+class StockManager:
+    """A stock ``KombuManager`` (setting ``wire="stock"``), which emits events and does nothing else.
+
+    It has all parts of a :class:`ClientManager` in one; none of them does anything.
+    """
+
+    follows_jobs = False
+    filters = False
+    generation = 0
+
+    @property
+    def slow_clients(self) -> SlowClients:
+        """Know nothing of clients."""
+        return self
+
+    @property
+    def catch_up(self) -> CatchUp:
+        """Know nothing of positions."""
+        return _NoPositions()
+
+    @property
+    def delivery(self) -> Delivery:
+        """Redact nothing."""
+        return _WholeDelivery()
+
+    def wait_until_listening(self, timeout: float) -> None:
+        """Do not wait: a stock manager does not say when it listens."""
+
+    def emit_here(self, emit: Emit) -> None:
+        """Emit nothing: nothing is ever held back."""
+
+    def on_order(self, observer: Callable[[dict[str, Any]], Any]) -> None:
+        """Never call it: a stock manager ignores messages that it does not know."""
+
+    def on_slow_client(self, observer: Callable[[str, str], Any]) -> None:
+        """Never call it."""
+
+    def is_loaded(self, sid: str, bytes_in_flight: int) -> bool:  # noqa: ARG002
+        """Return False."""
+        return False
+
+    def disconnect_overloaded(self) -> None:
+        """Disconnect nobody."""
+
+    def due(self) -> Iterable[Emit]:
+        """Return nothing."""
+        return ()
+
+    def forget(self, sid: str) -> None:
+        """Do nothing."""
+
+
+class _NoPositions:
+    def expect(self, project_id: str) -> None: ...
+
+    def seed(self, project_id: str, epoch: str, offset: int) -> None: ...
+
+
+class _WholeDelivery:
+    def expect(self, project_id: str, job_id: str | None, audience: str | None) -> None: ...
+
+    def redacted(self, _event: str, _project_id: str, data: Any, _audience: str | None) -> Any:
+        return data
+
+    def redact_snapshot(self, _project_id: str, snapshot: dict[str, Any], _audience: str | None) -> dict[str, Any]:
+        return snapshot
+
+    def forget_unwatched(self, watched: set[tuple[str, str | None]]) -> None: ...

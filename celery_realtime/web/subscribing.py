@@ -1,0 +1,229 @@
+"""Decide subscriptions to projects and to single jobs: join the room first, then read the history."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from celery_realtime.exceptions import SubscribeError
+from celery_realtime.logs import RateLimitedLogger
+from celery_realtime.rooms import rooms_of
+from celery_realtime.web.access import Access
+from celery_realtime.web.answers import NO_HISTORY, NO_JOB, NO_PROJECT, of_one_job, size_of
+from celery_realtime.web.client_requests import Since, Topic, job_id_of, project_id_of, since_of, wants_batches
+from celery_realtime.web.decisions import Blocking, Decision
+from celery_realtime.web.job_requests import SingleJobs
+from celery_realtime.web.membership import Clients
+from celery_realtime.web.sessions import PendingSubscription, Session
+
+if TYPE_CHECKING:
+    from celery_realtime.web.stock_manager import ClientManager
+
+logger = logging.getLogger(__name__)
+
+#: Longest wait, in seconds, for a server's listener to subscribe; anything published before that is lost.
+LISTEN_TIMEOUT = 2.0
+
+#: How often the rule for access is asked in one request, if orders to revoke it keep coming meanwhile.
+MOST_QUESTIONS = 3
+
+
+class Subscriptions:
+    """Answers the requests of clients to subscribe, and to unsubscribe.
+
+    Args:
+        clients: The clients of the server.
+        access: Asks the application what a user may see.
+        jobs: Says which project a job is of.
+        manager: The server's client manager.
+        read: ``(project_id, epoch, offset) -> Reading``, or None where there is no history.
+    """
+
+    def __init__(
+        self,
+        clients: Clients,
+        *,
+        access: Access,
+        jobs: SingleJobs,
+        manager: ClientManager,
+        read: Callable[..., Any] | None,
+    ) -> None:
+        self.clients = clients
+        self.access = access
+        self.jobs = jobs
+        self.manager = manager
+        self.read = read
+        self.log = RateLimitedLogger(logger)
+
+    def subscribe_project(self, sid: str, data: Any, *, replays: bool) -> Decision[dict[str, Any]]:
+        """Subscribe a client to a project.
+
+        Args:
+            sid: The client.
+            data: Its request.
+            replays: Whether it asked for no acknowledgement, so that the snapshot has to come as events.
+
+        Raises:
+            SubscribeError: It may not, or cannot be answered.
+        """
+        session = self.clients.budget.asking(sid, data)
+        topic = Topic(project_id_of(data))
+        answer = yield from Subscription(self, session, topic=topic, data=data).decide()
+        if replays:
+            yield from self.clients.sender.replay(sid, answer)
+        return {"ok": True, **answer}
+
+    def subscribe_job(self, sid: str, data: Any, *, replays: bool) -> Decision[dict[str, Any]]:
+        """Subscribe a client to one job; as :meth:`subscribe_project`."""
+        session = self.clients.budget.asking(sid, data)
+        if not self.manager.follows_jobs:
+            raise SubscribeError("this server cannot follow single jobs; subscribe to the project", "unavailable")
+        project_id = yield from self.jobs.project_of(session, data, is_proven=False)
+        topic = Topic(project_id, job_id_of(data))
+        answer = yield from Subscription(self, session, topic=topic, data=data, refusal=NO_JOB).decide()
+        if replays:
+            yield from self.clients.sender.replay(sid, answer)
+        return {"ok": True, "job_id": topic.job_id, **answer}
+
+    def unsubscribe_project(self, sid: str, data: Any) -> Decision[dict[str, Any]]:
+        """Unsubscribe a client from a project, if it was subscribed to it."""
+        session = self.clients.sessions.asking(sid, data)
+        project_id = project_id_of(data)
+        for room in rooms_of(project_id):  # the application may have placed it there by itself
+            yield from self.clients.membership.leave_room(sid, room)
+        yield from self.clients.membership.unsubscribe(session, [Topic(project_id)])
+        return {"ok": True}
+
+    def unsubscribe_job(self, sid: str, data: Any) -> Decision[dict[str, Any]]:
+        """Unsubscribe a client from one job, if it was subscribed to it."""
+        session = self.clients.sessions.asking(sid, data)
+        job_id = job_id_of(data)
+        topics = [topic for topic in session.topics() if topic.job_id == job_id]
+        yield from self.clients.membership.unsubscribe(session, topics)
+        return {"ok": True}
+
+
+class Subscription:
+    """One request to subscribe to a project, or to one job of it.
+
+    Args:
+        shared: What all subscriptions need.
+        session: The client's.
+        topic: What it wants to subscribe to.
+        data: Its request.
+        refusal: The message of the refusal where it may not.
+
+    Raises:
+        SubscribeError: The request is malformed.
+    """
+
+    def __init__(
+        self,
+        shared: Subscriptions,
+        session: Session,
+        *,
+        topic: Topic,
+        data: dict[str, Any],
+        refusal: str = NO_PROJECT,
+    ) -> None:
+        self._shared = shared
+        self._session = session
+        self._topic = topic
+        self._since = since_of(data)
+        self._in_batches = wants_batches(data)
+        self._refusal = refusal
+        self._pending: PendingSubscription = shared.clients.sessions.begin_subscription(session, topic)
+
+    def decide(self) -> Decision[dict[str, Any]]:
+        """Subscribe, and return the answer.
+
+        Raises:
+            SubscribeError: The client may not see the project, has withdrawn the subscription, or cannot be answered.
+        """
+        try:
+            for _ in range(MOST_QUESTIONS):
+                self._pending.is_doubtful = False
+                snapshot = yield from self._attempt()
+                if snapshot is not None:
+                    return {"project_id": self._topic.project_id, **snapshot}
+        finally:
+            self._session.pending.remove(self._pending)
+        raise SubscribeError(self._refusal, "forbidden")
+
+    def _attempt(self) -> Decision[dict[str, Any] | None]:
+        """Ask, join and read; return None if access was revoked meanwhile, so that the rule has to be asked again."""
+        access, user, project_id = self._shared.access, self._session.user, self._topic.project_id
+        if not (yield from access.allows(user, project_id)):
+            raise SubscribeError(self._refusal, "forbidden")
+        audience = yield from access.audience_of(user, project_id)
+        self._check()  # the client may have gone while the rules were asked
+        if not (yield from self._join(audience)):
+            return None
+        snapshot, size = yield from self._read()
+        if self._shared.manager.filters:
+            snapshot, size = yield Blocking(self._redact, snapshot, audience)
+        self._check()  # whoever withdrew it has left; the room may be another subscription's by now
+        if self._pending.is_doubtful:
+            return None
+        yield from self._reserve(size)
+        return snapshot
+
+    def _check(self) -> None:
+        self._shared.clients.sessions.get(self._session.sid)
+        if self._pending.withdrawn is not None:
+            raise self._pending.withdrawn
+
+    def _join(self, audience: str | None) -> Decision[bool]:
+        """Join, and then read: what is published in between is received twice and dropped by its offset, not lost."""
+        topic, membership = self._topic, self._shared.clients.membership
+        room, others = topic.rooms(audience, self._in_batches)
+        self._shared.manager.delivery.expect(topic.project_id, topic.job_id, audience)
+        earlier = self._session.rooms.get(topic, [])
+        if not (yield from membership.enter(self._session, self._pending, room)):
+            return False
+        for other in {*others, *earlier} - {room}:
+            yield from membership.leave_room(self._session.sid, other)
+        return True
+
+    def _read(self) -> Decision[tuple[dict[str, Any], int]]:
+        """Return the snapshot, and about how many bytes it takes."""
+        manager, project_id = self._shared.manager, self._topic.project_id
+        manager.catch_up.expect(project_id)
+        yield functools.partial(manager.wait_until_listening, LISTEN_TIMEOUT)
+        if self._shared.read is None:
+            return NO_HISTORY, 0
+        reading: Any = None
+        with self._shared.log.suppressing("cannot read the history of a project, so subscriptions to it are refused"):
+            reading = yield functools.partial(self._shared.read, project_id, *_position(self._since))
+        if reading is None:
+            yield from self._leave()
+            raise SubscribeError("the history cannot be read now; try again later", "unavailable")
+        snapshot = msgspec.structs.asdict(reading.snapshot)
+        manager.catch_up.seed(project_id, snapshot["epoch"], snapshot["offset"])
+        if self._topic.job_id is None:
+            return snapshot, reading.size
+        state = yield Blocking(self._shared.jobs.state_of, project_id, self._topic.job_id)
+        snapshot = of_one_job(snapshot, self._topic.job_id, state)
+        return snapshot, size_of(snapshot)
+
+    def _redact(self, snapshot: dict[str, Any], audience: str | None) -> tuple[dict[str, Any], int]:
+        shown = self._shared.manager.delivery.redact_snapshot(self._topic.project_id, snapshot, audience)
+        return shown, size_of(shown)
+
+    def _reserve(self, size: int) -> Decision[None]:
+        try:
+            self._shared.clients.budget.reserve(self._session, size)
+        except SubscribeError:
+            yield from self._leave()
+            raise
+
+    def _leave(self) -> Decision[None]:
+        yield from self._shared.clients.membership.leave(self._session, self._topic)
+
+
+def _position(since: Since | None) -> tuple[str, int]:
+    return (since.epoch, since.offset) if since else ("", -1)

@@ -1,0 +1,294 @@
+"""What is published on a real broker is received: all of it, in order, and nothing but it, whatever else comes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import pickle
+import socket
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import kombu
+import pytest
+import redis
+import socketio
+
+from celery_realtime.events import Outgoing
+from tests.channel.test_wire import NO_MESSAGES
+from tests.channels import PROBE, Channel, async_client_manager, client_manager, numbers, returns, step
+from tests.processes import HOST, free_port
+from tests.waiting import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.services import Broker
+
+WIRES = pytest.mark.parametrize("stock", [False, True], ids=["frames", "stock"])
+SCHEMES = pytest.mark.parametrize("scheme", ["redis", "amqp"])
+
+
+@pytest.fixture
+def channel(broker: Broker) -> Iterator[Channel]:
+    channel = Channel(broker.url)
+    yield channel
+    broker.server.ensure_running()
+    channel.close()
+
+
+@WIRES
+def test_a_thousand_events_are_heard_in_order_and_none_is_lost(channel: Channel, stock: bool) -> None:
+    listener, publisher = channel.recorder(), channel.publisher(stock=stock)
+
+    for start in range(0, 1000, 100):
+        assert publisher.publish_events([step(number) for number in range(start, start + 100)]) == 100
+
+    assert numbers(listener.wait_for_count(1000)) == list(range(1000))
+
+
+@WIRES
+def test_an_event_goes_to_the_room_of_its_project_in_its_namespace(channel: Channel, stock: bool) -> None:
+    listener, publisher = channel.recorder(), channel.publisher(stock=stock, namespace="/jobs")
+
+    publisher.publish_events([Outgoing("beta", "thumbnail", b'{"url":"/1.png"}')])
+
+    [emit] = listener.wait_for_count(1)
+    assert (emit.event, emit.room, emit.namespace) == ("thumbnail", "project:beta", "/jobs")
+    assert emit.data == {"url": "/1.png"}
+
+
+def test_an_event_larger_than_a_frame_is_heard_whole(channel: Channel) -> None:
+    listener, publisher = channel.recorder(), channel.publisher()
+
+    assert publisher.publish_events([step(0), step(1, padding=1_000_000), step(2)]) == 3
+
+    heard = listener.wait_for_count(3)
+    assert numbers(heard) == [0, 1, 2]
+    assert heard[1].data["padding"] == "x" * 1_000_000
+
+
+def test_no_events_are_no_message(channel: Channel) -> None:
+    listener, publisher = channel.recorder(), channel.publisher()
+
+    assert publisher.publish_events([]) == 0
+    assert publisher.publish_events([step(1)]) == 1
+
+    assert numbers(listener.wait_for_count(1)) == [1]
+
+
+@WIRES
+def test_events_with_any_text_arrive_as_they_were(channel: Channel, stock: bool) -> None:
+    listener, publisher = channel.recorder(), channel.publisher(stock=stock)
+    text = 'é ü 漢字 🎉 "quoted" \\ \u2028 </script> \x00'
+
+    publisher.publish_events([Outgoing("café 🎉", "caption", json.dumps({"text": text}).encode())])
+
+    [emit] = listener.wait_for_count(1)
+    assert emit.room == "project:café 🎉"
+    assert emit.data == {"text": text}
+
+
+def test_every_listener_hears_everything(channel: Channel) -> None:
+    listeners, publisher = [channel.recorder() for _ in range(3)], channel.publisher()
+
+    publisher.publish_events([step(number) for number in range(50)])
+
+    for listener in listeners:
+        assert numbers(listener.wait_for_count(50)) == list(range(50))
+
+
+def test_another_channel_is_not_heard(channel: Channel) -> None:
+    listener = channel.recorder()
+
+    channel.publisher(channel="elsewhere").publish_events([step(1)])
+    channel.publisher().publish_events([step(2)])
+
+    assert numbers(listener.wait_for_count(1)) == [2]
+
+
+def test_messages_of_pythonsocketios_own_manager_are_heard(channel: Channel) -> None:
+    listener = channel.recorder()
+    stock = socketio.KombuManager(channel.url, write_only=True, logger=logging.getLogger("stock"))
+
+    for number in range(20):
+        stock.emit("step", {"number": number}, room="project:alpha")
+    stock.enter_room("a-client", "/", "project:alpha")
+
+    emits = listener.wait_for_count(20)
+    wait_for(lambda: listener.messages)
+    stock.publisher_connection.release()
+    assert numbers(emits) == list(range(20))
+    assert {emit.room for emit in emits} == {"project:alpha"}
+    assert [(message["method"], message["sid"]) for message in listener.messages] == [("enter_room", "a-client")]
+
+
+# -- what strangers publish ---------------------------------------------------------------------------------------
+
+
+class Bomb:
+    """Leaves a trace when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.trace,)
+
+
+def test_neighbours_of_poison_are_heard_and_pickle_is_never_run(
+    channel: Channel, broker: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    listener, publisher = channel.recorder(), channel.publisher()
+    trace = tmp_path / "unpickled"
+    poisons: list[tuple[Any, dict[str, Any]]] = [
+        (body, {"content_type": "text/plain", "content_encoding": "utf-8"}) for body in NO_MESSAGES.values()
+    ]
+    poisons.append((pickle.dumps(Bomb(trace)), {"content_type": "application/x-python-serialize"}))
+    poisons.append((pickle.dumps(Bomb(trace)), {"content_type": "application/data"}))
+    poisons.append((b"\x00\xff", {"content_type": "text/plain", "content_encoding": "binary"}))
+    poisons.append(
+        (b"not compressed", {"content_type": "text/plain", "headers": {"compression": "application/x-gzip"}})
+    )
+    poisons.append((b"{}", {"content_type": "text/plain", "headers": {"compression": "unheard of"}}))
+
+    kombu.enable_insecure_serializers(["pickle"])  # as a web process may have done for its own tasks
+    try:
+        publisher.publish_events([step(0)])
+        for number, (body, options) in enumerate(poisons, 1):
+            channel.publish_raw(body, **{"content_encoding": "binary", **options})
+            publisher.publish_events([step(number)])
+        wait_for(lambda: numbers(listener.emits)[-1:] == [len(poisons)])
+    finally:
+        kombu.disable_insecure_serializers()
+
+    assert numbers(listener.emits) == list(range(len(poisons) + 1))
+    assert not trace.exists()
+    assert listener.manager.generation == 1
+    assert "not hearing" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "envelope",
+    ["not JSON", "5", "null", "[]", "{}", '{"body": 5}', '{"body": "%%%", "properties": {"body_encoding": "base64"}}'],
+)
+def test_neighbours_of_a_bare_publish_on_redis_are_heard(redis_broker: Broker, envelope: str) -> None:
+    """Anybody may PUBLISH on the channel without the envelope that kombu expects."""
+    with contextlib.closing(Channel(redis_broker.url)) as channel, redis.Redis.from_url(redis_broker.url) as stranger:
+        listener, publisher = channel.recorder(), channel.publisher()
+        database = redis_broker.url.rpartition("/")[2]
+
+        for number in range(5):
+            publisher.publish_events([step(number)])
+            stranger.publish(f"/{database}.socketio", envelope)
+        publisher.publish_events([step(5)])
+
+        wait_for(lambda: numbers(listener.emits)[-1:] == [5])
+        assert numbers(listener.emits) == [0, 1, 2, 3, 4, 5]
+
+
+# -- when the broker is not there ---------------------------------------------------------------------------------
+
+
+@SCHEMES
+def test_a_manager_that_hears_nothing_says_so(scheme: str) -> None:
+    manager = client_manager(f"{scheme}://{HOST}:{free_port()}/")
+
+    assert not manager.wait_until_listening(0.1)
+
+
+@SCHEMES
+def test_making_a_manager_opens_no_connection_and_starts_no_thread(scheme: str) -> None:
+    with socket.create_server((HOST, 0), backlog=1) as broker:
+        broker.settimeout(0.1)
+        threads = threading.active_count()
+
+        client_manager(f"{scheme}://{HOST}:{broker.getsockname()[1]}/")
+        async_client_manager(f"{scheme}://{HOST}:{broker.getsockname()[1]}/")
+
+        assert threading.active_count() == threads
+        with pytest.raises(TimeoutError):
+            broker.accept()
+
+
+def test_both_sides_go_on_by_themselves_when_the_broker_comes_back(channel: Channel, broker: Broker) -> None:
+    listener, publisher, leaving = channel.recorder(), channel.publisher(), channel.publisher()
+    publisher.publish_events([step(0)])
+    leaving.publish_events([step(0)])
+    listener.wait_for_count(2)
+
+    broker.server.stop()
+    leaving.close()
+    wait_for(lambda: publisher.publish_events([step(-1)]) == 0)
+    wait_for(lambda: not listener.manager.wait_until_listening(0))
+    broker.server.start()
+
+    wait_for(lambda: publisher.publish_events([PROBE]) and listener.probed.wait(0.05), timeout=20)
+    listener.emits.clear()
+    assert publisher.publish_events([step(number) for number in range(1, 101)]) == 100
+    assert numbers(listener.wait_for_count(100)) == list(range(1, 101))
+    assert listener.manager.generation >= 2
+
+
+def test_both_sides_go_on_by_themselves_when_an_operator_cuts_them_off(channel: Channel, broker: Broker) -> None:
+    listener, publisher = channel.recorder(), channel.publisher()
+    publisher.publish_events([step(0)])
+    listener.wait_for_count(1)
+
+    _cut_all_connections(broker)
+    wait_for(lambda: listener.manager.generation >= 2)
+
+    wait_for(lambda: publisher.publish_events([PROBE]) and listener.probed.wait(0.05))
+    publisher.publish_events([step(number) for number in range(1, 11)])
+    assert numbers(listener.wait_for_count(11)) == list(range(11))
+
+
+def _cut_all_connections(broker: Broker) -> None:
+    if broker.name == "rabbitmq":
+        broker.server.manage("DELETE", "connections/username/guest")  # type: ignore[union-attr]
+        return
+    with redis.Redis.from_url(broker.url) as client:
+        client.client_kill_filter(_type="pubsub")
+        client.client_kill_filter(_type="normal", skipme=True)
+
+
+def test_a_paused_broker_holds_up_nobody_and_is_used_again_when_it_goes_on(channel: Channel, broker: Broker) -> None:
+    listener, publisher = channel.recorder(), channel.publisher()
+    publisher.publish_events([step(0)])
+
+    broker.server.pause()
+    try:
+        returns(publisher.publish_events, [step(-1)])
+    finally:
+        broker.server.resume()
+
+    wait_for(lambda: publisher.publish_events([PROBE]) and listener.probed.wait(0.05))
+    publisher.publish_events([step(1)])
+    wait_for(lambda: numbers(listener.emits)[-1:] == [1])
+
+
+# -- what is left behind ------------------------------------------------------------------------------------------
+
+
+def test_a_listener_that_ends_leaves_nothing_on_the_broker(broker: Broker) -> None:
+    channel = Channel(broker.url)
+    listener, publisher = channel.recorder(), channel.publisher()
+    publisher.publish_events([step(number) for number in range(10)])
+    listener.wait_for_count(10)
+    assert len(_left_on(broker)) == 1
+
+    channel.close()
+
+    wait_for(lambda: _left_on(broker) == [], message="the listener's queue is still there")
+
+
+def _left_on(broker: Broker) -> list[str]:
+    """Return the queues of the broker; on Redis also the messages that wait to be acknowledged."""
+    if broker.name == "rabbitmq":
+        vhost = broker.url.rpartition("/")[2]
+        return [queue["name"] for queue in broker.server.manage("GET", f"queues/{vhost}")]  # type: ignore[union-attr]
+    with redis.Redis.from_url(broker.url) as client:
+        keys = {key.decode() for key in client.scan_iter()}
+        return sorted(keys - {"_kombu.binding_deadlines"})  # when kombu is to look for dead queues

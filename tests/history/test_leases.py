@@ -1,0 +1,172 @@
+"""Who runs which job, and what is found when a worker has died."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from typing import Any
+
+import pytest
+import redis
+
+from celery_realtime.history.leases import HeldJob, Leases
+from celery_realtime.history.lua import Runner
+from celery_realtime.history.store import History
+from tests.appended import append, progress, status
+from tests.lua_scripts import KEYS
+from tests.waiting import wait_for
+
+JOB = HeldJob(job_id="job", project_id="p", worker="w@host", running=True)
+
+
+@pytest.fixture
+def history(redis_url: str) -> History:
+    return History(redis_url, "tests", size=1000, ttl=60.0)
+
+
+def new_leases(redis_url: str) -> Leases:
+    return Leases(KEYS, Runner(redis.Redis.from_url(redis_url)))
+
+
+def lost(leases: Leases, lease: float) -> dict[str, list[HeldJob]]:
+    return leases.reap(lease, lease / 2, 0.0).lost
+
+
+def test_a_lapsed_lease_is_found_by_one_reaper_and_by_another_only_if_that_one_fails(redis_url: str) -> None:
+    one, two = new_leases(redis_url), new_leases(redis_url)
+    one.hold("i", [JOB], lease=0.5)
+    assert lost(one, 0.5) == {}
+    assert wait_for(lambda: lost(one, 0.5) or lost(two, 0.5)) == {"i": [JOB]}
+    assert (lost(one, 0.5), lost(two, 0.5)) == ({}, {})
+    assert wait_for(lambda: lost(two, 0.5)) == {"i": [JOB]}
+    two.reaped("i")
+    assert one.hold("i", [], lease=0.5) is False
+
+
+def test_two_incarnations_of_one_worker_each_have_a_lease_of_their_own(redis_url: str) -> None:
+    leases, looks = new_leases(redis_url), itertools.count()
+    leases.hold("killed", [JOB], lease=0.4)
+
+    def look() -> Any:
+        leases.hold("started again", [], lease=0.4)
+        found = lost(leases, 0.4)
+        assert "started again" not in found
+        return found or next(looks) > 200
+
+    assert wait_for(look) == {"killed": [JOB]}
+
+
+def test_a_lease_that_is_renewed_never_lapses(redis_url: str) -> None:
+    leases, looks = new_leases(redis_url), itertools.count()
+
+    def look() -> bool:
+        leases.hold("i", [JOB], lease=1.0)
+        assert lost(leases, 1.0) == {}
+        return next(looks) > 80
+
+    wait_for(look)
+
+
+def test_after_a_time_in_which_nobody_looked_every_worker_gets_the_time_of_a_lease(redis_url: str) -> None:
+    """Redis may have been away, and with it every worker's chance to renew."""
+    leases = new_leases(redis_url)
+    leases.hold("i", [JOB], lease=0.2)
+    started = time.monotonic()
+    wait_for(lambda: time.monotonic() - started > 0.5)
+    assert leases.reap(0.2, 0.05, 0.0).lost == {}
+    assert wait_for(lambda: leases.reap(0.2, 0.05, 0.0).lost)
+
+
+# -- what events say ------------------------------------------------------------------------------------------------
+
+
+def test_a_job_that_starts_is_held_before_its_worker_renews_its_lease(history: History) -> None:
+    history.leases.hold("i", [], lease=0.2)
+    append(history, status("STARTED", incarnation="i", task="t", worker="w@host"))
+    append(history, status("STARTED", job="of no worker"), status("PENDING", job="later", incarnation="i"))
+
+    [job] = wait_for(lambda: lost(history.leases, 0.2))["i"]
+
+    assert (job.job_id, job.project_id, job.task, job.worker, job.running) == ("job", "p", "t", "w@host", True)
+
+
+def test_what_a_child_has_noted_outlives_the_renewals_of_its_main_process(history: History) -> None:
+    """It may know a project that the main process does not: from an argument, or from a resolver."""
+    history.leases.hold("i", [], lease=0.2)
+    append(history, status("STARTED", incarnation="i", project="child's"))
+    history.leases.hold("i", [JOB], lease=0.2)
+    history.leases.hold("i", [JOB], lease=0.2)
+    [job] = wait_for(lambda: lost(history.leases, 0.2))["i"]
+    assert (job.job_id, job.project_id) == ("job", "child's")
+
+
+@pytest.mark.parametrize("state", ["SUCCESS", "FAILURE", "REVOKED", "IGNORED", "REJECTED"])
+def test_a_job_that_has_ended_is_held_no_more(history: History, state: str) -> None:
+    append(history, status("STARTED", incarnation="i"))
+    assert history.leases.release("i") is False
+    append(history, status(state, incarnation="i"))
+    assert history.leases.release("i") is True
+
+
+def test_a_job_that_starts_and_ends_in_one_batch_is_not_held(history: History) -> None:
+    append(history, status("STARTED", incarnation="i"), status("SUCCESS", incarnation="i"))
+    assert history.leases.release("i") is True
+
+
+def test_a_retry_ends_the_attempt_before_it_and_not_the_one_that_may_run_already(history: History) -> None:
+    append(history, status("STARTED", incarnation="i"), status("STARTED", attempt=1, incarnation="i"))
+    append(history, status("RETRY", attempt=1, incarnation="i"))
+    assert history.leases.release("i") is False
+    append(history, status("SUCCESS", attempt=1, incarnation="i"))
+    assert history.leases.release("i") is True
+
+
+def test_the_end_that_another_incarnation_reports_leaves_the_note_of_this_one(history: History) -> None:
+    append(history, status("STARTED", incarnation="i"), status("STARTED", incarnation="j"))
+    append(history, status("SUCCESS", incarnation="j"))
+    assert (history.leases.release("i"), history.leases.release("j")) == (False, True)
+
+
+# -- expiries and stalls --------------------------------------------------------------------------------------------
+
+
+def test_an_expired_job_is_found_after_the_grace_until_it_is_dealt_with(history: History, redis_url: str) -> None:
+    append(history, status("PENDING", expires_at=time.time() - 5, task="t"), status("PENDING", job="other"))
+    assert history.leases.reap(60.0, 1.0, 60.0).expired == []
+    [job] = history.leases.reap(0.2, 0.1, 1.0).expired
+    assert (job.job_id, job.project_id, job.task) == ("job", "p", "t")
+    assert wait_for(lambda: history.leases.reap(0.2, 0.1, 0.0).expired) == [job]
+    history.leases.expired(["job"])
+    history.leases.expired([])
+    with redis.Redis.from_url(redis_url) as client:
+        assert client.exists(*KEYS.leases("expiring", "expiring-jobs")) == 0
+
+
+def test_a_stalled_job_is_found_once_with_the_latest_progress(history: History) -> None:
+    append(history, status("STARTED", stall_after=0.05), progress(40, stall_after=0.05))
+    [stalled] = wait_for(lambda: history.leases.reap(60.0, 1.0, 0.0).stalled)
+    assert (stalled.job_id, stalled.progress, stalled.message) == ("job", 40, "at 40")
+    assert history.leases.reap(60.0, 1.0, 0.0).stalled == []
+
+
+def test_expiries_and_stalls_travel_with_the_events(history: History, redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        append(history, status("PENDING"))
+        batch = [status("PENDING", job=f"job{n}", expires_at=time.time() + 60, stall_after=60.0) for n in range(100)]
+        before: Any = client.info("stats")["total_reads_processed"]  # type: ignore[index]
+        append(history, *batch)
+        after: Any = client.info("stats")["total_reads_processed"]  # type: ignore[index]
+        stored = [client.zcard(key) for key in KEYS.leases("expiring", "stalling")]
+    assert stored == [100, 100]
+    assert after - before < 20  # one batch may take several reads of the socket, and the question takes one
+
+
+def test_notes_that_are_refused_take_no_offset_away(
+    history: History, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        client.set(KEYS.leases("expiring")[0], "no sorted set")
+    appended = history.append([status("PENDING", expires_at=time.time() + 60)])
+    assert appended is not None
+    assert b'"offset":1' in appended[0][0].payload
+    assert "refused to note what jobs do" in caplog.text

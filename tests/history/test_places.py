@@ -1,0 +1,48 @@
+"""Which project a job is of."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from celery_realtime.history.lua import Runner
+from celery_realtime.history.places import Places
+from tests.appended import custom, progress, status
+from tests.lua_scripts import KEYS
+
+
+@pytest.fixture
+def runner(redis_url: str) -> Runner:
+    return Runner(redis.Redis.from_url(redis_url))
+
+
+def test_the_project_of_each_job_with_a_status_is_known(runner: Runner) -> None:
+    places = Places(KEYS, runner, ttl=60.0)
+    events = [status("PENDING", job="one"), status("STARTED", job="ü", project="q"), progress(5, job="x"), custom({})]
+    runner.run_all(places.commands(events))
+    assert [places.project_of(job) for job in ("one", "ü", "x", "unheard of")] == ["p", "q", None, None]
+
+
+def test_events_without_a_status_cost_nothing(runner: Runner) -> None:
+    assert Places(KEYS, runner, ttl=60.0).commands([progress(5), custom({})]) == []
+
+
+def test_a_project_is_known_for_the_next_period_too_and_then_forgotten(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = Places(KEYS, runner, ttl=60.0)
+    monkeypatch.setattr("celery_realtime.history.places.time.time", lambda: 60.0 * 1000)
+    runner.run_all(places.commands([status("PENDING")]))
+    known = []
+    for period in (999, 1000, 1001, 1002):
+        monkeypatch.setattr("celery_realtime.history.places.time.time", lambda period=period: 60.0 * period)
+        known.append(places.project_of("job"))
+    assert known == ["p", "p", "p", None]
+    assert 0 < runner.client.ttl(KEYS.places(1000)[0]) <= 120  # type: ignore[operator]
+
+
+def test_a_refusal_is_not_taken_for_an_unknown_job(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("celery_realtime.history.places.time.time", lambda: 60.0 * 1000)
+    runner.client.set(KEYS.places(1000)[0], "no hash")
+    with pytest.raises(redis.ResponseError):
+        Places(KEYS, runner, ttl=60.0).project_of("job")

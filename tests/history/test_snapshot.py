@@ -1,0 +1,105 @@
+"""What is stored of a project, as a subscriber receives it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from celery_realtime.history.snapshot import UNREADABLE, Snapshot, decode_event, decode_job
+
+HEAD = b"0 1 40 1 2 i running 40 root\n"
+STATUS = {"event": "status_change", "job_id": "one", "status": "running", "state": "STARTED", "timestamp": "2"}
+PROGRESS = {"event": "progress_update", "job_id": "one", "progress": 40, "message": "at 40", "timestamp": "3"}
+REACHED = {"progress": 40, "message": "at 40", "current": None, "total": None}
+NOTHING_REACHED = dict.fromkeys(REACHED)
+
+
+def entry(status: Any, progress: Any) -> bytes:
+    parts = [b"" if part is None else json.dumps(part).encode() for part in (status, progress)]
+    return HEAD + b"\n".join(parts)
+
+
+def snapshot(
+    events: list[Any] | None = None, jobs: list[Any] | None = None, flows: list[bytes] | None = None, complete: int = 1
+) -> Snapshot:
+    return Snapshot.of_reply("p", [b"epoch", 7, complete, events or [], jobs or [], len(jobs or []), flows or []])
+
+
+def test_a_job_is_its_latest_status_with_its_progress() -> None:
+    assert decode_job(entry(STATUS, PROGRESS)) == {**STATUS, **REACHED, "stalled": False}
+    assert decode_job(entry(STATUS, None)) == {**STATUS, **NOTHING_REACHED, "stalled": False}
+
+
+def test_a_job_of_which_only_progress_is_known_is_running() -> None:
+    job = decode_job(entry(None, PROGRESS))
+    assert job is not None
+    assert (job["event"], job["status"], job["state"], job["result"]) == ("status_change", "running", "STARTED", None)
+    assert job["progress"] == 40
+
+
+def test_a_job_is_stalled_only_while_it_runs() -> None:
+    stalled = {**PROGRESS, "stalled": True}
+    running, ended = decode_job(entry(STATUS, stalled)), decode_job(entry({**STATUS, "status": "success"}, stalled))
+    assert running is not None
+    assert ended is not None
+    assert (running["stalled"], ended["stalled"]) == (True, False)
+
+
+def test_a_job_whose_status_a_filter_has_removed_has_the_member_all_the_same() -> None:
+    job = decode_job(entry({"job_id": "one"}, None))
+    assert job is not None
+    assert job["status"] is None
+
+
+@pytest.mark.parametrize("junk", [b"", b"x", HEAD, HEAD + b"[]\n", HEAD + b"{\n{}", entry({"job_id": 5}, None)])
+def test_an_entry_that_cannot_be_read_is_none(junk: bytes) -> None:
+    assert decode_job(junk) is None
+    assert [job["job_id"] for job in snapshot(jobs=[junk, entry(STATUS, None), None]).jobs] == ["one"]
+
+
+def test_jobs_come_in_the_order_of_their_times() -> None:
+    jobs = [
+        entry({**STATUS, "job_id": name, "timestamp": at}, None) for name, at in (("c", "3"), ("a", "1"), ("b", "2"))
+    ]
+    assert [job["job_id"] for job in snapshot(jobs=jobs).jobs] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "decoded"),
+    [
+        ("agent_status", {"a": 1}, {"data": {"a": 1, "epoch": "e", "offset": 3}}),
+        ("line", {"a": 1}, {"data": {"a": 1, "_realtime": {"epoch": "e", "offset": 3}}}),
+        ("line", [1], {"data": [1], "epoch": "e", "offset": 3}),
+    ],
+)
+def test_an_event_has_its_position_where_clients_look_for_it(name: str, data: Any, decoded: dict[str, Any]) -> None:
+    fields = [b"e", name.encode(), b"p", json.dumps(data).encode()]
+    assert decode_event((b"3-0", fields), "e") == {"event": name, **decoded}
+
+
+@pytest.mark.parametrize("fields", [[], [b"e", b"line"], [b"e", b"line", b"p", b"{"], [b"e", b"\xff", b"p", b"1"]])
+def test_one_event_that_cannot_be_read_makes_the_whole_unrecoverable(fields: list[bytes]) -> None:
+    with pytest.raises(UNREADABLE):
+        decode_event((b"3-0", fields), "e")
+    good = (b"2-0", [b"e", b"line", b"p", b"1"])
+    assert snapshot(events=[good]).recovered
+    broken = snapshot(events=[good, (b"3-0", fields)])
+    assert (broken.recovered, broken.events, broken.offset) == (False, [], 7)
+
+
+def test_workflows_of_more_than_one_job_are_counted() -> None:
+    flows = [b"r", b"3 1 1 1 0 150 50", b"alone", b"1 0 1 0 0 0 0", b"junk", b"2 x", b"odd", b"2 0 0 2 0 inf 100"]
+    assert snapshot(flows=flows).workflows == [
+        {
+            "root_id": "r",
+            "project_id": "p",
+            "total": 3,
+            "queued": 1,
+            "running": 1,
+            "done": 1,
+            "failed": 0,
+            "progress": 50,
+        }
+    ]

@@ -1,0 +1,510 @@
+"""The history on a real Redis: which events are news, what becomes of them, and what is remembered."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from celery_realtime import events
+from celery_realtime.channel import wire
+from celery_realtime.events import Outgoing
+from celery_realtime.exceptions import ImproperlyConfigured
+from celery_realtime.history.connection import MOST_CONNECTIONS
+from celery_realtime.history.lua import Runner
+from celery_realtime.history.store import History, WriteTags
+from tests.appended import append, custom, progress, status
+from tests.waiting import wait_for
+
+numbers = itertools.count()
+
+
+@pytest.fixture
+def history(redis_url: str) -> History:
+    return History(redis_url, "tests", size=1000, ttl=60.0)
+
+
+def since(history: History, offset: int = 0, project: str = "p") -> list[dict[str, Any]]:
+    epoch = history.read(project).epoch
+    snapshot = history.read(project, epoch, offset)
+    assert snapshot.recovered
+    return snapshot.events
+
+
+# -- what is news ---------------------------------------------------------------------------------------------------
+
+
+def test_a_job_climbs_and_every_step_is_news(history: History) -> None:
+    steps = [status("PENDING"), status("STARTED", incarnation="w1"), progress(10), progress(50), status("SUCCESS")]
+    assert len(append(history, *steps)) == 5
+    assert [one["data"]["offset"] for one in since(history)] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        status("PENDING"),
+        status("STARTED", incarnation="w1"),
+        progress(99),
+        status("FAILURE", error="late"),
+        status("REVOKED"),
+        status("LOST"),
+    ],
+    ids=lambda event: f"{event.event}-{event.rank}",
+)
+def test_nothing_follows_the_end_of_an_attempt(history: History, late: Outgoing) -> None:
+    append(history, status("STARTED", incarnation="w1"), status("SUCCESS"))
+    assert append(history, late) == []
+    assert history.read("p").jobs[0]["state"] == "SUCCESS"
+
+
+def test_a_higher_attempt_reopens_a_job_and_a_lower_one_is_stale(history: History) -> None:
+    append(history, status("STARTED", incarnation="w1"), status("SUCCESS"))
+    assert len(append(history, status("RETRY", attempt=1), status("STARTED", attempt=1, incarnation="w1"))) == 2
+    assert append(history, status("FAILURE", attempt=0), progress(90, attempt=0)) == []
+    assert history.read("p").jobs[0]["attempt"] == 1
+
+
+def test_queued_never_follows_running(history: History) -> None:
+    append(history, status("STARTED", incarnation="w1"))
+    assert append(history, status("PENDING")) == []
+
+
+def test_progress_never_goes_backwards_within_an_attempt(history: History) -> None:
+    append(history, status("STARTED", incarnation="w1"), progress(40))
+    assert append(history, progress(30)) == []
+    assert append(history, progress(40.5)) == ["agent_progress"]
+    assert append(history, status("RETRY", attempt=1), progress(5, attempt=1)) == ["agent_status", "agent_progress"]
+
+
+def test_only_a_running_job_of_that_incarnation_can_be_lost(history: History) -> None:
+    append(history, status("PENDING", job="waiting"), status("STARTED", job="running", incarnation="w2"))
+    assert append(history, status("LOST", job="waiting", incarnation="w1")) == []
+    assert append(history, status("LOST", job="running", incarnation="w1")) == []
+    assert append(history, status("LOST", job="unheard of", incarnation="w1")) == []
+    assert append(history, status("LOST", job="running", incarnation="w2")) == ["agent_status"]
+
+
+def test_a_job_whose_incarnation_is_not_known_can_be_lost(history: History) -> None:
+    append(history, progress(10, job="reports only progress"), status("STARTED", job="of no worker"))
+    for job in ("reports only progress", "of no worker"):
+        assert append(history, status("LOST", job=job, incarnation="w1")) == ["agent_status"]
+
+
+def test_a_lost_job_is_reopened_by_a_run_or_an_end_and_by_nothing_else(history: History) -> None:
+    append(history, status("STARTED", incarnation="w1"), status("LOST", incarnation="w1"))
+    assert append(history, status("PENDING"), progress(50)) == []
+    assert append(history, status("STARTED", incarnation="w2"), progress(50), status("SUCCESS")) == [
+        "agent_status",
+        "agent_progress",
+        "agent_status",
+    ]
+
+
+def test_a_second_delivery_is_news_when_another_incarnation_reports_it(history: History) -> None:
+    append(history, status("STARTED", incarnation="w1"))
+    assert append(history, status("STARTED", incarnation="w1", parent_id="reported again later")) == []
+    assert append(history, status("STARTED", incarnation="w2")) == ["agent_status"]
+
+
+def test_a_second_try_of_the_same_write_keeps_its_offset(history: History) -> None:
+    batch = [status("STARTED", incarnation="w1"), progress(10)]
+    first, second = history.append(batch), history.append(batch)
+    assert first == second
+    assert history.read("p").offset == 2
+
+
+# -- any order ------------------------------------------------------------------------------------------------------
+
+TERMINALS = ("SUCCESS", "FAILURE", "REVOKED", "REJECTED", "IGNORED")
+
+
+@st.composite
+def lives(draw: st.DrawFn) -> tuple[list[Outgoing], tuple[int, str]]:
+    """All that is ever said of a job, shuffled and some of it twice, and how the job really ended."""
+    last = draw(st.integers(0, 3))
+    said: list[Outgoing] = []
+    for attempt in range(last + 1):
+        said += [status("RETRY" if attempt else "PENDING", attempt), status("STARTED", attempt, incarnation="w")]
+        said += [progress(percent, attempt) for percent in draw(st.lists(st.integers(0, 100), max_size=3))]
+        if attempt < last and draw(st.booleans()):
+            said.append(status(draw(st.sampled_from(TERMINALS)), attempt))  # retry(throw=False), then it went on
+    end = draw(st.sampled_from(TERMINALS))
+    said.append(status(end, last))
+    said += draw(st.lists(st.sampled_from(said), max_size=6))
+    random.Random(draw(st.integers())).shuffle(said)
+    return said, (last, end)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(life=lives(), cut=st.integers(1, 8))
+def test_whatever_the_order_a_job_ends_as_it_did_and_its_events_only_climb(
+    history: History, life: tuple[list[Outgoing], tuple[int, str]], cut: int
+) -> None:
+    said, (last, end) = life
+    project = f"order-{next(numbers)}"
+    said = [event._replace(project_id=project) for event in said]
+    for start in range(0, len(said), cut):
+        history.append(said[start : start + cut])
+    final = history.read(project).jobs[0]
+    assert (final["attempt"], final["state"]) == (last, end)
+    climb = [one["data"] for one in since(history, project=project)]
+    statuses = [(data["attempt"], events.RANK_OF_STATUS[data["status"]]) for data in climb if "status" in data]
+    assert statuses == sorted(set(statuses))
+    assert climb[-1].get("state") == end
+    for attempt in range(last + 1):
+        percents = [data["progress"] for data in climb if "progress" in data and data["attempt"] == attempt]
+        assert percents == sorted(percents)
+
+
+# -- snapshot and recovery ------------------------------------------------------------------------------------------
+
+
+def test_an_empty_project_has_an_epoch_and_keeps_it(history: History) -> None:
+    first, second = history.read("p"), history.read("p")
+    assert (first.offset, first.jobs, first.events) == (0, [], [])
+    assert first.epoch == second.epoch
+    append(history, status("PENDING"))
+    assert history.read("p").epoch == first.epoch
+
+
+def test_what_is_missing_comes_whole_or_not_at_all(redis_url: str) -> None:
+    small = History(redis_url, "small", size=100, ttl=60.0)
+    append(small, *[custom({"n": n}) for n in range(10)])
+    epoch = small.read("p").epoch
+    assert [one["data"]["n"] for one in small.read("p", epoch, 7).events] == [7, 8, 9]
+    assert small.read("p", epoch, 10).recovered is True
+    for foreign_epoch, offset in (("other", 5), (epoch, 11)):
+        unknown = small.read("p", foreign_epoch, offset)
+        assert (unknown.recovered, unknown.events) == (False, [])
+    for _ in range(5):
+        append(small, *[custom({"n": n}) for n in range(100)])
+    late = small.read("p", small.read("p").epoch, 3)
+    assert (late.recovered, late.events) == (False, [])
+
+
+def test_a_reader_s_position_from_the_future_is_not_recovered_and_changes_nothing_for_others(history: History) -> None:
+    append(history, status("PENDING"))
+    before = history.read("p", history.read("p").epoch, 1)
+    assert before.recovered
+    future = history.read("p", before.epoch, 10**9)
+    assert (future.recovered, future.events) == (False, [])
+    assert (future.epoch, future.offset) == (before.epoch, before.offset)
+    assert history.read("p", before.epoch, 1).recovered
+
+
+def test_a_redis_without_free_memory_is_read(start_redis: Any) -> None:
+    server = start_redis()
+    history = History(server.fresh_url(), "full", size=1000, ttl=60.0)
+    append(history, status("STARTED"), custom({}))
+    before = history.read("p")
+    client = redis.Redis.from_url(server.url())
+    client.config_set("maxmemory", 1)
+    assert history.append([event := custom({})]) == [[event]]
+
+    after = history.read("p", before.epoch, 1)
+    assert (after.epoch, after.offset, after.recovered, len(after.jobs)) == (before.epoch, 2, True, 1)
+    new = history.read("new")
+    assert (new.offset, new.recovered, new.jobs) == (0, False, [])
+
+
+def test_reading_a_project_that_is_whole_writes_nothing(history: History, redis_url: str) -> None:
+    append(history, status("SUCCESS", root_id="r"), status("STARTED", job="other", root_id="r"))
+    client = redis.Redis.from_url(redis_url)
+    changes = client.info("persistence")["rdb_changes_since_last_save"]
+    history.read("p", history.read("p").epoch, 1)
+    assert client.info("persistence")["rdb_changes_since_last_save"] == changes
+
+
+def test_what_ended_too_long_ago_is_not_shown_though_nothing_has_forgotten_it_yet(
+    history: History, redis_url: str
+) -> None:
+    append(history, status("SUCCESS", job="old", root_id="r"), status("SUCCESS", job="older", root_id="r"))
+    append(history, status("SUCCESS", job="new"), status("STARTED", job="live"))
+    client = redis.Redis.from_url(redis_url)
+    client.zadd("celery-realtime:tests:{p}:ended", {"old": 1.0, "older": 0.0})
+    client.zadd("celery-realtime:tests:{p}:flows-ended", {"r": 1.0})
+
+    snapshot = history.read("p")
+
+    assert {job["job_id"] for job in snapshot.jobs} == {"new", "live"}
+    assert (snapshot.jobs_total, snapshot.workflows) == (2, [])
+
+
+def test_a_job_id_may_look_like_anything(history: History) -> None:
+    """Such as like a name that workflows are kept under."""
+    append(history, *(status("SUCCESS", job=job, root_id="w:r") for job in ("w:a", "w:r", "b")))
+    snapshot = history.read("p")
+    assert {job["job_id"] for job in snapshot.jobs} == {"w:a", "w:r", "b"}
+    assert [flow["root_id"] for flow in snapshot.workflows] == ["w:r"]
+
+
+def test_a_job_that_leaves_takes_no_workflow_of_another_name_along(redis_url: str) -> None:
+    small = History(redis_url, "small", size=2, ttl=60.0)
+    append(small, status("STARTED", job="one", root_id="r"), status("STARTED", job="two", root_id="r"))
+    append(small, status("SUCCESS", job="w:r"), status("SUCCESS", job="x"), status("SUCCESS", job="y"))
+    assert [flow["root_id"] for flow in small.read("p").workflows] == ["r"]
+
+
+def test_events_whose_storing_was_not_answered_are_stored_once(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = [status("STARTED"), custom({"n": 1}), progress(10), custom([2]), custom({"n": 3}), status("SUCCESS")]
+    run_all = Runner.run_all
+
+    def lose_the_answer(runner: Runner, commands: Any) -> Any:
+        run_all(runner, commands)
+        raise redis.TimeoutError("the answer does not come")
+
+    with monkeypatch.context() as lossy:
+        lossy.setattr(Runner, "run_all", lose_the_answer)
+        assert history.append(batch) is None
+        assert history.append(batch) is None
+    append(history, custom({"n": "other"}))
+
+    again = history.append(batch)
+
+    assert again is not None
+    heard = [
+        event for group in again for _, body in wire.frames(group, "me", "/") for event in wire.decode_message(body)
+    ]
+    assert [event.offset for event in heard if isinstance(event, wire.Heard)] == [1, 2, 3, 4, 5, 6]
+    assert len(since(history)) == 7
+
+
+def test_doubt_about_a_batch_costs_one_look_at_the_stream(
+    history: History, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a hiccup of Redis, whole batches are doubtful in all processes at once."""
+    for _ in range(10):
+        append(history, *(custom({"n": n}) for n in range(100)))
+    batch = [custom({"n": n}) for n in range(100)]
+    with monkeypatch.context() as away:
+        away.setattr(Runner, "run_all", _lose_connection)
+        assert history.append(batch) is None
+    client = redis.Redis.from_url(redis_url)
+    client.config_resetstat()
+
+    assert len(append(history, *batch)) == 100
+
+    assert client.info("commandstats")["cmdstat_xrevrange"]["calls"] == 1
+
+
+def _lose_connection(*_: Any) -> Any:
+    raise redis.ConnectionError("lost")
+
+
+def test_a_tag_is_random_at_first_and_marked_when_it_is_in_doubt() -> None:
+    tags, events = WriteTags(), [custom(1), custom(2)]
+    first, second = tags.of(events), tags.of(events)
+    assert len({*first.values(), *second.values()}) == 4
+    tags.doubt(events[:1], second)
+    third = tags.of(events)
+    assert third[id(events[0])] == "?" + second[id(events[0])]
+    assert not third[id(events[1])].startswith("?")
+    tags.doubt(events[:1], third)
+    assert tags.of(events)[id(events[0])] == third[id(events[0])]
+    tags.settle(events)
+    assert len(tags) == 0
+
+
+def test_a_custom_event_that_is_sent_twice_is_two_events(history: History) -> None:
+    event = custom({"n": 1})
+    assert append(history, event, event) == ["line", "line"]
+    assert append(history, event) == ["line"]
+    assert len(since(history)) == 3
+
+
+@pytest.mark.parametrize("key", ["meta", "events", "jobs"])
+@pytest.mark.parametrize("who", ["reader", "writer"])
+def test_the_loss_of_one_key_changes_the_epoch(history: History, redis_url: str, key: str, who: str) -> None:
+    append(history, status("STARTED"), custom({}))
+    before = history.read("p")
+    client = redis.Redis.from_url(redis_url)
+    assert client.delete(f"celery-realtime:tests:{{p}}:{key}") == 1
+
+    if who == "writer":
+        append(history, custom({}))
+    after = history.read("p", before.epoch, before.offset)
+
+    assert after.epoch != before.epoch
+    assert not after.recovered
+    assert after.offset == (1 if who == "writer" else 0)
+    assert after.jobs == []
+
+
+def test_a_server_that_fell_back_is_found_out_by_who_wrote_what_it_lost(history: History, redis_url: str) -> None:
+    client = redis.Redis.from_url(redis_url)
+    append(history, *(custom({"n": n}) for n in range(5)))
+    before = history.read("p")
+    client.xdel("celery-realtime:tests:{p}:events", "4-0", "5-0")
+    client.hset("celery-realtime:tests:{p}:meta", "offset", 3)
+
+    append(history, custom({"n": 5}))
+
+    after = history.read("p", before.epoch, 5)
+    assert after.epoch != before.epoch
+    assert (after.offset, after.recovered) == (1, False)
+
+
+def test_a_large_snapshot_has_what_lives_before_what_has_ended_and_the_latest_of_each(history: History) -> None:
+    for n in range(10):
+        append(history, status("SUCCESS", job=f"done-{n}"), status("STARTED", job=f"live-{n}"))
+
+    def names(most: int) -> set[str]:
+        snapshot = history.read("p", most_jobs=most)
+        assert snapshot.jobs_total == 20
+        return {job["job_id"] for job in snapshot.jobs}
+
+    lives = {f"live-{n}" for n in range(10)}
+    assert names(3) == {"live-7", "live-8", "live-9"}
+    assert names(12) == lives | {"done-8", "done-9"}
+    assert len(names(1000)) == 20
+
+
+def test_a_snapshot_of_thousands_of_jobs_is_read_whole_when_asked_for(history: History) -> None:
+    for start in range(0, 5000, 100):
+        append(history, *(status("STARTED", job=f"job-{n}") for n in range(start, start + 100)))
+
+    bounded, whole = history.read("p"), history.read("p", most_jobs=10000, most_bytes=10**9)
+
+    assert (len(bounded.jobs), bounded.jobs_total) == (1000, 5000)
+    assert {job["job_id"] for job in bounded.jobs} == {f"job-{n}" for n in range(4000, 5000)}
+    assert len(whole.jobs) == 5000
+
+
+def test_an_answer_is_bounded_in_bytes_and_says_what_it_leaves_out(history: History) -> None:
+    before = history.read("p")
+    for number in range(30):
+        append(history, status("SUCCESS", job=f"job-{number}", result=b'"' + b"x" * 60000 + b'"'))
+    snapshot = history.read("p", before.epoch, before.offset)
+    assert (snapshot.recovered, snapshot.events) == (False, [])
+    assert snapshot.jobs_total == 30
+    assert [job["job_id"] for job in snapshot.jobs] == [f"job-{number}" for number in range(30 - 17, 30)]
+    later = history.read("p", before.epoch, 20)
+    assert later.recovered
+    assert len(later.events) == 10
+
+
+def test_of_jobs_that_never_end_the_ones_silent_longest_are_forgotten(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("celery_realtime.history.store.MAX_LIVE", 10)
+    for n in range(20):
+        append(history, status("STARTED", job=f"job-{n}"), status("STARTED", job="busy", incarnation=f"w{n}"))
+
+    snapshot = history.read("p")
+
+    assert {job["job_id"] for job in snapshot.jobs} == {"busy", *(f"job-{n}" for n in range(11, 20))}
+    assert snapshot.offset == 40
+
+
+def test_lost_data_changes_the_epoch(history: History, redis_url: str) -> None:
+    append(history, status("PENDING"))
+    before = history.read("p")
+    redis.Redis.from_url(redis_url).flushdb()
+    after = history.read("p")
+    assert after.epoch != before.epoch
+    assert (after.offset, after.jobs) == (0, [])
+
+
+def test_projects_know_nothing_of_each_other(history: History) -> None:
+    odd = ["p", "p:jobs", "{p}", "p}", "ü", "a b", "*"]
+    for project in odd:
+        append(history, status("PENDING", job=f"job of {project}", project=project))
+    for project in odd:
+        assert [job["job_id"] for job in history.read(project).jobs] == [f"job of {project}"]
+
+
+def test_channels_know_nothing_of_each_other(redis_url: str) -> None:
+    one, two = (History(redis_url, channel, size=10, ttl=60.0) for channel in ("one", "two"))
+    append(one, status("PENDING"))
+    assert two.read("p").jobs == []
+
+
+def test_a_noisy_project_empties_no_other(redis_url: str) -> None:
+    small = History(redis_url, "noise", size=50, ttl=60.0)
+    append(small, custom({"n": 1}, project="quiet"))
+    for _ in range(20):
+        append(small, *[custom({"n": n}, project="noisy") for n in range(100)])
+    assert [one["data"]["n"] for one in since(small, project="quiet")] == [1]
+    length = redis.Redis.from_url(redis_url).xlen("celery-realtime:noise:{noisy}:events")
+    assert length < 50 + 200  # Redis trims by whole nodes of 100 entries
+
+
+def test_ended_jobs_beyond_the_bound_leave_the_snapshot_and_live_ones_stay(redis_url: str) -> None:
+    small = History(redis_url, "ended", size=10, ttl=60.0)
+    append(small, status("STARTED", job="live", incarnation="w"))
+    for n in range(40):
+        append(small, status("SUCCESS", job=f"done-{n}"))
+    jobs = {job["job_id"] for job in small.read("p").jobs}
+    assert jobs == {"live", *(f"done-{n}" for n in range(30, 40))}
+
+
+def test_everything_of_a_project_is_given_up_in_the_end(history: History, redis_url: str) -> None:
+    append(history, status("STARTED", root_id="r", incarnation="w"), status("SUCCESS", job="other", root_id="r"))
+    history.read("p")
+    client = redis.Redis.from_url(redis_url)
+    assert all(0 < client.ttl(key) <= 60 for key in client.scan_iter("celery-realtime:tests:{p}:*"))
+
+
+def test_custom_events_are_stamped_in_their_own_corner(history: History) -> None:
+    append(history, custom({"text": "hi"}), custom([1, 2]))
+    line, plain = since(history)
+    assert line["data"]["_realtime"]["offset"] == 1
+    assert plain == {"event": "line", "data": [1, 2], "epoch": line["data"]["_realtime"]["epoch"], "offset": 2}
+
+
+def test_redis_that_is_away_is_said_and_what_it_missed_can_be_stored_later(start_redis: Any) -> None:
+    server = start_redis()
+    history = History(server.fresh_url(), "away", size=10, ttl=60.0)
+    server.stop()
+    assert history.append([status("PENDING")]) is None
+    assert history.ping() is False
+    server.restart()
+    assert wait_for(lambda: history.append([status("PENDING")]))
+
+
+def test_redis_that_refuses_lets_events_out_without_an_offset(history: History, redis_url: str) -> None:
+    redis.Redis.from_url(redis_url).set("celery-realtime:tests:{p}:meta", "not a hash")
+    event = status("PENDING")
+    assert history.append([event]) == [[event]]
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://localhost:port/0", "http://localhost", "rediss://localhost?ssl_cert_reqs=maybe"]
+)
+def test_a_url_that_cannot_be_used_is_named(url: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match="realtime_history_url"):
+        History(url, "x", size=1, ttl=1.0)
+
+
+def test_an_id_that_no_encoder_takes_costs_nobody_else(history: History) -> None:
+    odd = status("STARTED", job="odd", incarnation="w")._replace(
+        job_id="caf\udce9", standing=events.Standing(worker="w\udce9", kind="running", incarnation="w\udce9")
+    )
+    assert append(history, status("PENDING", job="first"), odd, status("PENDING", job="last")) == ["agent_status"] * 3
+
+
+def test_more_readers_than_connections_take_turns(redis_url: str) -> None:
+    """A web server answers in as many threads as clients ask at once."""
+    history = History(f"{redis_url}?client_name=readers", "tests", size=1000, ttl=60.0)
+    history.append([status("STARTED", project=f"p{number}") for number in range(300)])
+    start = threading.Barrier(300)
+
+    def read(number: int) -> int:
+        start.wait(20)
+        return len(history.read(f"p{number}").jobs)
+
+    with ThreadPoolExecutor(300) as threads:
+        assert list(threads.map(read, range(300))) == [1] * 300
+    with redis.Redis.from_url(redis_url) as look:
+        ours = [client for client in look.client_list() if client["name"] == "readers"]
+    assert 1 < len(ours) <= MOST_CONNECTIONS

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from celery.app.task import Context
+
+from celery_realtime.jobs.lineage import (
+    ATTEMPT_HEADER,
+    PARENT_HEADER,
+    ROOT_HEADER,
+    Lineage,
+    Publication,
+    attempt_of,
+    later_steps,
+    lineage_of,
+)
+from celery_realtime.jobs.seams import read_message
+
+
+def publication(headers: dict[str, Any], running: Context | None = None, body: Any = None, **embed: Any) -> Publication:
+    return Publication(read_message(headers, body or ((), {}, embed)), headers, running)
+
+
+def step(task: str, job_id: str, **options: Any) -> dict[str, Any]:
+    return {"task": task, "options": {"task_id": job_id, **options}}
+
+
+# -- reading ----------------------------------------------------------------------------------------------------
+
+
+def test_a_job_has_the_lineage_that_celery_gives_it() -> None:
+    fields = {"retries": 2, "root_id": "root", "parent_id": "parent", "group": "group"}
+    assert lineage_of("job", fields) == Lineage(2, "root", "parent", "group")
+
+
+def test_a_job_without_any_is_a_first_attempt() -> None:
+    assert lineage_of("job", {}) == Lineage(0, None, None, None)
+
+
+def test_what_was_written_beats_what_celery_says() -> None:
+    fields = {PARENT_HEADER: None, "parent_id": "job", ROOT_HEADER: "group", "root_id": "job"}
+    assert lineage_of("job", fields) == Lineage(0, "group", None, None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "attempt"),
+    [
+        ({"retries": None}, 0),
+        ({"retries": 1, ATTEMPT_HEADER: {"job": 2}}, 3),
+        ({ATTEMPT_HEADER: {"other": 2}}, 0),
+        ({ATTEMPT_HEADER: "2"}, 0),
+    ],
+)
+def test_attempts_add_up_over_the_tasks_that_replaced_each_other(fields: dict[str, Any], attempt: int) -> None:
+    assert attempt_of("job", fields) == attempt
+
+
+# -- writing ----------------------------------------------------------------------------------------------------
+
+
+def test_a_job_of_no_job_is_its_own_root() -> None:
+    headers = {"id": "job", "root_id": "job"}
+    made = publication(headers)
+    made.write_lineage()
+    assert headers == {"id": "job", "root_id": "job"}
+    assert not made.continues_running
+
+
+def test_members_of_a_group_that_starts_a_workflow_have_the_group_as_their_root() -> None:
+    headers = {"id": "job", "root_id": "job", "group": "group"}
+    publication(headers).write_lineage()
+    assert headers[ROOT_HEADER] == "group"
+
+
+def test_a_child_has_the_root_of_its_parent() -> None:
+    headers = {"id": "child", "root_id": "parent"}
+    publication(headers, Context({"id": "parent", ROOT_HEADER: "group", "root_id": "parent"})).write_lineage()
+    assert lineage_of("child", headers).root_id == "group"
+
+
+def test_a_retry_keeps_the_parent_that_the_job_had() -> None:
+    headers = {"id": "job", "retries": 1, "parent_id": "job"}
+    running = Context({"id": "job", "retries": 0, "parent_id": "grandparent"})
+    made = publication(headers, running)
+    made.write_lineage()
+    assert made.continues_running
+    assert not made.continues_attempt
+    assert lineage_of("job", headers).parent_id == "grandparent"
+
+
+def test_a_replacement_goes_on_at_the_attempt_that_it_replaces() -> None:
+    headers = {"id": "job", "retries": 0}
+    made = publication(headers, Context({"id": "job", "retries": 2}))
+    made.write_lineage()
+    assert attempt_of("job", headers) == 2
+    assert made.continues_attempt
+
+
+def test_the_step_that_gets_the_id_of_a_replaced_job_goes_on_at_its_attempt() -> None:
+    headers: dict[str, Any] = {"id": "first"}
+    made = publication(headers, Context({"id": "job", "retries": 2}), chain=[step("add", "job")])
+    made.write_lineage()
+    made.hand_down()
+    assert made.continues_running
+    (later,) = made.message.embed["chain"]
+    assert attempt_of("job", later["options"]["headers"]) == 2
+
+
+def test_what_is_carried_reaches_all_that_the_job_leads_to_and_leaves_the_signatures_alone() -> None:
+    given = {
+        "callbacks": [step("one", "1")],
+        "errbacks": [step("two", "2")],
+        "chain": [{"task": "celery.group", "subtask_type": "group", "kwargs": {"tasks": [step("three", "3")]}}],
+        "chord": step("four", "4", headers={"project_id": "own"}),
+    }
+    headers: dict[str, Any] = {"id": "job"}
+    made = publication(headers, **given)
+    made.carry("project_id", "p")
+    made.hand_down()
+    embed = made.message.embed
+    assert headers["project_id"] == "p"
+    assert embed["callbacks"][0]["options"]["headers"] == {"project_id": "p"}
+    assert embed["errbacks"][0]["options"]["headers"] == {"project_id": "p"}
+    assert embed["chain"][0]["kwargs"]["tasks"][0]["options"]["headers"] == {"project_id": "p"}
+    assert embed["chord"]["options"]["headers"] == {"project_id": "own"}
+    assert given["callbacks"] == [step("one", "1")]
+
+
+def test_in_protocol_1_headers_are_written_beside_the_body_and_into_its_signatures() -> None:
+    body = {"id": "job", "retries": 1, "callbacks": [step("one", "1")]}
+    headers: dict[str, Any] = {}
+    made = publication(headers, Context({"id": "job", "retries": 0, "parent_id": "before"}), body=body)
+    made.carry("project_id", "p")
+    made.write_lineage()
+    made.hand_down()
+    assert headers["project_id"] == "p"
+    assert lineage_of("job", made.message.fields) == Lineage(1, None, "before", None)
+    assert body["callbacks"] == [step("one", "1", headers={"project_id": "p"})]
+
+
+def test_later_steps_are_those_of_the_chain_and_of_the_chord() -> None:
+    chord = {
+        "task": "celery.chord",
+        "subtask_type": "chord",
+        "kwargs": {"header": [step("three", "3")], "body": step("four", "4")},
+    }
+    ids = [later["options"]["task_id"] for later in later_steps([step("one", "1"), chord], step("five", "5"))]
+    assert ids == ["1", "3", "4", "5"]
+    assert later_steps(None, None) == []

@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import itertools
+import math
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from celery_realtime.events import Job, outgoing_progress
+from celery_realtime.jobs.progress import Progress, Throttle, check_progress, progress_update, read_meta
+
+JOB = Job(job_id="job_123", project_id="project_456")
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+
+
+# -- what users report ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("percent", [0, 1, 50, 99.5, 100, 100.0, Fraction(1, 4)])
+def test_a_percentage_is_between_0_and_100(percent: float) -> None:
+    assert check_progress(percent) == Progress(float(percent))
+
+
+@pytest.mark.parametrize(
+    "percent",
+    [250, -1, 100.01, -0.01, 101, 10**400, -(10**400), Fraction(10**400)],
+    ids=lambda percent: f"{str(percent)[:6]}",
+)
+def test_a_percentage_beyond_is_refused_and_named(percent: float) -> None:
+    with pytest.raises(ValueError, match="progress must be "):
+        check_progress(percent)
+
+
+@pytest.mark.parametrize("percent", [math.nan, math.inf, -math.inf])
+def test_a_percentage_that_is_no_finite_number_is_refused(percent: float) -> None:
+    with pytest.raises(ValueError, match=f"progress must be finite, not {percent}"):
+        check_progress(percent)
+
+
+@pytest.mark.parametrize("percent", ["50", True, False, b"50", [50], 1j, object()])
+def test_a_percentage_of_the_wrong_type_is_refused(percent: object) -> None:
+    with pytest.raises(TypeError, match=f"progress must be a number, not {type(percent).__name__}"):
+        check_progress(percent)
+
+
+def test_a_decimal_is_a_number_or_is_refused_by_name() -> None:
+    try:
+        assert check_progress(Decimal("12.5")).progress == 12.5
+    except TypeError as error:
+        assert "not Decimal" in str(error)  # noqa: PT017 - either is right
+
+
+@pytest.mark.parametrize(
+    ("current", "total", "percent"),
+    [(3, 12, 25), (0, 12, 0), (12, 12, 100), (1, 3, 33.33), (0, 0, 100), (0.5, 2, 25), (1, 10**30, 0)],
+)
+def test_units_become_a_percentage(current: float, total: float, percent: float) -> None:
+    assert check_progress(current=current, total=total) == Progress(percent, None, current, total)
+
+
+@pytest.mark.parametrize(
+    ("units", "named"),
+    [
+        ({"current": 5, "total": 3}, "current must be between 0 and 3, not 5"),
+        ({"current": -1, "total": 3}, "current"),
+        ({"current": 0, "total": -1}, "total must be 0 or more, not -1"),
+        ({"current": math.nan, "total": 3}, "current"),
+        ({"current": 1, "total": math.inf}, "total"),
+        ({"current": 1, "total": 10**400}, "total"),
+    ],
+)
+def test_units_out_of_range_are_refused_and_named(units: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        check_progress(**units)
+
+
+@pytest.mark.parametrize(
+    ("units", "named"),
+    [
+        ({"current": "3", "total": 12}, "current must be a number, not str"),
+        ({"current": 3, "total": "12"}, "total must be a number, not str"),
+        ({"current": True, "total": 12}, "current must be a number, not bool"),
+    ],
+)
+def test_units_of_the_wrong_type_are_refused_and_named(units: dict[str, Any], named: str) -> None:
+    with pytest.raises(TypeError, match=named):
+        check_progress(**units)
+
+
+@pytest.mark.parametrize("given_", [{"current": 3}, {"total": 12}, {"current": 3, "total": 12}])
+def test_a_percentage_and_units_are_not_both_given(given_: dict[str, int]) -> None:
+    with pytest.raises(TypeError, match="either progress, or current and total"):
+        check_progress(50, **given_)
+
+
+@pytest.mark.parametrize("given_", [{}, {"current": 3}, {"total": 12}, {"message": "on it"}])
+def test_too_little_is_refused(given_: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=r"give progress \(0..100\), or both current and total"):
+        check_progress(**given_)
+
+
+@pytest.mark.parametrize("message", [5, b"text", ["text"], True, object()])
+def test_a_message_that_is_no_text_is_refused(message: object) -> None:
+    with pytest.raises(TypeError, match=f"message must be a str or None, not {type(message).__name__}"):
+        check_progress(5, message)
+
+
+def test_a_message_is_kept_and_a_long_one_is_cut() -> None:
+    assert check_progress(5, "on it").message == "on it"
+    assert check_progress(5, "").message == ""
+    assert check_progress(5, "x" * 1000).message == "x" * 500
+
+
+def test_a_message_with_a_file_name_that_is_no_utf_8_can_be_sent() -> None:
+    reports = [check_progress(5, "caf\udce9"), read_meta({"progress": 5, "message": "caf\udce9"})]
+    for report in reports:
+        assert report is not None
+        assert b"caf" in outgoing_progress(progress_update(JOB, report)).payload
+
+
+@given(st.integers() | FINITE, st.integers() | FINITE)
+def test_units_in_range_always_give_a_percentage_in_range(one: float, other: float) -> None:
+    current, total = sorted([abs(one), abs(other)])
+    assert 0 <= check_progress(current=current, total=total).progress <= 100
+
+
+ODD = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.fractions()
+    | st.lists(st.integers())
+    | st.just(10**400)
+)
+
+
+@given(ODD, ODD, ODD, ODD)
+def test_whatever_is_reported_is_accepted_or_refused_with_one_of_two_errors(
+    progress: object, message: object, current: object, total: object
+) -> None:
+    try:
+        report = check_progress(progress, message, current, total)
+    except (TypeError, ValueError) as error:
+        assert str(error)  # noqa: PT017 - some are good
+    else:
+        assert 0 <= report.progress <= 100
+        assert outgoing_progress(progress_update(JOB, report)).payload
+
+
+# -- what plain Celery code stores ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("meta", "report"),
+    [
+        ({"current": 3, "total": 12}, Progress(25, None, 3, 12)),
+        ({"current": 3, "total": 12, "status": "on it"}, Progress(25, "on it", 3, 12)),
+        ({"progress": 40, "message": "on it"}, Progress(40, "on it")),
+        ({"percent": 60}, Progress(60)),
+        ({"percent": 60, "message": "on it"}, Progress(60, "on it")),
+        ({"progress": 40, "current": 1, "total": 2}, Progress(40)),
+        ({"progress": 140}, Progress(100)),
+        ({"progress": -5}, Progress(0)),
+        ({"current": 13, "total": 12}, Progress(100, None, 12, 12)),
+        ({"progress": 40, "message": 5}, Progress(40)),
+        ({"progress": 40, "anything": object()}, Progress(40)),
+    ],
+)
+def test_the_usual_shapes_of_meta_are_understood(meta: dict[str, Any], report: Progress) -> None:
+    assert read_meta(meta) == report
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        *(None, 5, "50%", [50], {}, {"message": "on it"}, {"current": 3}, {"total": 12}, {"progress": "50"}),
+        *({"progress": True}, {"progress": math.nan}, {"current": "3", "total": 12}, {"current": 1, "total": None}),
+        *({"step": 1, "steps": 5}, {"progress": None}, {"percent": [1]}),
+    ],
+)
+def test_meta_that_tells_no_progress_is_passed_over(meta: object) -> None:
+    assert read_meta(meta) is None
+
+
+@given(ODD | st.dictionaries(st.sampled_from(["progress", "percent", "current", "total", "message", "status"]), ODD))
+def test_no_meta_whatever_breaks_the_task_that_stores_it(meta: object) -> None:
+    report = read_meta(meta)
+    assert report is None or 0 <= report.progress <= 100
+
+
+# -- when it leaves ---------------------------------------------------------------------------------------------
+
+
+def test_the_first_update_leaves_at_once() -> None:
+    assert Throttle(5).due(100.0) == 100.0
+
+
+def test_the_next_ones_leave_when_the_interval_is_over() -> None:
+    throttle = Throttle(5)
+    throttle.due(100.0)
+    assert [throttle.due(clock) for clock in (101.0, 102.0, 104.9)] == [105.0] * 3
+    assert throttle.due(105.5) == 110.0
+
+
+def test_an_update_after_a_quiet_time_leaves_at_once() -> None:
+    throttle = Throttle(5)
+    throttle.due(100.0)
+    assert throttle.due(105.0) == 105.0
+    assert throttle.due(200.0) == 200.0
+
+
+def test_without_an_interval_every_update_leaves_at_once() -> None:
+    throttle = Throttle(0)
+    assert [throttle.due(clock) for clock in (1.0, 1.0, 1.5)] == [1.0, 1.0, 1.5]
+
+
+def test_an_update_that_left_outside_the_rule_starts_the_interval_anew() -> None:
+    throttle = Throttle(5)
+    throttle.due(100.0)
+    throttle.due(101.0)
+    throttle.sent(102.0)
+    assert throttle.due(103.0) == 107.0
+
+
+@given(
+    st.floats(0, 10),
+    st.lists(st.floats(0, 20), min_size=1, max_size=30),
+)
+def test_updates_never_leave_closer_than_the_interval_and_the_newest_always_leaves(
+    interval: float, gaps: list[float]
+) -> None:
+    throttle = Throttle(interval)
+    left: list[tuple[float, int]] = []
+    held: tuple[float, int] | None = None
+    clock = 1000.0
+    for number, gap in enumerate(gaps):
+        clock += gap
+        if held is not None and held[0] <= clock:
+            left.append(held)
+        due = throttle.due(clock)
+        assert clock <= due <= clock + interval + 1e-6
+        held = (due, number)
+    assert held is not None
+    left.append(held)
+    assert left[-1][1] == len(gaps) - 1
+    times = [time for time, _ in left]
+    assert all(later - earlier >= interval - 1e-6 for earlier, later in itertools.pairwise(times))
+
+
+# -- the event ----------------------------------------------------------------------------------------------------
+
+
+def test_an_update_carries_its_job() -> None:
+    job = Job(job_id="j", project_id="p", task="studio.transcribe", attempt=2)
+    update = progress_update(job, Progress(25, "on it", 3, 12))
+    assert (update.job_id, update.project_id, update.task, update.attempt) == ("j", "p", "studio.transcribe", 2)
+    assert (update.progress, update.message, update.current, update.total) == (25, "on it", 3, 12)

@@ -1,0 +1,230 @@
+"""What is private to Celery and its libraries is still there, and does what the seams say."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import billiard
+import celery
+import kombu.exceptions
+import pytest
+from celery.app.task import Context
+from celery.worker import state
+from celery.worker.request import Request
+from celery.worker.strategy import hybrid_to_proto2, proto1_to_proto2
+
+from celery_realtime.jobs.seams import (
+    WorkerRequests,
+    backend_takes_scripts,
+    conf_so_far,
+    dict_fields,
+    is_prefork_child,
+    read_message,
+    read_received,
+    request_fields,
+    result_meta,
+    stored_status,
+    task_of_request,
+    unproxied,
+)
+from tests.recording import current, new_app
+
+HEADERS = {"project_id": "p", "stall_after": 5}
+
+
+class Message:
+    """What a broker delivers."""
+
+    def __init__(self, headers: dict[str, Any], payload: Any) -> None:
+        self.headers = headers
+        self.payload = self.body = payload
+        self.properties: dict[str, Any] = {}
+        self.delivery_info: dict[str, Any] = {}
+        self.content_type = self.content_encoding = "x"
+
+
+def request_of(protocol: int, *, nested: bool = False) -> Request:
+    """Return what a worker makes of a message of a task."""
+    app = new_app()
+
+    @app.task(name="transcribe", shared=False)
+    def transcribe(meeting: str) -> None: ...
+
+    if protocol == 2:
+        message = Message({"id": "job", "task": "transcribe", "retries": 1, **HEADERS}, (["m1"], {"a": 1}, {}))
+        return Request(message, app=app, task=transcribe, hostname="w")
+    body = {"id": "job", "task": "transcribe", "retries": 1, "args": ["m1"], "kwargs": {"a": 1}}
+    message = Message(HEADERS, body)
+    payload, headers, decoded, _ = (proto1_to_proto2 if nested else hybrid_to_proto2)(message, body)
+    return Request(message, app=app, task=transcribe, hostname="w", body=payload, headers=headers, decoded=decoded)
+
+
+@pytest.mark.parametrize("request_", [request_of(2), request_of(1), request_of(1, nested=True)])
+def test_the_main_process_and_the_child_read_the_same_of_a_job(request_: Request) -> None:
+    context = Context(dict(request_.request_dict), args=request_.args, kwargs=request_.kwargs)
+    wanted = {**HEADERS, "retries": 1}
+    for one in (request_, context):
+        assert {name: request_fields(one).get(name) for name in wanted} == wanted
+        assert (task_of_request(one), one.id, one.args, one.kwargs) == ("transcribe", "job", ["m1"], {"a": 1})
+    assert dict_fields(request_.request_dict).get("project_id") == "p"
+
+
+def test_the_request_of_an_eager_job_has_its_headers_and_its_task() -> None:
+    app, seen = new_app(), []
+
+    @app.task(bind=True, name="transcribe", shared=False)
+    def transcribe(self: Any) -> None:
+        seen.append((request_fields(self.request).get("project_id"), task_of_request(self.request)))
+
+    transcribe.apply(headers={"project_id": "p"})
+    assert seen == [("p", "transcribe")]
+
+
+def test_messages_of_both_protocols_are_read_alike() -> None:
+    embed = {"chain": [1], "callbacks": [2]}
+    new = read_message({"id": "job", "retries": 1, **HEADERS}, (["m1"], {"a": 1}, embed))
+    old = read_message(HEADERS, {"id": "job", "retries": 1, "args": ["m1"], "kwargs": {"a": 1}, **embed})
+    for message in (new, old):
+        assert (message.job_id, message.args, message.kwargs) == ("job", ["m1"], {"a": 1})
+        assert (message.fields.get("project_id"), message.fields.get("retries")) == ("p", 1)
+        assert message.embed["chain"] == [1]
+
+
+@pytest.mark.parametrize("protocol", [1, 2])
+def test_celery_publishes_what_is_read(protocol: int) -> None:
+    app = new_app()
+    app.conf.task_protocol = protocol
+    make = app.amqp.task_protocols[protocol]
+    message = make("job", "transcribe", ["m1"], {"a": 1}, retries=1, callbacks=[2])
+    read = read_message({**message.headers, **HEADERS}, message.body)
+    assert (read.job_id, list(read.args), read.kwargs, read.fields["retries"]) == ("job", ["m1"], {"a": 1}, 1)
+    assert read.embed["callbacks"] == [2]
+
+
+@pytest.mark.parametrize("body", [None, "text", b"bytes", [], [1, 2], ([], {}, None), 5])
+def test_a_message_that_is_no_tasks_is_read_as_far_as_it_goes(body: Any) -> None:
+    message = read_message(None, body)
+    assert (message.job_id, dict(message.fields), message.embed) == (None, {}, {})
+
+
+def test_a_message_that_cannot_be_decoded_still_has_its_headers() -> None:
+    class Broken(Message):
+        @property
+        def payload(self) -> Any:
+            raise kombu.exceptions.DecodeError("broken")
+
+        @payload.setter
+        def payload(self, value: Any) -> None: ...
+
+    message = read_received(Broken({"id": "job", **HEADERS}, None))
+    assert (message.job_id, message.fields["project_id"], message.args) == ("job", "p", None)
+    assert read_received(SimpleNamespace(payload=None)).job_id is None
+
+
+def test_this_process_is_no_child_of_a_pool() -> None:
+    assert not is_prefork_child()
+
+
+@pytest.mark.parametrize(("daemon", "code"), [(True, 7), (False, 8)])
+def test_a_daemonic_process_of_billiard_is_a_child_of_a_pool(daemon: bool, code: int) -> None:
+    process = billiard.Process(target=lambda: os._exit(7 if is_prefork_child() else 8))
+    process.daemon = daemon
+    process.start()
+    process.join(10)
+    assert process.exitcode == code
+
+
+# -- workers ----------------------------------------------------------------------------------------------------
+
+
+class Pool:
+    """Stands for a worker's pool, in a module of that name."""
+
+    __module__ = "celery.concurrency.prefork"
+
+
+def test_the_requests_of_a_worker_are_where_celery_keeps_them() -> None:
+    request = request_of(2)
+    requests = WorkerRequests(SimpleNamespace(pool=Pool()))
+    assert requests.get("job") is None
+    state.task_reserved(request)
+    try:
+        assert requests.get("job") is request
+        assert requests.reserved() == [request]
+        assert requests.pool == "prefork"
+        assert not requests.is_running(request)
+        request.on_accepted(os.getpid(), time.monotonic())
+        assert requests.is_running(request)
+    finally:
+        state.task_ready(request)
+    assert requests.reserved() == []
+
+
+def test_a_request_can_be_revoked_and_terminated() -> None:
+    class TerminatingPool(Pool):
+        __module__ = "celery.concurrency.prefork"
+        signals = True
+        ended: list[Any] = []  # noqa: RUF012
+
+        def terminate_job(self, pid: int, signal: Any) -> None:
+            self.ended.append((pid, signal))
+
+    request, pool = request_of(2), TerminatingPool()
+    request.time_start, request.worker_pid = time.time(), 17
+    requests = WorkerRequests(SimpleNamespace(pool=pool))
+    try:
+        requests.terminate(request)
+        assert pool.ended == [(17, signal.SIGTERM)]
+        assert "job" in state.revoked
+    finally:
+        state.revoked.discard("job")
+
+
+# -- result backends --------------------------------------------------------------------------------------------
+
+
+def test_a_backend_of_key_and_value_says_what_it_would_store(tmp_path: Path) -> None:
+    app = new_app(backend=f"file://{tmp_path}")
+    app.conf.result_extended = True
+    request = Context({"id": "job", "task": "transcribe"})
+    meta = result_meta(app.backend, request, {"progress": 5}, "PROGRESS")
+    assert (meta["status"], meta["result"], meta["name"]) == ("PROGRESS", {"progress": 5}, "transcribe")
+
+
+def test_only_a_redis_with_json_takes_scripts(redis_url: str, tmp_path: Path) -> None:
+    app = new_app(backend=redis_url)
+    assert backend_takes_scripts(app.backend)
+    app.conf.result_serializer = "pickle"
+    assert not backend_takes_scripts(type(app.backend)(app=app, url=redis_url))
+    assert not backend_takes_scripts(new_app(backend=f"file://{tmp_path}").backend)
+
+
+def test_the_state_that_is_stored_is_read_where_reading_takes_nothing_away(tmp_path: Path) -> None:
+    backend = new_app(backend=f"file://{tmp_path}").backend
+    assert stored_status(backend, "job") == "PENDING"
+    backend.store_result("job", 5, "SUCCESS")
+    assert stored_status(backend, "job") == "SUCCESS"
+    assert stored_status(new_app(backend="rpc://").backend, "job") is None
+    assert stored_status(new_app(backend="disabled://").backend, "job") is None
+
+
+# -- apps -------------------------------------------------------------------------------------------------------
+
+
+def test_a_proxy_of_an_app_is_taken_off() -> None:
+    app = new_app()
+    with current(app):
+        assert unproxied(celery.current_app) is app
+    assert unproxied(app) is app
+
+
+def test_what_was_set_on_an_app_can_be_read_without_loading_its_configuration() -> None:
+    app = new_app()
+    app.conf.realtime_channel = "studio"
+    assert conf_so_far(app)["realtime_channel"] == "studio"
+    assert not app.configured

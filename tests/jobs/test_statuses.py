@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from celery_realtime.events import RANK_OF_STATUS, STATUS_OF_STATE, Job
+from celery_realtime.jobs.incarnation import Incarnation
+from celery_realtime.jobs.statuses import StatusGate, StatusReporter
+from tests.recording import Studio
+
+JOB = Job(job_id="job", project_id="p", stall_after=5.0)
+
+
+def attempt(number: int) -> Job:
+    return msgspec.structs.replace(JOB, attempt=number)
+
+
+def admitted(*reports: tuple[int, str]) -> list[tuple[int, str]]:
+    gate = StatusGate()
+    return [
+        (number, state)
+        for number, state in reports
+        if gate.admit(attempt(number), RANK_OF_STATUS[STATUS_OF_STATE[state]])
+    ]
+
+
+def test_within_an_attempt_a_job_only_climbs() -> None:
+    assert admitted((0, "PENDING"), (0, "STARTED"), (0, "PENDING"), (0, "SUCCESS"), (0, "STARTED")) == [
+        *((0, "PENDING"), (0, "STARTED"), (0, "SUCCESS"))
+    ]
+
+
+def test_an_end_is_reported_once_whoever_reports_it_first() -> None:
+    assert admitted((0, "REVOKED"), (0, "FAILURE")) == [(0, "REVOKED")]
+
+
+def test_the_next_attempt_begins_again_and_an_earlier_one_is_over() -> None:
+    assert admitted((0, "FAILURE"), (1, "RETRY"), (0, "SUCCESS"), (1, "STARTED")) == [
+        *((0, "FAILURE"), (1, "RETRY"), (1, "STARTED"))
+    ]
+
+
+def test_each_job_has_a_gate_of_its_own() -> None:
+    gate = StatusGate()
+    assert gate.admit(JOB, 2)
+    assert gate.admit(msgspec.structs.replace(JOB, job_id="other"), 0)
+
+
+def test_what_is_news_goes_to_the_manager_once() -> None:
+    studio, reporter = Studio(), StatusReporter(Incarnation())
+    reporter.report_to(studio.realtime.manager)
+    for state in ("PENDING", "STARTED", "STARTED", "SUCCESS"):
+        reporter.report(JOB, state)
+    assert studio.told() == ["PENDING", "STARTED", "SUCCESS"]
+
+
+def test_only_a_running_job_can_stall_and_only_a_queued_one_expires() -> None:
+    studio, reporter = Studio(), StatusReporter(Incarnation())
+    reporter.report_to(studio.realtime.manager)
+    reporter.report(JOB, "PENDING", expires_at=17.0)
+    reporter.report(JOB, "STARTED")
+    reporter.report(JOB, "SUCCESS")
+    assert studio.realtime.flush(10)
+    deadlines = [(sent.deadlines.expires_at, sent.deadlines.stall_after) for sent in studio.wire.outgoing]
+    assert deadlines == [(17.0, None), (None, 5.0), (None, None)]
+
+
+def test_without_a_manager_ends_are_observed_all_the_same() -> None:
+    reporter, ended = StatusReporter(Incarnation()), list[Any]()
+    reporter.on_end(ended.append)
+    reporter.report(JOB, "STARTED")
+    reporter.report(JOB, "SUCCESS")
+    reporter.report(JOB, "FAILURE")
+    reporter.wait_until_sent(JOB, 10)
+    assert ended == [JOB, JOB]
+
+
+def test_a_job_without_project_is_counted() -> None:
+    studio, reporter = Studio(), StatusReporter(Incarnation())
+    reporter.report_to(studio.realtime.manager)
+    reporter.report(Job(job_id="job"), "STARTED")
+    assert studio.sent == []
+    assert studio.realtime.manager.counts["no_project"] == 1

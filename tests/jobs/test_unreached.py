@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from celery_realtime.events import Job
+from celery_realtime.jobs.incarnation import Incarnation
+from celery_realtime.jobs.lineage import ATTEMPT_HEADER
+from celery_realtime.jobs.projects import Projects
+from celery_realtime.jobs.statuses import StatusReporter
+from celery_realtime.jobs.unreached import UnreachedSteps
+from tests.recording import Studio
+
+JOB = Job(job_id="job", project_id="p", root_id="root")
+
+
+def ended(**request: Any) -> list[Any]:
+    """Return the events of the steps behind a job that has failed."""
+    studio, reporter = Studio(), StatusReporter(Incarnation())
+    reporter.report_to(studio.realtime.manager)
+    projects = Projects(studio.app, lambda: studio.realtime.settings, lambda _: None)
+    UnreachedSteps(projects, reporter).end(JOB, SimpleNamespace(**request), "ValueError: no")
+    return [sent.data for sent in studio.sent]
+
+
+def step(job_id: str | None, **options: Any) -> dict[str, Any]:
+    return {"task": "add", "options": {"task_id": job_id, **options}}
+
+
+def test_the_steps_of_the_chain_and_the_body_of_the_chord_end_as_failed() -> None:
+    told = ended(chain=[step("two"), step("one")], chord=step("body"))
+    assert {data["job_id"] for data in told} == {"one", "two", "body"}
+    for data in told:
+        assert (data["state"], data["error"]) == ("FAILURE", "not run: ValueError: no")
+        assert (data["project_id"], data["root_id"], data["parent_id"]) == ("p", "root", "job")
+
+
+def test_a_step_keeps_the_project_that_it_was_given_and_its_attempt() -> None:
+    (told,) = ended(chain=[step("one", headers={"project_id": "other", ATTEMPT_HEADER: {"one": 2}})])
+    assert (told["project_id"], told["attempt"]) == ("other", 2)
+
+
+def test_a_step_that_has_no_id_and_a_job_without_steps_end_nothing() -> None:
+    assert ended(chain=[step(None)]) == []
+    assert ended() == []
+    assert ended(chain=None, chord=None) == []

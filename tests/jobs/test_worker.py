@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery import signals
+from celery.worker import state
+from celery.worker.control import Panel
+
+from celery_realtime import ImproperlyConfigured, Realtime
+from celery_realtime.events import CANCEL_COMMAND
+from celery_realtime.jobs.worker import WorkerStep
+from tests.recording import Studio, new_app, record
+
+
+@pytest.fixture
+def reserved() -> Iterator[list[Any]]:
+    """Requests that this process, as a worker, has taken from the queue."""
+    requests: list[Any] = []
+    yield requests
+    for request in requests:
+        state.reserved_requests.discard(request)
+
+
+class Consumer:
+    """What in a worker takes jobs from the queue."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+
+class Request:
+    """What a worker makes of a message."""
+
+    def __init__(self, job_id: str, project: str | None) -> None:
+        self.id = job_id
+        self.task = SimpleNamespace(name="transcribe")
+        self.request_dict = {"id": job_id, "project_id": project}
+        self.args: list[Any] = []
+        self.kwargs: dict[str, Any] = {}
+        self.hostname = "w@host"
+        self.time_start: float | None = None
+
+
+def receive(studio: Studio, requests: list[Any], *jobs: tuple[str, str | None]) -> None:
+    for job in jobs:
+        request = Request(*job)
+        requests.append(request)
+        state.reserved_requests.add(request)
+        signals.task_received.send(sender=Consumer(studio.app), request=request)
+
+
+def test_a_worker_holds_the_jobs_that_it_has_received_and_that_have_a_project(reserved: list[Any]) -> None:
+    studio = Studio()
+    receive(studio, reserved, ("one", "p"), ("two", None), ("three", "q"))
+    reserved[0].time_start = 1.0
+    held = studio.realtime.worker.held_jobs()
+    assert {(job.job_id, job.project_id, job.worker, job.running) for job in held} == {
+        *(("one", "p", "w@host", True), ("three", "q", "w@host", False))
+    }
+
+
+def test_a_worker_with_a_mistaken_setting_does_not_start() -> None:
+    app = new_app()
+    Realtime(app)
+    app.conf.realtime_wire = "smoke"
+    with pytest.raises(ImproperlyConfigured, match="realtime_wire"):
+        WorkerStep(SimpleNamespace(app=app, steps=[]))
+
+
+def test_before_it_forks_a_worker_has_loaded_what_its_children_need_and_takes_the_command() -> None:
+    studio = Studio(history_url=None)
+    WorkerStep(SimpleNamespace(app=studio.app, steps=[]))
+    assert CANCEL_COMMAND in Panel.data
+    assert studio.wire.preloaded
+
+
+def test_a_worker_without_a_history_holds_no_lease() -> None:
+    studio = Studio(history_url=None)
+    studio.realtime.worker.start()
+    assert studio.realtime.health() == {"loops": []}
+
+
+def test_a_worker_that_ends_sends_what_waits() -> None:
+    realtime = Realtime(new_app())
+    wire = record(realtime)
+    realtime.manager.emit_to_project("p", "line", {})
+    signals.worker_shutdown.send(sender=None)
+    assert wire.named("line")

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+
+from celery_realtime.backoff import Backoff
+from celery_realtime.sending.pace import LONGEST_REST, REST_SHARE, Pace
+
+
+def pace(linger: float = 0.005) -> Pace:
+    return Pace(linger, Backoff(1.0, 4.0))
+
+
+def test_after_a_silence_there_is_no_rest() -> None:
+    assert pace().rest_left(100.0, urgent=False) <= 0
+
+
+def test_after_sending_it_rests_for_the_linger_at_least() -> None:
+    resting = pace()
+    resting.rest(100.0, busy=0.0)
+    assert resting.rest_left(100.0, urgent=True) == pytest.approx(0.005)
+    assert resting.rest_left(100.005, urgent=True) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_more_time_sending_takes_the_longer_is_the_rest_up_to_a_limit() -> None:
+    resting = pace()
+    resting.rest(100.0, busy=0.001)
+    assert resting.rest_left(100.0, urgent=True) == pytest.approx(REST_SHARE * 0.001)
+    resting.rest(200.0, busy=1.0)
+    assert resting.rest_left(200.0, urgent=True) == pytest.approx(LONGEST_REST)
+
+
+def test_a_long_linger_delays_progress_only() -> None:
+    resting = pace(linger=60.0)
+    resting.rest(100.0, busy=0.0)
+    assert resting.rest_left(100.0, urgent=False) == pytest.approx(60.0)
+    assert resting.rest_left(100.0, urgent=True) == pytest.approx(LONGEST_REST)
+
+
+def test_without_a_linger_there_is_never_a_rest() -> None:
+    resting = pace(linger=0.0)
+    resting.rest(100.0, busy=1.0)
+    assert resting.rest_left(100.0, urgent=False) <= 0
+
+
+def test_failures_pause_longer_each_time_and_a_success_ends_the_pause() -> None:
+    failing = pace()
+    assert not failing.is_failing
+    for longest in (1.0, 2.0, 4.0, 4.0):
+        failing.failed(100.0)
+        assert failing.is_failing
+        assert longest / 2 <= failing.pause_left(100.0) <= longest
+    failing.succeeded()
+    assert not failing.is_failing
+    assert failing.pause_left(100.0) <= 0
+    failing.failed(200.0)
+    assert failing.pause_left(200.0) <= 1.0

@@ -1,0 +1,290 @@
+"""What browsers ask about single jobs: to hear one, its result, its end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+
+from celery_realtime import events
+from celery_realtime.events import Job
+from celery_realtime.web.job_requests import JobRequests
+from tests.web_servers import Web
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.client_recorder import Recorder
+    from tests.web_servers import Kind
+
+NO_SUCH_JOB = {"code": "forbidden", "message": "this job does not exist, or is not open to you"}
+
+
+@pytest.fixture(params=["sync", "asgi"], scope="module")
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return request.param
+
+
+@pytest.fixture
+def make_web(kind: Kind, redis_url: str) -> Iterator[Callable[..., Web]]:
+    made: list[Web] = []
+
+    def make(**settings: Any) -> Web:
+        web = Web(kind, redis_url, **{"history_url": redis_url, **settings})
+        web.realtime.app.conf.result_backend = redis_url
+        made.append(web)
+        return web
+
+    yield make
+    for web in made:
+        web.stop()
+
+
+@pytest.fixture
+def web(make_web: Callable[..., Web]) -> Web:
+    return make_web().attach().start()
+
+
+def tell(web: Web, job_id: str, state: str, project: str = "alpha", **more: Any) -> None:
+    job = Job(job_id=job_id, project_id=project)
+    web.realtime.manager.put_status(events.status_change(job, state, **more))
+    assert web.realtime.flush(5)
+
+
+def ask(client: Recorder, event: str, job_id: Any, **more: Any) -> dict[str, Any]:
+    return client.call(event, {"job_id": job_id, **more})
+
+
+# -- one job --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_a_subscriber_of_a_job_hears_that_job_alone(web: Web, batch: bool) -> None:
+    tell(web, "one", "STARTED")
+    tell(web, "two", "STARTED")
+    client = web.connect()
+
+    answer = ask(client, "subscribe_job", "one", batch=batch)
+
+    assert (answer["job_id"], answer["project_id"], answer["recovered"]) == ("one", "alpha", False)
+    assert [job["job_id"] for job in answer["jobs"]] == ["one"]
+    for job_id in ("two", "one"):
+        web.realtime.manager.emit_to_project("alpha", "line", {"of": job_id}, job_id=job_id)
+        tell(web, job_id, "SUCCESS")
+    if batch:
+        client.wait(lambda _: len([item for told in client.of("agent_batch") for item in told]) == 2)
+        heard = [(item["event"], item["data"]) for told in client.of("agent_batch") for item in told]
+    else:
+        client.wait_for_end("one")
+        heard = [tuple(event) for event in client.events]
+    assert [name for name, _ in heard] == ["line", "agent_status"]
+    assert heard[0][1]["of"] == "one"
+    assert heard[1][1]["job_id"] == "one"
+
+
+def test_what_was_missed_of_a_job_is_told_when_it_is_asked_for(web: Web) -> None:
+    tell(web, "one", "STARTED")
+    client = web.connect()
+    place = ask(client, "subscribe_job", "one")
+    client.call("unsubscribe_job", {"job_id": "one"})
+    tell(web, "two", "STARTED")
+    tell(web, "one", "SUCCESS")
+
+    answer = ask(client, "subscribe_job", "one", since={"epoch": place["epoch"], "offset": place["offset"]})
+
+    assert answer["recovered"]
+    assert [(item["data"]["job_id"], item["data"]["status"]) for item in answer["events"]] == [("one", "success")]
+    assert client.events == []
+
+
+def test_without_a_callback_a_jobs_snapshot_comes_as_events(web: Web) -> None:
+    tell(web, "one", "STARTED")
+    client = web.connect()
+    client.emit("subscribe_job", {"job_id": "one"})
+    assert client.wait_for_event("agent_status", job_id="one", replayed=True)
+
+
+def test_who_hears_a_job_and_its_project_hears_each_event_in_both_ways(web: Web) -> None:
+    tell(web, "one", "STARTED")
+    client = web.subscriber("alpha")
+    assert ask(client, "subscribe_job", "one")["ok"]
+    tell(web, "one", "SUCCESS")
+    client.wait(lambda _: len(client.for_job("one")) == 2)
+    assert len({event.data["offset"] for event in client.for_job("one")}) == 1
+
+
+@pytest.mark.parametrize("event", ["subscribe_job", "get_result", "cancel_job"])
+def test_a_job_that_is_not_there_and_one_that_is_anothers_look_the_same(web: Web, event: str) -> None:
+    tell(web, "theirs", "STARTED", project="beta")
+    client = web.connect()
+    for job_id, more in (("theirs", {}), ("nowhere", {}), ("theirs", {"project_id": "alpha"})):
+        assert ask(client, event, job_id, **more)["error"] == NO_SUCH_JOB
+
+
+@pytest.mark.parametrize("event", ["subscribe_job", "get_result", "cancel_job"])
+def test_as_much_is_asked_about_a_job_that_is_not_there_as_about_one_that_is_anothers(
+    make_web: Callable[..., Web], event: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the time which an answer takes does not tell them apart."""
+    asked: list[str] = []
+
+    def authorize(_user: str, project: str) -> bool:
+        asked.append(project)
+        return False
+
+    questions: list[tuple[str, ...]] = []
+    for question in ("project_of", "state_of", "result_of", "cancel"):
+        monkeypatch.setattr(JobRequests, question, _counted(getattr(JobRequests, question), question, questions))
+    web = make_web().attach(authorize=authorize).start()
+    tell(web, "theirs", "STARTED", project="beta")
+    client = web.connect()
+    steps = []
+    for job_id in ("theirs", "nowhere"):
+        ask(client, event, job_id)
+        steps.append((len(asked), [name for name, *_ in questions]))
+        asked.clear()
+        questions.clear()
+    assert steps[0] == steps[1] == (1, ["project_of"])
+
+
+def _counted(answer: Callable[..., Any], question: str, questions: list[tuple[str, ...]]) -> Callable[..., Any]:
+    def counted(jobs: JobRequests, *args: str) -> Any:
+        questions.append((question, *args))
+        return answer(jobs, *args)
+
+    return counted
+
+
+def test_a_job_that_was_not_told_of_yet_can_be_heard_by_who_knows_its_project(web: Web) -> None:
+    client = web.connect()
+    answer = ask(client, "subscribe_job", "future", project_id="alpha")
+    assert answer["jobs"] == []
+    tell(web, "future", "PENDING")
+    assert client.wait_for_event("agent_status", job_id="future")["status"] == "queued"
+
+
+@pytest.mark.parametrize("event", ["subscribe_job", "unsubscribe_job", "get_result", "cancel_job"])
+@pytest.mark.parametrize("data", [None, [], "one", {}, {"job_id": 7}, {"job_id": ""}, {"job_id": "x" * 300}])
+def test_a_request_without_a_job_is_a_bad_one(web: Web, event: str, data: Any) -> None:
+    assert web.connect().call(event, data)["error"]["code"] == "bad_request"
+
+
+def test_access_to_a_job_goes_with_that_to_its_project(web: Web) -> None:
+    tell(web, "one", "STARTED")
+    client = web.connect()
+    assert ask(client, "subscribe_job", "one")["ok"]
+    assert web.realtime.revoke_access("ada", "alpha")
+    client.wait_for_event("error", code="forbidden")
+    tell(web, "one", "SUCCESS")
+    other = web.connect(web.token("bob"))
+    assert ask(other, "subscribe_job", "one")["jobs"][0]["status"] == "success"
+    assert "success" not in client.statuses("one")
+
+
+# -- results --------------------------------------------------------------------------------------------------------
+
+
+def test_a_result_is_fetched_from_the_result_backend(web: Web) -> None:
+    large = {"text": "x" * 100000}
+    tell(web, "two", "PENDING")
+    web.realtime.app.backend.store_result("two", large, "SUCCESS")
+    answer = ask(web.connect(), "get_result", "two")
+    assert answer == {
+        "ok": True,
+        "job_id": "two",
+        "project_id": "alpha",
+        "status": "success",
+        "state": "SUCCESS",
+        "result": large,
+        "error": None,
+    }
+
+
+def test_the_error_of_a_job_is_one_line_and_no_traceback(web: Web) -> None:
+    tell(web, "one", "STARTED")
+    web.realtime.app.backend.store_result("one", ValueError("no\nway"), "FAILURE", traceback="File secret.py")
+    answer = ask(web.connect(), "get_result", "one")
+    assert (answer["status"], answer["result"], answer["error"]) == ("error", None, "ValueError: no way")
+    assert "secret" not in str(answer)
+
+
+def test_of_a_job_that_runs_the_result_is_not_there_yet(web: Web) -> None:
+    tell(web, "one", "STARTED")
+    web.realtime.app.backend.store_result("one", {"current": 1}, "PROGRESS")
+    answer = ask(web.connect(), "get_result", "one")
+    assert (answer["status"], answer["state"], answer["result"]) == ("running", "PROGRESS", None)
+
+
+def test_of_a_task_that_ignores_its_results_the_history_answers(web: Web) -> None:
+    tell(web, "one", "STARTED")
+    tell(web, "one", "SUCCESS", result=b"[1]")
+    answer = ask(web.connect(), "get_result", "one")
+    assert (answer["status"], answer["result"]) == ("success", [1])
+
+
+def test_the_result_of_a_job_is_known_although_what_was_before_its_end_was_lost(web: Web, redis_url: str) -> None:
+    tell(web, "one", "STARTED")
+    redis.Redis.from_url(redis_url).flushdb()
+    tell(web, "one", "SUCCESS", result=b"[1]")
+    answer = ask(web.connect(), "get_result", "one")
+    assert (answer["status"], answer["result"]) == ("success", [1])
+
+
+def test_without_a_result_backend_the_history_answers(make_web: Callable[..., Web]) -> None:
+    web = make_web()
+    web.realtime.app.conf.result_backend = None
+    web.attach().start()
+    tell(web, "one", "STARTED")
+    assert ask(web.connect(), "get_result", "one")["status"] == "running"
+    tell(web, "one", "SUCCESS", result=b"[1]")
+    answer = ask(web.connect(), "get_result", "one")
+    assert (answer["ok"], answer["status"], answer["result"]) == (True, "success", [1])
+
+
+def test_results_that_are_not_told_cannot_be_fetched_either(make_web: Callable[..., Web]) -> None:
+    web = make_web(include_result=False).attach().start()
+    tell(web, "one", "STARTED")
+    web.realtime.app.backend.store_result("one", "secret", "SUCCESS")
+    assert ask(web.connect(), "get_result", "one")["result"] is None
+
+
+def test_a_filter_sees_a_result_before_it_is_given_out(make_web: Callable[..., Web]) -> None:
+    def hide(event: str, _project: str, payload: dict[str, Any]) -> dict[str, Any]:
+        return {**payload, "result": "hidden"} if event == "agent_status" else payload
+
+    web = make_web(event_filter=hide).attach().start()
+    tell(web, "one", "STARTED")
+    web.realtime.app.backend.store_result("one", "secret", "SUCCESS")
+    assert ask(web.connect(), "get_result", "one")["result"] == "hidden"
+
+
+# -- cancelling -----------------------------------------------------------------------------------------------------
+
+
+def test_nobody_may_cancel_unless_a_rule_says_so(web: Web) -> None:
+    tell(web, "one", "STARTED")
+    answer = ask(web.connect(), "cancel_job", "one")
+    assert answer["error"] == {"code": "forbidden", "message": "you may not cancel this job"}
+
+
+def test_the_rule_is_told_who_wants_to_cancel_what(make_web: Callable[..., Web]) -> None:
+    asked = []
+
+    def may_cancel(user: str, project: str, job: str) -> bool:
+        asked.append((user, project, job))
+        return user == "bob"
+
+    web = make_web().attach(authorize_cancel=may_cancel).start()
+    tell(web, "one", "STARTED")
+    tell(web, "one", "SUCCESS")
+    assert ask(web.connect(), "cancel_job", "one")["error"]["code"] == "forbidden"
+    answer = ask(web.connect(web.token("bob")), "cancel_job", "one")
+    assert answer == {"ok": True, "job_id": "one", "project_id": "alpha", "cancel": "too_late"}
+    assert asked == [("ada", "alpha", "one"), ("bob", "alpha", "one")]
+
+
+def test_a_rule_that_returns_something_else_than_true_refuses(make_web: Callable[..., Web]) -> None:
+    web = make_web().attach(authorize_cancel=lambda *_: "yes").start()
+    tell(web, "one", "STARTED")
+    assert ask(web.connect(), "cancel_job", "one")["error"]["code"] == "forbidden"
