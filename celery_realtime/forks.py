@@ -49,6 +49,11 @@ class Gate:
             self._forks -= 1
             self._changed.notify_all()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether a fork waits or is under way."""
+        return self._forks > 0
+
     def __enter__(self) -> None:
         me = threading.get_ident()
         with self._changed:

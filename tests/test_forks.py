@@ -75,7 +75,7 @@ def test_a_fork_waits_for_all_who_talk_and_the_next_to_talk_wait_for_the_fork(mo
     wait_for(lambda: all(talker.is_inside() for talker in talkers))
     closed = threading.Event()
     threading.Thread(target=lambda: (gate.close(), closed.set()), daemon=True).start()
-    wait_for(lambda: gate._forks == 1)
+    wait_for(lambda: gate.is_closed)
     late = Talker(gate)
     talkers[0].leave()
     assert not closed.wait(0.1)
@@ -99,5 +99,5 @@ def test_who_talks_may_fork_and_a_fork_waits_for_nobody_for_ever(monkeypatch: py
     gate.close()
     gate.open()
     stuck.leave()
-    assert not gate._inside
-    assert not gate._forks
+    assert not gate.is_closed
+    Talker(gate).leave()

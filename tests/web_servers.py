@@ -156,8 +156,7 @@ class Web:
         self._clients.close()
         wait_for(lambda: not self.handlers.clients())
         if self._listener is not None:
-            self._settle()
-            assert self._settled.wait(10)
+            self.settle()
 
     def stop(self) -> None:
         """End all that was started."""
@@ -170,7 +169,12 @@ class Web:
             assert not self._listener.is_alive()
         self.realtime.manager.publisher.close()
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
+        """Wait until the server has received everything that was published before."""
+        self._order_settling()
+        assert self._settled.wait(10)
+
+    def _order_settling(self) -> None:
         """Send the server an order that comes after all else."""
         assert self.manager.reader.listener.wait(10)
         self._settled.clear()

@@ -17,13 +17,23 @@ from celery_realtime.web.sessions import Limits, Session, Sessions
 ALPHA = Topic("alpha")
 
 
+class RecordingManager(socketio.PubSubManager):
+    """Records what would go to the broker; ``_publish`` is what python-socketio asks its backends to define."""
+
+    def __init__(self, published: list[Any]) -> None:
+        super().__init__()
+        self.published = published
+
+    def _publish(self, data: Any) -> None:
+        self.published.append(data)
+
+
 class Stage:
     """A server with one client, and a record of what would go to the broker."""
 
     def __init__(self) -> None:
         self.published: list[Any] = []
-        manager = socketio.PubSubManager()
-        manager._publish = self.published.append
+        manager = RecordingManager(self.published)
         self.server = socketio.Server(async_mode="threading", client_manager=manager)
         self.sid: str = manager.connect("eio", "/")
         self.sessions = Sessions(Limits.of(Settings()))

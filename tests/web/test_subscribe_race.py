@@ -62,8 +62,7 @@ class Stage:
 
     def settle(self) -> None:
         """Wait until the web server has heard everything that was said."""
-        self.web._settle()
-        assert self.web._settled.wait(10)
+        self.web.settle()
 
     def follow(self, make: MakeFollower, **options: Any) -> Follower:
         """Make a follower, which has not come yet."""
