@@ -33,6 +33,10 @@ class OrderedEngine(engineio.Client):
     def _trigger_event(self, event: str, *args: Any, **options: Any) -> Any:
         return super()._trigger_event(event, *args, **{**options, "run_async": False})
 
+    def disconnect(self, abort: bool = False, **options: Any) -> None:
+        """Disconnect; one that polls does not wait for the end of its last request, which is the server's next ping."""
+        super().disconnect(abort=abort or self.current_transport == "polling", **options)
+
 
 class OrderedClient(socketio.Client):
     """A client whose handlers run in the order in which the server spoke, and that waits for a server that is busy."""
@@ -46,9 +50,6 @@ class OrderedClient(socketio.Client):
 
 def hang_up(client: socketio.Client) -> None:
     """Disconnect a client for good, without the waits of a polite one."""
-    if client.eio.state == "connected" and client.transport() == "polling":
-        # It would wait for the end of its last request, which is the server's next ping.
-        client.eio.disconnect(abort=True)
     websocket = getattr(client.eio, "ws", None)
     if websocket is not None:  # werkzeug never answers the closing handshake, which websocket-client awaits for 3 s
         websocket.close = functools.partial(websocket.close, timeout=0.1)
