@@ -98,7 +98,7 @@ class ThreadFollower(Follower):
         self.feed = self._subscription.feed
 
     def come(self) -> None:
-        self._client.connect(self.url, auth=self.auth, transports=["websocket"])
+        self._client.connect(self.url, auth=self.auth, transports=["websocket"], wait_timeout=10)
 
     def drop(self) -> None:
         with contextlib.suppress(OSError):
@@ -132,7 +132,7 @@ class LoopFollower(Follower):
         asyncio.run_coroutine_threadsafe(work, self._loop).result(15)
 
     def come(self) -> None:
-        self._run(self._client.connect(self.url, auth=self.auth, transports=["websocket"]))
+        self._run(self._client.connect(self.url, auth=self.auth, transports=["websocket"], wait_timeout=10))
 
     def drop(self) -> None:
         self._run(self._abort())
