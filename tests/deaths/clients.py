@@ -68,7 +68,7 @@ class PlainClient:
         self._sio = OrderedClient(reconnection_delay=0.1, reconnection_delay_max=0.5)
         self._sio.on("agent_status", self._page.show)
         self._sio.on("connect", self._subscribe)
-        self._sio.connect(url, auth={"token": token}, transports=["websocket"])
+        self._sio.connect(url, auth={"token": token}, transports=["websocket"], wait_timeout=10)
 
     def _subscribe(self) -> None:
         self._sio.emit("subscribe_project", {"project_id": self._project})
@@ -97,7 +97,7 @@ class OurClient:
         self._spoken: set[str] = set()
         self._sio = OrderedClient(reconnection_delay=0.1, reconnection_delay_max=0.5)
         self._subscription = ProjectSubscription(self._sio, project, self._heard, self._changed)
-        self._sio.connect(url, auth={"token": token}, transports=["websocket"])
+        self._sio.connect(url, auth={"token": token}, transports=["websocket"], wait_timeout=10)
 
     def _heard(self, name: str, data: Any) -> None:
         if name == SPOKEN:

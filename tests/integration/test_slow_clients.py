@@ -100,7 +100,7 @@ class Scene:
         client = OrderedClient(reconnection_delay=0.1, reconnection_delay_max=0.5, websocket_extra_options=small)
         subscription = ProjectSubscription(client, self.project, on_event)
         self._closing.append(lambda: hang_up(client))
-        client.connect(self.web.url, auth={"token": self.token("follower")}, transports=["websocket"])
+        client.connect(self.web.url, auth={"token": self.token("follower")}, transports=["websocket"], wait_timeout=10)
         wait_for(lambda: subscription.feed.state == "subscribed")
         return subscription
 
