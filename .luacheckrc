@@ -1,4 +1,4 @@
--- For celery_realtime/history/scripts: what Redis gives a script, and what `-- include: common` brings.
+-- For the scripts in celery_realtime/*/scripts: what Redis gives a script, and what `-- include: common` brings.
 std = "lua51"
 max_line_length = 120
 read_globals = {"redis", "cjson", "cmsgpack", "KEYS", "ARGV", "common"}

@@ -54,7 +54,7 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check
 	$(BIN)/codespell
 	$(BIN)/lint-imports --no-logo
-	@if command -v luacheck >/dev/null; then set -x; luacheck --quiet celery_realtime/history/scripts; \
+	@if command -v luacheck >/dev/null; then set -x; luacheck --quiet celery_realtime/*/scripts; \
 	  else echo "luacheck is not installed (on Debian: lua-check), so the Lua scripts are not checked"; fi
 	$(BIN)/mypy
 

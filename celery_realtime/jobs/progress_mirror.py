@@ -137,7 +137,7 @@ def _store_by_script(backend: Any, request: Any, meta: Any) -> None:
 @functools.cache
 def _script() -> str:
     return (
-        resources.files("celery_realtime")
+        resources.files(__package__)
         .joinpath("scripts")
         .joinpath("store_progress.lua")
         .read_text(encoding="utf-8")
