@@ -136,9 +136,4 @@ def _store_by_script(backend: Any, request: Any, meta: Any) -> None:
 
 @functools.cache
 def _script() -> str:
-    return (
-        resources.files(__package__)
-        .joinpath("scripts")
-        .joinpath("store_progress.lua")
-        .read_text(encoding="utf-8")
-    )
+    return resources.files(__package__).joinpath("scripts").joinpath("store_progress.lua").read_text(encoding="utf-8")
