@@ -34,9 +34,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for folder in ("browser", "integration"):
             if HERE / folder in item.path.parents:
                 item.add_marker(folder)
-                item.add_marker("service")
-        if SERVICES & {*getattr(item, "fixturenames", ())}:
+        if _needs_service(item):
             item.add_marker("service")
+
+
+def _needs_service(item: pytest.Item) -> bool:
+    marked = any(item.get_closest_marker(name) for name in ("browser", "integration"))
+    return marked or bool(SERVICES & {*getattr(item, "fixturenames", ())})
 
 
 @pytest.hookimpl(wrapper=True)
