@@ -68,8 +68,25 @@ STATUS_OF_STATE = {
 RANK_OF_STATUS = {"queued": 0, "running": 1, "success": 2, "error": 2}
 TERMINAL_RANK = 2
 
+#: The ``gate`` of what is no event, see :func:`workflow_look`.
+LOOK_GATE = "w"
+
 #: What a workflow counts a job as.
 KIND_OF_STATUS = {"queued": "queued", "running": "running", "success": "done", "error": "failed"}
+
+
+class Execution(msgspec.Struct, frozen=True):
+    """One start of a job's task. A message that is delivered again starts it again, in the same attempt.
+
+    Attributes:
+        id: A random word.
+        started: When it began, in seconds since the epoch, by the clock of the host that runs it.
+        redelivered: Whether the broker says that it has delivered the message before.
+    """
+
+    id: str
+    started: float
+    redelivered: bool = False
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +97,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         project_id: The project whose subscribers see it; None reaches nobody.
         attempt: 0 at first, one more for each retry (Celery's ``request.retries``).
         stall_after: Seconds without an update after which a running job counts as stalled; never when None.
+        run: The mark of its publication, see :mod:`celery_realtime.jobs.lineage`; None if its publisher wrote none.
+        execution: The start of its task that it is about; None where none is known.
     """
 
     job_id: str
@@ -91,6 +110,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     group_id: str | None = None
     worker: str | None = None
     stall_after: float | None = None
+    run: str | None = None
+    execution: Execution | None = None
 
 
 class StatusChange(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="status_change"):
@@ -137,9 +158,13 @@ class Standing(msgspec.Struct, frozen=True):
             :class:`~celery_realtime.jobs.incarnation.Incarnation`.
         kind: What a workflow counts the job as: queued, running, done or failed.
         root_id: The first job of its workflow.
-        gate: ``L`` for LOST, which ends only what runs, and which a redelivery may reopen; ``E`` for an expiry that
-            only the reaper has seen, which ends only what is queued.
+        gate: What only a reaper says: ``L`` for LOST, which ends what runs, and ``S`` for LOST of a job that its worker
+            is known to have started, which also ends what is still queued; ``E`` for an expiry, which ends only what is
+            queued; ``s`` for a stall. A later run or end reopens what ended so. ``w`` is no event, see
+            :func:`workflow_look`.
         percent: Of progress, how far.
+        run: The mark of its job's publication.
+        execution: The start of its job's task that it is from.
     """
 
     worker: str = ""
@@ -148,6 +173,8 @@ class Standing(msgspec.Struct, frozen=True):
     gate: str = ""
     percent: int | float = 0
     incarnation: str = ""
+    run: str = ""
+    execution: Execution | None = None
 
 
 class Deadlines(msgspec.Struct, frozen=True):
@@ -260,6 +287,7 @@ def outgoing_status(
     *,
     gate: str = "",
     incarnation: str = "",
+    job: Job | None = None,
 ) -> Outgoing:
     """Encode a status change.
 
@@ -267,8 +295,9 @@ def outgoing_status(
         change: The status change.
         expires_at: When the queued job expires, in seconds since the epoch.
         stall_after: Seconds of silence after which the running job counts as stalled.
-        gate: ``E`` for an expiry that only the reaper has seen; LOST has its own, see :class:`Standing`.
+        gate: What a reaper says, see :class:`Standing`; by default ``L`` of LOST.
         incarnation: The incarnation of the worker that the report is from, or, of a lost job, that ran it.
+        job: The job, for its run and execution.
     """
     return Outgoing(
         change.project_id,
@@ -283,13 +312,21 @@ def outgoing_status(
             root_id=change.root_id,
             gate=gate or ("L" if change.state == "LOST" else ""),
             incarnation=incarnation,
+            run="" if job is None else job.run or "",
+            execution=None if job is None else job.execution,
         ),
         deadlines=Deadlines(expires_at, stall_after),
     )
 
 
-def outgoing_progress(update: ProgressUpdate, stall_after: float | None = None) -> Outgoing:
-    """Encode a progress update."""
+def outgoing_progress(update: ProgressUpdate, stall_after: float | None = None, *, job: Job | None = None) -> Outgoing:
+    """Encode a progress update.
+
+    Args:
+        update: The progress update.
+        stall_after: Seconds of silence after which the running job counts as stalled.
+        job: The job, for its run and execution.
+    """
     return Outgoing(
         update.project_id,
         PROGRESS_EVENT,
@@ -297,9 +334,29 @@ def outgoing_progress(update: ProgressUpdate, stall_after: float | None = None) 
         update.job_id,
         update.attempt,
         progress=True,
-        standing=Standing(percent=update.progress),
+        standing=Standing(
+            percent=update.progress,
+            gate="s" if update.stalled is True else "",
+            run="" if job is None else job.run or "",
+            execution=None if job is None else job.execution,
+        ),
         deadlines=Deadlines(stall_after=stall_after),
     )
+
+
+def workflow_look(project_id: str) -> Outgoing:
+    """Return what makes the history look which updates of a project's workflows are due; it is no event itself.
+
+    It waits in the outbox as progress does: one for each project, the first to be dropped.
+    """
+    return Outgoing(
+        project_id, WORKFLOW_EVENT, b"", f"\0workflows:{project_id}", progress=True, standing=Standing(gate=LOOK_GATE)
+    )
+
+
+def is_workflow_look(outgoing: Outgoing) -> bool:
+    """Tell whether it is no event, but what :func:`workflow_look` returns."""
+    return outgoing.standing.gate == LOOK_GATE
 
 
 def outgoing_custom(name: object, data: object, project_id: str, job_id: str | None, limit: int) -> Outgoing:

@@ -112,10 +112,17 @@ def _merge(before: Entry | None, event: str, data: dict[str, Any]) -> dict[str, 
 
 
 def _with_status(job: Entry | None, status: dict[str, Any]) -> dict[str, Any]:
-    same_attempt = job is not None and _number(job, "attempt") == _number(status, "attempt")
-    progress = {name: job.get(name) if job is not None and same_attempt else None for name in _PROGRESS_FIELDS}
-    stalled = status.get("status") == "running" and job is not None and same_attempt and bool(job.get("stalled"))
-    return {**status, **progress, "stalled": stalled}
+    before: Entry = {} if job is None or _begins_anew(job, status) else job
+    progress = {name: before.get(name) for name in _PROGRESS_FIELDS}
+    return {**status, **progress, "stalled": status.get("status") == "running" and bool(before.get("stalled"))}
+
+
+def _begins_anew(job: Entry, status: Entry) -> bool:
+    """Return whether a job's progress is over: another attempt or run of it is queued, or its task starts again."""
+    if _number(job, "attempt") != _number(status, "attempt") or status.get("status") == "queued":
+        return True
+    # An entry that was made of progress alone has no worker.
+    return status.get("status") == "running" and job.get("status") != "queued" and "worker" in job
 
 
 def _with_progress(job: Entry | None, update: dict[str, Any]) -> dict[str, Any]:

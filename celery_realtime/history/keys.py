@@ -7,7 +7,7 @@ from urllib.parse import quote
 import msgspec
 
 #: The keys of one project, in the order in which the scripts take them.
-PROJECT = ("meta", "events", "jobs", "ended", "flows", "live", "flows-ended")
+PROJECT = ("meta", "events", "jobs", "ended", "flows", "live", "flows-ended", "gone", "flows-due")
 
 
 class Keys(msgspec.Struct, frozen=True):

@@ -38,18 +38,30 @@ class HeldJob(Job, frozen=True, kw_only=True):
     running: bool = False
 
 
+class StalledJob(msgspec.Struct, frozen=True):
+    """A job that is to be reported as stalled.
+
+    Attributes:
+        job: The job, as far as the report needs it.
+        progress: Its latest progress.
+    """
+
+    job: Job
+    progress: ProgressUpdate
+
+
 class Lapsed(msgspec.Struct, frozen=True):
     """What a reaper has found.
 
     Attributes:
         lost: By incarnation whose lease has lapsed, the jobs that it held.
         expired: Jobs whose time to be started is over, whatever has become of them.
-        stalled: The latest progress of jobs that have reported nothing for as long as they had declared.
+        stalled: Jobs that have reported nothing for as long as they had declared.
     """
 
     lost: dict[str, list[HeldJob]]
     expired: list[Job]
-    stalled: list[ProgressUpdate]
+    stalled: list[StalledJob]
 
 
 class Leases:
@@ -115,7 +127,7 @@ class Leases:
                 for incarnation, jobs in zip(lost[::2], lost[1::2], strict=True)
             },
             expired=_decode_all(expired[1::2], Job),
-            stalled=_decode_all(stalled, ProgressUpdate),
+            stalled=_decode_all(stalled, StalledJob),
         )
 
     def reaped(self, incarnation: str) -> None:
@@ -143,7 +155,7 @@ class Leases:
         """Return commands that note which jobs start: their worker may be killed before it renews its lease."""
         commands: list[Command] = []
         for incarnation, changes in _running_changes(events).items():
-            started = [part for run, job in changes.items() if job is not None for part in (run, job)]
+            started = [part for field, job in changes.items() if job is not None for part in (field, job)]
             if started:
                 running = self._keys_of(incarnation)[2]
                 commands += [command("HSET", running, *started), command("EXPIRE", running, HELD_TTL)]
@@ -153,10 +165,10 @@ class Leases:
         """Return commands that note which jobs run no more, when queued ones expire, and when running ones stall."""
         commands: list[Command] = []
         for incarnation, changes in _running_changes(events).items():
-            ended = [run for run, job in changes.items() if job is None]
+            ended = [field for field, job in changes.items() if job is None]
             if ended:
                 commands.append(command("HDEL", self._keys_of(incarnation)[2], *ended))
-        return [*commands, *self._note_expiries(events), *self._note_stalls(events)]
+        return [*commands, *self._note_expiries(events), *self._note_stalls(events), *self._forget_stalls(events)]
 
     def _note_expiries(self, events: list[Outgoing]) -> list[Command]:
         expiring, jobs = self._keys.leases("expiring", "expiring-jobs")
@@ -176,28 +188,35 @@ class Leases:
                 arguments += [legible(event.job_id or ""), event.deadlines.stall_after, _describe_progress(event)]
         return [call(_AWAIT_STALL, self._keys.leases("stalling", "stalling-jobs"), arguments)] if arguments else []
 
+    def _forget_stalls(self, events: list[Outgoing]) -> list[Command]:
+        ended = [legible(event.job_id) for event in events if event.job_id and event.rank == TERMINAL_RANK]
+        if not ended:
+            return []
+        stalling, jobs = self._keys.leases("stalling", "stalling-jobs")
+        return [command("ZREM", stalling, *ended), command("HDEL", jobs, *ended)]
+
     def _keys_of(self, incarnation: str) -> list[str]:
         name = legible(incarnation)
         return self._keys.leases("alive", f"held:{name}", f"running:{name}")
 
 
 def _running_changes(events: list[Outgoing]) -> dict[str, dict[str, bytes | None]]:
-    """Return, by incarnation and run, the jobs that run after some events, and None for those that run no more."""
+    """Return, by incarnation and field, the jobs that run after some events, and None for those that run no more."""
     changes: dict[str, dict[str, bytes | None]] = {}
     for event in events:
         if event.job_id and event.rank is not None and event.standing.incarnation:
             of_incarnation = changes.setdefault(event.standing.incarnation, {})
             if event.rank == _RUNNING_RANK:
-                of_incarnation[_run(event, event.attempt)] = _describe_job(event)
+                of_incarnation[_field(event, event.attempt)] = _describe_job(event)
             elif event.rank == TERMINAL_RANK:
-                of_incarnation[_run(event, event.attempt)] = None
+                of_incarnation[_field(event, event.attempt)] = None
             elif event.attempt:  # a retry: the attempt before it is over, and its message may be back already
-                of_incarnation[_run(event, event.attempt - 1)] = None
+                of_incarnation[_field(event, event.attempt - 1)] = None
     return changes
 
 
-def _run(event: Outgoing, attempt: int) -> str:
-    return f"{attempt}:{legible(event.job_id or '')}"
+def _field(event: Outgoing, attempt: int) -> str:
+    return f"{attempt}:{event.standing.run}:{legible(event.job_id or '')}"
 
 
 class _Origin(msgspec.Struct):
@@ -222,31 +241,39 @@ def _describe_job(event: Outgoing) -> bytes:
             attempt=event.attempt,
             worker=event.standing.worker or None,
             running=event.rank == _RUNNING_RANK,
+            run=event.standing.run or None,
+            execution=event.standing.execution,
             **msgspec.structs.asdict(origin),
         )
     )
 
 
 def _describe_progress(event: Outgoing) -> bytes:
-    """Return the JSON of a job's progress, as far as a status or progress event has it."""
+    """Return the JSON of a stalled job, with its progress as far as a status or progress event has it."""
     data = msgspec.json.decode(event.payload)
     names = ("message", "current", "total", "task")
     fields: dict[str, Any] = {name: data.get(name) for name in names if isinstance(data, dict)}
-    return encode(
-        ProgressUpdate(
-            job_id=event.job_id or "",
-            project_id=event.project_id,
-            progress=event.standing.percent,
-            timestamp="",
-            attempt=event.attempt,
-            **{"message": None, **fields},
-        )
+    job = Job(
+        job_id=event.job_id or "",
+        project_id=event.project_id,
+        attempt=event.attempt,
+        run=event.standing.run or None,
+        execution=event.standing.execution,
     )
+    progress = ProgressUpdate(
+        job_id=job.job_id,
+        project_id=event.project_id,
+        progress=event.standing.percent,
+        timestamp="",
+        attempt=job.attempt,
+        **{"message": None, **fields},
+    )
+    return encode(StalledJob(job, progress))
 
 
 def _one_of_each(jobs: list[HeldJob]) -> list[HeldJob]:
     """Return the first description of each attempt of a job: that of the process that runs it comes first."""
-    return list({(job.job_id, job.attempt): job for job in reversed(jobs)}.values())[::-1]
+    return list({(job.job_id, job.run, job.attempt): job for job in reversed(jobs)}.values())[::-1]
 
 
 def _decode_all(entries: list[bytes], kind: type[T]) -> list[T]:

@@ -16,8 +16,11 @@ _object = msgspec.json.Decoder(dict[str, Any])
 #: The status of a job of which only progress has been reported.
 _RUNNING = {"event": "status_change", "status": "running", "state": "STARTED", "result": None, "error": None}
 
-#: The counts of a workflow, in the order in which append.lua stores them; ``share`` is not shown.
-_COUNTS = ("total", "queued", "running", "done", "failed", "share", "progress")
+#: The counts of a workflow, in the order in which append.lua stores them.
+_COUNTS = ("total", "queued", "running", "done", "failed", "share", "progress", "told")
+
+#: Those that are not shown.
+_HIDDEN_COUNTS = ("share", "told")
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -105,7 +108,8 @@ def _decode_workflows(project_id: str, flows: list[bytes]) -> list[dict[str, Any
             counts = {name: int(float(word)) for name, word in zip(_COUNTS, entry.split(), strict=True)}
         except (ValueError, OverflowError):  # of another writer
             continue
-        del counts["share"]
+        for name in _HIDDEN_COUNTS:
+            del counts[name]
         if counts["total"] > 1:
             workflows.append({"root_id": root_id.decode(errors="replace"), "project_id": project_id, **counts})
     return workflows

@@ -10,6 +10,8 @@ import functools
 import itertools
 import logging
 import secrets
+import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -17,7 +19,7 @@ import redis
 
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.encoding import legible
-from celery_realtime.events import WORKFLOW_EVENT, Outgoing, now, stamp
+from celery_realtime.events import WORKFLOW_EVENT, Execution, Outgoing, is_workflow_look, now, stamp
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.history.connection import OUTAGES, RedisConnection
 from celery_realtime.history.keys import Keys
@@ -42,6 +44,9 @@ MAX_ANSWER = 1024 * 1024
 
 #: Jobs of a project that have not ended, beyond which the ones that were silent longest are forgotten.
 MAX_LIVE = 100000
+
+#: Seconds between two updates of a workflow, but for the last; append.lua has the same.
+WORKFLOW_PAUSE = 0.25
 
 #: Projects of which a process remembers the highest offset that it has stored.
 WITNESSED = 10000
@@ -75,6 +80,7 @@ class History:
         self._log = RateLimitedLogger(logger)
         self._tags = WriteTags()
         self._witnessed: BoundedDict[str, tuple[str, int]] = BoundedDict(WITNESSED)
+        self._due_observers: list[Callable[[str, float], None]] = []
         self._connection = _connect(address)
         self._runner = Runner(self._connection.client)
         self.keys = Keys(channel)
@@ -83,6 +89,14 @@ class History:
         self._places = Places(self.keys, self._runner, ttl)
 
     # -- writing ------------------------------------------------------------------------------------------------
+
+    def on_workflows_due(self, observer: Callable[[str, float], None]) -> None:
+        """Call ``observer`` with a project and the seconds until an update of a workflow of it is due.
+
+        Whatever is appended to the project then brings the update with it; if nothing is, append
+        :func:`~celery_realtime.events.workflow_look`. The last update of a workflow never waits.
+        """
+        self._due_observers.append(observer)
 
     def append(self, events: list[Outgoing]) -> list[list[Outgoing]] | None:
         """Store events, and return what to publish for each: itself with epoch and offset, and its workflow's update.
@@ -104,7 +118,7 @@ class History:
             return None
         except redis.RedisError as error:
             self._log_refusal(error)
-            appended = [[event] for event in events]
+            appended = [_unnumbered(event) for event in events]
         self._tags.settle(events)
         return appended
 
@@ -142,8 +156,11 @@ class History:
         """Return what to publish for the events of one project, by their places in the batch."""
         if isinstance(reply, Exception):
             self._log_refusal(reply)
-            return {place: [event] for place, event in group}
-        epoch, words, updates = reply
+            return {place: _unnumbered(event) for place, event in group}
+        epoch, words, updates, has_made_due = reply
+        if has_made_due:
+            for observer in self._due_observers:
+                observer(project_id, WORKFLOW_PAUSE)
         epoch, offsets = epoch.decode(errors="replace"), [int(word) for word in words.split()]
         self._witness(project_id, epoch, [*offsets, *(offset for _, _, offset in updates)])
         answers: dict[int, list[Outgoing]] = {}
@@ -296,9 +313,14 @@ def _by_project(events: list[Outgoing]) -> dict[str, list[tuple[int, Outgoing]]]
     return groups
 
 
+def _unnumbered(event: Outgoing) -> list[Outgoing]:
+    """Return what to publish for an event that could not be stored."""
+    return [] if is_workflow_look(event) else [event]
+
+
 def _rank(event: Outgoing) -> str:
     if event.progress:
-        return "p"
+        return event.standing.gate or "p"
     if event.rank is None:
         return "c"
     return event.standing.gate or str(event.rank)
@@ -311,8 +333,15 @@ def _describe(event: Outgoing, tag: str) -> list[Any]:
     root = root if root and root.split() == [root] else "-"
     return [
         *(event.event, event.job_id or "", event.attempt, _rank(event), standing.percent),
-        *(_word(standing.incarnation), standing.kind, root, tag),
+        *(_word(standing.incarnation), standing.kind, root, tag, _word(standing.run), *_start(standing.execution)),
     ]
+
+
+def _start(execution: Execution | None) -> tuple[str, int, bool]:
+    """Return a start's id, its age in milliseconds, and whether its message was delivered before."""
+    if execution is None:
+        return "-", 0, False
+    return _word(execution.id), max(0, int((time.time() - execution.started) * 1000)), execution.redelivered
 
 
 def _pack(descriptions: list[list[Any]]) -> bytes:
@@ -325,6 +354,6 @@ def _pack(descriptions: list[list[Any]]) -> bytes:
 
 
 @functools.lru_cache(maxsize=1000)
-def _word(incarnation: str) -> str:
-    """Return an incarnation as one word, "-" for none."""
-    return "".join(legible(incarnation).split()) or "-"
+def _word(name: str) -> str:
+    """Return a name as one word, "-" for none."""
+    return "".join(legible(name).split()) or "-"

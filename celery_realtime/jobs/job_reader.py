@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import secrets
+import time
 from collections.abc import Mapping
 from contextvars import Token
 from typing import Any
@@ -10,10 +12,10 @@ from typing import Any
 import msgspec
 from celery import Celery
 
-from celery_realtime.events import Job
+from celery_realtime.events import Execution, Job
 from celery_realtime.jobs.lineage import lineage_of
 from celery_realtime.jobs.projects import Call, Projects, call_of_request
-from celery_realtime.jobs.seams import TaskMessage, request_fields
+from celery_realtime.jobs.seams import TaskMessage, is_redelivered, request_fields
 from celery_realtime.logs import RateLimitedLogger
 
 logger = logging.getLogger(__name__)
@@ -83,8 +85,10 @@ class JobReader:
         return job if job is not None and job.job_id == request.id else self._read_running(task)
 
     def begin(self, task: Any) -> Job:
-        """Return the job that a task begins to run, and note it on its request."""
-        job = notes_of(task.request).job = self._read_running(task)
+        """Return the job that a task begins to run, with this execution of it, and note it on its request."""
+        execution = Execution(secrets.token_hex(4), time.time(), is_redelivered(task.request))
+        job = msgspec.structs.replace(self._read_running(task), execution=execution)
+        notes_of(task.request).job = job
         return job
 
     def _read_running(self, task: Any) -> Job:
@@ -118,4 +122,5 @@ def job_of_call(call: Call, project_id: str | None, worker: str | None = None) -
         parent_id=lineage.parent_id,
         group_id=lineage.group_id,
         worker=worker,
+        run=lineage.run,
     )

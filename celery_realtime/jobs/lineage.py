@@ -1,7 +1,14 @@
-"""Carry what a job hands down in headers to the jobs behind it: its attempt, root and parent, and its project."""
+"""Carry what a job hands down in headers to the jobs behind it: its attempt, root and parent, and its project.
+
+A publication marks its message, so that a second publication under the same id is seen as another run of the job. What
+continues the job keeps the mark: retries, replacements and redeliveries.
+"""
 
 from __future__ import annotations
 
+import re
+import secrets
+import time
 from collections.abc import Mapping, MutableMapping
 from typing import Any, NamedTuple
 
@@ -10,6 +17,14 @@ from celery_realtime.jobs.seams import TaskMessage, request_fields
 PARENT_HEADER = "realtime_parent_id"
 ATTEMPT_HEADER = "realtime_attempt"
 ROOT_HEADER = "realtime_root_id"
+
+#: The mark of a publication: when it was, in milliseconds since the epoch, and a random word.
+RUN_HEADER = "realtime_run"
+
+#: In the message of a step, by the id of a job that a later step continues: the mark of that job's publication.
+CONTINUED_RUN_HEADER = "realtime_continued_run"
+
+_RUN = re.compile(r"\d{13}-[0-9a-f]{8}")
 
 
 class Lineage(NamedTuple):
@@ -20,12 +35,14 @@ class Lineage(NamedTuple):
         root_id: What started its workflow: the first job, or the group that it started with.
         parent_id: The parent that it had before it was retried, else the one that Celery names.
         group_id: The group that it is a member of.
+        run: The mark of its publication; None of a message whose publisher has written none.
     """
 
     attempt: int
     root_id: str | None
     parent_id: str | None
     group_id: str | None
+    run: str | None = None
 
 
 def lineage_of(job_id: str, fields: Mapping[str, Any]) -> Lineage:
@@ -35,7 +52,17 @@ def lineage_of(job_id: str, fields: Mapping[str, Any]) -> Lineage:
         root_id=fields.get(ROOT_HEADER) or fields.get("root_id"),
         parent_id=fields.get(PARENT_HEADER, fields.get("parent_id")),
         group_id=fields.get("group"),
+        run=_checked_run(fields.get(RUN_HEADER)),
     )
+
+
+def new_run() -> str:
+    """Return the mark of a publication that is made now. Later ones are greater, as texts too."""
+    return f"{time.time_ns() // 1_000_000:013d}-{secrets.token_hex(4)}"
+
+
+def _checked_run(value: object) -> str | None:
+    return value if isinstance(value, str) and _RUN.fullmatch(value) else None
 
 
 def attempt_of(job_id: str, fields: Mapping[str, Any]) -> int:
@@ -81,7 +108,7 @@ class Publication:
         self._headers[name] = self._carried[name] = value
 
     def write_lineage(self) -> None:
-        """Write what Celery would forget: the parent and attempt of a job that goes on, and the root of a workflow.
+        """Write what Celery would forget: the parent and attempt of a job that goes on, its run, and its root.
 
         Celery makes a failed attempt the parent of the next. A replacement, or the step of it that gets the id, goes on
         at the attempt that was replaced: Celery counts from 0 again. Of a group that starts a workflow, Celery makes
@@ -89,6 +116,7 @@ class Publication:
         """
         if self.continues_running:
             self._continue()
+        self._write_run()
         root = self._root()
         if root is not None and root != self.message.fields.get("root_id"):
             self._headers[ROOT_HEADER] = root
@@ -100,6 +128,22 @@ class Publication:
             self._headers[PARENT_HEADER] = before.parent_id
         if before.attempt and not self.message.fields.get("retries"):
             self.carry(ATTEMPT_HEADER, {running_id: before.attempt})
+        if before.run and running_id != self.message.job_id:
+            self.carry(CONTINUED_RUN_HEADER, {running_id: before.run})
+
+    def _write_run(self) -> None:
+        run = self._run()
+        if run is not None:
+            self._headers[RUN_HEADER] = run
+
+    def _run(self) -> str | None:
+        """Return the run that the message is of; None of a retry of a job that has no mark itself."""
+        job_id = self.message.job_id
+        if self.running is not None and self.running.id == job_id:
+            return lineage_of(self.running.id, request_fields(self.running)).run
+        continued = self.message.fields.get(CONTINUED_RUN_HEADER)
+        run = _checked_run(continued.get(job_id)) if isinstance(continued, dict) else None
+        return run or new_run()
 
     def _root(self) -> str | None:
         fields = self.message.fields

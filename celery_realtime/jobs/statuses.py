@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery_realtime import events
 from celery_realtime.bounded import BoundedDict
-from celery_realtime.events import Job
+from celery_realtime.events import RANK_OF_STATUS, TERMINAL_RANK, Job
 from celery_realtime.jobs.incarnation import Incarnation
 
 if TYPE_CHECKING:
@@ -21,18 +22,59 @@ class StatusGate:
     """Tell which statuses of a job are news to this process.
 
     Of two reports on a job the later is not always the newer: Celery sends some from a worker's main process and some
-    from its child, and some twice. A report is news when its (attempt, rank) is above the last one.
+    from its child, and some twice. A report is news when its run, attempt and rank are above those of the last one, or
+    when its task starts once more. The rules are those of append.lua, as far as one process can know.
     """
 
     def __init__(self) -> None:
-        self._latest: BoundedDict[str, tuple[int, int]] = BoundedDict(REMEMBERED)
+        self._latest: BoundedDict[str, _Admitted] = BoundedDict(REMEMBERED)
 
-    def admit(self, job: Job, rank: int) -> bool:
-        """Return whether a status is news, and remember it if it is."""
-        if (job.attempt, rank) <= self._latest.get(job.job_id, (-1, 0)):
+    def admit(self, job: Job, rank: int, *, is_final: bool = True) -> bool:
+        """Return whether a status is news, and remember it if it is.
+
+        Args:
+            job: The job.
+            rank: Of the status.
+            is_final: Whether, if it is an end, nothing of the same attempt can follow; not so of LOST.
+        """
+        latest = self._latest.get(job.job_id)
+        if latest is not None and not latest.is_before(job, rank):
             return False
-        self._latest[job.job_id] = (job.attempt, rank)
+        self._latest[job.job_id] = _Admitted(job, rank, is_final, time.time())
         return True
+
+
+class _Admitted(NamedTuple):
+    job: Job
+    rank: int
+    is_final: bool
+    when: float
+
+    def is_before(self, job: Job, rank: int) -> bool:
+        """Return whether a report is news after this one."""
+        run, attempt, latest_run = job.run, job.attempt, self.job.run
+        if run and latest_run and run != latest_run:
+            return run > latest_run
+        if self._is_published_again(job):
+            return True
+        if attempt != self.job.attempt:
+            return attempt > self.job.attempt
+        if rank == self.rank == RANK_OF_STATUS["running"]:
+            return _are_two_executions(job, self.job)
+        return rank > (self.rank if self.is_final else RANK_OF_STATUS["queued"])
+
+    def _is_published_again(self, job: Job) -> bool:
+        """Return whether a job without a mark has ended, and is started again by another message."""
+        if self.rank != TERMINAL_RANK or self.job.run:
+            return False
+        if job.run:
+            return True
+        execution = job.execution
+        return execution is not None and not execution.redelivered and execution.started > self.when
+
+
+def _are_two_executions(one: Job, other: Job) -> bool:
+    return None not in (one.execution, other.execution) and one.execution != other.execution
 
 
 class StatusReporter:
@@ -69,7 +111,7 @@ class StatusReporter:
         if rank == events.TERMINAL_RANK:
             for observer in self._end_observers:
                 observer(job)
-        if self._gate.admit(job, rank) and self._manager is not None:
+        if self._gate.admit(job, rank, is_final=state != "LOST") and self._manager is not None:
             self._put(self._manager, job, state, expires_at, details)
 
     def _put(
@@ -81,7 +123,7 @@ class StatusReporter:
         stall_after = job.stall_after if state == "STARTED" else None
         change = events.status_change(job, state, **details)
         incarnation = self._incarnation.id
-        manager.put(events.outgoing_status(change, expires_at, stall_after, incarnation=incarnation))
+        manager.put(events.outgoing_status(change, expires_at, stall_after, incarnation=incarnation, job=job))
 
     def wait_until_sent(self, job: Job, timeout: float) -> None:
         """Wait until a job's statuses have left, at most ``timeout`` seconds; during an outage, not at all."""

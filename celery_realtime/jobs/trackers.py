@@ -161,8 +161,8 @@ class RunningJobs:
         self._settings = settings
         self._log = RateLimitedLogger(logger)
         self._trackers: BoundedDict[str, ProgressTracker] = BoundedDict(REMEMBERED)
-        #: The attempts that jobs have ended at.
-        self._ended: BoundedDict[str, int] = BoundedDict(REMEMBERED)
+        #: The jobs that have ended, and when.
+        self._ended: BoundedDict[str, tuple[Job, float]] = BoundedDict(REMEMBERED)
         #: Which of them have been cancelled.
         self.cancellations = Cancellations(lambda: manager.history)
         self._mirror = Lazy(lambda: ProgressMirror(queue_size=settings().queue_size))
@@ -188,7 +188,7 @@ class RunningJobs:
         tracker = self._trackers.get(job.job_id)
         if tracker is not None and tracker.job is job:
             return tracker
-        if tracker is None or tracker.job.attempt != job.attempt:
+        if tracker is None or _are_two_starts(tracker.job, job):
             tracker = self._new_tracker(job)
         tracker.job = job  # one that was asked for by the id alone knows no more than that
         if not tracker.ended and stores_results(task):
@@ -216,16 +216,22 @@ class RunningJobs:
         if earlier is not None:
             earlier.end()
         self._trackers[job.job_id] = tracker
-        if self._ended.get(job.job_id, -1) >= job.attempt:
+        if self._has_ended(job):
             tracker.end()
         return tracker
+
+    def _has_ended(self, job: Job) -> bool:
+        ended = self._ended.get(job.job_id)
+        if ended is None or _is_earlier(ended[0], job):
+            return False
+        return job.execution is None or job.execution.started <= ended[1]
 
     def end(self, job: Job) -> None:
         """Report no more of a job: it has ended, or this attempt of it has."""
         tracker = self._trackers.get(job.job_id)
-        if tracker is not None and tracker.job.attempt > job.attempt:
+        if tracker is not None and _is_earlier(job, tracker.job):
             return
-        self._ended[job.job_id] = job.attempt
+        self._ended[job.job_id] = job, time.time()
         mirror = self._mirror.peek()
         if mirror is not None:
             mirror.end(job.job_id)
@@ -242,7 +248,7 @@ class RunningJobs:
         if job.project_id is None:
             self._manager.count_without_project(job)
         else:
-            self._manager.put(events.outgoing_progress(progress_update(job, report), job.stall_after), due)
+            self._manager.put(events.outgoing_progress(progress_update(job, report), job.stall_after, job=job), due)
 
     def _store(self, job: Job, report: Progress, due: float) -> None:
         self.mirror.put(job.job_id, report, due)
@@ -283,6 +289,19 @@ class RunningJobs:
         # Backends come from anywhere, and raise what their databases raise.
         with self._log.suppressing("cannot store in the result backend that a job was cancelled"):
             task.backend.mark_as_revoked(job_id, str(reason), request=task.request)
+
+
+def _is_earlier(job: Job, other: Job) -> bool:
+    """Return whether a job is of an earlier run or attempt than another of the same id."""
+    if job.run and other.run and job.run != other.run:
+        return job.run < other.run
+    return job.attempt < other.attempt
+
+
+def _are_two_starts(job: Job, other: Job) -> bool:
+    """Return whether two jobs of the same id are of two starts of its task, as far as both are known."""
+    starts = job.execution, other.execution
+    return job.attempt != other.attempt or (None not in starts and starts[0] != starts[1])
 
 
 def stores_results(task: Any) -> bool:

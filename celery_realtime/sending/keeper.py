@@ -202,14 +202,15 @@ class Reaper:
         for incarnation, jobs in lapsed.lost.items():
             self._report_lost(incarnation, jobs)
         self._report_expired(lapsed.expired)
-        for progress in lapsed.stalled:
-            stalled = msgspec.structs.replace(progress, stalled=True, timestamp=events.now())
-            self._manager.put(events.outgoing_progress(stalled))
+        for stalled in lapsed.stalled:
+            progress = msgspec.structs.replace(stalled.progress, stalled=True, timestamp=events.now())
+            self._manager.put(events.outgoing_progress(progress, job=stalled.job))
 
     def _report_lost(self, incarnation: str, jobs: list[HeldJob]) -> None:
         for job in jobs:
             error = f"WorkerLost: {job.worker or 'its worker'} has not been heard of for {self._lease:g} s"
-            _report(self._manager, job, "LOST", error=error, incarnation=incarnation)
+            gate = "S" if job.running else ""
+            _report(self._manager, job, "LOST", error=error, gate=gate, incarnation=incarnation)
         # If the reports cannot be sent now, some reaper finds the jobs again after the time of a lease.
         if self._manager.flush():
             with talking:
@@ -228,4 +229,4 @@ def _report(
 ) -> None:
     if job.project_id is not None:
         change = events.status_change(job, state, error=error)
-        manager.put(events.outgoing_status(change, gate=gate, incarnation=incarnation))
+        manager.put(events.outgoing_status(change, gate=gate, incarnation=incarnation, job=job))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import concurrent.futures.thread  # noqa: F401  (python-socketio loads it, which cannot be done once an exit has begun)
 import logging
+import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -57,7 +58,7 @@ class SocketIOManager:
         self._settings = settings
         self._outbox = Lazy(self._new_outbox)
         self._publisher = Lazy(connect)
-        self._history = Lazy(lambda: _open_history(settings()))
+        self._history = Lazy(lambda: _open_history(settings(), self._look_later))
         self._filter = Lazy(lambda: EventFilter.for_everybody(settings(), self._counts.add))
         self._tracked: BoundedDict[str, str] = BoundedDict(TRACKED_JOBS)
         self._counts = Counts()
@@ -168,8 +169,13 @@ class SocketIOManager:
         answers = self.history.append(batch)
         if answers is None:
             return None
-        self._counts.add("stale", answers.count([]))
+        pairs = zip(batch, answers, strict=True)
+        self._counts.add("stale", sum(not answer and not events.is_workflow_look(event) for event, answer in pairs))
         return [event for answer in answers for event in answer]
+
+    def _look_later(self, project_id: str, pause: float) -> None:
+        """Have the history look for due updates of a project's workflows, should nothing else be appended to it."""
+        self.outbox.put(events.workflow_look(project_id), time.monotonic() + pause)
 
     def _publish(self, batch: list[Outgoing]) -> int:
         return self.publisher.publish_events(batch)
@@ -290,7 +296,7 @@ class SocketIOManager:
         return True if outbox is None else outbox.flush(timeout)
 
 
-def _open_history(settings: Settings) -> History | None:
+def _open_history(settings: Settings, on_workflows_due: Callable[[str, float], None]) -> History | None:
     address = settings.history_address
     if address is None:
         return None
@@ -302,7 +308,9 @@ def _open_history(settings: Settings) -> History | None:
         raise ImproperlyConfigured(
             "realtime_history_url needs redis-py: pip install celery-realtime[redis], or set it to None"
         ) from None
-    return History(address, settings.channel, settings.history_size, settings.history_ttl)
+    history = History(address, settings.channel, settings.history_size, settings.history_ttl)
+    history.on_workflows_due(on_workflows_due)
+    return history
 
 
 def _close_publisher(reference: weakref.ref[SocketIOManager]) -> None:

@@ -294,9 +294,16 @@ function progressOf({ progress = null, message = null, current = null, total = n
   return { progress, message, current, total };
 }
 
+// Is a job's progress over: is another attempt or run of it queued, or does its task start again? An entry that was made
+// of progress alone has no worker.
+function beginsAnew(job, { attempt, status }) {
+  if (job.attempt !== attempt || status === "queued") return true;
+  return status === "running" && job.status !== "queued" && "worker" in job;
+}
+
 function withStatus(job, status) {
-  const same = job?.attempt === status.attempt && job;
-  return { ...status, ...progressOf(same), stalled: status.status === "running" && !!same?.stalled };
+  const before = job && !beginsAnew(job, status) ? job : undefined;
+  return { ...status, ...progressOf(before), stalled: status.status === "running" && !!before?.stalled };
 }
 
 function withProgress(job, update) {

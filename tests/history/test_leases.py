@@ -145,7 +145,8 @@ def test_an_expired_job_is_found_after_the_grace_until_it_is_dealt_with(history:
 def test_a_stalled_job_is_found_once_with_the_latest_progress(history: History) -> None:
     append(history, status("STARTED", stall_after=0.05), progress(40, stall_after=0.05))
     [stalled] = wait_for(lambda: history.leases.reap(60.0, 1.0, 0.0).stalled)
-    assert (stalled.job_id, stalled.progress, stalled.message) == ("job", 40, "at 40")
+    update = stalled.progress
+    assert (stalled.job.job_id, update.progress, update.message) == ("job", 40, "at 40")
     assert history.leases.reap(60.0, 1.0, 0.0).stalled == []
 
 

@@ -8,10 +8,15 @@ from typing import Any
 import msgspec
 import pytest
 
+from celery_realtime.history.keys import PROJECT as PROJECT_KEYS
 from tests.lua_scripts import KEYS, Caller
+from tests.waiting import wait_for
 
 PROJECT = KEYS.project("p")
-NAMES = dict(zip(("meta", "events", "jobs", "ended", "flows", "live", "flows-ended"), PROJECT, strict=True))
+
+RUN = "1795762121624-3a930231"
+LATER_RUN = "1795762121625-0a930231"
+NAMES = dict(zip(PROJECT_KEYS, PROJECT, strict=True))
 
 
 class Append:
@@ -26,13 +31,29 @@ class Append:
         self, *events: list[Any], witnessed: tuple[str, int] = ("", 0), server: bool = False
     ) -> tuple[str, list[int], list[Any]]:
         limits = self.limits
-        epoch, offsets, updates = self._call(
-            [*PROJECT, *KEYS.project("p", "server")[7:]] if server else PROJECT,
+        epoch, offsets, updates, self.has_made_due = self._call(
+            KEYS.project("p", "server") if server else PROJECT,
             *("new", limits["max_events"], limits["ttl"], limits["ended_ttl"], '"now"', '"p"', *witnessed),
             *(limits["max_live"], msgspec.msgpack.encode([event[:-1] for event in events])),
             *(event[-1] for event in events),
         )
         return epoch.decode(), [int(word) for word in offsets.split()], updates
+
+    def shown(self) -> set[str]:
+        """Return the jobs that a snapshot has."""
+        return {job.decode() for name in ("live", "ended") for job in self.redis.zrange(NAMES[name], 0, -1)}  # type: ignore[union-attr]
+
+    def state(self) -> dict[str, Any]:
+        """Return what is known of jobs and workflows."""
+        flows: Any = self.redis.hgetall(NAMES["flows"])
+        gone: Any = self.redis.zrange(NAMES["gone"], 0, -1)
+        counts = {root: [float(word) for word in flow.split()[:-1]] for root, flow in flows.items()}
+        return {"shown": self.shown(), "gone": set(gone), "flows": counts}
+
+    def wait(self, seconds: float) -> None:
+        """Wait by the server's clock."""
+        until = self._call.time() + seconds
+        wait_for(lambda: self._call.time() >= until)
 
     def entry(self, job: str = "job") -> list[str]:
         """Return the words and lines of a job's entry."""
@@ -42,10 +63,12 @@ class Append:
 
 def event(rank: str, payload: str, **more: Any) -> list[Any]:
     """Return the description of an event, and its payload."""
-    kind = {"0": "queued", "1": "running", "2": "done", "L": "failed", "E": "failed"}.get(rank, "")
+    kind = {"0": "queued", "1": "running", "2": "done", "L": "failed", "S": "failed", "E": "failed"}.get(rank, "")
     fields = {"job": "job", "attempt": 0, "percent": 0, "incarnation": "-", "kind": kind, "root": "-", "tag": payload}
+    fields |= {"run": "-", "execution": "-", "age": 0, "redelivered": False}
+    assert more.keys() <= fields.keys()
     fields |= more
-    name = {"p": "agent_progress", "c": "line"}.get(rank, "agent_status")
+    name = {"p": "agent_progress", "s": "agent_progress", "c": "line"}.get(rank, "agent_status")
     return [name, fields["job"], fields["attempt"], rank, *list(fields.values())[2:], payload]
 
 
@@ -63,12 +86,15 @@ def test_events_are_counted_and_stored_in_order_with_their_time_and_tag(append: 
         (b"agent_status", b"r", b"r"),
         (b"line", b"c", b"c"),
     ]
-    assert append.redis.hgetall(NAMES["meta"]) == {b"epoch": b"new", b"offset": b"3", b"jobs": b"1"}
+    assert append.redis.hgetall(NAMES["meta"]) == {b"epoch": b"new", b"offset": b"3", b"counts": b"1 1 0 0 0 0 0 1"}
 
 
 def test_a_job_has_one_entry_of_its_latest_status_and_progress(append: Append) -> None:
-    append(event("1", "r", incarnation="i1", root="root", attempt=2), event("p", "p", percent=40.5, attempt=2))
-    assert append.entry() == ["2", "1", "40.5", "1", "2", "i1", "running", "40.5", "root", "r", "p"]
+    of_start = {"attempt": 2, "run": RUN, "execution": "x"}
+    append(event("1", "r", incarnation="i1", root="root", **of_start), event("p", "p", percent=40.5, **of_start))
+    entry = append.entry()
+    assert entry[:11] == ["2", "1", "40.5", "1", "2", "i1", "running", "40.5", "root", RUN, "x"]
+    assert entry[12:] == ["0", "r", "p"]
 
 
 @pytest.mark.parametrize(
@@ -86,6 +112,16 @@ def test_a_job_has_one_entry_of_its_latest_status_and_progress(append: Append) -
         (("0", 0, "-"), ("L", 0, "a"), False),
         (("L", 0, "a"), ("0", 0, "-"), False),
         (("L", 0, "a"), ("1", 0, "b"), True),
+        (("0", 0, "-"), ("S", 0, "a"), True),
+        (("1", 0, "a"), ("S", 0, "a"), True),
+        (("1", 0, "a"), ("S", 0, "b"), False),
+        (("0", 1, "-"), ("S", 0, "a"), False),
+        (("E", 0, "-"), ("0", 0, "-"), False),
+        (("E", 0, "-"), ("1", 0, "a"), True),
+        (("E", 0, "-"), ("2", 0, "a"), True),
+        (("E", 0, "-"), ("L", 0, "a"), False),
+        (("E", 0, "-"), ("E", 0, "-"), False),
+        (("L", 0, "a"), ("2", 0, "b"), True),
         (("2", 0, "a"), ("1", 0, "b"), False),
         (("2", 0, "a"), ("0", 1, "-"), True),
         (("0", 1, "-"), ("2", 0, "a"), False),
@@ -94,9 +130,120 @@ def test_a_job_has_one_entry_of_its_latest_status_and_progress(append: Append) -
 def test_of_two_reports_attempt_and_rank_decide(append: Append, first: Any, then: Any, is_news: bool) -> None:
     if first[0] == "L":
         append(event("1", "before", incarnation=first[2]))
+    if first[0] == "E":
+        append(event("0", "before"))
     for number, (rank, attempt, incarnation) in enumerate((first, then)):
         _, offsets, _ = append(event(rank, f"{number}", attempt=attempt, incarnation=incarnation))
     assert (offsets != [0]) is is_news
+
+
+def test_an_end_that_only_a_reaper_has_seen_is_made_final_by_a_report_that_says_the_same(append: Append) -> None:
+    append(event("0", "{}"), event("E", '{"status":"error","state":"REVOKED","error":"expired"}'))
+    same = event("2", '{"status":"error","state":"REVOKED","error":"expired","timestamp":"later"}', kind="failed")
+    assert append(same)[1] == [0]
+    assert append(event("1", "{}"))[1] == [0]
+
+
+def test_a_stall_changes_nothing_of_a_job_that_is_not_known_to_run(append: Append) -> None:
+    stall = event("s", "stalled", percent=10)
+    assert append(stall)[1] == [0]
+    assert append(event("0", "q"), stall)[1] == [1, 0]
+    assert append(event("1", "r", execution="x"), event("s", "s", execution="y"), stall)[1] == [2, 0, 3]
+    assert append(event("p", "p", percent=20), stall)[1] == [4, 0]
+    assert append(event("2", "d"), event("s", "t", percent=50))[1] == [5, 0]
+
+
+def test_a_later_run_begins_anew_and_an_earlier_one_changes_nothing(append: Append) -> None:
+    old, new = {"run": RUN}, {"run": LATER_RUN}
+    append(event("1", "a", attempt=3, **old), event("p", "b", attempt=3, percent=50, **old))
+    append(event("2", "c", attempt=3, **old))
+    assert append(event("0", "d", **new))[1] == [4]
+    entry = append.entry()
+    assert entry[:4] == ["0", "0", "0", "4"]
+    assert entry[-2:] == ["d", ""]
+    late = [event(rank, rank, attempt=9, percent=90, **old) for rank in ("0", "1", "p", "2", "L", "S", "E", "s")]
+    assert append(*late)[1] == [0] * 8
+    assert append(event("1", "e", **new), event("p", "f", percent=1, **new), event("2", "g", **new))[1] == [5, 6, 7]
+
+
+@pytest.mark.parametrize("rank", ["1", "p", "2", "S"])
+def test_the_first_that_is_heard_of_a_run_may_be_anything_that_happens_to_it(append: Append, rank: str) -> None:
+    append(event("2", "a", run=RUN))
+    assert append(event(rank, "b", run=LATER_RUN, percent=5))[1] == [2]
+
+
+def test_a_report_without_a_mark_is_of_the_present_run(append: Append) -> None:
+    append(event("1", "a", run=RUN))
+    assert append(event("2", "b"), event("1", "c", run=RUN, execution="x"))[1] == [2, 0]
+    assert append.entry()[9] == RUN
+
+
+def test_a_job_without_a_mark_that_ended_is_published_again_by_somebody_who_writes_marks(append: Append) -> None:
+    append(event("2", "a"))
+    assert append(event("0", "b", run=RUN))[1] == [2]
+
+
+def test_without_marks_a_task_that_starts_after_the_end_is_of_another_run(append: Append) -> None:
+    first, second = ({"execution": name, "incarnation": "i"} for name in "xy")
+    append(event("1", "a", **first), event("2", "b", **first))
+    append.wait(0.05)
+    assert append(event("1", "late", age=10000, **second))[1] == [0]
+    assert append(event("1", "c", redelivered=True, **second))[1] == [0]
+    assert append(event("1", "c", **second), event("p", "d", percent=5, **second))[1] == [3, 4]
+    assert append(event("2", "e", age=10000, **first), event("1", "f", age=10000, **first))[1] == [0, 0]
+    assert append(event("2", "g", **second))[1] == [5]
+
+
+def test_a_task_that_starts_again_within_an_attempt_has_its_own_progress(append: Append) -> None:
+    first, second = ({"execution": name, "incarnation": "i", "run": RUN} for name in "xy")
+    append(event("1", "a", age=100, **first), event("p", "b", percent=80, **first))
+    assert append(event("1", "c", **second))[1] == [3]
+    assert append.entry()[2] == "0"
+    assert append(event("p", "d", percent=90, **first), event("p", "e", percent=10, **second))[1] == [0, 4]
+    assert append(event("p", "f", percent=5, **second), event("1", "g", age=100, **first))[1] == [0, 0]
+    assert append(event("2", "h", **first))[1] == [5]
+
+
+@pytest.mark.parametrize("rank", ["0", "1", "p", "s", "2", "L", "S", "E"])
+def test_what_has_ended_and_is_not_shown_any_more_does_not_come_back(append: Append, rank: str) -> None:
+    append.limits["max_events"] = 2
+    append(event("2", "a", run=RUN, attempt=1), *(event("2", f"e{n}", job=f"other{n}") for n in range(5)))
+    assert append.shown() == {"other3", "other4"}
+    assert append(event(rank, "b", run=RUN, attempt=1, percent=50))[1] == [0]
+    assert append(event("0", "c", run=LATER_RUN))[1] == [7]
+    assert "job" in append.shown()
+
+
+def test_of_what_is_not_shown_any_more_a_limited_number_is_remembered(append: Append) -> None:
+    append.limits["max_events"] = 2
+    for start in range(0, 60, 10):
+        append(*(event("2", f"e{n}", job=f"job{n}") for n in range(start, start + 10)))
+    assert append.redis.zcard(NAMES["gone"]) == 20
+    assert append.redis.hlen(NAMES["jobs"]) == 22
+
+
+def test_a_job_that_comes_back_is_counted_once_in_its_workflow(append: Append) -> None:
+    append.limits["max_events"] = 1
+    append(*(event("2", f"{n}", job=f"job{n}", root="r", run=RUN) for n in range(4)))
+    append(event("1", "again", job="job0", root="r", run=LATER_RUN))
+    assert append.state()["flows"][b"r"][:5] == [4, 0, 1, 3, 0]
+
+
+def test_updates_of_a_workflow_are_the_first_the_last_and_few_in_between(append: Append) -> None:
+    members = [event("0", f"q{n}", job=f"job{n}", root="r") for n in range(10)]
+    _, _, updates = append(*members)
+    assert [json.loads(update)["total"] for _, update, _ in updates] == [1 + 1]
+    assert append.has_made_due == 1
+    _, _, updates = append(event("1", "start", job="job0", root="r"))
+    assert (updates, append.has_made_due) == ([], 0)
+    append.wait(0.3)
+    _, offsets, updates = append(event("w", "", job="look"))
+    assert offsets == [0]
+    assert [(json.loads(update)["total"], json.loads(update)["running"]) for _, update, _ in updates] == [(10, 1)]
+    _, _, updates = append(*(event("2", f"d{n}", job=f"job{n}", root="r") for n in range(10)))
+    assert [json.loads(update)["done"] for _, update, _ in updates] == [10]
+    append.wait(0.3)
+    assert append(event("w", "", job="look"))[2] == []
 
 
 def test_progress_does_not_go_back_within_an_attempt(append: Append) -> None:
@@ -120,10 +267,13 @@ def test_an_entry_that_cannot_be_read_is_written_anew(append: Append) -> None:
 
 def test_workflows_are_counted_from_their_second_job_on(append: Append) -> None:
     assert append(event("1", "a", job="r", root="r"))[2] == []
-    _, offsets, updates = append(event("0", "b", job="s", root="r"), event("2", "c", job="r", root="r"))
-    assert offsets == [2, 4]
-    assert [(index, offset) for index, _, offset in updates] == [(0, 3), (1, 5)]
-    assert json.loads(updates[1][1]) == {
+    _, offsets, updates = append(event("0", "b", job="s", root="r"))
+    assert [(index, offset) for index, _, offset in updates] == [(0, 3)]
+    append.wait(0.3)
+    _, offsets, updates = append(event("2", "c", job="r", root="r"))
+    assert offsets == [4]
+    assert [(index, offset) for index, _, offset in updates] == [(0, 5)]
+    assert json.loads(updates[0][1]) == {
         "event": "workflow_update",
         "root_id": "r",
         "project_id": "p",
@@ -149,10 +299,10 @@ def test_what_is_beyond_the_limits_is_forgotten(append: Append) -> None:
     append.limits |= {"max_events": 2, "max_live": 1}
     append(*(event("2", f"e{n}", job=f"ended{n}") for n in range(4)))
     append(*(event("1", f"l{n}", job=f"live{n}") for n in range(3)))
-    assert set(append.redis.hkeys(NAMES["jobs"])) == {b"ended2", b"ended3", b"live2"}
+    assert append.shown() == {"ended2", "ended3", "live2"}
     append.limits["ended_ttl"] = -1
     append(event("c", "later"))
-    assert set(append.redis.hkeys(NAMES["jobs"])) == {b"live2"}
+    assert append.shown() == {"live2"}
 
 
 def test_every_key_expires(append: Append) -> None:
@@ -160,20 +310,34 @@ def test_every_key_expires(append: Append) -> None:
     assert [0 < append.redis.ttl(key) <= 60 for key in PROJECT if append.redis.exists(key)] == [True] * 6  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("key", ["meta", "events", "jobs"])
-def test_a_project_of_which_a_part_was_lost_begins_anew(append: Append, key: str) -> None:
-    append(event("1", "a"))
+@pytest.mark.parametrize("key", PROJECT_KEYS)
+def test_a_project_of_which_a_part_was_lost_goes_on_in_a_new_epoch(append: Append, key: str) -> None:
+    append(event("1", "a", job="live"), event("2", "b", job="one", root="r"), event("2", "c", job="two", root="r"))
+    append(event("1", "d", job="three", root="r"))
+    append.limits["max_events"] = 1
+    append(event("1", "e", job="four", root="r"), event("2", "f", job="five", root="s"))
+    append(event("2", "g", job="six", root="s"))
     append.redis.hset(NAMES["meta"], "epoch", "old")
-    append.redis.delete(NAMES[key])
-    assert append(event("c", "b"))[:2] == ("new", [1])
+    before = append.state()
+    offset = int(append.redis.hget(NAMES["meta"], "offset"))  # type: ignore[arg-type]
+    assert append.redis.delete(NAMES[key]) == 1
+
+    assert append(event("c", "b"))[:2] == ("new", [offset + 1])
+
+    if key == "jobs":
+        assert append.state() == {"shown": set(), "gone": set(), "flows": {}}
+    else:
+        assert append.state() == before
+    assert append(event("c", "b"))[:2] == ("new", [offset + 2])
 
 
-def test_a_project_begins_anew_when_the_caller_has_stored_more(append: Append) -> None:
+def test_a_project_goes_on_in_a_new_epoch_when_the_caller_has_stored_more(append: Append) -> None:
     append(event("1", "a"), event("c", "b"))
     append.redis.hset(NAMES["meta"], "epoch", "old")
     assert append(event("c", "c"), witnessed=("old", 2))[:2] == ("old", [3])
     assert append(event("c", "d"), witnessed=("other", 9))[:2] == ("old", [4])
-    assert append(event("c", "e"), witnessed=("old", 9))[:2] == ("new", [1])
+    assert append(event("c", "e"), witnessed=("old", 9))[:2] == ("new", [10])
+    assert append.shown() == {"job"}
 
 
 def test_another_server_counts_on_in_another_epoch(append: Append) -> None:

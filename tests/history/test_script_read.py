@@ -8,7 +8,7 @@ import pytest
 
 from tests.lua_scripts import KEYS, Caller
 
-META, EVENTS, JOBS, ENDED, FLOWS, LIVE, FLOWS_ENDED = PROJECT = KEYS.project("p")
+META, EVENTS, JOBS, ENDED, FLOWS, LIVE, FLOWS_ENDED, GONE, FLOWS_DUE = PROJECT = KEYS.project("p")
 
 
 class Read:
@@ -17,9 +17,10 @@ class Read:
     def __init__(self, url: str) -> None:
         self._call = Caller("read", url)
         self.redis = self._call.redis
+        self.now_ms = int(self._call.time() * 1000)
         for offset in range(1, 6):
             self.redis.xadd(EVENTS, {"e": "line", "p": f"payload {offset}"}, id=f"{offset}-0")
-        self.redis.hset(META, mapping={"epoch": "e", "offset": 5, "jobs": 4})
+        self.redis.hset(META, mapping={"epoch": "e", "offset": 5, "counts": "4 2 2 0 2 1 0 1"})
         self.redis.hset(JOBS, mapping={job: job.upper() for job in ("live1", "live2", "ended", "old")})
         self.redis.zadd(LIVE, {"live1": 1, "live2": 4})
         self.redis.zadd(ENDED, {"ended": self._call.time(), "old": 1})
@@ -74,13 +75,29 @@ def test_a_hole_in_what_was_missed_is_noticed(read: Read) -> None:
     assert read(("e", 4))[2] == 1
 
 
-@pytest.mark.parametrize("key", [META, EVENTS, JOBS])
-def test_a_project_of_which_a_part_was_lost_begins_anew(read: Read, key: str) -> None:
-    read.redis.delete(key)
+def test_a_new_project_begins_with_an_epoch_and_nothing_else(read: Read) -> None:
+    read.redis.flushall()
     assert read(("e", 3)) == [b"new", 0, 0, [], [], 0, []]
-    assert read.redis.hgetall(META) == {b"epoch": b"new", b"offset": b"0", b"jobs": b"0"}
+    assert read.redis.hgetall(META) == {b"epoch": b"new", b"offset": b"0", b"counts": b"0 0 0 0 0 0 0 0"}
     assert 0 < read.redis.ttl(META) <= 60  # type: ignore[operator]
-    assert [read.redis.exists(other) for other in PROJECT[1:]] == [0] * 6
+    assert [read.redis.exists(other) for other in PROJECT[1:]] == [0] * 8
+
+
+@pytest.mark.parametrize("key", [META, EVENTS, JOBS, LIVE, ENDED, FLOWS, FLOWS_ENDED])
+def test_a_project_of_which_a_part_was_lost_goes_on_in_a_new_epoch(read: Read, key: str) -> None:
+    start = "- running 0 - - - 0"
+    entries = {job: f"0 1 0 {n} 0 {start} 0\n{job.upper()}\n" for n, job in enumerate(("live1", "live2"), 3)}
+    entries |= {job: f"0 2 0 {n} 0 {start} {read.now_ms}\n{job.upper()}\n" for n, job in enumerate(("ended", "old"))}
+    read.redis.hset(JOBS, mapping=entries)
+    read.redis.hset(FLOWS, mapping={"root": "3 0 1 2 0 200 66 0", "old root": "2 0 0 2 0 200 100 0"})
+    read.redis.delete(key)
+    epoch, offset, is_complete, missed, jobs, total, flows = read(("e", 3))
+    assert (epoch, offset, is_complete, missed) == (b"new", 5, 0, [])
+    if key != JOBS:
+        assert [job.split(b"\n")[1] for job in jobs[:2]] == [b"LIVE2", b"LIVE1"]
+        assert total == 4
+        assert len(flows) == (0 if key == FLOWS else 4)
+    assert read(("new", 5)) == [b"new", 5, 1, [], jobs, total, flows]
 
 
 def test_nothing_else_is_written(read: Read) -> None:

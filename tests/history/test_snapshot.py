@@ -90,7 +90,7 @@ def test_one_event_that_cannot_be_read_makes_the_whole_unrecoverable(fields: lis
 
 
 def test_workflows_of_more_than_one_job_are_counted() -> None:
-    flows = [b"r", b"3 1 1 1 0 150 50", b"alone", b"1 0 1 0 0 0 0", b"junk", b"2 x", b"odd", b"2 0 0 2 0 inf 100"]
+    flows = [b"r", b"3 1 1 1 0 150 50 9", b"alone", b"1 0 1 0 0 0 0 0", b"junk", b"2 x", b"odd", b"2 0 0 2 0 inf 9 0"]
     assert snapshot(flows=flows).workflows == [
         {
             "root_id": "r",

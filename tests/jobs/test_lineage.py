@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,13 +11,16 @@ from celery_realtime.jobs.lineage import (
     ATTEMPT_HEADER,
     PARENT_HEADER,
     ROOT_HEADER,
+    RUN_HEADER,
     Lineage,
     Publication,
     attempt_of,
     later_steps,
     lineage_of,
+    new_run,
 )
 from celery_realtime.jobs.seams import read_message
+from tests.waiting import wait_for
 
 
 def publication(headers: dict[str, Any], running: Context | None = None, body: Any = None, **embed: Any) -> Publication:
@@ -63,6 +68,7 @@ def test_a_job_of_no_job_is_its_own_root() -> None:
     headers = {"id": "job", "root_id": "job"}
     made = publication(headers)
     made.write_lineage()
+    assert headers.pop(RUN_HEADER)
     assert headers == {"id": "job", "root_id": "job"}
     assert not made.continues_running
 
@@ -71,6 +77,65 @@ def test_members_of_a_group_that_starts_a_workflow_have_the_group_as_their_root(
     headers = {"id": "job", "root_id": "job", "group": "group"}
     publication(headers).write_lineage()
     assert headers[ROOT_HEADER] == "group"
+
+
+def _the_next_millisecond() -> Callable[[], bool]:
+    before = time.time_ns() // 1_000_000
+    return lambda: time.time_ns() // 1_000_000 > before
+
+
+def run_of(headers: dict[str, Any]) -> str | None:
+    return lineage_of(headers["id"], headers).run
+
+
+def test_each_publication_is_a_run_of_its_own_and_the_later_is_the_greater() -> None:
+    runs = []
+    for _ in range(3):
+        headers = {"id": "job", RUN_HEADER: runs[-1] if runs else "nonsense"}
+        publication(headers).write_lineage()
+        runs.append(run_of(headers) or "")
+        wait_for(_the_next_millisecond())
+    assert all(runs)
+    assert runs == sorted(set(runs))
+
+
+def test_a_retry_and_a_replacement_are_of_the_run_that_they_continue() -> None:
+    run = new_run()
+    for fields in ({"retries": 1}, {"retries": 0}):
+        headers = {"id": "job", **fields}
+        publication(headers, Context({"id": "job", "retries": 0, RUN_HEADER: run})).write_lineage()
+        assert run_of(headers) == run
+
+
+def test_a_retry_of_a_job_without_a_mark_gets_none() -> None:
+    headers = {"id": "job", "retries": 1}
+    publication(headers, Context({"id": "job"})).write_lineage()
+    assert RUN_HEADER not in headers
+
+
+def test_what_a_job_publishes_is_no_part_of_its_run_though_it_hands_on_its_headers() -> None:
+    run = new_run()
+    headers = {"id": "child", RUN_HEADER: run}
+    publication(headers, Context({"id": "job", RUN_HEADER: run})).write_lineage()
+    assert run_of(headers) not in (None, run)
+
+
+def test_the_step_that_gets_the_id_of_a_replaced_job_is_of_its_run() -> None:
+    run = new_run()
+    first: dict[str, Any] = {"id": "first"}
+    made = publication(first, Context({"id": "job", RUN_HEADER: run}), chain=[step("add", "job")])
+    made.write_lineage()
+    made.hand_down()
+    (later,) = made.message.embed["chain"]
+    headers = {"id": "job", **later["options"]["headers"]}
+    publication(headers).write_lineage()
+    assert run_of(headers) == run
+    assert run_of(first) not in (None, run)
+
+
+@pytest.mark.parametrize("mark", [None, 5, "", "x", "123-abc", {"job": "1"}, "1795762121624-3A930231", "1" * 99])
+def test_a_mark_that_is_none_of_ours_counts_as_none(mark: object) -> None:
+    assert lineage_of("job", {RUN_HEADER: mark}).run is None
 
 
 def test_a_child_has_the_root_of_its_parent() -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
+import pytest
 
-from celery_realtime.events import RANK_OF_STATUS, STATUS_OF_STATE, Job
+from celery_realtime.events import RANK_OF_STATUS, STATUS_OF_STATE, Execution, Job
 from celery_realtime.jobs.incarnation import Incarnation
 from celery_realtime.jobs.statuses import StatusGate, StatusReporter
 from tests.recording import Studio
@@ -38,6 +40,41 @@ def test_an_end_is_reported_once_whoever_reports_it_first() -> None:
 def test_the_next_attempt_begins_again_and_an_earlier_one_is_over() -> None:
     assert admitted((0, "FAILURE"), (1, "RETRY"), (0, "SUCCESS"), (1, "STARTED")) == [
         *((0, "FAILURE"), (1, "RETRY"), (1, "STARTED"))
+    ]
+
+
+def test_a_later_run_begins_again_and_an_earlier_one_is_over() -> None:
+    gate = StatusGate()
+    old, new = (msgspec.structs.replace(JOB, run=f"{number}-a") for number in (1, 2))
+    assert gate.admit(old, 2)
+    assert gate.admit(new, 0)
+    assert not gate.admit(msgspec.structs.replace(old, attempt=5), 2)
+    assert gate.admit(new, 1)
+
+
+def test_a_task_that_starts_again_is_news_until_its_job_has_ended() -> None:
+    gate = StatusGate()
+    first, second, third = (
+        msgspec.structs.replace(JOB, run="1-a", execution=Execution(name, time.time())) for name in "abc"
+    )
+    assert [gate.admit(first, 1), gate.admit(first, 1), gate.admit(second, 1), gate.admit(first, 2)] == [
+        *(True, False, True, True)
+    ]
+    assert not gate.admit(third, 1)
+
+
+@pytest.mark.parametrize("redelivered", [True, False])
+def test_without_a_mark_a_start_after_the_end_is_another_run_unless_it_is_a_redelivery(redelivered: bool) -> None:
+    gate = StatusGate()
+    assert gate.admit(msgspec.structs.replace(JOB, execution=Execution("a", time.time())), 2)
+    later = Execution("b", time.time() + 1, redelivered)
+    assert gate.admit(msgspec.structs.replace(JOB, execution=later), 1) is not redelivered
+
+
+def test_lost_is_taken_back() -> None:
+    gate = StatusGate()
+    assert [gate.admit(JOB, 2, is_final=False), gate.admit(JOB, 0), gate.admit(JOB, 1), gate.admit(JOB, 2)] == [
+        *(True, False, True, True)
     ]
 
 

@@ -2,14 +2,18 @@
 -- and the counts of their workflows, all in one step on the server.
 --
 -- KEYS, all of one project
---   1 meta         hash: epoch; offset, of the newest event; jobs, the number of entries in `jobs`
+--   1 meta         hash: epoch; offset, of the newest event; counts, of what each key holds, see common.open
 --   2 events       stream with ids <offset>-0: e, the event's name; p, its JSON; t, when it was stored; b, its tag
---   3 jobs         hash: job id -> entry, see read_job
+--   3 jobs         hash: job id -> entry, see common.parse_job
 --   4 ended        sorted set: ids of jobs that have ended, by the time (s) of their end
---   5 flows        hash: root id -> counts of a workflow, see FLOW
+--   5 flows        hash: root id -> counts of a workflow, see common.parse_flow
 --   6 live         sorted set: ids of jobs that have not ended, by the offset of their latest event
 --   7 flows-ended  sorted set: root ids of workflows of which no job is queued or running, by time (s)
---   8 server       string, only where Sentinels choose the server: which server stored the latest event
+--   8 gone         sorted set: ids of jobs that ended and are not shown any more, by time (s). What is left of their
+--                  entries keeps late reports from bringing them back
+--   9 flows-due    sorted set: root ids of workflows that have changed since their latest update, by the time (s) at
+--                  which the next one is due
+--  10 server       string, only where Sentinels choose the server: which server stored the latest event
 -- ARGV
 --   1 new_epoch         string: the epoch to begin with, should this project have to begin anew
 --   2 max_events        number: entries that each of `events`, `ended` and `flows-ended` keep
@@ -23,72 +27,71 @@
 --  10 descriptions      msgpack: a list for each event, see describe
 --  11 ...               JSON: the payload of each event
 --
--- Returns {epoch, offsets as one text with blanks between (0: not news), workflow updates {index, JSON, offset}}.
+-- Returns {epoch, offsets as one text with blanks between (0: not news), workflow updates {index, JSON, offset}, 1 if
+-- these events made further workflow updates due later, else 0}.
 
 -- include: common
 
-local keys = {
-  meta = KEYS[1], events = KEYS[2], jobs = KEYS[3], ended = KEYS[4], flows = KEYS[5], live = KEYS[6],
-  flows_ended = KEYS[7], server = KEYS[8],
-}
+local keys = common.project_keys()
+local server_key = KEYS[10]
 local new_epoch, max_events, ttl, ended_ttl, timestamp, project_id, witnessed_epoch, witnessed_offset, max_live,
   descriptions = unpack(ARGV, 1, 10)
 local FIRST_PAYLOAD = 11
 max_events, ttl, ended_ttl, max_live = tonumber(max_events), tonumber(ttl), tonumber(ended_ttl), tonumber(max_live)
 witnessed_offset = tonumber(witnessed_offset)
+-- Jobs in `gone`; each takes less than a tenth of the room that it took before.
+local max_gone = 10 * max_events
 
--- Ranks of a job within one attempt. LOST ends a job as ENDED does, but a later run or end reopens it.
-local QUEUED, RUNNING, ENDED, LOST = '0', '1', '2', 'L'
--- In place of a rank: an expiry that only a reaper has seen, progress, a custom event.
-local EXPIRED, PROGRESS, CUSTOM = 'E', 'p', 'c'
+-- Ranks of a job within one attempt. LOST, and EXPIRED, an expiry that only a reaper has seen, end a job as ENDED does,
+-- but a later run or end reopens it: a reaper has heard nothing, and may be mistaken.
+local QUEUED, RUNNING, ENDED, LOST, EXPIRED = '0', '1', '2', 'L', 'E'
+-- LOST, of a job that its worker is known to have started.
+local STARTED_AND_LOST = 'S'
+-- In place of a rank: progress, progress that has come to a halt, a custom event, a look for what is due.
+local PROGRESS, STALLED, CUSTOM, LOOK = 'p', 's', 'c', 'w'
 
 local WORKFLOW_EVENT = 'agent_workflow'
--- The counts of a workflow in the order in which they are stored: jobs in all and of each kind, the sum of the jobs'
--- percentages, and the progress of the latest update.
-local FLOW = {'total', 'queued', 'running', 'done', 'failed', 'share', 'progress'}
-local KINDS = {queued = true, running = true, done = true, failed = true}
+-- Seconds between two updates of a workflow, but for the one that says that nothing of it is queued or running.
+local WORKFLOW_PAUSE = 0.25
 
 local now = common.now()
+local now_ms = math.floor(now * 1000)
 local epoch, offset
 local workflow_updates = {}
+local has_made_due = 0
 
 local function describe(index, fields)
-  local name, job, attempt, rank, percent, incarnation, kind, root, tag = unpack(fields)
+  local name, job, attempt, rank, percent, incarnation, kind, root, tag, run, execution, age, is_redelivered =
+    unpack(fields)
   -- A question mark before the tag: the event may have been stored already, and the answer was lost.
   local is_doubtful = string.sub(tag, 1, 1) == '?'
   return {
     index = index, name = name, job = job, attempt = attempt, rank = rank, percent = percent,
     incarnation = incarnation, kind = kind, root = root, is_doubtful = is_doubtful,
     tag = is_doubtful and string.sub(tag, 2) or tag, payload = ARGV[FIRST_PAYLOAD + index],
+    -- Which publication of the job it is of, and which start of its task; each '-' if that is not known. The start is
+    -- `age` ms ago: so the clocks of the hosts need not agree.
+    run = run, execution = execution, started = now_ms - age, is_redelivered = is_redelivered,
   }
 end
 
 -- The project ---------------------------------------------------------------------------------------------------------
 
-local function begin_anew()
-  epoch, offset = new_epoch, 0
-  redis.call('DEL', keys.meta, keys.events, keys.jobs, keys.ended, keys.flows, keys.live, keys.flows_ended)
-end
-
 -- Behind Sentinels, a server that takes over may lack the newest events, and would give their offsets away a second
--- time. So it counts on in an epoch of its own, and keeps no event of the one before but the newest.
-local function succeed()
+-- time.
+local function is_another_server()
+  if not server_key then return false end
   local info = redis.pcall('INFO', 'replication')
   local server = type(info) == 'string' and string.match(info, 'master_replid:(%x+)') or 'unknown'
-  if redis.call('GET', keys.server) == server then return end
-  redis.call('SET', keys.server, server, 'EX', math.ceil(ttl))
-  if not epoch then return end
-  epoch = new_epoch
-  redis.call('XTRIM', keys.events, 'MAXLEN', 1)
+  if redis.call('GET', server_key) == server then return false end
+  redis.call('SET', server_key, server, 'EX', math.ceil(ttl))
+  return true
 end
 
-local function open_project()
-  local job_count
-  epoch, offset, job_count = common.read_meta(keys.meta)
-  if keys.server then succeed() end
-  -- The server has lost what the caller itself has stored there.
-  local has_lost_events = epoch == witnessed_epoch and offset and witnessed_offset > offset
-  if has_lost_events or not common.is_whole(keys, epoch, offset, job_count) then begin_anew() end
+-- Tell whether the server has lost what the caller itself has stored there, and up to which offset.
+local function find_lost(stored_epoch, stored_offset)
+  local is_witnessed = stored_epoch == witnessed_epoch and stored_offset and witnessed_offset > stored_offset
+  return is_another_server() or is_witnessed, is_witnessed and witnessed_offset
 end
 
 local function forget_jobs_that_ended_long_ago()
@@ -98,8 +101,21 @@ local function forget_jobs_that_ended_long_ago()
     for _, job in ipairs(redis.call('ZRANGE', keys.ended, 0, surplus - 1)) do jobs[#jobs + 1] = job end
   end
   if #jobs == 0 then return end
-  redis.call('HDEL', keys.jobs, unpack(jobs))
+  for place, entry in ipairs(redis.call('HMGET', keys.jobs, unpack(jobs))) do
+    if entry then
+      redis.call('HSET', keys.jobs, jobs[place], string.match(entry, '^[^\n]*'))
+      redis.call('ZADD', keys.gone, now, jobs[place])
+    end
+  end
   redis.call('ZREM', keys.ended, unpack(jobs))
+end
+
+local function forget_jobs_that_are_gone_long_since()
+  local surplus = math.min(redis.call('ZCARD', keys.gone) - max_gone, 200)
+  if surplus <= 0 then return end
+  local jobs = redis.call('ZRANGE', keys.gone, 0, surplus - 1)
+  redis.call('HDEL', keys.jobs, unpack(jobs))
+  redis.call('ZREM', keys.gone, unpack(jobs))
 end
 
 local function forget_workflows_that_ended_long_ago()
@@ -133,18 +149,18 @@ end
 
 local function close_project()
   forget_jobs_that_ended_long_ago()
+  forget_jobs_that_are_gone_long_since()
   forget_workflows_that_ended_long_ago()
   forget_live_jobs_that_were_silent_longest()
   forget_old_events()
-  redis.call('HSET', keys.meta, 'epoch', epoch, 'offset', offset, 'jobs', redis.call('HLEN', keys.jobs))
-  for _, key in pairs(keys) do redis.call('EXPIRE', key, math.ceil(ttl)) end
+  common.close(keys, epoch, offset, ttl)
 end
 
 -- Events --------------------------------------------------------------------------------------------------------------
 
 local function store(name, payload, tag)
   offset = offset + 1
-  local id = offset .. '-0'
+  local id = string.format('%d-0', offset)
   redis.call('XADD', keys.events, 'MAXLEN', '~', max_events, id, 'e', name, 'p', payload, 't', now, 'b', tag)
   return offset
 end
@@ -169,69 +185,24 @@ local function find_stored(event)
   return offsets_by_tag[event.tag]
 end
 
--- Jobs ----------------------------------------------------------------------------------------------------------------
-
--- An entry has three lines: "attempt rank percent status-offset progress-offset incarnation kind share root", the
--- latest status, the latest progress (JSON, or empty). An entry that cannot be read counts as none, and is written
--- anew: it must not keep out all that comes after it.
-local function read_job(job)
-  local entry = redis.call('HGET', keys.jobs, job)
-  if not entry then return nil end
-  local attempt, rank, percent, status_at, progress_at, incarnation, kind, share, root, status, progress = string.match(
-    entry, '^(%S+) ([012L]) (%S+) (%d+) (%d+) (%S+) (%S+) (%S+) (%S+)\n([^\n]*)\n(.*)$')
-  attempt, percent, share = tonumber(attempt), tonumber(percent), tonumber(share)
-  if not (attempt and percent and share and KINDS[kind]) then return nil end
-  return {
-    attempt = attempt, rank = rank, percent = percent, status_at = tonumber(status_at),
-    progress_at = tonumber(progress_at), incarnation = incarnation, kind = kind, share = share, root = root,
-    status = status, progress = progress,
-  }
-end
-
-local function write_job(job, state)
-  local head = string.format('%d %s %s %d %d %s %s %s %s', state.attempt, state.rank, state.percent, state.status_at,
-    state.progress_at, state.incarnation, state.kind, state.share, state.root)
-  redis.call('HSET', keys.jobs, job, head .. '\n' .. state.status .. '\n' .. state.progress)
-end
-
-local function has_ended(state) return state.rank == ENDED or state.rank == LOST end
-
 -- Workflows -----------------------------------------------------------------------------------------------------------
 
+local function read_job(job)
+  local entry = redis.call('HGET', keys.jobs, job)
+  return entry and common.parse_job(entry)
+end
+
 local function read_flow(root)
-  local numbers = {}
-  for number in string.gmatch(redis.call('HGET', keys.flows, root) or '', '%S+') do
-    numbers[#numbers + 1] = tonumber(number)
-  end
-  if #numbers ~= #FLOW then return nil end
-  local flow = {}
-  for place, name in ipairs(FLOW) do flow[name] = numbers[place] end
-  return flow
-end
-
-local function write_flow(root, flow)
-  local numbers = {}
-  for place, name in ipairs(FLOW) do numbers[place] = flow[name] end
-  redis.call('HSET', keys.flows, root, table.concat(numbers, ' '))
-  if flow.queued + flow.running == 0 then
-    redis.call('ZADD', keys.flows_ended, now, root)
-  else
-    redis.call('ZREM', keys.flows_ended, root)
-  end
-end
-
-local function count_job(flow, state, by)
-  flow[state.kind] = flow[state.kind] + by
-  flow.share = flow.share + by * state.share
+  local stored = redis.call('HGET', keys.flows, root)
+  return stored and common.parse_flow(stored)
 end
 
 -- A root counts itself only once there is a second job: most jobs are alone, and need no workflow.
-local function new_flow(root)
-  local flow = {total = 0, queued = 0, running = 0, done = 0, failed = 0, share = 0, progress = -1}
-  local first = read_job(root)
+local function begin_flow(root)
+  local flow, first = common.new_flow(), read_job(root)
   if first then
     flow.total = 1
-    count_job(flow, first, 1)
+    common.count_job(flow, first, 1)
   end
   return flow
 end
@@ -243,59 +214,176 @@ local function store_workflow_update(event, root, flow)
     flow.done, flow.failed, flow.progress, timestamp)
   local at = store(WORKFLOW_EVENT, payload, event.tag)
   workflow_updates[#workflow_updates + 1] = {event.index, payload, at}
+  flow.told = now_ms
+  redis.call('ZREM', keys.flows_due, root)
+end
+
+-- Report a workflow's change: at once if it is the first or the last one, or if there was none for a while.
+local function report_workflow(event, root, flow)
+  local due = flow.told / 1000 + WORKFLOW_PAUSE
+  if common.is_over(flow) or due <= now then return store_workflow_update(event, root, flow) end
+  if redis.call('ZADD', keys.flows_due, 'NX', due, root) == 1 then has_made_due = 1 end
 end
 
 -- Bring the workflow of a job up to date with the job's change from one state (nil: a new job) to another.
 local function update_workflow(event, before, after)
   local root = after.root
   if root == '-' then return end
+  if before and before.root ~= root then before = nil end
   local flow = read_flow(root)
   if not flow then
     if event.job == root then return end
-    flow, before = new_flow(root), nil
+    flow, before = begin_flow(root), nil
   end
-  if before then count_job(flow, before, -1) else flow.total = flow.total + 1 end
-  count_job(flow, after, 1)
-  -- A little more than the mean, so that sums of fractions reach the whole number that they stand for.
-  local progress = math.floor(flow.share / flow.total + 0.000001)
+  if before then common.count_job(flow, before, -1) else flow.total = flow.total + 1 end
+  common.count_job(flow, after, 1)
+  local progress = common.progress_of(flow)
   local is_news = not before or before.kind ~= after.kind or progress ~= flow.progress
   flow.progress = progress
-  write_flow(root, flow)
-  if is_news and flow.total > 1 then store_workflow_update(event, root, flow) end
+  if is_news and flow.total > 1 then report_workflow(event, root, flow) end
+  common.write_flow(keys, root, flow, now)
 end
 
--- Statuses and progress -----------------------------------------------------------------------------------------------
+-- Store the updates of workflows that had to wait, with this event.
+local function report_due_workflows(event)
+  for _, root in ipairs(redis.call('ZRANGEBYSCORE', keys.flows_due, '-inf', now, 'LIMIT', 0, 100)) do
+    local flow = read_flow(root)
+    if flow then
+      store_workflow_update(event, root, flow)
+      common.write_flow(keys, root, flow, now)
+    else
+      redis.call('ZREM', keys.flows_due, root)
+    end
+  end
+end
+
+-- Runs and executions -------------------------------------------------------------------------------------------------
+
+local OLDER, SAME, NEWER = -1, 0, 1
+
+-- Return when a run was published, of its mark "<ms>-<random>".
+local function published(run) return tonumber(string.match(run, '^%d+')) or 0 end
+
+-- A job without a mark, published by somebody without this package, has no run of its own. Yet a task that is started
+-- after its job has ended, by a message that was not delivered before, was published again: then the time of that start
+-- stands for the run, as "@<ms>".
+local function compare_unmarked_runs(event, state)
+  if event.execution == '-' then return SAME end
+  local began = tonumber(string.match(state.run, '^@(%d+)$'))
+  if began and event.execution ~= state.execution and event.started < began then return OLDER end
+  local is_new = state.ended > 0 and event.execution ~= state.execution and event.started > state.ended
+  return is_new and not event.is_redelivered and NEWER or SAME
+end
+
+-- Compare the run that an event is of with that of a job.
+local function compare_runs(event, state)
+  if not state or event.run == state.run and event.run ~= '-' then return SAME end
+  if event.run == '-' then return compare_unmarked_runs(event, state) end
+  if string.match(state.run, '^[-@]') then return state.ended > 0 and NEWER or SAME end
+  local publication, present = published(event.run), published(state.run)
+  if publication == present then return event.run < state.run and OLDER or NEWER end
+  return publication < present and OLDER or NEWER
+end
+
+-- Return the run that a job is of after an event.
+local function run_after(event, state, order)
+  if event.run ~= '-' then return event.run end
+  if order == NEWER then return string.format('@%d', event.started) end
+  return state and state.run or '-'
+end
+
+-- Tell whether an event is of another execution than the job's present one, as far as both are known.
+local function is_of_another_execution(event, state)
+  return event.execution ~= '-' and state.execution ~= '-' and event.execution ~= state.execution
+end
+
+-- Running a second time in the same attempt: the message was delivered again.
+local function starts_again(event, state)
+  if event.execution == '-' or state.execution == '-' then return event.incarnation ~= state.incarnation end
+  return event.execution ~= state.execution and event.started >= state.started
+end
+
+-- Jobs ----------------------------------------------------------------------------------------------------------------
+
+local function write_job(job, state)
+  local head = string.format('%d %s %s %d %d %s %s %s %s %s %s %d %d', state.attempt, state.rank, state.percent,
+    state.status_at, state.progress_at, state.incarnation, state.kind, state.share, state.root, state.run,
+    state.execution, state.started, state.ended)
+  redis.call('HSET', keys.jobs, job, head .. '\n' .. state.status .. '\n' .. state.progress)
+end
+
+local function has_ended(state) return state.ended > 0 end
+
+local function has_soft_end(state) return state.rank == LOST or state.rank == EXPIRED end
+
+-- Write a job's new state, and file it where that belongs.
+local function keep_job(event, before, after, at)
+  write_job(event.job, after)
+  if has_ended(after) then
+    redis.call('ZADD', keys.ended, now, event.job)
+    redis.call('ZREM', keys.live, event.job)
+  else
+    redis.call('ZADD', keys.live, at, event.job)
+    if before and has_ended(before) then redis.call('ZREM', keys.ended, event.job) end
+  end
+  if before and before.is_gone then redis.call('ZREM', keys.gone, event.job) end
+  update_workflow(event, before, after)
+end
+
+-- What a reaper says of a job, which has heard nothing of it. `state` is nil if nothing is known of this run.
+local function is_news_of_reaper(event, state)
+  local is_same_attempt = state and state.attempt == event.attempt
+  if event.rank == EXPIRED then return is_same_attempt and state.rank == QUEUED end
+  -- The worker had started it, and died before that could be stored.
+  if event.rank == STARTED_AND_LOST then
+    if not state or event.attempt > state.attempt then return true end
+    if is_same_attempt and state.rank == QUEUED then return true end
+  end
+  -- Only the incarnation that runs a job can lose it. Its own may be unknown, as of a job of which only progress has
+  -- been reported.
+  local is_its_own = event.incarnation == '-' or state and (state.incarnation == '-'
+    or event.incarnation == state.incarnation)
+  return is_same_attempt and state.rank == RUNNING and is_its_own
+end
 
 -- Of two reports the later is not the newer: they come from several processes. What counts is attempt, then rank.
-local function is_newer(event, state)
+-- `state` is nil if nothing is known of this run.
+local function is_news(event, state)
   local attempt, rank = event.attempt, event.rank
-  local is_same_attempt = state and state.attempt == attempt
-  if rank == EXPIRED then return is_same_attempt and state.rank == QUEUED end
-  if rank == LOST then
-    -- Only the incarnation that runs a job can lose it. Its own may be unknown, as of a job of which only progress
-    -- has been reported.
-    local is_its_own = event.incarnation == '-' or state and (state.incarnation == '-'
-      or event.incarnation == state.incarnation)
-    return is_same_attempt and state.rank == RUNNING and is_its_own
-  end
+  if rank == EXPIRED or rank == LOST or rank == STARTED_AND_LOST then return is_news_of_reaper(event, state) end
   if not state or attempt > state.attempt then return true end
   if attempt < state.attempt then return false end
-  if state.rank == LOST then return rank ~= QUEUED end
-  -- Running a second time in the same attempt: the message was delivered again, to another incarnation.
-  if rank == RUNNING and state.rank == RUNNING then return event.incarnation ~= state.incarnation end
+  if has_soft_end(state) then return rank ~= QUEUED end
+  if rank == RUNNING and state.rank == RUNNING then return starts_again(event, state) end
   return tonumber(rank) > tonumber(state.rank)
 end
 
-local function status_state(event, before, at)
-  local is_same_attempt = before and before.attempt == event.attempt
-  local is_finished = event.kind == 'done' or event.kind == 'failed'
+-- Tell whether an event says of a soft end just what it says already: then it is final, and no news.
+local function confirms(event, state)
+  if event.rank ~= ENDED or not state or not has_soft_end(state) or event.attempt ~= state.attempt then return false end
+  local is_readable, said, known = pcall(function() return cjson.decode(event.payload), cjson.decode(state.status) end)
+  return is_readable and type(said) == 'table' and type(known) == 'table' and said.state == known.state
+    and said.error == known.error and said.status == known.status
+end
+
+-- `state` is nil if nothing is known of this run.
+local function status_state(event, state, order, at)
+  local same = state and state.attempt == event.attempt and state or nil
+  -- A start has no progress yet, unless it was heard of by its progress first.
+  local goes_on = same and (event.rank ~= RUNNING or same.rank == QUEUED or same.status == '')
+  local progress = goes_on and same or {percent = 0, progress = '', progress_at = 0}
+  local is_execution_kept = same and event.execution == '-'
+    and (event.rank ~= RUNNING or same.incarnation == event.incarnation)
+  local is_end = event.kind == 'done' or event.kind == 'failed'
+  local share = state and not has_ended(state) and state.share or 0
   return {
-    attempt = event.attempt, rank = event.rank == EXPIRED and ENDED or event.rank, incarnation = event.incarnation,
-    kind = event.kind, root = before and before.root or event.root, status = event.payload, status_at = at,
-    share = is_finished and 100 or before and before.share or 0,
-    percent = is_same_attempt and before.percent or 0,
-    progress = is_same_attempt and before.progress or '',
-    progress_at = is_same_attempt and before.progress_at or 0,
+    attempt = event.attempt, rank = event.rank == STARTED_AND_LOST and LOST or event.rank,
+    incarnation = event.incarnation, kind = event.kind, status = event.payload, status_at = at,
+    root = state and state.root ~= '-' and state.root or event.root, run = run_after(event, state, order),
+    execution = is_execution_kept and same.execution or event.execution,
+    started = is_execution_kept and same.started or event.started,
+    ended = is_end and now_ms or 0, share = is_end and 100 or share,
+    percent = progress.percent, progress = progress.progress, progress_at = progress.progress_at,
   }
 end
 
@@ -305,35 +393,42 @@ local function append_status(event)
   if before and before.status == event.payload and before.incarnation == event.incarnation then
     return before.status_at
   end
-  if not is_newer(event, before) then return 0 end
-  local at = store(event.name, event.payload, event.tag)
-  local after = status_state(event, before, at)
-  write_job(event.job, after)
-  update_workflow(event, before, after)
-  if has_ended(after) then
-    redis.call('ZADD', keys.ended, now, event.job)
-    redis.call('ZREM', keys.live, event.job)
-  else
-    if before and has_ended(before) then redis.call('ZREM', keys.ended, event.job) end
-    redis.call('ZADD', keys.live, at, event.job)
+  local order = compare_runs(event, before)
+  if order == OLDER then return 0 end
+  local state = order == SAME and before or nil
+  if confirms(event, state) then
+    state.rank = ENDED
+    write_job(event.job, state)
+    return 0
   end
+  if not is_news(event, state) then return 0 end
+  local at = store(event.name, event.payload, event.tag)
+  keep_job(event, before, status_state(event, state, order, at), at)
   return at
 end
 
+-- `state` is nil if nothing is known of this run.
 local function is_progress(event, state)
+  local is_same_attempt = state and state.attempt == event.attempt
+  -- What a reaper says of a job that is silent: of one that is not known to run, it has been silent too long itself.
+  if event.rank == STALLED and not (is_same_attempt and state.rank == RUNNING) then return false end
   if not state or event.attempt > state.attempt then return true end
-  if event.attempt < state.attempt or has_ended(state) then return false end
+  if not is_same_attempt or has_ended(state) or is_of_another_execution(event, state) then return false end
   return event.percent >= state.percent
 end
 
--- Progress may be the first that is heard of a job, or of an attempt: then the job runs.
-local function progress_state(event, before, at)
-  local is_new_attempt = not before or event.attempt > before.attempt
-  local earlier = before or {incarnation = '-', share = 0, root = event.root, status = '', status_at = 0}
+-- Progress may be the first that is heard of a run, or of an attempt: then the job runs.
+local function progress_state(event, state, order, at)
+  local is_new_attempt = not state or event.attempt > state.attempt
+  local earlier = state or {incarnation = '-', share = 0, root = event.root, status = '', status_at = 0, ended = 0}
+  local is_execution_known = not is_new_attempt and earlier.execution ~= '-'
   return {
     attempt = event.attempt, rank = is_new_attempt and RUNNING or earlier.rank,
     kind = is_new_attempt and 'running' or earlier.kind, incarnation = earlier.incarnation, root = earlier.root,
-    status = earlier.status, status_at = earlier.status_at, share = math.max(earlier.share, event.percent),
+    status = is_new_attempt and '' or earlier.status, status_at = earlier.status_at,
+    share = math.max(has_ended(earlier) and 0 or earlier.share, event.percent), run = run_after(event, state, order),
+    execution = is_execution_known and earlier.execution or event.execution,
+    started = is_execution_known and earlier.started or event.started, ended = 0,
     percent = event.percent, progress = event.payload, progress_at = at,
   }
 end
@@ -341,29 +436,31 @@ end
 local function append_progress(event)
   local before = read_job(event.job)
   if before and before.progress == event.payload then return before.progress_at end
-  if not is_progress(event, before) then return 0 end
+  local order = compare_runs(event, before)
+  if order == OLDER then return 0 end
+  local state = order == SAME and before or nil
+  if not is_progress(event, state) then return 0 end
   local at = store(event.name, event.payload, event.tag)
-  local after = progress_state(event, before, at)
-  write_job(event.job, after)
-  redis.call('ZADD', keys.live, at, event.job)
-  if before and has_ended(before) then redis.call('ZREM', keys.ended, event.job) end
-  update_workflow(event, before, after)
+  keep_job(event, before, progress_state(event, state, order, at), at)
   return at
 end
 
 local function append(event)
+  if event.rank == LOOK then return 0 end
   local stored_at = find_stored(event)
   if stored_at then return stored_at end
-  if event.rank == PROGRESS then return append_progress(event) end
+  if event.rank == PROGRESS or event.rank == STALLED then return append_progress(event) end
   if event.rank == CUSTOM then return store(event.name, event.payload, event.tag) end
   return append_status(event)
 end
 
-open_project()
-local offsets = {}
+epoch, offset = common.open(keys, new_epoch, find_lost, now, ttl)
+local offsets, latest = {}, nil
 for position, fields in ipairs(cmsgpack.unpack(descriptions)) do
-  offsets[position] = append(describe(position - 1, fields))
+  latest = describe(position - 1, fields)
+  offsets[position] = append(latest)
 end
+if latest then report_due_workflows(latest) end
 close_project()
 -- The offsets as one text, which clients read faster than many numbers.
-return {epoch, table.concat(offsets, ' '), workflow_updates}
+return {epoch, table.concat(offsets, ' '), workflow_updates, has_made_due}

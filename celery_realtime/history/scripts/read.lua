@@ -1,7 +1,7 @@
 -- Read a project: the state of its jobs and workflows, and the events after a position, all of them or none.
 --
 -- Writes nothing to a project that is whole, so that a Redis without free memory still answers. One that is new, or of
--- which a part was lost, begins anew here, so that all who read it are given the same epoch.
+-- which a part was lost, goes on in a new epoch here, so that all readers are given the same one.
 --
 -- KEYS: as append.lua has them; without `server`
 -- ARGV
@@ -20,10 +20,7 @@
 
 -- include: common
 
-local keys = {
-  meta = KEYS[1], events = KEYS[2], jobs = KEYS[3], ended = KEYS[4], flows = KEYS[5], live = KEYS[6],
-  flows_ended = KEYS[7],
-}
+local keys = common.project_keys()
 local new_epoch, since_epoch, since_offset, max_missed, ttl, ended_ttl, max_ended, max_jobs, max_bytes = unpack(ARGV)
 since_offset, max_missed, max_jobs = tonumber(since_offset), tonumber(max_missed), tonumber(max_jobs)
 max_ended, max_bytes = tonumber(max_ended), tonumber(max_bytes)
@@ -31,18 +28,14 @@ max_ended, max_bytes = tonumber(max_ended), tonumber(max_bytes)
 -- What ended before this time has only not been forgotten yet, which append.lua does.
 local shown_since = '(' .. (common.now() - tonumber(ended_ttl))
 
-local function begin_anew()
-  redis.call('DEL', keys.meta, keys.events, keys.jobs, keys.ended, keys.flows, keys.live, keys.flows_ended)
-  -- Refused where memory has run out: then each read answers with an epoch of its own until an event can be stored.
-  redis.pcall('HSET', keys.meta, 'epoch', new_epoch, 'offset', 0, 'jobs', 0)
-  redis.pcall('EXPIRE', keys.meta, ttl)
-  return new_epoch, 0
-end
+local function find_nothing_lost() return false end
 
+-- Where memory has run out, what was lost cannot be restored, and each read answers with an epoch of its own until it
+-- can.
 local function open_project()
-  local epoch, offset, job_count = common.read_meta(keys.meta)
-  if common.is_whole(keys, epoch, offset, job_count) then return epoch, offset end
-  return begin_anew()
+  local is_open, epoch, offset = pcall(common.open, keys, new_epoch, find_nothing_lost, common.now(), tonumber(ttl))
+  if is_open then return epoch, offset end
+  return new_epoch, 0
 end
 
 -- A position of another epoch, or from the future, cannot be recovered. That is the caller's loss alone: if the server
@@ -82,7 +75,7 @@ end
 local function count_jobs()
   local ended = redis.call('ZCARD', keys.ended)
   local shown = math.min(redis.call('ZCOUNT', keys.ended, shown_since, '+inf'), max_ended)
-  return redis.call('HLEN', keys.jobs) - (ended - shown)
+  return redis.call('HLEN', keys.jobs) - redis.call('ZCARD', keys.gone) - (ended - shown)
 end
 
 local function read_workflows()
