@@ -232,6 +232,12 @@ def now() -> str:
     return f"{latest[1]}.{fraction:03d}Z"
 
 
+def at(milliseconds: int) -> str:
+    """Return a time as :func:`now` does, given in milliseconds since the epoch."""
+    second, fraction = divmod(milliseconds, 1000)
+    return f"{datetime.fromtimestamp(second, timezone.utc).strftime('%Y-%m-%dT%H:%M:%S')}.{fraction:03d}Z"
+
+
 def check_event_name(name: object) -> str:
     """Return a custom event's name.
 
@@ -258,8 +264,12 @@ def status_change(
     error: str | None = None,
     truncated: bool = False,
     traceback: str | None = None,
+    timestamp: str | None = None,
 ) -> StatusChange:
-    """Build the event of a job's new state; the job must have a project."""
+    """Build the event of a job's new state, which it has come to now unless a ``timestamp`` says when.
+
+    The job must have a project.
+    """
     assert job.project_id is not None
     return StatusChange(
         job_id=job.job_id,
@@ -272,7 +282,7 @@ def status_change(
         worker=job.worker,
         status=STATUS_OF_STATE[state],
         state=state,
-        timestamp=now(),
+        timestamp=timestamp or now(),
         result=msgspec.Raw(result),
         error=error,
         truncated=True if truncated else UNSET,

@@ -61,6 +61,11 @@ def new_run() -> str:
     return f"{time.time_ns() // 1_000_000:013d}-{secrets.token_hex(4)}"
 
 
+def published_at(run: str) -> int:
+    """Return when a publication was made, of its mark, in milliseconds since the epoch."""
+    return int(run.partition("-")[0])
+
+
 def _checked_run(value: object) -> str | None:
     return value if isinstance(value, str) and _RUN.fullmatch(value) else None
 

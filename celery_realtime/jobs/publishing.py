@@ -20,8 +20,9 @@ from celery_realtime.jobs.seams import read_message
 from celery_realtime.jobs.statuses import StatusReporter
 from celery_realtime.settings import Settings
 
-#: Longest time, in seconds, that a task's message waits for its ``queued`` event to leave: an idle worker's ``running``
-#: would otherwise come first. It is mostly a fifth of a millisecond, and nothing while the broker is away.
+#: Longest time, in seconds, that the message of a retry, or without a history any message, waits for its ``queued``
+#: event to leave: an idle worker's ``running`` would otherwise come first. It is mostly a fifth of a millisecond, and
+#: nothing while the broker is away. With a history, the worker that starts a job reports its publication too.
 OVERTAKING = 0.25
 
 
@@ -88,7 +89,8 @@ class Publishing:
         job = self._write(sender, publication)
         if self._report(job, publication):
             sending.queued = job
-        self._reporter.wait_until_sent(job, OVERTAKING)
+        if job.attempt or not self._reporter.has_history:
+            self._reporter.wait_until_sent(job, OVERTAKING)
 
     def _running_request(self) -> Any:
         running = self._app.current_task

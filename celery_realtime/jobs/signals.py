@@ -55,7 +55,7 @@ class Bridge:
         self._projects = projects
         self._is_connected = False
         self._received: BoundedDict[str, Job] = BoundedDict(REMEMBERED)
-        self._reporter = StatusReporter(incarnation)
+        self._reporter = StatusReporter(incarnation, settings)
         self._reader = reader
         self._publishing = Publishing(app, settings, projects=projects, reporter=self._reporter)
         self._unreached = UnreachedSteps(projects, self._reporter)
@@ -134,6 +134,8 @@ class Bridge:
             notes_of(request).token = self._projects.enter(job.project_id)
         if request.is_eager and job.attempt:
             self._reporter.report(job, "RETRY")  # nothing publishes the retry of a job that runs in its caller
+        if not job.attempt and not request.is_eager:
+            self._reporter.report_publication(job)
         self._reporter.report(job, "STARTED")
 
     def _on_postrun(self, task: Any = None, state: Any = None, retval: Any = None, **_: Any) -> None:

@@ -6,13 +6,20 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from celery_realtime import events
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.events import RANK_OF_STATUS, TERMINAL_RANK, Job
 from celery_realtime.jobs.incarnation import Incarnation
+from celery_realtime.jobs.lineage import published_at
+from celery_realtime.settings import Settings
 
 if TYPE_CHECKING:
     from celery_realtime.sending.manager import SocketIOManager
+
+#: Seconds after a publication in which its publisher's report of it may still be on its way.
+FRESH = 5.0
 
 #: Jobs whose last status a process remembers.
 REMEMBERED = 10000
@@ -82,10 +89,12 @@ class StatusReporter:
 
     Args:
         incarnation: Of the worker that this process is, or becomes.
+        settings: Returns the settings.
     """
 
-    def __init__(self, incarnation: Incarnation) -> None:
+    def __init__(self, incarnation: Incarnation, settings: Callable[[], Settings]) -> None:
         self._incarnation = incarnation
+        self._settings = settings
         self._gate = StatusGate()
         self._manager: SocketIOManager | None = None
         self._end_observers: list[Callable[[Job], None]] = []
@@ -114,6 +123,27 @@ class StatusReporter:
         if self._gate.admit(job, rank, is_final=state != "LOST") and self._manager is not None:
             self._put(self._manager, job, state, expires_at, details)
 
+    def report_publication(self, job: Job) -> None:
+        """Report, from a worker that starts a job, that it was published lately.
+
+        Its publisher does not wait for its own report, and the worker may be quicker. Of the two, the history takes the
+        first and drops the other. Without a history nobody would, so there the publisher waits.
+
+        Args:
+            job: The job, in its first attempt.
+        """
+        if job.run is None or not self.has_history:
+            return
+        published = published_at(job.run)
+        if abs(time.time() * 1000 - published) < FRESH * 1000:
+            publication = msgspec.structs.replace(job, worker=None, execution=None)
+            self.report(publication, "PENDING", timestamp=events.at(published))
+
+    @property
+    def has_history(self) -> bool:
+        """Whether a history decides which report is news, and in which order."""
+        return self._settings().history_url is not None
+
     def _put(
         self, manager: SocketIOManager, job: Job, state: str, expires_at: float | None, details: dict[str, Any]
     ) -> None:
@@ -122,7 +152,7 @@ class StatusReporter:
             return
         stall_after = job.stall_after if state == "STARTED" else None
         change = events.status_change(job, state, **details)
-        incarnation = self._incarnation.id
+        incarnation = "" if state == "PENDING" else self._incarnation.id  # no worker has it yet
         manager.put(events.outgoing_status(change, expires_at, stall_after, incarnation=incarnation, job=job))
 
     def wait_until_sent(self, job: Job, timeout: float) -> None:

@@ -160,7 +160,7 @@ class SocketIOManager:
         Returns:
             Whether its statuses have been sent, as far as is known.
         """
-        is_ready = self._publisher.is_made and (self._settings().history_url is None or self._history.is_made)
+        is_ready = self._publisher.is_made and (self._history.is_made or self._settings().history_url is None)
         return is_ready and self.outbox.wait_until_sent(job_id, timeout)
 
     def _append(self, batch: list[Outgoing]) -> list[Outgoing] | None:

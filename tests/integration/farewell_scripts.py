@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from celery_realtime import get_socketio_manager
@@ -14,6 +15,12 @@ LINES = 500
 def publish(project: str) -> None:
     """Publish a job by its project's argument."""
     named.delay(project)
+
+
+def vanish(project: str) -> None:
+    """Publish a job and be gone before anything else is sent."""
+    named.delay(project)
+    os._exit(0)
 
 
 def crash(project: str) -> None:
@@ -34,4 +41,4 @@ def emit(project: str) -> None:
 
 if __name__ == "__main__":
     celery.set_current()
-    {"publish": publish, "crash": crash, "leave": leave}[sys.argv[1]](sys.argv[2])
+    {"publish": publish, "vanish": vanish, "crash": crash, "leave": leave}[sys.argv[1]](sys.argv[2])

@@ -238,6 +238,24 @@ def test_a_script_may_end_as_soon_as_it_has_published_a_job(launcher: Launcher, 
         assert connection.default_channel.queue_declare("celery", passive=True).message_count == 1
 
 
+def test_a_job_whose_producer_is_gone_at_once_was_queued_first(
+    launcher: Launcher, start_worker: Callable[..., Worker], broker: Broker, ear: Ear
+) -> None:
+    """The worker that starts it reports its publication too: the producer has not had the time to."""
+    project = new_project()
+    start_worker(WORKER_APP, broker=broker, concurrency=1)
+    for _ in range(3):
+        assert ended(run_script(launcher, broker, "vanish", project)) == 0
+
+    def jobs_ended() -> list[str]:
+        events = [data for name, data in list(ear.heard) if name == "agent_status" and data["project_id"] == project]
+        return [data["job_id"] for data in events if data["state"] == "SUCCESS"]
+
+    wait_for(lambda: len(jobs_ended()) == 3)
+    for job in jobs_ended():
+        assert ear.states(job) == STATES
+
+
 ENDS = [("crash", 1, "RuntimeError: unhandled"), ("leave", 3, "said all")]
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -9,6 +11,7 @@ import pytest
 from celery_realtime.events import RANK_OF_STATUS, STATUS_OF_STATE, Execution, Job
 from celery_realtime.jobs.incarnation import Incarnation
 from celery_realtime.jobs.statuses import StatusGate, StatusReporter
+from celery_realtime.settings import Settings
 from tests.recording import Studio
 
 JOB = Job(job_id="job", project_id="p", stall_after=5.0)
@@ -85,7 +88,7 @@ def test_each_job_has_a_gate_of_its_own() -> None:
 
 
 def test_what_is_news_goes_to_the_manager_once() -> None:
-    studio, reporter = Studio(), StatusReporter(Incarnation())
+    studio, reporter = Studio(), StatusReporter(Incarnation(), Settings)
     reporter.report_to(studio.realtime.manager)
     for state in ("PENDING", "STARTED", "STARTED", "SUCCESS"):
         reporter.report(JOB, state)
@@ -93,7 +96,7 @@ def test_what_is_news_goes_to_the_manager_once() -> None:
 
 
 def test_only_a_running_job_can_stall_and_only_a_queued_one_expires() -> None:
-    studio, reporter = Studio(), StatusReporter(Incarnation())
+    studio, reporter = Studio(), StatusReporter(Incarnation(), Settings)
     reporter.report_to(studio.realtime.manager)
     reporter.report(JOB, "PENDING", expires_at=17.0)
     reporter.report(JOB, "STARTED")
@@ -104,7 +107,7 @@ def test_only_a_running_job_can_stall_and_only_a_queued_one_expires() -> None:
 
 
 def test_without_a_manager_ends_are_observed_all_the_same() -> None:
-    reporter, ended = StatusReporter(Incarnation()), list[Any]()
+    reporter, ended = StatusReporter(Incarnation(), Settings), list[Any]()
     reporter.on_end(ended.append)
     reporter.report(JOB, "STARTED")
     reporter.report(JOB, "SUCCESS")
@@ -114,8 +117,41 @@ def test_without_a_manager_ends_are_observed_all_the_same() -> None:
 
 
 def test_a_job_without_project_is_counted() -> None:
-    studio, reporter = Studio(), StatusReporter(Incarnation())
+    studio, reporter = Studio(), StatusReporter(Incarnation(), Settings)
     reporter.report_to(studio.realtime.manager)
     reporter.report(Job(job_id="job"), "STARTED")
     assert studio.sent == []
     assert studio.realtime.manager.counts["no_project"] == 1
+
+
+def published(seconds_ago: float, **settings: Any) -> list[str]:
+    """Return the states that a worker reports of a job's publication, so long after it."""
+    studio = Studio(history_url=settings.get("history_url", "redis://127.0.0.1:1/0"))
+    reporter = StatusReporter(Incarnation(), lambda: studio.realtime.settings)
+    recorded: list[str] = []
+    manager: Any = SimpleNamespace(put=lambda outgoing: recorded.append(json.loads(outgoing.payload)["state"]))
+    reporter.report_to(manager)
+    mark = f"{int((time.time() - seconds_ago) * 1000):013d}-0123abcd"
+    job = msgspec.structs.replace(JOB, run=mark, worker="w@host")
+    reporter.report_publication(job)
+    reporter.report(job, "STARTED")
+    return recorded
+
+
+def test_a_worker_reports_the_publication_of_a_job_that_it_starts_at_once() -> None:
+    assert published(0.1) == ["PENDING", "STARTED"]
+
+
+def test_of_a_publication_long_ago_its_publisher_has_reported() -> None:
+    assert published(60.0) == ["STARTED"]
+
+
+def test_without_a_history_only_the_publisher_reports_a_publication() -> None:
+    assert published(0.1, history_url=None) == ["STARTED"]
+
+
+def test_a_job_without_a_mark_was_published_by_somebody_who_reports_nothing() -> None:
+    studio, reporter = Studio(), StatusReporter(Incarnation(), Settings)
+    reporter.report_to(studio.realtime.manager)
+    reporter.report_publication(JOB)
+    assert studio.sent == []

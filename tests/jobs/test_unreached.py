@@ -9,6 +9,7 @@ from celery_realtime.jobs.lineage import ATTEMPT_HEADER
 from celery_realtime.jobs.projects import Projects
 from celery_realtime.jobs.statuses import StatusReporter
 from celery_realtime.jobs.unreached import UnreachedSteps
+from celery_realtime.settings import Settings
 from tests.recording import Studio
 
 JOB = Job(job_id="job", project_id="p", root_id="root")
@@ -16,7 +17,7 @@ JOB = Job(job_id="job", project_id="p", root_id="root")
 
 def ended(**request: Any) -> list[Any]:
     """Return the events of the steps behind a job that has failed."""
-    studio, reporter = Studio(), StatusReporter(Incarnation())
+    studio, reporter = Studio(), StatusReporter(Incarnation(), Settings)
     reporter.report_to(studio.realtime.manager)
     projects = Projects(studio.app, lambda: studio.realtime.settings, lambda _: None)
     UnreachedSteps(projects, reporter).end(JOB, SimpleNamespace(**request), "ValueError: no")
