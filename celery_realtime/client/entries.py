@@ -121,13 +121,14 @@ def _begins_anew(job: Entry, status: Entry) -> bool:
     """Return whether a job's progress is over: another attempt or run of it is queued, or its task starts again."""
     if _number(job, "attempt") != _number(status, "attempt") or status.get("status") == "queued":
         return True
-    # An entry that was made of progress alone has no worker.
-    return status.get("status") == "running" and job.get("status") != "queued" and "worker" in job
+    # A job whose progress came first has no worker yet.
+    return status.get("status") == "running" and job.get("status") != "queued" and bool(job.get("worker"))
 
 
 def _with_progress(job: Entry | None, update: dict[str, Any]) -> dict[str, Any]:
     if job is None or _number(job, "attempt") != _number(update, "attempt"):
-        blank = {"event": "status_change", "status": "running", "state": "STARTED", "result": None, "error": None}
+        blank = {"event": "status_change", "status": "running", "state": "STARTED"}
+        blank |= dict.fromkeys(("result", "error", "worker"))
         job = {**(job or {}), **update, **blank}
     progress = {name: update.get(name) for name in _PROGRESS_FIELDS}
     return {**job, **progress, "stalled": job.get("status") == "running" and bool(update.get("stalled"))}

@@ -289,26 +289,18 @@ const itemsOf = (list, id) => (Array.isArray(list) ? list : []).filter((item) =>
 const byId = (list, id) => new Map(itemsOf(list, id).map((entry) => [entry[id], Object.freeze(entry)]));
 const isPosition = (epoch, offset) => typeof epoch === "string" && Number.isInteger(offset);
 
-
 function progressOf({ progress = null, message = null, current = null, total = null } = {}) {
   return { progress, message, current, total };
 }
 
-// Is a job's progress over: is another attempt or run of it queued, or does its task start again? An entry that was made
-// of progress alone has no worker.
-function beginsAnew(job, { attempt, status }) {
-  if (job.attempt !== attempt || status === "queued") return true;
-  return status === "running" && job.status !== "queued" && "worker" in job;
-}
+const merged = (job, old) => ({ ...job, ...progressOf(old), stalled: job.status === "running" && !!old?.stalled });
 
 function withStatus(job, status) {
-  const before = job && !beginsAnew(job, status) ? job : undefined;
-  return { ...status, ...progressOf(before), stalled: status.status === "running" && !!before?.stalled };
+  const anew = RANK[status.status] <= !!(job?.worker && RANK[job.status]); // no progress
+  return merged(status, !anew && job?.attempt === status.attempt && job);
 }
 
 function withProgress(job, update) {
-  const { event, stalled, ...fields } = update;
-  const blank = { event: "status_change", status: "running", state: "STARTED", result: null, error: null };
-  const base = job && job.attempt === update.attempt ? job : { ...job, ...fields, ...blank };
-  return { ...base, ...progressOf(update), stalled: base.status === "running" && !!stalled };
+  const blank = { event: "status_change", status: "running", state: "STARTED", result: null, error: null, worker: null };
+  return merged(job && job.attempt === update.attempt ? job : { ...job, ...update, ...blank }, update);
 }
