@@ -127,7 +127,7 @@ def _begins_anew(job: Entry, status: Entry) -> bool:
 
 def _with_progress(job: Entry | None, update: dict[str, Any]) -> dict[str, Any]:
     if job is None or _number(job, "attempt") != _number(update, "attempt"):
-        blank: Entry = {"event": "status_change", "status": "running", "state": "STARTED"}
+        blank: dict[str, Any] = {"event": "status_change", "status": "running", "state": "STARTED"}
         blank |= dict.fromkeys(("result", "error", "worker"))
         job = {**(job or {}), **update, **blank}
     progress = {name: update.get(name) for name in _PROGRESS_FIELDS}
