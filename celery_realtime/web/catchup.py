@@ -205,8 +205,8 @@ class CatchUp:
         """Return what has to be read: of every project that is behind, except where no client has a snapshot yet."""
         with self._lock:
             self._forget_unwatched()
-            known = (name for name in self._positions if name not in self._behind)
-            self._mark_behind([name for name in known if self._positions[name].has_old_hole()])
+            up_to_date = (name for name in self._positions if name not in self._behind)
+            self._mark_behind([name for name in up_to_date if self._positions[name].has_old_hole()])
             places = ((name, self._positions[name], serial) for name, serial in self._behind.items())
             return [
                 Missing(name, position.epoch, position.floor, serial)
