@@ -376,6 +376,7 @@ class _WebSide:
             "max_backlog_bytes": settings.max_backlog_bytes,
             "audience_filter": EventFilter.for_audiences(settings),
             "read": None if history is None else history.read,
+            "positions": None if history is None else history.positions,
         }
 
     def attach(self, server: Any, handlers: type[SocketIOEventHandlers] | None, rules: Rules) -> SocketIOEventHandlers:

@@ -21,6 +21,7 @@ from celery_realtime.urls import is_redis, redact
 logger = logging.getLogger(__name__)
 
 POLL_INTERVAL = 1.0
+SHORTEST_POLL = 0.01
 FIRST_BACKOFF = 0.1
 LONGEST_BACKOFF = 2.0
 ECHO_TIMEOUT = 2.5
@@ -82,13 +83,17 @@ class Listener:
             return self._listening.is_set()
         return self.last_heard is not None and time.monotonic() - self.last_heard < DEAF_AFTER
 
-    def messages(self) -> Generator[Any, None, None]:
-        """Yield every message, for ever; None about every second, for each new connection and each failed one."""
+    def messages(self, patience: Callable[[], float] = lambda: POLL_INTERVAL) -> Generator[Any, None, None]:
+        """Yield every message, for ever; None for each silence, each new connection and each failed one.
+
+        Args:
+            patience: Asked before each wait for how long a silence may be, in seconds; a second is the most.
+        """
         backoff = Backoff(FIRST_BACKOFF, LONGEST_BACKOFF)
         while True:
             broker = self._connect(on_blocked=self._echo.on_blocked, on_unblocked=self._echo.on_unblocked)
             try:
-                for message in self._consume(broker):
+                for message in self._consume(broker, patience):
                     if message is not None:
                         backoff.reset()
                     yield message
@@ -121,11 +126,11 @@ class Listener:
         if self._deaf_since is None:
             self._deaf_since = time.monotonic()
 
-    def _consume(self, broker: Any) -> Iterator[Any]:
+    def _consume(self, broker: Any, patience: Callable[[], float]) -> Iterator[Any]:
         self._echo.start_over()
         end: Callable[[Any], None] = hang_up
         try:
-            yield from self._receive(broker)
+            yield from self._receive(broker, patience)
         except GeneratorExit:
             end = _release
             raise
@@ -133,7 +138,7 @@ class Listener:
             self._note_deaf()
             end(broker)
 
-    def _receive(self, broker: Any) -> Iterator[Any]:
+    def _receive(self, broker: Any, patience: Callable[[], float]) -> Iterator[Any]:
         inbox: collections.deque[Any] = collections.deque()
         channel_queue = self._make_queue()
         consumer = broker.Consumer(
@@ -149,15 +154,19 @@ class Listener:
         self._note_hearing()
         self._ping(producer)
         yield None
+        pings_at = time.monotonic() + POLL_INTERVAL
         while True:
             if inbox:
                 self.last_heard = time.monotonic()
                 self._echo.received()
+                pings_at = self.last_heard + POLL_INTERVAL
             while inbox:
                 yield inbox.popleft()
-            _drain(broker, POLL_INTERVAL)
+            _drain(broker, min(POLL_INTERVAL, max(SHORTEST_POLL, patience())))
             if not inbox:
-                self._ping(producer)
+                if time.monotonic() > pings_at - SHORTEST_POLL:
+                    self._ping(producer)
+                    pings_at = time.monotonic() + POLL_INTERVAL
                 yield None
 
     def _ping(self, producer: Any) -> None:

@@ -24,7 +24,7 @@ from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.history.connection import OUTAGES, RedisConnection
 from celery_realtime.history.keys import Keys
 from celery_realtime.history.leases import Leases
-from celery_realtime.history.lua import Command, Runner, Script, call
+from celery_realtime.history.lua import Command, Runner, Script, call, command
 from celery_realtime.history.marks import Marks
 from celery_realtime.history.places import Places
 from celery_realtime.history.snapshot import Snapshot, decode_event, decode_job
@@ -222,6 +222,21 @@ class History:
             self._log.error("cannot read the position of a project at %s: %s", *self._where(error))
             return None
         return {"epoch": snapshot.epoch, "offset": snapshot.offset}
+
+    def positions(self, project_ids: list[str]) -> dict[str, tuple[str, int]]:
+        """Return the epoch and the newest offset of each of these projects that has one, in one cheap round trip.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        commands = [command("HMGET", self.keys.project(name)[0], "epoch", "offset") for name in project_ids]
+        replies = zip(project_ids, self._runner.run_all(commands), strict=True)
+        read = ((name, reply) for name, reply in replies if isinstance(reply, list))
+        return {
+            name: (epoch.decode(errors="replace"), int(offset))
+            for name, (epoch, offset) in read
+            if epoch is not None and offset is not None and offset.isdigit()
+        }
 
     def project_of(self, job_id: str) -> str | None:
         """Return the project of a job of which an event came in the last ``ttl`` seconds, or None.

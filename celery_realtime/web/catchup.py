@@ -1,138 +1,88 @@
-"""Track how far a web server has emitted each project's events, and recover those that it has missed."""
+"""Have a web server emit each project's events in order, and recover from the history what it has missed."""
 
 from __future__ import annotations
 
+import math
+import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from celery_realtime.bounded import BoundedDict
-from celery_realtime.channel.wire import Heard, heard
-from celery_realtime.events import RESYNC_EVENT
+from celery_realtime.channel.wire import Heard
 from celery_realtime.loops import BackgroundLoop
-from celery_realtime.web.history_reader import HistoryReader, Missing, Read
+from celery_realtime.web.history_reader import HistoryReader, Missing, Positions, Read
+from celery_realtime.web.ordering import ProjectOrder
+from celery_realtime.web.standings import JobStandings
 
-#: Seconds after which an event that is missing between two others counts as lost: its sender was killed, say.
-HOLE_TIMEOUT = 2.0
+#: Seconds between two turns when nothing is missing.
+IDLE_INTERVAL = 1.0
 
-#: Offsets above a hole that are remembered.
-MOST_ABOVE = 5000
+#: Seconds between two turns while the history is read, and while it does not answer.
+BUSY_INTERVAL, FAILING_INTERVAL = 0.02, 0.25
 
-#: Past epochs that are remembered: a client whose position was never reached begins a new one.
-MOST_PAST = 100
+#: Seconds between two looks at how far histories go, on average, and how many are looked at each time.
+LOOK_INTERVAL = 2.0
+MOST_LOOKED_AT = 500
 
-#: Seconds that the listening thread waits, at most, for the history to answer: so that after a short outage events
-#: are emitted in order. A history that has not answered in time is not waited for again until it has.
-RECOVERY_WAIT = 0.5
+#: Seconds that events wait for a history that answers, but has much to read.
+LONGEST_WAIT = 5.0
 
+#: Events of all projects that wait.
+MOST_HELD = 20_000
 
-class Position:
-    """How far a server has emitted one project's events.
-
-    Every offset up to ``floor`` has been emitted, or was in the snapshots of all subscribers. Events arrive in another
-    order than they happened, so some above it have been emitted too, with holes between them.
-
-    Attributes:
-        epoch: Of the offsets; None before the first event or snapshot.
-        floor: None before the first snapshot.
-        hole_since: When the present hole was seen first, of :func:`time.monotonic`.
-        has_unnumbered: Whether events came without an offset, so that some holes are none.
-    """
-
-    def __init__(self) -> None:
-        self.epoch: str | None = None
-        self.floor: int | None = None
-        self.hole_since: float | None = None
-        self.has_unnumbered = False
-        self._above: set[int] = set()
-        self._past_epochs: BoundedDict[str, bool] = BoundedDict(MOST_PAST)
-
-    def seed(self, epoch: str, offset: int) -> None:
-        """Note the first snapshot that a client of this server was given."""
-        if self.floor is None or epoch != self.epoch:
-            self._begin(epoch, offset)
-
-    def jump(self, epoch: str, offset: int) -> None:
-        """Give up what is missing up to an offset."""
-        self._begin(epoch, max(offset, self.floor or 0) if epoch == self.epoch else offset)
-
-    def _begin(self, epoch: str, floor: int) -> None:
-        if self.epoch not in (None, epoch):
-            self._past_epochs[str(self.epoch)] = True
-            self._above.clear()
-        self.epoch, self.floor, self.hole_since = epoch, floor, None
-        self._settle()
-
-    def note(self, epoch: str, offset: int) -> bool:
-        """Note an event, and return whether this server has not emitted it yet."""
-        if self._past_epochs.get(epoch):
-            return True  # too late to be counted; no client has seen it
-        if self.epoch is None:
-            self.epoch = epoch
-        elif epoch != self.epoch:
-            self._begin(epoch, 0)
-        if offset in self._above or (self.floor is not None and offset <= self.floor):
-            return False
-        self._above.add(offset)
-        self._settle()
-        return True
-
-    def _settle(self) -> None:
-        if self.floor is None:
-            return
-        while self.floor + 1 in self._above:
-            self.floor += 1
-            self._above.discard(self.floor)
-        if len(self._above) > MOST_ABOVE:
-            self.floor = min(self._above) - 1  # what is missing below has been missing for long
-            self._settle()
-        self._above = {offset for offset in self._above if offset > self.floor}
-        if not self._above:
-            self.hole_since = None
-        elif self.hole_since is None:
-            self.hole_since = time.monotonic()
-
-    @property
-    def highest(self) -> int:
-        """The highest offset that has been emitted."""
-        return max(self._above, default=self.floor or 0)
-
-    @property
-    def held(self) -> int:
-        """How many offsets above the floor are remembered."""
-        return len(self._above)
-
-    @property
-    def past(self) -> int:
-        """How many past epochs are remembered."""
-        return len(self._past_epochs)
-
-    def has_old_hole(self) -> bool:
-        """Return whether an event has been missing for longer than it takes to arrive."""
-        return self.hole_since is not None and time.monotonic() - self.hole_since > HOLE_TIMEOUT
+#: Not the module's own generator: a program that seeds that one must get its own numbers.
+_random = random.Random()
 
 
 class CatchUp:
-    """Recovers from the history what a server has missed, for all clients that were connected meanwhile.
+    """Sorts the events of all projects that clients of this server follow.
 
-    The history is read in a thread of its own: while it does not answer, live events are emitted as ever.
+    An event waits for one that is missing before it. After :data:`~celery_realtime.web.ordering.PATIENCE` the history
+    is read, in a thread of its own; while it does not answer, events are emitted without those that are missing. Now
+    and then it is looked up how far the histories go, since the loss of the last event leaves no hole.
+
+    Without a history, events have no order but that of attempts and ranks, see
+    :class:`~celery_realtime.web.standings.JobStandings`.
 
     Args:
         read: ``(project_id, epoch, offset, most_jobs) -> snapshot``; None where there is no history.
         is_watched: ``(namespace, project_id) -> bool``, whether any client of this server follows a project.
         namespace: The namespace of the projects.
+        positions: ``(project_ids) -> Positions``; None for never looking up how far histories go.
+        clock: Returns the time in seconds.
     """
 
-    def __init__(self, read: Read | None, is_watched: Callable[[str, str], bool], namespace: str) -> None:
-        self._reader = None if read is None else HistoryReader(read)
+    def __init__(
+        self,
+        read: Read | None,
+        is_watched: Callable[[str, str], bool],
+        namespace: str,
+        *,
+        positions: Callable[[list[str]], Positions] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._reader = None if read is None else HistoryReader(read, positions)
         self._is_watched = is_watched
         self._namespace = namespace
-        self._positions: dict[str, Position] = {}
-        #: By project that is behind, which time it was that it fell behind.
-        self._behind: dict[str, int] = {}
-        self._serial = 0
+        self._clock = clock
+        self._start_over()
+
+    def _start_over(self) -> None:
         self._lock = threading.Lock()
+        self._orders: dict[str, ProjectOrder] = {}
+        #: Those of the orders that may lack something.
+        self._restless: dict[str, ProjectOrder] = {}
+        #: When somebody was last about to read a first snapshot, by project.
+        self._expected: dict[str, float] = {}
+        self._standings = JobStandings()
+        #: What other threads have found to be due.
+        self._due: deque[Heard] = deque()
+        self._turns_at = 0.0
+        self._idles_at = 0.0
+        self._looks_at = 0.0
+        self._looked_at = 0
 
     @property
     def loops(self) -> list[BackgroundLoop]:
@@ -141,8 +91,7 @@ class CatchUp:
 
     def after_fork(self) -> None:
         """Start over in a child process, which has no clients and not the thread that read the history."""
-        self._lock = threading.Lock()
-        self._positions, self._behind = {}, {}
+        self._start_over()
         if self._reader is not None:
             self._reader.after_fork()
 
@@ -151,30 +100,78 @@ class CatchUp:
         if self._reader is not None:
             self._reader.close()
 
+    # -- clients ------------------------------------------------------------------------------------------------
+
     def expect(self, project_id: str) -> None:
         """Track a project's events from now on: a client is in its room, and about to read its snapshot."""
         if self._reader is not None:
             with self._lock:
-                self._positions.setdefault(project_id, Position())
+                self._order(project_id)
+                self._expected[project_id] = self._clock()
 
     def seed(self, project_id: str, epoch: str, offset: int) -> None:
         """Note that a client has read a snapshot."""
-        if self._reader is not None:
-            with self._lock:
-                self._positions.setdefault(project_id, Position()).seed(epoch, offset)
-
-    def is_news(self, event: Heard) -> bool:
-        """Note an event from the channel, and return whether it has to be emitted."""
-        position = self._positions.get(event.project_id)
-        if position is None:
-            return True
+        if self._reader is None:
+            return
         with self._lock:
-            if event.epoch is None or event.offset is None:
-                position.has_unnumbered = True
-                return True
-            return position.note(event.epoch, event.offset)
+            order, clock = self._order(project_id), self._clock()
+            self._expected.pop(project_id, None)
+            self._due += self._noted(order.seed(epoch, offset, clock))
+            self._note_restless(order)
+            if self._due:
+                self._turns_at = clock
 
-    # -- what was missed ----------------------------------------------------------------------------------------
+    def _order(self, project_id: str) -> ProjectOrder:
+        order = self._orders.get(project_id)
+        if order is None:
+            order = self._orders[project_id] = ProjectOrder(project_id, self._namespace)
+        return order
+
+    # -- the channel --------------------------------------------------------------------------------------------
+
+    def sort(self, events: Iterable[Heard]) -> list[Heard]:
+        """Return, in order, what has to be emitted now that these events have come from the channel."""
+        clock, unwatched = self._clock(), set[str]()
+        with self._lock:
+            due = list(self._taken_due())
+            for event in events:
+                order = self._orders.get(event.project_id)
+                if order is None and event.project_id not in unwatched:
+                    order = self._begin(event)
+                    if order is None:
+                        unwatched.add(event.project_id)
+                if event.project_id in unwatched:
+                    due.append(event)
+                else:
+                    due += self._sorted(order, event, clock)
+        return due
+
+    def _taken_due(self) -> Iterator[Heard]:
+        while self._due:
+            yield self._due.popleft()
+
+    def _begin(self, event: Heard) -> ProjectOrder | None:
+        """Track a project that clients follow which the application has placed in its room by itself."""
+        if event.namespace != self._namespace or not self._is_watched(self._namespace, event.project_id):
+            return None
+        return self._order(event.project_id)
+
+    def _sorted(self, order: ProjectOrder | None, event: Heard, clock: float) -> Iterable[Heard]:
+        if order is None or event.namespace != self._namespace:
+            return (event,)
+        if event.offset is None or self._reader is None:
+            order.take_unnumbered()
+            return (event,) if self._standings.is_news(event) else ()
+        if order.epoch is None and event.project_id not in self._expected:
+            order.start(event)
+        due = order.take(event, clock)
+        if not due:
+            self._note_restless(order)
+        return self._noted(due)
+
+    def _noted(self, due: Iterable[Heard]) -> list[Heard]:
+        """Return what is still to be emitted of what is due: all that has an offset, and of the rest what is news."""
+        return [event for event in due if self._standings.note(event) or self._standings.is_news(event)]
 
     def fall_behind(self, project_ids: Iterable[str] | None = None) -> None:
         """Note that events may have been missed.
@@ -183,62 +180,99 @@ class CatchUp:
             project_ids: Of which projects; None for all that are tracked, such as after an outage of the broker.
         """
         with self._lock:
-            self._mark_behind(self._positions if project_ids is None else self._positions.keys() & set(project_ids))
+            for name in self._orders if project_ids is None else self._orders.keys() & set(project_ids):
+                self._orders[name].fall_behind()
+                self._restless[name] = self._orders[name]
+            self._turns_at = self._clock()
 
-    def _mark_behind(self, project_ids: Iterable[str]) -> None:
-        self._serial += 1
-        self._behind.update(dict.fromkeys(project_ids, self._serial))
+    def _note_restless(self, order: ProjectOrder) -> None:
+        self._restless[order.project_id] = order
+        self._turns_at = min(self._turns_at, order.waits_until)
+
+    # -- what was missed ----------------------------------------------------------------------------------------
+
+    @property
+    def turns_in(self) -> float:
+        """Seconds until :meth:`missed` has to be called; not above zero when it has to be now."""
+        return self._turns_at - self._clock()
 
     def missed(self) -> Iterator[list[Heard]]:
-        """Yield, project by project, what has been recovered by now of what was missed.
+        """Yield, project by project, what has been recovered by now of what was missed, or is to wait no longer.
 
         What is not taken is yielded by the next call.
         """
         if self._reader is None:
+            self._turns_at = self._clock() + IDLE_INTERVAL
             return
-        for missing in self._missing():
-            self._reader.request(missing)
-        for missing, snapshot in self._reader.answers(RECOVERY_WAIT):
-            yield self._recovered(missing, snapshot)
-
-    def _missing(self) -> list[Missing]:
-        """Return what has to be read: of every project that is behind, except where no client has a snapshot yet."""
         with self._lock:
-            self._forget_unwatched()
-            known = (name for name in self._positions if name not in self._behind)
-            self._mark_behind([name for name in known if self._positions[name].has_old_hole()])
-            places = ((name, self._positions[name], serial) for name, serial in self._behind.items())
-            return [
-                Missing(name, position.epoch, position.floor, serial)
-                for name, position, serial in places
-                if position.epoch is not None and position.floor is not None
-            ]
+            due = list(self._taken_due())
+            self._look_around(self._reader)
+        yield due
+        for missing, snapshot in self._reader.answers():
+            yield self._answered(missing, snapshot)
+        yield from self._pursued(self._reader)
 
-    def _forget_unwatched(self) -> None:
-        for project_id in [name for name in self._positions if not self._is_watched(self._namespace, name)]:
-            del self._positions[project_id]
-            self._behind.pop(project_id, None)
-
-    def _recovered(self, missing: Missing, snapshot: Any) -> list[Heard]:
+    def _answered(self, missing: Missing, snapshot: Any) -> list[Heard]:
         with self._lock:
-            position = self._positions.get(missing.project_id)
-            if position is None or position.epoch != missing.epoch:
-                return []  # every client has left, or the epoch has changed meanwhile and it is read again
-            if self._behind.get(missing.project_id) == missing.serial:
-                del self._behind[missing.project_id]
-            if snapshot.recovered:
-                return list(self._news_in(missing.project_id, position, snapshot))
-            position.jump(snapshot.epoch, snapshot.offset)
-        data = {"project_id": missing.project_id, "epoch": snapshot.epoch, "offset": snapshot.offset}
-        return [Heard(missing.project_id, None, RESYNC_EVENT, data, namespace=self._namespace)]
+            order = self._orders.get(missing.project_id)
+            if order is None:  # every client has left
+                return []
+            return self._noted(order.answer(missing, snapshot, self._clock()))
 
-    def _news_in(self, project_id: str, position: Position, snapshot: Any) -> Iterator[Heard]:
-        first = snapshot.offset - len(snapshot.events) + 1
-        highest = position.highest
-        for offset, entry in enumerate(snapshot.events, first):
-            is_news = position.note(snapshot.epoch, offset)
-            unnumbered = "offset" in entry and position.has_unnumbered and offset < highest
-            if is_news and not unnumbered:
-                place = {name: entry[name] for name in ("epoch", "offset") if name in entry}
-                mark = {**place, "project_id": project_id} if place else None
-                yield heard(project_id, entry["event"], entry["data"], mark=mark, namespace=self._namespace)
+    def _look_around(self, reader: HistoryReader) -> None:
+        clock = self._clock()
+        if clock >= self._idles_at:
+            self._idles_at = clock + IDLE_INTERVAL
+            for project_id in [name for name in self._orders if not self._is_watched(self._namespace, name)]:
+                for by_project in (self._orders, self._restless, self._expected):
+                    by_project.pop(project_id, None)
+        for project_id, (epoch, offset) in reader.positions().items():
+            order = self._orders.get(project_id)
+            if order is not None:
+                order.announce(epoch, offset, clock)
+                self._note_restless(order)
+        if clock >= self._looks_at:
+            self._looks_at = clock + LOOK_INTERVAL * _random.uniform(0.75, 1.25)
+            reader.look(self._next_looked_at())
+
+    def _next_looked_at(self) -> list[str]:
+        names = [name for name, order in self._orders.items() if order.epoch is not None]
+        start = self._looked_at if self._looked_at < len(names) else 0
+        self._looked_at = start + MOST_LOOKED_AT
+        return names[start : self._looked_at]
+
+    def _pursued(self, reader: HistoryReader) -> Iterator[list[Heard]]:
+        """Ask the history for what is overdue, and go on without where it does not answer."""
+        with self._lock:
+            restless, clock = list(self._restless.values()), self._clock()
+            if sum(order.waiting for order in restless) > MOST_HELD:
+                for order in restless:
+                    order.drop_waiting()
+        turns_at = clock + IDLE_INTERVAL
+        for order in restless:
+            with self._lock:
+                due = self._pursue(order, reader, clock)
+                turns_at = min(turns_at, self._next_turn(order, reader, clock))
+            yield due
+        self._turns_at = turns_at
+
+    def _pursue(self, order: ProjectOrder, reader: HistoryReader, clock: float) -> list[Heard]:
+        if order.overdue_at > clock:
+            return []
+        missing = order.request()
+        if missing is not None:
+            reader.request(missing)
+        is_patient = order.waits_until > clock or not self._gives_up(order, reader, clock)
+        return [] if is_patient else self._noted(order.give_up(clock))
+
+    def _gives_up(self, order: ProjectOrder, reader: HistoryReader, clock: float) -> bool:
+        if order.epoch is None:
+            return clock - self._expected.get(order.project_id, -math.inf) > LONGEST_WAIT
+        return not reader.is_prompt or clock - order.waits_until > LONGEST_WAIT
+
+    def _next_turn(self, order: ProjectOrder, reader: HistoryReader, clock: float) -> float:
+        if order.overdue_at <= clock:
+            return clock + (BUSY_INTERVAL if reader.is_prompt else FAILING_INTERVAL)
+        if order.overdue_at == math.inf:
+            self._restless.pop(order.project_id, None)
+        return order.overdue_at

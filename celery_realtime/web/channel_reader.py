@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeGuard
 
@@ -18,9 +17,6 @@ from celery_realtime.web.catchup import CatchUp
 from celery_realtime.web.delivery import Delivery, Emit
 
 logger = logging.getLogger(__name__)
-
-#: Seconds between two looks at what was missed, on a channel that is never quiet.
-CATCH_UP_INTERVAL = 1.0
 
 #: Recovered emits after which the rest has to wait for the next message: what waits for an event loop is bounded.
 MOST_AT_ONCE = 1000
@@ -36,11 +32,11 @@ Item = Emit | Message
 
 
 class ChannelReader:
-    """Reads the channel in the caller's thread, for ever: decodes, drops what was emitted already, and names rooms.
+    """Reads the channel in the caller's thread, for ever: decodes, puts events in order, and names rooms.
 
     Args:
         listener: Receives the messages.
-        catch_up: Knows what has been emitted, and recovers what was missed.
+        catch_up: Puts events in order, and recovers what was missed.
         delivery: Names the rooms.
         host_id: Of this server's own messages, which python-socketio has emitted here already.
     """
@@ -60,7 +56,6 @@ class ChannelReader:
         self._catch_up.after_fork()
         self._stopped = threading.Event()
         self._generation = 0
-        self._caught_up_at = 0.0
 
     def stop(self) -> None:
         """End :meth:`read`, within about a second."""
@@ -68,14 +63,14 @@ class ChannelReader:
         self._catch_up.close()
 
     def read(self, has_room: Callable[[], bool] = lambda: True) -> Iterator[list[Item]]:
-        """Yield what each message of the channel is to this server; an empty list about every second without any.
+        """Yield what each message of the channel is to this server; a list about every second without any.
 
         Args:
             has_room: Whether there is room for what is yielded next. Events that there is no room for are not emitted,
                 and their projects are recovered from the history later.
         """
         while not self._stopped.is_set():
-            with self.loop.turn(), contextlib.closing(self.listener.messages()) as messages:
+            with self.loop.turn(), contextlib.closing(self.listener.messages(self._patience)) as messages:
                 for message in messages:
                     if self._stopped.is_set():
                         return
@@ -85,13 +80,16 @@ class ChannelReader:
                     yield items
             self._stopped.wait(PAUSE)
 
+    def _patience(self) -> float:
+        return self._catch_up.turns_in
+
     def items(self, message: Any, has_room: Callable[[], bool] = lambda: True) -> list[Item]:
         """Return what one message of the channel, or None for a silence, is to this server; see :meth:`read`."""
         if self._generation != self.listener.generation:
             self._generation = self.listener.generation
             self._catch_up.fall_behind()
         decoded = [] if message is None else wire.decode_message(message.body, message.content_type)
-        is_due = message is None or time.monotonic() - self._caught_up_at > CATCH_UP_INTERVAL
+        is_due = self._catch_up.turns_in <= 0
         if (decoded or is_due) and not has_room():
             return self._without_room(decoded)
         items: list[Item] = [other for other in decoded if not isinstance(other, Heard)]
@@ -102,18 +100,16 @@ class ChannelReader:
 
     def _recovered(self) -> list[Item]:
         """Return what was missed and has been recovered; the rest of very much of it at once in the next turn."""
-        self._caught_up_at = time.monotonic()
         recovered: list[Item] = []
         for events in self._catch_up.missed():
             recovered += self._delivery.spread(events)
             if len(recovered) >= MOST_AT_ONCE:
-                self._caught_up_at = 0.0
                 break
         return recovered
 
     def _emits(self, events: list[Heard]) -> Iterator[Emit]:
         others = (event for event in events if event.host_id != self._host_id)
-        return self._delivery.spread([event for event in others if self._catch_up.is_news(event)])
+        return self._delivery.spread(self._catch_up.sort(others))
 
     def _without_room(self, decoded: list[Heard | Message]) -> list[Item]:
         """Return the orders among messages that there is no room for: what they take from a client must be taken."""

@@ -20,8 +20,9 @@ from celery_realtime.web import seams
 from celery_realtime.web.catchup import CatchUp
 from celery_realtime.web.channel_reader import ChannelReader, Item, OrderObservers, is_order
 from celery_realtime.web.delivery import AudienceFilter, Delivery, Emit
-from celery_realtime.web.history_reader import Read
+from celery_realtime.web.history_reader import Positions, Read
 from celery_realtime.web.loop_queue import LoopQueue
+from celery_realtime.web.newcomers import Newcomers
 from celery_realtime.web.slow_clients import SlowClients
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class RealtimeClientManager(RealtimeKombuManager):
         max_backlog_bytes: Bytes that may wait for a client before it is disconnected.
         audience_filter: Decides what each audience sees of an event; None where all see everything.
         read: ``(project_id, epoch, offset, most_jobs) -> snapshot``, reads the history; None where there is none.
+        positions: ``(project_ids) -> Positions``, says how far histories go; None for never looking.
         namespace: Socket.IO namespace of the events.
         **options: Further keyword arguments of :class:`~celery_realtime.channel.kombu_manager.RealtimeKombuManager`.
     """
@@ -63,13 +65,14 @@ class RealtimeClientManager(RealtimeKombuManager):
         max_backlog_bytes: int,
         audience_filter: AudienceFilter | None = None,
         read: Read | None = None,
+        positions: Callable[[list[str]], Positions] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(url, channel, write_only=False, **options)
         #: Which rooms of this server an event goes to.
         self.delivery = Delivery(self.is_occupied, audience_filter)
-        #: What has been emitted on this server, and recovers what was missed.
-        self.catch_up = CatchUp(read, self.delivery.is_watched, self.namespace)
+        #: Puts the events of each project in order, and recovers what was missed.
+        self.catch_up = CatchUp(read, self.delivery.is_watched, self.namespace, positions=positions)
         #: Reads the channel.
         self.reader = ChannelReader(
             Listener(
@@ -84,6 +87,8 @@ class RealtimeClientManager(RealtimeKombuManager):
             self.host_id,
         )
         self._backlogs = seams.ClientBacklogs(self, self.namespace)
+        #: The clients that are being given a snapshot.
+        self.newcomers = Newcomers(self._backlogs.is_in_room, self.namespace)
         #: What waits for clients that read slowly.
         self.slow_clients = SlowClients(
             self._backlogs,
@@ -180,8 +185,9 @@ class RealtimeClientManager(RealtimeKombuManager):
     def _emit(self, emit: Emit) -> None:
         if self.is_occupied(emit.namespace, emit.room):
             with self._failures.suppressing("the event %s could not be emitted to all its clients", emit.event):
-                for paced in self.slow_clients.paced(emit):
-                    self.emit_here(paced)
+                for part in self.newcomers.split(emit):
+                    for paced in self.slow_clients.paced(part):
+                        self.emit_here(paced)
 
     def emit_here(self, emit: Emit) -> None:
         """Emit on this server only."""
@@ -221,6 +227,7 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
         max_backlog_bytes: Bytes that may wait for a client before it is disconnected.
         audience_filter: As that of :class:`RealtimeClientManager`; called in the thread that listens.
         read: As that of :class:`RealtimeClientManager`; called in a thread.
+        positions: As that of :class:`RealtimeClientManager`; called in a thread.
         namespace: Socket.IO namespace of the events.
         **options: ``logger``, ``stock`` and ``connection_options``, as those of :class:`RealtimeClientManager`.
     """
@@ -239,6 +246,7 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
         max_backlog_bytes: int,
         audience_filter: AudienceFilter | None = None,
         read: Read | None = None,
+        positions: Callable[[list[str]], Positions] | None = None,
         namespace: str = "/",
         **options: Any,
     ) -> None:
@@ -250,12 +258,14 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
         self.host_id = self.speaker.host_id
         #: Which rooms of this server an event goes to.
         self.delivery = Delivery(self.is_occupied, audience_filter)
-        #: What has been emitted on this server, and recovers what was missed.
-        self.catch_up = CatchUp(read, self.delivery.is_watched, namespace)
+        #: Puts the events of each project in order, and recovers what was missed.
+        self.catch_up = CatchUp(read, self.delivery.is_watched, namespace, positions=positions)
         listener = Listener(url, channel, connection_options=options.get("connection_options"))
         #: Reads the channel.
         self.reader = ChannelReader(listener, self.catch_up, self.delivery, self.host_id)
         self._backlogs = seams.ClientBacklogs(self, namespace)
+        #: The clients that are being given a snapshot.
+        self.newcomers = Newcomers(self._backlogs.is_in_room, namespace)
         #: What waits for clients that read slowly.
         self.slow_clients = SlowClients(
             self._backlogs,
@@ -405,8 +415,9 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
 
     async def _emit(self, emit: Emit) -> None:
         with self._failures.suppressing("the event %s could not be emitted to all its clients", emit.event):
-            for paced in self.slow_clients.paced(emit):
-                await self.emit_here(paced)
+            for part in self.newcomers.split(emit):
+                for paced in self.slow_clients.paced(part):
+                    await self.emit_here(paced)
 
     async def emit_here(self, emit: Emit) -> None:
         """Emit on this server only."""

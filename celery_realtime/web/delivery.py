@@ -39,6 +39,7 @@ class Emit(msgspec.Struct, frozen=True):
         namespace: The Socket.IO namespace.
         room: The room, one of ours, or the session id of one client.
         skip_sid: The client, or clients, that it is not emitted to.
+        events: The events of a project that it consists of: one, or those of a batch; none for an answer.
     """
 
     event: str
@@ -46,6 +47,7 @@ class Emit(msgspec.Struct, frozen=True):
     namespace: str
     room: str
     skip_sid: Any = None
+    events: tuple[Heard, ...] = ()
 
 
 class Delivery:
@@ -120,11 +122,12 @@ class Delivery:
             batches: dict[tuple[str, str], list[Any]] = {}
             for event in visible:
                 for namespace, room, batch_room in self._rooms_for(event, audience):
-                    yield Emit(event.event, event.data, namespace, room, event.skip_sid)
+                    yield Emit(event.event, event.data, namespace, room, event.skip_sid, (event,))
                     batches.setdefault((namespace, batch_room), []).append(event)
             for (namespace, batch_room), batched in batches.items():
                 if self._is_occupied(namespace, batch_room):
-                    yield Emit(BATCH_EVENT, [_batch_item(event) for event in batched], namespace, batch_room)
+                    items = [_batch_item(event) for event in batched]
+                    yield Emit(BATCH_EVENT, items, namespace, batch_room, None, tuple(batched))
 
     def _rooms_for(self, event: Heard, audience: str | None) -> Iterator[tuple[str, str, str]]:
         """Yield the namespace, the room for single events, and the room for batches, of each place of an event."""

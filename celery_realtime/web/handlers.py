@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -22,11 +22,11 @@ from celery_realtime.web.job_requests import JobRequests, SingleJobs
 from celery_realtime.web.membership import Clients, Membership
 from celery_realtime.web.orders import Orders
 from celery_realtime.web.revocations import Revocations
-from celery_realtime.web.seams import handlers_of, intercept_events
+from celery_realtime.web.seams import follow_up_events, handlers_of, intercept_events
 from celery_realtime.web.sessions import Limits, Sessions
 from celery_realtime.web.shared_reads import SharedReads
 from celery_realtime.web.stock_manager import StockManager
-from celery_realtime.web.subscribing import Subscriptions
+from celery_realtime.web.subscribing import AfterAnswer, Subscriptions
 
 if TYPE_CHECKING:
     from celery_realtime.web.stock_manager import ClientManager
@@ -147,6 +147,7 @@ class SocketIOEventHandlers:
             revocations=sources.revocations,
         )
         self._first_client: Callable[[], None] | None = None
+        self._follows_up = False
 
     def _identification(self, authenticate: Authenticate | None) -> Identification:
         if authenticate is not None:
@@ -184,6 +185,7 @@ class SocketIOEventHandlers:
         for request in REQUESTS:
             self._register(request, getattr(self, f"on_{request}"))
         intercept_events(self.server, self._changed_event)
+        self._follows_up = follow_up_events(self.server, self._follow_up)
         self.housekeeper.watch(self._note_connection)
         self._manager.on_order(self.carry_out)
         self._manager.on_slow_client(self.housekeeper.part_with)
@@ -197,9 +199,15 @@ class SocketIOEventHandlers:
         if not _is_event(data) or (is_ours and data[0] in ("connect", "disconnect")):
             logger.debug("ignored a packet that is no event of a client's")
             return None
-        if id is None and is_ours and data[0] in ("subscribe_project", "subscribe_job"):
-            return [*[*data, None][:2], NO_ACKNOWLEDGEMENT]
+        if is_ours and data[0] in ("subscribe_project", "subscribe_job"):
+            marks = [NO_ACKNOWLEDGEMENT] if id is None else []
+            return [*[*data, None][:2], *marks, *([AfterAnswer()] if self._follows_up else [])]
         return list(data)
+
+    def _follow_up(self, data: list[Any]) -> Any:
+        """Do what comes after an answer; the client has it, or it is in the client's queue."""
+        after = _after_answer_in(data)
+        return None if after is None else self._run(after.decide())
 
     def _note_connection(self) -> None:
         """Note that a connection has come; of use on an asyncio server."""
@@ -258,12 +266,11 @@ class SocketIOEventHandlers:
         """Forget a client."""
         self._clients.sessions.close(sid)
         self._manager.slow_clients.forget(sid)
+        self._manager.newcomers.forget(sid)
 
     def on_subscribe_project(self, sid: str, data: Any = None, *rest: Any) -> Any:
         """Subscribe a client to a project; return the acknowledgement, or send it as events where none is asked for."""
-        return self._acknowledge(
-            sid, self._subscriptions.subscribe_project(sid, data, replays=NO_ACKNOWLEDGEMENT in rest)
-        )
+        return self._run(self._subscribe(self._subscriptions.subscribe_project, sid, data, rest))
 
     def on_unsubscribe_project(self, sid: str, data: Any = None, *_: Any) -> Any:
         """Unsubscribe a client from a project; return the acknowledgement."""
@@ -271,7 +278,16 @@ class SocketIOEventHandlers:
 
     def on_subscribe_job(self, sid: str, data: Any = None, *rest: Any) -> Any:
         """Subscribe a client to one job; as :meth:`on_subscribe_project`."""
-        return self._acknowledge(sid, self._subscriptions.subscribe_job(sid, data, replays=NO_ACKNOWLEDGEMENT in rest))
+        return self._run(self._subscribe(self._subscriptions.subscribe_job, sid, data, rest))
+
+    def _subscribe(self, subscribe: Callable[..., Any], sid: str, data: Any, rest: tuple[Any, ...]) -> Decision[Any]:
+        after = _after_answer_in(rest)
+        follow_up = after or AfterAnswer()
+        request = subscribe(sid, data, replays=NO_ACKNOWLEDGEMENT in rest, after=follow_up)
+        answer = yield from self._clients.sender.acknowledge(sid, request)
+        if after is None:
+            yield from follow_up.decide()
+        return answer
 
     def on_unsubscribe_job(self, sid: str, data: Any = None, *_: Any) -> Any:
         """Unsubscribe a client from one job; return the acknowledgement."""
@@ -314,6 +330,10 @@ def _call_with_fitting(handler: Callable[..., Any], args: tuple[Any, ...]) -> An
     except TypeError:
         return handler(*args[:-1])
     return handler(*args)
+
+
+def _after_answer_in(arguments: Iterable[Any]) -> AfterAnswer | None:
+    return next((argument for argument in arguments if isinstance(argument, AfterAnswer)), None)
 
 
 def _is_event(data: Any) -> bool:

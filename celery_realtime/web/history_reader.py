@@ -26,7 +26,13 @@ IDLE_TURN = 5.0
 #: Seconds after which a read that has not returned counts as one that hangs.
 LONGEST_READ = 30.0
 
+#: Seconds after which events wait no longer for a read that has not returned.
+LONGEST_PROMPT = 0.5
+
 Read = Callable[..., Any]
+
+#: Up to where the histories of projects go: epoch and offset of each that has one.
+Positions = dict[str, tuple[str, int]]
 
 
 class Missing(NamedTuple):
@@ -52,11 +58,13 @@ class HistoryReader:
 
     Args:
         read: ``(project_id, epoch, offset, most_jobs) -> snapshot``.
+        positions: ``(project_ids) -> Positions``, cheap; None where it cannot be had.
     """
 
-    def __init__(self, read: Read) -> None:
+    def __init__(self, read: Read, positions: Callable[[list[str]], Positions] | None = None) -> None:
         self.loop = BackgroundLoop("catch-up from the history", logger, LONGEST_READ)
         self._read = read
+        self._read_positions = positions
         self.after_fork()
 
     def after_fork(self) -> None:
@@ -64,44 +72,54 @@ class HistoryReader:
         self._changed = threading.Condition()
         self._requests: dict[str, Missing] = {}
         self._answers: deque[tuple[Missing, Any]] = deque()
-        self._is_late = False
+        self._looks: list[str] = []
+        self._positions: Positions = {}
+        self._reading_since: float | None = None
         self._backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         #: Seconds to leave the history alone for, after a read that failed; 0 after one that did not.
         self._pause = 0.0
         self._closed = False
         self._thread: threading.Thread | None = None
 
+    @property
+    def is_prompt(self) -> bool:
+        """Whether the history answers, and the read that is under way has not taken long."""
+        since = self._reading_since
+        return not self._pause and (since is None or time.monotonic() - since < LONGEST_PROMPT)
+
     def request(self, missing: Missing) -> None:
         """Have a project read, unless an answer about it waits to be taken."""
         with self._changed:
-            if self._closed or missing.project_id in (answered.project_id for answered, _ in self._answers):
-                return
-            self._requests[missing.project_id] = missing
-            self._changed.notify_all()
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="celery-realtime-catch-up", daemon=True)
-                self._thread.start()
+            if missing.project_id not in (answered.project_id for answered, _ in self._answers):
+                self._requests[missing.project_id] = missing
+                self._wake()
 
-    def answers(self, timeout: float) -> Iterator[tuple[Missing, Any]]:
-        """Take, one by one, what has been read: what was missing, and the snapshot.
+    def look(self, project_ids: list[str]) -> None:
+        """Have it read up to where the histories of projects go."""
+        with self._changed:
+            if project_ids and self._read_positions is not None:
+                self._looks = project_ids
+                self._wake()
 
-        Waits for what is still to be read, at most ``timeout`` seconds in all; not for a history that has just failed,
-        nor for one that did not answer in time when it was waited for last.
-        """
-        deadline = time.monotonic() + timeout
-        while (answer := self._take(deadline - time.monotonic())) is not None:
+    def _wake(self) -> None:
+        self._changed.notify_all()
+        if not self._closed and (self._thread is None or not self._thread.is_alive()):
+            self._thread = threading.Thread(target=self._run, name="celery-realtime-catch-up", daemon=True)
+            self._thread.start()
+
+    def answers(self) -> Iterator[tuple[Missing, Any]]:
+        """Take, one by one, what has been read by now: what was missing, and the snapshot."""
+        while self._answers:
+            with self._changed:
+                answer = self._answers.popleft()
+                self._changed.notify_all()
             yield answer
 
-    def _take(self, timeout: float) -> tuple[Missing, Any] | None:
+    def positions(self) -> Positions:
+        """Take up to where the histories go of which that was read since the last call."""
         with self._changed:
-            if not self._is_late:
-                self._is_late = not self._changed.wait_for(self._is_settled, timeout)
-            answer = self._answers.popleft() if self._answers else None
-            self._changed.notify_all()
-            return answer
-
-    def _is_settled(self) -> bool:
-        return bool(self._answers) or not self._requests or self._pause > 0
+            positions, self._positions = self._positions, {}
+            return positions
 
     def close(self) -> None:
         """End the thread, after the read that it may be in the middle of."""
@@ -116,20 +134,24 @@ class HistoryReader:
             self._rest()
 
     def _read_next(self) -> None:
-        missing = self._next()
-        if missing is None:
-            return
+        missing, project_ids = self._next()
+        self._reading_since = time.monotonic()
         try:
-            snapshot = self._read(missing.project_id, missing.epoch, missing.offset, 0)
+            if missing is not None:
+                self._answer(missing, self._read(missing.project_id, missing.epoch, missing.offset, 0))
+            elif project_ids and self._read_positions is not None:
+                self._note_positions(self._read_positions(project_ids))
         except BaseException:
             self._put_back(missing)
             raise
-        self._answer(missing, snapshot)
+        finally:
+            self._reading_since = None
 
-    def _put_back(self, missing: Missing) -> None:
+    def _put_back(self, missing: Missing | None) -> None:
         with self._changed:
-            # Behind the others: it may be the only one that fails.
-            self._requests[missing.project_id] = self._requests.pop(missing.project_id)
+            if missing is not None:
+                # Behind the others: it may be the only one that fails.
+                self._requests[missing.project_id] = self._requests.pop(missing.project_id)
             self._pause = self._backoff.pause()
             self._changed.notify_all()
 
@@ -137,18 +159,33 @@ class HistoryReader:
         with self._changed:
             del self._requests[missing.project_id]
             self._answers.append((missing, snapshot))
-            self._backoff.reset()
-            self._pause, self._is_late = 0.0, False
-            self._changed.notify_all()
+            self._note_success()
 
-    def _next(self) -> Missing | None:
-        """Return what to read next; None if there was nothing to read for a while."""
+    def _note_positions(self, positions: Positions) -> None:
+        with self._changed:
+            self._positions.update(positions)
+            self._note_success()
+
+    def _note_success(self) -> None:
+        self._backoff.reset()
+        self._pause = 0.0
+
+    def _next(self) -> tuple[Missing | None, list[str]]:
+        """Return what to read next: a project, else projects to look at; neither if nothing came for a while."""
         with self._changed:
             self._changed.wait_for(self._has_work, IDLE_TURN)
-            return None if self._closed or not self._has_work() else next(iter(self._requests.values()))
+            if self._closed:
+                return None, []
+            if self._has_request():
+                return next(iter(self._requests.values())), []
+            project_ids, self._looks = self._looks, []
+            return None, project_ids
 
     def _has_work(self) -> bool:
-        return self._closed or (bool(self._requests) and len(self._answers) < MOST_ANSWERS)
+        return self._closed or self._has_request() or bool(self._looks)
+
+    def _has_request(self) -> bool:
+        return bool(self._requests) and len(self._answers) < MOST_ANSWERS
 
     def _rest(self) -> None:
         """After a failure, leave the history alone for a while."""

@@ -40,6 +40,7 @@ class Seam(NamedTuple):
 
 SEAMS = (
     Seam("_handle_event", "clients could call the handlers of `connect` and `disconnect`", True),
+    Seam("_handle_event_internal", "events could come before the acknowledgement that they are later than", False),
     Seam("handlers", "an application's `connect` handler would replace the one that checks tokens", True),
     Seam("namespace_handlers", "an application's namespace class would replace the handler that checks tokens", True),
     Seam("manager_initialized", "the server would listen to the broker twice, or not at all", True),
@@ -47,6 +48,9 @@ SEAMS = (
     Seam("eio.handlers", "connections that never show a token, and slow WebSockets, stay open", False),
     Seam("eio.cors_allowed_origins", "a server that is open to every web page is not warned of", False),
 )
+
+#: The place of the packet's data among the arguments of ``_handle_event_internal``.
+FOLLOWED_UP = 3
 
 
 def check(server: Any) -> None:
@@ -98,6 +102,41 @@ def intercept_events(server: Any, change: Callable[[str, int | None, Any], list[
         return None if changed is None else (eio_sid, namespace, id, changed)
 
     server._handle_event = _prepared(server._handle_event, prepare, is_asyncio=is_asyncio(server))
+
+
+def follow_up_events(server: Any, follow_up: Callable[[Any], Any]) -> bool:
+    """Do something after each event packet of a client, when its acknowledgement has been put into the client's queue.
+
+    python-socketio sends what a handler returns, and calls nothing after that.
+
+    Args:
+        server: The Socket.IO server, sync or asyncio.
+        follow_up: Called with the packet's data, in the thread or task of the handler; on an asyncio server it returns
+            an awaitable, or None.
+
+    Returns:
+        Whether that is possible.
+    """
+    theirs = getattr(server, "_handle_event_internal", None)
+    if theirs is None:
+        return False
+
+    def call(*args: Any) -> None:
+        try:
+            theirs(*args)
+        finally:
+            follow_up(args[FOLLOWED_UP])
+
+    async def call_async(*args: Any) -> None:
+        try:
+            await theirs(*args)
+        finally:
+            following = follow_up(args[FOLLOWED_UP])
+            if following is not None:
+                await following
+
+    server._handle_event_internal = call_async if is_asyncio(server) else call
+    return True
 
 
 def _prepared(

@@ -35,6 +35,19 @@ class CatchUp(Protocol):
         """Note the position of a snapshot that a client was given."""
 
 
+class Newcomers(Protocol):
+    """Holds what is emitted for clients that are being given a snapshot."""
+
+    def hold(self, sid: str, project_id: str, room: str, others: Iterable[str], *, replays: bool) -> Any:
+        """Hold from now on what is emitted for a client that is about to enter a room."""
+
+    def release(self, newcomer: Any) -> Iterable[Emit]:
+        """Return what was held for a client that has been answered, to be emitted on this server."""
+
+    def forget(self, sid: str) -> None:
+        """Forget a client that has disconnected."""
+
+
 class Delivery(Protocol):
     """Knows which rooms of this server a message goes to, and what each audience sees of it."""
 
@@ -69,6 +82,10 @@ class ClientManager(Protocol):
     @property
     def catch_up(self) -> CatchUp:
         """Knows up to where events have been emitted."""
+
+    @property
+    def newcomers(self) -> Newcomers:
+        """Holds what is emitted for clients that are being given a snapshot."""
 
     @property
     def delivery(self) -> Delivery:
@@ -117,6 +134,11 @@ class StockManager:
         return _NoPositions()
 
     @property
+    def newcomers(self) -> Newcomers:
+        """Hold nothing."""
+        return _NoNewcomers()
+
+    @property
     def delivery(self) -> Delivery:
         """Redact nothing."""
         return _WholeDelivery()
@@ -152,6 +174,20 @@ class _NoPositions:
     def expect(self, project_id: str) -> None: ...
 
     def seed(self, project_id: str, epoch: str, offset: int) -> None: ...
+
+
+class _NoNewcomers:
+    def hold(self, sid: str, project_id: str, room: str, others: Iterable[str], *, replays: bool) -> _NoNewcomer:  # noqa: ARG002
+        return _NoNewcomer()
+
+    def release(self, newcomer: Any) -> Iterable[Emit]:  # noqa: ARG002
+        return ()
+
+    def forget(self, sid: str) -> None: ...
+
+
+class _NoNewcomer:
+    def place(self, epoch: str | None, offset: int | None) -> None: ...
 
 
 class _WholeDelivery:

@@ -59,32 +59,37 @@ class Subscriptions:
         self.read = read
         self.log = RateLimitedLogger(logger)
 
-    def subscribe_project(self, sid: str, data: Any, *, replays: bool) -> Decision[dict[str, Any]]:
+    def subscribe_project(self, sid: str, data: Any, *, replays: bool, after: AfterAnswer) -> Decision[dict[str, Any]]:
         """Subscribe a client to a project.
 
         Args:
             sid: The client.
             data: Its request.
             replays: Whether it asked for no acknowledgement, so that the snapshot has to come as events.
+            after: Gets what has to be done when the client has been answered.
 
         Raises:
             SubscribeError: It may not, or cannot be answered.
         """
         session = self.clients.budget.asking(sid, data)
         topic = Topic(project_id_of(data))
-        answer = yield from Subscription(self, session, topic=topic, data=data).decide()
+        subscription = Subscription(self, session, topic=topic, data=data, replays=replays)
+        after.add(subscription.release)
+        answer = yield from subscription.decide()
         if replays:
             yield from self.clients.sender.replay(sid, answer)
         return {"ok": True, **answer}
 
-    def subscribe_job(self, sid: str, data: Any, *, replays: bool) -> Decision[dict[str, Any]]:
+    def subscribe_job(self, sid: str, data: Any, *, replays: bool, after: AfterAnswer) -> Decision[dict[str, Any]]:
         """Subscribe a client to one job; as :meth:`subscribe_project`."""
         session = self.clients.budget.asking(sid, data)
         if not self.manager.follows_jobs:
             raise SubscribeError("this server cannot follow single jobs; subscribe to the project", "unavailable")
         project_id = yield from self.jobs.project_of(session, data, is_proven=False)
         topic = Topic(project_id, job_id_of(data))
-        answer = yield from Subscription(self, session, topic=topic, data=data, refusal=NO_JOB).decide()
+        subscription = Subscription(self, session, topic=topic, data=data, replays=replays, refusal=NO_JOB)
+        after.add(subscription.release)
+        answer = yield from subscription.decide()
         if replays:
             yield from self.clients.sender.replay(sid, answer)
         return {"ok": True, "job_id": topic.job_id, **answer}
@@ -107,6 +112,22 @@ class Subscriptions:
         return {"ok": True}
 
 
+class AfterAnswer:
+    """What has to be done when a client has been answered."""
+
+    def __init__(self) -> None:
+        self._decisions: list[Callable[[], Decision[None]]] = []
+
+    def add(self, decide: Callable[[], Decision[None]]) -> None:
+        """Do something more."""
+        self._decisions.append(decide)
+
+    def decide(self) -> Decision[None]:
+        """Do all of it, once."""
+        while self._decisions:
+            yield from self._decisions.pop(0)()
+
+
 class Subscription:
     """One request to subscribe to a project, or to one job of it.
 
@@ -115,6 +136,7 @@ class Subscription:
         session: The client's.
         topic: What it wants to subscribe to.
         data: Its request.
+        replays: Whether the snapshot comes as events, and not in an acknowledgement.
         refusal: The message of the refusal where it may not.
 
     Raises:
@@ -128,6 +150,7 @@ class Subscription:
         *,
         topic: Topic,
         data: dict[str, Any],
+        replays: bool,
         refusal: str = NO_PROJECT,
     ) -> None:
         self._shared = shared
@@ -136,6 +159,8 @@ class Subscription:
         self._since = since_of(data)
         self._in_batches = wants_batches(data)
         self._refusal = refusal
+        self._replays = replays
+        self._newcomers: list[Any] = []
         self._pending: PendingSubscription = shared.clients.sessions.begin_subscription(session, topic)
 
     def decide(self) -> Decision[dict[str, Any]]:
@@ -153,6 +178,13 @@ class Subscription:
         finally:
             self._session.pending.remove(self._pending)
         raise SubscribeError(self._refusal, "forbidden")
+
+    def release(self) -> Decision[None]:
+        """Let the client have what was emitted in the project since it joined, and is not in its snapshot."""
+        manager = self._shared.manager
+        for newcomer in self._newcomers:
+            for emit in manager.newcomers.release(newcomer):
+                yield functools.partial(manager.emit_here, emit)
 
     def _attempt(self) -> Decision[dict[str, Any] | None]:
         """Ask, join and read; return None if access was revoked meanwhile, so that the rule has to be asked again."""
@@ -183,10 +215,13 @@ class Subscription:
         room, others = topic.rooms(audience, self._in_batches)
         self._shared.manager.delivery.expect(topic.project_id, topic.job_id, audience)
         earlier = self._session.rooms.get(topic, [])
+        sid, alternatives = self._session.sid, {*others, *earlier} - {room}
+        newcomers = self._shared.manager.newcomers
+        self._newcomers.append(newcomers.hold(sid, topic.project_id, room, alternatives, replays=self._replays))
         if not (yield from membership.enter(self._session, self._pending, room)):
             return False
-        for other in {*others, *earlier} - {room}:
-            yield from membership.leave_room(self._session.sid, other)
+        for other in alternatives:
+            yield from membership.leave_room(sid, other)
         return True
 
     def _read(self) -> Decision[tuple[dict[str, Any], int]]:
@@ -204,6 +239,8 @@ class Subscription:
             raise SubscribeError("the history cannot be read now; try again later", "unavailable")
         snapshot = msgspec.structs.asdict(reading.snapshot)
         manager.catch_up.seed(project_id, snapshot["epoch"], snapshot["offset"])
+        for newcomer in self._newcomers:
+            newcomer.place(snapshot["epoch"], snapshot["offset"])
         if self._topic.job_id is None:
             return snapshot, reading.size
         state = yield Blocking(self._shared.jobs.state_of, project_id, self._topic.job_id)

@@ -58,7 +58,7 @@ def decoded(*events: Outgoing) -> list[Heard]:
 def test_an_event_goes_to_the_room_of_its_project_and_to_no_other() -> None:
     [emit] = delivery("project:alpha").spread([step(1)])
 
-    assert emit == Emit("step", step(1).data, "/", "project:alpha")
+    assert emit == Emit("step", step(1).data, "/", "project:alpha", events=(step(1),))
 
 
 def test_an_event_keeps_its_namespace_and_the_clients_that_it_leaves_out() -> None:

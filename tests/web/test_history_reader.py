@@ -65,7 +65,7 @@ def missing(project: str, offset: int = 0, serial: int = 1) -> Missing:
 
 def take_all(reader: HistoryReader, count: int) -> list[Any]:
     taken: list[Any] = []
-    wait_for(lambda: taken.extend(reader.answers(1.0)) or len(taken) >= count)
+    wait_for(lambda: taken.extend(reader.answers()) or len(taken) >= count)
     return taken
 
 
@@ -90,18 +90,72 @@ def test_no_thread_runs_before_the_first_request(make: Callable[[], HistoryReade
     assert reader.loop.is_turning
 
 
-def test_one_that_does_not_answer_is_waited_for_once(reader: HistoryReader, histories: Histories) -> None:
+def test_nobody_waits_for_one_that_does_not_answer(
+    reader: HistoryReader, histories: Histories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history_reader, "LONGEST_PROMPT", 0.05)
     histories.answering.clear()
+    assert reader.is_prompt
     reader.request(missing("p"))
 
-    assert list(reader.answers(0.2)) == []
-    waits = threading.Thread(target=lambda: [list(reader.answers(60)) for _ in range(5)], daemon=True)
-    waits.start()
-    waits.join(10)
-
-    assert not waits.is_alive()
+    assert list(reader.answers()) == []
+    wait_for(lambda: not reader.is_prompt)
     histories.answering.set()
+
     assert len(take_all(reader, 1)) == 1
+    assert reader.is_prompt
+
+
+def test_how_far_histories_go_is_looked_up_behind_what_is_missing(histories: Histories) -> None:
+    looked_at: list[list[str]] = []
+
+    def positions(project_ids: list[str]) -> dict[str, tuple[str, int]]:
+        looked_at.append(project_ids)
+        assert histories.reads == ["p"]
+        return dict.fromkeys(project_ids, ("e", 5))
+
+    reader = HistoryReader(histories, positions)
+    histories.answering.clear()
+    reader.request(missing("p"))
+    wait_for(lambda: histories.reads)
+    reader.look(["a", "b"])
+    assert reader.positions() == {}
+    histories.answering.set()
+
+    taken: dict[str, tuple[str, int]] = {}
+    wait_for(lambda: taken.update(reader.positions()) or taken)
+    reader.close()
+
+    assert taken == {"a": ("e", 5), "b": ("e", 5)}
+    assert reader.positions() == {}
+    assert looked_at == [["a", "b"]]
+
+
+def test_a_look_that_fails_is_a_failure_like_another(
+    histories: Histories, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(history_reader, "FIRST_PAUSE", 0.01)
+
+    def positions(_: list[str]) -> dict[str, tuple[str, int]]:
+        raise ConnectionError("away")
+
+    reader = HistoryReader(histories, positions)
+    reader.look(["a"])
+    wait_for(lambda: not reader.is_prompt)
+    reader.request(missing("p"))
+
+    assert len(take_all(reader, 1)) == 1
+    assert reader.is_prompt
+    reader.close()
+    assert "ConnectionError: away" in caplog.text
+
+
+def test_without_a_way_to_look_no_thread_is_started(make: Callable[[], HistoryReader]) -> None:
+    threads = threading.active_count()
+
+    make().look(["a"])
+
+    assert threading.active_count() == threads
 
 
 def test_while_one_waits_for_its_answer_another_asks_no_second_time(
@@ -130,7 +184,8 @@ def test_after_a_failure_no_other_is_tried_for_a_while(
 
     wait_for(lambda: reader.loop.failures == 1)
 
-    assert list(reader.answers(60)) == []  # and it is not waited for
+    assert list(reader.answers()) == []
+    assert not reader.is_prompt
     assert histories.reads == ["bad"]
 
 
@@ -171,12 +226,12 @@ def test_after_its_end_it_reads_nothing(reader: HistoryReader, histories: Histor
 
     reader.request(missing("p"))
 
-    assert list(reader.answers(60)) == []
+    assert list(reader.answers()) == []
     assert histories.reads == []
 
 
 FORKING = """
-import os, sys
+import os, sys, time
 from celery_realtime.web.history_reader import HistoryReader, Missing
 
 def read(project, *_):
@@ -184,7 +239,11 @@ def read(project, *_):
 
 def ask(project):
     reader.request(Missing(project, "e", 0, 1))
-    return [answer for _, answer in reader.answers(20)]
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if answers := [answer for _, answer in reader.answers()]:
+            return answers
+        time.sleep(0.01)
 
 reader = HistoryReader(read)
 assert ask("parent") == ["parent"]

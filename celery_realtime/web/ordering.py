@@ -1,0 +1,441 @@
+"""Put the events of one project in the order of their offsets before they are emitted.
+
+Without input, output, locks and time of its own: :class:`~celery_realtime.web.catchup.CatchUp` brings events, the
+history's answers and the clock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+
+from celery_realtime.bounded import BoundedDict
+from celery_realtime.channel.wire import Heard, heard
+from celery_realtime.events import PROGRESS_EVENT, RESYNC_EVENT, STATUS_EVENT, WORKFLOW_EVENT
+from celery_realtime.web.history_reader import Missing
+
+#: Seconds that an event waits for one that is missing before it, until the history is asked.
+PATIENCE = 0.1
+
+#: Events of one project that wait; the history returns no more at once.
+MOST_WAITING = 1000
+
+#: Past epochs that are remembered: an event of such a one comes too late.
+MOST_PAST = 100
+
+#: Holes that are remembered after they were given up, because the history could not be read.
+MOST_LOST = 100
+
+
+class Waiting(NamedTuple):
+    """An event that cannot be emitted yet.
+
+    Attributes:
+        event: The event.
+        since: When it came.
+        requests: How many times the history had been asked by then.
+    """
+
+    event: Heard
+    since: float
+    requests: int
+
+    @property
+    def offset(self) -> int:
+        """The event's place in its epoch."""
+        return self.event.offset or 0
+
+
+class Announced(NamedTuple):
+    """Up to where the history is known to go; the other attributes are those of :class:`Waiting`."""
+
+    epoch: str
+    offset: int
+    since: float
+    requests: int
+
+
+class ProjectOrder:
+    """How far a server has emitted one project's events, and those that cannot be emitted yet.
+
+    What is next by its offset is emitted at once. What is ahead of a hole waits until the hole is filled, by the
+    channel or by an answer of the history. Methods that return events return them in the order in which they have to
+    be emitted; one whose offset says nothing any more has lost it, and counts as one that never had one.
+
+    Args:
+        project_id: The project.
+        namespace: The namespace of the project.
+
+    Attributes:
+        epoch: Of the offsets; None before the first snapshot.
+        emitted: Every offset up to it has been emitted, was in the snapshots of all subscribers, or was given up.
+        is_behind: Whether events may have been missed that nothing on the channel shows.
+        lost: What was given up.
+    """
+
+    def __init__(self, project_id: str, namespace: str = "/") -> None:
+        self.project_id = project_id
+        self.epoch: str | None = None
+        self.emitted = 0
+        self.is_behind = False
+        self.lost = Lost()
+        self._namespace = namespace
+        self._requests = 0
+        self._behind_since = 0
+        #: By offset, in the order of arrival, what is ahead of a hole.
+        self._waiting: dict[int, Waiting] = {}
+        self._others = OtherEpochs()
+        self._announced: Announced | None = None
+        self._has_unnumbered = False
+        #: What comes of offsets up to it was never emitted, though it is behind.
+        self._start = 0
+
+    # -- the channel --------------------------------------------------------------------------------------------
+
+    def take(self, event: Heard, clock: float) -> Iterable[Heard]:
+        """Take an event with an offset from the channel, and return what has to be emitted now.
+
+        Args:
+            event: The event.
+            clock: The time in seconds.
+        """
+        offset = event.offset or 0
+        if event.epoch != self.epoch:
+            return self._others.take(Waiting(event, clock, self._requests))
+        if offset == self.emitted + 1:
+            self.emitted = offset
+            return (event, *self._contiguous()) if self._waiting else (event,)
+        if offset > self.emitted:
+            self._waiting.setdefault(offset, Waiting(event, clock, self._requests))
+            if len(self._waiting) > MOST_WAITING:
+                self.drop_waiting()
+        return (_without_offset(event),) if offset <= self._start else ()
+
+    def take_unnumbered(self) -> None:
+        """Note that an event without an offset was emitted, which may have one in the history."""
+        self._has_unnumbered = True
+
+    def drop_waiting(self) -> None:
+        """Forget what waits, which is too much: it is in the history, which is asked at once."""
+        if not self._waiting:
+            return
+        self._announced = Announced(self.epoch or "", max(self._waiting), -math.inf, self._requests)
+        self._waiting.clear()
+
+    def _contiguous(self) -> Iterator[Heard]:
+        while (waiting := self._waiting.pop(self.emitted + 1, None)) is not None:
+            self.emitted += 1
+            yield waiting.event
+
+    # -- what is missing ----------------------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> int:
+        """How many events wait."""
+        return len(self._waiting) + len(self._others.waiting)
+
+    @property
+    def past(self) -> int:
+        """How many past epochs are remembered."""
+        return self._others.past
+
+    @property
+    def waits_until(self) -> float:
+        """Until when the first of the events that wait does so, or what is announced is awaited; infinity if none."""
+        held = (self._waiting.values(), self._others.waiting)
+        since = [next(iter(events)).since for events in held if events]
+        announced = self._missing_announced()
+        since += [] if announced is None else [announced.since]
+        return min(since, default=math.inf) + PATIENCE
+
+    @property
+    def overdue_at(self) -> float:
+        """When the history has to be asked for what is missing; infinity if nothing is."""
+        if self.is_behind or self.lost or (self._others.waiting and self.epoch is not None):
+            return -math.inf
+        return self.waits_until
+
+    def fall_behind(self) -> None:
+        """Note that events may have been missed."""
+        self.is_behind, self._behind_since = True, self._requests
+
+    def announce(self, epoch: str, offset: int, clock: float) -> None:
+        """Note up to where the history goes: what of it does not come is missing.
+
+        Args:
+            epoch: The epoch of the history.
+            offset: Its newest offset.
+            clock: The time in seconds.
+        """
+        if self.epoch is not None and not self._others.is_past(epoch) and self._missing_announced() is None:
+            self._announced = Announced(epoch, offset, clock, self._requests)
+
+    def _missing_announced(self) -> Announced | None:
+        announced = self._announced
+        if announced is None or (announced.epoch == self.epoch and announced.offset <= self.emitted):
+            return None
+        return announced
+
+    def start(self, event: Heard) -> None:
+        """Begin with an event, for a client that was placed in the room without a snapshot."""
+        self.epoch, self._start = event.epoch, (event.offset or 0) - 1
+        self.emitted = self._start
+
+    # -- epochs -------------------------------------------------------------------------------------------------
+
+    def seed(self, epoch: str, offset: int, clock: float) -> list[Heard]:
+        """Note a snapshot that a client of this server was given, and return what has to be emitted now."""
+        if self.epoch is None:
+            return self._begin(epoch, offset, clock)
+        self.announce(epoch, offset, clock)
+        return []
+
+    def _begin(self, epoch: str, offset: int, clock: float) -> list[Heard]:
+        """Go on in another epoch; what waits of this one is emitted before, since nothing will fill its holes."""
+        due = self._rest()
+        if self.epoch is not None:
+            self._others.end(self.epoch, self.emitted)
+        self.epoch, self.emitted, self._start = epoch, offset, 0
+        self.lost, self._announced = Lost(), None
+        for waiting in self._others.take_all():
+            due += self.take(waiting.event, min(waiting.since, clock))
+        return due
+
+    def _rest(self) -> list[Heard]:
+        due = [self._waiting[offset].event for offset in sorted(self._waiting)]
+        self.emitted = max(self._waiting, default=self.emitted)
+        self._waiting.clear()
+        return due
+
+    def _refute(self, epoch: str) -> None:
+        self._others.refute(epoch)
+        if self._announced is not None and self._announced.epoch == epoch:
+            self._announced = None
+
+    # -- the history --------------------------------------------------------------------------------------------
+
+    def request(self) -> Missing | None:
+        """Return what has to be read; None while no client has a snapshot."""
+        if self.epoch is None:
+            return None
+        self._requests += 1
+        announced = self._missing_announced()
+        epoch = self._others.latest or (announced.epoch if announced is not None else self.epoch)
+        start = int(min(self.emitted, self.lost.start)) if epoch == self.epoch else 0
+        return Missing(self.project_id, epoch, start, self._requests)
+
+    def answer(self, missing: Missing, snapshot: Any, clock: float) -> list[Heard]:
+        """Take an answer of the history, and return what has to be emitted now.
+
+        Args:
+            missing: What was asked for.
+            snapshot: What the history says.
+            clock: The time in seconds.
+        """
+        if self._behind_since < missing.serial:
+            self.is_behind = False
+        if snapshot.epoch != self.epoch:
+            return self._changed(missing, snapshot, clock)
+        if missing.epoch != self.epoch:
+            self._refute(missing.epoch)
+            return []
+        if snapshot.recovered and not self.lost.is_too_much:
+            return self._filled(missing, snapshot)
+        return self._jumped(snapshot)
+
+    def _changed(self, missing: Missing, snapshot: Any, clock: float) -> list[Heard]:
+        """The history has begun anew, or counts on after its server has lost the end of it."""
+        if self._others.is_past(snapshot.epoch):
+            return []  # the answer is older than what has come since
+        if missing.epoch != snapshot.epoch:
+            if missing.epoch != self.epoch:
+                self._refute(missing.epoch)
+            self._announced = Announced(snapshot.epoch, snapshot.offset, -math.inf, self._requests)
+            return []
+        if snapshot.recovered:
+            return [*self._begin(snapshot.epoch, 0, clock), *self._filled(missing, snapshot)]
+        due, known = self._rest(), self._others.of(snapshot.epoch)
+        rest = self._begin(snapshot.epoch, snapshot.offset, clock)
+        known_events = [known[offset].event for offset in sorted(known) if offset <= snapshot.offset]
+        return [*due, self._resync(snapshot), *known_events, *rest]
+
+    def _filled(self, missing: Missing, snapshot: Any) -> list[Heard]:
+        first = snapshot.offset - len(snapshot.events) + 1
+        entries = dict(enumerate(snapshot.events, first))
+        due = [self._heard(entries[offset], offset) for offset in self.lost.recovered(entries, self.emitted)]
+        for offset in range(self.emitted + 1, snapshot.offset + 1):
+            due += self._next(entries[offset], offset)
+        due += self._contiguous()
+        return [*due, *self._forged(missing, snapshot.offset)]
+
+    def _next(self, entry: dict[str, Any], offset: int) -> Iterator[Heard]:
+        self.emitted = offset
+        waiting = self._waiting.pop(offset, None)
+        if waiting is not None:
+            yield waiting.event
+        # One that cannot hold its offset came without, if later ones have come.
+        elif not (self._has_unnumbered and "offset" in entry and self._waiting):
+            yield self._heard(entry, offset)
+
+    def _heard(self, entry: dict[str, Any], offset: int) -> Heard:
+        place: dict[str, Any] = {name: entry[name] for name in ("epoch", "offset") if name in entry}
+        mark = {**place, "project_id": self.project_id} if place else None
+        event = heard(self.project_id, entry["event"], entry["data"], mark=mark, namespace=self._namespace)
+        return msgspec.structs.replace(event, epoch=self.epoch, offset=offset)
+
+    def _forged(self, missing: Missing, newest: int) -> Iterator[Heard]:
+        """Yield what was there before the history was asked, and is not in it: its offset says nothing."""
+        if self._announced is not None and self._announced.requests < missing.serial:
+            self._announced = None
+        for offset in [place for place, event in self._waiting.items() if event.requests < missing.serial]:
+            if offset > newest:
+                yield _without_offset(self._waiting.pop(offset).event)
+
+    def _jumped(self, snapshot: Any) -> list[Heard]:
+        """Give up what is missing: it is not in the history any more, or is too much."""
+        if snapshot.offset <= self.emitted and not self.lost:
+            return []
+        known = [self._waiting.pop(offset).event for offset in sorted(self._waiting) if offset <= snapshot.offset]
+        self.emitted, self.lost, self._announced = max(self.emitted, snapshot.offset), Lost(), None
+        return [self._resync(snapshot), *known, *self._contiguous()]
+
+    def _resync(self, snapshot: Any) -> Heard:
+        data = {"project_id": self.project_id, "epoch": snapshot.epoch, "offset": snapshot.offset}
+        return Heard(self.project_id, None, RESYNC_EVENT, data, namespace=self._namespace)
+
+    # -- without the history ------------------------------------------------------------------------------------
+
+    def give_up(self, clock: float) -> list[Heard]:
+        """Go on without what is missing, since the history cannot be read; return what has to be emitted now."""
+        due: list[Heard] = []
+        epoch = self._others.latest
+        if epoch is not None:
+            first, begins_late = min(self._others.of(epoch)), self.epoch is not None
+            due = self._begin(epoch, first - 1, clock)
+            if begins_late:
+                self.lost.add(range(1, first))
+        if self._waiting:
+            first = min(self._waiting)
+            self.lost.add(range(self.emitted + 1, first))
+            self.emitted = first - 1
+            due += self._contiguous()
+        return due
+
+
+class OtherEpochs:
+    """What a project is not in the epoch of: epochs that are over, and events of those that are not confirmed yet.
+
+    Attributes:
+        waiting: The events, in the order of arrival.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: list[Waiting] = []
+        #: Up to where past epochs were emitted; infinity for those that never were the history's.
+        self._past: BoundedDict[str, float] = BoundedDict(MOST_PAST)
+
+    @property
+    def past(self) -> int:
+        """How many past epochs are remembered."""
+        return len(self._past)
+
+    @property
+    def latest(self) -> str | None:
+        """The epoch of the last event; None if there is none."""
+        return self.waiting[-1].event.epoch if self.waiting else None
+
+    def is_past(self, epoch: str) -> bool:
+        """Return whether an epoch is over."""
+        return self._past.get(epoch) is not None
+
+    def of(self, epoch: str) -> dict[int, Waiting]:
+        """Return the events of an epoch, by offset."""
+        return {waiting.offset: waiting for waiting in self.waiting if waiting.event.epoch == epoch}
+
+    def take(self, waiting: Waiting) -> Iterable[Heard]:
+        """Take an event, and return it if it is to be emitted now: it comes too late to have a place."""
+        past = self._past.get(waiting.event.epoch or "")
+        if past is not None:
+            return (_without_offset(waiting.event),) if waiting.offset > past else ()
+        self.waiting.append(waiting)
+        del self.waiting[:-MOST_WAITING]
+        return ()
+
+    def take_all(self) -> list[Waiting]:
+        """Return all events, once."""
+        waiting, self.waiting = self.waiting, []
+        return waiting
+
+    def end(self, epoch: str, emitted: float) -> None:
+        """Note that an epoch is over."""
+        self._past[epoch] = emitted
+
+    def refute(self, epoch: str) -> None:
+        """Forget an epoch that is not the history's: somebody has made it up, or its history is lost by now."""
+        self.end(epoch, math.inf)
+        self.waiting = [waiting for waiting in self.waiting if waiting.event.epoch != epoch]
+
+
+class Lost:
+    """The holes that were given up, because the history could not be read; it is asked for them when it can be.
+
+    Attributes:
+        is_too_much: Whether there were more holes than are remembered.
+    """
+
+    def __init__(self) -> None:
+        self.is_too_much = False
+        self._holes: list[range] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._holes)
+
+    @property
+    def start(self) -> float:
+        """The offset before the first hole; infinity if there is none."""
+        return self._holes[0].start - 1 if self._holes else math.inf
+
+    def add(self, hole: range) -> None:
+        """Note a hole."""
+        if hole:
+            self.is_too_much |= len(self._holes) >= MOST_LOST
+            self._holes = [*self._holes, hole][-MOST_LOST:]
+
+    def recovered(self, entries: dict[int, dict[str, Any]], emitted: int) -> list[int]:
+        """Return, once, the offsets in holes that may be emitted late.
+
+        Not those of a status or of progress of which a newer one was emitted meanwhile: their jobs would go backwards.
+
+        Args:
+            entries: The events of the history, by offset.
+            emitted: Up to where events were emitted.
+        """
+        holes, self._holes = self._holes, []
+        lost = [offset for hole in holes for offset in hole if offset in entries]
+        if not lost:
+            return []
+        emitted_since = {offset: entries[offset] for offset in entries.keys() - set(lost) if offset <= emitted}
+        return [offset for offset in lost if not _is_superseded(offset, entries[offset], emitted_since)]
+
+
+def _is_superseded(offset: int, entry: dict[str, Any], emitted: dict[int, dict[str, Any]]) -> bool:
+    name = entry["event"]
+    if name not in (STATUS_EVENT, PROGRESS_EVENT, WORKFLOW_EVENT):
+        return False
+    newer = (STATUS_EVENT, PROGRESS_EVENT) if name == PROGRESS_EVENT else (name,)
+    subject = _subject(entry)
+    return any(
+        place > offset and later["event"] in newer and _subject(later) == subject for place, later in emitted.items()
+    )
+
+
+def _subject(entry: dict[str, Any]) -> Any:
+    data = entry["data"]
+    return data.get("root_id" if entry["event"] == WORKFLOW_EVENT else "job_id") if isinstance(data, dict) else None
+
+
+def _without_offset(event: Heard) -> Heard:
+    return msgspec.structs.replace(event, epoch=None, offset=None)
