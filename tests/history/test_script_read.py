@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -20,7 +21,7 @@ class Read:
         self.now_ms = int(self._call.time() * 1000)
         for offset in range(1, 6):
             self.redis.xadd(EVENTS, {"e": "line", "p": f"payload {offset}"}, id=f"{offset}-0")
-        self.redis.hset(META, mapping={"epoch": "e", "offset": 5, "counts": "4 2 2 0 2 1 0 1"})
+        self.redis.hset(META, mapping={"epoch": "e", "offset": 5, "keys": 6})
         self.redis.hset(JOBS, mapping={job: job.upper() for job in ("live1", "live2", "ended", "old")})
         self.redis.zadd(LIVE, {"live1": 1, "live2": 4})
         self.redis.zadd(ENDED, {"ended": self._call.time(), "old": 1})
@@ -78,7 +79,7 @@ def test_a_hole_in_what_was_missed_is_noticed(read: Read) -> None:
 def test_a_new_project_begins_with_an_epoch_and_nothing_else(read: Read) -> None:
     read.redis.flushall()
     assert read(("e", 3)) == [b"new", 0, 0, [], [], 0, []]
-    assert read.redis.hgetall(META) == {b"epoch": b"new", b"offset": b"0", b"counts": b"0 0 0 0 0 0 0 0"}
+    assert read.redis.hgetall(META) == {b"epoch": b"new", b"offset": b"0", b"keys": b"0", b"due": b"", b"renewed": ANY}
     assert 0 < read.redis.ttl(META) <= 60  # type: ignore[operator]
     assert [read.redis.exists(other) for other in PROJECT[1:]] == [0] * 8
 

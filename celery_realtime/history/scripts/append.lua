@@ -2,7 +2,7 @@
 -- and the counts of their workflows, all in one step on the server.
 --
 -- KEYS, all of one project
---   1 meta         hash: epoch; offset, of the newest event; counts, of what each key holds, see common.open
+--   1 meta         hash: epoch; offset, of the newest event; further keys, renewed and due, see common.open
 --   2 events       stream with ids <offset>-0: e, the event's name; p, its JSON; t, when it was stored; b, its tag
 --   3 jobs         hash: job id -> entry, see common.parse_job
 --   4 ended        sorted set: ids of jobs that have ended, by the time (s) of their end
@@ -56,9 +56,11 @@ local WORKFLOW_PAUSE = 0.25
 
 local now = common.now()
 local now_ms = math.floor(now * 1000)
-local epoch, offset
+local project
 local workflow_updates = {}
 local has_made_due = 0
+-- Whether a key may have been made anew.
+local is_filed = false
 
 local function describe(index, fields)
   local name, job, attempt, rank, percent, incarnation, kind, root, tag, run, execution, age, is_redelivered =
@@ -94,6 +96,14 @@ local function find_lost(stored_epoch, stored_offset)
   return is_another_server() or is_witnessed, is_witnessed and witnessed_offset
 end
 
+local function forget_jobs_that_are_gone_long_since()
+  local surplus = math.min(redis.call('ZCARD', keys.gone) - max_gone, 200)
+  if surplus <= 0 then return end
+  local jobs = redis.call('ZRANGE', keys.gone, 0, surplus - 1)
+  redis.call('HDEL', keys.jobs, unpack(jobs))
+  redis.call('ZREM', keys.gone, unpack(jobs))
+end
+
 local function forget_jobs_that_ended_long_ago()
   local jobs = redis.call('ZRANGEBYSCORE', keys.ended, '-inf', now - ended_ttl, 'LIMIT', 0, 100)
   local surplus = math.min(redis.call('ZCARD', keys.ended) - max_events, 100)
@@ -108,14 +118,8 @@ local function forget_jobs_that_ended_long_ago()
     end
   end
   redis.call('ZREM', keys.ended, unpack(jobs))
-end
-
-local function forget_jobs_that_are_gone_long_since()
-  local surplus = math.min(redis.call('ZCARD', keys.gone) - max_gone, 200)
-  if surplus <= 0 then return end
-  local jobs = redis.call('ZRANGE', keys.gone, 0, surplus - 1)
-  redis.call('HDEL', keys.jobs, unpack(jobs))
-  redis.call('ZREM', keys.gone, unpack(jobs))
+  forget_jobs_that_are_gone_long_since()
+  is_filed = true
 end
 
 local function forget_workflows_that_ended_long_ago()
@@ -140,29 +144,28 @@ end
 
 -- The length of the stream bounds its size, this its age; the oldest few at each append are enough.
 local function forget_old_events()
-  for _, entry in ipairs(redis.call('XRANGE', keys.events, '-', '+', 'COUNT', 4)) do
-    local id, fields = entry[1], entry[2]
-    local stored_at = tonumber(fields[6] or '') or 0
-    if stored_at < now - ttl then redis.call('XDEL', keys.events, id) end
+  for _ = 1, 4 do
+    local oldest = redis.call('XRANGE', keys.events, '-', '+', 'COUNT', 1)[1]
+    if not oldest or (tonumber(oldest[2][6] or '') or 0) >= now - ttl then return end
+    redis.call('XDEL', keys.events, oldest[1])
   end
 end
 
 local function close_project()
   forget_jobs_that_ended_long_ago()
-  forget_jobs_that_are_gone_long_since()
   forget_workflows_that_ended_long_ago()
   forget_live_jobs_that_were_silent_longest()
   forget_old_events()
-  common.close(keys, epoch, offset, ttl)
+  common.close(keys, project, is_filed, now, ttl)
 end
 
 -- Events --------------------------------------------------------------------------------------------------------------
 
 local function store(name, payload, tag)
-  offset = offset + 1
-  local id = string.format('%d-0', offset)
+  project.offset = project.offset + 1
+  local id = string.format('%d-0', project.offset)
   redis.call('XADD', keys.events, 'MAXLEN', '~', max_events, id, 'e', name, 'p', payload, 't', now, 'b', tag)
-  return offset
+  return project.offset
 end
 
 local function read_offsets_by_tag()
@@ -215,14 +218,16 @@ local function store_workflow_update(event, root, flow)
   local at = store(WORKFLOW_EVENT, payload, event.tag)
   workflow_updates[#workflow_updates + 1] = {event.index, payload, at}
   flow.told = now_ms
-  redis.call('ZREM', keys.flows_due, root)
+  if project.due then redis.call('ZREM', keys.flows_due, root) end
 end
 
 -- Report a workflow's change: at once if it is the first or the last one, or if there was none for a while.
 local function report_workflow(event, root, flow)
   local due = flow.told / 1000 + WORKFLOW_PAUSE
   if common.is_over(flow) or due <= now then return store_workflow_update(event, root, flow) end
-  if redis.call('ZADD', keys.flows_due, 'NX', due, root) == 1 then has_made_due = 1 end
+  if redis.call('ZADD', keys.flows_due, 'NX', due, root) == 0 then return end
+  has_made_due, is_filed = 1, true
+  project.due = math.min(project.due or due, due)
 end
 
 -- Bring the workflow of a job up to date with the job's change from one state (nil: a new job) to another.
@@ -246,6 +251,7 @@ end
 
 -- Store the updates of workflows that had to wait, with this event.
 local function report_due_workflows(event)
+  if not project.due or project.due > now then return end
   for _, root in ipairs(redis.call('ZRANGEBYSCORE', keys.flows_due, '-inf', now, 'LIMIT', 0, 100)) do
     local flow = read_flow(root)
     if flow then
@@ -255,6 +261,7 @@ local function report_due_workflows(event)
       redis.call('ZREM', keys.flows_due, root)
     end
   end
+  project.due = tonumber(redis.call('ZRANGE', keys.flows_due, 0, 0, 'WITHSCORES')[2])
 end
 
 -- Runs and executions -------------------------------------------------------------------------------------------------
@@ -319,6 +326,7 @@ local function has_soft_end(state) return state.rank == LOST or state.rank == EX
 -- Write a job's new state, and file it where that belongs.
 local function keep_job(event, before, after, at)
   write_job(event.job, after)
+  is_filed = is_filed or not before or has_ended(before) ~= has_ended(after)
   if has_ended(after) then
     redis.call('ZADD', keys.ended, now, event.job)
     redis.call('ZREM', keys.live, event.job)
@@ -454,7 +462,7 @@ local function append(event)
   return append_status(event)
 end
 
-epoch, offset = common.open(keys, new_epoch, find_lost, now, ttl)
+project = common.open(keys, new_epoch, find_lost, now, ttl)
 local offsets, latest = {}, nil
 for position, fields in ipairs(cmsgpack.unpack(descriptions)) do
   latest = describe(position - 1, fields)
@@ -463,4 +471,4 @@ end
 if latest then report_due_workflows(latest) end
 close_project()
 -- The offsets as one text, which clients read faster than many numbers.
-return {epoch, table.concat(offsets, ' '), workflow_updates, has_made_due}
+return {project.epoch, table.concat(offsets, ' '), workflow_updates, has_made_due}

@@ -82,25 +82,22 @@ end
 
 -- The project ---------------------------------------------------------------------------------------------------------
 
--- Count what each key of a project holds.
-local function count(keys)
-  return {
-    jobs = redis.call('HLEN', keys.jobs), live = redis.call('ZCARD', keys.live),
-    ended = redis.call('ZCARD', keys.ended), gone = redis.call('ZCARD', keys.gone),
-    flows = redis.call('HLEN', keys.flows), flows_ended = redis.call('ZCARD', keys.flows_ended),
-    flows_due = redis.call('ZCARD', keys.flows_due), events = redis.call('EXISTS', keys.events),
-  }
-end
+local META, LAST = 1, 9
+-- Part of the time that a project is kept, after which its keys are given the whole time again.
+local RENEWAL = 0.01
 
-local function describe_counts(counts)
-  return string.format('%d %d %d %d %d %d %d %d', counts.jobs, counts.live, counts.ended, counts.gone, counts.flows,
-    counts.flows_ended, counts.flows_due, counts.events)
-end
+-- Count the keys of a project that exist, but for `meta`.
+local function count_keys() return redis.call('EXISTS', unpack(KEYS, META + 1, LAST)) end
 
--- Write down where a project stands, and what each of its keys holds: see common.open.
-function common.close(keys, epoch, offset, ttl)
-  redis.call('HSET', keys.meta, 'epoch', epoch, 'offset', offset, 'counts', describe_counts(count(keys)))
-  for _, key in pairs(keys) do redis.call('EXPIRE', key, math.ceil(ttl)) end
+-- Write down where a project stands. `is_filed` tells that a key may have been made anew, so that it expires too.
+function common.close(keys, project, is_filed, now, ttl)
+  local key_count = count_keys()
+  local renews = is_filed or key_count ~= project.key_count or now - project.renewed > ttl * RENEWAL
+  if renews then project.renewed = now end
+  redis.call('HSET', keys.meta, 'epoch', project.epoch, 'offset', project.offset, 'keys', key_count,
+    'renewed', project.renewed, 'due', project.due or '')
+  if not renews then return end
+  for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, math.ceil(ttl)) end
 end
 
 local function is_offset(number) return number and number >= 0 and number < 1e13 and number % 1 == 0 end
@@ -146,17 +143,18 @@ end
 
 local function count_workflows_anew(keys, states, now)
   redis.call('DEL', keys.flows)
-  local flows = {}
+  local flows, is_shown = {}, {}
   for _, state in ipairs(states) do
     local flow = flows[state.root] or common.new_flow()
     flows[state.root] = flow
     flow.total = flow.total + 1
     common.count_job(flow, state, 1)
+    if not state.is_gone then is_shown[state.root] = true end
   end
   flows['-'] = nil
   for root, flow in pairs(flows) do
     flow.progress = common.progress_of(flow)
-    if flow.total > 1 then common.write_flow(keys, root, flow, now) end
+    if flow.total > 1 and is_shown[root] then common.write_flow(keys, root, flow, now) end
   end
 end
 
@@ -168,35 +166,39 @@ local function file_workflows(keys, now)
   end
 end
 
--- Go on in a new epoch with what is still known: the entries of jobs, from which all but the events can be restored.
-local function heal(keys, epoch, offset, has_flows, now, ttl)
-  redis.call('HSET', keys.meta, 'epoch', epoch, 'offset', offset, 'counts', '')
+-- Restore from the entries of jobs all that can be: everything but the events.
+local function restore(keys, now)
   redis.call('DEL', keys.events, keys.flows_ended, keys.flows_due)
   local states = file_jobs(keys, now)
-  if has_flows and #states > 0 then file_workflows(keys, now) else count_workflows_anew(keys, states, now) end
-  common.close(keys, epoch, offset, ttl)
+  local has_flows = #states > 0 and redis.call('EXISTS', keys.flows) == 1
+  if has_flows then file_workflows(keys, now) else count_workflows_anew(keys, states, now) end
 end
 
--- Return a project's epoch and newest offset.
+-- Return where a project stands: {epoch, offset of its newest event, key_count, renewed, due}.
 --
--- In `meta` stands what each key held after the latest write. What differs was evicted, or lost in a failover: the
--- project goes on in a new epoch then, in which no offset is given away a second time. So does one of which the caller
--- knows that it was lost, and a new one begins in it.
+-- In `meta` stands how many of its keys there were after the latest write: keys are evicted as wholes. If one was, the
+-- project goes on in a new epoch with what is still known, and gives no offset away a second time. So does one of which
+-- the caller knows that something was lost; and a new one begins.
 --
 -- Args: the names of keys; the epoch to go on in; a function that tells of an epoch and offset whether something is
 -- known to be lost, and up to which offset; the time; the seconds that the project is kept.
 function common.open(keys, new_epoch, find_lost, now, ttl)
-  local epoch, stored_offset, stored_counts = unpack(redis.call('HMGET', keys.meta, 'epoch', 'offset', 'counts'))
-  local offset, counts = tonumber(stored_offset or ''), count(keys)
-  local is_whole = epoch and is_offset(offset) and stored_counts == describe_counts(counts)
+  local epoch, stored_offset, stored_count, renewed, due = unpack(redis.call('HMGET', keys.meta, 'epoch', 'offset',
+    'keys', 'renewed', 'due'))
+  local offset, key_count = tonumber(stored_offset or ''), count_keys()
   local is_lost, lost_offset = find_lost(epoch, offset)
-  if is_whole and not is_lost then
+  if epoch and is_offset(offset) and tonumber(stored_count or '') == key_count and not is_lost then
     local beyond = redis.call('XRANGE', keys.events, string.format('%d-0', offset + 1), '+', 'COUNT', 1)
-    if #beyond == 0 then return epoch, offset end
+    if #beyond == 0 then
+      return {epoch = epoch, offset = offset, key_count = key_count, renewed = tonumber(renewed or '') or 0,
+        due = tonumber(due or '')}
+    end
   end
-  local jobs, flows = string.match(stored_counts or '', '^(%d+) %d+ %d+ %d+ (%d+) ')
-  local has_flows = not jobs or tonumber(jobs) == counts.jobs and tonumber(flows) == counts.flows
-  offset = math.max(find_offset(keys, offset), lost_offset or 0)
-  heal(keys, new_epoch, offset, has_flows and counts.flows > 0, now, ttl)
-  return new_epoch, offset
+  local project = {epoch = new_epoch, offset = math.max(find_offset(keys, offset), lost_offset or 0), renewed = 0}
+  -- Written first: where memory has run out, this fails, and nothing is changed.
+  redis.call('HSET', keys.meta, 'epoch', new_epoch, 'offset', project.offset)
+  restore(keys, now)
+  project.key_count = count_keys()
+  common.close(keys, project, true, now, ttl)
+  return project
 end

@@ -33,8 +33,8 @@ local function find_nothing_lost() return false end
 -- Where memory has run out, what was lost cannot be restored, and each read answers with an epoch of its own until it
 -- can.
 local function open_project()
-  local is_open, epoch, offset = pcall(common.open, keys, new_epoch, find_nothing_lost, common.now(), tonumber(ttl))
-  if is_open then return epoch, offset end
+  local is_open, project = pcall(common.open, keys, new_epoch, find_nothing_lost, common.now(), tonumber(ttl))
+  if is_open then return project.epoch, project.offset end
   return new_epoch, 0
 end
 
