@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
@@ -114,6 +115,22 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     execution: Execution | None = None
 
 
+class Ending(msgspec.Struct, frozen=True):
+    """How a job has ended, or that it is retried.
+
+    Attributes:
+        state: Celery's name of it.
+        error: One line that says why, or None.
+        result: JSON of what it returned.
+        truncated: Whether the result is left out, and can be fetched.
+    """
+
+    state: str
+    error: str | None = None
+    result: bytes = b"null"
+    truncated: bool = False
+
+
 class StatusChange(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="status_change"):
     """A job's new status, on the wire as ``agent_status``."""
 
@@ -204,6 +221,8 @@ class Outgoing(NamedTuple):
         deadlines: For the reaper.
         mark: Of a custom event whose data are not an object, and so have no member for it: job, project, epoch and
             offset.
+        tag: What the history tells a custom event from all others by; with a question mark before it, of an event that
+            may have been stored already.
     """
 
     project_id: str
@@ -216,6 +235,7 @@ class Outgoing(NamedTuple):
     standing: Standing = Standing()
     deadlines: Deadlines = Deadlines()
     mark: dict[str, Any] | None = None
+    tag: str = ""
 
 
 #: The second that was written out last, and its text: most events of a busy process share it.
@@ -329,6 +349,19 @@ def outgoing_status(
     )
 
 
+def outgoing_end(job: Job, ending: Ending, *, incarnation: str, gate: str = "") -> Outgoing:
+    """Encode the end of a job, which must have a project, as somebody else than the job's process reports it.
+
+    Args:
+        job: The job.
+        ending: Its end.
+        incarnation: The incarnation of the worker that ran it.
+        gate: As in :func:`outgoing_status`.
+    """
+    change = status_change(job, ending.state, result=ending.result, error=ending.error, truncated=ending.truncated)
+    return outgoing_status(change, incarnation=incarnation, gate=gate, job=job)
+
+
 def outgoing_progress(update: ProgressUpdate, stall_after: float | None = None, *, job: Job | None = None) -> Outgoing:
     """Encode a progress update.
 
@@ -373,7 +406,7 @@ def outgoing_custom(name: object, data: object, project_id: str, job_id: str | N
     """Check and encode a custom event; see :func:`~celery_realtime.encoding.encode_strict` for what it raises."""
     event = check_event_name(name)
     payload = encode_strict(data, f"the data of event {event!r}", limit)
-    return _marked(Outgoing(project_id, event, payload, job_id))
+    return _marked(Outgoing(project_id, event, payload, job_id, tag=secrets.token_hex(6)))
 
 
 def refilled(outgoing: Outgoing, data: object) -> Outgoing:
@@ -384,6 +417,28 @@ def refilled(outgoing: Outgoing, data: object) -> Outgoing:
 
 def _is_custom(outgoing: Outgoing) -> bool:
     return outgoing.rank is None and not outgoing.progress
+
+
+_packed = msgspec.msgpack.Decoder(Outgoing)
+
+
+def pack(outgoing: Outgoing) -> bytes:
+    """Return an event as bytes, for :func:`unpack` in another process of the same version.
+
+    Raises:
+        UnicodeEncodeError: A name or id in it is not text that UTF-8 can hold.
+    """
+    return msgspec.msgpack.encode(outgoing)
+
+
+def unpack(packed: bytes) -> Outgoing:
+    """Return an event that another process has packed, and may or may not have sent since.
+
+    Raises:
+        msgspec.MsgspecError: It is not one.
+    """
+    outgoing = _packed.decode(packed)
+    return outgoing._replace(tag="?" + outgoing.tag) if outgoing.tag else outgoing
 
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])

@@ -14,12 +14,16 @@ from celery_realtime import auth
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.jobs import task
 from celery_realtime.jobs.configuration import Configuration
+from celery_realtime.jobs.departures import Departures
 from celery_realtime.jobs.handle import JobHandle, new_handle, signature_of
 from celery_realtime.jobs.incarnation import Incarnation
 from celery_realtime.jobs.job_reader import JobReader
 from celery_realtime.jobs.projects import Projects
+from celery_realtime.jobs.reconciler import Reconciler, ends_of_lost
 from celery_realtime.jobs.seams import unproxied
 from celery_realtime.jobs.signals import Bridge
+from celery_realtime.jobs.statuses import StatusReporter
+from celery_realtime.jobs.stored_results import StoredResults
 from celery_realtime.jobs.trackers import ProgressTracker, RunningJobs
 from celery_realtime.jobs.worker import WorkerSupport
 from celery_realtime.lazy import Lazy
@@ -34,6 +38,10 @@ if TYPE_CHECKING:
     from celery_realtime.sending.keeper import Keeper
     from celery_realtime.web.client_manager import AsyncRealtimeClientManager
     from celery_realtime.web.handlers import Rules, SocketIOEventHandlers
+
+
+#: Longest time, in seconds, for which the result backend is asked for the jobs of a dead worker.
+LOST_LOOKUP_TIMEOUT = 5.0
 
 
 class Realtime:
@@ -53,7 +61,7 @@ class Realtime:
         self._configuration = Configuration(settings)
         self._settings = Lazy(lambda: self._configuration.read(self.app))
         self._manager = SocketIOManager(lambda: self.settings, lambda: self.client_manager(write_only=True))
-        self._keeper = Lazy(lambda: _new_keeper(self))
+        self._keeper = Lazy(lambda: _new_keeper(self, self._attached.results))
         self._web = _WebSide(self)
         self._celery: _CelerySide | None = None
         if app is not None:
@@ -188,10 +196,9 @@ class Realtime:
             ``{"loops": [...]}``: of each loop its ``name``, whether it is ``turning``, how many of its turns have
             failed (``failures``), and the ``error`` of the last turn, or None.
         """
-        jobs = None if self._celery is None else self._celery.running_jobs
-        return {
-            "loops": [loop.health() for loop in loops_of(self.manager, jobs, self._keeper.peek(), *self._web.serving)]
-        }
+        jobs = [] if self._celery is None else [self._celery.running_jobs, self._celery.reconciler]
+        loops = loops_of(self.manager, *jobs, self._keeper.peek(), *self._web.serving)
+        return {"loops": [loop.health() for loop in loops]}
 
     # -- web server ---------------------------------------------------------------------------------------------
 
@@ -305,7 +312,19 @@ class _CelerySide:
         self.projects = Projects(app, settings, manager.project_of)
         reader = JobReader(app, self.projects)
         incarnation = Incarnation()
-        self.bridge = Bridge(app, settings, projects=self.projects, reader=reader, incarnation=incarnation)
+        reporter, departures = StatusReporter(incarnation, settings), Departures()
+        self.bridge = Bridge(
+            app, settings, projects=self.projects, reader=reader, reporter=reporter, departures=departures
+        )
+        self.results = StoredResults(app)
+        self.reconciler = Reconciler(
+            departures,
+            manager=manager,
+            reporter=reporter,
+            results=self.results,
+            settings=settings,
+            failed=self.bridge.end_later_steps,
+        )
         self.running_jobs = RunningJobs(app, reader=reader, manager=manager, settings=settings)
         self.worker = WorkerSupport(
             settings,
@@ -313,6 +332,8 @@ class _CelerySide:
             incarnation=incarnation,
             received=self.bridge.received,
             keeper=lambda: realtime.keeper,
+            departures=departures,
+            reconciler=self.reconciler,
         )
         self._manager = manager
 
@@ -324,10 +345,15 @@ class _CelerySide:
         self.worker.install(self.app)
 
 
-def _new_keeper(realtime: Realtime) -> Keeper:
+def _new_keeper(realtime: Realtime, results: StoredResults) -> Keeper:
     from celery_realtime.sending.keeper import Keeper
 
-    return Keeper(realtime.manager, realtime.settings.lost_after)
+    settings = realtime.settings
+    return Keeper(
+        realtime.manager,
+        settings.lost_after,
+        find_ends=lambda jobs: ends_of_lost(jobs, results, settings, LOST_LOOKUP_TIMEOUT),
+    )
 
 
 class _WebSide:

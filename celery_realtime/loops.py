@@ -64,5 +64,6 @@ def loops_of(*parts: Any) -> list[BackgroundLoop]:
     """Return the loops of all parts that have some: by convention, one as ``loop``, several as ``loops``."""
     loops: list[BackgroundLoop] = []
     for part in parts:
-        loops += getattr(part, "loops", None) or [loop for loop in [getattr(part, "loop", None)] if loop is not None]
+        own = getattr(part, "loops", None)
+        loops += [loop for loop in [getattr(part, "loop", None)] if loop is not None] if own is None else own
     return loops

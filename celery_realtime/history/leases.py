@@ -33,9 +33,12 @@ class HeldJob(Job, frozen=True, kw_only=True):
 
     Attributes:
         running: Whether it has started; if not, it waits in the worker.
+        since: When the worker received it, or its pool has accepted it, in seconds since the epoch by that host's
+            clock; None if the process that runs it has described it, see ``execution``.
     """
 
     running: bool = False
+    since: float | None = None
 
 
 class StalledJob(msgspec.Struct, frozen=True):
@@ -96,6 +99,16 @@ class Leases:
         described = [part for job in jobs for part in (legible(job.job_id), encode(job))]
         arguments = [incarnation, int(max(lease * 100, HELD_TTL)), *described]
         return bool(self._runner.run(call(_HOLD, self._keys_of(incarnation), arguments)))
+
+    def note(self, incarnation: str, jobs: Iterable[HeldJob]) -> None:
+        """Note jobs that an incarnation has taken from its queue since it renewed its lease.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        held = self._keys_of(incarnation)[1]
+        described = [part for job in jobs for part in (legible(job.job_id), encode(job))]
+        self._runner.run_all([command("HSET", held, *described), command("EXPIRE", held, HELD_TTL)])
 
     def release(self, incarnation: str) -> bool:
         """Give up the lease of an incarnation that ends, unless a job of it has no reported end: then it lapses.

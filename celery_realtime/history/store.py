@@ -22,6 +22,7 @@ from celery_realtime.encoding import legible
 from celery_realtime.events import WORKFLOW_EVENT, Execution, Outgoing, is_workflow_look, now, stamp
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.history.connection import OUTAGES, RedisConnection
+from celery_realtime.history.ends import Ends
 from celery_realtime.history.keys import Keys
 from celery_realtime.history.leases import Leases
 from celery_realtime.history.lua import Command, Runner, Script, call, command
@@ -67,6 +68,7 @@ class History:
         keys: The names of the keys.
         leases: Which jobs each worker runs.
         marks: Which jobs were cancelled, and whose access was revoked.
+        ends: Which jobs have no end on record.
 
     Raises:
         ImproperlyConfigured: The URL cannot be used.
@@ -86,6 +88,7 @@ class History:
         self.keys = Keys(channel)
         self.leases = Leases(self.keys, self._runner)
         self.marks = Marks(self.keys, self._runner)
+        self.ends = Ends(self.keys, self._runner, size)
         self._places = Places(self.keys, self._runner, ttl)
 
     # -- writing ------------------------------------------------------------------------------------------------
@@ -279,7 +282,8 @@ class WriteTags:
     """Tells apart writes that are tried for the first time from those that may have been stored already.
 
     Each event is stored with a random tag. If no answer comes, the next try has the same tag with a question mark, and
-    append.lua looks whether an event with this tag is there.
+    append.lua looks whether an event with this tag is there. An event that another process may have stored comes with
+    its tag, and a question mark before it.
     """
 
     def __init__(self) -> None:
@@ -292,7 +296,7 @@ class WriteTags:
 
     def _tag(self, event: Outgoing) -> str:
         doubtful = self._doubtful.get(id(event))
-        return secrets.token_hex(6) if doubtful is None else "?" + doubtful[1]
+        return event.tag or secrets.token_hex(6) if doubtful is None else "?" + doubtful[1]
 
     def doubt(self, events: list[Outgoing], tags: dict[int, str]) -> None:
         """Note that it is not known whether events have been stored with these tags."""

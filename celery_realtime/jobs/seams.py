@@ -7,14 +7,18 @@ fails when one of them is gone.
 from __future__ import annotations
 
 import sys
+import time
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import billiard.process
+from billiard.einfo import ExceptionWithTraceback
+from billiard.exceptions import Terminated, WorkerLostError
 from celery import Celery
 from celery.app.task import Context
 from celery.backends.base import DisabledBackend
+from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded
 from celery.local import Proxy
 from kombu.exceptions import KombuError
 
@@ -145,6 +149,12 @@ class WorkerRequests:
         """Tell whether the pool has accepted a job."""
         return bool(request.time_start)
 
+    @staticmethod
+    def since(request: Any) -> float | None:
+        """Return when the pool has accepted a job, else when it was received; in seconds since the epoch."""
+        started_at: float | None = request.time_start
+        return started_at or vars(request).get("realtime_received_at")
+
     @property
     def pool(self) -> str:
         """The name of the pool, which is that of Celery's module that has it, such as ``prefork``."""
@@ -158,6 +168,99 @@ class WorkerRequests:
         """End a running job by its pool, and let the worker report it as revoked."""
         self.revoke(request.id)
         request.terminate(self._consumer.pool, signal="SIGTERM")
+
+
+class PoolReport(NamedTuple):
+    """How a job has left a worker, as the pool told the worker's main process.
+
+    Attributes:
+        kind: ``returned``, ``failed``, ``retried``, ``ignored``, ``replaced``, ``rejected``, ``terminated``,
+            ``requeued`` (its message went back to the broker) or ``lost`` (the process that ran it is gone).
+        cause: The exception that it left with, if it left with one.
+    """
+
+    kind: str
+    cause: BaseException | None = None
+
+
+class RequestWatch:
+    """Reports how one job leaves a worker's main process.
+
+    The pool calls ``Request.on_success``, ``on_failure`` and ``on_timeout`` there, and Celery gives a message back or
+    throws it away by ``Request.reject``. They are looked up on the request when the job is handed to the pool
+    (``create_request_cls`` in celery/worker/request.py), which is after ``task_received``. Seen in Celery 5.7. No
+    signal tells the same: of a job that has returned, the main process sends none, and neither of one whose child died
+    after it had stored its success. Without it, such a job stays "running" if its child dies before its end was sent.
+
+    Args:
+        request: The request, as ``task_received`` has it.
+        left: Called with the request and what the pool said; perhaps several times, of which ``requeued`` is right if
+            it is among them, and else the first.
+    """
+
+    __slots__ = ("_left", "_methods", "_request")
+
+    NAMES = ("on_success", "on_failure", "on_timeout", "reject")
+
+    def __init__(self, request: Any, left: Callable[[Any, PoolReport], None]) -> None:
+        self._request = request
+        self._left = left
+        request.realtime_received_at = time.time()
+        self._methods = {name: getattr(request, name) for name in self.NAMES}
+        for name in self.NAMES:
+            setattr(request, name, getattr(self, f"_{name}"))
+
+    def _on_success(self, outcome: Any, **options: Any) -> Any:
+        if not isinstance(outcome, (tuple, list)):  # from a thread or greenlet that was killed: no result at all
+            return self._methods["on_success"](outcome, **options)
+        failed, value = outcome[0], outcome[1]
+        report = self._report_of(value.exception) if failed else PoolReport("returned")
+        return self._pass_on("on_success", report, outcome, **options)
+
+    def _on_failure(self, exc_info: Any, *args: Any, **options: Any) -> Any:
+        return self._pass_on("on_failure", self._report_of(exc_info.exception), exc_info, *args, **options)
+
+    def _on_timeout(self, soft: bool, timeout: float) -> Any:
+        if soft:
+            return self._methods["on_timeout"](soft, timeout)
+        return self._pass_on("on_timeout", PoolReport("failed", TimeLimitExceeded(timeout)), soft, timeout)
+
+    def _reject(self, requeue: bool = False) -> Any:
+        if not self._request.acknowledged:
+            self._left(self._request, PoolReport("requeued" if requeue else "rejected"))
+        return self._methods["reject"](requeue=requeue)
+
+    def _report_of(self, error: BaseException) -> PoolReport:
+        report = report_of(error)
+        if report.kind == "requeued" and self._request.acknowledged:  # there is no message any more to give back
+            return PoolReport("rejected", report.cause)
+        return report
+
+    def _pass_on(self, name: str, report: PoolReport, *args: Any, **options: Any) -> Any:
+        self._left(self._request, report)  # before it does its part, which may say more
+        try:
+            return self._methods[name](*args, **options)
+        finally:
+            for own in self.NAMES:  # or request and watch would be a cycle, which only a collection frees
+                vars(self._request).pop(own, None)
+
+
+def report_of(error: BaseException) -> PoolReport:
+    """Return what an exception says of how a job left, as ``Request.on_failure`` reads it.
+
+    ``Task.replace`` raises an ``Ignore`` that differs from others in its text only. Seen in Celery 5.7. Without it, a
+    job that goes on as another one would be reported as ended.
+    """
+    cause = error.exc if isinstance(error, ExceptionWithTraceback) else error
+    if isinstance(cause, (WorkerLostError, SystemExit, KeyboardInterrupt)):
+        return PoolReport("lost", cause)
+    if isinstance(cause, Retry):
+        return PoolReport("retried", cause.exc or cause)
+    if isinstance(cause, Reject):
+        return PoolReport("requeued" if cause.requeue else "rejected", cause)
+    if isinstance(cause, Ignore):
+        return PoolReport("replaced" if str(cause) == "Replaced by new task" else "ignored", cause)
+    return PoolReport("terminated" if isinstance(cause, Terminated) else "failed", cause)
 
 
 # -- result backends --------------------------------------------------------------------------------------------
@@ -185,16 +288,22 @@ def backend_takes_scripts(backend: Any) -> bool:
 
 
 def stored_status(backend: Any, job_id: str) -> str | None:
-    """Return the state that a backend has of a job, or None of one that cannot be asked.
+    """Return the state that a backend has of a job, or None of one that cannot be asked; see stored_meta."""
+    meta = stored_meta(backend, job_id)
+    return None if meta is None else meta.get("status")
+
+
+def stored_meta(backend: Any, job_id: str) -> dict[str, Any] | None:
+    """Return all that a backend has of a job, or None of one that cannot be asked.
 
     ``rpc://`` and the backends that keep nothing are not asked: reading a result from the former takes it away from the
-    application that waits for it. Seen in Celery 5.7.
+    application that waits for it. ``get_task_meta`` is what ``AsyncResult`` calls; seen in Celery 5.7.
     """
     rpc = sys.modules.get("celery.backends.rpc")
     if isinstance(backend, DisabledBackend) or (rpc is not None and isinstance(backend, rpc.RPCBackend)):
         return None
-    status: str | None = backend.get_task_meta(job_id, cache=False).get("status")
-    return status
+    meta: dict[str, Any] = backend.get_task_meta(job_id, cache=False)
+    return meta
 
 
 # -- apps -------------------------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ from celery.exceptions import Reject
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.encoding import describe_error, encode_lenient, one_line
 from celery_realtime.events import Job
-from celery_realtime.jobs.incarnation import Incarnation
-from celery_realtime.jobs.interrupted import InterruptedJobs
+from celery_realtime.jobs import endings
+from celery_realtime.jobs.departures import Departures
 from celery_realtime.jobs.job_reader import JobReader, notes_of
 from celery_realtime.jobs.projects import Projects
 from celery_realtime.jobs.publishing import Publishing
@@ -28,7 +28,6 @@ from celery_realtime.settings import Settings
 REMEMBERED = 10000
 
 SHUTDOWN = "WorkerShutdown: the worker was shut down while the job ran"
-CUT_OFF = "WorkerShutdown: the job was cut off"
 
 
 class Bridge:
@@ -39,6 +38,8 @@ class Bridge:
         settings: Returns the settings.
         projects: Which project a job belongs to.
         reader: Reads which job something is about.
+        reporter: Reports their statuses.
+        departures: Is told which jobs this worker receives.
     """
 
     def __init__(
@@ -48,18 +49,19 @@ class Bridge:
         *,
         projects: Projects,
         reader: JobReader,
-        incarnation: Incarnation,
+        reporter: StatusReporter,
+        departures: Departures,
     ) -> None:
         self._app = app
         self._settings = settings
         self._projects = projects
         self._is_connected = False
         self._received: BoundedDict[str, Job] = BoundedDict(REMEMBERED)
-        self._reporter = StatusReporter(incarnation, settings)
+        self._reporter = reporter
+        self._departures = departures
         self._reader = reader
         self._publishing = Publishing(app, settings, projects=projects, reporter=self._reporter)
         self._unreached = UnreachedSteps(projects, self._reporter)
-        self._interrupted = InterruptedJobs(lambda job: self._reporter.report(job, "LOST", error=CUT_OFF))
 
     # -- connecting ---------------------------------------------------------------------------------------------
 
@@ -87,8 +89,6 @@ class Bridge:
             signals.task_unknown: self._on_unknown,
             signals.task_rejected: self._on_rejected,
             signals.task_retry: self._on_retry,
-            signals.worker_shutting_down: self._on_worker_end,
-            signals.worker_shutdown: self._on_worker_end,
         }
 
     def on_end(self, observer: Callable[[Job], None]) -> None:
@@ -99,11 +99,17 @@ class Bridge:
         """Return a job that this worker has received lately."""
         return self._received.get(job_id)
 
+    def end_later_steps(self, job: Job, request: Any, reason: str) -> None:
+        """Report that the steps behind a job will not run; see :meth:`UnreachedSteps.end`."""
+        self._unreached.end(job, request, reason)
+
     # -- receiving ----------------------------------------------------------------------------------------------
 
     def _on_received(self, sender: Any = None, request: Any = None, **_: Any) -> None:
         if sender is None or sender.app is self._app:
-            self._received[request.id] = self._reader.of_request(request)
+            job = self._received[request.id] = self._reader.of_request(request)
+            if job.project_id is not None:
+                self._departures.watch(job, request)
 
     def _on_unknown(self, sender: Any = None, message: Any = None, name: Any = None, id: Any = None, **_: Any) -> None:
         if sender is not None and sender.app is self._app and id:
@@ -149,14 +155,15 @@ class Bridge:
             self._end_quietly(job, request, state, retval)
         if notes.token is not None:
             self._projects.leave(notes.token)
+        self._reporter.secure()
 
     def _end_quietly(self, job: Job, request: Any, state: Any, retval: Any) -> None:
         """Report ends of which Celery sends no signal but ``task_postrun``."""
         if state == "IGNORED":
             self._end_ignored(job, request)
         elif state == "REJECTED" and not getattr(retval, "requeue", False):
-            self._reporter.report(job, "REJECTED", error=_rejection(retval))
-            self._unreached.end(job, request, _rejection(retval))
+            self._reporter.report(job, "REJECTED", error=endings.rejection_error(retval))
+            self._unreached.end(job, request, endings.rejection_error(retval))
         elif state is None:
             self._end_interrupted(job, request, sys.exc_info()[1])
 
@@ -186,7 +193,7 @@ class Bridge:
             self._reporter.report(job, "FAILURE", error=f"SystemExit: {cause.code}")
             self._unreached.end(job, request, f"SystemExit: {cause.code}")
         elif not isinstance(cause, Exception):
-            self._interrupted.add(job)
+            self._departures.cut_off(job, request)
 
     # -- ends -----------------------------------------------------------------------------------------------------
 
@@ -194,12 +201,11 @@ class Bridge:
         job = self._reader.running(sender)
         if job is not None and not notes_of(sender.request).republished:
             self._report_success(job, result)
+            self._reporter.secure()
 
     def _report_success(self, job: Job, result: Any) -> None:
-        settings = self._settings()
-        encoded = encode_lenient(result) if settings.include_result else b"null"
-        truncated = len(encoded) > settings.max_payload
-        self._reporter.report(job, "SUCCESS", result=b"null" if truncated else encoded, truncated=truncated)
+        ending = endings.success(result, self._settings())
+        self._reporter.report(job, ending.state, result=ending.result, truncated=ending.truncated)
 
     def _on_failure(
         self, sender: Any = None, task_id: str = "", exception: Any = None, einfo: Any = None, **_: Any
@@ -227,7 +233,6 @@ class Bridge:
             return
         reason = "TaskRevokedError: " + ("terminated" if terminated else "expired" if expired else "revoked")
         job = self._job_in_parent(request)
-        self._interrupted.discard(job.job_id)
         self._reporter.report(job, "REVOKED", error=reason)
         self._unreached.end(job, request, reason)
 
@@ -250,17 +255,6 @@ class Bridge:
         """
         if sender is not None and sender.app is self._app and reason is None:
             self._reporter.report(self._job_in_parent(request), "LOST", error=SHUTDOWN)
-
-    def _on_worker_end(self, **_: Any) -> None:
-        self._interrupted.give_up_all()
-
-
-def _rejection(rejection: Any) -> str:
-    """Return why a job was rejected: its own words, or the error that kept Celery from publishing its retry."""
-    reason = getattr(rejection, "reason", None)
-    if isinstance(reason, Exception):
-        return describe_error(reason)
-    return "Reject" if reason is None else one_line(f"Reject: {reason}")
 
 
 def _stored_error(meta: Any) -> str | None:

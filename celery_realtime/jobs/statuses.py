@@ -50,6 +50,11 @@ class StatusGate:
         self._latest[job.job_id] = _Admitted(job, rank, is_final, time.time())
         return True
 
+    def has_passed(self, job: Job, rank: int) -> bool:
+        """Return whether this process has admitted a status of a rank, or of a later attempt."""
+        latest = self._latest.get(job.job_id)
+        return latest is not None and not latest.is_before(job, rank)
+
 
 class _Admitted(NamedTuple):
     job: Job
@@ -154,6 +159,20 @@ class StatusReporter:
         change = events.status_change(job, state, **details)
         incarnation = "" if state == "PENDING" else self._incarnation.id  # no worker has it yet
         manager.put(events.outgoing_status(change, expires_at, stall_after, incarnation=incarnation, job=job))
+
+    @property
+    def incarnation(self) -> str:
+        """The id of the worker's incarnation; empty in a process that is no worker's."""
+        return self._incarnation.id
+
+    def has_ended(self, job: Job) -> bool:
+        """Return whether this process has reported that a job has ended, or goes on as its next attempt."""
+        return self._gate.has_passed(job, events.TERMINAL_RANK)
+
+    def secure(self) -> None:
+        """Keep what was reported from being lost with this process, if it is a child of a pool."""
+        if self._manager is not None:
+            self._manager.secure()
 
     def wait_until_sent(self, job: Job, timeout: float) -> None:
         """Wait until a job's statuses have left, at most ``timeout`` seconds; during an outage, not at all."""

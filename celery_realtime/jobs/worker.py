@@ -17,7 +17,13 @@ from celery_realtime.settings import Settings
 
 if TYPE_CHECKING:
     from celery_realtime.history.leases import HeldJob
+    from celery_realtime.jobs.departures import Departures
+    from celery_realtime.jobs.reconciler import Reconciler
     from celery_realtime.sending.keeper import Keeper
+
+
+#: Longest wait, in seconds, for the last look at what has left a worker that is cut off.
+CUT_OFF_TIMEOUT = 1.0
 
 
 class WorkerSupport:
@@ -29,6 +35,8 @@ class WorkerSupport:
         incarnation: Of the worker that this process is, or becomes.
         received: Returns a job that this worker has received lately, by its id, or None.
         keeper: Returns what renews the leases of this process.
+        departures: Knows which jobs come and go.
+        reconciler: Sees to it that each job that leaves has its end on record.
     """
 
     def __init__(
@@ -39,12 +47,16 @@ class WorkerSupport:
         incarnation: Incarnation,
         received: Callable[[str], Job | None],
         keeper: Callable[[], Keeper],
+        departures: Departures,
+        reconciler: Reconciler,
     ) -> None:
         self._settings = settings
         self._manager = manager
         self._incarnation = incarnation
         self._received = received
         self._keeper = keeper
+        self._reconciler = reconciler
+        departures.on_arrival(self._note_soon)
 
     def install(self, app: Celery) -> None:
         """Have it done in each worker of an app."""
@@ -62,15 +74,22 @@ class WorkerSupport:
         self._settings()
         self._manager.preload()
         register_command()
+        self._manager.spools.begin()
         self._incarnation.begin()  # before the pool forks, so that its children belong to it
 
     def start(self) -> None:
-        """Hold a lease on the jobs of the worker that this process is the main process of."""
+        """Look after the jobs of the worker that this process is the main process of."""
+        self._reconciler.start()
         if self._manager.history is not None:
             self._keeper().hold(self._incarnation.id, self.held_jobs)
 
+    def _note_soon(self) -> None:
+        if self._incarnation.id and self._manager.history is not None:
+            self._keeper().note_soon()
+
     def abandon(self) -> None:
         """Let the worker's lease lapse: the worker is cut off, and its jobs with it."""
+        self._reconciler.finish(CUT_OFF_TIMEOUT)
         if self._incarnation.id and self._manager.history is not None:
             self._keeper().abandon(self._incarnation.id)
 
@@ -80,12 +99,19 @@ class WorkerSupport:
 
         held = [(self._received(request.id), request) for request in WorkerRequests().reserved()]
         return [
-            HeldJob(**msgspec.structs.asdict(job), running=WorkerRequests.is_running(request))
+            HeldJob(
+                **msgspec.structs.asdict(job),
+                running=WorkerRequests.is_running(request),
+                since=WorkerRequests.since(request),
+            )
             for job, request in held
             if job is not None and job.project_id is not None
         ]
 
     def _on_end(self, signal: Any = None, **_: Any) -> None:
+        if signal is signals.worker_shutdown:
+            self._reconciler.finish(self._settings().flush_timeout)
+            self._manager.spools.end()
         self._manager.flush()
         if signal is not signals.worker_shutting_down:
             self._manager.close()

@@ -6,7 +6,7 @@ import heapq
 import itertools
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Generic, Protocol, TypeVar
 
 from celery_realtime.sending.ledger import Ledger
@@ -119,9 +119,12 @@ class EventQueue(Generic[T]):
     Args:
         size: How many events may wait, held-back progress among them.
         ledger: Counts what was dropped, and what newer progress has replaced.
+        settled: Called with what was taken and is done with.
     """
 
-    def __init__(self, size: int, ledger: Ledger) -> None:
+    def __init__(self, size: int, ledger: Ledger, settled: Callable[[Batch[T]], None] = lambda _: None) -> None:
+        #: Called with entries that were taken, when they have been sent or given up.
+        self.settle = settled
         self._size = size
         self._ledger = ledger
         self._counts = ledger.counts  # without its lock: nothing else counts these, and the queue's owner has one
@@ -242,6 +245,18 @@ class EventQueue(Generic[T]):
             self._remove(next(iter(self._entries)))
             return self._ledger.dropped("lifecycle")
         return self._ledger.dropped("progress")
+
+    # -- looking ------------------------------------------------------------------------------------------------
+
+    @property
+    def newest(self) -> int:
+        """The key of the entry that came last; -1 when there is none."""
+        return next(reversed(self._entries), -1)
+
+    def since(self, key: int) -> Batch[T]:
+        """Return the entries that came after a key, in order."""
+        newer = itertools.takewhile(lambda entry: entry[0] > key, reversed(self._entries.items()))
+        return list(newer)[::-1]
 
     # -- taking -------------------------------------------------------------------------------------------------
 

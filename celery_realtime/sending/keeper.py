@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -19,9 +20,14 @@ from celery_realtime.history.connection import ERRORS
 from celery_realtime.history.leases import HeldJob, Leases
 from celery_realtime.logs import RateLimitedLogger, describe
 from celery_realtime.loops import BackgroundLoop
+from celery_realtime.sending.lost_jobs import FindEnds, LostJobs, knows_nothing
 from celery_realtime.sending.manager import SocketIOManager
 
 logger = logging.getLogger(__name__)
+
+#: Seconds for which jobs that a worker receives are gathered before they are noted together, and the shortest time
+#: between two notes.
+NOTE_DELAY, NOTE_PAUSE = 0.003, 0.02
 
 #: Seconds after its expiry in which a worker may still report a job's expiry itself, and say why.
 EXPIRY_GRACE = 3.0
@@ -35,13 +41,15 @@ class Keeper:
     Args:
         manager: Has the history with the leases, and publishes the reports.
         lost_after: Seconds within which a lost job is reported.
+        find_ends: Looks up how jobs have ended whose worker is dead.
 
     Attributes:
         loop: The record of the thread's loop.
     """
 
-    def __init__(self, manager: SocketIOManager, lost_after: float) -> None:
+    def __init__(self, manager: SocketIOManager, lost_after: float, *, find_ends: FindEnds = knows_nothing) -> None:
         self._manager = manager
+        self._find_ends = find_ends
         self._lease = lost_after * 2 / 3
         self._pause = lost_after / 6
         self.loop = BackgroundLoop("keeper", logger, longest=self._pause * 2 + 30.0)
@@ -49,6 +57,7 @@ class Keeper:
         self._renewals: dict[str, LeaseRenewal] = {}
         self._is_wanted_without_leases = False
         self._stopping = threading.Event()
+        self._news = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -60,18 +69,24 @@ class Keeper:
         history = self._manager.history
         with self._lock:
             if self._thread is None and history is not None:
-                reaper = Reaper(self._manager, history.leases, lease=self._lease, pause=self._pause)
+                lost = LostJobs(self._manager, history.leases, lease=self._lease, find_ends=self._find_ends)
+                reaper = Reaper(self._manager, history.leases, lost, lease=self._lease, pause=self._pause)
                 self._stopping = threading.Event()
                 self._thread = threading.Thread(
                     target=self._run, args=(reaper, self._stopping), name="celery-realtime-keeper", daemon=True
                 )
                 self._thread.start()
 
+    def note_soon(self) -> None:
+        """Note soon what has been received, since its worker may be killed before it renews its lease."""
+        self._news.set()
+
     def stop(self) -> None:
         """Stop to look; leases that are held lapse."""
         with self._lock:
             thread, self._thread = self._thread, None
             self._stopping.set()
+            self._news.set()
         if thread is not None:
             thread.join(2.0)
 
@@ -113,7 +128,17 @@ class Keeper:
                 for renewal in list(self._renewals.values()):
                     renewal.renew()
                 reaper.reap()
-            stopping.wait(self._pause)
+            self._note_until(time.monotonic() + self._pause, stopping)
+
+    def _note_until(self, until: float, stopping: threading.Event) -> None:
+        """Note jobs as they are received, until a time of :func:`time.monotonic`."""
+        while not stopping.is_set() and self._news.wait(max(0.0, until - time.monotonic())):
+            stopping.wait(NOTE_DELAY)
+            self._news.clear()
+            with self.loop.turn():
+                for renewal in list(self._renewals.values()):
+                    renewal.note()
+            stopping.wait(NOTE_PAUSE)
 
 
 class LeaseRenewal:
@@ -138,6 +163,8 @@ class LeaseRenewal:
         self._lock = threading.Lock()
         self._is_new = True
         self._is_stopped = False
+        #: The jobs of which Redis knows that the incarnation has them, each with its attempt.
+        self._noted: set[tuple[str, int]] = set()
         self._log = RateLimitedLogger(logger)
 
     def renew(self) -> None:
@@ -152,11 +179,28 @@ class LeaseRenewal:
             held = self._held()
             with talking:
                 was_there = self._leases.hold(self._incarnation, held, self._lease)
+            self._noted = {(job.job_id, job.attempt) for job in held}
         if not was_there and not self._is_new:
             for job in held:
                 if job.running:
                     _report(self._manager, job, "STARTED", incarnation=self._incarnation)
         self._is_new = False
+
+    def note(self) -> None:
+        """Note the jobs that the incarnation has received since the last time.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        with self._lock:
+            if self._is_stopped:
+                return
+            held = self._held()
+            received = [job for job in held if (job.job_id, job.attempt) not in self._noted]
+            if received:
+                with talking:
+                    self._leases.note(self._incarnation, received)
+            self._noted = {(job.job_id, job.attempt) for job in held}
 
     def stop(self) -> None:
         """Renew the lease no more, and let it lapse."""
@@ -181,13 +225,15 @@ class Reaper:
     Args:
         manager: Publishes the reports.
         leases: Where to look.
+        lost: Reports the jobs of dead workers.
         lease: Seconds that a lease lasts.
         pause: Seconds between two looks.
     """
 
-    def __init__(self, manager: SocketIOManager, leases: Leases, *, lease: float, pause: float) -> None:
+    def __init__(self, manager: SocketIOManager, leases: Leases, lost: LostJobs, *, lease: float, pause: float) -> None:
         self._manager = manager
         self._leases = leases
+        self._lost = lost
         self._lease = lease
         self._pause = pause
 
@@ -200,21 +246,11 @@ class Reaper:
         with talking:
             lapsed = self._leases.reap(self._lease, self._pause, EXPIRY_GRACE)
         for incarnation, jobs in lapsed.lost.items():
-            self._report_lost(incarnation, jobs)
+            self._lost.put(incarnation, jobs)
         self._report_expired(lapsed.expired)
         for stalled in lapsed.stalled:
             progress = msgspec.structs.replace(stalled.progress, stalled=True, timestamp=events.now())
             self._manager.put(events.outgoing_progress(progress, job=stalled.job))
-
-    def _report_lost(self, incarnation: str, jobs: list[HeldJob]) -> None:
-        for job in jobs:
-            error = f"WorkerLost: {job.worker or 'its worker'} has not been heard of for {self._lease:g} s"
-            gate = "S" if job.running else ""
-            _report(self._manager, job, "LOST", error=error, gate=gate, incarnation=incarnation)
-        # If the reports cannot be sent now, some reaper finds the jobs again after the time of a lease.
-        if self._manager.flush():
-            with talking:
-                self._leases.reaped(incarnation)
 
     def _report_expired(self, jobs: list[Job]) -> None:
         for job in jobs:

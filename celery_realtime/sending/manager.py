@@ -21,8 +21,10 @@ from celery_realtime.loops import BackgroundLoop
 from celery_realtime.rooms import normalise_project_id
 from celery_realtime.sending.client_rooms import ClientRooms
 from celery_realtime.sending.filtering import EventFilter
+from celery_realtime.sending.journal import Journal
 from celery_realtime.sending.ledger import Counts
 from celery_realtime.sending.outbox import Outbox
+from celery_realtime.sending.spool import Spools
 from celery_realtime.settings import Settings
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ class SocketIOManager:
         counts: How many events had ``no_project``, were ``filtered`` (``event_filter`` dropped them), ``hidden``
             (``event_filter`` failed on a status, which went out without what it says) or ``stale`` (the history knew
             better).
+        spools: What children of this process have not sent, and in a child its own.
     """
 
     def __init__(self, settings: Callable[[], Settings], connect: Callable[[], RealtimeKombuManager]) -> None:
@@ -62,6 +65,8 @@ class SocketIOManager:
         self._filter = Lazy(lambda: EventFilter.for_everybody(settings(), self._counts.add))
         self._tracked: BoundedDict[str, str] = BoundedDict(TRACKED_JOBS)
         self._counts = Counts()
+        self.spools = Spools()
+        self._journal = Lazy(lambda: Journal(self.outbox, self.spools, events.pack))
         self._rooms = ClientRooms(lambda: self.publisher, lambda: settings().namespace)
 
     @property
@@ -128,7 +133,7 @@ class SocketIOManager:
         """
         if connect is not None:
             self._publisher = Lazy(connect)
-        for part in (self._outbox, self._publisher, self._history, self._filter):
+        for part in (self._outbox, self._publisher, self._history, self._filter, self._journal):
             part.forget()
 
     # -- events -------------------------------------------------------------------------------------------------
@@ -147,6 +152,11 @@ class SocketIOManager:
     def put_status(self, change: StatusChange) -> None:
         """Put a job's new status into the outbox."""
         self.put(events.outgoing_status(change))
+
+    def secure(self) -> None:
+        """Keep what waits from being lost with this process, if it is a child of a pool."""
+        if self.spools.mine is not None:
+            self._journal.get().write()
 
     def wait_until_sent(self, job_id: str, timeout: float) -> bool:
         """Wait until no status of a job waits to be sent.

@@ -17,7 +17,7 @@ from celery_realtime.backoff import Backoff
 from celery_realtime.forks import after_fork
 from celery_realtime.loops import BackgroundLoop
 from celery_realtime.sending.backlog import STUCK, Backlog
-from celery_realtime.sending.event_queue import EventQueue, T
+from celery_realtime.sending.event_queue import Batch, EventQueue, T
 from celery_realtime.sending.ledger import Ledger
 from celery_realtime.sending.pace import Pace
 from celery_realtime.sending.sender import Sender
@@ -65,6 +65,7 @@ class Outbox(Generic[T]):
         pauses: tuple[float, float] = PAUSES,
         destination: str = "the broker",
     ) -> None:
+        self._settlement_observers: list[Callable[[Batch[T]], None]] = []
         self._publish = publish
         self._append = append
         self._queue_size = queue_size
@@ -81,7 +82,7 @@ class Outbox(Generic[T]):
         self._ledger = Ledger(logger, self._destination, self._queue_size)
         self._lock = threading.RLock()
         self._idle = threading.Condition(self._lock)
-        self._queue: EventQueue[T] = EventQueue(self._queue_size, self._ledger)
+        self._queue: EventQueue[T] = EventQueue(self._queue_size, self._ledger, settled=self._settle)
         self._backlog: Backlog[T] = Backlog(
             self._publish_counted,
             changed=self._idle,
@@ -152,6 +153,23 @@ class Outbox(Generic[T]):
             self._flushes_at_exit = True
             atexit.register(_flush_if_alive, weakref.ref(self), os.getpid())
         self._sender.wake(is_news)
+
+    # -- looking ------------------------------------------------------------------------------------------------
+
+    def on_settled(self, observer: Callable[[Batch[T]], None]) -> None:
+        """Call ``observer`` with events that have been sent, or given up, while nothing else happens in the outbox."""
+        self._settlement_observers.append(observer)
+
+    def _settle(self, batch: Batch[T]) -> None:
+        for observer in self._settlement_observers:
+            observer(batch)
+
+    def look(self, key: int, observer: Callable[[Batch[T]], None]) -> None:
+        """Call ``observer`` with what waits or is being sent and came after a key, while nothing else happens."""
+        if self._is_finalizing():
+            return
+        with self._lock:
+            observer([*self._sender.since(key), *self._queue.since(key)])
 
     # -- sending ------------------------------------------------------------------------------------------------
 

@@ -86,6 +86,10 @@ class Sender(Generic[T]):
         """Whether the last batch could not be sent."""
         return self._pace.is_failing
 
+    def since(self, key: int) -> Batch[T]:
+        """Return what it is sending and is newer than a key."""
+        return [(own, item) for own, item in self._in_flight if own > key]
+
     def is_sending_status(self, job_id: str) -> bool:
         """Return whether a status of a job is on its way."""
         return any(item.job_id == job_id and item.rank is not None for _, item in self._in_flight)
@@ -188,6 +192,7 @@ class Sender(Generic[T]):
         """Put back what was not sent; or note that an exception, for which ``done`` is None, has ended the batch."""
         with self._lock:
             self._in_flight = []
+            self._queue.settle(batch[:done])
             if done is None:
                 self._ledger.failed(len(batch))
             if done is None or done == len(batch):

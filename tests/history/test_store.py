@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from celery_realtime import events
 from celery_realtime.channel import wire
-from celery_realtime.events import Outgoing
+from celery_realtime.events import Outgoing, pack, unpack
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.history.connection import MOST_CONNECTIONS
 from celery_realtime.history.lua import Runner
@@ -302,7 +302,7 @@ def _lose_connection(*_: Any) -> Any:
 
 
 def test_a_tag_is_random_at_first_and_marked_when_it_is_in_doubt() -> None:
-    tags, events = WriteTags(), [custom(1), custom(2)]
+    tags, events = WriteTags(), [status("STARTED", job="a"), status("STARTED", job="b")]
     first, second = tags.of(events), tags.of(events)
     assert len({*first.values(), *second.values()}) == 4
     tags.doubt(events[:1], second)
@@ -313,6 +313,14 @@ def test_a_tag_is_random_at_first_and_marked_when_it_is_in_doubt() -> None:
     assert tags.of(events)[id(events[0])] == third[id(events[0])]
     tags.settle(events)
     assert len(tags) == 0
+
+
+def test_a_custom_event_keeps_its_tag_so_that_another_process_can_tell_whether_it_was_stored(history: History) -> None:
+    event = custom({"n": 1})
+    assert append(history, event) == ["line"]
+    [inherited] = [unpack(pack(event))]
+    append(history, inherited)
+    assert len(since(history)) == 1
 
 
 def test_a_custom_event_that_is_sent_twice_is_two_events(history: History) -> None:

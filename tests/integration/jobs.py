@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import ssl
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from celery import Celery, Task, shared_task
@@ -71,6 +73,37 @@ def hold(self: Any, path: str, seconds: float = 20.0) -> str:
     while not os.path.exists(path) and time.monotonic() < deadline:  # noqa: PTH110
         time.sleep(0.01)  # noqa: TID251
     return "let go"
+
+
+@celery.task(bind=True)
+def say_and_return(self: Any, lines: int = 1) -> str:
+    """Say something just before it returns."""
+    self.update_progress(90, "nearly done")
+    for number in range(lines):
+        self.emit("line", {"number": number})
+    return "said"
+
+
+@celery.task
+def die() -> None:
+    """Kill the process that runs it."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class KilledAfterwards(Task):  # type: ignore[misc]
+    """Its process is killed when its result is in the backend, and nothing is reported yet."""
+
+    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
+        """Be killed at once, or wait for somebody to do it."""
+        if args:
+            Path(args[0]).touch()
+            time.sleep(60)  # noqa: TID251
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@celery.task(base=KilledAfterwards)
+def succeed_and_die(path: str | None = None) -> dict[str, int]:
+    return {"made": 1}
 
 
 @celery.task(bind=True, cancellable=True)

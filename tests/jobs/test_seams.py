@@ -13,12 +13,16 @@ import billiard
 import celery
 import kombu.exceptions
 import pytest
+from billiard.einfo import ExceptionWithTraceback
+from billiard.exceptions import Terminated, WorkerLostError
 from celery.app.task import Context
+from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded
 from celery.worker import state
-from celery.worker.request import Request
+from celery.worker.request import Request, create_request_cls
 from celery.worker.strategy import hybrid_to_proto2, proto1_to_proto2
 
 from celery_realtime.jobs.seams import (
+    RequestWatch,
     WorkerRequests,
     backend_takes_scripts,
     conf_so_far,
@@ -26,6 +30,7 @@ from celery_realtime.jobs.seams import (
     is_prefork_child,
     read_message,
     read_received,
+    report_of,
     request_fields,
     result_meta,
     stored_status,
@@ -228,3 +233,71 @@ def test_what_was_set_on_an_app_can_be_read_without_loading_its_configuration() 
     app.conf.realtime_channel = "studio"
     assert conf_so_far(app)["realtime_channel"] == "studio"
     assert not app.configured
+
+
+# -- how jobs leave -------------------------------------------------------------------------------------------------
+
+
+def test_the_pool_calls_what_is_looked_up_on_the_request() -> None:
+    """``create_request_cls`` hands these to the pool, after ``task_received``."""
+    handed: dict[str, Any] = {}
+
+    class Pool:
+        def apply_async(self, trace: Any, **options: Any) -> None:
+            handed.update(options)
+
+    app = new_app()
+
+    @app.task(name="transcribe", shared=False)
+    def transcribe(meeting: str) -> None: ...
+
+    pool, said = Pool(), []
+    request_class = create_request_cls(Request, transcribe, pool, "w", None, app=app)
+    message = Message({"id": "job", "task": "transcribe"}, (["m1"], {}, {}))
+    request = request_class(message, app=app, task=transcribe, hostname="w")
+    RequestWatch(request, lambda _, report: said.append(report.kind))
+    request.execute_using_pool(pool)
+    handed["timeout_callback"](True, 1)
+    handed["callback"]((0, "'text'", 0.1))
+    assert said == ["returned"]
+    assert request.id not in state.requests
+    assert WorkerRequests.since(request) == request.realtime_received_at
+
+
+def test_a_replacement_is_told_from_other_ignores_by_what_celery_raises() -> None:
+    app = new_app(task_always_eager=False)
+
+    @app.task(bind=True, name="replaced", shared=False)
+    def replaced(self: Any) -> None:
+        self.request.is_eager = False
+        raise self.replace(other.si())
+
+    @app.task(name="other", shared=False)
+    def other() -> None: ...
+
+    replaced.push_request(id="job", is_eager=False)
+    try:
+        with pytest.raises(Ignore) as raised:
+            replaced.run()
+    finally:
+        replaced.pop_request()
+    assert report_of(raised.value).kind == "replaced"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ValueError(), "failed"),
+        (ExceptionWithTraceback(ValueError(), ""), "failed"),
+        (WorkerLostError(), "lost"),
+        (SystemExit(3), "lost"),
+        (Retry("again"), "retried"),
+        (Ignore(), "ignored"),
+        (Reject("no", requeue=False), "rejected"),
+        (Reject("no", requeue=True), "requeued"),
+        (Terminated(15), "terminated"),
+        (TimeLimitExceeded(3), "failed"),
+    ],
+)
+def test_an_exception_says_how_a_job_left(error: BaseException, kind: str) -> None:
+    assert report_of(error).kind == kind

@@ -42,6 +42,11 @@ class Request:
         self.kwargs: dict[str, Any] = {}
         self.hostname = "w@host"
         self.time_start: float | None = None
+        self.acknowledged = False
+
+    def on_success(self, *_: Any, **__: Any) -> None: ...
+
+    on_failure = on_timeout = reject = on_success
 
 
 def receive(studio: Studio, requests: list[Any], *jobs: tuple[str, str | None]) -> None:
@@ -80,6 +85,8 @@ def test_before_it_forks_a_worker_has_loaded_what_its_children_need_and_takes_th
 def test_a_worker_without_a_history_holds_no_lease() -> None:
     studio = Studio(history_url=None)
     studio.realtime.worker.start()
+    assert [loop["name"] for loop in studio.realtime.health()["loops"]] == ["reconciler"]
+    studio.realtime.worker.abandon()
     assert studio.realtime.health() == {"loops": []}
 
 

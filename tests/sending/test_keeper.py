@@ -13,6 +13,7 @@ import redis
 from celery_realtime.history.leases import HeldJob, Leases
 from celery_realtime.history.store import History
 from celery_realtime.sending.keeper import Keeper, LeaseRenewal, Reaper
+from celery_realtime.sending.lost_jobs import LostJobs, knows_nothing
 from tests.appended import append, status
 from tests.recording import Studio
 from tests.waiting import wait_for
@@ -65,7 +66,9 @@ def new_keeper() -> Iterator[Callable[[Studio], Keeper]]:
 
 
 def reaper(studio: Studio) -> Reaper:
-    return Reaper(studio.realtime.manager, history_of(studio).leases, lease=LEASE, pause=LEASE / 2)
+    manager, leases = studio.realtime.manager, history_of(studio).leases
+    lost = LostJobs(manager, leases, lease=LEASE, find_ends=knows_nothing)
+    return Reaper(manager, leases, lost, lease=LEASE, pause=LEASE / 2)
 
 
 def reap_until(studio: Studio, done: Callable[[], Any]) -> None:
@@ -98,7 +101,7 @@ def test_after_a_lapse_only_what_runs_is_taken_back(studio: Studio) -> None:
     worker.held = [job("runs"), job("reserved", running=False)]
     worker.renewal.renew()
     reap_until(studio, lambda: "LOST" in studio.told())
-    worker.renewal.renew()
+    wait_for(lambda: (worker.renewal.renew(), len(studio.told()) > 1)[1])
     assert studio.told() == ["LOST", "STARTED"]
     states = {known["job_id"]: known["state"] for known in history_of(studio).read("p").jobs}
     assert states == {"runs": "STARTED", "reserved": "PENDING"}
@@ -151,6 +154,21 @@ def test_a_lease_that_cannot_be_given_up_is_said_to_lapse_by_itself(
     server.stop()
     worker.renewal.release()
     assert "it will lapse by itself" in caplog.text
+
+
+def test_jobs_that_come_between_two_renewals_are_noted_at_once(studio: Studio, redis_url: str) -> None:
+    keeper = Keeper(studio.realtime.manager, lost_after=600.0)
+    [key] = history_of(studio).keys.leases("held:i")
+    held: list[HeldJob] = [job("first")]
+    with redis.Redis.from_url(redis_url) as client:
+        try:
+            keeper.hold("i", lambda: held)
+            wait_for(lambda: client.hkeys(key) == [b"first"])
+            held.append(job("received", running=False))
+            keeper.note_soon()
+            wait_for(lambda: sorted(client.hkeys(key)) == [b"first", b"received"])
+        finally:
+            keeper.stop()
 
 
 # -- reporting ------------------------------------------------------------------------------------------------------

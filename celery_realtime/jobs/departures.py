@@ -1,0 +1,116 @@
+"""Know which jobs have left this worker, and what its pool said of how they ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from celery_realtime.bounded import BoundedDict
+from celery_realtime.events import Job
+from celery_realtime.forks import after_fork
+from celery_realtime.jobs.seams import PoolReport, RequestWatch
+
+#: Seconds after the pool's word within which a job's end is normally on record: its child sends it by itself.
+GRACE = 3.0
+
+#: Seconds after a job of this process was cut off within which Celery may still say why.
+CUT_OFF_GRACE = 2.0
+
+#: Jobs that have left and were not looked at yet; beyond it, the oldest are not looked at.
+REMEMBERED = 10000
+
+
+class Departure:
+    """A job that has left this worker.
+
+    Args:
+        job: The job.
+        report: What the pool said.
+        request: The worker's request, or the context of a job that ran in this process.
+        due: When its end has to be on record, of :func:`time.monotonic`.
+
+    Attributes:
+        due_first: As ``due`` was at first.
+        started_at: When the pool accepted it, in seconds since the epoch; None for a job that never started.
+        pid: The process that ran it, or None.
+    """
+
+    __slots__ = ("due", "due_first", "job", "pid", "report", "request", "started_at")
+
+    def __init__(self, job: Job, report: PoolReport, request: Any, due: float) -> None:
+        self.job = job
+        self.report = report
+        self.due = self.due_first = due
+        self.started_at: float | None = getattr(request, "time_start", None)
+        self.pid: int | None = getattr(request, "worker_pid", None)
+        # The steps behind a job that has not succeeded are in its request; that of any other is not needed any more.
+        self.request = None if report.kind == "returned" else request
+
+
+class Departures:
+    """The jobs that have left this worker, until it was seen whether their ends are on record."""
+
+    def __init__(self) -> None:
+        self._observers: list[Callable[[], None]] = []
+        self._arrival_observers: list[Callable[[], None]] = []
+        self._start_over()
+        after_fork(self._start_over)
+
+    def _start_over(self) -> None:
+        self._departures: BoundedDict[tuple[str, int], Departure] = BoundedDict(REMEMBERED)
+
+    def on_death(self, observer: Callable[[], None]) -> None:
+        """Call ``observer`` whenever the child that ran a job has died."""
+        self._observers.append(observer)
+
+    def on_arrival(self, observer: Callable[[], None]) -> None:
+        """Call ``observer`` whenever this worker has received a job."""
+        self._arrival_observers.append(observer)
+
+    def watch(self, job: Job, request: Any) -> None:
+        """Note how a job leaves that this worker has just received."""
+        RequestWatch(request, lambda request, report: self._left(job, request, report))
+        for observer in self._arrival_observers:
+            observer()
+
+    def _left(self, job: Job, request: Any, report: PoolReport) -> None:
+        if job.project_id is None:
+            return
+        key = (job.job_id, job.attempt)
+        if report.kind in ("requeued", "replaced"):
+            self._departures.pop(key)  # it goes on, as its message or as another job
+        elif self._departures.get(key) is None:
+            self._departures[key] = Departure(job, report, request, time.monotonic() + GRACE)
+        if report.kind == "lost":
+            for observer in self._observers:
+                observer()
+
+    def cut_off(self, job: Job, request: Any) -> None:
+        """Note that a job of this process was cut off, of which Celery may or may not say why."""
+        report = PoolReport("cut off")
+        self._departures[job.job_id, job.attempt] = Departure(job, report, request, time.monotonic() + CUT_OFF_GRACE)
+
+    def __len__(self) -> int:
+        return len(self._departures)
+
+    def due(self, most: int, *, clock: float) -> list[Departure]:
+        """Return jobs that are due at ``clock``, the oldest first, at most so many."""
+        due = []
+        for key in self._departures.names():
+            departure = self._departures.get(key)
+            if departure is not None and departure.due <= clock:
+                due.append(departure)
+                if len(due) == most:
+                    break
+        return due
+
+    def postpone(self, departures: list[Departure], until: float) -> None:
+        """Look at jobs later, at ``until`` of :func:`time.monotonic`."""
+        for departure in departures:
+            departure.due = max(departure.due, until)
+
+    def settle(self, departures: list[Departure]) -> None:
+        """Forget jobs whose ends are on record."""
+        for departure in departures:
+            self._departures.pop((departure.job.job_id, departure.job.attempt))

@@ -1,0 +1,235 @@
+"""See to it that each job which leaves this worker has its end on record, whatever became of its process."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from celery_realtime import events
+from celery_realtime.events import Ending, Job
+from celery_realtime.forks import after_fork, talking
+from celery_realtime.jobs import endings
+from celery_realtime.jobs.departures import GRACE, Departure, Departures
+from celery_realtime.jobs.statuses import StatusReporter
+from celery_realtime.jobs.stored_results import Meta, StoredResults
+from celery_realtime.logs import RateLimitedLogger, describe
+from celery_realtime.loops import BackgroundLoop
+from celery_realtime.sending.manager import SocketIOManager
+from celery_realtime.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+#: Jobs that are looked at in one turn, and of those, jobs whose result is looked up.
+MOST, MOST_LOOKUPS = 1000, 100
+
+#: Seconds that the look-ups of a turn may take.
+LOOKUP_TIMEOUT = 2.0
+
+#: Seconds after which the pool's word alone has to do, if the result backend does not answer.
+LOOKUP_PATIENCE = 10.0
+
+#: Seconds after which a job is looked at even though its child lives and has not sent all.
+CHILD_PATIENCE = 30.0
+
+#: Seconds between two turns: while jobs are to be looked at, and else.
+PAUSE, IDLE_PAUSE = 1.0, 2.0
+
+#: Seconds without a turn after which the loop counts as standing still.
+LONGEST_TURN = 60.0
+
+
+class Reconciler:
+    """Compare what has left a worker with what is on record, and report the ends that are missing.
+
+    First of all it sends what dead children had written into their spools. Then, of each job that has left some seconds
+    ago and has no end on record, it establishes the end: from the pool, else from the result backend.
+
+    Args:
+        departures: The jobs that have left.
+        manager: Has the history and the spools, and publishes the ends.
+        reporter: Knows what this process has reported, which has to do where there is no history.
+        results: What the result backends have.
+        settings: Returns the settings.
+        failed: Called with each job that has not succeeded, its request, and why: its later steps will not run.
+
+    Attributes:
+        loop: The record of the thread's loop.
+    """
+
+    def __init__(
+        self,
+        departures: Departures,
+        *,
+        manager: SocketIOManager,
+        reporter: StatusReporter,
+        results: StoredResults,
+        settings: Callable[[], Settings],
+        failed: Callable[[Job, Any, str], None],
+    ) -> None:
+        self._departures = departures
+        self._manager = manager
+        self._reporter = reporter
+        self._results = results
+        self._settings = settings
+        self._failed = failed
+        self._log = RateLimitedLogger(logger)
+        self.loop = BackgroundLoop("reconciler", logger, LONGEST_TURN)
+        self._start_over()
+        after_fork(self._start_over)
+        departures.on_death(self._look_soon)
+
+    def _start_over(self) -> None:
+        self._wake = threading.Event()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._is_ending = False
+
+    @property
+    def loops(self) -> list[BackgroundLoop]:
+        """The loops that run in this process."""
+        return [self.loop, *self._results.loops] if self._thread is not None else []
+
+    def _look_soon(self) -> None:
+        self._wake.set()
+
+    # -- the thread ---------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Look at what leaves from now on, in a thread of its own."""
+        with self._lock:
+            if self._thread is None:
+                self._is_ending = False
+                self._thread = threading.Thread(target=self._run, name="celery-realtime-reconciler", daemon=True)
+                self._thread.start()
+
+    def finish(self, timeout: float) -> None:
+        """Look at all that has left, at once, and then end; the worker ends.
+
+        Args:
+            timeout: Longest wait in seconds.
+        """
+        with self._lock:
+            thread, self._thread = self._thread, None
+            self._is_ending = True
+            self._wake.set()
+        if thread is not None:
+            thread.join(timeout)
+
+    def _run(self) -> None:
+        while not self._is_ending:
+            self._wake.wait(PAUSE if self._departures else IDLE_PAUSE)
+            self._wake.clear()
+            with self.loop.turn():
+                self.look(math.inf if self._is_ending else time.monotonic())
+
+    # -- a turn ---------------------------------------------------------------------------------------------------
+
+    def look(self, clock: float) -> None:
+        """Look once at all that is due at ``clock`` of :func:`time.monotonic`.
+
+        Raises:
+            redis.RedisError: The history cannot be reached.
+        """
+        self._salvage()
+        while due := self._departures.due(MOST, clock=clock):
+            self._reconcile(due, clock)
+
+    def _salvage(self) -> None:
+        """Send what dead children had not sent."""
+        salvaged = []
+        for record in self._manager.spools.take_dead():
+            try:
+                salvaged.append(events.unpack(record))
+            except msgspec.MsgspecError as error:
+                self._log.error("an event that a dead process had not sent cannot be read: %s", describe(error))
+        if salvaged:
+            self._manager.outbox.put_all(salvaged)
+
+    def _reconcile(self, due: list[Departure], clock: float) -> None:
+        waiting = [departure for departure in due if self._will_send(departure, clock)]
+        self._departures.postpone(waiting, clock + PAUSE)
+        looked_at = [departure for departure in due if departure not in waiting]
+        unsettled = self._unsettled(looked_at)
+        self._departures.settle([departure for departure in looked_at if departure not in unsettled])
+        self._establish(unsettled, clock)
+
+    def _will_send(self, departure: Departure, clock: float) -> bool:
+        """Tell whether the child of a job lives and has not sent all yet."""
+        is_patient = clock < departure.due_first + CHILD_PATIENCE
+        return is_patient and departure.pid is not None and self._manager.spools.has_unsent(departure.pid)
+
+    def _unsettled(self, due: list[Departure]) -> list[Departure]:
+        """Return the jobs whose end is not on record."""
+        history = self._manager.history
+        if history is None:  # then only what the main process has to report itself can be missed
+            return [
+                departure
+                for departure in due
+                if departure.report.kind in ("lost", "cut off") and not self._reporter.has_ended(departure.job)
+            ]
+        # If it cannot be reached, children have something to send first when it can again.
+        self._departures.postpone(due, time.monotonic() + GRACE)
+        with talking:
+            places = history.ends.unsettled([departure.job for departure in due])
+        return [due[place] for place in places]
+
+    # -- ends -----------------------------------------------------------------------------------------------------
+
+    def _establish(self, unsettled: list[Departure], clock: float) -> None:
+        """Report the ends of jobs that are not on record, or look again later."""
+        lookups = [departure for departure in unsettled if not endings.is_known(departure.report)]
+        later, asked = lookups[MOST_LOOKUPS:], lookups[:MOST_LOOKUPS]
+        answers = self._results.ask([(one.job.job_id, one.job.task) for one in asked], LOOKUP_TIMEOUT)
+        later += [
+            departure
+            for departure in asked
+            if departure.job.job_id not in answers and clock < departure.due_first + LOOKUP_PATIENCE
+        ]
+        self._departures.postpone(later, clock + PAUSE)
+        ended = [departure for departure in unsettled if departure not in later]
+        for departure in ended:
+            self._report(departure, self._ending(departure, answers))
+        self._departures.settle(ended)
+
+    def _ending(self, departure: Departure, answers: Mapping[str, Meta | None]) -> Ending:
+        job, report = departure.job, departure.report
+        stored = None
+        if not endings.is_known(report):
+            stored = endings.of_meta(answers.get(job.job_id), self._settings(), since=departure.started_at)
+        return stored or endings.of_report(report)
+
+    def _report(self, departure: Departure, ending: Ending) -> None:
+        self._log.warning(
+            "the end of job %s was not on record, and has been established as %s", departure.job.job_id, ending.state
+        )
+        job = departure.job
+        if ending.state == "RETRY":
+            job = msgspec.structs.replace(job, attempt=job.attempt + 1)
+        self._manager.put(events.outgoing_end(job, ending, incarnation=self._reporter.incarnation))
+        if ending.error is not None and ending.state != "RETRY":
+            self._failed(job, departure.request, ending.error)
+
+
+def ends_of_lost(
+    jobs: Sequence[Any], results: StoredResults, settings: Settings, timeout: float
+) -> dict[str, Ending | None]:
+    """Return what result backends have of the jobs of a dead worker.
+
+    Args:
+        jobs: The jobs (:class:`~celery_realtime.history.leases.HeldJob`).
+        results: The result backends.
+        settings: The settings.
+        timeout: Longest wait in seconds.
+
+    Returns:
+        By job id, its end, or None where none is stored. Jobs that could not be asked for are not in it.
+    """
+    since = {job.job_id: job.since if job.execution is None else job.execution.started for job in jobs}
+    answers = results.ask([(job.job_id, job.task) for job in jobs], timeout)
+    return {job_id: endings.of_meta(meta, settings, since=since.get(job_id)) for job_id, meta in answers.items()}

@@ -1,0 +1,118 @@
+"""Report how the jobs of a dead worker have ended: as somebody knows, else as lost."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from celery_realtime import events
+from celery_realtime.bounded import BoundedDict
+from celery_realtime.forks import talking
+from celery_realtime.loops import BackgroundLoop
+from celery_realtime.sending.manager import SocketIOManager
+
+if TYPE_CHECKING:
+    from celery_realtime.history.leases import HeldJob, Leases
+
+logger = logging.getLogger(__name__)
+
+#: Dead incarnations that wait to be looked at; others are found again later.
+ROOM = 100
+
+#: How often the ends of an incarnation's jobs are looked up if they cannot be: at most once in the time of a lease.
+TRIES = 10
+
+#: Seconds without a turn after which the loop counts as standing still.
+LONGEST_TURN = 60.0
+
+#: Seconds without work after which the thread ends.
+IDLE = 10.0
+
+#: Returns what is known of the ends of jobs, by job id: an end, or None of one that has none. Of a job that is not in
+#: it nobody can be asked now.
+FindEnds = Callable[["list[HeldJob]"], Mapping[str, "events.Ending | None"]]
+
+
+def knows_nothing(jobs: list[HeldJob]) -> Mapping[str, events.Ending | None]:
+    """Return that nothing is known of the ends of some jobs."""
+    return {job.job_id: None for job in jobs}
+
+
+class LostJobs:
+    """Reports the jobs of incarnations whose lease has lapsed, from a thread of its own, since looking up takes time.
+
+    Args:
+        manager: Publishes the reports.
+        leases: Where an incarnation is forgotten whose jobs have been reported.
+        lease: Seconds that a lease lasts.
+        find_ends: Looks up the ends of jobs.
+
+    Attributes:
+        loop: The record of the thread's loop.
+    """
+
+    def __init__(self, manager: SocketIOManager, leases: Leases, *, lease: float, find_ends: FindEnds) -> None:
+        self._manager = manager
+        self._leases = leases
+        self._lease = lease
+        self._find_ends = find_ends
+        self.loop = BackgroundLoop("lost jobs", logger, LONGEST_TURN)
+        self._lock = threading.Lock()
+        self._waiting: queue.Queue[tuple[str, list[HeldJob]]] = queue.Queue(ROOM)
+        self._in_work: set[str] = set()
+        self._tries: BoundedDict[str, int] = BoundedDict(ROOM)
+        self._thread: threading.Thread | None = None
+
+    def put(self, incarnation: str, jobs: list[HeldJob]) -> None:
+        """Report the jobs of a dead incarnation soon; those that are being reported already are left alone."""
+        with self._lock:
+            if incarnation in self._in_work or self._waiting.full():
+                return
+            self._in_work.add(incarnation)
+            self._waiting.put_nowait((incarnation, jobs))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="celery-realtime-lost-jobs", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                incarnation, jobs = self._waiting.get(timeout=IDLE)
+            except queue.Empty:
+                with self._lock:
+                    if self._waiting.empty():
+                        self._thread = None
+                        return
+                continue
+            with self.loop.turn():
+                self.report(incarnation, jobs)
+            with self._lock:
+                self._in_work.discard(incarnation)
+
+    def report(self, incarnation: str, jobs: list[HeldJob]) -> None:
+        """Report the jobs of a dead incarnation, and forget it once that has been sent.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        jobs = sorted(jobs, key=lambda job: not job.running)  # if there is no time for all, those that ran come first
+        ends = self._find_ends(jobs)
+        for job in jobs:
+            if job.project_id is not None:
+                self._report(incarnation, job, ends.get(job.job_id))
+        # If the reports cannot be sent now, or not all could be looked up, some reaper finds the jobs again after the
+        # time of a lease. An end that is found then replaces the loss.
+        tries = self._tries[incarnation] = (self._tries.get(incarnation) or 0) + 1
+        if self._manager.flush() and (len(ends) >= len({job.job_id for job in jobs}) or tries >= TRIES):
+            with talking:
+                self._leases.reaped(incarnation)
+
+    def _report(self, incarnation: str, job: HeldJob, end: events.Ending | None) -> None:
+        gate = ""
+        if end is None:
+            error = f"WorkerLost: {job.worker or 'its worker'} has not been heard of for {self._lease:g} s"
+            end, gate = events.Ending("LOST", error), "S" if job.running else ""
+        self._manager.put(events.outgoing_end(job, end, incarnation=incarnation, gate=gate))

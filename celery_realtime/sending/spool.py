@@ -1,0 +1,197 @@
+"""Keep what a child of a prefork pool has not sent yet where its parent can read it if the child dies.
+
+Before each fork the main process makes an area of anonymous memory that it shares with the child. Nothing of it is on a
+disk, it needs no permissions, and it is gone with the two processes.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+import struct
+import weakref
+from collections.abc import Callable
+
+from celery_realtime.logs import RateLimitedLogger, describe
+
+logger = logging.getLogger(__name__)
+
+#: Bytes that a child may have written and not sent; the system gives memory only to those that are used.
+SIZE = 256 * 1024
+
+_HEADER = struct.Struct("<QQ")  # the process that writes, and the end of what it has written
+_END = struct.Struct("<Q")
+_RECORD = struct.Struct("<IB")  # the length of a record, and whether it has been sent
+
+Record = bytes
+
+
+class Spool:
+    """An area of memory that one process writes and another reads after its death.
+
+    What is written is there in whole or not at all, whenever the writer is killed: its end is written last.
+
+    Args:
+        size: Of the area, in bytes.
+
+    Raises:
+        OSError: The system has no memory for it.
+    """
+
+    def __init__(self, size: int = SIZE) -> None:
+        self._size = size
+        self._area = mmap.mmap(-1, size)
+        self._end = _HEADER.size
+        self.clear()
+
+    @property
+    def pid(self) -> int:
+        """The process that writes; 0 before there is one."""
+        pid: int = _HEADER.unpack_from(self._area)[0]
+        return pid
+
+    # -- for the writer -----------------------------------------------------------------------------------------
+
+    def claim(self) -> None:
+        """Be the process that writes."""
+        _HEADER.pack_into(self._area, 0, os.getpid(), self._end)
+
+    def write(self, record: Record) -> int | None:
+        """Add a record, and return its place; None when it does not fit."""
+        place, end = self._end, self._end + _RECORD.size + len(record)
+        if end > self._size:
+            return None
+        _RECORD.pack_into(self._area, place, len(record), 0)
+        self._area[place + _RECORD.size : end] = record
+        self._set_end(end)
+        return place
+
+    def strike(self, place: int) -> None:
+        """Note that a record has been sent."""
+        self._area[place + _RECORD.size - 1] = 1
+
+    def read(self, place: int) -> Record:
+        """Return the record at a place."""
+        length, _ = _RECORD.unpack_from(self._area, place)
+        start = place + _RECORD.size
+        return self._area[start : start + length]
+
+    def clear(self) -> None:
+        """Forget all records."""
+        self._set_end(_HEADER.size)
+
+    def _set_end(self, end: int) -> None:
+        self._end = end
+        _END.pack_into(self._area, _HEADER.size - _END.size, end)
+
+    # -- for the reader -----------------------------------------------------------------------------------------
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all that was written has been sent."""
+        return bool(_HEADER.unpack_from(self._area)[1] <= _HEADER.size)
+
+    def unsent(self) -> list[Record]:
+        """Return the records that have not been sent, in order."""
+        records, place = [], _HEADER.size
+        end = min(_HEADER.unpack_from(self._area)[1], self._size)
+        while place + _RECORD.size <= end:
+            length, is_sent = _RECORD.unpack_from(self._area, place)
+            if not is_sent:
+                records.append(self.read(place))
+            place += _RECORD.size + length
+        return records
+
+
+class Spools:
+    """The spools of a worker's children, and in a child its own.
+
+    Args:
+        size: Of each, in bytes.
+
+    Attributes:
+        mine: The spool of this process, if it is a child; else None.
+    """
+
+    def __init__(self, size: int = SIZE) -> None:
+        self._size = size
+        self._log = RateLimitedLogger(logger)
+        self._is_parent = False
+        self._next: Spool | None = None
+        self._spools: list[Spool] = []
+        self.mine: Spool | None = None
+
+    def begin(self) -> None:
+        """Make a spool for each child that is forked from now on, until :meth:`end`."""
+        if not self._is_parent and hasattr(os, "register_at_fork"):
+            self._is_parent = True
+            _register(weakref.ref(self))
+
+    def end(self) -> None:
+        """Make no more spools."""
+        self._is_parent = False
+
+    def before_fork(self) -> None:
+        """Make the spool of the next child."""
+        self._next = None
+        if self._is_parent:
+            try:
+                self._next = Spool(self._size)
+            except (OSError, ValueError) as error:
+                self._log.warning(
+                    "no shared memory for a child of the pool: what it has not sent is lost if it is killed: %s",
+                    describe(error),
+                )
+
+    def after_fork_in_parent(self) -> None:
+        """Keep the spool of the child."""
+        if self._next is not None:
+            self._spools.append(self._next)
+            self._next = None
+
+    def after_fork_in_child(self) -> None:
+        """Take the spool that was made for this process, and no others."""
+        self.mine, self._next, self._spools, self._is_parent = self._next, None, [], False
+        if self.mine is not None:
+            self.mine.claim()
+
+    def has_unsent(self, pid: int) -> bool:
+        """Tell whether a child lives, and has something to send."""
+        return any(spool.pid == pid and not spool.is_empty and _lives(pid) for spool in list(self._spools))
+
+    def take_dead(self) -> list[Record]:
+        """Return what children have not sent that are dead, once."""
+        records: list[Record] = []
+        for spool in list(self._spools):
+            pid = spool.pid
+            if pid and not _lives(pid):
+                self._spools.remove(spool)
+                records += spool.unsent()
+        return records
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _register(reference: weakref.ref[Spools]) -> None:
+    def call(method: Callable[[Spools], None]) -> Callable[[], None]:
+        def run() -> None:
+            spools = reference()
+            if spools is not None:
+                method(spools)
+
+        return run
+
+    os.register_at_fork(
+        before=call(Spools.before_fork),
+        after_in_parent=call(Spools.after_fork_in_parent),
+        after_in_child=call(Spools.after_fork_in_child),
+    )

@@ -1,0 +1,306 @@
+"""What is done about jobs that have left a worker, with recorders in place of a pool and a result backend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery.exceptions import Ignore, Retry, WorkerLostError
+
+from celery_realtime.events import Job, pack
+from celery_realtime.history.leases import HeldJob
+from celery_realtime.jobs import reconciler as reconcilers
+from celery_realtime.jobs.departures import Departures
+from celery_realtime.jobs.incarnation import Incarnation
+from celery_realtime.jobs.reconciler import Reconciler, ends_of_lost
+from celery_realtime.jobs.statuses import StatusReporter
+from celery_realtime.jobs.stored_results import Meta
+from celery_realtime.sending.spool import Spool
+from tests.appended import append, custom, status
+from tests.recording import Studio
+from tests.waiting import wait_for
+
+
+class Results:
+    """Result backends that know what they are told."""
+
+    def __init__(self) -> None:
+        self.stored: dict[str, Meta | None] = {}
+        self.asked: list[str] = []
+        self.is_up = True
+        self.loops: list[Any] = []
+
+    def ask(self, jobs: Sequence[tuple[str, str | None]], timeout: float) -> dict[str, Meta | None]:
+        self.asked += [job for job, _ in jobs]
+        return {job: self.stored.get(job) for job, _ in jobs} if self.is_up else {}
+
+
+class Request:
+    """What a worker makes of a message."""
+
+    def __init__(self, pid: int | None = None) -> None:
+        self.time_start = 0.0
+        self.worker_pid = pid
+        self.acknowledged = False
+        self.on_success = self.on_failure = self.on_timeout = self.reject = lambda *_, **__: None
+
+
+class Play:
+    """A worker's main process."""
+
+    def __init__(self, studio: Studio) -> None:
+        self.studio = studio
+        self.manager = studio.realtime.manager
+        self.results = Results()
+        self.departures = Departures()
+        self.reporter = StatusReporter(Incarnation(), lambda: studio.realtime.settings)
+        self.reporter.report_to(self.manager)
+        self.failed: list[tuple[str, str]] = []
+        self.reconciler = Reconciler(
+            self.departures,
+            manager=self.manager,
+            reporter=self.reporter,
+            results=self.results,  # type: ignore[arg-type]
+            settings=lambda: studio.realtime.settings,
+            failed=lambda job, _request, reason: self.failed.append((job.job_id, reason)),
+        )
+
+    def leave(self, name: str, error: BaseException | None = None, *, pid: int | None = None, attempt: int = 0) -> None:
+        """Let a job leave the worker: it has returned, or left with an error."""
+        request = Request(pid)
+        self.departures.watch(Job(job_id=name, project_id="p", attempt=attempt), request)
+        if error is None:
+            request.on_success((0, "repr", 0.1))
+        else:
+            request.on_failure(SimpleNamespace(exception=error))
+
+    def store(self, *events: Any) -> None:
+        history = self.manager.history
+        assert history is not None
+        append(history, *events)
+
+    def look(self) -> list[tuple[str, str]]:
+        """Look at all that has left, and return the jobs whose status was reported, with the state."""
+        self.reconciler.look(math.inf)
+        return [(sent.data["job_id"], sent.data["state"]) for sent in self.studio.sent if sent.event == "agent_status"]
+
+
+@pytest.fixture
+def play(redis_url: str) -> Play:
+    return Play(Studio(history_url=redis_url))
+
+
+@pytest.fixture
+def without_history() -> Play:
+    return Play(Studio(history_url=None))
+
+
+SUCCESS: Meta = {"status": "SUCCESS", "result": {"made": 1}}
+
+
+# -- what is on record ----------------------------------------------------------------------------------------------
+
+
+def test_a_job_whose_end_is_on_record_is_left_alone(play: Play) -> None:
+    play.store(status("STARTED", job="a"), status("SUCCESS", job="a"))
+    play.leave("a")
+    assert play.look() == []
+    assert play.results.asked == []
+    assert len(play.departures) == 0
+
+
+def test_a_retry_that_is_on_record_is_left_alone(play: Play) -> None:
+    play.store(status("STARTED", job="a"), status("RETRY", job="a", attempt=1))
+    play.leave("a", Retry("again"))
+    assert play.look() == []
+
+
+def test_a_job_whose_end_is_not_on_record_ends_as_the_pool_and_the_backend_say(play: Play) -> None:
+    play.store(
+        *(status("STARTED", job=name) for name in ("stored", "unknown", "failed")), status("PENDING", job="queued")
+    )
+    play.results.stored = {"stored": SUCCESS, "queued": SUCCESS}
+    for name in ("stored", "unknown", "queued"):
+        play.leave(name)
+    play.leave("failed", ValueError("no luck"))
+    assert sorted(play.look()) == [
+        *(("failed", "FAILURE"), ("queued", "SUCCESS"), ("stored", "SUCCESS"), ("unknown", "SUCCESS")),
+    ]
+    results = {sent.data["job_id"]: sent.data["result"] for sent in play.studio.sent}
+    assert results == {"stored": {"made": 1}, "queued": {"made": 1}, "unknown": None, "failed": None}
+    assert "failed" not in play.results.asked
+    assert play.failed == [("failed", "ValueError: no luck")]
+
+
+def test_a_job_whose_child_died_after_it_had_stored_its_success_is_a_success(play: Play) -> None:
+    play.store(status("STARTED", job="a"))
+    play.results.stored = {"a": SUCCESS}
+    play.leave("a", WorkerLostError("killed"))
+    assert play.look() == [("a", "SUCCESS")]
+
+
+def test_a_retry_that_is_not_on_record_is_reported_as_the_next_attempt(play: Play) -> None:
+    play.store(status("STARTED", job="a", attempt=1))
+    play.leave("a", Retry("again", exc=ValueError("no luck")), attempt=1)
+    play.look()
+    [sent] = play.studio.sent
+    assert (sent.data["state"], sent.data["attempt"], sent.data["error"]) == ("RETRY", 2, "ValueError: no luck")
+    assert play.failed == []
+
+
+def test_a_lost_job_is_taken_back_when_its_end_is_known(play: Play) -> None:
+    play.store(status("STARTED", job="a", incarnation="i"), status("LOST", job="a", incarnation="i"))
+    play.leave("a")
+    assert play.look() == [("a", "SUCCESS")]
+
+
+def test_a_job_that_replaced_itself_goes_on(play: Play) -> None:
+    play.store(status("STARTED", job="a"))
+    play.leave("a", Ignore("Replaced by new task"))
+    assert play.look() == []
+
+
+def test_a_job_that_was_cut_off_is_lost_unless_somebody_says_more(play: Play) -> None:
+    play.store(*(status("STARTED", job=name) for name in ("a", "b")), status("REVOKED", job="b"))
+    for name in ("a", "b"):
+        play.departures.cut_off(Job(job_id=name, project_id="p"), SimpleNamespace())
+    assert play.look() == [("a", "LOST")]
+
+
+# -- when it is looked at -------------------------------------------------------------------------------------------
+
+
+def test_a_job_is_looked_at_only_when_it_is_due(play: Play) -> None:
+    play.store(status("STARTED", job="a"))
+    play.leave("a")
+    play.reconciler.look(0.0)
+    assert play.studio.sent == []
+    assert len(play.departures) == 1
+
+
+def test_a_child_that_lives_and_has_something_to_send_is_given_time(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play.store(status("STARTED", job="a"))
+    play.leave("a", pid=7)
+    [left] = play.departures.due(1, clock=math.inf)
+    monkeypatch.setattr(play.manager.spools, "has_unsent", lambda pid: pid == 7)
+    play.reconciler.look(left.due)
+    assert play.studio.sent == []
+    play.reconciler.look(left.due + reconcilers.CHILD_PATIENCE)
+    assert play.studio.told() == ["SUCCESS"]
+
+
+def test_a_backend_that_does_not_answer_is_asked_again_for_a_while(play: Play) -> None:
+    play.store(status("STARTED", job="a"))
+    play.results.is_up = False
+    play.leave("a")
+    [left] = play.departures.due(1, clock=math.inf)
+    play.reconciler.look(left.due)
+    assert play.studio.sent == []
+    play.results.is_up, play.results.stored = True, {"a": SUCCESS}
+    play.reconciler.look(left.due)
+    play.reconciler.look(left.due + reconcilers.LOOKUP_PATIENCE)
+    assert play.results.asked == ["a", "a"]
+    assert [sent.data["result"] for sent in play.studio.sent] == [{"made": 1}]
+
+
+def test_after_an_outage_of_the_history_children_report_first(start_redis: Any) -> None:
+    server = start_redis()
+    play = Play(Studio(history_url=server.fresh_url()))
+    play.leave("a")
+    [left] = play.departures.due(1, clock=math.inf)
+    server.stop()
+    with pytest.raises(Exception, match=r"refused|closed|reset"):
+        play.reconciler.look(left.due)
+    assert left.due > left.due_first
+
+
+def test_only_so_many_are_looked_up_in_one_turn(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconcilers, "MOST_LOOKUPS", 2)
+    for number in range(5):
+        play.leave(str(number))
+    [*left] = play.departures.due(10, clock=math.inf)
+    play.reconciler.look(left[-1].due)
+    assert play.results.asked == ["0", "1"]
+    assert len(play.departures) == 3
+
+
+# -- without a history ----------------------------------------------------------------------------------------------
+
+
+def test_without_a_history_only_what_the_main_process_has_to_report_can_be_missed(without_history: Play) -> None:
+    play = without_history
+    play.results.stored = {"stored": SUCCESS}
+    play.leave("returned")
+    play.leave("stored", WorkerLostError("killed"))
+    play.leave("told", WorkerLostError("killed"))
+    play.reporter.report(Job(job_id="told", project_id="p"), "FAILURE", error="WorkerLostError: killed")
+    assert play.look() == [("told", "FAILURE"), ("stored", "SUCCESS")]
+
+
+# -- what dead children have left -----------------------------------------------------------------------------------
+
+
+def test_what_a_dead_child_had_not_sent_goes_out_before_its_jobs_are_looked_at(
+    play: Play, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = Spool(4096)
+    for event in (custom({"n": 1}), status("SUCCESS", job="a", result=b"1")):
+        spool.write(pack(event))
+    spool.write(b"no event")
+    records = [spool.unsent()]
+    monkeypatch.setattr(play.manager.spools, "take_dead", lambda: records.pop() if records else [])
+    play.store(status("STARTED", job="a"))
+    play.reconciler.look(0.0)
+    assert play.studio.told() == ["line", "SUCCESS"]
+    assert "cannot be read" in caplog.text
+
+
+def test_an_event_that_was_stored_after_all_is_not_stored_twice(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    event = custom({"n": 1})
+    play.store(event)
+    monkeypatch.setattr(play.manager.spools, "take_dead", lambda: [pack(event)])
+    play.reconciler.look(0.0)
+    assert [sent.data["_realtime"]["offset"] for sent in play.studio.sent] == [1]
+
+
+# -- the thread -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def running(play: Play) -> Iterator[Play]:
+    play.reconciler.start()
+    play.reconciler.start()
+    yield play
+    play.reconciler.finish(5)
+
+
+def test_a_worker_that_ends_looks_at_all_that_has_left(running: Play) -> None:
+    running.store(status("STARTED", job="a"))
+    running.leave("a")
+    running.reconciler.finish(10)
+    assert running.studio.told() == ["SUCCESS"]
+    assert running.reconciler.loops == []
+
+
+def test_it_looks_by_itself_when_a_job_is_due(running: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    running.store(status("STARTED", job="a"))
+    running.leave("a")
+    [left] = running.departures.due(1, clock=math.inf)
+    left.due = 0.0
+    wait_for(lambda: running.studio.told() == ["SUCCESS"])
+    assert [loop.name for loop in running.reconciler.loops] == ["reconciler"]
+
+
+# -- jobs of dead workers -------------------------------------------------------------------------------------------
+
+
+def test_the_ends_of_a_dead_worker_s_jobs_are_those_that_are_stored(play: Play) -> None:
+    play.results.stored = {"a": SUCCESS, "old": {**SUCCESS, "date_done": "2020-01-01T00:00:00+00:00"}}
+    jobs = [HeldJob(job_id=name, project_id="p", since=1.7e9) for name in ("a", "b", "old")]
+    ends = ends_of_lost(jobs, play.results, play.studio.realtime.settings, 5.0)  # type: ignore[arg-type]
+    assert {name: end and end.state for name, end in ends.items()} == {"a": "SUCCESS", "b": None, "old": None}

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from celery_realtime.events import Outgoing, pack, unpack
+from celery_realtime.sending.journal import Journal
+from celery_realtime.sending.outbox import Outbox
+from celery_realtime.sending.spool import Spool, Spools
+from tests.appended import custom, progress, status
+from tests.waiting import wait_for
+
+
+class Desk:
+    """An outbox with a journal, and a broker that takes nothing until it may."""
+
+    def __init__(self, size: int = 64 * 1024) -> None:
+        self.is_open = threading.Event()
+        self.outbox: Outbox[Outgoing] = Outbox(self._publish, linger=0.0, pauses=(0.01, 0.02))
+        self.spools = Spools()
+        self.spool = self.spools.mine = Spool(size)
+        self.journal = Journal(self.outbox, self.spools, pack)
+
+    def _publish(self, events: list[Outgoing]) -> int:
+        return len(events) if self.is_open.is_set() else 0
+
+    def spooled(self) -> list[str]:
+        return [event.event for event in map(unpack, self.spool.unsent())]
+
+
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    desk = Desk()
+    yield desk
+    desk.is_open.set()
+    desk.outbox.flush(5)
+    desk.outbox.stop()
+
+
+def test_what_waits_is_written_once_and_in_order(desk: Desk) -> None:
+    for event in (status("STARTED"), progress(50), custom({"n": 1})):
+        desk.outbox.put(event)
+    desk.journal.write()
+    desk.outbox.put(status("SUCCESS"))
+    desk.journal.write()
+    desk.journal.write()
+    assert desk.spooled() == ["agent_status", "agent_progress", "line", "agent_status"]
+
+
+def test_what_has_been_sent_is_not_in_the_spool_any_more(desk: Desk) -> None:
+    desk.outbox.put(status("STARTED"))
+    desk.journal.write()
+    desk.is_open.set()
+    assert desk.outbox.flush(5)
+    wait_for(lambda: desk.spool.is_empty)
+
+
+def test_a_spool_that_is_full_makes_room_and_says_so_when_it_cannot(caplog: pytest.LogCaptureFixture) -> None:
+    desk = Desk(size=4096)
+    try:
+        for number in range(20):
+            desk.outbox.put(custom({"text": f"{number}" * 200}))
+            desk.journal.write()
+        assert 0 < len(desk.spooled()) < 20
+        assert caplog.text.count("more events wait than the spool has room for") == 1
+        desk.is_open.set()
+        assert desk.outbox.flush(5)
+        wait_for(lambda: desk.spool.is_empty)
+        desk.is_open.clear()
+        desk.outbox.put(custom({}))
+        desk.journal.write()
+        assert desk.spooled() == ["line"]
+    finally:
+        desk.is_open.set()
+        desk.outbox.flush(5)
+
+
+def test_an_event_that_has_no_such_form_is_left_out(desk: Desk) -> None:
+    desk.outbox.put(status("STARTED")._replace(project_id="\udc80"))
+    desk.outbox.put(status("SUCCESS"))
+    desk.journal.write()
+    assert desk.spooled() == ["agent_status"]
+
+
+def test_without_a_spool_nothing_is_written(desk: Desk) -> None:
+    desk.spools.mine = None
+    desk.outbox.put(status("STARTED"))
+    desk.journal.write()
+    assert desk.spool.is_empty
+
+
+def test_packed_events_come_back_as_they_were_but_for_the_doubt() -> None:
+    for event in (status("STARTED", stall_after=1.0), progress(50)):
+        assert unpack(pack(event)) == event
+    event = custom([1])
+    assert unpack(pack(event)) == event._replace(tag="?" + event.tag)

@@ -1,0 +1,118 @@
+"""What is reported of the jobs of a dead worker, with a recorder in place of what knows their ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from celery_realtime.events import Ending
+from celery_realtime.history.leases import HeldJob, Leases
+from celery_realtime.sending.lost_jobs import TRIES, LostJobs, knows_nothing
+from tests.appended import append, status
+from tests.recording import Studio
+from tests.waiting import wait_for
+
+LEASE = 0.2
+FOUND = Ending("SUCCESS", result=b'{"made":1}')
+
+
+@pytest.fixture
+def studio(redis_url: str) -> Studio:
+    studio = Studio(history_url=redis_url)
+    history = studio.realtime.manager.history
+    assert history is not None
+    append(history, *(status("STARTED", job=name, incarnation="i") for name in ("a", "b")))
+    history.leases.hold("i", [], LEASE)
+    return studio
+
+
+def leases_of(studio: Studio) -> Leases:
+    history = studio.realtime.manager.history
+    assert history is not None
+    return history.leases
+
+
+def lost_jobs(studio: Studio, find: Any = knows_nothing) -> LostJobs:
+    return LostJobs(studio.realtime.manager, leases_of(studio), lease=LEASE, find_ends=find)
+
+
+def held(name: str, **more: Any) -> HeldJob:
+    return HeldJob(job_id=name, worker="w@host", **{"project_id": "p", "running": True, **more})
+
+
+def ends(studio: Studio) -> dict[str, str]:
+    return {sent.data["job_id"]: sent.data["state"] for sent in studio.sent}
+
+
+def is_remembered(studio: Studio) -> bool:
+    return leases_of(studio).hold("i", [], LEASE)
+
+
+def test_an_end_that_somebody_knows_is_reported_and_all_others_are_lost(studio: Studio) -> None:
+    lost_jobs(studio, lambda _: {"a": FOUND, "b": None}).report("i", [held("a"), held("b")])
+    assert ends(studio) == {"a": "SUCCESS", "b": "LOST"}
+    [found, lost] = [sent.data for sent in studio.sent]
+    assert found["result"] == {"made": 1}
+    assert lost["error"] == "WorkerLost: w@host has not been heard of for 0.2 s"
+    assert not is_remembered(studio)
+
+
+def test_jobs_that_ran_are_asked_for_first(studio: Studio) -> None:
+    asked: list[str] = []
+
+    def find(jobs: list[HeldJob]) -> Mapping[str, Ending | None]:
+        asked.extend(job.job_id for job in jobs)
+        return knows_nothing(jobs)
+
+    lost_jobs(studio, find).report("i", [held("reserved", running=False), held("a")])
+    assert asked == ["a", "reserved"]
+
+
+def test_an_end_that_can_be_looked_up_only_later_replaces_the_loss(studio: Studio) -> None:
+    answers: list[Mapping[str, Ending | None]] = [{}, {"a": FOUND}]
+    lost = lost_jobs(studio, lambda _: answers.pop(0))
+    lost.report("i", [held("a")])
+    assert ends(studio) == {"a": "LOST"}
+    assert is_remembered(studio)
+    lost.report("i", [held("a")])
+    assert studio.told() == ["LOST", "SUCCESS"]
+    assert not is_remembered(studio)
+
+
+def test_an_end_that_can_never_be_looked_up_is_given_up(studio: Studio) -> None:
+    lost = lost_jobs(studio, lambda _: {})
+    for _ in range(TRIES):
+        lost.report("i", [held("a")])
+    assert not is_remembered(studio)
+    assert studio.told() == ["LOST"]
+
+
+def test_jobs_without_a_project_are_nobody_s(studio: Studio) -> None:
+    lost_jobs(studio).report("i", [held("a", project_id=None)])
+    assert studio.sent == []
+
+
+def test_they_are_reported_in_a_thread_that_outlives_a_failure(studio: Studio) -> None:
+    calls: list[str] = []
+
+    def find(jobs: list[HeldJob]) -> Mapping[str, Ending | None]:
+        calls.append(jobs[0].job_id)
+        if len(calls) == 1:
+            raise OSError("cannot be asked")
+        return knows_nothing(jobs)
+
+    lost = lost_jobs(studio, find)
+    lost.put("i", [held("a")])
+    wait_for(lambda: lost.loop.failures == 1)
+    wait_for(lambda: (lost.put("i", [held("b")]), len(calls) > 1)[1])
+    wait_for(lambda: ends(studio).get("b") == "LOST")
+
+
+def test_an_incarnation_that_is_being_reported_is_not_reported_twice(studio: Studio) -> None:
+    lost = lost_jobs(studio)
+    for _ in range(3):
+        lost.put("i", [held("a")])
+    wait_for(lambda: not is_remembered(studio))
+    assert studio.told() == ["LOST"]

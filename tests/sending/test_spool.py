@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from celery_realtime.sending.spool import Spool, Spools
+from tests.waiting import wait_for
+
+
+@pytest.fixture
+def children() -> Iterator[list[int]]:
+    pids: list[int] = []
+    yield pids
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def fork(spools: Spools, children: list[int], do: Callable[[Spool], None]) -> int:
+    """Fork a child of a pool that does something with its spool and then lives until it is killed."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            assert spools.mine is not None
+            do(spools.mine)
+            signal.pause()
+        finally:
+            os._exit(1)
+    children.append(pid)
+    return pid
+
+
+def kill(children: list[int], pid: int) -> None:
+    children.remove(pid)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+@pytest.fixture
+def spools() -> Iterator[Spools]:
+    spools = Spools(4096)
+    spools.begin()
+    yield spools
+    spools.end()
+
+
+# -- one ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_written_and_not_sent_is_read_in_order() -> None:
+    spool = Spool(4096)
+    assert spool.is_empty
+    places = [spool.write(record) for record in (b"one", b"two", b"", b"three")]
+    assert places[1] is not None
+    spool.strike(places[1])
+    assert spool.unsent() == [b"one", b"", b"three"]
+    assert not spool.is_empty
+    spool.clear()
+    assert spool.unsent() == []
+    assert spool.is_empty
+
+
+def test_what_does_not_fit_is_left_out_whole() -> None:
+    spool = Spool(mmap.PAGESIZE)
+    assert spool.write(b"x" * (mmap.PAGESIZE - 64)) is not None
+    assert spool.write(b"y" * 64) is None
+    assert spool.write(b"z") is not None
+    assert [len(record) for record in spool.unsent()] == [mmap.PAGESIZE - 64, 1]
+
+
+def test_a_record_can_be_read_back() -> None:
+    spool = Spool(4096)
+    place = spool.write(b"record")
+    assert place is not None
+    assert spool.read(place) == b"record"
+
+
+# -- over forks -----------------------------------------------------------------------------------------------------
+
+
+def test_what_a_killed_child_had_not_sent_is_taken_once(spools: Spools, children: list[int]) -> None:
+    pid = fork(spools, children, lambda spool: spool.write(b"said"))
+    wait_for(lambda: spools.has_unsent(pid))
+    assert spools.take_dead() == []
+    kill(children, pid)
+    assert not spools.has_unsent(pid)
+    assert spools.take_dead() == [b"said"]
+    assert spools.take_dead() == []
+
+
+def test_each_child_has_a_spool_of_its_own(spools: Spools, children: list[int]) -> None:
+    first = fork(spools, children, lambda spool: spool.write(b"first"))
+    second = fork(spools, children, lambda spool: spool.write(b"second"))
+    wait_for(lambda: spools.has_unsent(first) and spools.has_unsent(second))
+    kill(children, first)
+    assert spools.take_dead() == [b"first"]
+    assert spools.has_unsent(second)
+
+
+def test_a_child_of_a_child_has_none(spools: Spools, children: list[int]) -> None:
+    def fork_again(spool: Spool) -> None:
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if spools.mine is None else 3)
+        _, status = os.waitpid(pid, 0)
+        spool.write(str(os.waitstatus_to_exitcode(status)).encode())
+
+    pid = fork(spools, children, fork_again)
+    wait_for(lambda: spools.has_unsent(pid))
+    kill(children, pid)
+    assert spools.take_dead() == [b"0"]
+
+
+def test_before_and_after_a_worker_s_life_no_spools_are_made() -> None:
+    spools = Spools()
+    spools.before_fork()
+    spools.after_fork_in_parent()
+    spools.begin()
+    spools.end()
+    spools.before_fork()
+    spools.after_fork_in_child()
+    assert spools.mine is None
+
+
+def test_without_memory_a_child_has_no_spool(
+    monkeypatch: pytest.MonkeyPatch, spools: Spools, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: Any) -> Any:
+        raise OSError("Cannot allocate memory")
+
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    with caplog.at_level(logging.WARNING):
+        spools.before_fork()
+        spools.before_fork()
+    spools.after_fork_in_parent()
+    assert spools.take_dead() == []
+    assert caplog.text.count("no shared memory for a child") == 1
