@@ -54,6 +54,7 @@ class Bridge:
         self._settings = settings
         self._projects = projects
         self._is_connected = False
+        self._start_observers: list[Callable[[Job], None]] = []
         self._received: BoundedDict[str, Job] = BoundedDict(REMEMBERED)
         self._reporter = StatusReporter(incarnation)
         self._reader = reader
@@ -90,6 +91,10 @@ class Bridge:
             signals.worker_shutting_down: self._on_worker_end,
             signals.worker_shutdown: self._on_worker_end,
         }
+
+    def on_start(self, observer: Callable[[Job], None]) -> None:
+        """Call ``observer`` with each job that starts in this process, when its start has been reported."""
+        self._start_observers.append(observer)
 
     def on_end(self, observer: Callable[[Job], None]) -> None:
         """Call ``observer`` with each job that ends in this process, before its end is reported."""
@@ -135,6 +140,8 @@ class Bridge:
         if request.is_eager and job.attempt:
             self._reporter.report(job, "RETRY")  # nothing publishes the retry of a job that runs in its caller
         self._reporter.report(job, "STARTED")
+        for observer in self._start_observers:
+            observer(job)
 
     def _on_postrun(self, task: Any = None, state: Any = None, retval: Any = None, **_: Any) -> None:
         if task.app is not self._app:
