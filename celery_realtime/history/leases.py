@@ -26,6 +26,7 @@ HELD_TTL = 86400
 _RUNNING_RANK = 1
 
 _HOLD, _RELEASE, _REAP, _AWAIT_STALL = map(Script, ("hold", "release", "reap", "await_stall"))
+_RENEW = Script("renew")
 
 
 class HeldJob(Job, frozen=True, kw_only=True):
@@ -109,6 +110,10 @@ class Leases:
         held = self._keys_of(incarnation)[1]
         described = [part for job in jobs for part in (legible(job.job_id), encode(job))]
         self._runner.run_all([command("HSET", held, *described), command("EXPIRE", held, HELD_TTL)])
+
+    def renewal(self, incarnation: str) -> tuple[str, list[str], list[Any]]:
+        """Return what another process runs to renew a lease that is there: a Lua script, its keys and its arguments."""
+        return _RENEW.source, self._keys_of(incarnation), [legible(incarnation), HELD_TTL]
 
     def release(self, incarnation: str) -> bool:
         """Give up the lease of an incarnation that ends, unless a job of it has no reported end: then it lapses.

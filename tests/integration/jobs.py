@@ -287,6 +287,41 @@ def spin(seconds: float) -> None:
         sum(range(1000))
 
 
+@celery.task
+def spin_in_c(seconds: float) -> int:
+    """Keep the interpreter's lock for so long, in one call that lets no thread run."""
+    sample = 1_000_000
+    started = time.perf_counter()
+    sum(range(sample))
+    return sum(range(int(sample * seconds / (time.perf_counter() - started))))
+
+
+@celery.task(bind=True)
+def report_busily(self: Any, seconds: float, interval: float, how: str) -> int:
+    """Report every 2 ms, computing or sleeping in between, or from a thread of the task's; return how often."""
+    tracker = get_progress_tracker(self.request.id)
+    tracker.min_update_interval = interval
+    numbers: list[int] = []
+
+    def report() -> None:
+        started = time.monotonic()
+        while (elapsed := time.monotonic() - started) < seconds:
+            numbers.append(len(numbers) + 1)
+            tracker.set_progress(100 * elapsed / seconds, f"report {numbers[-1]}")
+            if how == "sleep":
+                time.sleep(0.002)  # noqa: TID251
+            while time.monotonic() - started < elapsed + 0.002:
+                sum(range(1000))
+
+    if how == "thread":
+        thread = threading.Thread(target=report)
+        thread.start()
+        thread.join()
+    else:
+        report()
+    return len(numbers)
+
+
 @celery.task(bind=True)
 def chatter(self: Any, updates: int = 1000, lines: int = 10) -> float:
     """Report often, and return how many seconds that took."""
