@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import concurrent.futures.thread  # noqa: F401  (python-socketio loads it, which cannot be done once an exit has begun)
 import logging
-import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -19,6 +18,7 @@ from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.lazy import Lazy
 from celery_realtime.loops import BackgroundLoop
 from celery_realtime.rooms import normalise_project_id
+from celery_realtime.sending.appending import HistoryAppender
 from celery_realtime.sending.client_rooms import ClientRooms
 from celery_realtime.sending.filtering import EventFilter
 from celery_realtime.sending.journal import Journal
@@ -61,10 +61,11 @@ class SocketIOManager:
         self._settings = settings
         self._outbox = Lazy(self._new_outbox)
         self._publisher = Lazy(connect)
-        self._history = Lazy(lambda: _open_history(settings(), self._look_later))
+        self._history = Lazy(lambda: _open_history(settings(), self._appender.look_later))
         self._filter = Lazy(lambda: EventFilter.for_everybody(settings(), self._counts.add))
         self._tracked: BoundedDict[str, str] = BoundedDict(TRACKED_JOBS)
         self._counts = Counts()
+        self._appender = HistoryAppender(self._history.get, self._outbox.get, self._counts)
         self.spools = Spools()
         self._journal = Lazy(lambda: Journal(self.outbox, self.spools, events.pack))
         self._rooms = ClientRooms(lambda: self.publisher, lambda: settings().namespace)
@@ -93,7 +94,7 @@ class SocketIOManager:
         return Outbox(
             self._publish,
             # Opened by the thread that sends, so that a call that publishes a job does not wait until redis is loaded.
-            append=None if settings.history_url is None else self._append,
+            append=None if settings.history_url is None else self._appender.append,
             queue_size=settings.queue_size,
             batch_size=settings.batch_size,
             linger=settings.linger,
@@ -172,20 +173,6 @@ class SocketIOManager:
         """
         is_ready = self._publisher.is_made and (self._history.is_made or self._settings().history_url is None)
         return is_ready and self.outbox.wait_until_sent(job_id, timeout)
-
-    def _append(self, batch: list[Outgoing]) -> list[Outgoing] | None:
-        """Append events to the history, and return what to publish for them; None when Redis is away."""
-        assert self.history is not None
-        answers = self.history.append(batch)
-        if answers is None:
-            return None
-        pairs = zip(batch, answers, strict=True)
-        self._counts.add("stale", sum(not answer and not events.is_workflow_look(event) for event, answer in pairs))
-        return [event for answer in answers for event in answer]
-
-    def _look_later(self, project_id: str, pause: float) -> None:
-        """Have the history look for due updates of a project's workflows, should nothing else be appended to it."""
-        self.outbox.put(events.workflow_look(project_id), time.monotonic() + pause)
 
     def _publish(self, batch: list[Outgoing]) -> int:
         return self.publisher.publish_events(batch)

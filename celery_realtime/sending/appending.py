@@ -1,0 +1,52 @@
+"""Append batches of events to the history, and return what is to be published for them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from celery_realtime import events
+from celery_realtime.events import Outgoing
+from celery_realtime.sending.ledger import Counts
+from celery_realtime.sending.outbox import Outbox
+
+if TYPE_CHECKING:
+    from celery_realtime.history.store import History
+
+
+class HistoryAppender:
+    """The way of events into the history.
+
+    Args:
+        history: Returns the history.
+        outbox: Returns the outbox, for looks at workflows whose updates are due later.
+        counts: Counts the events that the history knew better as ``stale``.
+    """
+
+    def __init__(
+        self, history: Callable[[], History | None], outbox: Callable[[], Outbox[Outgoing]], counts: Counts
+    ) -> None:
+        self._history = history
+        self._outbox = outbox
+        self._counts = counts
+
+    def append(self, batch: list[Outgoing]) -> list[Outgoing] | None:
+        """Append events to the history, and return what to publish for them; None when Redis is away."""
+        history = self._history()
+        assert history is not None
+        answers = history.append(batch)
+        if answers is None:
+            return None
+        pairs = zip(batch, answers, strict=True)
+        self._counts.add("stale", sum(not answer and not events.is_workflow_look(event) for event, answer in pairs))
+        return [event for answer in answers for event in answer]
+
+    def look_later(self, project_id: str, pause: float) -> None:
+        """Have the history look for due updates of a project's workflows, should nothing else be appended to it.
+
+        Args:
+            project_id: The project.
+            pause: Seconds until the look.
+        """
+        self._outbox().put(events.workflow_look(project_id), time.monotonic() + pause)
