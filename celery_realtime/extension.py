@@ -188,10 +188,9 @@ class Realtime:
             ``{"loops": [...]}``: of each loop its ``name``, whether it is ``turning``, how many of its turns have
             failed (``failures``), and the ``error`` of the last turn, or None.
         """
-        jobs = None if self._celery is None else self._celery.running_jobs
-        return {
-            "loops": [loop.health() for loop in loops_of(self.manager, jobs, self._keeper.peek(), *self._web.serving)]
-        }
+        of_celery = [] if self._celery is None else [self._celery.running_jobs, self._celery.worker]
+        parts = [self.manager, *of_celery, self._keeper.peek(), *self._web.serving]
+        return {"loops": [loop.health() for loop in loops_of(*parts)]}
 
     # -- web server ---------------------------------------------------------------------------------------------
 
@@ -320,6 +319,7 @@ class _CelerySide:
         """Begin to report the app's jobs."""
         task.install()
         self._manager.register_job_listeners(self.bridge)
+        self.bridge.on_start(self.running_jobs.begin)
         self.bridge.on_end(self.running_jobs.end)
         self.worker.install(self.app)
 

@@ -26,6 +26,7 @@ HELD_TTL = 86400
 _RUNNING_RANK = 1
 
 _HOLD, _RELEASE, _REAP, _AWAIT_STALL = map(Script, ("hold", "release", "reap", "await_stall"))
+_RENEW = Script("renew")
 
 
 class HeldJob(Job, frozen=True, kw_only=True):
@@ -96,6 +97,10 @@ class Leases:
         described = [part for job in jobs for part in (legible(job.job_id), encode(job))]
         arguments = [incarnation, int(max(lease * 100, HELD_TTL)), *described]
         return bool(self._runner.run(call(_HOLD, self._keys_of(incarnation), arguments)))
+
+    def renewal(self, incarnation: str) -> tuple[str, list[str], list[Any]]:
+        """Return what another process runs to renew a lease that is there: a Lua script, its keys and its arguments."""
+        return _RENEW.source, self._keys_of(incarnation), [legible(incarnation), HELD_TTL]
 
     def release(self, incarnation: str) -> bool:
         """Give up the lease of an incarnation that ends, unless a job of it has no reported end: then it lapses.

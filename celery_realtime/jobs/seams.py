@@ -111,6 +111,15 @@ def is_prefork_child() -> bool:
     return bool(billiard.process.current_process().daemon)
 
 
+def runs_greenlets(worker: Any) -> bool:
+    """Tell whether the pool of a worker (``celery.worker.WorkController``) runs tasks in greenlets.
+
+    ``BasePool.is_green`` of ``WorkController.pool_cls``, seen in Celery 5.7. Without it, a task of a gevent or eventlet
+    worker that computes for longer than a lease lasts is reported as lost.
+    """
+    return bool(getattr(worker.pool_cls, "is_green", False))
+
+
 class WorkerRequests:
     """The jobs that a worker's main process has taken from the queue.
 

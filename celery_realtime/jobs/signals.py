@@ -54,6 +54,7 @@ class Bridge:
         self._settings = settings
         self._projects = projects
         self._is_connected = False
+        self._start_observers: list[Callable[[Job], None]] = []
         self._received: BoundedDict[str, Job] = BoundedDict(REMEMBERED)
         self._reporter = StatusReporter(incarnation, settings)
         self._reader = reader
@@ -90,6 +91,10 @@ class Bridge:
             signals.worker_shutting_down: self._on_worker_end,
             signals.worker_shutdown: self._on_worker_end,
         }
+
+    def on_start(self, observer: Callable[[Job], None]) -> None:
+        """Call ``observer`` with each job that starts in this process, when its start has been reported."""
+        self._start_observers.append(observer)
 
     def on_end(self, observer: Callable[[Job], None]) -> None:
         """Call ``observer`` with each job that ends in this process, before its end is reported."""
@@ -137,6 +142,8 @@ class Bridge:
         if not job.attempt and not request.is_eager:
             self._reporter.report_publication(job)
         self._reporter.report(job, "STARTED")
+        for observer in self._start_observers:
+            observer(job)
 
     def _on_postrun(self, task: Any = None, state: Any = None, retval: Any = None, **_: Any) -> None:
         if task.app is not self._app:

@@ -21,6 +21,7 @@ from celery_realtime.jobs.cancelling import Cancellations
 from celery_realtime.jobs.job_reader import JobReader, notes_of
 from celery_realtime.jobs.progress import Number, Progress, Throttle, check_number, check_progress, progress_update
 from celery_realtime.jobs.progress_mirror import ProgressMirror
+from celery_realtime.jobs.yielding import Yielding
 from celery_realtime.lazy import Lazy
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.loops import BackgroundLoop
@@ -166,6 +167,7 @@ class RunningJobs:
         #: Which of them have been cancelled.
         self.cancellations = Cancellations(lambda: manager.history)
         self._mirror = Lazy(lambda: ProgressMirror(queue_size=settings().queue_size))
+        self._yielding = Yielding(manager)
 
     @property
     def mirror(self) -> ProgressMirror:
@@ -226,12 +228,18 @@ class RunningJobs:
             return False
         return job.execution is None or job.execution.started <= ended[1]
 
+    def begin(self, job: Job) -> None:
+        """Note that a job has started in this process."""
+        if job.project_id is not None:
+            self._yielding.after_start(job.job_id)
+
     def end(self, job: Job) -> None:
         """Report no more of a job: it has ended, or this attempt of it has."""
         tracker = self._trackers.get(job.job_id)
         if tracker is not None and _is_earlier(job, tracker.job):
             return
         self._ended[job.job_id] = job, time.time()
+        self._yielding.forget(job.job_id)
         mirror = self._mirror.peek()
         if mirror is not None:
             mirror.end(job.job_id)
@@ -249,6 +257,7 @@ class RunningJobs:
             self._manager.count_without_project(job)
         else:
             self._manager.put(events.outgoing_progress(progress_update(job, report), job.stall_after, job=job), due)
+            self._yielding.after_report(job.job_id)
 
     def _store(self, job: Job, report: Progress, due: float) -> None:
         self.mirror.put(job.job_id, report, due)
@@ -263,6 +272,7 @@ class RunningJobs:
         job = self._reader.running(task)
         if job is not None and job.project_id is not None:
             self._manager.emit_to_project(job.project_id, event, data, job_id=job.job_id)
+            self._yielding.after_report(job.job_id)
             return
         events.outgoing_custom(event, data, "", None, self._settings().max_payload)
         if job is not None:

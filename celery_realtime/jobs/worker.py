@@ -11,12 +11,14 @@ from celery import Celery, bootsteps, signals
 from celery_realtime.events import Job
 from celery_realtime.jobs.cancelling import register_command
 from celery_realtime.jobs.incarnation import Incarnation
-from celery_realtime.jobs.seams import WorkerRequests
+from celery_realtime.jobs.seams import WorkerRequests, runs_greenlets
+from celery_realtime.loops import BackgroundLoop
 from celery_realtime.sending.manager import SocketIOManager
 from celery_realtime.settings import Settings
 
 if TYPE_CHECKING:
-    from celery_realtime.history.leases import HeldJob
+    from celery_realtime.history.leases import HeldJob, Leases
+    from celery_realtime.sending.green_lease import GreenLease
     from celery_realtime.sending.keeper import Keeper
 
 
@@ -45,6 +47,12 @@ class WorkerSupport:
         self._incarnation = incarnation
         self._received = received
         self._keeper = keeper
+        self._green_lease: GreenLease | None = None
+
+    @property
+    def loops(self) -> list[BackgroundLoop]:
+        """Its background loops, for health checks."""
+        return [] if self._green_lease is None else [self._green_lease.loop]
 
     def install(self, app: Celery) -> None:
         """Have it done in each worker of an app."""
@@ -64,13 +72,35 @@ class WorkerSupport:
         register_command()
         self._incarnation.begin()  # before the pool forks, so that its children belong to it
 
-    def start(self) -> None:
-        """Hold a lease on the jobs of the worker that this process is the main process of."""
+    def start(self, *, is_green: bool) -> None:
+        """Hold a lease on the jobs of the worker that this process is the main process of.
+
+        Args:
+            is_green: Whether its pool runs tasks in greenlets.
+        """
         if self._manager.history is not None:
             self._keeper().hold(self._incarnation.id, self.held_jobs)
+            if is_green:
+                self._start_green_lease(self._manager.history.leases)
+
+    def _start_green_lease(self, leases: Leases) -> None:
+        from celery_realtime.history.lease_helper import Renewal
+        from celery_realtime.sending.green_lease import GreenLease
+
+        settings = self._settings()
+        assert settings.history_address is not None
+        what = leases.renewal(self._incarnation.id)
+        self._green_lease = GreenLease(Renewal(settings.history_address, *what, pause=settings.lost_after / 6))
+        self._green_lease.start()
+
+    def _stop_green_lease(self) -> None:
+        lease, self._green_lease = self._green_lease, None
+        if lease is not None:
+            lease.stop()
 
     def abandon(self) -> None:
         """Let the worker's lease lapse: the worker is cut off, and its jobs with it."""
+        self._stop_green_lease()
         if self._incarnation.id and self._manager.history is not None:
             self._keeper().abandon(self._incarnation.id)
 
@@ -90,6 +120,7 @@ class WorkerSupport:
         if signal is not signals.worker_shutting_down:
             self._manager.close()
         if signal is signals.worker_shutdown and self._incarnation.id:
+            self._stop_green_lease()
             if self._manager.history is not None:
                 self._keeper().release(self._incarnation.id)
             self._incarnation.end()
@@ -104,7 +135,7 @@ class WorkerStep(bootsteps.StartStopStep):
 
     def start(self, parent: Any) -> None:
         """Begin, in the worker's main process."""
-        parent.app.realtime.worker.start()
+        parent.app.realtime.worker.start(is_green=runs_greenlets(parent))
 
     def terminate(self, parent: Any) -> None:
         """Abandon the lease: a cold shutdown sends no ``worker_shutdown``, and an embedded process lives on."""

@@ -222,6 +222,31 @@ class Outbox(Generic[T]):
         waits = self._queue.has_status(job_id) or self._sender.is_sending_status(job_id)
         return waits and not self._sender.is_failing
 
+    @property
+    def has_ready(self) -> bool:
+        """Whether something waits that is going to leave soon: not progress that is not due, nor during an outage."""
+        waits = bool(self._queue) or self._queue.next_due <= time.monotonic()
+        is_leaving = bool(self._backlog) and not self._backlog.is_recovering
+        return is_leaving or ((waits or self._sender.is_sending) and not self._sender.is_failing)
+
+    def wait_until_drained(self, timeout: float) -> bool:
+        """Wait until nothing is ready to leave, at the pace of the thread that sends.
+
+        Args:
+            timeout: Longest wait in seconds.
+
+        Returns:
+            Whether nothing is.
+        """
+        deadline = time.monotonic() + timeout
+        with self._lock:
+            while self.has_ready:
+                left = deadline - time.monotonic()
+                if left <= 0 or not self._sender.is_alive:
+                    return False
+                self._idle.wait(min(left, STUCK))
+        return True
+
     def _wait(self, is_over: Callable[[], bool], deadline: float) -> bool:
         if is_over():
             return True

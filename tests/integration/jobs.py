@@ -254,6 +254,32 @@ def spin(seconds: float) -> None:
         sum(range(1000))
 
 
+@celery.task
+def spin_in_c(seconds: float) -> int:
+    """Keep the interpreter's lock for so long, in one call that lets no thread run."""
+    sample = 1_000_000
+    started = time.perf_counter()
+    sum(range(sample))
+    return sum(range(int(sample * seconds / (time.perf_counter() - started))))
+
+
+@celery.task(bind=True)
+def report_busily(self: Any, seconds: float, interval: float, how: str = "spin") -> int:
+    """Report every 2 ms, and return how often; ``how`` says what happens in between."""
+    tracker = get_progress_tracker(self.request.id)
+    tracker.min_update_interval = interval
+    started, number = time.monotonic(), 0
+    while (elapsed := time.monotonic() - started) < seconds:
+        number += 1
+        tracker.set_progress(100 * elapsed / seconds, f"report {number}")
+        if how == "sleep":
+            time.sleep(0.002)  # noqa: TID251
+        else:
+            while time.monotonic() - started < elapsed + 0.002:
+                sum(range(1000))
+    return number
+
+
 @celery.task(bind=True)
 def chatter(self: Any, updates: int = 1000, lines: int = 10) -> float:
     """Report often, and return how many seconds that took."""
