@@ -264,20 +264,29 @@ def spin_in_c(seconds: float) -> int:
 
 
 @celery.task(bind=True)
-def report_busily(self: Any, seconds: float, interval: float, how: str = "spin") -> int:
-    """Report every 2 ms, and return how often; ``how`` says what happens in between."""
+def report_busily(self: Any, seconds: float, interval: float, how: str) -> int:
+    """Report every 2 ms, computing or sleeping in between, or from a thread of the task's; return how often."""
     tracker = get_progress_tracker(self.request.id)
     tracker.min_update_interval = interval
-    started, number = time.monotonic(), 0
-    while (elapsed := time.monotonic() - started) < seconds:
-        number += 1
-        tracker.set_progress(100 * elapsed / seconds, f"report {number}")
-        if how == "sleep":
-            time.sleep(0.002)  # noqa: TID251
-        else:
+    numbers: list[int] = []
+
+    def report() -> None:
+        started = time.monotonic()
+        while (elapsed := time.monotonic() - started) < seconds:
+            numbers.append(len(numbers) + 1)
+            tracker.set_progress(100 * elapsed / seconds, f"report {numbers[-1]}")
+            if how == "sleep":
+                time.sleep(0.002)  # noqa: TID251
             while time.monotonic() - started < elapsed + 0.002:
                 sum(range(1000))
-    return number
+
+    if how == "thread":
+        thread = threading.Thread(target=report)
+        thread.start()
+        thread.join()
+    else:
+        report()
+    return len(numbers)
 
 
 @celery.task(bind=True)

@@ -1,0 +1,47 @@
+"""Progress leaves at the pace that is promised, whatever the task does between two reports."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.integration import jobs
+from tests.integration.stage import Stage, new_project
+from tests.integration.test_jobs import start
+from tests.variants import long_unless
+
+GetStage = Callable[..., Stage]
+
+#: Seconds that a task reports, and between two updates that leave.
+SECONDS, INTERVAL = 4.0, 0.5
+
+
+def time_of(event: dict[str, Any]) -> float:
+    return dt.datetime.fromisoformat(event["timestamp"].replace("Z", "+00:00")).timestamp()
+
+
+@pytest.mark.parametrize(
+    "pool", long_unless(["prefork", "gevent"], ["prefork", "threads", "solo", "gevent", "eventlet"])
+)
+@pytest.mark.parametrize("how", ["spin", "sleep", "thread"])
+def test_an_update_leaves_at_once_then_one_in_each_interval_and_the_last_with_the_end(
+    shared_stage: GetStage, pool: str, how: str
+) -> None:
+    project = new_project()
+    stage = shared_stage(pool=pool)
+    with stage.watch(project) as client:
+        job = start(jobs.report_busily, SECONDS, INTERVAL, how, project=project)
+        end = client.wait_for_end(job, timeout=60)
+    [running] = [data for _, data in client.for_job(job) if data.get("status") == "running"]
+    updates = [data for name, data in client.for_job(job) if name == "agent_progress"]
+    times = [time_of(event) - time_of(running) for event in updates]
+    assert times[0] < INTERVAL
+    assert updates[-1]["message"] == f"report {end['result']}"
+    of_interval = Counter(int(at / INTERVAL) for at in times)
+    expected = SECONDS / INTERVAL
+    assert expected - 2 <= len(times) <= expected + 2, times  # the first and the last are outside the pace
+    assert max(of_interval.values()) <= 2, times
