@@ -43,5 +43,8 @@ class BoundedDict(Generic[K, V]):
         with self._lock:
             return list(self._entries)
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._entries
+
     def __len__(self) -> int:
         return len(self._entries)

@@ -8,13 +8,19 @@ from typing import Any
 
 import msgspec
 
+from celery_realtime.encoding import encode, legible
 from celery_realtime.history.keys import Keys
-from celery_realtime.history.lua import Runner, command
+from celery_realtime.history.lua import Runner, Script, call, command
 from celery_realtime.history.snapshot import UNREADABLE
 
 #: Seconds that a cancellation, and a revocation, is remembered.
 CANCELLED_TTL = 86400
 REVOKED_TTL = 30 * 86400
+
+#: Cancellations that workers can look up, the latest.
+MOST_CANCELLED = 10000
+
+_NOTE_CANCELLED = Script("note_cancelled")
 
 
 class Marks:
@@ -30,12 +36,49 @@ class Marks:
         self._runner = runner
 
     def cancel(self, job_id: str) -> None:
-        """Mark a job as cancelled.
+        """Mark a job as cancelled, for the worker that has it or will get it; forgets what an earlier one has answered.
 
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
-        self._runner.run(command("SET", self._keys.cancelled(job_id), 1, "EX", CANCELLED_TTL))
+        [cancellations] = self._keys.leases("cancellations")
+        mark = command("SET", self._keys.cancelled(job_id), "{}", "EX", CANCELLED_TTL)
+        note = call(_NOTE_CANCELLED, [cancellations], [legible(job_id), CANCELLED_TTL, MOST_CANCELLED])
+        for reply in self._runner.run_all([mark, note]):
+            if isinstance(reply, Exception):
+                raise reply
+
+    def cancelled_since(self, since: float) -> tuple[list[str], float]:
+        """Return the jobs that were cancelled after a time, and the time to ask with next.
+
+        Args:
+            since: A time of the Redis server; 0 at first.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        [cancellations] = self._keys.leases("cancellations")
+        listed: Any = self._runner.client.zrangebyscore(cancellations, f"({since!r}", "+inf", withscores=True)
+        return [job_id.decode(errors="replace") for job_id, _ in listed], float(listed[-1][1]) if listed else since
+
+    def answer(self, job_id: str, answer: dict[str, Any]) -> None:
+        """Note how a worker cancels a job, if it is marked as cancelled.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        self._runner.run(command("SET", self._keys.cancelled(job_id), encode(answer), "XX", "EX", CANCELLED_TTL))
+
+    def answer_of(self, job_id: str) -> dict[str, Any] | None:
+        """Return how a worker cancels a job, or None while no worker that has it has answered.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        mark = self._runner.run(command("GET", self._keys.cancelled(job_id)))
+        with contextlib.suppress(*UNREADABLE):
+            return msgspec.json.decode(mark or b"", type=dict[str, Any]) or None
+        return None
 
     def cancelled(self, job_ids: Sequence[str]) -> list[str]:
         """Return which of some jobs are marked as cancelled.

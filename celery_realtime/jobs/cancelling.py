@@ -27,6 +27,9 @@ LOOK_INTERVAL = 0.5
 #: Seconds without a look after which the loop counts as standing still; one look waits for Redis a few seconds at most.
 LONGEST_LOOK = 30.0
 
+#: Most seconds that the start of a worker waits for the first look.
+LONGEST_FIRST_LOOK = 1.0
+
 REMEMBERED = 10000
 
 #: Pools that can end a running job, by the module of Celery that has them.
@@ -110,11 +113,15 @@ class Cancellations:
         history = self._history()
         with self._lock:
             watched = list(self._watched)
-        if history is not None and watched:
-            with talking:
-                cancelled = history.marks.cancelled(watched)
-            for job_id in cancelled:
+        if history is None or not watched:
+            return
+        with talking:
+            cancelled = history.marks.cancelled(watched)
+        for job_id in cancelled:
+            if job_id not in self._cancelled:
                 self.add(job_id)
+                with talking:
+                    history.marks.answer(job_id, {"found": True, "how": "cooperative"})
 
 
 def register_command() -> None:
@@ -125,16 +132,106 @@ def register_command() -> None:
 
 
 def _cancel_here(state: Any, job_id: str, **_: Any) -> dict[str, Any]:
-    """Cancel a job on this worker, and return how it will end: ``how`` is None when it cannot be made to."""
+    """Cancel a job on this worker, and return how it will end; ``found`` tells whether this worker has it."""
     requests = WorkerRequests(state.consumer)
-    request, pool = requests.get(job_id), requests.pool
-    if request is None or not requests.is_running(request):
+    request = requests.get(job_id)
+    if request is None:
         requests.revoke(job_id)
-        return {"found": request is not None, "how": "before_start", "pool": pool}
+        return {"found": False, "how": "before_start", "pool": requests.pool}
+    return cancel_request(requests, request, state.app.realtime.running_jobs.cancellations)
+
+
+def cancel_request(requests: WorkerRequests, request: Any, cancellations: Cancellations) -> dict[str, Any]:
+    """Cancel a job that a worker has.
+
+    Args:
+        requests: The worker's.
+        request: The job's.
+        cancellations: Where tasks of the worker's process look.
+
+    Returns:
+        ``how`` it will end, None when it cannot be made to, and in which ``pool``. One that is about to start is
+        cancelled both ways.
+    """
+    pool, is_running = requests.pool, requests.is_running(request)
+    how: str | None = "before_start"
+    requests.revoke(request.id)
     if getattr(request.task, "cancellable", False):
-        state.app.realtime.running_jobs.cancellations.add(job_id)
-        return {"found": True, "how": "cooperative", "pool": pool}
-    if pool not in TERMINATING:
-        return {"found": True, "how": None, "pool": pool}
-    requests.terminate(request)
-    return {"found": True, "how": "terminate", "pool": pool}
+        cancellations.add(request.id)
+        how = "cooperative" if is_running or requests.is_in_pool(request) else how
+    elif pool in TERMINATING:
+        requests.terminate(request)
+        how = "terminate" if is_running else how
+    elif is_running or requests.is_in_pool(request):
+        how = None
+    return {"found": True, "how": how, "pool": pool}
+
+
+class CancelOrders:
+    """Cancels what the history says was cancelled, in the main process of the worker that has it.
+
+    The broker's command reaches a worker by its node name. Of two workers of one name it may reach the other, and on
+    RabbitMQ each command reaches one of them only. A worker that starts later has not heard it at all.
+
+    Args:
+        history: Returns the history.
+        cancel: Cancels a job that the worker has, given its request, and returns how.
+    """
+
+    def __init__(self, history: Callable[[], History | None], cancel: Callable[[Any], dict[str, Any]]) -> None:
+        self._history = history
+        self._cancel = cancel
+        self._since = 0.0
+        #: The jobs that were cancelled, and how; None of those that this worker has not cancelled.
+        self._jobs: BoundedDict[str, dict[str, Any] | None] = BoundedDict(REMEMBERED)
+        self._has_looked = threading.Event()
+        self._stopping = threading.Event()
+        self.loop = BackgroundLoop("cancel orders", logger, LONGEST_LOOK)
+
+    def start(self) -> None:
+        """Look until :meth:`stop`, and return when it has looked once, or that takes long."""
+        threading.Thread(target=self._run, name="celery-realtime-cancel-orders", daemon=True).start()
+        self._has_looked.wait(LONGEST_FIRST_LOOK)
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stopping.set()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            with self.loop.turn():
+                self.look()
+            self._has_looked.set()
+            self._stopping.wait(LOOK_INTERVAL)
+
+    def look(self) -> None:
+        """Cancel what was cancelled since the last look, and what has been received since.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        history = self._history()
+        if history is None:
+            return
+        with talking:
+            cancelled, self._since = history.marks.cancelled_since(self._since)
+        self._learn(cancelled)
+        for request in WorkerRequests().reserved():
+            if self._has_to_cancel(request):
+                answer = self._jobs[request.id] = self._cancel(request)
+                with talking:
+                    history.marks.answer(request.id, answer)
+
+    def _learn(self, job_ids: list[str]) -> None:
+        """Let Celery itself drop the jobs if they are received from now on."""
+        requests = WorkerRequests()
+        for job_id in job_ids:
+            self._jobs[job_id] = None
+            requests.revoke(job_id)
+
+    def _has_to_cancel(self, request: Any) -> bool:
+        """Tell whether a job was cancelled, and is not, or has started all the same."""
+        if request.id not in self._jobs:
+            return False
+        answer = self._jobs.get(request.id)
+        return answer is None or (answer["how"] == "before_start" and WorkerRequests.is_running(request))

@@ -132,7 +132,7 @@ class WorkerRequests:
     ``Consumer.pool``. Seen in Celery 5.7. Without them, jobs can neither be cancelled nor held by a lease.
 
     Args:
-        consumer: The worker's consumer; not needed to look at requests.
+        consumer: The worker's consumer, or the worker itself: what has its pool. Not needed to look at requests.
     """
 
     def __init__(self, consumer: Any = None) -> None:
@@ -173,8 +173,17 @@ class WorkerRequests:
         """Let the worker drop a job when its turn comes."""
         self._state.revoked.add(job_id)
 
+    @staticmethod
+    def is_in_pool(request: Any) -> bool:
+        """Tell whether a job has been handed to the pool, after which the worker looks no more whether it is revoked.
+
+        ``Request._apply_result``, seen in Celery 5.7. Without it, a job that waits in the pool of threads is said to be
+        cancelled, and runs.
+        """
+        return getattr(request, "_apply_result", None) is not None
+
     def terminate(self, request: Any) -> None:
-        """End a running job by its pool, and let the worker report it as revoked."""
+        """End a job by its pool, as soon as it runs, and let the worker report it as revoked."""
         self.revoke(request.id)
         request.terminate(self._consumer.pool, signal="SIGTERM")
 

@@ -9,7 +9,7 @@ import msgspec
 from celery import Celery, bootsteps, signals
 
 from celery_realtime.events import Job
-from celery_realtime.jobs.cancelling import register_command
+from celery_realtime.jobs.cancelling import CancelOrders, cancel_request, register_command
 from celery_realtime.jobs.incarnation import Incarnation
 from celery_realtime.jobs.seams import WorkerRequests, runs_greenlets
 from celery_realtime.loops import BackgroundLoop
@@ -60,11 +60,12 @@ class WorkerSupport:
         self._reconciler = reconciler
         departures.on_arrival(self._note_soon)
         self._green_lease: GreenLease | None = None
+        self._cancel_orders: CancelOrders | None = None
 
     @property
     def loops(self) -> list[BackgroundLoop]:
         """Its background loops, for health checks."""
-        return [] if self._green_lease is None else [self._green_lease.loop]
+        return [part.loop for part in (self._green_lease, self._cancel_orders) if part is not None]
 
     def install(self, app: Celery) -> None:
         """Have it done in each worker of an app."""
@@ -85,17 +86,26 @@ class WorkerSupport:
         self._manager.spools.begin()
         self._incarnation.begin()  # before the pool forks, so that its children belong to it
 
-    def start(self, *, is_green: bool) -> None:
+    def start(self, worker: Any) -> None:
         """Look after the jobs of the worker that this process is the main process of.
 
         Args:
-            is_green: Whether its pool runs tasks in greenlets.
+            worker: The worker (``celery.worker.WorkController``).
         """
         self._reconciler.start()
         if self._manager.history is not None:
             self._keeper().hold(self._incarnation.id, self.held_jobs)
-            if is_green:
+            if runs_greenlets(worker):
                 self._start_green_lease(self._manager.history.leases)
+            self._start_cancel_orders(worker)
+
+    def _start_cancel_orders(self, worker: Any) -> None:
+        cancellations = worker.app.realtime.running_jobs.cancellations
+        self._cancel_orders = CancelOrders(
+            lambda: self._manager.history,
+            lambda request: cancel_request(WorkerRequests(worker), request, cancellations),
+        )
+        self._cancel_orders.start()
 
     def _start_green_lease(self, leases: Leases) -> None:
         from celery_realtime.history.lease_helper import Renewal
@@ -107,10 +117,12 @@ class WorkerSupport:
         self._green_lease = GreenLease(Renewal(settings.history_address, *what, pause=settings.lost_after / 6))
         self._green_lease.start()
 
-    def _stop_green_lease(self) -> None:
+    def _stop_loops(self) -> None:
         lease, self._green_lease = self._green_lease, None
-        if lease is not None:
-            lease.stop()
+        orders, self._cancel_orders = self._cancel_orders, None
+        for part in (lease, orders):
+            if part is not None:
+                part.stop()
 
     def _note_soon(self) -> None:
         if self._incarnation.id and self._manager.history is not None:
@@ -119,7 +131,7 @@ class WorkerSupport:
     def abandon(self) -> None:
         """Let the worker's lease lapse: the worker is cut off, and its jobs with it."""
         self._reconciler.finish(CUT_OFF_TIMEOUT)
-        self._stop_green_lease()
+        self._stop_loops()
         if self._incarnation.id and self._manager.history is not None:
             self._keeper().abandon(self._incarnation.id)
 
@@ -146,7 +158,7 @@ class WorkerSupport:
         if signal is not signals.worker_shutting_down:
             self._manager.close()
         if signal is signals.worker_shutdown and self._incarnation.id:
-            self._stop_green_lease()
+            self._stop_loops()
             if self._manager.history is not None:
                 self._keeper().release(self._incarnation.id)
             self._incarnation.end()
@@ -161,7 +173,7 @@ class WorkerStep(bootsteps.StartStopStep):
 
     def start(self, parent: Any) -> None:
         """Begin, in the worker's main process."""
-        parent.app.realtime.worker.start(is_green=runs_greenlets(parent))
+        parent.app.realtime.worker.start(parent)
 
     def terminate(self, parent: Any) -> None:
         """Abandon the lease: a cold shutdown sends no ``worker_shutdown``, and an embedded process lives on."""

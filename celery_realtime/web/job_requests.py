@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -34,10 +35,32 @@ logger = logging.getLogger(__name__)
 #: Longest wait, in seconds, for the worker that runs a job to answer how it cancels it.
 REPLY_TIMEOUT = 1.0
 
+#: Longest time in seconds, from the question on, in which a worker that it has not reached finds it in the history, and
+#: the time between two looks for its answer.
+ANSWER_TIMEOUT = 2.5
+ANSWER_INTERVAL = 0.1
+
+#: Workers of one name that are heard.
+MOST_NAMESAKES = 100
+
 #: Stands for the project of a job that has none, so that its absence takes as long as a refusal.
 NOWHERE = "-"
 
 _ENDED = ("success", "error")
+
+
+class _Found(Exception):
+    """A worker that has the job has replied."""
+
+    def __init__(self, reply: dict[str, Any]) -> None:
+        super().__init__()
+        self.reply = reply
+
+
+def _raise_if_found(by_worker: dict[str, Any]) -> None:
+    for reply in by_worker.values():
+        if isinstance(reply, dict) and reply.get("found"):
+            raise _Found(reply)
 
 
 class JobRequests:
@@ -127,28 +150,55 @@ class JobRequests:
         if state.get("status") in _ENDED and state.get("state") != "LOST":
             return {"cancel": "too_late"}
         worker = state.get("worker") if state.get("status") == "running" else None
-        replies = self._ask_workers(job_id, worker)
-        reply = next((reply for reply in replies if reply.get("found")), None)
+        deadline = time.monotonic() + ANSWER_TIMEOUT
+        reply = self._ask_workers(job_id, worker)
+        if reply is None:
+            reply = self._answer_of(job_id) if worker is None else self._wait_for_answer(job_id, deadline)
         if reply is None and worker is not None:
             return self._after_silence(project_id, job_id)
         if reply is not None and reply["how"] is None:
-            raise SubscribeError(f"this job is running in a {reply['pool']} pool, which cannot stop it", "unavailable")
+            raise SubscribeError(f"this job is in a {reply['pool']} pool, which cannot stop it", "unavailable")
         return {"cancel": "requested", "how": reply["how"] if reply else "before_start"}
 
-    def _ask_workers(self, job_id: str, worker: str | None) -> list[dict[str, Any]]:
-        where: dict[str, Any] = {} if worker is None else {"destination": [worker], "limit": 1}
-        is_sent, replies = False, None
+    def _ask_workers(self, job_id: str, worker: str | None) -> dict[str, Any] | None:
+        """Have a job cancelled by the worker that has it, and return its reply, or None if none of those asked has it.
+
+        Those of one name are asked together, and the one that has the job need not be the first to reply.
+        """
+        where: dict[str, Any] = {} if worker is None else {"destination": [worker], "limit": MOST_NAMESAKES}
+        is_sent = False
         with self._log.suppressing("cannot ask the workers to cancel a job, so the request is refused"):
             history = self._history()
             if history is not None:
                 history.marks.cancel(job_id)
-            replies = self._app.control.broadcast(
-                CANCEL_COMMAND, arguments={"job_id": job_id}, reply=True, timeout=REPLY_TIMEOUT, **where
-            )
+            try:
+                self._app.control.broadcast(
+                    CANCEL_COMMAND,
+                    arguments={"job_id": job_id},
+                    reply=True,
+                    timeout=REPLY_TIMEOUT,
+                    callback=_raise_if_found,
+                    **where,
+                )
+            except _Found as found:
+                return found.reply
             is_sent = True
         if not is_sent:
             raise SubscribeError("no worker can be reached now; try again later", "unavailable")
-        return [reply for by_worker in replies or [] for reply in by_worker.values() if isinstance(reply, dict)]
+        return None
+
+    def _wait_for_answer(self, job_id: str, deadline: float) -> dict[str, Any] | None:
+        """Return the answer of a worker that was not reached, and finds the cancellation in the history."""
+        while (answer := self._answer_of(job_id)) is None and time.monotonic() < deadline:
+            time.sleep(ANSWER_INTERVAL)
+        return answer
+
+    def _answer_of(self, job_id: str) -> dict[str, Any] | None:
+        history = self._history()
+        if history is not None:
+            with self._log.suppressing("cannot read whether a job is cancelled, so that is not confirmed"):
+                return history.marks.answer_of(job_id)
+        return None
 
     def _after_silence(self, project_id: str, job_id: str) -> dict[str, Any]:
         """Return the outcome when the worker that ran a job last does not have it any more, or does not answer."""

@@ -9,7 +9,7 @@ import redis
 
 from celery_realtime.history.lua import Runner, Script, call, command
 
-SCRIPTS = ("append", "await_stall", "hold", "read", "reap", "release", "renew")
+SCRIPTS = ("append", "await_stall", "hold", "note_cancelled", "read", "reap", "release", "renew")
 
 
 @pytest.fixture

@@ -28,6 +28,8 @@ def verified_by(authority: str) -> dict[str, Any]:
 
 if "BROKER_AUTHORITY" in os.environ:
     celery.conf.broker_use_ssl = verified_by(os.environ["BROKER_AUTHORITY"])
+if "NAMESAKES" in os.environ:
+    celery.conf.control_queue_exclusive = False  # with Celery's default, RabbitMQ refuses a second worker of one name
 if "MASTER_NAME" in os.environ:
     celery.conf.broker_transport_options = {"master_name": os.environ["MASTER_NAME"]}
     celery.conf.result_backend_transport_options = {"master_name": os.environ["MASTER_NAME"]}
@@ -118,6 +120,16 @@ def patient(self: Any, path: str, seconds: float = 20.0) -> str:
         with open(path, "w") as file:  # noqa: PTH123
             file.write("tidied up")
         raise
+    return "nobody minded"
+
+
+@celery.task(bind=True, cancellable=True, acks_late=True)
+def patient_late(self: Any, path: str, seconds: float = 20.0) -> str:
+    """Do as ``patient`` does, and let the worker fetch nothing for later."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        self.update_progress(10, "patient")
+        time.sleep(0.02)  # noqa: TID251
     return "nobody minded"
 
 

@@ -19,6 +19,7 @@ class History:
         self.jobs: set[str] = set()
         self.broken = False
         self.asked = 0
+        self.answers: dict[str, Any] = {}
         self.marks = self
 
     def cancelled(self, job_ids: Iterable[str]) -> list[str]:
@@ -26,6 +27,9 @@ class History:
         if self.broken:
             raise ConnectionError("away")
         return [job_id for job_id in job_ids if job_id in self.jobs]
+
+    def answer(self, job_id: str, answer: dict[str, Any]) -> None:
+        self.answers[job_id] = answer
 
 
 @pytest.fixture

@@ -84,7 +84,7 @@ def test_before_it_forks_a_worker_has_loaded_what_its_children_need_and_takes_th
 
 def test_a_worker_without_a_history_holds_no_lease() -> None:
     studio = Studio(history_url=None)
-    studio.realtime.worker.start()
+    studio.realtime.worker.start(SimpleNamespace(app=studio.app))
     assert [loop["name"] for loop in studio.realtime.health()["loops"]] == ["reconciler"]
     studio.realtime.worker.abandon()
     assert studio.realtime.health() == {"loops": []}
