@@ -6,16 +6,21 @@ fails when one of them is gone.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import billiard.process
 from celery import Celery
 from celery.app.task import Context
-from celery.backends.base import DisabledBackend
+from celery.backends.base import Backend, DisabledBackend
+from celery.canvas import group
 from celery.local import Proxy
+from celery.utils import uuid
 from kombu.exceptions import KombuError
 
 # -- messages and requests --------------------------------------------------------------------------------------
@@ -92,6 +97,16 @@ def is_redelivered(request: Any) -> bool:
     return bool(isinstance(info, dict) and info.get("redelivered"))
 
 
+def embed_of_request(request: Any) -> Mapping[str, Any]:
+    """Return what the message of a job carries along: its ``chain``, ``chord`` and ``callbacks``.
+
+    A task's ``Context`` has them as attributes. A worker's main process decodes them with ``Request._payload``, which
+    is private; its own properties know of the chord and the errbacks only. Seen in Celery 5.7. Without it, the steps
+    behind a job that ends in the main process do not end.
+    """
+    return vars(request) if isinstance(request, Context) else request._payload[2] or {}
+
+
 def task_of_request(request: Any) -> str:
     """Return the task's name in a request; a worker's main process has the task itself in ``Request.task``."""
     name: str = request.task if isinstance(request, Context) else request.task.name
@@ -160,6 +175,84 @@ class WorkerRequests:
         request.terminate(self._consumer.pool, signal="SIGTERM")
 
 
+# -- canvas -----------------------------------------------------------------------------------------------------
+
+_published_group: ContextVar[str | None] = ContextVar("celery_realtime_published_group", default=None)
+
+
+def published_group() -> str | None:
+    """Return the id of the group that is being published, the outermost of several; see :func:`follow_groups`."""
+    return _published_group.get()
+
+
+def follow_groups() -> None:
+    """Have :func:`published_group` know which group is being published.
+
+    This wraps ``celery.canvas.group.apply_async``. A group is published as a message for each member, and only some of
+    them carry its id: the first step of a chain in it does not. Celery has no signal for it, and the class is the same
+    for all apps; nothing else of it changes. A group takes its id from the option ``task_id``. Seen in Celery 5.7.
+    Without it, the chains of a group are shown as so many workflows.
+    """
+    if getattr(group.apply_async, "__wrapped__", None) is None:
+        group.apply_async = _followed(group.apply_async)
+
+
+def _followed(apply_async: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(apply_async)
+    def followed(self: Any, *args: Any, **options: Any) -> Any:
+        if _published_group.get() is not None:
+            return apply_async(self, *args, **options)
+        group_id = options.get("task_id") or self.options.get("task_id") or uuid()
+        token = _published_group.set(group_id)
+        try:
+            return apply_async(self, *args, **{**options, "task_id": group_id})
+        finally:
+            _published_group.reset(token)
+
+    return followed
+
+
+_chord_errors: WeakKeyDictionary[Celery, Callable[[Any, BaseException], None]] = WeakKeyDictionary()
+
+
+def follow_chord_errors(app: Celery, observer: Callable[[Any, BaseException], None]) -> None:
+    """Call ``observer`` with the signature of each chord's body that Celery fails in this process, and with its error.
+
+    This wraps ``celery.backends.base.Backend.chord_error_from_stack``. Celery calls it where a member has failed, and
+    where the results of members that did not fail cannot be joined, or the body cannot be published; it sends no
+    signal. Seen in Celery 5.7. Without it, the body of a chord whose results cannot be joined does not end.
+    """
+    _chord_errors[app] = observer
+    if getattr(Backend.chord_error_from_stack, "__wrapped__", None) is None:
+        Backend.chord_error_from_stack = _followed_errors(Backend.chord_error_from_stack)
+
+
+def _followed_errors(fail_body: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(fail_body)
+    def followed(self: Any, callback: Any, exc: Any = None) -> Any:
+        error = exc or sys.exc_info()[1]
+        try:
+            return fail_body(self, callback, exc)
+        finally:
+            observer = _chord_errors.get(unproxied(self.app))
+            if observer is not None and error is not None:
+                observer(callback, error)
+
+    return followed
+
+
+def batch_of(task: Any, args: Any) -> list[Any] | None:
+    """Return the requests that a task of celery-batches runs in one call, or None of another task.
+
+    Such a task runs without a request of its own, and is given a list of ``SimpleRequest``. Its module is looked up and
+    not imported. Seen in celery-batches 0.11. Without it, its jobs stay as they were queued.
+    """
+    module = sys.modules.get("celery_batches")
+    if module is None or not isinstance(task, module.Batches) or task.request.id is not None:
+        return None
+    return list(args[0])
+
+
 # -- result backends --------------------------------------------------------------------------------------------
 
 
@@ -184,17 +277,22 @@ def backend_takes_scripts(backend: Any) -> bool:
     return module is not None and isinstance(backend, module.RedisBackend) and backend.serializer == "json"
 
 
-def stored_status(backend: Any, job_id: str) -> str | None:
-    """Return the state that a backend has of a job, or None of one that cannot be asked.
+def stored_meta(backend: Any, job_id: str) -> dict[str, Any]:
+    """Return what a backend has of a job, such as its ``status`` and ``result``; nothing of one that cannot be asked.
 
     ``rpc://`` and the backends that keep nothing are not asked: reading a result from the former takes it away from the
     application that waits for it. Seen in Celery 5.7.
     """
     rpc = sys.modules.get("celery.backends.rpc")
     if isinstance(backend, DisabledBackend) or (rpc is not None and isinstance(backend, rpc.RPCBackend)):
-        return None
-    status: str | None = backend.get_task_meta(job_id, cache=False).get("status")
-    return status
+        return {}
+    meta: dict[str, Any] = backend.get_task_meta(job_id, cache=False)
+    return meta
+
+
+def stored_status(backend: Any, job_id: str) -> str | None:
+    """Return the state that a backend has of a job, or None of one that cannot be asked."""
+    return stored_meta(backend, job_id).get("status")
 
 
 # -- apps -------------------------------------------------------------------------------------------------------

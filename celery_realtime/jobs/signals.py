@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakValueDictionary
 
 import msgspec
 from celery import Celery, signals
-from celery.exceptions import Reject
+from celery.exceptions import Reject, TaskRevokedError
 
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.encoding import describe_error, encode_lenient, one_line
 from celery_realtime.events import Job
+from celery_realtime.jobs.batches import BatchedJobs
+from celery_realtime.jobs.celery_tasks import carried_by
 from celery_realtime.jobs.incarnation import Incarnation
 from celery_realtime.jobs.interrupted import InterruptedJobs
 from celery_realtime.jobs.job_reader import JobReader, notes_of
-from celery_realtime.jobs.projects import Projects
+from celery_realtime.jobs.projects import Projects, call_of_request
 from celery_realtime.jobs.publishing import Publishing
-from celery_realtime.jobs.seams import TaskMessage, dict_fields, is_prefork_child, read_received
+from celery_realtime.jobs.seams import (
+    TaskMessage,
+    dict_fields,
+    embed_of_request,
+    follow_chord_errors,
+    is_prefork_child,
+    read_received,
+    unproxied,
+)
 from celery_realtime.jobs.statuses import StatusReporter
 from celery_realtime.jobs.unreached import UnreachedSteps
+from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.sending.manager import SocketIOManager
 from celery_realtime.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 #: Received jobs that a worker's main process remembers.
 REMEMBERED = 10000
@@ -54,11 +69,16 @@ class Bridge:
         self._settings = settings
         self._projects = projects
         self._is_connected = False
+        self._log = RateLimitedLogger(logger)
         self._received: BoundedDict[str, Job] = BoundedDict(REMEMBERED)
         self._reporter = StatusReporter(incarnation, settings)
         self._reader = reader
-        self._publishing = Publishing(app, settings, projects=projects, reporter=self._reporter)
+        self._requests: WeakValueDictionary[str, Any] = WeakValueDictionary()
+        self._batches = BatchedJobs(reader, self._reporter, self._report_success)
         self._unreached = UnreachedSteps(projects, self._reporter)
+        self._publishing = Publishing(
+            app, settings, projects=projects, reporter=self._reporter, unreached=self._unreached
+        )
         self._interrupted = InterruptedJobs(lambda job: self._reporter.report(job, "LOST", error=CUT_OFF))
 
     # -- connecting ---------------------------------------------------------------------------------------------
@@ -70,6 +90,7 @@ class Bridge:
             return
         self._is_connected = True
         self._publishing.watch()
+        follow_chord_errors(unproxied(self._app), self._on_chord_error)
         for signal, receiver in self._receivers().items():
             # The id keeps two apps apart: Celery up to 5.6 takes two instances' methods for one receiver.
             signal.connect(receiver, weak=False, dispatch_uid=f"celery_realtime.{id(self)}.{signal.name}")
@@ -104,11 +125,14 @@ class Bridge:
     def _on_received(self, sender: Any = None, request: Any = None, **_: Any) -> None:
         if sender is None or sender.app is self._app:
             self._received[request.id] = self._reader.of_request(request)
+            self._requests[request.id] = request
 
     def _on_unknown(self, sender: Any = None, message: Any = None, name: Any = None, id: Any = None, **_: Any) -> None:
         if sender is not None and sender.app is self._app and id:
-            job = self._reader.of_message(str(name), id, read_received(message))
+            received = read_received(message)
+            job = self._reader.of_message(str(name), id, received)
             self._reporter.report(job, "FAILURE", error=f"NotRegistered: {name}")
+            self._unreached.end(job, received.embed, f"NotRegistered: {name}")
 
     def _on_rejected(self, sender: Any = None, message: Any = None, exc: Any = None, **_: Any) -> None:
         """Report a message that a worker cannot read, as far as it says which job it is of."""
@@ -126,8 +150,8 @@ class Bridge:
 
     # -- running ------------------------------------------------------------------------------------------------
 
-    def _on_prerun(self, task: Any = None, **_: Any) -> None:
-        if task.app is not self._app:
+    def _on_prerun(self, task: Any = None, args: Any = None, **_: Any) -> None:
+        if task.app is not self._app or self._batches.start(task, args):
             return
         request, job = task.request, self._reader.begin(task)
         if job.project_id is not None or not request.is_eager:
@@ -138,8 +162,8 @@ class Bridge:
             self._reporter.report_publication(job)
         self._reporter.report(job, "STARTED")
 
-    def _on_postrun(self, task: Any = None, state: Any = None, retval: Any = None, **_: Any) -> None:
-        if task.app is not self._app:
+    def _on_postrun(self, task: Any = None, args: Any = None, state: Any = None, retval: Any = None, **_: Any) -> None:
+        if task.app is not self._app or self._batches.end(task, args, str(state)):
             return
         request, job = task.request, self._reader.running(task)
         if job is None:
@@ -156,14 +180,14 @@ class Bridge:
             self._end_ignored(job, request)
         elif state == "REJECTED" and not getattr(retval, "requeue", False):
             self._reporter.report(job, "REJECTED", error=_rejection(retval))
-            self._unreached.end(job, request, _rejection(retval))
+            self._end_unreached(job, request, _rejection(retval))
         elif state is None:
             self._end_interrupted(job, request, sys.exc_info()[1])
 
     def _end_ignored(self, job: Job, request: Any) -> None:
         """End a job that raised ``Ignore`` as the state that it stored itself says."""
         state, meta = notes_of(request).stored or ("IGNORED", None)
-        self._unreached.end(job, request, "an earlier step was ignored")
+        self._end_unreached(job, request, "an earlier step was ignored")
         if state in ("FAILURE", "REVOKED"):
             self._reporter.report(job, state, error=_stored_error(meta) or f"Ignore: the job stored {state} itself")
         elif state == "SUCCESS":
@@ -184,7 +208,7 @@ class Bridge:
             return
         elif isinstance(cause, SystemExit):
             self._reporter.report(job, "FAILURE", error=f"SystemExit: {cause.code}")
-            self._unreached.end(job, request, f"SystemExit: {cause.code}")
+            self._end_unreached(job, request, cause)
         elif not isinstance(cause, Exception):
             self._interrupted.add(job)
 
@@ -208,8 +232,24 @@ class Bridge:
         if sender.app is self._app and not isinstance(exception, Reject):
             job = self._job_by_id(sender, task_id)
             self._report_failure(job, exception, einfo)
-            if job is not None and sender.request.id == task_id:
-                self._unreached.end(job, sender.request, describe_error(exception))
+            request = sender.request if sender.request.id == task_id else self._requests.get(task_id)
+            if job is not None and request is not None:
+                self._end_unreached(job, request, exception)
+
+    def _end_unreached(self, job: Job, request: Any, reason: str | BaseException) -> None:
+        """End the jobs behind one that did not succeed."""
+        call = call_of_request(request)
+        self._unreached.end(job, carried_by(call.task, call.args, embed_of_request(request)), reason)
+
+    def _on_chord_error(self, body: Any, error: BaseException) -> None:
+        """End the body of a chord that Celery has failed, and what is behind it."""
+        running = self._app.current_task
+        before = Job(job_id="")
+        if running is not None and running.app is self._app and running.request.id is not None:
+            project = self._projects.of_request(running.request)  # that of Celery's own task too
+            before = msgspec.structs.replace(self._reader.of_request(running.request), project_id=project)
+        with self._log.suppressing("a job that will not run is not reported, and stays as it is"):
+            self._unreached.end(before, {"chord": body}, describe_error(error))
 
     def _report_failure(self, job: Job | None, exception: Any, einfo: Any) -> None:
         if job is not None:
@@ -225,11 +265,11 @@ class Bridge:
     ) -> None:
         if sender is None or sender.app is not self._app:
             return
-        reason = "TaskRevokedError: " + ("terminated" if terminated else "expired" if expired else "revoked")
+        reason = "terminated" if terminated else "expired" if expired else "revoked"
         job = self._job_in_parent(request)
         self._interrupted.discard(job.job_id)
-        self._reporter.report(job, "REVOKED", error=reason)
-        self._unreached.end(job, request, reason)
+        self._reporter.report(job, "REVOKED", error=f"TaskRevokedError: {reason}")
+        self._end_unreached(job, request, TaskRevokedError(reason))
 
     def _on_internal_error(self, sender: Any = None, task_id: str = "", request: Any = None, **details: Any) -> None:
         """Report a job that failed in Celery's own hands: bad kwargs, no result backend, an eager one that raises."""
@@ -240,7 +280,10 @@ class Bridge:
             # Not what was received last under this id: that may be the next attempt.
             message = TaskMessage(task_id, dict_fields(request), details.get("args"), details.get("kwargs"), {})
             job = self._reader.of_message(sender.name, task_id, message)
-        self._report_failure(job, details.get("exception"), details.get("einfo"))
+        error = details.get("exception")
+        self._report_failure(job, error, details.get("einfo"))
+        if job is not None and request and isinstance(error, BaseException):
+            self._unreached.end(job, request, error)
 
     def _on_retry(self, sender: Any = None, request: Any = None, reason: Any = None, **_: Any) -> None:
         """Report a job that a cold shutdown cut off; retries proper are reported when they are published.

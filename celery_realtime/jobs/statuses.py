@@ -11,6 +11,7 @@ import msgspec
 from celery_realtime import events
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.events import RANK_OF_STATUS, TERMINAL_RANK, Job
+from celery_realtime.jobs.celery_tasks import is_celerys_own
 from celery_realtime.jobs.incarnation import Incarnation
 from celery_realtime.jobs.lineage import published_at
 from celery_realtime.settings import Settings
@@ -148,7 +149,8 @@ class StatusReporter:
         self, manager: SocketIOManager, job: Job, state: str, expires_at: float | None, details: dict[str, Any]
     ) -> None:
         if job.project_id is None:
-            manager.count_without_project(job)
+            if not is_celerys_own(job.task):
+                manager.count_without_project(job)
             return
         stall_after = job.stall_after if state == "STARTED" else None
         change = events.status_change(job, state, **details)

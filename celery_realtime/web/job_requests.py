@@ -12,7 +12,7 @@ from celery.backends.base import DisabledBackend
 
 from celery_realtime import events
 from celery_realtime.encoding import describe_error, encode_lenient
-from celery_realtime.events import CANCEL_COMMAND
+from celery_realtime.events import CANCEL_COMMAND, Job
 from celery_realtime.exceptions import SubscribeError
 from celery_realtime.lazy import Lazy
 from celery_realtime.logs import RateLimitedLogger
@@ -38,6 +38,12 @@ REPLY_TIMEOUT = 1.0
 NOWHERE = "-"
 
 _ENDED = ("success", "error")
+
+#: Seconds in which a worker may report itself that it has dropped a cancelled job, before a reaper does.
+WITHDRAWN_AFTER = 5.0
+
+#: What a job's state says of the job.
+_DESCRIBED = ("job_id", "task", "attempt", "root_id", "parent_id", "group_id")
 
 
 class JobRequests:
@@ -129,6 +135,8 @@ class JobRequests:
         worker = state.get("worker") if state.get("status") == "running" else None
         replies = self._ask_workers(job_id, worker)
         reply = next((reply for reply in replies if reply.get("found")), None)
+        if reply is None and state.get("status") == "queued":
+            self._withdraw(project_id, state)
         if reply is None and worker is not None:
             return self._after_silence(project_id, job_id)
         if reply is not None and reply["how"] is None:
@@ -149,6 +157,18 @@ class JobRequests:
         if not is_sent:
             raise SubscribeError("no worker can be reached now; try again later", "unavailable")
         return [reply for by_worker in replies or [] for reply in by_worker.values() if isinstance(reply, dict)]
+
+    def _withdraw(self, project_id: str, state: dict[str, Any]) -> None:
+        """Have a queued job that no worker has end as revoked: its queue may have been purged, and nobody would end it.
+
+        A worker that gets it after all drops it: it has been told, or finds it among the cancelled jobs.
+        """
+        history = self._history()
+        job = Job(project_id=project_id, **{name: state[name] for name in _DESCRIBED if state.get(name) is not None})
+        with self._log.suppressing("cannot note that a queued job is cancelled, so it ends when a worker gets it"):
+            self._app.control.revoke(job.job_id)  # for workers without this package
+            if history is not None:
+                history.leases.withdraw(job, WITHDRAWN_AFTER)
 
     def _after_silence(self, project_id: str, job_id: str) -> dict[str, Any]:
         """Return the outcome when the worker that ran a job last does not have it any more, or does not answer."""
