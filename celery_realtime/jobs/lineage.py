@@ -73,6 +73,12 @@ def _checked_run(value: object) -> str | None:
     return value if isinstance(value, str) and _RUN.fullmatch(value) else None
 
 
+def continues(job_id: str, fields: Mapping[str, Any]) -> bool:
+    """Tell whether a step is the rest of a job that has replaced itself."""
+    before = fields.get(TASK_HEADER)
+    return isinstance(before, dict) and job_id in before
+
+
 def continued_run_of(job_id: str | None, fields: Mapping[str, Any]) -> str | None:
     """Return the run that a later step continues, as what comes before it carries it; None of a step of its own."""
     continued = fields.get(CONTINUED_RUN_HEADER)

@@ -12,6 +12,7 @@ from celery_realtime.events import Job
 from celery_realtime.jobs.canvas import Behind, options_of, tasks_behind
 from celery_realtime.jobs.celery_tasks import is_celerys_own
 from celery_realtime.jobs.job_reader import job_of_call
+from celery_realtime.jobs.lineage import RUN_HEADER, continued_run_of, continues
 from celery_realtime.jobs.projects import Call, Projects
 from celery_realtime.jobs.statuses import StatusReporter
 
@@ -41,7 +42,14 @@ class UnreachedSteps:
         for behind in tasks_behind(job.job_id, embed):
             step = self._job(job, behind)
             if step is not None:
-                self._reporter.report(step, "FAILURE", error=one_line(f"not run: {_words(job, step, behind, reason)}"))
+                self._end(step, behind, one_line(f"not run: {_words(job, step, behind, reason)}"))
+
+    def _end(self, step: Job, behind: Behind, error: str) -> None:
+        headers = options_of(behind.signature).get("headers") or {}
+        if continues(step.job_id, headers):  # it is a job that has replaced itself, and runs as far as anybody knows
+            self._reporter.report(step, "FAILURE", error=error)
+        else:
+            self._reporter.report_unreached(step, error)
 
     def _job(self, before: Job, behind: Behind) -> Job | None:
         signature, options = behind.signature, options_of(behind.signature)
@@ -53,6 +61,7 @@ class UnreachedSteps:
             "parent_id": before.parent_id if is_celerys_own(before.task) else before.job_id or None,
             "group": options.get("group_id"),
             **headers,
+            RUN_HEADER: continued_run_of(job_id, headers),
         }
         call = Call(str(signature.get("task")), job_id, fields, signature.get("args"), signature.get("kwargs"))
         return job_of_call(call, self._projects.of_step(call, before.project_id))

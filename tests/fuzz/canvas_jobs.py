@@ -15,7 +15,7 @@ ENDS = ("succeed", "fail", "ignore", "reject", "retry", "retry_in_vain")
 #: Times that ``celery.chord_unlock`` looks at a chord; without a limit it would look at such a chord for ever.
 LOOKS = 40
 #: Seconds before a retry: Celery stores RETRY after it has published it, and over the success of a quick one.
-PAUSE = 0.2
+PAUSE = 0.5
 
 
 def make_app(broker: str, backend: str, history: str, **options: Any) -> Celery:

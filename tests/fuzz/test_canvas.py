@@ -54,7 +54,23 @@ def canvases(depth: int = DEPTH) -> st.SearchStrategy[Any]:
     """Return canvases of so many levels at most."""
     if depth == 1:
         return ends
-    return nested(st.one_of(ends, canvases(depth - 1)))
+    return nested(st.one_of(ends, canvases(depth - 1))).filter(runs_each_step_once)
+
+
+def runs_each_step_once(canvas: Any) -> bool:
+    """Tell whether Celery publishes each step once: what comes after a chord of groups, it does for each member."""
+    if canvas[0] != "chain":
+        return True
+    return not any(step[0] == "chord" and ends_in_group(step[2]) for step in canvas[1][:-1])
+
+
+def ends_in_group(canvas: Any) -> bool:
+    """Tell whether a canvas ends in several tasks."""
+    if canvas[0] == "chain":
+        return ends_in_group(canvas[1][-1])
+    if canvas[0] in ("link", "link_error"):
+        return ends_in_group(canvas[1])
+    return canvas[0] == "group" or (canvas[0] == "chord" and ends_in_group(canvas[2]))
 
 
 class Studio:
