@@ -175,10 +175,10 @@ class Standing(msgspec.Struct, frozen=True):
             :class:`~celery_realtime.jobs.incarnation.Incarnation`.
         kind: What a workflow counts the job as: queued, running, done or failed.
         root_id: The first job of its workflow.
-        gate: What only a reaper says: ``L`` for LOST, which ends what runs, and ``S`` for LOST of a job that its worker
-            is known to have started, which also ends what is still queued; ``E`` for an expiry, which ends only what is
-            queued; ``s`` for a stall. A later run or end reopens what ended so. ``w`` is no event, see
-            :func:`workflow_look`.
+        gate: What is only inferred, mostly by a reaper: ``L`` for LOST, which ends what runs, and ``S`` for LOST of a
+            job that its worker is known to have started, which also ends what is still queued; ``E`` for an expiry,
+            which ends only what is queued; ``U`` for a step that will not run, which ends only what is unknown; ``s``
+            for a stall. A later run or end reopens what ended so. ``w`` is no event, see :func:`workflow_look`.
         percent: Of progress, how far.
         run: The mark of its job's publication.
         execution: The start of its job's task that it is from.
@@ -325,7 +325,7 @@ def outgoing_status(
         change: The status change.
         expires_at: When the queued job expires, in seconds since the epoch.
         stall_after: Seconds of silence after which the running job counts as stalled.
-        gate: What a reaper says, see :class:`Standing`; by default ``L`` of LOST.
+        gate: What is only inferred, see :class:`Standing`; by default ``L`` of LOST.
         incarnation: The incarnation of the worker that the report is from, or, of a lost job, that ran it.
         job: The job, for its run and execution.
     """

@@ -54,6 +54,16 @@ class StalledJob(msgspec.Struct, frozen=True):
     progress: ProgressUpdate
 
 
+class ExpiredJob(Job, frozen=True, kw_only=True):
+    """A queued job whose time to be started is over.
+
+    Attributes:
+        reason: Celery's word for it: ``expired``, or ``revoked`` of a job that was cancelled and that no worker has.
+    """
+
+    reason: str = "expired"
+
+
 class Lapsed(msgspec.Struct, frozen=True):
     """What a reaper has found.
 
@@ -64,7 +74,7 @@ class Lapsed(msgspec.Struct, frozen=True):
     """
 
     lost: dict[str, list[HeldJob]]
-    expired: list[Job]
+    expired: list[ExpiredJob]
     stalled: list[StalledJob]
 
 
@@ -144,7 +154,7 @@ class Leases:
                 incarnation.decode(errors="replace"): _one_of_each(_decode_all(jobs, HeldJob))
                 for incarnation, jobs in zip(lost[::2], lost[1::2], strict=True)
             },
-            expired=_decode_all(expired[1::2], Job),
+            expired=_decode_all(expired[1::2], ExpiredJob),
             stalled=_decode_all(stalled, StalledJob),
         )
 
@@ -166,6 +176,24 @@ class Leases:
         expiring, jobs = self._keys.leases("expiring", "expiring-jobs")
         if job_ids:
             self._runner.run_all([command("ZREM", expiring, *job_ids), command("HDEL", jobs, *job_ids)])
+
+    def withdraw(self, job: Job, after: float) -> None:
+        """Have a cancelled job found as expired if it is still queued after some time, which no worker has then.
+
+        Args:
+            job: The job.
+            after: Seconds from now on.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        expiring, jobs = self._keys.leases("expiring", "expiring-jobs")
+        job_id = legible(job.job_id)
+        seconds, microseconds = self._runner.run(command("TIME"))
+        at = int(seconds) + int(microseconds) / 1e6 + after
+        fields = {name: getattr(job, name) for name in Job.__struct_fields__}
+        description = encode(ExpiredJob(**fields, reason="revoked"))
+        self._runner.run_all([command("ZADD", expiring, repr(at), job_id), command("HSET", jobs, job_id, description)])
 
     # -- what events say of jobs --------------------------------------------------------------------------------
 

@@ -13,7 +13,8 @@ import msgspec
 from celery import Celery
 
 from celery_realtime.events import Execution, Job
-from celery_realtime.jobs.lineage import lineage_of
+from celery_realtime.jobs.celery_tasks import is_celerys_own
+from celery_realtime.jobs.lineage import lineage_of, task_of
 from celery_realtime.jobs.projects import Call, Projects, call_of_request
 from celery_realtime.jobs.seams import TaskMessage, is_redelivered, request_fields
 from celery_realtime.logs import RateLimitedLogger
@@ -111,12 +112,12 @@ class JobReader:
 
 
 def job_of_call(call: Call, project_id: str | None, worker: str | None = None) -> Job:
-    """Return the job of a call whose project is known."""
+    """Return the job of a call whose project is known; Celery's own work is no job of the project."""
     lineage = lineage_of(call.job_id, call.fields)
     return Job(
         job_id=call.job_id,
-        project_id=project_id,
-        task=call.task,
+        project_id=None if is_celerys_own(call.task) else project_id,
+        task=task_of(call.job_id, call.task, call.fields, call.kwargs),
         attempt=lineage.attempt,
         root_id=lineage.root_id,
         parent_id=lineage.parent_id,

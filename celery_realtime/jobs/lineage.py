@@ -12,11 +12,14 @@ import time
 from collections.abc import Mapping, MutableMapping
 from typing import Any, NamedTuple
 
-from celery_realtime.jobs.seams import TaskMessage, request_fields
+from celery_realtime.jobs.canvas import leads_to, write_headers
+from celery_realtime.jobs.celery_tasks import carried_by, group_of, is_celerys_own, shown_name
+from celery_realtime.jobs.seams import TaskMessage, published_group, request_fields
 
 PARENT_HEADER = "realtime_parent_id"
 ATTEMPT_HEADER = "realtime_attempt"
 ROOT_HEADER = "realtime_root_id"
+TASK_HEADER = "realtime_task"
 
 #: The mark of a publication: when it was, in milliseconds since the epoch, and a random word.
 RUN_HEADER = "realtime_run"
@@ -70,16 +73,35 @@ def _checked_run(value: object) -> str | None:
     return value if isinstance(value, str) and _RUN.fullmatch(value) else None
 
 
+def continues(job_id: str, fields: Mapping[str, Any]) -> bool:
+    """Tell whether a step is the rest of a job that has replaced itself."""
+    before = fields.get(TASK_HEADER)
+    return isinstance(before, dict) and job_id in before
+
+
+def continued_run_of(job_id: str | None, fields: Mapping[str, Any]) -> str | None:
+    """Return the run that a later step continues, as what comes before it carries it; None of a step of its own."""
+    continued = fields.get(CONTINUED_RUN_HEADER)
+    return _checked_run(continued.get(job_id)) if isinstance(continued, dict) else None
+
+
 def attempt_of(job_id: str, fields: Mapping[str, Any]) -> int:
     """Return how often a job was tried before, under its present task and under those that this one replaces."""
     before = fields.get(ATTEMPT_HEADER)
     return (fields.get("retries") or 0) + (before.get(job_id, 0) if isinstance(before, dict) else 0)
 
 
+def task_of(job_id: str, task: str, fields: Mapping[str, Any], kwargs: Any) -> str:
+    """Return the name of the user's task that a job is shown under."""
+    before = fields.get(TASK_HEADER)
+    return shown_name(task, kwargs, before.get(job_id) if isinstance(before, dict) else None)
+
+
 class Publication:
     """A message on its way out, and what of the job that publishes it lives on in it.
 
     Args:
+        task: The name of its task.
         message: The message.
         headers: Its headers, to write into.
         running: The request of the job that publishes it, or None outside a job.
@@ -87,10 +109,13 @@ class Publication:
     Attributes:
         message: The message.
         running: That request.
+        behind: What the message carries along: ``chain``, ``chord`` and ``callbacks``.
     """
 
-    def __init__(self, message: TaskMessage, headers: MutableMapping[str, Any], running: Any) -> None:
+    def __init__(self, task: str, message: TaskMessage, headers: MutableMapping[str, Any], running: Any) -> None:
         self.message = message
+        self.behind = carried_by(task, message.args, message.embed)
+        self._group = group_of(task, message.args, message.fields)
         self._headers = headers
         self.running = running
         self._carried: dict[str, Any] = {}
@@ -98,7 +123,9 @@ class Publication:
     @property
     def continues_running(self) -> bool:
         """Whether the running job lives on in it, as a retry or replacement, or in a later step of it."""
-        return self.running is not None and self.running.id in (self.message.job_id, *_later_ids(self.message.embed))
+        if self.running is None:
+            return False
+        return self.running.id == self.message.job_id or leads_to(self.behind, self.running.id)
 
     @property
     def continues_attempt(self) -> bool:
@@ -119,22 +146,37 @@ class Publication:
         at the attempt that was replaced: Celery counts from 0 again. Of a group that starts a workflow, Celery makes
         each member a root.
         """
+        fields = {} if self.running is None else request_fields(self.running)
         if self.continues_running:
-            self._continue()
+            self._continue(fields)
+        elif is_celerys_own(fields.get("task")):
+            self._headers[PARENT_HEADER] = lineage_of(self.running.id, fields).parent_id
+        if is_celerys_own(fields.get("task")):
+            self._pass_on(fields)
         self._write_run()
         root = self._root()
-        if root is not None and root != self.message.fields.get("root_id"):
-            self._headers[ROOT_HEADER] = root
+        if root is not None:
+            self._carried[ROOT_HEADER] = root
+            if root != self.message.fields.get("root_id"):
+                self._headers[ROOT_HEADER] = root
 
-    def _continue(self) -> None:
-        running_id, fields = self.running.id, request_fields(self.running)
-        before = lineage_of(running_id, fields)
-        if running_id == self.message.job_id:
+    def _continue(self, fields: Mapping[str, Any]) -> None:
+        running = self.running
+        before = lineage_of(running.id, fields)
+        if running.id == self.message.job_id:
             self._headers[PARENT_HEADER] = before.parent_id
+        else:
+            self.carry(TASK_HEADER, {running.id: task_of(running.id, str(fields.get("task")), fields, running.kwargs)})
+            if before.run:
+                self.carry(CONTINUED_RUN_HEADER, {running.id: before.run})
         if before.attempt and not self.message.fields.get("retries"):
-            self.carry(ATTEMPT_HEADER, {running_id: before.attempt})
-        if before.run and running_id != self.message.job_id:
-            self.carry(CONTINUED_RUN_HEADER, {running_id: before.run})
+            self.carry(ATTEMPT_HEADER, {running.id: before.attempt})
+
+    def _pass_on(self, fields: Mapping[str, Any]) -> None:
+        """Write what ``celery.chord_unlock`` was given for the chord's body that it publishes, into its retries too."""
+        for name in (TASK_HEADER, CONTINUED_RUN_HEADER, ATTEMPT_HEADER):
+            if fields.get(name):
+                self.carry(name, fields[name])
 
     def _write_run(self) -> None:
         run = self._run()
@@ -146,15 +188,15 @@ class Publication:
         job_id = self.message.job_id
         if self.running is not None and self.running.id == job_id:
             return lineage_of(self.running.id, request_fields(self.running)).run
-        continued = self.message.fields.get(CONTINUED_RUN_HEADER)
-        run = _checked_run(continued.get(job_id)) if isinstance(continued, dict) else None
-        return run or new_run()
+        return continued_run_of(job_id, self.message.fields) or new_run()
 
     def _root(self) -> str | None:
         fields = self.message.fields
         if self.running is not None:
             return lineage_of(self.running.id, request_fields(self.running)).root_id
-        return fields.get("group") or fields.get("root_id")
+        root = fields.get(ROOT_HEADER) or fields.get("root_id")
+        is_its_own = root in (None, self.message.job_id)
+        return (published_group() or self._group or root) if is_its_own else root
 
     def hand_down(self) -> None:
         """Write what is carried into the callbacks, errbacks, chain and chord of the message.
@@ -162,55 +204,5 @@ class Publication:
         A worker's main process publishes some of them without ever running the job, so there is nothing else to inherit
         from. The signatures are copied: the caller may use the same ones for another project.
         """
-        embed = self.message.embed
-        if not self._carried:
-            return
-        for part in ("callbacks", "errbacks", "chain"):
-            if embed.get(part):
-                embed[part] = [_with_headers(self._carried, signature) for signature in embed[part]]
-        if embed.get("chord"):
-            embed["chord"] = _with_headers(self._carried, embed["chord"])
-
-
-def _with_headers(carried: dict[str, Any], signature: Any) -> Any:
-    if not isinstance(signature, dict):
-        return signature
-    copied = signature.clone() if hasattr(signature, "clone") else dict(signature)
-    options = dict(copied.get("options") or {})
-    options["headers"] = {**carried, **(options.get("headers") or {})}
-    copied["options"] = options
-    kwargs = copied.get("kwargs")
-    if copied.get("subtask_type") and isinstance(kwargs, dict):
-        copied["kwargs"] = {name: _nested(carried, name, value) for name, value in kwargs.items()}
-    return copied
-
-
-def _nested(carried: dict[str, Any], name: str, value: Any) -> Any:
-    if name not in ("tasks", "header", "body"):
-        return value
-    if isinstance(value, (list, tuple)):
-        return [_with_headers(carried, member) for member in value]
-    return _with_headers(carried, value)
-
-
-def _later_ids(embed: Mapping[str, Any]) -> list[Any]:
-    steps = later_steps(embed.get("chain"), embed.get("chord"))
-    return [(step.get("options") or {}).get("task_id") for step in steps]
-
-
-def later_steps(chain: Any, chord: Any) -> list[Any]:
-    """Return the signatures that a job's message carries along to be run after it: its chain, its chord's body."""
-    steps = list(chain or [])
-    if isinstance(chord, dict):
-        steps.append(chord)
-    members: list[Any] = []
-    for step in steps:
-        kwargs = step.get("kwargs") or {}
-        if step.get("subtask_type") in ("group", "chain"):
-            members += kwargs.get("tasks") or []
-        elif step.get("subtask_type") == "chord":
-            header = kwargs.get("header") or []
-            members += [*(header if isinstance(header, (list, tuple)) else [header]), kwargs.get("body") or {}]
-        else:
-            members.append(step)
-    return members
+        if self._carried:
+            write_headers(self.message.embed, self._carried)

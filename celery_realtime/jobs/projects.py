@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from celery import Celery
 
+from celery_realtime.jobs.celery_tasks import is_celerys_own
 from celery_realtime.jobs.seams import request_fields, task_of_request
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.rooms import normalise_project_id
@@ -128,7 +129,13 @@ class Projects:
         """Return the project of a job that a worker has received and cannot make a request of."""
         return self._decide(call, None)
 
+    def of_step(self, call: Call, inherited: str | None) -> str | None:
+        """Return the project of a job that was to be published by one of the project ``inherited``."""
+        return self._decide(call, inherited)
+
     def _decide(self, call: Call, inherited: str | None) -> str | None:
+        if is_celerys_own(call.task):  # what it publishes inherits its project
+            return self.readable(call.fields.get(HEADER), call.task) or inherited
         return (
             self.readable(call.fields.get(HEADER), call.task)
             or self.readable(project_argument(self._app.tasks.get(call.task), call.args, call.kwargs), call.task)

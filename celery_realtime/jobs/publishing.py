@@ -16,8 +16,9 @@ from celery_realtime.events import Job
 from celery_realtime.jobs.job_reader import job_of_call, notes_of
 from celery_realtime.jobs.lineage import Publication
 from celery_realtime.jobs.projects import HEADER, Call, Projects, check_header
-from celery_realtime.jobs.seams import read_message
+from celery_realtime.jobs.seams import follow_groups, read_message
 from celery_realtime.jobs.statuses import StatusReporter
+from celery_realtime.jobs.unreached import UnreachedSteps
 from celery_realtime.settings import Settings
 
 #: Longest time, in seconds, that the message of a retry, or without a history any message, waits for its ``queued``
@@ -30,7 +31,7 @@ class _Sending:
     """One call of ``app.send_task``."""
 
     def __init__(self) -> None:
-        self.queued: Job | None = None
+        self.queued: tuple[Job, Publication] | None = None
 
 
 class Publishing:
@@ -44,19 +45,28 @@ class Publishing:
         settings: Returns the settings.
         projects: Which project a job belongs to.
         reporter: Reports the statuses of jobs.
+        unreached: Reports jobs that will not run.
     """
 
     def __init__(
-        self, app: Celery, settings: Callable[[], Settings], *, projects: Projects, reporter: StatusReporter
+        self,
+        app: Celery,
+        settings: Callable[[], Settings],
+        *,
+        projects: Projects,
+        reporter: StatusReporter,
+        unreached: UnreachedSteps,
     ) -> None:
         self._app = app
         self._settings = settings
         self._projects = projects
         self._reporter = reporter
+        self._unreached = unreached
         self._sending: ContextVar[_Sending | None] = ContextVar("celery_realtime_sending", default=None)
 
     def watch(self) -> None:
         """Wrap ``app.send_task``."""
+        follow_groups()
         send_task = self._app.send_task
 
         @functools.wraps(send_task)
@@ -76,8 +86,12 @@ class Publishing:
         self._app.send_task = watched
 
     def _retract(self, sending: _Sending, error: Exception) -> None:
-        if sending.queued is not None:
-            self._reporter.report(sending.queued, "REJECTED", error=describe_error(error))
+        if sending.queued is None:
+            return
+        job, publication = sending.queued
+        self._reporter.report(job, "REJECTED", error=describe_error(error))
+        if publication.running is not None:  # a workflow goes no further; outside a job, the caller may try again
+            self._unreached.end(job, publication.behind, error)
 
     def on_publish(self, sender: str = "", body: Any = None, headers: Any = None, **_: Any) -> None:
         """Take a message on its way out: Celery's ``before_task_publish``."""
@@ -85,10 +99,10 @@ class Publishing:
         if sending is None:
             return
         self._sending.set(None)  # what a receiver or serializer publishes on the way is a publication of its own
-        publication = Publication(read_message(headers, body), headers, self._running_request())
+        publication = Publication(sender, read_message(headers, body), headers, self._running_request())
         job = self._write(sender, publication)
         if self._report(job, publication):
-            sending.queued = job
+            sending.queued = job, publication
         if job.attempt or not self._reporter.has_history:
             self._reporter.wait_until_sent(job, OVERTAKING)
 

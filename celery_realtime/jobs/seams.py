@@ -6,20 +6,25 @@ fails when one of them is gone.
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections import ChainMap
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import billiard.process
 from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import Terminated, WorkerLostError
 from celery import Celery
 from celery.app.task import Context
-from celery.backends.base import DisabledBackend
+from celery.backends.base import Backend, DisabledBackend
+from celery.canvas import group
 from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded
 from celery.local import Proxy
+from celery.utils import uuid
 from kombu.exceptions import KombuError
 
 # -- messages and requests --------------------------------------------------------------------------------------
@@ -94,6 +99,16 @@ def is_redelivered(request: Any) -> bool:
     """
     info = request.delivery_info
     return bool(isinstance(info, dict) and info.get("redelivered"))
+
+
+def embed_of_request(request: Any) -> Mapping[str, Any]:
+    """Return what the message of a job carries along: its ``chain``, ``chord`` and ``callbacks``.
+
+    A task's ``Context`` has them as attributes. A worker's main process decodes them with ``Request._payload``, which
+    is private; its own properties know of the chord and the errbacks only. Seen in Celery 5.7. Without it, the steps
+    behind a job that ends in the main process do not end.
+    """
+    return vars(request) if isinstance(request, Context) else request._payload[2] or {}
 
 
 def task_of_request(request: Any) -> str:
@@ -279,6 +294,84 @@ def report_of(error: BaseException) -> PoolReport:
     if isinstance(cause, Ignore):
         return PoolReport("replaced" if str(cause) == "Replaced by new task" else "ignored", cause)
     return PoolReport("terminated" if isinstance(cause, Terminated) else "failed", cause)
+
+
+# -- canvas -----------------------------------------------------------------------------------------------------
+
+_published_group: ContextVar[str | None] = ContextVar("celery_realtime_published_group", default=None)
+
+
+def published_group() -> str | None:
+    """Return the id of the group that is being published, the outermost of several; see :func:`follow_groups`."""
+    return _published_group.get()
+
+
+def follow_groups() -> None:
+    """Have :func:`published_group` know which group is being published.
+
+    This wraps ``celery.canvas.group.apply_async``. A group is published as a message for each member, and only some of
+    them carry its id: the first step of a chain in it does not. Celery has no signal for it, and the class is the same
+    for all apps; nothing else of it changes. A group takes its id from the option ``task_id``. Seen in Celery 5.7.
+    Without it, the chains of a group are shown as so many workflows.
+    """
+    if getattr(group.apply_async, "__wrapped__", None) is None:
+        group.apply_async = _followed(group.apply_async)
+
+
+def _followed(apply_async: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(apply_async)
+    def followed(self: Any, *args: Any, **options: Any) -> Any:
+        if _published_group.get() is not None:
+            return apply_async(self, *args, **options)
+        group_id = options.get("task_id") or self.options.get("task_id") or uuid()
+        token = _published_group.set(group_id)
+        try:
+            return apply_async(self, *args, **{**options, "task_id": group_id})
+        finally:
+            _published_group.reset(token)
+
+    return followed
+
+
+_chord_errors: WeakKeyDictionary[Celery, Callable[[Any, BaseException], None]] = WeakKeyDictionary()
+
+
+def follow_chord_errors(app: Celery, observer: Callable[[Any, BaseException], None]) -> None:
+    """Call ``observer`` with the signature of each chord's body that Celery fails in this process, and with its error.
+
+    This wraps ``celery.backends.base.Backend.chord_error_from_stack``. Celery calls it where a member has failed, and
+    where the results of members that did not fail cannot be joined, or the body cannot be published; it sends no
+    signal. Seen in Celery 5.7. Without it, the body of a chord whose results cannot be joined does not end.
+    """
+    _chord_errors[app] = observer
+    if getattr(Backend.chord_error_from_stack, "__wrapped__", None) is None:
+        Backend.chord_error_from_stack = _followed_errors(Backend.chord_error_from_stack)
+
+
+def _followed_errors(fail_body: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(fail_body)
+    def followed(self: Any, callback: Any, exc: Any = None) -> Any:
+        error = exc or sys.exc_info()[1]
+        try:
+            return fail_body(self, callback, exc)
+        finally:
+            observer = _chord_errors.get(unproxied(self.app))
+            if observer is not None and error is not None:
+                observer(callback, error)
+
+    return followed
+
+
+def batch_of(task: Any, args: Any) -> list[Any] | None:
+    """Return the requests that a task of celery-batches runs in one call, or None of another task.
+
+    Such a task runs without a request of its own, and is given a list of ``SimpleRequest``. Its module is looked up and
+    not imported. Seen in celery-batches 0.11. Without it, its jobs stay as they were queued.
+    """
+    module = sys.modules.get("celery_batches")
+    if module is None or not isinstance(task, module.Batches) or task.request.id is not None:
+        return None
+    return list(args[0])
 
 
 # -- result backends --------------------------------------------------------------------------------------------

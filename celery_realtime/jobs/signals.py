@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakValueDictionary
 
 import msgspec
 from celery import Celery, signals
-from celery.exceptions import Reject
+from celery.exceptions import Reject, TaskRevokedError
 
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.encoding import describe_error, encode_lenient, one_line
 from celery_realtime.events import Job
 from celery_realtime.jobs import endings
+from celery_realtime.jobs.batches import BatchedJobs
 from celery_realtime.jobs.departures import Departures
 from celery_realtime.jobs.job_reader import JobReader, notes_of
 from celery_realtime.jobs.projects import Projects
 from celery_realtime.jobs.publishing import Publishing
-from celery_realtime.jobs.seams import TaskMessage, dict_fields, is_prefork_child, read_received
+from celery_realtime.jobs.seams import (
+    TaskMessage,
+    dict_fields,
+    is_prefork_child,
+    read_received,
+)
 from celery_realtime.jobs.statuses import StatusReporter
 from celery_realtime.jobs.unreached import UnreachedSteps
 from celery_realtime.sending.manager import SocketIOManager
 from celery_realtime.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 #: Received jobs that a worker's main process remembers.
 REMEMBERED = 10000
@@ -61,8 +71,12 @@ class Bridge:
         self._reporter = reporter
         self._departures = departures
         self._reader = reader
-        self._publishing = Publishing(app, settings, projects=projects, reporter=self._reporter)
+        self._requests: WeakValueDictionary[str, Any] = WeakValueDictionary()
+        self._batches = BatchedJobs(reader, self._reporter, self._report_success)
         self._unreached = UnreachedSteps(projects, self._reporter)
+        self._publishing = Publishing(
+            app, settings, projects=projects, reporter=self._reporter, unreached=self._unreached
+        )
 
     # -- connecting ---------------------------------------------------------------------------------------------
 
@@ -73,6 +87,7 @@ class Bridge:
             return
         self._is_connected = True
         self._publishing.watch()
+        self._unreached.follow_chords(self._app, self._reader)
         for signal, receiver in self._receivers().items():
             # The id keeps two apps apart: Celery up to 5.6 takes two instances' methods for one receiver.
             signal.connect(receiver, weak=False, dispatch_uid=f"celery_realtime.{id(self)}.{signal.name}")
@@ -106,7 +121,7 @@ class Bridge:
 
     def end_later_steps(self, job: Job, request: Any, reason: str) -> None:
         """Report that the steps behind a job will not run; see :meth:`UnreachedSteps.end`."""
-        self._unreached.end(job, request, reason)
+        self._unreached.end_behind(job, request, reason)
 
     # -- receiving ----------------------------------------------------------------------------------------------
 
@@ -115,11 +130,14 @@ class Bridge:
             job = self._received[request.id] = self._reader.of_request(request)
             if job.project_id is not None:
                 self._departures.watch(job, request)
+            self._requests[request.id] = request
 
     def _on_unknown(self, sender: Any = None, message: Any = None, name: Any = None, id: Any = None, **_: Any) -> None:
         if sender is not None and sender.app is self._app and id:
-            job = self._reader.of_message(str(name), id, read_received(message))
+            received = read_received(message)
+            job = self._reader.of_message(str(name), id, received)
             self._reporter.report(job, "FAILURE", error=f"NotRegistered: {name}")
+            self._unreached.end(job, received.embed, f"NotRegistered: {name}")
 
     def _on_rejected(self, sender: Any = None, message: Any = None, exc: Any = None, **_: Any) -> None:
         """Report a message that a worker cannot read, as far as it says which job it is of."""
@@ -137,8 +155,8 @@ class Bridge:
 
     # -- running ------------------------------------------------------------------------------------------------
 
-    def _on_prerun(self, task: Any = None, **_: Any) -> None:
-        if task.app is not self._app:
+    def _on_prerun(self, task: Any = None, args: Any = None, **_: Any) -> None:
+        if task.app is not self._app or self._batches.start(task, args):
             return
         request, job = task.request, self._reader.begin(task)
         if job.project_id is not None or not request.is_eager:
@@ -151,8 +169,8 @@ class Bridge:
         for observer in self._start_observers:
             observer(job)
 
-    def _on_postrun(self, task: Any = None, state: Any = None, retval: Any = None, **_: Any) -> None:
-        if task.app is not self._app:
+    def _on_postrun(self, task: Any = None, args: Any = None, state: Any = None, retval: Any = None, **_: Any) -> None:
+        if task.app is not self._app or self._batches.end(task, args, str(state)):
             return
         request, job = task.request, self._reader.running(task)
         if job is None:
@@ -169,15 +187,16 @@ class Bridge:
         if state == "IGNORED":
             self._end_ignored(job, request)
         elif state == "REJECTED" and not getattr(retval, "requeue", False):
-            self._reporter.report(job, "REJECTED", error=endings.rejection_error(retval))
-            self._unreached.end(job, request, endings.rejection_error(retval))
+            error = endings.rejection_error(retval)
+            self._reporter.report(job, "REJECTED", error=error)
+            self._unreached.end_behind(job, request, error)
         elif state is None:
             self._end_interrupted(job, request, sys.exc_info()[1])
 
     def _end_ignored(self, job: Job, request: Any) -> None:
         """End a job that raised ``Ignore`` as the state that it stored itself says."""
         state, meta = notes_of(request).stored or ("IGNORED", None)
-        self._unreached.end(job, request, "an earlier step was ignored")
+        self._unreached.end_behind(job, request, "an earlier step was ignored")
         if state in ("FAILURE", "REVOKED"):
             self._reporter.report(job, state, error=_stored_error(meta) or f"Ignore: the job stored {state} itself")
         elif state == "SUCCESS":
@@ -198,7 +217,7 @@ class Bridge:
             return
         elif isinstance(cause, SystemExit):
             self._reporter.report(job, "FAILURE", error=f"SystemExit: {cause.code}")
-            self._unreached.end(job, request, f"SystemExit: {cause.code}")
+            self._unreached.end_behind(job, request, cause)
         elif not isinstance(cause, Exception):
             self._departures.cut_off(job, request)
 
@@ -221,8 +240,9 @@ class Bridge:
         if sender.app is self._app and not isinstance(exception, Reject):
             job = self._job_by_id(sender, task_id)
             self._report_failure(job, exception, einfo)
-            if job is not None and sender.request.id == task_id:
-                self._unreached.end(job, sender.request, describe_error(exception))
+            request = sender.request if sender.request.id == task_id else self._requests.get(task_id)
+            if job is not None and request is not None:
+                self._unreached.end_behind(job, request, exception)
 
     def _report_failure(self, job: Job | None, exception: Any, einfo: Any) -> None:
         if job is not None:
@@ -238,10 +258,10 @@ class Bridge:
     ) -> None:
         if sender is None or sender.app is not self._app:
             return
-        reason = "TaskRevokedError: " + ("terminated" if terminated else "expired" if expired else "revoked")
+        reason = "terminated" if terminated else "expired" if expired else "revoked"
         job = self._job_in_parent(request)
-        self._reporter.report(job, "REVOKED", error=reason)
-        self._unreached.end(job, request, reason)
+        self._reporter.report(job, "REVOKED", error=f"TaskRevokedError: {reason}")
+        self._unreached.end_behind(job, request, TaskRevokedError(reason))
 
     def _on_internal_error(self, sender: Any = None, task_id: str = "", request: Any = None, **details: Any) -> None:
         """Report a job that failed in Celery's own hands: bad kwargs, no result backend, an eager one that raises."""
@@ -252,7 +272,10 @@ class Bridge:
             # Not what was received last under this id: that may be the next attempt.
             message = TaskMessage(task_id, dict_fields(request), details.get("args"), details.get("kwargs"), {})
             job = self._reader.of_message(sender.name, task_id, message)
-        self._report_failure(job, details.get("exception"), details.get("einfo"))
+        error = details.get("exception")
+        self._report_failure(job, error, details.get("einfo"))
+        if job is not None and request and isinstance(error, BaseException):
+            self._unreached.end(job, request, error)
 
     def _on_retry(self, sender: Any = None, request: Any = None, reason: Any = None, **_: Any) -> None:
         """Report a job that a cold shutdown cut off; retries proper are reported when they are published.

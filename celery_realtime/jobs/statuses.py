@@ -11,6 +11,7 @@ import msgspec
 from celery_realtime import events
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.events import RANK_OF_STATUS, TERMINAL_RANK, Job
+from celery_realtime.jobs.celery_tasks import is_celerys_own
 from celery_realtime.jobs.incarnation import Incarnation
 from celery_realtime.jobs.lineage import published_at
 from celery_realtime.settings import Settings
@@ -54,6 +55,13 @@ class StatusGate:
         """Return whether this process has admitted a status of a rank, or of a later attempt."""
         latest = self._latest.get(job.job_id)
         return latest is not None and not latest.is_before(job, rank)
+
+    def admit_unknown(self, job: Job) -> bool:
+        """Return whether nothing is known of a job, and remember that it has ended as far as anybody knows."""
+        if self._latest.get(job.job_id) is not None:
+            return False
+        self._latest[job.job_id] = _Admitted(job, TERMINAL_RANK, is_final=False, when=time.time())
+        return True
 
 
 class _Admitted(NamedTuple):
@@ -128,6 +136,13 @@ class StatusReporter:
         if self._gate.admit(job, rank, is_final=state != "LOST") and self._manager is not None:
             self._put(self._manager, job, state, expires_at, details)
 
+    def report_unreached(self, job: Job, error: str) -> None:
+        """Report that a step of a workflow will not run, unless it is known to be published all the same."""
+        for observer in self._end_observers:
+            observer(job)
+        if self._gate.admit_unknown(job) and self._manager is not None:
+            self._put(self._manager, job, "FAILURE", None, {"error": error}, gate="U")
+
     def report_publication(self, job: Job) -> None:
         """Report, from a worker that starts a job, that it was published lately.
 
@@ -150,15 +165,25 @@ class StatusReporter:
         return self._settings().history_url is not None
 
     def _put(
-        self, manager: SocketIOManager, job: Job, state: str, expires_at: float | None, details: dict[str, Any]
+        self,
+        manager: SocketIOManager,
+        job: Job,
+        state: str,
+        expires_at: float | None,
+        details: dict[str, Any],
+        *,
+        gate: str = "",
     ) -> None:
         if job.project_id is None:
-            manager.count_without_project(job)
+            if not is_celerys_own(job.task):
+                manager.count_without_project(job)
             return
         stall_after = job.stall_after if state == "STARTED" else None
         change = events.status_change(job, state, **details)
         incarnation = "" if state == "PENDING" else self._incarnation.id  # no worker has it yet
-        manager.put(events.outgoing_status(change, expires_at, stall_after, incarnation=incarnation, job=job))
+        manager.put(
+            events.outgoing_status(change, expires_at, stall_after, gate=gate, incarnation=incarnation, job=job)
+        )
 
     @property
     def incarnation(self) -> str:

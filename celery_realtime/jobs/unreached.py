@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
-from celery_realtime.encoding import one_line
+import msgspec
+from celery import Celery
+from celery.utils.saferepr import saferepr
+
+from celery_realtime.encoding import describe_error, one_line
 from celery_realtime.events import Job
-from celery_realtime.jobs.lineage import attempt_of, later_steps
-from celery_realtime.jobs.projects import HEADER, Projects
+from celery_realtime.jobs.canvas import Behind, options_of, tasks_behind
+from celery_realtime.jobs.celery_tasks import carried_by, is_celerys_own
+from celery_realtime.jobs.job_reader import JobReader, job_of_call
+from celery_realtime.jobs.lineage import RUN_HEADER, continued_run_of, continues
+from celery_realtime.jobs.projects import Call, Projects, call_of_request
+from celery_realtime.jobs.seams import embed_of_request, follow_chord_errors, unproxied
 from celery_realtime.jobs.statuses import StatusReporter
+from celery_realtime.logs import RateLimitedLogger
+
+logger = logging.getLogger(__name__)
 
 
 class UnreachedSteps:
-    """Report the end of the steps behind a job.
+    """Report the end of all jobs that the success of a job would have led to.
 
-    Celery marks them as failed in the result backend, and sends no signal for them (celery/backends/base.py).
+    Celery marks some of them as failed in the result backend, and sends no signal for any (celery/backends/base.py).
 
     Args:
         projects: Which project a job belongs to.
@@ -25,29 +37,74 @@ class UnreachedSteps:
     def __init__(self, projects: Projects, reporter: StatusReporter) -> None:
         self._projects = projects
         self._reporter = reporter
+        self._log = RateLimitedLogger(logger)
 
-    def end(self, job: Job, request: Any, reason: str) -> None:
-        """End the steps that a job should have led to.
+    def end(self, job: Job, embed: Mapping[str, Any], reason: str | BaseException) -> None:
+        """End the jobs behind one that did not succeed.
 
         Args:
-            job: The job that did not succeed.
-            request: Its request, whose ``chain`` and ``chord`` hold the steps.
-            reason: One line that says why.
+            job: The job.
+            embed: What its message carries along: ``chain``, ``chord`` and ``callbacks``.
+            reason: The error that it ended with, or one line that says why.
         """
-        for signature in later_steps(getattr(request, "chain", None), getattr(request, "chord", None)):
-            options = signature.get("options") or {}
-            if options.get("task_id"):
-                step = self._job(job, signature.get("task"), options)
-                self._reporter.report(step, "FAILURE", error=one_line(f"not run: {reason}"))
+        for behind in tasks_behind(job.job_id, embed):
+            step = self._job(job, behind)
+            if step is not None:
+                self._end(step, behind, one_line(f"not run: {_words(job, step, behind, reason)}"))
 
-    def _job(self, before: Job, task: str | None, options: Mapping[str, Any]) -> Job:
-        headers = options.get("headers") or {}
-        return Job(
-            job_id=options["task_id"],
-            project_id=self._projects.readable(headers.get(HEADER), task) or before.project_id,
-            task=task,
-            attempt=attempt_of(options["task_id"], headers),
-            root_id=before.root_id,
-            parent_id=before.job_id,
-            group_id=options.get("group_id"),
-        )
+    def end_behind(self, job: Job, request: Any, reason: str | BaseException) -> None:
+        """End the jobs behind one of which there is the request; see :meth:`end`."""
+        call = call_of_request(request)
+        self.end(job, carried_by(call.task, call.args, embed_of_request(request)), reason)
+
+    def follow_chords(self, app: Celery, reader: JobReader) -> None:
+        """End the body of each chord of an app that Celery fails in this process, and what is behind it.
+
+        Args:
+            app: The app.
+            reader: Reads which job it happens in.
+        """
+
+        def on_error(body: Any, error: BaseException) -> None:
+            running = app.current_task
+            before = Job(job_id="")
+            if running is not None and running.app is app and running.request.id is not None:
+                project = self._projects.of_request(running.request)  # that of Celery's own task too
+                before = msgspec.structs.replace(reader.of_request(running.request), project_id=project)
+            with self._log.suppressing("a job that will not run is not reported, and stays as it is"):
+                self.end(before, {"chord": body}, describe_error(error))
+
+        follow_chord_errors(unproxied(app), on_error)
+
+    def _end(self, step: Job, behind: Behind, error: str) -> None:
+        headers = options_of(behind.signature).get("headers") or {}
+        if continues(step.job_id, headers):  # it is a job that has replaced itself, and runs as far as anybody knows
+            self._reporter.report(step, "FAILURE", error=error)
+        else:
+            self._reporter.report_unreached(step, error)
+
+    def _job(self, before: Job, behind: Behind) -> Job | None:
+        signature, options = behind.signature, options_of(behind.signature)
+        job_id, headers = options.get("task_id"), options.get("headers") or {}
+        if not job_id:
+            return None
+        fields = {
+            "root_id": before.root_id,
+            "parent_id": before.parent_id if is_celerys_own(before.task) else before.job_id or None,
+            "group": options.get("group_id"),
+            **headers,
+            RUN_HEADER: continued_run_of(job_id, headers),
+        }
+        call = Call(str(signature.get("task")), job_id, fields, signature.get("args"), signature.get("kwargs"))
+        return job_of_call(call, self._projects.of_step(call, before.project_id))
+
+
+def _words(job: Job, step: Job, behind: Behind, reason: str | BaseException) -> str:
+    """Return why a step will not run: of what waits for a chord, the error that Celery stores for its body."""
+    if job.project_id not in (None, step.project_id):
+        return "an earlier step did not succeed"  # its error is for the eyes of its own project
+    if not isinstance(reason, BaseException):
+        return reason
+    if behind.member is None:
+        return describe_error(reason)
+    return f"ChordError: Dependency {behind.member} raised {saferepr(reason)}"

@@ -17,7 +17,7 @@ from celery_realtime import events
 from celery_realtime.events import Job
 from celery_realtime.forks import talking
 from celery_realtime.history.connection import ERRORS
-from celery_realtime.history.leases import HeldJob, Leases
+from celery_realtime.history.leases import ExpiredJob, HeldJob, Leases
 from celery_realtime.logs import RateLimitedLogger, describe
 from celery_realtime.loops import BackgroundLoop
 from celery_realtime.sending.lost_jobs import FindEnds, LostJobs, knows_nothing
@@ -252,9 +252,9 @@ class Reaper:
             progress = msgspec.structs.replace(stalled.progress, stalled=True, timestamp=events.now())
             self._manager.put(events.outgoing_progress(progress, job=stalled.job))
 
-    def _report_expired(self, jobs: list[Job]) -> None:
+    def _report_expired(self, jobs: list[ExpiredJob]) -> None:
         for job in jobs:
-            _report(self._manager, job, "REVOKED", error="TaskRevokedError: expired", gate="E")
+            _report(self._manager, job, "REVOKED", error=f"TaskRevokedError: {job.reason}", gate="E")
         if jobs and self._manager.flush():
             with talking:
                 self._leases.expired([job.job_id for job in jobs])

@@ -13,7 +13,7 @@ from celery.backends.base import DisabledBackend
 
 from celery_realtime import events
 from celery_realtime.encoding import describe_error, encode_lenient
-from celery_realtime.events import CANCEL_COMMAND
+from celery_realtime.events import CANCEL_COMMAND, Job
 from celery_realtime.exceptions import SubscribeError
 from celery_realtime.lazy import Lazy
 from celery_realtime.logs import RateLimitedLogger
@@ -47,6 +47,12 @@ MOST_NAMESAKES = 100
 NOWHERE = "-"
 
 _ENDED = ("success", "error")
+
+#: Seconds in which a worker may report itself that it has dropped a cancelled job, before a reaper does.
+WITHDRAWN_AFTER = 5.0
+
+#: What a job's state says of the job.
+_DESCRIBED = ("job_id", "task", "attempt", "root_id", "parent_id", "group_id")
 
 
 class _Found(Exception):
@@ -154,6 +160,8 @@ class JobRequests:
         reply = self._ask_workers(job_id, worker)
         if reply is None:
             reply = self._answer_of(job_id) if worker is None else self._wait_for_answer(job_id, deadline)
+        if reply is None and state.get("status") == "queued":
+            self._withdraw(project_id, state)
         if reply is None and worker is not None:
             return self._after_silence(project_id, job_id)
         if reply is not None and reply["how"] is None:
@@ -199,6 +207,18 @@ class JobRequests:
             with self._log.suppressing("cannot read whether a job is cancelled, so that is not confirmed"):
                 return history.marks.answer_of(job_id)
         return None
+
+    def _withdraw(self, project_id: str, state: dict[str, Any]) -> None:
+        """Have a queued job that no worker has end as revoked: its queue may have been purged, and nobody would end it.
+
+        A worker that gets it after all drops it: it has been told, or finds it among the cancelled jobs.
+        """
+        history = self._history()
+        job = Job(project_id=project_id, **{name: state[name] for name in _DESCRIBED if state.get(name) is not None})
+        with self._log.suppressing("cannot note that a queued job is cancelled, so it ends when a worker gets it"):
+            self._app.control.revoke(job.job_id)  # for workers without this package
+            if history is not None:
+                history.leases.withdraw(job, WITHDRAWN_AFTER)
 
     def _after_silence(self, project_id: str, job_id: str) -> dict[str, Any]:
         """Return the outcome when the worker that ran a job last does not have it any more, or does not answer."""

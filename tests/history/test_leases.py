@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import redis
 
+from celery_realtime.events import Job
 from celery_realtime.history.leases import HeldJob, Leases
 from celery_realtime.history.lua import Runner
 from celery_realtime.history.store import History
@@ -140,6 +141,15 @@ def test_an_expired_job_is_found_after_the_grace_until_it_is_dealt_with(history:
     history.leases.expired([])
     with redis.Redis.from_url(redis_url) as client:
         assert client.exists(*KEYS.leases("expiring", "expiring-jobs")) == 0
+
+
+def test_a_withdrawn_job_is_found_after_its_time_and_says_why(history: History) -> None:
+    append(history, status("PENDING", expires_at=time.time() + 60))
+    history.leases.withdraw(Job(job_id="job", project_id="p", attempt=2), after=10.0)
+    assert history.leases.reap(60.0, 1.0, 0.0).expired == []
+    history.leases.withdraw(Job(job_id="job", project_id="p", attempt=2), after=-10.0)
+    [job] = history.leases.reap(60.0, 1.0, 0.0).expired
+    assert (job.job_id, job.attempt, job.reason) == ("job", 2, "revoked")
 
 
 def test_a_stalled_job_is_found_once_with_the_latest_progress(history: History) -> None:

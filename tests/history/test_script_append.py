@@ -63,7 +63,9 @@ class Append:
 
 def event(rank: str, payload: str, **more: Any) -> list[Any]:
     """Return the description of an event, and its payload."""
-    kind = {"0": "queued", "1": "running", "2": "done", "L": "failed", "S": "failed", "E": "failed"}.get(rank, "")
+    kind = {"0": "queued", "1": "running", "2": "done", "L": "failed", "S": "failed", "E": "failed", "U": "failed"}.get(
+        rank, ""
+    )
     fields = {"job": "job", "attempt": 0, "percent": 0, "incarnation": "-", "kind": kind, "root": "-", "tag": payload}
     fields |= {"run": "-", "execution": "-", "age": 0, "redelivered": False}
     assert more.keys() <= fields.keys()
@@ -121,6 +123,12 @@ def test_a_job_has_one_entry_of_its_latest_status_and_progress(append: Append) -
         (("E", 0, "-"), ("2", 0, "a"), True),
         (("E", 0, "-"), ("L", 0, "a"), False),
         (("E", 0, "-"), ("E", 0, "-"), False),
+        (("U", 0, "-"), ("U", 0, "-"), False),
+        (("U", 0, "-"), ("1", 0, "a"), True),
+        (("U", 0, "-"), ("2", 0, "a"), True),
+        (("0", 0, "-"), ("U", 0, "-"), False),
+        (("1", 0, "a"), ("U", 0, "-"), False),
+        (("2", 0, "a"), ("U", 0, "-"), False),
         (("L", 0, "a"), ("2", 0, "b"), True),
         (("2", 0, "a"), ("1", 0, "b"), False),
         (("2", 0, "a"), ("0", 1, "-"), True),
@@ -142,6 +150,12 @@ def test_an_end_that_only_a_reaper_has_seen_is_made_final_by_a_report_that_says_
     same = event("2", '{"status":"error","state":"REVOKED","error":"expired","timestamp":"later"}', kind="failed")
     assert append(same)[1] == [0]
     assert append(event("1", "{}"))[1] == [0]
+
+
+def test_a_step_that_will_not_run_is_reopened_by_its_publication(append: Append) -> None:
+    append(event("U", "not run"))
+    assert append(event("0", "queued", run=RUN))[1] == [2]
+    assert append(event("U", "not run after all"))[1] == [0]
 
 
 def test_a_stall_changes_nothing_of_a_job_that_is_not_known_to_run(append: Append) -> None:

@@ -11,6 +11,8 @@ import pytest
 from tests.client_recorder import Recorder
 from tests.integration import jobs
 from tests.integration.stage import Stage, new_project
+from tests.services import Broker
+from tests.variants import any_broker
 
 GetStage = Callable[..., Stage]
 
@@ -47,6 +49,18 @@ def test_a_job_that_waits_is_cancelled_before_it_starts(stage: Stage, tmp_path: 
             assert client.wait_for_end(job)["status"] == "success"
         assert cancel(client, first) == {"ok": True, "job_id": first, "project_id": project, "cancel": "too_late"}
         assert "running" not in client.statuses(waiting)
+
+
+@any_broker
+def test_a_job_that_no_worker_will_ever_get_ends_when_it_is_cancelled(shared_stage: GetStage, broker: Broker) -> None:
+    project, queue = new_project(), f"purged-{new_project()}"
+    with shared_stage(broker.name, env={"LOST_AFTER": "3"}).watch(project) as client:
+        job = jobs.count.apply_async(queue=queue, headers={"project_id": project}).id
+        client.wait_for_event("agent_status", job_id=job, status="queued")
+        with jobs.celery.connection_for_write() as connection:
+            assert connection.default_channel.queue_purge(queue) == 1
+        assert cancel(client, job)["how"] == "before_start"
+        ends_revoked(client, job)
 
 
 @pytest.mark.parametrize("pool", ["prefork", "gevent", "eventlet"])

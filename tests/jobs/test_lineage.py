@@ -5,30 +5,48 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from celery import chain, group
 from celery.app.task import Context
 
+from celery_realtime.jobs.canvas import leads_to
 from celery_realtime.jobs.lineage import (
     ATTEMPT_HEADER,
     PARENT_HEADER,
     ROOT_HEADER,
     RUN_HEADER,
+    TASK_HEADER,
     Lineage,
     Publication,
     attempt_of,
-    later_steps,
     lineage_of,
     new_run,
+    task_of,
 )
 from celery_realtime.jobs.seams import read_message
+from tests.recording import Studio
 from tests.waiting import wait_for
 
 
 def publication(headers: dict[str, Any], running: Context | None = None, body: Any = None, **embed: Any) -> Publication:
-    return Publication(read_message(headers, body or ((), {}, embed)), headers, running)
+    return Publication("add", read_message(headers, body or ((), {}, embed)), headers, running)
+
+
+def sum_of(*numbers: int) -> int:
+    return sum(numbers)
 
 
 def step(task: str, job_id: str, **options: Any) -> dict[str, Any]:
     return {"task": task, "options": {"task_id": job_id, **options}}
+
+
+PROJECT = {"project_id": "p"}
+
+
+@pytest.fixture
+def studio() -> Studio:
+    studio = Studio()
+    studio.app.task(name="add", shared=False)(sum_of)
+    return studio
 
 
 # -- reading ----------------------------------------------------------------------------------------------------
@@ -138,6 +156,49 @@ def test_a_mark_that_is_none_of_ours_counts_as_none(mark: object) -> None:
     assert lineage_of("job", {RUN_HEADER: mark}).run is None
 
 
+def test_a_chain_in_a_group_that_is_being_published_has_the_group_as_its_root(studio: Studio) -> None:
+    add = studio.app.tasks["add"]
+    result = group(chain(add.s(1), add.s(2)), chain(add.s(3), group(add.s(4), add.s(5)))).apply_async(headers=PROJECT)
+    assert {sent.data["root_id"] for sent in studio.sent} == {result.id}
+
+
+def test_an_errback_that_a_main_process_publishes_stays_in_the_workflow_of_the_job(studio: Studio) -> None:
+    errbacks = group([studio.app.tasks["add"].s(1)])
+    errbacks.apply_async(("job",), parent_id="job", root_id="root", headers=PROJECT)
+    assert [sent.data["root_id"] for sent in studio.sent] == ["root"]
+
+
+def test_the_body_of_a_chord_inherits_from_the_task_that_waits_for_the_chord() -> None:
+    carried = {TASK_HEADER: {"body": "become"}, ATTEMPT_HEADER: {"body": 1}, ROOT_HEADER: "group"}
+    running = Context({"id": "unlock", "task": "celery.chord_unlock", "parent_id": "before", **carried})
+    headers: dict[str, Any] = {"id": "body", "parent_id": "unlock", "root_id": "unlock"}
+    made = publication(headers, running)
+    made.write_lineage()
+    assert not made.continues_running
+    assert lineage_of("body", headers)[:4] == (1, "group", "before", None)
+    assert task_of("body", "celery.accumulate", headers, {}) == "become"
+
+
+def test_the_task_that_waits_for_a_chord_belongs_to_the_chords_group() -> None:
+    headers = {"id": "unlock", "root_id": "unlock"}
+    message = read_message(headers, (("group", step("add", "body")), {}, {}))
+    made = Publication("celery.chord_unlock", message, headers, None)
+    made.write_lineage()
+    assert lineage_of("unlock", headers).root_id == "group"
+    assert leads_to(made.behind, "body")
+
+
+def test_a_job_that_replaces_itself_by_a_group_is_shown_under_its_own_name_to_its_end() -> None:
+    headers: dict[str, Any] = {"id": "member"}
+    running = Context({"id": "job", "task": "become", "kwargs": {}})
+    made = publication(headers, running, chord=step("celery.accumulate", "job"))
+    made.write_lineage()
+    made.hand_down()
+    carried = made.message.embed["chord"]["options"]["headers"]
+    assert task_of("job", "celery.accumulate", carried, {}) == "become"
+    assert task_of("job", "add", carried, {}) == "add"
+
+
 def test_a_child_has_the_root_of_its_parent() -> None:
     headers = {"id": "child", "root_id": "parent"}
     publication(headers, Context({"id": "parent", ROOT_HEADER: "group", "root_id": "parent"})).write_lineage()
@@ -202,14 +263,3 @@ def test_in_protocol_1_headers_are_written_beside_the_body_and_into_its_signatur
     assert headers["project_id"] == "p"
     assert lineage_of("job", made.message.fields) == Lineage(1, None, "before", None)
     assert body["callbacks"] == [step("one", "1", headers={"project_id": "p"})]
-
-
-def test_later_steps_are_those_of_the_chain_and_of_the_chord() -> None:
-    chord = {
-        "task": "celery.chord",
-        "subtask_type": "chord",
-        "kwargs": {"header": [step("three", "3")], "body": step("four", "4")},
-    }
-    ids = [later["options"]["task_id"] for later in later_steps([step("one", "1"), chord], step("five", "5"))]
-    assert ids == ["1", "3", "4", "5"]
-    assert later_steps(None, None) == []

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 from celery_realtime.events import Job
@@ -15,12 +14,12 @@ from tests.recording import Studio
 JOB = Job(job_id="job", project_id="p", root_id="root")
 
 
-def ended(**request: Any) -> list[Any]:
-    """Return the events of the steps behind a job that has failed."""
+def ended(job: Job = JOB, reason: str | BaseException = "ValueError: no", **embed: Any) -> list[Any]:
+    """Return the events of the steps behind a job that did not succeed."""
     studio, reporter = Studio(), StatusReporter(Incarnation(), Settings)
     reporter.report_to(studio.realtime.manager)
     projects = Projects(studio.app, lambda: studio.realtime.settings, lambda _: None)
-    UnreachedSteps(projects, reporter).end(JOB, SimpleNamespace(**request), "ValueError: no")
+    UnreachedSteps(projects, reporter).end(job, embed, reason)
     return [sent.data for sent in studio.sent]
 
 
@@ -39,6 +38,27 @@ def test_the_steps_of_the_chain_and_the_body_of_the_chord_end_as_failed() -> Non
 def test_a_step_keeps_the_project_that_it_was_given_and_its_attempt() -> None:
     (told,) = ended(chain=[step("one", headers={"project_id": "other", ATTEMPT_HEADER: {"one": 2}})])
     assert (told["project_id"], told["attempt"]) == ("other", 2)
+
+
+def test_a_step_of_another_project_does_not_show_the_error() -> None:
+    (told,) = ended(chain=[step("one", headers={"project_id": "other"})])
+    assert told["error"] == "not run: an earlier step did not succeed"
+
+
+def test_a_step_has_the_project_that_its_arguments_name() -> None:
+    (told,) = ended(chain=[{**step("one"), "kwargs": {"project_id": "named"}}])
+    assert told["project_id"] == "named"
+
+
+def test_what_waits_for_a_chord_ends_with_the_error_that_celery_stores_for_its_body() -> None:
+    (told,) = ended(reason=ValueError("no"), chord=step("body"))
+    assert told["error"] == "not run: ChordError: Dependency job raised ValueError('no')"
+
+
+def test_what_is_behind_a_task_that_celery_runs_for_itself_has_the_parent_of_that() -> None:
+    unlock = Job(job_id="unlock", project_id="p", task="celery.chord_unlock", parent_id="before")
+    (told,) = ended(unlock, chord=step("body"))
+    assert told["parent_id"] == "before"
 
 
 def test_a_step_that_has_no_id_and_a_job_without_steps_end_nothing() -> None:

@@ -210,6 +210,14 @@ def test_jobs_whose_loss_cannot_be_sent_are_found_again(studio: Studio, leases: 
     reap_until(studio, lambda: studio.told() == ["LOST"])
 
 
+def test_a_cancelled_job_that_no_worker_has_is_reported_as_revoked(studio: Studio, leases: Leases) -> None:
+    append(history_of(studio), status("PENDING"))
+    leases.withdraw(job(), after=-60.0)
+    reap_until(studio, lambda: studio.sent)
+    [sent] = studio.sent
+    assert (sent.data["state"], sent.data["error"]) == ("REVOKED", "TaskRevokedError: revoked")
+
+
 def test_an_expired_job_is_reported_once(studio: Studio, leases: Leases) -> None:
     append(history_of(studio), status("PENDING", expires_at=time.time() - 60))
     reap_until(studio, lambda: studio.sent)

@@ -47,6 +47,9 @@ local max_gone = 10 * max_events
 local QUEUED, RUNNING, ENDED, LOST, EXPIRED = '0', '1', '2', 'L', 'E'
 -- LOST, of a job that its worker is known to have started.
 local STARTED_AND_LOST = 'S'
+-- The end of a step that is not published, since a job before it did not succeed. It is as soft as EXPIRED: another job
+-- may lead to the same step.
+local UNREACHED = 'U'
 -- In place of a rank: progress, progress that has come to a halt, a custom event, a look for what is due.
 local PROGRESS, STALLED, CUSTOM, LOOK = 'p', 's', 'c', 'w'
 
@@ -358,6 +361,7 @@ end
 -- `state` is nil if nothing is known of this run.
 local function is_news(event, state)
   local attempt, rank = event.attempt, event.rank
+  if rank == UNREACHED then return not state end
   if rank == EXPIRED or rank == LOST or rank == STARTED_AND_LOST then return is_news_of_reaper(event, state) end
   if not state or attempt > state.attempt then return true end
   if attempt < state.attempt then return false end
@@ -374,6 +378,12 @@ local function confirms(event, state)
     and said.error == known.error and said.status == known.status
 end
 
+-- Return the rank that a job has after an event.
+local function rank_after(event)
+  if event.rank == STARTED_AND_LOST then return LOST end
+  return event.rank == UNREACHED and EXPIRED or event.rank
+end
+
 -- `state` is nil if nothing is known of this run.
 local function status_state(event, state, order, at)
   local same = state and state.attempt == event.attempt and state or nil
@@ -385,7 +395,7 @@ local function status_state(event, state, order, at)
   local is_end = event.kind == 'done' or event.kind == 'failed'
   local share = state and not has_ended(state) and state.share or 0
   return {
-    attempt = event.attempt, rank = event.rank == STARTED_AND_LOST and LOST or event.rank,
+    attempt = event.attempt, rank = rank_after(event),
     incarnation = event.incarnation, kind = event.kind, status = event.payload, status_at = at,
     root = state and state.root ~= '-' and state.root or event.root, run = run_after(event, state, order),
     execution = is_execution_kept and same.execution or event.execution,
