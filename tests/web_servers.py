@@ -161,6 +161,8 @@ class Web:
     def stop(self) -> None:
         """End all that was started."""
         self._clients.close()
+        if self.realtime.manager.history is not None:
+            self.realtime.keeper.stop()
         self.manager.stop_listening()
         self._stack.close()
         if self._listener is not None:
