@@ -360,7 +360,7 @@ def _start(execution: Execution | None) -> tuple[str, int, bool]:
     """Return a start's id, its age in milliseconds, and whether its message was delivered before."""
     if execution is None:
         return "-", 0, False
-    return _word(execution.id), max(0, int((time.time() - execution.started) * 1000)), execution.redelivered
+    return _word(execution.id), max(0, round((time.time() - execution.started) * 1000)), execution.redelivered
 
 
 def _pack(descriptions: list[list[Any]]) -> bytes:
