@@ -16,6 +16,7 @@ from benchmarks import (
     latency,
     listener,
     sender,
+    storm,
     task_cost,
     throughput,
 )
@@ -36,6 +37,7 @@ ROWS: dict[str, Callable[[Stage], Iterator[Figure]]] = {
         latency,
         history_cost,
         kill_window,
+        storm,
     )
 }
 
@@ -62,6 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="only see whether all runs; the figures mean nothing")
     parser.add_argument("--broker", action="append", choices=BROKERS, help="only on this one")
     parser.add_argument("--memory", action="store_true", help="history: also the memory of 100,000 jobs (long)")
+    parser.add_argument("--processes", type=int, default=48, help="storm: how many return at once")
+    parser.add_argument("--base", type=Path, help="storm: the folder of an earlier version, to compare with")
     parser.add_argument("--write", action="store_true", help="put the lines into docs/benchmarks.md")
     return parser
 
@@ -70,7 +74,14 @@ def _run(options: argparse.Namespace) -> list[tuple[str, ...]]:
     """Print the table line by line, and return its lines."""
     lines: list[tuple[str, ...]] = []
     brokers = tuple(options.broker or BROKERS)
-    with Stage(rounds=options.rounds, quick=options.quick, brokers=brokers, memory=options.memory) as stage:
+    with Stage(
+        rounds=options.rounds,
+        quick=options.quick,
+        brokers=brokers,
+        memory=options.memory,
+        processes=options.processes,
+        base=options.base,
+    ) as stage:
         print(table([]))
         for row in options.rows or ROWS:
             for figure in ROWS[row](stage):

@@ -29,6 +29,8 @@ class Stage:
         quick: Do a twentieth of the work, to see that all runs; the figures mean nothing then.
         brokers: The brokers to measure on; one that is not installed is left out.
         memory: Also fill a project with 100,000 jobs.
+        processes: How many processes make a storm.
+        base: The folder of an earlier version to compare storms with, or None.
         redis: A running Redis server; default: one of its own.
     """
 
@@ -39,11 +41,15 @@ class Stage:
         quick: bool = False,
         brokers: tuple[str, ...] = BROKERS,
         memory: bool = False,
+        processes: int = 48,
+        base: Path | None = None,
         redis: RedisServer | None = None,
     ) -> None:
         self.rounds = rounds
         self.quick = quick
         self.memory = memory
+        self.processes = processes
+        self.base = base
         self.brokers = tuple(name for name in brokers if find(name))
         for name in set(brokers) - set(self.brokers):
             print(f"{name} is not installed: its lines are missing", file=sys.stderr)
