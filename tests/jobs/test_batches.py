@@ -27,6 +27,10 @@ def studio(monkeypatch: pytest.MonkeyPatch) -> Studio:
     return studio
 
 
+def run_all(batch: list[Any]) -> int:
+    return len(batch)
+
+
 def requests(*job_ids: str) -> tuple[list[Any]]:
     """Return the arguments of a batch."""
     common = {"name": "batch", "args": (), "kwargs": {}, "hostname": "w@host"}
@@ -35,7 +39,7 @@ def requests(*job_ids: str) -> tuple[list[Any]]:
 
 def run(studio: Studio, base: type[Task], args: Any, state: str) -> list[tuple[str, str, Any]]:
     """Return what is reported of a batch that ends in a state: job, state and error."""
-    task = studio.app.task(name="batch", base=base, shared=False)(len)
+    task = studio.app.task(name="batch", base=base, shared=False)(run_all)
     call = {"sender": task, "task_id": "batch", "task": task, "args": args, "kwargs": {}}
     signals.task_prerun.send(**call)
     signals.task_postrun.send(**call, retval=None, state=state)
