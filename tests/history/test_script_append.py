@@ -63,9 +63,7 @@ class Append:
 
 def event(rank: str, payload: str, **more: Any) -> list[Any]:
     """Return the description of an event, and its payload."""
-    kind = {"0": "queued", "1": "running", "2": "done", "L": "failed", "S": "failed", "E": "failed", "U": "failed"}.get(
-        rank, ""
-    )
+    kind = {"0": "queued", "1": "running", "2": "done", **dict.fromkeys("LSEU", "failed")}.get(rank, "")
     fields = {"job": "job", "attempt": 0, "percent": 0, "incarnation": "-", "kind": kind, "root": "-", "tag": payload}
     fields |= {"run": "-", "execution": "-", "age": 0, "redelivered": False}
     assert more.keys() <= fields.keys()

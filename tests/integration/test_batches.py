@@ -14,6 +14,9 @@ from tests.integration.stage import new_project
 from tests.launcher import Brokers, Launcher
 from tests.waiting import wait_for
 
+# It allows no Celery above 5.6, so it is not among what tests install: pip install --no-deps celery-batches.
+pytest.importorskip("celery_batches")
+
 
 @pytest.fixture(scope="module", params=["prefork", "threads"])
 def app(request: pytest.FixtureRequest, brokers: Brokers, module_launcher: Launcher) -> Iterator[Celery]:

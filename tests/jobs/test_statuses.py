@@ -36,6 +36,14 @@ def test_within_an_attempt_a_job_only_climbs() -> None:
     ]
 
 
+def test_a_step_that_will_not_run_ends_only_what_is_unknown_and_may_be_published_all_the_same() -> None:
+    gate = StatusGate()
+    assert gate.admit_unknown(JOB)
+    assert not gate.admit_unknown(JOB)
+    assert gate.admit(msgspec.structs.replace(JOB, run="1-a"), 0)
+    assert not gate.admit_unknown(JOB)
+
+
 def test_an_end_is_reported_once_whoever_reports_it_first() -> None:
     assert admitted((0, "REVOKED"), (0, "FAILURE")) == [(0, "REVOKED")]
 

@@ -4,13 +4,14 @@ from typing import Any
 
 from celery_realtime.events import Job
 from celery_realtime.jobs.incarnation import Incarnation
-from celery_realtime.jobs.lineage import ATTEMPT_HEADER
+from celery_realtime.jobs.lineage import ATTEMPT_HEADER, CONTINUED_RUN_HEADER, TASK_HEADER
 from celery_realtime.jobs.projects import Projects
 from celery_realtime.jobs.statuses import StatusReporter
 from celery_realtime.jobs.unreached import UnreachedSteps
 from celery_realtime.settings import Settings
 from tests.recording import Studio
 
+RUN = "1795762121624-3a930231"
 JOB = Job(job_id="job", project_id="p", root_id="root")
 
 
@@ -48,6 +49,18 @@ def test_a_step_of_another_project_does_not_show_the_error() -> None:
 def test_a_step_has_the_project_that_its_arguments_name() -> None:
     (told,) = ended(chain=[{**step("one"), "kwargs": {"project_id": "named"}}])
     assert told["project_id"] == "named"
+
+
+def test_a_step_that_will_not_run_ends_softly_and_the_rest_of_a_job_that_runs_for_good() -> None:
+    studio, reporter = Studio(), StatusReporter(Incarnation(), Settings)
+    reporter.report_to(studio.realtime.manager)
+    projects = Projects(studio.app, lambda: studio.realtime.settings, lambda _: None)
+    rest = step("rest", headers={TASK_HEADER: {"rest": "become"}, CONTINUED_RUN_HEADER: {"rest": RUN}})
+    UnreachedSteps(projects, reporter).end(JOB, {"chain": [rest, step("own")]}, "ValueError: no")
+    assert studio.realtime.flush(10)
+    standings = {outgoing.job_id: outgoing.standing for outgoing in studio.wire.outgoing}
+    assert (standings["rest"].gate, standings["rest"].run) == ("", RUN)
+    assert (standings["own"].gate, standings["own"].run) == ("U", "")
 
 
 def test_what_waits_for_a_chord_ends_with_the_error_that_celery_stores_for_its_body() -> None:

@@ -1,0 +1,64 @@
+"""The jobs of a batch start and end with it; tests/integration/test_batches.py runs the real celery-batches."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from celery import Task, signals
+
+from celery_realtime.jobs.batches import FAILED
+from tests.recording import Studio
+
+
+class Batches(Task):  # type: ignore[misc]
+    """Stands for the class of celery-batches."""
+
+
+@pytest.fixture
+def studio(monkeypatch: pytest.MonkeyPatch) -> Studio:
+    module = ModuleType("celery_batches")
+    module.Batches = Batches  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "celery_batches", module)
+    studio = Studio()
+    studio.app.conf.result_backend = "cache+memory://"
+    return studio
+
+
+def run_all(batch: list[Any]) -> int:
+    return len(batch)
+
+
+def requests(*job_ids: str) -> tuple[list[Any]]:
+    """Return the arguments of a batch."""
+    common = {"name": "batch", "args": (), "kwargs": {}, "hostname": "w@host"}
+    return ([SimpleNamespace(id=job_id, request_dict={"project_id": "p"}, **common) for job_id in job_ids],)
+
+
+def run(studio: Studio, base: type[Task], args: Any, state: str) -> list[tuple[str, str, Any]]:
+    """Return what is reported of a batch that ends in a state: job, state and error."""
+    task = studio.app.task(name="batch", base=base, shared=False)(run_all)
+    call = {"sender": task, "task_id": "batch", "task": task, "args": args, "kwargs": {}}
+    signals.task_prerun.send(**call)
+    signals.task_postrun.send(**call, retval=None, state=state)
+    return [(sent.data["job_id"], sent.data["state"], sent.data["error"]) for sent in studio.sent]
+
+
+def test_each_job_ends_as_its_task_has_stored_it_or_as_the_batch(studio: Studio) -> None:
+    studio.app.backend.store_result("failed", ValueError("no"), "FAILURE")
+    studio.app.backend.store_result("done", 42, "SUCCESS")
+    reported = run(studio, Batches, requests("failed", "done", "silent"), "SUCCESS")
+    assert [state for _, state, _ in reported[:3]] == ["STARTED"] * 3
+    assert reported[3:] == [
+        ("failed", "FAILURE", "ValueError: no"),
+        ("done", "SUCCESS", None),
+        ("silent", "SUCCESS", None),
+    ]
+    assert [sent.data["result"] for sent in studio.sent[4:]] == [42, None]
+    assert {sent.data["worker"] for sent in studio.sent} == {"w@host"}
+
+
+def test_the_jobs_of_a_batch_that_raises_fail(studio: Studio) -> None:
+    assert run(studio, Batches, requests("one"), "FAILURE")[1:] == [("one", "FAILURE", FAILED)]
