@@ -19,7 +19,6 @@ from celery_realtime.events import Outgoing
 from celery_realtime.history.store import Snapshot
 from celery_realtime.rooms import rooms_of
 from celery_realtime.sending.filtering import EventFilter
-from celery_realtime.web.catchup import MOST_PAST, Position
 from celery_realtime.web.delivery import Emit
 from tests.channels import client_manager
 from tests.fuzz import material
@@ -158,16 +157,6 @@ def test_a_message_without_what_others_have_is_no_end_of_hearing(told: dict[str,
     with contextlib.closing(Ears(redacts=redacts, watched=True, recovers=True)) as ears:
         ears.hear(Told(json.dumps(told)))
         assert ears.hear(Told(json.dumps(stock("agent_status", {**STATUS, "number": 2, "offset": 3}))))
-
-
-def test_any_number_of_epochs_leaves_a_bounded_trace() -> None:
-    """Whoever may see a project can begin new ones: it says that it has seen what was never told."""
-    position = Position()
-    for number in range(1000):
-        position.seed(f"epoch {number}", number)
-        assert position.note(f"epoch {number}", number + 1)
-    assert position.past == MOST_PAST
-    assert position.epoch == "epoch 999"
 
 
 @pytest.mark.parametrize("body", [None, 5, [], {}, True])
