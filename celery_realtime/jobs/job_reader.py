@@ -14,7 +14,7 @@ from celery import Celery
 
 from celery_realtime.events import Execution, Job
 from celery_realtime.jobs.celery_tasks import is_celerys_own
-from celery_realtime.jobs.lineage import lineage_of, task_of
+from celery_realtime.jobs.lineage import continued_execution_of, lineage_of, task_of
 from celery_realtime.jobs.projects import Call, Projects, call_of_request
 from celery_realtime.jobs.seams import TaskMessage, is_redelivered, request_fields
 from celery_realtime.logs import RateLimitedLogger
@@ -87,7 +87,9 @@ class JobReader:
 
     def begin(self, task: Any) -> Job:
         """Return the job that a task begins to run, with this execution of it, and note it on its request."""
-        execution = Execution(secrets.token_hex(4), time.time(), is_redelivered(task.request))
+        request, redelivered = task.request, is_redelivered(task.request)
+        continued = None if redelivered else continued_execution_of(request.id, request_fields(request))
+        execution = Execution(continued or secrets.token_hex(4), time.time(), redelivered)
         job = msgspec.structs.replace(self._read_running(task), execution=execution)
         notes_of(task.request).job = job
         return job

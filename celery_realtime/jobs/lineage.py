@@ -27,7 +27,11 @@ RUN_HEADER = "realtime_run"
 #: In the message of a step, by the id of a job that a later step continues: the mark of that job's publication.
 CONTINUED_RUN_HEADER = "realtime_continued_run"
 
+#: By the id of a job that has replaced itself: the execution that goes on in the replacement, or in a later step of it.
+CONTINUED_EXECUTION_HEADER = "realtime_continued_execution"
+
 _RUN = re.compile(r"\d{13}-[0-9a-f]{8}")
+_EXECUTION = re.compile(r"[0-9a-f]{8}")
 
 
 class Lineage(NamedTuple):
@@ -83,6 +87,13 @@ def continued_run_of(job_id: str | None, fields: Mapping[str, Any]) -> str | Non
     """Return the run that a later step continues, as what comes before it carries it; None of a step of its own."""
     continued = fields.get(CONTINUED_RUN_HEADER)
     return _checked_run(continued.get(job_id)) if isinstance(continued, dict) else None
+
+
+def continued_execution_of(job_id: str | None, fields: Mapping[str, Any]) -> str | None:
+    """Return the execution that a job goes on with, if it is one that has replaced itself."""
+    continued = fields.get(CONTINUED_EXECUTION_HEADER)
+    execution = continued.get(job_id) if isinstance(continued, dict) else None
+    return execution if isinstance(execution, str) and _EXECUTION.fullmatch(execution) else None
 
 
 def attempt_of(job_id: str, fields: Mapping[str, Any]) -> int:
@@ -172,9 +183,14 @@ class Publication:
         if before.attempt and not self.message.fields.get("retries"):
             self.carry(ATTEMPT_HEADER, {running.id: before.attempt})
 
+    def continue_execution(self, execution: str) -> None:
+        """Let a replacement, or the step of it that gets the id, go on with the execution that it replaces."""
+        if not self.message.fields.get("retries"):
+            self.carry(CONTINUED_EXECUTION_HEADER, {self.running.id: execution})
+
     def _pass_on(self, fields: Mapping[str, Any]) -> None:
         """Write what ``celery.chord_unlock`` was given for the chord's body that it publishes, into its retries too."""
-        for name in (TASK_HEADER, CONTINUED_RUN_HEADER, ATTEMPT_HEADER):
+        for name in (TASK_HEADER, CONTINUED_RUN_HEADER, CONTINUED_EXECUTION_HEADER, ATTEMPT_HEADER):
             if fields.get(name):
                 self.carry(name, fields[name])
 

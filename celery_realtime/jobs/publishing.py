@@ -119,10 +119,17 @@ class Publishing:
         if project is not None:
             publication.carry(HEADER, project)
         publication.write_lineage()
-        publication.hand_down()
         if publication.continues_running:
-            notes_of(publication.running).republished = True
+            self._continue(publication)
+        publication.hand_down()
         return job_of_call(call, project)
+
+    @staticmethod
+    def _continue(publication: Publication) -> None:
+        notes = notes_of(publication.running)
+        notes.republished = True
+        if notes.job is not None and notes.job.execution is not None:
+            publication.continue_execution(notes.job.execution.id)
 
     def _report(self, job: Job, publication: Publication) -> bool:
         """Report a published job; returns whether it is a new one."""

@@ -94,7 +94,7 @@ class _Admitted(NamedTuple):
 
 
 def _are_two_executions(one: Job, other: Job) -> bool:
-    return None not in (one.execution, other.execution) and one.execution != other.execution
+    return one.execution is not None and other.execution is not None and one.execution.id != other.execution.id
 
 
 class StatusReporter:

@@ -310,8 +310,9 @@ def _is_earlier(job: Job, other: Job) -> bool:
 
 def _are_two_starts(job: Job, other: Job) -> bool:
     """Return whether two jobs of the same id are of two starts of its task, as far as both are known."""
-    starts = job.execution, other.execution
-    return job.attempt != other.attempt or (None not in starts and starts[0] != starts[1])
+    if job.attempt != other.attempt:
+        return True
+    return job.execution is not None and other.execution is not None and job.execution.id != other.execution.id
 
 
 def stores_results(task: Any) -> bool:

@@ -298,27 +298,27 @@ def test_a_broken_event_is_not_left_out_of_what_was_missed(shelf: Shelf) -> None
     assert (snapshot.recovered, snapshot.offset, snapshot.events) == (False, offset + 1, [])
 
 
-def test_a_history_whose_events_are_ahead_of_its_count_begins_anew(shelf: Shelf) -> None:
+def test_a_history_whose_events_are_ahead_of_its_count_goes_on_behind_them(shelf: Shelf) -> None:
     """Else its next event would have the place of one that is there, and be refused, and so would all that follow."""
     project = shelf.new_project()
     before = shelf.history.read(project)
     shelf.harm(project, Harm("XADD", "events", (f"{before.offset + 5}-0", "e", "step", "p", "{}")))
 
-    told = shelf.history.append(later_of(project))
+    groups = shelf.history.append(later_of(project))
 
-    assert told is not None
-    assert json.loads(told[0][0].payload)["_realtime"] | {"epoch": ""} == {
-        "job_id": "one",
-        "project_id": project,
-        "epoch": "",
-        "offset": 1,
-    }
+    assert groups is not None
+    mark = json.loads(groups[0][0].payload)["_realtime"]
+    assert mark["offset"] > before.offset + 5
+    assert mark["epoch"] != before.epoch
+    assert {job["job_id"] for job in before.jobs} <= {job["job_id"] for job in shelf.history.read(project).jobs}
 
 
 # -- what belongs to no project -----------------------------------------------------------------------------------
 
 JOB = json.dumps({"job_id": "held", "project_id": "p"}).encode()
-ENDLESS = json.dumps({**PROGRESS, "project_id": "p", "timestamp": ""}).encode()
+ENDLESS = json.dumps(
+    {"job": {"job_id": "one", "project_id": "p"}, "progress": {**PROGRESS, "project_id": "p", "timestamp": ""}}
+).encode()
 pieces = material.near(
     st.sampled_from([json.loads(JOB), json.loads(ENDLESS), ["ada", "p"]]), material.values([*WORDS, "ada", "p"])
 )
@@ -348,7 +348,7 @@ def test_junk_among_leases_and_revocations_hides_none_of_the_others(
 
     assert "held" in [job.job_id for job in found.lost["w"]]
     assert "held" in [job.job_id for job in found.expired]
-    assert "one" in [told.job_id for told in found.stalled]
+    assert "one" in [stalled.job.job_id for stalled in found.stalled]
     assert history.marks.revocations()["ada", "secret"] == 5.0
     for field, told in junk:
         stranger.hset(history.keys.places(int(time.time() // 60.0))[0], field, told)

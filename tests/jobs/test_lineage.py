@@ -11,6 +11,7 @@ from celery.app.task import Context
 from celery_realtime.jobs.canvas import leads_to
 from celery_realtime.jobs.lineage import (
     ATTEMPT_HEADER,
+    CONTINUED_EXECUTION_HEADER,
     PARENT_HEADER,
     ROOT_HEADER,
     RUN_HEADER,
@@ -18,6 +19,7 @@ from celery_realtime.jobs.lineage import (
     Lineage,
     Publication,
     attempt_of,
+    continued_execution_of,
     lineage_of,
     new_run,
     task_of,
@@ -263,3 +265,20 @@ def test_in_protocol_1_headers_are_written_beside_the_body_and_into_its_signatur
     assert headers["project_id"] == "p"
     assert lineage_of("job", made.message.fields) == Lineage(1, None, "before", None)
     assert body["callbacks"] == [step("one", "1", headers={"project_id": "p"})]
+
+
+@pytest.mark.parametrize("value", [None, "0123abcd", {"other": "0123abcd"}, {"job": 5}, {"job": "no execution"}])
+def test_a_job_that_replaces_nothing_begins_an_execution_of_its_own(value: Any) -> None:
+    assert continued_execution_of("job", {CONTINUED_EXECUTION_HEADER: value}) is None
+
+
+def test_a_replacement_goes_on_with_the_execution_that_it_replaces() -> None:
+    headers: dict[str, Any] = {"id": "job"}
+    publication(headers, Context(id="job")).continue_execution("0123abcd")
+    assert continued_execution_of("job", headers) == "0123abcd"
+
+
+def test_a_retry_is_an_execution_of_its_own() -> None:
+    headers: dict[str, Any] = {"id": "job", "retries": 1}
+    publication(headers, Context(id="job")).continue_execution("0123abcd")
+    assert continued_execution_of("job", headers) is None
