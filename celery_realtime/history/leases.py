@@ -26,6 +26,7 @@ HELD_TTL = 86400
 _RUNNING_RANK = 1
 
 _HOLD, _RELEASE, _REAP, _AWAIT_STALL = map(Script, ("hold", "release", "reap", "await_stall"))
+_NOTE_RUNNING = Script("note_running")
 _RENEW = Script("renew")
 
 
@@ -146,7 +147,7 @@ class Leases:
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
-        keys = self._keys.leases("alive", "reaper", "expiring", "expiring-jobs", "stalling", "stalling-jobs")
+        keys = self._keys.leases("alive", "reaper", "expiring", "expiring-jobs", "stalling", "stalling-jobs", "noted")
         arguments = [lease, pause, expiry_grace, *self._keys.leases("held:", "running:")]
         lost, expired, stalled = self._runner.run(call(_REAP, keys, arguments))
         return Lapsed(
@@ -164,8 +165,9 @@ class Leases:
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
-        alive, held, running = self._keys_of(incarnation)
-        self._runner.run_all([command("ZREM", alive, incarnation), command("DEL", held, running)])
+        alive, held, running, noted = self._keys_of(incarnation)
+        forgotten = [command("ZREM", key, incarnation) for key in (alive, noted)]
+        self._runner.run_all([*forgotten, command("DEL", held, running)])
 
     def expired(self, job_ids: Sequence[str]) -> None:
         """Forget expiries that have been reported.
@@ -203,8 +205,9 @@ class Leases:
         for incarnation, changes in _running_changes(events).items():
             started = [part for field, job in changes.items() if job is not None for part in (field, job)]
             if started:
-                running = self._keys_of(incarnation)[2]
-                commands += [command("HSET", running, *started), command("EXPIRE", running, HELD_TTL)]
+                commands.append(
+                    call(_NOTE_RUNNING, self._keys_of(incarnation), [legible(incarnation), HELD_TTL, *started])
+                )
         return commands
 
     def commands_after(self, events: list[Outgoing]) -> list[Command]:
@@ -243,7 +246,7 @@ class Leases:
 
     def _keys_of(self, incarnation: str) -> list[str]:
         name = legible(incarnation)
-        return self._keys.leases("alive", f"held:{name}", f"running:{name}")
+        return self._keys.leases("alive", f"held:{name}", f"running:{name}", "noted")
 
 
 def _running_changes(events: list[Outgoing]) -> dict[str, dict[str, bytes | None]]:

@@ -161,7 +161,6 @@ class LeaseRenewal:
         self._held = held
         self._lease = lease
         self._lock = threading.Lock()
-        self._is_new = True
         self._is_stopped = False
         #: The jobs of which Redis knows that the incarnation has them, each with its attempt.
         self._noted: set[tuple[str, int]] = set()
@@ -180,11 +179,10 @@ class LeaseRenewal:
             with talking:
                 was_there = self._leases.hold(self._incarnation, held, self._lease)
             self._noted = {(job.job_id, job.attempt) for job in held}
-        if not was_there and not self._is_new:
+        if not was_there:
             for job in held:
                 if job.running:
                     _report(self._manager, job, "STARTED", incarnation=self._incarnation)
-        self._is_new = False
 
     def note(self) -> None:
         """Note the jobs that the incarnation has received since the last time.

@@ -103,7 +103,6 @@ class Worker:
         self.reserved: list[Message] = []
         self.starts: list[Start] = []
         self.outbox: list[Outgoing] = []
-        self.has_lease = False
 
 
 def job_of(message: Message) -> Job:
@@ -253,11 +252,10 @@ class Lives(RuleBasedStateMachine):
         held = [HeldJob(**msgspec.structs.asdict(job_of(message))) for message in worker.reserved]
         running = [HeldJob(**msgspec.structs.asdict(job_of(start.message)), running=True) for start in worker.starts]
         was_there = self.history.leases.hold(worker.incarnation, [*held, *running], LEASE)
-        if not was_there and worker.has_lease:
+        if not was_there:
             for job in running:
                 change = events.status_change(job, "STARTED")
                 worker.outbox.append(events.outgoing_status(change, incarnation=worker.incarnation, job=job))
-        worker.has_lease = True
 
     def reap(self) -> None:
         lapsed = self.history.leases.reap(LEASE, 10**6, 1.0)

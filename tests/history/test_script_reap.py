@@ -8,8 +8,8 @@ import pytest
 
 from tests.lua_scripts import KEYS, Caller
 
-ALIVE, REAPER, EXPIRING, EXPIRING_JOBS, STALLING, STALLING_JOBS = REAP = KEYS.leases(
-    "alive", "reaper", "expiring", "expiring-jobs", "stalling", "stalling-jobs"
+ALIVE, REAPER, EXPIRING, EXPIRING_JOBS, STALLING, STALLING_JOBS, NOTED = REAP = KEYS.leases(
+    "alive", "reaper", "expiring", "expiring-jobs", "stalling", "stalling-jobs", "noted"
 )
 
 
@@ -40,6 +40,13 @@ def test_a_lapsed_lease_is_found_with_what_runs_before_what_is_held_and_then_hid
     assert reap() == [[], [], []]
     reap.redis.zadd(ALIVE, {"lapsed": reap.now - 11})
     assert reap()[0][0] == b"lapsed"
+
+
+def test_who_runs_jobs_and_never_had_a_lease_is_found_too(reap: Reap) -> None:
+    reap.redis.zadd(NOTED, {"lapsed": reap.now - 11, "new": reap.now - 5})
+    reap.redis.hset(KEYS.leases("running:lapsed")[0], "0:job", "RUNNING")
+    assert reap()[0] == [b"lapsed", [b"RUNNING"]]
+    assert reap()[0] == []
 
 
 @pytest.mark.parametrize("seen", [None, -7.0])

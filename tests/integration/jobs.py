@@ -86,6 +86,21 @@ def say_and_return(self: Any, lines: int = 1) -> str:
     return "said"
 
 
+@celery.task(bind=True, acks_late=True, reject_on_worker_lost=True)
+def die_once(self: Any, path: str) -> str:
+    """Come to 80 percent and kill the process that runs it; the second time, count on from the beginning."""
+    if Path(path).exists():
+        for percent in (10, 20, 30):
+            self.update_progress(percent)
+            time.sleep(0.2)  # noqa: TID251
+        return "survived"
+    Path(path).touch()
+    self.update_progress(80)
+    self.app.realtime.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+    return "never"
+
+
 @celery.task
 def die() -> None:
     """Kill the process that runs it."""

@@ -125,14 +125,14 @@ local function file_job(keys, job, state, now)
   end
 end
 
--- File each job again by its entry; return the jobs.
+-- File each job again by its entry; return what the entries say, by the ids of the jobs.
 local function file_jobs(keys, now)
   redis.call('DEL', keys.live, keys.ended, keys.gone)
   local stored, states = redis.call('HGETALL', keys.jobs), {}
   for place = 1, #stored, 2 do
     local job, state = stored[place], common.parse_job(stored[place + 1])
     if state then
-      states[#states + 1] = state
+      states[job] = state
       file_job(keys, job, state, now)
     else
       redis.call('HDEL', keys.jobs, job)
@@ -144,7 +144,7 @@ end
 local function count_workflows_anew(keys, states, now)
   redis.call('DEL', keys.flows)
   local flows, is_shown = {}, {}
-  for _, state in ipairs(states) do
+  for _, state in pairs(states) do
     local flow = flows[state.root] or common.new_flow()
     flows[state.root] = flow
     flow.total = flow.total + 1
@@ -154,7 +154,9 @@ local function count_workflows_anew(keys, states, now)
   flows['-'] = nil
   for root, flow in pairs(flows) do
     flow.progress = common.progress_of(flow)
-    if flow.total > 1 and is_shown[root] then common.write_flow(keys, root, flow, now) end
+    -- A root alone is no workflow yet, see begin_flow in append.lua.
+    local is_flow = flow.total > 1 or not states[root]
+    if is_flow and is_shown[root] then common.write_flow(keys, root, flow, now) end
   end
 end
 
@@ -170,7 +172,7 @@ end
 local function restore(keys, now)
   redis.call('DEL', keys.events, keys.flows_ended, keys.flows_due)
   local states = file_jobs(keys, now)
-  local has_flows = #states > 0 and redis.call('EXISTS', keys.flows) == 1
+  local has_flows = next(states) and redis.call('EXISTS', keys.flows) == 1
   if has_flows then file_workflows(keys, now) else count_workflows_anew(keys, states, now) end
 end
 

@@ -11,6 +11,7 @@
 --   4 expiring-jobs  hash: job id -> JSON of the job
 --   5 stalling       sorted set: running jobs by the time (s) at which they count as stalled
 --   6 stalling-jobs  hash: job id -> JSON of the progress to report then
+--   7 noted          sorted set: incarnations that run jobs and hold no lease, by the time (s) since when
 -- ARGV
 --   1 lease           seconds that a lease lasts
 --   2 pause           seconds between two looks of one reaper
@@ -22,7 +23,8 @@
 
 -- include: common
 
-local alive_key, reaper_key, expiring_key, expiring_jobs_key, stalling_key, stalling_jobs_key = unpack(KEYS)
+local alive_key, reaper_key, expiring_key, expiring_jobs_key, stalling_key, stalling_jobs_key, noted_key =
+  unpack(KEYS)
 local lease, pause, expiry_grace, held_prefix, running_prefix = unpack(ARGV)
 lease, pause, expiry_grace = tonumber(lease), tonumber(pause), tonumber(expiry_grace)
 local now = common.now()
@@ -47,10 +49,12 @@ end
 
 local function find_lost()
   local lost = {}
-  for _, incarnation in ipairs(redis.call('ZRANGEBYSCORE', alive_key, '-inf', now - lease, 'LIMIT', 0, 10)) do
-    redis.call('ZADD', alive_key, now, incarnation)
-    lost[#lost + 1] = incarnation
-    lost[#lost + 1] = jobs_of(incarnation)
+  for _, key in ipairs({alive_key, noted_key}) do
+    for _, incarnation in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', now - lease, 'LIMIT', 0, 10)) do
+      redis.call('ZADD', key, now, incarnation)
+      lost[#lost + 1] = incarnation
+      lost[#lost + 1] = jobs_of(incarnation)
+    end
   end
   return lost
 end
