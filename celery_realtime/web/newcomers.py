@@ -153,6 +153,12 @@ class Newcomers:
     def __len__(self) -> int:
         return sum(map(len, list(self._newcomers.values())))
 
+    @property
+    def holding(self) -> int:
+        """For how many subscriptions emits are held."""
+        with self._lock:
+            return sum(newcomer.is_holding for newcomers in self._newcomers.values() for newcomer in newcomers)
+
     def hold(self, sid: str, project_id: str, room: str, others: Iterable[str], *, replays: bool) -> Newcomer:
         """Hold from now on what is emitted for a client that is about to enter a room.
 

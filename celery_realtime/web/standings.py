@@ -15,20 +15,25 @@ MOST_JOBS = 10_000
 #: Seconds after its end from which on a job that is queued again was published again: clocks of hosts differ by less.
 NEW_RUN_AFTER = 5.0
 
+RUNNING = RANK_OF_STATUS["running"]
+
+#: Of a job that has reported progress in its attempt, but not that it runs.
+PROGRESSING = 0.5
+
 
 class Standing(NamedTuple):
     """How far a job was shown.
 
     Attributes:
         attempt: Its attempt.
-        rank: Of its status in that attempt; 1 if there was only progress.
+        rank: Of its status in that attempt; between queued and running if there was only progress.
         is_lost: Whether it ended by LOST, which what it does later takes back.
         timestamp: Of its status.
         percent: Of its progress since then; -1 for none.
     """
 
     attempt: int
-    rank: int
+    rank: float
     is_lost: bool
     timestamp: str
     percent: float = -1
@@ -63,6 +68,8 @@ class JobStandings:
         if after is None:
             return True  # of another writer, or without what it could be judged by
         is_news = before is None or _is_newer(before, after)
+        if is_news and before is not None and before[:2] == (after.attempt, PROGRESSING) and after.rank == RUNNING:
+            after = after._replace(percent=before.percent)
         if is_news:
             self._standings[key] = after
         return is_news
@@ -80,7 +87,7 @@ def _progressed(before: Standing | None, data: Any) -> Standing | None:
     if type(attempt) is not int or type(percent) not in (int, float):
         return None
     if before is None or attempt > before.attempt:
-        return Standing(attempt, RANK_OF_STATUS["running"], False, _text(data.get("timestamp")), percent)
+        return Standing(attempt, PROGRESSING, False, _text(data.get("timestamp")), percent)
     return before._replace(attempt=attempt, percent=percent)
 
 
@@ -92,7 +99,7 @@ def _is_newer(before: Standing, after: Standing) -> bool:
     if before.is_lost and after.rank > 0:
         return True
     # Running a second time in the same attempt: the message was delivered again.
-    is_redelivered = before.rank == after.rank == RANK_OF_STATUS["running"] and after.timestamp > before.timestamp
+    is_redelivered = before.rank == after.rank == RUNNING and after.timestamp > before.timestamp
     return after.rank > before.rank or is_redelivered or _is_new_run(before, after)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +25,12 @@ def statuses(heard: list[tuple[str, Any]], job_id: str) -> list[str]:
     return [data["status"] for event, data in heard if event == "agent_status" and data["job_id"] == job_id]
 
 
+def offsets(heard: list[tuple[str, Any]]) -> list[int]:
+    """Return the offsets of what was heard live."""
+    places = (data.get("_realtime", data) for _, data in heard if isinstance(data, dict))
+    return [place["offset"] for place in places if "offset" in place]
+
+
 def test_it_hears_status_progress_result_and_error(node: Callable[[str, str], NodeClient]) -> None:
     project = new_project()
     early = jobs.count.apply_async((1, 0), headers={"project_id": project})
@@ -31,7 +40,9 @@ def test_it_hears_status_progress_result_and_error(node: Callable[[str, str], No
     counted = jobs.count.apply_async((4, 0.05), headers={"project_id": project}).id
     failed = jobs.fail.apply_async(headers={"project_id": project}).id
     client.wait(lambda heard: "success" in statuses(heard, counted) and "error" in statuses(heard, failed))
-    assert sorted(statuses(client.events, counted)) == ["queued", "running", "success"]
+    assert statuses(client.events, counted) == ["queued", "running", "success"]
+    assert statuses(client.events, failed)[-1] == "error"
+    assert offsets(client.events) == sorted(set(offsets(client.events)))
     ends = {data["job_id"]: data for event, data in client.events if event == "agent_status"}
     assert ends[early.id]["replayed"] is True
     assert [d["result"] for e, d in client.events if e == "agent_status" and d["status"] == "success"][-1] == {
@@ -60,3 +71,38 @@ def test_a_bad_token_is_refused_at_connect(node: Callable[[str, str], NodeClient
     event, data = client.wait(lambda heard: heard)[0]
     assert event == "connect_error"
     assert data["data"]["code"] == "unauthorized"
+
+
+PRODUCER = """
+import sys
+from tests.integration import jobs
+
+for _ in range(3):
+    print(jobs.count.apply_async((5, 0.01), headers={"project_id": sys.argv[1]}).id, flush=True)
+jobs.realtime.flush(10)
+"""
+
+
+def test_the_first_jobs_of_a_fresh_process_are_heard_from_their_beginning(
+    stage: Stage, node: Callable[[str, str], NodeClient]
+) -> None:
+    """It loads what it publishes with only now, so a worker's reports may overtake it."""
+    project = new_project()
+    early = jobs.count.apply_async((1, 0), headers={"project_id": project})
+    client = node(jobs.realtime.issue_token("ada", [project]), project)
+    client.wait(lambda heard: "success" in statuses(heard, early.id))
+    produced = subprocess.run(
+        [sys.executable, "-c", PRODUCER, project],
+        env={**os.environ, **stage.broker.env},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    ids = produced.stdout.split()
+    assert len(ids) == 3
+    client.wait(lambda heard: all("success" in statuses(heard, job_id) for job_id in ids))
+    for job_id in ids:
+        # `queued` is first, or was too late to be stored, but never comes behind what is newer.
+        assert statuses(client.events, job_id) in (["queued", "running", "success"], ["running", "success"])
+    assert offsets(client.events) == sorted(set(offsets(client.events)))
