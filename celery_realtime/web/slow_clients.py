@@ -159,6 +159,13 @@ class SlowClients:
         if not self._lags(eio_sid):
             self._held.pop(sid, None)
 
+    def drop_progress(self, sid: str, project_id: str) -> None:
+        """Drop the progress that is held back of a project: the client is about to get what is newer."""
+        with self._lock:
+            held = self._held.get(sid, {})
+            for job_id in [name for name, emit in held.items() if emit.data.get("project_id") == project_id]:
+                del held[job_id]
+
     def forget(self, sid: str) -> None:
         """Forget a client that has disconnected."""
         with self._lock:

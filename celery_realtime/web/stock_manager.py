@@ -18,6 +18,9 @@ class SlowClients(Protocol):
     def disconnect_overloaded(self) -> None:
         """Report each client for which too much waits to the observer of slow clients."""
 
+    def drop_progress(self, sid: str, project_id: str) -> None:
+        """Drop the progress that is held back of a project for a client."""
+
     def due(self) -> Iterable[Emit]:
         """Return what was held back of clients that have caught up, to be emitted on this server."""
 
@@ -161,6 +164,9 @@ class StockManager:
 
     def disconnect_overloaded(self) -> None:
         """Disconnect nobody."""
+
+    def drop_progress(self, sid: str, project_id: str) -> None:
+        """Do nothing."""
 
     def due(self) -> Iterable[Emit]:
         """Return nothing."""

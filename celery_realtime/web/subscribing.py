@@ -241,6 +241,8 @@ class Subscription:
         manager.catch_up.seed(project_id, snapshot["epoch"], snapshot["offset"])
         for newcomer in self._newcomers:
             newcomer.place(snapshot["epoch"], snapshot["offset"])
+        if self._replays:
+            manager.slow_clients.drop_progress(self._session.sid, project_id)
         if self._topic.job_id is None:
             return snapshot, reading.size
         state = yield Blocking(self._shared.jobs.state_of, project_id, self._topic.job_id)

@@ -190,6 +190,22 @@ def test_what_is_missing_comes_whole_or_not_at_all(redis_url: str) -> None:
     assert (late.recovered, late.events) == (False, [])
 
 
+def test_positions_of_many_projects_are_read_in_one_round_trip_which_writes_nothing(
+    history: History, redis_url: str
+) -> None:
+    append(history, status("PENDING"), status("STARTED", incarnation="w1"))
+    client = redis.Redis.from_url(redis_url)
+    client.hset(history.keys.project("broken")[0], mapping={"epoch": "e", "offset": "x"})
+    client.set(history.keys.project("odd")[0], "no hash")
+    before = client.info("commandstats"), client.dbsize()
+
+    positions = history.positions(["p", "unknown", "broken", "odd"])
+
+    assert positions == {"p": (history.read("p").epoch, 2)}
+    assert client.dbsize() == before[1]
+    assert history.positions([]) == {}
+
+
 def test_a_reader_s_position_from_the_future_is_not_recovered_and_changes_nothing_for_others(history: History) -> None:
     append(history, status("PENDING"))
     before = history.read("p", history.read("p").epoch, 1)

@@ -294,6 +294,18 @@ def test_the_end_of_a_job_makes_its_progress_pointless() -> None:
     assert guard.due() == []
 
 
+def test_progress_that_is_held_back_is_dropped_where_something_newer_is_about_to_come() -> None:
+    guard = Guard(slow=26)
+    for project in ("alpha", "beta"):
+        guard.emit("agent_progress", {**progress(1, project), "project_id": project})
+
+    guard.slow_clients.drop_progress("slow", "alpha")
+    guard.slow_clients.drop_progress("nobody", "alpha")
+    guard.clients.waiting["slow"] = 0
+
+    assert [data["project_id"] for _, data in guard.due()] == ["beta"]
+
+
 def test_of_a_batch_only_the_progress_is_held_back() -> None:
     guard = Guard(slow=26)
     items = [{"event": "step", "data": 1}, {"event": "agent_progress", "data": progress(1)}]

@@ -1,0 +1,129 @@
+"""Of events without an offset, none takes a job backwards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from celery_realtime.channel.wire import Heard, heard
+from celery_realtime.web import standings
+from celery_realtime.web.standings import MOST_JOBS, JobStandings
+
+SECOND = "2026-11-27T10:00:{:02d}.000Z"
+
+
+def status(word: str, attempt: Any = 0, *, job: Any = "one", at: int = 0, state: str = "", project: str = "p") -> Heard:
+    data = {"job_id": job, "status": word, "attempt": attempt, "state": state, "timestamp": SECOND.format(at)}
+    return heard(project, "agent_status", data)
+
+
+def progress(percent: Any, attempt: Any = 0, job: str = "one") -> Heard:
+    data = {"job_id": job, "progress": percent, "attempt": attempt, "timestamp": SECOND.format(0)}
+    return heard("p", "agent_progress", data)
+
+
+def news(*events: Heard) -> list[Any]:
+    jobs = JobStandings()
+    return [event.data.get("status", event.data.get("progress")) for event in events if jobs.is_news(event)]
+
+
+def test_a_status_is_news_if_its_rank_or_its_attempt_is_higher() -> None:
+    events = [status("running"), status("queued"), status("running"), status("success"), status("running")]
+    retry = [status("queued", 1), status("running", 1), status("error", 0), status("error", 1)]
+
+    assert news(*events, *retry) == ["running", "success", "queued", "running", "error"]
+
+
+def test_a_job_ends_once() -> None:
+    assert news(status("success"), status("success"), status("error")) == ["success"]
+
+
+def test_jobs_and_projects_are_told_apart() -> None:
+    events = [status("success"), status("queued", job="two"), status("queued", project="other")]
+
+    assert news(*events) == ["success", "queued", "queued"]
+
+
+def test_progress_climbs_while_its_job_runs() -> None:
+    assert news(progress(10), progress(5), progress(10), status("running"), progress(9)) == [10, 10, "running"]
+    assert news(status("running"), progress(50), status("success"), progress(60)) == ["running", 50, "success"]
+    assert news(progress(90), progress(10, 1), progress(95, 0)) == [90, 10]
+
+
+def test_progress_shows_that_a_job_runs() -> None:
+    assert news(progress(10), status("queued"), status("success")) == [10, "success"]
+
+
+def test_what_was_lost_may_come_back() -> None:
+    events = [status("error", state="LOST"), status("queued"), status("running"), status("success")]
+
+    assert news(*events) == ["error", "running", "success"]
+
+
+def test_a_redelivery_is_shown_and_begins_anew() -> None:
+    events = [status("running", at=1), progress(80), status("running", at=9), progress(10), status("running", at=1)]
+
+    assert news(*events) == ["running", 80, "running", 10]
+
+
+def test_a_job_that_is_published_again_long_after_its_end_is_shown() -> None:
+    assert news(status("success", at=10), status("queued", at=14)) == ["success"]
+    assert news(status("success", at=10), status("queued", at=16)) == ["success", "queued"]
+    assert news(status("success", 2, at=10), status("queued", 0, at=16)) == ["success", "queued"]
+
+
+def test_what_has_an_offset_is_noted_and_never_judged() -> None:
+    jobs = JobStandings()
+    numbered = heard("p", "agent_status", {"job_id": "one", "status": "success", "epoch": "e", "offset": 3})
+
+    assert jobs.note(numbered)
+    assert not jobs.note(status("running"))
+    assert not jobs.is_news(status("running"))
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        *(status("asleep"), status("success", "1"), status("queued", None), status("running", True)),
+        *(status("success", job=5), progress("1"), progress(None), progress(1, [])),
+        *(heard("p", "step", {"job_id": "one"}), heard("p", "step", "text"), heard("p", "agent_workflow", {})),
+    ],
+)
+def test_what_cannot_be_judged_passes(event: Heard) -> None:
+    jobs = JobStandings()
+
+    assert jobs.is_news(event)
+    assert jobs.is_news(event)
+
+
+def test_a_timestamp_that_is_none_is_no_failure() -> None:
+    first = heard("p", "agent_status", {"job_id": "one", "status": "success", "timestamp": 5})
+    second = heard("p", "agent_status", {"job_id": "one", "status": "queued", "timestamp": "yesterday"})
+    jobs = JobStandings()
+
+    assert [jobs.is_news(event) for event in (first, second)] == [True, False]
+
+
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standings, "MOST_JOBS", 10)
+    jobs = JobStandings()
+
+    for number in range(100):
+        assert jobs.is_news(status("running", job=f"job {number}"))
+
+    assert len(jobs) == 10
+    assert MOST_JOBS >= 1000
+
+
+ranks = {"queued": 0, "running": 1, "success": 2, "error": 2}
+
+
+@given(st.lists(st.tuples(st.sampled_from(list(ranks)), st.integers(0, 2)), max_size=30))
+def test_no_order_of_statuses_takes_a_job_backwards(words: list[tuple[str, int]]) -> None:
+    jobs = JobStandings()
+    shown = [(attempt, ranks[word]) for word, attempt in words if jobs.is_news(status(word, attempt))]
+
+    assert shown == sorted(set(shown))
