@@ -244,7 +244,7 @@ class ProjectOrder:
             return []
         if snapshot.recovered and not self.lost.is_too_much:
             return self._filled(missing, snapshot)
-        return self._jumped(snapshot)
+        return self._jumped(missing, snapshot)
 
     def _changed(self, missing: Missing, snapshot: Any, clock: float) -> list[Heard]:
         """The history has begun anew, or counts on after its server has lost the end of it."""
@@ -294,10 +294,10 @@ class ProjectOrder:
             if offset > newest:
                 yield _without_offset(self._waiting.pop(offset).event)
 
-    def _jumped(self, snapshot: Any) -> list[Heard]:
+    def _jumped(self, missing: Missing, snapshot: Any) -> list[Heard]:
         """Give up what is missing: it is not in the history any more, or is too much."""
-        if snapshot.offset <= self.emitted and not self.lost:
-            return []
+        if snapshot.offset <= self.emitted and not self.lost:  # it came meanwhile, or the server has lost it
+            return list(self._forged(missing, self.emitted))
         known = [self._waiting.pop(offset).event for offset in sorted(self._waiting) if offset <= snapshot.offset]
         self.emitted, self.lost, self._announced = max(self.emitted, snapshot.offset), Lost(), None
         return [self._resync(snapshot), *known, *self._contiguous()]

@@ -8,6 +8,7 @@ import logging
 import pickle
 import socket
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,20 @@ def test_an_event_goes_to_the_room_of_its_project_in_its_namespace(channel: Chan
     [emit] = listener.wait_for_count(1)
     assert (emit.event, emit.room, emit.namespace) == ("thumbnail", "project:beta", "/jobs")
     assert emit.data == {"url": "/1.png"}
+
+
+def test_a_listener_is_silent_for_no_longer_than_it_may_be_and_pings_no_more_often(channel: Channel) -> None:
+    recorder = channel.stock_recorder()
+    messages = client_manager(channel.url).reader.listener.messages(lambda: 0.02)
+    silences = 0
+    began = time.monotonic()
+    while time.monotonic() - began < 2.5:
+        silences += next(messages) is None
+    messages.close()
+
+    assert silences >= 10  # 125 at most; with a second for each it would be 4
+    pings = [body for body in recorder.bodies if "celery-realtime-ping" in str(body)]
+    assert 1 <= len(pings) <= 4
 
 
 def test_an_event_larger_than_a_frame_is_heard_whole(channel: Channel) -> None:

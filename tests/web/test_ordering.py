@@ -209,6 +209,17 @@ def test_an_offset_that_is_not_in_the_history_stops_nothing() -> None:
     assert project.order.waiting == 0
 
 
+def test_what_a_server_has_lost_again_is_not_waited_for() -> None:
+    """It was restarted without its last second, and nothing has been stored since."""
+    project = Project(Past(4))
+    project.take(1, 2, 3, 4, 5, 7)
+
+    project.settle()
+
+    assert project.emitted == [1, 2, 3, 4, 5, 7]
+    assert project.order.emitted == 5
+
+
 def test_what_came_while_the_history_was_read_is_not_taken_for_forged() -> None:
     project = Project(Past(2))
     project.take(2)

@@ -111,6 +111,58 @@ def test_events_of_clients_pass_through_the_interceptor(make_server: MakeServer)
 
 
 @SERVERS
+def test_what_follows_an_event_comes_after_its_acknowledgement(make_server: MakeServer) -> None:
+    server = make_server()
+    happened: list[Any] = []
+    asynchronous = seams.is_asyncio(server)
+    parameters = list(inspect.signature(server._handle_event_internal).parameters)
+    assert parameters[seams.FOLLOWED_UP] == "data"
+
+    async def answer(_sid: str, data: Any) -> str:
+        return str(data)
+
+    async def follow(data: Any) -> None:
+        happened.append(data)
+
+    async def send(_eio_sid: str, packet: Any) -> None:
+        happened.append(packet.encode())
+
+    def note(data: Any) -> None:
+        settle(follow(data))
+
+    server.on("ask", answer if asynchronous else lambda sid, data: data)
+    server._send_packet = send if asynchronous else lambda *sent: settle(send(*sent))
+    assert seams.follow_up_events(server, follow if asynchronous else note)
+    settle(server._handle_event_internal(server, "sid", "eio", ["ask", "x"], "/", 1))
+    settle(server._handle_event_internal(server, "sid", "eio", ["unknown", "y"], "/", 2))
+
+    assert happened == ['31["x"]', ["ask", "x"], ["unknown", "y"]]
+
+
+@SERVERS
+def test_an_event_is_followed_up_though_its_handler_fails(make_server: MakeServer) -> None:
+    server = make_server()
+    happened: list[Any] = []
+
+    def fail(*_: Any) -> Any:
+        raise KeyError("x")
+
+    async def fail_async(*_: Any) -> Any:
+        raise KeyError("x")
+
+    server.on("ask", fail_async if seams.is_asyncio(server) else fail)
+    seams.follow_up_events(server, happened.append)
+    with pytest.raises(KeyError):
+        settle(server._handle_event_internal(server, "sid", "eio", ["ask"], "/", None))
+
+    assert happened == [["ask"]]
+
+
+def test_where_nothing_can_follow_that_is_said() -> None:
+    assert not seams.follow_up_events(object(), print)
+
+
+@SERVERS
 def test_a_packet_of_a_client_comes_to_the_interceptor(make_server: MakeServer) -> None:
     """As python-socketio decodes it."""
     server, seen = make_server(), []
