@@ -182,8 +182,6 @@ class ProjectOrder:
         self.epoch, self._start = event.epoch, (event.offset or 0) - 1
         self.emitted = self._start
 
-    # -- epochs -------------------------------------------------------------------------------------------------
-
     def seed(self, epoch: str, offset: int, clock: float) -> list[Heard]:
         """Note a snapshot that a client of this server was given, and return what has to be emitted now."""
         if self.epoch is None:
@@ -212,8 +210,6 @@ class ProjectOrder:
     def _refute(self, epoch: str) -> None:
         self._others.refute(epoch)
         self._announced.refute(epoch)
-
-    # -- the history --------------------------------------------------------------------------------------------
 
     def request(self) -> Missing | None:
         """Return what has to be read; None while no client has a snapshot."""
@@ -296,8 +292,6 @@ class ProjectOrder:
         self.emitted, self.lost = max(self.emitted, snapshot.offset), Lost()
         self._announced.latest = None
         return [self._entries.resync(snapshot), *known, *self._contiguous()]
-
-    # -- without the history ------------------------------------------------------------------------------------
 
     def give_up(self, clock: float) -> list[Heard]:
         """Go on without what is missing, since the history cannot be read; return what has to be emitted now."""
