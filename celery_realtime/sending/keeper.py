@@ -161,6 +161,8 @@ class LeaseRenewal:
         self._held = held
         self._lease = lease
         self._lock = threading.Lock()
+        self._is_new = True
+        self._since = time.monotonic()
         self._is_stopped = False
         #: The jobs of which Redis knows that the incarnation has them, each with its attempt.
         self._noted: set[tuple[str, int]] = set()
@@ -179,10 +181,13 @@ class LeaseRenewal:
             with talking:
                 was_there = self._leases.hold(self._incarnation, held, self._lease)
             self._noted = {(job.job_id, job.attempt) for job in held}
-        if not was_there:
+        # If the first renewal comes late, jobs that were noted may have been reported as lost before it.
+        is_first = self._is_new and time.monotonic() - self._since < self._lease
+        if not was_there and not is_first:
             for job in held:
                 if job.running:
                     _report(self._manager, job, "STARTED", incarnation=self._incarnation)
+        self._is_new = False
 
     def note(self) -> None:
         """Note the jobs that the incarnation has received since the last time.

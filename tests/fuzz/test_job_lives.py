@@ -98,7 +98,9 @@ class Start:
 class Worker:
     """One life of a worker's main process."""
 
-    def __init__(self) -> None:
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.has_renewed = False
         self.incarnation = f"i{next(numbers)}"
         self.reserved: list[Message] = []
         self.starts: list[Start] = []
@@ -106,9 +108,7 @@ class Worker:
 
 
 def job_of(message: Message) -> Job:
-    return Job(
-        job_id=message.job, project_id="p", attempt=message.attempt, root_id="root", run=message.run, worker=None
-    )
+    return Job(job_id=message.job, project_id="p", attempt=message.attempt, root_id="root", run=message.run, worker="w")
 
 
 class Lives(RuleBasedStateMachine):
@@ -125,7 +125,7 @@ class Lives(RuleBasedStateMachine):
         self.tick(0)
         self.queue: list[Message] = []
         self.producer: list[Outgoing] = []
-        self.workers = [Worker(), Worker()]
+        self.workers = [Worker(self.now), Worker(self.now)]
         self.known: dict[str, Known] = {}
         self.client = Entries("job_id", 10**6)
         self.position = ("", 0)
@@ -238,7 +238,7 @@ class Lives(RuleBasedStateMachine):
         self.queue += [message._replace(redelivered=True) for message in worker.reserved]
         for start in worker.starts:
             self.give_back(start)
-        self.workers[index] = Worker()
+        self.workers[index] = Worker(self.now)
 
     def kill_producer(self) -> None:
         self.producer.clear()
@@ -252,7 +252,9 @@ class Lives(RuleBasedStateMachine):
         held = [HeldJob(**msgspec.structs.asdict(job_of(message))) for message in worker.reserved]
         running = [HeldJob(**msgspec.structs.asdict(job_of(start.message)), running=True) for start in worker.starts]
         was_there = self.history.leases.hold(worker.incarnation, [*held, *running], LEASE)
-        if not was_there:
+        is_first = not worker.has_renewed and self.now - worker.since < LEASE
+        worker.has_renewed = True
+        if not was_there and not is_first:
             for job in running:
                 change = events.status_change(job, "STARTED")
                 worker.outbox.append(events.outgoing_status(change, incarnation=worker.incarnation, job=job))
@@ -432,6 +434,8 @@ class Lives(RuleBasedStateMachine):
 def clocked(results_server: Any, monkeypatch: pytest.MonkeyPatch) -> type[Lives]:
     monkeypatch.setattr("celery_realtime.history.store.Runner", ClockedRunner)
     monkeypatch.setattr("celery_realtime.history.store.time", Clock)
+    # A report that says just what the one before it said, at the same time, is taken for the same one.
+    monkeypatch.setattr("celery_realtime.events.now", lambda: f"time {next(numbers)}")
     monkeypatch.setattr(Lives, "url", results_server.fresh_url())
     return Lives
 

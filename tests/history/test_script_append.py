@@ -184,6 +184,11 @@ def test_the_first_that_is_heard_of_a_run_may_be_anything_that_happens_to_it(app
     assert append(event(rank, "b", run=LATER_RUN, percent=5))[1] == [2]
 
 
+def test_a_job_that_is_published_twice_in_one_moment_has_two_runs(append: Append) -> None:
+    assert append(event("0", "same", run=RUN), event("0", "same", run=LATER_RUN))[1] == [1, 2]
+    assert append(event("0", "same", run=LATER_RUN))[1] == [2]
+
+
 def test_a_report_without_a_mark_is_of_the_present_run(append: Append) -> None:
     append(event("1", "a", run=RUN))
     assert append(event("2", "b"), event("1", "c", run=RUN, execution="x"))[1] == [2, 0]

@@ -295,6 +295,13 @@ local function compare_runs(event, state)
   return publication < present and OLDER or NEWER
 end
 
+local function is_of_same_run(event, state) return event.run == '-' or event.run == state.run end
+
+local function is_from_same(event, state)
+  return is_of_same_run(event, state) and event.incarnation == state.incarnation
+    and (event.execution == '-' or event.execution == state.execution)
+end
+
 -- Return the run that a job is of after an event.
 local function run_after(event, state, order)
   if event.run ~= '-' then return event.run end
@@ -408,9 +415,7 @@ end
 local function append_status(event)
   local before = read_job(event.job)
   -- The same write a second time, its first answer having been lost.
-  if before and before.status == event.payload and before.incarnation == event.incarnation then
-    return before.status_at
-  end
+  if before and before.status == event.payload and is_from_same(event, before) then return before.status_at end
   local order = compare_runs(event, before)
   if order == OLDER then return 0 end
   local state = order == SAME and before or nil
@@ -453,7 +458,7 @@ end
 
 local function append_progress(event)
   local before = read_job(event.job)
-  if before and before.progress == event.payload then return before.progress_at end
+  if before and before.progress == event.payload and is_of_same_run(event, before) then return before.progress_at end
   local order = compare_runs(event, before)
   if order == OLDER then return 0 end
   local state = order == SAME and before or nil
