@@ -31,6 +31,8 @@ EVENTS = 100
 HICCUP = 2.0
 #: Seconds between two questions of the bystander.
 PAUSE = 0.01
+#: Seconds after the hiccup that the bystander asks at least. A storm may last longer.
+WATCHED = 5.0
 #: Seconds after which a storm is given up.
 LONGEST = 120.0
 
@@ -94,6 +96,7 @@ def _storm(tree: Path, processes: int) -> Storm:
             resumed = time.monotonic()
             server.resume()
             done = _times(crowd.stdout, processes, resumed)
+            time.sleep(max(0.0, resumed + WATCHED - time.monotonic()))
         return Storm(bystander.pings, done, _processor_time(server.pid) - before)
 
 
