@@ -82,13 +82,13 @@ class ProjectOrder:
         self.emitted = 0
         self.is_behind = False
         self.lost = Lost()
-        self._entries = Entries(project_id, namespace)
+        self._source = Source(project_id, namespace)
         self._requests = 0
         self._behind_since = 0
         #: By offset, in the order of arrival, what is ahead of a hole.
         self._waiting: dict[int, Waiting] = {}
         self._others = OtherEpochs()
-        self._announced = Announcement()
+        self._announced: Announced | None = None
         self._has_unnumbered = False
         #: What comes of offsets up to it was never emitted, though it is behind.
         self._start = 0
@@ -122,7 +122,7 @@ class ProjectOrder:
         """Forget what waits, which is too much: it is in the history, which is asked at once."""
         if not self._waiting:
             return
-        self._announced.latest = Announced(self.epoch or "", max(self._waiting), -math.inf, self._requests)
+        self._announced = Announced(self.epoch or "", max(self._waiting), -math.inf, self._requests)
         self._waiting.clear()
 
     def _contiguous(self) -> Iterator[Heard]:
@@ -147,7 +147,7 @@ class ProjectOrder:
         """Until when the first of the events that wait does so, or what is announced is awaited; infinity if none."""
         held = (self._waiting.values(), self._others.waiting)
         since = [next(iter(events)).since for events in held if events]
-        announced = self._announced.missing(self.epoch, self.emitted)
+        announced = self._missing_announced()
         since += [] if announced is None else [announced.since]
         return min(since, default=math.inf) + PATIENCE
 
@@ -170,17 +170,21 @@ class ProjectOrder:
             offset: Its newest offset.
             clock: The time in seconds.
         """
-        if (
-            self.epoch is not None
-            and not self._others.is_past(epoch)
-            and self._announced.missing(self.epoch, self.emitted) is None
-        ):
-            self._announced.latest = Announced(epoch, offset, clock, self._requests)
+        if self.epoch is not None and not self._others.is_past(epoch) and self._missing_announced() is None:
+            self._announced = Announced(epoch, offset, clock, self._requests)
+
+    def _missing_announced(self) -> Announced | None:
+        announced = self._announced
+        if announced is None or (announced.epoch == self.epoch and announced.offset <= self.emitted):
+            return None
+        return announced
 
     def start(self, event: Heard) -> None:
         """Begin with an event, for a client that was placed in the room without a snapshot."""
         self.epoch, self._start = event.epoch, (event.offset or 0) - 1
         self.emitted = self._start
+
+    # -- epochs -------------------------------------------------------------------------------------------------
 
     def seed(self, epoch: str, offset: int, clock: float) -> list[Heard]:
         """Note a snapshot that a client of this server was given, and return what has to be emitted now."""
@@ -195,8 +199,7 @@ class ProjectOrder:
         if self.epoch is not None:
             self._others.end(self.epoch, self.emitted)
         self.epoch, self.emitted, self._start = epoch, offset, 0
-        self.lost = Lost()
-        self._announced.latest = None
+        self.lost, self._announced = Lost(), None
         for waiting in self._others.take_all():
             due += self.take(waiting.event, min(waiting.since, clock))
         return due
@@ -209,14 +212,17 @@ class ProjectOrder:
 
     def _refute(self, epoch: str) -> None:
         self._others.refute(epoch)
-        self._announced.refute(epoch)
+        if self._announced is not None and self._announced.epoch == epoch:
+            self._announced = None
+
+    # -- the history --------------------------------------------------------------------------------------------
 
     def request(self) -> Missing | None:
         """Return what has to be read; None while no client has a snapshot."""
         if self.epoch is None:
             return None
         self._requests += 1
-        announced = self._announced.missing(self.epoch, self.emitted)
+        announced = self._missing_announced()
         epoch = self._others.latest or (announced.epoch if announced is not None else self.epoch)
         start = int(min(self.emitted, self.lost.start)) if epoch == self.epoch else 0
         return Missing(self.project_id, epoch, start, self._requests)
@@ -247,20 +253,20 @@ class ProjectOrder:
         if missing.epoch != snapshot.epoch:
             if missing.epoch != self.epoch:
                 self._refute(missing.epoch)
-            self._announced.latest = Announced(snapshot.epoch, snapshot.offset, -math.inf, self._requests)
+            self._announced = Announced(snapshot.epoch, snapshot.offset, -math.inf, self._requests)
             return []
         if snapshot.recovered:
             return [*self._begin(snapshot.epoch, 0, clock), *self._filled(missing, snapshot)]
         due, known = self._rest(), self._others.of(snapshot.epoch)
         rest = self._begin(snapshot.epoch, snapshot.offset, clock)
         known_events = [known[offset].event for offset in sorted(known) if offset <= snapshot.offset]
-        return [*due, self._entries.resync(snapshot), *known_events, *rest]
+        return [*due, self._source.resync(snapshot), *known_events, *rest]
 
     def _filled(self, missing: Missing, snapshot: Any) -> list[Heard]:
         first = snapshot.offset - len(snapshot.events) + 1
         entries = dict(enumerate(snapshot.events, first))
         due = [
-            self._entries.event(entries[offset], self.epoch, offset)
+            self._source.event(entries[offset], str(self.epoch), offset)
             for offset in self.lost.recovered(entries, self.emitted)
         ]
         for offset in range(self.emitted + 1, snapshot.offset + 1):
@@ -275,11 +281,12 @@ class ProjectOrder:
             yield waiting.event
         # One that cannot hold its offset came without, if later ones have come.
         elif not (self._has_unnumbered and "offset" in entry and self._waiting):
-            yield self._entries.event(entry, self.epoch, offset)
+            yield self._source.event(entry, str(self.epoch), offset)
 
     def _forged(self, missing: Missing, newest: int) -> Iterator[Heard]:
         """Yield what was there before the history was asked, and is not in it: its offset says nothing."""
-        self._announced.answer(missing.serial)
+        if self._announced is not None and self._announced.requests < missing.serial:
+            self._announced = None
         for offset in [place for place, event in self._waiting.items() if event.requests < missing.serial]:
             if offset > newest:
                 yield _without_offset(self._waiting.pop(offset).event)
@@ -289,9 +296,8 @@ class ProjectOrder:
         if snapshot.offset <= self.emitted and not self.lost:  # it came meanwhile, or the server has lost it
             return list(self._forged(missing, self.emitted))
         known = [self._waiting.pop(offset).event for offset in sorted(self._waiting) if offset <= snapshot.offset]
-        self.emitted, self.lost = max(self.emitted, snapshot.offset), Lost()
-        self._announced.latest = None
-        return [self._entries.resync(snapshot), *known, *self._contiguous()]
+        self.emitted, self.lost, self._announced = max(self.emitted, snapshot.offset), Lost(), None
+        return [self._source.resync(snapshot), *known, *self._contiguous()]
 
     def give_up(self, clock: float) -> list[Heard]:
         """Go on without what is missing, since the history cannot be read; return what has to be emitted now."""
@@ -310,55 +316,23 @@ class ProjectOrder:
         return due
 
 
-class Announcement:
-    """Up to where the history is known to go.
+class Source(NamedTuple):
+    """Makes events of what the history says of a project."""
 
-    Attributes:
-        latest: What was announced last; None if that has come, or was not true.
-    """
+    project_id: str
+    namespace: str
 
-    def __init__(self) -> None:
-        self.latest: Announced | None = None
-
-    def missing(self, epoch: str | None, emitted: int) -> Announced | None:
-        """Return what was announced, unless all of it has been emitted."""
-        latest = self.latest
-        return None if latest is None or (latest.epoch == epoch and latest.offset <= emitted) else latest
-
-    def refute(self, epoch: str) -> None:
-        """Forget what was announced of an epoch that the history does not have."""
-        if self.latest is not None and self.latest.epoch == epoch:
-            self.latest = None
-
-    def answer(self, serial: int) -> None:
-        """Forget what was announced before a request of the history that is answered."""
-        if self.latest is not None and self.latest.requests < serial:
-            self.latest = None
-
-
-class Entries:
-    """Makes events of what the history says of a project.
-
-    Args:
-        project_id: The project.
-        namespace: The namespace of the project.
-    """
-
-    def __init__(self, project_id: str, namespace: str) -> None:
-        self._project_id = project_id
-        self._namespace = namespace
-
-    def event(self, entry: dict[str, Any], epoch: str | None, offset: int) -> Heard:
-        """Return an entry of the history as the event that was published for it."""
+    def event(self, entry: dict[str, Any], epoch: str, offset: int) -> Heard:
+        """Return the event of an entry."""
         place: dict[str, Any] = {name: entry[name] for name in ("epoch", "offset") if name in entry}
-        mark = {**place, "project_id": self._project_id} if place else None
-        event = heard(self._project_id, entry["event"], entry["data"], mark=mark, namespace=self._namespace)
+        mark = {**place, "project_id": self.project_id} if place else None
+        event = heard(self.project_id, entry["event"], entry["data"], mark=mark, namespace=self.namespace)
         return msgspec.structs.replace(event, epoch=epoch, offset=offset)
 
     def resync(self, snapshot: Any) -> Heard:
-        """Return the event that tells clients to subscribe again: more was missed than can be passed on."""
-        data = {"project_id": self._project_id, "epoch": snapshot.epoch, "offset": snapshot.offset}
-        return Heard(self._project_id, None, RESYNC_EVENT, data, namespace=self._namespace)
+        """Return the event that has clients subscribe again."""
+        data = {"project_id": self.project_id, "epoch": snapshot.epoch, "offset": snapshot.offset}
+        return Heard(self.project_id, None, RESYNC_EVENT, data, namespace=self.namespace)
 
 
 class OtherEpochs:
