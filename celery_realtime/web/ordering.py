@@ -82,7 +82,7 @@ class ProjectOrder:
         self.emitted = 0
         self.is_behind = False
         self.lost = Lost()
-        self._namespace = namespace
+        self._source = Source(project_id, namespace)
         self._requests = 0
         self._behind_since = 0
         #: By offset, in the order of arrival, what is ahead of a hole.
@@ -260,12 +260,15 @@ class ProjectOrder:
         due, known = self._rest(), self._others.of(snapshot.epoch)
         rest = self._begin(snapshot.epoch, snapshot.offset, clock)
         known_events = [known[offset].event for offset in sorted(known) if offset <= snapshot.offset]
-        return [*due, self._resync(snapshot), *known_events, *rest]
+        return [*due, self._source.resync(snapshot), *known_events, *rest]
 
     def _filled(self, missing: Missing, snapshot: Any) -> list[Heard]:
         first = snapshot.offset - len(snapshot.events) + 1
         entries = dict(enumerate(snapshot.events, first))
-        due = [self._heard(entries[offset], offset) for offset in self.lost.recovered(entries, self.emitted)]
+        due = [
+            self._source.event(entries[offset], str(self.epoch), offset)
+            for offset in self.lost.recovered(entries, self.emitted)
+        ]
         for offset in range(self.emitted + 1, snapshot.offset + 1):
             due += self._next(entries[offset], offset)
         due += self._contiguous()
@@ -278,13 +281,7 @@ class ProjectOrder:
             yield waiting.event
         # One that cannot hold its offset came without, if later ones have come.
         elif not (self._has_unnumbered and "offset" in entry and self._waiting):
-            yield self._heard(entry, offset)
-
-    def _heard(self, entry: dict[str, Any], offset: int) -> Heard:
-        place: dict[str, Any] = {name: entry[name] for name in ("epoch", "offset") if name in entry}
-        mark = {**place, "project_id": self.project_id} if place else None
-        event = heard(self.project_id, entry["event"], entry["data"], mark=mark, namespace=self._namespace)
-        return msgspec.structs.replace(event, epoch=self.epoch, offset=offset)
+            yield self._source.event(entry, str(self.epoch), offset)
 
     def _forged(self, missing: Missing, newest: int) -> Iterator[Heard]:
         """Yield what was there before the history was asked, and is not in it: its offset says nothing."""
@@ -300,13 +297,7 @@ class ProjectOrder:
             return list(self._forged(missing, self.emitted))
         known = [self._waiting.pop(offset).event for offset in sorted(self._waiting) if offset <= snapshot.offset]
         self.emitted, self.lost, self._announced = max(self.emitted, snapshot.offset), Lost(), None
-        return [self._resync(snapshot), *known, *self._contiguous()]
-
-    def _resync(self, snapshot: Any) -> Heard:
-        data = {"project_id": self.project_id, "epoch": snapshot.epoch, "offset": snapshot.offset}
-        return Heard(self.project_id, None, RESYNC_EVENT, data, namespace=self._namespace)
-
-    # -- without the history ------------------------------------------------------------------------------------
+        return [self._source.resync(snapshot), *known, *self._contiguous()]
 
     def give_up(self, clock: float) -> list[Heard]:
         """Go on without what is missing, since the history cannot be read; return what has to be emitted now."""
@@ -323,6 +314,25 @@ class ProjectOrder:
             self.emitted = first - 1
             due += self._contiguous()
         return due
+
+
+class Source(NamedTuple):
+    """Makes events of what the history says of a project."""
+
+    project_id: str
+    namespace: str
+
+    def event(self, entry: dict[str, Any], epoch: str, offset: int) -> Heard:
+        """Return the event of an entry."""
+        place: dict[str, Any] = {name: entry[name] for name in ("epoch", "offset") if name in entry}
+        mark = {**place, "project_id": self.project_id} if place else None
+        event = heard(self.project_id, entry["event"], entry["data"], mark=mark, namespace=self.namespace)
+        return msgspec.structs.replace(event, epoch=epoch, offset=offset)
+
+    def resync(self, snapshot: Any) -> Heard:
+        """Return the event that has clients subscribe again."""
+        data = {"project_id": self.project_id, "epoch": snapshot.epoch, "offset": snapshot.offset}
+        return Heard(self.project_id, None, RESYNC_EVENT, data, namespace=self.namespace)
 
 
 class OtherEpochs:
