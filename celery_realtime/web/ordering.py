@@ -130,17 +130,10 @@ class ProjectOrder:
             self.emitted += 1
             yield waiting.event
 
-    # -- what is missing ----------------------------------------------------------------------------------------
-
     @property
     def waiting(self) -> int:
         """How many events wait."""
         return len(self._waiting) + len(self._others.waiting)
-
-    @property
-    def past(self) -> int:
-        """How many past epochs are remembered."""
-        return self._others.past
 
     @property
     def waits_until(self) -> float:
@@ -183,8 +176,6 @@ class ProjectOrder:
         """Begin with an event, for a client that was placed in the room without a snapshot."""
         self.epoch, self._start = event.epoch, (event.offset or 0) - 1
         self.emitted = self._start
-
-    # -- epochs -------------------------------------------------------------------------------------------------
 
     def seed(self, epoch: str, offset: int, clock: float) -> list[Heard]:
         """Note a snapshot that a client of this server was given, and return what has to be emitted now."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from celery_realtime.channel.wire import Heard, heard
 from celery_realtime.history.store import Snapshot
 from celery_realtime.web import ordering
-from celery_realtime.web.ordering import MOST_PAST, MOST_WAITING, PATIENCE, ProjectOrder
+from celery_realtime.web.ordering import MOST_PAST, MOST_WAITING, PATIENCE, OtherEpochs, ProjectOrder
 
 
 def event(offset: int, epoch: str = "e", project: str = "p") -> Heard:
@@ -255,15 +255,23 @@ def test_events_of_unknown_epochs_are_bounded() -> None:
     assert project.order.waiting <= MOST_WAITING
 
 
-def test_past_epochs_are_bounded() -> None:
+def test_any_number_of_epochs_is_followed() -> None:
     project = Project()
-    for number in range(10 * MOST_PAST):
+    for number in range(3 * MOST_PAST):
         project.past = Past(1, f"epoch {number}")
         project.take(1, epoch=f"epoch {number}")
         project.ask()
 
-    assert project.order.past == MOST_PAST
-    assert project.emitted == [1] * 10 * MOST_PAST
+    assert project.emitted == [1] * 3 * MOST_PAST
+
+
+def test_past_epochs_are_bounded() -> None:
+    epochs = OtherEpochs()
+    for number in range(3 * MOST_PAST):
+        epochs.end(f"epoch {number}", 1)
+
+    assert epochs.past == MOST_PAST
+    assert epochs.is_past(f"epoch {3 * MOST_PAST - 1}")
 
 
 def test_an_event_without_an_offset_is_not_emitted_again_when_the_history_has_it() -> None:
