@@ -34,6 +34,7 @@ class Proxy:
     Attributes:
         url: The address to connect to instead.
         accepted: How many connections have been made.
+        round_trips: How often a client has spoken that had not asked yet, or had been answered, on any connection.
     """
 
     def __init__(self, url: str, delay: float = 0.0) -> None:
@@ -50,6 +51,9 @@ class Proxy:
         self._black_hole = False
         self._ended = False
         self.accepted = 0
+        self.round_trips = 0
+        #: The ends towards clients, and whether each has spoken since the server did.
+        self._is_asking: dict[socket.socket, bool] = {}
         self._listener: socket.socket | None = None
         self.port = self._listen(0)
         self.url = url.replace(f":{parts.port}", f":{self.port}", 1)
@@ -123,6 +127,7 @@ class Proxy:
         for one in self._pairs:
             one.close()
         self._pairs.clear()
+        self._is_asking.clear()
         self._on_the_way.clear()
         self._stalled.clear()
 
@@ -165,6 +170,7 @@ class Proxy:
         except OSError:
             client.close()
             return
+        self._is_asking[client] = False
         for one, other in ((client, server), (server, client)):
             one.setblocking(True)
             self._pairs[one] = other
@@ -173,6 +179,8 @@ class Proxy:
         other = self._pairs[one]
         with contextlib.suppress(OSError):
             data = one.recv(CHUNK)
+            if data:
+                self._count(one, other)
             if data and self._delay:
                 due = time.monotonic() + _delays.uniform(0, self._delay)
                 self._on_the_way.setdefault(other, []).append((due, data))
@@ -182,8 +190,16 @@ class Proxy:
                 return
         for end in (one, other):
             self._pairs.pop(end, None)
+            self._is_asking.pop(end, None)
             self._on_the_way.pop(end, None)
             end.close()
+
+    def _count(self, one: socket.socket, other: socket.socket) -> None:
+        if one in self._is_asking:
+            self.round_trips += not self._is_asking[one]
+            self._is_asking[one] = True
+        else:
+            self._is_asking[other] = False
 
     def _deliver(self) -> None:
         """Pass on what has been on its way for long enough; nothing overtakes what was said before it."""

@@ -119,3 +119,11 @@ def test_a_healed_proxy_is_found_at_the_same_address(
 
     with connect(proxy) as late:
         assert ask(late) == b"hello"
+
+
+def test_round_trips_are_counted_and_not_what_is_said_in_between(echo: str) -> None:
+    with Proxy(echo) as proxy, socket.create_connection((HOST, proxy.port), timeout=5) as client:
+        for _ in range(3):
+            client.sendall(b"ask")
+            assert client.recv(100) == b"ask"
+        assert proxy.round_trips == 3

@@ -87,7 +87,8 @@ class Outbox(Generic[T]):
             self._publish_counted,
             changed=self._idle,
             size=self._queue_size,
-            batch_size=self._batch_size,
+            # What is stored as one batch is published as one, the updates of workflows that come with it included.
+            batch_size=2 * self._batch_size,
             backoff=Backoff(*self._pauses),
             ledger=self._ledger,
         )
