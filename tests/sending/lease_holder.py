@@ -1,7 +1,7 @@
-"""A process with a lease that is renewed beside it: ``python -m tests.sending.lease_holder URL KEY [fork]``.
+"""A process with a lease that is renewed beside it: ``python -m tests.sending.lease_holder URL KEY [fork | exec]``.
 
 Says the process id of its helper, and waits. With ``fork``, a process that it has forked behind Python's back holds all
-its pipes open, and outlives it.
+its pipes open, and outlives it. With ``exec`` it becomes another program after a line of input.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ def main() -> None:
     if other != 0:
         sys.stdout.write(f"{helper.pid} {other}\n")
         sys.stdout.flush()
+    if how == ["exec"]:
+        sys.stdin.readline()
+        os.execv("/bin/sleep", ["sleep", "60"])
     signal.pause()
     os._exit(0)
 

@@ -141,6 +141,27 @@ def test_it_does_not_outlive_a_process_that_is_killed(redis_url: str, client: re
     assert renewals(client) == after
 
 
+def test_it_ends_when_its_process_becomes_another_program(redis_url: str, client: redis.Redis) -> None:
+    """As a reloader makes it do that keeps the process."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.sending.lease_holder", redis_url, KEY, "exec"],
+        cwd=ROOT,
+        env={**os.environ, **python_path()},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as holder:
+        assert holder.stdout is not None
+        helper = psutil.Process(int(holder.stdout.readline().split()[0]))
+        assert goes_on(client)
+        assert holder.stdin is not None
+        holder.stdin.write("now\n")
+        holder.stdin.flush()
+        wait_for(lambda: helper.status() == psutil.STATUS_ZOMBIE)
+        assert psutil.Process(holder.pid).name() == "sleep"
+        holder.kill()
+
+
 def test_signals_that_are_meant_for_all_processes_of_a_worker_do_not_end_it(
     new_lease: Callable[..., GreenLease], redis_url: str, client: redis.Redis
 ) -> None:
