@@ -33,6 +33,52 @@ def test_a_cancellation_is_forgotten_in_the_end(marks: Marks, client: redis.Redi
     assert 0 < client.ttl(KEYS.cancelled("job")) <= CANCELLED_TTL  # type: ignore[operator]
 
 
+def test_cancellations_are_listed_once_to_each_worker_that_asks(marks: Marks) -> None:
+    assert marks.cancelled_since(0.0) == ([], 0.0)
+    marks.cancel("one")
+    marks.cancel("two")
+    jobs, since = marks.cancelled_since(0.0)
+    assert jobs == ["one", "two"]
+    assert marks.cancelled_since(since) == ([], since)
+    marks.cancel("one")
+    assert marks.cancelled_since(since)[0] == ["one"]
+
+
+def test_a_cancellation_is_listed_although_the_clock_of_redis_was_put_back(marks: Marks, client: redis.Redis) -> None:
+    [cancellations] = KEYS.leases("cancellations")
+    marks.cancel("one")
+    client.zadd(cancellations, {"later": client.time()[0] + 1000})  # type: ignore[index,operator]
+    _, since = marks.cancelled_since(0.0)
+    marks.cancel("two")
+    assert marks.cancelled_since(since)[0] == ["two"]
+
+
+def test_the_list_of_cancellations_is_bounded(
+    marks: Marks, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("celery_realtime.history.marks.MOST_CANCELLED", 3)
+    [cancellations] = KEYS.leases("cancellations")
+    client.zadd(cancellations, {"old": client.time()[0] - CANCELLED_TTL - 1})  # type: ignore[index,operator]
+    for number in range(5):
+        marks.cancel(f"job-{number}")
+    assert marks.cancelled_since(0.0)[0] == ["job-2", "job-3", "job-4"]
+    assert 0 < client.ttl(cancellations) <= CANCELLED_TTL  # type: ignore[operator]
+
+
+def test_the_worker_that_cancels_a_job_answers_whoever_asked(marks: Marks, client: redis.Redis) -> None:
+    marks.answer("job", {"how": "terminate"})
+    assert marks.answer_of("job") is None
+    marks.cancel("job")
+    assert marks.answer_of("job") is None
+    marks.answer("job", {"how": "terminate"})
+    assert marks.answer_of("job") == {"how": "terminate"}
+    assert marks.cancelled(["job"]) == ["job"]
+    marks.cancel("job")
+    assert marks.answer_of("job") is None
+    client.set(KEYS.cancelled("job"), "1")  # of an earlier version
+    assert marks.answer_of("job") is None
+
+
 def test_revocations_are_kept_by_user_and_project_with_their_time(marks: Marks, client: redis.Redis) -> None:
     assert marks.revocations() == {}
     marks.revoke("ada", "p", 5.25)

@@ -1,12 +1,14 @@
 """Workers that are not started by the ``celery`` command: ``python -m tests.integration.embedded_worker HOW NAME``.
 
 ``main`` runs ``worker_main``; ``thread`` runs a worker in a thread; ``again`` does so twice, one after the other, and
-``cut_off`` cuts the first off while a job of it runs.
+``cut_off`` cuts the first off while a job of it runs. ``reloaded`` replaces the program by itself while a job runs, as
+reloaders do that keep the process.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 from typing import Any
@@ -27,6 +29,13 @@ def main() -> None:
     if how == "main":
         jobs.celery.worker_main(["worker", "--pool", "threads", "--hostname", name, *OPTIONS])
         return
+    if how == "reloaded":
+        start(name)
+        wait_for(lambda: state.active_requests, timeout=60)
+        wait_for(lambda: jobs.realtime.flush(10), timeout=60)
+        logger.warning("stopping")
+        # "thread" is what it does next; nothing of this process but its id is left.
+        os.execv(sys.executable, [sys.executable, "-m", "tests.integration.embedded_worker", "thread", name])
     if how != "thread":
         worker = start(name)
         wait_for(lambda: state.reserved_requests if how == "cut_off" else state.total_count, timeout=60)

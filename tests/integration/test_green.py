@@ -13,6 +13,7 @@ from tests.integration.stage import Stage, new_project, producing
 from tests.integration.test_jobs import start, states
 from tests.launcher import Launcher
 from tests.services import Broker
+from tests.variants import long_unless
 from tests.waiting import wait_for
 
 LOST_AFTER = 3.0
@@ -28,8 +29,14 @@ def helpers_of(stage: Stage) -> list[psutil.Process]:
     return [child for child in children if "lease helper" in " ".join(child.cmdline())]
 
 
-@pytest.mark.parametrize("pool", ["gevent", "eventlet"])
-@pytest.mark.parametrize("task", [jobs.spin, jobs.spin_in_c], ids=["python", "c"])
+# The other two pairs show nothing more.
+@pytest.mark.parametrize(
+    ("pool", "task"),
+    long_unless(
+        [("gevent", jobs.spin), ("eventlet", jobs.spin_in_c)],
+        [(pool, task) for pool in ("gevent", "eventlet") for task in (jobs.spin, jobs.spin_in_c)],
+    ),
+)
 def test_a_task_that_computes_for_long_is_running_and_never_lost(shared_stage: GetStage, pool: str, task: Any) -> None:
     project = new_project()
     stage = shared_stage(pool=pool, env={"LOST_AFTER": str(LOST_AFTER)})

@@ -184,8 +184,9 @@ def test_however_a_worker_is_run_its_job_is_lost_when_its_process_is_killed(
             assert client.wait_for_end(job, timeout=LOST_AFTER + 5)["state"] == "LOST"
 
 
+@pytest.mark.parametrize("how", ["cut_off", "reloaded"])
 def test_the_job_of_a_worker_that_is_cut_off_and_starts_again_in_its_process_does_not_run_for_ever(
-    launcher: Launcher, redis_broker: Broker, tmp_path: Path
+    launcher: Launcher, redis_broker: Broker, tmp_path: Path, how: str
 ) -> None:
     project = new_project()
     with producing(redis_broker):
@@ -193,8 +194,11 @@ def test_the_job_of_a_worker_that_is_cut_off_and_starts_again_in_its_process_doe
         stage.worker.stop()
         with stage.watch(project) as client:
             job = start(jobs.hold, str(tmp_path / "never"), 60.0, project=project)
-            embed(launcher, redis_broker, "cut_off")
+            embedded = embed(launcher, redis_broker, how)
             assert client.wait_for_end(job, timeout=LOST_AFTER + 30)["state"] == "LOST"
+            after = start(jobs.add, 1, 2, project=project)
+            assert client.wait_for_end(after, timeout=30)["status"] == "success"
+            assert embedded.running
 
 
 def embed(launcher: Launcher, broker: Broker, how: str) -> ManagedProcess:
