@@ -157,7 +157,10 @@ class StatusReporter:
         published = published_at(job.run)
         if abs(time.time() * 1000 - published) < FRESH * 1000:
             publication = msgspec.structs.replace(job, worker=None, execution=None)
-            self.report(publication, "PENDING", timestamp=events.at(published))
+            if self._gate.admit(publication, RANK_OF_STATUS["queued"]) and self._manager is not None:
+                # In the name of the worker: else the history takes it for a second try of the publisher's report.
+                details = {"timestamp": events.at(published)}
+                self._put(self._manager, publication, "PENDING", None, details, incarnation=self._incarnation.id)
 
     @property
     def has_history(self) -> bool:
@@ -173,6 +176,7 @@ class StatusReporter:
         details: dict[str, Any],
         *,
         gate: str = "",
+        incarnation: str | None = None,
     ) -> None:
         if job.project_id is None:
             if not is_celerys_own(job.task):
@@ -180,7 +184,8 @@ class StatusReporter:
             return
         stall_after = job.stall_after if state == "STARTED" else None
         change = events.status_change(job, state, **details)
-        incarnation = "" if state == "PENDING" else self._incarnation.id  # no worker has it yet
+        if incarnation is None:
+            incarnation = "" if state == "PENDING" else self._incarnation.id  # no worker has it yet
         manager.put(
             events.outgoing_status(change, expires_at, stall_after, gate=gate, incarnation=incarnation, job=job)
         )
