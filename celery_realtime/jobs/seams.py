@@ -274,6 +274,9 @@ class RequestWatch:
         try:
             return self._methods[name](*args, **options)
         finally:
+            if report.kind == "terminated" and not self._request.acknowledged:
+                # Cut off by the end of the worker, and not revoked: the message goes back to the broker.
+                self._left(self._request, PoolReport("requeued"))
             for own in self.NAMES:  # or request and watch would be a cycle, which only a collection frees
                 vars(self._request).pop(own, None)
 
