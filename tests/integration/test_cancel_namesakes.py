@@ -89,6 +89,8 @@ def test_jobs_that_wait_in_a_worker_or_at_the_broker_are_cancelled_and_never_run
         # The first ones wait in the workers, which have fetched them, and the others at the broker.
         options = {"headers": {"project_id": project}}
         job_ids = [jobs.count.apply_async((1, 0), **options).id for _ in range(RUNNING + count)]
+        for job_id in job_ids:  # publishing does not wait until the job is on record
+            client.wait_for_event("agent_status", job_id=job_id, status="queued")
         assert cancel_all(client, job_ids) == [("requested", "before_start")] * len(job_ids)
         go.touch()
         for job_id in job_ids:
