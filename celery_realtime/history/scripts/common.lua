@@ -16,6 +16,22 @@ function common.project_keys()
   }
 end
 
+-- Sorted sets -------------------------------------------------------------------------------------------------------
+
+local was_taken_from = {}
+
+-- Whether a key may have been emptied, and made anew, in this call: then it does not expire yet.
+common.may_be_new = false
+
+function common.add(key, score, member)
+  redis.call('ZADD', key, score, member)
+  if was_taken_from[key] then common.may_be_new = true end
+end
+
+function common.take(key, member)
+  if redis.call('ZREM', key, member) == 1 then was_taken_from[key] = true end
+end
+
 -- Jobs ----------------------------------------------------------------------------------------------------------------
 
 -- An entry has three lines: "attempt rank percent status-offset progress-offset incarnation kind share root run
@@ -74,9 +90,9 @@ function common.write_flow(keys, root, flow, now)
   for place, name in ipairs(FLOW) do words[place] = name == 'told' and string.format('%d', flow.told) or flow[name] end
   redis.call('HSET', keys.flows, root, table.concat(words, ' '))
   if common.is_over(flow) then
-    redis.call('ZADD', keys.flows_ended, now, root)
+    common.add(keys.flows_ended, now, root)
   else
-    redis.call('ZREM', keys.flows_ended, root)
+    common.take(keys.flows_ended, root)
   end
 end
 
@@ -89,10 +105,10 @@ local RENEWAL = 0.01
 -- Count the keys of a project that exist, but for `meta`.
 local function count_keys() return redis.call('EXISTS', unpack(KEYS, META + 1, LAST)) end
 
--- Write down where a project stands. `is_filed` tells that a key may have been made anew, so that it expires too.
-function common.close(keys, project, is_filed, now, ttl)
+-- Write down where a project stands.
+function common.close(keys, project, now, ttl)
   local key_count = count_keys()
-  local renews = is_filed or key_count ~= project.key_count or now - project.renewed > ttl * RENEWAL
+  local renews = common.may_be_new or key_count ~= project.key_count or now - project.renewed > ttl * RENEWAL
   if renews then project.renewed = now end
   redis.call('HSET', keys.meta, 'epoch', project.epoch, 'offset', project.offset, 'keys', key_count,
     'renewed', project.renewed, 'due', project.due or '')
@@ -200,7 +216,6 @@ function common.open(keys, new_epoch, find_lost, now, ttl)
   -- Written first: where memory has run out, this fails, and nothing is changed.
   redis.call('HSET', keys.meta, 'epoch', new_epoch, 'offset', project.offset)
   restore(keys, now)
-  project.key_count = count_keys()
-  common.close(keys, project, true, now, ttl)
+  common.close(keys, project, now, ttl)
   return project
 end
