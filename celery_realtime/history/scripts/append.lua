@@ -54,6 +54,7 @@ local UNREACHED = 'U'
 local PROGRESS, STALLED, CUSTOM, LOOK = 'p', 's', 'c', 'w'
 
 local WORKFLOW_EVENT = 'agent_workflow'
+local QUESTION_MARK = string.byte('?')
 -- Seconds between two updates of a workflow, but for the one that says that nothing of it is queued or running.
 local WORKFLOW_PAUSE = 0.25
 
@@ -67,7 +68,7 @@ local function describe(index, fields)
   local name, job, attempt, rank, percent, incarnation, kind, root, tag, run, execution, age, is_redelivered =
     unpack(fields)
   -- A question mark before the tag: the event may have been stored already, and the answer was lost.
-  local is_doubtful = string.sub(tag, 1, 1) == '?'
+  local is_doubtful = string.byte(tag) == QUESTION_MARK
   return {
     index = index, name = name, job = job, attempt = attempt, rank = rank, percent = percent,
     incarnation = incarnation, kind = kind, root = root, is_doubtful = is_doubtful,
@@ -448,19 +449,24 @@ local function is_progress(event, state)
 end
 
 -- Progress may be the first that is heard of a run, or of an attempt: then the job runs.
-local function progress_state(event, state, order, at)
-  local is_new_attempt = not state or event.attempt > state.attempt
-  local earlier = state or {incarnation = '-', share = 0, root = event.root, status = '', status_at = 0, ended = 0}
-  local is_execution_known = not is_new_attempt and earlier.execution ~= '-'
+local function state_begun_by_progress(event, state, order, at)
+  local earlier = state or {incarnation = '-', share = 0, root = event.root, status_at = 0, ended = 0}
   return {
-    attempt = event.attempt, rank = is_new_attempt and RUNNING or earlier.rank,
-    kind = is_new_attempt and 'running' or earlier.kind, incarnation = earlier.incarnation, root = earlier.root,
-    status = is_new_attempt and '' or earlier.status, status_at = earlier.status_at,
-    share = math.max(has_ended(earlier) and 0 or earlier.share, event.percent), run = run_after(event, state, order),
-    execution = is_execution_known and earlier.execution or event.execution,
-    started = is_execution_known and earlier.started or event.started, ended = 0,
+    attempt = event.attempt, rank = RUNNING, kind = 'running', incarnation = earlier.incarnation, root = earlier.root,
+    status = '', status_at = earlier.status_at, run = run_after(event, state, order), execution = event.execution,
+    started = event.started, ended = 0, share = math.max(has_ended(earlier) and 0 or earlier.share, event.percent),
     percent = event.percent, progress = event.payload, progress_at = at,
   }
+end
+
+-- Change the state of a job that has come further within an attempt; return what of it workflows count.
+local function advance(event, state, at)
+  local counted = {root = state.root, kind = state.kind, share = state.share, ended = 0}
+  state.percent, state.progress, state.progress_at = event.percent, event.payload, at
+  if event.percent > state.share then state.share = event.percent end
+  if event.run ~= '-' then state.run = event.run end
+  if state.execution == '-' then state.execution, state.started = event.execution, event.started end
+  return counted
 end
 
 local function append_progress(event)
@@ -471,7 +477,11 @@ local function append_progress(event)
   local state = order == SAME and before or nil
   if not is_progress(event, state) then return 0 end
   local at = store(event.name, event.payload, event.tag)
-  keep_job(event, before, progress_state(event, state, order, at), at)
+  if state and state.attempt == event.attempt then
+    keep_job(event, advance(event, state, at), state, at)
+  else
+    keep_job(event, before, state_begun_by_progress(event, state, order, at), at)
+  end
   return at
 end
 

@@ -130,66 +130,67 @@ local function find_offset(keys, offset)
   return highest
 end
 
-local function file_job(keys, job, state, now)
-  local ended = state.ended > 0 and state.ended / 1000 or now
-  if state.is_gone then
-    redis.call('ZADD', keys.gone, ended, job)
-  elseif state.ended > 0 then
-    redis.call('ZADD', keys.ended, ended, job)
-  else
-    redis.call('ZADD', keys.live, math.max(state.status_at, state.progress_at), job)
-  end
-end
-
--- File each job again by its entry; return what the entries say, by the ids of the jobs.
-local function file_jobs(keys, now)
-  redis.call('DEL', keys.live, keys.ended, keys.gone)
-  local stored, states = redis.call('HGETALL', keys.jobs), {}
-  for place = 1, #stored, 2 do
-    local job, state = stored[place], common.parse_job(stored[place + 1])
-    if state then
-      states[job] = state
-      file_job(keys, job, state, now)
+-- Restore from the entries of jobs all that can be: everything but the events. Its parts stand inside, so that a call
+-- that restores nothing does not make them.
+local function restore(keys, now)
+  local function file_job(job, state)
+    local ended = state.ended > 0 and state.ended / 1000 or now
+    if state.is_gone then
+      redis.call('ZADD', keys.gone, ended, job)
+    elseif state.ended > 0 then
+      redis.call('ZADD', keys.ended, ended, job)
     else
-      redis.call('HDEL', keys.jobs, job)
+      redis.call('ZADD', keys.live, math.max(state.status_at, state.progress_at), job)
     end
   end
-  return states
-end
 
-local function count_workflows_anew(keys, states, now)
-  redis.call('DEL', keys.flows)
-  local flows, is_shown = {}, {}
-  for _, state in pairs(states) do
-    local flow = flows[state.root] or common.new_flow()
-    flows[state.root] = flow
-    flow.total = flow.total + 1
-    common.count_job(flow, state, 1)
-    if not state.is_gone then is_shown[state.root] = true end
+  -- File each job again by its entry; return what the entries say, by the ids of the jobs.
+  local function file_jobs()
+    redis.call('DEL', keys.live, keys.ended, keys.gone)
+    local stored, states = redis.call('HGETALL', keys.jobs), {}
+    for place = 1, #stored, 2 do
+      local job, state = stored[place], common.parse_job(stored[place + 1])
+      if state then
+        states[job] = state
+        file_job(job, state)
+      else
+        redis.call('HDEL', keys.jobs, job)
+      end
+    end
+    return states
   end
-  flows['-'] = nil
-  for root, flow in pairs(flows) do
-    flow.progress = common.progress_of(flow)
-    -- A root alone is no workflow yet, see begin_flow in append.lua.
-    local is_flow = flow.total > 1 or not states[root]
-    if is_flow and is_shown[root] then common.write_flow(keys, root, flow, now) end
-  end
-end
 
-local function file_workflows(keys, now)
-  local stored = redis.call('HGETALL', keys.flows)
-  for place = 1, #stored, 2 do
-    local root, flow = stored[place], common.parse_flow(stored[place + 1])
-    if flow then common.write_flow(keys, root, flow, now) else redis.call('HDEL', keys.flows, root) end
+  local function count_workflows_anew(states)
+    redis.call('DEL', keys.flows)
+    local flows, is_shown = {}, {}
+    for _, state in pairs(states) do
+      local flow = flows[state.root] or common.new_flow()
+      flows[state.root] = flow
+      flow.total = flow.total + 1
+      common.count_job(flow, state, 1)
+      if not state.is_gone then is_shown[state.root] = true end
+    end
+    flows['-'] = nil
+    for root, flow in pairs(flows) do
+      flow.progress = common.progress_of(flow)
+      -- A root alone is no workflow yet, see begin_flow in append.lua.
+      local is_flow = flow.total > 1 or not states[root]
+      if is_flow and is_shown[root] then common.write_flow(keys, root, flow, now) end
+    end
   end
-end
 
--- Restore from the entries of jobs all that can be: everything but the events.
-local function restore(keys, now)
+  local function file_workflows()
+    local stored = redis.call('HGETALL', keys.flows)
+    for place = 1, #stored, 2 do
+      local root, flow = stored[place], common.parse_flow(stored[place + 1])
+      if flow then common.write_flow(keys, root, flow, now) else redis.call('HDEL', keys.flows, root) end
+    end
+  end
+
   redis.call('DEL', keys.events, keys.flows_ended, keys.flows_due)
-  local states = file_jobs(keys, now)
+  local states = file_jobs()
   local has_flows = next(states) and redis.call('EXISTS', keys.flows) == 1
-  if has_flows then file_workflows(keys, now) else count_workflows_anew(keys, states, now) end
+  if has_flows then file_workflows() else count_workflows_anew(states) end
 end
 
 -- Return where a project stands: {epoch, offset of its newest event, key_count, renewed, due}.
