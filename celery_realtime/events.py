@@ -200,10 +200,12 @@ class Deadlines(msgspec.Struct, frozen=True):
     Attributes:
         expires_at: When a queued job expires, in seconds since the epoch.
         stall_after: Seconds after which a running job counts as stalled if it reports nothing more.
+        may_stall: Whether it may have been noted before when the job counts as stalled.
     """
 
     expires_at: float | None = None
     stall_after: float | None = None
+    may_stall: bool = True
 
 
 class Outgoing(NamedTuple):
@@ -345,8 +347,13 @@ def outgoing_status(
             run="" if job is None else job.run or "",
             execution=None if job is None else job.execution,
         ),
-        deadlines=Deadlines(expires_at, stall_after),
+        deadlines=Deadlines(expires_at, stall_after, may_stall=_may_stall(job)),
     )
+
+
+def _may_stall(job: Job | None) -> bool:
+    """Return whether a job may have declared when it stalls, which only its execution knows."""
+    return job is None or job.execution is None or job.stall_after is not None
 
 
 def outgoing_end(job: Job, ending: Ending, *, incarnation: str, gate: str = "") -> Outgoing:

@@ -238,7 +238,11 @@ class Leases:
         return [call(_AWAIT_STALL, self._keys.leases("stalling", "stalling-jobs"), arguments)] if arguments else []
 
     def _forget_stalls(self, events: list[Outgoing]) -> list[Command]:
-        ended = [legible(event.job_id) for event in events if event.job_id and event.rank == TERMINAL_RANK]
+        ended = [
+            legible(event.job_id)
+            for event in events
+            if event.job_id and event.rank == TERMINAL_RANK and event.deadlines.may_stall
+        ]
         if not ended:
             return []
         stalling, jobs = self._keys.leases("stalling", "stalling-jobs")

@@ -364,7 +364,7 @@ class Lives(RuleBasedStateMachine):
         for job in snapshot.jobs:
             heard = self.client.view[job["job_id"]]
             names = ["status", "state", "attempt", "stalled"]
-            # Of a run of which only the end is heard, a client that knows an earlier one still shows that one's progress.
+            # If only the end of a run is heard, a client still shows the progress of an earlier one.
             if job["status"] in ("queued", "running") or job["progress"] is not None:
                 names += ["progress", "message"]
             assert [heard.get(name) for name in names] == [job.get(name) for name in names]

@@ -160,6 +160,15 @@ def test_a_stalled_job_is_found_once_with_the_latest_progress(history: History) 
     assert history.leases.reap(60.0, 1.0, 0.0).stalled == []
 
 
+def test_a_stall_is_forgotten_when_its_job_ends(history: History, redis_url: str) -> None:
+    append(history, status("STARTED", stall_after=60.0), status("STARTED", job="other", stall_after=60.0))
+    append(history, status("SUCCESS"))
+    with redis.Redis.from_url(redis_url) as client:
+        stalling, jobs = KEYS.leases("stalling", "stalling-jobs")
+        assert client.zrange(stalling, 0, -1) == [b"other"]
+        assert client.hkeys(jobs) == [b"other"]
+
+
 def test_expiries_and_stalls_travel_with_the_events(history: History, redis_url: str) -> None:
     with redis.Redis.from_url(redis_url) as client:
         append(history, status("PENDING"))

@@ -54,22 +54,21 @@ local UNREACHED = 'U'
 local PROGRESS, STALLED, CUSTOM, LOOK = 'p', 's', 'c', 'w'
 
 local WORKFLOW_EVENT = 'agent_workflow'
+local QUESTION_MARK = string.byte('?')
 -- Seconds between two updates of a workflow, but for the one that says that nothing of it is queued or running.
 local WORKFLOW_PAUSE = 0.25
 
 local now = common.now()
-local now_ms = math.floor(now * 1000)
+local now_ms, now_text = math.floor(now * 1000), string.format('%.6f', now)
 local project
 local workflow_updates = {}
 local has_made_due = 0
--- Whether a key may have been made anew.
-local is_filed = false
 
 local function describe(index, fields)
   local name, job, attempt, rank, percent, incarnation, kind, root, tag, run, execution, age, is_redelivered =
     unpack(fields)
   -- A question mark before the tag: the event may have been stored already, and the answer was lost.
-  local is_doubtful = string.sub(tag, 1, 1) == '?'
+  local is_doubtful = string.byte(tag) == QUESTION_MARK
   return {
     index = index, name = name, job = job, attempt = attempt, rank = rank, percent = percent,
     incarnation = incarnation, kind = kind, root = root, is_doubtful = is_doubtful,
@@ -122,7 +121,6 @@ local function forget_jobs_that_ended_long_ago()
   end
   redis.call('ZREM', keys.ended, unpack(jobs))
   forget_jobs_that_are_gone_long_since()
-  is_filed = true
 end
 
 local function forget_workflows_that_ended_long_ago()
@@ -159,7 +157,7 @@ local function close_project()
   forget_workflows_that_ended_long_ago()
   forget_live_jobs_that_were_silent_longest()
   forget_old_events()
-  common.close(keys, project, is_filed, now, ttl)
+  common.close(keys, project, now, ttl)
 end
 
 -- Events --------------------------------------------------------------------------------------------------------------
@@ -167,7 +165,7 @@ end
 local function store(name, payload, tag)
   project.offset = project.offset + 1
   local id = string.format('%d-0', project.offset)
-  redis.call('XADD', keys.events, 'MAXLEN', '~', max_events, id, 'e', name, 'p', payload, 't', now, 'b', tag)
+  redis.call('XADD', keys.events, 'MAXLEN', '~', max_events, id, 'e', name, 'p', payload, 't', now_text, 'b', tag)
   return project.offset
 end
 
@@ -198,9 +196,19 @@ local function read_job(job)
   return entry and common.parse_job(entry)
 end
 
+local has_flows
+
+-- Most jobs are of no workflow: where there is none, none is looked for.
 local function read_flow(root)
+  if has_flows == nil then has_flows = redis.call('EXISTS', keys.flows) == 1 end
+  if not has_flows then return nil end
   local stored = redis.call('HGET', keys.flows, root)
   return stored and common.parse_flow(stored)
+end
+
+local function write_flow(root, flow)
+  has_flows = true
+  common.write_flow(keys, root, flow, now_text)
 end
 
 -- A root counts itself only once there is a second job: most jobs are alone, and need no workflow.
@@ -221,15 +229,16 @@ local function store_workflow_update(event, root, flow)
   local at = store(WORKFLOW_EVENT, payload, event.tag)
   workflow_updates[#workflow_updates + 1] = {event.index, payload, at}
   flow.told = now_ms
-  if project.due then redis.call('ZREM', keys.flows_due, root) end
+  if project.due then common.take(keys.flows_due, root) end
 end
 
 -- Report a workflow's change: at once if it is the first or the last one, or if there was none for a while.
 local function report_workflow(event, root, flow)
   local due = flow.told / 1000 + WORKFLOW_PAUSE
   if common.is_over(flow) or due <= now then return store_workflow_update(event, root, flow) end
-  if redis.call('ZADD', keys.flows_due, 'NX', due, root) == 0 then return end
-  has_made_due, is_filed = 1, true
+  if redis.call('ZSCORE', keys.flows_due, root) then return end
+  common.add(keys.flows_due, due, root)
+  has_made_due = 1
   project.due = math.min(project.due or due, due)
 end
 
@@ -249,7 +258,7 @@ local function update_workflow(event, before, after)
   local is_news = not before or before.kind ~= after.kind or progress ~= flow.progress
   flow.progress = progress
   if is_news and flow.total > 1 then report_workflow(event, root, flow) end
-  common.write_flow(keys, root, flow, now)
+  write_flow(root, flow)
 end
 
 -- Store the updates of workflows that had to wait, with this event.
@@ -259,9 +268,9 @@ local function report_due_workflows(event)
     local flow = read_flow(root)
     if flow then
       store_workflow_update(event, root, flow)
-      common.write_flow(keys, root, flow, now)
+      write_flow(root, flow)
     else
-      redis.call('ZREM', keys.flows_due, root)
+      common.take(keys.flows_due, root)
     end
   end
   project.due = tonumber(redis.call('ZRANGE', keys.flows_due, 0, 0, 'WITHSCORES')[2])
@@ -336,15 +345,14 @@ local function has_soft_end(state) return state.rank == LOST or state.rank == EX
 -- Write a job's new state, and file it where that belongs.
 local function keep_job(event, before, after, at)
   write_job(event.job, after)
-  is_filed = is_filed or not before or has_ended(before) ~= has_ended(after)
   if has_ended(after) then
-    redis.call('ZADD', keys.ended, now, event.job)
-    redis.call('ZREM', keys.live, event.job)
+    common.add(keys.ended, now_text, event.job)
+    common.take(keys.live, event.job)
   else
-    redis.call('ZADD', keys.live, at, event.job)
-    if before and has_ended(before) then redis.call('ZREM', keys.ended, event.job) end
+    common.add(keys.live, at, event.job)
+    if before and has_ended(before) then common.take(keys.ended, event.job) end
   end
-  if before and before.is_gone then redis.call('ZREM', keys.gone, event.job) end
+  if before and before.is_gone then common.take(keys.gone, event.job) end
   update_workflow(event, before, after)
 end
 
@@ -441,19 +449,24 @@ local function is_progress(event, state)
 end
 
 -- Progress may be the first that is heard of a run, or of an attempt: then the job runs.
-local function progress_state(event, state, order, at)
-  local is_new_attempt = not state or event.attempt > state.attempt
-  local earlier = state or {incarnation = '-', share = 0, root = event.root, status = '', status_at = 0, ended = 0}
-  local is_execution_known = not is_new_attempt and earlier.execution ~= '-'
+local function state_begun_by_progress(event, state, order, at)
+  local earlier = state or {incarnation = '-', share = 0, root = event.root, status_at = 0, ended = 0}
   return {
-    attempt = event.attempt, rank = is_new_attempt and RUNNING or earlier.rank,
-    kind = is_new_attempt and 'running' or earlier.kind, incarnation = earlier.incarnation, root = earlier.root,
-    status = is_new_attempt and '' or earlier.status, status_at = earlier.status_at,
-    share = math.max(has_ended(earlier) and 0 or earlier.share, event.percent), run = run_after(event, state, order),
-    execution = is_execution_known and earlier.execution or event.execution,
-    started = is_execution_known and earlier.started or event.started, ended = 0,
+    attempt = event.attempt, rank = RUNNING, kind = 'running', incarnation = earlier.incarnation, root = earlier.root,
+    status = '', status_at = earlier.status_at, run = run_after(event, state, order), execution = event.execution,
+    started = event.started, ended = 0, share = math.max(has_ended(earlier) and 0 or earlier.share, event.percent),
     percent = event.percent, progress = event.payload, progress_at = at,
   }
+end
+
+-- Change the state of a job that has come further within an attempt; return what of it workflows count.
+local function advance(event, state, at)
+  local counted = {root = state.root, kind = state.kind, share = state.share, ended = 0}
+  state.percent, state.progress, state.progress_at = event.percent, event.payload, at
+  if event.percent > state.share then state.share = event.percent end
+  if event.run ~= '-' then state.run = event.run end
+  if state.execution == '-' then state.execution, state.started = event.execution, event.started end
+  return counted
 end
 
 local function append_progress(event)
@@ -464,7 +477,11 @@ local function append_progress(event)
   local state = order == SAME and before or nil
   if not is_progress(event, state) then return 0 end
   local at = store(event.name, event.payload, event.tag)
-  keep_job(event, before, progress_state(event, state, order, at), at)
+  if state and state.attempt == event.attempt then
+    keep_job(event, advance(event, state, at), state, at)
+  else
+    keep_job(event, before, state_begun_by_progress(event, state, order, at), at)
+  end
   return at
 end
 

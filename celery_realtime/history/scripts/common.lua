@@ -16,6 +16,22 @@ function common.project_keys()
   }
 end
 
+-- Sorted sets -------------------------------------------------------------------------------------------------------
+
+local was_taken_from = {}
+
+-- Whether a key may have been emptied, and made anew, in this call: then it does not expire yet.
+common.may_be_new = false
+
+function common.add(key, score, member)
+  redis.call('ZADD', key, score, member)
+  if was_taken_from[key] then common.may_be_new = true end
+end
+
+function common.take(key, member)
+  if redis.call('ZREM', key, member) == 1 then was_taken_from[key] = true end
+end
+
 -- Jobs ----------------------------------------------------------------------------------------------------------------
 
 -- An entry has three lines: "attempt rank percent status-offset progress-offset incarnation kind share root run
@@ -74,9 +90,9 @@ function common.write_flow(keys, root, flow, now)
   for place, name in ipairs(FLOW) do words[place] = name == 'told' and string.format('%d', flow.told) or flow[name] end
   redis.call('HSET', keys.flows, root, table.concat(words, ' '))
   if common.is_over(flow) then
-    redis.call('ZADD', keys.flows_ended, now, root)
+    common.add(keys.flows_ended, now, root)
   else
-    redis.call('ZREM', keys.flows_ended, root)
+    common.take(keys.flows_ended, root)
   end
 end
 
@@ -89,10 +105,10 @@ local RENEWAL = 0.01
 -- Count the keys of a project that exist, but for `meta`.
 local function count_keys() return redis.call('EXISTS', unpack(KEYS, META + 1, LAST)) end
 
--- Write down where a project stands. `is_filed` tells that a key may have been made anew, so that it expires too.
-function common.close(keys, project, is_filed, now, ttl)
+-- Write down where a project stands.
+function common.close(keys, project, now, ttl)
   local key_count = count_keys()
-  local renews = is_filed or key_count ~= project.key_count or now - project.renewed > ttl * RENEWAL
+  local renews = common.may_be_new or key_count ~= project.key_count or now - project.renewed > ttl * RENEWAL
   if renews then project.renewed = now end
   redis.call('HSET', keys.meta, 'epoch', project.epoch, 'offset', project.offset, 'keys', key_count,
     'renewed', project.renewed, 'due', project.due or '')
@@ -114,66 +130,67 @@ local function find_offset(keys, offset)
   return highest
 end
 
-local function file_job(keys, job, state, now)
-  local ended = state.ended > 0 and state.ended / 1000 or now
-  if state.is_gone then
-    redis.call('ZADD', keys.gone, ended, job)
-  elseif state.ended > 0 then
-    redis.call('ZADD', keys.ended, ended, job)
-  else
-    redis.call('ZADD', keys.live, math.max(state.status_at, state.progress_at), job)
-  end
-end
-
--- File each job again by its entry; return what the entries say, by the ids of the jobs.
-local function file_jobs(keys, now)
-  redis.call('DEL', keys.live, keys.ended, keys.gone)
-  local stored, states = redis.call('HGETALL', keys.jobs), {}
-  for place = 1, #stored, 2 do
-    local job, state = stored[place], common.parse_job(stored[place + 1])
-    if state then
-      states[job] = state
-      file_job(keys, job, state, now)
+-- Restore from the entries of jobs all that can be: everything but the events. Its parts stand inside, so that a call
+-- that restores nothing does not make them.
+local function restore(keys, now)
+  local function file_job(job, state)
+    local ended = state.ended > 0 and state.ended / 1000 or now
+    if state.is_gone then
+      redis.call('ZADD', keys.gone, ended, job)
+    elseif state.ended > 0 then
+      redis.call('ZADD', keys.ended, ended, job)
     else
-      redis.call('HDEL', keys.jobs, job)
+      redis.call('ZADD', keys.live, math.max(state.status_at, state.progress_at), job)
     end
   end
-  return states
-end
 
-local function count_workflows_anew(keys, states, now)
-  redis.call('DEL', keys.flows)
-  local flows, is_shown = {}, {}
-  for _, state in pairs(states) do
-    local flow = flows[state.root] or common.new_flow()
-    flows[state.root] = flow
-    flow.total = flow.total + 1
-    common.count_job(flow, state, 1)
-    if not state.is_gone then is_shown[state.root] = true end
+  -- File each job again by its entry; return what the entries say, by the ids of the jobs.
+  local function file_jobs()
+    redis.call('DEL', keys.live, keys.ended, keys.gone)
+    local stored, states = redis.call('HGETALL', keys.jobs), {}
+    for place = 1, #stored, 2 do
+      local job, state = stored[place], common.parse_job(stored[place + 1])
+      if state then
+        states[job] = state
+        file_job(job, state)
+      else
+        redis.call('HDEL', keys.jobs, job)
+      end
+    end
+    return states
   end
-  flows['-'] = nil
-  for root, flow in pairs(flows) do
-    flow.progress = common.progress_of(flow)
-    -- A root alone is no workflow yet, see begin_flow in append.lua.
-    local is_flow = flow.total > 1 or not states[root]
-    if is_flow and is_shown[root] then common.write_flow(keys, root, flow, now) end
-  end
-end
 
-local function file_workflows(keys, now)
-  local stored = redis.call('HGETALL', keys.flows)
-  for place = 1, #stored, 2 do
-    local root, flow = stored[place], common.parse_flow(stored[place + 1])
-    if flow then common.write_flow(keys, root, flow, now) else redis.call('HDEL', keys.flows, root) end
+  local function count_workflows_anew(states)
+    redis.call('DEL', keys.flows)
+    local flows, is_shown = {}, {}
+    for _, state in pairs(states) do
+      local flow = flows[state.root] or common.new_flow()
+      flows[state.root] = flow
+      flow.total = flow.total + 1
+      common.count_job(flow, state, 1)
+      if not state.is_gone then is_shown[state.root] = true end
+    end
+    flows['-'] = nil
+    for root, flow in pairs(flows) do
+      flow.progress = common.progress_of(flow)
+      -- A root alone is no workflow yet, see begin_flow in append.lua.
+      local is_flow = flow.total > 1 or not states[root]
+      if is_flow and is_shown[root] then common.write_flow(keys, root, flow, now) end
+    end
   end
-end
 
--- Restore from the entries of jobs all that can be: everything but the events.
-local function restore(keys, now)
+  local function file_workflows()
+    local stored = redis.call('HGETALL', keys.flows)
+    for place = 1, #stored, 2 do
+      local root, flow = stored[place], common.parse_flow(stored[place + 1])
+      if flow then common.write_flow(keys, root, flow, now) else redis.call('HDEL', keys.flows, root) end
+    end
+  end
+
   redis.call('DEL', keys.events, keys.flows_ended, keys.flows_due)
-  local states = file_jobs(keys, now)
+  local states = file_jobs()
   local has_flows = next(states) and redis.call('EXISTS', keys.flows) == 1
-  if has_flows then file_workflows(keys, now) else count_workflows_anew(keys, states, now) end
+  if has_flows then file_workflows() else count_workflows_anew(states) end
 end
 
 -- Return where a project stands: {epoch, offset of its newest event, key_count, renewed, due}.
@@ -200,7 +217,6 @@ function common.open(keys, new_epoch, find_lost, now, ttl)
   -- Written first: where memory has run out, this fails, and nothing is changed.
   redis.call('HSET', keys.meta, 'epoch', new_epoch, 'offset', project.offset)
   restore(keys, now)
-  project.key_count = count_keys()
-  common.close(keys, project, true, now, ttl)
+  common.close(keys, project, now, ttl)
   return project
 end
