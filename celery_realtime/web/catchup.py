@@ -109,10 +109,10 @@ class CatchUp:
                 self._order(project_id)
                 self._expected[project_id] = self._clock()
 
-    def seed(self, project_id: str, epoch: str, offset: int) -> None:
-        """Note that a client has read a snapshot."""
+    def seed(self, project_id: str, epoch: str, offset: int) -> str | None:
+        """Note that a client has read a snapshot; return the older epoch that this server is still in, if it is."""
         if self._reader is None:
-            return
+            return None
         with self._lock:
             order, clock = self._order(project_id), self._clock()
             self._expected.pop(project_id, None)
@@ -120,6 +120,7 @@ class CatchUp:
             self._note_restless(order)
             if self._due:
                 self._turns_at = clock
+            return order.older_epoch(epoch)
 
     def _order(self, project_id: str) -> ProjectOrder:
         order = self._orders.get(project_id)

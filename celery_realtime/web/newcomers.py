@@ -51,12 +51,19 @@ class Newcomer:
         self._since = time.monotonic()
         self._is_answered = False
         self._position: tuple[str, int] | None = None
+        self._older_epoch: str | None = None
         self._dropped_up_to: Heard | None = None
 
-    def place(self, epoch: str | None, offset: int | None) -> None:
-        """Note the position of the client's snapshot; None without a history."""
+    def place(self, epoch: str | None, offset: int | None, older_epoch: str | None = None) -> None:
+        """Note the position of the client's snapshot.
+
+        Args:
+            epoch: The epoch; None without a history.
+            offset: The offset; None without a history.
+            older_epoch: The epoch that this server is still in, if that is another, which the snapshot has gone beyond.
+        """
         if epoch is not None and offset is not None:
-            self._position = (epoch, offset)
+            self._position, self._older_epoch = (epoch, offset), older_epoch
             self._since = time.monotonic()
 
     @property
@@ -106,11 +113,11 @@ class Newcomer:
         )
 
     def _has(self, event: Heard) -> bool:
-        """Return whether the snapshot has an event; what is of another epoch so soon is of an older one."""
+        """Return whether the snapshot has an event, or goes beyond its epoch."""
         if self._position is None or event.offset is None:
             return False
         epoch, offset = self._position
-        return event.epoch != epoch or event.offset <= offset
+        return event.offset <= offset if event.epoch == epoch else event.epoch == self._older_epoch
 
     def hand_over(self, other: Newcomer) -> None:
         """Let what is held wait until another subscription of the same client has been answered, too."""

@@ -184,6 +184,10 @@ class ProjectOrder:
         self.announce(epoch, offset, clock)
         return []
 
+    def older_epoch(self, epoch: str) -> str | None:
+        """Return the epoch that this server is still in, if it is older than that of a snapshot; else None."""
+        return None if self.epoch == epoch or self._others.is_past(epoch) else self.epoch
+
     def _begin(self, epoch: str, offset: int, clock: float) -> list[Heard]:
         """Go on in another epoch; what waits of this one is emitted before, since nothing will fill its holes."""
         due = self._rest()

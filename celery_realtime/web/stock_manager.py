@@ -34,7 +34,7 @@ class CatchUp(Protocol):
     def expect(self, project_id: str) -> None:
         """Count a project's events from now on: a client is in its room, and about to read its snapshot."""
 
-    def seed(self, project_id: str, epoch: str, offset: int) -> None:
+    def seed(self, project_id: str, epoch: str, offset: int) -> str | None:
         """Note the position of a snapshot that a client was given."""
 
 
@@ -179,7 +179,7 @@ class StockManager:
 class _NoPositions:
     def expect(self, project_id: str) -> None: ...
 
-    def seed(self, project_id: str, epoch: str, offset: int) -> None: ...
+    def seed(self, project_id: str, epoch: str, offset: int) -> str | None: ...
 
 
 class _NoNewcomers:
@@ -193,7 +193,7 @@ class _NoNewcomers:
 
 
 class _NoNewcomer:
-    def place(self, epoch: str | None, offset: int | None) -> None: ...
+    def place(self, epoch: str | None, offset: int | None, older_epoch: str | None = None) -> None: ...
 
 
 class _WholeDelivery:

@@ -238,9 +238,9 @@ class Subscription:
             yield from self._leave()
             raise SubscribeError("the history cannot be read now; try again later", "unavailable")
         snapshot = msgspec.structs.asdict(reading.snapshot)
-        manager.catch_up.seed(project_id, snapshot["epoch"], snapshot["offset"])
+        older_epoch = manager.catch_up.seed(project_id, snapshot["epoch"], snapshot["offset"])
         for newcomer in self._newcomers:
-            newcomer.place(snapshot["epoch"], snapshot["offset"])
+            newcomer.place(snapshot["epoch"], snapshot["offset"], older_epoch)
         if self._replays:
             manager.slow_clients.drop_progress(self._session.sid, project_id)
         if self._topic.job_id is None:

@@ -109,12 +109,23 @@ def test_of_a_batch_what_is_older_is_left_out(server: Server) -> None:
 
 def test_what_an_earlier_epoch_still_had_to_say_is_left_out(server: Server) -> None:
     newcomer = server.come()
-    newcomer.place("f", 1)
+    newcomer.place("f", 1, older_epoch="e")
     server.release(newcomer)
 
     server.emit(emit(8, "e"), emit(1, "f"), emit(2, "f"), emit(1, "g"))
 
     assert server.sent["new"] == [2, 1]
+
+
+def test_an_epoch_that_begins_right_after_the_snapshot_is_not_left_out(server: Server) -> None:
+    newcomer = server.come()
+    newcomer.place("f", 3)
+    server.emit(emit(1, "g"))
+    server.release(newcomer)
+
+    server.emit(emit(2, "g"))
+
+    assert server.sent["new"] == [1, 2]
 
 
 def test_a_snapshot_that_has_come_long_ago_keeps_nothing_away(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
