@@ -227,6 +227,7 @@ def test_after_a_loss_of_the_history_only_what_runs_is_running(
             runs = start(jobs.hold, str(tmp_path / "go"), project=project)
             client.wait_for_event("agent_progress", job_id=runs)
             reserved = [start(jobs.add, 1, 2, project=project) for _ in range(2)]
+            assert jobs.realtime.flush(10)  # their publication is reported before the history is lost
             wait_for(lambda: stage.worker.current_log.count(" received") == 3)
             history = jobs.realtime.manager.history
             assert history is not None
