@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import time
 from collections.abc import Iterator
 
@@ -23,7 +22,6 @@ class RateLimitedLogger:
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
-        self._lock = threading.Lock()
         #: By message, before its arguments are filled in: when it was logged last, and how often it was left out since.
         self._logged: dict[str, tuple[float, int]] = {}
 
@@ -47,13 +45,13 @@ class RateLimitedLogger:
             self.error(f"{message}: %s", *args, describe(error))
 
     def _log(self, level: int, message: str, args: tuple[object, ...]) -> None:
+        # Without a lock, which would stay held for ever in a child that is forked meanwhile: a race costs a line.
         clock = time.monotonic()
-        with self._lock:
-            logged_at, left_out = self._logged.get(message, (-LOG_INTERVAL, 0))
-            if clock - logged_at < LOG_INTERVAL:
-                self._logged[message] = (logged_at, left_out + 1)
-                return
-            self._logged[message] = (clock, 0)
+        logged_at, left_out = self._logged.get(message, (-LOG_INTERVAL, 0))
+        if clock - logged_at < LOG_INTERVAL:
+            self._logged[message] = (logged_at, left_out + 1)
+            return
+        self._logged[message] = (clock, 0)
         if left_out:
             message, args = f"{message} (and %d more times since the last such line)", (*args, left_out)
         self._logger.log(level, message, *args)
