@@ -15,6 +15,7 @@ from tests.integration.stage import Stage, new_project, producing
 from tests.launcher import Launcher
 from tests.services import Broker
 from tests.variants import long_unless
+from tests.waiting import wait_for
 
 #: Jobs at a time of each worker, and in all of both.
 CONCURRENCY, RUNNING = 3, 6
@@ -59,6 +60,20 @@ def run(client: Recorder, project: str, task: Any, path: Path, count: int) -> li
     return job_ids
 
 
+def occupy(client: Recorder, project: str, path: Path) -> list[str]:
+    """Publish jobs until every process of both workers runs one: a worker may have fetched some for later."""
+    job_ids: list[str] = []
+
+    def is_occupied() -> bool:
+        running = [job_id for job_id in job_ids if client.statuses(job_id)[-1:] == ["running"]]
+        if len(running) < RUNNING and all(client.statuses(job_id) for job_id in job_ids):
+            job_ids.append(jobs.hold.apply_async((str(path), 60.0), headers={"project_id": project}).id)
+        return len(running) == RUNNING
+
+    wait_for(is_occupied, timeout=30)
+    return job_ids
+
+
 @many
 @pytest.mark.parametrize(("task", "how"), [(jobs.hold_late, "terminate"), (jobs.patient_late, "cooperative")])
 def test_jobs_that_run_are_cancelled_and_no_other(
@@ -85,7 +100,7 @@ def test_jobs_that_wait_in_a_worker_or_at_the_broker_are_cancelled_and_never_run
 ) -> None:
     project, go = new_project(), tmp_path / "go"
     with stage.watch(project) as client:
-        blockers = run(client, project, jobs.hold, go, RUNNING)
+        blockers = occupy(client, project, go)
         # The first ones wait in the workers, which have fetched them, and the others at the broker.
         options = {"headers": {"project_id": project}}
         job_ids = [jobs.count.apply_async((1, 0), **options).id for _ in range(RUNNING + count)]

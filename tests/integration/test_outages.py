@@ -187,9 +187,8 @@ def test_without_a_history_a_memory_alarm_doubles_nothing_either(
             client.wait_for_end(result.id, timeout=20)
             lines = [data["number"] for data in client.of("line") if data["_realtime"]["job_id"] == result.id]
             assert lines == list(range(0, 1000, 100))
-            statuses = client.statuses(result.id)
-            assert statuses.count("queued") == 1  # its producer was blocked too, so it may come at any time
-            assert [status for status in statuses if status != "queued"] == ["running", "success"]
+            # Its producer was blocked too. Without a history, a `queued` that comes too late is left out.
+            assert client.statuses(result.id) in (["queued", "running", "success"], ["running", "success"])
 
 
 def test_thirty_two_threads_of_a_task_emit_at_once_and_nothing_is_lost(launcher: Launcher, brokers: Brokers) -> None:
