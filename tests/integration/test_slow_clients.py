@@ -163,7 +163,7 @@ def test_browsers_that_do_not_read_are_given_up_and_nobody_waits_for_them(scene:
     for _ in range(10):
         scene.tell()
 
-    wait_for(lambda: _is_free_of_the_slow(scene.state(), before), timeout=20, message=f"{before}")
+    wait_for(lambda: _is_free_of_the_slow(scene.state(), before), timeout=60, message=f"{before}")
     assert scene.state()["longest"] <= BACKLOG + BURST
     for reader in readers:
         assert [data["number"] for data in reader.of("step")] == list(range(1, scene.told + 1))
