@@ -13,6 +13,7 @@ import sys
 import threading
 from typing import Any
 
+from celery.signals import task_prerun
 from celery.worker import WorkController, state
 
 from tests.integration import jobs
@@ -30,8 +31,11 @@ def main() -> None:
         jobs.celery.worker_main(["worker", "--pool", "threads", "--hostname", name, *OPTIONS])
         return
     if how == "reloaded":
+        begun = threading.Event()
+        # Connected after the extension's own receiver, and so called when that has reported the start.
+        task_prerun.connect(lambda **_: begun.set(), weak=False)
         start(name)
-        wait_for(lambda: state.active_requests, timeout=60)
+        wait_for(begun.is_set, timeout=60)
         wait_for(lambda: jobs.realtime.flush(10), timeout=60)
         logger.warning("stopping")
         # "thread" is what it does next; nothing of this process but its id is left.

@@ -162,7 +162,7 @@ def test_jobs_that_come_between_two_renewals_are_noted_at_once(studio: Studio, r
     held: list[HeldJob] = [job("first")]
     with redis.Redis.from_url(redis_url) as client:
         try:
-            keeper.hold("i", lambda: held)
+            keeper.hold("i", lambda: list(held))
             wait_for(lambda: client.hkeys(key) == [b"first"])
             held.append(job("received", running=False))
             keeper.note_soon()
