@@ -25,6 +25,17 @@ class Keys(msgspec.Struct, frozen=True):
         """Return the keys of a project, :data:`PROJECT` and more."""
         return self._in_slot(quote(project_id, safe=""), *PROJECT, *more)
 
+    def project_and_begun(self, project_id: str, *more: str) -> list[str]:
+        """Return the keys of a project, that in which all projects are counted when they begin, and more of its own."""
+        keys = self.project(project_id, *more)
+        keys.insert(len(PROJECT), self.begun)
+        return keys
+
+    @property
+    def begun(self) -> str:
+        """Return the key that knows of each project how often it has begun."""
+        return f"{self._prefix}begun"
+
     def leases(self, *names: str) -> list[str]:
         """Return keys of leases, and of other things that belong to no project."""
         return self._in_slot("leases", *names)

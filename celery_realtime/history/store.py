@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable
@@ -153,7 +154,7 @@ class History:
         arguments.append(_pack([_describe(event, tags[id(event)]) for event in events]))
         arguments += [event.payload for event in events]
         server = ["server"] if is_sentinel(self._url) else []
-        return call(_APPEND, self.keys.project(project_id, *server), arguments)
+        return call(_APPEND, self.keys.project_and_begun(project_id, *server), arguments)
 
     def _answers(self, project_id: str, group: list[tuple[int, Outgoing]], reply: Any) -> dict[int, list[Outgoing]]:
         """Return what to publish for the events of one project, by their places in the batch."""
@@ -201,11 +202,25 @@ class History:
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
+        new_epoch = _new_epoch()
         arguments = [
-            *(_new_epoch(), since_epoch, since_offset, min(MAX_RECOVERED, self._size)),
+            *(new_epoch, since_epoch, since_offset, min(MAX_RECOVERED, self._size)),
             *(max(1, int(self._ttl)), min(ENDED_TTL, self._ttl), self._size, most_jobs, most_bytes),
         ]
-        return Snapshot.of_reply(project_id, self._runner.run(call(_READ, self.keys.project(project_id), arguments)))
+        read = call(_READ, self.keys.project_and_begun(project_id), arguments)
+        snapshot = Snapshot.of_reply(project_id, self._runner.run(read))
+        if (snapshot.epoch, snapshot.offset) == (new_epoch, 0):
+            return self._begin(project_id, read) or snapshot
+        return snapshot
+
+    def _begin(self, project_id: str, read: Command) -> Snapshot | None:
+        """Read again once this Redis has what tells the epochs of projects that have not begun; None if it is full."""
+        ttl = max(1, math.ceil(self._ttl))
+        replies = self._runner.run_all(
+            [command("HSETNX", self.keys.begun, "id", _new_epoch()), command("EXPIRE", self.keys.begun, ttl), read]
+        )
+        refused = any(isinstance(reply, Exception) for reply in replies)
+        return None if refused else Snapshot.of_reply(project_id, replies[-1])
 
     def recent(self, project_id: str) -> list[dict[str, Any]]:
         """Return the events that are stored of a project, in order, as ``{event, data}``.

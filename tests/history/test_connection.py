@@ -19,6 +19,7 @@ from celery_realtime.history.connection import TIMEOUT, RedisConnection
 from celery_realtime.history.store import History
 from celery_realtime.settings import resolve
 from celery_realtime.urls import RedisAddress
+from tests.appended import append, status
 from tests.launcher import Launcher
 from tests.processes import HOST, free_port
 from tests.services import RedisServer
@@ -233,7 +234,8 @@ def test_a_history_is_kept_over_a_unix_socket(launcher: Launcher, url: str) -> N
         path = f"{short}/redis.sock"
         server = launcher.start(RedisServer(launcher.folder / "redis", options=["--unixsocket", path]))
         history = History(url.format(path), "unix", size=10, ttl=60.0)
+        append(history, status("PENDING"))
         place = history.position("p")
         history.close()
         with redis.Redis(HOST, server.port, db=1, decode_responses=True) as client:
-            assert place == {"epoch": client.hget("celery-realtime:unix:{p}:meta", "epoch"), "offset": 0}
+            assert place == {"epoch": client.hget("celery-realtime:unix:{p}:meta", "epoch"), "offset": 1}

@@ -32,7 +32,7 @@ class Append:
     ) -> tuple[str, list[int], list[Any]]:
         limits = self.limits
         epoch, offsets, updates, self.has_made_due = self._call(
-            KEYS.project("p", "server") if server else PROJECT,
+            KEYS.project_and_begun("p", *(["server"] if server else [])),
             *("new", limits["max_events"], limits["ttl"], limits["ended_ttl"], '"now"', '"p"', *witnessed),
             *(limits["max_live"], msgspec.msgpack.encode([event[:-1] for event in events])),
             *(event[-1] for event in events),
@@ -325,6 +325,27 @@ def test_what_is_beyond_the_limits_is_forgotten(append: Append) -> None:
 def test_every_key_expires(append: Append) -> None:
     append(event("1", "a", job="r", root="r"), event("2", "b", job="s", root="r"), event("2", "c", job="r", root="r"))
     assert [0 < append.redis.ttl(key) <= 60 for key in PROJECT if append.redis.exists(key)] == [True] * 6  # type: ignore[operator]
+
+
+def test_a_project_begins_in_an_epoch_that_was_never_given_before(append: Append) -> None:
+    first = append(event("1", "a"))[0]
+    assert first == "new"  # random: there was nothing yet that tells what has begun
+    assert append(event("2", "b"))[:2] == ("new", [2])
+    epochs = [first]
+    for _ in range(3):
+        append.redis.delete(*PROJECT)
+        epoch, offsets, _ = append(event("1", "a"))
+        assert offsets == [1]
+        epochs.append(epoch)
+    assert append.redis.hgetall(KEYS.begun) == {b"id": b"new", NAMES["meta"].encode(): b"4"}
+    assert len({*epochs}) == 4
+    assert 0 < append.redis.ttl(KEYS.begun) <= 60  # type: ignore[operator]
+
+
+def test_what_has_begun_is_counted_within_a_bound(append: Append) -> None:
+    append.redis.hset(KEYS.begun, mapping={"id": "old", **{f"project {number}": 1 for number in range(20001)}})
+    append(event("1", "a"))
+    assert append.redis.hgetall(KEYS.begun) == {b"id": b"new", NAMES["meta"].encode(): b"1"}
 
 
 @pytest.mark.parametrize("key", PROJECT_KEYS)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from typing import Any
-from unittest.mock import ANY
 
 import pytest
 
 from tests.lua_scripts import KEYS, Caller
 
 META, EVENTS, JOBS, ENDED, FLOWS, LIVE, FLOWS_ENDED, GONE, FLOWS_DUE = PROJECT = KEYS.project("p")
+BEGUN = KEYS.begun
 
 
 class Read:
@@ -31,7 +31,7 @@ class Read:
     def __call__(self, since: tuple[str, int] = ("", -1), **limits: int) -> list[Any]:
         most = {"max_missed": 100, "max_ended": 100, "max_jobs": 100, "max_bytes": 1000} | limits
         arguments = [most["max_missed"], 60, 60, most["max_ended"], most["max_jobs"], most["max_bytes"]]
-        reply: list[Any] = self._call(PROJECT, "new", *since, *arguments)
+        reply: list[Any] = self._call([*PROJECT, BEGUN], "new", *since, *arguments)
         return reply
 
 
@@ -76,12 +76,24 @@ def test_a_hole_in_what_was_missed_is_noticed(read: Read) -> None:
     assert read(("e", 4))[2] == 1
 
 
-def test_a_new_project_begins_with_an_epoch_and_nothing_else(read: Read) -> None:
+def test_a_project_that_has_not_begun_is_empty_and_nothing_is_written(read: Read) -> None:
     read.redis.flushall()
     assert read(("e", 3)) == [b"new", 0, 0, [], [], 0, []]
-    assert read.redis.hgetall(META) == {b"epoch": b"new", b"offset": b"0", b"keys": b"0", b"due": b"", b"renewed": ANY}
-    assert 0 < read.redis.ttl(META) <= 60  # type: ignore[operator]
-    assert [read.redis.exists(other) for other in PROJECT[1:]] == [0] * 8
+    assert read.redis.dbsize() == 0
+    read.redis.hset(BEGUN, "id", "a")
+    epoch = read()[0]
+    assert len(epoch) == 8
+    assert read((epoch.decode(), 0)) == [epoch, 0, 1, [], [], 0, []]
+    assert read.redis.dbsize() == 1
+
+
+@pytest.mark.parametrize(("name", "value"), [("id", "b"), (META, 1)])
+def test_what_has_begun_before_decides_on_the_epoch_of_what_has_not_begun(read: Read, name: str, value: Any) -> None:
+    read.redis.flushall()
+    read.redis.hset(BEGUN, "id", "a")
+    before = read()[0]
+    read.redis.hset(BEGUN, name, value)
+    assert read()[0] not in (before, b"new")
 
 
 @pytest.mark.parametrize("key", [META, EVENTS, JOBS, LIVE, ENDED, FLOWS, FLOWS_ENDED])

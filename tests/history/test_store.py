@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import random
+import shutil
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -229,6 +231,63 @@ def test_a_redis_without_free_memory_is_read(start_redis: Any) -> None:
     assert (after.epoch, after.offset, after.recovered, len(after.jobs)) == (before.epoch, 2, True, 1)
     new = history.read("new")
     assert (new.offset, new.recovered, new.jobs) == (0, False, [])
+
+
+def test_reading_made_up_projects_writes_nothing(history: History, redis_url: str) -> None:
+    client = redis.Redis.from_url(redis_url)
+    epochs = [history.read("made up").epoch]
+    before = client.dbsize(), client.info("persistence")["rdb_changes_since_last_save"]
+    epochs += [history.read(f"made up {number}").epoch for number in range(50)]
+    assert (client.dbsize(), client.info("persistence")["rdb_changes_since_last_save"]) == before
+    assert len({*epochs}) == 51
+
+
+def lose_all(client: redis.Redis, _keys: list[str]) -> None:
+    client.flushdb()
+
+
+def lose_the_project(client: redis.Redis, keys: list[str]) -> None:
+    client.delete(*keys[:-1])
+
+
+def lose_the_project_and_what_has_begun(client: redis.Redis, keys: list[str]) -> None:
+    client.delete(*keys)
+
+
+@pytest.mark.parametrize("lose", [lose_all, lose_the_project, lose_the_project_and_what_has_begun])
+@pytest.mark.parametrize("is_read", [False, True])
+def test_no_epoch_comes_a_second_time_whatever_is_lost(
+    history: History, redis_url: str, lose: Callable[[redis.Redis, list[str]], None], is_read: bool
+) -> None:
+    """Each time by a process that has not seen the project before."""
+    epochs = []
+    for _ in range(4):
+        writer = History(redis_url, "tests", size=1000, ttl=60.0)
+        promised = history.read("p").epoch if is_read else None
+        append(writer, status("PENDING"))
+        assert promised in (None, writer.read("p").epoch)
+        epochs.append(writer.read("p").epoch)
+        lose(redis.Redis.from_url(redis_url), history.keys.project_and_begun("p"))
+    assert len({*epochs}) == 4
+
+
+def test_a_server_that_starts_again_with_older_data_gives_no_epoch_a_second_time(start_redis: Any) -> None:
+    server = start_redis(persist=True)
+    history = History(server.url(), "tests", size=1000, ttl=60.0)
+    append(history, status("PENDING", project="other"))
+    promised = history.read("p").epoch
+    data = (server.folder / "appendonlydir", server.folder / "older")
+    shutil.copytree(*data)
+    append(history, status("PENDING"))
+    server.kill()
+    shutil.rmtree(data[0])
+    shutil.copytree(*reversed(data))
+    server.start()
+    writer = History(server.url(), "tests", size=1000, ttl=60.0)
+    wait_for(writer.ping)
+    append(writer, status("PENDING"))
+    assert len(writer.read("other").jobs) == 1
+    assert writer.read("p").epoch != promised
 
 
 def test_reading_a_project_that_is_whole_writes_nothing(history: History, redis_url: str) -> None:

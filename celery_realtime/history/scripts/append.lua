@@ -1,7 +1,7 @@
 -- Store events of one project. Decides which of them are news, gives those their offsets, keeps the state of their jobs
 -- and the counts of their workflows, all in one step on the server.
 --
--- KEYS, all of one project
+-- KEYS, those up to 9 of one project
 --   1 meta         hash: epoch; offset, of the newest event; further keys, renewed and due, see common.open
 --   2 events       stream with ids <offset>-0: e, the event's name; p, its JSON; t, when it was stored; b, its tag
 --   3 jobs         hash: job id -> entry, see common.parse_job
@@ -13,9 +13,10 @@
 --                  entries keeps late reports from bringing them back
 --   9 flows-due    sorted set: root ids of workflows that have changed since their latest update, by the time (s) at
 --                  which the next one is due
---  10 server       string, only where Sentinels choose the server: which server stored the latest event
+--  10 begun        hash, of all projects: id, random; and the `meta` of each project -> how often it has begun
+--  11 server       string, only where Sentinels choose the server: which server stored the latest event
 -- ARGV
---   1 new_epoch         string: the epoch to begin with, should this project have to begin anew
+--   1 new_epoch         string: random; the epoch to go on in, should something of this project be lost
 --   2 max_events        number: entries that each of `events`, `ended` and `flows-ended` keep
 --   3 ttl               seconds that a project without new events is kept
 --   4 ended_ttl         seconds that a job is kept after its end
@@ -33,7 +34,7 @@
 -- include: common
 
 local keys = common.project_keys()
-local server_key = KEYS[10]
+local server_key = KEYS[11]
 local new_epoch, max_events, ttl, ended_ttl, timestamp, project_id, witnessed_epoch, witnessed_offset, max_live,
   descriptions = unpack(ARGV, 1, 10)
 local FIRST_PAYLOAD = 11

@@ -12,7 +12,7 @@ end
 function common.project_keys()
   return {
     meta = KEYS[1], events = KEYS[2], jobs = KEYS[3], ended = KEYS[4], flows = KEYS[5], live = KEYS[6],
-    flows_ended = KEYS[7], gone = KEYS[8], flows_due = KEYS[9],
+    flows_ended = KEYS[7], gone = KEYS[8], flows_due = KEYS[9], begun = KEYS[10],
   }
 end
 
@@ -101,6 +101,25 @@ end
 local META, LAST = 1, 9
 -- Part of the time that a project is kept, after which its keys are given the whole time again.
 local RENEWAL = 0.01
+
+-- Projects of which `begun` knows that they have begun. Beyond them it is made anew.
+local MOST_BEGUN = 20000
+
+-- Return the epoch in which a project will begin; nil where there is no `begun`.
+--
+-- Nothing of a project is stored before it begins, and all who ask before are told the same epoch: it is made of the id
+-- of `begun`, of how often the project has begun before, and of the server's process, whose data may be older than
+-- what the process before it had. So no epoch comes a second time, whatever is lost.
+function common.next_epoch(keys)
+  local id, times = unpack(redis.call('HMGET', keys.begun, 'id', keys.meta))
+  if not id then return nil end
+  local info = redis.pcall('INFO', 'server')
+  local process = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
+  return string.sub(redis.sha1hex(id .. process .. keys.meta .. (times or '0')), 1, 8)
+end
+
+-- Whether nothing is stored of a project.
+function common.has_not_begun() return redis.call('EXISTS', unpack(KEYS, META, LAST)) == 0 end
 
 -- Count the keys of a project that exist, but for `meta`.
 local function count_keys() return redis.call('EXISTS', unpack(KEYS, META + 1, LAST)) end
@@ -193,6 +212,17 @@ local function restore(keys, now)
   if has_flows then file_workflows() else count_workflows_anew(states) end
 end
 
+local function begin(keys, new_epoch, now, ttl)
+  local project = {epoch = common.next_epoch(keys) or new_epoch, offset = 0, renewed = 0}
+  -- Written first: where memory has run out, this fails, and nothing is changed.
+  redis.call('HSET', keys.meta, 'epoch', project.epoch, 'offset', 0)
+  if redis.call('HLEN', keys.begun) > MOST_BEGUN then redis.call('DEL', keys.begun) end
+  redis.call('HSETNX', keys.begun, 'id', new_epoch)
+  redis.call('HINCRBY', keys.begun, keys.meta, 1)
+  common.close(keys, project, now, ttl)
+  return project
+end
+
 -- Return where a project stands: {epoch, offset of its newest event, key_count, renewed, due}.
 --
 -- In `meta` stands how many of its keys there were after the latest write: keys are evicted as wholes. If one was, the
@@ -213,6 +243,7 @@ function common.open(keys, new_epoch, find_lost, now, ttl)
         due = tonumber(due or '')}
     end
   end
+  if not epoch and not stored_offset and key_count == 0 then return begin(keys, new_epoch, now, ttl) end
   local project = {epoch = new_epoch, offset = math.max(find_offset(keys, offset), lost_offset or 0), renewed = 0}
   -- Written first: where memory has run out, this fails, and nothing is changed.
   redis.call('HSET', keys.meta, 'epoch', new_epoch, 'offset', project.offset)

@@ -1,11 +1,11 @@
 -- Read a project: the state of its jobs and workflows, and the events after a position, all of them or none.
 --
--- Writes nothing to a project that is whole, so that a Redis without free memory still answers. One that is new, or of
--- which a part was lost, goes on in a new epoch here, so that all readers are given the same one.
+-- Writes nothing, so that a Redis without free memory still answers, and made-up projects take no room. Only one of
+-- which a part was lost goes on in a new epoch here, so that all readers are given the same one.
 --
 -- KEYS: as append.lua has them; without `server`
 -- ARGV
---   1 new_epoch     string: the epoch to begin with, should this project have to begin anew
+--   1 new_epoch     string: random; the epoch to go on in, should something of this project be lost
 --   2 since_epoch   string: epoch of the position that the caller has reached, '' for none
 --   3 since_offset  number: offset of that position; -1: no events are asked for
 --   4 max_missed    number: most events to return
@@ -33,6 +33,7 @@ local function find_nothing_lost() return false end
 -- Where memory has run out, what was lost cannot be restored, and each read answers with an epoch of its own until it
 -- can.
 local function open_project()
+  if common.has_not_begun() then return common.next_epoch(keys) or new_epoch, 0 end
   local is_open, project = pcall(common.open, keys, new_epoch, find_nothing_lost, common.now(), tonumber(ttl))
   if is_open then return project.epoch, project.offset end
   return new_epoch, 0
