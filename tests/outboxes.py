@@ -68,6 +68,11 @@ class Broker:
     def go_on(self) -> None:
         self.open.set()
 
+    def recover(self) -> None:
+        """Take everything from now on."""
+        self.down, self.script, self.after = False, [], len
+        self.go_on()
+
 
 class FlakyBroker:
     """Takes as many events of a batch as it is told, and waits to be told."""

@@ -26,12 +26,25 @@ def visit(page: Page, web: WebServer, user: str, project: str) -> Page:
     return page
 
 
-def row(page: Page, status: str) -> Locator:
-    return page.locator(f'[data-testid="job-row"][data-status="{status}"]').first
+def start(page: Page, kind: str) -> list[str]:
+    """Start jobs with a button of the page, and return their ids.
+
+    The tests share a project and a worker: jobs of earlier tests may be on the page, and may still be running.
+    """
+    with page.expect_response("**/jobs") as response:
+        page.get_by_test_id(f"start-{kind}").click()
+    job_ids: list[str] = response.value.json()["jobs"]
+    return job_ids
 
 
-def percent(page: Page) -> float:
-    return float(page.get_by_test_id("progress").first.get_attribute("aria-valuenow") or 0)
+def rows(page: Page, job_ids: list[str], status: str = "") -> Locator:
+    """Return the rows of some jobs: all, or those with a status."""
+    condition = f'[data-status="{status}"]' if status else ""
+    return page.locator(", ".join(f'[data-testid="job-row"][data-job-id="{job_id}"]{condition}' for job_id in job_ids))
+
+
+def percent(row: Locator) -> float:
+    return float(row.get_by_test_id("progress").get_attribute("aria-valuenow") or 0)
 
 
 def test_the_bar_moves_and_the_result_appears_and_others_see_nothing(
@@ -40,27 +53,26 @@ def test_the_bar_moves_and_the_result_appears_and_others_see_nothing(
     ada, grace = visit(new_page(), web, "ada", "apollo"), visit(new_page(), web, "grace", "gemini")
     for page in (ada, grace):
         expect(page.get_by_test_id("connection")).to_have_attribute("data-state", "live", timeout=LONG)
-    before = ada.get_by_test_id("job-row").count()
-    ada.get_by_test_id("start-transcribe").click()
-    expect(ada.get_by_test_id("job-row")).to_have_count(before + 1)
-    expect(row(ada, "running")).to_be_visible()
+    job = start(ada, "transcribe")
+    expect(rows(ada, job)).to_have_count(1)
+    expect(rows(ada, job, "running")).to_be_visible(timeout=LONG)
     seen = set()
-    while len(seen) < 3 and row(ada, "running").count():
-        seen.add(percent(ada))
+    while len(seen) < 3 and rows(ada, job, "running").count():
+        seen.add(percent(rows(ada, job)))
     assert len(seen) >= 3, f"the bar stood still: {seen}"
     assert min(seen) < 100
-    expect(row(ada, "success")).to_be_visible(timeout=LONG)
-    expect(ada.get_by_test_id("job-result").first).to_contain_text("weekly-meeting.wav")
-    assert percent(ada) == 100
+    expect(rows(ada, job, "success")).to_be_visible(timeout=LONG)
+    expect(rows(ada, job).get_by_test_id("job-result")).to_contain_text("weekly-meeting.wav")
+    assert percent(rows(ada, job)) == 100
     assert grace.get_by_test_id("job-row").count() == 0
 
 
 def test_a_failure_shows_its_error(page: Page, web: WebServer) -> None:
     visit(page, web, "ada", "apollo")
     expect(page.get_by_test_id("connection")).to_have_attribute("data-state", "live", timeout=LONG)
-    page.get_by_test_id("start-fail").click()
-    expect(row(page, "error")).to_be_visible(timeout=LONG)
-    expect(page.get_by_test_id("job-error").first).to_contain_text("No space left on device")
+    job = start(page, "fail")
+    expect(rows(page, job, "error")).to_be_visible(timeout=LONG)
+    expect(rows(page, job).get_by_test_id("job-error")).to_contain_text("No space left on device")
 
 
 def test_a_foreign_project_is_refused_on_the_page(page: Page, web: WebServer) -> None:
@@ -73,13 +85,12 @@ def test_a_foreign_project_is_refused_on_the_page(page: Page, web: WebServer) ->
 def test_a_reload_shows_the_jobs_again(page: Page, web: WebServer) -> None:
     visit(page, web, "ada", "apollo")
     expect(page.get_by_test_id("connection")).to_have_attribute("data-state", "live", timeout=LONG)
-    page.get_by_test_id("start-group").click()
-    last = page.locator('[data-testid="job-row"]:has-text("resize")')
-    expect(last).to_have_count(5)
-    rows = page.get_by_test_id("job-row").count()
+    photos = start(page, "group")
+    assert len(photos) == 5
+    expect(rows(page, photos)).to_have_count(5)
     page.reload()
-    expect(page.get_by_test_id("job-row")).to_have_count(rows, timeout=LONG)
-    expect(last.and_(page.locator('[data-status="success"]'))).to_have_count(5, timeout=LONG)
+    expect(rows(page, photos)).to_have_count(5, timeout=LONG)
+    expect(rows(page, photos, "success")).to_have_count(5, timeout=LONG)
     workflow = page.get_by_test_id("workflow").first
     expect(workflow.get_by_test_id("workflow-sum")).to_have_text("5 of 5 done", timeout=LONG)
     expect(workflow.get_by_test_id("workflow-progress")).to_have_attribute("aria-valuenow", "100")
@@ -88,8 +99,7 @@ def test_a_reload_shows_the_jobs_again(page: Page, web: WebServer) -> None:
 def test_the_page_fits_a_phone(new_page: Callable[..., Page], web: WebServer) -> None:
     page = visit(new_page(viewport={"width": 360, "height": 740}, has_touch=True), web, "ada", "apollo")
     expect(page.get_by_test_id("connection")).to_have_attribute("data-state", "live", timeout=LONG)
-    page.get_by_test_id("start-flaky").click()
-    expect(page.get_by_test_id("job-row").first).to_be_visible()
+    expect(rows(page, start(page, "flaky"))).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     smallest = page.evaluate("Math.min(...[...document.querySelectorAll('button')].map(b => b.offsetHeight || 99))")
     assert smallest >= 40
@@ -102,7 +112,7 @@ def test_the_page_follows_its_project_with_the_packages_own_client(page: Page, w
     expect(page.get_by_test_id("connection")).to_have_attribute("data-subscription", "subscribed", timeout=LONG)
 
 
-def test_a_page_without_access_is_told_the_state_of_its_subscription(page: Page, web: WebServer) -> None:
+def test_a_page_without_access_shows_the_state_of_its_subscription(page: Page, web: WebServer) -> None:
     visit(page, web, "grace", "apollo")
     expect(page.get_by_test_id("connection")).to_have_attribute("data-subscription", "refused", timeout=LONG)
     expect(page.get_by_test_id("notice")).to_contain_text("grace is not a member")
@@ -113,11 +123,11 @@ def test_a_page_without_access_is_told_the_state_of_its_subscription(page: Page,
 
 def test_a_page_says_when_it_is_out_of_date_and_then_shows_what_it_missed(page: Page, web: WebServer) -> None:
     visit(page, web, "ada", "apollo")
-    connection, rows = page.get_by_test_id("connection"), page.get_by_test_id("job-row")
+    connection = page.get_by_test_id("connection")
     expect(connection).to_have_attribute("data-subscription", "subscribed", timeout=LONG)
-    page.get_by_test_id("start-transcribe").click()
-    expect(row(page, "running")).to_be_visible(timeout=LONG)
-    before = rows.count()
+    job = start(page, "transcribe")
+    expect(rows(page, job, "running")).to_be_visible(timeout=LONG)
+    before = shown_jobs(page)
 
     web.kill()
     expect(connection).to_have_attribute("data-subscription", "stale", timeout=LONG)
@@ -127,6 +137,12 @@ def test_a_page_says_when_it_is_out_of_date_and_then_shows_what_it_missed(page: 
     web.start()
 
     expect(connection).to_have_attribute("data-subscription", "subscribed", timeout=LONG)
+    expect(rows(page, job, "success")).to_be_visible(timeout=LONG)
     expect(page.locator('[data-testid="job-row"][data-status="running"]')).to_have_count(0, timeout=LONG)
-    expect(row(page, "success")).to_be_visible()
-    expect(rows).to_have_count(before)
+    assert shown_jobs(page) == sorted(set(before))
+
+
+def shown_jobs(page: Page) -> list[str]:
+    """Return the job of each row, sorted."""
+    ids = page.get_by_test_id("job-row").evaluate_all("rows => rows.map(row => row.dataset.jobId)")
+    return sorted(ids)

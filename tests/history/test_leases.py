@@ -169,8 +169,9 @@ def test_a_stall_is_forgotten_when_its_job_ends(history: History, redis_url: str
         assert client.hkeys(jobs) == [b"other"]
 
 
-def test_expiries_and_stalls_travel_with_the_events(history: History, redis_url: str) -> None:
-    with redis.Redis.from_url(redis_url) as client:
+def test_expiries_and_stalls_travel_with_the_events(own_redis_url: str) -> None:
+    history = History(own_redis_url, "tests", size=1000, ttl=60.0)
+    with redis.Redis.from_url(own_redis_url) as client:
         append(history, status("PENDING"))
         batch = [status("PENDING", job=f"job{n}", expires_at=time.time() + 60, stall_after=60.0) for n in range(100)]
         before: Any = client.info("stats")["total_reads_processed"]  # type: ignore[index]

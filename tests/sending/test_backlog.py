@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -41,23 +41,16 @@ class Record:
 
 
 @pytest.fixture
-def broker() -> Iterator[Broker]:
-    broker = Broker()
-    yield broker
-    broker.go_on()
+def record() -> Iterator[Record]:
+    record = Record()
+    yield record
+    record.down, record.error = False, None
 
 
 @pytest.fixture
-def record() -> Record:
-    return Record()
-
-
-@pytest.fixture
-def make(broker: Broker, record: Record) -> Make:
-    def make(**options: Any) -> Outbox[Outgoing]:
-        return Outbox(broker.publish, append=record.append, **{"linger": 0.0, "pauses": (0.02, 0.08), **options})
-
-    return make
+def make(make: Make, record: Record) -> Make:
+    """Make outboxes that store events on the record before they publish them."""
+    return partial(make, append=record.append)
 
 
 def names(count: int) -> list[str]:

@@ -8,9 +8,8 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,21 +20,6 @@ from tests.outboxes import Broker, hang_with, progress, status
 Make = Callable[..., Outbox[Outgoing]]
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def broker() -> Iterator[Broker]:
-    broker = Broker()
-    yield broker
-    broker.go_on()
-
-
-@pytest.fixture
-def make(broker: Broker) -> Make:
-    def make(**options: Any) -> Outbox[Outgoing]:
-        return Outbox(broker.publish, **{"linger": 0.0, "pauses": (0.02, 0.08), **options})
-
-    return make
 
 
 def sender_threads() -> set[threading.Thread]:

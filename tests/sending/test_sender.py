@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import pytest
 
@@ -18,21 +17,6 @@ from tests.outboxes import LATER, Broker, custom, end, hang_with, progress, stat
 from tests.waiting import wait_for
 
 Make = Callable[..., Outbox[Outgoing]]
-
-
-@pytest.fixture
-def broker() -> Iterator[Broker]:
-    broker = Broker()
-    yield broker
-    broker.go_on()
-
-
-@pytest.fixture
-def make(broker: Broker) -> Make:
-    def make(**options: Any) -> Outbox[Outgoing]:
-        return Outbox(broker.publish, **{"linger": 0.0, "pauses": (0.02, 0.08), **options})
-
-    return make
 
 
 # -- order ------------------------------------------------------------------------------------------------------
@@ -102,23 +86,28 @@ def test_the_more_there_is_to_send_the_fewer_batches_it_takes(broker: Broker) ->
 
 def test_progress_is_held_back_until_it_is_due_and_then_leaves_by_itself(make: Make, broker: Broker) -> None:
     outbox = make()
-    due = time.monotonic() + 0.3
-    outbox.put(progress("1"), due)
+    outbox.put(progress("1"), time.monotonic() + LATER)
     assert outbox.size == 1
     outbox.put(custom("unhindered"))
-    wait_for(lambda: broker.taken == ["unhindered", "1"])
-    assert broker.left_at["1"] >= due
-    assert broker.left_at["unhindered"] < due
+    wait_for(lambda: broker.taken == ["unhindered"])
+    due = time.monotonic() + 0.3
+    outbox.put(progress("2"), due)
+    wait_for(lambda: broker.taken == ["unhindered", "2"])
+    assert broker.left_at["2"] >= due
 
 
 def test_every_job_has_its_own_time(make: Make, broker: Broker) -> None:
     outbox = make()
-    now = time.monotonic()
-    outbox.put(progress("late", "j1"), now + 0.4)
-    outbox.put(progress("early", "j2"), now + 0.1)
-    outbox.put(progress("at once", "j3"))
-    wait_for(lambda: len(broker.taken) == 3)
-    assert broker.taken == ["at once", "early", "late"]
+    outbox.put(progress("much later", "j1"), time.monotonic() + LATER)
+    outbox.put(progress("at once", "j2"))
+    wait_for(lambda: broker.taken == ["at once"])
+    early, late = time.monotonic() + 0.2, time.monotonic() + 0.4
+    outbox.put(progress("late", "j3"), late)
+    outbox.put(progress("early", "j4"), early)
+    wait_for(lambda: broker.taken == ["at once", "early", "late"])
+    assert broker.left_at["early"] >= early
+    assert broker.left_at["late"] >= late
+    assert outbox.size == 1
 
 
 def test_progress_that_is_never_due_leaves_with_its_jobs_end(make: Make, broker: Broker) -> None:

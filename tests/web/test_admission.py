@@ -15,53 +15,7 @@ from tests.web_rules import FORMS, refusal, refusal_of_second, sync_or_async
 from tests.web_servers import SECRET, Web
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from tests.services import RedisServer
-    from tests.web_servers import Kind
-
-
-@pytest.fixture(params=["sync", "asgi"], scope="module")
-def kind(request: pytest.FixtureRequest) -> Kind:
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def shared_web(kind: Kind, results_server: RedisServer) -> Iterator[Web]:
-    web = Web(kind, results_server.fresh_url()).attach().start()
-    yield web
-    web.stop()
-
-
-@pytest.fixture
-def web(shared_web: Web) -> Iterator[Web]:
-    """A web server, of each kind in turn, that lets in whoever has a signed token."""
-    yield shared_web
-    shared_web.reset()
-
-
-@pytest.fixture
-def make_web(kind: Kind, redis_url: str) -> Iterator[Callable[..., Web]]:
-    """Make a web server of the test's own, to be attached and started by the test."""
-    made: list[Web] = []
-
-    def make(**settings: Any) -> Web:
-        made.append(Web(kind, redis_url, **settings))
-        return made[-1]
-
-    yield make
-    for web in made:
-        web.stop()
-
-
-@pytest.fixture
-def serve(make_web: Callable[..., Web]) -> Callable[..., Web]:
-    """Start a web server with rules."""
-
-    def serve(**rules: Any) -> Web:
-        return make_web().attach(**rules).start()
-
-    return serve
+    from collections.abc import Callable
 
 
 # -- connecting ---------------------------------------------------------------------------------------------------

@@ -13,27 +13,13 @@ from celery_realtime.jobs.progress import Progress, progress_update
 from tests.web_servers import Web
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from tests.web_servers import Kind
-
-
-@pytest.fixture(params=["sync", "asgi"], scope="module")
-def kind(request: pytest.FixtureRequest) -> Kind:
-    return request.param
+    from collections.abc import Callable
 
 
 @pytest.fixture
-def make_web(kind: Kind, redis_url: str) -> Iterator[Callable[..., Web]]:
-    made: list[Web] = []
-
-    def make(**settings: Any) -> Web:
-        made.append(Web(kind, redis_url, **{"history_url": redis_url, **settings}))
-        return made[-1]
-
-    yield make
-    for web in made:
-        web.stop()
+def web_settings(redis_url: str) -> dict[str, Any]:
+    """A history, which all servers of a test share."""
+    return {"history_url": redis_url}
 
 
 def for_whom(event: str, _project: str, payload: dict[str, Any], audience: str | None) -> dict[str, Any] | None:

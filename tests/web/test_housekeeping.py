@@ -13,26 +13,7 @@ from tests.waiting import wait_for
 from tests.web_servers import Web
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from tests.web_servers import Kind
-
-
-@pytest.fixture(params=["sync", "asgi"])
-def kind(request: pytest.FixtureRequest) -> Kind:
-    return request.param
-
-
-@pytest.fixture
-def make_web(kind: Kind, redis_url: str) -> Iterator[Callable[..., Web]]:
-    with contextlib.ExitStack() as made:
-
-        def make(**settings: Any) -> Web:
-            web = Web(kind, redis_url, **settings)
-            made.callback(web.stop)
-            return web
-
-        yield make
+    from collections.abc import Callable
 
 
 @pytest.fixture

@@ -21,11 +21,6 @@ if TYPE_CHECKING:
 NO_SUCH_JOB = {"code": "forbidden", "message": "this job does not exist, or is not open to you"}
 
 
-@pytest.fixture(params=["sync", "asgi"], scope="module")
-def kind(request: pytest.FixtureRequest) -> Kind:
-    return request.param
-
-
 @pytest.fixture
 def make_web(kind: Kind, redis_url: str) -> Iterator[Callable[..., Web]]:
     made: list[Web] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -14,30 +13,17 @@ from tests.waiting import wait_for
 from tests.web_servers import SECRET, Web, steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from tests.client_recorder import Recorder
-    from tests.web_servers import Kind
 
 NO_ACCESS = {"code": "forbidden", "message": "this project does not exist, or is not open to you"}
 
 
-@pytest.fixture(params=["sync", "asgi"], scope="module")
-def kind(request: pytest.FixtureRequest) -> Kind:
-    return request.param
-
-
 @pytest.fixture
-def make_web(kind: Kind, redis_url: str) -> Iterator[Callable[..., Web]]:
-    """Make a web server on one broker, and on one history; several see the same."""
-    with contextlib.ExitStack() as made:
-
-        def make(**settings: Any) -> Web:
-            web = Web(kind, redis_url, **{"history_url": redis_url, **settings})
-            made.callback(web.stop)
-            return web
-
-        yield make
+def web_settings(redis_url: str) -> dict[str, Any]:
+    """A history, which all servers of a test share."""
+    return {"history_url": redis_url}
 
 
 @pytest.fixture

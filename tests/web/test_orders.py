@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -13,29 +12,17 @@ from tests.waiting import wait_for
 from tests.web_servers import Web, steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from tests.client_recorder import Recorder
-    from tests.web_servers import Kind
 
 NO_ACCESS = {"code": "forbidden", "message": "this project does not exist, or is not open to you"}
 
 
-@pytest.fixture(params=["sync", "asgi"])
-def kind(request: pytest.FixtureRequest) -> Kind:
-    return request.param
-
-
 @pytest.fixture
-def make_web(kind: Kind, redis_url: str) -> Iterator[Callable[..., Web]]:
-    with contextlib.ExitStack() as made:
-
-        def make(**settings: Any) -> Web:
-            web = Web(kind, redis_url, **{"history_url": redis_url, **settings})
-            made.callback(web.stop)
-            return web
-
-        yield make
+def web_settings(redis_url: str) -> dict[str, Any]:
+    """A history, which all servers of a test share."""
+    return {"history_url": redis_url}
 
 
 def revoke(project: str = "alpha", **more: Any) -> dict[str, Any]:

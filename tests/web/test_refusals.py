@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -38,32 +41,66 @@ SAYS = {mode: patch.format("").strip() for mode, patch in PATCHES.items()}
 MODES = pytest.mark.parametrize("mode", ["eventlet", "gevent"])
 
 
-def run(program: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run a program in an interpreter of its own, and return how it ended."""
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", *(arguments or ("-c", program))],
+class Ended(NamedTuple):
+    """How a program ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+    def refusal(self) -> str:
+        """Check that it was refused, and return why."""
+        assert "served" not in self.stdout
+        assert self.returncode == 1
+        kind, _, why = self.stderr.strip().splitlines()[-1].partition(": ")
+        assert kind == "celery_realtime.exceptions.ImproperlyConfigured", self.stderr
+        return why
+
+    @property
+    def served(self) -> bool:
+        """Whether it was not refused."""
+        assert (self.returncode, self.stdout) == (0, "served\n"), self.stderr
+        return True
+
+
+Run = Callable[[str], Ended]
+
+
+def run(*arguments: str, **env: str) -> Ended:
+    """Run an interpreter of its own, and return how it ended."""
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", *arguments],
         env={**os.environ, **python_path(), **env},
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
+    return Ended(ended.returncode, ended.stdout, ended.stderr)
 
 
-def refused(program: str) -> str:
-    """Run a program that is refused, and return why."""
-    ended = run(program)
-    assert "served" not in ended.stdout
-    assert ended.returncode == 1
-    kind, _, why = ended.stderr.strip().splitlines()[-1].partition(": ")
-    assert kind == "celery_realtime.exceptions.ImproperlyConfigured", ended.stderr
-    return why
+@pytest.fixture(scope="module")
+def forks() -> Iterator[subprocess.Popen[str]]:
+    """An interpreter that forks for each program, after all imports but those of eventlet and gevent."""
+    command = [sys.executable, "-W", "ignore", "-m", "tests.tools.forked_programs"]
+    env = {**os.environ, **python_path()}
+    with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+        process.communicate()
 
 
-def served(program: str) -> bool:
-    ended = run(program)
-    assert (ended.returncode, ended.stdout) == (0, "served\n"), ended.stderr
-    return True
+@pytest.fixture
+def in_fork(forks: subprocess.Popen[str]) -> Run:
+    """Run a program in a fork, and return how it ended."""
+
+    def run(program: str) -> Ended:
+        assert forks.stdin
+        assert forks.stdout
+        forks.stdin.write(json.dumps(program) + "\n")
+        forks.stdin.flush()
+        return Ended(*json.loads(forks.stdout.readline()))
+
+    return run
 
 
 # -- green threads ------------------------------------------------------------------------------------------------
@@ -71,17 +108,17 @@ def served(program: str) -> bool:
 
 @MODES
 def test_green_threads_in_a_patched_process_are_served(mode: str) -> None:
-    assert served(PATCHES[mode].format("") + TASKS + SERVE.format(mode=mode))
+    assert run("-c", PATCHES[mode].format("") + TASKS + SERVE.format(mode=mode)).served
 
 
 @MODES
 def test_green_threads_may_be_patched_after_the_tasks_have_been_imported(mode: str) -> None:
-    assert served(TASKS + PATCHES[mode].format("") + SERVE.format(mode=mode))
+    assert run("-c", TASKS + PATCHES[mode].format("") + SERVE.format(mode=mode)).served
 
 
 @MODES
 def test_green_threads_without_patches_are_refused(mode: str) -> None:
-    why = refused(TASKS + SERVE.format(mode=mode))
+    why = run("-c", TASKS + SERVE.format(mode=mode)).refusal()
 
     assert "select, socket, threading, time" in why
     assert f"Begin the program with `{SAYS[mode]}`" in why
@@ -90,10 +127,10 @@ def test_green_threads_without_patches_are_refused(mode: str) -> None:
 
 @MODES
 @pytest.mark.parametrize("missing", ["select", "socket", "thread", "time"])
-def test_green_threads_with_a_patch_left_out_are_refused(mode: str, missing: str) -> None:
+def test_green_threads_with_a_patch_left_out_are_refused(in_fork: Run, mode: str, missing: str) -> None:
     patch = PATCHES[mode].format(f"{missing}=False")
 
-    why = refused(patch + TASKS + SERVE.format(mode=mode))
+    why = in_fork(patch + TASKS + SERVE.format(mode=mode)).refusal()
 
     assert f"are not patched: {missing.replace('thread', 'threading')}. Begin" in why
     assert SAYS[mode] in why
@@ -106,46 +143,46 @@ def test_green_threads_with_a_patch_left_out_are_refused(mode: str, missing: str
         ("gevent", "from gevent import monkey; monkey.patch_socket(); monkey.patch_select()\n"),
     ],
 )
-def test_green_threads_with_patched_sockets_alone_are_refused(mode: str, patch: str) -> None:
-    assert "are not patched: threading, time." in refused(patch + TASKS + SERVE.format(mode=mode))
+def test_green_threads_with_patched_sockets_alone_are_refused(in_fork: Run, mode: str, patch: str) -> None:
+    assert "are not patched: threading, time." in in_fork(patch + TASKS + SERVE.format(mode=mode)).refusal()
 
 
 @MODES
-def test_a_client_manager_that_is_older_than_the_patches_is_refused(mode: str) -> None:
+def test_a_client_manager_that_is_older_than_the_patches_is_refused(in_fork: Run, mode: str) -> None:
     early = "manager = realtime.client_manager()\n"
     serve = SERVE.format(mode=mode).replace("realtime.client_manager()", "manager")
 
-    why = refused(TASKS + early + PATCHES[mode].format("") + serve)
+    why = in_fork(TASKS + early + PATCHES[mode].format("") + serve).refusal()
 
     assert "made before the standard library was patched" in why
     assert SAYS[mode] in why
 
 
-def test_the_patches_of_another_kind_do_not_count() -> None:
-    why = refused(PATCHES["gevent"].format("") + TASKS + SERVE.format(mode="eventlet"))
+def test_the_patches_of_another_kind_do_not_count(in_fork: Run) -> None:
+    why = in_fork(PATCHES["gevent"].format("") + TASKS + SERVE.format(mode="eventlet")).refusal()
 
     assert SAYS["eventlet"] in why
 
 
-def test_a_mode_that_pythonsocketio_chose_by_itself_is_refused_with_the_one_to_ask_for() -> None:
-    why = refused(TASKS + SERVE.format(mode=None))
+def test_a_mode_that_pythonsocketio_chose_by_itself_is_refused_with_the_one_to_ask_for(in_fork: Run) -> None:
+    why = in_fork(TASKS + SERVE.format(mode=None)).refusal()
 
     assert "async_mode='eventlet'" in why  # it is installed
     assert "make the server with async_mode='threading'" in why
 
 
-def test_threads_need_no_patches_and_may_have_them() -> None:
+def test_threads_need_no_patches_and_may_have_them(in_fork: Run) -> None:
     serve = SERVE.format(mode="threading")
 
-    assert served(TASKS + serve)
-    assert served(PATCHES["gevent"].format("") + TASKS + serve)
+    assert in_fork(TASKS + serve).served
+    assert in_fork(PATCHES["gevent"].format("") + TASKS + serve).served
 
 
 @MODES
-def test_a_worker_that_imports_the_web_server_is_not_refused(mode: str) -> None:
+def test_a_worker_that_imports_the_web_server_is_not_refused(in_fork: Run, mode: str) -> None:
     worker = 'import sys; sys.argv[0] = "/usr/bin/celery"\n'
 
-    assert served(worker + TASKS + SERVE.format(mode=mode))
+    assert in_fork(worker + TASKS + SERVE.format(mode=mode)).served
 
 
 # -- client managers that hear nothing ----------------------------------------------------------------------------
@@ -188,15 +225,15 @@ DEAF = {
 
 
 @pytest.mark.parametrize(("server", "wanted"), DEAF.values(), ids=DEAF)
-def test_a_server_that_would_never_hear_a_worker_is_refused(server: str, wanted: str) -> None:
-    why = refused(TASKS + f"import socketio\n{server}\nrealtime.init_socketio(server)\nprint('served')\n")
+def test_a_server_that_would_never_hear_a_worker_is_refused(in_fork: Run, server: str, wanted: str) -> None:
+    why = in_fork(TASKS + f"import socketio\n{server}\nrealtime.init_socketio(server)\nprint('served')\n").refusal()
 
     assert "receives no events from workers" in why
     assert f"make it with {wanted}" in why
 
 
 @pytest.mark.parametrize(("channel", "fits"), [("flask-socketio", False), ("socketio", True)])
-def test_a_stock_manager_on_another_channel_than_the_workers_is_refused(channel: str, fits: bool) -> None:
+def test_a_stock_manager_on_another_channel_than_the_workers_is_refused(in_fork: Run, channel: str, fits: bool) -> None:
     program = (
         TASKS.replace("history_url=None", "history_url=None, wire='stock'")
         + FLASK
@@ -204,9 +241,9 @@ def test_a_stock_manager_on_another_channel_than_the_workers_is_refused(channel:
         + "async_mode='threading')\nrealtime.init_socketio(server)\nprint('served')\n"
     )
     if fits:
-        assert served(program)
+        assert in_fork(program).served
     else:
-        why = refused(program)
+        why = in_fork(program).refusal()
         assert "listens to the channel 'flask-socketio', and the workers publish on 'socketio'" in why
         assert SYNC in why
 
@@ -251,7 +288,7 @@ def test_a_worker_class_of_gunicorn_that_does_not_fit_is_refused(
     assert instead in ended.stderr
 
 
-def gunicorn(folder: Path, worker: str) -> subprocess.CompletedProcess[str]:
+def gunicorn(folder: Path, worker: str) -> Ended:
     """Let gunicorn load a program that is refused, and return how it ended."""
     command = f"-m gunicorn --worker-class {worker} --bind {HOST}:{free_port()} --chdir {folder} misfit:application"
-    return run("", *command.split(), XDG_RUNTIME_DIR=str(folder))  # there gunicorn has its control socket
+    return run(*command.split(), XDG_RUNTIME_DIR=str(folder))  # there gunicorn has its control socket

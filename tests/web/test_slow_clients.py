@@ -25,11 +25,6 @@ BACKLOG = 200
 LONG = "x" * 20000
 
 
-@pytest.fixture(params=["sync", "asgi"])
-def kind(request: pytest.FixtureRequest) -> Kind:
-    return request.param
-
-
 @pytest.fixture
 def make_web(kind: Kind, redis_url: str) -> Iterator[Callable[..., Web]]:
     made: list[Web] = []

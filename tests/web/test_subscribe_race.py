@@ -92,12 +92,6 @@ class Stage:
             follower.leave()
 
 
-@pytest.fixture(params=["sync", "asgi"], scope="module")
-def kind(request: pytest.FixtureRequest) -> Kind:
-    chosen: Kind = request.param
-    return chosen
-
-
 @pytest.fixture(scope="module")
 def gated_web(kind: Kind, results_server: RedisServer) -> Iterator[tuple[Web, Gates]]:
     web = Web(kind, results_server.fresh_url(), history_url=results_server.fresh_url(), history_size=5000)
