@@ -13,13 +13,15 @@ import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
+from tests.forks import CAN_FORK, Forked, fork_server
 from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[1]
 HOST = "127.0.0.1"
 LOG_TAIL = 4000
+GREEN = ("eventlet", "gevent")
 LAUNCHER = Path(__file__).parent / "tools" / "with_parent.py"
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ class ManagedProcess:
         cwd: Its working folder; the repository by default.
         ready: Asked until it says yes; by default a running process is ready.
         start_timeout: Seconds until it must be ready.
+        forks: Whether it may be a fork of an interpreter that has imported other packages: see ``tests/forks.py``.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class ManagedProcess:
         cwd: Path = ROOT,
         ready: Callable[[], bool] | None = None,
         start_timeout: float = 30.0,
+        forks: bool = False,
     ) -> None:
         self.argv = list(argv)
         self.folder = folder
@@ -63,10 +67,11 @@ class ManagedProcess:
         self.env = dict(env or {})
         self.cwd = cwd
         self.start_timeout = start_timeout
+        self._forks = forks and CAN_FORK and argv[0] == sys.executable
         self._ready = ready or (lambda: True)
         self._log_path = folder / f"{name}.log"
         self._log_start = 0
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Forked | None = None
         self._group_is_gone = False
         #: How often it was paused, stopped or killed: what was made on it before is no longer as it was.
         self.disturbances = 0
@@ -80,19 +85,29 @@ class ManagedProcess:
             raise ProcessError(f"{self.name} is not started in this run: mark the test with pytest.mark.service")
         with self._log_path.open("ab") as log:
             self._log_start = log.tell()
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(LAUNCHER), *self.argv],
-                cwd=self.cwd,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **self.env},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            self._process = self._fork() if self._forks else self._run(log)
         self._group_is_gone = False
         if wait:
             self.wait_ready()
         return self
+
+    @property
+    def _whole_environment(self) -> dict[str, str]:
+        return {**os.environ, "PYTHONUNBUFFERED": "1", **self.env}
+
+    def _run(self, log: BinaryIO) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", str(LAUNCHER), *self.argv],
+            cwd=self.cwd,
+            env=self._whole_environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def _fork(self) -> Forked:
+        return fork_server().run(self.argv[1:], env=self._whole_environment, cwd=self.cwd, stdout=self._log_path)
 
     def wait_ready(self) -> None:
         """Wait until it is ready.
@@ -190,7 +205,7 @@ class ManagedProcess:
             raise AssertionError(f"{self.name} did not log {pattern!r} in {timeout:g} s:\n{self.log_tail}") from None
 
     @property
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _started(self) -> subprocess.Popen[bytes] | Forked:
         if self._process is None:
             raise ProcessError(f"{self.name} was not started")
         return self._process
@@ -242,7 +257,7 @@ class Worker(ManagedProcess):
         self.hostname = hostname or f"{name}@{uuid.uuid4().hex[:12]}"
         # Mingle and gossip cost a second at the start, and talk to the workers of other tests.
         quick = ["--without-mingle", "--without-gossip"]
-        if pool in ("eventlet", "gevent") and not {"-E", "--task-events"} & set(options):
+        if pool in GREEN and not {"-E", "--task-events"} & set(options):
             # With an event dispatcher, Celery 5.7 waits 0.1 s after each message of RabbitMQ (_quick_drain in
             # celery/worker/loops.py) in these pools.
             quick.append("--without-heartbeat")
@@ -254,6 +269,7 @@ class Worker(ManagedProcess):
             name=self.hostname,
             env={**python_path(), **(env or {})},
             ready=lambda: f"{self.hostname} ready." in self.current_log,
+            forks=pool not in GREEN,
         )
 
 
@@ -279,6 +295,7 @@ class WebServer(ManagedProcess):
             env={**python_path(), "HOST": HOST, "PORT": str(port), **(env or {})},
             # Some say so a moment before they do.
             ready=lambda: "Listening on http://" in self.current_log and accepts_connections(port),
+            forks=(env or {}).get("ASYNC_MODE") not in GREEN and ".hosts." not in module,
         )
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from tests.processes import HOST, free_port, python_path
+from tests.forks import fork_server
+from tests.processes import HOST, ROOT, free_port, python_path
 
 #: A broker that nobody listens at, and nobody has to: what is refused is refused before.
 TASKS = """
@@ -79,26 +79,19 @@ def run(*arguments: str, **env: str) -> Ended:
     return Ended(ended.returncode, ended.stdout, ended.stderr)
 
 
-@pytest.fixture(scope="module")
-def forks() -> Iterator[subprocess.Popen[str]]:
-    """An interpreter that forks for each program, after all imports but those of eventlet and gevent."""
-    command = [sys.executable, "-W", "ignore", "-m", "tests.tools.forked_programs"]
-    env = {**os.environ, **python_path()}
-    with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        yield process
-        process.communicate()
-
-
 @pytest.fixture
-def in_fork(forks: subprocess.Popen[str]) -> Run:
-    """Run a program in a fork, and return how it ended."""
+def in_fork(tmp_path: Path) -> Run:
+    """Run a program in a fork of an interpreter that has imported what it imports, and return how it ended."""
 
     def run(program: str) -> Ended:
-        assert forks.stdin
-        assert forks.stdout
-        forks.stdin.write(json.dumps(program) + "\n")
-        forks.stdin.flush()
-        return Ended(*json.loads(forks.stdout.readline()))
+        stdout, stderr = tmp_path / "stdout", tmp_path / "stderr"
+        env = {**os.environ, **python_path()}
+        arguments = ["-c", "import warnings; warnings.simplefilter('ignore')\n" + program]
+        returncode = fork_server().run(arguments, env=env, cwd=ROOT, stdout=stdout, stderr=stderr).wait(60)
+        ended = Ended(returncode, stdout.read_text(), stderr.read_text())
+        stdout.unlink()
+        stderr.unlink()
+        return ended
 
     return run
 
