@@ -2,7 +2,7 @@
 
 ``main`` runs ``worker_main``; ``thread`` runs a worker in a thread; ``again`` does so twice, one after the other, and
 ``cut_off`` cuts the first off while a job of it runs. ``reloaded`` replaces the program by itself while a job runs, as
-reloaders do that keep the process.
+reloaders do that keep the process. Both do so when the file ``RUNS`` is there.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import logging
 import os
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
-from celery.signals import task_prerun
 from celery.worker import WorkController, state
 
 from tests.integration import jobs
@@ -31,18 +31,14 @@ def main() -> None:
         jobs.celery.worker_main(["worker", "--pool", "threads", "--hostname", name, *OPTIONS])
         return
     if how == "reloaded":
-        begun = threading.Event()
-        # Connected after the extension's own receiver, and so called when that has reported the start.
-        task_prerun.connect(lambda **_: begun.set(), weak=False)
         start(name)
-        wait_for(begun.is_set, timeout=60)
-        wait_for(lambda: jobs.realtime.flush(10), timeout=60)
+        wait_for(Path(os.environ["RUNS"]).exists, timeout=60)
         logger.warning("stopping")
         # "thread" is what it does next; nothing of this process but its id is left.
         os.execv(sys.executable, [sys.executable, "-m", "tests.integration.embedded_worker", "thread", name])
     if how != "thread":
         worker = start(name)
-        wait_for(lambda: state.reserved_requests if how == "cut_off" else state.total_count, timeout=60)
+        wait_for(Path(os.environ["RUNS"]).exists if how == "cut_off" else lambda: state.total_count, timeout=60)
         stop(worker, cold=how == "cut_off")
     start(name)
     threading.Event().wait()
