@@ -17,6 +17,8 @@ from tests.services import BROKERS, Broker, RabbitMQServer, RedisServer
 HERE = Path(__file__).parent
 #: What starts processes. Each test that uses one of them, by whatever way, is marked as one that needs a service.
 SERVICES = {"redis_server", "results_server", "rabbitmq_server", "brokers", "launcher", "module_launcher"}
+#: Folders with tests that take seconds each.
+SLOW = ("browser", "deaths", "integration")
 
 
 # Whose assertions are to say what they have seen, as those of tests do.
@@ -30,12 +32,18 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_is_quick)
     for item in items:
         for folder in ("browser", "integration"):
             if HERE / folder in item.path.parents:
                 item.add_marker(folder)
         if _needs_service(item):
             item.add_marker("service")
+
+
+def _is_quick(item: pytest.Item) -> bool:
+    """Tell whether a test is of those that come last: the last ones of a run have to wait for each other."""
+    return not any(HERE / folder in item.path.parents for folder in SLOW)
 
 
 def _needs_service(item: pytest.Item) -> bool:

@@ -166,19 +166,14 @@ def start_long_job(demo: Demo, url: str) -> None:
     demo.process.wait_for_log(r"transcribe\[.+ received", timeout=20)
 
 
-def test_the_page_answers_at_the_one_address_that_is_printed(start):
+# Other tests send SIGINT and SIGTERM.
+@pytest.mark.parametrize("number", long_unless([signal.SIGHUP], [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]))
+def test_the_page_answers_at_the_one_address_that_is_printed_until_a_signal_stops_everything(start, number):
     demo = start()
     url = demo.wait_until_up()
     with HTTP.open(url, timeout=10) as response:
         assert response.status == 200
     assert ADDRESS.findall(demo.output) == [url]
-
-
-# Other tests send SIGINT and SIGTERM.
-@pytest.mark.parametrize("number", long_unless([signal.SIGHUP], [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]))
-def test_a_signal_stops_everything(start, number):
-    demo = start()
-    demo.wait_until_up()
     demo.process.send_signal(number)
     assert demo.wait_for_exit() == 0
 
@@ -307,7 +302,8 @@ def test_a_broker_that_does_not_answer_is_refused_without_telling_its_password(s
     assert "hush" not in demo.output
 
 
-@pytest.mark.parametrize("mode", ["threading", "eventlet", "gevent"])
+# Eventlet does here what gevent does.
+@pytest.mark.parametrize("mode", long_unless(["threading", "gevent"], ["threading", "eventlet", "gevent"]))
 def test_the_check_runs_a_job_and_stops(start, mode):
     demo = start("--check", "--async-mode", mode)
     wait_for(lambda: len(demo.look()) == FAMILY, timeout=20)

@@ -41,7 +41,7 @@ def test_a_task_that_computes_for_long_is_running_and_never_lost(shared_stage: G
     project = new_project()
     stage = shared_stage(pool=pool, env={"LOST_AFTER": str(LOST_AFTER)})
     with stage.watch(project) as client:
-        job = start(task, 3 * LOST_AFTER, project=project)
+        job = start(task, 2 * LOST_AFTER, project=project)
         client.wait_for_event("agent_status", job_id=job, status="running", timeout=20)
         assert client.wait_for_end(job, timeout=60)["status"] == "success"
     assert [state for _, state, _ in states(client, job)] == ["PENDING", "STARTED", "SUCCESS"]
