@@ -55,8 +55,8 @@ def test_a_page_that_renews_its_token_stays_connected(page: Callable[..., NodeCl
 def test_a_page_that_cannot_get_a_token_in_time_comes_back_with_the_next(
     page: Callable[..., NodeClient], web: Web
 ) -> None:
-    client = page(web.token(expires_in=1.5), None, None, None, None, None, web.token(expires_in=600))
-    client.wait(lambda events: names(client).count("connect") == 2, timeout=15)
+    client = page(web.token(expires_in=4), None, None, None, None, None, web.token(expires_in=600))
+    client.wait(lambda events: names(client).count("connect") == 2, timeout=30)
     client.wait(lambda events: [data for event, data in events if event == "state"][-1] == "subscribed")
     web.emit("alpha", 1)
     client.wait(lambda events: "step" in names(client))

@@ -59,7 +59,7 @@ def test_if_it_is_interrupted_the_next_connection_starts_it_again(web: Web) -> N
         wait_for(lambda: not housekeeper.is_running)
     web.server.sleep = sleep
 
-    client = web.connect(web.token(expires_in=1))
+    client = web.connect(web.token(expires_in=3))
     client.wait_for_event("error", code="unauthorized")
     assert housekeeper.loop.is_turning
 

@@ -39,25 +39,27 @@ def codes(client: Recorder) -> list[str]:
 
 
 def test_a_client_whose_token_ends_is_told_before_and_disconnected_with_a_code(web: Web) -> None:
-    client = web.connect(web.token(expires_in=2.5))
+    client = web.connect(web.token(expires_in=4))
     assert client.subscribe("alpha")["ok"]
 
     warning = client.wait_for_event("token_expiring")
     assert 0 < warning["expires_in"] <= 1
-    wait_for(lambda: client.disconnects == 1, timeout=5)
+    wait_for(lambda: client.disconnects == 1)
     assert codes(client) == ["unauthorized"]
     wait_for(lambda: web.handlers.clients() == {})
 
 
 def test_a_client_that_shows_a_new_token_stays_and_hears_on(web: Web) -> None:
-    client = web.connect(web.token(expires_in=2))
+    first = web.token(expires_in=3)
+    expires_at = time.time() + 3
+    client = web.connect(first)
     client.subscribe("alpha")
-    began = time.time()
 
-    answer = client.call("refresh_token", {"token": web.token(expires_in=60)})
+    answer = client.call("refresh_token", {"token": web.token(expires_in=600)})
     assert answer["ok"]
-    assert 50 < answer["expires_in"] <= 60
-    wait_for(lambda: time.time() > began + 2.2, timeout=4)
+    assert 500 < answer["expires_in"] <= 600
+    client.clear()  # a slow machine may have been warned before
+    wait_for(lambda: time.time() > expires_at + 1)
     web.emit("alpha", 1)
     client.wait_for_event("step")
     assert (client.disconnects, client.of("token_expiring")) == (0, [])
@@ -199,13 +201,15 @@ def test_a_client_has_a_bounded_number_of_subscriptions(make_web: Callable[..., 
 
 
 def test_a_client_that_asks_too_often_is_told_to_wait(make_web: Callable[..., Web]) -> None:
-    web = make_web(request_rate=2).attach().start()
+    web = make_web(request_rate=1).attach().start()
     client = web.connect()
+    began = time.monotonic()
     answers = [client.subscribe("alpha") for _ in range(30)]
+    seconds = time.monotonic() - began
     refused = [answer["error"]["code"] for answer in answers if not answer["ok"]]
-    assert 10 <= len(answers) - len(refused) <= 20
+    assert 5 <= len(answers) - len(refused) <= 5 + seconds + 1
     assert set(refused) == {"too_many_requests"}
-    wait_for(lambda: client.subscribe("alpha")["ok"], timeout=5)
+    wait_for(lambda: client.subscribe("alpha")["ok"])
 
 
 def test_a_user_has_a_bounded_number_of_connections(make_web: Callable[..., Web]) -> None:
@@ -231,19 +235,19 @@ def test_a_request_has_a_bounded_size(web: Web, event: str) -> None:
 
 
 def test_a_connection_that_never_shows_a_token_is_closed(make_web: Callable[..., Web]) -> None:
-    web = make_web(connect_timeout=1).attach().start()
+    web = make_web(connect_timeout=2).attach().start()
     good = web.connect()
     silent = engineio.Client()
     silent.connect(web.url, transports=["websocket"], engineio_path="socket.io")
     began = time.monotonic()
-    wait_for(lambda: silent.state == "disconnected", timeout=6)
-    assert time.monotonic() - began >= 0.5
+    wait_for(lambda: silent.state == "disconnected", timeout=20)
+    assert time.monotonic() - began >= 1
     assert good.subscribe("alpha")["ok"]
 
 
 def test_the_housekeeper_goes_with_the_last_client_and_comes_with_the_next(web: Web) -> None:
     for _ in range(2):
-        client = web.connect(web.token(expires_in=2))
+        client = web.connect(web.token(expires_in=3))
         client.wait_for_event("error", code="unauthorized")
         client.close()
         wait_for(lambda: not web.handlers.housekeeper.is_running, timeout=60)
