@@ -27,16 +27,27 @@ class ForkServer:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._process: subprocess.Popen[str]
+        started = threading.Event()
+        threading.Thread(target=self._start, args=(started,), name="fork-server", daemon=True).start()
+        started.wait()
+
+    def _start(self, started: threading.Event) -> None:
+        """Start it, and stay: the kernel ends a child when the thread that started it has ended."""
         launcher = [sys.executable, "-I", "-S", str(ROOT / "tests" / "tools" / "with_parent.py")]
-        self._process = subprocess.Popen(
-            [*launcher, sys.executable, "-m", "tests.tools.fork_server"],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [*launcher, sys.executable, "-m", "tests.tools.fork_server"],
+                cwd=ROOT,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+        finally:
+            started.set()
+        threading.Event().wait()
 
     def run(
         self, arguments: Sequence[str], *, env: Mapping[str, str], cwd: Path, stdout: Path, stderr: Path | None = None

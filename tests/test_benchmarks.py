@@ -20,7 +20,7 @@ def test_a_line_shows_the_medians_their_ratio_and_between_what_the_rounds_lie() 
     assert cells == ("task", "a call", "redis", "500 µs", "20 µs", "1/25", "1/40 to 1/20", "≤ 1/10", "yes")
 
 
-def test_a_goal_that_is_missed_is_said_to_be() -> None:
+def test_a_goal_that_is_missed_is_reported() -> None:
     assert figure([2e-4], [4e-4], Goal(1 / 10)).cells[-1] == "**no**"
     assert figure([890.0], [1000.0], Goal(0.9, is_least=True), "/s").cells[3:] == (
         *("1,000/s", "890/s", "0.89", "", "≥ 0.90", "**no**"),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from celery_realtime.bounded import BoundedDict
 
 
-def test_what_was_set_is_found_and_what_was_not_is_the_default() -> None:
+def test_what_was_set_is_returned_and_what_was_not_is_the_default() -> None:
     recent: BoundedDict[str, int] = BoundedDict(2)
     recent["a"] = 1
     assert recent.get("a") == 1

@@ -81,7 +81,7 @@ def test_every_field_of_an_event_is_in_its_table() -> None:
         assert {*struct.__struct_fields__, "event", "epoch", "offset"} <= named
 
 
-def test_every_state_is_told_with_its_status() -> None:
+def test_every_state_is_documented_with_its_status() -> None:
     section = (DOCS / "events.md").read_text().partition("| `status` | `state` |")[2].partition("\n\n")[0]
     table = {state: status for status, state in re.findall(r"^\| `(\w+)` \| `(\w+)` \|", section, re.MULTILINE)}
     assert table == STATUS_OF_STATE

@@ -156,18 +156,18 @@ def test_what_has_a_json_form_is_put_in_that_form(value: object, shown: object) 
 
 
 @pytest.mark.parametrize("value", [Opaque(), {"a": [Opaque()]}, print, 1j, ValueError("no"), msgspec.Raw(b"{")])
-def test_a_sender_is_told_of_a_part_that_has_no_json_form(value: object) -> None:
+def test_data_with_a_part_that_has_no_json_form_is_refused(value: object) -> None:
     with pytest.raises(TypeError, match="the data of event 'line' cannot be sent as JSON"):
         encode_strict(value, "the data of event 'line'", 1000)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, {"a": [-math.inf]}, endless()])
-def test_a_sender_is_told_of_a_value_that_json_cannot_hold(value: object) -> None:
+def test_a_value_that_json_cannot_hold_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match="the data of event 'line'"):
         encode_strict(value, "the data of event 'line'", 1000)
 
 
-def test_a_sender_is_told_of_data_that_is_too_large_and_of_the_setting() -> None:
+def test_data_that_is_too_large_is_refused_and_the_setting_named() -> None:
     assert encode_strict("x" * 98, "it", 100)
     with pytest.raises(ValueError, match=r"it has 101 bytes of JSON, realtime_max_payload allows 100"):
         encode_strict("x" * 99, "it", 100)

@@ -133,7 +133,7 @@ def test_a_status_change_says_all_that_the_contract_lists() -> None:
     assert (outgoing.job_id, outgoing.attempt, outgoing.progress) == ("job_123", 0, False)
 
 
-def test_what_is_seldom_told_is_left_out_until_it_is() -> None:
+def test_what_is_seldom_given_is_left_out_until_it_is() -> None:
     told = parse(outgoing_status(status_change(JOB, "SUCCESS", truncated=True)).payload)
     assert (told["result"], told["truncated"]) == (None, True)
     told = parse(outgoing_status(status_change(JOB, "FAILURE", error="E: m", traceback="Traceback ...")).payload)
@@ -165,12 +165,12 @@ def test_a_progress_update_says_all_that_the_contract_lists() -> None:
 
 
 @given(TEXT)
-def test_a_failure_is_told_whatever_letters_its_message_has(message: str) -> None:
+def test_a_failure_is_reported_whatever_letters_its_message_has(message: str) -> None:
     told = outgoing_status(status_change(JOB, "FAILURE", error=describe_error(OSError(message))))
     assert parse(told.payload)["error"].startswith("OSError")
 
 
-def test_a_failure_over_a_file_name_that_is_no_utf_8_is_told() -> None:
+def test_a_failure_over_a_file_name_that_is_no_utf_8_is_reported() -> None:
     told = outgoing_status(
         status_change(JOB, "FAILURE", error=describe_error(FileNotFoundError(2, "no file", HALF_A_PAIR)))
     )

@@ -622,7 +622,7 @@ def filtered(rule: Any) -> Studio:
     return studio
 
 
-def test_a_filter_is_told_the_event_its_project_and_its_payload() -> None:
+def test_a_filter_receives_the_event_its_project_and_its_payload() -> None:
     seen: list[Any] = []
 
     def rule(event: str, project_id: str, payload: dict[str, Any]) -> dict[str, Any]:

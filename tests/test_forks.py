@@ -68,7 +68,7 @@ class Talker:
         assert not self._thread.is_alive()
 
 
-def test_a_fork_waits_for_all_who_talk_and_the_next_to_talk_wait_for_the_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fork_waits_for_all_threads_that_talk_and_the_next_wait_for_the_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forks, "LONGEST_WAIT", 20.0)
     gate = Gate()
     talkers = [Talker(gate), Talker(gate)]
@@ -87,7 +87,7 @@ def test_a_fork_waits_for_all_who_talk_and_the_next_to_talk_wait_for_the_fork(mo
     late.leave()
 
 
-def test_who_talks_may_fork_and_a_fork_waits_for_nobody_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_that_talks_may_fork_and_a_fork_waits_for_nobody_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate()
     with gate:
         gate.close()

@@ -53,7 +53,7 @@ def test_public_keys_verify_what_private_ones_signed(pair: tuple[Any, bytes]) ->
     assert verify(token(KEY, "HS256")) is None
 
 
-def test_who_knows_the_public_key_cannot_sign_with_it(pair: tuple[Any, bytes]) -> None:
+def test_a_token_that_is_signed_with_the_public_key_is_refused(pair: tuple[Any, bytes]) -> None:
     _, public = pair
     head = base64.urlsafe_b64encode(json.dumps({"alg": "HS256", "typ": "JWT"}).encode()).rstrip(b"=").decode()
     body = token().split(".")[1]

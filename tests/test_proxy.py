@@ -111,7 +111,7 @@ def test_what_was_said_meanwhile_is_passed_on_after_a_pause_and_is_not_after_a_l
 
 
 @pytest.mark.parametrize("outage", [Proxy.refuse, Proxy.black_hole, Proxy.stall])
-def test_a_healed_proxy_is_found_at_the_same_address(
+def test_a_healed_proxy_has_the_same_address(
     proxy: Proxy, connection: socket.socket, outage: Callable[[Proxy], None]
 ) -> None:
     outage(proxy)

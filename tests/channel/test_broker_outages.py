@@ -254,7 +254,7 @@ def test_a_listener_that_a_memory_alarm_keeps_from_speaking_goes_on_listening(
     assert ears.manager.generation == 1
 
 
-def test_who_may_listen_and_not_publish_hears_all_the_same(
+def test_a_listener_that_may_not_publish_hears_all_the_same(
     rabbitmq_server: RabbitMQServer, rabbitmq_broker: Broker, make_rabbitmq_ears: Callable[[str], Ears]
 ) -> None:
     publisher: Any = RealtimeKombuManager(rabbitmq_broker.url, write_only=True)

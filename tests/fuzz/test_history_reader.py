@@ -225,7 +225,7 @@ def shelf(results_server: RedisServer) -> Iterator[Shelf]:
 
 @tried(150, share=0.2)
 @given(st.lists(harms, min_size=1, max_size=4), st.integers(-1, 8))
-def test_whatever_is_written_into_a_project_it_is_read_or_said_to_be_unavailable(
+def test_whatever_is_written_into_a_project_it_is_read_or_reported_as_unavailable(
     shelf: Shelf, harms: list[Harm], since: int
 ) -> None:
     project = shelf.new_project()

@@ -129,7 +129,7 @@ given_objects = st.none() | values | material.near(st.just({"token": GENUINE[0]}
 
 @tried(200)
 @given(queries, given_objects)
-def test_wherever_a_token_stands_nothing_but_a_genuine_one_is_found(query: str, auth: Any) -> None:
+def test_wherever_a_token_stands_nothing_but_a_genuine_one_is_accepted(query: str, auth: Any) -> None:
     for environ in ({}, {"QUERY_STRING": None}, {"QUERY_STRING": query}):
         user = verify_token(KEY, token_of(environ, auth))
         assert user is None or (isinstance(auth, dict) and auth["token"] in GENUINE)
@@ -137,7 +137,7 @@ def test_wherever_a_token_stands_nothing_but_a_genuine_one_is_found(query: str, 
 
 @tried(100)
 @given(st.sampled_from(GENUINE), queries)
-def test_a_genuine_token_is_found_behind_any_query(token: str, query: str) -> None:
+def test_a_genuine_token_is_extracted_from_any_query(token: str, query: str) -> None:
     found = token_of({"QUERY_STRING": f"{urlencode({'token': token})}&{query}"}, None)
     assert verify_token(KEY, found) in USERS
 

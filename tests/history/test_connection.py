@@ -215,7 +215,9 @@ def test_sentinels_that_cannot_be_used_are_refused_at_start(url: str, why: str) 
         ("amqps://h", {"ssl": {"cert_reqs": ssl.CERT_NONE}}, {"cert_reqs": ssl.CERT_NONE}),
     ],
 )
-def test_a_broker_shows_a_good_certificate_unless_it_is_told_that_it_need_not(url: str, given: Any, used: Any) -> None:
+def test_a_broker_shows_a_good_certificate_unless_the_settings_say_that_it_need_not(
+    url: str, given: Any, used: Any
+) -> None:
     assert connection(url, given).ssl == used
 
 

@@ -33,7 +33,7 @@ def lost(leases: Leases, lease: float) -> dict[str, list[HeldJob]]:
     return leases.reap(lease, lease / 2, 0.0).lost
 
 
-def test_a_lapsed_lease_is_found_by_one_reaper_and_by_another_only_if_that_one_fails(redis_url: str) -> None:
+def test_a_lapsed_lease_is_returned_to_one_reaper_and_to_another_only_if_that_one_fails(redis_url: str) -> None:
     one, two = new_leases(redis_url), new_leases(redis_url)
     one.hold("i", [JOB], lease=0.5)
     assert lost(one, 0.5) == {}
@@ -131,7 +131,7 @@ def test_the_end_that_another_incarnation_reports_leaves_the_note_of_this_one(hi
 # -- expiries and stalls --------------------------------------------------------------------------------------------
 
 
-def test_an_expired_job_is_found_after_the_grace_until_it_is_dealt_with(history: History, redis_url: str) -> None:
+def test_an_expired_job_is_returned_after_the_grace_until_it_is_dealt_with(history: History, redis_url: str) -> None:
     append(history, status("PENDING", expires_at=time.time() - 5, task="t"), status("PENDING", job="other"))
     assert history.leases.reap(60.0, 1.0, 60.0).expired == []
     [job] = history.leases.reap(0.2, 0.1, 1.0).expired
@@ -143,7 +143,7 @@ def test_an_expired_job_is_found_after_the_grace_until_it_is_dealt_with(history:
         assert client.exists(*KEYS.leases("expiring", "expiring-jobs")) == 0
 
 
-def test_a_withdrawn_job_is_found_after_its_time_and_says_why(history: History) -> None:
+def test_a_withdrawn_job_is_returned_after_its_time_with_the_reason(history: History) -> None:
     append(history, status("PENDING", expires_at=time.time() + 60))
     history.leases.withdraw(Job(job_id="job", project_id="p", attempt=2), after=10.0)
     assert history.leases.reap(60.0, 1.0, 0.0).expired == []
@@ -152,7 +152,7 @@ def test_a_withdrawn_job_is_found_after_its_time_and_says_why(history: History) 
     assert (job.job_id, job.attempt, job.reason) == ("job", 2, "revoked")
 
 
-def test_a_stalled_job_is_found_once_with_the_latest_progress(history: History) -> None:
+def test_a_stalled_job_is_returned_once_with_the_latest_progress(history: History) -> None:
     append(history, status("STARTED", stall_after=0.05), progress(40, stall_after=0.05))
     [stalled] = wait_for(lambda: history.leases.reap(60.0, 1.0, 0.0).stalled)
     update = stalled.progress

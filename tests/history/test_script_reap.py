@@ -32,7 +32,7 @@ def reap(redis_url: str) -> Reap:
     return Reap(redis_url)
 
 
-def test_a_lapsed_lease_is_found_with_what_runs_before_what_is_held_and_then_hidden(reap: Reap) -> None:
+def test_a_lapsed_lease_is_returned_with_running_jobs_before_held_ones_and_then_hidden(reap: Reap) -> None:
     reap.redis.zadd(ALIVE, {"lapsed": reap.now - 11, "alive": reap.now - 5})
     reap.redis.hset(KEYS.leases("held:lapsed")[0], "job", "HELD")
     reap.redis.hset(KEYS.leases("running:lapsed")[0], "0:job", "RUNNING")
@@ -42,7 +42,7 @@ def test_a_lapsed_lease_is_found_with_what_runs_before_what_is_held_and_then_hid
     assert reap()[0][0] == b"lapsed"
 
 
-def test_who_runs_jobs_and_never_had_a_lease_is_found_too(reap: Reap) -> None:
+def test_an_incarnation_that_runs_jobs_and_never_had_a_lease_is_returned_too(reap: Reap) -> None:
     reap.redis.zadd(NOTED, {"lapsed": reap.now - 11, "new": reap.now - 5})
     reap.redis.hset(KEYS.leases("running:lapsed")[0], "0:job", "RUNNING")
     assert reap()[0] == [b"lapsed", [b"RUNNING"]]
@@ -61,7 +61,7 @@ def test_after_a_time_in_which_nobody_looked_no_lease_lapses(reap: Reap, seen: f
     assert reap()[0] == []
 
 
-def test_an_expired_job_is_found_after_the_grace_and_then_hidden(reap: Reap) -> None:
+def test_an_expired_job_is_returned_after_the_grace_and_then_hidden(reap: Reap) -> None:
     reap.redis.zadd(EXPIRING, {"expired": reap.now - 4, "just expired": reap.now - 2, "nameless": 1})
     reap.redis.hset(EXPIRING_JOBS, "expired", "EXPIRED")
     assert reap()[1] == [b"nameless", b"", b"expired", b"EXPIRED"]
@@ -69,7 +69,7 @@ def test_an_expired_job_is_found_after_the_grace_and_then_hidden(reap: Reap) -> 
     assert reap(expiry_grace=0)[1] == [b"just expired", b""]
 
 
-def test_a_stalled_job_is_found_once(reap: Reap) -> None:
+def test_a_stalled_job_is_returned_once(reap: Reap) -> None:
     reap.redis.zadd(STALLING, {"stalled": reap.now - 1, "not yet": reap.now + 60})
     reap.redis.hset(STALLING_JOBS, mapping={"stalled": "STALLED", "not yet": "NOT YET"})
     assert reap()[2] == [b"STALLED"]

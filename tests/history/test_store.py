@@ -422,7 +422,7 @@ def test_the_loss_of_one_key_changes_the_epoch(history: History, redis_url: str,
     assert [job["job_id"] for job in after.jobs] == ([] if key == "jobs" else ["job"])
 
 
-def test_a_server_that_fell_back_is_found_out_by_who_wrote_what_it_lost(history: History, redis_url: str) -> None:
+def test_a_writer_notices_that_a_server_has_lost_what_it_wrote(history: History, redis_url: str) -> None:
     client = redis.Redis.from_url(redis_url)
     append(history, *(custom({"n": n}) for n in range(5)))
     before = history.read("p")
@@ -544,7 +544,7 @@ def test_custom_events_are_stamped_in_their_own_corner(history: History) -> None
     assert plain == {"event": "line", "data": [1, 2], "epoch": line["data"]["_realtime"]["epoch"], "offset": 2}
 
 
-def test_redis_that_is_away_is_said_and_what_it_missed_can_be_stored_later(start_redis: Any) -> None:
+def test_redis_that_is_away_is_reported_and_what_it_missed_can_be_stored_later(start_redis: Any) -> None:
     server = start_redis()
     history = History(server.fresh_url(), "away", size=10, ttl=60.0)
     server.stop()

@@ -26,7 +26,7 @@ def has_all(follower: Follower, count: int) -> bool:
 
 
 @pytest.mark.parametrize("batch", [False, True], ids=["singly", "in batches"])
-def test_over_dropped_connections_every_event_is_told_once_and_in_order(
+def test_over_dropped_connections_every_event_arrives_once_and_in_order(
     stage: Stage, launcher: Launcher, tmp_path: Path, batch: bool
 ) -> None:
     project = new_project()

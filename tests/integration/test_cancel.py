@@ -91,7 +91,7 @@ def test_a_pool_that_cannot_says_so_and_the_job_goes_on(shared_stage: GetStage, 
         assert client.wait_for_end(job)["status"] == "success"
 
 
-def test_a_job_that_waits_in_a_pool_that_takes_all_at_once_is_not_said_to_be_cancelled(
+def test_a_job_that_waits_in_a_pool_that_takes_all_at_once_is_not_reported_as_cancelled(
     shared_stage: GetStage, tmp_path: Path
 ) -> None:
     """The pool of threads has a queue of its own, which Celery cannot take a job out of."""
@@ -125,7 +125,7 @@ def test_a_task_that_is_cancellable_ends_by_itself_and_tidies_up(
         assert client.wait_for_end(other, timeout=20)["result"] == "nobody minded"
 
 
-def test_only_who_may_cancels(shared_stage: GetStage, tmp_path: Path) -> None:
+def test_only_a_user_with_access_cancels(shared_stage: GetStage, tmp_path: Path) -> None:
     project, path = new_project(), tmp_path / "go"
     stage = shared_stage()
     with stage.watch(project) as client, stage.watch(project, user="grace") as other:

@@ -289,7 +289,7 @@ def test_an_address_that_is_not_of_this_machine_is_refused(start):
     assert "Traceback" not in demo.output
 
 
-def test_a_machine_without_a_server_is_told_what_to_do(start):
+def test_without_a_server_the_demo_says_what_to_do(start):
     demo = start(env={VARIABLE: "/nowhere/redis-server"})
     assert demo.wait_for_exit() == 2
     assert re.search(rf"/nowhere/redis-server.*{VARIABLE}.*--broker-url", demo.output)

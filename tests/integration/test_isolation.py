@@ -508,7 +508,9 @@ def story(brokers: Brokers, redis_url: str, broker: str, access: str, seeding: s
 
 
 @pytest.mark.parametrize(("broker", "access", "seeding"), STORIES)
-def test_through_a_long_random_story_nobody_hears_what_he_may_not_see_and_all_hear_the_rest(story: Story) -> None:
+def test_through_a_long_random_story_no_client_receives_what_it_may_not_see_and_all_receive_the_rest(
+    story: Story,
+) -> None:
     story.go_on(STEPS)
     story.end()
 
@@ -570,7 +572,9 @@ def check_that_much_happened(story: Story) -> None:
 
 
 @pytest.mark.parametrize("kind", ["sync", "asgi"])
-def test_who_leaves_and_comes_back_before_the_first_answer_hears_on(kind: Kind, redis_url: str) -> None:
+def test_a_client_that_leaves_and_comes_back_before_the_first_answer_goes_on_receiving(
+    kind: Kind, redis_url: str
+) -> None:
     web = Web(kind, redis_url, history_url=redis_url)
     reading, go_on = _hold_first_read(web)
     try:

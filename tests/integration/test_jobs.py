@@ -138,7 +138,7 @@ def test_an_event_that_is_no_json_is_a_clear_error_at_the_call(client: Recorder,
     assert "the data of event 'line' cannot be sent as JSON" in end["result"]
 
 
-def test_a_large_result_is_left_out_and_said_to_be(client: Recorder, project: str) -> None:
+def test_a_large_result_is_left_out_and_marked_as_such(client: Recorder, project: str) -> None:
     end = client.wait_for_end(start(jobs.large, 70_000, project=project))
     assert (end["result"], end["truncated"]) == (None, True)
     small = client.wait_for_end(start(jobs.large, 60_000, project=project))
@@ -175,7 +175,7 @@ def test_the_progress_tracker_reports_by_id(client: Recorder, project: str) -> N
     assert told == sorted(told)
 
 
-def test_who_polls_sees_progress_too(stage: Stage, client: Recorder, project: str, tmp_path: Path) -> None:
+def test_a_client_that_polls_sees_progress_too(stage: Stage, client: Recorder, project: str, tmp_path: Path) -> None:
     job = start(jobs.hold, str(tmp_path / "go"), project=project)
     result = AsyncResult(job, app=jobs.celery)
     wait_for(lambda: result.state == "PROGRESS", message="PROGRESS is not in the result backend")
@@ -198,7 +198,7 @@ def test_the_project_comes_from_the_argument_or_the_block(client: Recorder, proj
         assert client.wait_for_end(job)["status"] == "success"
 
 
-def test_the_project_tracked_before_publishing_is_found(client: Recorder, project: str) -> None:
+def test_the_project_tracked_before_publishing_is_used(client: Recorder, project: str) -> None:
     job = f"tracked-{project}"
     jobs.realtime.manager.track_job_for_project(job, project)
     jobs.add.apply_async((1, 2), task_id=job)
@@ -271,7 +271,7 @@ def test_a_job_without_a_project_reaches_nobody(client: Recorder, project: str) 
     assert client.for_job(lonely.id) == []
 
 
-def test_a_late_subscriber_is_told_the_latest_state_of_every_job(stage: Stage, client: Recorder, project: str) -> None:
+def test_a_late_subscriber_receives_the_latest_state_of_every_job(stage: Stage, client: Recorder, project: str) -> None:
     done, failed = start(jobs.count, 2, project=project), start(jobs.fail, project=project)
     for job in (done, failed):
         client.wait_for_end(job)
@@ -282,7 +282,7 @@ def test_a_late_subscriber_is_told_the_latest_state_of_every_job(stage: Stage, c
     assert answer["offset"] == max(data["offset"] for _, data in client.events)
 
 
-def test_who_comes_back_is_told_what_it_missed(stage: Stage, client: Recorder, project: str) -> None:
+def test_a_client_that_comes_back_receives_what_it_missed(stage: Stage, client: Recorder, project: str) -> None:
     first = client.wait_for_end(start(jobs.count, 1, project=project))
     missed = client.wait_for_end(start(jobs.count, 2, project=project))
     with stage.connect(project) as back:
@@ -292,7 +292,7 @@ def test_who_comes_back_is_told_what_it_missed(stage: Stage, client: Recorder, p
     assert answer["events"][-1] == {"event": "agent_status", "data": missed}
 
 
-def test_a_client_without_a_callback_is_told_the_snapshot_as_events(
+def test_a_client_without_a_callback_receives_the_snapshot_as_events(
     stage: Stage, client: Recorder, project: str
 ) -> None:
     done = start(jobs.count, 2, project=project)

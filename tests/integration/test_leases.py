@@ -271,7 +271,7 @@ def test_a_long_job_that_keeps_the_interpreter_busy_is_not_lost(
 
 
 @any_broker
-def test_a_child_killed_from_outside_is_told_by_its_parent(stage: Stage, tmp_path: Path) -> None:
+def test_the_job_of_a_killed_child_is_reported_by_its_parent(stage: Stage, tmp_path: Path) -> None:
     project = new_project()
     with stage.watch(project) as client:
         job = start(jobs.hold, str(tmp_path / "never"), project=project)
@@ -283,7 +283,7 @@ def test_a_child_killed_from_outside_is_told_by_its_parent(stage: Stage, tmp_pat
 
 
 @any_broker
-def test_a_job_that_expires_in_the_queue_is_told(launcher: Launcher, broker: Broker) -> None:
+def test_a_job_that_expires_in_the_queue_is_reported(launcher: Launcher, broker: Broker) -> None:
     """There is no worker that could tell; the web server looks for what has expired."""
     project = new_project()
     with producing(broker):
@@ -295,7 +295,7 @@ def test_a_job_that_expires_in_the_queue_is_told(launcher: Launcher, broker: Bro
     assert (end["status"], end["state"], end["error"]) == ("error", "REVOKED", "TaskRevokedError: expired")
 
 
-def test_another_worker_says_so_where_no_web_server_looks(
+def test_another_worker_reports_a_loss_where_no_web_server_looks(
     launcher: Launcher, redis_broker: Broker, tmp_path: Path
 ) -> None:
     project, env = new_project(), {"LOST_AFTER": str(LOST_AFTER)}

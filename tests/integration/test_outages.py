@@ -107,7 +107,7 @@ def place(data: dict[str, Any]) -> int:
 @pytest.mark.parametrize(
     "outage", [Proxy.refuse, Proxy.black_hole, Proxy.stall], ids=["killed", "black hole", "stalled"]
 )
-def test_in_an_outage_tasks_go_on_and_after_it_everything_is_told(
+def test_in_an_outage_tasks_go_on_and_after_it_everything_arrives(
     scene: Scene, outage: Callable[[Proxy], None]
 ) -> None:
     project = new_project()

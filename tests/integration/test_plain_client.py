@@ -56,7 +56,7 @@ def test_it_hears_status_progress_result_and_error(node: Callable[[str, str], No
     assert progress[-1] == 100
 
 
-def test_it_is_told_by_an_error_event_that_a_project_is_closed_to_it(node: Callable[[str, str], NodeClient]) -> None:
+def test_an_error_event_says_that_a_project_is_closed_to_the_client(node: Callable[[str, str], NodeClient]) -> None:
     mine, foreign = new_project(), new_project()
     client = node(jobs.realtime.issue_token("grace", [mine]), foreign)
     told = client.wait(lambda heard: [data for event, data in heard if event == "error"])

@@ -253,7 +253,7 @@ def test_a_subscription_tells_nothing_of_what_was(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("offset", [0, 41])
-def test_whoever_asks_for_what_it_missed_is_told_that_it_has_missed_something(scene: Scene, offset: int) -> None:
+def test_a_client_that_asks_for_what_it_missed_learns_that_it_has_missed_something(scene: Scene, offset: int) -> None:
     client = scene.connect()
 
     answer = client.subscribe(scene.project, since={"epoch": "k3f9", "offset": offset})

@@ -47,7 +47,7 @@ def cancellations(history: History) -> Cancellations:
     return made
 
 
-def test_a_job_that_this_process_is_told_of_is_cancelled_at_once() -> None:
+def test_a_job_whose_order_reaches_this_process_is_cancelled_at_once() -> None:
     cancellations = Cancellations(lambda: None)
     cancellations.add("job")
     assert cancellations.has("job")

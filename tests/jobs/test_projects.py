@@ -88,7 +88,7 @@ def test_a_task_takes_no_project_when_its_function_has_no_argument_that_the_keyw
         (rest_then_keyword, ("m1", "m2", "m3"), {"project_id": "p"}, "p"),
     ],
 )
-def test_the_project_is_found_where_the_function_would_find_it(
+def test_the_project_is_read_from_the_argument_that_the_function_would_have(
     function: Callable[..., Any], args: Any, kwargs: Any, found: object
 ) -> None:
     assert project_argument(as_task(function), args, kwargs) == found

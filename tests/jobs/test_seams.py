@@ -264,7 +264,7 @@ def test_the_pool_calls_what_is_looked_up_on_the_request() -> None:
     assert WorkerRequests.since(request) == request.realtime_received_at
 
 
-def test_a_replacement_is_told_from_other_ignores_by_what_celery_raises() -> None:
+def test_a_replacement_is_distinguished_from_other_ignores_by_what_celery_raises() -> None:
     app = new_app(task_always_eager=False)
 
     @app.task(bind=True, name="replaced", shared=False)

@@ -180,7 +180,7 @@ def test_two_extensions_in_a_process_do_not_wrap_celerys_task_twice() -> None:
 # -- progress ---------------------------------------------------------------------------------------------------
 
 
-def test_progress_says_what_it_was_told(studio: Studio) -> None:
+def test_progress_says_what_the_task_reported(studio: Studio) -> None:
     def body(self: Any) -> None:
         self.update_progress(25, "Downloading audio file...")
         flush(self)
@@ -198,7 +198,7 @@ def test_progress_says_what_it_was_told(studio: Studio) -> None:
     assert (other["progress"], other["message"], other["current"], other["total"]) == (50, "Transcribing", 6, 12)
 
 
-def test_the_first_and_the_last_progress_of_a_quick_job_are_told() -> None:
+def test_the_first_and_the_last_progress_of_a_quick_job_are_published() -> None:
     studio = Studio(progress_interval=600)
 
     def body(self: Any) -> None:
@@ -364,7 +364,7 @@ def test_tracking_what_has_no_length_counts_and_leaves_the_bar_until_the_end(stu
     assert items == ["a", "b", "c"]
 
 
-def test_tracking_may_be_told_how_many_there_are(studio: Studio) -> None:
+def test_tracking_accepts_how_many_items_there_are(studio: Studio) -> None:
     _, told = tracked(studio, iter("ab"), total=2)
     assert [update[:3] for update in told] == [(0, 0, 2), (50, 1, 2), (100, 2, 2)]
 
@@ -568,7 +568,7 @@ def storing() -> Studio:
 
 
 @pytest.mark.parametrize(("meta", "told"), SHAPES)
-def test_progress_that_plain_code_stores_is_told_and_is_stored_as_it_was(
+def test_progress_that_plain_code_stores_is_published_and_is_stored_as_it_was(
     storing: Studio, meta: dict[str, Any], told: tuple[Any, ...]
 ) -> None:
     def body(self: Any) -> Any:
@@ -642,7 +642,7 @@ def test_plain_code_and_ours_share_one_rising_bar(studio: Studio) -> None:
 # -- the result backend -----------------------------------------------------------------------------------------
 
 
-def test_progress_is_in_the_result_backend_for_clients_who_poll(storing: Studio) -> None:
+def test_progress_is_in_the_result_backend_for_clients_that_poll(storing: Studio) -> None:
     def body(self: Any) -> Any:
         self.update_progress(current=3, total=12, message="on it")
         assert storing.realtime.running_jobs.mirror.flush(10)

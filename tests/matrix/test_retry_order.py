@@ -29,7 +29,7 @@ EXPECTED = [
 @pytest.mark.timeout(60 + JOBS)
 @pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize("broker_name", BROKERS)
-def test_retries_are_told_in_order(theatre: Theatre, tmp_path: Path, broker_name: str, pool: str) -> None:
+def test_retries_arrive_in_order(theatre: Theatre, tmp_path: Path, broker_name: str, pool: str) -> None:
     play = Play(theatre.stage(broker_name), Configuration(pool), tmp_path)
     for number in range(JOBS):
         play.start(outcome_tasks.retry_at_once, name=f"job{number}")

@@ -108,7 +108,7 @@ def test_a_delivery_that_does_not_come_back_keeps_nothing_from_being_persisted(
     assert broker.taken == ["first", *names(20)]
 
 
-def test_who_waits_for_an_event_to_leave_sees_it_persisted_though_a_delivery_hangs(
+def test_waiting_for_an_event_to_leave_ends_when_it_is_stored_though_a_delivery_hangs(
     make: Make, broker: Broker, record: Record
 ) -> None:
     outbox = make()

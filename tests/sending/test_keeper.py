@@ -146,7 +146,7 @@ def test_an_incarnation_that_ends_while_it_holds_jobs_leaves_its_lease_to_lapse(
     assert leases.hold("i", [], LEASE) is True
 
 
-def test_a_lease_that_cannot_be_given_up_is_said_to_lapse_by_itself(
+def test_a_lease_that_cannot_be_given_up_lapses_by_itself_as_the_log_says(
     start_redis: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = start_redis()
@@ -203,7 +203,7 @@ def test_a_job_that_its_worker_had_not_started_is_not_lost(studio: Studio) -> No
     assert [sent.data["job_id"] for sent in studio.sent] == ["runs"]
 
 
-def test_jobs_whose_loss_cannot_be_sent_are_found_again(studio: Studio, leases: Leases) -> None:
+def test_jobs_whose_loss_cannot_be_sent_are_reported_later(studio: Studio, leases: Leases) -> None:
     append(history_of(studio), status("STARTED", incarnation="i"))
     leases.hold("i", [], LEASE)
     assert wait_for(lambda: leases.reap(LEASE, LEASE / 2, 0.0).lost)  # by a reaper that died then

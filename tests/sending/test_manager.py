@@ -614,7 +614,7 @@ def test_there_is_no_server_until_one_is_attached(manager: SocketIOManager) -> N
     assert manager.sio is server
 
 
-def test_job_listeners_are_told_whom_to_tell(manager: SocketIOManager) -> None:
+def test_job_listeners_receive_the_manager(manager: SocketIOManager) -> None:
     told: list[SocketIOManager] = []
 
     class Listeners:

@@ -63,7 +63,7 @@ def test_what_is_no_progress_hardly_waits(make: Make, broker: Broker) -> None:
     wait_for(lambda: broker.taken == ["a", "b", "c"])
 
 
-def test_who_waits_for_an_event_to_leave_waits_for_no_company(make: Make, broker: Broker) -> None:
+def test_waiting_for_an_event_to_leave_sends_it_at_once(make: Make, broker: Broker) -> None:
     outbox = make(linger=60.0)
     for name in ("a", "b", "c"):
         outbox.put(progress(name))

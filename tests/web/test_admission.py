@@ -157,7 +157,7 @@ def test_a_user_is_forgotten_with_the_connection(web: Web) -> None:
 
 
 @FORMS
-def test_authenticate_is_asked_who_has_a_token_and_sees_the_request(serve: Callable[..., Web], form: str) -> None:
+def test_authenticate_receives_the_token_and_the_request(serve: Callable[..., Web], form: str) -> None:
     asked: list[tuple[Any, dict[str, Any]]] = []
 
     def authenticate(token: Any, environ: dict[str, Any]) -> Any:

@@ -38,7 +38,7 @@ def codes(client: Recorder) -> list[str]:
 # -- tokens that end ------------------------------------------------------------------------------------------------
 
 
-def test_a_client_whose_token_ends_is_told_before_and_disconnected_with_a_code(web: Web) -> None:
+def test_a_client_whose_token_ends_is_warned_before_and_disconnected_with_a_code(web: Web) -> None:
     client = web.connect(web.token(expires_in=4))
     assert client.subscribe("alpha")["ok"]
 
@@ -180,7 +180,7 @@ def test_orders_of_other_shapes_are_ignored(web: Web) -> None:
 
 
 @pytest.mark.parametrize("bad", ["", None, 1.5])
-def test_who_is_no_user_cannot_be_sent_away(web: Web, bad: Any) -> None:
+def test_what_is_no_user_id_cannot_be_disconnected(web: Web, bad: Any) -> None:
     with pytest.raises((TypeError, ValueError), match="user_id"):
         web.realtime.disconnect_user(bad)
     with pytest.raises((TypeError, ValueError), match="user_id"):
@@ -200,7 +200,7 @@ def test_a_client_has_a_bounded_number_of_subscriptions(make_web: Callable[..., 
     assert client.subscribe("c")["ok"]
 
 
-def test_a_client_that_asks_too_often_is_told_to_wait(make_web: Callable[..., Web]) -> None:
+def test_a_client_that_asks_too_often_is_refused_for_a_while(make_web: Callable[..., Web]) -> None:
     web = make_web(request_rate=1).attach().start()
     client = web.connect()
     began = time.monotonic()

@@ -115,7 +115,7 @@ def stage(gated_web: tuple[Web, Gates]) -> Iterator[Stage]:
 
 @EACH_ARROW
 @EACH_CLIENT
-def test_whoever_subscribes_is_told_once_and_in_order_what_its_snapshot_has_not(
+def test_a_new_subscriber_receives_once_and_in_order_what_its_snapshot_has_not(
     stage: Stage, make_follower: MakeFollower, batch: bool, arrow: str
 ) -> None:
     follower = stage.follow(make_follower, batch=batch)
@@ -138,7 +138,7 @@ def test_whoever_subscribes_is_told_once_and_in_order_what_its_snapshot_has_not(
 
 @EACH_ARROW
 @EACH_CLIENT
-def test_whoever_comes_back_is_told_once_and_in_order_what_it_missed(
+def test_a_client_that_comes_back_receives_once_and_in_order_what_it_missed(
     stage: Stage, make_follower: MakeFollower, batch: bool, arrow: str
 ) -> None:
     follower = stage.follow(make_follower, batch=batch)
