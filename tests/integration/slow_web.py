@@ -29,7 +29,9 @@ from celery_realtime import Realtime
 
 SECRET = "a secret of the slow"
 
-_listen = socket.socket.listen
+# Eventlet's own sockets have one of these inside.
+_Socket = eventlet.patcher.original("socket").socket if MODE == "eventlet" else socket.socket
+_listen = _Socket.listen
 
 
 def listen(self: socket.socket, *backlog: int) -> None:
@@ -38,7 +40,7 @@ def listen(self: socket.socket, *backlog: int) -> None:
     _listen(self, *backlog)
 
 
-socket.socket.listen = listen  # type: ignore[method-assign]
+_Socket.listen = listen
 
 realtime = Realtime(
     Celery("slow", broker=os.environ.get("CELERY_BROKER_URL", "memory://"), set_as_current=False),
