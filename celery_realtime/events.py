@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import itertools
 import time
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
@@ -208,6 +208,18 @@ class Deadlines(msgspec.Struct, frozen=True):
     may_stall: bool = True
 
 
+class Origin(NamedTuple):
+    """An event of another process.
+
+    Attributes:
+        writer: What the history knows the process as.
+        number: The event's number there.
+    """
+
+    writer: str
+    number: int
+
+
 class Outgoing(NamedTuple):
     """An encoded event on its way out.
 
@@ -223,8 +235,8 @@ class Outgoing(NamedTuple):
         deadlines: For the reaper.
         mark: Of a custom event whose data are not an object, and so have no member for it: job, project, epoch and
             offset.
-        tag: What the history tells a custom event from all others by; with a question mark before it, of an event that
-            may have been stored already.
+        number: Tells it from all other events of the process, for the history.
+        origin: The event as another process may have stored it already.
     """
 
     project_id: str
@@ -237,8 +249,12 @@ class Outgoing(NamedTuple):
     standing: Standing = Standing()
     deadlines: Deadlines = Deadlines()
     mark: dict[str, Any] | None = None
-    tag: str = ""
+    number: int = 0
+    origin: Origin | None = None
 
+
+#: Numbers of events; a child of a fork goes on from those of its parent, which are events of another process.
+_numbers = itertools.count(1)
 
 #: The second that was written out last, and its text: most events of a busy process share it.
 _second = (0, "")
@@ -348,6 +364,7 @@ def outgoing_status(
             execution=None if job is None else job.execution,
         ),
         deadlines=Deadlines(expires_at, stall_after, may_stall=_may_stall(job)),
+        number=next(_numbers),
     )
 
 
@@ -391,6 +408,7 @@ def outgoing_progress(update: ProgressUpdate, stall_after: float | None = None, 
             execution=None if job is None else job.execution,
         ),
         deadlines=Deadlines(stall_after=stall_after),
+        number=next(_numbers),
     )
 
 
@@ -413,7 +431,7 @@ def outgoing_custom(name: object, data: object, project_id: str, job_id: str | N
     """Check and encode a custom event; see :func:`~celery_realtime.encoding.encode_strict` for what it raises."""
     event = check_event_name(name)
     payload = encode_strict(data, f"the data of event {event!r}", limit)
-    return _marked(Outgoing(project_id, event, payload, job_id, tag=secrets.token_hex(6)))
+    return _marked(Outgoing(project_id, event, payload, job_id, number=next(_numbers)))
 
 
 def refilled(outgoing: Outgoing, data: object) -> Outgoing:
@@ -429,13 +447,17 @@ def _is_custom(outgoing: Outgoing) -> bool:
 _packed = msgspec.msgpack.Decoder(Outgoing)
 
 
-def pack(outgoing: Outgoing) -> bytes:
+def pack(outgoing: Outgoing, writer: str = "") -> bytes:
     """Return an event as bytes, for :func:`unpack` in another process of the same version.
+
+    Args:
+        outgoing: The event.
+        writer: What the history knows this process as; empty if the process stores nothing there.
 
     Raises:
         UnicodeEncodeError: A name or id in it is not text that UTF-8 can hold.
     """
-    return msgspec.msgpack.encode(outgoing)
+    return msgspec.msgpack.encode(outgoing._replace(origin=Origin(writer, outgoing.number)) if writer else outgoing)
 
 
 def unpack(packed: bytes) -> Outgoing:
@@ -444,8 +466,7 @@ def unpack(packed: bytes) -> Outgoing:
     Raises:
         msgspec.MsgspecError: It is not one.
     """
-    outgoing = _packed.decode(packed)
-    return outgoing._replace(tag="?" + outgoing.tag) if outgoing.tag else outgoing
+    return _packed.decode(packed)._replace(number=next(_numbers))
 
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])

@@ -12,7 +12,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -30,6 +30,7 @@ from celery_realtime.history.lua import Command, Runner, Script, call, command
 from celery_realtime.history.marks import Marks
 from celery_realtime.history.places import Places
 from celery_realtime.history.snapshot import Snapshot, decode_event, decode_job
+from celery_realtime.history.writer import Doubt, Stored, Writer
 from celery_realtime.logs import RateLimitedLogger, describe
 from celery_realtime.urls import RedisAddress, is_sentinel, redact
 
@@ -53,7 +54,7 @@ WORKFLOW_PAUSE = 0.25
 #: Projects of which a process remembers the highest offset that it has stored.
 WITNESSED = 10000
 
-_APPEND, _READ = Script("append"), Script("read")
+_APPEND, _READ, _SETTLE = map(Script, ("append", "read", "settle"))
 
 
 class History:
@@ -81,7 +82,7 @@ class History:
         self._size = size
         self._ttl = ttl
         self._log = RateLimitedLogger(logger)
-        self._tags = WriteTags()
+        self._writer = Writer()
         self._witnessed: BoundedDict[str, tuple[str, int]] = BoundedDict(WITNESSED)
         self._due_observers: list[Callable[[str, float], None]] = []
         self._connection = _connect(address)
@@ -91,6 +92,11 @@ class History:
         self.marks = Marks(self.keys, self._runner)
         self.ends = Ends(self.keys, self._runner, size)
         self._places = Places(self.keys, self._runner, ttl)
+
+    @property
+    def writer(self) -> str:
+        """What the history knows this process as."""
+        return self._writer.id
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -113,27 +119,45 @@ class History:
             the same objects again stores none a second time. When Redis refuses to store (it is full, say) the events
             come back as they are: published without an offset rather than not at all.
         """
-        tags = self._tags.of(events)
-        try:
-            appended = self._append_all(events, tags)
-        except OUTAGES as error:
-            self._tags.doubt(events, tags)
-            self._log.error("cannot store events at %s (they wait, and are tried again): %s", *self._where(error))
-            return None
-        except redis.RedisError as error:
-            self._log_refusal(error)
-            appended = [_unnumbered(event) for event in events]
-        self._tags.settle(events)
-        return appended
+        with self._writer.lock:
+            try:
+                self._settle_doubts(events)
+                appended = self._append_all(events)
+            except OUTAGES as error:
+                self._log.error("cannot store events at %s (they wait, and are tried again): %s", *self._where(error))
+                return None
+            except redis.RedisError as error:
+                self._log_refusal(error)
+                appended = [_unnumbered(event) for event in events]
+            self._writer.end(events)
+            return appended
 
-    def _append_all(self, events: list[Outgoing], tags: dict[int, str]) -> list[list[Outgoing]]:
-        groups = _by_project(events)
-        appends = [self._append_command(name, [event for _, event in group], tags) for name, group in groups.items()]
+    def _settle_doubts(self, events: list[Outgoing]) -> None:
+        """Ask what became of the latest write if it was not answered, and of events that others may have stored."""
+        doubts = self._writer.doubts(events)
+        if not doubts:
+            return
+        replies = self._runner.run_all([self._settle_command(doubt) for doubt in doubts])
+        for doubt, reply in zip(doubts, replies, strict=True):
+            if isinstance(reply, Exception):
+                raise reply
+            self._witness(doubt.project_id, self._writer.settle(doubt, reply))
+            self._note_due(doubt.project_id, reply[-1])
+
+    def _settle_command(self, doubt: Doubt) -> Command:
+        arguments = [_new_epoch(), self._ttl, doubt.writer, doubt.write]
+        return call(_SETTLE, self.keys.project(doubt.project_id), arguments)
+
+    def _append_all(self, events: list[Outgoing]) -> list[list[Outgoing]]:
+        stored = {place: known for place, event in enumerate(events) if (known := self._writer.stored(event))}
+        answers = {place: _answer(events[place], known) for place, known in stored.items()}
+        groups = _by_project((place, event) for place, event in enumerate(events) if place not in stored)
+        write = self._writer.begin(events[place] for group in groups.values() for place, _ in group)
+        appends = [self._append_command(name, [event for _, event in group], write) for name, group in groups.items()]
         notes_before = [*self.leases.commands_before(events), *self._places.commands(events)]
         replies = self._runner.run_all([*notes_before, *appends, *self.leases.commands_after(events)])
         start, end = len(notes_before), len(notes_before) + len(appends)
         self._check_notes([*replies[:start], *replies[end:]])
-        answers: dict[int, list[Outgoing]] = {}
         for (project_id, group), reply in zip(groups.items(), replies[start:end], strict=True):
             answers.update(self._answers(project_id, group, reply))
         return [answers[place] for place in range(len(events))]
@@ -147,11 +171,12 @@ class History:
                     *self._where(reply),
                 )
 
-    def _append_command(self, project_id: str, events: list[Outgoing], tags: dict[int, str]) -> Command:
+    def _append_command(self, project_id: str, events: list[Outgoing], write: int) -> Command:
         arguments: list[Any] = [_new_epoch(), self._size, self._ttl, min(ENDED_TTL, self._ttl)]
         arguments += [msgspec.json.encode(now()), msgspec.json.encode(project_id)]
         arguments += [*self._witnessed.get(project_id, ("", 0)), MAX_LIVE]
-        arguments.append(_pack([_describe(event, tags[id(event)]) for event in events]))
+        arguments += [self._writer.id, write, " ".join([str(event.number) for event in events])]
+        arguments.append(_pack([_describe(event) for event in events]))
         arguments += [event.payload for event in events]
         server = ["server"] if is_sentinel(self._url) else []
         return call(_APPEND, self.keys.project_and_begun(project_id, *server), arguments)
@@ -162,23 +187,22 @@ class History:
             self._log_refusal(reply)
             return {place: _unnumbered(event) for place, event in group}
         epoch, words, updates, has_made_due = reply
-        if has_made_due:
+        self._note_due(project_id, has_made_due)
+        stored = Stored.of_reply(epoch, words, updates)
+        self._witness(project_id, stored)
+        return {place: _answer(event, of_event) for (place, event), of_event in zip(group, stored, strict=True)}
+
+    def _note_due(self, project_id: str, is_due: int) -> None:
+        if is_due:
             for observer in self._due_observers:
                 observer(project_id, WORKFLOW_PAUSE)
-        epoch, offsets = epoch.decode(errors="replace"), [int(word) for word in words.split()]
-        self._witness(project_id, epoch, [*offsets, *(offset for _, _, offset in updates)])
-        answers: dict[int, list[Outgoing]] = {}
-        for (place, event), offset in zip(group, offsets, strict=True):
-            answers[place] = [stamp(event, {"epoch": epoch, "offset": offset})] if offset else []
-        for index, payload, offset in updates:
-            update = Outgoing(project_id, WORKFLOW_EVENT, payload, rank=0)
-            answers[group[index][0]].append(stamp(update, {"epoch": epoch, "offset": offset}))
-        return answers
 
-    def _witness(self, project_id: str, epoch: str, offsets: list[int]) -> None:
-        """Remember the offsets that this process has stored: a server that has lost them does not pass for whole."""
-        known_epoch, highest = self._witnessed.get(project_id, ("", 0))
-        self._witnessed[project_id] = epoch, max(offsets + [highest] * (known_epoch == epoch))
+    def _witness(self, project_id: str, stored: list[Stored]) -> None:
+        """Remember the offsets that have been stored: a server that has lost them does not pass for whole."""
+        if stored:
+            epoch, (known_epoch, highest) = stored[0].epoch, self._witnessed.get(project_id, ("", 0))
+            offsets = [of_event.highest for of_event in stored]
+            self._witnessed[project_id] = epoch, max(offsets + [highest] * (known_epoch == epoch))
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -293,40 +317,6 @@ class History:
         return redact(self._url), describe(error)
 
 
-class WriteTags:
-    """Tells apart writes that are tried for the first time from those that may have been stored already.
-
-    Each event is stored with a random tag. If no answer comes, the next try has the same tag with a question mark, and
-    append.lua looks whether an event with this tag is there. An event that another process may have stored comes with
-    its tag, and a question mark before it.
-    """
-
-    def __init__(self) -> None:
-        #: By ``id``, the events that are in doubt, and their tags.
-        self._doubtful: BoundedDict[int, tuple[Outgoing, str]] = BoundedDict(WITNESSED)
-
-    def of(self, events: list[Outgoing]) -> dict[int, str]:
-        """Return the tags of a try to store some events, by their ``id``."""
-        return {id(event): self._tag(event) for event in events}
-
-    def _tag(self, event: Outgoing) -> str:
-        doubtful = self._doubtful.get(id(event))
-        return event.tag or secrets.token_hex(6) if doubtful is None else "?" + doubtful[1]
-
-    def doubt(self, events: list[Outgoing], tags: dict[int, str]) -> None:
-        """Note that it is not known whether events have been stored with these tags."""
-        for event in events:
-            self._doubtful[id(event)] = event, tags[id(event)].removeprefix("?")
-
-    def settle(self, events: list[Outgoing]) -> None:
-        """Forget events of which it is known by now."""
-        for event in events:
-            self._doubtful.pop(id(event))
-
-    def __len__(self) -> int:
-        return len(self._doubtful)
-
-
 def _connect(address: RedisAddress) -> RedisConnection:
     try:
         return RedisConnection(address)
@@ -340,9 +330,10 @@ def _new_epoch() -> str:
     return secrets.token_hex(4)
 
 
-def _by_project(events: list[Outgoing]) -> dict[str, list[tuple[int, Outgoing]]]:
+def _by_project(events: Iterable[tuple[int, Outgoing]]) -> dict[str, list[tuple[int, Outgoing]]]:
+    """Return events with their places in the batch, by their projects."""
     groups: dict[str, list[tuple[int, Outgoing]]] = {}
-    for place, event in enumerate(events):
+    for place, event in events:
         groups.setdefault(event.project_id, []).append((place, event))
     return groups
 
@@ -350,6 +341,15 @@ def _by_project(events: list[Outgoing]) -> dict[str, list[tuple[int, Outgoing]]]
 def _unnumbered(event: Outgoing) -> list[Outgoing]:
     """Return what to publish for an event that could not be stored."""
     return [] if is_workflow_look(event) else [event]
+
+
+def _answer(event: Outgoing, stored: Stored) -> list[Outgoing]:
+    """Return what to publish for an event, by what became of it."""
+    answer = [stamp(event, {"epoch": stored.epoch, "offset": stored.offset})] if stored.offset else []
+    for payload, offset in stored.updates:
+        update = Outgoing(event.project_id, WORKFLOW_EVENT, payload, rank=0)
+        answer.append(stamp(update, {"epoch": stored.epoch, "offset": offset}))
+    return answer
 
 
 def _rank(event: Outgoing) -> str:
@@ -360,14 +360,14 @@ def _rank(event: Outgoing) -> str:
     return event.standing.gate or str(event.rank)
 
 
-def _describe(event: Outgoing, tag: str) -> list[Any]:
+def _describe(event: Outgoing) -> list[Any]:
     """Return what append.lua has to know of an event beside its payload; see ``describe`` there."""
     standing, root = event.standing, event.standing.root_id
     # The first line of a job's entry is separated by blanks: a root with blanks would be several words.
     root = root if root and root.split() == [root] else "-"
     return [
         *(event.event, event.job_id or "", event.attempt, _rank(event), standing.percent),
-        *(_word(standing.incarnation), standing.kind, root, tag, _word(standing.run), *_start(standing.execution)),
+        *(_word(standing.incarnation), standing.kind, root, _word(standing.run), *_start(standing.execution)),
     ]
 
 

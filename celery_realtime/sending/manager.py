@@ -67,7 +67,7 @@ class SocketIOManager:
         self._counts = Counts()
         self._appender = HistoryAppender(self._history.get, self._outbox.get, self._counts)
         self.spools = Spools()
-        self._journal = Lazy(lambda: Journal(self.outbox, self.spools, events.pack))
+        self._journal = Lazy(lambda: Journal(self.outbox, self.spools, self._pack))
         self._rooms = ClientRooms(lambda: self.publisher, lambda: settings().namespace)
 
     @property
@@ -158,6 +158,10 @@ class SocketIOManager:
         """Keep what waits from being lost with this process, if it is a child of a pool."""
         if self.spools.mine is not None:
             self._journal.get().write()
+
+    def _pack(self, event: Outgoing) -> bytes:
+        history = self._history.peek()  # as long as it has not been made, it has stored nothing
+        return events.pack(event, "" if history is None else history.writer)
 
     def wait_until_sent(self, job_id: str, timeout: float) -> bool:
         """Wait until no status of a job waits to be sent.

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import redis
 
 from celery_realtime.history.keys import PROJECT as PROJECT_KEYS
 from tests.lua_scripts import KEYS, Caller
@@ -26,15 +27,23 @@ class Append:
         self._call = Caller("append", url)
         self.redis = self._call.redis
         self.limits: dict[str, Any] = {"max_events": 1000, "ttl": 60, "ended_ttl": 60, "max_live": 100}
+        self.writes = 0
 
     def __call__(
-        self, *events: list[Any], witnessed: tuple[str, int] = ("", 0), server: bool = False
+        self,
+        *events: list[Any],
+        witnessed: tuple[str, int] = ("", 0),
+        server: bool = False,
+        writer: str = "me",
+        write: int | None = None,
     ) -> tuple[str, list[int], list[Any]]:
         limits = self.limits
+        self.writes += 1
         epoch, offsets, updates, self.has_made_due = self._call(
             KEYS.project_and_begun("p", *(["server"] if server else [])),
             *("new", limits["max_events"], limits["ttl"], limits["ended_ttl"], '"now"', '"p"', *witnessed),
-            *(limits["max_live"], msgspec.msgpack.encode([event[:-1] for event in events])),
+            *(limits["max_live"], writer, write or self.writes, " ".join(str(100 + n) for n in range(len(events)))),
+            msgspec.msgpack.encode([event[:-1] for event in events]),
             *(event[-1] for event in events),
         )
         return epoch.decode(), [int(word) for word in offsets.split()], updates
@@ -50,6 +59,19 @@ class Append:
         counts = {root: [float(word) for word in flow.split()[:-1]] for root, flow in flows.items()}
         return {"shown": self.shown(), "gone": set(gone), "flows": counts}
 
+    def time(self) -> float:
+        """Return the server's clock in seconds."""
+        return self._call.time()
+
+    def receipts(self) -> dict[str, list[str]]:
+        """Return the receipts of writers, line by line."""
+        fields: Any = self.redis.hgetall(NAMES["meta"])
+        return {
+            name.decode().removeprefix("receipt:"): value.decode().split("\n")
+            for name, value in fields.items()
+            if name.startswith(b"receipt:")
+        }
+
     def wait(self, seconds: float) -> None:
         """Wait by the server's clock."""
         until = self._call.time() + seconds
@@ -64,7 +86,7 @@ class Append:
 def event(rank: str, payload: str, **more: Any) -> list[Any]:
     """Return the description of an event, and its payload."""
     kind = {"0": "queued", "1": "running", "2": "done", **dict.fromkeys("LSEU", "failed")}.get(rank, "")
-    fields = {"job": "job", "attempt": 0, "percent": 0, "incarnation": "-", "kind": kind, "root": "-", "tag": payload}
+    fields = {"job": "job", "attempt": 0, "percent": 0, "incarnation": "-", "kind": kind, "root": "-"}
     fields |= {"run": "-", "execution": "-", "age": 0, "redelivered": False}
     assert more.keys() <= fields.keys()
     fields |= more
@@ -77,15 +99,16 @@ def append(redis_url: str) -> Append:
     return Append(redis_url)
 
 
-def test_events_are_counted_and_stored_in_order_with_their_time_and_tag(append: Append) -> None:
+def test_events_are_counted_and_stored_in_order_with_their_time(append: Append) -> None:
     assert append(event("0", "q"), event("1", "r"), event("c", "c")) == ("new", [1, 2, 3], [])
     entries: Any = append.redis.xrange(NAMES["events"])
     assert [name for name, _ in entries] == [b"1-0", b"2-0", b"3-0"]
-    assert [(fields[b"e"], fields[b"p"], fields[b"b"]) for _, fields in entries] == [
-        (b"agent_status", b"q", b"q"),
-        (b"agent_status", b"r", b"r"),
-        (b"line", b"c", b"c"),
+    assert [(fields[b"e"], fields[b"p"]) for _, fields in entries] == [
+        (b"agent_status", b"q"),
+        (b"agent_status", b"r"),
+        (b"line", b"c"),
     ]
+    assert all(abs(float(fields[b"t"]) - append.time()) < 60 for _, fields in entries)
     assert append.redis.hmget(NAMES["meta"], "epoch", "offset", "keys") == [b"new", b"3", b"3"]
 
 
@@ -269,10 +292,65 @@ def test_progress_does_not_go_back_within_an_attempt(append: Append) -> None:
     assert append(event("p", "again", percent=1, attempt=1))[1] == [3]
 
 
-def test_a_doubtful_event_is_looked_for_by_its_tag(append: Append) -> None:
-    append(event("c", "first", tag="t1"))
-    assert append(event("c", "first", tag="?t1"), event("c", "second", tag="?t2"))[1] == [1, 2]
-    assert append.redis.xlen(NAMES["events"]) == 2
+def test_a_write_that_has_been_applied_is_answered_as_then(append: Append) -> None:
+    write = [event("0", "q", root="r"), event("0", "s", job="other", root="r"), event("0", "s", job="other", root="r")]
+    first = append(*write, event("c", "c"), write=7)
+    assert first[1] == [1, 2, 2, 4]
+    assert [(index, offset) for index, _, offset in first[2]] == [(1, 3)]
+    for number in range(1500):
+        append(event("c", f"{number}"), writer=f"other{number % 3}", write=number + 1)
+    assert append(*write, event("c", "c"), write=7)[:2] == first[:2]
+    assert append.redis.hget(NAMES["meta"], "offset") == b"1504"
+
+
+def test_a_write_that_is_answered_as_then_brings_the_updates_of_workflows_of_then(append: Append) -> None:
+    write = [event("0", "q", root="r"), event("0", "s", job="other", root="r")]
+    first = append(*write, write=7)
+    assert [(index, offset) for index, _, offset in first[2]] == [(1, 3)]
+    append(event("c", "c"), writer="other", write=1)
+    assert append(*write, write=7) == first
+    assert append.has_made_due == 0
+
+
+def test_a_write_that_was_given_up_is_refused(append: Append) -> None:
+    append(event("c", "a"), write=2)
+    with pytest.raises(redis.ResponseError, match="STALE"):
+        append(event("c", "b"), write=1)
+    assert append(event("c", "b"), writer="other", write=1)[1] == [2]
+    assert append(event("c", "c"), write=3)[1] == [3]
+
+
+def test_a_write_of_another_epoch_is_applied_again(append: Append) -> None:
+    append(event("c", "a"), write=1)
+    append.redis.hset(NAMES["meta"], "epoch", "old")
+    assert append(event("c", "a"), write=1)[:2] == ("old", [2])
+    append.redis.delete(NAMES["events"])
+    assert append(event("c", "a"), write=1)[:2] == ("new", [3])
+    append.redis.flushdb()
+    assert append(event("c", "a"), write=1)[:2] == ("new", [1])
+
+
+def test_a_receipt_has_the_latest_write_only(append: Append) -> None:
+    append(event("c", "a"), event("c", "b"), event("0", "q"), event("0", "r"), write=1)
+    assert append.receipts() == {"me": ["1 new 3", "100 101 102 103", "1 2 3 0", ""]}
+    append(event("1", "s"), event("0", "r"), write=2)
+    assert append.receipts() == {"me": ["2 new 4", "100 101", "4 0", ""]}
+
+
+def test_a_writer_that_has_stored_nothing_has_no_receipt(append: Append) -> None:
+    append(event("2", "a"), write=1)
+    append(event("1", "b"), event("w", "", job="look"), writer="late", write=1)
+    assert append.receipts().keys() == {"me"}
+
+
+def test_receipts_are_forgotten_when_all_that_they_are_about_has_left_the_stream(append: Append) -> None:
+    append.limits["max_events"] = 100
+    for number in range(1000):
+        append(event("c", f"{number}"), writer=f"writer{number}", write=1)
+    oldest: Any = append.redis.xrange(NAMES["events"], count=1)
+    first = int(oldest[0][0].split(b"-")[0])
+    assert append.receipts().keys() >= {f"writer{number}" for number in range(first - 1, 1000)}
+    assert len(append.receipts()) < 500
 
 
 def test_an_entry_that_cannot_be_read_is_written_anew(append: Append) -> None:

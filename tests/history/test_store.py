@@ -21,7 +21,7 @@ from celery_realtime.events import Outgoing, pack, unpack
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.history.connection import MOST_CONNECTIONS
 from celery_realtime.history.lua import Runner
-from celery_realtime.history.store import History, WriteTags
+from celery_realtime.history.store import History
 from tests.appended import append, custom, progress, status
 from tests.waiting import wait_for
 
@@ -199,12 +199,12 @@ def test_positions_of_many_projects_are_read_in_one_round_trip_which_writes_noth
     client = redis.Redis.from_url(redis_url)
     client.hset(history.keys.project("broken")[0], mapping={"epoch": "e", "offset": "x"})
     client.set(history.keys.project("odd")[0], "no hash")
-    before = client.dbsize()
+    before = client.info("commandstats"), client.dbsize()
 
     positions = history.positions(["p", "unknown", "broken", "odd"])
 
     assert positions == {"p": (history.read("p").epoch, 2)}
-    assert client.dbsize() == before
+    assert client.dbsize() == before[1]
     assert history.positions([]) == {}
 
 
@@ -354,47 +354,191 @@ def test_events_whose_storing_was_not_answered_are_stored_once(
     assert len(since(history)) == 7
 
 
-def test_doubt_about_a_batch_costs_one_look_at_the_stream(own_redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a hiccup of Redis, whole batches are doubtful in all processes at once."""
-    history = History(own_redis_url, "tests", size=1000, ttl=60.0)
-    for _ in range(10):
-        append(history, *(custom({"n": n}) for n in range(100)))
+class Line:
+    """What lies between a history and its Redis: commands, answers or both may be lost."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._run_all = run_all = Runner.run_all
+        self.loses = ""
+        self.round_trips = 0
+        self._late: list[tuple[Runner, Any]] = []
+
+        def carry(runner: Runner, commands: Any) -> Any:
+            self.round_trips += bool(commands)
+            if self.loses == "command":
+                self._late.append((runner, commands))
+            replies = run_all(runner, commands) if self.loses != "command" else None
+            if self.loses:
+                raise redis.TimeoutError("the answer does not come")
+            return replies
+
+        monkeypatch.setattr(Runner, "run_all", carry)
+
+    def deliver_late(self) -> None:
+        """Let the commands that were lost arrive after all, when nobody waits for their answers any more."""
+        late, self._late = self._late, []
+        for runner, commands in late:
+            self._run_all(runner, commands)
+
+
+@pytest.fixture
+def line(monkeypatch: pytest.MonkeyPatch) -> Line:
+    return Line(monkeypatch)
+
+
+def crowd_out(redis_url: str) -> None:
+    """Store more than a thousand events of others."""
+    others = [History(redis_url, "tests", size=1000, ttl=60.0) for _ in range(3)]
+    for start in range(0, 1500, 100):
+        for other in others:
+            append(other, *(custom({"other": start + n}) for n in range(35)))
+
+
+def lines(history: History) -> list[Any]:
+    """Return the numbers of the lines that are stored and are not of others, and of how many there is more than one."""
+    return [event["data"]["n"] for event in history.recent("p") if "n" in event["data"]]
+
+
+def test_a_doubtful_batch_is_stored_once_whatever_came_between(history: History, redis_url: str, line: Line) -> None:
+    batch = [status("STARTED"), *(custom({"n": n}) for n in range(20)), progress(10)]
+    line.loses = "answer"
+    assert history.append(batch) is None
+    line.loses = ""
+    crowd_out(redis_url)
+    client = redis.Redis.from_url(redis_url)
+    before = client.hget(history.keys.project("p")[0], "offset")
+
+    answers = history.append(batch)
+
+    assert answers is not None
+    assert [wire_offset(group) for group in answers] == list(range(1, 23))
+    assert client.hget(history.keys.project("p")[0], "offset") == before
+
+
+def wire_offset(group: list[Any]) -> int:
+    """Return the offset of the only event of a group."""
+    [(_, body)] = wire.frames(group, "me", "/")
+    [heard] = [event for event in wire.decode_message(body) if isinstance(event, wire.Heard)]
+    assert heard.offset is not None
+    return heard.offset
+
+
+def test_a_doubtful_batch_costs_one_look(history: History, line: Line) -> None:
     batch = [custom({"n": n}) for n in range(100)]
-    with monkeypatch.context() as away:
-        away.setattr(Runner, "run_all", _lose_connection)
+    for loses in ("answer", "command"):
+        line.loses = loses
         assert history.append(batch) is None
-    client = redis.Redis.from_url(own_redis_url)
-    client.config_resetstat()
-
-    assert len(append(history, *batch)) == 100
-
-    assert client.info("commandstats")["cmdstat_xrevrange"]["calls"] == 1
-
-
-def _lose_connection(*_: Any) -> Any:
-    raise redis.ConnectionError("lost")
+    line.loses, line.round_trips = "", 0
+    assert history.append(batch) is not None
+    assert line.round_trips == 1
+    assert history.append([custom({"n": 100})]) is not None
+    assert line.round_trips == 2
+    assert lines(history) == list(range(101))
 
 
-def test_a_tag_is_random_at_first_and_marked_when_it_is_in_doubt() -> None:
-    tags, events = WriteTags(), [status("STARTED", job="a"), status("STARTED", job="b")]
-    first, second = tags.of(events), tags.of(events)
-    assert len({*first.values(), *second.values()}) == 4
-    tags.doubt(events[:1], second)
-    third = tags.of(events)
-    assert third[id(events[0])] == "?" + second[id(events[0])]
-    assert not third[id(events[1])].startswith("?")
-    tags.doubt(events[:1], third)
-    assert tags.of(events)[id(events[0])] == third[id(events[0])]
-    tags.settle(events)
-    assert len(tags) == 0
+@pytest.mark.parametrize("size", [1, 3, 7])
+@pytest.mark.parametrize("loses", ["answer", "command"])
+def test_a_doubtful_batch_may_be_tried_again_in_parts_and_with_others(
+    history: History, redis_url: str, line: Line, loses: str, size: int
+) -> None:
+    queue = [custom({"n": n}) for n in range(20)]
+    line.loses = loses
+    assert history.append(queue[:10]) is None
+    line.loses = ""
+    for start in range(0, 20, size):
+        part = queue[start : start + size]
+        if start % 2:
+            line.loses = "answer"
+            assert history.append(part) is None
+            line.loses = "command"
+            assert history.append(part) is None
+            line.loses = ""
+        answers = history.append(part)
+        assert answers is not None
+        assert [wire_offset(group) for group in answers] == [event + 1 for event in range(start, start + len(part))]
+    assert lines(history) == list(range(20))
 
 
-def test_a_custom_event_keeps_its_tag_so_that_another_process_can_tell_whether_it_was_stored(history: History) -> None:
-    event = custom({"n": 1})
-    assert append(history, event) == ["line"]
-    [inherited] = [unpack(pack(event))]
-    append(history, inherited)
-    assert len(since(history)) == 1
+def test_of_a_doubtful_batch_some_may_have_been_dropped_or_replaced_meanwhile(history: History, line: Line) -> None:
+    old, new = progress(10), progress(20)
+    batch = [custom({"n": 0}), old, custom({"n": 1}), custom({"n": 2})]
+    line.loses = "answer"
+    assert history.append(batch) is None
+    line.loses = ""
+    for retried in ([batch[0]], [new], [batch[3]]):
+        line.loses = "answer"
+        assert history.append(retried) is None
+        line.loses = ""
+        assert history.append(retried) is not None
+    assert lines(history) == [0, 1, 2]
+    assert history.read("p").offset == 5
+
+
+def test_a_batch_of_several_projects_is_stored_once_in_each(history: History, redis_url: str, line: Line) -> None:
+    batch = [custom({"n": n}, project=f"p{n % 3}") for n in range(9)]
+    line.loses = "answer"
+    assert history.append(batch[:6]) is None
+    assert history.append(batch[:6]) is None
+    line.loses = ""
+    answers = history.append(batch)
+    assert answers is not None
+    assert [wire_offset(group) for group in answers] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+
+
+def test_a_command_that_arrives_after_it_was_given_up_changes_nothing(history: History, line: Line) -> None:
+    batch = [custom({"n": n}) for n in range(3)]
+    line.loses = "command"
+    assert history.append(batch) is None
+    line.loses = ""
+    assert history.append(batch) is not None
+    line.deliver_late()
+    assert lines(history) == [0, 1, 2]
+    assert history.append([custom({"n": 3})]) is not None
+    assert lines(history) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("loses", ["answer", "command"])
+def test_what_was_stored_and_lost_is_stored_again(history: History, redis_url: str, line: Line, loses: str) -> None:
+    client = redis.Redis.from_url(redis_url)
+    batch = [custom({"n": n}) for n in range(3)]
+    for lose in (client.flushdb, lambda: client.delete(history.keys.project("p")[1])):
+        line.loses = loses
+        assert history.append(batch) is None
+        line.loses = ""
+        lose()
+        assert history.append(batch) is not None
+        assert lines(history) == [0, 1, 2]
+        client.flushdb()
+
+
+def test_a_doubt_that_redis_is_too_full_to_settle_is_published_without_an_offset(start_redis: Any, line: Line) -> None:
+    server = start_redis()
+    history = History(server.fresh_url(), "full", size=1000, ttl=60.0)
+    event = custom({"n": 0})
+    line.loses = "answer"
+    assert history.append([event]) is None
+    line.loses = ""
+    redis.Redis.from_url(server.url()).config_set("maxmemory", 1)
+    assert history.append([event]) == [[event]]
+
+
+@pytest.mark.parametrize("loses", ["", "answer", "command"])
+def test_another_process_stores_what_a_dead_one_may_have_stored(
+    history: History, redis_url: str, line: Line, loses: str
+) -> None:
+    heir = History(redis_url, "tests", size=1000, ttl=60.0)
+    batch = [status("STARTED"), progress(10), *(custom({"n": n}) for n in range(5)), progress(10, job="other")]
+    line.loses = loses
+    history.append(batch)
+    line.loses = ""
+    crowd_out(redis_url)
+    inherited = [unpack(pack(event, history.writer)) for event in batch]
+    for loss in ("answer", "command", ""):
+        line.loses = loss
+        assert (heir.append(inherited[:4]) is None) is bool(loss)
+    assert heir.append(inherited[4:]) is not None
+    line.deliver_late()
+    assert heir.read("p").offset == 1575 + len(batch)
 
 
 def test_a_custom_event_that_is_sent_twice_is_two_events(history: History) -> None:
@@ -422,7 +566,7 @@ def test_the_loss_of_one_key_changes_the_epoch(history: History, redis_url: str,
     assert [job["job_id"] for job in after.jobs] == ([] if key == "jobs" else ["job"])
 
 
-def test_a_writer_notices_that_a_server_has_lost_what_it_wrote(history: History, redis_url: str) -> None:
+def test_a_server_that_fell_back_is_found_out_by_who_wrote_what_it_lost(history: History, redis_url: str) -> None:
     client = redis.Redis.from_url(redis_url)
     append(history, *(custom({"n": n}) for n in range(5)))
     before = history.read("p")
@@ -544,7 +688,7 @@ def test_custom_events_are_stamped_in_their_own_corner(history: History) -> None
     assert plain == {"event": "line", "data": [1, 2], "epoch": line["data"]["_realtime"]["epoch"], "offset": 2}
 
 
-def test_redis_that_is_away_is_reported_and_what_it_missed_can_be_stored_later(start_redis: Any) -> None:
+def test_redis_that_is_away_is_said_and_what_it_missed_can_be_stored_later(start_redis: Any) -> None:
     server = start_redis()
     history = History(server.fresh_url(), "away", size=10, ttl=60.0)
     server.stop()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from celery_realtime.events import Outgoing, pack, unpack
+from celery_realtime.events import Origin, Outgoing, pack, unpack
 from celery_realtime.sending.journal import Journal
 from celery_realtime.sending.outbox import Outbox
 from celery_realtime.sending.spool import Spool, Spools
@@ -91,8 +91,9 @@ def test_without_a_spool_nothing_is_written(desk: Desk) -> None:
     assert desk.spool.is_empty
 
 
-def test_packed_events_come_back_as_they_were_but_for_the_doubt() -> None:
-    for event in (status("STARTED", stall_after=1.0), progress(50)):
-        assert unpack(pack(event)) == event
-    event = custom([1])
-    assert unpack(pack(event)) == event._replace(tag="?" + event.tag)
+def test_packed_events_come_back_with_what_they_were_in_the_process_that_packed_them() -> None:
+    for event in (status("STARTED", stall_after=1.0), progress(50), custom([1])):
+        copy = unpack(pack(event, "child"))
+        assert copy == event._replace(number=copy.number, origin=Origin("child", event.number))
+        assert copy.number != event.number
+        assert unpack(pack(event)).origin is None

@@ -2,8 +2,9 @@
 -- and the counts of their workflows, all in one step on the server.
 --
 -- KEYS, those up to 9 of one project
---   1 meta         hash: epoch; offset, of the newest event; further keys, renewed and due, see common.open
---   2 events       stream with ids <offset>-0: e, the event's name; p, its JSON; t, when it was stored; b, its tag
+--   1 meta         hash: epoch; offset, of the newest event; further keys, renewed and due, see common.open; and the
+--                  receipts of writers, see receipts.lua
+--   2 events       stream with ids <offset>-0: e, the event's name; p, its JSON; t, when it was stored
 --   3 jobs         hash: job id -> entry, see common.parse_job
 --   4 ended        sorted set: ids of jobs that have ended, by the time (s) of their end
 --   5 flows        hash: root id -> counts of a workflow, see common.parse_flow
@@ -25,21 +26,28 @@
 --   7 witnessed_epoch   string: the latest epoch that the caller has seen of this project, or ''
 --   8 witnessed_offset  number: the highest offset that the caller has seen in that epoch
 --   9 max_live          number: entries that `live` keeps
---  10 descriptions      msgpack: a list for each event, see describe
---  11 ...               JSON: the payload of each event
+--  10 writer            string: who appends
+--  11 write             number: of this write, higher than that of each earlier one of this writer
+--  12 numbers           string: the numbers that the writer has given the events, with blanks between
+--  13 descriptions      msgpack: a list for each event, see describe
+--  14 ...               JSON: the payload of each event
+--
+-- If this write has been applied before, nothing happens, and the answer is that of then.
 --
 -- Returns {epoch, offsets as one text with blanks between (0: not news), workflow updates {index, JSON, offset}, 1 if
 -- these events made further workflow updates due later, else 0}.
 
 -- include: common
 
+-- include: receipts
+
 local keys = common.project_keys()
 local server_key = KEYS[11]
 local new_epoch, max_events, ttl, ended_ttl, timestamp, project_id, witnessed_epoch, witnessed_offset, max_live,
-  descriptions = unpack(ARGV, 1, 10)
-local FIRST_PAYLOAD = 11
+  writer, write, numbers, descriptions = unpack(ARGV, 1, 13)
+local FIRST_PAYLOAD = 14
 max_events, ttl, ended_ttl, max_live = tonumber(max_events), tonumber(ttl), tonumber(ended_ttl), tonumber(max_live)
-witnessed_offset = tonumber(witnessed_offset)
+witnessed_offset, write = tonumber(witnessed_offset), tonumber(write)
 -- Jobs in `gone`; each takes less than a tenth of the room that it took before.
 local max_gone = 10 * max_events
 
@@ -55,7 +63,6 @@ local UNREACHED = 'U'
 local PROGRESS, STALLED, CUSTOM, LOOK = 'p', 's', 'c', 'w'
 
 local WORKFLOW_EVENT = 'agent_workflow'
-local QUESTION_MARK = string.byte('?')
 -- Seconds between two updates of a workflow, but for the one that says that nothing of it is queued or running.
 local WORKFLOW_PAUSE = 0.25
 
@@ -66,14 +73,10 @@ local workflow_updates = {}
 local has_made_due = 0
 
 local function describe(index, fields)
-  local name, job, attempt, rank, percent, incarnation, kind, root, tag, run, execution, age, is_redelivered =
-    unpack(fields)
-  -- A question mark before the tag: the event may have been stored already, and the answer was lost.
-  local is_doubtful = string.byte(tag) == QUESTION_MARK
+  local name, job, attempt, rank, percent, incarnation, kind, root, run, execution, age, is_redelivered = unpack(fields)
   return {
     index = index, name = name, job = job, attempt = attempt, rank = rank, percent = percent,
-    incarnation = incarnation, kind = kind, root = root, is_doubtful = is_doubtful,
-    tag = is_doubtful and string.sub(tag, 2) or tag, payload = ARGV[FIRST_PAYLOAD + index],
+    incarnation = incarnation, kind = kind, root = root, payload = ARGV[FIRST_PAYLOAD + index],
     -- Which publication of the job it is of, and which start of its task; each '-' if that is not known. The start is
     -- `age` ms ago: so the clocks of the hosts need not agree.
     run = run, execution = execution, started = now_ms - age, is_redelivered = is_redelivered,
@@ -163,31 +166,11 @@ end
 
 -- Events --------------------------------------------------------------------------------------------------------------
 
-local function store(name, payload, tag)
+local function store(name, payload)
   project.offset = project.offset + 1
   local id = string.format('%d-0', project.offset)
-  redis.call('XADD', keys.events, 'MAXLEN', '~', max_events, id, 'e', name, 'p', payload, 't', now_text, 'b', tag)
+  redis.call('XADD', keys.events, 'MAXLEN', '~', max_events, id, 'e', name, 'p', payload, 't', now_text)
   return project.offset
-end
-
-local function read_offsets_by_tag()
-  local offsets = {}
-  for _, entry in ipairs(redis.call('XREVRANGE', keys.events, '+', '-', 'COUNT', 1000)) do
-    local id, name, tag = entry[1], entry[2][2], entry[2][8]
-    -- A workflow update has the tag of the event that led to it.
-    if tag and name ~= WORKFLOW_EVENT and not offsets[tag] then offsets[tag] = tonumber(string.match(id, '%d+')) end
-  end
-  return offsets
-end
-
-local offsets_by_tag
-
--- Return the offset of a doubtful event that has been stored before. The stream is looked through once for all of them:
--- after a hiccup, whole batches are doubtful in all processes at once.
-local function find_stored(event)
-  if not event.is_doubtful then return nil end
-  offsets_by_tag = offsets_by_tag or read_offsets_by_tag()
-  return offsets_by_tag[event.tag]
 end
 
 -- Workflows -----------------------------------------------------------------------------------------------------------
@@ -227,7 +210,7 @@ local function store_workflow_update(event, root, flow)
     .. '"done":%d,"failed":%d,"progress":%d,"timestamp":%s}'
   local payload = string.format(format, cjson.encode(root), project_id, flow.total, flow.queued, flow.running,
     flow.done, flow.failed, flow.progress, timestamp)
-  local at = store(WORKFLOW_EVENT, payload, event.tag)
+  local at = store(WORKFLOW_EVENT, payload)
   workflow_updates[#workflow_updates + 1] = {event.index, payload, at}
   flow.told = now_ms
   if project.due then common.take(keys.flows_due, root) end
@@ -434,7 +417,7 @@ local function append_status(event)
     return 0
   end
   if not is_news(event, state) then return 0 end
-  local at = store(event.name, event.payload, event.tag)
+  local at = store(event.name, event.payload)
   keep_job(event, before, status_state(event, state, order, at), at)
   return at
 end
@@ -477,7 +460,7 @@ local function append_progress(event)
   if order == OLDER then return 0 end
   local state = order == SAME and before or nil
   if not is_progress(event, state) then return 0 end
-  local at = store(event.name, event.payload, event.tag)
+  local at = store(event.name, event.payload)
   if state and state.attempt == event.attempt then
     keep_job(event, advance(event, state, at), state, at)
   else
@@ -488,20 +471,33 @@ end
 
 local function append(event)
   if event.rank == LOOK then return 0 end
-  local stored_at = find_stored(event)
-  if stored_at then return stored_at end
   if event.rank == PROGRESS or event.rank == STALLED then return append_progress(event) end
-  if event.rank == CUSTOM then return store(event.name, event.payload, event.tag) end
+  if event.rank == CUSTOM then return store(event.name, event.payload) end
   return append_status(event)
 end
 
-project = common.open(keys, new_epoch, find_lost, now, ttl)
-local offsets, latest = {}, nil
-for position, fields in ipairs(cmsgpack.unpack(descriptions)) do
-  latest = describe(position - 1, fields)
-  offsets[position] = append(latest)
+local function append_all()
+  local offsets, latest = {}, nil
+  for position, fields in ipairs(cmsgpack.unpack(descriptions)) do
+    latest = describe(position - 1, fields)
+    offsets[position] = append(latest)
+  end
+  if latest then report_due_workflows(latest) end
+  close_project()
+  -- As one text, which clients read faster than many numbers.
+  return table.concat(offsets, ' ')
 end
-if latest then report_due_workflows(latest) end
-close_project()
--- The offsets as one text, which clients read faster than many numbers.
-return {project.epoch, table.concat(offsets, ' '), workflow_updates, has_made_due}
+
+project = common.open(keys, new_epoch, find_lost, now, ttl)
+local receipt, offset_before = receipts.read(keys, writer), project.offset
+if receipt and receipts.write_of(receipt) >= write then
+  if receipts.write_of(receipt) > write then return redis.error_reply('STALE the writer has given this write up') end
+  local _, offsets, updates = receipts.recall(keys, receipt, project.epoch)
+  if offsets ~= '' then return {project.epoch, offsets, updates, project.due and 1 or 0} end
+end
+local offsets = append_all()
+if receipt or project.offset > offset_before then
+  receipts.file(keys, writer, receipts.format(write, project.epoch, project.offset, numbers, offsets, workflow_updates),
+    project.offset)
+end
+return {project.epoch, offsets, workflow_updates, has_made_due}
