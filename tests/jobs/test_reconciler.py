@@ -12,6 +12,7 @@ from celery.exceptions import Ignore, Retry, WorkerLostError
 
 from celery_realtime.events import Job, pack
 from celery_realtime.history.leases import HeldJob
+from celery_realtime.history.store import History
 from celery_realtime.jobs import reconciler as reconcilers
 from celery_realtime.jobs.departures import Departures
 from celery_realtime.jobs.incarnation import Incarnation
@@ -260,10 +261,13 @@ def test_what_a_dead_child_had_not_sent_goes_out_before_its_jobs_are_looked_at(
     assert "cannot be read" in caplog.text
 
 
-def test_an_event_that_was_stored_after_all_is_not_stored_twice(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_event_that_was_stored_after_all_is_not_stored_twice(
+    play: Play, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     event = custom({"n": 1})
-    play.store(event)
-    monkeypatch.setattr(play.manager.spools, "take_dead", lambda: [pack(event)])
+    child = History(redis_url, "socketio", 1000, 60.0)
+    assert child.append([event]) is not None
+    monkeypatch.setattr(play.manager.spools, "take_dead", lambda: [pack(event, child.writer)])
     play.reconciler.look(0.0)
     assert [sent.data["_realtime"]["offset"] for sent in play.studio.sent] == [1]
 
