@@ -21,6 +21,7 @@ from celery_realtime.sending.event_queue import Batch, EventQueue, T
 from celery_realtime.sending.ledger import Ledger
 from celery_realtime.sending.pace import Pace
 from celery_realtime.sending.sender import Sender
+from celery_realtime.sending.slow_start import SlowStart
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ class Outbox(Generic[T]):
             self._queue,
             self._publish_all if self._append is None else self._append_all,
             backlog=self._backlog,
-            pace=Pace(self._linger, Backoff(*self._pauses)),
+            pace=Pace(self._linger, Backoff(*self._pauses), SlowStart(self._batch_size)),
             lock=self._lock,
             idle=self._idle,
             batch_size=self._batch_size,

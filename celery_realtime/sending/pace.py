@@ -1,8 +1,12 @@
-"""When the next batch may be sent: at once after a silence, later under load, and later still after a failure."""
+"""When the next batch may be sent: at once after a silence, later under load, and later still after a failure.
+
+And how large it may be, which only an outage changes.
+"""
 
 from __future__ import annotations
 
 from celery_realtime.backoff import Backoff
+from celery_realtime.sending.slow_start import SlowStart
 
 #: The longest that an event other than progress waits for others to share its batch, in seconds.
 LONGEST_REST = 0.05
@@ -18,13 +22,16 @@ class Pace:
         linger: Least time between two batches, in seconds. Under load the time grows, up to :data:`LONGEST_REST`,
             until sending takes a twentieth of the process's time. 0 for none at all.
         backoff: The pauses after failures.
+        slow_start: The way back from an outage.
     """
 
-    def __init__(self, linger: float, backoff: Backoff) -> None:
+    def __init__(self, linger: float, backoff: Backoff, slow_start: SlowStart) -> None:
         self._linger = linger
         self._backoff = backoff
+        self._slow_start = slow_start
         self._rests_until = self._lingers_until = 0.0
         self._paused_until = 0.0
+        self._is_failing = False
 
     def rest(self, clock: float, busy: float) -> None:
         """Rest from ``clock`` on, after sending that took ``busy`` seconds of the processor."""
@@ -36,19 +43,27 @@ class Pace:
         """Return the seconds that are left to rest; fewer if anything but progress waits."""
         return (self._rests_until if urgent else self._lingers_until) - clock
 
-    def failed(self, clock: float) -> None:
-        """Pause from ``clock`` on."""
+    @property
+    def batch_size(self) -> int:
+        """The most events that the next batch may have."""
+        return self._slow_start.size
+
+    def failed(self, began: float, clock: float) -> None:
+        """Pause from ``clock`` on, after a batch that was tried from ``began`` on could not be sent."""
+        self._is_failing = True
+        self._slow_start.failed(began)
         self._paused_until = clock + self._backoff.pause()
 
-    def succeeded(self) -> None:
-        """End the pauses."""
+    def succeeded(self, began: float, clock: float, waiting: int) -> None:
+        """End the pauses, after a batch that took from ``began`` to ``clock`` and has left some events ``waiting``."""
+        self._is_failing = False
         self._backoff.reset()
-        self._paused_until = 0.0
+        self._paused_until = clock + self._slow_start.sent(clock, clock - began, waiting)
 
     @property
     def is_failing(self) -> bool:
         """Whether the last attempt failed."""
-        return self._paused_until > 0.0
+        return self._is_failing
 
     def pause_left(self, clock: float) -> float:
         """Return the seconds that are left to pause; 0 or less for none."""

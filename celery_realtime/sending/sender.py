@@ -32,10 +32,10 @@ class Sender(Generic[T]):
         send: Sends a batch and returns how many of its first items are done with. The others are tried again; after an
             exception none are.
         backlog: What it publishes after each batch.
-        pace: When it may send.
+        pace: When it may send, and how much after an outage.
         lock: Guards the queue.
         idle: Notified when a batch is done with; its lock is ``lock``.
-        batch_size: The most items in a batch.
+        batch_size: How many items are sent without a rest.
         ledger: Counts what was dropped.
 
     Attributes:
@@ -163,7 +163,7 @@ class Sender(Generic[T]):
                     return []
                 self._work.wait(min(wait, left))
             self._is_resting = False
-            self._in_flight = self._queue.take(self._batch_size)
+            self._in_flight = self._queue.take(self._pace.batch_size)
             return self._in_flight
 
     def _wait_time(self) -> float:
@@ -182,13 +182,14 @@ class Sender(Generic[T]):
 
     def _send_batch(self, batch: Batch[T]) -> None:
         done: int | None = None
+        began = time.monotonic()
         try:
             with talking:
                 done = self._send(items_of(batch))
         finally:
-            self._settle(batch, done)
+            self._settle(batch, done, began)
 
-    def _settle(self, batch: Batch[T], done: int | None) -> None:
+    def _settle(self, batch: Batch[T], done: int | None, began: float) -> None:
         """Put back what was not sent; or note that an exception, for which ``done`` is None, has ended the batch."""
         with self._lock:
             self._in_flight = []
@@ -196,8 +197,8 @@ class Sender(Generic[T]):
             if done is None:
                 self._ledger.failed(len(batch))
             if done is None or done == len(batch):
-                self._pace.succeeded()
+                self._pace.succeeded(began, time.monotonic(), len(self._queue))
             else:
                 self._queue.put_back(batch[done:])
-                self._pace.failed(time.monotonic())
+                self._pace.failed(began, time.monotonic())
             self._idle.notify_all()

@@ -4,10 +4,11 @@ import pytest
 
 from celery_realtime.backoff import Backoff
 from celery_realtime.sending.pace import LONGEST_REST, REST_SHARE, Pace
+from celery_realtime.sending.slow_start import FIRST, LONGEST_SPREAD, SlowStart
 
 
 def pace(linger: float = 0.005) -> Pace:
-    return Pace(linger, Backoff(1.0, 4.0))
+    return Pace(linger, Backoff(1.0, 4.0), SlowStart(100))
 
 
 def test_after_a_silence_there_is_no_rest() -> None:
@@ -46,11 +47,25 @@ def test_failures_pause_longer_each_time_and_a_success_ends_the_pause() -> None:
     failing = pace()
     assert not failing.is_failing
     for longest in (1.0, 2.0, 4.0, 4.0):
-        failing.failed(100.0)
+        failing.failed(99.0, 100.0)
         assert failing.is_failing
         assert longest / 2 <= failing.pause_left(100.0) <= longest
-    failing.succeeded()
+    failing.succeeded(99.0, 100.0, 0)
     assert not failing.is_failing
     assert failing.pause_left(100.0) <= 0
-    failing.failed(200.0)
+    failing.failed(199.0, 200.0)
     assert failing.pause_left(200.0) <= 1.0
+
+
+def test_after_an_outage_a_small_batch_comes_first_and_a_pause_before_the_rest() -> None:
+    returning = pace()
+    returning.failed(98.0, 99.0)
+    assert returning.batch_size == FIRST
+    returning.succeeded(100.0, 100.001, 50)
+    assert not returning.is_failing
+    assert returning.pause_left(100.001) <= LONGEST_SPREAD
+    returning.succeeded(101.0, 101.001, 40)
+    assert returning.batch_size == 2 * FIRST
+    returning.succeeded(102.0, 102.001, 0)
+    assert returning.batch_size == 100
+    assert returning.pause_left(102.001) <= 0
