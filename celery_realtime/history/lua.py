@@ -23,10 +23,13 @@ class Script:
 
     Args:
         name: Its file name without ``.lua``.
+        companions: Scripts that Redis is given with it: after an outage all processes would find at the same moment
+            that Redis does not know them.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *companions: Script) -> None:
         self.name = name
+        self.companions = companions
 
     @functools.cached_property
     def source(self) -> str:
@@ -95,8 +98,8 @@ class Runner:
         unknown = [place for place, reply in enumerate(replies) if isinstance(reply, redis.exceptions.NoScriptError)]
         if unknown:
             for script in {commands[place].script for place in unknown}:
-                if script is not None:
-                    self.client.script_load(script.source)
+                for loaded in () if script is None else (script, *script.companions):
+                    self.client.script_load(loaded.source)
             for place, reply in zip(unknown, self._run_once([commands[place] for place in unknown]), strict=True):
                 replies[place] = reply
         outage = next((reply for reply in replies if isinstance(reply, OUTAGES)), None)

@@ -54,7 +54,8 @@ WORKFLOW_PAUSE = 0.25
 #: Projects of which a process remembers the highest offset that it has stored.
 WITNESSED = 10000
 
-_APPEND, _READ, _SETTLE = map(Script, ("append", "read", "settle"))
+_READ, _SETTLE = Script("read"), Script("settle")
+_APPEND = Script("append", _SETTLE)
 
 
 class History:

@@ -9,7 +9,7 @@ import redis
 
 from celery_realtime.history.lua import Runner, Script, call, command
 
-SCRIPTS = ("append", "await_stall", "hold", "note_cancelled", "read", "reap", "release", "renew")
+SCRIPTS = ("append", "await_stall", "hold", "note_cancelled", "read", "reap", "release", "renew", "settle")
 
 
 @pytest.fixture
@@ -35,6 +35,14 @@ def test_scripts_that_redis_does_not_know_are_loaded_and_the_other_commands_run_
     calls = [call(Script("release"), ["{k}:1", "{k}:2", "{k}:3"], ["i"]), command("INCR", "count")]
     assert runner.run_all([calls[0], calls[1], calls[0]]) == [1, 1, 1]
     assert runner.run_all(calls) == [1, 2]
+
+
+def test_what_comes_with_a_script_is_loaded_with_it(runner: Runner) -> None:
+    runner.client.script_flush()
+    release = Script("release", Script("read"), Script("hold"))
+    runner.run(call(release, ["{k}:1", "{k}:2", "{k}:3"], ["i"]))
+    known: Any = runner.client.script_exists(*(Script(name).sha for name in ("release", "read", "hold", "renew")))
+    assert known == [True, True, True, False]
 
 
 def test_many_commands_are_one_round_trip(own_redis_url: str) -> None:
