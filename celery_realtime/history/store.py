@@ -147,7 +147,7 @@ class History:
 
     def _settle_command(self, doubt: Doubt) -> Command:
         arguments = [_new_epoch(), self._ttl, doubt.writer, doubt.write]
-        return call(_SETTLE, self.keys.project(doubt.project_id), arguments)
+        return call(_SETTLE, self.keys.project_and_begun(doubt.project_id), arguments)
 
     def _append_all(self, events: list[Outgoing]) -> list[list[Outgoing]]:
         stored = {place: known for place, event in enumerate(events) if (known := self._writer.stored(event))}

@@ -3,7 +3,7 @@
 --
 -- KEYS: as append.lua has them; without `server`
 -- ARGV
---   1 new_epoch  string: the epoch to begin with, should this project have to begin anew
+--   1 new_epoch  string: random; the epoch to go on in, should something of this project be lost
 --   2 ttl        seconds that a project without new events is kept
 --   3 writer     string: the writer
 --   4 write      number: the highest write to refuse
