@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from celery_realtime.events import Outgoing
 from celery_realtime.sending.outbox import Outbox
+from celery_realtime.settings import Settings
 
 LATER = 600.0
 
@@ -26,6 +28,13 @@ def progress(name: str, job: str = "j") -> Outgoing:
 
 def custom(name: str, job: str = "j") -> Outgoing:
     return Outgoing("p", "line", name.encode(), job)
+
+
+def new_outbox(publish: Callable[[list[Outgoing]], int], **options: Any) -> Outbox[Outgoing]:
+    """Return an outbox with the default settings, but for some options."""
+    defaults = Settings()
+    names = ("queue_size", "batch_size", "linger", "flush_timeout")
+    return Outbox(publish, **{**{name: getattr(defaults, name) for name in names}, **options})
 
 
 class Broker:

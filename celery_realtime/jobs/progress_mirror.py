@@ -29,6 +29,9 @@ REMEMBERED = 10000
 #: Longest wait, in seconds, for the last progress to be stored when a process ends.
 FLUSH_TIMEOUT = 1.0
 
+#: Most reports that are stored before the thread looks for newer ones.
+BATCH = 100
+
 
 class MirroredProgress(NamedTuple):
     """Progress of a job that waits to be stored; encoded when it is, since most reports are replaced by newer ones.
@@ -64,6 +67,7 @@ class ProgressMirror:
         self._outbox: Outbox[MirroredProgress] = Outbox(
             self.store,
             queue_size=queue_size,
+            batch_size=BATCH,
             linger=0.0,
             flush_timeout=FLUSH_TIMEOUT,
             destination="the result backend",

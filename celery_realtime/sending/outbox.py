@@ -43,13 +43,14 @@ class Outbox(Generic[T]):
 
     Args:
         publish: Sends a batch and returns how many of its first items were sent. What was not is tried again.
-        append: Stores a batch and returns what to publish for it, or None when that has to be tried again.
         queue_size: How many events may wait.
-        batch_size: The most events in a batch.
+        batch_size: The most events in a batch; fewer after an outage, see
+            :class:`~celery_realtime.sending.slow_start.SlowStart`.
         linger: Least time between two batches, in seconds; after a longer silence an event leaves at once. All but
             progress waits :data:`~celery_realtime.sending.pace.LONGEST_REST` at most. Under load the time grows, up to
             that, until sending takes a twentieth of the process's time.
         flush_timeout: Longest wait, in seconds, at interpreter exit.
+        append: Stores a batch and returns what to publish for it, or None when that has to be tried again.
         pauses: The first and the longest pause after a failure, in seconds.
         destination: What the log calls the place that events go to.
     """
@@ -58,11 +59,11 @@ class Outbox(Generic[T]):
         self,
         publish: Callable[[list[T]], int],
         *,
+        queue_size: int,
+        batch_size: int,
+        linger: float,
+        flush_timeout: float,
         append: Callable[[list[T]], list[T] | None] | None = None,
-        queue_size: int = 10000,
-        batch_size: int = 100,
-        linger: float = 0.005,
-        flush_timeout: float = 5.0,
         pauses: tuple[float, float] = PAUSES,
         destination: str = "the broker",
     ) -> None:

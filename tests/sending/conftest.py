@@ -9,7 +9,7 @@ import pytest
 
 from celery_realtime.events import Outgoing
 from celery_realtime.sending.outbox import Outbox
-from tests.outboxes import Broker
+from tests.outboxes import Broker, new_outbox
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def make(broker: Broker) -> Iterator[Callable[..., Outbox[Outgoing]]]:
     made: list[Outbox[Outgoing]] = []
 
     def make(**options: Any) -> Outbox[Outgoing]:
-        made.append(Outbox(broker.publish, **{"linger": 0.0, "pauses": (0.02, 0.08), **options}))
+        made.append(new_outbox(broker.publish, **{"linger": 0.0, "pauses": (0.02, 0.08), **options}))
         return made[-1]
 
     yield make

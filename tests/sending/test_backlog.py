@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from celery_realtime.events import Outgoing
 from celery_realtime.sending.backlog import STUCK
 from celery_realtime.sending.outbox import Outbox
-from tests.outboxes import Broker, custom, end, hang_with, progress, status
+from tests.outboxes import Broker, custom, end, hang_with, new_outbox, progress, status
 from tests.waiting import wait_for
 
 Make = Callable[..., Outbox[Outgoing]]
@@ -186,7 +186,9 @@ def test_what_has_piled_up_is_bounded_and_progress_goes_first(make: Make, broker
 @settings(max_examples=30, deadline=None)
 def test_whatever_fails_for_a_while_everything_leaves_once_and_in_order(rng: random.Random) -> None:
     broker, record = Broker(), Record()
-    outbox = Outbox(broker.publish, append=record.append, linger=0.0, batch_size=rng.randint(1, 5), pauses=(0.02, 0.08))
+    outbox = new_outbox(
+        broker.publish, append=record.append, linger=0.0, batch_size=rng.randint(1, 5), pauses=(0.02, 0.08)
+    )
     broker.script = [rng.randint(0, 3) for _ in range(rng.randint(0, 6))]
     told = names(rng.randint(1, 30))
     for name in told:

@@ -10,6 +10,7 @@ from celery_realtime.sending.journal import Journal
 from celery_realtime.sending.outbox import Outbox
 from celery_realtime.sending.spool import Spool, Spools
 from tests.appended import custom, progress, status
+from tests.outboxes import new_outbox
 from tests.waiting import wait_for
 
 
@@ -18,7 +19,7 @@ class Desk:
 
     def __init__(self, size: int = 64 * 1024) -> None:
         self.is_open = threading.Event()
-        self.outbox: Outbox[Outgoing] = Outbox(self._publish, linger=0.0, pauses=(0.01, 0.02))
+        self.outbox: Outbox[Outgoing] = new_outbox(self._publish, linger=0.0, pauses=(0.01, 0.02))
         self.spools = Spools()
         self.spool = self.spools.mine = Spool(size)
         self.journal = Journal(self.outbox, self.spools, pack)

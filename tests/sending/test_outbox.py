@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from celery_realtime.events import Outgoing
 from celery_realtime.sending.outbox import Outbox
-from tests.outboxes import LATER, Broker, FlakyBroker, custom, hang_with, progress, status
+from tests.outboxes import LATER, Broker, FlakyBroker, custom, hang_with, new_outbox, progress, status
 from tests.waiting import wait_for
 
 Make = Callable[..., Outbox[Outgoing]]
@@ -144,7 +144,7 @@ def test_flushing_starts_the_thread_that_could_not_be_had_before(
 
 
 def test_waiting_for_a_job_ends_when_its_status_has_left_though_others_still_wait(broker: Broker) -> None:
-    outbox = Outbox(broker.publish, linger=0.0, batch_size=1)
+    outbox = new_outbox(broker.publish, linger=0.0, batch_size=1)
     hang_with(outbox, broker, status("mine", "mine"))
     for number in range(10):
         outbox.put(status(str(number), "other"))
@@ -235,7 +235,7 @@ def test_any_sequence_over_a_flaky_broker_arrives_in_order_once_and_with_the_las
     steps: list[tuple[str, Any]], batch_size: int
 ) -> None:
     broker = FlakyBroker()
-    outbox = Outbox(broker.publish, batch_size=batch_size, linger=0.0, pauses=(0.0005, 0.001))
+    outbox = new_outbox(broker.publish, batch_size=batch_size, linger=0.0, pauses=(0.0005, 0.001))
     put: list[Outgoing] = []
     for number, (kind, what) in enumerate(steps):
         if kind == "deliver":

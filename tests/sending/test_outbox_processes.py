@@ -87,11 +87,7 @@ def test_threads_that_put_at_once_lose_nothing(make: Make, broker: Broker) -> No
 def run(script: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
     prelude = """
         import json, os, sys, threading, time
-        from celery_realtime.events import Outgoing
-        from celery_realtime.sending.outbox import Outbox
-
-        def status(name): return Outgoing("p", "agent_status", name.encode(), "j", rank=1)
-        def progress(name): return Outgoing("p", "agent_progress", name.encode(), "j", progress=True)
+        from tests.outboxes import new_outbox, progress, status
     """
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(prelude) + textwrap.dedent(script)],
@@ -114,7 +110,7 @@ def test_a_child_sends_its_own_events_and_none_of_its_parents() -> None:
             taken.extend(event.payload.decode() for event in events)
             return len(events)
 
-        outbox = Outbox(publish, linger=0.0)
+        outbox = new_outbox(publish, linger=0.0)
         outbox.put(status("parent 1"))
         assert outbox.flush(10)
         outbox.put(progress("parent held"), time.monotonic() + 600)
@@ -137,7 +133,7 @@ def test_a_child_sends_its_own_events_and_none_of_its_parents() -> None:
 def test_a_fork_in_the_midst_of_other_threads_sending_leaves_the_child_able_to_send() -> None:
     done = run("""
         import signal
-        outbox = Outbox(len, linger=0.0)
+        outbox = new_outbox(len, linger=0.0)
         stop = threading.Event()
         def work():
             while not stop.is_set():
@@ -161,7 +157,7 @@ def test_a_fork_in_the_midst_of_other_threads_sending_leaves_the_child_able_to_s
 @needs_fork
 def test_a_child_of_a_child_sends_too() -> None:
     done = run("""
-        outbox = Outbox(lambda events: (os.write(1, events[0].payload + b"\\n"), len(events))[1], linger=0.0)
+        outbox = new_outbox(lambda events: (os.write(1, events[0].payload + b"\\n"), len(events))[1], linger=0.0)
         def generation(names):
             outbox.put(status(names[0]))
             assert outbox.flush(10)
@@ -181,7 +177,7 @@ def test_what_waits_when_the_interpreter_ends_still_leaves() -> None:
         def publish(events):
             os.write(1, b"".join(event.payload + b"\\n" for event in events))
             return len(events)
-        outbox = Outbox(publish, linger=0.5)
+        outbox = new_outbox(publish, linger=0.5)
         outbox.put(progress("held"), time.monotonic() + 600)
         outbox.put(status("last"))
         outbox.put(progress("newest"), time.monotonic() + 600)
@@ -192,7 +188,7 @@ def test_what_waits_when_the_interpreter_ends_still_leaves() -> None:
 def test_an_interpreter_that_ends_does_not_wait_longer_than_it_may() -> None:
     done = run(
         """
-        outbox = Outbox(lambda events: threading.Event().wait(600), flush_timeout=0.3)
+        outbox = new_outbox(lambda events: threading.Event().wait(600), flush_timeout=0.3)
         outbox.put(status("stuck"))
         print("ended")
         """,
@@ -204,7 +200,7 @@ def test_an_interpreter_that_ends_does_not_wait_longer_than_it_may() -> None:
 def test_an_event_from_an_exit_handler_still_leaves() -> None:
     done = run("""
         import atexit
-        outbox = Outbox(lambda events: os.write(1, events[0].payload) and len(events))
+        outbox = new_outbox(lambda events: os.write(1, events[0].payload) and len(events))
         outbox.put(status("early "))
         assert outbox.flush(10)
         atexit.register(lambda: outbox.put(status("late")))
@@ -217,7 +213,7 @@ def test_an_event_that_comes_when_no_thread_runs_any_more_neither_blocks_nor_rai
     # Modules are torn down after the daemon threads were stopped, and a new one would never begin to run.
     done = run(
         """
-        outbox = Outbox(len)
+        outbox = new_outbox(len)
         class Late:
             def __del__(self, write=os.write, outbox=outbox, event=status("late")):
                 outbox.put(event)

@@ -13,7 +13,7 @@ import pytest
 from celery_realtime.events import Outgoing
 from celery_realtime.sending.outbox import Outbox
 from celery_realtime.sending.pace import LONGEST_REST, REST_SHARE
-from tests.outboxes import LATER, Broker, custom, end, hang_with, progress, status
+from tests.outboxes import LATER, Broker, custom, end, hang_with, new_outbox, progress, status
 from tests.waiting import wait_for
 
 Make = Callable[..., Outbox[Outgoing]]
@@ -78,7 +78,7 @@ def test_the_more_there_is_to_send_the_fewer_batches_it_takes(broker: Broker) ->
             pass
         return broker.publish(events)
 
-    outbox = Outbox(laboriously, linger=0.001)
+    outbox = new_outbox(laboriously, linger=0.001)
     wait_for(lambda: outbox.put(custom("one more")) or len(broker.times) > 4)
     gaps = [later - earlier for earlier, later in itertools.pairwise(broker.times)]
     assert min(gaps) >= min(REST_SHARE * 0.005, LONGEST_REST)
