@@ -161,7 +161,7 @@ local function close_project()
   forget_workflows_that_ended_long_ago()
   forget_live_jobs_that_were_silent_longest()
   forget_old_events()
-  common.close(keys, project, now, ttl)
+  if common.close(keys, project, now, ttl) > 0 then receipts.forget_old(keys, project.offset) end
 end
 
 -- Events --------------------------------------------------------------------------------------------------------------
@@ -476,6 +476,7 @@ local function append(event)
   return append_status(event)
 end
 
+-- Return the offsets as one text, which clients read faster than many numbers.
 local function append_all()
   local offsets, latest = {}, nil
   for position, fields in ipairs(cmsgpack.unpack(descriptions)) do
@@ -483,21 +484,26 @@ local function append_all()
     offsets[position] = append(latest)
   end
   if latest then report_due_workflows(latest) end
-  close_project()
-  -- As one text, which clients read faster than many numbers.
   return table.concat(offsets, ' ')
+end
+
+-- Return the answer to this write if it has been applied before.
+local function answer_again(receipt)
+  local applied = receipts.write_of(receipt)
+  if applied > write then return redis.error_reply('STALE the writer has given this write up') end
+  if applied < write then return nil end
+  local _, offsets, updates = receipts.recall(keys, receipt, project.epoch)
+  return offsets ~= '' and {project.epoch, offsets, updates, project.due and 1 or 0}
 end
 
 project = common.open(keys, new_epoch, find_lost, now, ttl)
 local receipt, offset_before = receipts.read(keys, writer), project.offset
-if receipt and receipts.write_of(receipt) >= write then
-  if receipts.write_of(receipt) > write then return redis.error_reply('STALE the writer has given this write up') end
-  local _, offsets, updates = receipts.recall(keys, receipt, project.epoch)
-  if offsets ~= '' then return {project.epoch, offsets, updates, project.due and 1 or 0} end
-end
+local answer = receipt and answer_again(receipt)
+if answer then return answer end
+
 local offsets = append_all()
 if receipt or project.offset > offset_before then
-  receipts.file(keys, writer, receipts.format(write, project.epoch, project.offset, numbers, offsets, workflow_updates),
-    project.offset)
+  project.noted = receipts.make(writer, write, project, numbers, offsets, workflow_updates)
 end
+close_project()
 return {project.epoch, offsets, workflow_updates, has_made_due}

@@ -38,15 +38,18 @@ end
 -- execution started ended", the latest status, the latest progress (JSON, or empty). Of a job that is gone only the
 -- first line is left. `ended` is the time (ms) of the end, 0 for none; for the rest see append.lua.
 local HEAD = '^(%S+) ([012LE]) (%S+) (%d+) (%d+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%d+) (%d+)'
-local ENTRY = HEAD .. '\n?([^\n]*)\n?(.*)$'
 local KINDS = {queued = true, running = true, done = true, failed = true}
 
 -- Return what an entry says; nil if it cannot be read: it must not keep out all that comes after it.
 function common.parse_job(entry)
-  local attempt, rank, percent, status_at, progress_at, incarnation, kind, share, root, run, execution, started, ended,
-    status, progress = string.match(entry, ENTRY)
+  local attempt, rank, percent, status_at, progress_at, incarnation, kind, share, root, run, execution, started, ended =
+    string.match(entry, HEAD)
   attempt, percent, share = tonumber(attempt), tonumber(percent), tonumber(share)
   if not (attempt and percent and share and KINDS[kind]) then return nil end
+  -- Looked for as plain text, which takes a fraction of the time of a pattern.
+  local head_end = string.find(entry, '\n', 1, true) or #entry + 1
+  local status_end = string.find(entry, '\n', head_end + 1, true) or #entry + 1
+  local status, progress = string.sub(entry, head_end + 1, status_end - 1), string.sub(entry, status_end + 1)
   return {
     attempt = attempt, rank = rank, percent = percent, status_at = tonumber(status_at),
     progress_at = tonumber(progress_at), incarnation = incarnation, kind = kind, share = share, root = root, run = run,
@@ -124,15 +127,18 @@ function common.has_not_begun() return redis.call('EXISTS', unpack(KEYS, META, L
 -- Count the keys of a project that exist, but for `meta`.
 local function count_keys() return redis.call('EXISTS', unpack(KEYS, META + 1, LAST)) end
 
--- Write down where a project stands.
+-- Write down where a project stands, and in the same step what `project.noted`, if there is such a list, says of fields
+-- of `meta`. Returns how many fields are new.
 function common.close(keys, project, now, ttl)
   local key_count = count_keys()
   local renews = common.may_be_new or key_count ~= project.key_count or now - project.renewed > ttl * RENEWAL
   if renews then project.renewed = now end
-  redis.call('HSET', keys.meta, 'epoch', project.epoch, 'offset', project.offset, 'keys', key_count,
-    'renewed', project.renewed, 'due', project.due or '')
-  if not renews then return end
-  for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, math.ceil(ttl)) end
+  local added = redis.call('HSET', keys.meta, 'epoch', project.epoch, 'offset', project.offset, 'keys', key_count,
+    'renewed', project.renewed, 'due', project.due or '', unpack(project.noted or {}))
+  if renews then
+    for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, math.ceil(ttl)) end
+  end
+  return added
 end
 
 local function is_offset(number) return number and number >= 0 and number < 1e13 and number % 1 == 0 end

@@ -37,14 +37,16 @@ function receipts.recall(keys, receipt, present_epoch)
   return numbers, offsets, updates
 end
 
-function receipts.format(write, epoch, offset, numbers, offsets, updates)
+-- Return the field of `meta` that a receipt is, and the receipt.
+function receipts.make(writer, write, project, numbers, offsets, updates)
   local made = {}
   for place, update in ipairs(updates) do made[place] = string.format('%d %d', update[1], update[3]) end
-  return string.format('%.0f %s %d\n%s\n%s\n', write, epoch, offset, numbers, offsets) .. table.concat(made, ' ')
+  return {PREFIX .. writer, string.format('%.0f %s %d\n%s\n%s\n%s', write, project.epoch, project.offset, numbers,
+    offsets, table.concat(made, ' '))}
 end
 
 -- Forget receipts of writes of which all events have left the stream. So there are hardly more than there are events.
-local function forget_old(keys, offset)
+function receipts.forget_old(keys, offset)
   local cursor = redis.call('HGET', keys.meta, 'cursor') or '0'
   local oldest = redis.call('XRANGE', keys.events, '-', '+', 'COUNT', 1)[1]
   local first = oldest and tonumber(string.match(oldest[1], '^%d+')) or offset
@@ -55,9 +57,4 @@ local function forget_old(keys, offset)
     if not latest or latest < first then redis.call('HDEL', keys.meta, fields[place]) end
   end
   redis.call('HSET', keys.meta, 'cursor', following)
-end
-
-function receipts.file(keys, writer, receipt, offset)
-  local is_new = redis.call('HSET', keys.meta, PREFIX .. writer, receipt) == 1
-  if is_new then forget_old(keys, offset) end
 end

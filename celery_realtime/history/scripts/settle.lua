@@ -24,6 +24,6 @@ local receipt = receipts.read(keys, writer)
 local numbers, offsets, updates = '', '', {}
 if receipt then numbers, offsets, updates = receipts.recall(keys, receipt, project.epoch) end
 local refused = math.max(tonumber(write), receipt and receipts.write_of(receipt) or 0)
-receipts.file(keys, writer, receipts.format(refused, project.epoch, project.offset, numbers, offsets, updates),
-  project.offset)
+project.noted = receipts.make(writer, refused, project, numbers, offsets, updates)
+if common.close(keys, project, common.now(), tonumber(ttl)) > 0 then receipts.forget_old(keys, project.offset) end
 return {project.epoch, numbers, offsets, updates, project.due and 1 or 0}
