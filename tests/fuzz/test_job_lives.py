@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from random import Random
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import msgspec
 import pytest
@@ -28,6 +28,8 @@ from tests.fuzz.job_model import Known, Report, apply
 LEASE = 10.0
 JOBS = ("one", "two", "three", "unmarked")
 UNMARKED = "unmarked"
+#: What a connection may lose: commands, their answers, or the answers of commands that still arrive.
+LOSSES = ("command", "answer", "late")
 numbers = itertools.count()
 
 T = TypeVar("T")
@@ -54,11 +56,29 @@ class ClockedScript(Script):
 
 
 class ClockedRunner(Runner):
-    """Runs scripts by the clock of the test."""
+    """Runs scripts by the clock of the test, and loses what the test says."""
+
+    #: What becomes of the next commands, the last first: see LOSSES. Those that are late come after the others.
+    losses: ClassVar[list[str]] = []
+    late: ClassVar[list[tuple[Runner, Any]]] = []
 
     def run_all(self, commands: Any) -> list[Any]:
         """Run commands."""
-        return super().run_all([_clocked(command) for command in commands])
+        clocked = [_clocked(command) for command in commands]
+        loss = self.losses.pop() if self.losses and commands else ""
+        if loss == "late":
+            self.late.append((self, clocked))
+        replies = [] if loss in ("late", "command") else super().run_all(clocked)
+        if loss:
+            raise redis.TimeoutError("no answer")
+        return replies
+
+    @classmethod
+    def deliver_late(cls) -> None:
+        """Let the commands come whose answers nobody waits for any more."""
+        while cls.late:
+            runner, commands = cls.late.pop()
+            Runner.run_all(runner, commands)
 
 
 def _clocked(command: Command) -> Command:
@@ -301,7 +321,17 @@ class Lives(RuleBasedStateMachine):
     def append(self, batch: list[Outgoing]) -> None:
         if not batch:
             return
-        answers = self.history.append(batch)
+        ClockedRunner.losses = [self.pick(LOSSES) for _ in range(self.pick((0, 0, 0, 1, 2)))]
+        note(f"lost: {ClockedRunner.losses}")
+        while ClockedRunner.losses:
+            assert self.history.append(batch) is None
+        cut = self.pick(range(len(batch)))
+        for part in (batch[:cut], batch[cut:]):
+            self.take(part, self.history.append(part))
+        ClockedRunner.deliver_late()
+
+    def take(self, batch: list[Outgoing], answers: list[list[Outgoing]] | None) -> None:
+        """Hear what the history says of a batch."""
         assert answers is not None
         for event, answer in zip(batch, answers, strict=True):
             news = [stamped for stamped in answer if stamped.event != WORKFLOW_EVENT]
