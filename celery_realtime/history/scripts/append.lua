@@ -119,7 +119,7 @@ local function forget_jobs_that_ended_long_ago()
   if #jobs == 0 then return end
   for place, entry in ipairs(redis.call('HMGET', keys.jobs, unpack(jobs))) do
     if entry then
-      redis.call('HSET', keys.jobs, jobs[place], string.match(entry, '^[^\n]*'))
+      redis.call('HSET', keys.jobs, jobs[place], string.sub(entry, 1, (string.find(entry, '\n', 1, true) or 0) - 1))
       redis.call('ZADD', keys.gone, now, jobs[place])
     end
   end
