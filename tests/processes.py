@@ -13,9 +13,9 @@ import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-from tests.forks import CAN_FORK, Forked, fork_server
+from tests.forks import CAN_FORK, fork_server
 from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +30,27 @@ if TYPE_CHECKING:
 
 class ProcessError(RuntimeError):
     """A child process did not start, or ended when it should not have."""
+
+
+class Started(Protocol):
+    """What is used of a ``subprocess.Popen``."""
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+
+    def poll(self) -> int | None:
+        """Return its exit code; None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end, and return its exit code.
+
+        Raises:
+            subprocess.TimeoutExpired: It did not end within ``timeout`` seconds.
+        """
+
+    def send_signal(self, sig: int) -> None:
+        """Send it a signal, if it runs."""
 
 
 class ManagedProcess:
@@ -71,7 +92,7 @@ class ManagedProcess:
         self._ready = ready or (lambda: True)
         self._log_path = folder / f"{name}.log"
         self._log_start = 0
-        self._process: subprocess.Popen[bytes] | Forked | None = None
+        self._process: Started | None = None
         self._group_is_gone = False
         #: How often it was paused, stopped or killed: what was made on it before is no longer as it was.
         self.disturbances = 0
@@ -85,7 +106,7 @@ class ManagedProcess:
             raise ProcessError(f"{self.name} is not started in this run: mark the test with pytest.mark.service")
         with self._log_path.open("ab") as log:
             self._log_start = log.tell()
-            self._process = self._fork() if self._forks else self._run(log)
+            self._process = self._spawn(log)
         self._group_is_gone = False
         if wait:
             self.wait_ready()
@@ -95,7 +116,9 @@ class ManagedProcess:
     def _whole_environment(self) -> dict[str, str]:
         return {**os.environ, "PYTHONUNBUFFERED": "1", **self.env}
 
-    def _run(self, log: BinaryIO) -> subprocess.Popen[bytes]:
+    def _spawn(self, log: BinaryIO) -> Started:
+        if self._forks:
+            return fork_server().run(self.argv[1:], env=self._whole_environment, cwd=self.cwd, stdout=self._log_path)
         return subprocess.Popen(
             [sys.executable, "-I", "-S", str(LAUNCHER), *self.argv],
             cwd=self.cwd,
@@ -105,9 +128,6 @@ class ManagedProcess:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-
-    def _fork(self) -> Forked:
-        return fork_server().run(self.argv[1:], env=self._whole_environment, cwd=self.cwd, stdout=self._log_path)
 
     def wait_ready(self) -> None:
         """Wait until it is ready.
@@ -205,7 +225,7 @@ class ManagedProcess:
             raise AssertionError(f"{self.name} did not log {pattern!r} in {timeout:g} s:\n{self.log_tail}") from None
 
     @property
-    def _started(self) -> subprocess.Popen[bytes] | Forked:
+    def _started(self) -> Started:
         if self._process is None:
             raise ProcessError(f"{self.name} was not started")
         return self._process

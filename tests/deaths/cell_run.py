@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ class CellRun:
         self._plan = plan_jobs(cell, self._project, folder)
         self.watch = Watch(stage, self._project, folder=folder, queues=[self._queue, self._parking])
         self.watch.jobs += self._plan.jobs
+        self._struck_at = time.time()
 
     def _make_proxy(self) -> Proxy | None:
         """Stand between the worker and what it is to be cut off from at the cell's moment."""
@@ -157,7 +159,7 @@ class CellRun:
             self._worker.kill_main()
         elif self.cell.victim in WORKER_VICTIMS:
             self._worker.kill()
-        self.watch.acted_at = time.time()
+        self.watch.acted_at = self._struck_at = time.time()
 
     def _kill_children(self) -> None:
         if self._plan.followers:
@@ -220,6 +222,14 @@ class CellRun:
         """The end of what its workers said."""
         return "\n".join(worker.log_tail for worker in self._workers)
 
+    def story(self, jobs: Collection[str]) -> list[str]:
+        """Return what some jobs have written down, each with the seconds since the death."""
+        return [self._story_of(job) for job in self._plan.jobs if job.job_id in jobs]
+
+    def _story_of(self, job: PlannedJob) -> str:
+        notes = [f"{note['what']} {note['at'] - self._struck_at:+.3f} in {note['pid']}" for note in self._notes(job)]
+        return f"{job.job_id}: " + ", ".join([f"published {job.published_at - self._struck_at:+.3f}", *notes])
+
     def close(self) -> None:
         _release(self._plan.jobs)
         for worker in self._workers:
@@ -268,34 +278,46 @@ class FlightRun:
                 run.open()
             self._die()
             self._follow()
-            for run in self._cell_runs:
-                run.release()
+            self._each(CellRun.release)
             watches = {str(run.cell): run.watch for run in self._cell_runs if str(run.cell) not in self._missed}
             return {**settle(watches), **self._missed}
         finally:
-            for run in self._cell_runs:
-                run.close()
+            self._each(CellRun.close)
 
-    @property
-    def logs(self) -> dict[str, str]:
-        """What the workers of each cell said."""
-        return {str(run.cell): run.log for run in self._cell_runs}
+    def log(self, cell: str) -> str:
+        """Return what the workers of a cell said."""
+        return self._run_of(cell).log
+
+    def story(self, cell: str, jobs: Collection[str]) -> list[str]:
+        """Return what jobs of a cell have written down."""
+        return self._run_of(cell).story(jobs)
+
+    def _run_of(self, cell: str) -> CellRun:
+        return next(run for run in self._cell_runs if str(run.cell) == cell)
+
+    def _each(self, act: Callable[[CellRun], None]) -> None:
+        """Have something done for all cells at the same time."""
+        with ThreadPoolExecutor(len(self._cell_runs)) as pool:
+            for _ in pool.map(act, self._cell_runs):
+                pass
 
     def _die(self) -> None:
-        shared = self._first.victim in SHARED
-        for run in self._cell_runs:
-            self._reach(run)
-            if not shared:
-                run.strike()
-                run.heal()
-        if shared:
+        if self._first.victim in SHARED:
+            self._each(self._reach)
             self._die_together()
+        else:
+            self._each(self._die_alone)
 
     def _reach(self, run: CellRun) -> None:
         try:
             run.reach()
         except MomentMissedError as error:
             self._missed[str(run.cell)] = [Fault("missed", "-", "nobody", str(error))]
+
+    def _die_alone(self, run: CellRun) -> None:
+        self._reach(run)
+        run.strike()
+        run.heal()
 
     def _die_together(self) -> None:
         for run in self._cell_runs:

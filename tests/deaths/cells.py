@@ -65,8 +65,10 @@ class Cell:
 
     @property
     def fate(self) -> tuple[str, ...]:
-        """What cells must have in common to share a stage at one time."""
-        return (self.victim, self.sequel) if self.victim in SHARED else ("worker",)
+        """What cells must have in common to share a stage at one time; those that wait the same time do so together."""
+        if self.victim in SHARED:
+            return self.victim, self.sequel
+        return "worker", "later" if self.sequel == "later" else "soon"
 
 
 Reason = tuple[str, Callable[[Cell], bool]]

@@ -16,7 +16,7 @@ def all_flights() -> list[Flight]:
 
     ``DEATHS_ONLY`` is a pattern of cells, ``DEATHS_FLIGHT`` how many share a stage at one time.
     """
-    return flights(chosen_cells(), int(os.environ.get("DEATHS_FLIGHT", "6")))
+    return flights(chosen_cells(), int(os.environ.get("DEATHS_FLIGHT", "18")))
 
 
 def chosen_cells() -> list[Cell]:
@@ -28,13 +28,19 @@ def check(stages: Stages, flight: Flight, folder: Path) -> None:
     run = FlightRun(stages.stage(flight.stage), flight, folder)
     verdicts = run.run()
     wrong = {cell: faults for cell, faults in verdicts.items() if faults}
-    assert not wrong, "\n".join(_lines(wrong, run.logs))
+    report = _lines(wrong, run)
+    if "DEATHS_REPORT" in os.environ:
+        right = [f"right {cell}" for cell in verdicts.keys() - wrong.keys()]
+        with Path(os.environ["DEATHS_REPORT"]).open("a") as file:
+            file.write("\n".join([*right, *report, ""]))
+    assert not wrong, "\n".join(report)
 
 
-def _lines(wrong: dict[str, list[Fault]], logs: dict[str, str]) -> list[str]:
+def _lines(wrong: dict[str, list[Fault]], run: FlightRun) -> list[str]:
     lines = []
     for cell, faults in wrong.items():
-        lines += [f"{cell}:", *(f"    {fault}" for fault in faults)]
+        lines += [f"wrong {cell}:", *(f"    {fault}" for fault in faults)]
+        lines += [f"    {line}" for line in run.story(cell, {fault.job for fault in faults})]
     if "DEATHS_LOGS" in os.environ:
-        lines += [f"log of {cell}:\n{logs[cell]}" for cell in wrong]
+        lines += [f"log of {cell}:\n{run.log(cell)}" for cell in wrong]
     return lines

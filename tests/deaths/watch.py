@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -115,14 +116,17 @@ def settle(watches: Mapping[str, Watched], *, settled: float = SETTLED, poll: fl
     verdicts: dict[str, list[Fault]] = {}
     right_since: dict[str, float] = {}
     pause = threading.Event()
-    while True:
-        for name in watches.keys() - verdicts.keys():
-            verdict = _verdict(watches[name], right_since, name, settled)
-            if verdict is not None:
-                verdicts[name] = verdict
-        if len(verdicts) == len(watches):
-            return verdicts
-        pause.wait(poll)
+
+    def look(name: str) -> None:
+        verdict = _verdict(watches[name], right_since, name, settled)
+        if verdict is not None:
+            verdicts[name] = verdict
+
+    with ThreadPoolExecutor(max(len(watches), 1)) as pool:
+        while len(verdicts) < len(watches):
+            list(pool.map(look, watches.keys() - verdicts.keys()))
+            pause.wait(poll)
+    return verdicts
 
 
 def _verdict(watch: Watched, right_since: dict[str, float], name: str, settled: float) -> list[Fault] | None:

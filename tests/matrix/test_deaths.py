@@ -1,6 +1,6 @@
 """Whichever process dies, whenever, and whatever follows: what is shown of each job is true.
 
-``DEATHS_ONLY='main.*.at-once.prefork.*' make matrix ARGS=tests/matrix/test_deaths.py`` runs some of it.
+``DEATHS_ONLY='main.*.at-once.prefork.*' make matrix ARGS='-k deaths'`` runs some of it.
 """
 
 from __future__ import annotations
