@@ -130,7 +130,8 @@ def turns(view: View) -> list[Fault]:
         if before is not None and before.answer != change.answer and before.attempt == change.attempt:
             kind = _turn(before.answer, change.answer)
             if kind is not None:
-                faults.append(Fault(kind, change.job, view.name, f"{before.answer} and then {change.answer}"))
+                shown = f"{before.answer} and then {change.answer}"
+                faults.append(Fault(kind, change.job, view.name, shown, path=view.path(change.job)))
     return faults
 
 
