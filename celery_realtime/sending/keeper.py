@@ -162,6 +162,8 @@ class LeaseRenewal:
         self._lease = lease
         self._lock = threading.Lock()
         self._is_new = True
+        #: Whether the latest renewal may have taken place without this process having heard what it found.
+        self._is_in_doubt = False
         self._since = time.monotonic()
         self._is_stopped = False
         #: The jobs of which Redis knows that the incarnation has them, each with its attempt.
@@ -178,12 +180,15 @@ class LeaseRenewal:
             if self._is_stopped:
                 return
             held = self._held()
+            was_in_doubt, self._is_in_doubt = self._is_in_doubt, True
             with talking:
                 was_there = self._leases.hold(self._incarnation, held, self._lease)
+            self._is_in_doubt = False
             self._noted = {(job.job_id, job.attempt) for job in held}
-        # If the first renewal comes late, jobs that were noted may have been reported as lost before it.
+        # If the first renewal comes late, jobs that were noted may have been reported as lost before it. One whose
+        # answer was lost may have found that the lease had lapsed. What was not lost is no news to the history.
         is_first = self._is_new and time.monotonic() - self._since < self._lease
-        if not was_there and not is_first:
+        if (not was_there and not is_first) or was_in_doubt:
             for job in held:
                 if job.running:
                     _report(self._manager, job, "STARTED", incarnation=self._incarnation)

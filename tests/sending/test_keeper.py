@@ -107,6 +107,50 @@ def test_after_a_lapse_only_what_runs_is_taken_back(studio: Studio) -> None:
     assert states == {"runs": "STARTED", "reserved": "PENDING"}
 
 
+def test_a_lapse_is_noticed_although_the_answer_of_the_renewal_that_ended_it_was_lost(
+    studio: Studio, leases: Leases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Worker(studio)
+    append(history_of(studio), status("STARTED", job="runs", incarnation="i"))
+    worker.held = [job("runs")]
+    worker.renewal.renew()
+    reap_until(studio, lambda: "LOST" in studio.told())
+    wait_for(lambda: not leases.hold("i", [], LEASE))  # until then its finder forgets the incarnation
+
+    def hold_without_an_answer(*args: Any) -> bool:
+        Leases.hold(leases, *args)
+        raise redis.TimeoutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(leases, "hold", hold_without_an_answer)
+        with pytest.raises(redis.TimeoutError):
+            worker.renewal.renew()
+    worker.renewal.renew()
+    worker.renewal.renew()
+    assert studio.told() == ["LOST", "STARTED"]
+
+
+def test_what_was_not_lost_does_not_run_again_when_an_answer_was(
+    studio: Studio, leases: Leases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(history_of(studio), status("STARTED", job="runs", incarnation="i"))
+    worker = Worker(studio)
+    worker.held = [job("runs")]
+    worker.renewal.renew()
+    offset = history_of(studio).read("p").offset
+    with monkeypatch.context() as patch:
+        patch.setattr(leases, "hold", unreachable)
+        with pytest.raises(redis.TimeoutError):
+            worker.renewal.renew()
+    worker.renewal.renew()
+    assert studio.realtime.flush(5)
+    assert history_of(studio).read("p").offset == offset
+
+
+def unreachable(*_: Any) -> bool:
+    raise redis.TimeoutError
+
+
 def test_the_first_renewal_of_an_incarnation_reports_nothing(studio: Studio) -> None:
     worker = Worker(studio)
     worker.held = [job()]
