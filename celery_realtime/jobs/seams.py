@@ -142,9 +142,10 @@ def runs_greenlets(worker: Any) -> bool:
 class WorkerRequests:
     """The jobs that a worker's main process has taken from the queue.
 
-    What Celery's own control commands use: ``celery.worker.state`` with ``requests``, ``reserved_requests`` and
-    ``revoked``; ``Request.time_start``, which is set when the pool has accepted the job; ``Request.terminate``; and
-    ``Consumer.pool``. Seen in Celery 5.7. Without them, jobs can neither be cancelled nor held by a lease.
+    What Celery's own control commands use: ``celery.worker.state`` with ``requests``, ``reserved_requests``,
+    ``active_requests`` and ``revoked``; ``Request.time_start``, which is set when the pool has accepted the job;
+    ``Request.terminate``; and ``Consumer.pool``. Seen in Celery 5.7. Without them, jobs can neither be cancelled nor
+    held by a lease.
 
     Args:
         consumer: The worker's consumer, or the worker itself: what has its pool. Not needed to look at requests.
@@ -161,10 +162,13 @@ class WorkerRequests:
         return self._state.requests.get(job_id)
 
     def reserved(self) -> list[Any]:
-        """Return the requests of all jobs that are taken from the queue and not finished."""
+        """Return the requests of all jobs that are taken from the queue and not finished.
+
+        Celery 5.4 forgets, when it loses the broker, that those that run are reserved, too.
+        """
         while True:
             try:
-                return list(self._state.reserved_requests)
+                return list({*self._state.reserved_requests, *self._state.active_requests})
             except RuntimeError:  # another thread has changed it during the iteration
                 continue
 

@@ -170,6 +170,18 @@ def test_the_requests_of_a_worker_are_where_celery_keeps_them() -> None:
     assert requests.reserved() == []
 
 
+def test_what_runs_is_held_also_where_celery_has_forgotten_that_it_was_reserved() -> None:
+    request = request_of(2)
+    state.task_reserved(request)
+    try:
+        request.on_accepted(os.getpid(), time.monotonic())
+        state.reserved_requests.clear()
+        assert WorkerRequests().reserved() == [request]
+    finally:
+        state.task_ready(request)
+    assert WorkerRequests().reserved() == []
+
+
 def test_a_request_can_be_revoked_and_terminated() -> None:
     class TerminatingPool(Pool):
         __module__ = "celery.concurrency.prefork"
