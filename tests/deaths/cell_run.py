@@ -108,7 +108,7 @@ class CellRun:
         return any(received) if self.cell.pool in GREEN_POOLS else all(received)
 
     def _reach_running(self) -> None:
-        """Have all shown as running but the last of several, which has only just begun."""
+        """Have all shown as running but the last of several, which has only just begun and been noted."""
         just_begun = self._plan.targets[1:][-1:]
         shown = [job for job in self._plan.targets if job not in just_begun]
         self._publish(shown)
@@ -198,9 +198,14 @@ class CellRun:
             self._stage.publish(job, self._project, self._queue)
 
     def _begin(self, jobs: Sequence[PlannedJob]) -> None:
-        """Publish jobs, and wait until they have begun."""
+        """Publish jobs, and wait until they have begun, and until the history knows who runs them.
+
+        Nobody can know of a job whose worker dies before that: see "What cannot be known" in docs/how-we-know.md.
+        """
         self._publish(jobs)
         self._wait_noted(jobs, diary.BEGIN)
+        if jobs:
+            self._wait(lambda: {job.job_id for job in jobs} <= self._stage.noted(), "be noted")
 
     def _wait_noted(self, jobs: Sequence[PlannedJob], what: str) -> None:
         def noted() -> bool:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import redis
 from celery import Celery
 
+from celery_realtime.history.keys import Keys
 from tests.deaths import app as apps
 from tests.deaths.nursery import Nursery
 from tests.deaths.plan import SLOTS, PlannedJob
@@ -131,6 +134,15 @@ class Stage:
         if isinstance(self.broker, RabbitMQServer):
             return waiting_in_rabbitmq(self.broker, self.broker_url, list(queues))
         return waiting_in_redis(self.broker_url, list(queues))
+
+    def noted(self) -> set[str]:
+        """Return the ids of the jobs of which the history has a note that some worker runs them."""
+        keys = Keys(self._realtime.settings.channel)
+        with redis.Redis.from_url(self.history_url, socket_timeout=5, decode_responses=True) as connection:
+            incarnations = [name for key in keys.leases("alive", "noted") for name in connection.zrange(key, 0, -1)]
+            notes = keys.leases(*(f"{kind}:{name}" for name in incarnations for kind in ("held", "running")))
+            jobs = [json.loads(note) for key in notes for note in connection.hvals(key)]
+        return {job["job_id"] for job in jobs if job["running"]}
 
     # -- deaths -------------------------------------------------------------------------------------------------
 
