@@ -14,7 +14,7 @@ def status(
     state: str, attempt: int = 0, job: str = "job", project: str = "p", incarnation: str = "", **more: Any
 ) -> Outgoing:
     """Return a status event of a job."""
-    details = {name: more.pop(name) for name in ("error", "result") if name in more}
+    details = {name: more.pop(name) for name in ("error", "result", "timestamp") if name in more}
     times = {name: more.pop(name) for name in ("expires_at", "stall_after", "gate") if name in more}
     about = Job(job_id=job, project_id=project, attempt=attempt, **more)
     return events.outgoing_status(events.status_change(about, state, **details), incarnation=incarnation, **times)

@@ -112,6 +112,22 @@ class Leases:
         arguments = [incarnation, int(max(lease * 100, HELD_TTL)), *described]
         return bool(self._runner.run(call(_HOLD, self._keys_of(incarnation), arguments)))
 
+    def held(self) -> set[str]:
+        """Return the ids of all jobs that workers have taken from their queues and not finished.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        [alive] = self._keys.leases("alive")
+        incarnations = [name.decode(errors="replace") for name in self._runner.run(command("ZRANGE", alive, 0, -1))]
+        commands = [command("HKEYS", self._keys_of(incarnation)[1]) for incarnation in incarnations]
+        jobs: set[str] = set()
+        for reply in self._runner.run_all(commands):
+            if isinstance(reply, Exception):
+                raise reply
+            jobs.update(job.decode(errors="replace") for job in reply)
+        return jobs
+
     def note(self, incarnation: str, jobs: Iterable[HeldJob]) -> None:
         """Note jobs that an incarnation has taken from its queue since it renewed its lease.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from celery_realtime.encoding import legible
 from celery_realtime.events import Outgoing
@@ -53,6 +54,23 @@ class Places:
             if isinstance(project, Exception):
                 raise project
         return next((project.decode(errors="replace") for project in projects if project is not None), None)
+
+    def projects(self) -> set[str]:
+        """Return the projects of which there were jobs within the last ``ttl`` seconds.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        now = self._period()
+        projects: set[str] = set()
+        for key in self._keys.places(now, now - 1, now + 1):
+            cursor: Any = 0
+            while True:
+                cursor, pairs = self._runner.run(command("HSCAN", key, cursor, "COUNT", 1000))
+                projects.update(project.decode(errors="replace") for project in pairs.values())
+                if not int(cursor):
+                    break
+        return projects
 
     def _period(self) -> int:
         return int(time.time() // self._ttl)

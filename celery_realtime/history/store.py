@@ -22,6 +22,7 @@ from celery_realtime.bounded import BoundedDict
 from celery_realtime.encoding import legible
 from celery_realtime.events import WORKFLOW_EVENT, Execution, Outgoing, is_workflow_look, now, stamp
 from celery_realtime.exceptions import ImproperlyConfigured
+from celery_realtime.history.brokers import Brokers
 from celery_realtime.history.connection import OUTAGES, RedisConnection
 from celery_realtime.history.ends import Ends
 from celery_realtime.history.keys import Keys
@@ -72,6 +73,8 @@ class History:
         leases: Which jobs each worker runs.
         marks: Which jobs were cancelled, and whose access was revoked.
         ends: Which jobs have no end on record.
+        places: Which project each job is of.
+        brokers: Which brokers have been marked.
 
     Raises:
         ImproperlyConfigured: The URL cannot be used.
@@ -92,7 +95,8 @@ class History:
         self.leases = Leases(self.keys, self._runner)
         self.marks = Marks(self.keys, self._runner)
         self.ends = Ends(self.keys, self._runner, size)
-        self._places = Places(self.keys, self._runner, ttl)
+        self.places = Places(self.keys, self._runner, ttl)
+        self.brokers = Brokers(self.keys, self._runner)
 
     @property
     def writer(self) -> str:
@@ -155,7 +159,7 @@ class History:
         groups = _by_project((place, event) for place, event in enumerate(events) if place not in stored)
         write = self._writer.begin(events[place] for group in groups.values() for place, _ in group)
         appends = [self._append_command(name, [event for _, event in group], write) for name, group in groups.items()]
-        notes_before = [*self.leases.commands_before(events), *self._places.commands(events)]
+        notes_before = [*self.leases.commands_before(events), *self.places.commands(events)]
         replies = self._runner.run_all([*notes_before, *appends, *self.leases.commands_after(events)])
         start, end = len(notes_before), len(notes_before) + len(appends)
         self._check_notes([*replies[:start], *replies[end:]])
@@ -287,7 +291,7 @@ class History:
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
-        return self._places.project_of(job_id)
+        return self.places.project_of(job_id)
 
     def job(self, project_id: str, job_id: str) -> dict[str, Any] | None:
         """Return the latest state of one job, as the snapshot has it, or None when it is not known.

@@ -9,8 +9,10 @@ import msgspec
 from celery import Celery, bootsteps, signals
 
 from celery_realtime.events import Job
+from celery_realtime.jobs.broker_watch import BrokerWatch
 from celery_realtime.jobs.cancelling import CancelOrders, cancel_request, register_command
 from celery_realtime.jobs.incarnation import Incarnation
+from celery_realtime.jobs.redis_broker import RedisBroker
 from celery_realtime.jobs.seams import WorkerRequests, runs_greenlets
 from celery_realtime.loops import BackgroundLoop
 from celery_realtime.sending.manager import SocketIOManager
@@ -61,11 +63,13 @@ class WorkerSupport:
         departures.on_arrival(self._note_soon)
         self._green_lease: GreenLease | None = None
         self._cancel_orders: CancelOrders | None = None
+        self._broker_watch: BrokerWatch | None = None
 
     @property
     def loops(self) -> list[BackgroundLoop]:
         """Its background loops, for health checks."""
-        return [part.loop for part in (self._green_lease, self._cancel_orders) if part is not None]
+        parts = (self._green_lease, self._cancel_orders, self._broker_watch)
+        return [part.loop for part in parts if part is not None]
 
     def install(self, app: Celery) -> None:
         """Have it done in each worker of an app."""
@@ -98,6 +102,7 @@ class WorkerSupport:
             if runs_greenlets(worker):
                 self._start_green_lease(self._manager.history.leases)
             self._start_cancel_orders(worker)
+            self._start_broker_watch(worker.app)
 
     def _start_cancel_orders(self, worker: Any) -> None:
         cancellations = worker.app.realtime.running_jobs.cancellations
@@ -106,6 +111,15 @@ class WorkerSupport:
             lambda request: cancel_request(WorkerRequests(worker), request, cancellations),
         )
         self._cancel_orders.start()
+
+    def _start_broker_watch(self, app: Celery) -> None:
+        if not RedisBroker.is_used_by(app):  # RabbitMQ keeps its durable queues
+            return
+        settings = self._settings()
+        self._broker_watch = BrokerWatch(
+            app, self._manager, settings.channel, pause=settings.lost_after / 6, patience=settings.lost_after
+        )
+        self._broker_watch.start()
 
     def _start_green_lease(self, leases: Leases) -> None:
         from celery_realtime.history.lease_helper import Renewal
@@ -120,7 +134,8 @@ class WorkerSupport:
     def _stop_loops(self) -> None:
         lease, self._green_lease = self._green_lease, None
         orders, self._cancel_orders = self._cancel_orders, None
-        for part in (lease, orders):
+        watch, self._broker_watch = self._broker_watch, None
+        for part in (lease, orders, watch):
             if part is not None:
                 part.stop()
 

@@ -1,0 +1,130 @@
+"""Notice that a broker has come back without its messages, and report the jobs that nobody can run any more."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from celery import Celery
+
+from celery_realtime import events
+from celery_realtime.encoding import legible
+from celery_realtime.events import Ending, Job
+from celery_realtime.forks import talking
+from celery_realtime.jobs.redis_broker import RedisBroker
+from celery_realtime.logs import RateLimitedLogger
+from celery_realtime.loops import BackgroundLoop
+from celery_realtime.sending.manager import SocketIOManager
+
+if TYPE_CHECKING:
+    from celery_realtime.history.store import History
+
+logger = logging.getLogger(__name__)
+
+#: Seconds without a turn after which the loop counts as standing still: an attempt to connect may take that long.
+LONGEST_TURN = 120.0
+
+#: Most jobs of a project that are looked at.
+MOST_JOBS = 100_000
+
+#: Most bytes of their descriptions.
+MOST_BYTES = 1 << 30
+
+ERROR = "MessageLost: the broker has come back without its data, and the message of the job with them"
+
+
+class BrokerWatch:
+    """Watches whether a Redis that is the broker still has what it had, from a thread of its own.
+
+    It puts a mark into the broker, and remembers in the history that it did. When the mark is gone and the history
+    remembers it, whatever was in a queue is gone too.
+
+    Args:
+        app: Whose broker it is, a Redis.
+        manager: Has the history, and publishes the reports.
+        channel: Keeps apart what shares a broker.
+        pause: Seconds between two looks.
+        patience: Seconds after the broker's return in which what is queued is looked at again and again: workers
+            notice only then that they have lost what they had reserved, and late reports of publications come in.
+
+    Attributes:
+        loop: The record of the thread's loop.
+    """
+
+    def __init__(self, app: Celery, manager: SocketIOManager, channel: str, *, pause: float, patience: float) -> None:
+        self._app = app
+        self._manager = manager
+        self._channel = channel
+        self._pause = pause
+        self._patience = patience
+        self._stopping = threading.Event()
+        self._log = RateLimitedLogger(logger)
+        self.loop = BackgroundLoop("broker watch", logger, LONGEST_TURN + pause)
+
+    def start(self) -> None:
+        """Look until :meth:`stop`."""
+        threading.Thread(target=self._run, name="celery-realtime-broker-watch", daemon=True).start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stopping.set()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            with self.loop.turn():
+                self.look()
+            self._stopping.wait(self._pause)
+
+    def look(self) -> None:
+        """Look once, and report what was lost.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+            kombu.exceptions.OperationalError: The broker cannot be reached.
+        """
+        history = self._manager.history
+        if history is None:
+            return
+        with talking, RedisBroker.of(self._app, self._channel) as broker:
+            is_marked, is_known = broker.is_marked(), history.brokers.has(broker.name)
+            if is_marked and is_known:
+                return
+            if not is_known:
+                broker.mark()
+                history.brokers.add(broker.name)
+                return
+            age = broker.age()
+        self._report_lost(history, time.time() - age)
+        if age > self._patience and self._manager.flush():
+            with talking, RedisBroker.of(self._app, self._channel) as broker:
+                broker.mark()
+
+    def _report_lost(self, history: History, since: float) -> None:
+        held = history.leases.held()
+        lost = [job for job in _queued(history, since) if legible(job.job_id) not in held]
+        if lost:
+            self._log.warning("the broker has come back without its data: %d queued jobs are lost", len(lost))
+        for job in lost:
+            self._manager.put(events.outgoing_end(job, Ending("LOST", ERROR), incarnation="", gate="E"))
+
+
+def _queued(history: History, before: float) -> Iterator[Job]:
+    """Return the jobs that have been queued since before a time, in seconds since the epoch."""
+    for project in history.places.projects():
+        for entry in history.read(project, most_jobs=MOST_JOBS, most_bytes=MOST_BYTES).jobs:
+            if entry.get("status") == "queued" and _time_of(entry) < before:
+                yield _job_of(entry)
+
+
+def _time_of(entry: dict[str, Any]) -> float:
+    return datetime.fromisoformat(str(entry["timestamp"]).replace("Z", "+00:00")).timestamp()
+
+
+def _job_of(entry: dict[str, Any]) -> Job:
+    names = ("job_id", "project_id", "task", "attempt", "root_id", "parent_id", "group_id")
+    fields: dict[str, Any] = {name: entry.get(name) for name in names}
+    return Job(**fields)
