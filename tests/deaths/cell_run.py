@@ -76,8 +76,8 @@ class CellRun:
         """Start the worker; it is not awaited."""
         self._worker.start(wait=False)
 
-    def reach(self) -> None:
-        """Bring the jobs to the cell's moment.
+    def approach(self) -> None:
+        """Bring the jobs as near to the cell's moment as they can stay for a while.
 
         Raises:
             MomentMissedError: They do not come there.
@@ -87,14 +87,28 @@ class CellRun:
         self._wait(lambda: self._are_shown([self._plan.before], SUCCESS), "be shown as ended")
         self._stage.publish(self._plan.parked, self._project, self._parking)
         self._begin([self._plan.steady] if self._plan.steady else [])
-        reach: dict[str, Callable[[], None]] = {
+        approach: dict[str, Callable[[], None]] = {
             "reserved": self._reach_reserved,
             "running": self._reach_running,
             "returned": self._reach_returned,
-            "reported": self._reach_reported,
-            "stored": self._reach_stored,
+            "reported": self._approach_end,
+            "stored": self._approach_end,
         }
-        reach[self.cell.moment]()
+        approach[self.cell.moment]()
+
+    def arrive(self) -> None:
+        """Bring the jobs to the cell's moment. The death has to come soon: the worker may be cut off from a server.
+
+        Raises:
+            MomentMissedError: They do not come there.
+        """
+        if self.cell.moment in ("reported", "stored") and self._proxy is not None:
+            self._proxy.stall()
+            _release(self._plan.targets)
+            self._wait_noted(self._plan.targets, diary.REPORTED)
+        if self.cell.moment == "stored":
+            self._wait(self._targets_are_stored, "be stored in the history")
+            self._wait_noted(self._plan.followers, diary.BEGIN)
 
     def _reach_reserved(self) -> None:
         self._begin(self._plan.holders)
@@ -122,31 +136,14 @@ class CellRun:
         self._publish(self._plan.targets)
         self._wait_noted(self._plan.targets, diary.STORED)
 
-    def _reach_reported(self) -> None:
-        self._begin(self._plan.targets)
-        if self._plan.followers:
-            self._publish(self._plan.followers)
-            return  # the next job of each child kills it: see _kill_children()
-        self._stall()
-        _release(self._plan.targets)
-        self._wait_noted(self._plan.targets, diary.REPORTED)
-
-    def _reach_stored(self) -> None:
+    def _approach_end(self) -> None:
+        """Have what is to end run, and what is to run behind it wait: see also _kill_children()."""
         self._begin(self._plan.targets)
         self._publish(self._plan.followers)
-        self._stall()
-        _release(self._plan.targets)
-        self._wait_noted(self._plan.targets, diary.REPORTED)
-        self._wait(self._targets_are_stored, "be stored in the history")
-        self._wait_noted(self._plan.followers, diary.BEGIN)
 
     def _targets_are_stored(self) -> bool:
         answers = self.watch.new_view().answers
         return all(answers.get(job.job_id) == job.answer for job in self._plan.targets)
-
-    def _stall(self) -> None:
-        assert self._proxy is not None
-        self._proxy.stall()
 
     # -- the death and after ------------------------------------------------------------------------------------
 
@@ -308,19 +305,23 @@ class FlightRun:
 
     def _die(self) -> None:
         if self._first.victim in SHARED:
-            self._each(self._reach)
+            self._each(lambda run: self._bring(run, run.approach))
+            self._each(lambda run: self._bring(run, run.arrive))
             self._die_together()
         else:
             self._each(self._die_alone)
 
-    def _reach(self, run: CellRun) -> None:
+    def _bring(self, run: CellRun, step: Callable[[], None]) -> None:
+        if str(run.cell) in self._missed:
+            return
         try:
-            run.reach()
+            step()
         except MomentMissedError as error:
             self._missed[str(run.cell)] = [Fault("missed", "-", "nobody", str(error))]
 
     def _die_alone(self, run: CellRun) -> None:
-        self._reach(run)
+        self._bring(run, run.approach)
+        self._bring(run, run.arrive)
         run.strike()
         run.heal()
 
