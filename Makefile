@@ -66,7 +66,7 @@ docs: $(VENV)/.docs
 	$(BIN)/sphinx-build --fail-on-warning --keep-going docs docs/_build/html
 
 matrix: services
-	$(BIN)/python -m pytest tests/matrix $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests/matrix $(ARGS)
 
 chaos: services
 	$(BIN)/python -m pytest tests/chaos $(ARGS)
