@@ -236,7 +236,7 @@ def test_a_sender_that_breaks_loses_its_batch_and_goes_on(
     assert outbox.flush(10)
     assert broker.taken == ["kept"]
     assert "ValueError: broken" in caplog.text
-    assert [record.exc_info for record in caplog.records] == [None, None]
+    assert not any(record.exc_info for record in caplog.records)
 
 
 def test_what_a_broken_sender_lost_is_counted_as_lost_and_not_as_sent(make: Make, broker: Broker) -> None:
