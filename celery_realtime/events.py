@@ -235,7 +235,7 @@ class Outgoing(NamedTuple):
         deadlines: For the reaper.
         mark: Of a custom event whose data are not an object, and so have no member for it: job, project, epoch and
             offset.
-        number: Tells it from all other events of the process, for the history.
+        number: Tells it from all other events of the process, for the history; 0 of one that need not be told.
         origin: The event as another process may have stored it already.
     """
 
@@ -418,7 +418,13 @@ def workflow_look(project_id: str) -> Outgoing:
     It waits in the outbox as progress does: one for each project, the first to be dropped.
     """
     return Outgoing(
-        project_id, WORKFLOW_EVENT, b"", f"\0workflows:{project_id}", progress=True, standing=Standing(gate=LOOK_GATE)
+        project_id,
+        WORKFLOW_EVENT,
+        b"",
+        f"\0workflows:{project_id}",
+        progress=True,
+        standing=Standing(gate=LOOK_GATE),
+        number=next(_numbers),
     )
 
 

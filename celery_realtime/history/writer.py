@@ -88,7 +88,8 @@ class Writer:
         """Note that events are about to be written, and return the number of the write; all doubts are settled."""
         self._write += 1
         for event in events:
-            self._unanswered.setdefault(event.project_id, []).append(event.number)
+            if event.number:
+                self._unanswered.setdefault(event.project_id, []).append(event.number)
         return self._write
 
     def end(self, events: Iterable[Outgoing]) -> None:

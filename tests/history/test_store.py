@@ -497,6 +497,26 @@ def test_a_command_that_arrives_after_it_was_given_up_changes_nothing(history: H
     assert lines(history) == [0, 1, 2, 3]
 
 
+def test_what_a_redis_that_hung_has_still_read_is_stored_once(start_redis: Any) -> None:
+    server = start_redis()
+    url = server.fresh_url()
+    history = History(url, "tests", size=1000, ttl=60.0)
+    append(history, custom({"n": -1}))
+    batch = [custom({"n": n}) for n in range(10)]
+    server.pause()
+    try:
+        assert history.append(batch) is None
+    finally:
+        server.resume()
+    wait_for(lambda: history.read("p").offset == 11)
+    crowd_out(url)
+    for start in range(0, 10, 4):
+        answers = history.append(batch[start : start + 4])
+        assert answers is not None
+        assert [wire_offset(group) for group in answers] == list(range(2, 12))[start : start + 4]
+    assert history.read("p").offset == 11 + 1575
+
+
 @pytest.mark.parametrize("loses", ["answer", "command"])
 def test_what_was_stored_and_lost_is_stored_again(history: History, redis_url: str, line: Line, loses: str) -> None:
     client = redis.Redis.from_url(redis_url)
