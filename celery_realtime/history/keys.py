@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from urllib.parse import quote
 
 import msgspec
@@ -55,3 +56,8 @@ class Keys(msgspec.Struct, frozen=True):
     def _in_slot(self, slot: str, *names: str) -> list[str]:
         start = f"{self._prefix}{{{slot}}}:"
         return [start + name for name in names]
+
+
+def new_epoch() -> str:
+    """Return a random name for an epoch."""
+    return secrets.token_hex(4)

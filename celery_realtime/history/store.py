@@ -6,39 +6,32 @@ where the keys of a project are described.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import logging
 import math
-import secrets
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import redis
 
-from celery_realtime.bounded import BoundedDict
 from celery_realtime.encoding import legible
-from celery_realtime.events import WORKFLOW_EVENT, Execution, Outgoing, is_workflow_look, now, stamp
+from celery_realtime.events import Outgoing
 from celery_realtime.exceptions import ImproperlyConfigured
+from celery_realtime.history.appending import ENDED_TTL, Appender, Limits, unnumbered
 from celery_realtime.history.brokers import Brokers
 from celery_realtime.history.connection import OUTAGES, RedisConnection
 from celery_realtime.history.ends import Ends
-from celery_realtime.history.keys import Keys
+from celery_realtime.history.keys import Keys, new_epoch
 from celery_realtime.history.leases import Leases
 from celery_realtime.history.lua import Command, Runner, Script, call, command
 from celery_realtime.history.marks import Marks
 from celery_realtime.history.places import Places
 from celery_realtime.history.snapshot import Snapshot, decode_event, decode_job
-from celery_realtime.history.writer import Doubt, Stored, Writer
 from celery_realtime.logs import RateLimitedLogger, describe
 from celery_realtime.urls import RedisAddress, is_sentinel, redact
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that a job is shown after its end.
-ENDED_TTL = 3600.0
 MAX_RECOVERED = 1000
 MAX_SNAPSHOT = 1000
 
@@ -46,17 +39,7 @@ MAX_SNAPSHOT = 1000
 #: ASCII, and aiohttp, which Python's asyncio clients use, ends a connection over a message of 4 MiB.
 MAX_ANSWER = 1024 * 1024
 
-#: Jobs of a project that have not ended, beyond which the ones that were silent longest are forgotten.
-MAX_LIVE = 100000
-
-#: Seconds between two updates of a workflow, but for the last; append.lua has the same.
-WORKFLOW_PAUSE = 0.25
-
-#: Projects of which a process remembers the highest offset that it has stored.
-WITNESSED = 10000
-
-_READ, _SETTLE = Script("read"), Script("settle")
-_APPEND = Script("append", _SETTLE)
+_READ = Script("read")
 
 
 class History:
@@ -86,9 +69,6 @@ class History:
         self._size = size
         self._ttl = ttl
         self._log = RateLimitedLogger(logger)
-        self._writer = Writer()
-        self._witnessed: BoundedDict[str, tuple[str, int]] = BoundedDict(WITNESSED)
-        self._due_observers: list[Callable[[str, float], None]] = []
         self._connection = _connect(address)
         self._runner = Runner(self._connection.client)
         self.keys = Keys(channel)
@@ -97,11 +77,18 @@ class History:
         self.ends = Ends(self.keys, self._runner, size)
         self.places = Places(self.keys, self._runner, ttl)
         self.brokers = Brokers(self.keys, self._runner)
+        self._appender = Appender(
+            *(self.keys, self._runner, self.leases, self.places),
+            limits=Limits(size, ttl),
+            has_sentinels=is_sentinel(address.url),
+            refused=self._log_refusal,
+            note_refused=self._log_refused_note,
+        )
 
     @property
     def writer(self) -> str:
         """What the history knows this process as."""
-        return self._writer.id
+        return self._appender.writer.id
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -111,7 +98,7 @@ class History:
         Whatever is appended to the project then brings the update with it; if nothing is, append
         :func:`~celery_realtime.events.workflow_look`. The last update of a workflow never waits.
         """
-        self._due_observers.append(observer)
+        self._appender.on_workflows_due(observer)
 
     def append(self, events: list[Outgoing]) -> list[list[Outgoing]] | None:
         """Store events, and return what to publish for each: itself with epoch and offset, and its workflow's update.
@@ -124,90 +111,18 @@ class History:
             the same objects again stores none a second time. When Redis refuses to store (it is full, say) the events
             come back as they are: published without an offset rather than not at all.
         """
-        with self._writer.lock:
+        with self._appender.writer.lock:
             try:
-                self._settle_doubts(events)
-                appended = self._append_all(events)
+                self._appender.settle_doubts(events)
+                appended = self._appender.append(events)
             except OUTAGES as error:
                 self._log.error("cannot store events at %s (they wait, and are tried again): %s", *self._where(error))
                 return None
             except redis.RedisError as error:
                 self._log_refusal(error)
-                appended = [_unnumbered(event) for event in events]
-            self._writer.end(events)
+                appended = [unnumbered(event) for event in events]
+            self._appender.writer.end(events)
             return appended
-
-    def _settle_doubts(self, events: list[Outgoing]) -> None:
-        """Ask what became of the latest write if it was not answered, and of events that others may have stored."""
-        doubts = self._writer.doubts(events)
-        if not doubts:
-            return
-        replies = self._runner.run_all([self._settle_command(doubt) for doubt in doubts])
-        for doubt, reply in zip(doubts, replies, strict=True):
-            if isinstance(reply, Exception):
-                raise reply
-            self._witness(doubt.project_id, self._writer.settle(doubt, reply))
-            self._note_due(doubt.project_id, reply[-1])
-
-    def _settle_command(self, doubt: Doubt) -> Command:
-        arguments = [_new_epoch(), self._ttl, doubt.writer, doubt.write]
-        return call(_SETTLE, self.keys.project_and_begun(doubt.project_id), arguments)
-
-    def _append_all(self, events: list[Outgoing]) -> list[list[Outgoing]]:
-        stored = {place: known for place, event in enumerate(events) if (known := self._writer.stored(event))}
-        answers = {place: _answer(events[place], known) for place, known in stored.items()}
-        groups = _by_project((place, event) for place, event in enumerate(events) if place not in stored)
-        write = self._writer.begin(events[place] for group in groups.values() for place, _ in group)
-        appends = [self._append_command(name, [event for _, event in group], write) for name, group in groups.items()]
-        notes_before = [*self.leases.commands_before(events), *self.places.commands(events)]
-        replies = self._runner.run_all([*notes_before, *appends, *self.leases.commands_after(events)])
-        start, end = len(notes_before), len(notes_before) + len(appends)
-        self._check_notes([*replies[:start], *replies[end:]])
-        for (project_id, group), reply in zip(groups.items(), replies[start:end], strict=True):
-            answers.update(self._answers(project_id, group, reply))
-        return [answers[place] for place in range(len(events))]
-
-    def _check_notes(self, replies: list[Any]) -> None:
-        """Log that notes were refused: the events themselves are stored all the same."""
-        for reply in replies:
-            if isinstance(reply, Exception):
-                self._log.error(
-                    "%s refused to note what jobs do; lost, expired and stalled ones may not be reported: %s",
-                    *self._where(reply),
-                )
-
-    def _append_command(self, project_id: str, events: list[Outgoing], write: int) -> Command:
-        arguments: list[Any] = [_new_epoch(), self._size, self._ttl, min(ENDED_TTL, self._ttl)]
-        arguments += [msgspec.json.encode(now()), msgspec.json.encode(project_id)]
-        arguments += [*self._witnessed.get(project_id, ("", 0)), MAX_LIVE]
-        arguments += [self._writer.id, write, " ".join([str(event.number) for event in events])]
-        arguments.append(_pack([_describe(event) for event in events]))
-        arguments += [event.payload for event in events]
-        server = ["server"] if is_sentinel(self._url) else []
-        return call(_APPEND, self.keys.project_and_begun(project_id, *server), arguments)
-
-    def _answers(self, project_id: str, group: list[tuple[int, Outgoing]], reply: Any) -> dict[int, list[Outgoing]]:
-        """Return what to publish for the events of one project, by their places in the batch."""
-        if isinstance(reply, Exception):
-            self._log_refusal(reply)
-            return {place: _unnumbered(event) for place, event in group}
-        epoch, words, updates, has_made_due = reply
-        self._note_due(project_id, has_made_due)
-        stored = Stored.of_reply(epoch, words, updates)
-        self._witness(project_id, stored)
-        return {place: _answer(event, of_event) for (place, event), of_event in zip(group, stored, strict=True)}
-
-    def _note_due(self, project_id: str, is_due: int) -> None:
-        if is_due:
-            for observer in self._due_observers:
-                observer(project_id, WORKFLOW_PAUSE)
-
-    def _witness(self, project_id: str, stored: list[Stored]) -> None:
-        """Remember the offsets that have been stored: a server that has lost them does not pass for whole."""
-        if stored:
-            epoch, (known_epoch, highest) = stored[0].epoch, self._witnessed.get(project_id, ("", 0))
-            offsets = [of_event.highest for of_event in stored]
-            self._witnessed[project_id] = epoch, max(offsets + [highest] * (known_epoch == epoch))
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -231,14 +146,14 @@ class History:
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
-        new_epoch = _new_epoch()
+        epoch = new_epoch()
         arguments = [
-            *(new_epoch, since_epoch, since_offset, min(MAX_RECOVERED, self._size)),
+            *(epoch, since_epoch, since_offset, min(MAX_RECOVERED, self._size)),
             *(max(1, int(self._ttl)), min(ENDED_TTL, self._ttl), self._size, most_jobs, most_bytes),
         ]
         read = call(_READ, self.keys.project_and_begun(project_id), arguments)
         snapshot = Snapshot.of_reply(project_id, self._runner.run(read))
-        if (snapshot.epoch, snapshot.offset) == (new_epoch, 0):
+        if (snapshot.epoch, snapshot.offset) == (epoch, 0):
             return self._begin(project_id, read) or snapshot
         return snapshot
 
@@ -246,7 +161,7 @@ class History:
         """Read again once this Redis has what tells the epochs of projects that have not begun; None if it is full."""
         ttl = max(1, math.ceil(self._ttl))
         replies = self._runner.run_all(
-            [command("HSETNX", self.keys.begun, "id", _new_epoch()), command("EXPIRE", self.keys.begun, ttl), read]
+            [command("HSETNX", self.keys.begun, "id", new_epoch()), command("EXPIRE", self.keys.begun, ttl), read]
         )
         refused = any(isinstance(reply, Exception) for reply in replies)
         return None if refused else Snapshot.of_reply(project_id, replies[-1])
@@ -315,6 +230,12 @@ class History:
         """Close the connections."""
         self._connection.close()
 
+    def _log_refused_note(self, error: Exception) -> None:
+        self._log.error(
+            "%s refused to note what jobs do; lost, expired and stalled ones may not be reported: %s",
+            *self._where(error),
+        )
+
     def _log_refusal(self, error: Exception) -> None:
         self._log.error("%s refused to store history; events are sent without offsets: %s", *self._where(error))
 
@@ -329,70 +250,3 @@ def _connect(address: RedisAddress) -> RedisConnection:
         raise ImproperlyConfigured(
             f"realtime_history_url {redact(address.url)!r} cannot be used ({type(error).__name__})"
         ) from None
-
-
-def _new_epoch() -> str:
-    return secrets.token_hex(4)
-
-
-def _by_project(events: Iterable[tuple[int, Outgoing]]) -> dict[str, list[tuple[int, Outgoing]]]:
-    """Return events with their places in the batch, by their projects."""
-    groups: dict[str, list[tuple[int, Outgoing]]] = {}
-    for place, event in events:
-        groups.setdefault(event.project_id, []).append((place, event))
-    return groups
-
-
-def _unnumbered(event: Outgoing) -> list[Outgoing]:
-    """Return what to publish for an event that could not be stored."""
-    return [] if is_workflow_look(event) else [event]
-
-
-def _answer(event: Outgoing, stored: Stored) -> list[Outgoing]:
-    """Return what to publish for an event, by what became of it."""
-    answer = [stamp(event, {"epoch": stored.epoch, "offset": stored.offset})] if stored.offset else []
-    for payload, offset in stored.updates:
-        update = Outgoing(event.project_id, WORKFLOW_EVENT, payload, rank=0)
-        answer.append(stamp(update, {"epoch": stored.epoch, "offset": offset}))
-    return answer
-
-
-def _rank(event: Outgoing) -> str:
-    if event.progress:
-        return event.standing.gate or "p"
-    if event.rank is None:
-        return "c"
-    return event.standing.gate or str(event.rank)
-
-
-def _describe(event: Outgoing) -> list[Any]:
-    """Return what append.lua has to know of an event beside its payload; see ``describe`` there."""
-    standing, root = event.standing, event.standing.root_id
-    # The first line of a job's entry is separated by blanks: a root with blanks would be several words.
-    root = root if root and root.split() == [root] else "-"
-    return [
-        *(event.event, event.job_id or "", event.attempt, _rank(event), standing.percent),
-        *(_word(standing.incarnation), standing.kind, root, _word(standing.run), *_start(standing.execution)),
-    ]
-
-
-def _start(execution: Execution | None) -> tuple[str, int, bool]:
-    """Return a start's id, its age in milliseconds, and whether its message was delivered before."""
-    if execution is None:
-        return "-", 0, False
-    return _word(execution.id), max(0, round((time.time() - execution.started) * 1000)), execution.redelivered
-
-
-def _pack(descriptions: list[list[Any]]) -> bytes:
-    try:
-        return msgspec.msgpack.encode(descriptions)
-    except UnicodeEncodeError:
-        return msgspec.msgpack.encode(
-            [[legible(part) if isinstance(part, str) else part for part in parts] for parts in descriptions]
-        )
-
-
-@functools.lru_cache(maxsize=1000)
-def _word(name: str) -> str:
-    """Return a name as one word, "-" for none."""
-    return "".join(legible(name).split()) or "-"

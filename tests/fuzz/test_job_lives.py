@@ -17,10 +17,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from celery_realtime import events
 from celery_realtime.client.entries import Entries
 from celery_realtime.events import WORKFLOW_EVENT, Execution, Job, Outgoing
+from celery_realtime.history.appending import WORKFLOW_PAUSE
 from celery_realtime.history.keys import PROJECT
 from celery_realtime.history.leases import HeldJob
 from celery_realtime.history.lua import Command, Runner, Script
-from celery_realtime.history.store import WORKFLOW_PAUSE, History
+from celery_realtime.history.store import History
 from celery_realtime.jobs.progress import Progress, progress_update
 from tests.fuzz.budget import tried
 from tests.fuzz.job_model import Known, Report, apply
@@ -466,7 +467,7 @@ class Lives(RuleBasedStateMachine):
 @pytest.fixture
 def clocked(results_server: Any, monkeypatch: pytest.MonkeyPatch) -> type[Lives]:
     monkeypatch.setattr("celery_realtime.history.store.Runner", ClockedRunner)
-    monkeypatch.setattr("celery_realtime.history.store.time", Clock)
+    monkeypatch.setattr("celery_realtime.history.appending.time", Clock)
     # A report that says just what the one before it said, at the same time, is taken for the same one.
     monkeypatch.setattr("celery_realtime.events.now", lambda: f"time {next(numbers)}")
     monkeypatch.setattr(Lives, "url", results_server.fresh_url())

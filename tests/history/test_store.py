@@ -642,7 +642,7 @@ def test_an_answer_is_bounded_in_bytes_and_says_what_it_leaves_out(history: Hist
 def test_of_jobs_that_never_end_the_ones_silent_longest_are_forgotten(
     history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("celery_realtime.history.store.MAX_LIVE", 10)
+    monkeypatch.setattr("celery_realtime.history.appending.MAX_LIVE", 10)
     for n in range(20):
         append(history, status("STARTED", job=f"job-{n}"), status("STARTED", job="busy", incarnation=f"w{n}"))
 

@@ -1,0 +1,229 @@
+"""Store batches of events with append.lua, and settle first what became of those that were not answered."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import msgspec
+
+from celery_realtime.bounded import BoundedDict
+from celery_realtime.encoding import legible
+from celery_realtime.events import WORKFLOW_EVENT, Execution, Outgoing, is_workflow_look, now, stamp
+from celery_realtime.history.keys import Keys, new_epoch
+from celery_realtime.history.leases import Leases
+from celery_realtime.history.lua import Command, Runner, Script, call
+from celery_realtime.history.places import Places
+from celery_realtime.history.writer import Doubt, Stored, Writer
+
+#: Seconds that a job is shown after its end.
+ENDED_TTL = 3600.0
+
+#: Jobs of a project that have not ended, beyond which the ones that were silent longest are forgotten.
+MAX_LIVE = 100000
+
+#: Seconds between two updates of a workflow, but for the last; append.lua has the same.
+WORKFLOW_PAUSE = 0.25
+
+#: Projects of which a process remembers the highest offset that it has stored.
+WITNESSED = 10000
+
+_SETTLE = Script("settle")
+_APPEND = Script("append", _SETTLE)
+
+
+class Limits(NamedTuple):
+    """What is kept of each project.
+
+    Attributes:
+        size: Events, and ended jobs.
+        ttl: Seconds that they are kept.
+    """
+
+    size: int
+    ttl: float
+
+
+class Appender:
+    """The way of events into a history.
+
+    Args:
+        keys: Of the channel.
+        runner: Of its Redis.
+        leases: Notes which jobs run.
+        places: Notes of which projects jobs are.
+        limits: What is kept.
+        has_sentinels: Whether Sentinels choose the server.
+        refused: Called with an error of Redis for events that are not stored.
+        note_refused: Called with an error of Redis for a note that comes with events.
+
+    Attributes:
+        writer: What this process has written.
+    """
+
+    def __init__(
+        self,
+        keys: Keys,
+        runner: Runner,
+        leases: Leases,
+        places: Places,
+        *,
+        limits: Limits,
+        has_sentinels: bool,
+        refused: Callable[[Exception], None],
+        note_refused: Callable[[Exception], None],
+    ) -> None:
+        self._keys = keys
+        self._runner = runner
+        self._leases = leases
+        self._places = places
+        self._limits = limits
+        self._has_sentinels = has_sentinels
+        self._refused = refused
+        self._note_refused = note_refused
+        self.writer = Writer()
+        self._witnessed: BoundedDict[str, tuple[str, int]] = BoundedDict(WITNESSED)
+        self._due_observers: list[Callable[[str, float], None]] = []
+
+    def on_workflows_due(self, observer: Callable[[str, float], None]) -> None:
+        """Call ``observer`` with a project and the seconds until an update of a workflow of it is due."""
+        self._due_observers.append(observer)
+
+    def settle_doubts(self, events: list[Outgoing]) -> None:
+        """Ask what became of the latest write if it was not answered, and of events that others may have stored.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached, or refuses.
+        """
+        doubts = self.writer.doubts(events)
+        if not doubts:
+            return
+        replies = self._runner.run_all([self._settle_command(doubt) for doubt in doubts])
+        for doubt, reply in zip(doubts, replies, strict=True):
+            if isinstance(reply, Exception):
+                raise reply
+            self._witness(doubt.project_id, self.writer.settle(doubt, reply))
+            self._note_due(doubt.project_id, reply[-1])
+
+    def _settle_command(self, doubt: Doubt) -> Command:
+        arguments = [new_epoch(), self._limits.ttl, doubt.writer, doubt.write]
+        return call(_SETTLE, self._keys.project_and_begun(doubt.project_id), arguments)
+
+    def append(self, events: list[Outgoing]) -> list[list[Outgoing]]:
+        """Store events of which it is not known that they are stored, and return what to publish for each.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached, or refuses all.
+        """
+        stored = {place: known for place, event in enumerate(events) if (known := self.writer.stored(event))}
+        answers = {place: _answer(events[place], known) for place, known in stored.items()}
+        groups = _by_project((place, event) for place, event in enumerate(events) if place not in stored)
+        write = self.writer.begin(events[place] for group in groups.values() for place, _ in group)
+        appends = [self._append_command(name, [event for _, event in group], write) for name, group in groups.items()]
+        notes_before = [*self._leases.commands_before(events), *self._places.commands(events)]
+        replies = self._runner.run_all([*notes_before, *appends, *self._leases.commands_after(events)])
+        start, end = len(notes_before), len(notes_before) + len(appends)
+        for reply in [*replies[:start], *replies[end:]]:
+            if isinstance(reply, Exception):
+                self._note_refused(reply)
+        for (project_id, group), reply in zip(groups.items(), replies[start:end], strict=True):
+            answers.update(self._answers(project_id, group, reply))
+        return [answers[place] for place in range(len(events))]
+
+    def _append_command(self, project_id: str, events: list[Outgoing], write: int) -> Command:
+        arguments: list[Any] = [new_epoch(), self._limits.size, self._limits.ttl, min(ENDED_TTL, self._limits.ttl)]
+        arguments += [msgspec.json.encode(now()), msgspec.json.encode(project_id)]
+        arguments += [*self._witnessed.get(project_id, ("", 0)), MAX_LIVE]
+        arguments += [self.writer.id, write, " ".join([str(event.number) for event in events])]
+        arguments.append(_pack([_describe(event) for event in events]))
+        arguments += [event.payload for event in events]
+        server = ["server"] if self._has_sentinels else []
+        return call(_APPEND, self._keys.project_and_begun(project_id, *server), arguments)
+
+    def _answers(self, project_id: str, group: list[tuple[int, Outgoing]], reply: Any) -> dict[int, list[Outgoing]]:
+        """Return what to publish for the events of one project, by their places in the batch."""
+        if isinstance(reply, Exception):
+            self._refused(reply)
+            return {place: unnumbered(event) for place, event in group}
+        epoch, words, updates, has_made_due = reply
+        self._note_due(project_id, has_made_due)
+        stored = Stored.of_reply(epoch, words, updates)
+        self._witness(project_id, stored)
+        return {place: _answer(event, of_event) for (place, event), of_event in zip(group, stored, strict=True)}
+
+    def _note_due(self, project_id: str, is_due: int) -> None:
+        if is_due:
+            for observer in self._due_observers:
+                observer(project_id, WORKFLOW_PAUSE)
+
+    def _witness(self, project_id: str, stored: list[Stored]) -> None:
+        """Remember the offsets that have been stored: a server that has lost them does not pass for whole."""
+        if stored:
+            epoch, (known_epoch, highest) = stored[0].epoch, self._witnessed.get(project_id, ("", 0))
+            offsets = [of_event.highest for of_event in stored]
+            self._witnessed[project_id] = epoch, max(offsets + [highest] * (known_epoch == epoch))
+
+
+def _by_project(events: Iterable[tuple[int, Outgoing]]) -> dict[str, list[tuple[int, Outgoing]]]:
+    """Return events with their places in the batch, by their projects."""
+    groups: dict[str, list[tuple[int, Outgoing]]] = {}
+    for place, event in events:
+        groups.setdefault(event.project_id, []).append((place, event))
+    return groups
+
+
+def unnumbered(event: Outgoing) -> list[Outgoing]:
+    """Return what to publish for an event that could not be stored."""
+    return [] if is_workflow_look(event) else [event]
+
+
+def _answer(event: Outgoing, stored: Stored) -> list[Outgoing]:
+    """Return what to publish for an event, by what became of it."""
+    answer = [stamp(event, {"epoch": stored.epoch, "offset": stored.offset})] if stored.offset else []
+    for payload, offset in stored.updates:
+        update = Outgoing(event.project_id, WORKFLOW_EVENT, payload, rank=0)
+        answer.append(stamp(update, {"epoch": stored.epoch, "offset": offset}))
+    return answer
+
+
+def _rank(event: Outgoing) -> str:
+    if event.progress:
+        return event.standing.gate or "p"
+    if event.rank is None:
+        return "c"
+    return event.standing.gate or str(event.rank)
+
+
+def _describe(event: Outgoing) -> list[Any]:
+    """Return what append.lua has to know of an event beside its payload; see ``describe`` there."""
+    standing, root = event.standing, event.standing.root_id
+    # The first line of a job's entry is separated by blanks: a root with blanks would be several words.
+    root = root if root and root.split() == [root] else "-"
+    return [
+        *(event.event, event.job_id or "", event.attempt, _rank(event), standing.percent),
+        *(_word(standing.incarnation), standing.kind, root, _word(standing.run), *_start(standing.execution)),
+    ]
+
+
+def _start(execution: Execution | None) -> tuple[str, int, bool]:
+    """Return a start's id, its age in milliseconds, and whether its message was delivered before."""
+    if execution is None:
+        return "-", 0, False
+    return _word(execution.id), max(0, round((time.time() - execution.started) * 1000)), execution.redelivered
+
+
+def _pack(descriptions: list[list[Any]]) -> bytes:
+    try:
+        return msgspec.msgpack.encode(descriptions)
+    except UnicodeEncodeError:
+        return msgspec.msgpack.encode(
+            [[legible(part) if isinstance(part, str) else part for part in parts] for parts in descriptions]
+        )
+
+
+@functools.lru_cache(maxsize=1000)
+def _word(name: str) -> str:
+    """Return a name as one word, "-" for none."""
+    return "".join(legible(name).split()) or "-"
