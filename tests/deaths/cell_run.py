@@ -135,6 +135,7 @@ class CellRun:
     def _reach_returned(self) -> None:
         self._publish(self._plan.targets)
         self._wait_noted(self._plan.targets, diary.STORED)
+        self._wait_on_record(self._plan.targets)
 
     def _approach_end(self) -> None:
         """Have what is to end run, and what is to run behind it wait: see also _kill_children()."""
@@ -201,8 +202,11 @@ class CellRun:
         """
         self._publish(jobs)
         self._wait_noted(jobs, diary.BEGIN)
+        self._wait_on_record(jobs)
+
+    def _wait_on_record(self, jobs: Sequence[PlannedJob]) -> None:
         if jobs:
-            self._wait(lambda: {job.job_id for job in jobs} <= self._stage.noted(), "be noted")
+            self._wait(lambda: {job.job_id for job in jobs} <= self._stage.noted(), "be noted as running")
 
     def _wait_noted(self, jobs: Sequence[PlannedJob], what: str) -> None:
         def noted() -> bool:

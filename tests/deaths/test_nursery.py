@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
@@ -75,7 +76,8 @@ def test_its_main_process_can_be_killed_and_it_can_start_again(worker: Worker) -
     assert worker.pid != first
     worker.wait_for_log("Cannot connect", timeout=30)
     for child in children:
-        child.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):  # they notice, and end
+            child.kill()
 
 
 def test_a_fork_ends_with_its_zygote(tmp_path: Path) -> None:
