@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -94,16 +95,14 @@ class Departures:
     def __len__(self) -> int:
         return len(self._departures)
 
+    def all(self) -> list[Departure]:
+        """Return all of them, the oldest first."""
+        departures = [self._departures.get(key) for key in self._departures.names()]
+        return [departure for departure in departures if departure is not None]
+
     def due(self, most: int, *, clock: float) -> list[Departure]:
         """Return jobs that are due at ``clock``, the oldest first, at most so many."""
-        due = []
-        for key in self._departures.names():
-            departure = self._departures.get(key)
-            if departure is not None and departure.due <= clock:
-                due.append(departure)
-                if len(due) == most:
-                    break
-        return due
+        return list(itertools.islice((one for one in self.all() if one.due <= clock), most))
 
     def postpone(self, departures: list[Departure], until: float) -> None:
         """Look at jobs later, at ``until`` of :func:`time.monotonic`."""

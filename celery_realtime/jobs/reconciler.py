@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -97,6 +98,13 @@ class Reconciler:
 
     def _look_soon(self) -> None:
         self._wake.set()
+
+    def unsent(self) -> list[Departure]:
+        """Return the jobs that have left, and whose processes have not sent all that they have said."""
+        pids: set[int | None] = {*self._manager.spools.unsent()}
+        if self._manager.outbox.size:
+            pids |= {os.getpid(), None}  # of a job that never started, this process reports the end
+        return [departure for departure in self._departures.all() if departure.pid in pids]
 
     # -- the thread ---------------------------------------------------------------------------------------------
 

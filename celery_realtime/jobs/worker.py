@@ -151,11 +151,19 @@ class WorkerSupport:
             self._keeper().abandon(self._incarnation.id)
 
     def held_jobs(self) -> list[HeldJob]:
-        """Return the jobs that this worker has taken from the queue and not finished, and that have a project."""
+        """Return the jobs that this worker has taken from the queue, and that have a project.
+
+        Those that it has finished are among them until their ends have been sent: should the host fail before that,
+        somebody has to look for them.
+        """
         from celery_realtime.history.leases import HeldJob
 
+        left = [
+            HeldJob(**msgspec.structs.asdict(departure.job), running=True, since=departure.started_at)
+            for departure in self._reconciler.unsent()
+        ]
         held = [(self._received(request.id), request) for request in WorkerRequests().reserved()]
-        return [
+        return left + [
             HeldJob(
                 **msgspec.structs.asdict(job),
                 running=WorkerRequests.is_running(request),

@@ -160,6 +160,11 @@ class Spools:
         """Tell whether a child lives, and has something to send."""
         return any(spool.pid == pid and not spool.is_empty and _lives(pid) for spool in list(self._spools))
 
+    def unsent(self) -> set[int]:
+        """Return the pids of the children that live and have something to send."""
+        pids = {spool.pid for spool in list(self._spools) if not spool.is_empty}
+        return {pid for pid in pids if _lives(pid)}
+
     def take_dead(self) -> list[Record]:
         """Return what children have not sent that are dead, once."""
         records: list[Record] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -100,6 +101,28 @@ def without_history() -> Play:
 
 
 SUCCESS: Meta = {"status": "SUCCESS", "result": {"made": 1}}
+
+
+# -- what has not been sent yet -------------------------------------------------------------------------------------
+
+
+def test_what_has_left_is_unsent_as_long_as_its_process_has_something_to_send(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for job, pid in (
+        ("of a child", 7),
+        ("of another", 8),
+        ("of this process", os.getpid()),
+        ("of none", None),
+    ):
+        play.leave(job, pid=pid)
+    assert play.reconciler.unsent() == []
+    monkeypatch.setattr(play.manager.spools, "unsent", lambda: {7})
+    assert [departure.job.job_id for departure in play.reconciler.unsent()] == ["of a child"]
+    play.studio.wire.down = True
+    play.manager.put(status("SUCCESS", job="of this process"))
+    jobs = [departure.job.job_id for departure in play.reconciler.unsent()]
+    assert jobs == ["of a child", "of this process", "of none"]
 
 
 # -- what is on record ----------------------------------------------------------------------------------------------

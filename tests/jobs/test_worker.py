@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -65,6 +66,23 @@ def test_a_worker_holds_the_jobs_that_it_has_received_and_that_have_a_project(re
     assert {(job.job_id, job.project_id, job.worker, job.running) for job in held} == {
         *(("one", "p", "w@host", True), ("three", "q", "w@host", False))
     }
+
+
+def test_a_worker_holds_what_it_has_finished_until_the_end_has_been_sent(reserved: list[Any]) -> None:
+    """A host that fails before takes with it what the worker knew."""
+    studio = Studio()
+    receive(studio, reserved, ("ends", "p"))
+    request = reserved.pop()
+    request.time_start, request.worker_pid = 1.0, os.getpid()
+    state.reserved_requests.discard(request)
+    request.on_success((0, "repr", 0.1))
+    assert studio.realtime.worker.held_jobs() == []
+    studio.wire.down = True
+    studio.realtime.manager.emit_to_project("p", "something", {})
+    assert [(job.job_id, job.running, job.since) for job in studio.realtime.worker.held_jobs()] == [("ends", True, 1.0)]
+    studio.wire.down = False
+    assert studio.realtime.flush(10)
+    assert studio.realtime.worker.held_jobs() == []
 
 
 def test_a_worker_with_a_mistaken_setting_does_not_start() -> None:

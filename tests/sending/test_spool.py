@@ -101,6 +101,7 @@ def test_each_child_has_a_spool_of_its_own(spools: Spools, children: list[int]) 
     kill(children, first)
     assert spools.take_dead() == [b"first"]
     assert spools.has_unsent(second)
+    assert spools.unsent() == {second}
 
 
 def test_a_child_of_a_child_has_none(spools: Spools, children: list[int]) -> None:
