@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-from importlib import resources
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
-from celery.exceptions import OperationalError
 
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.encoding import encode
-from celery_realtime.jobs.seams import backend_takes_scripts, result_meta, stored_status
+from celery_realtime.jobs.progress_stores import store_of
+from celery_realtime.jobs.seams import outages_of
 from celery_realtime.loops import BackgroundLoop
 from celery_realtime.sending.outbox import Outbox
 
 if TYPE_CHECKING:
     from celery_realtime.jobs.progress import Progress
-
-STATE = "PROGRESS"
-
-#: The states that progress replaces. All others are ends, or states of the user's own, such as ABORTED.
-REPLACEABLE = ("PENDING", "STARTED", "RETRY", STATE)
 
 #: Jobs that a process remembers.
 REMEMBERED = 10000
@@ -117,27 +110,12 @@ class ProgressMirror:
 
 
 def _store(target: _Target, report: Progress) -> bool:
-    """Store a report; returns whether the backend could be reached."""
+    """Store a report, where that can be done without undoing an end; returns whether the backend could be reached."""
     backend = target.task.backend
-    outages = (OSError, OperationalError, *getattr(backend, "connection_errors", ()))
-    meta = msgspec.json.decode(encode(report))
+    store = store_of(backend)
     try:
-        if backend_takes_scripts(backend):
-            _store_by_script(backend, target.request, meta)
-        elif stored_status(backend, target.request.id) in (None, *REPLACEABLE):
-            backend.store_result(target.request.id, meta, STATE, request=target.request)
-    except outages:
+        if store is not None:
+            store(backend, target.request, msgspec.json.decode(encode(report)))
+    except outages_of(backend):
         return False
     return True
-
-
-def _store_by_script(backend: Any, request: Any, meta: Any) -> None:
-    """Look and store in one step, which of Celery's backends Redis alone can do."""
-    value = backend.encode({**result_meta(backend, request, meta, STATE), "task_id": request.id})
-    script = backend.client.register_script(_script())
-    script(keys=[backend.get_key_for_task(request.id)], args=[value, int(backend.expires or 0)])
-
-
-@functools.cache
-def _script() -> str:
-    return resources.files(__package__).joinpath("scripts").joinpath("store_progress.lua").read_text(encoding="utf-8")

@@ -10,7 +10,8 @@ import functools
 import sys
 import time
 from collections import ChainMap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -22,7 +23,7 @@ from celery import Celery
 from celery.app.task import Context
 from celery.backends.base import Backend, DisabledBackend
 from celery.canvas import group
-from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded
+from celery.exceptions import Ignore, OperationalError, Reject, Retry, TimeLimitExceeded
 from celery.local import Proxy
 from celery.utils import uuid
 from kombu.exceptions import KombuError
@@ -395,20 +396,99 @@ def result_meta(backend: Any, request: Any, result: Any, state: str) -> dict[str
     return meta
 
 
-def backend_takes_scripts(backend: Any) -> bool:
-    """Tell whether a backend is a Redis whose results a Lua script can read.
+#: The methods by which Celery's backends store, each in its own way.
+_STORING = ("store_result", "_store_result", "_set_with_state", "set", "_set", "get")
 
-    Its module is looked up and not imported, since it loads redis. Seen in Celery 5.7. Without it, progress is stored
-    in two steps, as on other backends.
+
+def is_celerys_redis(backend: Any) -> bool:
+    """Tell whether a backend is Celery's Redis, and stores as that does, one value for each job.
+
+    Its module is looked up and not imported, since it loads redis. Seen in Celery 5.7. Without it, no progress is
+    stored on Redis, and clients that poll see none.
     """
     module = sys.modules.get("celery.backends.redis")
-    return module is not None and isinstance(backend, module.RedisBackend) and backend.serializer == "json"
+    return module is not None and _stores_as(backend, module.RedisBackend)
 
 
-def stored_status(backend: Any, job_id: str) -> str | None:
-    """Return the state that a backend has of a job, or None of one that cannot be asked; see stored_meta."""
-    meta = stored_meta(backend, job_id)
-    return None if meta is None else meta.get("status")
+def is_celerys_database(backend: Any) -> bool:
+    """Tell whether a backend is Celery's for SQLAlchemy, and stores as that does, one row for each job.
+
+    Its module is looked up and not imported, since it loads SQLAlchemy. Seen in Celery 5.7. Without it, no progress is
+    stored in databases, and clients that poll see none.
+    """
+    module = sys.modules.get("celery.backends.database")
+    return module is not None and _stores_as(backend, module.DatabaseBackend)
+
+
+def _stores_as(backend: Any, kind: type) -> bool:
+    if not isinstance(backend, kind):
+        return False
+    return all(getattr(type(backend), name, None) is getattr(kind, name, None) for name in _STORING)
+
+
+def database_session(backend: Any) -> AbstractContextManager[Any]:
+    """Return a session of Celery's database backend; it commits at the end of the ``with`` block, and is closed.
+
+    ``DatabaseBackend.ResultSession`` and ``session_cleanup``, seen in Celery 5.7: both are public by name only. Without
+    them, storing progress in a database raises AttributeError, and clients that poll see none.
+    """
+    return _committing(backend)
+
+
+@contextmanager
+def _committing(backend: Any) -> Iterator[Any]:
+    from celery.backends.database import session_cleanup
+
+    session = backend.ResultSession()
+    with session_cleanup(session):
+        yield session
+        session.commit()
+
+
+def database_row(backend: Any, request: Any, result: Any, state: str) -> tuple[Any, dict[str, Any]]:
+    """Return what Celery's database backend stores for a state: a new row, and the values for one that is there.
+
+    ``DatabaseBackend._update_result``, seen in Celery 5.7: it is private, and ``store_result`` stores what it writes
+    without looking at what is there. Of the date, the column's own rule decides, which is that of Celery's second
+    update of a row; so rows of jobs that never end are cleaned up. Without it, storing progress in a database raises
+    AttributeError, and clients that poll see none.
+    """
+    row = backend.task_cls(request.id)
+    backend._update_result(row, backend.encode_result(result, state), state, request=request)
+    names = [column.key for column in backend.task_cls.__mapper__.column_attrs]
+    return row, {name: getattr(row, name) for name in names if name not in ("id", "task_id", "date_done")}
+
+
+def takes_new_rows(backend: Any) -> bool:
+    """Tell whether Celery stores a job's end even if a row appears after it has seen that there is none.
+
+    Its insertion fails then, and it tries again: up to Celery 5.6 always, by a decorator; in 5.7 unless
+    ``result_backend_always_retry`` is off. Without it, such a job could end with that error instead.
+    """
+    from celery.backends.database import DatabaseBackend
+
+    return bool(backend.always_retry) or hasattr(DatabaseBackend._store_result, "__wrapped__")
+
+
+def conflicts() -> type[Exception]:
+    """Return what SQLAlchemy raises if a row is there already."""
+    from sqlalchemy.exc import IntegrityError
+
+    return IntegrityError
+
+
+def outages_of(backend: Any) -> tuple[type[BaseException], ...]:
+    """Return what a backend raises while its server cannot be reached.
+
+    ``connection_errors`` of Celery's Redis backend, seen in Celery 5.7; databases raise what SQLAlchemy makes of the
+    errors of their drivers. Without it, progress that could not be stored is dropped instead of tried again.
+    """
+    errors = (OSError, OperationalError, *getattr(backend, "connection_errors", ()))
+    if not is_celerys_database(backend):
+        return errors
+    import sqlalchemy.exc as database
+
+    return (*errors, database.OperationalError, database.InterfaceError, database.TimeoutError)
 
 
 def stored_meta(backend: Any, job_id: str) -> dict[str, Any] | None:

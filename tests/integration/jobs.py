@@ -169,6 +169,14 @@ def fail(self: Any) -> None:
     raise ValueError("nothing\nworks")
 
 
+@celery.task(bind=True)
+def report_and_abort(self: Any) -> None:
+    """End in a state of the user's own."""
+    self.update_progress(40, "about to be aborted")
+    self.update_state(state="ABORTED", meta={"by": "hand"})
+    raise Ignore
+
+
 @celery.task(bind=True, max_retries=5)
 def retry(self: Any, times: int = 2) -> int:
     if self.request.retries < times:

@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery import Celery
 from celery.app.task import Context
+from celery.backends.database import DatabaseBackend
+from celery.backends.database.session import ResultModelBase
+from celery.backends.redis import RedisBackend
 from celery.contrib.abortable import AbortableAsyncResult, AbortableTask
 from celery.result import AsyncResult
+from sqlalchemy import create_engine
 
 from celery_realtime.jobs.progress import Progress
 from celery_realtime.jobs.progress_mirror import REMEMBERED, MirroredProgress, ProgressMirror
@@ -40,6 +44,13 @@ def end(app: Celery, job_id: str, state: str) -> None:
 
 def new_mirror() -> ProgressMirror:
     return ProgressMirror(queue_size=10)
+
+
+def database(path: Path) -> str:
+    """Return the URL of a new database with Celery's tables: up to 5.4, Celery makes them once in a process."""
+    url = f"sqlite:///{path}"
+    ResultModelBase.metadata.create_all(create_engine(url))
+    return url
 
 
 class Job:
@@ -74,23 +85,22 @@ def redis_app(redis_url: str) -> Celery:
     return new_app(backend=redis_url)
 
 
-REDIS = [pytest.param(name, marks=pytest.mark.service) for name in ("redis", "redis with pickle")]
+REDIS = [pytest.param(name, marks=pytest.mark.service) for name in ("redis", "redis with pickle", "redis with yaml")]
 
 
-@pytest.fixture(params=[*REDIS, "file", "cache"])
+@pytest.fixture(params=[*REDIS, "sqlite"])
 def app(request: pytest.FixtureRequest, tmp_path: Path) -> Celery:
-    """An app with a result backend, of each kind in turn."""
-    if request.param == "file":
-        return new_app(backend=f"file://{tmp_path}")
-    if request.param == "cache":
-        return new_app(backend="cache+memory://")
+    """An app with a result backend, of each kind that can compare and store in one step in turn."""
+    if request.param == "sqlite":
+        return new_app(backend=f"db+{database(tmp_path / 'results.db')}")
     app = new_app(backend=request.getfixturevalue("redis_url"))
-    if request.param == "redis with pickle":
-        app.conf.update(result_serializer="pickle", result_accept_content=["pickle", "json"])
+    if request.param != "redis":
+        serializer = request.param.rpartition(" ")[2]
+        app.conf.update(result_serializer=serializer, result_accept_content=[serializer, "json"])
     return app
 
 
-# -- on every backend ---------------------------------------------------------------------------------------------
+# -- on every backend that progress is stored in ------------------------------------------------------------------
 
 
 def test_clients_that_poll_see_progress(app: Celery) -> None:
@@ -188,7 +198,9 @@ def test_what_is_stored_is_what_celerys_update_state_stores(app: Celery) -> None
 
     app.backend.store_result(plain.id, meta, "PROGRESS", request=Context(id=plain.id))
 
-    mirrored, stored = app.backend.get_task_meta(job.id), app.backend.get_task_meta(plain.id)
+    metas = app.backend.get_task_meta(job.id), app.backend.get_task_meta(plain.id)
+    # A database writes a date itself: the first time none, and that of the update from the second time on.
+    mirrored, stored = ({**meta, "date_done": None} for meta in metas)
     assert mirrored == {**stored, "task_id": job.id}
 
 
@@ -218,19 +230,19 @@ def test_no_more_jobs_are_expected_than_memory_can_hold(app: Celery) -> None:
     assert oldest.seen.state == "PENDING"
 
 
-# -- on Redis, where storing and looking are one step -------------------------------------------------------------
-
-
 @pytest.mark.parametrize("state", ENDS)
-def test_a_job_that_has_ended_does_not_go_back_even_if_nobody_told_the_mirror(redis_app: Celery, state: str) -> None:
-    job = Job(redis_app)
-    job.report(25)
-    end(redis_app, job.id, state)
-    stored = redis_app.backend.client.get(redis_app.backend.get_key_for_task(job.id))
+@pytest.mark.parametrize("first", [True, False])
+def test_a_job_that_has_ended_does_not_go_back_even_if_nobody_told_the_mirror(
+    app: Celery, state: str, first: bool
+) -> None:
+    job = Job(app)
+    job.report(*([25] * first))
+    end(app, job.id, state)
+    stored = app.backend.get_task_meta(job.id)
 
     assert job.report(50, 75) == 2
 
-    assert redis_app.backend.client.get(redis_app.backend.get_key_for_task(job.id)) == stored
+    assert repr(app.backend.get_task_meta(job.id)) == repr(stored)
     assert job.seen.state == state
 
 
@@ -254,9 +266,9 @@ def test_a_state_of_the_users_own_is_left_alone(app: Celery) -> None:
         assert (job.seen.state, job.seen.info) == (state, {"left": 3})
 
 
-def test_an_end_that_comes_at_the_same_time_is_never_undone(redis_app: Celery) -> None:
+def test_an_end_that_comes_at_the_same_time_is_never_undone(app: Celery) -> None:
     for state in ENDS * 3:
-        job, stop = Job(redis_app), threading.Event()
+        job, stop = Job(app), threading.Event()
 
         def keep_reporting(job: Job = job, stop: threading.Event = stop) -> None:
             while not stop.is_set():
@@ -265,7 +277,7 @@ def test_an_end_that_comes_at_the_same_time_is_never_undone(redis_app: Celery) -
         thread = threading.Thread(target=keep_reporting)
         thread.start()
         wait_for(lambda job=job: job.seen.state == "PROGRESS")
-        end(redis_app, job.id, state)
+        end(app, job.id, state)
         seen = [job.seen.state for _ in range(20)]
         stop.set()
         thread.join(10)
@@ -274,16 +286,76 @@ def test_an_end_that_comes_at_the_same_time_is_never_undone(redis_app: Celery) -
         assert job.seen.state == state
 
 
+def test_the_first_that_is_stored_of_a_job_may_be_its_end_at_the_same_time(app: Celery) -> None:
+    jobs = [Job(app) for _ in range(30)]
+    for job in jobs:
+        at_once = threading.Barrier(2)
+
+        def report(job: Job = job, at_once: threading.Barrier = at_once) -> None:
+            at_once.wait(10)
+            job.report(50)
+
+        thread = threading.Thread(target=report)
+        thread.start()
+        at_once.wait(10)
+        end(app, job.id, "FAILURE")
+        thread.join(10)
+
+    assert {job.seen.state for job in jobs} == {"FAILURE"}
+
+
+# -- where comparing and storing are not one step -------------------------------------------------------------------
+
+
+class OwnRedis(RedisBackend):
+    """Stores in its own way, so nobody else knows where."""
+
+    def _set_with_state(self, key: Any, value: Any, state: str) -> None:
+        super()._set_with_state(key, value, state)
+
+
+class OwnDatabase(DatabaseBackend):
+    """Stores in its own way."""
+
+    def _store_result(self, *args: Any, **options: Any) -> Any:
+        return super()._store_result(*args, **options)
+
+
+@pytest.mark.parametrize(
+    "kind", ["file", "cache", pytest.param("own redis", marks=pytest.mark.service), "own database"]
+)
+def test_on_any_other_backend_no_progress_is_stored(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = {"file": f"file://{tmp_path}", "own database": f"{__name__}:OwnDatabase+{database(tmp_path / 'results.db')}"}
+    if kind == "own redis":
+        url[kind] = f"{__name__}:OwnRedis+{request.getfixturevalue('redis_url')}"
+    app = new_app(backend=url.get(kind, "cache+memory://"))
+    job = Job(app)
+
+    assert job.report(25, 50) == 2
+
+    assert job.seen.state == "PENDING"
+    app.backend.store_result(job.id, {"progress": 10}, "PROGRESS")  # the user's own, by update_state
+    assert job.report(75) == 1
+    assert job.seen.info == {"progress": 10}
+    assert caplog.records == []
+
+
+# -- on Redis -------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     "stored", ["", "no JSON", "null", "5", "[]", "{}", '{"status": null}', '{"status": ["SUCCESS"]}']
 )
-def test_what_is_no_result_is_replaced(redis_app: Celery, stored: str) -> None:
+def test_what_cannot_be_read_as_progress_is_left_alone(redis_app: Celery, stored: str) -> None:
+    """It may be an end that a worker with other settings has stored: in another serializer, or compressed."""
     job = Job(redis_app)
     redis_app.backend.client.set(redis_app.backend.get_key_for_task(job.id), stored)
 
     assert job.report(25) == 1
 
-    assert job.seen.state == "PROGRESS"
+    assert redis_app.backend.client.get(redis_app.backend.get_key_for_task(job.id)) == stored.encode()
 
 
 @pytest.mark.parametrize(("result_expires", "life"), [(60, range(55, 61)), (None, [-1]), (0, [-1])])
@@ -358,16 +430,34 @@ def closed_port_url(start_redis: Callable[..., RedisServer]) -> str:
     return server.url()
 
 
-def test_a_folder_that_is_away_raises_nothing_and_later_it_goes_on(tmp_path: Path) -> None:
+# -- in a database --------------------------------------------------------------------------------------------------
+
+
+def test_a_database_that_is_away_raises_nothing_and_later_it_goes_on(tmp_path: Path) -> None:
     folder, moved = tmp_path / "results", tmp_path / "moved"
     folder.mkdir()
-    job = Job(new_app(backend=f"file://{folder}"))
+    job = Job(new_app(backend=f"db+{database(folder / 'results.db')}"))
     assert job.report(25) == 1
 
     folder.rename(moved)
     assert job.report(50) == 0
     moved.rename(folder)
 
+    assert job.report(50) == 1
+    assert job.seen.info["progress"] == 50
+
+
+def test_where_celery_would_not_store_an_end_again_no_row_is_added(tmp_path: Path) -> None:
+    app = new_app(backend=f"db+{database(tmp_path / 'results.db')}")
+    if hasattr(DatabaseBackend._store_result, "__wrapped__"):
+        pytest.skip("this Celery always tries again")
+    app.conf.result_backend_always_retry = False
+    job = Job(app)
+
+    assert job.report(25) == 1
+    assert job.seen.state == "PENDING"
+
+    app.backend.store_result(job.id, None, "STARTED")
     assert job.report(50) == 1
     assert job.seen.info["progress"] == 50
 
@@ -420,7 +510,7 @@ def test_a_task_that_was_aborted_stays_so(studio: Studio) -> None:
 
 
 def test_a_task_with_a_backend_of_its_own_has_its_progress_there(studio: Studio, tmp_path: Path) -> None:
-    own, seen = new_app(backend=f"file://{tmp_path}").backend, []
+    own, seen = new_app(backend=f"db+{database(tmp_path / 'results.db')}").backend, []
 
     def body(self: Any) -> None:
         self.update_progress(50)
@@ -474,15 +564,13 @@ def test_a_job_runs_as_well_without_its_backend(closed_port_url: str) -> None:
 def test_a_job_does_not_wait_for_its_backend(studio: Studio) -> None:
     is_over, answers = threading.Event(), []
 
-    class Backend:
+    class Slow(RedisBackend):
         """Answers only when the job is over."""
 
-        def get_task_meta(self, task_id: str, cache: bool) -> dict[str, Any]:
-            answers.append(is_over.wait(20))
-            return {"status": "SUCCESS"}
-
-        def __getattr__(self, name: str) -> Any:
-            return lambda *args, **options: None
+        def get_key_for_task(self, task_id: str, key: str = "") -> Any:
+            if threading.current_thread() is not caller:
+                answers.append(is_over.wait(20))
+            return super().get_key_for_task(task_id, key)
 
     def body(self: Any) -> str:
         for percent in range(100):
@@ -490,6 +578,8 @@ def test_a_job_does_not_wait_for_its_backend(studio: Studio) -> None:
         is_over.set()
         return "done"
 
-    transcribe(studio, body, backend=Backend())
+    caller = threading.current_thread()
+    transcribe(studio, body, backend=Slow(app=studio.app, url=studio.app.conf.result_backend))
     assert studio.realtime.running_jobs.mirror.flush(30)
+    assert answers
     assert False not in answers

@@ -24,16 +24,22 @@ from celery.worker.strategy import hybrid_to_proto2, proto1_to_proto2
 from celery_realtime.jobs.seams import (
     RequestWatch,
     WorkerRequests,
-    backend_takes_scripts,
     conf_so_far,
+    conflicts,
+    database_row,
+    database_session,
     dict_fields,
+    is_celerys_database,
+    is_celerys_redis,
     is_prefork_child,
+    outages_of,
     read_message,
     read_received,
     report_of,
     request_fields,
     result_meta,
-    stored_status,
+    stored_meta,
+    takes_new_rows,
     task_of_request,
     unproxied,
 )
@@ -213,21 +219,82 @@ def test_a_backend_of_key_and_value_says_what_it_would_store(tmp_path: Path) -> 
     assert (meta["status"], meta["result"], meta["name"]) == ("PROGRESS", {"progress": 5}, "transcribe")
 
 
-def test_only_a_redis_with_json_takes_scripts(redis_url: str, tmp_path: Path) -> None:
-    app = new_app(backend=redis_url)
-    assert backend_takes_scripts(app.backend)
-    app.conf.result_serializer = "pickle"
-    assert not backend_takes_scripts(type(app.backend)(app=app, url=redis_url))
-    assert not backend_takes_scripts(new_app(backend=f"file://{tmp_path}").backend)
+@pytest.fixture
+def database(tmp_path: Path) -> Any:
+    return new_app(backend=f"db+sqlite:///{tmp_path}/results.db").backend
 
 
-def test_the_state_that_is_stored_is_read_where_reading_takes_nothing_away(tmp_path: Path) -> None:
+def test_celerys_own_backends_are_told_from_others(redis_url: str, database: Any, tmp_path: Path) -> None:
+    redis = new_app(backend=redis_url).backend
+    file = new_app(backend=f"file://{tmp_path}").backend
+    assert [is_celerys_redis(backend) for backend in (redis, database, file)] == [True, False, False]
+    assert [is_celerys_database(backend) for backend in (redis, database, file)] == [False, True, False]
+    for backend in (redis, database):
+        for name in ("store_result", "_store_result"):
+            own = type("Own", (type(backend),), {name: lambda *_, **__: None})
+            backend.__class__, kind = own, type(backend)
+            assert not is_celerys_redis(backend)
+            assert not is_celerys_database(backend)
+            backend.__class__ = kind
+
+
+def test_a_row_has_what_celery_stores(database: Any) -> None:
+    database.store_result("theirs", {"progress": 5}, "PROGRESS")
+    row, values = database_row(database, Context(id="ours"), {"progress": 5}, "PROGRESS")
+    with database_session(database) as session:
+        session.add(row)
+    theirs, ours = (database.get_task_meta(job) for job in ("theirs", "ours"))
+    assert {**theirs, "date_done": None, "task_id": "ours"} == {**ours, "date_done": None}
+    assert set(values) >= {"status", "result", "traceback"}
+    assert not {"id", "task_id"} & set(values)
+
+
+def test_a_second_row_of_a_job_is_a_conflict(database: Any) -> None:
+    database.store_result("job", 5, "SUCCESS")
+    row, _ = database_row(database, Context(id="job"), {}, "PROGRESS")
+    with pytest.raises(conflicts()), database_session(database) as session:
+        session.add(row)
+    assert takes_new_rows(database)
+
+
+def test_celery_stores_an_end_although_a_row_has_appeared(database: Any) -> None:
+    """The row is inserted between Celery's own look and its insertion."""
+    row, _ = database_row(database, Context(id="job"), {}, "PROGRESS")
+    rows = [row]
+
+    def flush(session: Any, *_: Any) -> None:
+        if rows and any(getattr(new, "task_id", "") == "job" for new in session.new):
+            ours = rows.pop()
+            with database_session(database) as other:
+                other.add(ours)
+
+    from sqlalchemy import event
+    from sqlalchemy.orm import Session
+
+    event.listen(Session, "before_flush", flush)
+    try:
+        database.store_result("job", ValueError("broken"), "FAILURE")
+    finally:
+        event.remove(Session, "before_flush", flush)
+    assert rows == []
+    assert database.get_task_meta("job")["status"] == "FAILURE"
+
+
+def test_what_a_server_that_is_away_raises_is_an_outage(redis_url: str, database: Any) -> None:
+    import sqlalchemy.exc
+
+    assert sqlalchemy.exc.OperationalError in outages_of(database)
+    redis = new_app(backend=redis_url).backend
+    assert set(redis.connection_errors) <= set(outages_of(redis))
+
+
+def test_what_is_stored_is_read_where_reading_takes_nothing_away(tmp_path: Path) -> None:
     backend = new_app(backend=f"file://{tmp_path}").backend
-    assert stored_status(backend, "job") == "PENDING"
+    assert stored_meta(backend, "job")["status"] == "PENDING"
     backend.store_result("job", 5, "SUCCESS")
-    assert stored_status(backend, "job") == "SUCCESS"
-    assert stored_status(new_app(backend="rpc://").backend, "job") is None
-    assert stored_status(new_app(backend="disabled://").backend, "job") is None
+    assert stored_meta(backend, "job")["status"] == "SUCCESS"
+    assert stored_meta(new_app(backend="rpc://").backend, "job") is None
+    assert stored_meta(new_app(backend="disabled://").backend, "job") is None
 
 
 # -- apps -------------------------------------------------------------------------------------------------------
