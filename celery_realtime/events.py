@@ -76,6 +76,13 @@ LOOK_GATE = "w"
 KIND_OF_STATUS = {"queued": "queued", "running": "running", "success": "done", "error": "failed"}
 
 
+#: Greater than the mark of each run, and of each that was published in the same millisecond.
+LATEST_RUN = "~"
+
+#: Seconds by which the clocks of hosts may differ.
+CLOCK_SKEW = 5.0
+
+
 class Execution(msgspec.Struct, frozen=True):
     """One start of a job's task. A message that is delivered again starts it again, in the same attempt.
 
@@ -129,6 +136,32 @@ class Ending(msgspec.Struct, frozen=True):
     error: str | None = None
     result: bytes = b"null"
     truncated: bool = False
+
+
+class Cancellation(msgspec.Struct, frozen=True):
+    """Which runs of a job have been cancelled: those that were published when it was asked for, and no later one.
+
+    Attributes:
+        until: The mark of the latest run that it concerns, see :mod:`celery_realtime.jobs.lineage`.
+        unmarked: Whether it concerns publications without a mark, of which nobody knows when they were made.
+    """
+
+    until: str = LATEST_RUN
+    unmarked: bool = True
+
+    @classmethod
+    def of(cls, run: str | None) -> Cancellation:
+        """Return the cancellation of a run that is known; of None, of a publication without a mark."""
+        return cls(until="", unmarked=True) if run is None else cls(until=run, unmarked=False)
+
+    @classmethod
+    def of_unknown(cls, clock: float) -> Cancellation:
+        """Return the cancellation of whatever has been published up to a time, in seconds since the epoch."""
+        return cls(until=f"{int((clock + CLOCK_SKEW) * 1000):013d}{LATEST_RUN}")
+
+    def concerns(self, run: str | None) -> bool:
+        """Tell whether it concerns a run, or, with None, a publication without a mark."""
+        return self.unmarked if run is None else run <= self.until
 
 
 class StatusChange(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="status_change"):

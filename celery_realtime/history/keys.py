@@ -46,8 +46,12 @@ class Keys(msgspec.Struct, frozen=True):
         return self._in_slot("places", *map(str, periods))
 
     def cancelled(self, job_id: str) -> str:
-        """Return the key that exists while a job is to be cancelled."""
+        """Return the key that has which runs of a job are cancelled."""
         return f"{self._prefix}cancelled:{quote(job_id, safe='', errors='replace')}"
+
+    def cancel_answer(self, job_id: str) -> str:
+        """Return the key that has how a worker cancels a job."""
+        return f"{self._prefix}cancel-answer:{quote(job_id, safe='', errors='replace')}"
 
     @property
     def _prefix(self) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from celery_realtime.encoding import encode, legible
+from celery_realtime.events import Cancellation
 from celery_realtime.history.keys import Keys
 from celery_realtime.history.lua import Runner, Script, call, command
 from celery_realtime.history.snapshot import UNREADABLE
@@ -35,21 +36,22 @@ class Marks:
         self._keys = keys
         self._runner = runner
 
-    def cancel(self, job_id: str) -> None:
+    def cancel(self, job_id: str, cancellation: Cancellation) -> None:
         """Mark a job as cancelled, for the worker that has it or will get it; forgets what an earlier one has answered.
 
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
         [cancellations] = self._keys.leases("cancellations")
-        mark = command("SET", self._keys.cancelled(job_id), "{}", "EX", CANCELLED_TTL)
+        mark = command("SET", self._keys.cancelled(job_id), encode(cancellation), "EX", CANCELLED_TTL)
+        forget = command("DEL", self._keys.cancel_answer(job_id))
         note = call(_NOTE_CANCELLED, [cancellations], [legible(job_id), CANCELLED_TTL, MOST_CANCELLED])
-        for reply in self._runner.run_all([mark, note]):
+        for reply in self._runner.run_all([mark, forget, note]):
             if isinstance(reply, Exception):
                 raise reply
 
-    def cancelled_since(self, since: float) -> tuple[list[str], float]:
-        """Return the jobs that were cancelled after a time, and the time to ask with next.
+    def cancelled_since(self, since: float) -> tuple[dict[str, Cancellation], float]:
+        """Return which runs of jobs were cancelled after a time, by the jobs' ids, and the time to ask with next.
 
         Args:
             since: A time of the Redis server; 0 at first.
@@ -59,15 +61,27 @@ class Marks:
         """
         [cancellations] = self._keys.leases("cancellations")
         listed: Any = self._runner.client.zrangebyscore(cancellations, f"({since!r}", "+inf", withscores=True)
-        return [job_id.decode(errors="replace") for job_id, _ in listed], float(listed[-1][1]) if listed else since
+        job_ids = [job_id.decode(errors="replace") for job_id, _ in listed]
+        return self.cancelled(job_ids), float(listed[-1][1]) if listed else since
 
-    def answer(self, job_id: str, answer: dict[str, Any]) -> None:
-        """Note how a worker cancels a job, if it is marked as cancelled.
+    def cancelled(self, job_ids: Sequence[str]) -> dict[str, Cancellation]:
+        """Return which of some jobs are cancelled, and which runs of each.
 
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
-        self._runner.run(command("SET", self._keys.cancelled(job_id), encode(answer), "XX", "EX", CANCELLED_TTL))
+        if not job_ids:
+            return {}
+        marks = self._runner.run(command("MGET", *map(self._keys.cancelled, job_ids)))
+        return {job_id: _decode(mark) for job_id, mark in zip(job_ids, marks, strict=True) if mark is not None}
+
+    def answer(self, job_id: str, answer: dict[str, Any]) -> None:
+        """Note how a worker cancels a job.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        self._runner.run(command("SET", self._keys.cancel_answer(job_id), encode(answer), "EX", CANCELLED_TTL))
 
     def answer_of(self, job_id: str) -> dict[str, Any] | None:
         """Return how a worker cancels a job, or None while no worker that has it has answered.
@@ -75,21 +89,10 @@ class Marks:
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
-        mark = self._runner.run(command("GET", self._keys.cancelled(job_id)))
+        answer = self._runner.run(command("GET", self._keys.cancel_answer(job_id)))
         with contextlib.suppress(*UNREADABLE):
-            return msgspec.json.decode(mark or b"", type=dict[str, Any]) or None
+            return msgspec.json.decode(answer or b"", type=dict[str, Any]) or None
         return None
-
-    def cancelled(self, job_ids: Sequence[str]) -> list[str]:
-        """Return which of some jobs are marked as cancelled.
-
-        Raises:
-            redis.RedisError: Redis cannot be reached.
-        """
-        if not job_ids:
-            return []
-        flags = self._runner.run(command("MGET", *map(self._keys.cancelled, job_ids)))
-        return [job_id for job_id, flag in zip(job_ids, flags, strict=True) if flag is not None]
 
     def revoke(self, user: str, project_id: str, at: float) -> None:
         """Mark a user's access to a project as revoked: tokens issued before ``at`` no longer open it.
@@ -119,3 +122,10 @@ class Marks:
             with contextlib.suppress(*UNREADABLE):  # an entry of another writer
                 times[msgspec.json.decode(pair, type=tuple[str, str])] = float(at)
         return times
+
+
+def _decode(mark: bytes) -> Cancellation:
+    """Return a cancellation; one that cannot be read concerns all runs of its job."""
+    with contextlib.suppress(*UNREADABLE):
+        return msgspec.json.decode(mark, type=Cancellation)
+    return Cancellation()

@@ -16,6 +16,9 @@ _object = msgspec.json.Decoder(dict[str, Any])
 #: The status of a job of which only progress has been reported.
 _RUNNING = {"event": "status_change", "status": "running", "state": "STARTED", "result": None, "error": None}
 
+#: Where the run stands in the first line of a job's entry, which common.lua describes.
+_RUN_PLACE = 9
+
 #: The counts of a workflow, in the order in which append.lua stores them.
 _COUNTS = ("total", "queued", "running", "done", "failed", "share", "progress", "told")
 
@@ -76,6 +79,13 @@ def decode_job(entry: bytes) -> dict[str, Any] | None:
     status.setdefault("status", None)  # an event filter may have removed it, and all readers ask for it
     reached = {name: progress.get(name) for name in PROGRESS_FIELDS}
     return {**status, **reached, "stalled": status.get("status") == "running" and bool(progress.get("stalled"))}
+
+
+def decode_run(entry: bytes) -> str | None:
+    """Return the mark of the publication that a job's entry is of; None if it has none."""
+    words = entry.partition(b"\n")[0].split(b" ")
+    run = words[_RUN_PLACE].decode(errors="replace") if len(words) > _RUN_PLACE else ""
+    return run if run[:1].isdigit() else None
 
 
 def decode_event(entry: Any, epoch: str) -> dict[str, Any]:

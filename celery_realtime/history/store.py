@@ -26,7 +26,7 @@ from celery_realtime.history.leases import Leases
 from celery_realtime.history.lua import Command, Runner, Script, call, command
 from celery_realtime.history.marks import Marks
 from celery_realtime.history.places import Places
-from celery_realtime.history.snapshot import Snapshot, decode_event, decode_job
+from celery_realtime.history.snapshot import Snapshot, decode_event, decode_job, decode_run
 from celery_realtime.logs import RateLimitedLogger, describe
 from celery_realtime.urls import RedisAddress, is_sentinel, redact
 
@@ -216,6 +216,15 @@ class History:
         """
         entry: Any = self._runner.client.hget(self.keys.project(project_id)[2], legible(job_id))
         return None if entry is None else decode_job(entry)
+
+    def job_and_run(self, project_id: str, job_id: str) -> tuple[dict[str, Any] | None, str | None]:
+        """Return what :meth:`job` does, and the mark of the job's latest publication, None if it has none.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        entry: Any = self._runner.client.hget(self.keys.project(project_id)[2], legible(job_id))
+        return (None, None) if entry is None else (decode_job(entry), decode_run(entry))
 
     # -- the connection -----------------------------------------------------------------------------------------
 

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from celery_realtime.bounded import BoundedDict
-from celery_realtime.events import CANCEL_COMMAND
+from celery_realtime.events import CANCEL_COMMAND, LATEST_RUN, Cancellation
 from celery_realtime.forks import talking
+from celery_realtime.jobs.lineage import run_of_request
 from celery_realtime.jobs.seams import WorkerRequests
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.loops import BackgroundLoop
@@ -55,8 +56,9 @@ class Cancellations:
     def _start_over(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._cancelled: BoundedDict[str, bool] = BoundedDict(REMEMBERED)
-        self._watched: set[str] = set()
+        self._cancelled: BoundedDict[str, Cancellation] = BoundedDict(REMEMBERED)
+        #: The runs of the jobs that are asked for.
+        self._watched: dict[str, str | None] = {}
         self._thread: threading.Thread | None = None
 
     @property
@@ -64,24 +66,25 @@ class Cancellations:
         """The loop, while it has something to do in this process."""
         return [self.loop] if self._pid == os.getpid() and self._thread is not None else []
 
-    def add(self, job_id: str) -> None:
-        """Note that a job of this process is cancelled."""
-        self._cancelled[job_id] = True
+    def add(self, job_id: str, cancellation: Cancellation) -> None:
+        """Note that runs of a job are cancelled."""
+        self._cancelled[job_id] = cancellation
 
-    def has(self, job_id: str) -> bool:
-        """Tell whether a job that runs in this process has been cancelled; asks for it from now on."""
+    def has(self, job_id: str, run: str | None) -> bool:
+        """Tell whether a job that runs in this process has been cancelled in this run; asks for it from now on."""
         if self._pid != os.getpid():
             self._start_over()
-        if job_id not in self._watched:
+        if job_id not in self._watched or self._watched[job_id] != run:
             with self._lock:
-                self._watched.add(job_id)
+                self._watched[job_id] = run
         if self._thread is None:
             self._start_asking()
-        return self._cancelled.get(job_id) is not None
+        cancellation = self._cancelled.get(job_id)
+        return cancellation is not None and cancellation.concerns(run)
 
     def forget(self, job_id: str) -> None:
         """Ask for a job no more: it has ended."""
-        self._watched.discard(job_id)
+        self._watched.pop(job_id, None)
 
     def _start_asking(self) -> None:
         with self._lock:
@@ -112,14 +115,14 @@ class Cancellations:
     def _ask(self) -> None:
         history = self._history()
         with self._lock:
-            watched = list(self._watched)
+            watched = dict(self._watched)
         if history is None or not watched:
             return
         with talking:
-            cancelled = history.marks.cancelled(watched)
-        for job_id in cancelled:
-            if job_id not in self._cancelled:
-                self.add(job_id)
+            cancelled = history.marks.cancelled(list(watched))
+        for job_id, cancellation in cancelled.items():
+            if self._cancelled.get(job_id) != cancellation and cancellation.concerns(watched[job_id]):
+                self.add(job_id, cancellation)
                 with talking:
                     history.marks.answer(job_id, {"found": True, "how": "cooperative"})
 
@@ -131,14 +134,15 @@ def register_command() -> None:
     control_command(name=CANCEL_COMMAND, args=[("job_id", str)], signature="<job id>")(_cancel_here)
 
 
-def _cancel_here(state: Any, job_id: str, **_: Any) -> dict[str, Any]:
-    """Cancel a job on this worker, and return how it will end; ``found`` tells whether this worker has it."""
-    requests = WorkerRequests(state.consumer)
+def _cancel_here(state: Any, job_id: str, until: str = LATEST_RUN, unmarked: bool = True, **_: Any) -> dict[str, Any]:
+    """Cancel runs of a job on this worker, and return how it will end; ``found`` tells whether this worker has it."""
+    requests, realtime = WorkerRequests(state.consumer), state.app.realtime
+    cancellation = Cancellation(until, unmarked)
+    realtime.worker.note_cancelled(job_id, cancellation)
     request = requests.get(job_id)
-    if request is None:
-        requests.revoke(job_id)
+    if request is None or not cancellation.concerns(run_of_request(request)):
         return {"found": False, "how": "before_start", "pool": requests.pool}
-    return cancel_request(requests, request, state.app.realtime.running_jobs.cancellations)
+    return cancel_request(requests, request, realtime.running_jobs.cancellations)
 
 
 def cancel_request(requests: WorkerRequests, request: Any, cancellations: Cancellations) -> dict[str, Any]:
@@ -151,13 +155,12 @@ def cancel_request(requests: WorkerRequests, request: Any, cancellations: Cancel
 
     Returns:
         ``how`` it will end, None when it cannot be made to, and in which ``pool``. One that is about to start is
-        cancelled both ways.
+        cancelled both ways, if the worker knows that it is cancelled.
     """
     pool, is_running = requests.pool, requests.is_running(request)
     how: str | None = "before_start"
-    requests.revoke(request.id)
     if getattr(request.task, "cancellable", False):
-        cancellations.add(request.id)
+        cancellations.add(request.id, Cancellation.of(run_of_request(request)))
         how = "cooperative" if is_running or requests.is_in_pool(request) else how
     elif pool in TERMINATING:
         requests.terminate(request)
@@ -170,8 +173,10 @@ def cancel_request(requests: WorkerRequests, request: Any, cancellations: Cancel
 class CancelOrders:
     """Cancels what the history says was cancelled, in the main process of the worker that has it.
 
-    The broker's command reaches a worker by its node name. Of two workers of one name it may reach the other, and on
-    RabbitMQ each command reaches one of them only. A worker that starts later has not heard it at all.
+    A cancellation concerns the runs that were there when it was asked for. Celery's own list of revoked tasks goes by
+    the id alone, and would drop later publications too. The broker's command reaches a worker by its node name. Of two
+    workers of one name it may reach the other, and on RabbitMQ each command reaches one of them only. A worker that
+    starts later has not heard it at all.
 
     Args:
         history: Returns the history.
@@ -182,8 +187,7 @@ class CancelOrders:
         self._history = history
         self._cancel = cancel
         self._since = 0.0
-        #: The jobs that were cancelled, and how; None of those that this worker has not cancelled.
-        self._jobs: BoundedDict[str, dict[str, Any] | None] = BoundedDict(REMEMBERED)
+        self._jobs: BoundedDict[str, _Order] = BoundedDict(REMEMBERED)
         self._has_looked = threading.Event()
         self._stopping = threading.Event()
         self.loop = BackgroundLoop("cancel orders", logger, LONGEST_LOOK)
@@ -215,23 +219,45 @@ class CancelOrders:
             return
         with talking:
             cancelled, self._since = history.marks.cancelled_since(self._since)
-        self._learn(cancelled)
+        for job_id, cancellation in cancelled.items():
+            self._jobs[job_id] = _Order(cancellation)
         for request in WorkerRequests().reserved():
-            if self._has_to_cancel(request):
-                answer = self._jobs[request.id] = self._cancel(request)
+            order = self._order_for(request)
+            if order is not None and order.has_to_cancel(request):
+                order.answer = self._cancel(request)
                 with talking:
-                    history.marks.answer(request.id, answer)
+                    history.marks.answer(request.id, order.answer)
 
-    def _learn(self, job_ids: list[str]) -> None:
-        """Let Celery itself drop the jobs if they are received from now on."""
-        requests = WorkerRequests()
-        for job_id in job_ids:
-            self._jobs[job_id] = None
-            requests.revoke(job_id)
+    def note(self, job_id: str, cancellation: Cancellation) -> None:
+        """Note that runs of a job are cancelled, which the history says too."""
+        order = self._jobs.get(job_id)
+        if order is None or order.cancellation != cancellation:
+            self._jobs[job_id] = _Order(cancellation)
 
-    def _has_to_cancel(self, request: Any) -> bool:
-        """Tell whether a job was cancelled, and is not, or has started all the same."""
-        if request.id not in self._jobs:
-            return False
-        answer = self._jobs.get(request.id)
+    def concerns(self, request: Any) -> bool:
+        """Tell whether the job of a request is cancelled, in the run that it is of."""
+        return self._order_for(request) is not None
+
+    def _order_for(self, request: Any) -> _Order | None:
+        order = self._jobs.get(request.id)
+        return order if order is not None and order.cancellation.concerns(run_of_request(request)) else None
+
+
+class _Order:
+    """A cancelled job.
+
+    Args:
+        cancellation: Of which runs.
+
+    Attributes:
+        answer: How this worker has cancelled it; None if it has not.
+    """
+
+    def __init__(self, cancellation: Cancellation) -> None:
+        self.cancellation = cancellation
+        self.answer: dict[str, Any] | None = None
+
+    def has_to_cancel(self, request: Any) -> bool:
+        """Tell whether its request is not cancelled yet, or has started all the same."""
+        answer = self.answer
         return answer is None or (answer["how"] == "before_start" and WorkerRequests.is_running(request))

@@ -55,6 +55,7 @@ class Departures:
     def __init__(self) -> None:
         self._observers: list[Callable[[], None]] = []
         self._arrival_observers: list[Callable[[], None]] = []
+        self._is_cancelled: Callable[[Any], bool] = lambda _: False
         self._start_over()
         after_fork(self._start_over)
 
@@ -69,9 +70,13 @@ class Departures:
         """Call ``observer`` whenever this worker has received a job."""
         self._arrival_observers.append(observer)
 
+    def drop_if(self, is_cancelled: Callable[[Any], bool]) -> None:
+        """Drop each job of which ``is_cancelled``, given its request, says so when its turn comes; else none is."""
+        self._is_cancelled = is_cancelled
+
     def watch(self, job: Job, request: Any) -> None:
         """Note how a job leaves that this worker has just received."""
-        RequestWatch(request, lambda request, report: self._left(job, request, report))
+        RequestWatch(request, lambda request, report: self._left(job, request, report), self._is_cancelled)
         for observer in self._arrival_observers:
             observer()
 

@@ -63,6 +63,11 @@ def lineage_of(job_id: str, fields: Mapping[str, Any]) -> Lineage:
     )
 
 
+def run_of_request(request: Any) -> str | None:
+    """Return the run that the request of a worker, or of a task, is of; None of a message without a mark."""
+    return _checked_run(request_fields(request).get(RUN_HEADER))
+
+
 def new_run() -> str:
     """Return the mark of a publication that is made now. Later ones are greater, as texts too."""
     return f"{time.time_ns() // 1_000_000:013d}-{secrets.token_hex(4)}"

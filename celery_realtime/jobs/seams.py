@@ -143,10 +143,9 @@ def runs_greenlets(worker: Any) -> bool:
 class WorkerRequests:
     """The jobs that a worker's main process has taken from the queue.
 
-    What Celery's own control commands use: ``celery.worker.state`` with ``requests``, ``reserved_requests``,
-    ``active_requests`` and ``revoked``; ``Request.time_start``, which is set when the pool has accepted the job;
-    ``Request.terminate``; and ``Consumer.pool``. Seen in Celery 5.7. Without them, jobs can neither be cancelled nor
-    held by a lease.
+    What Celery's own control commands use: ``celery.worker.state`` with ``requests``, ``reserved_requests`` and
+    ``active_requests``; ``Request.time_start``, which is set when the pool has accepted the job; ``Request.terminate``;
+    and ``Consumer.pool``. Seen in Celery 5.7. Without them, jobs can neither be cancelled nor held by a lease.
 
     Args:
         consumer: The worker's consumer, or the worker itself: what has its pool. Not needed to look at requests.
@@ -189,10 +188,6 @@ class WorkerRequests:
         """The name of the pool, which is that of Celery's module that has it, such as ``prefork``."""
         return type(self._consumer.pool).__module__.rpartition(".")[2]
 
-    def revoke(self, job_id: str) -> None:
-        """Let the worker drop a job when its turn comes."""
-        self._state.revoked.add(job_id)
-
     @staticmethod
     def is_in_pool(request: Any) -> bool:
         """Tell whether a job has been handed to the pool, after which the worker looks no more whether it is revoked.
@@ -204,7 +199,6 @@ class WorkerRequests:
 
     def terminate(self, request: Any) -> None:
         """End a job by its pool, as soon as it runs, and let the worker report it as revoked."""
-        self.revoke(request.id)
         request.terminate(self._consumer.pool, signal="SIGTERM")
 
 
@@ -230,23 +224,40 @@ class RequestWatch:
     signal tells the same: of a job that has returned, the main process sends none, and neither of one whose child died
     after it had stored its success. Without it, such a job stays "running" if its child dies before its end was sent.
 
+    Right before a job is handed to the pool, Celery asks ``Request.revoked`` whether to drop it, which reports it with
+    ``Request._announce_revoked``. Celery's own list of revoked tasks goes by the id, and so would concern each later
+    publication under that id too. Without it, a job that was cancelled while it waited starts, and is terminated then.
+
     Args:
         request: The request, as ``task_received`` has it.
         left: Called with the request and what the pool said; perhaps several times, of which ``requeued`` is right if
             it is among them, and else the first.
+        is_cancelled: Tells whether to drop it, given the request; asked when its turn comes.
     """
 
-    __slots__ = ("_left", "_methods", "_request")
+    __slots__ = ("_is_cancelled", "_left", "_methods", "_request")
 
-    NAMES = ("on_success", "on_failure", "on_timeout", "reject")
+    NAMES = ("on_success", "on_failure", "on_timeout", "reject", "revoked")
 
-    def __init__(self, request: Any, left: Callable[[Any, PoolReport], None]) -> None:
+    def __init__(
+        self, request: Any, left: Callable[[Any, PoolReport], None], is_cancelled: Callable[[Any], bool]
+    ) -> None:
         self._request = request
         self._left = left
+        self._is_cancelled = is_cancelled
         request.realtime_received_at = time.time()
         self._methods = {name: getattr(request, name) for name in self.NAMES}
         for name in self.NAMES:
             setattr(request, name, getattr(self, f"_{name}"))
+
+    def _revoked(self) -> Any:
+        request = self._request
+        if self._methods["revoked"]():
+            return True
+        if not self._is_cancelled(request):
+            return False
+        request._announce_revoked("revoked", False, None, False)
+        return True
 
     def _on_success(self, outcome: Any, **options: Any) -> Any:
         if not isinstance(outcome, (tuple, list)):  # from a thread or greenlet that was killed: no result at all

@@ -287,7 +287,7 @@ class RunningJobs:
             JobCancelled: It has been.
         """
         job = self._reader.running(task) if getattr(task, "cancellable", False) else None
-        if job is None or not self.cancellations.has(job.job_id):
+        if job is None or not self.cancellations.has(job.job_id, job.run):
             return
         reason = TaskRevokedError("cancelled")
         notes_of(task.request).stored = ("REVOKED", reason)

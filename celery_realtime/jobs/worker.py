@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from celery import Celery, bootsteps, signals
 
-from celery_realtime.events import Job
+from celery_realtime.events import Cancellation, Job
 from celery_realtime.jobs.broker_watch import BrokerWatch
 from celery_realtime.jobs.cancelling import CancelOrders, cancel_request, register_command
 from celery_realtime.jobs.incarnation import Incarnation
@@ -61,6 +61,7 @@ class WorkerSupport:
         self._keeper = keeper
         self._reconciler = reconciler
         departures.on_arrival(self._note_soon)
+        departures.drop_if(self._is_cancelled)
         self._green_lease: GreenLease | None = None
         self._cancel_orders: CancelOrders | None = None
         self._broker_watch: BrokerWatch | None = None
@@ -120,6 +121,14 @@ class WorkerSupport:
             app, self._manager, settings.channel, pause=settings.lost_after / 6, patience=settings.lost_after
         )
         self._broker_watch.start()
+
+    def note_cancelled(self, job_id: str, cancellation: Cancellation) -> None:
+        """Drop a job that waits here, or is received later, in the runs that are cancelled."""
+        if self._cancel_orders is not None:
+            self._cancel_orders.note(job_id, cancellation)
+
+    def _is_cancelled(self, request: Any) -> bool:
+        return self._cancel_orders is not None and self._cancel_orders.concerns(request)
 
     def _start_green_lease(self, leases: Leases) -> None:
         from celery_realtime.history.lease_helper import Renewal

@@ -13,7 +13,7 @@ from celery.backends.base import DisabledBackend
 
 from celery_realtime import events
 from celery_realtime.encoding import describe_error, encode_lenient
-from celery_realtime.events import CANCEL_COMMAND, Job
+from celery_realtime.events import CANCEL_COMMAND, Cancellation, Job
 from celery_realtime.exceptions import SubscribeError
 from celery_realtime.lazy import Lazy
 from celery_realtime.logs import RateLimitedLogger
@@ -152,23 +152,29 @@ class JobRequests:
         Raises:
             SubscribeError: The pool that it runs in cannot end it, or no worker can be asked.
         """
-        state = self.state_of(project_id, job_id) or {}
+        state, run = self._standing(project_id, job_id)
         if state.get("status") in _ENDED and state.get("state") != "LOST":
             return {"cancel": "too_late"}
         worker = state.get("worker") if state.get("status") == "running" else None
         deadline = time.monotonic() + ANSWER_TIMEOUT
-        reply = self._ask_workers(job_id, worker)
+        reply = self._ask_workers(job_id, worker, _cancellation(run))
         if reply is None:
             reply = self._answer_of(job_id) if worker is None else self._wait_for_answer(job_id, deadline)
         if reply is None and state.get("status") == "queued":
-            self._withdraw(project_id, state)
+            self._withdraw(project_id, state, run)
         if reply is None and worker is not None:
             return self._after_silence(project_id, job_id)
         if reply is not None and reply["how"] is None:
             raise SubscribeError(f"this job is in a {reply['pool']} pool, which cannot stop it", "unavailable")
         return {"cancel": "requested", "how": reply["how"] if reply else "before_start"}
 
-    def _ask_workers(self, job_id: str, worker: str | None) -> dict[str, Any] | None:
+    def _standing(self, project_id: str, job_id: str) -> tuple[dict[str, Any], str | None]:
+        """Return a job as its project's snapshot has it, and its run; as far as the history has both."""
+        history = self._history()
+        state, run = (None, None) if history is None else history.job_and_run(project_id, job_id)
+        return state or {}, run
+
+    def _ask_workers(self, job_id: str, worker: str | None, what: Cancellation) -> dict[str, Any] | None:
         """Have a job cancelled by the worker that has it, and return its reply, or None if none of those asked has it.
 
         Those of one name are asked together, and the one that has the job need not be the first to reply.
@@ -178,11 +184,11 @@ class JobRequests:
         with self._log.suppressing("cannot ask the workers to cancel a job, so the request is refused"):
             history = self._history()
             if history is not None:
-                history.marks.cancel(job_id)
+                history.marks.cancel(job_id, what)
             try:
                 self._app.control.broadcast(
                     CANCEL_COMMAND,
-                    arguments={"job_id": job_id},
+                    arguments={"job_id": job_id, "until": what.until, "unmarked": what.unmarked},
                     reply=True,
                     timeout=REPLY_TIMEOUT,
                     callback=_raise_if_found,
@@ -208,15 +214,15 @@ class JobRequests:
                 return history.marks.answer_of(job_id)
         return None
 
-    def _withdraw(self, project_id: str, state: dict[str, Any]) -> None:
+    def _withdraw(self, project_id: str, state: dict[str, Any], run: str | None) -> None:
         """Have a queued job that no worker has end as revoked: its queue may have been purged, and nobody would end it.
 
         A worker that gets it after all drops it: it has been told, or finds it among the cancelled jobs.
         """
         history = self._history()
-        job = Job(project_id=project_id, **{name: state[name] for name in _DESCRIBED if state.get(name) is not None})
+        described = {name: state[name] for name in _DESCRIBED if state.get(name) is not None}
+        job = Job(project_id=project_id, run=run, **described)
         with self._log.suppressing("cannot note that a queued job is cancelled, so it ends when a worker gets it"):
-            self._app.control.revoke(job.job_id)  # for workers without this package
             if history is not None:
                 history.leases.withdraw(job, WITHDRAWN_AFTER)
 
@@ -226,6 +232,11 @@ class JobRequests:
         if state.get("status") in _ENDED and state.get("state") != "REVOKED":
             return {"cancel": "too_late"}
         return {"cancel": "requested", "how": "unconfirmed"}
+
+
+def _cancellation(run: str | None) -> Cancellation:
+    """Return the cancellation of a run, or, if that is not known, of all that has been published by now."""
+    return Cancellation.of_unknown(time.time()) if run is None else Cancellation.of(run)
 
 
 class SingleJobs:

@@ -64,6 +64,49 @@ def test_a_job_that_no_worker_will_ever_get_ends_when_it_is_cancelled(shared_sta
         ends_revoked(client, job)
 
 
+@any_broker
+@pytest.mark.parametrize("was", ["waiting", "running"])
+def test_a_job_that_was_cancelled_may_be_published_again_under_its_id(
+    shared_stage: GetStage, broker: Broker, tmp_path: Path, was: str
+) -> None:
+    project, path = new_project(), tmp_path / "go"
+    with shared_stage(broker.name).watch(project) as client:
+        others = [start(jobs.hold, project, client, str(path)) for _ in range(2 if was == "waiting" else 0)]
+        job = jobs.hold.apply_async((str(path),), headers={"project_id": project}).id
+        status = {"waiting": "queued", "running": "running"}[was]
+        client.wait_for_event("agent_status", job_id=job, status=status, timeout=20)
+        assert cancel(client, job)["cancel"] == "requested"
+        path.touch()
+        ends_revoked(client, job)
+        jobs.count.apply_async((1, 0), task_id=job, headers={"project_id": project})
+        client.wait_for_event("agent_status", job_id=job, status="success", timeout=20)
+        assert client.call("get_result", {"job_id": job})["result"] == {"counted": 1}
+        for other in others:
+            assert client.wait_for_end(other)["status"] == "success"
+
+
+@any_broker
+def test_a_worker_drops_the_message_of_the_cancelled_publication_and_runs_that_of_the_next(
+    shared_stage: GetStage, broker: Broker, tmp_path: Path
+) -> None:
+    """Both wait in a queue that no worker reads yet, so no worker has been asked to cancel anything."""
+    project, queue, path = new_project(), f"later-{new_project()}", tmp_path / "ran"
+    stage = shared_stage(broker.name, env={"LOST_AFTER": "3"})
+    with stage.watch(project) as client:
+        job = jobs.leave_trace.apply_async((str(path), "first"), queue=queue, headers={"project_id": project}).id
+        client.wait_for_event("agent_status", job_id=job, status="queued")
+        assert cancel(client, job)["how"] == "before_start"
+        ends_revoked(client, job)
+        options = {"task_id": job, "queue": queue, "headers": {"project_id": project}}
+        jobs.leave_trace.apply_async((str(path), "second"), **options)
+        jobs.celery.control.add_consumer(queue, reply=True)
+        try:
+            client.wait_for_event("agent_status", job_id=job, status="success", timeout=20)
+        finally:
+            jobs.celery.control.cancel_consumer(queue, reply=True)
+        assert path.read_text() == "second"
+
+
 @pytest.mark.parametrize("pool", ["prefork", "gevent", "eventlet"])
 def test_a_pool_that_can_ends_a_job_that_runs(shared_stage: GetStage, pool: str, tmp_path: Path) -> None:
     project = new_project()

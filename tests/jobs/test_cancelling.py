@@ -9,11 +9,14 @@ import pytest
 from celery.worker import state
 from celery.worker.control import Panel
 
-from celery_realtime.events import CANCEL_COMMAND
+from celery_realtime.events import CANCEL_COMMAND, Cancellation
 from celery_realtime.history.store import History as RealHistory
 from celery_realtime.jobs.cancelling import Cancellations, CancelOrders, cancel_request, register_command
 from celery_realtime.jobs.seams import WorkerRequests
 from tests.waiting import wait_for
+
+ALL = Cancellation()
+FIRST, SECOND = "1700000000000-0000000a", "1700000000001-0000000b"
 
 
 class History:
@@ -26,11 +29,11 @@ class History:
         self.answers: dict[str, Any] = {}
         self.marks = self
 
-    def cancelled(self, job_ids: Iterable[str]) -> list[str]:
+    def cancelled(self, job_ids: Iterable[str]) -> dict[str, Cancellation]:
         self.asked += 1
         if self.broken:
             raise ConnectionError("away")
-        return [job_id for job_id in job_ids if job_id in self.jobs]
+        return {job_id: ALL for job_id in job_ids if job_id in self.jobs}
 
     def answer(self, job_id: str, answer: dict[str, Any]) -> None:
         self.answers[job_id] = answer
@@ -49,32 +52,39 @@ def cancellations(history: History) -> Cancellations:
 
 def test_a_job_whose_order_reaches_this_process_is_cancelled_at_once() -> None:
     cancellations = Cancellations(lambda: None)
-    cancellations.add("job")
-    assert cancellations.has("job")
-    assert not cancellations.has("another")
+    cancellations.add("job", ALL)
+    assert cancellations.has("job", None)
+    assert not cancellations.has("another", None)
 
 
 def test_a_job_that_was_cancelled_elsewhere_is_found_in_the_history(
     cancellations: Cancellations, history: History
 ) -> None:
-    assert not cancellations.has("job")
+    assert not cancellations.has("job", None)
     history.jobs.add("job")
-    wait_for(lambda: cancellations.has("job"))
-    assert not cancellations.has("another")
+    wait_for(lambda: cancellations.has("job", None))
+    assert not cancellations.has("another", None)
     for job in ("job", "another"):
         cancellations.forget(job)
+
+
+def test_another_run_of_a_cancelled_job_is_not_cancelled(cancellations: Cancellations) -> None:
+    cancellations.add("job", Cancellation.of(FIRST))
+    assert cancellations.has("job", FIRST)
+    assert not cancellations.has("job", SECOND)
+    cancellations.forget("job")
 
 
 def test_while_the_history_is_away_jobs_run_on_and_the_loop_goes_on(
     cancellations: Cancellations, history: History, caplog: pytest.LogCaptureFixture
 ) -> None:
     history.broken = True
-    assert not cancellations.has("job")
+    assert not cancellations.has("job", None)
     wait_for(lambda: cancellations.loop.failures >= 2)
     assert [loop.health()["error"] for loop in cancellations.loops] == ["ConnectionError: away"]
     history.broken = False
     history.jobs.add("job")
-    wait_for(lambda: cancellations.has("job"))
+    wait_for(lambda: cancellations.has("job", None))
     cancellations.forget("job")
     assert len(caplog.records) == 1
 
@@ -82,17 +92,17 @@ def test_while_the_history_is_away_jobs_run_on_and_the_loop_goes_on(
 def test_when_no_job_is_left_the_loop_ends_and_the_next_job_starts_it_again(
     cancellations: Cancellations, history: History
 ) -> None:
-    cancellations.has("job")
+    cancellations.has("job", None)
     cancellations.forget("job")
     wait_for(lambda: cancellations.loops == [])
     history.jobs.add("next")
-    wait_for(lambda: cancellations.has("next"))
+    wait_for(lambda: cancellations.has("next", None))
     cancellations.forget("next")
 
 
 def test_without_a_history_nothing_is_asked() -> None:
     cancellations = Cancellations(lambda: None)
-    assert not cancellations.has("job")
+    assert not cancellations.has("job", None)
     assert cancellations.loops == []
 
 
@@ -108,10 +118,10 @@ def test_a_process_that_can_start_no_thread_runs_its_jobs_and_tries_again(
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", refuse)
         for _ in range(3):
-            assert not cancellations.has("job")
+            assert not cancellations.has("job", None)
     assert len(caplog.records) == 1
     history.jobs.add("job")
-    wait_for(lambda: cancellations.has("job"))
+    wait_for(lambda: cancellations.has("job", None))
     cancellations.forget("job")
 
 
@@ -128,8 +138,17 @@ def test_the_command_may_be_registered_for_each_worker_of_a_process() -> None:
 class Request:
     """A job that this process, as a worker, has taken from its queue."""
 
-    def __init__(self, job_id: str, *, running: bool = True, in_pool: bool = True, cancellable: bool = False) -> None:
+    def __init__(
+        self,
+        job_id: str,
+        *,
+        running: bool = True,
+        in_pool: bool = True,
+        cancellable: bool = False,
+        run: str | None = None,
+    ) -> None:
         self.id = job_id
+        self.request_dict = {} if run is None else {"realtime_run": run}
         self.time_start = 1.0 if running else None
         self._apply_result = object() if in_pool else None
         self.task = SimpleNamespace(cancellable=cancellable)
@@ -157,7 +176,7 @@ def revoked() -> Iterator[Any]:
 def receive() -> Iterator[Callable[..., Request]]:
     requests: list[Request] = []
 
-    def new(job_id: str, **more: bool) -> Request:
+    def new(job_id: str, **more: Any) -> Request:
         requests.append(Request(job_id, **more))
         state.reserved_requests.add(requests[-1])
         return requests[-1]
@@ -190,7 +209,8 @@ def test_how_a_job_is_cancelled_depends_on_its_pool_and_on_how_far_it_is(
     request_.terminated = 0
     answer = cancel_request(WorkerRequests(pool_of(pool)), request_, cancellations)
     assert answer == {"found": True, "how": how, "pool": pool}
-    assert (request_.terminated, cancellations.has("job"), "job" in revoked) == (terminated, told, True)
+    assert (request_.terminated, cancellations.has("job", None)) == (terminated, told)
+    assert "job" not in revoked  # Celery's own list goes by the id, and would drop each later publication too
 
 
 class Orders:
@@ -226,8 +246,8 @@ def test_a_worker_cancels_what_it_has_and_no_other_job_and_answers(
     marks = orders.history.marks
     receive("mine")
     receive("left alone")
-    marks.cancel("mine")
-    marks.cancel("somebody else's")
+    marks.cancel("mine", ALL)
+    marks.cancel("somebody else's", ALL)
     for _ in range(3):
         orders.orders.look()
     assert orders.cancelled == ["mine"]
@@ -236,16 +256,43 @@ def test_a_worker_cancels_what_it_has_and_no_other_job_and_answers(
     assert "left alone" not in revoked
 
 
-def test_a_job_that_is_received_after_it_was_cancelled_is_dropped_by_celery(orders: Orders, revoked: Any) -> None:
-    orders.history.marks.cancel("later")
+def test_a_job_that_is_received_after_it_was_cancelled_is_dropped(orders: Orders) -> None:
+    orders.history.marks.cancel("later", ALL)
+    assert not orders.orders.concerns(Request("later"))
     orders.orders.look()
-    assert "later" in revoked
+    assert orders.orders.concerns(Request("later"))
+    assert not orders.orders.concerns(Request("another"))
+
+
+@pytest.mark.parametrize(
+    ("cancelled", "dropped"),
+    [
+        (Cancellation.of(FIRST), [FIRST]),
+        (Cancellation.of(SECOND), [FIRST, SECOND]),
+        (Cancellation.of(None), [None]),
+        (Cancellation.of_unknown(1_600_000_000.0), [None]),
+        (Cancellation.of_unknown(1_700_000_000.0), [FIRST, SECOND, None]),
+        (ALL, [FIRST, SECOND, None]),
+    ],
+)
+def test_a_cancellation_concerns_the_runs_that_were_there(
+    orders: Orders, receive: Callable[..., Request], cancelled: Cancellation, dropped: list[str | None]
+) -> None:
+    for order in (lambda: orders.history.marks.cancel("job", cancelled), lambda: orders.orders.note("job", cancelled)):
+        order()
+        orders.orders.look()
+        runs = (FIRST, SECOND, None)
+        assert [run for run in runs if orders.orders.concerns(Request("job", run=run))] == dropped
+    for run in runs:
+        receive("job", run=run)
+    orders.orders.look()
+    assert len(orders.cancelled) == min(1, len(dropped))  # one answer is enough
 
 
 def test_a_second_order_is_answered_too(orders: Orders, receive: Callable[..., Request]) -> None:
     receive("job")
     for _ in range(2):
-        orders.history.marks.cancel("job")
+        orders.history.marks.cancel("job", ALL)
         orders.orders.look()
         assert orders.history.marks.answer_of("job") is not None
     assert orders.cancelled == ["job", "job"]
@@ -256,7 +303,7 @@ def test_a_job_that_has_started_although_it_was_cancelled_before_is_cancelled_ag
 ) -> None:
     request = receive("job", running=False)
     orders.how = "before_start"
-    orders.history.marks.cancel("job")
+    orders.history.marks.cancel("job", ALL)
     orders.orders.look()
     orders.orders.look()
     assert orders.cancelled == ["job"]
@@ -267,10 +314,10 @@ def test_a_job_that_has_started_although_it_was_cancelled_before_is_cancelled_ag
     assert orders.cancelled == ["job", "job"]
 
 
-def test_it_has_looked_when_its_worker_begins_and_goes_on(orders: Orders, revoked: Any) -> None:
-    orders.history.marks.cancel("early")
+def test_it_has_looked_when_its_worker_begins_and_goes_on(orders: Orders) -> None:
+    orders.history.marks.cancel("early", ALL)
     orders.orders.start()
-    assert "early" in revoked
-    orders.history.marks.cancel("later")
-    wait_for(lambda: "later" in revoked)
+    assert orders.orders.concerns(Request("early"))
+    orders.history.marks.cancel("later", ALL)
+    wait_for(lambda: orders.orders.concerns(Request("later")))
     assert orders.orders.loop.is_turning

@@ -23,6 +23,9 @@ class Request:
         self.acknowledged = False
         self.calls: list[str] = []
 
+    def revoked(self) -> bool:
+        return False
+
     def on_success(self, outcome: Any, **_: Any) -> str:
         self.calls.append("success")
         return "answer"
@@ -66,7 +69,7 @@ def test_a_request_that_has_left_is_not_watched_any_more(departures: Departures)
     request = Request()
     departures.watch(JOB, request)
     request.on_success((0, "repr", 0.1))
-    assert not {"on_success", "on_failure", "on_timeout", "reject"} & vars(request).keys()
+    assert not {"on_success", "on_failure", "on_timeout", "reject", "revoked"} & vars(request).keys()
 
 
 def test_it_is_due_after_some_seconds_and_may_be_looked_at_later(departures: Departures) -> None:

@@ -47,7 +47,7 @@ class Request:
         self.time_start = 0.0
         self.worker_pid = pid
         self.acknowledged = False
-        self.on_success = self.on_failure = self.on_timeout = self.reject = lambda *_, **__: None
+        self.on_success = self.on_failure = self.on_timeout = self.reject = self.revoked = lambda *_, **__: None
 
 
 class Play:

@@ -47,7 +47,7 @@ class Request:
 
     def on_success(self, *_: Any, **__: Any) -> None: ...
 
-    on_failure = on_timeout = reject = on_success
+    on_failure = on_timeout = reject = revoked = on_success
 
 
 def receive(studio: Studio, requests: list[Any], *jobs: tuple[str, str | None]) -> None:
