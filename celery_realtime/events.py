@@ -72,6 +72,9 @@ TERMINAL_RANK = 2
 #: The ``gate`` of what is no event, see :func:`workflow_look`.
 LOOK_GATE = "w"
 
+#: The ``gate`` of a job whose message went back, see :func:`outgoing_given_back`.
+GIVEN_BACK_GATE = "B"
+
 #: What a workflow counts a job as.
 KIND_OF_STATUS = {"queued": "queued", "running": "running", "success": "done", "error": "failed"}
 
@@ -211,7 +214,9 @@ class Standing(msgspec.Struct, frozen=True):
         gate: What is only inferred, mostly by a reaper: ``L`` for LOST, which ends what runs, and ``S`` for LOST of a
             job that its worker is known to have started, which also ends what is still queued; ``E`` for an expiry,
             which ends only what is queued; ``U`` for a step that will not run, which ends only what is unknown; ``s``
-            for a stall. A later run or end reopens what ended so. ``w`` is no event, see :func:`workflow_look`.
+            for a stall. A later run or end reopens what ended so. ``B`` for a job that is queued again since its
+            message went back to the broker, which is news only of the start before. ``w`` is no event, see
+            :func:`workflow_look`.
         percent: Of progress, how far.
         run: The mark of its job's publication.
         execution: The start of its job's task that it is from.
@@ -417,6 +422,19 @@ def outgoing_end(job: Job, ending: Ending, *, incarnation: str, gate: str = "") 
     """
     change = status_change(job, ending.state, result=ending.result, error=ending.error, truncated=ending.truncated)
     return outgoing_status(change, incarnation=incarnation, gate=gate, job=job)
+
+
+def outgoing_given_back(job: Job, clock: float, *, incarnation: str) -> Outgoing:
+    """Encode that the message of a job that has started went back to the broker: it is queued again.
+
+    Args:
+        job: The job, which must have a project.
+        clock: When that was, in seconds since the epoch.
+        incarnation: The incarnation of the worker that gave it back.
+    """
+    change = status_change(msgspec.structs.replace(job, worker=None), "PENDING")
+    job = msgspec.structs.replace(job, execution=Execution("", clock))
+    return outgoing_status(change, gate=GIVEN_BACK_GATE, incarnation=incarnation, job=job)
 
 
 def outgoing_progress(update: ProgressUpdate, stall_after: float | None = None, *, job: Job | None = None) -> Outgoing:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from celery_realtime.encoding import encode, legible
-from celery_realtime.events import TERMINAL_RANK, Job, Outgoing, ProgressUpdate
+from celery_realtime.events import GIVEN_BACK_GATE, TERMINAL_RANK, Job, Outgoing, ProgressUpdate
 from celery_realtime.history.keys import Keys
 from celery_realtime.history.lua import Command, Runner, Script, call, command
 from celery_realtime.history.snapshot import UNREADABLE
@@ -277,7 +277,7 @@ def _running_changes(events: list[Outgoing]) -> dict[str, dict[str, bytes | None
             of_incarnation = changes.setdefault(event.standing.incarnation, {})
             if event.rank == _RUNNING_RANK:
                 of_incarnation[_field(event, event.attempt)] = _describe_job(event)
-            elif event.rank == TERMINAL_RANK:
+            elif event.rank == TERMINAL_RANK or event.standing.gate == GIVEN_BACK_GATE:
                 of_incarnation[_field(event, event.attempt)] = None
             elif event.attempt:  # a retry: the attempt before it is over, and its message may be back already
                 of_incarnation[_field(event, event.attempt - 1)] = None

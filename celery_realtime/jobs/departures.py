@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.events import Job
@@ -33,16 +34,18 @@ class Departure:
 
     Attributes:
         due_first: As ``due`` was at first.
+        left_at: When it left, in seconds since the epoch.
         started_at: When the pool accepted it, in seconds since the epoch; None for a job that never started.
         pid: The process that ran it, or None.
     """
 
-    __slots__ = ("due", "due_first", "job", "pid", "report", "request", "started_at")
+    __slots__ = ("due", "due_first", "job", "left_at", "pid", "report", "request", "started_at")
 
     def __init__(self, job: Job, report: PoolReport, request: Any, due: float) -> None:
         self.job = job
         self.report = report
         self.due = self.due_first = due
+        self.left_at = time.time()
         self.started_at: float | None = getattr(request, "time_start", None)
         self.pid: int | None = getattr(request, "worker_pid", None)
         # The steps behind a job that has not succeeded are in its request; that of any other is not needed any more.
@@ -61,9 +64,11 @@ class Departures:
 
     def _start_over(self) -> None:
         self._departures: BoundedDict[tuple[str, int], Departure] = BoundedDict(REMEMBERED)
+        #: By request, the jobs that have not left.
+        self._present: WeakKeyDictionary[Any, Job] = WeakKeyDictionary()
 
     def on_death(self, observer: Callable[[], None]) -> None:
-        """Call ``observer`` whenever the child that ran a job has died."""
+        """Call ``observer`` whenever the child that ran a job has died, or a job has to be run by somebody else."""
         self._observers.append(observer)
 
     def on_arrival(self, observer: Callable[[], None]) -> None:
@@ -77,20 +82,42 @@ class Departures:
     def watch(self, job: Job, request: Any) -> None:
         """Note how a job leaves that this worker has just received."""
         RequestWatch(request, lambda request, report: self._left(job, request, report), self._is_cancelled)
+        self._present[request] = job
         for observer in self._arrival_observers:
             observer()
 
     def _left(self, job: Job, request: Any, report: PoolReport) -> None:
-        if job.project_id is None:
+        self._present.pop(request, None)
+        if report.kind == "dropped":  # before it began, which Celery reports
             return
         key = (job.job_id, job.attempt)
-        if report.kind in ("requeued", "replaced"):
-            self._departures.pop(key)  # it goes on, as its message or as another job
-        elif self._departures.get(key) is None:
+        before = self._departures.get(key)
+        if report.kind == "replaced":
+            self._departures.pop(key)  # it goes on as another job
+        elif report.kind == "requeued":
+            self._departures[key] = Departure(job, report, request, time.monotonic())
+        elif before is None or before.report.kind == "requeued":  # that was of a delivery before
             self._departures[key] = Departure(job, report, request, time.monotonic() + GRACE)
-        if report.kind == "lost":
+        if report.kind in ("lost", "requeued"):
             for observer in self._observers:
                 observer()
+
+    def give_back(self, job: Job, request: Any) -> None:
+        """Note that the message of a job that ran goes back to the broker."""
+        self._left(job, request, PoolReport("requeued"))
+
+    def close(self) -> None:
+        """Note of all jobs that have not left how they leave now: the worker ends.
+
+        The broker gets back what is not acknowledged, and delivers it again. Of a job whose message is acknowledged
+        nobody knows any more, if it has begun.
+        """
+        for request, job in list(self._present.items()):
+            if request.time_start and not request.acknowledged:
+                self.give_back(job, request)
+            elif request.time_start:
+                self._left(job, request, PoolReport("abandoned"))
+        self._present.clear()
 
     def cut_off(self, job: Job, request: Any) -> None:
         """Note that a job of this process was cut off, of which Celery may or may not say why."""

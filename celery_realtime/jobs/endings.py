@@ -19,6 +19,7 @@ ENDS = ("SUCCESS", "FAILURE", "REVOKED")
 CLOCK = 1.0
 
 CUT_OFF = "WorkerShutdown: the job was cut off"
+SHUTDOWN = "WorkerShutdown: the worker was shut down while the job ran"
 
 
 def success(result: Any, settings: Settings) -> Ending:
@@ -82,6 +83,8 @@ def of_report(report: PoolReport) -> Ending:
         return Ending("REVOKED", "TaskRevokedError: terminated")
     if report.kind == "rejected":
         return Ending("REJECTED", rejection_error(cause))
+    if report.kind == "abandoned":
+        return Ending("LOST", SHUTDOWN)
     if report.kind == "cut off":
         return Ending("LOST", CUT_OFF)
     return Ending("FAILURE", describe_error(cause))

@@ -48,8 +48,9 @@ LONGEST_TURN = 60.0
 class Reconciler:
     """Compare what has left a worker with what is on record, and report the ends that are missing.
 
-    First of all it sends what dead children had written into their spools. Then, of each job that has left some seconds
-    ago and has no end on record, it establishes the end: from the pool, else from the result backend.
+    First of all it sends what dead children had written into their spools. Then it reports which jobs are queued again,
+    since their messages went back to the broker. Last, of each job that has left some seconds ago and has no end on
+    record, it establishes the end: from the pool, else from the result backend.
 
     Args:
         departures: The jobs that have left.
@@ -117,11 +118,12 @@ class Reconciler:
                 self._thread.start()
 
     def finish(self, timeout: float) -> None:
-        """Look at all that has left, at once, and then end; the worker ends.
+        """Look at all that has left, and at what leaves with the worker, at once, and then end: the worker ends.
 
         Args:
             timeout: Longest wait in seconds.
         """
+        self._departures.close()
         with self._lock:
             thread, self._thread = self._thread, None
             self._is_ending = True
@@ -162,10 +164,20 @@ class Reconciler:
     def _reconcile(self, due: list[Departure], clock: float) -> None:
         waiting = [departure for departure in due if self._will_send(departure, clock)]
         self._departures.postpone(waiting, clock + PAUSE)
-        looked_at = [departure for departure in due if departure not in waiting]
+        looked_at = self._give_back([departure for departure in due if departure not in waiting])
         unsettled = self._unsettled(looked_at)
         self._departures.settle([departure for departure in looked_at if departure not in unsettled])
         self._establish(unsettled, clock)
+
+    def _give_back(self, due: list[Departure]) -> list[Departure]:
+        """Report the jobs whose messages went back to the broker, and return the others."""
+        given_back = [departure for departure in due if departure.report.kind == "requeued"]
+        for departure in given_back if self._manager.history is not None else ():
+            self._manager.put(
+                events.outgoing_given_back(departure.job, departure.left_at, incarnation=self._reporter.incarnation)
+            )
+        self._departures.settle(given_back)
+        return [departure for departure in due if departure not in given_back]
 
     def _will_send(self, departure: Departure, clock: float) -> bool:
         """Tell whether the child of a job lives and has not sent all yet."""
@@ -179,7 +191,8 @@ class Reconciler:
             return [
                 departure
                 for departure in due
-                if departure.report.kind in ("lost", "cut off") and not self._reporter.has_ended(departure.job)
+                if departure.report.kind in ("lost", "cut off", "abandoned")
+                and not self._reporter.has_ended(departure.job)
             ]
         # If it cannot be reached, children have something to send first when it can again.
         self._departures.postpone(due, time.monotonic() + GRACE)

@@ -207,7 +207,8 @@ class PoolReport(NamedTuple):
 
     Attributes:
         kind: ``returned``, ``failed``, ``retried``, ``ignored``, ``replaced``, ``rejected``, ``terminated``,
-            ``requeued`` (its message went back to the broker) or ``lost`` (the process that ran it is gone).
+            ``requeued`` (its message went back to the broker), ``dropped`` (it was revoked before it began),
+            ``abandoned`` (cut off by the end of the worker) or ``lost`` (the process that ran it is gone).
         cause: The exception that it left with, if it left with one.
     """
 
@@ -226,7 +227,8 @@ class RequestWatch:
 
     Right before a job is handed to the pool, Celery asks ``Request.revoked`` whether to drop it, which reports it with
     ``Request._announce_revoked``. Celery's own list of revoked tasks goes by the id, and so would concern each later
-    publication under that id too. Without it, a job that was cancelled while it waited starts, and is terminated then.
+    publication under that id too. ``Request._already_cancelled`` is set where Celery cuts a job off that was not
+    revoked. Without it, a job that was cancelled while it waited starts, and is terminated then.
 
     Args:
         request: The request, as ``task_received`` has it.
@@ -252,12 +254,13 @@ class RequestWatch:
 
     def _revoked(self) -> Any:
         request = self._request
-        if self._methods["revoked"]():
-            return True
-        if not self._is_cancelled(request):
-            return False
-        request._announce_revoked("revoked", False, None, False)
-        return True
+        is_revoked = self._methods["revoked"]()
+        if not is_revoked and self._is_cancelled(request):
+            is_revoked = True
+            request._announce_revoked("revoked", False, None, False)
+        if is_revoked:
+            self._left(request, PoolReport("dropped"))
+        return is_revoked
 
     def _on_success(self, outcome: Any, **options: Any) -> Any:
         if not isinstance(outcome, (tuple, list)):  # from a thread or greenlet that was killed: no result at all
@@ -281,6 +284,8 @@ class RequestWatch:
 
     def _report_of(self, error: BaseException) -> PoolReport:
         report = report_of(error)
+        if report.kind in ("terminated", "lost") and getattr(self._request, "_already_cancelled", False):
+            return PoolReport("abandoned" if self._request.acknowledged else "requeued", report.cause)
         if report.kind == "requeued" and self._request.acknowledged:  # there is no message any more to give back
             return PoolReport("rejected", report.cause)
         return report

@@ -37,8 +37,6 @@ logger = logging.getLogger(__name__)
 #: Received jobs that a worker's main process remembers.
 REMEMBERED = 10000
 
-SHUTDOWN = "WorkerShutdown: the worker was shut down while the job ran"
-
 
 class Bridge:
     """Report the jobs of an app to a manager, from Celery's signals.
@@ -281,10 +279,15 @@ class Bridge:
         """Report a job that a cold shutdown cut off; retries proper are reported when they are published.
 
         Celery calls it a retry, without a reason, yet a message that was acknowledged early does not come back
-        (celery/worker/request.py, ``_announce_cancelled``).
+        (celery/worker/request.py, ``_announce_cancelled``). It does the same to late ones when the broker was away.
         """
-        if sender is not None and sender.app is self._app and reason is None:
-            self._reporter.report(self._job_in_parent(request), "LOST", error=SHUTDOWN)
+        if sender is None or sender.app is not self._app or reason is not None:
+            return
+        job, received = self._job_in_parent(request), self._requests.get(request.id)
+        if received is not None and not received.acknowledged:
+            self._departures.give_back(job, received)
+        else:
+            self._reporter.report(job, "LOST", error=endings.SHUTDOWN)
 
 
 def _stored_error(meta: Any) -> str | None:

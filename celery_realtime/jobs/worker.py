@@ -153,11 +153,20 @@ class WorkerSupport:
             self._keeper().note_soon()
 
     def abandon(self) -> None:
-        """Let the worker's lease lapse: the worker is cut off, and its jobs with it."""
+        """Say what becomes of the worker's jobs, and give up its lease: the worker is cut off, and its jobs with it.
+
+        If that cannot be said now, the lease lapses.
+        """
         self._reconciler.finish(CUT_OFF_TIMEOUT)
         self._stop_loops()
+        self._leave(is_settled=self._manager.flush(CUT_OFF_TIMEOUT))
+
+    def _leave(self, *, is_settled: bool) -> None:
         if self._incarnation.id and self._manager.history is not None:
-            self._keeper().abandon(self._incarnation.id)
+            if is_settled:
+                self._keeper().release(self._incarnation.id, is_settled=True)
+            else:
+                self._keeper().abandon(self._incarnation.id)
 
     def held_jobs(self) -> list[HeldJob]:
         """Return the jobs that this worker has taken from the queue, and that have a project.
@@ -186,13 +195,12 @@ class WorkerSupport:
         if signal is signals.worker_shutdown:
             self._reconciler.finish(self._settings().flush_timeout)
             self._manager.spools.end()
-        self._manager.flush()
+        is_settled = self._manager.flush()
         if signal is not signals.worker_shutting_down:
             self._manager.close()
         if signal is signals.worker_shutdown and self._incarnation.id:
             self._stop_loops()
-            if self._manager.history is not None:
-                self._keeper().release(self._incarnation.id)
+            self._leave(is_settled=is_settled)
             self._incarnation.end()
 
 

@@ -104,15 +104,20 @@ class Keeper:
             )
             self._start()
 
-    def release(self, incarnation: str) -> None:
-        """Give up the lease of an incarnation that ends; if it still holds jobs, the lease lapses instead."""
+    def release(self, incarnation: str, *, is_settled: bool = False) -> None:
+        """Give up the lease of an incarnation that ends; if it still holds jobs, the lease lapses instead.
+
+        Args:
+            incarnation: The incarnation.
+            is_settled: Whether it has been reported what becomes of the jobs that it still holds.
+        """
         renewal = self._renewals.pop(incarnation, None)
         if renewal is not None:
-            renewal.release()
+            renewal.release(is_settled=is_settled)
         self._stop_if_idle()
 
     def abandon(self, incarnation: str) -> None:
-        """Let the lease of an incarnation lapse that ends out of order: what it was running is lost."""
+        """Let the lease of an incarnation lapse that ends and cannot say what becomes of its jobs."""
         renewal = self._renewals.pop(incarnation, None)
         if renewal is not None:
             renewal.stop()
@@ -215,10 +220,10 @@ class LeaseRenewal:
         with self._lock:
             self._is_stopped = True
 
-    def release(self) -> None:
-        """Give up the lease, unless the incarnation still holds jobs."""
+    def release(self, *, is_settled: bool = False) -> None:
+        """Give up the lease, unless the incarnation still holds jobs, or one of them is noted as running."""
         self.stop()
-        if self._held():
+        if not is_settled and self._held():
             return
         try:
             with talking:

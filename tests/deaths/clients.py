@@ -30,7 +30,8 @@ class Page:
         with self._lock:
             if self._answers.get(job) != answer:
                 self._answers[job] = answer
-                self._changes.append(Change(job, answer, int(entry.get("attempt") or 0)))
+                attempt, timestamp = int(entry.get("attempt") or 0), str(entry.get("timestamp") or "")
+                self._changes.append(Change(job, answer, attempt, timestamp))
 
     def show_only(self, entries: Mapping[str, Entry]) -> None:
         """Show these jobs and no other."""

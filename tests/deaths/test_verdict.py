@@ -96,6 +96,12 @@ def test_going_backwards_is_a_fault_but_in_the_next_attempt() -> None:
     assert turns(retried) == []
 
 
+@pytest.mark.parametrize(("queued", "faults"), [("12:00:02", []), ("12:00:00", ["backwards"])])
+def test_a_job_whose_message_went_back_after_its_start_is_queued_again(queued: str, faults: list[str]) -> None:
+    changes = (Change("job", "running", 0, "12:00:01"), Change("job", "queued", 0, queued))
+    assert [fault.kind for fault in turns(View("a", {}, changes))] == faults
+
+
 def test_jobs_are_not_mistaken_for_one_another() -> None:
     view = View("a", {}, (Change("one", "success"), Change("two", "running"), Change("two", "success")))
     assert turns(view) == []

@@ -29,11 +29,13 @@ class Change:
         job: Its id.
         answer: See :mod:`tests.deaths.oracle`.
         attempt: Of the job.
+        timestamp: Of the status that it shows.
     """
 
     job: str
     answer: str
     attempt: int = 0
+    timestamp: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,17 +130,19 @@ def turns(view: View) -> list[Fault]:
         before = last.get(change.job)
         last[change.job] = change
         if before is not None and before.answer != change.answer and before.attempt == change.attempt:
-            kind = _turn(before.answer, change.answer)
+            kind = _turn(before, change)
             if kind is not None:
                 shown = f"{before.answer} and then {change.answer}"
                 faults.append(Fault(kind, change.job, view.name, shown, path=view.path(change.job)))
     return faults
 
 
-def _turn(before: str, after: str) -> str | None:
-    if _is_end(before) and before != LOST:
+def _turn(before: Change, after: Change) -> str | None:
+    if _is_end(before.answer) and before.answer != LOST:
         return "reopened"
-    return "backwards" if (before, after) == (RUNNING, QUEUED) else None
+    # A job whose message went back to the broker is queued again; its publication is older than its start.
+    is_late = after.timestamp <= before.timestamp
+    return "backwards" if (before.answer, after.answer) == (RUNNING, QUEUED) and is_late else None
 
 
 def _is_end(answer: str) -> bool:

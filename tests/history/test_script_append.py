@@ -85,7 +85,7 @@ class Append:
 
 def event(rank: str, payload: str, **more: Any) -> list[Any]:
     """Return the description of an event, and its payload."""
-    kind = {"0": "queued", "1": "running", "2": "done", **dict.fromkeys("LSEU", "failed")}.get(rank, "")
+    kind = {"0": "queued", "B": "queued", "1": "running", "2": "done", **dict.fromkeys("LSEU", "failed")}.get(rank, "")
     fields = {"job": "job", "attempt": 0, "percent": 0, "incarnation": "-", "kind": kind, "root": "-"}
     fields |= {"run": "-", "execution": "-", "age": 0, "redelivered": False}
     assert more.keys() <= fields.keys()
@@ -463,3 +463,52 @@ def test_another_server_counts_on_in_another_epoch(append: Append) -> None:
     append.redis.set(KEYS.project("p", "server")[-1], "another")
     assert append(event("c", "d"), server=True)[:2] == ("new", [4])
     assert append.entry()[-2] == "a"
+
+
+# -- messages that went back to the broker ---------------------------------------------------------------------------
+
+
+def test_a_job_whose_message_went_back_is_queued_again_without_its_progress(append: Append) -> None:
+    started = {"incarnation": "i1", "execution": "e1", "age": 500}
+    append(event("0", "q"), event("1", "r", **started), event("p", "80", percent=80, execution="e1", age=500))
+    [at] = append(event("B", "back", incarnation="i1", age=100))[1]
+    assert at == 4
+    words = append.entry()
+    assert (words[1], words[2], words[6], words[-2:]) == ("0", "0", "queued", ["back", ""])
+    # What is heard late of the start before.
+    assert append(event("1", "r", **started), event("p", "85", percent=85, execution="e1", age=500))[1] == [0, 0]
+    assert append(event("S", "lost", incarnation="i1"), event("L", "lost", incarnation="i1"))[1] == [0, 0]
+    again = {"incarnation": "i2", "execution": "e2"}
+    offsets = append(
+        event("1", "r2", **again), event("p", "20", percent=20, execution="e2"), event("2", "end", **again)
+    )[1]
+    assert offsets == [5, 6, 7]
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        event("1", "r2", incarnation="i1", execution="e2", age=0),  # delivered again to the same worker
+        event("1", "r2", incarnation="i2", execution="e2", age=0),
+        event("2", "end", incarnation="i1", execution="e1", age=500),
+        event("0", "retry", attempt=1),
+    ],
+)
+def test_that_a_message_went_back_is_no_news_of_what_came_after(append: Append, later: list[Any]) -> None:
+    append(event("0", "q"), event("1", "r", incarnation="i1", execution="e1", age=500))
+    assert append(later)[1] != [0]
+    assert append(event("B", "back", incarnation="i1", age=100))[1] == [0]
+
+
+def test_a_lost_job_whose_message_went_back_is_queued_again(append: Append) -> None:
+    append(event("0", "q"), event("1", "r", incarnation="i1", execution="e1", age=500))
+    append(event("L", "lost", incarnation="i1"))
+    assert append(event("B", "back", incarnation="i1", age=100))[1] != [0]
+    assert append.shown() == {"job"}
+    assert append.redis.zcard(NAMES["ended"]) == 0
+
+
+def test_only_a_job_that_has_started_is_given_back(append: Append) -> None:
+    assert append(event("B", "back", incarnation="i1"))[1] == [0]
+    append(event("0", "q"))
+    assert append(event("B", "back", incarnation="i1"))[1] == [0]

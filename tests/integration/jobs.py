@@ -26,6 +26,8 @@ def verified_by(authority: str) -> dict[str, Any]:
     return {"ca_certs": authority, "cert_reqs": ssl.CERT_REQUIRED}
 
 
+if "SOFT_SHUTDOWN" in os.environ:
+    celery.conf.worker_soft_shutdown_timeout = float(os.environ["SOFT_SHUTDOWN"])
 if "BROKER_AUTHORITY" in os.environ:
     celery.conf.broker_use_ssl = verified_by(os.environ["BROKER_AUTHORITY"])
 if "NAMESAKES" in os.environ:
@@ -99,6 +101,17 @@ def die_once(self: Any, path: str) -> str:
     self.app.realtime.flush()
     os.kill(os.getpid(), signal.SIGKILL)
     return "never"
+
+
+@celery.task(bind=True, acks_late=True)
+def give_back_once(self: Any, path: str) -> str:
+    """Come to 80 percent and have the message delivered again; the second time, come to 20 and return."""
+    if Path(path).exists():
+        self.update_progress(20)
+        return "the second time"
+    Path(path).touch()
+    self.update_progress(80)
+    raise Reject("later", requeue=True)
 
 
 @celery.task
@@ -266,6 +279,11 @@ def parent(self: Any) -> list[str]:
 @celery.task(bind=True)
 def replaced(self: Any) -> None:
     raise self.replace(add.s(20, 22))
+
+
+@celery.task(bind=True)
+def replaced_by_steps(self: Any, path: str) -> None:
+    raise self.replace(hold.si(path, 60.0) | add.si(20, 22))
 
 
 @celery.task

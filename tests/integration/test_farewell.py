@@ -219,7 +219,7 @@ def test_a_soft_shutdown_tells_of_jobs_that_end_in_time_and_of_all_that_others_s
         ear.wait_for_lines(place, accepted)
         assert ear.lines(place)[:accepted] == list(range(accepted))
     assert ear.wait_for_state(cut_off, "LOST")["error"].startswith("WorkerShutdown")
-    assert ear.states(again) == ["PENDING", "STARTED"]
+    wait_for(lambda: ear.states(again) == ["PENDING", "STARTED", "PENDING"])
     start_worker(WORKER_APP, broker=broker, name="next")
     assert ear.wait_for_state(again, "SUCCESS")["worker"].startswith("next@")
 

@@ -67,7 +67,9 @@ def test_a_second_publication_by_somebody_without_the_extension_is_seen_too(
 def test_a_redelivery_is_seen_and_its_progress_is_its_own(client: Recorder, project: str, tmp_path: Path) -> None:
     job_id: str = jobs.die_once.apply_async((str(tmp_path / "died"),), headers={"project_id": project}).id
     client.wait_for_end(job_id, timeout=30)
-    assert client.statuses(job_id) == ["queued", "running", "running", "success"]
+    # That the message went back is news unless the second run has begun by then.
+    assert client.statuses(job_id)[:2] == ["queued", "running"]
+    assert client.statuses(job_id)[2:] in (["running", "success"], ["queued", "running", "success"])
     reached = [data["progress"] for event, data in client.for_job(job_id) if event == "agent_progress"]
     assert reached == [80, 10, 20, 30]
 

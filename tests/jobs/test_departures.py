@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import math
+import time
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from billiard.einfo import ExceptionInfo
+from billiard.exceptions import Terminated
 from celery.exceptions import Reject, WorkerLostError
 
 from celery_realtime.events import Job
@@ -21,10 +24,11 @@ class Request:
         self.time_start = 5.0
         self.worker_pid = 7
         self.acknowledged = False
+        self.is_revoked = self._already_cancelled = False
         self.calls: list[str] = []
 
     def revoked(self) -> bool:
-        return False
+        return self.is_revoked
 
     def on_success(self, outcome: Any, **_: Any) -> str:
         self.calls.append("success")
@@ -112,7 +116,38 @@ def test_a_job_whose_message_goes_back_is_the_broker_s(departures: Departures) -
         request = Requeued()
         departures.watch(JOB, request)
         request.on_failure(error_of(error))
-        assert kinds(departures) == []
+        assert kinds(departures) == ["requeued"]
+        [given_back] = departures.due(10, clock=time.monotonic())  # at once
+        assert abs(given_back.left_at - time.time()) < 60
+    again = Request()
+    departures.watch(JOB, again)
+    again.on_success((0, "repr", 0.1))
+    assert kinds(departures) == ["returned"]
+
+
+def test_when_the_worker_ends_what_is_not_acknowledged_goes_back_and_the_rest_is_dropped(
+    departures: Departures,
+) -> None:
+    requests = {name: Request() for name in ("waiting", "late", "early", "gone", "revoked")}
+    for name, request in requests.items():
+        departures.watch(msgspec.structs.replace(JOB, job_id=name), request)
+    requests["waiting"].time_start = 0.0
+    requests["early"].acknowledged = True
+    requests["gone"].on_success((0, "repr", 0.1))
+    requests["revoked"].is_revoked = True
+    assert requests["revoked"].revoked()
+    departures.close()
+    left = {one.job.job_id: one.report.kind for one in departures.due(10, clock=math.inf)}
+    assert left == {"late": "requeued", "early": "abandoned", "gone": "returned"}
+
+
+def test_a_job_that_celery_cuts_off_is_not_revoked(departures: Departures) -> None:
+    for acknowledged, kind in ((True, "abandoned"), (False, "requeued")):
+        request = Request()
+        request.acknowledged, request._already_cancelled = acknowledged, True
+        departures.watch(msgspec.structs.replace(JOB, job_id=kind), request)
+        request.on_failure(error_of(Terminated("15")))
+    assert kinds(departures) == ["abandoned", "requeued"]
 
 
 def test_a_message_that_was_acknowledged_cannot_go_back(departures: Departures) -> None:

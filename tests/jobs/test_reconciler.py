@@ -181,6 +181,30 @@ def test_a_lost_job_is_taken_back_when_its_end_is_known(play: Play) -> None:
     assert play.look() == [("a", "SUCCESS")]
 
 
+def test_a_job_whose_message_went_back_is_queued_again(play: Play) -> None:
+    request = Request()
+    job = Job(job_id="a", project_id="p")
+    play.departures.watch(job, request)
+    play.store(status("STARTED", job="a"))
+    play.departures.give_back(job, request)
+    assert play.look() == [("a", "PENDING")]
+    assert len(play.departures) == 0
+    assert play.failed == []
+
+
+def test_a_job_that_is_abandoned_with_its_worker_is_lost_unless_its_end_is_stored(play: Play) -> None:
+    for name in ("a", "b"):
+        request = Request()
+        request.time_start, request.acknowledged = 1.0, True
+        play.departures.watch(Job(job_id=name, project_id="p"), request)
+    play.store(status("STARTED", job="a"), status("STARTED", job="b"))
+    play.results.stored["b"] = SUCCESS
+    play.reconciler.start()
+    play.reconciler.finish(20)
+    assert play.look() == [("a", "LOST"), ("b", "SUCCESS")]
+    assert [job for job, _ in play.failed] == ["a"]
+
+
 def test_a_job_that_replaced_itself_goes_on(play: Play) -> None:
     play.store(status("STARTED", job="a"))
     play.leave("a", Ignore("Replaced by new task"))

@@ -83,11 +83,22 @@ def check_order(job: str, statuses: list[Any]) -> None:
         lost = next(number for number, data in enumerate(statuses) if data["state"] == "LOST")
         check_order(job, statuses[: lost + 1])
         statuses = statuses[lost + 1 :]
+    statuses = without_what_was_given_back(statuses)
     places = [(*status.place, data["worker"]) for status, data in zip(told(statuses), statuses, strict=True)]
     assert len(set(places)) == len(places), f"{job} repeats itself: {places}"
     assert [place[:2] for place in places] == sorted(place[:2] for place in places), f"{job} went back: {places}"
     ends = [status.terminal for status in told(statuses)]
     assert ends == [False] * (len(ends) - 1) + [True], f"{job} did not end once: {told(statuses)}"
+
+
+def without_what_was_given_back(statuses: list[Any]) -> list[Any]:
+    """Return the statuses from the last time on that the message went back: the job is queued anew, in its attempt."""
+    for number, (before, after) in reversed(list(enumerate(itertools.pairwise(statuses), 1))):
+        is_same = before["attempt"] == after["attempt"]
+        if is_same and (before["status"], after["status"]) == ("running", "queued"):
+            assert after["timestamp"] > before["timestamp"], "a publication is heard of after its start"
+            return statuses[number:]
+    return statuses
 
 
 def progression(statuses: list[Told]) -> list[Told]:

@@ -59,6 +59,9 @@ local STARTED_AND_LOST = 'S'
 -- The end of a step that is not published, since a job before it did not succeed. It is as soft as EXPIRED: another job
 -- may lead to the same step.
 local UNREACHED = 'U'
+-- A job that has started is queued again, in the same attempt: its message went back to the broker, which delivers it
+-- again. `started` of such an event is when that was.
+local GIVEN_BACK = 'B'
 -- In place of a rank: progress, progress that has come to a halt, a custom event, a look for what is due.
 local PROGRESS, STALLED, CUSTOM, LOOK = 'p', 's', 'c', 'w'
 
@@ -340,6 +343,18 @@ local function keep_job(event, before, after, at)
   update_workflow(event, before, after)
 end
 
+-- Tell whether an event is of the start of a job whose message has gone back since.
+local function is_of_start_that_was_given_back(event, state)
+  return state.rank == QUEUED and event.execution ~= '-' and event.execution == state.execution
+end
+
+-- Tell whether the message of the execution that a job is in has gone back; a later one may have begun by now.
+local function is_given_back(event, state)
+  local is_its_own = state and (state.incarnation == '-' or event.incarnation == state.incarnation)
+  return is_its_own and event.attempt == state.attempt and (state.rank == RUNNING or state.rank == LOST)
+    and (state.execution == '-' or state.started <= event.started)
+end
+
 -- What a reaper says of a job, which has heard nothing of it. `state` is nil if nothing is known of this run.
 local function is_news_of_reaper(event, state)
   local is_same_attempt = state and state.attempt == event.attempt
@@ -347,7 +362,8 @@ local function is_news_of_reaper(event, state)
   -- The worker had started it, and died before that could be stored.
   if event.rank == STARTED_AND_LOST then
     if not state or event.attempt > state.attempt then return true end
-    if is_same_attempt and state.rank == QUEUED then return true end
+    local was_given_back = is_same_attempt and state.execution ~= '-' and state.incarnation == event.incarnation
+    if is_same_attempt and state.rank == QUEUED then return not was_given_back end
   end
   -- Only the incarnation that runs a job can lose it. Its own may be unknown, as of a job of which only progress has
   -- been reported.
@@ -361,10 +377,12 @@ end
 local function is_news(event, state)
   local attempt, rank = event.attempt, event.rank
   if rank == UNREACHED then return not state end
+  if rank == GIVEN_BACK then return is_given_back(event, state) end
   if rank == EXPIRED or rank == LOST or rank == STARTED_AND_LOST then return is_news_of_reaper(event, state) end
   if not state or attempt > state.attempt then return true end
   if attempt < state.attempt then return false end
   if has_soft_end(state) then return rank ~= QUEUED end
+  if rank == RUNNING and is_of_start_that_was_given_back(event, state) then return false end
   if rank == RUNNING and state.rank == RUNNING then return starts_again(event, state) end
   return tonumber(rank) > tonumber(state.rank)
 end
@@ -380,6 +398,7 @@ end
 -- Return the rank that a job has after an event.
 local function rank_after(event)
   if event.rank == STARTED_AND_LOST then return LOST end
+  if event.rank == GIVEN_BACK then return QUEUED end
   return event.rank == UNREACHED and EXPIRED or event.rank
 end
 
@@ -387,7 +406,8 @@ end
 local function status_state(event, state, order, at)
   local same = state and state.attempt == event.attempt and state or nil
   -- A start has no progress yet, unless it was heard of by its progress first.
-  local goes_on = same and (event.rank ~= RUNNING or same.rank == QUEUED or same.status == '')
+  local goes_on = same and event.rank ~= GIVEN_BACK
+    and (event.rank ~= RUNNING or same.rank == QUEUED or same.status == '')
   local progress = goes_on and same or {percent = 0, progress = '', progress_at = 0}
   local is_execution_kept = same and event.execution == '-'
     and (event.rank ~= RUNNING or same.incarnation == event.incarnation)
@@ -429,6 +449,7 @@ local function is_progress(event, state)
   if event.rank == STALLED and not (is_same_attempt and state.rank == RUNNING) then return false end
   if not state or event.attempt > state.attempt then return true end
   if not is_same_attempt or has_ended(state) or is_of_another_execution(event, state) then return false end
+  if is_of_start_that_was_given_back(event, state) then return false end
   return event.percent >= state.percent
 end
 

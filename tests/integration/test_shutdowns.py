@@ -1,0 +1,99 @@
+"""When a worker leaves, its jobs are shown as what becomes of them, at once: queued again, lost, or as they ended."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from tests.client_recorder import Recorder
+from tests.integration import jobs
+from tests.integration.stage import Stage, new_project, producing
+from tests.integration.test_jobs import start, states
+from tests.launcher import Launcher
+from tests.services import Broker
+from tests.variants import any_broker
+
+#: Longer than any test here: no lease lapses.
+LOST_AFTER = 600.0
+
+has_soft_shutdown = tuple(map(int, version("celery").split(".")[:2])) >= (5, 5)
+
+SHUTDOWNS = [
+    pytest.param({}, id="cold"),
+    pytest.param(
+        {"SOFT_SHUTDOWN": "1"},
+        id="soft",
+        marks=pytest.mark.skipif(not has_soft_shutdown, reason="soft shutdown came with Celery 5.5"),
+    ),
+]
+
+
+@pytest.fixture
+def make_stage(launcher: Launcher, broker: Broker) -> Iterator[Callable[..., Stage]]:
+    """Make a stage whose worker runs two jobs, and fetches no more than two others."""
+
+    def make(pool: str, env: dict[str, str]) -> Stage:
+        env = {"LOST_AFTER": str(LOST_AFTER), **env}
+        return Stage(launcher, broker, pool=pool, env=env, options=("--prefetch-multiplier", "2"))
+
+    with producing(broker):
+        yield make
+
+
+def wait_until_running(client: Recorder, *job_ids: str) -> None:
+    for job_id in job_ids:
+        client.wait_for_event("agent_status", job_id=job_id, status="running", timeout=20)
+
+
+def next_worker(stage: Stage, path: Path) -> None:
+    path.touch()
+    stage.launcher.worker("tests.integration.jobs", broker=stage.broker, name="next", env={"LOST_AFTER": "600"})
+
+
+@any_broker
+@pytest.mark.parametrize("env", SHUTDOWNS)
+def test_a_job_that_a_prefork_worker_gives_back_is_queued_again_and_one_that_it_drops_is_lost(
+    make_stage: Callable[..., Stage], tmp_path: Path, env: dict[str, str]
+) -> None:
+    project, path = new_project(), tmp_path / "go"
+    stage = make_stage("prefork", env)
+    with stage.watch(project) as client:
+        late = start(jobs.hold_late, str(path), 60.0, project=project)
+        early = start(jobs.hold, str(path), 60.0, project=project)
+        wait_until_running(client, late, early)
+        waiting = start(jobs.add, 1, 2, project=project)
+        stage.worker.send_signal(signal.SIGQUIT)
+        lost = client.wait_for_end(early, timeout=20)
+        assert (lost["state"], lost["error"].partition(":")[0]) == ("LOST", "WorkerShutdown")
+        client.wait(lambda _: states(client, late)[-1][:2] == ("queued", "PENDING"), timeout=20)
+        stage.worker.stop()
+        with stage.connect(project) as other:
+            shown = {job["job_id"]: (job["status"], job["progress"]) for job in other.subscribe(project)["jobs"]}
+        assert shown == {late: ("queued", None), early: ("error", 10), waiting: ("queued", None)}
+        next_worker(stage, path)
+        for job in (late, waiting):
+            assert client.wait_for_end(job, timeout=20)["state"] == "SUCCESS"
+        assert [state for _, state, _ in states(client, late)] == [
+            *("PENDING", "STARTED", "PENDING", "STARTED", "SUCCESS")
+        ]
+        assert [state for _, state, _ in states(client, early)] == ["PENDING", "STARTED", "LOST"]
+
+
+@any_broker
+def test_a_job_whose_task_gives_its_message_back_is_queued_again_and_runs_again(
+    make_stage: Callable[..., Stage], tmp_path: Path
+) -> None:
+    project, path = new_project(), tmp_path / "was here"
+    with make_stage("prefork", {}).watch(project) as client:
+        job = start(jobs.give_back_once, str(path), project=project)
+        end = client.wait_for_end(job, timeout=20)
+        assert (end["state"], end["result"]) == ("SUCCESS", "the second time")
+        # The broker may deliver it, and the next child begin, before the worker has said that it was given back.
+        seen = [state for _, state, _ in states(client, job)]
+        assert [state for state in seen if state != "PENDING"] == ["STARTED", "STARTED", "SUCCESS"]
+        progress = [data["progress"] for event, data in client.for_job(job) if event == "agent_progress"]
+        assert progress == [80, 20]
