@@ -75,6 +75,9 @@ LOOK_GATE = "w"
 #: The ``gate`` of a job whose message went back, see :func:`outgoing_given_back`.
 GIVEN_BACK_GATE = "B"
 
+#: The ``gate`` of a step that will not run.
+UNREACHED_GATE = "U"
+
 #: What a workflow counts a job as.
 KIND_OF_STATUS = {"queued": "queued", "running": "running", "success": "done", "error": "failed"}
 
@@ -123,6 +126,16 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     stall_after: float | None = None
     run: str | None = None
     execution: Execution | None = None
+
+
+class Step(Job, frozen=True, kw_only=True, omit_defaults=True):
+    """A job that runs when another one has succeeded.
+
+    Attributes:
+        continues: Whether it is the rest of a job that has replaced itself, and so runs as far as anybody knows.
+    """
+
+    continues: bool = False
 
 
 class Ending(msgspec.Struct, frozen=True):
@@ -422,6 +435,22 @@ def outgoing_end(job: Job, ending: Ending, *, incarnation: str, gate: str = "") 
     """
     change = status_change(job, ending.state, result=ending.result, error=ending.error, truncated=ending.truncated)
     return outgoing_status(change, incarnation=incarnation, gate=gate, job=job)
+
+
+def outgoing_unreached(step: Step, before: Job, ending: Ending) -> Outgoing:
+    """Encode that a step will not run since a job before it has not succeeded; it must have a project.
+
+    If the job comes back, and the step runs after all, that is taken back.
+
+    Args:
+        step: The step.
+        before: The job.
+        ending: How that has ended, with its error.
+    """
+    reason = ending.error if step.project_id == before.project_id else "an earlier step did not succeed"
+    if step.continues:
+        return outgoing_end(step, Ending(ending.state, reason), incarnation="")
+    return outgoing_end(step, Ending("FAILURE", f"not run: {reason}"), incarnation="", gate=UNREACHED_GATE)
 
 
 def outgoing_given_back(job: Job, clock: float, *, incarnation: str) -> Outgoing:

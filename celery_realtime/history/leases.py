@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from celery_realtime.encoding import encode, legible
-from celery_realtime.events import GIVEN_BACK_GATE, TERMINAL_RANK, Job, Outgoing, ProgressUpdate
+from celery_realtime.events import GIVEN_BACK_GATE, TERMINAL_RANK, Job, Outgoing, ProgressUpdate, Step
 from celery_realtime.history.keys import Keys
 from celery_realtime.history.lua import Command, Runner, Script, call, command
 from celery_realtime.history.snapshot import UNREADABLE
@@ -37,10 +37,12 @@ class HeldJob(Job, frozen=True, kw_only=True):
         running: Whether it has started; if not, it waits in the worker.
         since: When the worker received it, or its pool has accepted it, in seconds since the epoch by that host's
             clock; None if the process that runs it has described it, see ``execution``.
+        behind: Jobs that its success leads to.
     """
 
     running: bool = False
     since: float | None = None
+    behind: tuple[Step, ...] = ()
 
 
 class StalledJob(msgspec.Struct, frozen=True):
@@ -341,8 +343,17 @@ def _describe_progress(event: Outgoing) -> bytes:
 
 
 def _one_of_each(jobs: list[HeldJob]) -> list[HeldJob]:
-    """Return the first description of each attempt of a job: that of the process that runs it comes first."""
-    return list({(job.job_id, job.run, job.attempt): job for job in reversed(jobs)}.values())[::-1]
+    """Return the first description of each attempt of a job: that of the process that runs it comes first.
+
+    What is behind a job is known to its worker's main process alone.
+    """
+    described: dict[tuple[str, str | None, int], HeldJob] = {}
+    for job in jobs:
+        key = (job.job_id, job.run, job.attempt)
+        first = described.setdefault(key, job)
+        if job.behind and not first.behind:
+            described[key] = msgspec.structs.replace(first, behind=job.behind)
+    return list(described.values())
 
 
 def _decode_all(entries: list[bytes], kind: type[T]) -> list[T]:

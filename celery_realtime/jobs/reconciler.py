@@ -58,7 +58,7 @@ class Reconciler:
         reporter: Knows what this process has reported, which has to do where there is no history.
         results: What the result backends have.
         settings: Returns the settings.
-        failed: Called with each job that has not succeeded, its request, and why: its later steps will not run.
+        failed: Called with each job that has not succeeded, its request, and its end: its later steps will not run.
 
     Attributes:
         loop: The record of the thread's loop.
@@ -72,7 +72,7 @@ class Reconciler:
         reporter: StatusReporter,
         results: StoredResults,
         settings: Callable[[], Settings],
-        failed: Callable[[Job, Any, str], None],
+        failed: Callable[[Job, Any, Ending], None],
     ) -> None:
         self._departures = departures
         self._manager = manager
@@ -234,7 +234,7 @@ class Reconciler:
             job = msgspec.structs.replace(job, attempt=job.attempt + 1)
         self._manager.put(events.outgoing_end(job, ending, incarnation=self._reporter.incarnation))
         if ending.error is not None and ending.state != "RETRY":
-            self._failed(job, departure.request, ending.error)
+            self._failed(job, departure.request, ending)
 
 
 def ends_of_lost(

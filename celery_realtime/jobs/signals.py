@@ -14,7 +14,7 @@ from celery.exceptions import Reject, TaskRevokedError
 
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.encoding import describe_error, encode_lenient, one_line
-from celery_realtime.events import Job
+from celery_realtime.events import Ending, Job
 from celery_realtime.jobs import endings
 from celery_realtime.jobs.batches import BatchedJobs
 from celery_realtime.jobs.departures import Departures
@@ -25,6 +25,7 @@ from celery_realtime.jobs.seams import (
     TaskMessage,
     dict_fields,
     is_prefork_child,
+    note_behind,
     read_received,
 )
 from celery_realtime.jobs.statuses import StatusReporter
@@ -117,9 +118,10 @@ class Bridge:
         """Return a job that this worker has received lately."""
         return self._received.get(job_id)
 
-    def end_later_steps(self, job: Job, request: Any, reason: str) -> None:
-        """Report that the steps behind a job will not run; see :meth:`UnreachedSteps.end`."""
-        self._unreached.end_behind(job, request, reason)
+    def end_later_steps(self, job: Job, request: Any, ending: Ending) -> None:
+        """Report that the steps behind a job will not run, which has ended with an error."""
+        state = "LOST" if ending.state == "LOST" else "FAILURE"
+        self._unreached.end_behind(job, request, ending.error or ending.state, state=state)
 
     # -- receiving ----------------------------------------------------------------------------------------------
 
@@ -127,6 +129,7 @@ class Bridge:
         if sender is None or sender.app is self._app:
             job = self._received[request.id] = self._reader.of_request(request)
             if job.project_id is not None:
+                note_behind(request, self._unreached.behind(job, request))
                 self._departures.watch(job, request)
             self._requests[request.id] = request
 

@@ -143,6 +143,13 @@ class StatusReporter:
         if self._gate.admit_unknown(job) and self._manager is not None:
             self._put(self._manager, job, "FAILURE", None, {"error": error}, gate="U")
 
+    def report_lost(self, job: Job, error: str) -> None:
+        """Report that a job is lost, whoever has run it."""
+        for observer in self._end_observers:
+            observer(job)
+        if self._gate.admit(job, TERMINAL_RANK, is_final=False) and self._manager is not None:
+            self._put(self._manager, job, "LOST", None, {"error": error}, incarnation="")
+
     def report_publication(self, job: Job) -> None:
         """Report, from a worker that starts a job, that it was published lately.
 

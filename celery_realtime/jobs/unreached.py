@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +12,7 @@ from celery import Celery
 from celery.utils.saferepr import saferepr
 
 from celery_realtime.encoding import describe_error, one_line
-from celery_realtime.events import Job
+from celery_realtime.events import Job, Step
 from celery_realtime.jobs.canvas import Behind, options_of, tasks_behind
 from celery_realtime.jobs.celery_tasks import carried_by, is_celerys_own
 from celery_realtime.jobs.job_reader import JobReader, job_of_call
@@ -22,6 +23,9 @@ from celery_realtime.jobs.statuses import StatusReporter
 from celery_realtime.logs import RateLimitedLogger
 
 logger = logging.getLogger(__name__)
+
+#: Steps behind a job that are on record while a worker has it; those beyond do not end if the worker dies.
+MOST_RECORDED = 100
 
 
 class UnreachedSteps:
@@ -39,23 +43,29 @@ class UnreachedSteps:
         self._reporter = reporter
         self._log = RateLimitedLogger(logger)
 
-    def end(self, job: Job, embed: Mapping[str, Any], reason: str | BaseException) -> None:
+    def end(self, job: Job, embed: Mapping[str, Any], reason: str | BaseException, *, state: str = "FAILURE") -> None:
         """End the jobs behind one that did not succeed.
 
         Args:
             job: The job.
             embed: What its message carries along: ``chain``, ``chord`` and ``callbacks``.
             reason: The error that it ended with, or one line that says why.
+            state: Of a job that has replaced itself, the state in which it ends; ``LOST`` is taken back if it goes on.
         """
         for behind in tasks_behind(job.job_id, embed):
-            step = self._job(job, behind)
+            step = self._step(job, behind)
             if step is not None:
-                self._end(step, behind, one_line(f"not run: {_words(job, step, behind, reason)}"))
+                self._end(step, one_line(f"not run: {_words(job, step, behind, reason)}"), state)
 
-    def end_behind(self, job: Job, request: Any, reason: str | BaseException) -> None:
+    def end_behind(self, job: Job, request: Any, reason: str | BaseException, *, state: str = "FAILURE") -> None:
         """End the jobs behind one of which there is the request; see :meth:`end`."""
-        call = call_of_request(request)
-        self.end(job, carried_by(call.task, call.args, embed_of_request(request)), reason)
+        self.end(job, _embed_of(request), reason, state=state)
+
+    def behind(self, job: Job, request: Any) -> tuple[Step, ...]:
+        """Return the jobs behind one that a worker has received, as many as are recorded, that have a project."""
+        steps = (self._step(job, behind) for behind in tasks_behind(job.job_id, _embed_of(request)))
+        shown = (step for step in steps if step is not None and step.project_id is not None)
+        return tuple(itertools.islice(shown, MOST_RECORDED))
 
     def follow_chords(self, app: Celery, reader: JobReader) -> None:
         """End the body of each chord of an app that Celery fails in this process, and what is behind it.
@@ -76,14 +86,15 @@ class UnreachedSteps:
 
         follow_chord_errors(unproxied(app), on_error)
 
-    def _end(self, step: Job, behind: Behind, error: str) -> None:
-        headers = options_of(behind.signature).get("headers") or {}
-        if continues(step.job_id, headers):  # it is a job that has replaced itself, and runs as far as anybody knows
-            self._reporter.report(step, "FAILURE", error=error)
+    def _end(self, step: Step, error: str, state: str) -> None:
+        if step.continues and state == "LOST":
+            self._reporter.report_lost(step, error)
+        elif step.continues:
+            self._reporter.report(step, state, error=error)
         else:
             self._reporter.report_unreached(step, error)
 
-    def _job(self, before: Job, behind: Behind) -> Job | None:
+    def _step(self, before: Job, behind: Behind) -> Step | None:
         signature, options = behind.signature, options_of(behind.signature)
         job_id, headers = options.get("task_id"), options.get("headers") or {}
         if not job_id:
@@ -96,7 +107,13 @@ class UnreachedSteps:
             RUN_HEADER: continued_run_of(job_id, headers),
         }
         call = Call(str(signature.get("task")), job_id, fields, signature.get("args"), signature.get("kwargs"))
-        return job_of_call(call, self._projects.of_step(call, before.project_id))
+        job = job_of_call(call, self._projects.of_step(call, before.project_id))
+        return Step(**msgspec.structs.asdict(job), continues=continues(job_id, headers))
+
+
+def _embed_of(request: Any) -> Mapping[str, Any]:
+    call = call_of_request(request)
+    return carried_by(call.task, call.args, embed_of_request(request))
 
 
 def _words(job: Job, step: Job, behind: Behind, reason: str | BaseException) -> str:

@@ -13,7 +13,7 @@ from celery_realtime.jobs.broker_watch import BrokerWatch
 from celery_realtime.jobs.cancelling import CancelOrders, cancel_request, register_command
 from celery_realtime.jobs.incarnation import Incarnation
 from celery_realtime.jobs.redis_broker import RedisBroker
-from celery_realtime.jobs.seams import WorkerRequests, runs_greenlets
+from celery_realtime.jobs.seams import WorkerRequests, noted_behind, runs_greenlets
 from celery_realtime.loops import BackgroundLoop
 from celery_realtime.sending.manager import SocketIOManager
 from celery_realtime.settings import Settings
@@ -186,6 +186,7 @@ class WorkerSupport:
                 **msgspec.structs.asdict(job),
                 running=WorkerRequests.is_running(request),
                 since=WorkerRequests.since(request),
+                behind=noted_behind(request),
             )
             for job, request in held
             if job is not None and job.project_id is not None

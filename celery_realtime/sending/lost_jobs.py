@@ -1,4 +1,4 @@
-"""Report how the jobs of a dead worker have ended: as somebody knows, else as lost."""
+"""Report how the jobs of a dead worker have ended, as somebody knows, else as lost; and the steps behind them."""
 
 from __future__ import annotations
 
@@ -100,19 +100,37 @@ class LostJobs:
         """
         jobs = sorted(jobs, key=lambda job: not job.running)  # if there is no time for all, those that ran come first
         ends = self._find_ends(jobs)
-        for job in jobs:
-            if job.project_id is not None:
-                self._report(incarnation, job, ends.get(job.job_id))
+        reported = [
+            (job, self._report(incarnation, job, ends.get(job.job_id))) for job in jobs if job.project_id is not None
+        ]
         # If the reports cannot be sent now, or not all could be looked up, some reaper finds the jobs again after the
         # time of a lease. An end that is found then replaces the loss.
         tries = self._tries[incarnation] = (self._tries.get(incarnation) or 0) + 1
-        if self._manager.flush() and (len(ends) >= len({job.job_id for job in jobs}) or tries >= TRIES):
+        is_sent = self._manager.flush() and self._report_steps(reported)
+        if is_sent and (len(ends) >= len({job.job_id for job in jobs}) or tries >= TRIES):
             with talking:
                 self._leases.reaped(incarnation)
 
-    def _report(self, incarnation: str, job: HeldJob, end: events.Ending | None) -> None:
+    def _report_steps(self, reported: list[tuple[HeldJob, events.Ending]]) -> bool:
+        """Report the steps behind the jobs that have not succeeded, on record too; returns whether all has been sent.
+
+        A job that somebody else runs by now, and one that has not begun, is not lost, and its steps will run.
+        """
+        history = self._manager.history
+        assert history is not None
+        for job, end in reported:
+            if job.behind and end.error is not None and job.project_id is not None:
+                with talking:
+                    state = history.job(job.project_id, job.job_id)
+                if state is not None and state.get("state") == end.state:
+                    for step in job.behind:
+                        self._manager.put(events.outgoing_unreached(step, job, end))
+        return self._manager.flush()
+
+    def _report(self, incarnation: str, job: HeldJob, end: events.Ending | None) -> events.Ending:
         gate = ""
         if end is None:
             error = f"WorkerLost: {job.worker or 'its worker'} has not been heard of for {self._lease:g} s"
             end, gate = events.Ending("LOST", error), "S" if job.running else ""
         self._manager.put(events.outgoing_end(job, end, incarnation=incarnation, gate=gate))
+        return end

@@ -6,10 +6,11 @@ import itertools
 import time
 from typing import Any
 
+import msgspec
 import pytest
 import redis
 
-from celery_realtime.events import Job
+from celery_realtime.events import Job, Step
 from celery_realtime.history.leases import HeldJob, Leases
 from celery_realtime.history.lua import Runner
 from celery_realtime.history.store import History
@@ -99,6 +100,14 @@ def test_what_a_child_has_noted_outlives_the_renewals_of_its_main_process(histor
     history.leases.hold("i", [JOB], lease=0.2)
     [job] = wait_for(lambda: lost(history.leases, 0.2))["i"]
     assert (job.job_id, job.project_id) == ("job", "child's")
+
+
+def test_what_is_behind_a_job_is_known_from_its_main_process(history: History) -> None:
+    behind = (Step(job_id="next", project_id="p", root_id="job"), Step(job_id="job", project_id="p", continues=True))
+    append(history, status("STARTED", incarnation="i"))
+    history.leases.hold("i", [msgspec.structs.replace(JOB, behind=behind)], lease=0.2)
+    [job] = wait_for(lambda: lost(history.leases, 0.2))["i"]
+    assert job.behind == behind
 
 
 @pytest.mark.parametrize("state", ["SUCCESS", "FAILURE", "REVOKED", "IGNORED", "REJECTED"])

@@ -60,14 +60,14 @@ class Play:
         self.departures = Departures()
         self.reporter = StatusReporter(Incarnation(), lambda: studio.realtime.settings)
         self.reporter.report_to(self.manager)
-        self.failed: list[tuple[str, str]] = []
+        self.failed: list[tuple[str, str | None]] = []
         self.reconciler = Reconciler(
             self.departures,
             manager=self.manager,
             reporter=self.reporter,
             results=self.results,  # type: ignore[arg-type]
             settings=lambda: studio.realtime.settings,
-            failed=lambda job, _request, reason: self.failed.append((job.job_id, reason)),
+            failed=lambda job, _request, ending: self.failed.append((job.job_id, ending.error)),
         )
 
     def leave(self, name: str, error: BaseException | None = None, *, pid: int | None = None, attempt: int = 0) -> None:

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+from celery.app.task import Context
+
 from celery_realtime.events import Job
 from celery_realtime.jobs.incarnation import Incarnation
 from celery_realtime.jobs.lineage import ATTEMPT_HEADER, CONTINUED_RUN_HEADER, TASK_HEADER
 from celery_realtime.jobs.projects import Projects
 from celery_realtime.jobs.statuses import StatusReporter
-from celery_realtime.jobs.unreached import UnreachedSteps
+from celery_realtime.jobs.unreached import MOST_RECORDED, UnreachedSteps
 from celery_realtime.settings import Settings
 from tests.recording import Studio
 
@@ -61,6 +64,30 @@ def test_a_step_that_will_not_run_ends_softly_and_the_rest_of_a_job_that_runs_fo
     standings = {outgoing.job_id: outgoing.standing for outgoing in studio.wire.outgoing}
     assert (standings["rest"].gate, standings["rest"].run) == ("", RUN)
     assert (standings["own"].gate, standings["own"].run) == ("U", "")
+
+
+def test_the_rest_of_a_job_that_has_replaced_itself_is_lost_with_a_lost_step_whoever_has_run_it() -> None:
+    studio, incarnation = Studio(), Incarnation()
+    incarnation.begin()
+    reporter = StatusReporter(incarnation, Settings)
+    reporter.report_to(studio.realtime.manager)
+    projects = Projects(studio.app, lambda: studio.realtime.settings, lambda _: None)
+    rest = step("rest", headers={TASK_HEADER: {"rest": "become"}, CONTINUED_RUN_HEADER: {"rest": RUN}})
+    UnreachedSteps(projects, reporter).end(JOB, {"chain": [rest]}, "WorkerLost: w", state="LOST")
+    assert studio.realtime.flush(10)
+    [standing] = [outgoing.standing for outgoing in studio.wire.outgoing]
+    assert (standing.gate, standing.run, standing.incarnation) == ("L", RUN, "")
+
+
+def test_a_worker_notes_a_bounded_number_of_the_steps_behind_a_job_that_have_a_project() -> None:
+    studio, reporter = Studio(), StatusReporter(Incarnation(), Settings)
+    projects = Projects(studio.app, lambda: studio.realtime.settings, lambda _: None)
+    steps = UnreachedSteps(projects, reporter)
+    request = Context(id="job", task="t", args=[], kwargs={}, chain=[step(str(n)) for n in range(MOST_RECORDED + 5)])
+    noted = steps.behind(JOB, request)
+    assert len({one.job_id for one in noted}) == MOST_RECORDED
+    assert {(one.project_id, one.root_id, one.parent_id) for one in noted} == {("p", "root", "job")}
+    assert steps.behind(msgspec.structs.replace(JOB, project_id=None), request) == ()
 
 
 def test_what_waits_for_a_chord_ends_with_the_error_that_celery_stores_for_its_body() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from celery_realtime.events import Ending
+from celery_realtime.events import Ending, Step
 from celery_realtime.history.leases import HeldJob, Leases
 from celery_realtime.sending.lost_jobs import TRIES, LostJobs, knows_nothing
 from tests.appended import append, status
@@ -117,3 +117,65 @@ def test_an_incarnation_that_is_being_reported_is_not_reported_twice(studio: Stu
         lost.put("i", [held("a")])
     wait_for(lambda: not is_remembered(studio))
     assert {(sent.data["offset"], sent.data["state"]) for sent in studio.sent} == {(3, "LOST")}
+
+
+# -- the steps behind ------------------------------------------------------------------------------------------------
+
+
+def step(name: str, project: str = "p", **more: Any) -> Step:
+    return Step(job_id=name, project_id=project, **more)
+
+
+def errors(studio: Studio) -> dict[str, tuple[str, str]]:
+    return {sent.data["job_id"]: (sent.data["state"], sent.data["error"]) for sent in studio.sent}
+
+
+def test_the_steps_behind_a_lost_job_end_too(studio: Studio) -> None:
+    lost_jobs(studio).report("i", [held("a", behind=(step("next"), step("private", "q"))), held("b")])
+    told = errors(studio)
+    assert told["next"] == ("FAILURE", f"not run: {told['a'][1]}")
+    assert told["private"] == ("FAILURE", "not run: an earlier step did not succeed")  # of another project
+    assert not is_remembered(studio)
+
+
+def test_if_a_step_runs_after_all_it_is_shown(studio: Studio) -> None:
+    history = studio.realtime.manager.history
+    assert history is not None
+    lost_jobs(studio).report("i", [held("a", behind=(step("next"),))])
+    for state in ("STARTED", "SUCCESS"):
+        [[shown]] = [append(history, status(state, job="next", run="1795762121624-3a930231"))]
+        assert shown
+    assert (history.job("p", "next") or {})["state"] == "SUCCESS"
+
+
+def test_a_step_that_was_published_already_is_left_alone(studio: Studio) -> None:
+    history = studio.realtime.manager.history
+    assert history is not None
+    append(history, status("PENDING", job="next"))
+    lost_jobs(studio).report("i", [held("a", behind=(step("next"),))])
+    assert (history.job("p", "next") or {})["state"] == "PENDING"
+
+
+def test_a_job_that_is_not_lost_on_record_has_its_steps(studio: Studio) -> None:
+    """It has not begun, or another worker runs it by now, or it has ended."""
+    history = studio.realtime.manager.history
+    assert history is not None
+    append(history, status("PENDING", job="waits"), status("SUCCESS", job="b", incarnation="i"))
+    jobs = [held("waits", running=False, behind=(step("after waits"),)), held("b", behind=(step("after b"),))]
+    lost_jobs(studio, lambda _: {"waits": None, "b": None}).report("i", jobs)
+    assert history.job("p", "after waits") is None
+    assert history.job("p", "after b") is None
+
+
+def test_an_end_that_is_known_is_the_reason(studio: Studio) -> None:
+    failure = Ending("FAILURE", "ValueError: broken")
+    lost_jobs(studio, lambda _: {"a": failure}).report("i", [held("a", behind=(step("next"),))])
+    assert errors(studio)["next"] == ("FAILURE", "not run: ValueError: broken")
+
+
+def test_a_job_that_goes_on_in_a_step_is_lost_with_it(studio: Studio) -> None:
+    history = studio.realtime.manager.history
+    assert history is not None
+    append(history, status("STARTED", job="replaced", incarnation="i"))
+    lost_jobs(studio).report("i", [held("a", behind=(step("replaced", continues=True),))])
+    assert errors(studio)["replaced"][0] == "LOST"
