@@ -26,6 +26,7 @@ def verified_by(authority: str) -> dict[str, Any]:
     return {"ca_certs": authority, "cert_reqs": ssl.CERT_REQUIRED}
 
 
+celery.conf.worker_pool_restarts = "POOL_RESTARTS" in os.environ
 if "SOFT_SHUTDOWN" in os.environ:
     celery.conf.worker_soft_shutdown_timeout = float(os.environ["SOFT_SHUTDOWN"])
 if "BROKER_AUTHORITY" in os.environ:
