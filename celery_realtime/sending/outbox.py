@@ -98,7 +98,12 @@ class Outbox(Generic[T]):
             self._queue,
             self._publish_all if self._append is None else self._append_all,
             backlog=self._backlog,
-            pace=Pace(self._linger, Backoff(*self._pauses), SlowStart(self._batch_size)),
+            # What a broker that blocks has been given and not confirmed, a publisher knows only of the same batch.
+            pace=Pace(
+                self._linger,
+                Backoff(*self._pauses),
+                SlowStart(self._batch_size, splits=self._append is not None),
+            ),
             lock=self._lock,
             idle=self._idle,
             batch_size=self._batch_size,

@@ -34,10 +34,12 @@ class SlowStart:
 
     Args:
         most: The most events in a batch.
+        splits: Whether what could not be sent as one batch may be tried again as several.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, *, splits: bool = True) -> None:
         self._most = most
+        self._first = min(FIRST, most) if splits else most
         # Not the module's own generator: a task that seeds that one counts on its numbers.
         self._random = random.Random()
         #: How long the quickest batch of all took: the way there and back.
@@ -57,7 +59,7 @@ class SlowStart:
         """
         if self._failing_since is None:
             self._failing_since = began
-        self.size = min(FIRST, self._most)
+        self.size = self._first
 
     def sent(self, clock: float, took: float, waiting: int) -> float:
         """Note that a batch was sent, and return the seconds to rest before the next one; 0 in normal times.
@@ -82,5 +84,5 @@ class SlowStart:
     def _adapt(self, busy: float) -> float:
         """Send more next time if the server was not busy for long, else less; returns the rest."""
         is_quick = busy <= BUSY
-        self.size = min(self.size * 2, self._most) if is_quick else max(self.size // 2, min(FIRST, self._most))
+        self.size = min(self.size * 2, self._most) if is_quick else max(self.size // 2, self._first)
         return busy * (REST if is_quick else LONG_REST) * self._random.uniform(0.5, 1.5)

@@ -259,3 +259,15 @@ def test_any_sequence_over_a_flaky_broker_arrives_in_order_once_and_with_the_las
     counts = outbox.counts
     assert counts["sent"] == len(broker.taken)
     assert counts["dropped_lifecycle"] == counts["dropped_progress"] == counts["dropped_error"] == 0
+
+
+def test_what_could_not_be_published_is_tried_again_as_the_same_batch(make: Make, broker: Broker) -> None:
+    outbox = make()
+    expected = [f"{number}" for number in range(20)]
+    broker.down = True
+    outbox.put_all([custom(name) for name in expected])
+    wait_for(lambda: len(broker.batches) >= 3)
+    broker.down = False
+    assert outbox.flush(10)
+    assert broker.batches[:3] == [expected] * 3
+    assert broker.taken == expected

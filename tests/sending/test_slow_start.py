@@ -89,3 +89,12 @@ def test_a_batch_is_never_larger_than_the_setting() -> None:
     assert start.size == 2
     start.sent(102.0, 1.0, 1000)
     assert start.size == 2
+
+
+def test_a_batch_that_may_not_be_split_is_tried_again_as_a_whole() -> None:
+    start = SlowStart(100, splits=False)
+    start.failed(90.0)
+    assert start.size == 100
+    assert 0 <= start.sent(100.0, QUICK, 1000) <= LONGEST_SPREAD
+    start.sent(101.0, 1.0, 1000)
+    assert start.size == 100
