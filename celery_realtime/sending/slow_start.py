@@ -19,6 +19,9 @@ BUSY = 0.01
 #: How many times as long as the server was busy with a batch the rest after it is, and while it is busy with others.
 REST, LONG_REST = 2.0, 6.0
 
+#: The longest rest, in seconds: where everything is slow, this process is not what makes it so.
+LONGEST_REST = 0.2
+
 #: Seconds after which a process that still has not sent all that waited sends as it did before the outage.
 LONGEST_RETURN = 60.0
 
@@ -85,4 +88,4 @@ class SlowStart:
         """Send more next time if the server was not busy for long, else less; returns the rest."""
         is_quick = busy <= BUSY
         self.size = min(self.size * 2, self._most) if is_quick else max(self.size // 2, self._first)
-        return busy * (REST if is_quick else LONG_REST) * self._random.uniform(0.5, 1.5)
+        return min(busy * (REST if is_quick else LONG_REST), LONGEST_REST) * self._random.uniform(0.5, 1.5)

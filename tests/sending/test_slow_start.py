@@ -6,6 +6,7 @@ from celery_realtime.sending.slow_start import (
     BUSY,
     FIRST,
     LONG_REST,
+    LONGEST_REST,
     LONGEST_RETURN,
     LONGEST_SPREAD,
     REST,
@@ -52,7 +53,8 @@ def test_batches_grow_as_long_as_they_are_quick_and_are_halved_when_they_are_not
     for took in (QUICK, QUICK, QUICK, QUICK + 2 * BUSY, 1.0, 1.0, 1.0, QUICK, *[QUICK] * 6):
         rest = start.sent(101.0, took, 1000)
         busy = took - QUICK
-        assert busy <= rest <= busy * 1.5 * (LONG_REST if busy > BUSY else REST)
+        expected = min(busy * (LONG_REST if busy > BUSY else REST), LONGEST_REST)
+        assert expected * 0.5 <= rest <= expected * 1.5
         sizes.append(start.size)
     assert sizes == [8, 16, 32, 16, 8, 4, 4, 8, 16, 32, 64, 100, 100, 100]
 
