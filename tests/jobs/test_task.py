@@ -4,12 +4,14 @@ import itertools
 import math
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import Celery, Task, shared_task
 
 from celery_realtime import ImproperlyConfigured, Realtime, get_progress_tracker
+from tests.jobs.test_progress_mirror import database
 from tests.recording import Studio, current, new_app, record
 
 HEADERS = {"project_id": "p"}
@@ -560,9 +562,9 @@ SHAPES = [
 
 
 @pytest.fixture
-def storing() -> Studio:
+def storing(tmp_path: Path) -> Studio:
     """A studio with a result backend, which eager jobs write to as others do."""
-    studio = Studio(new_app(backend="cache+memory://"))
+    studio = Studio(new_app(backend=f"db+{database(tmp_path / 'results.db')}"))
     studio.app.conf.task_store_eager_result = True
     return studio
 
