@@ -193,8 +193,8 @@ def test_a_job_whose_message_went_back_is_queued_again(play: Play) -> None:
 
 
 def test_a_job_that_is_abandoned_with_its_worker_is_lost_unless_its_end_is_stored(play: Play) -> None:
-    for name in ("a", "b"):
-        request = Request()
+    requests = {name: Request() for name in ("a", "b")}  # which a worker's pool has as long as they run
+    for name, request in requests.items():
         request.time_start, request.acknowledged = 1.0, True
         play.departures.watch(Job(job_id=name, project_id="p"), request)
     play.store(status("STARTED", job="a"), status("STARTED", job="b"))
