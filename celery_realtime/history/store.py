@@ -214,8 +214,7 @@ class History:
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
-        entry: Any = self._runner.client.hget(self.keys.project(project_id)[2], legible(job_id))
-        return None if entry is None else decode_job(entry)
+        return self.job_and_run(project_id, job_id)[0]
 
     def job_and_run(self, project_id: str, job_id: str) -> tuple[dict[str, Any] | None, str | None]:
         """Return what :meth:`job` does, and the mark of the job's latest publication, None if it has none.

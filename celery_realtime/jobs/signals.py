@@ -120,8 +120,7 @@ class Bridge:
 
     def end_later_steps(self, job: Job, request: Any, ending: Ending) -> None:
         """Report that the steps behind a job will not run, which has ended with an error."""
-        state = "LOST" if ending.state == "LOST" else "FAILURE"
-        self._unreached.end_behind(job, request, ending.error or ending.state, state=state)
+        self._unreached.end_behind(job, request, ending.error or ending.state, state=ending.state)
 
     # -- receiving ----------------------------------------------------------------------------------------------
 
@@ -279,10 +278,9 @@ class Bridge:
             self._unreached.end(job, request, error)
 
     def _on_retry(self, sender: Any = None, request: Any = None, reason: Any = None, **_: Any) -> None:
-        """Report a job that a cold shutdown cut off; retries proper are reported when they are published.
+        """Report a job that a cold shutdown, or a loss of the broker, cut off; retries proper are reported otherwise.
 
-        Celery calls it a retry, without a reason, yet a message that was acknowledged early does not come back
-        (celery/worker/request.py, ``_announce_cancelled``). It does the same to late ones when the broker was away.
+        Celery calls it a retry, without a reason (celery/worker/request.py, ``_announce_cancelled``).
         """
         if sender is None or sender.app is not self._app or reason is not None:
             return

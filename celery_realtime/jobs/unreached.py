@@ -50,7 +50,7 @@ class UnreachedSteps:
             job: The job.
             embed: What its message carries along: ``chain``, ``chord`` and ``callbacks``.
             reason: The error that it ended with, or one line that says why.
-            state: Of a job that has replaced itself, the state in which it ends; ``LOST`` is taken back if it goes on.
+            state: In which state; if that is ``LOST``, so is what has replaced itself, and that is taken back.
         """
         for behind in tasks_behind(job.job_id, embed):
             step = self._step(job, behind)
@@ -90,7 +90,7 @@ class UnreachedSteps:
         if step.continues and state == "LOST":
             self._reporter.report_lost(step, error)
         elif step.continues:
-            self._reporter.report(step, state, error=error)
+            self._reporter.report(step, "FAILURE", error=error)
         else:
             self._reporter.report_unreached(step, error)
 
