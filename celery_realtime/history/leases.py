@@ -35,12 +35,14 @@ class HeldJob(Job, frozen=True, kw_only=True):
 
     Attributes:
         running: Whether it has started; if not, it waits in the worker.
+        left: Whether it has ended, and only that has not been sent yet.
         since: When the worker received it, or its pool has accepted it, in seconds since the epoch by that host's
             clock; None if the process that runs it has described it, see ``execution``.
         behind: Jobs that its success leads to.
     """
 
     running: bool = False
+    left: bool = False
     since: float | None = None
     behind: tuple[Step, ...] = ()
 

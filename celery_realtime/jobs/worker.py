@@ -177,7 +177,7 @@ class WorkerSupport:
         from celery_realtime.history.leases import HeldJob
 
         left = [
-            HeldJob(**msgspec.structs.asdict(departure.job), running=True, since=departure.started_at)
+            HeldJob(**msgspec.structs.asdict(departure.job), running=True, left=True, since=departure.started_at)
             for departure in self._reconciler.unsent()
         ]
         held = [(self._received(request.id), request) for request in WorkerRequests().reserved()]

@@ -195,7 +195,7 @@ class LeaseRenewal:
         is_first = self._is_new and time.monotonic() - self._since < self._lease
         if (not was_there and not is_first) or was_in_doubt:
             for job in held:
-                if job.running:
+                if job.running and not job.left:
                     _report(self._manager, job, "STARTED", incarnation=self._incarnation)
         self._is_new = False
 

@@ -87,7 +87,8 @@ def reap_until(studio: Studio, done: Callable[[], Any]) -> None:
 def test_after_an_empty_redis_only_what_runs_is_reported_as_running(studio: Studio, redis_url: str) -> None:
     """What a worker has only reserved waits in it for a free process."""
     worker = Worker(studio, lease=60.0)
-    worker.held = [job("runs"), job("reserved", running=False), job("of no project", project=None)]
+    left = HeldJob(job_id="left", project_id="p", running=True, left=True)
+    worker.held = [job("runs"), job("reserved", running=False), job("of no project", project=None), left]
     worker.renewal.renew()
     redis.Redis.from_url(redis_url).flushdb()
     worker.renewal.renew()
