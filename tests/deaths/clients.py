@@ -31,7 +31,7 @@ class Page:
             if self._answers.get(job) != answer:
                 self._answers[job] = answer
                 attempt, timestamp = int(entry.get("attempt") or 0), str(entry.get("timestamp") or "")
-                self._changes.append(Change(job, answer, attempt, timestamp))
+                self._changes.append(Change(job, answer, attempt, timestamp, entry.get("offset")))
 
     def show_only(self, entries: Mapping[str, Entry]) -> None:
         """Show these jobs and no other."""

@@ -30,12 +30,17 @@ class Change:
         answer: See :mod:`tests.deaths.oracle`.
         attempt: Of the job.
         timestamp: Of the status that it shows.
+        offset: Of the event that it came with; None for one without, as in a snapshot.
     """
 
     job: str
     answer: str
     attempt: int = 0
     timestamp: str = ""
+    offset: int | None = None
+
+    def __str__(self) -> str:
+        return self.answer if self.offset is None else f"{self.answer} @{self.offset}"
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class View:
 
     def path(self, job: str) -> str:
         """Return all that it has shown of a job, one after the other."""
-        return " > ".join(change.answer for change in self.changes if change.job == job)
+        return " > ".join(str(change) for change in self.changes if change.job == job)
 
 
 @dataclass(frozen=True)
