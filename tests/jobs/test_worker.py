@@ -42,6 +42,7 @@ class Request:
         self.args: list[Any] = []
         self.kwargs: dict[str, Any] = {}
         self.hostname = "w@host"
+        self._payload: Any = (self.args, self.kwargs, {})
         self.time_start: float | None = None
         self.acknowledged = False
 
