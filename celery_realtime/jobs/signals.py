@@ -127,10 +127,10 @@ class Bridge:
     def _on_received(self, sender: Any = None, request: Any = None, **_: Any) -> None:
         if sender is None or sender.app is self._app:
             job = self._received[request.id] = self._reader.of_request(request)
-            if job.project_id is not None:
-                note_behind(request, self._unreached.behind(job, request))
-                self._departures.watch(job, request)
             self._requests[request.id] = request
+            if job.project_id is not None:
+                self._departures.watch(job, request)
+                note_behind(request, self._unreached.behind(job, request))
 
     def _on_unknown(self, sender: Any = None, message: Any = None, name: Any = None, id: Any = None, **_: Any) -> None:
         if sender is not None and sender.app is self._app and id:

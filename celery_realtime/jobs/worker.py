@@ -177,7 +177,13 @@ class WorkerSupport:
         from celery_realtime.history.leases import HeldJob
 
         left = [
-            HeldJob(**msgspec.structs.asdict(departure.job), running=True, left=True, since=departure.started_at)
+            HeldJob(
+                **msgspec.structs.asdict(departure.job),
+                running=True,
+                left=True,
+                since=departure.started_at,
+                behind=() if departure.request is None else noted_behind(departure.request),
+            )
             for departure in self._reconciler.unsent()
         ]
         held = [(self._received(request.id), request) for request in WorkerRequests().reserved()]

@@ -25,6 +25,9 @@ def reserved() -> Iterator[list[Any]]:
         state.reserved_requests.discard(request)
 
 
+STEP = {"task": "publish", "options": {"task_id": "next"}}
+
+
 class Consumer:
     """What in a worker takes jobs from the queue."""
 
@@ -42,7 +45,7 @@ class Request:
         self.args: list[Any] = []
         self.kwargs: dict[str, Any] = {}
         self.hostname = "w@host"
-        self._payload: Any = (self.args, self.kwargs, {})
+        self._payload: Any = (self.args, self.kwargs, {"chain": [STEP]})
         self.time_start: float | None = None
         self.acknowledged = False
 
@@ -67,6 +70,9 @@ def test_a_worker_holds_the_jobs_that_it_has_received_and_that_have_a_project(re
     assert {(job.job_id, job.project_id, job.worker, job.running) for job in held} == {
         *(("one", "p", "w@host", True), ("three", "q", "w@host", False))
     }
+    assert [[(step.job_id, step.project_id) for step in job.behind] for job in held if job.job_id == "one"] == [
+        [("next", "p")]
+    ]
 
 
 def test_a_worker_holds_what_it_has_finished_until_the_end_has_been_sent(reserved: list[Any]) -> None:
