@@ -1,6 +1,6 @@
 """Start Python modules in forks of a server that has imported most of what they need (``tests/tools/fork_server.py``).
 
-Only where nothing depends on being first: eventlet and gevent have to patch the standard library before such imports.
+Eventlet and gevent have to patch the standard library before such imports: each has a server of its own.
 """
 
 from __future__ import annotations
@@ -23,9 +23,14 @@ POLL_INTERVAL = 0.01
 
 
 class ForkServer:
-    """A process that forks. It ends with this one."""
+    """A process that forks. It ends with this one.
 
-    def __init__(self) -> None:
+    Args:
+        pool: Of Celery, whose library patches the standard library there.
+    """
+
+    def __init__(self, pool: str) -> None:
+        self._pool = pool
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str]
         started = threading.Event()
@@ -37,7 +42,7 @@ class ForkServer:
         launcher = [sys.executable, "-I", "-S", str(ROOT / "tests" / "tools" / "with_parent.py")]
         try:
             self._process = subprocess.Popen(
-                [*launcher, sys.executable, "-m", "tests.tools.fork_server"],
+                [*launcher, sys.executable, "-m", "tests.tools.fork_server", self._pool],
                 cwd=ROOT,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
                 stdin=subprocess.PIPE,
@@ -114,6 +119,6 @@ class Forked:
 
 
 @functools.cache
-def fork_server() -> ForkServer:
-    """Return the server of this process."""
-    return ForkServer()
+def fork_server(pool: str = "prefork") -> ForkServer:
+    """Return the server of this process for a pool; those that patch nothing share one."""
+    return ForkServer(pool)

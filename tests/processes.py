@@ -67,7 +67,7 @@ class ManagedProcess:
         cwd: Its working folder; the repository by default.
         ready: Asked until it says yes; by default a running process is ready.
         start_timeout: Seconds until it must be ready.
-        forks: Whether it may be a fork of an interpreter that has imported other packages: see ``tests/forks.py``.
+        forks: The pool whose fork server starts it, see ``tests/forks.py``; by default it is an interpreter of its own.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class ManagedProcess:
         cwd: Path = ROOT,
         ready: Callable[[], bool] | None = None,
         start_timeout: float = 30.0,
-        forks: bool = False,
+        forks: str | None = None,
     ) -> None:
         self.argv = list(argv)
         self.folder = folder
@@ -88,7 +88,7 @@ class ManagedProcess:
         self.env = dict(env or {})
         self.cwd = cwd
         self.start_timeout = start_timeout
-        self._forks = forks and CAN_FORK and argv[0] == sys.executable
+        self._forks = forks if CAN_FORK and argv[0] == sys.executable else None
         self._ready = ready or (lambda: True)
         self._log_path = folder / f"{name}.log"
         self._log_start = 0
@@ -117,8 +117,9 @@ class ManagedProcess:
         return {**os.environ, "PYTHONUNBUFFERED": "1", **self.env}
 
     def _spawn(self, log: BinaryIO) -> Started:
-        if self._forks:
-            return fork_server().run(self.argv[1:], env=self._whole_environment, cwd=self.cwd, stdout=self._log_path)
+        if self._forks is not None:
+            server = fork_server(self._forks)
+            return server.run(self.argv[1:], env=self._whole_environment, cwd=self.cwd, stdout=self._log_path)
         return subprocess.Popen(
             [sys.executable, "-I", "-S", str(LAUNCHER), *self.argv],
             cwd=self.cwd,
@@ -260,6 +261,7 @@ class Worker(ManagedProcess):
         options: More options of ``celery worker``.
         name: The first half of its host name; the second is unique.
         hostname: Its whole host name, if it is to be that of another worker.
+        forks: Whether it begins as a fork, see ``tests/forks.py``; by default, unless its pool patches anything.
     """
 
     def __init__(
@@ -273,6 +275,7 @@ class Worker(ManagedProcess):
         options: Sequence[str] = (),
         name: str = "worker",
         hostname: str | None = None,
+        forks: bool | None = None,
     ) -> None:
         self.hostname = hostname or f"{name}@{uuid.uuid4().hex[:12]}"
         # Mingle and gossip cost a second at the start, and talk to the workers of other tests.
@@ -289,7 +292,7 @@ class Worker(ManagedProcess):
             name=self.hostname,
             env={**python_path(), **(env or {})},
             ready=lambda: f"{self.hostname} ready." in self.current_log,
-            forks=pool not in GREEN,
+            forks=(pool if pool in GREEN else "prefork") if forks or (forks is None and pool not in GREEN) else None,
         )
 
 
@@ -315,7 +318,7 @@ class WebServer(ManagedProcess):
             env={**python_path(), "HOST": HOST, "PORT": str(port), **(env or {})},
             # Some say so a moment before they do.
             ready=lambda: "Listening on http://" in self.current_log and accepts_connections(port),
-            forks=(env or {}).get("ASYNC_MODE") not in GREEN and ".hosts." not in module,
+            forks=None if (env or {}).get("ASYNC_MODE") in GREEN or ".hosts." in module else "prefork",
         )
 
 

@@ -15,7 +15,6 @@ from celery import Celery
 
 from celery_realtime.history.keys import Keys
 from tests.deaths import app as apps
-from tests.deaths.nursery import Nursery
 from tests.deaths.plan import SLOTS, PlannedJob
 from tests.deaths.queues import waiting_in_rabbitmq, waiting_in_redis
 from tests.processes import ManagedProcess, WebServer, Worker
@@ -33,20 +32,10 @@ class Stage:
         backend: redis, database or none.
         folder: For data and logs.
         get_rabbitmq: Returns the RabbitMQ of the test run, which takes long to start.
-        nursery: Makes the workers.
     """
 
-    def __init__(
-        self,
-        broker: str,
-        backend: str,
-        *,
-        folder: Path,
-        get_rabbitmq: Callable[[], RabbitMQServer],
-        nursery: Nursery,
-    ) -> None:
+    def __init__(self, broker: str, backend: str, *, folder: Path, get_rabbitmq: Callable[[], RabbitMQServer]) -> None:
         self.folder = folder
-        self._nursery = nursery
         self.kind = broker
         self.results = RedisServer(folder / "results", name="results", persist=True).start()
         self.broker: RedisServer | RabbitMQServer
@@ -95,10 +84,11 @@ class Stage:
             folder: For its log.
             **more: Of its environment.
         """
-        return self._nursery.worker(
+        return Worker(
             "tests.deaths.app",
             pool=pool,
             folder=folder,
+            forks="DEATHS_EXEC" not in os.environ,
             concurrency=SLOTS[pool],
             env=self.environment(DEATHS_POOL=pool, **more),
             options=["-Q", queue],
@@ -181,26 +171,19 @@ class Stages:
     def __init__(self, make_folder: Callable[[str], Path], get_rabbitmq: Callable[[], RabbitMQServer]) -> None:
         self._make_folder = make_folder
         self._get_rabbitmq = get_rabbitmq
-        self._nursery = Nursery(make_folder("nursery"), forks="DEATHS_EXEC" not in os.environ)
         self._stage: Stage | None = None
         self._kinds: tuple[str, str] | None = None
 
     def stage(self, kinds: tuple[str, str]) -> Stage:
         """Return the stage with these kinds of broker and backend, all of whose servers run."""
         if self._stage is None or self._kinds != kinds:
-            self._close_stage()
-            self._stage = Stage(
-                *kinds, folder=self._make_folder("stage"), get_rabbitmq=self._get_rabbitmq, nursery=self._nursery
-            )
+            self.close()
+            self._stage = Stage(*kinds, folder=self._make_folder("stage"), get_rabbitmq=self._get_rabbitmq)
             self._kinds = kinds
         self._stage.mend()
         return self._stage
 
     def close(self) -> None:
-        self._close_stage()
-        self._nursery.close()
-
-    def _close_stage(self) -> None:
         if self._stage is not None:
             self._stage.close()
         self._stage = None

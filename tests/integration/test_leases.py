@@ -212,7 +212,7 @@ def embed(launcher: Launcher, broker: Broker, how: str, **env: str) -> ManagedPr
             folder=launcher.folder,
             name=name,
             env={**python_path(), **broker.env, "LOST_AFTER": str(LOST_AFTER), **env},
-            forks=True,
+            forks="prefork",
         )
     )
 

@@ -2,6 +2,8 @@
 
 That takes most of the second that a worker or a web server needs to start. Of this package nothing is imported before
 the fork. ``tests/forks.py`` starts a server and talks to it: a line of JSON for each request and for each answer.
+
+``python -m tests.tools.fork_server gevent``, or ``eventlet``, patches the standard library first, as Celery does.
 """
 
 from __future__ import annotations
@@ -14,12 +16,14 @@ import os
 import runpy
 import signal
 import sys
+from os import close, fork, read, waitpid  # before gevent puts its own in their places, which need its loop
 from typing import Any
 
 MODULES = (
     "amqp",
     "billiard.pool",
     "celery.apps.worker",
+    "celery.backends.database",
     "celery.backends.redis",
     "celery.bin.celery",
     "celery.concurrency.prefork",
@@ -71,22 +75,22 @@ def _answer(value: int | None) -> None:
 def _poll(children: dict[int, int | None], child: int) -> int | None:
     """Return how a child has ended, as ``subprocess.Popen`` does; None while it runs."""
     if children[child] is None:
-        pid, status = os.waitpid(child, os.WNOHANG)
+        pid, status = waitpid(child, os.WNOHANG)
         children[child] = os.waitstatus_to_exitcode(status) if pid else None
     return children[child]
 
 
 def _fork(request: dict[str, Any]) -> int:
     server, (is_ready, ready) = os.getpid(), os.pipe()
-    child = os.fork()
+    child = fork()
     if child == 0:
         _become(request, server)
-        os.close(is_ready)
-        os.close(ready)  # which the server waits for
+        close(is_ready)
+        close(ready)  # which the server waits for
         return 0
-    os.close(ready)
-    os.read(is_ready, 1)
-    os.close(is_ready)
+    close(ready)
+    read(is_ready, 1)
+    close(is_ready)
     return child
 
 
@@ -122,7 +126,14 @@ def _run(arguments: list[str]) -> None:
         runpy._run_module_as_main(program)  # type: ignore[attr-defined]  # what `python -m` does itself
 
 
+def _patch(pool: str) -> None:
+    from celery import maybe_patch_concurrency
+
+    maybe_patch_concurrency(["celery", "--pool", pool])
+
+
 if __name__ == "__main__":
+    _patch(sys.argv[1])
     for module in MODULES:
         importlib.import_module(module)
     gc.collect()
