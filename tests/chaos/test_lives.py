@@ -14,6 +14,7 @@ import pytest
 from tests.deaths.cells import BACKENDS, BROKERS
 from tests.deaths.fixtures import deaths  # noqa: F401
 from tests.deaths.lives import Round
+from tests.deaths.running import write_report
 from tests.deaths.stage import Stages
 
 LIVES = int(os.environ.get("DEATHS_LIVES", "500"))
@@ -33,6 +34,9 @@ def test_random_lives(deaths: Stages, tmp_path: Path, broker: str) -> None:  # n
         folder = tmp_path / f"after-{ended}"
         folder.mkdir()
         lives = Round(deaths.stage((broker, backend)), folder, chance)
-        wrong += [f"after {ended} lives ({backend}): {fault}" for fault in lives.run(ROUND)]
+        faults = lives.run(ROUND)
         ended += lives.lives
+        verdict = [*map(str, faults), *lives.story(faults)] or ["right"]
+        write_report([f"{broker}, {backend}, {ended} lives: {line}" for line in verdict])
+        wrong += [f"after {ended} lives ({backend}): {line}" for line in verdict if faults]
     assert not wrong, "\n".join(wrong)

@@ -230,11 +230,7 @@ class CellRun:
 
     def story(self, jobs: Collection[str]) -> list[str]:
         """Return what some jobs have written down, each with the seconds since the death."""
-        return [self._story_of(job) for job in self._plan.jobs if job.job_id in jobs]
-
-    def _story_of(self, job: PlannedJob) -> str:
-        notes = [f"{note['what']} {note['at'] - self._struck_at:+.3f} in {note['pid']}" for note in self._notes(job)]
-        return f"{job.job_id}: " + ", ".join([f"published {job.published_at - self._struck_at:+.3f}", *notes])
+        return [diary.story(self._folder, job.job_id, self._struck_at) for job in self._plan.jobs if job.job_id in jobs]
 
     def close(self) -> None:
         _release(self._plan.jobs)

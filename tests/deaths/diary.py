@@ -107,6 +107,12 @@ def notes_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def story(folder: Path, job: str, since: float) -> str:
+    """Return the notes on a job in one line, each with the seconds since a time."""
+    notes = notes_of(folder / f"{job}.log")
+    return f"{job}: " + ", ".join(f"{note['what']} {note['at'] - since:+.3f} in {note['pid']}" for note in notes)
+
+
 def runs_of(notes: Iterable[dict[str, Any]]) -> list[Run]:
     """Put notes together to runs: a note belongs to the latest run of its process."""
     runs: list[Run] = []

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.deaths import diary
 from tests.deaths.cells import POOLS
 from tests.deaths.plan import PlannedJob
 from tests.deaths.stage import Stage
@@ -78,6 +79,11 @@ class Round:
             return self._end()
         finally:
             self._close()
+
+    def story(self, faults: list[Fault]) -> list[str]:
+        """Return what the jobs have written down that are shown wrongly, in seconds since the last life began."""
+        jobs = sorted({fault.job for fault in faults})
+        return [diary.story(self._folder, job, self._watch.acted_at) for job in jobs]
 
     def _end(self) -> list[Fault]:
         """Let the rest be done, and judge."""

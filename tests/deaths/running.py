@@ -29,11 +29,15 @@ def check(stages: Stages, flight: Flight, folder: Path) -> None:
     verdicts = run.run()
     wrong = {cell: faults for cell, faults in verdicts.items() if faults}
     report = _lines(wrong, run)
-    if "DEATHS_REPORT" in os.environ:
-        right = [f"right {cell}" for cell in verdicts.keys() - wrong.keys()]
-        with Path(os.environ["DEATHS_REPORT"]).open("a") as file:
-            file.write("\n".join([*right, *report, ""]))
+    write_report([*(f"right {cell}" for cell in verdicts.keys() - wrong.keys()), *report])
     assert not wrong, "\n".join(report)
+
+
+def write_report(lines: list[str]) -> None:
+    """Add verdicts to the file that ``DEATHS_REPORT`` names, if it names one."""
+    if lines and "DEATHS_REPORT" in os.environ:
+        with Path(os.environ["DEATHS_REPORT"]).open("a") as file:
+            file.write("\n".join([*lines, ""]))
 
 
 def _lines(wrong: dict[str, list[Fault]], run: FlightRun) -> list[str]:

@@ -42,6 +42,13 @@ def test_a_second_run_in_the_same_process_has_the_later_notes() -> None:
     assert [run.end for run in diary.runs_of(notes)] == ["error", "success"]
 
 
+def test_a_story_says_what_became_of_a_job_and_when(tmp_path: Path) -> None:
+    diary.write(tmp_path, "job", diary.BEGIN, main_pid=1)
+    assert diary.story(tmp_path, "job", time.time() + 60).startswith("job: begin -")
+    assert diary.story(tmp_path, "job", 0.0).endswith(f" in {os.getpid()}")
+    assert diary.story(tmp_path, "another", 0.0) == "another: "
+
+
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     diary.write(tmp_path, "job", diary.BEGIN, main_pid=os.getppid())
     diary.write(tmp_path, "job", diary.END, main_pid=os.getppid(), end="success")
