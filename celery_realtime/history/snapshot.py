@@ -20,10 +20,10 @@ _RUNNING = {"event": "status_change", "status": "running", "state": "STARTED", "
 _RUN_PLACE = 9
 
 #: The counts of a workflow, in the order in which append.lua stores them.
-_COUNTS = ("total", "queued", "running", "done", "failed", "share", "progress", "told")
+_COUNTS = ("total", "queued", "running", "done", "failed", "share", "progress", "updated")
 
 #: Those that are not shown.
-_HIDDEN_COUNTS = ("share", "told")
+_HIDDEN_COUNTS = ("share", "updated")
 
 
 class Snapshot(msgspec.Struct, frozen=True):

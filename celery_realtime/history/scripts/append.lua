@@ -215,13 +215,13 @@ local function store_workflow_update(event, root, flow)
     flow.done, flow.failed, flow.progress, timestamp)
   local at = store(WORKFLOW_EVENT, payload)
   workflow_updates[#workflow_updates + 1] = {event.index, payload, at}
-  flow.told = now_ms
+  flow.updated = now_ms
   if project.due then common.take(keys.flows_due, root) end
 end
 
 -- Report a workflow's change: at once if it is the first or the last one, or if there was none for a while.
 local function report_workflow(event, root, flow)
-  local due = flow.told / 1000 + WORKFLOW_PAUSE
+  local due = flow.updated / 1000 + WORKFLOW_PAUSE
   if common.is_over(flow) or due <= now then return store_workflow_update(event, root, flow) end
   if redis.call('ZSCORE', keys.flows_due, root) then return end
   common.add(keys.flows_due, due, root)

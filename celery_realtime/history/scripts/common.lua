@@ -62,10 +62,10 @@ end
 
 -- The counts of a workflow in the order in which they are stored: jobs in all and of each kind, the sum of the jobs'
 -- percentages, the progress, and the time (ms) of the latest update, 0 for none.
-local FLOW = {'total', 'queued', 'running', 'done', 'failed', 'share', 'progress', 'told'}
+local FLOW = {'total', 'queued', 'running', 'done', 'failed', 'share', 'progress', 'updated'}
 
 function common.new_flow()
-  return {total = 0, queued = 0, running = 0, done = 0, failed = 0, share = 0, progress = -1, told = 0}
+  return {total = 0, queued = 0, running = 0, done = 0, failed = 0, share = 0, progress = -1, updated = 0}
 end
 
 function common.parse_flow(stored)
@@ -90,7 +90,9 @@ function common.progress_of(flow) return math.floor(flow.share / flow.total + 0.
 
 function common.write_flow(keys, root, flow, now)
   local words = {}
-  for place, name in ipairs(FLOW) do words[place] = name == 'told' and string.format('%d', flow.told) or flow[name] end
+  for place, name in ipairs(FLOW) do
+    words[place] = name == 'updated' and string.format('%d', flow.updated) or flow[name]
+  end
   redis.call('HSET', keys.flows, root, table.concat(words, ' '))
   if common.is_over(flow) then
     common.add(keys.flows_ended, now, root)
