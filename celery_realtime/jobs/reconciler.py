@@ -232,7 +232,9 @@ class Reconciler:
         job = departure.job
         if ending.state == "RETRY":
             job = msgspec.structs.replace(job, attempt=job.attempt + 1)
-        self._manager.put(events.outgoing_end(job, ending, incarnation=self._reporter.incarnation))
+        # It had started, even if its child could not send that any more.
+        gate = "S" if ending.state == "LOST" and departure.report.kind == "abandoned" else ""
+        self._manager.put(events.outgoing_end(job, ending, incarnation=self._reporter.incarnation, gate=gate))
         if ending.error is not None and ending.state != "RETRY":
             self._failed(job, departure.request, ending)
 

@@ -193,16 +193,17 @@ def test_a_job_whose_message_went_back_is_queued_again(play: Play) -> None:
 
 
 def test_a_job_that_is_abandoned_with_its_worker_is_lost_unless_its_end_is_stored(play: Play) -> None:
-    requests = {name: Request() for name in ("a", "b")}  # which a worker's pool has as long as they run
+    requests = {name: Request() for name in ("a", "b", "c")}  # which a worker's pool has as long as they run
     for name, request in requests.items():
         request.time_start, request.acknowledged = 1.0, True
         play.departures.watch(Job(job_id=name, project_id="p"), request)
     play.store(status("STARTED", job="a"), status("STARTED", job="b"))
+    play.store(status("PENDING", job="c"))  # its child could not send that it had started
     play.results.stored["b"] = SUCCESS
     play.reconciler.start()
     play.reconciler.finish(20)
-    assert play.look() == [("a", "LOST"), ("b", "SUCCESS")]
-    assert [job for job, _ in play.failed] == ["a"]
+    assert play.look() == [("a", "LOST"), ("b", "SUCCESS"), ("c", "LOST")]
+    assert [job for job, _ in play.failed] == ["a", "c"]
 
 
 def test_a_job_that_replaced_itself_goes_on(play: Play) -> None:
