@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import msgspec
+
 from celery_realtime.events import Outgoing
 
 SOFT = ("L", "E")
@@ -16,13 +18,15 @@ class Known(NamedTuple):
         run: The mark of its publication; None without one.
         began: When the run began, if it has no mark and is not the job's first.
         attempt: Its attempt.
-        rank: 0 queued, 1 running, 2 ended, ``L`` lost, ``E`` expired.
+        rank: 0 queued, 1 running, 2 ended, ``L`` lost, ``E`` expired or not reached.
         percent: Its progress.
         incarnation: Which worker's process reported it last.
         execution: The start of its task, if that is known.
         started: When that was.
         ended: When it ended.
         has_status: Whether more is known of the attempt than progress.
+        gone_back: Whether the message of its latest start is with the broker again.
+        says: What its latest status says to the user.
     """
 
     run: str | None = None
@@ -35,6 +39,15 @@ class Known(NamedTuple):
     started: float = 0.0
     ended: float | None = None
     has_status: bool = True
+    gone_back: bool = False
+    says: tuple[str, str | None] = ("", None)
+
+    @property
+    def kind(self) -> str:
+        """What a workflow counts it as."""
+        if self.rank in ("0", "1"):
+            return "running" if self.rank == "1" else "queued"
+        return "done" if self.says[0] == "SUCCESS" else "failed"
 
 
 class Report(NamedTuple):
@@ -48,20 +61,26 @@ class Report(NamedTuple):
     execution: str | None
     started: float
     redelivered: bool
+    says: tuple[str, str | None] = ("", None)
 
     @classmethod
     def of(cls, event: Outgoing, now: float, started: float) -> Report:
         """Return what an event reports."""
         standing, execution = event.standing, event.standing.execution
+        rank = standing.gate or ("p" if event.progress else str(event.rank))
+        # Whoever waits in a queue has not started; what goes back has a time, and does not know of which start.
+        is_of_start = execution is not None and bool(execution.id) and rank != "0"
+        said = msgspec.json.decode(event.payload)
         return cls(
             run=standing.run or None,
             attempt=event.attempt,
-            rank=standing.gate or ("p" if event.progress else str(event.rank)),
+            rank=rank,
             percent=standing.percent,
             incarnation=standing.incarnation,
-            execution=None if execution is None else execution.id,
+            execution=execution.id if execution is not None and is_of_start else None,
             started=now if execution is None else started,
             redelivered=execution is not None and execution.redelivered,
+            says=(said.get("state", ""), said.get("error")),
         )
 
 
@@ -81,11 +100,13 @@ def run_order(report: Report, known: Known) -> int:
 def is_news(report: Report, known: Known | None) -> bool:
     """Return whether a report of the present run, or of one of which nothing is known, is news."""
     if known is None:
-        return report.rank not in ("E", "L", "s")
-    if report.rank in ("E", "L", "S"):
-        return _is_news_of_reaper(report, known)
+        return report.rank not in ("E", "L", "s", "B")
+    if report.rank in ("B", "E", "L", "S", "U"):
+        return _is_inferred_rightly(report, known)
     if report.attempt != known.attempt:
         return report.attempt > known.attempt and report.rank != "s"
+    if known.gone_back and _is_of_start_before(report, known):
+        return False
     if report.rank in ("p", "s"):
         return _is_progress(report, known)
     if known.rank in SOFT:
@@ -95,9 +116,36 @@ def is_news(report: Report, known: Known | None) -> bool:
     return report.rank > known.rank
 
 
+def _is_inferred_rightly(report: Report, known: Known) -> bool:
+    if report.rank == "U":
+        return False
+    return _goes_back(report, known) if report.rank == "B" else _is_news_of_reaper(report, known)
+
+
+def _goes_back(report: Report, known: Known) -> bool:
+    """Return whether what goes back is the message of the start that is known, and not of one before it."""
+    is_its_workers = known.incarnation in ("", report.incarnation)
+    is_in_time = known.execution is None or known.started <= report.started
+    return report.attempt == known.attempt and known.rank in ("1", "L") and is_its_workers and is_in_time
+
+
+def _is_of_start_before(report: Report, known: Known) -> bool:
+    """Return whether a report is of the start whose message is with the broker again."""
+    if report.rank in ("p", "s"):
+        return True  # the start after it comes before its progress
+    if report.rank != "1" or report.execution is None:
+        return False
+    if known.execution is not None:
+        return report.execution == known.execution
+    is_its_workers = report.incarnation == known.incarnation
+    return is_its_workers and report.started <= known.started and not report.redelivered
+
+
 def _is_news_of_reaper(report: Report, known: Known) -> bool:
     is_same = report.attempt == known.attempt
     is_own = not report.incarnation or not known.incarnation or report.incarnation == known.incarnation
+    if is_same and known.gone_back and report.incarnation == known.incarnation:
+        return False  # the worker has said itself that it had it no more
     if report.rank == "E":
         return is_same and known.rank == "0"
     if report.rank == "S" and (report.attempt > known.attempt or (is_same and known.rank == "0")):
@@ -117,10 +165,21 @@ def _starts_again(report: Report, known: Known) -> bool:
     return report.incarnation != known.incarnation
 
 
+def note(report: Report, known: Known | None) -> Known | None:
+    """Return what is known after a report that nobody needs to see, or None if it is none of those."""
+    if known is None or run_order(report, known) != 0 or report.attempt != known.attempt:
+        return None
+    if report.rank == "2" and known.rank in SOFT and report.says == known.says:
+        return known._replace(rank="2")  # somebody who knows says what was only inferred
+    if report.rank == "B" and known.rank == "0" and not known.gone_back:  # the start itself has not been heard of
+        return known._replace(incarnation=report.incarnation, started=report.started, gone_back=True)
+    return None
+
+
 def apply(report: Report, known: Known | None, now: float) -> Known | None:
     """Return what is known after a report, or None if it is no news."""
     order = 0 if known is None else run_order(report, known)
-    if order < 0:
+    if order < 0 or note(report, known) is not None:
         return None
     before = known if order == 0 else None
     if not is_news(report, before):
@@ -134,11 +193,16 @@ def apply(report: Report, known: Known | None, now: float) -> Known | None:
             base = base._replace(incarnation=before.incarnation)
         execution = (base.execution, base.started) if base.execution else (report.execution, report.started)
         return base._replace(run=run, began=began, percent=report.percent, execution=execution[0], started=execution[1])
+    if report.rank == "B":
+        assert same is not None
+        started = same.started if same.execution else report.started
+        over = same._replace(run=run, rank="0", percent=0, incarnation=report.incarnation, started=started)
+        return over._replace(ended=None, has_status=True, gone_back=True, says=report.says)
     goes_on = same is not None and (report.rank != "1" or same.rank == "0" or not same.has_status)
     keeps = (
         same is not None and report.execution is None and (report.rank != "1" or same.incarnation == report.incarnation)
     )
-    rank = "L" if report.rank == "S" else report.rank
+    rank = {"S": "L", "U": "E"}.get(report.rank, report.rank)
     return Known(
         run=run,
         began=began,
@@ -149,4 +213,5 @@ def apply(report: Report, known: Known | None, now: float) -> Known | None:
         execution=same.execution if same is not None and keeps else report.execution,
         started=same.started if same is not None and keeps else report.started,
         ended=now if rank in ("2", "L", "E") else None,
+        says=report.says,
     )

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from celery_realtime import events
 from celery_realtime.client.entries import Entries
-from celery_realtime.events import WORKFLOW_EVENT, Execution, Job, Outgoing
+from celery_realtime.events import WORKFLOW_EVENT, Ending, Execution, Job, Outgoing, Step
 from celery_realtime.history.appending import WORKFLOW_PAUSE
 from celery_realtime.history.keys import PROJECT
 from celery_realtime.history.leases import HeldJob
@@ -25,6 +25,7 @@ from celery_realtime.history.store import History
 from celery_realtime.jobs.progress import Progress, progress_update
 from tests.fuzz.budget import tried
 from tests.fuzz.job_model import Known, Report, apply
+from tests.fuzz.job_model import note as noted
 
 LEASE = 10.0
 JOBS = ("one", "two", "three", "unmarked")
@@ -97,6 +98,11 @@ class Message(NamedTuple):
     attempt: int = 0
     redelivered: bool = False
     acks_late: bool = False
+    expires_at: float | None = None
+
+    def again(self) -> Message:
+        """Return it as the broker delivers it a second time."""
+        return self._replace(redelivered=True)
 
 
 class Start:
@@ -132,6 +138,10 @@ def job_of(message: Message) -> Job:
     return Job(job_id=message.job, project_id="p", attempt=message.attempt, root_id="root", run=message.run, worker="w")
 
 
+def key_of(message: Message) -> tuple[str, str | None, int]:
+    return message.job, message.run, message.attempt
+
+
 class Lives(RuleBasedStateMachine):
     """Producers, workers, children and keepers, each of which may die at any step; and the clock."""
 
@@ -155,6 +165,10 @@ class Lives(RuleBasedStateMachine):
         self.ends: set[tuple[str, str | None, int]] = set()
         self.is_true = True
         self.updates: list[tuple[float, dict[str, Any]]] = []
+        #: Reports whose senders have ended, and that come later all the same.
+        self.left_behind: list[list[Outgoing]] = []
+        #: By (job, run, attempt), the worker that reports what has become of the latest start, and the rank after that.
+        self.fates: dict[tuple[str, str | None, int], tuple[Worker, str]] = {}
 
     def teardown(self) -> None:
         self.settle()
@@ -178,6 +192,9 @@ class Lives(RuleBasedStateMachine):
             self.kill_child: bool(self.starts()),
             self.kill_worker: 1,
             self.kill_producer: bool(self.producer),
+            self.shut_down: 2,
+            self.drop_expired: 6 * any(self.expired(worker) for worker in self.workers),
+            self.leave_unreached: 1,
             self.renew: 2,
             self.reap: 2,
             self.wait: 3,
@@ -198,13 +215,12 @@ class Lives(RuleBasedStateMachine):
         job, acks_late, expires = self.pick(JOBS), self.pick((False, True)), self.pick((False, True))
         number = next(numbers)
         run = None if job == UNMARKED else f"{1_700_000_000_000 + number}-{number % 16**8:08x}"
-        message = Message(job, run, acks_late=acks_late)
+        message = Message(job, run, acks_late=acks_late, expires_at=self.now + 2 if expires else None)
         self.latest_run[job] = run
         self.queue.append(message)
         if run is not None:
             change = events.status_change(job_of(message), "PENDING")
-            expiry = self.now + 2 if expires else None
-            self.producer.append(events.outgoing_status(change, expiry, job=job_of(message)))
+            self.producer.append(events.outgoing_status(change, message.expires_at, job=job_of(message)))
 
     def receive(self) -> None:
         message = self.pick(self.queue)
@@ -215,6 +231,7 @@ class Lives(RuleBasedStateMachine):
         worker = self.pick([worker for worker in self.workers if worker.reserved])
         start = Start(worker.reserved.pop(0), worker, self.now)
         worker.starts.append(start)
+        self.fates.pop(key_of(start.message), None)
         self.report(start, "STARTED")
 
     def starts(self) -> list[Start]:
@@ -235,7 +252,7 @@ class Lives(RuleBasedStateMachine):
         start = self.pick(self.starts())
         start.worker.starts.remove(start)
         if self.pick((False, False, True)):
-            again = start.message._replace(attempt=start.message.attempt + 1, redelivered=False)
+            again = start.message._replace(attempt=start.message.attempt + 1, redelivered=False, expires_at=None)
             self.queue.append(again)
             change = events.status_change(job_of(again), "RETRY")
             incarnation = start.worker.incarnation
@@ -247,19 +264,69 @@ class Lives(RuleBasedStateMachine):
     def kill_child(self) -> None:
         start = self.pick(self.starts())
         start.worker.starts.remove(start)
-        self.give_back(start)
+        self.leave(start, "FAILURE")
 
-    def give_back(self, start: Start) -> None:
-        if start.message.acks_late:
-            self.queue.append(start.message._replace(redelivered=True))
+    def leave(self, start: Start, state: str) -> None:
+        """Let a start end that has not finished: its worker reports what becomes of it, and its child or nobody more.
+
+        Args:
+            start: The start.
+            state: In which the job ends if its message is acknowledged.
+        """
+        worker, message = start.worker, start.message
+        if self.pick((True, True, False)):
+            worker.outbox += start.outbox
+        else:
+            self.left_behind.append(start.outbox)
+        job = job_of(message)
+        if message.acks_late:
+            self.queue.append(message.again())
+            end = events.outgoing_given_back(job, self.now, incarnation=worker.incarnation)
+        else:
+            gate = "S" if state == "LOST" else ""
+            end = events.outgoing_end(job, Ending(state, "boom"), incarnation=worker.incarnation, gate=gate)
+        worker.outbox.append(end)
+        rank = {"LOST": "L", "FAILURE": "2"}[state]
+        self.fates[key_of(message)] = worker, "0" if message.acks_late else rank
 
     def kill_worker(self) -> None:
         index = self.pick(range(len(self.workers)))
         worker = self.workers[index]
-        self.queue += [message._replace(redelivered=True) for message in worker.reserved]
-        for start in worker.starts:
-            self.give_back(start)
+        self.queue += [message.again() for message in worker.reserved]
+        self.queue += [start.message.again() for start in worker.starts if start.message.acks_late]
+        self.fates = {key: fate for key, fate in self.fates.items() if fate[0] is not worker}
         self.workers[index] = Worker(self.now)
+
+    def shut_down(self) -> None:
+        index = self.pick(range(len(self.workers)))
+        worker = self.workers[index]
+        self.queue += [message.again() for message in worker.reserved]
+        for start in worker.starts:
+            self.leave(start, "LOST")
+        self.workers[index] = Worker(self.now)
+        if self.pick((True, True, False)):
+            self.append(worker.outbox)
+            self.history.leases.release(worker.incarnation)
+        else:
+            self.left_behind.append(worker.outbox)
+
+    def expired(self, worker: Worker) -> list[Message]:
+        return [message for message in worker.reserved if (message.expires_at or self.now) < self.now]
+
+    def drop_expired(self) -> None:
+        worker = self.pick([worker for worker in self.workers if self.expired(worker)])
+        message = self.pick(self.expired(worker))
+        worker.reserved.remove(message)
+        self.fates.pop(key_of(message), None)
+        change = events.status_change(job_of(message), "REVOKED", error=self.pick((None, "why")))
+        worker.outbox.append(events.outgoing_status(change, incarnation=worker.incarnation, job=job_of(message)))
+
+    def leave_unreached(self) -> None:
+        job = self.pick(JOBS)
+        step = Step(job_id=job, project_id="p", root_id="root", run=self.pick((None, self.latest_run.get(job))))
+        before = Job(job_id="before", project_id="p")
+        unreached = events.outgoing_unreached(step, before, Ending("FAILURE", "boom"))
+        self.left_behind.append([unreached])
 
     def kill_producer(self) -> None:
         self.producer.clear()
@@ -314,7 +381,8 @@ class Lives(RuleBasedStateMachine):
 
     def outboxes(self) -> list[list[Outgoing]]:
         lists = [worker.outbox for worker in self.workers] + [start.outbox for start in self.starts()]
-        return [self.producer, *lists]
+        self.left_behind = [outbox for outbox in self.left_behind if outbox]
+        return [self.producer, *lists, *self.left_behind]
 
     def look(self) -> None:
         self.append([events.workflow_look("p")])
@@ -345,8 +413,10 @@ class Lives(RuleBasedStateMachine):
         execution = event.standing.execution
         report = Report.of(event, self.now, 0.0 if execution is None else execution.started)
         job = str(event.job_id)
-        after = apply(report, self.known.get(job), self.now)
-        assert is_stored == (after is not None), (report, self.known.get(job))
+        before = self.known.get(job)
+        after = apply(report, before, self.now)
+        assert is_stored == (after is not None), (report, before)
+        after = after or noted(report, before)
         if after is not None:
             self.known[job] = after
             if after.rank == "2":
@@ -411,14 +481,12 @@ class Lives(RuleBasedStateMachine):
 
     @invariant()
     def a_workflow_is_counted_right_and_reported_in_measure(self) -> None:
-        kinds = {"0": "queued", "1": "running", "2": "done"}
-        counted = [kinds.get(known.rank, "failed") for known in self.known.values()]
+        kinds = ("queued", "running", "done", "failed")
+        counted = [known.kind for known in self.known.values()]
         for flow in self.history.read("p").workflows:
             if self.is_true:
                 assert flow["total"] == len(counted)
-                assert {kind: flow[kind] for kind in (*kinds.values(), "failed")} == {
-                    kind: counted.count(kind) for kind in (*kinds.values(), "failed")
-                }
+                assert {kind: flow[kind] for kind in kinds} == {kind: counted.count(kind) for kind in kinds}
         for (earlier, _), (later, update) in itertools.pairwise(self.updates):
             is_over = update["queued"] + update["running"] == 0
             assert is_over or later - earlier >= WORKFLOW_PAUSE - 0.001
@@ -451,7 +519,7 @@ class Lives(RuleBasedStateMachine):
         running = [start.message for start in self.starts() if start.message.job == job]
         waiting = [message for message in self.queue if message.job == job]
         waiting += [message for worker in self.workers for message in worker.reserved if message.job == job]
-        run = self.latest_run[job]
+        run = self.latest_run.get(job)
         latest = [message for message in running + waiting if message.run == run]
         attempt = max((message.attempt for message in latest), default=known.attempt)
         if job != UNMARKED:
@@ -460,6 +528,9 @@ class Lives(RuleBasedStateMachine):
                 is_over = (job, run, attempt) in self.ends
                 assert known.run == run
                 assert (known.attempt, known.rank) == (attempt, "2" if is_over else "1")
+            fate = self.fates.get((job, run, known.attempt))
+            if fate is not None and known.run == run and (job, run, known.attempt) not in self.ends:
+                assert known.rank in (fate[1], "E"), (known, fate)
         if known.rank == "1" and known.incarnation not in [worker.incarnation for worker in self.workers]:
             pytest.fail(f"{job} runs for ever: its worker is dead")
 

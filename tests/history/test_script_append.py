@@ -474,7 +474,7 @@ def test_a_job_whose_message_went_back_is_queued_again_without_its_progress(appe
     [at] = append(event("B", "back", incarnation="i1", age=100))[1]
     assert at == 4
     words = append.entry()
-    assert (words[1], words[2], words[6], words[-2:]) == ("0", "0", "queued", ["back", ""])
+    assert (words[1], words[2], words[6], words[-2:]) == ("B", "0", "queued", ["back", ""])
     # What is heard late of the start before.
     assert append(event("1", "r", **started), event("p", "85", percent=85, execution="e1", age=500))[1] == [0, 0]
     assert append(event("S", "lost", incarnation="i1"), event("L", "lost", incarnation="i1"))[1] == [0, 0]
@@ -512,3 +512,43 @@ def test_only_a_job_that_has_started_is_given_back(append: Append) -> None:
     assert append(event("B", "back", incarnation="i1"))[1] == [0]
     append(event("0", "q"))
     assert append(event("B", "back", incarnation="i1"))[1] == [0]
+
+
+def test_the_start_whose_message_went_back_may_be_heard_of_only_then(append: Append) -> None:
+    append(event("0", "q", run=RUN))
+    assert append(event("B", "back", incarnation="i1", run=RUN, age=100))[1] == [0]
+    before = {"incarnation": "i1", "execution": "e1", "run": RUN, "age": 500}
+    late = [event("1", "r", **before), event("p", "80", percent=80, execution="e1", run=RUN, age=500)]
+    assert append(*late, event("S", "lost", incarnation="i1", run=RUN))[1] == [0, 0, 0]
+    assert append.entry()[-2] == "q"
+    again = {"incarnation": "i1", "execution": "e2", "run": RUN, "redelivered": True}
+    assert append(event("1", "r2", **again))[1] == [2]
+
+
+def test_a_message_may_go_back_of_a_start_that_nothing_but_its_worker_is_known_of(append: Append) -> None:
+    append(event("0", "q"), event("1", "runs on", incarnation="i1"))
+    assert append(event("B", "back", incarnation="i1", age=100))[1] == [3]
+    late = event("1", "r", incarnation="i1", execution="e1", age=500)
+    assert append(late, event("S", "lost", incarnation="i1"))[1] == [0, 0]
+    assert append(event("1", "r2", incarnation="i1", execution="e2"))[1] == [4]
+
+
+def test_a_job_whose_message_went_back_can_expire(append: Append) -> None:
+    append(event("1", "r", incarnation="i1", execution="e1"), event("B", "back", incarnation="i1"))
+    assert append(event("E", "expired"))[1] == [3]
+
+
+def test_a_job_that_says_itself_that_it_is_tried_once_more_then_runs(append: Append) -> None:
+    execution = {"incarnation": "i1", "execution": "e1", "attempt": 1}
+    assert append(event("0", "retry", **execution), event("1", "r", **execution))[1] == [1, 2]
+    assert append(event("p", "10", percent=10, execution="e1", attempt=1))[1] == [3]
+
+
+def test_progress_of_a_queued_job_does_not_keep_out_its_start(append: Append) -> None:
+    append(event("0", "q"), event("p", "10", percent=10, execution="e1"))
+    assert append(event("1", "r", incarnation="i1", execution="e1"))[1] == [3]
+
+
+def test_what_a_reaper_has_not_heard_of_since_a_message_went_back_is_lost(append: Append) -> None:
+    append(event("1", "r", incarnation="i1", execution="e1"), event("B", "back", incarnation="i1"))
+    assert append(event("S", "lost", incarnation="i2"))[1] == [3]

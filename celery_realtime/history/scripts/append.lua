@@ -60,7 +60,7 @@ local STARTED_AND_LOST = 'S'
 -- may lead to the same step.
 local UNREACHED = 'U'
 -- A job that has started is queued again, in the same attempt: its message went back to the broker, which delivers it
--- again. `started` of such an event is when that was.
+-- again. `started` of such an event is when that was. The entry of such a job keeps the start that is over.
 local GIVEN_BACK = 'B'
 -- In place of a rank: progress, progress that has come to a halt, a custom event, a look for what is due.
 local PROGRESS, STALLED, CUSTOM, LOOK = 'p', 's', 'c', 'w'
@@ -82,7 +82,9 @@ local function describe(index, fields)
     incarnation = incarnation, kind = kind, root = root, payload = ARGV[FIRST_PAYLOAD + index],
     -- Which publication of the job it is of, and which start of its task; each '-' if that is not known. The start is
     -- `age` ms ago: so the clocks of the hosts need not agree.
-    run = run, execution = execution, started = now_ms - age, is_redelivered = is_redelivered,
+    -- What is queued has not started, though a job may say of itself that it is tried once more.
+    run = run, execution = rank == QUEUED and '-' or execution, started = now_ms - age,
+    is_redelivered = is_redelivered,
   }
 end
 
@@ -343,9 +345,14 @@ local function keep_job(event, before, after, at)
   update_workflow(event, before, after)
 end
 
--- Tell whether an event is of the start of a job whose message has gone back since.
+local function is_queued(state) return state.rank == QUEUED or state.rank == GIVEN_BACK end
+
+-- Tell whether an event is of the start of a job whose message has gone back since. If it is not known which start that
+-- was, it was one of the same worker before that time; the one after it is of a message that was delivered before.
 local function is_of_start_that_was_given_back(event, state)
-  return state.rank == QUEUED and event.execution ~= '-' and event.execution == state.execution
+  if state.rank ~= GIVEN_BACK or event.execution == '-' then return false end
+  if state.execution ~= '-' then return event.execution == state.execution end
+  return event.incarnation == state.incarnation and event.started <= state.started and not event.is_redelivered
 end
 
 -- Tell whether the message of the execution that a job is in has gone back; a later one may have begun by now.
@@ -355,15 +362,20 @@ local function is_given_back(event, state)
     and (state.execution == '-' or state.started <= event.started)
 end
 
+-- Tell whether the message has gone back of a start that is not on record: it may still be reported.
+local function is_given_back_unseen(event, state)
+  return event.rank == GIVEN_BACK and state and event.attempt == state.attempt and state.rank == QUEUED
+end
+
 -- What a reaper says of a job, which has heard nothing of it. `state` is nil if nothing is known of this run.
 local function is_news_of_reaper(event, state)
   local is_same_attempt = state and state.attempt == event.attempt
-  if event.rank == EXPIRED then return is_same_attempt and state.rank == QUEUED end
+  if event.rank == EXPIRED then return is_same_attempt and is_queued(state) end
   -- The worker had started it, and died before that could be stored.
   if event.rank == STARTED_AND_LOST then
     if not state or event.attempt > state.attempt then return true end
-    local was_given_back = is_same_attempt and state.execution ~= '-' and state.incarnation == event.incarnation
-    if is_same_attempt and state.rank == QUEUED then return not was_given_back end
+    local was_given_back = state.rank == GIVEN_BACK and state.incarnation == event.incarnation
+    if is_same_attempt and is_queued(state) then return not was_given_back end
   end
   -- Only the incarnation that runs a job can lose it. Its own may be unknown, as of a job of which only progress has
   -- been reported.
@@ -384,7 +396,7 @@ local function is_news(event, state)
   if has_soft_end(state) then return rank ~= QUEUED end
   if rank == RUNNING and is_of_start_that_was_given_back(event, state) then return false end
   if rank == RUNNING and state.rank == RUNNING then return starts_again(event, state) end
-  return tonumber(rank) > tonumber(state.rank)
+  return rank > (is_queued(state) and QUEUED or state.rank)
 end
 
 -- Tell whether an event says of a soft end just what it says already: then it is final, and no news.
@@ -398,7 +410,6 @@ end
 -- Return the rank that a job has after an event.
 local function rank_after(event)
   if event.rank == STARTED_AND_LOST then return LOST end
-  if event.rank == GIVEN_BACK then return QUEUED end
   return event.rank == UNREACHED and EXPIRED or event.rank
 end
 
@@ -407,10 +418,11 @@ local function status_state(event, state, order, at)
   local same = state and state.attempt == event.attempt and state or nil
   -- A start has no progress yet, unless it was heard of by its progress first.
   local goes_on = same and event.rank ~= GIVEN_BACK
-    and (event.rank ~= RUNNING or same.rank == QUEUED or same.status == '')
+    and (event.rank ~= RUNNING or is_queued(same) or same.status == '')
   local progress = goes_on and same or {percent = 0, progress = '', progress_at = 0}
   local is_execution_kept = same and event.execution == '-'
     and (event.rank ~= RUNNING or same.incarnation == event.incarnation)
+    and (event.rank ~= GIVEN_BACK or same.execution ~= '-')
   local is_end = event.kind == 'done' or event.kind == 'failed'
   local share = state and not has_ended(state) and state.share or 0
   return {
@@ -436,6 +448,11 @@ local function append_status(event)
     write_job(event.job, state)
     return 0
   end
+  if is_given_back_unseen(event, state) then
+    state.rank, state.incarnation, state.started = GIVEN_BACK, event.incarnation, event.started
+    write_job(event.job, state)
+    return 0
+  end
   if not is_news(event, state) then return 0 end
   local at = store(event.name, event.payload)
   keep_job(event, before, status_state(event, state, order, at), at)
@@ -449,7 +466,8 @@ local function is_progress(event, state)
   if event.rank == STALLED and not (is_same_attempt and state.rank == RUNNING) then return false end
   if not state or event.attempt > state.attempt then return true end
   if not is_same_attempt or has_ended(state) or is_of_another_execution(event, state) then return false end
-  if is_of_start_that_was_given_back(event, state) then return false end
+  -- The next start comes before its progress; what comes before that is of the start before.
+  if state.rank == GIVEN_BACK then return false end
   return event.percent >= state.percent
 end
 

@@ -37,7 +37,7 @@ end
 -- An entry has three lines: "attempt rank percent status-offset progress-offset incarnation kind share root run
 -- execution started ended", the latest status, the latest progress (JSON, or empty). Of a job that is gone only the
 -- first line is left. `ended` is the time (ms) of the end, 0 for none; for the rest see append.lua.
-local HEAD = '^(%S+) ([012LE]) (%S+) (%d+) (%d+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%d+) (%d+)'
+local HEAD = '^(%S+) ([012LEB]) (%S+) (%d+) (%d+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%d+) (%d+)'
 local KINDS = {queued = true, running = true, done = true, failed = true}
 
 -- Return what an entry says; nil if it cannot be read: it must not keep out all that comes after it.
