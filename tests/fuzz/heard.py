@@ -1,0 +1,69 @@
+"""What is heard of a project, and what the model knows by it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from celery_realtime import events
+from celery_realtime.client.entries import Entries
+from celery_realtime.events import WORKFLOW_EVENT, Outgoing
+from tests.fuzz.job_model import Known, Report, apply, note
+
+
+class Heard:
+    """What has been heard of a project.
+
+    Attributes:
+        known: What the model knows of each job.
+        client: What a client shows.
+        position: Epoch and offset up to which it was heard.
+        ends: (job, run, attempt) of which the end is on record.
+        is_true: Whether nothing of it was lost.
+        updates: Of the workflow, each with its time.
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[str, Known] = {}
+        self.client = Entries("job_id", 10**6)
+        self.position = ("", 0)
+        self.ends: set[tuple[str, str | None, int]] = set()
+        self.is_true = True
+        self.updates: list[tuple[float, dict[str, Any]]] = []
+
+    def take(self, batch: list[Outgoing], answers: list[list[Outgoing]] | None, now: float) -> None:
+        """Hear what the history says of a batch."""
+        assert answers is not None
+        for event, answer in zip(batch, answers, strict=True):
+            news = [stamped for stamped in answer if stamped.event != WORKFLOW_EVENT]
+            if not events.is_workflow_look(event):
+                self._check_answer(event, bool(news), now)
+            for stamped in answer:
+                self._hear(stamped, now)
+
+    def _check_answer(self, event: Outgoing, is_stored: bool, now: float) -> None:
+        execution = event.standing.execution
+        report = Report.of(event, now, 0.0 if execution is None else execution.started)
+        job = str(event.job_id)
+        before = self.known.get(job)
+        after = apply(report, before, now)
+        assert is_stored == (after is not None), (report, before)
+        after = after or note(report, before)
+        if after is not None:
+            self.known[job] = after
+            if after.rank == "2":
+                self.ends.add((job, after.run, after.attempt))
+
+    def _hear(self, stamped: Outgoing, now: float) -> None:
+        data = msgspec.json.decode(stamped.payload)
+        epoch, offset = data["epoch"], data["offset"]
+        if self.position[0] != epoch:
+            assert self.position == ("", 0)
+            self.position = (epoch, 0)
+        assert offset == self.position[1] + 1
+        self.position = (epoch, offset)
+        if stamped.event == WORKFLOW_EVENT:
+            self.updates.append((now, data))
+        else:
+            self.client.update(stamped.event, data, numbered=True)
