@@ -57,7 +57,7 @@ class Departures:
 
     def __init__(self) -> None:
         self._observers: list[Callable[[], None]] = []
-        self._arrival_observers: list[Callable[[], None]] = []
+        self._change_observers: list[Callable[[], None]] = []
         self._is_cancelled: Callable[[Any], bool] = lambda _: False
         self._start_over()
         after_fork(self._start_over)
@@ -71,9 +71,9 @@ class Departures:
         """Call ``observer`` whenever the child that ran a job has died, or a job has to be run by somebody else."""
         self._observers.append(observer)
 
-    def on_arrival(self, observer: Callable[[], None]) -> None:
-        """Call ``observer`` whenever this worker has received a job."""
-        self._arrival_observers.append(observer)
+    def on_change(self, observer: Callable[[], None]) -> None:
+        """Call ``observer`` whenever this worker has received a job, or one has left, after which another begins."""
+        self._change_observers.append(observer)
 
     def drop_if(self, is_cancelled: Callable[[Any], bool]) -> None:
         """Drop each job of which ``is_cancelled``, given its request, says so when its turn comes; else none is."""
@@ -83,11 +83,15 @@ class Departures:
         """Note how a job leaves that this worker has just received."""
         RequestWatch(request, lambda request, report: self._left(job, request, report), self._is_cancelled)
         self._present[request] = job
-        for observer in self._arrival_observers:
+        self._changed()
+
+    def _changed(self) -> None:
+        for observer in self._change_observers:
             observer()
 
     def _left(self, job: Job, request: Any, report: PoolReport) -> None:
         self._present.pop(request, None)
+        self._changed()
         if report.kind == "dropped":  # before it began, which Celery reports
             return
         key = (job.job_id, job.attempt)

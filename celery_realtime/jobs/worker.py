@@ -60,7 +60,7 @@ class WorkerSupport:
         self._received = received
         self._keeper = keeper
         self._reconciler = reconciler
-        departures.on_arrival(self._note_soon)
+        departures.on_change(self._note_soon)
         departures.drop_if(self._is_cancelled)
         self._green_lease: GreenLease | None = None
         self._cancel_orders: CancelOrders | None = None

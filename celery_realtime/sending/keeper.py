@@ -171,8 +171,8 @@ class LeaseRenewal:
         self._is_in_doubt = False
         self._since = time.monotonic()
         self._is_stopped = False
-        #: The jobs of which Redis knows that the incarnation has them, each with its attempt.
-        self._noted: set[tuple[str, int]] = set()
+        #: The jobs of which Redis knows that the incarnation has them, each with its attempt, and whether it runs.
+        self._noted: set[tuple[str, int, bool]] = set()
         self._log = RateLimitedLogger(logger)
 
     def renew(self) -> None:
@@ -189,7 +189,7 @@ class LeaseRenewal:
             with talking:
                 was_there = self._leases.hold(self._incarnation, held, self._lease)
             self._is_in_doubt = False
-            self._noted = {(job.job_id, job.attempt) for job in held}
+            self._noted = {_key(job) for job in held}
         # If the first renewal comes late, jobs that were noted may have been reported as lost before it. One whose
         # answer was lost may have found that the lease had lapsed. What was not lost is no news to the history.
         is_first = self._is_new and time.monotonic() - self._since < self._lease
@@ -200,7 +200,7 @@ class LeaseRenewal:
         self._is_new = False
 
     def note(self) -> None:
-        """Note the jobs that the incarnation has received since the last time.
+        """Note the jobs that the incarnation has received, or begun, since the last time.
 
         Raises:
             redis.RedisError: Redis cannot be reached.
@@ -209,11 +209,11 @@ class LeaseRenewal:
             if self._is_stopped:
                 return
             held = self._held()
-            received = [job for job in held if (job.job_id, job.attempt) not in self._noted]
+            received = [job for job in held if _key(job) not in self._noted]
             if received:
                 with talking:
                     self._leases.note(self._incarnation, received)
-            self._noted = {(job.job_id, job.attempt) for job in held}
+            self._noted = {_key(job) for job in held}
 
     def stop(self) -> None:
         """Renew the lease no more, and let it lapse."""
@@ -230,6 +230,10 @@ class LeaseRenewal:
                 self._leases.release(self._incarnation)
         except ERRORS as error:
             self._log.warning("cannot give up this worker's lease (it will lapse by itself): %s", describe(error))
+
+
+def _key(job: HeldJob) -> tuple[str, int, bool]:
+    return job.job_id, job.attempt, job.running
 
 
 class Reaper:

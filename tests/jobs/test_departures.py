@@ -197,3 +197,13 @@ def test_at_most_so_many_are_looked_at_and_the_oldest_first(departures: Departur
     for number in range(5):
         departures.cut_off(Job(job_id=str(number), project_id="p"), SimpleNamespace())
     assert [left.job.job_id for left in departures.due(3, clock=math.inf)] == ["0", "1", "2"]
+
+
+def test_what_a_worker_has_changes_when_a_job_comes_and_when_it_leaves(departures: Departures) -> None:
+    changes: list[int] = []
+    departures.on_change(lambda: changes.append(len(departures)))
+    request = Request()
+    departures.watch(JOB, request)
+    assert len(changes) == 1
+    request.on_success((0, "repr", 0.1))
+    assert len(changes) > 1

@@ -212,6 +212,9 @@ def test_jobs_that_come_between_two_renewals_are_noted_at_once(studio: Studio, r
             held.append(job("received", running=False))
             keeper.note_soon()
             wait_for(lambda: sorted(client.hkeys(key)) == [b"first", b"received"])
+            held[1] = job("received")
+            keeper.note_soon()
+            wait_for(lambda: b'"running":true' in (client.hget(key, "received") or b""))
         finally:
             keeper.stop()
 
