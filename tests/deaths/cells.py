@@ -59,11 +59,6 @@ class Cell:
         return self.victim not in ("main", "group", "host")
 
     @property
-    def is_quick(self) -> bool:
-        """Whether it takes less than half a minute: RabbitMQ alone needs ten seconds to come back."""
-        return not (self.broker == "rabbitmq" and self.victim == "broker")
-
-    @property
     def fate(self) -> tuple[str, ...]:
         """What cells must have in common to share a stage at one time; those that wait the same time do so together."""
         if self.victim in SHARED:

@@ -1,7 +1,7 @@
-"""A few cells of the death matrix, drawn anew each time from those that are known to be right.
+"""A few cells of the death matrix, drawn anew each time from nearly all of them.
 
 ``DEATHS_SEED`` draws the same ones again; ``DEATHS_CELLS`` says how many (0 for none). With ``DEATHS_ONLY`` they are
-drawn from its cells: not all of the matrix has been run yet.
+drawn from its cells.
 """
 
 from __future__ import annotations
@@ -12,28 +12,34 @@ from pathlib import Path
 
 import pytest
 
-from tests.deaths.cells import Flight, draw
+from tests.deaths.cells import Flight, draw, matrix
 from tests.deaths.running import check, chosen_cells
 from tests.deaths.stage import Stages
 
 CELLS = int(os.environ.get("DEATHS_CELLS", "4"))
 
-#: Cells that were right whenever they were tried, in prefork on Redis with results there.
-RIGHT = {
-    f"{cell}.prefork.redis.redis"
-    for cell in (
-        *("main.running.at-once", "main.returned.nothing", "group.returned.nothing", "group.stored.nothing"),
-        *("broker.running.at-once", "web.running.at-once", "child.running.nothing", "child.reserved.nothing"),
-    )
+#: What is not drawn, by patterns, and why.
+LEFT_OUT = {
+    "broker.*.rabbitmq.*": "RabbitMQ needs ten seconds to come back",
+    "redis-empty.*": "on a busy machine the history is cut off for longer than a lease, and then loses its data: "
+    "a job's loss, or its progress, is told to the new history before its end",
+    "redis.reported.*": "once in hundreds of times, a client that takes each event as it comes was shown a job's start "
+    "after its end",
 }
 
 
 def sample() -> tuple[int, Flight | None]:
     seed = int(os.environ.get("DEATHS_SEED") or random.SystemRandom().randrange(1_000_000))
-    cells = [cell for cell in chosen_cells() if cell.is_quick]
+    cells = chosen_cells()
     if not os.environ.get("DEATHS_ONLY"):
-        cells = [cell for cell in cells if str(cell) in RIGHT]
+        left_out = set(matrix(" ".join(LEFT_OUT)))
+        cells = [cell for cell in cells if cell not in left_out]
     return seed, draw(seed, CELLS, cells)
+
+
+def test_what_is_left_out_is_in_the_matrix_and_little() -> None:
+    assert all(matrix(pattern) for pattern in LEFT_OUT)
+    assert len(matrix(" ".join(LEFT_OUT))) < len(matrix()) / 4
 
 
 @pytest.mark.integration
