@@ -7,6 +7,7 @@ start. When a lease has lapsed, the next process that looks, a web server or ano
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -170,6 +171,8 @@ class LeaseRenewal:
         #: Whether the latest renewal may have taken place without this process having heard what it found.
         self._is_in_doubt = False
         self._since = time.monotonic()
+        #: Before when the lease was renewed last, of :func:`time.monotonic`.
+        self._renewed_at = math.inf
         self._is_stopped = False
         #: The jobs of which Redis knows that the incarnation has them, each with its attempt, and whether it runs.
         self._noted: set[tuple[str, int, bool]] = set()
@@ -184,16 +187,18 @@ class LeaseRenewal:
         with self._lock:
             if self._is_stopped:
                 return
-            held = self._held()
+            held, now = self._held(), time.monotonic()
             was_in_doubt, self._is_in_doubt = self._is_in_doubt, True
             with talking:
                 was_there = self._leases.hold(self._incarnation, held, self._lease)
             self._is_in_doubt = False
+            is_late, self._renewed_at = time.monotonic() - self._renewed_at > self._lease, now
             self._noted = {_key(job) for job in held}
         # If the first renewal comes late, jobs that were noted may have been reported as lost before it. One whose
-        # answer was lost may have found that the lease had lapsed. What was not lost is no news to the history.
+        # answer was lost may have found that the lease had lapsed. And of one that lapsed, Redis keeps what whoever
+        # reports its jobs has not done with. What was not lost is no news to the history.
         is_first = self._is_new and time.monotonic() - self._since < self._lease
-        if (not was_there and not is_first) or was_in_doubt:
+        if (not was_there and not is_first) or was_in_doubt or is_late:
             for job in held:
                 if job.running and not job.left:
                     _report(self._manager, job, "STARTED", incarnation=self._incarnation)

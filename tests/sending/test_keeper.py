@@ -111,7 +111,7 @@ def test_after_a_lapse_only_what_runs_is_taken_back(studio: Studio) -> None:
 def test_a_lapse_is_noticed_although_the_answer_of_the_renewal_that_ended_it_was_lost(
     studio: Studio, leases: Leases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worker = Worker(studio)
+    worker = Worker(studio, lease=60.0)
     append(history_of(studio), status("STARTED", job="runs", incarnation="i"))
     worker.held = [job("runs")]
     worker.renewal.renew()
@@ -129,6 +129,19 @@ def test_a_lapse_is_noticed_although_the_answer_of_the_renewal_that_ended_it_was
     worker.renewal.renew()
     worker.renewal.renew()
     assert studio.told() == ["LOST", "STARTED"]
+
+
+def test_a_worker_that_stood_still_takes_back_what_was_lost_although_redis_has_its_lease(studio: Studio) -> None:
+    """Its finder has reported the loss, and then died, or has yet to look up a result."""
+    worker = Worker(studio)
+    append(history_of(studio), status("STARTED", job="runs", incarnation="i"))
+    worker.held = [job("runs")]
+    worker.renewal.renew()
+    append(history_of(studio), status("LOST", job="runs", incarnation="i"))
+    since = time.monotonic()
+    wait_for(lambda: time.monotonic() - since > LEASE)
+    worker.renewal.renew()
+    assert studio.told() == ["STARTED"]
 
 
 def test_what_was_not_lost_does_not_run_again_when_an_answer_was(
