@@ -25,6 +25,10 @@ ROOM = 100
 #: How often the ends of an incarnation's jobs are looked up if they cannot be: at most once in the time of a lease.
 TRIES = 10
 
+#: How often jobs are looked up of which nobody knows an end. A worker that could not reach the history, and that was
+#: taken for dead, may have stored a result since, and died.
+LOOKS = 2
+
 #: Seconds without a turn after which the loop counts as standing still.
 LONGEST_TURN = 60.0
 
@@ -107,7 +111,7 @@ class LostJobs:
         # time of a lease. An end that is found then replaces the loss.
         tries = self._tries[incarnation] = (self._tries.get(incarnation) or 0) + 1
         is_sent = self._manager.flush() and self._report_steps(reported)
-        if is_sent and (len(ends) >= len({job.job_id for job in jobs}) or tries >= TRIES):
+        if is_sent and tries >= _looks(jobs, ends):
             with talking:
                 self._leases.reaped(incarnation)
 
@@ -134,3 +138,11 @@ class LostJobs:
             end, gate = events.Ending("LOST", error), "S" if job.running else ""
         self._manager.put(events.outgoing_end(job, end, incarnation=incarnation, gate=gate))
         return end
+
+
+def _looks(jobs: list[HeldJob], ends: Mapping[str, events.Ending | None]) -> int:
+    """Return how often jobs have to be looked up, as far as their ends are known by now."""
+    answers = [ends.get(job.job_id) for job in jobs]
+    if any(job.job_id not in ends for job in jobs):
+        return TRIES
+    return LOOKS if None in answers else 1

@@ -116,7 +116,7 @@ def test_a_lapse_is_noticed_although_the_answer_of_the_renewal_that_ended_it_was
     worker.held = [job("runs")]
     worker.renewal.renew()
     reap_until(studio, lambda: "LOST" in studio.told())
-    wait_for(lambda: not leases.hold("i", [], LEASE))  # until then its finder forgets the incarnation
+    leases.reaped("i")
 
     def hold_without_an_answer(*args: Any) -> bool:
         Leases.hold(leases, *args)

@@ -51,11 +51,29 @@ def is_remembered(studio: Studio) -> bool:
 
 
 def test_an_end_that_somebody_knows_is_reported_and_all_others_are_lost(studio: Studio) -> None:
-    lost_jobs(studio, lambda _: {"a": FOUND, "b": None}).report("i", [held("a"), held("b")])
+    reporter = lost_jobs(studio, lambda _: {"a": FOUND, "b": None})
+    reporter.report("i", [held("a"), held("b")])
     assert ends(studio) == {"a": "SUCCESS", "b": "LOST"}
     [found, lost] = [sent.data for sent in studio.sent]
     assert found["result"] == {"made": 1}
     assert lost["error"] == "WorkerLost: w@host has not been heard of for 0.2 s"
+    assert is_remembered(studio)
+    reporter.report("i", [held("a"), held("b")])
+    assert not is_remembered(studio)
+
+
+def test_jobs_whose_ends_are_all_known_are_looked_up_once(studio: Studio) -> None:
+    lost_jobs(studio, lambda _: {"a": FOUND, "b": FOUND}).report("i", [held("a"), held("b")])
+    assert not is_remembered(studio)
+
+
+def test_a_result_that_is_stored_after_a_loss_was_reported_replaces_it(studio: Studio) -> None:
+    """The worker could not reach the history, stored the result, and then died."""
+    answers: list[Mapping[str, Ending | None]] = [{"a": None}, {"a": FOUND}]
+    lost = lost_jobs(studio, lambda _: answers.pop(0))
+    for _ in range(2):
+        lost.report("i", [held("a")])
+    assert studio.told() == ["LOST", "SUCCESS"]
     assert not is_remembered(studio)
 
 
@@ -112,11 +130,11 @@ def test_they_are_reported_in_a_thread_that_outlives_a_failure(studio: Studio) -
 
 
 def test_an_incarnation_that_is_being_reported_is_not_reported_twice(studio: Studio) -> None:
-    lost = lost_jobs(studio)
+    lost = lost_jobs(studio, lambda _: {"a": FOUND})
     for _ in range(3):
         lost.put("i", [held("a")])
     wait_for(lambda: not is_remembered(studio))
-    assert {(sent.data["offset"], sent.data["state"]) for sent in studio.sent} == {(3, "LOST")}
+    assert {(sent.data["offset"], sent.data["state"]) for sent in studio.sent} == {(3, "SUCCESS")}
 
 
 # -- the steps behind ------------------------------------------------------------------------------------------------
@@ -131,10 +149,12 @@ def errors(studio: Studio) -> dict[str, tuple[str, str]]:
 
 
 def test_the_steps_behind_a_lost_job_end_too(studio: Studio) -> None:
-    lost_jobs(studio).report("i", [held("a", behind=(step("next"), step("private", "q"))), held("b")])
+    lost, jobs = lost_jobs(studio), [held("a", behind=(step("next"), step("private", "q"))), held("b")]
+    lost.report("i", jobs)
     told = errors(studio)
     assert told["next"] == ("FAILURE", f"not run: {told['a'][1]}")
     assert told["private"] == ("FAILURE", "not run: an earlier step did not succeed")  # of another project
+    lost.report("i", jobs)
     assert not is_remembered(studio)
 
 
