@@ -43,7 +43,7 @@ def children(stage: Stage) -> list[psutil.Process]:
     found = []
     for child in psutil.Process(stage.worker.pid).children():
         with contextlib.suppress(psutil.ZombieProcess, psutil.NoSuchProcess):
-            if "celery" in " ".join(child.cmdline()):
+            if "resource_tracker" not in " ".join(child.cmdline()):
                 found.append(child)
     return found
 

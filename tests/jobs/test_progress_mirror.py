@@ -85,7 +85,7 @@ def redis_app(redis_url: str) -> Celery:
     return new_app(backend=redis_url)
 
 
-REDIS = [pytest.param(name, marks=pytest.mark.service) for name in ("redis", "redis with pickle", "redis with yaml")]
+REDIS = [pytest.param(name, marks=pytest.mark.service) for name in ("redis", "redis with pickle")]
 
 
 @pytest.fixture(params=[*REDIS, "sqlite"])

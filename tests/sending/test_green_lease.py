@@ -51,9 +51,19 @@ def new_lease() -> Iterator[Callable[..., GreenLease]]:
         lease.stop()
 
 
+#: The children that this process had before the test: other tests may have left zombies.
+OTHERS: set[int] = set()
+
+
+@pytest.fixture(autouse=True)
+def _leave_others_out() -> None:
+    OTHERS.clear()
+    OTHERS.update(child.pid for child in psutil.Process().children())
+
+
 def helpers() -> list[psutil.Process]:
     """Return the helpers of this process, zombies among them."""
-    children = psutil.Process().children()
+    children = [child for child in psutil.Process().children() if child.pid not in OTHERS]
     return [child for child in children if child.status() == psutil.STATUS_ZOMBIE or is_helper(child)]
 
 
