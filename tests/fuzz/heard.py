@@ -22,6 +22,7 @@ class Heard:
         ends: (job, run, attempt) of which the end is on record.
         is_true: Whether nothing of it was lost.
         updates: Of the workflow, each with its time.
+        shown: The jobs of which the history still has what their statuses say.
     """
 
     def __init__(self) -> None:
@@ -31,6 +32,7 @@ class Heard:
         self.ends: set[tuple[str, str | None, int]] = set()
         self.is_true = True
         self.updates: list[tuple[float, dict[str, Any]]] = []
+        self.shown: set[str] = set()
 
     def take(self, batch: list[Outgoing], answers: list[list[Outgoing]] | None, now: float) -> None:
         """Hear what the history says of a batch."""
@@ -47,6 +49,8 @@ class Heard:
         report = Report.of(event, now, 0.0 if execution is None else execution.started)
         job = str(event.job_id)
         before = self.known.get(job)
+        if before is not None and is_stored and job not in self.shown:
+            before = before._replace(says=("forgotten", None))  # that it has ended is all that is left of it
         after = apply(report, before, now)
         assert is_stored == (after is not None), (report, before)
         after = after or note(report, before)

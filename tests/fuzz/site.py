@@ -104,7 +104,8 @@ class Site:
             state: In which the job ends if its message is acknowledged.
         """
         worker, message = start.worker, start.message
-        if self.pick((True, True, False)):
+        is_salvaged = self.pick((True, True, False))
+        if is_salvaged:
             worker.outbox += start.outbox
         else:
             self.left_behind.append(start.outbox)
@@ -116,8 +117,10 @@ class Site:
             gate = "S" if state == "LOST" else ""
             end = events.outgoing_end(job, Ending(state, "boom"), incarnation=worker.incarnation, gate=gate)
         worker.outbox.append(end)
-        rank = {"LOST": "L", "FAILURE": "2"}[state]
-        self.fates[key_of(message)] = worker, "0" if message.acks_late else rank
+        # Where nothing is known of a run, that it goes back is not noted: its start, if heard of then, is lost later.
+        if is_salvaged or not message.acks_late:
+            rank = {"LOST": "L", "FAILURE": "2"}[state]
+            self.fates[key_of(message)] = worker, "0" if message.acks_late else rank
 
     def kill_worker(self) -> None:
         index = self.pick(range(len(self.workers)))

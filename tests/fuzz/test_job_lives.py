@@ -141,14 +141,19 @@ class Lives(RuleBasedStateMachine):
     def append(self, batch: list[Outgoing]) -> None:
         if not batch:
             return
+        self.heard.shown = self.shown()
         ClockedRunner.losses = [self.site.pick(LOSSES) for _ in range(self.site.pick((0, 0, 0, 1, 2)))]
         note(f"lost: {ClockedRunner.losses}")
         while ClockedRunner.losses:
             assert self.history.append(batch) is None
         cut = self.site.pick(range(len(batch)))
         for part in (batch[:cut], batch[cut:]):
+            self.heard.shown &= self.shown()
             self.heard.take(part, self.history.append(part), self.now)
         ClockedRunner.deliver_late()
+
+    def shown(self) -> set[str]:
+        return {job["job_id"] for job in self.history.read("p").jobs}
 
     def lose_key(self) -> None:
         key = self.site.pick(PROJECT)
@@ -219,6 +224,7 @@ class Lives(RuleBasedStateMachine):
                 self.hold(worker)
             self.tick(2.0)
             self.reap()
+        self.tick(WORKFLOW_PAUSE)
         self.look()
         note(f"settled: {self.heard.known}")
         self.who_has_heard_all_knows_what_a_newcomer_is_given()
