@@ -19,6 +19,7 @@ import sys
 from os import close, fork, read, waitpid  # before gevent puts its own in their places, which need its loop
 from typing import Any
 
+# Not celery.worker.autoscale, which reads the environment when it is imported.
 MODULES = (
     "amqp",
     "billiard.pool",
@@ -31,7 +32,6 @@ MODULES = (
     "celery.concurrency.thread",
     "celery.fixups.django",
     "celery.loaders.app",
-    "celery.worker.autoscale",
     "celery.worker.components",
     "celery.worker.consumer",
     "celery.worker.strategy",
