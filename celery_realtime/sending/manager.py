@@ -51,9 +51,8 @@ class SocketIOManager:
         connect: Returns a new write-only Kombu manager.
 
     Attributes:
-        counts: How many events had ``no_project``, were ``filtered`` (``event_filter`` dropped them), ``hidden``
-            (``event_filter`` failed on a status, which went out without what it says) or ``stale`` (the history knew
-            better).
+        counts: How many events had ``no_project``, were ``filtered`` (``event_filter`` dropped them), ``hidden`` (it
+            failed on a status, which went out without what it says) or ``stale`` (the history knew better).
         spools: What children of this process have not sent, and in a child its own.
     """
 
@@ -247,10 +246,7 @@ class SocketIOManager:
     # -- jobs and clients ---------------------------------------------------------------------------------------
 
     def track_job_for_project(self, job_id: str, project_id: object) -> None:
-        """Name the project of a job that does not carry it itself, as one that is published with a header does.
-
-        Other processes do not learn of it.
-        """
+        """Name, for this process alone, the project of a job that does not carry it itself, as by a header."""
         if not isinstance(job_id, str) or not job_id:
             raise TypeError(f"job_id must be a non-empty str, not {job_id!r}")
         self._tracked[job_id] = normalise_project_id(project_id)

@@ -44,8 +44,7 @@ class Outbox(Generic[T]):
     Args:
         publish: Sends a batch and returns how many of its first items were sent. What was not is tried again.
         queue_size: How many events may wait.
-        batch_size: The most events in a batch; fewer after an outage, see
-            :class:`~celery_realtime.sending.slow_start.SlowStart`.
+        batch_size: The most events in a batch; fewer after an outage (:mod:`celery_realtime.sending.slow_start`).
         linger: Least time between two batches, in seconds; after a longer silence an event leaves at once. All but
             progress waits :data:`~celery_realtime.sending.pace.LONGEST_REST` at most. Under load the time grows, up to
             that, until sending takes a twentieth of the process's time.
@@ -100,9 +99,7 @@ class Outbox(Generic[T]):
             backlog=self._backlog,
             # What a broker that blocks has been given and not confirmed, a publisher knows only of the same batch.
             pace=Pace(
-                self._linger,
-                Backoff(*self._pauses),
-                SlowStart(self._batch_size, splits=self._append is not None),
+                self._linger, Backoff(*self._pauses), SlowStart(self._batch_size, splits=self._append is not None)
             ),
             lock=self._lock,
             idle=self._idle,
@@ -256,33 +253,30 @@ class Outbox(Generic[T]):
         return is_leaving or ((waits or self._sender.is_sending) and not self._sender.is_failing)
 
     def wait_until_drained(self, timeout: float) -> bool:
-        """Wait until nothing is ready to leave, at the pace of the thread that sends.
+        """Wait until nothing is ready to leave, at the pace of the thread that sends; returns whether nothing is.
 
         Args:
             timeout: Longest wait in seconds.
-
-        Returns:
-            Whether nothing is.
         """
         deadline = time.monotonic() + timeout
         with self._lock:
-            while self.has_ready:
-                left = deadline - time.monotonic()
-                if left <= 0 or not self._sender.is_alive:
-                    return False
-                self._idle.wait(min(left, STUCK))
-        return True
+            return self._wait_at_its_pace(lambda: not self.has_ready, deadline)
 
     def _wait(self, is_over: Callable[[], bool], deadline: float) -> bool:
         if is_over():
             return True
         with self._sender.expediting():
-            while not is_over():
-                left = deadline - time.monotonic()
-                if left <= 0 or not self._sender.is_alive:
-                    return False
-                self._sender.ensure()
-                self._idle.wait(min(left, STUCK))
+            return self._wait_at_its_pace(is_over, deadline, self._sender.ensure)
+
+    def _wait_at_its_pace(
+        self, is_over: Callable[[], bool], deadline: float, before_each_wait: Callable[[], Any] = lambda: None
+    ) -> bool:
+        while not is_over():
+            left = deadline - time.monotonic()
+            if left <= 0 or not self._sender.is_alive:
+                return False
+            before_each_wait()
+            self._idle.wait(min(left, STUCK))
         return True
 
 

@@ -266,8 +266,7 @@ class ProjectOrder:
         ]
         for offset in range(self.emitted + 1, snapshot.offset + 1):
             due += self._next(entries[offset], offset)
-        due += self._contiguous()
-        return [*due, *self._forged(missing, snapshot.offset)]
+        return [*due, *self._contiguous(), *self._forged(missing, snapshot.offset)]
 
     def _next(self, entry: dict[str, Any], offset: int) -> Iterator[Heard]:
         self.emitted = offset
