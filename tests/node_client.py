@@ -98,8 +98,12 @@ class Follower(NodeClient):
     @property
     def state(self) -> str | None:
         """The state of its subscription, as it said last."""
-        states = self._of("state")
-        return states[-1]["state"] if states else None
+        states = self.states()
+        return states[-1] if states else None
+
+    def states(self) -> list[str]:
+        """All states of its subscription, in order."""
+        return [data["state"] for data in self._of("state")]
 
     def places(self) -> list[tuple[str, int]]:
         """Return epoch and offset of each event that it was told, in order."""

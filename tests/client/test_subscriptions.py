@@ -118,8 +118,9 @@ def test_an_event_loop_follows_too(web: Web) -> None:
         await until(lambda: project.feed.state == "subscribed")
         web.emit("alpha", 1)
         await until(lambda: numbers(events) == [1])
+        connection = client.get_sid()
         await client.eio.ws.close()
-        await until(lambda: project.feed.state != "subscribed")
+        await until(lambda: client.get_sid() != connection)
         for number in range(2, 30):
             web.emit("alpha", number)
         await until(lambda: numbers(events) == list(range(1, 30)))

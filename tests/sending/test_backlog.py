@@ -80,6 +80,7 @@ def test_one_thread_does_both_while_all_is_well(make: Make, record: Record) -> N
 def test_while_the_broker_takes_nothing_all_is_persisted_and_then_delivered_in_order(
     make: Make, broker: Broker, record: Record
 ) -> None:
+    others = recoveries()
     outbox = make()
     broker.down = True
     for name in names(30):
@@ -90,7 +91,12 @@ def test_while_the_broker_takes_nothing_all_is_persisted_and_then_delivered_in_o
     broker.down = False
     assert outbox.flush(10)
     assert broker.taken == names(30)
-    wait_for(lambda: not [one for one in threading.enumerate() if one.name == "celery-realtime-recovery"])
+    wait_for(lambda: not recoveries() - others)
+
+
+def recoveries() -> set[threading.Thread]:
+    """Return the threads that wait for a broker, those of other tests among them."""
+    return {thread for thread in threading.enumerate() if thread.name == "celery-realtime-recovery"}
 
 
 def test_a_delivery_that_does_not_come_back_keeps_nothing_from_being_persisted(
