@@ -10,6 +10,7 @@ import pytest
 
 from celery_realtime.channel.connections import connection, fanout_exchange
 from celery_realtime.channel.publisher import Publisher
+from tests.log_records import logged_by
 from tests.processes import HOST, free_port
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def test_an_error_in_packing_is_raised_and_is_no_outage(broker: Broker, caplog: 
     sending = publisher(broker.url)
     with pytest.raises(TypeError, match="cannot be packed"):
         sending.send([b"1", b"2"], broken)
-    assert caplog.records == []
+    assert logged_by(caplog, "celery_realtime.channel") == []
     assert sending.offer(b"more")
     assert sending.send([b"3"], each) == 1
     sending.close()
@@ -55,10 +56,10 @@ def test_an_outage_is_logged_with_what_it_means_and_the_next_single_message_does
     caplog.set_level(logging.DEBUG, "celery_realtime")
     sending = publisher(f"{scheme}://{HOST}:{free_port()}/")
     assert sending.send([b"1"], each) == 0
-    assert [record.levelno for record in caplog.records] == [logging.DEBUG, logging.ERROR]
+    assert [record.levelno for record in logged_by(caplog, "celery_realtime.channel")] == [logging.DEBUG, logging.ERROR]
     assert "cannot publish to the broker, so events wait or are lost; trying again" in caplog.text
     assert not sending.offer(b"2")
-    assert len(caplog.records) == 2
+    assert len(logged_by(caplog, "celery_realtime.channel")) == 2
 
 
 @pytest.mark.parametrize("scheme", ["amqp", "redis"])

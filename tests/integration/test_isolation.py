@@ -169,6 +169,8 @@ class Guest(Recorder):
         self.since: dict[Topic, int] = {}
         #: From the request to subscribe until it was taken back, by either side.
         self.asked = Stretches(clock)
+        #: When it last asked to be subscribed to what it was subscribed to before.
+        self.asked_again: dict[Topic, int] = {}
         self.lock = threading.RLock()
 
     def __repr__(self) -> str:
@@ -373,7 +375,7 @@ class Story:
             data["since"] = guest.places[topic]
         with guest.lock:
             guest.asked.begin(topic)
-            asked = self.clock.tick()
+            asked = guest.asked_again[topic] = self.clock.tick()
         guest.ask(event, data, topic, lambda answer: self._subscribed(guest, topic, asked, answer))
 
     def _batch(self, guest: Guest, topic: Topic) -> bool:
@@ -433,10 +435,14 @@ class Story:
                 self._stay_ends(guest, topic)
 
     def _stay_ends(self, guest: Guest, topic: Topic) -> None:
-        """Note up to when a client had to hear everything: what is under way now may come too late for it."""
+        """Note up to when a client had to hear everything: what is under way now may come too late for it.
+
+        So may what is held for it until its server has answered a request to subscribe again, which is now refused.
+        """
         first = guest.since.pop(topic, None)
         if first is not None:
-            guest.stays.append(Stay(topic, first, self.drains[-1]))
+            last = min(self.drains[-1], guest.asked_again[topic]) if topic in guest.busy else self.drains[-1]
+            guest.stays.append(Stay(topic, first, last))
 
     def _of(self, user: str) -> list[Guest]:
         return [guest for guest in self.guests if guest.user == user]

@@ -13,6 +13,7 @@ from celery_realtime.events import CANCEL_COMMAND, Cancellation
 from celery_realtime.history.store import History as RealHistory
 from celery_realtime.jobs.cancelling import Cancellations, CancelOrders, cancel_request, register_command
 from celery_realtime.jobs.seams import WorkerRequests
+from tests.log_records import logged_by
 from tests.waiting import wait_for
 
 ALL = Cancellation()
@@ -86,7 +87,7 @@ def test_while_the_history_is_away_jobs_run_on_and_the_loop_goes_on(
     history.jobs.add("job")
     wait_for(lambda: cancellations.has("job", None))
     cancellations.forget("job")
-    assert len(caplog.records) == 1
+    assert len(logged_by(caplog, "celery_realtime.jobs.cancelling")) == 1
 
 
 def test_when_no_job_is_left_the_loop_ends_and_the_next_job_starts_it_again(
@@ -119,7 +120,7 @@ def test_a_process_that_can_start_no_thread_runs_its_jobs_and_tries_again(
         patched.setattr(threading.Thread, "start", refuse)
         for _ in range(3):
             assert not cancellations.has("job", None)
-    assert len(caplog.records) == 1
+    assert len(logged_by(caplog, "celery_realtime.jobs.cancelling")) == 1
     history.jobs.add("job")
     wait_for(lambda: cancellations.has("job", None))
     cancellations.forget("job")

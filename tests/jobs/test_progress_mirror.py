@@ -20,6 +20,7 @@ from sqlalchemy import create_engine
 
 from celery_realtime.jobs.progress import Progress
 from celery_realtime.jobs.progress_mirror import REMEMBERED, MirroredProgress, ProgressMirror
+from tests.log_records import logged_by
 from tests.recording import Studio, new_app
 from tests.waiting import wait_for
 
@@ -339,7 +340,7 @@ def test_on_any_other_backend_no_progress_is_stored(
     app.backend.store_result(job.id, {"progress": 10}, "PROGRESS")  # the user's own, by update_state
     assert job.report(75) == 1
     assert job.seen.info == {"progress": 10}
-    assert caplog.records == []
+    assert logged_by(caplog, "celery_realtime.jobs") == []
 
 
 # -- on Redis -------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from celery_realtime.web.answers import NO_HISTORY, AnswerBudget, Sender, of_one
 from celery_realtime.web.decisions import Decision, call
 from celery_realtime.web.sessions import Limits, Sessions
 from celery_realtime.web.stock_manager import StockManager
+from tests.log_records import logged_by
 
 
 class Server:
@@ -90,7 +91,7 @@ def test_of_several_steps_one_that_fails_stops_no_other(
     server.is_broken = True
     call(sender.notify(sender.disconnect("sid", {"code": "unauthorized", "message": "bye"})))
     assert server.emitted == [("disconnect", "sid", "/jobs")]
-    assert len(caplog.records) == 1
+    assert len(logged_by(caplog, "celery_realtime.web.answers")) == 1
 
 
 # -- what waits for a client --------------------------------------------------------------------------------------

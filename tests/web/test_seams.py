@@ -21,6 +21,7 @@ from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.web import seams
 from celery_realtime.web.decisions import call, wait
 from celery_realtime.web.seams import SEAMS, ClientBacklogs, EngineSockets
+from tests.log_records import logged_by
 
 
 def sync_server() -> socketio.Server:
@@ -48,7 +49,7 @@ def settle(outcome: Any) -> Any:
 @SERVERS
 def test_the_installed_versions_have_every_part(make_server: MakeServer, caplog: pytest.LogCaptureFixture) -> None:
     seams.check(make_server())
-    assert caplog.records == []
+    assert logged_by(caplog, "celery_realtime.web") == []
 
 
 class Without:
@@ -479,7 +480,7 @@ def test_of_a_queue_that_shows_nothing_only_the_packets_are_counted_which_is_log
     for _ in range(3):
         assert server.backlogs.backlog("eio") == (1, 0)
 
-    assert len(caplog.records) == 1
+    assert len(logged_by(caplog, "celery_realtime.web")) == 1
     assert "only the packets" in caplog.text
 
 
