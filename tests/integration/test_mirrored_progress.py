@@ -16,7 +16,7 @@ from tests.launcher import Launcher
 from tests.services import Broker
 from tests.waiting import wait_for
 
-JOBS = 100
+JOBS = 50
 
 #: A task for each end.
 ENDS: dict[str, tuple[Any, tuple[Any, ...]]] = {
