@@ -99,7 +99,7 @@ def test_a_client_that_asks_and_does_not_read_is_refused_more(
     make_web: Callable[..., Web], make_slow: Callable[[Web], SlowBrowser], asks: str
 ) -> None:
     bound = 1_000_000
-    web = make_web(max_backlog_bytes=bound)
+    web = make_web(max_backlog=1_000, max_backlog_bytes=bound)
     slow = make_slow(web)
     other = web.subscriber("alpha")
     for name in ("one", "two", "three"):
