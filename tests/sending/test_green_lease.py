@@ -25,6 +25,8 @@ from tests.services import RedisServer
 from tests.tls import TlsProxy, make_certificate
 from tests.waiting import wait_for
 
+pytestmark = pytest.mark.service
+
 KEY = "renewals"
 
 
