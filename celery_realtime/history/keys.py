@@ -14,7 +14,8 @@ PROJECT = ("meta", "events", "jobs", "ended", "flows", "live", "flows-ended", "g
 class Keys(msgspec.Struct, frozen=True):
     """The keys of one channel.
 
-    Those that a script takes together have the same part in braces, and so the same hash slot.
+    Those that a script takes together have the same part in braces, and so the same hash slot; but for ``begun``, which
+    is of all projects.
 
     Attributes:
         channel: Keeps apart what shares a Redis.
