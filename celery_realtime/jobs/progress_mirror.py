@@ -26,7 +26,7 @@ FLUSH_TIMEOUT = 1.0
 BATCH = 100
 
 
-class MirroredProgress(NamedTuple):
+class MirroredProgress(msgspec.Struct, frozen=True):
     """Progress of a job that waits to be stored; encoded when it is, since most reports are replaced by newer ones.
 
     Attributes:
@@ -82,14 +82,15 @@ class ProgressMirror:
             self._targets[job_id] = None
 
     def put(self, job_id: str, report: Progress, due: float) -> None:
-        """Store a report when it is due, unless a newer one replaces it; returns at once.
+        """Store a report when it is due, unless a newer one replaces it, or nothing of the job is stored.
 
         Args:
             job_id: The job.
             report: The progress.
             due: The :func:`time.monotonic` time before which it is held back.
         """
-        self._outbox.put(MirroredProgress(job_id, report), due)
+        if self._targets.get(job_id) is not None:
+            self._outbox.put(MirroredProgress(job_id, report), due)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until all progress has been stored, at most ``timeout`` seconds; returns whether it has."""

@@ -49,7 +49,7 @@ class Yielding:
 
         In a real thread, to which code of greenlets hands what computes, there is no need to wait.
         """
-        if self._thread != threading.get_native_id():
+        if self._thread is None or self._thread != threading.get_native_id():
             return
         clock = time.monotonic()
         if clock - self._waited_at.get(job_id, -REPORT_PAUSE) < REPORT_PAUSE or is_event_loop():
