@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
 from celery_realtime.encoding import add_fields, encode, encode_legibly, encode_lenient, encode_strict, legible
 
@@ -89,7 +90,11 @@ LATEST_RUN = "~"
 CLOCK_SKEW = 5.0
 
 
-class Execution(msgspec.Struct, frozen=True):
+# None of these structs can lead back to itself, so the garbage collector need not look at them (gc=False): a process
+# that sends much has thousands of them at a time.
+
+
+class Execution(msgspec.Struct, frozen=True, gc=False):
     """One start of a job's task. A message that is delivered again starts it again, in the same attempt.
 
     Attributes:
@@ -200,7 +205,7 @@ class StatusChange(msgspec.Struct, frozen=True, kw_only=True, tag_field="event",
     traceback: str | UnsetType = UNSET
 
 
-class ProgressUpdate(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="progress_update"):
+class ProgressUpdate(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="event", tag="progress_update"):
     """How far a running job is, on the wire as ``agent_progress``."""
 
     job_id: str
@@ -215,7 +220,7 @@ class ProgressUpdate(msgspec.Struct, frozen=True, kw_only=True, tag_field="event
     stalled: bool | UnsetType = UNSET
 
 
-class Standing(msgspec.Struct, frozen=True):
+class Standing(msgspec.Struct, frozen=True, gc=False):
     """What the history decides by, beside an event's attempt and rank, and keeps in the job's entry.
 
     Attributes:
@@ -245,7 +250,7 @@ class Standing(msgspec.Struct, frozen=True):
     execution: Execution | None = None
 
 
-class Deadlines(msgspec.Struct, frozen=True):
+class Deadlines(msgspec.Struct, frozen=True, gc=False):
     """When a job counts as expired or stalled.
 
     Attributes:
@@ -257,6 +262,9 @@ class Deadlines(msgspec.Struct, frozen=True):
     expires_at: float | None = None
     stall_after: float | None = None
     may_stall: bool = True
+
+
+_NO_DEADLINES = Deadlines()
 
 
 class Origin(NamedTuple):
@@ -271,7 +279,7 @@ class Origin(NamedTuple):
     number: int
 
 
-class Outgoing(NamedTuple):
+class Outgoing(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """An encoded event on its way out.
 
     Attributes:
@@ -298,7 +306,7 @@ class Outgoing(NamedTuple):
     rank: int | None = None
     progress: bool = False
     standing: Standing = Standing()
-    deadlines: Deadlines = Deadlines()
+    deadlines: Deadlines = _NO_DEADLINES
     mark: dict[str, Any] | None = None
     number: int = 0
     origin: Origin | None = None
@@ -307,24 +315,32 @@ class Outgoing(NamedTuple):
 #: Numbers of events; a child of a fork goes on from those of its parent, which are events of another process.
 _numbers = itertools.count(1)
 
-#: The second that was written out last, and its text: most events of a busy process share it.
-_second = (0, "")
+#: The millisecond that was written out last, and its text: many events of a busy process share it.
+_millisecond = (0, "")
 
 
 def now() -> str:
     """Return the time as it stands in events: UTC, ISO 8601, milliseconds, ``Z``."""
-    global _second  # noqa: PLW0603 - one of a tuple, so that threads see both halves or neither
-    second, fraction = divmod(time.time_ns() // 1_000_000, 1000)
-    latest = _second
-    if latest[0] != second:
-        latest = _second = second, datetime.fromtimestamp(second, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{latest[1]}.{fraction:03d}Z"
+    global _millisecond  # noqa: PLW0603 - one of a tuple, so that threads see both halves or neither
+    milliseconds = time.time_ns() // 1_000_000
+    latest = _millisecond
+    if latest[0] != milliseconds:
+        latest = _millisecond = milliseconds, at(milliseconds)
+    return latest[1]
+
+
+#: The second that was written out last, and its text: most events of a busy process share it.
+_second = (0, "")
 
 
 def at(milliseconds: int) -> str:
     """Return a time as :func:`now` does, given in milliseconds since the epoch."""
+    global _second  # noqa: PLW0603 - as above
     second, fraction = divmod(milliseconds, 1000)
-    return f"{datetime.fromtimestamp(second, timezone.utc).strftime('%Y-%m-%dT%H:%M:%S')}.{fraction:03d}Z"
+    latest = _second
+    if latest[0] != second:
+        latest = _second = second, datetime.fromtimestamp(second, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{latest[1]}.{fraction:03d}Z"
 
 
 def check_event_name(name: object) -> str:
@@ -461,8 +477,8 @@ def outgoing_given_back(job: Job, clock: float, *, incarnation: str) -> Outgoing
         clock: When that was, in seconds since the epoch.
         incarnation: The incarnation of the worker that gave it back.
     """
-    change = status_change(msgspec.structs.replace(job, worker=None), "PENDING")
-    job = msgspec.structs.replace(job, execution=Execution("", clock))
+    change = status_change(replace(job, worker=None), "PENDING")
+    job = replace(job, execution=Execution("", clock))
     return outgoing_status(change, gate=GIVEN_BACK_GATE, incarnation=incarnation, job=job)
 
 
@@ -487,7 +503,7 @@ def outgoing_progress(update: ProgressUpdate, stall_after: float | None = None, 
             run="" if job is None else job.run or "",
             execution=None if job is None else job.execution,
         ),
-        deadlines=Deadlines(stall_after=stall_after),
+        deadlines=_NO_DEADLINES if stall_after is None else Deadlines(stall_after=stall_after),
         number=next(_numbers),
     )
 
@@ -522,7 +538,7 @@ def outgoing_custom(name: object, data: object, project_id: str, job_id: str | N
 
 def refilled(outgoing: Outgoing, data: object) -> Outgoing:
     """Return an event with other data; a custom event still names its job and project."""
-    changed = outgoing._replace(payload=encode_lenient(data))
+    changed = replace(outgoing, payload=encode_lenient(data))
     return _marked(changed) if _is_custom(outgoing) else changed
 
 
@@ -543,7 +559,7 @@ def pack(outgoing: Outgoing, writer: str = "") -> bytes:
     Raises:
         UnicodeEncodeError: A name or id in it is not text that UTF-8 can hold.
     """
-    return msgspec.msgpack.encode(outgoing._replace(origin=Origin(writer, outgoing.number)) if writer else outgoing)
+    return msgspec.msgpack.encode(replace(outgoing, origin=Origin(writer, outgoing.number)) if writer else outgoing)
 
 
 def unpack(packed: bytes) -> Outgoing:
@@ -552,7 +568,7 @@ def unpack(packed: bytes) -> Outgoing:
     Raises:
         msgspec.MsgspecError: It is not one.
     """
-    return _packed.decode(packed)._replace(number=next(_numbers))
+    return replace(_packed.decode(packed), number=next(_numbers))
 
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -566,7 +582,7 @@ def _marked(custom: Outgoing) -> Outgoing:
     if b'"_realtime"' in payload:
         payload = encode({name: value for name, value in _members.decode(payload).items() if name != MARK})
     mark = encode_legibly(_owner(custom))
-    return custom._replace(payload=add_fields(payload, b'"_realtime":' + mark))
+    return replace(custom, payload=add_fields(payload, b'"_realtime":' + mark))
 
 
 def _owner(custom: Outgoing) -> dict[str, Any]:
@@ -576,10 +592,10 @@ def _owner(custom: Outgoing) -> dict[str, Any]:
 def stamp(outgoing: Outgoing, fields: dict[str, Any]) -> Outgoing:
     """Return an event with fields (epoch, offset) added where the contract has them."""
     if not outgoing.payload.startswith(b"{"):
-        return outgoing._replace(mark={**_owner(outgoing), **fields})
+        return replace(outgoing, mark={**_owner(outgoing), **fields})
     if _is_custom(outgoing):
-        return outgoing._replace(payload=_stamped_mark(outgoing.payload, fields))
-    return outgoing._replace(payload=add_fields(outgoing.payload, encode(fields)[1:-1]))
+        return replace(outgoing, payload=_stamped_mark(outgoing.payload, fields))
+    return replace(outgoing, payload=add_fields(outgoing.payload, encode(fields)[1:-1]))
 
 
 def _stamped_mark(payload: bytes, fields: dict[str, Any]) -> bytes:

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from celery_realtime import events
 from celery_realtime.encoding import describe_error
@@ -129,7 +130,7 @@ def test_a_status_change_says_all_that_the_contract_lists() -> None:
         "group_id": None,
         "worker": "celery@host",
     }
-    assert outgoing[:2] == ("project_456", "agent_status")
+    assert (outgoing.project_id, outgoing.event) == ("project_456", "agent_status")
     assert (outgoing.job_id, outgoing.attempt, outgoing.progress) == ("job_123", 0, False)
 
 
@@ -160,7 +161,7 @@ def test_a_progress_update_says_all_that_the_contract_lists() -> None:
         "task": "studio.transcribe",
         "attempt": 0,
     }
-    assert outgoing[:2] == ("project_456", "agent_progress")
+    assert (outgoing.project_id, outgoing.event) == ("project_456", "agent_progress")
     assert (outgoing.job_id, outgoing.rank, outgoing.progress, outgoing.standing.percent) == ("job_123", None, True, 25)
 
 
@@ -183,7 +184,7 @@ def test_an_object_that_is_sent_says_whose_it_is() -> None:
         "text": "...",
         "_realtime": {"job_id": "job_123", "project_id": "project_456"},
     }
-    assert outgoing[:2] == ("project_456", "line")
+    assert (outgoing.project_id, outgoing.event) == ("project_456", "line")
     assert (outgoing.job_id, outgoing.rank, outgoing.progress) == ("job_123", None, False)
 
 
@@ -221,7 +222,7 @@ def test_status_and_progress_are_stamped_at_the_top() -> None:
     ):
         stamped = stamp(outgoing, STAMP)
         assert parse(stamped.payload) == {**parse(outgoing.payload), **STAMP}
-        assert stamped._replace(payload=b"") == outgoing._replace(payload=b"")
+        assert replace(stamped, payload=b"") == replace(outgoing, payload=b"")
 
 
 @given(st.dictionaries(st.text(), PLAIN, max_size=4))

@@ -14,6 +14,7 @@ import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from celery_realtime import events
 from celery_realtime.events import Outgoing
@@ -150,7 +151,7 @@ def test_whatever_the_order_a_job_ends_as_it_did_and_its_events_only_climb(
 ) -> None:
     said, (last, end) = life
     project = f"order-{next(numbers)}"
-    said = [event._replace(project_id=project) for event in said]
+    said = [replace(event, project_id=project) for event in said]
     for start in range(0, len(said), cut):
         history.append(said[start : start + cut])
     final = history.read(project).jobs[0]
@@ -491,8 +492,10 @@ def test_a_url_that_cannot_be_used_is_named(url: str) -> None:
 
 
 def test_an_id_that_no_encoder_takes_costs_nobody_else(history: History) -> None:
-    odd = status("STARTED", job="odd", incarnation="w")._replace(
-        job_id="caf\udce9", standing=events.Standing(worker="w\udce9", kind="running", incarnation="w\udce9")
+    odd = replace(
+        status("STARTED", job="odd", incarnation="w"),
+        job_id="caf\udce9",
+        standing=events.Standing(worker="w\udce9", kind="running", incarnation="w\udce9"),
     )
     assert append(history, status("PENDING", job="first"), odd, status("PENDING", job="last")) == ["agent_status"] * 3
 

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from msgspec.structs import replace
 
 from celery_realtime.events import Origin, Outgoing, pack, unpack
 from celery_realtime.sending.journal import Journal
@@ -79,7 +80,7 @@ def test_a_spool_that_is_full_makes_room_and_says_so_when_it_cannot(caplog: pyte
 
 
 def test_an_event_that_has_no_such_form_is_left_out(desk: Desk) -> None:
-    desk.outbox.put(status("STARTED")._replace(project_id="\udc80"))
+    desk.outbox.put(replace(status("STARTED"), project_id="\udc80"))
     desk.outbox.put(status("SUCCESS"))
     desk.journal.write()
     assert desk.spooled() == ["agent_status"]
@@ -95,6 +96,6 @@ def test_without_a_spool_nothing_is_written(desk: Desk) -> None:
 def test_packed_events_come_back_with_what_they_were_in_the_process_that_packed_them() -> None:
     for event in (status("STARTED", stall_after=1.0), progress(50), custom([1])):
         copy = unpack(pack(event, "child"))
-        assert copy == event._replace(number=copy.number, origin=Origin("child", event.number))
+        assert copy == replace(event, number=copy.number, origin=Origin("child", event.number))
         assert copy.number != event.number
         assert unpack(pack(event)).origin is None
