@@ -5,9 +5,41 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 
 LOG_INTERVAL = 60.0
+
+#: Kinds of lines that are told apart; of further ones within a minute, none is logged.
+MOST_KINDS = 100
+
+
+class RateLimit:
+    """Admit each kind of line once a minute, and count the others.
+
+    Without a lock, which would stay held for ever in a child that is forked meanwhile: a race costs a line.
+    """
+
+    def __init__(self) -> None:
+        #: By kind: when a line was admitted last, and how many were left out since.
+        self._admitted: dict[Hashable, tuple[float, int]] = {}
+
+    def admit(self, kind: Hashable) -> str | None:
+        """Return what to write behind a line, mostly nothing; None if the line is to be left out."""
+        clock = time.monotonic()
+        admitted_at, left_out = self._admitted.get(kind, (None, 0))
+        is_too_early = admitted_at is not None and clock - admitted_at < LOG_INTERVAL
+        if is_too_early or (admitted_at is None and not self._has_room(clock)):
+            if admitted_at is not None:
+                self._admitted[kind] = (admitted_at, left_out + 1)
+            return None
+        self._admitted[kind] = (clock, 0)
+        return f" (and {left_out} more times since the last such line)" if left_out else ""
+
+    def _has_room(self, clock: float) -> bool:
+        if len(self._admitted) >= MOST_KINDS:
+            recent = {kind: entry for kind, entry in self._admitted.items() if clock - entry[0] < LOG_INTERVAL}
+            self._admitted = recent
+        return len(self._admitted) < MOST_KINDS
 
 
 class RateLimitedLogger:
@@ -22,8 +54,8 @@ class RateLimitedLogger:
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
-        #: By message, before its arguments are filled in: when it was logged last, and how often it was left out since.
-        self._logged: dict[str, tuple[float, int]] = {}
+        #: Messages before their arguments are filled in.
+        self._limit = RateLimit()
 
     def error(self, message: str, *args: object) -> None:
         """Log an error with its arguments, unless the same message was logged less than a minute ago."""
@@ -45,16 +77,40 @@ class RateLimitedLogger:
             self.error(f"{message}: %s", *args, describe(error))
 
     def _log(self, level: int, message: str, args: tuple[object, ...]) -> None:
-        # Without a lock, which would stay held for ever in a child that is forked meanwhile: a race costs a line.
-        clock = time.monotonic()
-        logged_at, left_out = self._logged.get(message, (-LOG_INTERVAL, 0))
-        if clock - logged_at < LOG_INTERVAL:
-            self._logged[message] = (logged_at, left_out + 1)
-            return
-        self._logged[message] = (clock, 0)
-        if left_out:
-            message, args = f"{message} (and %d more times since the last such line)", (*args, left_out)
-        self._logger.log(level, message, *args)
+        rest = self._limit.admit(message)
+        if rest is not None:
+            line = message + rest
+            self._logger.log(level, line, *args)
+
+
+class RepeatedErrors(logging.Filter):
+    """Lets each kind of error pass once a minute, with its traceback: what strangers send can cause very many.
+
+    A kind is a message, a type of exception, and the line that raised it. So one error does not hide another.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._limit = RateLimit()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a record is to be logged; all but errors with a traceback are."""
+        if not record.exc_info or record.exc_info[1] is None:
+            return True
+        rest = self._limit.admit((record.msg, *_origin(record.exc_info[1])))
+        if rest:
+            record.msg = str(record.msg) + rest
+        return rest is not None
+
+
+def _origin(error: BaseException) -> tuple[str, str, int]:
+    """Return the type of an exception, and the file and line that raised it."""
+    if isinstance(error, RecursionError):  # how deep it came depends on who called
+        return type(error).__name__, "", 0
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return type(error).__name__, *(("", 0) if place is None else (place.tb_frame.f_code.co_filename, place.tb_lineno))
 
 
 def describe(error: BaseException) -> str:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from celery_realtime import logs
-from celery_realtime.logs import RateLimitedLogger
+from celery_realtime.logs import MOST_KINDS, RateLimit, RateLimitedLogger, RepeatedErrors
 
 logger = logging.getLogger(__name__)
 
@@ -69,3 +71,63 @@ def test_a_suppressed_exception_is_logged_and_the_block_ends(caplog: pytest.LogC
 def test_an_exit_is_not_suppressed() -> None:
     with pytest.raises(SystemExit), RateLimitedLogger(logger).suppressing("the filter failed"):
         raise SystemExit
+
+
+# -- errors that others log ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def noisy() -> Iterator[logging.Logger]:
+    """A logger that repeated errors are filtered from."""
+    noisy, repeated = logging.getLogger("tests.noisy"), RepeatedErrors()
+    noisy.addFilter(repeated)
+    yield noisy
+    noisy.removeFilter(repeated)
+
+
+def log_failure(noisy: logging.Logger, fail: Callable[[], object]) -> None:
+    try:
+        fail()
+    except Exception:
+        noisy.exception("the handler failed")
+
+
+def test_an_error_that_repeats_is_logged_once_a_minute_with_its_traceback(
+    noisy: logging.Logger, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(5):
+        log_failure(noisy, lambda: json.loads("{broken"))
+    (record,) = caplog.records
+    assert record.exc_info
+    assert record.getMessage() == "the handler failed"
+    monkeypatch.setattr(logs, "LOG_INTERVAL", 0.0)
+    log_failure(noisy, lambda: json.loads("{broken"))
+    assert caplog.messages[1] == "the handler failed (and 4 more times since the last such line)"
+
+
+def test_one_error_does_not_hide_another(noisy: logging.Logger, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        log_failure(noisy, lambda: json.loads("{broken"))
+        log_failure(noisy, lambda: int("x"))
+        log_failure(noisy, lambda: {}[1])
+        log_failure(noisy, lambda: {}[2])
+    assert len(caplog.records) == 4
+
+
+def test_what_is_no_error_with_a_traceback_is_logged_each_time(
+    noisy: logging.Logger, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        noisy.error("refused")
+        noisy.warning("slow", exc_info=None)
+    assert caplog.messages == ["refused", "slow"] * 2
+
+
+def test_more_kinds_than_anybody_reads_are_left_out_and_remembered_no_longer_than_a_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limit = RateLimit()
+    admitted = [limit.admit(kind) for kind in range(2 * MOST_KINDS)]
+    assert admitted == [""] * MOST_KINDS + [None] * MOST_KINDS
+    monkeypatch.setattr(logs, "LOG_INTERVAL", 0.0)
+    assert limit.admit("later") == ""

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 import logging
+import traceback
 from typing import Any
 
 import pytest
+import simple_websocket
+from gunicorn.glogging import SafeAtoms
 
 from celery_realtime.web import log_redaction
-from tests.web_servers import Web
+from tests.log_records import logged_by
+from tests.waiting import wait_for
+from tests.web_servers import Kind, Web
 
 
 @pytest.mark.parametrize(
@@ -18,6 +25,19 @@ from tests.web_servers import Web
         ("GET /socket.io/?token=ada:secret HTTP/1.1", "GET /socket.io/?token=** HTTP/1.1"),
         ('"GET /socket.io/?EIO=4&token=secret&t=1"', '"GET /socket.io/?EIO=4&token=**&t=1"'),
         ("token=secret", "token=**"),
+        ("GET /?token=o'brien:secret.secret HTTP/1.1", "GET /?token=** HTTP/1.1"),
+        ('GET /?token=a\',"b",c:secret&EIO=4 HTTP/1.1', "GET /?token=**&EIO=4 HTTP/1.1"),
+        ("['/?token=ada:secret', '/?token=eve:secret']", "['/?token=**', '/?token=**']"),
+        ("<http://h/?token=secret>; (http://h/?a=1&token=secret)", "<http://h/?token=**>; (http://h/?a=1&token=**)"),
+        ("/login?next=%2F%3FEIO%3D4%26token%3Dada%3Asecret%26t%3D1", "/login?next=%2F%3FEIO%3D4%26token%3D**%26t%3D1"),
+        ("/?token=secret#token=secret", "/?token=**#token=secret"),
+        ("/?TOKEN=secret", "/?TOKEN=**"),
+        (
+            "received event CONNECT {'token': 'ada:secret', 'page': 2}",
+            "received event CONNECT {'token': \"**\", 'page': 2}",
+        ),
+        ("""data 0{"a":1,"token":"o\\"b'rien:secret"}""", """data 0{"a":1,"token":"**"}"""),
+        ("""data 0{"token":"secret that was cut off...""", """data 0{"token":"**\""""),
         ("/?csrf_token=kept&page=2", "/?csrf_token=kept&page=2"),
         ("nothing to see", "nothing to see"),
     ],
@@ -26,22 +46,12 @@ def test_a_token_is_struck_out_and_nothing_else(text: str, shown: str) -> None:
     assert log_redaction.redact(text) == shown
 
 
-class Atoms(dict[str, Any]):
-    """As gunicorn's: what is missing reads as a dash."""
-
-    def __getitem__(self, key: str) -> Any:
-        return super().get(key, "-")
-
-    def copy(self) -> Atoms:
-        return Atoms(self)
-
-
 @pytest.mark.parametrize(
     ("message", "args"),
     [
         ("GET /?token=secret", ()),
         ('%s - "%s %s HTTP/%s" %d', ("1.2.3.4", "GET", "/socket.io/?token=secret", "1.1", 200)),
-        ("%(r)s %(missing)s", (Atoms(r="GET /?token=secret"),)),
+        ("%(r)s %({x-forwarded-for}i)s", (SafeAtoms({"r": "GET /?token=secret"}),)),
     ],
 )
 def test_records_of_every_server_keep_their_form(message: str, args: Any) -> None:
@@ -81,3 +91,38 @@ def test_a_server_that_takes_connections_from_everywhere_is_warned_of(
     web.attach()
     web.stop()
     assert "cors_allowed_origins" in caplog.text
+
+
+BROKEN = ["4", "4x", "42[", "42{}", '42["a",', "47", "40{", "42[1]", '42[{"a":1}]', "42" + "[" * 5000]
+
+
+@pytest.mark.parametrize("kind", ["sync", "asgi"])
+def test_packets_that_cannot_be_read_do_not_fill_the_log(
+    redis_url: str, caplog: pytest.LogCaptureFixture, kind: Kind
+) -> None:
+    web = Web(kind, redis_url).attach().start()
+    try:
+        with contextlib.closing(connect(web)) as client:
+            for packet in BROKEN * 3:
+                client.send(packet)
+                client.send('420["subscribe_project",{"project_id":"alpha"}]')
+                wait_for(lambda: (client.receive(1) or "").startswith("430["))
+    finally:
+        web.stop()
+    logged = [record for record in logged_by(caplog, "engineio.server") if record.exc_info]
+    assert 3 < len(logged) == len({log_of(record) for record in logged}) < len(BROKEN)
+
+
+def connect(web: Web) -> simple_websocket.Client:
+    """Return a connection with a good token."""
+    client = simple_websocket.Client(f"{web.url.replace('http', 'ws')}/socket.io/?EIO=4&transport=websocket")
+    client.receive(5)
+    client.send(f"40{json.dumps({'token': web.token()})}")
+    client.receive(5)
+    return client
+
+
+def log_of(record: logging.LogRecord) -> str:
+    """Return what a line says, but for where it was called from."""
+    assert record.exc_info is not None
+    return f"{record.getMessage()}: {record.exc_info[0]} in {traceback.extract_tb(record.exc_info[2])[-1]}"
