@@ -10,6 +10,10 @@ import jwt
 from celery_realtime.auth import MAX_TOKEN, TokenUser
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.rooms import normalise_project_id, normalise_user_id
+from celery_realtime.secret_keys import HOW_TO_MAKE_ONE, check_secret
+
+#: Bytes that a secret has at least: as many as the shortest of the hashes (RFC 7518, section 3.2).
+SHORTEST_KEY = 32
 
 
 class JWTAuthenticator:
@@ -29,7 +33,8 @@ class JWTAuthenticator:
         leeway: Seconds that clocks may differ by.
 
     Raises:
-        ImproperlyConfigured: There is no key, or an algorithm is unknown, ``none``, or mixes secrets with public keys.
+        ImproperlyConfigured: There is no key, or a secret is shorter than 32 bytes (RFC 7518, section 3.2) or a
+            placeholder; or an algorithm is unknown, ``none``, or mixes secrets with public keys.
     """
 
     def __init__(
@@ -88,4 +93,18 @@ def _check(key: Any, algorithms: Sequence[str]) -> None:
     if len({name.startswith("HS") for name in algorithms}) == 2:
         raise ImproperlyConfigured(
             "algorithms mixes secrets (HS...) with public keys: with both, whoever has the public key can sign tokens"
+        )
+    if algorithms[0].startswith("HS"):
+        _check_secret(key)
+
+
+def _check_secret(key: Any) -> None:
+    if not isinstance(key, (str, bytes)):
+        return
+    text = key if isinstance(key, str) else key.decode("latin-1")
+    check_secret("the key of JWTAuthenticator", text)
+    if len(text.encode()) < SHORTEST_KEY:
+        raise ImproperlyConfigured(
+            f"the key of JWTAuthenticator must have {SHORTEST_KEY} bytes or more to verify HS... with "
+            f"(RFC 7518, section 3.2), not {len(text.encode())}; make one: {HOW_TO_MAKE_ONE}"
         )

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Protocol, get_args, get_origin, get_type_hint
 import msgspec
 
 from celery_realtime.exceptions import ImproperlyConfigured
+from celery_realtime.secret_keys import check_secret
 from celery_realtime.urls import RedisAddress, check_broker_url, check_history_address
 
 PREFIX = "realtime_"
@@ -62,6 +63,11 @@ def _not_endless(name: str, value: Any) -> None:
 def _not_empty(name: str, value: Any) -> None:
     if value in ("", ()) or (isinstance(value, tuple) and "" in value):
         raise ImproperlyConfigured(f"{PREFIX}{name} must not be empty")
+
+
+def _secret(name: str, value: Any) -> None:
+    for secret in (value,) if isinstance(value, str) else value or ():
+        check_secret(f"{PREFIX}{name}", secret)
 
 
 def _a_wire(name: str, value: Any) -> None:
@@ -142,7 +148,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     event_filter: EventRule | AudienceRule | None = None
     event_filter_audience: bool | None = None
     project_resolver: ProjectResolver | None = None
-    secret_key: Annotated[str | tuple[str, ...] | None, _not_empty] = None
+    secret_key: Annotated[str | tuple[str, ...] | None, _not_empty, _secret] = None
     queue_size: Number = 10000
     batch_size: Number = 100
     linger: Pause = 0.005

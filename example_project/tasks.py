@@ -6,6 +6,7 @@ Run a worker with ``celery -A example_project.tasks worker``.
 from __future__ import annotations
 
 import os
+import secrets
 import time
 from typing import Any
 
@@ -13,8 +14,9 @@ from celery import Celery, Task
 
 from celery_realtime import Realtime
 
-#: Signs the sessions and the tokens. Anyone who knows it can act as any user: set your own, and keep it secret.
-SECRET_KEY = os.environ.get("SECRET_KEY", "demo-only-secret-replace-me-before-you-deploy")
+#: Signs the sessions and the tokens: anyone who knows it can act as any user. A random one is good for one web server,
+#: until that ends; several need the same.
+SECRET_KEY = os.environ.get("SECRET_KEY") or secrets.token_hex()
 
 celery = Celery(
     "example",

@@ -114,6 +114,10 @@ def test_leeway_is_for_clocks_that_differ() -> None:
     [
         ("", ["HS256"], "needs the key"),
         (None, ["HS256"], "needs the key"),
+        ("x" * 32, ["HS256"], "can be guessed"),
+        ("a secret of 31 bytes, and so on", ["HS512"], "must have 32 bytes or more .*, not 31; make one"),
+        (b"hunter2", ["HS256"], "must have 32 bytes or more .*, not 7"),
+        ("please change me, I am only a placeholder", ["HS256"], "is a placeholder"),
         (KEY, [], "must be a list"),
         (KEY, "HS256", "must be a list"),
         (KEY, ["none"], "not 'none'"),

@@ -7,6 +7,7 @@ import pytest
 
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.settings import NAMES, Settings, conf_values, resolve
+from tests.log_records import logged_by
 
 BROKER = "redis://localhost:6379/0"
 
@@ -172,6 +173,26 @@ def test_a_bad_secret_is_not_shown() -> None:
         with pytest.raises(ImproperlyConfigured) as refused:
             settle(secret_key=bad)
         assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "placeholder",
+    ["changeme", "Change-Me!", "put a long random string here", "demo-only-secret-replace-me", "x", "xxxx"],
+)
+def test_a_secret_that_everybody_knows_is_refused_wherever_it_is_set(placeholder: str) -> None:
+    for value in (placeholder, ["a long and random string", placeholder]):
+        with pytest.raises(ImproperlyConfigured, match=r"realtime_secret_key .*; make a secret: python3 -c") as refused:
+            settle(secret_key=value)
+        assert f" {placeholder}" not in str(refused.value)
+
+
+def test_a_short_secret_is_warned_of_and_not_shown(caplog: pytest.LogCaptureFixture) -> None:
+    settle(secret_key="hunter2")
+    (line,) = [record.getMessage() for record in logged_by(caplog, "celery_realtime.secret_keys")]
+    assert line.startswith("realtime_secret_key has only 7 characters")
+    assert "hunter2" not in line
+    settle(secret_key="a long and random string")
+    assert len(logged_by(caplog, "celery_realtime.secret_keys")) == 1
 
 
 def test_rules_may_be_any_callable_or_none() -> None:
