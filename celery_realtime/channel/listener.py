@@ -13,7 +13,7 @@ from typing import Any
 
 from celery_realtime.backoff import Backoff
 from celery_realtime.channel.connections import connection, errors_of, fanout_exchange, fanout_queue, hang_up
-from celery_realtime.channel.seams import read_buffered
+from celery_realtime.channel.seams import leave_compressed, read_buffered
 from celery_realtime.channel.wire import PING, log_ignored
 from celery_realtime.logs import RateLimitedLogger, describe
 from celery_realtime.urls import is_redis, redact
@@ -140,6 +140,7 @@ class Listener:
 
     def _receive(self, broker: Any, patience: Callable[[], float]) -> Iterator[Any]:
         inbox: collections.deque[Any] = collections.deque()
+        leave_compressed(broker.default_channel)
         channel_queue = self._make_queue()
         consumer = broker.Consumer(
             channel_queue,

@@ -77,3 +77,28 @@ def read_buffered(channel: Any, guard: Callable[[], contextlib.AbstractContextMa
     while subclient.connection is not None and subclient.connection.can_read(timeout=0):
         with guard(), contextlib.suppress(queue.Empty):
             receive(subclient)
+
+
+def leave_compressed(channel: Any) -> None:
+    """Have kombu not inflate the bodies of compressed messages.
+
+    Why: a message of some kilobytes may inflate to gigabytes, before anybody can look at its size, and no message of
+    the channel is compressed: neither ours nor python-socketio's. Seen: ``Message`` of a channel, which makes its
+    messages, and which inflates what has a header ``compression``, in kombu 5.7.0. Without it: whoever can publish on
+    the channel can fill the memory of all web servers.
+
+    Args:
+        channel: A kombu channel, of whatever transport; changed in place.
+    """
+    made = getattr(channel, "Message", None)
+    if isinstance(made, type):
+        channel.Message = type("PlainMessage", (made,), {"headers": property(_headers_of, _set_plain_headers)})
+
+
+def _headers_of(message: Any) -> dict[str, Any]:
+    headers: dict[str, Any] = vars(message)["headers"]
+    return headers
+
+
+def _set_plain_headers(message: Any, headers: dict[str, Any]) -> None:
+    vars(message)["headers"] = {name: value for name, value in headers.items() if name != "compression"}

@@ -9,6 +9,7 @@ import pickle
 import socket
 import threading
 import time
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import kombu
 import pytest
 import redis
 import socketio
+from kombu import compression
 
 from celery_realtime.events import Outgoing
 from tests.channel.test_wire import NO_MESSAGES
@@ -183,6 +185,25 @@ def test_neighbours_of_poison_are_heard_and_pickle_is_never_run(
     assert not trace.exists()
     assert listener.manager.generation == 1
     assert "not hearing" not in caplog.text
+
+
+def test_a_compressed_message_is_ignored_before_it_is_inflated(channel: Channel) -> None:
+    inflated: list[bytes] = []
+
+    def inflate(body: bytes) -> bytes:
+        inflated.append(body)
+        return zlib.decompress(body)
+
+    method = "application/x-seen"
+    compression.register(zlib.compress, inflate, method)
+    listener, publisher = channel.recorder(), channel.publisher()
+    frame = json.dumps({"method": "emit", "event": "step", "data": [{"number": 0}], "room": "project:alpha"})
+
+    channel.publish_raw(frame, content_type="text/plain", content_encoding="utf-8", compression=method)
+    publisher.publish_events([step(1)])
+
+    assert numbers(listener.wait_for_count(1)) == [1]
+    assert inflated == []
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import kombu
@@ -13,7 +14,7 @@ import pytest
 from redis import Redis
 
 from celery_realtime.channel.connections import connection, fanout_exchange, fanout_queue, hang_up
-from celery_realtime.channel.seams import keep_queues, on_confirms, read_buffered, shorten_farewell
+from celery_realtime.channel.seams import keep_queues, leave_compressed, on_confirms, read_buffered, shorten_farewell
 from tests.processes import HOST
 from tests.waiting import wait_for
 
@@ -161,6 +162,22 @@ def _envelope(stranger: Any, url: str, topic: str) -> bytes:
         publishing.Producer(exchange=fanout_exchange("socketio", {})).publish("{}", content_type="text/plain")
         message = wait_for(lambda: listening.get_message(timeout=0.1))
     return bytes(message["data"])
+
+
+@pytest.mark.parametrize("name", ["amqp", "redis"])
+def test_kombu_inflates_messages_unless_it_is_kept_from_it(name: str, request: pytest.FixtureRequest) -> None:
+    broker = request.getfixturevalue(name)
+    queue = kombu.Queue("compressed", kombu.Exchange("compressed"), durable=False, auto_delete=True)(
+        broker.default_channel
+    )
+    queue.declare()
+    producer = broker.Producer(exchange=queue.exchange)
+    for expected in (b"small", zlib.compress(b"small")):
+        producer.publish(b"small", content_type="text/plain", content_encoding="binary", compression="zlib")
+        message = wait_for(lambda: queue.get(no_ack=True))
+        assert message.body == expected
+        assert "compression" not in message.headers or expected == b"small"
+        leave_compressed(broker.default_channel)
 
 
 def test_of_another_transport_nothing_is_read() -> None:
