@@ -76,6 +76,9 @@ LOOK_GATE = "w"
 #: The ``gate`` of a job whose message went back, see :func:`outgoing_given_back`.
 GIVEN_BACK_GATE = "B"
 
+#: The ``gate`` of a job that goes on in a message that it has published, see :func:`outgoing_handed_on`.
+HANDED_ON_GATE = "H"
+
 #: The ``gate`` of a step that will not run.
 UNREACHED_GATE = "U"
 
@@ -233,8 +236,8 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
             job that its worker is known to have started, which also ends what is still queued; ``E`` for an expiry,
             which ends only what is queued; ``U`` for a step that will not run, which ends only what is unknown; ``s``
             for a stall. A later run or end reopens what ended so. ``B`` for a job that is queued again since its
-            message went back to the broker, which is news only of the start before. ``w`` is no event, see
-            :func:`workflow_look`.
+            message went back to the broker, which is news only of the start before. ``w`` and ``H`` are no events, see
+            :func:`is_note`.
         percent: Of progress, how far.
         run: The mark of its job's publication.
         execution: The start of its job's task that it is from.
@@ -472,14 +475,40 @@ def outgoing_unreached(step: Step, before: Job, ending: Ending) -> Outgoing:
 def outgoing_given_back(job: Job, clock: float, *, incarnation: str) -> Outgoing:
     """Encode that the message of a job that has started went back to the broker: it is queued again.
 
+    It has that worker and that time, for clients to compare with those of the start where there are no offsets.
+
     Args:
         job: The job, which must have a project.
         clock: When that was, in seconds since the epoch.
         incarnation: The incarnation of the worker that gave it back.
     """
-    change = status_change(replace(job, worker=None), "PENDING")
+    change = status_change(job, "PENDING", timestamp=at(round(clock * 1000)))
     job = replace(job, execution=Execution("", clock))
     return outgoing_status(change, gate=GIVEN_BACK_GATE, incarnation=incarnation, job=job)
+
+
+def outgoing_handed_on(job: Job, clock: float, *, incarnation: str) -> Outgoing:
+    """Return what notes that a job goes on in a message that it has published itself; it is no event.
+
+    Its worker does not have it any more, and does not lose it when it dies.
+
+    Args:
+        job: The job, which must have a project.
+        clock: When that was, in seconds since the epoch.
+        incarnation: The incarnation of the worker that ran it.
+    """
+    assert job.project_id is not None
+    execution = Execution("" if job.execution is None else job.execution.id, clock)
+    return Outgoing(
+        job.project_id,
+        STATUS_EVENT,
+        b"",
+        job.job_id,
+        job.attempt,
+        RANK_OF_STATUS["running"],
+        standing=Standing(gate=HANDED_ON_GATE, incarnation=incarnation, run=job.run or "", execution=execution),
+        number=next(_numbers),
+    )
 
 
 def outgoing_progress(update: ProgressUpdate, stall_after: float | None = None, *, job: Job | None = None) -> Outgoing:
@@ -524,9 +553,12 @@ def workflow_look(project_id: str) -> Outgoing:
     )
 
 
-def is_workflow_look(outgoing: Outgoing) -> bool:
-    """Tell whether it is no event, but what :func:`workflow_look` returns."""
-    return outgoing.standing.gate == LOOK_GATE
+def is_note(outgoing: Outgoing) -> bool:
+    """Tell whether it is no event, but what :func:`workflow_look` or :func:`outgoing_handed_on` returns.
+
+    It is for the history alone, and is not published.
+    """
+    return outgoing.standing.gate in (LOOK_GATE, HANDED_ON_GATE)
 
 
 def outgoing_custom(name: object, data: object, project_id: str, job_id: str | None, limit: int) -> Outgoing:

@@ -11,7 +11,7 @@ import msgspec
 
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.encoding import legible
-from celery_realtime.events import WORKFLOW_EVENT, Execution, Outgoing, is_workflow_look, now, stamp
+from celery_realtime.events import WORKFLOW_EVENT, Execution, Outgoing, is_note, now, stamp
 from celery_realtime.history.keys import Keys, new_epoch
 from celery_realtime.history.leases import Leases
 from celery_realtime.history.lua import Command, Runner, Script, call
@@ -176,7 +176,7 @@ def _by_project(events: Iterable[tuple[int, Outgoing]]) -> dict[str, list[tuple[
 
 def unnumbered(event: Outgoing) -> list[Outgoing]:
     """Return what to publish for an event that could not be stored."""
-    return [] if is_workflow_look(event) else [event]
+    return [] if is_note(event) else [event]
 
 
 def _answer(event: Outgoing, stored: Stored) -> list[Outgoing]:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from celery_realtime.encoding import encode, legible
-from celery_realtime.events import GIVEN_BACK_GATE, TERMINAL_RANK, Job, Outgoing, ProgressUpdate, Step
+from celery_realtime.events import GIVEN_BACK_GATE, HANDED_ON_GATE, TERMINAL_RANK, Job, Outgoing, ProgressUpdate, Step
 from celery_realtime.history.keys import Keys
 from celery_realtime.history.lua import Command, Runner, Script, call, command
 from celery_realtime.history.snapshot import UNREADABLE
@@ -279,10 +279,10 @@ def _running_changes(events: list[Outgoing]) -> dict[str, dict[str, bytes | None
     for event in events:
         if event.job_id and event.rank is not None and event.standing.incarnation:
             of_incarnation = changes.setdefault(event.standing.incarnation, {})
-            if event.rank == _RUNNING_RANK:
-                of_incarnation[_field(event, event.attempt)] = _describe_job(event)
-            elif event.rank == TERMINAL_RANK or event.standing.gate == GIVEN_BACK_GATE:
+            if event.rank == TERMINAL_RANK or event.standing.gate in (GIVEN_BACK_GATE, HANDED_ON_GATE):
                 of_incarnation[_field(event, event.attempt)] = None
+            elif event.rank == _RUNNING_RANK:
+                of_incarnation[_field(event, event.attempt)] = _describe_job(event)
             elif event.attempt:  # a retry: the attempt before it is over, and its message may be back already
                 of_incarnation[_field(event, event.attempt - 1)] = None
     return changes

@@ -151,6 +151,12 @@ class Publication:
             return False
         return attempt_of(job_id, self.message.fields) <= attempt_of(job_id, request_fields(self.running))
 
+    @property
+    def retries_running(self) -> bool:
+        """Whether it is the next attempt of the running job."""
+        is_the_job = self.running is not None and self.running.id == self.message.job_id
+        return is_the_job and not self.continues_attempt
+
     def carry(self, name: str, value: Any) -> None:
         """Write a header into the message, and into what its job publishes when it ends."""
         self._headers[name] = self._carried[name] = value

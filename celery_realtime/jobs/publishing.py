@@ -103,7 +103,7 @@ class Publishing:
         job = self._write(sender, publication)
         if self._report(job, publication):
             sending.queued = job, publication
-        if job.attempt or not self._reporter.has_history:
+        if job.attempt or publication.continues_running or not self._reporter.has_history:
             self._reporter.wait_until_sent(job, OVERTAKING)
 
     def _running_request(self) -> Any:
@@ -124,9 +124,10 @@ class Publishing:
         publication.hand_down()
         return job_of_call(call, project)
 
-    @staticmethod
-    def _continue(publication: Publication) -> None:
+    def _continue(self, publication: Publication) -> None:
         notes = notes_of(publication.running)
+        if notes.job is not None and not notes.republished and not publication.retries_running:
+            self._reporter.report_handed_on(notes.job)
         notes.republished = True
         if notes.job is not None and notes.job.execution is not None:
             publication.continue_execution(notes.job.execution.id)

@@ -51,6 +51,10 @@ class StatusGate:
         self._latest[job.job_id] = _Admitted(job, rank, is_final, time.time())
         return True
 
+    def hand_on(self, job: Job) -> None:
+        """Take the next start of a job for news: it goes on in a message that it has published."""
+        self._latest[job.job_id] = _Admitted(job, RANK_OF_STATUS["queued"], is_final=True, when=time.time())
+
     def has_passed(self, job: Job, rank: int) -> bool:
         """Return whether this process has admitted a status of a rank, or of a later attempt."""
         latest = self._latest.get(job.job_id)
@@ -168,6 +172,15 @@ class StatusReporter:
                 # In the name of the worker: else the history takes it for a second try of the publisher's report.
                 details = {"timestamp": events.at(published)}
                 self._put(self._manager, publication, "PENDING", None, details, incarnation=self._incarnation.id)
+
+    def report_handed_on(self, job: Job) -> None:
+        """Note that a job that runs goes on in a message that it publishes, which any worker may get.
+
+        Without a history, nobody knows which worker has which job.
+        """
+        if self._manager is not None and self.has_history and job.project_id is not None:
+            self._gate.hand_on(job)
+            self._manager.outbox.put(events.outgoing_handed_on(job, time.time(), incarnation=self._incarnation.id))
 
     @property
     def has_history(self) -> bool:

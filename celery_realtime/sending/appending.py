@@ -39,7 +39,7 @@ class HistoryAppender:
         if answers is None:
             return None
         pairs = zip(batch, answers, strict=True)
-        self._counts.add("stale", sum(not answer and not events.is_workflow_look(event) for event, answer in pairs))
+        self._counts.add("stale", sum(not answer and not events.is_note(event) for event, answer in pairs))
         return [event for answer in answers for event in answer]
 
     def look_later(self, project_id: str, pause: float) -> None:

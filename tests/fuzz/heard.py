@@ -39,7 +39,7 @@ class Heard:
         assert answers is not None
         for event, answer in zip(batch, answers, strict=True):
             news = [stamped for stamped in answer if stamped.event != WORKFLOW_EVENT]
-            if not events.is_workflow_look(event):
+            if event.standing.gate != events.LOOK_GATE:
                 self._check_answer(event, bool(news), now)
             for stamped in answer:
                 self._hear(stamped, now)

@@ -26,6 +26,7 @@ class Known(NamedTuple):
         ended: When it ended.
         has_status: Whether more is known of the attempt than progress.
         gone_back: Whether the message of its latest start is with the broker again.
+        handed_on: Whether it goes on in a message that it has published, and ``incarnation`` does not have it any more.
         says: What its latest status says to the user.
     """
 
@@ -40,6 +41,7 @@ class Known(NamedTuple):
     ended: float | None = None
     has_status: bool = True
     gone_back: bool = False
+    handed_on: bool = False
     says: tuple[str, str | None] = ("", None)
 
     @property
@@ -70,7 +72,7 @@ class Report(NamedTuple):
         rank = standing.gate or ("p" if event.progress else str(event.rank))
         # Whoever waits in a queue has not started; what goes back has a time, and does not know of which start.
         is_of_start = execution is not None and bool(execution.id) and rank != "0"
-        said = msgspec.json.decode(event.payload)
+        said = msgspec.json.decode(event.payload or b"{}")
         return cls(
             run=standing.run or None,
             attempt=event.attempt,
@@ -100,8 +102,8 @@ def run_order(report: Report, known: Known) -> int:
 def is_news(report: Report, known: Known | None) -> bool:
     """Return whether a report of the present run, or of one of which nothing is known, is news."""
     if known is None:
-        return report.rank not in ("E", "L", "s", "B")
-    if report.rank in ("B", "E", "L", "S", "U"):
+        return report.rank not in ("E", "H", "L", "s")
+    if report.rank in ("B", "E", "H", "L", "S", "U"):
         return _is_inferred_rightly(report, known)
     if report.attempt != known.attempt:
         return report.attempt > known.attempt and report.rank != "s"
@@ -117,16 +119,17 @@ def is_news(report: Report, known: Known | None) -> bool:
 
 
 def _is_inferred_rightly(report: Report, known: Known) -> bool:
-    if report.rank == "U":
+    if report.rank in ("H", "U"):
         return False
     return _goes_back(report, known) if report.rank == "B" else _is_news_of_reaper(report, known)
 
 
 def _goes_back(report: Report, known: Known) -> bool:
     """Return whether what goes back is the message of the start that is known, and not of one before it."""
-    is_its_workers = known.incarnation in ("", report.incarnation)
+    is_its_workers = known.handed_on or known.incarnation in ("", report.incarnation)
     is_in_time = known.execution is None or known.started <= report.started
-    return report.attempt == known.attempt and known.rank in ("1", "L") and is_its_workers and is_in_time
+    is_present = report.attempt == known.attempt and known.rank in ("1", "L", "E") and is_its_workers and is_in_time
+    return report.attempt > known.attempt or is_present
 
 
 def _is_of_start_before(report: Report, known: Known) -> bool:
@@ -150,6 +153,8 @@ def _is_news_of_reaper(report: Report, known: Known) -> bool:
         return is_same and known.rank == "0"
     if report.rank == "S" and (report.attempt > known.attempt or (is_same and known.rank == "0")):
         return True
+    if known.handed_on:  # whoever has started it since can lose it, and whoever says that of all
+        is_own = not report.incarnation or (report.rank == "S" and report.incarnation != known.incarnation)
     return is_same and known.rank == "1" and is_own
 
 
@@ -162,7 +167,7 @@ def _is_progress(report: Report, known: Known) -> bool:
 def _starts_again(report: Report, known: Known) -> bool:
     if report.execution and known.execution:
         return report.execution != known.execution and report.started >= known.started
-    return report.incarnation != known.incarnation
+    return known.handed_on or report.incarnation != known.incarnation
 
 
 def note(report: Report, known: Known | None) -> Known | None:
@@ -171,9 +176,27 @@ def note(report: Report, known: Known | None) -> Known | None:
         return None
     if report.rank == "2" and known.rank in SOFT and report.says == known.says:
         return known._replace(rank="2")  # somebody who knows says what was only inferred
+    if report.rank == "1" and _goes_on(report, known):
+        return known._replace(incarnation=report.incarnation, started=report.started, handed_on=False)
+    if report.rank == "H" and known.rank == "1" and _has_it(report, known):
+        return known._replace(incarnation=report.incarnation, handed_on=True)
     if report.rank == "B" and known.rank == "0" and not known.gone_back:  # the start itself has not been heard of
         return known._replace(incarnation=report.incarnation, started=report.started, gone_back=True)
     return None
+
+
+def _goes_on(report: Report, known: Known) -> bool:
+    """Return whether a job that has handed itself on is started where it goes on."""
+    is_same = known.rank == "1" and report.execution is not None and report.execution == known.execution
+    is_elsewhere = report.incarnation != known.incarnation and report.started >= known.started
+    return is_same and (known.handed_on or is_elsewhere)
+
+
+def _has_it(report: Report, known: Known) -> bool:
+    """Return whether a job is handed on by the worker that is known to have it, and has not begun it once more."""
+    is_execution = not report.execution or not known.execution or report.execution == known.execution
+    is_its_own = not known.handed_on and known.incarnation in ("", report.incarnation)
+    return is_execution and is_its_own and known.started <= report.started
 
 
 def apply(report: Report, known: Known | None, now: float) -> Known | None:
@@ -194,10 +217,10 @@ def apply(report: Report, known: Known | None, now: float) -> Known | None:
         execution = (base.execution, base.started) if base.execution else (report.execution, report.started)
         return base._replace(run=run, began=began, percent=report.percent, execution=execution[0], started=execution[1])
     if report.rank == "B":
-        assert same is not None
-        started = same.started if same.execution else report.started
-        over = same._replace(run=run, rank="0", percent=0, incarnation=report.incarnation, started=started)
-        return over._replace(ended=None, has_status=True, gone_back=True, says=report.says)
+        over = Known(run, began, report.attempt, incarnation=report.incarnation, gone_back=True, says=report.says)
+        is_start_known = same is not None and same.execution is not None
+        start = (same.execution, same.started) if same is not None and is_start_known else (None, report.started)
+        return over._replace(execution=start[0], started=start[1])
     goes_on = same is not None and (report.rank != "1" or same.rank == "0" or not same.has_status)
     keeps = (
         same is not None and report.execution is None and (report.rank != "1" or same.incarnation == report.incarnation)

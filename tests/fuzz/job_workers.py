@@ -21,6 +21,7 @@ class Message(NamedTuple):
     redelivered: bool = False
     acks_late: bool = False
     expires_at: float | None = None
+    continues: str | None = None
 
     def again(self) -> Message:
         """Return it as the broker delivers it a second time."""
@@ -34,7 +35,8 @@ class Start:
         self.message = message
         self.worker = worker
         self.started = started
-        self.id = f"x{next(numbers)}"
+        continued = None if message.redelivered else message.continues
+        self.id = continued or f"x{next(numbers)}"
         self.percent = 0
         self.outbox: list[Outgoing] = []
 

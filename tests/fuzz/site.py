@@ -81,8 +81,15 @@ class Site:
     def finish(self) -> None:
         start = self.pick(self.starts())
         start.worker.starts.remove(start)
-        if self.pick((False, False, True)):
+        how = self.pick(("return", "return", "retry", "replace"))
+        if how == "replace":
+            again = start.message._replace(redelivered=False, continues=start.id)
+            self.queue.append(again)
+            start.outbox.append(events.outgoing_handed_on(start.job(), self.now, incarnation=start.worker.incarnation))
+            self.fates[key_of(start.message)] = start.worker, "1"
+        elif how == "retry":
             again = start.message._replace(attempt=start.message.attempt + 1, redelivered=False, expires_at=None)
+            again = again._replace(continues=None)
             self.queue.append(again)
             change = events.status_change(job_of(again), "RETRY")
             incarnation = start.worker.incarnation
@@ -104,8 +111,7 @@ class Site:
             state: In which the job ends if its message is acknowledged.
         """
         worker, message = start.worker, start.message
-        is_salvaged = self.pick((True, True, False))
-        if is_salvaged:
+        if self.pick((True, True, False)):
             worker.outbox += start.outbox
         else:
             self.left_behind.append(start.outbox)
@@ -117,10 +123,8 @@ class Site:
             gate = "S" if state == "LOST" else ""
             end = events.outgoing_end(job, Ending(state, "boom"), incarnation=worker.incarnation, gate=gate)
         worker.outbox.append(end)
-        # Where nothing is known of a run, that it goes back is not noted: its start, if heard of then, is lost later.
-        if is_salvaged or not message.acks_late:
-            rank = {"LOST": "L", "FAILURE": "2"}[state]
-            self.fates[key_of(message)] = worker, "0" if message.acks_late else rank
+        rank = {"LOST": "L", "FAILURE": "2"}[state]
+        self.fates[key_of(message)] = worker, "0" if message.acks_late else rank
 
     def kill_worker(self) -> None:
         index = self.pick(range(len(self.workers)))

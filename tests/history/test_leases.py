@@ -10,7 +10,8 @@ import msgspec
 import pytest
 import redis
 
-from celery_realtime.events import Job, Step
+from celery_realtime import events
+from celery_realtime.events import Job, Outgoing, Step
 from celery_realtime.history.leases import HeldJob, Leases
 from celery_realtime.history.lua import Runner
 from celery_realtime.history.store import History
@@ -129,6 +130,20 @@ def test_a_retry_ends_the_attempt_before_it_and_not_the_one_that_may_run_already
     assert history.leases.release("i") is False
     append(history, status("SUCCESS", attempt=1, incarnation="i"))
     assert history.leases.release("i") is True
+
+
+def test_a_job_that_goes_on_in_another_message_is_held_no_more_until_it_begins_again(history: History) -> None:
+    def handed_on() -> Outgoing:
+        return events.outgoing_handed_on(Job(job_id="job", project_id="p"), time.time(), incarnation="i")
+
+    append(history, status("STARTED", incarnation="i"), handed_on())
+    assert history.leases.release("i") is True
+    append(history, status("STARTED", incarnation="i"))
+    assert history.leases.release("i") is False
+    append(history, handed_on())
+    assert history.leases.release("i") is True
+    append(history, handed_on(), status("STARTED", incarnation="i"))
+    assert history.leases.release("i") is False
 
 
 def test_the_end_that_another_incarnation_reports_leaves_the_note_of_this_one(history: History) -> None:

@@ -508,10 +508,105 @@ def test_a_lost_job_whose_message_went_back_is_queued_again(append: Append) -> N
     assert append.redis.zcard(NAMES["ended"]) == 0
 
 
-def test_only_a_job_that_has_started_is_given_back(append: Append) -> None:
-    assert append(event("B", "back", incarnation="i1"))[1] == [0]
+def test_that_a_queued_job_is_given_back_is_noted_and_shown_to_nobody(append: Append) -> None:
     append(event("0", "q"))
     assert append(event("B", "back", incarnation="i1"))[1] == [0]
+    assert (append.entry()[1], append.entry()[-2]) == ("B", "q")
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        [],
+        [event("1", "of the run before", run=RUN, incarnation="i0", execution="e0")],
+        [event("1", "of the attempt before", run=LATER_RUN, incarnation="i0", execution="e0")],
+    ],
+    ids=["nothing", "another run", "another attempt"],
+)
+def test_that_a_message_went_back_may_be_the_first_that_is_heard(append: Append, before: list[Any]) -> None:
+    """Its start may still be reported, which would be shown as running until it is delivered again."""
+    append(*before)
+    start = {"run": LATER_RUN, "attempt": 1, "incarnation": "i1"}
+    assert append(event("B", "back", age=100, **start))[1] == [len(before) + 1]
+    late = event("1", "r", execution="e1", age=500, **start)
+    assert append(event("0", "retry", run=LATER_RUN, attempt=1), late, event("S", "lost", **start))[1] == [0, 0, 0]
+    assert append.entry()[-2] == "back"
+    assert append(event("1", "again", execution="e2", **{**start, "incarnation": "i2"}))[1] == [len(before) + 2]
+
+
+@pytest.mark.parametrize("end", [event("E", "expired"), event("U", "not run")])
+def test_a_job_whose_message_went_back_had_not_ended_as_a_reaper_thought(append: Append, end: list[Any]) -> None:
+    append(*([event("0", "q")] if end[3] == "E" else []), end)
+    assert append(event("B", "back", incarnation="i1", age=100))[1] != [0]
+    assert append(event("1", "r", incarnation="i1", execution="e1", age=500))[1] == [0]
+
+
+# -- jobs that go on in another message ----------------------------------------------------------------------------
+
+FIRST = {"incarnation": "i1", "execution": "e1"}
+SECOND = {"incarnation": "i2", "execution": "e1"}
+
+
+def hand_on(append: Append, age: int = 300) -> None:
+    before = append.redis.hget(NAMES["meta"], "offset")
+    assert append(event("H", "", age=age, **FIRST))[1] == [0]
+    assert append.redis.hget(NAMES["meta"], "offset") == before
+
+
+def test_a_job_that_has_been_handed_on_is_not_lost_by_who_had_it(append: Append) -> None:
+    append(event("1", "r", age=500, **FIRST), event("p", "40", percent=40, age=500, execution="e1"))
+    hand_on(append)
+    assert append(event("S", "lost", incarnation="i1"), event("L", "lost", incarnation="i1"))[1] == [0, 0]
+    assert append.entry()[-2:] == ["r", "40"]
+    assert append(event("L", "lost by whoever has it"))[1] == [3]
+
+
+@pytest.mark.parametrize("is_noted", [True, False])
+def test_a_job_that_goes_on_elsewhere_is_lost_by_who_has_it(append: Append, is_noted: bool) -> None:
+    append(event("1", "r", age=500, **FIRST))
+    if is_noted:
+        hand_on(append)
+    assert append(event("1", "r2", **SECOND))[1] == [0]  # that it runs, and how far it is, is known
+    assert append(event("p", "40", percent=40, execution="e1"))[1] == [2]
+    assert append(event("S", "lost", incarnation="i1"))[1] == [0]
+    assert append(event("1", "r", age=500, **FIRST))[1] == [0]
+    assert append(event("S", "lost", incarnation="i2"))[1] == [3]
+
+
+def test_a_job_that_goes_on_in_the_same_worker_is_lost_by_it(append: Append) -> None:
+    append(event("1", "r", age=500, **FIRST))
+    hand_on(append)
+    assert append(event("1", "r2", **FIRST))[1] == [0]
+    hand_on(append)  # heard of late
+    assert append(event("L", "lost", incarnation="i1"))[1] == [2]
+
+
+def test_a_job_that_has_gone_on_with_who_was_killed_before_it_could_say_so_is_lost(append: Append) -> None:
+    append(event("1", "r", age=500, **FIRST))
+    hand_on(append)
+    assert append(event("L", "lost", incarnation="i2"))[1] == [0]
+    assert append(event("S", "known to have been started", incarnation="i2"))[1] == [2]
+
+
+@pytest.mark.parametrize("is_start_known", [True, False])
+def test_the_message_that_a_job_goes_on_in_may_go_back(append: Append, is_start_known: bool) -> None:
+    append(event("1", "r", age=500, **FIRST))
+    hand_on(append)
+    if is_start_known:
+        append(event("1", "r2", age=200, **SECOND))
+    assert append(event("B", "back", incarnation="i2", age=100))[1] == [2]
+    assert append(event("1", "r3", incarnation="i3", execution="e3"))[1] == [3]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [event("1", "r2", run=LATER_RUN, **SECOND), event("0", "retry", attempt=1, run=RUN), event("2", "end", **FIRST)],
+)
+def test_that_a_job_was_handed_on_changes_nothing_of_what_came_after(append: Append, other: list[Any]) -> None:
+    append(event("1", "r", age=500, run=RUN, **FIRST), other)
+    before = append.entry()
+    assert append(event("H", "", run=RUN, **FIRST))[1] == [0]
+    assert append.entry() == before
 
 
 def test_the_start_whose_message_went_back_may_be_heard_of_only_then(append: Append) -> None:

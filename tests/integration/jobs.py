@@ -287,6 +287,24 @@ def replaced_by_steps(self: Any, path: str) -> None:
     raise self.replace(hold.si(path, 60.0) | add.si(20, 22))
 
 
+@celery.task(bind=True)
+def replaced_elsewhere(self: Any, path: str, queue: str) -> None:
+    raise self.replace(hold.si(path, 60.0).set(queue=queue))
+
+
+@celery.task(bind=True)
+def replaced_by_steps_elsewhere(self: Any, path: str, queue: str) -> None:
+    raise self.replace(hold.si(path, 60.0).set(queue=queue) | add.si(20, 22).set(queue=queue))
+
+
+@celery.task(bind=True)
+def retried_elsewhere(self: Any, path: str, queue: str) -> str:
+    if not self.request.retries:
+        raise self.retry(queue=queue, countdown=0)
+    self.update_progress(10, "holding")
+    return str(hold.run(path, 60.0))
+
+
 @celery.task
 def ignore() -> None:
     raise Ignore("not needed")

@@ -213,7 +213,7 @@ def test_a_retry_keeps_the_parent_that_the_job_had() -> None:
     made = publication(headers, running)
     made.write_lineage()
     assert made.continues_running
-    assert not made.continues_attempt
+    assert (made.continues_attempt, made.retries_running) == (False, True)
     assert lineage_of("job", headers).parent_id == "grandparent"
 
 
@@ -222,7 +222,7 @@ def test_a_replacement_goes_on_at_the_attempt_that_it_replaces() -> None:
     made = publication(headers, Context({"id": "job", "retries": 2}))
     made.write_lineage()
     assert attempt_of("job", headers) == 2
-    assert made.continues_attempt
+    assert (made.continues_attempt, made.retries_running) == (True, False)
 
 
 def test_the_step_that_gets_the_id_of_a_replaced_job_goes_on_at_its_attempt() -> None:
@@ -230,7 +230,7 @@ def test_the_step_that_gets_the_id_of_a_replaced_job_goes_on_at_its_attempt() ->
     made = publication(headers, Context({"id": "job", "retries": 2}), chain=[step("add", "job")])
     made.write_lineage()
     made.hand_down()
-    assert made.continues_running
+    assert (made.continues_running, made.retries_running) == (True, False)
     (later,) = made.message.embed["chain"]
     assert attempt_of("job", later["options"]["headers"]) == 2
 

@@ -74,6 +74,19 @@ def test_a_task_that_starts_again_is_news_until_its_job_has_ended() -> None:
     assert not gate.admit(third, 1)
 
 
+def test_a_job_that_goes_on_in_another_message_starts_once_more_in_its_execution() -> None:
+    gate = StatusGate()
+    job = msgspec.structs.replace(JOB, run="1-a", execution=Execution("e", time.time()))
+    assert gate.admit(job, 1)
+    gate.hand_on(job)
+    assert [gate.admit(job, 0), gate.admit(job, 1), gate.admit(job, 1), gate.admit(job, 2)] == [
+        False,
+        True,
+        False,
+        True,
+    ]
+
+
 @pytest.mark.parametrize("redelivered", [True, False])
 def test_without_a_mark_a_start_after_the_end_is_another_run_unless_it_is_a_redelivery(redelivered: bool) -> None:
     gate = StatusGate()

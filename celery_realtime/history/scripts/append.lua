@@ -62,6 +62,11 @@ local UNREACHED = 'U'
 -- A job that has started is queued again, in the same attempt: its message went back to the broker, which delivers it
 -- again. `started` of such an event is when that was. The entry of such a job keeps the start that is over.
 local GIVEN_BACK = 'B'
+-- In place of a rank, and no event: a job that runs goes on in a message that it has published, as by `self.replace`.
+-- Its worker does not have it any more, and whoever gets the message does.
+local HANDED_ON = 'H'
+-- Before the incarnation that has handed a job on, in place of the one that has the job: nobody is known to.
+local BY = '*'
 -- In place of a rank: progress, progress that has come to a halt, a custom event, a look for what is due.
 local PROGRESS, STALLED, CUSTOM, LOOK = 'p', 's', 'c', 'w'
 
@@ -345,6 +350,8 @@ local function keep_job(event, before, after, at)
   update_workflow(event, before, after)
 end
 
+local function is_handed_on(state) return string.sub(state.incarnation, 1, 1) == BY end
+
 local function is_queued(state) return state.rank == QUEUED or state.rank == GIVEN_BACK end
 
 -- Tell whether an event is of the start of a job whose message has gone back since. If it is not known which start that
@@ -355,10 +362,12 @@ local function is_of_start_that_was_given_back(event, state)
   return event.incarnation == state.incarnation and event.started <= state.started and not event.is_redelivered
 end
 
--- Tell whether the message of the execution that a job is in has gone back; a later one may have begun by now.
+-- Tell whether the message of the execution that a job is in has gone back; a later one may have begun by now. Its
+-- start may not be on record: this may be the first that is heard of a run or attempt, or come after a soft end.
 local function is_given_back(event, state)
-  local is_its_own = state and (state.incarnation == '-' or event.incarnation == state.incarnation)
-  return is_its_own and event.attempt == state.attempt and (state.rank == RUNNING or state.rank == LOST)
+  if not state or event.attempt > state.attempt then return true end
+  local is_its_own = state.incarnation == '-' or event.incarnation == state.incarnation or is_handed_on(state)
+  return is_its_own and event.attempt == state.attempt and (state.rank == RUNNING or has_soft_end(state))
     and (state.execution == '-' or state.started <= event.started)
 end
 
@@ -378,9 +387,10 @@ local function is_news_of_reaper(event, state)
     if is_same_attempt and is_queued(state) then return not was_given_back end
   end
   -- Only the incarnation that runs a job can lose it. Its own may be unknown, as of a job of which only progress has
-  -- been reported.
+  -- been reported. One that has been handed on was begun once more by whoever is known to have started it.
   local is_its_own = event.incarnation == '-' or state and (state.incarnation == '-'
-    or event.incarnation == state.incarnation)
+    or event.incarnation == state.incarnation
+    or event.rank == STARTED_AND_LOST and is_handed_on(state) and BY .. event.incarnation ~= state.incarnation)
   return is_same_attempt and state.rank == RUNNING and is_its_own
 end
 
@@ -405,6 +415,14 @@ local function confirms(event, state)
   local is_readable, said, known = pcall(function() return cjson.decode(event.payload), cjson.decode(state.status) end)
   return is_readable and type(said) == 'table' and type(known) == 'table' and said.state == known.state
     and said.error == known.error and said.status == known.status
+end
+
+-- Tell whether a job that has replaced itself starts in what it was replaced by, perhaps in another worker: it is the
+-- execution that is known. To users that is no news, but from then on it is that worker that can lose it.
+local function is_continued(event, state)
+  local is_same = state and event.rank == RUNNING and state.rank == RUNNING and event.attempt == state.attempt
+    and event.execution ~= '-' and event.execution == state.execution
+  return is_same and event.incarnation ~= state.incarnation and (is_handed_on(state) or event.started >= state.started)
 end
 
 -- Return the rank that a job has after an event.
@@ -448,6 +466,11 @@ local function append_status(event)
     write_job(event.job, state)
     return 0
   end
+  if is_continued(event, state) then
+    state.incarnation, state.started = event.incarnation, event.started
+    write_job(event.job, state)
+    return 0
+  end
   if is_given_back_unseen(event, state) then
     state.rank, state.incarnation, state.started = GIVEN_BACK, event.incarnation, event.started
     write_job(event.job, state)
@@ -457,6 +480,19 @@ local function append_status(event)
   local at = store(event.name, event.payload)
   keep_job(event, before, status_state(event, state, order, at), at)
   return at
+end
+
+-- Note that the worker that runs a job does not have it any more, unless it has begun it once more since.
+local function hand_on(event)
+  local state = read_job(event.job)
+  local is_present = state and compare_runs(event, state) == SAME and state.rank == RUNNING
+    and state.attempt == event.attempt and not is_of_another_execution(event, state)
+  local is_its_own = state and (state.incarnation == '-' or state.incarnation == event.incarnation)
+  if is_present and is_its_own and state.started <= event.started then
+    state.incarnation = BY .. event.incarnation
+    write_job(event.job, state)
+  end
+  return 0
 end
 
 -- `state` is nil if nothing is known of this run.
@@ -510,6 +546,7 @@ end
 
 local function append(event)
   if event.rank == LOOK then return 0 end
+  if event.rank == HANDED_ON then return hand_on(event) end
   if event.rank == PROGRESS or event.rank == STALLED then return append_progress(event) end
   if event.rank == CUSTOM then return store(event.name, event.payload) end
   return append_status(event)

@@ -1,0 +1,107 @@
+"""A job that goes on in a message that it has published, as a replacement or a retry, is lost with who has it alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.client_recorder import Recorder
+from tests.integration import jobs
+from tests.integration.stage import Stage, new_project, producing
+from tests.integration.test_jobs import start, states
+from tests.launcher import Launcher
+from tests.processes import Worker
+from tests.services import Broker
+
+LOST_AFTER = 3.0
+#: What a busy machine may need beside. The default of 30 seconds is beyond it.
+AT_MOST = LOST_AFTER + 15
+
+ENV = {"LOST_AFTER": str(LOST_AFTER)}
+ELSEWHERE = "elsewhere"
+
+GOING_ON = [jobs.replaced_elsewhere, jobs.replaced_by_steps_elsewhere, jobs.retried_elsewhere]
+going_on = pytest.mark.parametrize("task", GOING_ON, ids=["replacement", "step", "retry"])
+
+
+@pytest.fixture
+def stage(launcher: Launcher, redis_broker: Broker) -> Iterator[Stage]:
+    """A stage whose worker hands on to a queue that it does not read."""
+    with producing(redis_broker):
+        yield Stage(launcher, redis_broker, env=ENV)
+
+
+def worker_elsewhere(stage: Stage) -> Worker:
+    options = ("--queues", ELSEWHERE)
+    return stage.launcher.worker("tests.integration.jobs", broker=stage.broker, name="second", env=ENV, options=options)
+
+
+def wait_until_handed_on(stage: Stage, job: str) -> None:
+    stage.worker.wait_for_log(rf"\[{job}\] (ignored|retry)", timeout=20)
+
+
+def wait_for_looks(client: Recorder, project: str) -> None:
+    """Wait until whoever looks for lost jobs has done so, longer than a lease after now."""
+    marker = jobs.add.apply_async((1, 2), expires=LOST_AFTER, queue="nowhere", headers={"project_id": project}).id
+    client.wait_for_end(marker, timeout=AT_MOST)
+
+
+def seen(client: Recorder, job: str) -> list[str]:
+    """Return the states of a job; a retry is one more than a replacement shows."""
+    return [
+        state for _, state, attempt in states(client, job) if state != "RETRY" and (state, attempt) != ("STARTED", 1)
+    ]
+
+
+@going_on
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_a_job_that_waits_elsewhere_is_not_lost_with_the_worker_that_had_it(
+    stage: Stage, tmp_path: Path, task: object, how: str
+) -> None:
+    project = new_project()
+    with stage.watch(project) as client:
+        job = start(task, str(tmp_path / "go"), ELSEWHERE, project=project)
+        wait_until_handed_on(stage, job)
+        getattr(stage.worker, how)()
+        wait_for_looks(client, project)
+        assert seen(client, job) == ["PENDING", "STARTED"]
+        (tmp_path / "go").touch()
+        worker_elsewhere(stage)
+        assert client.wait_for_end(job, timeout=20)["state"] == "SUCCESS"
+    assert seen(client, job) == ["PENDING", "STARTED", "SUCCESS"]
+
+
+@going_on
+def test_a_job_that_runs_elsewhere_is_lost_with_that_worker_and_not_with_the_one_that_had_it(
+    stage: Stage, tmp_path: Path, task: object
+) -> None:
+    project, second = new_project(), worker_elsewhere(stage)
+    with stage.watch(project) as client:
+        job = start(task, str(tmp_path / "never"), ELSEWHERE, project=project)
+        wait_until_handed_on(stage, job)
+        client.wait_for_event("agent_progress", message="holding", timeout=20)
+        stage.worker.kill()
+        wait_for_looks(client, project)
+        assert seen(client, job) == ["PENDING", "STARTED"]
+        second.kill()
+        end = client.wait_for_end(job, timeout=AT_MOST)
+    assert end["state"] == "LOST"
+    assert second.hostname in end["error"]
+
+
+@pytest.mark.parametrize("pool", ["prefork", "solo"])
+@going_on
+def test_a_job_that_goes_on_in_the_same_worker_is_lost_with_it(
+    launcher: Launcher, redis_broker: Broker, tmp_path: Path, task: object, pool: str
+) -> None:
+    project = new_project()
+    with producing(redis_broker):
+        stage = Stage(launcher, redis_broker, env=ENV, pool=pool, concurrency=1)
+        with stage.watch(project) as client:
+            job = start(task, str(tmp_path / "never"), "celery", project=project)
+            client.wait_for_event("agent_progress", message="holding", timeout=20)
+            stage.worker.kill()
+            assert client.wait_for_end(job, timeout=AT_MOST)["state"] == "LOST"
+    assert seen(client, job) == ["PENDING", "STARTED", "LOST"]
