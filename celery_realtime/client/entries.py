@@ -101,8 +101,16 @@ def _is_outdated(job: Entry, event: str, data: Entry) -> bool:
         return _rank(job) == TERMINAL_RANK or _number(data, "progress") < _number(job, "progress")
     if job.get("state") == "LOST" and data.get("state") != "LOST":
         return bool(data.get("status") == "queued")
+    if _is_given_back(job, data):
+        return False
     climb = _rank(data) - _rank(job)
     return climb < 0 or (climb == 0 and (data.get("status") != "running" or data.get("worker") == job.get("worker")))
+
+
+def _is_given_back(job: Entry, data: Entry) -> bool:
+    """Return whether the worker that runs a job says that its message went back to the broker."""
+    is_same_worker = bool(data.get("worker")) and data.get("worker") == job.get("worker")
+    return is_same_worker and (job.get("status"), data.get("status")) == ("running", "queued")
 
 
 def _merge(before: Entry | None, event: str, data: dict[str, Any]) -> dict[str, Any]:

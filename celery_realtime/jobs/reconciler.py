@@ -172,7 +172,7 @@ class Reconciler:
     def _give_back(self, due: list[Departure]) -> list[Departure]:
         """Report the jobs whose messages went back to the broker, and return the others."""
         given_back = [departure for departure in due if departure.report.kind == "requeued"]
-        for departure in given_back if self._manager.history is not None else ():
+        for departure in given_back:
             self._manager.put(
                 events.outgoing_given_back(departure.job, departure.left_at, incarnation=self._reporter.incarnation)
             )

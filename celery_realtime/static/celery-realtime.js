@@ -1,5 +1,4 @@
 // Follow every job of a project over a socket of socket.io-client (v4): each event once, in order.
-// Offsets number the events of an epoch; a hole that stays is asked for.
 
 const RANK = { queued: 0, running: 1, success: 2, error: 2 };
 const OURS = {
@@ -278,10 +277,12 @@ function forgetOne(entries, newest) {
 // Without offsets: is a job further than an event says?
 function isOld(job, name, data) {
   if (data.attempt !== job.attempt) return data.attempt < job.attempt;
-  if (name === "agent_progress") return RANK[job.status] > 1 || data.progress < (job.progress ?? 0);
-  if (job.state === "LOST" && data.state !== "LOST") return data.status === "queued";
-  const climb = RANK[data.status] - RANK[job.status];
-  return climb < 0 || (climb === 0 && (data.status !== "running" || data.worker === job.worker));
+  const [rank, was] = [RANK[data.status], RANK[job.status]];
+  if (name === "agent_progress") return was > 1 || data.progress < (job.progress ?? 0);
+  if (job.state === "LOST" && data.state !== "LOST") return rank === 0;
+  const isSame = data.worker === job.worker;
+  if (rank === 0 && data.worker) return !isSame || was !== 1; // given back
+  return rank < was || (rank === was && (rank !== 1 || isSame));
 }
 
 // A server may leave out anything.

@@ -15,7 +15,7 @@ MOST_JOBS = 10_000
 #: Seconds after its end from which on a job that is queued again was published again: clocks of hosts differ by less.
 NEW_RUN_AFTER = 5.0
 
-RUNNING = RANK_OF_STATUS["running"]
+QUEUED, RUNNING = RANK_OF_STATUS["queued"], RANK_OF_STATUS["running"]
 
 #: Of a job that has reported progress in its attempt, but not that it runs.
 PROGRESSING = 0.5
@@ -30,6 +30,7 @@ class Standing(NamedTuple):
         is_lost: Whether it ended by LOST, which what it does later takes back.
         timestamp: Of its status.
         percent: Of its progress since then; -1 for none.
+        worker: The worker that its status is of; of a job that is queued, the one that has given it back.
     """
 
     attempt: int
@@ -37,6 +38,7 @@ class Standing(NamedTuple):
     is_lost: bool
     timestamp: str
     percent: float = -1
+    worker: str = ""
 
 
 class JobStandings:
@@ -79,7 +81,8 @@ def _standing_of(data: Any) -> Standing | None:
     rank, attempt = RANK_OF_STATUS.get(_text(data.get("status"))), data.get("attempt", 0)
     if rank is None or type(attempt) is not int:
         return None
-    return Standing(attempt, rank, data.get("state") == "LOST", _text(data.get("timestamp")))
+    is_lost, timestamp, worker = data.get("state") == "LOST", _text(data.get("timestamp")), _text(data.get("worker"))
+    return Standing(attempt, rank, is_lost, timestamp, worker=worker)
 
 
 def _progressed(before: Standing | None, data: Any) -> Standing | None:
@@ -94,10 +97,15 @@ def _progressed(before: Standing | None, data: Any) -> Standing | None:
 def _is_newer(before: Standing, after: Standing) -> bool:
     if after.attempt != before.attempt:
         return after.attempt > before.attempt or _is_new_run(before, after)
+    was_given_back = before.rank == QUEUED and before.worker != ""
     if after.percent >= 0:
-        return before.rank < TERMINAL_RANK and after.percent >= before.percent
+        return before.rank < TERMINAL_RANK and after.percent >= before.percent and not was_given_back
     if before.is_lost and after.rank > 0:
         return True
+    if after.rank == QUEUED and after.worker:
+        return before.rank == RUNNING and before.worker == after.worker and before.timestamp <= after.timestamp
+    if was_given_back and after.rank == RUNNING and before.worker == after.worker:
+        return before.timestamp < after.timestamp  # both by the clock of that worker
     # Running a second time in the same attempt: the message was delivered again.
     is_redelivered = before.rank == after.rank == RUNNING and after.timestamp > before.timestamp
     return after.rank > before.rank or is_redelivered or _is_new_run(before, after)

@@ -44,7 +44,7 @@ def test_progress_of_an_unknown_job_makes_it_a_running_one() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"status": "queued"},
+        {"status": "queued", "worker": None},
         {"status": "success", "attempt": -1},
         {},
     ],

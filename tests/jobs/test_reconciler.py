@@ -281,6 +281,15 @@ def test_only_so_many_are_looked_up_in_one_turn(play: Play, monkeypatch: pytest.
 # -- without a history ----------------------------------------------------------------------------------------------
 
 
+def test_without_a_history_a_job_that_went_back_is_queued_as_its_worker_says(without_history: Play) -> None:
+    play, request = without_history, Request()
+    job = Job(job_id="a", project_id="p", worker="w@host")
+    play.departures.watch(job, request)
+    play.departures.give_back(job, request)
+    assert play.look() == [("a", "PENDING")]
+    assert [sent.data["worker"] for sent in play.studio.sent] == ["w@host"]
+
+
 def test_without_a_history_only_what_the_main_process_has_to_report_can_be_missed(without_history: Play) -> None:
     play = without_history
     play.results.stored = {"stored": SUCCESS}

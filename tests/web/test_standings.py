@@ -15,8 +15,18 @@ from celery_realtime.web.standings import MOST_JOBS, JobStandings
 SECOND = "2026-11-27T10:00:{:02d}.000Z"
 
 
-def status(word: str, attempt: Any = 0, *, job: Any = "one", at: int = 0, state: str = "", project: str = "p") -> Heard:
+def status(
+    word: str,
+    attempt: Any = 0,
+    *,
+    job: Any = "one",
+    at: int = 0,
+    state: str = "",
+    project: str = "p",
+    worker: str | None = None,
+) -> Heard:
     data = {"job_id": job, "status": word, "attempt": attempt, "state": state, "timestamp": SECOND.format(at)}
+    data["worker"] = worker
     return heard(project, "agent_status", data)
 
 
@@ -67,6 +77,30 @@ def test_a_redelivery_is_shown_and_begins_anew() -> None:
     events = [status("running", at=1), progress(80), status("running", at=9), progress(10), status("running", at=1)]
 
     assert news(*events) == ["running", 80, "running", 10]
+
+
+def test_a_job_that_its_worker_gives_back_is_queued_again_until_it_starts_again() -> None:
+    first, back = status("running", at=1, worker="w"), status("queued", at=3, worker="w")
+    late = [status("running", at=1, worker="w"), progress(90), status("queued")]
+
+    assert news(status("queued"), first, progress(80), back, *late) == ["queued", "running", 80, "queued"]
+    for again in (status("running", at=4, worker="w"), status("running", at=0, worker="of another clock")):
+        events = [first, progress(80), back, again, progress(10), status("success", at=9)]
+        assert news(*events) == ["running", 80, "queued", "running", 10, "success"]
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        status("running", at=4, worker="w"),
+        status("running", at=1, worker="another"),
+        status("success", at=1, worker="w"),
+        status("running", 1, at=1, worker="w"),
+    ],
+    ids=["a later start", "another worker", "its end", "a later attempt"],
+)
+def test_that_a_job_was_given_back_is_no_news_after(before: Heard) -> None:
+    assert len(news(before, status("queued", at=3, worker="w"))) == 1
 
 
 def test_a_job_that_is_published_again_long_after_its_end_is_shown() -> None:
