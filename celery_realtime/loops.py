@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from celery_realtime.forks import after_fork
 from celery_realtime.logs import RateLimitedLogger, describe
 
 
@@ -58,6 +60,86 @@ class BackgroundLoop:
     def health(self) -> dict[str, Any]:
         """Return ``name``, ``turning``, ``failures`` and ``error`` (of the last turn, or None), fit for JSON."""
         return {"name": self.name, "turning": self.is_turning, "failures": self.failures, "error": self._last_error}
+
+
+class PeriodicLoop:
+    """Does something again and again, from a thread of its own, until it is stopped.
+
+    It may be started again. A fork does not take the thread along: in the child it has not been started.
+
+    Args:
+        record: What becomes of each turn; the thread has its name.
+        turn: Called in each turn.
+        pause: Seconds between two turns, or what returns them after each turn.
+    """
+
+    def __init__(self, record: BackgroundLoop, turn: Callable[[], object], pause: float | Callable[[], float]) -> None:
+        self.record = record
+        self._turn = turn
+        self._pause = pause
+        self._start_over()
+        after_fork(self._start_over)
+
+    def _start_over(self) -> None:
+        self._lock = threading.Lock()
+        self._run: _Run | None = None
+
+    def start(self, patience: float = 0.0) -> None:
+        """Begin, unless it has begun, and wait until it has turned once.
+
+        Args:
+            patience: Longest wait in seconds.
+        """
+        with self._lock:
+            run = self._run
+            if run is None:
+                run = self._run = _Run()
+                name = f"celery-realtime-{self.record.name.replace(' ', '-')}"
+                run.thread = threading.Thread(target=self._go_on, args=(run,), name=name, daemon=True)
+                run.thread.start()
+        run.has_turned.wait(patience)
+
+    def wake(self) -> None:
+        """Let the next turn come at once."""
+        run = self._run
+        if run is not None:
+            run.wake.set()
+
+    def stop(self, timeout: float = 0.0) -> bool:
+        """Turn no more, and return whether the present turn has ended.
+
+        Args:
+            timeout: Longest wait for that, in seconds.
+        """
+        with self._lock:
+            run, self._run = self._run, None
+        if run is None:
+            return True
+        run.is_over = True
+        run.wake.set()
+        if run.thread is not threading.current_thread():
+            run.thread.join(timeout)
+        return not run.thread.is_alive()
+
+    def _go_on(self, run: _Run) -> None:
+        while not run.is_over:
+            run.wake.clear()
+            with self.record.turn():
+                self._turn()
+            run.has_turned.set()
+            if not run.is_over:
+                run.wake.wait(self._pause() if callable(self._pause) else self._pause)
+
+
+class _Run:
+    """What belongs to one start of a periodic loop: the thread before may not have ended yet."""
+
+    thread: threading.Thread
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self.wake = threading.Event()
+        self.has_turned = threading.Event()
 
 
 def loops_of(*parts: Any) -> list[BackgroundLoop]:

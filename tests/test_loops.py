@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import itertools
 import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
-from celery_realtime.loops import BackgroundLoop
+from celery_realtime.loops import BackgroundLoop, PeriodicLoop
+from tests.waiting import wait_for
 
 logger = logging.getLogger(__name__)
 
@@ -41,3 +47,117 @@ def test_an_exit_ends_the_loop() -> None:
     with pytest.raises(SystemExit), loop.turn():
         raise SystemExit
     assert loop.is_turning
+
+
+# -- a thread of its own --------------------------------------------------------------------------------------------
+
+#: Seconds that are longer than a test.
+LONG = 600.0
+
+NewLoop = Callable[..., PeriodicLoop]
+
+
+@pytest.fixture
+def new_loop() -> Iterator[NewLoop]:
+    loops = []
+
+    def new(turn: Callable[[], object], pause: Any = 0.001) -> PeriodicLoop:
+        loops.append(PeriodicLoop(BackgroundLoop("test loop", logger, longest=60.0), turn, pause))
+        return loops[-1]
+
+    yield new
+    for loop in loops:
+        loop.stop(10)
+
+
+def threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "celery-realtime-test-loop"]
+
+
+def test_a_periodic_loop_turns_from_a_thread_of_its_own_until_it_is_stopped(new_loop: NewLoop) -> None:
+    turns: list[threading.Thread] = []
+    loop = new_loop(lambda: turns.append(threading.current_thread()))
+    loop.start()
+    loop.start()
+    wait_for(lambda: len(turns) > 3)
+    assert set(turns) == {*threads()}
+    assert loop.stop(10)
+    assert (loop.record.is_turning, threads()) == (True, [])
+    assert loop.stop()
+
+
+def test_a_periodic_loop_has_turned_once_when_its_start_returns(new_loop: NewLoop) -> None:
+    turns = itertools.count()
+    new_loop(lambda: next(turns), LONG).start(20)
+    assert next(turns) == 1
+
+
+def test_a_periodic_loop_outlives_a_turn_that_fails(new_loop: NewLoop) -> None:
+    def fail() -> None:
+        raise ValueError("broken")
+
+    loop = new_loop(fail)
+    loop.start(20)
+    wait_for(lambda: loop.record.failures > 3)
+    assert loop.record.health()["error"] == "ValueError: broken"
+
+
+@pytest.mark.parametrize("pause", [LONG, lambda: LONG], ids=["number", "function"])
+def test_a_periodic_loop_that_is_woken_turns_at_once(new_loop: NewLoop, pause: Any) -> None:
+    turns: list[None] = []
+    loop = new_loop(lambda: turns.append(None), pause)
+    loop.wake()
+    loop.start(20)
+    assert len(turns) == 1
+    loop.wake()
+    wait_for(lambda: len(turns) == 2)
+
+
+def test_what_wakes_a_periodic_loop_during_a_turn_has_the_next_one_come_at_once(new_loop: NewLoop) -> None:
+    turns: list[None] = []
+
+    def turn() -> None:
+        turns.append(None)
+        if len(turns) < 3:
+            loop.wake()
+
+    loop = new_loop(turn, LONG)
+    loop.start()
+    wait_for(lambda: len(turns) == 3)
+
+
+def test_a_periodic_loop_may_be_started_again_while_its_last_turn_goes_on(new_loop: NewLoop) -> None:
+    go_on, turns = threading.Event(), itertools.count()
+
+    def turn() -> None:
+        if next(turns) == 0:
+            go_on.wait(20)
+
+    loop = new_loop(turn)
+    loop.start()
+    wait_for(threads)
+    assert not loop.stop()
+    loop.start(20)
+    assert len(threads()) == 2
+    go_on.set()
+    wait_for(lambda: len(threads()) == 1)
+
+
+def test_a_periodic_loop_may_stop_itself(new_loop: NewLoop) -> None:
+    loop = new_loop(lambda: loop.stop(20), LONG)
+    loop.start(20)
+    wait_for(lambda: threads() == [])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_periodic_loop_may_be_started_in_a_child_of_a_fork(new_loop: NewLoop) -> None:
+    pids: list[int] = []
+    loop = new_loop(lambda: pids.append(os.getpid()))
+    loop.start(20)
+    child = os.fork()
+    if not child:
+        loop.wake()
+        stopped = loop.stop() and pids[-1] != os.getpid()
+        loop.start(20)
+        os._exit(0 if stopped and pids[-1] == os.getpid() else 1)
+    assert os.waitpid(child, 0)[1] == 0

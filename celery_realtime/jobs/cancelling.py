@@ -14,7 +14,7 @@ from celery_realtime.forks import talking
 from celery_realtime.jobs.lineage import run_of_request
 from celery_realtime.jobs.seams import WorkerRequests
 from celery_realtime.logs import RateLimitedLogger
-from celery_realtime.loops import BackgroundLoop
+from celery_realtime.loops import BackgroundLoop, PeriodicLoop
 
 if TYPE_CHECKING:
     from celery_realtime.history.store import History
@@ -188,25 +188,16 @@ class CancelOrders:
         self._cancel = cancel
         self._since = 0.0
         self._jobs: BoundedDict[str, _Order] = BoundedDict(REMEMBERED)
-        self._has_looked = threading.Event()
-        self._stopping = threading.Event()
         self.loop = BackgroundLoop("cancel orders", logger, LONGEST_LOOK)
+        self._periodic = PeriodicLoop(self.loop, self.look, LOOK_INTERVAL)
 
     def start(self) -> None:
         """Look until :meth:`stop`, and return when it has looked once, or that takes long."""
-        threading.Thread(target=self._run, name="celery-realtime-cancel-orders", daemon=True).start()
-        self._has_looked.wait(LONGEST_FIRST_LOOK)
+        self._periodic.start(LONGEST_FIRST_LOOK)
 
     def stop(self) -> None:
         """Look no more."""
-        self._stopping.set()
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            with self.loop.turn():
-                self.look()
-            self._has_looked.set()
-            self._stopping.wait(LOOK_INTERVAL)
+        self._periodic.stop()
 
     def look(self) -> None:
         """Cancel what was cancelled since the last look, and what has been received since.

@@ -16,11 +16,11 @@ import msgspec
 
 from celery_realtime import events
 from celery_realtime.events import Job
-from celery_realtime.forks import talking
+from celery_realtime.forks import after_fork, talking
 from celery_realtime.history.connection import ERRORS
 from celery_realtime.history.leases import ExpiredJob, HeldJob, Leases
 from celery_realtime.logs import RateLimitedLogger, describe
-from celery_realtime.loops import BackgroundLoop
+from celery_realtime.loops import BackgroundLoop, PeriodicLoop
 from celery_realtime.sending.lost_jobs import FindEnds, LostJobs, knows_nothing
 from celery_realtime.sending.manager import SocketIOManager
 
@@ -32,6 +32,9 @@ NOTE_DELAY, NOTE_PAUSE = 0.003, 0.02
 
 #: Seconds after its expiry in which a worker may still report a job's expiry itself, and say why.
 EXPIRY_GRACE = 3.0
+
+#: Longest wait, in seconds, for the end of a look when it is to be the last.
+STOP_TIMEOUT = 2.0
 
 HeldJobs = Callable[[], list[HeldJob]]
 
@@ -54,12 +57,16 @@ class Keeper:
         self._lease = lost_after * 2 / 3
         self._pause = lost_after / 6
         self.loop = BackgroundLoop("keeper", logger, longest=self._pause * 2 + 30.0)
-        self._lock = threading.Lock()
+        self._periodic = PeriodicLoop(self.loop, self._turn, lambda: max(0.0, self._due - time.monotonic()))
+        self._start_over()
+        after_fork(self._start_over)
+
+    def _start_over(self) -> None:
         self._renewals: dict[str, LeaseRenewal] = {}
+        self._reaper: Reaper | None = None
         self._is_wanted_without_leases = False
-        self._stopping = threading.Event()
-        self._news = threading.Event()
-        self._thread: threading.Thread | None = None
+        #: When leases have to be renewed, of :func:`time.monotonic`.
+        self._due = -math.inf
 
     def start(self) -> None:
         """Look for what has lapsed until :meth:`stop`; without a history, this changes nothing."""
@@ -68,28 +75,21 @@ class Keeper:
 
     def _start(self) -> None:
         history = self._manager.history
-        with self._lock:
-            if self._thread is None and history is not None:
-                lost = LostJobs(self._manager, history.leases, lease=self._lease, find_ends=self._find_ends)
-                reaper = Reaper(self._manager, history.leases, lost, lease=self._lease, pause=self._pause)
-                self._stopping = threading.Event()
-                self._thread = threading.Thread(
-                    target=self._run, args=(reaper, self._stopping), name="celery-realtime-keeper", daemon=True
-                )
-                self._thread.start()
+        if history is None:
+            return
+        if self._reaper is None:
+            lost = LostJobs(self._manager, history.leases, lease=self._lease, find_ends=self._find_ends)
+            self._reaper = Reaper(self._manager, history.leases, lost, lease=self._lease, pause=self._pause)
+        self._periodic.start()
 
     def note_soon(self) -> None:
         """Note soon what has been received, since its worker may be killed before it renews its lease."""
-        self._news.set()
+        self._periodic.wake()
 
     def stop(self) -> None:
         """Stop to look; leases that are held lapse."""
-        with self._lock:
-            thread, self._thread = self._thread, None
-            self._stopping.set()
-            self._news.set()
-        if thread is not None:
-            thread.join(2.0)
+        self._periodic.stop(STOP_TIMEOUT)
+        self._reaper, self._due = None, -math.inf
 
     def hold(self, incarnation: str, held: HeldJobs) -> None:
         """Hold a lease for an incarnation of a worker in this process, until :meth:`release`.
@@ -128,23 +128,29 @@ class Keeper:
         if not self._renewals and not self._is_wanted_without_leases:
             self.stop()
 
-    def _run(self, reaper: Reaper, stopping: threading.Event) -> None:
-        while not stopping.is_set():
-            with self.loop.turn():
-                for renewal in list(self._renewals.values()):
-                    renewal.renew()
-                reaper.reap()
-            self._note_until(time.monotonic() + self._pause, stopping)
+    def _turn(self) -> None:
+        if time.monotonic() < self._due:
+            self._note()
+            return
+        try:
+            self._look()
+        finally:
+            self._due = time.monotonic() + self._pause
 
-    def _note_until(self, until: float, stopping: threading.Event) -> None:
-        """Note jobs as they are received, until a time of :func:`time.monotonic`."""
-        while not stopping.is_set() and self._news.wait(max(0.0, until - time.monotonic())):
-            stopping.wait(NOTE_DELAY)
-            self._news.clear()
-            with self.loop.turn():
-                for renewal in list(self._renewals.values()):
-                    renewal.note()
-            stopping.wait(NOTE_PAUSE)
+    def _look(self) -> None:
+        """Renew all leases, and report what has lapsed of others."""
+        for renewal in list(self._renewals.values()):
+            renewal.renew()
+        reaper = self._reaper
+        if reaper is not None:
+            reaper.reap()
+
+    def _note(self) -> None:
+        """Note what has been received since."""
+        time.sleep(NOTE_DELAY)
+        for renewal in list(self._renewals.values()):
+            renewal.note()
+        time.sleep(NOTE_PAUSE)
 
 
 class LeaseRenewal:
