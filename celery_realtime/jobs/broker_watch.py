@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import threading
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -14,10 +14,10 @@ from celery import Celery
 from celery_realtime import events
 from celery_realtime.encoding import legible
 from celery_realtime.events import Ending, Job
-from celery_realtime.forks import talking
+from celery_realtime.forks import after_fork, talking
 from celery_realtime.jobs.redis_broker import RedisBroker
 from celery_realtime.logs import RateLimitedLogger
-from celery_realtime.loops import BackgroundLoop
+from celery_realtime.loops import BackgroundLoop, PeriodicLoop
 from celery_realtime.sending.manager import SocketIOManager
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ MOST_JOBS = 100_000
 
 #: Most bytes of their descriptions.
 MOST_BYTES = 1 << 30
+
+#: Longest wait, in seconds, for the end of a look when it is to be the last.
+STOP_TIMEOUT = 1.0
 
 ERROR = "MessageLost: the broker has come back without its data, and the message of the job with them"
 
@@ -59,25 +62,43 @@ class BrokerWatch:
         self._app = app
         self._manager = manager
         self._channel = channel
-        self._pause = pause
         self._patience = patience
-        self._stopping = threading.Event()
         self._log = RateLimitedLogger(logger)
         self.loop = BackgroundLoop("broker watch", logger, LONGEST_TURN + pause)
+        self._periodic = PeriodicLoop(self.loop, self.look, pause)
+        self._start_over()
+        after_fork(self._start_over)
+
+    def _start_over(self) -> None:
+        #: The connection that it looks through.
+        self._broker: RedisBroker | None = None
 
     def start(self) -> None:
         """Look until :meth:`stop`."""
-        threading.Thread(target=self._run, name="celery-realtime-broker-watch", daemon=True).start()
+        self._periodic.start()
 
     def stop(self) -> None:
-        """Look no more."""
-        self._stopping.set()
+        """Look no more, and close the connection."""
+        if self._periodic.stop(STOP_TIMEOUT):
+            self._disconnect()
 
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            with self.loop.turn():
-                self.look()
-            self._stopping.wait(self._pause)
+    def _disconnect(self) -> None:
+        broker, self._broker = self._broker, None
+        if broker is not None:
+            broker.close()
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[RedisBroker]:
+        """Talk to the broker, through the connection that there is if it still works; one that fails is closed."""
+        with talking:
+            if self._broker is not None and not self._broker.is_alive():
+                self._disconnect()
+            broker = self._broker = self._broker or RedisBroker.connect(self._app, self._channel)
+            try:
+                yield broker
+            except broker.errors:
+                self._disconnect()
+                raise
 
     def look(self) -> None:
         """Look once, and report what was lost.
@@ -89,7 +110,7 @@ class BrokerWatch:
         history = self._manager.history
         if history is None:
             return
-        with talking, RedisBroker.of(self._app, self._channel) as broker:
+        with self._connected() as broker:
             is_marked, is_known = broker.is_marked(), history.brokers.has(broker.name)
             if is_marked and is_known:
                 return
@@ -100,7 +121,7 @@ class BrokerWatch:
             age = broker.age()
         self._report_lost(history, time.time() - age)
         if age > self._patience and self._manager.flush():
-            with talking, RedisBroker.of(self._app, self._channel) as broker:
+            with self._connected() as broker:
                 broker.mark()
 
     def _report_lost(self, history: History, since: float) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, closing
 from datetime import datetime, timezone
 
 import pytest
+import redis
 from celery import Celery
 
 from celery_realtime.history.leases import HeldJob
@@ -53,6 +57,10 @@ def history_of(studio: Studio) -> History:
 def queue(studio: Studio, *jobs: str, ago: float = 5.0, project: str = "p") -> None:
     at = datetime.fromtimestamp(time.time() - ago, timezone.utc).isoformat().replace("+00:00", "Z")
     append(history_of(studio), *(status("PENDING", job=job, project=project, timestamp=at) for job in jobs))
+
+
+def connected(studio: Studio, channel: str = "channel") -> AbstractContextManager[RedisBroker]:
+    return closing(RedisBroker.connect(studio.app, channel))
 
 
 def lose(broker: RedisServer) -> None:
@@ -150,7 +158,7 @@ def test_a_loss_is_reported_until_late_reports_have_come_in_and_then_no_more(
     queue(studio, "reported late", ago=60.0)
     watch.look()
     assert states(studio) == {"reported late": "LOST"}
-    with RedisBroker.of(studio.app, "channel") as connection:
+    with connected(studio) as connection:
         wait_for(lambda: connection.age() > 0)
     impatient.look()
     queue(studio, "of another clock", ago=60.0)
@@ -165,7 +173,7 @@ def test_the_mark_stays_away_while_the_losses_cannot_be_sent(
     queue(studio, "waits")
     lose(broker)
     studio.wire.down = True
-    with RedisBroker.of(studio.app, "channel") as connection:
+    with connected(studio) as connection:
         wait_for(lambda: connection.age() > 0)
         impatient.look()
         assert not connection.is_marked()
@@ -178,7 +186,7 @@ def test_it_looks_from_a_thread_of_its_own_and_outlives_an_outage(
     studio: Studio, broker: RedisServer, watch: BrokerWatch
 ) -> None:
     watch.start()
-    with RedisBroker.of(studio.app, "channel") as connection:
+    with connected(studio) as connection:
         wait_for(connection.is_marked)
     queue(studio, "waits")
     broker.kill()
@@ -188,9 +196,64 @@ def test_it_looks_from_a_thread_of_its_own_and_outlives_an_outage(
     watch.stop()
 
 
+def connections_of(broker: RedisServer) -> list[str]:
+    """Return the addresses of all that are connected to the broker, but for who asks."""
+    with redis.Redis.from_url(broker.url()) as client:
+        me = client.client_id()
+        return sorted(other["addr"] for other in client.client_list() if int(other["id"]) != me)
+
+
+def test_it_holds_one_connection_until_it_is_stopped(studio: Studio, broker: RedisServer, watch: BrokerWatch) -> None:
+    watch.look()
+    connections = connections_of(broker)
+    assert len(connections) == 1
+    watch.look()
+    assert connections_of(broker) == connections
+    watch.stop()
+    wait_for(lambda: connections_of(broker) == [])
+    watch.look()
+    assert len(connections_of(broker)) == 1
+
+
+def test_a_connection_that_has_broken_is_replaced(studio: Studio, broker: RedisServer, watch: BrokerWatch) -> None:
+    watch.look()
+    [before] = connections_of(broker)
+    with redis.Redis.from_url(broker.url()) as client:
+        client.client_kill(before)
+    watch.look()
+    [after] = connections_of(broker)
+    assert after != before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_child_of_a_fork_does_not_look_through_the_connection_of_its_parent(
+    studio: Studio, broker: RedisServer, watch: BrokerWatch
+) -> None:
+    watch.start()
+    with connected(studio) as connection:
+        wait_for(connection.is_marked)
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        watch.look()
+        os.write(write, b"looked")
+        time.sleep(60)  # noqa: TID251
+        os._exit(0)
+    try:
+        assert os.read(read, 10) == b"looked"
+        assert len(connections_of(broker)) == 2
+        turned = watch.loop.failures
+        watch.look()
+        assert (watch.loop.failures, len(connections_of(broker))) == (turned, 2)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        watch.stop()
+
+
 def test_channels_do_not_share_a_mark(studio: Studio, broker: RedisServer, watch: BrokerWatch) -> None:
     watch.look()
-    with RedisBroker.of(studio.app, "channel") as one, RedisBroker.of(studio.app, "another") as other:
+    with connected(studio) as one, connected(studio, "another") as other:
         assert (one.is_marked(), other.is_marked()) == (True, False)
 
 
@@ -202,6 +265,6 @@ def test_only_a_redis_is_watched(url: str, is_redis: bool) -> None:
 def test_a_password_is_no_part_of_the_name_of_a_broker(studio: Studio, broker: RedisServer) -> None:
     """A server that asks for none takes any."""
     studio.app.conf.broker_url = broker.url().replace("redis://", "redis://:secret@")
-    with RedisBroker.of(studio.app, "channel") as connection:
+    with connected(studio) as connection:
         assert not connection.is_marked()
         assert "secret" not in connection.name
