@@ -12,16 +12,15 @@ import pytest
 from celery import Celery
 from celery.app.task import Context
 from celery.backends.database import DatabaseBackend
-from celery.backends.database.session import ResultModelBase
 from celery.backends.redis import RedisBackend
 from celery.contrib.abortable import AbortableAsyncResult, AbortableTask
 from celery.result import AsyncResult
-from sqlalchemy import create_engine
 
 from celery_realtime.jobs.progress import Progress
 from celery_realtime.jobs.progress_mirror import REMEMBERED, MirroredProgress, ProgressMirror
 from tests.log_records import logged_by
 from tests.recording import Studio, new_app
+from tests.result_databases import result_database
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -45,13 +44,6 @@ def end(app: Celery, job_id: str, state: str) -> None:
 
 def new_mirror() -> ProgressMirror:
     return ProgressMirror(queue_size=10)
-
-
-def database(path: Path) -> str:
-    """Return the URL of a new database with Celery's tables: up to 5.4, Celery makes them once in a process."""
-    url = f"sqlite:///{path}"
-    ResultModelBase.metadata.create_all(create_engine(url))
-    return url
 
 
 class Job:
@@ -93,7 +85,7 @@ REDIS = [pytest.param(name, marks=pytest.mark.service) for name in ("redis", "re
 def app(request: pytest.FixtureRequest, tmp_path: Path) -> Celery:
     """An app with a result backend, of each kind that can compare and store in one step in turn."""
     if request.param == "sqlite":
-        return new_app(backend=f"db+{database(tmp_path / 'results.db')}")
+        return new_app(backend=f"db+{result_database(tmp_path / 'results.db')}")
     app = new_app(backend=request.getfixturevalue("redis_url"))
     if request.param != "redis":
         serializer = request.param.rpartition(" ")[2]
@@ -328,7 +320,8 @@ class OwnDatabase(DatabaseBackend):
 def test_on_any_other_backend_no_progress_is_stored(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
 ) -> None:
-    url = {"file": f"file://{tmp_path}", "own database": f"{__name__}:OwnDatabase+{database(tmp_path / 'results.db')}"}
+    own = f"{__name__}:OwnDatabase+{result_database(tmp_path / 'results.db')}"
+    url = {"file": f"file://{tmp_path}", "own database": own}
     if kind == "own redis":
         url[kind] = f"{__name__}:OwnRedis+{request.getfixturevalue('redis_url')}"
     app = new_app(backend=url.get(kind, "cache+memory://"))
@@ -377,7 +370,9 @@ def test_keys_have_the_prefix_that_is_set(redis_url: str) -> None:
 
     job.report(25)
 
-    assert app.backend.client.keys() == [f"studio_celery-task-meta-{job.id}".encode()]
+    # Up to 5.4, Celery puts one more underscore after the prefix.
+    assert app.backend.client.keys() == [app.backend.get_key_for_task(job.id)]
+    assert app.backend.get_key_for_task(job.id).startswith(b"studio_")
     assert job.seen.state == "PROGRESS"
 
 
@@ -437,7 +432,7 @@ def closed_port_url(start_redis: Callable[..., RedisServer]) -> str:
 def test_a_database_that_is_away_raises_nothing_and_later_it_goes_on(tmp_path: Path) -> None:
     folder, moved = tmp_path / "results", tmp_path / "moved"
     folder.mkdir()
-    job = Job(new_app(backend=f"db+{database(folder / 'results.db')}"))
+    job = Job(new_app(backend=f"db+{result_database(folder / 'results.db')}"))
     assert job.report(25) == 1
 
     folder.rename(moved)
@@ -449,7 +444,7 @@ def test_a_database_that_is_away_raises_nothing_and_later_it_goes_on(tmp_path: P
 
 
 def test_where_celery_would_not_store_an_end_again_no_row_is_added(tmp_path: Path) -> None:
-    app = new_app(backend=f"db+{database(tmp_path / 'results.db')}")
+    app = new_app(backend=f"db+{result_database(tmp_path / 'results.db')}")
     if hasattr(DatabaseBackend._store_result, "__wrapped__"):
         pytest.skip("this Celery always tries again")
     app.conf.result_backend_always_retry = False
@@ -511,7 +506,7 @@ def test_a_task_that_was_aborted_stays_so(studio: Studio) -> None:
 
 
 def test_a_task_with_a_backend_of_its_own_has_its_progress_there(studio: Studio, tmp_path: Path) -> None:
-    own, seen = new_app(backend=f"db+{database(tmp_path / 'results.db')}").backend, []
+    own, seen = new_app(backend=f"db+{result_database(tmp_path / 'results.db')}").backend, []
 
     def body(self: Any) -> None:
         self.update_progress(50)

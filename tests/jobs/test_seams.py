@@ -45,6 +45,7 @@ from celery_realtime.jobs.seams import (
     unproxied,
 )
 from tests.recording import current, new_app
+from tests.result_databases import result_database
 
 HEADERS = {"project_id": "p", "stall_after": 5}
 
@@ -222,7 +223,7 @@ def test_a_backend_of_key_and_value_says_what_it_would_store(tmp_path: Path) -> 
 
 @pytest.fixture
 def database(tmp_path: Path) -> Any:
-    return new_app(backend=f"db+sqlite:///{tmp_path}/results.db").backend
+    return new_app(backend=f"db+{result_database(tmp_path / 'results.db')}").backend
 
 
 def test_celerys_own_backends_are_told_from_others(redis_url: str, database: Any, tmp_path: Path) -> None:
