@@ -168,6 +168,20 @@ def hold_late(self: Any, path: str, seconds: float = 20.0) -> str:
     return str(hold.run(path, seconds))
 
 
+@celery.task(bind=True)
+def hold_and_sign(self: Any, path: str, trace: str) -> str:
+    """Hold, and leave a file behind."""
+    hold.run(path, 60.0)
+    Path(trace).touch()
+    return "let go"
+
+
+@celery.task(bind=True, acks_late=True)
+def hold_late_and_sign(self: Any, path: str, trace: str) -> str:
+    """Do the same, and be delivered again if the worker is cut off."""
+    return str(hold_and_sign.run(path, trace))
+
+
 @celery.task(bind=True, stall_after=0.5)
 def hold_twice(self: Any, path: str) -> str:
     """Report, hold, report once more, and hold again."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import signal
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import redis
 
 from tests.client_recorder import Recorder
 from tests.integration import jobs
@@ -15,7 +18,8 @@ from tests.integration.stage import Stage, new_project, producing
 from tests.integration.test_jobs import start, states
 from tests.launcher import Launcher
 from tests.services import Broker
-from tests.variants import any_broker
+from tests.variants import any_broker, long_unless
+from tests.waiting import WaitTimeout, wait_for
 
 #: Longer than any test here: no lease lapses.
 LOST_AFTER = 600.0
@@ -97,3 +101,76 @@ def test_a_job_whose_task_gives_its_message_back_is_queued_again_and_runs_again(
         assert [state for state in seen if state != "PENDING"] == ["STARTED", "STARTED", "SUCCESS"]
         progress = [data["progress"] for event, data in client.for_job(job) if event == "agent_progress"]
         assert progress == [80, 20]
+
+
+# -- every pool, by every signal -------------------------------------------------------------------------------------
+
+#: In order; each but the first comes when the one before has been taken notice of.
+SIGNALS = {
+    "cold": (signal.SIGQUIT,),
+    "cold, twice": (signal.SIGQUIT, signal.SIGQUIT),
+    "warm, then cold": (signal.SIGTERM, signal.SIGQUIT),
+    "interrupted, twice": (signal.SIGINT, signal.SIGINT),
+}
+POOLS = ("prefork", "threads", "solo", "gevent", "eventlet")
+
+#: Seconds within which jobs that are cut off are so.
+CUTTING_OFF = 4.0
+
+
+def send_all(stage: Stage, signals: tuple[signal.Signals, ...]) -> None:
+    for number in signals:
+        said = len(stage.worker.current_log)
+        stage.worker.send_signal(number)
+        with contextlib.suppress(WaitTimeout):  # a worker that ends, or waits for its pool, may say no more
+            wait_for(lambda said=said: len(stage.worker.current_log) > said or not stage.worker.running, timeout=3)
+
+
+def is_with_the_broker(broker: Broker, job: str) -> bool:
+    """Return whether a message is on a Redis, which delivers it again after its visibility timeout."""
+    with redis.Redis.from_url(broker.url) as client:
+        return any(job.encode() in message for message in client.hvals("unacked"))
+
+
+# What a pool does is the same for all signals, as far as it is told of them; the others only repeat it.
+@pytest.mark.parametrize(
+    ("pool", "how"),
+    long_unless(
+        [("gevent", "cold"), ("eventlet", "interrupted, twice"), ("threads", "cold, twice"), ("solo", "cold")],
+        list(itertools.product(POOLS, SIGNALS)),
+    ),
+)
+def test_however_a_worker_is_shut_down_its_jobs_are_shown_as_what_has_become_of_them(
+    launcher: Launcher, redis_broker: Broker, tmp_path: Path, pool: str, how: str
+) -> None:
+    """Each job leaves a file if it has come to its end. In pools without children, Celery may be unable to end it."""
+    project, path, env = new_project(), tmp_path / "go", {"LOST_AFTER": "3"}
+    tasks = [jobs.hold_late_and_sign, jobs.hold_and_sign][-1 if pool == "solo" else -2 :]
+    with producing(redis_broker):
+        stage = Stage(launcher, redis_broker, pool=pool, env=env, options=("--prefetch-multiplier", "2"))
+        with stage.watch(project) as client:
+            held = [start(task, str(path), str(tmp_path / task.__name__), project=project) for task in tasks]
+            wait_until_running(client, *held)
+            waiting = start(jobs.leave_trace, str(tmp_path / "waited"), "ran", project=project)
+            send_all(stage, SIGNALS[how])
+            with contextlib.suppress(AssertionError):  # in some pools nobody can cut it off
+                client.wait_for_end(held[-1], timeout=CUTTING_OFF)
+            path.touch()
+            wait_for(lambda: not stage.worker.running, timeout=30)
+            launcher.worker("tests.integration.jobs", broker=redis_broker, name="next", env=env)
+            traces = {job: tmp_path / task.__name__ for job, task in zip(held, tasks, strict=True)}
+            traces[waiting] = tmp_path / "waited"
+
+            def is_true(job: str) -> bool:
+                [status, state, _] = states(client, job)[-1]
+                if traces[job].exists():
+                    return state == "SUCCESS"
+                return status == ("queued" if is_with_the_broker(redis_broker, job) else "error")
+
+            def is_shown_alike() -> bool:
+                shown = {job["job_id"]: job["state"] for job in history.read(project).jobs}
+                return shown == {job: states(client, job)[-1][1] for job in traces}
+
+            history = jobs.realtime.manager.history
+            assert history is not None
+            wait_for(lambda: all(map(is_true, traces)) and is_shown_alike(), timeout=30, message=f"{traces}")
