@@ -26,8 +26,12 @@ MOST_WAITING = 1000
 #: Past epochs that are remembered: an event of such a one comes too late.
 MOST_PAST = 100
 
-#: Holes that are remembered after they were given up, because the history could not be read.
-MOST_LOST = 100
+#: Holes that are remembered after they were given up, because the history could not be read, and jobs and workflows of
+#: which something was emitted behind them.
+MOST_LOST, MOST_EMITTED = 100, 10_000
+
+#: Events that bring something up to date, and the field that names it.
+SUBJECTS = {STATUS_EVENT: "job_id", PROGRESS_EVENT: "job_id", WORKFLOW_EVENT: "root_id"}
 
 
 class Waiting(NamedTuple):
@@ -107,7 +111,8 @@ class ProjectOrder:
             return self._others.take(Waiting(event, clock, self._requests))
         if offset == self.emitted + 1:
             self.emitted = offset
-            return (event, *self._contiguous()) if self._waiting else (event,)
+            due = (event, *self._contiguous()) if self._waiting else (event,)
+            return self.lost.emitting(due) if self.lost else due
         if offset > self.emitted:
             self._waiting.setdefault(offset, Waiting(event, clock, self._requests))
             if len(self._waiting) > MOST_WAITING:
@@ -260,10 +265,7 @@ class ProjectOrder:
     def _filled(self, missing: Missing, snapshot: Any) -> list[Heard]:
         first = snapshot.offset - len(snapshot.events) + 1
         entries = dict(enumerate(snapshot.events, first))
-        due = [
-            self._source.event(entries[offset], str(self.epoch), offset)
-            for offset in self.lost.recovered(entries, self.emitted)
-        ]
+        due = [self._source.event(entries[offset], str(self.epoch), offset) for offset in self.lost.recovered(entries)]
         for offset in range(self.emitted + 1, snapshot.offset + 1):
             due += self._next(entries[offset], offset)
         return [*due, *self._contiguous(), *self._forged(missing, snapshot.offset)]
@@ -307,7 +309,7 @@ class ProjectOrder:
             self.lost.add(range(self.emitted + 1, first))
             self.emitted = first - 1
             due += self._contiguous()
-        return due
+        return [*self.lost.emitting(due)]
 
 
 class Source(NamedTuple):
@@ -387,12 +389,14 @@ class Lost:
     """The holes that were given up, because the history could not be read; it is asked for them when it can be.
 
     Attributes:
-        is_too_much: Whether there were more holes than are remembered.
+        is_too_much: Whether there was more than is remembered.
     """
 
     def __init__(self) -> None:
         self.is_too_much = False
         self._holes: list[range] = []
+        #: By the kind of event and what it is about, the offset of the latest that was emitted behind a hole.
+        self._emitted: dict[tuple[str, Any], int] = {}
 
     def __bool__(self) -> bool:
         return bool(self._holes)
@@ -408,37 +412,40 @@ class Lost:
             self.is_too_much |= len(self._holes) >= MOST_LOST
             self._holes = [*self._holes, hole][-MOST_LOST:]
 
-    def recovered(self, entries: dict[int, dict[str, Any]], emitted: int) -> list[int]:
+    def emitting(self, events: Iterable[Heard]) -> Iterable[Heard]:
+        """Note what is emitted, which is behind all holes, and return it; the history's answer may be older."""
+        if self._holes:
+            places = {(event.event, _subject(event.event, event.data)): event.offset or 0 for event in events}
+            self._emitted.update((subject, place) for subject, place in places.items() if subject[1] is not None)
+            self.is_too_much |= len(self._emitted) > MOST_EMITTED
+        return events
+
+    def recovered(self, entries: dict[int, dict[str, Any]]) -> list[int]:
         """Return, once, the offsets in holes that may be emitted late.
 
         Not those of a status or of progress of which a newer one was emitted meanwhile: their jobs would go backwards.
 
         Args:
             entries: The events of the history, by offset.
-            emitted: Up to where events were emitted.
         """
         holes, self._holes = self._holes, []
+        emitted, self._emitted = self._emitted, {}
         lost = [offset for hole in holes for offset in hole if offset in entries]
-        if not lost:
-            return []
-        emitted_since = {offset: entries[offset] for offset in entries.keys() - set(lost) if offset <= emitted}
-        return [offset for offset in lost if not _is_superseded(offset, entries[offset], emitted_since)]
+        return [offset for offset in lost if not _is_superseded(offset, entries[offset], emitted)]
 
 
-def _is_superseded(offset: int, entry: dict[str, Any], emitted: dict[int, dict[str, Any]]) -> bool:
+def _is_superseded(offset: int, entry: dict[str, Any], emitted: dict[tuple[str, Any], int]) -> bool:
     name = entry["event"]
-    if name not in (STATUS_EVENT, PROGRESS_EVENT, WORKFLOW_EVENT):
-        return False
+    subject = _subject(name, entry["data"])
     newer = (STATUS_EVENT, PROGRESS_EVENT) if name == PROGRESS_EVENT else (name,)
-    subject = _subject(entry)
-    return any(
-        place > offset and later["event"] in newer and _subject(later) == subject for place, later in emitted.items()
-    )
+    return any(emitted.get((later, subject), 0) > offset for later in newer)
 
 
-def _subject(entry: dict[str, Any]) -> Any:
-    data = entry["data"]
-    return data.get("root_id" if entry["event"] == WORKFLOW_EVENT else "job_id") if isinstance(data, dict) else None
+def _subject(name: str, data: Any) -> str | None:
+    """Return which job or workflow an event brings up to date; None for one that stands for itself."""
+    key = SUBJECTS.get(name)
+    subject = data.get(key) if key is not None and isinstance(data, dict) else None
+    return subject if isinstance(subject, str) else None
 
 
 def _without_offset(event: Heard) -> Heard:

@@ -405,6 +405,55 @@ def test_what_is_given_up_is_emitted_late_if_it_takes_nothing_backwards() -> Non
     assert project.emitted == ["queued", "success", 6, "error", 4]
 
 
+def test_what_was_given_up_is_not_emitted_behind_what_came_since_the_history_was_read() -> None:
+    """The answer is older than the end of the job that it has the start of."""
+    project = Project()
+    queued, running, failed = status(1, "a", "queued"), status(2, "a", "running"), status(4, "a", "error")
+    project.past.events = [queued, running, event(3)]
+    for heard_now in (queued, event(3)):
+        project.note(project.order.take(heard_now, project.clock))
+    project.note(project.order.give_up(project.clock))
+    missing = project.order.request()
+    assert missing is not None
+    answer = project.past(missing)
+    project.note(project.order.take(failed, project.clock))
+
+    project.note(project.order.answer(missing, answer, project.clock))
+
+    assert project.emitted == ["queued", 3, "error"]
+    project.past.events.append(failed)
+    project.settle()
+    assert project.emitted == ["queued", 3, "error"]
+
+
+def test_progress_that_was_given_up_is_not_emitted_behind_the_end() -> None:
+    project = Project()
+    halfway = heard("p", "agent_progress", {"job_id": "a", "progress": 50, "epoch": "e", "offset": 1})
+    project.past.events = [halfway, event(2)]
+    project.take(2)
+    project.note(project.order.give_up(project.clock))
+    missing = project.order.request()
+    assert missing is not None
+    project.note(project.order.take(status(3, "a", "success"), project.clock))
+
+    project.note(project.order.answer(missing, project.past(missing), project.clock))
+
+    assert project.emitted == [2, "success"]
+
+
+def test_after_very_many_jobs_behind_a_hole_clients_subscribe_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ordering, "MOST_EMITTED", 3)
+    project = Project()
+    project.past.events = [event(1), *(status(number, f"job {number}", "queued") for number in range(2, 7))]
+    for queued in project.past.events[1:]:
+        project.note(project.order.take(queued, project.clock))
+        project.note(project.order.give_up(project.clock))
+
+    project.settle()
+
+    assert project.emitted == [*["queued"] * 5, "agent_resync"]
+
+
 def test_after_very_many_holes_clients_subscribe_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ordering, "MOST_LOST", 3)
     project = Project(Past(10))
@@ -451,6 +500,60 @@ def test_any_order_with_losses_and_duplicates_comes_out_in_order_and_once(
     project.settle()
 
     assert project.emitted == list(range(1, count + 1))
+
+
+RANKS = {"queued": 0, "running": 1, "success": 2}
+
+
+class Lives:
+    """Jobs that happen while the channel loses some of what it is given, and the history answers late or not at all."""
+
+    def __init__(self) -> None:
+        self.shown: list[Heard] = []
+        self._project = Project()
+        self._steps = {job: list(RANKS) for job in "ab"}
+        self._asked: list[tuple[Any, Any]] = []
+
+    def happen(self, job: str, *, is_lost: bool) -> None:
+        """Let the next happen to a job."""
+        events, order = self._project.past.events, self._project.order
+        if self._steps[job]:
+            events.append(status(len(events) + 1, job, self._steps[job].pop(0)))
+            self.shown.extend(() if is_lost else order.take(events[-1], self._project.clock))
+
+    def give_up(self) -> None:
+        self.shown += self._project.order.give_up(self._project.clock)
+
+    def ask(self) -> None:
+        missing = self._project.order.request()
+        assert missing is not None
+        self._asked.append((missing, self._project.past(missing)))
+
+    def answer(self) -> None:
+        """Let the history's answer to the first question come, as it was then."""
+        if self._asked:
+            self.shown += self._project.order.answer(*self._asked.pop(0), self._project.clock)
+
+    def ranks(self, job: str) -> list[int]:
+        return [RANKS[event.data["status"]] for event in self.shown if event.job_id == job]
+
+
+happenings = st.tuples(st.just("happen"), st.sampled_from("ab"), st.booleans())
+
+
+@given(
+    st.lists(st.one_of(happenings, happenings, st.sampled_from(["give_up", "ask", "answer"])), min_size=8, max_size=20)
+)
+def test_whenever_the_history_answers_no_job_goes_backwards(deeds: list[Any]) -> None:
+    lives = Lives()
+    for deed in deeds:
+        if isinstance(deed, str):
+            getattr(lives, deed)()
+        else:
+            lives.happen(deed[1], is_lost=deed[2])
+
+    for job in "ab":
+        assert lives.ranks(job) == sorted(set(lives.ranks(job))), f"{job} went back"
 
 
 @given(st.data(), st.lists(st.integers(1, 12), min_size=2, max_size=4), losses)
