@@ -70,6 +70,9 @@ STATUS_OF_STATE = {
 RANK_OF_STATUS = {"queued": 0, "running": 1, "success": 2, "error": 2}
 TERMINAL_RANK = 2
 
+#: The states of ends that nobody may have seen, so that what the job does later takes them back.
+SOFT_STATES = ("LOST", "REVOKED")
+
 #: The ``gate`` of what is no event, see :func:`workflow_look`.
 LOOK_GATE = "w"
 
@@ -79,7 +82,8 @@ GIVEN_BACK_GATE = "B"
 #: The ``gate`` of a job that goes on in a message that it has published, see :func:`outgoing_handed_on`.
 HANDED_ON_GATE = "H"
 
-#: The ``gate`` of a step that will not run.
+#: What the error of a step that will not run begins with, and its ``gate``.
+NOT_RUN = "not run: "
 UNREACHED_GATE = "U"
 
 #: What a workflow counts a job as.
@@ -469,7 +473,7 @@ def outgoing_unreached(step: Step, before: Job, ending: Ending) -> Outgoing:
     reason = ending.error if step.project_id == before.project_id else "an earlier step did not succeed"
     if step.continues:
         return outgoing_end(step, Ending(ending.state, reason), incarnation="")
-    return outgoing_end(step, Ending("FAILURE", f"not run: {reason}"), incarnation="", gate=UNREACHED_GATE)
+    return outgoing_end(step, Ending("FAILURE", f"{NOT_RUN}{reason}"), incarnation="", gate=UNREACHED_GATE)
 
 
 def outgoing_given_back(job: Job, clock: float, *, incarnation: str) -> Outgoing:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from celery_realtime.events import MARK, STATE_EVENTS, Outgoing
+from celery_realtime.events import HIDDEN_EVENT, MARK, STATE_EVENTS, Outgoing
 from celery_realtime.logs import RateLimitedLogger, describe
 from celery_realtime.rooms import project_of_room, project_room
 
@@ -61,6 +61,12 @@ class Heard(msgspec.Struct, frozen=True):
     namespace: str = "/"
     host_id: Any = None
     skip_sid: Any = None
+
+
+def hidden(event: Heard) -> Heard:
+    """Return what stands for an event with an offset that is not shown, so that its offset leaves no hole."""
+    place = {"project_id": event.project_id, "epoch": event.epoch, "offset": event.offset}
+    return msgspec.structs.replace(event, event=HIDDEN_EVENT, data=place, job_id=None, mark=None)
 
 
 def frames(events: Iterable[Outgoing], host_id: str, namespace: str) -> Iterator[Parcel]:

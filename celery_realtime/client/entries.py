@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from celery_realtime.bounded import BoundedDict
 from celery_realtime.client.protocol import (
+    NOT_RUN,
     PROGRESS_EVENT,
     RANK_OF_STATUS,
+    SOFT_STATES,
     STATUS_EVENT,
     TERMINAL_RANK,
     WORKFLOW_EVENT,
@@ -34,14 +37,29 @@ class Entries:
         self._key = key
         self._limit = limit
         self._entries: dict[str, Entry] = {}
+        #: The ends that were shown before the history began anew, which may have lost them.
+        self._ends: BoundedDict[str, Entry] = BoundedDict(limit)
         self.view: Mapping[str, Entry] = MappingProxyType(self._entries)
 
-    def replace(self, entries: Any) -> None:
-        """Take the entries of a snapshot; anything in the list that is no entry is left out."""
+    def replace(self, entries: Any, *, anew: bool = False) -> None:
+        """Take the entries of a snapshot, but for those that are older than an end that was shown.
+
+        Args:
+            entries: The entries; anything in the list that is none is left out.
+            anew: The history has begun anew since the last snapshot.
+        """
+        for name, entry in self._entries.items():
+            if anew and _is_final(entry):
+                self._ends[name] = entry
         self._entries.clear()
         for entry in entries if isinstance(entries, list) else []:
-            if isinstance(entry, dict) and isinstance(entry.get(self._key), str):
-                self._entries[entry[self._key]] = entry
+            key = entry.get(self._key) if isinstance(entry, dict) else None
+            if isinstance(key, str) and not self._is_outlasted(key, entry):
+                self._entries[key] = entry
+
+    def _is_outlasted(self, name: str, data: Entry) -> bool:
+        end = self._ends.get(name)
+        return end is not None and _is_before(end, data)
 
     def update(self, event: str, data: Any, *, numbered: bool) -> bool:
         """Merge an event into the entry that it names.
@@ -49,7 +67,8 @@ class Entries:
         Args:
             event: The event's name.
             data: Its data.
-            numbered: It comes in the order of offsets. Without, attempt and rank decide whether it is out of date.
+            numbered: It comes in the order of offsets, so that it can be out of date only if its history has begun
+                anew. Without, attempt and rank decide.
 
         Returns:
             Whether it was merged; not if it names no entry, or is out of date.
@@ -58,7 +77,8 @@ class Entries:
         if not isinstance(name, str):
             return False
         before = self._entries.get(name)
-        if not numbered and before is not None and _is_outdated(before, event, data):
+        is_outdated = not numbered and before is not None and _is_outdated(before, event, data)
+        if is_outdated or self._is_outlasted(name, data):
             return False
         self._entries[name] = _merge(before, event, _without_position(data))
         self._forget_beyond_limit(name)
@@ -85,6 +105,18 @@ def _has_ended(entry: Entry) -> bool:
     if "status" in entry:
         return _rank(entry) == TERMINAL_RANK
     return _number(entry, "queued") == _number(entry, "running") == 0
+
+
+def _is_final(entry: Entry) -> bool:
+    """Return whether a job has ended, and no report of the same attempt takes that back."""
+    is_soft = entry.get("state") in SOFT_STATES or str(entry.get("error")).startswith(NOT_RUN)
+    return _rank(entry) == TERMINAL_RANK and not is_soft
+
+
+def _is_before(end: Entry, data: Entry) -> bool:
+    """Return whether a job had not ended yet, by what is said of it; what says no time is not older."""
+    is_of_its_time = "" < str(data.get("timestamp") or "") <= str(end.get("timestamp") or "")
+    return _rank(data) < TERMINAL_RANK and _number(data, "attempt") <= _number(end, "attempt") and is_of_its_time
 
 
 def _without_position(data: Entry) -> dict[str, Any]:

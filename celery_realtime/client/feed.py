@@ -230,14 +230,15 @@ class Feed:
             if not self._began:
                 self._load(answer)  # the events began with a handle, which has no jobs
         elif not self._began or answer.epoch != self.epoch or (answer.offset or 0) > (self.offset or 0):
+            is_anew = answer.epoch != self.epoch
             self._order.restart(answer.epoch, answer.offset)
-            self._load(answer)
+            self._load(answer, anew=is_anew)
         for item in self._order.take_held():
             self._sort(item)
 
-    def _load(self, answer: Answer) -> None:
+    def _load(self, answer: Answer, *, anew: bool = False) -> None:
         self._began = True
-        self._jobs.replace(answer.jobs)
+        self._jobs.replace(answer.jobs, anew=anew)
         self._workflows.replace(answer.workflows)
         self._call(self._options.on_change, self, "snapshot")
 

@@ -22,5 +22,10 @@ MARK = "_realtime"
 RANK_OF_STATUS = {"queued": 0, "running": 1, "success": 2, "error": 2}
 TERMINAL_RANK = 2
 
+#: What a job does later takes back an end of these states, which nobody may have seen, and one whose error begins with
+#: these words.
+SOFT_STATES = ("LOST", "REVOKED")
+NOT_RUN = "not run: "
+
 #: Refusals that may be over in a moment, so that asking again makes sense.
 TRANSIENT_CODES = ("unavailable", "too_many_requests")

@@ -12,7 +12,7 @@ from celery import Celery
 from celery.utils.saferepr import saferepr
 
 from celery_realtime.encoding import describe_error, one_line
-from celery_realtime.events import Job, Step
+from celery_realtime.events import NOT_RUN, Job, Step
 from celery_realtime.jobs.canvas import Behind, options_of, tasks_behind
 from celery_realtime.jobs.celery_tasks import carried_by, is_celerys_own
 from celery_realtime.jobs.job_reader import JobReader, job_of_call
@@ -55,7 +55,7 @@ class UnreachedSteps:
         for behind in tasks_behind(job.job_id, embed):
             step = self._step(job, behind)
             if step is not None:
-                self._end(step, one_line(f"not run: {_words(job, step, behind, reason)}"), state)
+                self._end(step, one_line(NOT_RUN + _words(job, step, behind, reason)), state)
 
     def end_behind(self, job: Job, request: Any, reason: str | BaseException, *, state: str = "FAILURE") -> None:
         """End the jobs behind one of which there is the request; see :meth:`end`."""

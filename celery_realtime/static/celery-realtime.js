@@ -28,6 +28,7 @@ class ProjectSubscription {
   _waiting = new Map(); // offset -> an event above a hole
   _early = []; // until the next answer
   _foreign = new Set(); // epochs asked about, or over
+  _past = new Map(); // jobs of epochs that are over
 
   constructor(socket, projectId, options) {
     const { epoch = null, offset = null } = options.since ?? {};
@@ -136,6 +137,7 @@ class ProjectSubscription {
       this._early.push(...this._waiting.values());
       this._waiting.clear();
       this._foreign.add(this.epoch);
+      if (epoch !== this.epoch) this._past = new Map([...this._past, ...this._snapshot.jobs].slice(-this._options.maxJobs));
       Object.assign(this, { epoch, offset });
       this._load(answer);
     }
@@ -161,6 +163,7 @@ class ProjectSubscription {
   _load(answer) {
     this._began = true;
     const [jobs, workflows] = [byId(answer.jobs, "job_id"), byId(answer.workflows, "root_id")];
+    for (const [id, job] of jobs) if (precedes(job, this._past.get(id))) jobs.delete(id);
     this._set({ jobs, workflows, jobsTotal: answer.jobs_total ?? jobs.size }, { reason: "snapshot", recovered: false });
   }
 
@@ -217,7 +220,7 @@ class ProjectSubscription {
     if (typeof key !== "string") return;
     const current = this._snapshot[kind];
     const before = current.get(key);
-    if (unnumbered && before && isOld(before, event, data)) return;
+    if (precedes(data, this._past.get(key)) || (unnumbered && before && isOld(before, event, data))) return;
     const { epoch, offset, ...entry } = merge(before, data);
     const entries = this._unseen.has(current) ? current : new Map(current);
     this._unseen.add(entries.set(key, Object.freeze(entry)));
@@ -283,6 +286,12 @@ function isOld(job, name, data) {
   const isSame = data.worker === job.worker;
   if (rank === 0 && data.worker) return !isSame || was !== 1; // given back
   return rank < was || (rank === was && (rank !== 1 || isSame));
+}
+
+// The history has lost an end that nothing takes back: is this of before it?
+function precedes(data, end) {
+  return RANK[end?.status] > 1 && !/^(LOST|REVOKED|FAILUREnot run: )/.test(end.state + end.error)
+    && !(RANK[data.status] > 1) && data.attempt <= end.attempt && data.timestamp <= end.timestamp;
 }
 
 // A server may leave out anything.

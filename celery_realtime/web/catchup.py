@@ -122,6 +122,14 @@ class CatchUp:
                 self._turns_at = clock
             return order.older_epoch(epoch)
 
+    def review(self, project_id: str, snapshot: Any) -> Any:
+        """Return a snapshot without what is older than the ends of jobs that this server has shown."""
+        return self._standings.review(project_id, snapshot)
+
+    def review_job(self, project_id: str, epoch: str, job: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Return a job as the history has it; None if this server has shown the end of it before."""
+        return self._standings.review_job(project_id, epoch, job)
+
     def _order(self, project_id: str) -> ProjectOrder:
         order = self._orders.get(project_id)
         if order is None:
@@ -171,8 +179,8 @@ class CatchUp:
         return self._noted(due)
 
     def _noted(self, due: Iterable[Heard]) -> list[Heard]:
-        """Return what is still to be emitted of what is due: all that has an offset, and of the rest what is news."""
-        return [event for event in due if self._standings.note(event) or self._standings.is_news(event)]
+        """Return what is to be emitted of what is due; each offset stays, though what it is of may be hidden."""
+        return [shown for event in due if (shown := self._standings.shown(event)) is not None]
 
     def fall_behind(self, project_ids: Iterable[str] | None = None) -> None:
         """Note that events may have been missed.

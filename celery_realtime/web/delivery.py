@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from celery_realtime.channel.wire import Heard
+from celery_realtime.channel.wire import Heard, hidden
 from celery_realtime.events import (
     BATCH_EVENT,
     HIDDEN_EVENT,
@@ -162,15 +162,14 @@ class Delivery:
 
     def _visible(self, event: Heard, audience: str | None) -> Heard | None:
         """Return what an audience sees of an event: it, less of it, or that there was one; None for nothing at all."""
-        if event.event == RESYNC_EVENT:
+        if event.event in (RESYNC_EVENT, HIDDEN_EVENT):
             return event
         data = self.redacted(event.event, event.project_id, event.data, audience)
         if data is not None or (event.data is None and event.event not in STATE_EVENTS):
             return msgspec.structs.replace(event, data=data)
         if event.offset is None:
             return None
-        hidden = {"project_id": event.project_id, "epoch": event.epoch, "offset": event.offset}
-        return msgspec.structs.replace(event, event=HIDDEN_EVENT, data=hidden, job_id=None, mark=None)
+        return hidden(event)
 
     # -- what an audience sees ----------------------------------------------------------------------------------
 
@@ -214,6 +213,8 @@ class Delivery:
         return visible if isinstance(visible, dict) else {}
 
     def _redact_missed(self, entry: dict[str, Any], place: dict[str, Any], audience: str | None) -> dict[str, Any]:
+        if entry["event"] == HIDDEN_EVENT:
+            return entry
         data = self.redacted(entry["event"], place["project_id"], entry["data"], audience)
         if data is not None or entry["data"] is None:
             return {**entry, "data": data}

@@ -133,7 +133,7 @@ class SocketIOEventHandlers:
             authorize_cancel=rules.authorize_cancel or self._validate_cancel_access,
             manager=self._manager,
         )
-        read = None if sources.read is None else type(self)._share(sources.read)
+        read = None if sources.read is None else type(self)._share(_reviewed(sources.read, self._manager))
         self._subscriptions = Subscriptions(
             self._clients, access=access, jobs=self._jobs, manager=self._manager, read=read
         )
@@ -321,6 +321,11 @@ def _clients_of(server: Any, settings: Settings, manager: ClientManager) -> Clie
         Sender(server, settings.namespace),
         AnswerBudget(sessions, manager.slow_clients),
     )
+
+
+def _reviewed(read: Read, manager: ClientManager) -> Read:
+    """Read without what is older than what this server has shown."""
+    return lambda project_id, *position: manager.catch_up.review(project_id, read(project_id, *position))
 
 
 def _call_with_fitting(handler: Callable[..., Any], args: tuple[Any, ...]) -> Any:

@@ -37,6 +37,12 @@ class CatchUp(Protocol):
     def seed(self, project_id: str, epoch: str, offset: int) -> str | None:
         """Note the position of a snapshot that a client was given."""
 
+    def review(self, project_id: str, snapshot: Any) -> Any:
+        """Return a snapshot without what is older than the ends of jobs that this server has shown."""
+
+    def review_job(self, project_id: str, epoch: str, job: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Return a job as the history has it; None if this server has shown the end of it before."""
+
 
 class Newcomers(Protocol):
     """Holds what is emitted for clients that are being given a snapshot."""
@@ -180,6 +186,12 @@ class _NoPositions:
     def expect(self, project_id: str) -> None: ...
 
     def seed(self, project_id: str, epoch: str, offset: int) -> str | None: ...
+
+    def review(self, _project_id: str, snapshot: Any) -> Any:
+        return snapshot
+
+    def review_job(self, _project_id: str, _epoch: str, job: dict[str, Any] | None) -> dict[str, Any] | None:
+        return job
 
 
 class _NoNewcomers:

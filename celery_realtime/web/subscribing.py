@@ -246,6 +246,7 @@ class Subscription:
         if self._topic.job_id is None:
             return snapshot, reading.size
         state = yield Blocking(self._shared.jobs.state_of, project_id, self._topic.job_id)
+        state = manager.catch_up.review_job(project_id, snapshot["epoch"], state)
         snapshot = of_one_job(snapshot, self._topic.job_id, state)
         return snapshot, size_of(snapshot)
 

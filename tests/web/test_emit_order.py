@@ -8,9 +8,11 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import redis
 
 from celery_realtime import events
 from celery_realtime.events import Job, Outgoing
+from tests.race_followers import ThreadFollower
 from tests.waiting import wait_for
 from tests.web_servers import Web
 
@@ -46,6 +48,11 @@ class Stage:
     def publish(self, *outgoing: Outgoing) -> None:
         """Publish events in one message."""
         assert self.web.realtime.manager.publisher.publish_events(list(outgoing)) == len(outgoing)
+
+    def forget(self) -> None:
+        """Let the history lose all that it has."""
+        with redis.Redis.from_url(self.web.realtime.settings.history_url or "") as connection:
+            connection.flushdb()
 
     def status(self, job: str, state: str) -> Outgoing:
         return events.outgoing_status(events.status_change(Job(job_id=job, project_id=self.project), state))
@@ -259,6 +266,38 @@ def test_a_forged_offset_holds_nothing_up(redis_stage: Stage) -> None:
     client.wait_for_event("step", number=3)
     numbers = [data["number"] for data in client.of("step") if data["number"]]
     assert numbers == [1, 2, 3]
+
+
+def test_a_history_that_has_lost_an_end_takes_nobody_back(redis_stage: Stage) -> None:
+    """A worker stores anew what it has no answer to: what it said before the end, and then, a little later, the end."""
+    stage = redis_stage
+    plain, follower = (
+        stage.joined(),
+        ThreadFollower(stage.web.url, stage.web.token(projects=[stage.project]), stage.project),
+    )
+    follower.come()
+    wait_for(lambda: follower.feed.state == "subscribed")
+    running, halfway = stage.status("one", "STARTED"), stage.progress("one", 50)
+    success = stage.status("one", "SUCCESS")
+    stage.publish(*stage.store(running, halfway, success))
+    plain.wait_for_end("one")
+    follower.wait_until_at(3)
+
+    stage.forget()
+    stage.publish(*stage.store(running, halfway, stage.step(1)))
+    plain.wait_for_event("step", number=1)
+    follower.wait_until_at(3)
+    late = stage.web.connect(stage.web.token(projects=[stage.project]))
+    assert late.subscribe(stage.project)["jobs"] == []
+    stage.publish(*stage.store(success, stage.step(2)))
+
+    plain.wait_for_event("step", number=2)
+    follower.wait_until_at(5)
+    late.wait_for_end("one")
+    assert plain.statuses("one") == ["running", "success", "success"]
+    assert [name for name, _ in follower.told if name == "agent_progress"] == ["agent_progress"]
+    assert follower.feed.jobs["one"]["status"] == "success"
+    follower.leave()
 
 
 def test_without_a_history_no_job_goes_backwards(redis_broker: Broker) -> None:

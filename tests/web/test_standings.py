@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_realtime.channel.wire import Heard, heard
+from celery_realtime.history.snapshot import Snapshot
 from celery_realtime.web import standings
 from celery_realtime.web.standings import MOST_JOBS, JobStandings
 
@@ -109,13 +110,110 @@ def test_a_job_that_is_published_again_long_after_its_end_is_shown() -> None:
     assert news(status("success", 2, at=10), status("queued", 0, at=16)) == ["success", "queued"]
 
 
-def test_what_has_an_offset_is_noted_and_never_judged() -> None:
-    jobs = JobStandings()
-    numbered = heard("p", "agent_status", {"job_id": "one", "status": "success", "epoch": "e", "offset": 3})
+def numbered(event: Heard, offset: int = 1, epoch: str = "e") -> Heard:
+    return heard(event.project_id, event.event, {**event.data, "epoch": epoch, "offset": offset})
 
-    assert jobs.note(numbered)
-    assert not jobs.note(status("running"))
-    assert not jobs.is_news(status("running"))
+
+def test_what_has_an_offset_is_noted_and_not_judged_in_its_epoch() -> None:
+    jobs = JobStandings()
+    end, start = numbered(status("success", at=9), 3), numbered(status("running", at=1), 4)
+
+    assert jobs.shown(end) is end
+    assert jobs.shown(status("running")) is None
+    assert jobs.shown(start) is start
+
+
+# -- where the history has begun anew -----------------------------------------------------------------------------
+
+NOT_ENDED = [status("queued", at=8), status("running", at=9), progress(90)]
+
+
+@pytest.mark.parametrize("older", NOT_ENDED)
+def test_what_comes_of_before_an_end_that_was_shown_is_hidden(older: Heard) -> None:
+    jobs = JobStandings()
+    jobs.shown(numbered(status("error", at=9, state="FAILURE"), 7))
+
+    shown = jobs.shown(numbered(older, 2, "new"))
+
+    assert shown is not None
+    assert (shown.event, shown.data) == ("agent_hidden", {"project_id": "p", "epoch": "new", "offset": 2})
+    assert (shown.epoch, shown.offset) == ("new", 2)
+
+
+@pytest.mark.parametrize(
+    "newer",
+    [
+        *(status("success", at=9), status("error", at=1), status("running", at=10), status("queued", 1, at=1)),
+        *(status("running", job="two"), status("running", project="other")),
+        *(status("running", "0"), heard("p", "agent_status", {"job_id": "one", "status": "running"})),
+        heard("p", "step", {"job_id": "one", "timestamp": SECOND.format(1)}),
+    ],
+)
+def test_what_may_be_newer_than_the_end_is_shown(newer: Heard) -> None:
+    jobs = JobStandings()
+    jobs.shown(numbered(status("success", at=9), 7))
+    event = numbered(newer, 2, "new")
+
+    assert jobs.shown(event) is event
+
+
+@pytest.mark.parametrize("state", ["LOST", "REVOKED"])
+def test_an_end_that_nobody_saw_hides_nothing(state: str) -> None:
+    jobs = JobStandings()
+    jobs.shown(numbered(status("error", at=9, state=state), 7))
+    start = numbered(status("running", at=5), 2, "new")
+
+    assert jobs.shown(start) is start
+
+
+def test_the_end_of_a_step_that_was_not_to_run_hides_nothing() -> None:
+    jobs = JobStandings()
+    unreached = status("error", at=9, state="FAILURE")
+    jobs.shown(numbered(heard("p", "agent_status", {**unreached.data, "error": "not run: ValueError"}), 7))
+    start = numbered(status("running", at=5), 2, "new")
+
+    assert jobs.shown(start) is start
+
+
+def test_an_end_without_an_offset_hides_what_comes_of_before_it() -> None:
+    jobs = JobStandings()
+    jobs.shown(status("success", at=9))
+
+    shown = jobs.shown(numbered(status("running", at=5)))
+
+    assert shown is not None
+    assert shown.event == "agent_hidden"
+
+
+def snapshot(epoch: str, *events: Heard) -> Snapshot:
+    """Return what a history says that knows nothing but some events."""
+    jobs = {event.data["job_id"]: event.data for event in events if "status" in event.data}
+    entries = [{"event": event.event, "data": event.data} for event in events]
+    return Snapshot(epoch, len(events), True, list(jobs.values()), len(jobs), [], entries)
+
+
+def test_snapshots_are_without_what_is_of_before_an_end_that_was_shown() -> None:
+    jobs = JobStandings()
+    jobs.shown(numbered(status("success", at=9), 7))
+    other = status("running", job="two")
+    step = heard("p", "step", {"job_id": "one", "timestamp": SECOND.format(1)})
+
+    seen = jobs.review("p", snapshot("new", status("running", at=8), progress(9), step, other))
+
+    assert seen.jobs == [other.data]
+    assert [entry["event"] for entry in seen.events] == ["agent_hidden", "agent_hidden", "step", "agent_status"]
+    assert seen.events[1]["data"] == {"project_id": "p", "epoch": "new", "offset": 2}
+    assert jobs.review_job("p", "new", status("running", at=8).data) is None
+    assert jobs.review_job("p", "new", other.data) == other.data
+    assert jobs.review_job("p", "new", None) is None
+
+
+def test_an_end_in_a_snapshot_counts_as_shown() -> None:
+    jobs = JobStandings()
+    past = snapshot("e", status("success", at=9))
+    assert jobs.review("p", past) == past
+
+    assert jobs.review("p", snapshot("new", status("running", at=8))).jobs == []
 
 
 @pytest.mark.parametrize(
@@ -147,8 +245,9 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for number in range(100):
         assert jobs.is_news(status("running", job=f"job {number}"))
+        jobs.review("p", snapshot("e", status("success", job=f"old {number}")))
 
-    assert len(jobs) == 10
+    assert len(jobs) == 20
     assert MOST_JOBS >= 1000
 
 
