@@ -236,6 +236,9 @@ class EngineSockets:
             return
         scope = functools.partial(self._upgraded, eio_sid)
         connection._upgrade_websocket = _within(scope, upgrade, is_asyncio=is_asyncio(self._server))
+        handle = getattr(connection, "_websocket_handler", None)
+        if handle is not None and not is_asyncio(self._server):
+            connection._websocket_handler = functools.partial(_handle_whole, handle)
 
     @contextlib.contextmanager
     def _upgraded(self, eio_sid: str, environ: dict[str, Any], *_: Any) -> Iterator[None]:
@@ -325,6 +328,40 @@ class EngineSockets:
                 environ.get("SERVER_SOFTWARE", "of unknown name"),
             )
         return False
+
+
+class WholeSends:
+    """A socket of gevent that sends all that it is given, one caller after the other.
+
+    simple-websocket (1.1) takes for granted that ``send`` does so. That of gevent sends what fits at the moment: the
+    rest of a frame is lost, and with it the connection of any client that reads slower than the server writes.
+
+    Args:
+        theirs: The socket.
+    """
+
+    def __init__(self, theirs: Any) -> None:
+        from gevent.lock import BoundedSemaphore  # the module of threads may not be patched
+
+        self._theirs = theirs
+        self._lock = BoundedSemaphore()
+
+    def send(self, data: bytes) -> int:
+        """Send all of the data, and return how many bytes that is."""
+        with self._lock:
+            self._theirs.sendall(data)
+        return len(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._theirs, name)
+
+
+def _handle_whole(handle: Callable[[Any], Any], websocket: Any) -> Any:
+    """Handle a WebSocket whose frames are sent as wholes."""
+    server: Any = getattr(websocket, "ws", None)  # simple-websocket's, if that is used
+    if type(getattr(server, "sock", None)).__module__.startswith("gevent."):
+        server.sock = WholeSends(server.sock)
+    return handle(websocket)
 
 
 class ClientBacklogs:

@@ -137,8 +137,7 @@ class Scene:
 
 
 MODES = ["threading", "asgi", *(pytest.param(mode, marks=pytest.mark.long) for mode in ("eventlet", "gevent"))]
-#: Not gevent: simple-websocket writes frames in part there when a client does not read, which loses its connection.
-LATE = [(mode, batch) for mode in ("threading", "asgi", "eventlet") for batch in (False, True)]
+LATE = [(mode, batch) for mode in ("threading", "asgi", "eventlet", "gevent") for batch in (False, True)]
 SHORT = [("threading", False)]
 
 

@@ -284,6 +284,45 @@ def test_the_request_of_a_websocket_leads_to_its_socket(make_server: MakeServer)
     there.close()
 
 
+def test_a_websocket_of_gevent_is_sent_whole_frames() -> None:
+    """A frame that does not fit is not cut off, and two do not mix."""
+    gevent, green = pytest.importorskip("gevent"), pytest.importorskip("gevent.socket")
+    server = sync_server()
+    sockets, held = EngineSockets(server), connection(server)
+    here, there = green.socketpair()
+    websocket = SimpleNamespace(ws=SimpleNamespace(sock=here))
+
+    def write(handled: Any) -> None:
+        frames = [bytes([number]) * 1_000_000 for number in range(3)]
+        writers = [gevent.spawn(handled.ws.sock.send, frame) for frame in frames]
+        read = bytearray()
+        while len(read) < 3_000_000:
+            read += there.recv(100_000)
+        assert [writer.get() for writer in writers] == [1_000_000] * 3
+        assert read == b"".join(frames)
+
+    held._websocket_handler = write
+    sockets.watch(lambda eio_sid: None)
+    settle(server.eio.handlers["connect"]("eio", {}))
+    held._websocket_handler(websocket)
+    assert websocket.ws.sock.fileno() == here.fileno()
+    here.close()
+    there.close()
+
+
+@pytest.mark.parametrize(
+    "websocket", [SimpleNamespace(), SimpleNamespace(ws=None), SimpleNamespace(ws=SimpleNamespace())]
+)
+def test_other_websockets_are_left_as_they_are(websocket: Any) -> None:
+    server, handled = sync_server(), []
+    held = connection(server)
+    held._websocket_handler = handled.append
+    EngineSockets(server).watch(lambda eio_sid: None)
+    settle(server.eio.handlers["connect"]("eio", {}))
+    held._websocket_handler(websocket)
+    assert handled == [websocket]
+
+
 @SERVERS
 def test_a_connection_without_an_upgrade_to_watch_is_served_and_logged_once(
     make_server: MakeServer, caplog: pytest.LogCaptureFixture
