@@ -90,6 +90,8 @@ class Outcome:
         env: The worker's environment, where it must be one of its own kind.
         options: The worker's options, likewise.
         never: The brokers and pools where Celery itself cannot be relied on to go on.
+        starts: How often "job" may be seen to start in one attempt, where its message is delivered more than once.
+        published_again: By pool, the jobs that Celery itself publishes a second time under their id.
     """
 
     name: str
@@ -101,6 +103,8 @@ class Outcome:
     env: Mapping[str, str] = field(default_factory=dict)
     options: tuple[str, ...] = ()
     never: tuple[tuple[str, str], ...] = ()
+    starts: tuple[int, ...] = ()
+    published_again: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def happens(self, broker: str, pool: str) -> bool:
         return broker in self.brokers and pool in self.pools and (broker, pool) not in self.never
@@ -408,7 +412,7 @@ BY_THEMSELVES = [
     Outcome("ignore_as_custom_state", send(tasks.store_and_ignore, "MINE", {}), End("PENDING STARTED IGNORED")),
     Outcome("reject", send(tasks.reject), REJECTED, (("failure", TWICE - 1),)),
     Outcome("reject_late_ack", send(tasks.reject_late), REJECTED, (("failure", TWICE - 1),)),
-    Outcome("reject_and_requeue", requeue_once, success("second run"), (("postrun", 2),)),
+    Outcome("reject_and_requeue", requeue_once, success("second run"), (("postrun", 2),), starts=(2,)),
     Outcome("replaced_by_task", send(tasks.replace_with_task), success("replacement"), (("postrun", 2),)),
     Outcome("replaced_in_second_try", send(tasks.replace_second_try), success("replacement", RETRIED)),
     Outcome(
@@ -475,11 +479,19 @@ DEATHS = [
     Outcome("child_killed", die(tasks.die), DIED, pools=("prefork",)),
     Outcome("child_exits", die(tasks.die, "exit"), DIED, pools=("prefork",)),
     Outcome("child_killed_late_ack", die(tasks.die_late), DIED, pools=("prefork",)),
-    Outcome("child_killed_redelivered", die_once, success("second run"), (("success", 1),), pools=("prefork",)),
+    Outcome(
+        "child_killed_redelivered",
+        die_once,
+        success("second run"),
+        (("success", 1),),
+        pools=("prefork",),
+        starts=(1, 2),  # the first process may end before it has said that the job runs
+    ),
     Outcome(
         "sys_exit",
         leave,
-        by_pool(failure("^SystemExit: 3$"), prefork=WORKER_LOST),
+        # Its process may end before it has said that the job runs.
+        by_pool(failure("^SystemExit: 3$"), prefork=(WORKER_LOST, failure("^WorkerLostError: ", "PENDING FAILURE"))),
         by_pool((("postrun", 1),), prefork=(("failure", 1),)),
     ),
 ]
@@ -509,6 +521,8 @@ CANVAS = [
             solo=success(),
             eventlet=success(),
         ),
+        # Its parent process handles the failure once more, and calls its errbacks once more.
+        published_again={"prefork": ("errback",)} if celery.VERSION >= (5, 7) else {},
     ),
 ]
 
@@ -569,6 +583,7 @@ APART = [
         LET_GO,
         pools=("prefork", "threads"),
         brokers=("redis",),
+        starts=(2,),
         env={
             "TRANSPORT_OPTIONS": json.dumps(
                 {"visibility_timeout": 1, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}

@@ -51,8 +51,10 @@ def check(play: Play, outcome: Outcome) -> None:
     run(play, outcome)
     check_offsets(play)
     statuses = play.statuses()
+    published_again = [play.id(name) for name in outcome.published_again.get(play.pool, ())]
     for job, job_statuses in statuses.items():
-        check_order(job, job_statuses)
+        latest = latest_run(job_statuses) if job in published_again else job_statuses
+        check_order(job, latest, starts=outcome.starts if job == play.id() else ())
     for progress in play.progress().values():
         assert progress == sorted(progress), "progress went back"
     for name, ends in outcome.ends_in(play.pool).items():
@@ -77,18 +79,44 @@ def check_offsets(play: Play) -> None:
     assert len({stamp["epoch"] for stamp in stamps}) == 1
 
 
-def check_order(job: str, statuses: list[Any]) -> None:
-    """Check that a job only climbs, ends once, and is not told of again; only another worker may start it anew."""
+def check_order(job: str, statuses: list[Any], *, starts: tuple[int, ...] = ()) -> None:
+    """Check that a job only climbs, ends once, and is not told of again.
+
+    Another worker may start it anew, and the same one if its message was delivered again.
+    """
     while any(data["state"] == "LOST" for data in statuses[:-1]):  # it came back: the one end that need not be the last
         lost = next(number for number, data in enumerate(statuses) if data["state"] == "LOST")
-        check_order(job, statuses[: lost + 1])
+        check_order(job, statuses[: lost + 1], starts=starts)
         statuses = statuses[lost + 1 :]
+    if starts:
+        assert [data["status"] for data in statuses].count("running") in starts, f"{job} ran as {told(statuses)}"
+        statuses = without_earlier_starts(statuses)
     statuses = without_what_was_given_back(statuses)
     places = [(*status.place, data["worker"]) for status, data in zip(told(statuses), statuses, strict=True)]
     assert len(set(places)) == len(places), f"{job} repeats itself: {places}"
     assert [place[:2] for place in places] == sorted(place[:2] for place in places), f"{job} went back: {places}"
     ends = [status.terminal for status in told(statuses)]
     assert ends == [False] * (len(ends) - 1) + [True], f"{job} did not end once: {told(statuses)}"
+
+
+def latest_run(statuses: list[Any]) -> list[Any]:
+    """Return the statuses from the last publication on; those before it need no end."""
+    published = [number for number, data in enumerate(statuses) if data["status"] == "queued"]
+    for earlier, later in itertools.pairwise(published):
+        places = [status.place for status in told(statuses[earlier:later])]
+        assert places == sorted(set(places)), f"an earlier run went back: {told(statuses)}"
+    return statuses[max(published) :]
+
+
+def without_earlier_starts(statuses: list[Any]) -> list[Any]:
+    """Return the statuses without the starts that are followed by another one, which is later, in the same attempt."""
+    pairs = [*itertools.pairwise(statuses), (statuses[-1], None)]
+    return [status for status, after in pairs if after is None or not is_repeated(status, after)]
+
+
+def is_repeated(start: Any, after: Any) -> bool:
+    is_same = (start["status"], start["attempt"]) == ("running", after["attempt"]) and after["status"] == "running"
+    return is_same and bool(after["timestamp"] > start["timestamp"])
 
 
 def without_what_was_given_back(statuses: list[Any]) -> list[Any]:
