@@ -25,7 +25,7 @@ help:
 	@echo "make docs     build the documentation into docs/_build/html"
 	@echo "make long     run the variants that make test leaves out: more hosts, brokers and seeds (minutes)"
 	@echo "make matrix   run every outcome of a job in every pool on every broker (long)"
-	@echo "make chaos    send 20,000 events while servers, brokers and connections break (minutes)"
+	@echo "make chaos    kill 500 workers and servers at random, and break brokers under 20,000 events (ten minutes)"
 	@echo "make fuzz     feed arbitrary input to all that reads what others write (FUZZ_EXAMPLES each)"
 	@echo "make bench    compare with python-socketio's own manager, and with no extension (minutes)"
 	@echo "make package  build the wheel and check what is in it"
@@ -69,7 +69,8 @@ matrix: services
 	$(BIN)/python -m pytest -n 2 --dist worksteal tests/matrix $(ARGS)
 
 chaos: services
-	$(BIN)/python -m pytest tests/chaos $(ARGS)
+	$(BIN)/python -m pytest -n 2 -rP tests/chaos/test_lives.py $(ARGS)
+	$(BIN)/python -m pytest tests/chaos --ignore tests/chaos/test_lives.py $(ARGS)
 
 FUZZ_EXAMPLES ?= 2000
 fuzz: services

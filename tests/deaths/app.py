@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from celery import Celery, Task
+from celery import Celery, Task, signals
 
 from celery_realtime import Realtime
 from tests.deaths import diary
@@ -51,6 +51,15 @@ def realtime_for(app: Celery, history: str, url: str | None, lost_after: float) 
 
 
 celery = Celery("deaths")
+
+
+@signals.task_prerun.connect(weak=False)
+def note_begin(task: Any = None, task_id: str = "", args: Any = None, **_: Any) -> None:
+    """Write down that a task begins, before the extension, which connects later, reports it."""
+    if isinstance(task, Watched):
+        note(args[0], task_id, diary.BEGIN)
+
+
 realtime: Realtime | None = None
 if "DEATHS_HISTORY" in os.environ:
     configure(celery, os.environ["DEATHS_BROKER"], os.environ.get("DEATHS_BACKEND"))
@@ -64,6 +73,8 @@ if "DEATHS_HISTORY" in os.environ:
 
 class Watched(Task):
     """Writes down what Celery makes of the job, and can be held up between its steps."""
+
+    Request = "tests.deaths.requests:WatchedRequest"
 
     def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
         """Celery has stored the result, and is about to send its signal."""
@@ -108,10 +119,11 @@ def perform(task: Any, part: dict[str, Any]) -> str:
     Args:
         task: The running task.
         part: ``folder``; ``end``, "success" or "error"; ``gate`` and ``hook``, the files that it waits for before and
-            after its end; ``seconds`` that it takes; ``suicide``, whether it kills its own process.
+            after its end; ``seconds`` that it takes; ``suicide``, whether it kills its own process after these.
     """
-    note(part, task.request.id, diary.BEGIN)
     if part.get("suicide"):
+        time.sleep(part.get("seconds", 0))  # noqa: TID251
+        note(part, task.request.id, diary.SUICIDE)
         os.kill(os.getpid(), signal.SIGKILL)
     task.update_progress(10, "begun")
     wait_for_gate(part, "gate")

@@ -12,8 +12,12 @@ from typing import Any
 
 import psutil
 
+#: The notes of a delivery, by the worker's main process: it has the message, and its pool has accepted the job.
+RECEIVED, ACCEPTED = "received", "accepted"
 #: The notes of a run, in the order in which they are written.
 BEGIN, END, STORED, REPORTED = "begin", "end", "stored", "reported"
+#: Instead of an end: the run is about to kill its own process.
+SUICIDE = "suicide"
 #: Clocks of processes and of the file agree this well, in seconds.
 CLOCK = 1.0
 
@@ -33,6 +37,7 @@ class Run:
         alive: Whether its process lives.
         handed_over: Whether the same process has begun another job later, so that the pool has had this one's result.
         main_alive: Whether the main process lives.
+        suicide: Whether it has killed its own process.
     """
 
     pid: int
@@ -45,6 +50,7 @@ class Run:
     alive: bool = False
     handed_over: bool = False
     main_alive: bool = False
+    suicide: bool = False
 
     @property
     def running(self) -> bool:
@@ -55,6 +61,21 @@ class Run:
     def knowable(self) -> bool:
         """Whether somebody alive saw how it ended, even where no result is stored."""
         return self.reported and (self.alive or (self.handed_over and self.main_alive))
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One time that a worker received the message of a job.
+
+    Args:
+        main_pid: The main process of the worker.
+        received_at: When, in seconds since the epoch.
+        accepted_at: When its pool had accepted the job, before it acknowledged the message; None if it has not.
+    """
+
+    main_pid: int
+    received_at: float
+    accepted_at: float | None = None
 
 
 def write(folder: Path, job: str, what: str, *, main_pid: int, end: str | None = None) -> None:
@@ -117,6 +138,8 @@ def runs_of(notes: Iterable[dict[str, Any]]) -> list[Run]:
     """Put notes together to runs: a note belongs to the latest run of its process."""
     runs: list[Run] = []
     for note in notes:
+        if note["what"] in (RECEIVED, ACCEPTED):
+            continue
         if note["what"] == BEGIN:
             runs.append(Run(note["pid"], note["main_pid"], note["at"], noted_at=note["at"]))
             continue
@@ -126,7 +149,17 @@ def runs_of(notes: Iterable[dict[str, Any]]) -> list[Run]:
 
 
 def _noted(run: Run, note: dict[str, Any]) -> Run:
-    run = replace(run, noted_at=note["at"])
-    if note["what"] == END:
-        return replace(run, end=note["end"])
-    return replace(run, stored=True) if note["what"] == STORED else replace(run, reported=True)
+    said: dict[str, Any] = {END: note["end"]} if note["what"] == END else {note["what"]: True}
+    return replace(run, noted_at=note["at"], **said)
+
+
+def deliveries(folder: Path, job: str) -> tuple[Delivery, ...]:
+    """Return the deliveries of a job's message, in the order in which they came."""
+    found: list[Delivery] = []
+    for note in notes_of(folder / f"{job}.log"):
+        if note["what"] == RECEIVED:
+            found.append(Delivery(note["main_pid"], note["at"]))
+        elif note["what"] == ACCEPTED:
+            place = max(place for place, delivery in enumerate(found) if delivery.main_pid == note["main_pid"])
+            found[place] = replace(found[place], accepted_at=note["at"])
+    return tuple(found)

@@ -59,7 +59,10 @@ class Round:
         self._workers = [self._make_worker() for _ in range(NODES)]
         self._orphans: list[psutil.Process] = []
         self._watch = Watch(stage, self._project, folder=folder, queues=[self._queue])
+        self._faults: list[Fault] = []
         self.deeds: list[str] = []
+        #: The jobs whose truth could not be known, and why.
+        self.excused: dict[str, str] = {}
 
     def _make_worker(self) -> Worker:
         pool = self._chance.choice(("prefork", "prefork", *POOLS))
@@ -76,14 +79,27 @@ class Round:
                 deeds[name]()
                 self.deeds.append(name)
                 pause.wait(self._chance.uniform(0, LONGEST_PAUSE))
-            return self._end()
+            self._faults = self._end()
         finally:
             self._close()
+        return self._faults
 
-    def story(self, faults: list[Fault]) -> list[str]:
-        """Return what the jobs have written down that are shown wrongly, in seconds since the last life began."""
-        jobs = sorted({fault.job for fault in faults})
-        return [diary.story(self._folder, job, self._watch.acted_at) for job in jobs]
+    @property
+    def jobs(self) -> int:
+        """How many jobs there were."""
+        return len(self._watch.jobs)
+
+    def stories(self) -> list[str]:
+        """Return what was written down of the jobs that are shown wrongly, or of which nobody can know.
+
+        Times are in seconds since the last life began.
+        """
+        jobs = sorted({fault.job for fault in self._faults} | self.excused.keys())
+        deaths = [f"{pid} was killed {at - self._watch.acted_at:+.3f}" for pid, at in self._watch.died.items()]
+        return [
+            f"{diary.story(self._folder, job, self._watch.acted_at)}; {self.excused.get(job, '; '.join(deaths))}"
+            for job in jobs
+        ]
 
     def _end(self) -> list[Fault]:
         """Let the rest be done, and judge."""
@@ -93,6 +109,7 @@ class Round:
         self._wait_ready()
         self._watch.acted_at = time.time()
         (verdict,) = settle({self._project: self._watch}).values()
+        self.excused = self._watch.excused()
         return verdict
 
     def _wait_ready(self) -> None:
@@ -111,12 +128,13 @@ class Round:
         task, end = self._chance.choice(TASKS), self._chance.choice(("success", "success", "error"))
         # One that is delivered again whenever its worker dies would kill one after the other.
         suicide = task in ("early", "named") and self._chance.randrange(100) < SUICIDES
+        seconds = self._chance.choice((0, 1)) if suicide else 1
         return PlannedJob(
             f"{self._project}-{len(self._watch.jobs)}-{task}-{'suicide' if suicide else end}",
             task,
             end,
             self._folder,
-            seconds=self._chance.uniform(0, LONGEST_JOB),
+            seconds=seconds * self._chance.uniform(0, LONGEST_JOB),
             suicide=suicide,
         )
 
@@ -130,6 +148,7 @@ class Round:
         worker = self._any(running=True)
         if worker is not None:
             self._orphans += _children(worker)
+            self._watch.died[worker.pid] = time.time()
             worker.kill_main()
             self.lives += 1
 
@@ -137,6 +156,7 @@ class Round:
         worker = self._any(running=True)
         if worker is not None:
             self.lives += 1 + len(_children(worker))
+            self._watch.died[worker.pid] = time.time()
             worker.kill()
 
     def stop(self) -> None:

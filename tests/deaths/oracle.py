@@ -29,6 +29,8 @@ class Truth:
         forgot_at: When the history lost all its data; None if it did not.
         spoke: Whether it emits an event of its own before it ends.
         unannounced: Whether it was published by an application without the extension.
+        accepted: Whether a worker's pool has accepted it, as the worker's main process knows.
+        unknowable: Why nobody can know that it does not wait any more; None if somebody can.
     """
 
     published_at: float
@@ -38,6 +40,8 @@ class Truth:
     forgot_at: float | None = None
     spoke: bool = False
     unannounced: bool = False
+    accepted: bool = False
+    unknowable: str | None = None
 
     @property
     def running(self) -> bool:
@@ -62,11 +66,20 @@ def acceptable(truth: Truth) -> frozenset[str]:
     There is mostly one. There are several where the truth cannot be had by anybody who is left: a job that returned in
     a process that died before it could say so, and whose result is stored nowhere.
     """
+    if truth.unknowable is None or truth.waiting:
+        return strictly_acceptable(truth)
+    return strictly_acceptable(truth) | ({QUEUED, ABSENT} if truth.unannounced else {QUEUED})
+
+
+def strictly_acceptable(truth: Truth) -> frozenset[str]:
+    """Return the answers that are true, as if all could be known that the oracle knows."""
     answers = _answers(truth)
     return answers | {ABSENT} if truth.forgettable else answers
 
 
 def _answers(truth: Truth) -> frozenset[str]:
+    if not truth.runs and truth.accepted:
+        return _unfinished(truth)
     if not truth.runs:
         return frozenset({QUEUED}) if truth.waiting else GONE
     if truth.running:  # delivered again, it may run although it is over

@@ -37,7 +37,7 @@ class PlannedJob:
         gated: Whether it waits for its gate before its end.
         hooked: Whether it waits for its other gate between its end and its report.
         seconds: How long it takes.
-        suicide: Whether it kills its own process at once.
+        suicide: Whether it kills its own process then, which is at once if it takes no time.
         published_at: When, in seconds since the epoch.
     """
 

@@ -42,6 +42,23 @@ def test_a_second_run_in_the_same_process_has_the_later_notes() -> None:
     assert [run.end for run in diary.runs_of(notes)] == ["error", "success"]
 
 
+def test_deliveries_are_told_apart_from_runs(tmp_path: Path) -> None:
+    notes = [(diary.RECEIVED, 1), (diary.RECEIVED, 2), (diary.ACCEPTED, 1), (diary.BEGIN, 1)]
+    for what, main_pid in notes:
+        diary.write(tmp_path, "job", what, main_pid=main_pid)
+    first, second = diary.deliveries(tmp_path, "job")
+    assert (first.main_pid, second.main_pid, second.accepted_at) == (1, 2, None)
+    assert first.accepted_at is not None
+    assert first.accepted_at >= second.received_at >= first.received_at
+    assert len(diary.read(tmp_path, ["job"])["job"]) == 1
+    assert diary.deliveries(tmp_path, "another") == ()
+
+
+def test_a_run_that_kills_its_own_process_says_so() -> None:
+    (run,) = diary.runs_of([note("begin", 5, 1.0), note("suicide", 5, 2.0)])
+    assert (run.suicide, run.end, run.noted_at) == (True, None, 2.0)
+
+
 def test_a_story_says_what_became_of_a_job_and_when(tmp_path: Path) -> None:
     diary.write(tmp_path, "job", diary.BEGIN, main_pid=1)
     assert diary.story(tmp_path, "job", time.time() + 60).startswith("job: begin -")

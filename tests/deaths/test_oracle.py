@@ -33,6 +33,10 @@ GONE_WITH_ALL = run("success", stored=True, reported=True, handed_over=True)
     [
         pytest.param(Truth(0, waiting=True), {"queued"}, id="waits"),
         pytest.param(Truth(0), GONE, id="its message is gone"),
+        pytest.param(Truth(0, accepted=True), KILLED, id="was killed before it began"),
+        pytest.param(
+            Truth(0, accepted=True, waiting=True), KILLED | {"queued"}, id="was killed before it began, and waits"
+        ),
         pytest.param(Truth(0, waiting=True, unannounced=True), {"queued", "absent"}, id="waits and nobody said so"),
         pytest.param(Truth(0, (ALIVE,)), {"running"}, id="runs"),
         pytest.param(Truth(0, (ALIVE,), stored="PROGRESS", waiting=True), {"running"}, id="runs, and says how far"),

@@ -9,12 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
-from tests.deaths import diary
+from tests.deaths import diary, unknowable
 from tests.deaths.clients import Asker, OurClient, PlainClient
-from tests.deaths.diary import Run
-from tests.deaths.oracle import Truth
+from tests.deaths.diary import Delivery, Run
+from tests.deaths.oracle import ABSENT, RUNNING, Truth, acceptable, strictly_acceptable
 from tests.deaths.plan import PlannedJob
 from tests.deaths.stage import LOST_AFTER, Stage
+from tests.deaths.unknowable import Fate
 from tests.deaths.verdict import Fault, View, judge
 
 #: Everything is right so many seconds after the last death, restart, or end of a job.
@@ -37,12 +38,14 @@ class Watch:
         jobs: Its jobs; add those that are published.
         acted_at: When somebody was last killed, started or released, in seconds since the epoch.
         forgot_at: When the history lost its data, if it did.
+        died: By main process of a worker, when it was killed, as far as that may excuse what is shown.
     """
 
     def __init__(self, stage: Stage, project: str, *, folder: Path, queues: list[str]) -> None:
         self.jobs: list[PlannedJob] = []
         self.acted_at = time.time()
         self.forgot_at: float | None = None
+        self.died: dict[int, float] = {}
         self._stage = stage
         self._folder = folder
         self._queues = queues
@@ -66,6 +69,7 @@ class Watch:
         """Return what is true of each job."""
         runs = self.runs(self.jobs)
         waiting = self._stage.waiting(self._queues)
+        excuses = self._excuses(runs)
         return {
             job.job_id: Truth(
                 published_at=job.published_at,
@@ -75,9 +79,41 @@ class Watch:
                 forgot_at=self.forgot_at,
                 spoke=not job.suicide,
                 unannounced=job.task == "named",
+                accepted=any(delivery.accepted_at for delivery in self._deliveries(job)),
+                unknowable=excuses.get(job.job_id),
             )
             for job in self.jobs
         }
+
+    def _deliveries(self, job: PlannedJob) -> tuple[Delivery, ...]:
+        return diary.deliveries(self._folder, job.job_id)
+
+    def _excuses(self, runs: Mapping[str, list[Run]]) -> dict[str, str | None]:
+        """Return why nobody can know of a job that its message is gone, for those that nobody has seen running."""
+        died = {**self._suicides(runs), **self.died}
+        changes = [change for view in self.live_views() for change in view.changes]
+        seen = {change.job for change in changes if change.answer == RUNNING}
+        return {
+            job.job_id: unknowable.reason(
+                Fate(job.published_at, runs[job.job_id], self._deliveries(job), died, self._stage.kind)
+            )
+            for job in self.jobs
+            if died and job.job_id not in seen
+        }
+
+    def _suicides(self, runs: Mapping[str, list[Run]]) -> dict[int, float]:
+        """Return the main processes that jobs have killed, which they ran in, and when."""
+        suicides = (run for job in self.jobs if job.suicide for run in runs[job.job_id])
+        return {run.pid: run.noted_at for run in suicides if run.suicide and run.pid == run.main_pid}
+
+    def excused(self) -> dict[str, str]:
+        """Return the jobs that are shown as something that would be wrong if it could be known, and why it cannot."""
+        views, excused = [*self.live_views(), self.new_view()], {}
+        for job, truth in self.truths().items():
+            shown = {view.answers.get(job, ABSENT) for view in views}
+            if truth.unknowable is not None and shown <= acceptable(truth) and shown - strictly_acceptable(truth):
+                excused[job] = truth.unknowable
+        return excused
 
     def faults(self) -> list[Fault]:
         """Return what is wrong now."""
