@@ -11,8 +11,8 @@ import pytest
 from celery import Celery, Task, shared_task
 
 from celery_realtime import ImproperlyConfigured, Realtime, get_progress_tracker
-from tests.jobs.test_progress_mirror import database
 from tests.recording import Studio, current, new_app, record
+from tests.result_databases import result_database
 
 HEADERS = {"project_id": "p"}
 names = (f"studio.task{number}" for number in itertools.count())
@@ -564,7 +564,7 @@ SHAPES = [
 @pytest.fixture
 def storing(tmp_path: Path) -> Studio:
     """A studio with a result backend, which eager jobs write to as others do."""
-    studio = Studio(new_app(backend=f"db+{database(tmp_path / 'results.db')}"))
+    studio = Studio(new_app(backend=f"db+{result_database(tmp_path / 'results.db')}"))
     studio.app.conf.task_store_eager_result = True
     return studio
 
