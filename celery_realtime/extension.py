@@ -16,6 +16,7 @@ from celery_realtime.jobs import task
 from celery_realtime.jobs.configuration import Configuration
 from celery_realtime.jobs.departures import Departures
 from celery_realtime.jobs.handle import JobHandle, new_handle, signature_of
+from celery_realtime.jobs.held_messages import HeldMessages
 from celery_realtime.jobs.incarnation import Incarnation
 from celery_realtime.jobs.job_reader import JobReader
 from celery_realtime.jobs.projects import Projects
@@ -355,6 +356,7 @@ def _new_keeper(realtime: Realtime, results: StoredResults) -> Keeper:
         realtime.manager,
         settings.lost_after,
         find_ends=lambda jobs: ends_of_lost(jobs, results, settings, LOST_LOOKUP_TIMEOUT),
+        find_begun=HeldMessages(realtime.app).begun,
     )
 
 

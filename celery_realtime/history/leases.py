@@ -30,6 +30,22 @@ _NOTE_RUNNING = Script("note_running")
 _RENEW = Script("renew")
 
 
+class HeldMessage(msgspec.Struct, frozen=True):
+    """The message of a job that a worker has received, in a broker that can be asked whether it still has it.
+
+    Attributes:
+        broker: The broker's URL without its password.
+        exchange: Where it was published.
+        routing_key: With which routing key.
+        tag: What the broker knows it by.
+    """
+
+    broker: str
+    exchange: str
+    routing_key: str
+    tag: str
+
+
 class HeldJob(Job, frozen=True, kw_only=True):
     """A job that an incarnation has taken from its queue.
 
@@ -39,12 +55,14 @@ class HeldJob(Job, frozen=True, kw_only=True):
         since: When the worker received it, or its pool has accepted it, in seconds since the epoch by that host's
             clock; None if the process that runs it has described it, see ``execution``.
         behind: Jobs that its success leads to.
+        message: Its message, of a job that waits in the worker.
     """
 
     running: bool = False
     left: bool = False
     since: float | None = None
     behind: tuple[Step, ...] = ()
+    message: HeldMessage | None = None
 
 
 class StalledJob(msgspec.Struct, frozen=True):

@@ -1,11 +1,17 @@
-"""Put a mark into a Redis that is the broker, and look whether it is still there."""
+"""Put a mark into a Redis that is the broker, look whether it is still there, and whether messages are."""
 
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery
+
+from celery_realtime.jobs.seams import lists_of, unacked_message
+
+if TYPE_CHECKING:
+    from celery_realtime.history.leases import HeldMessage
 
 #: The hash that has a mark for each channel. Kombu puts a ``global_keyprefix`` before it.
 KEY = "celery-realtime-broker"
@@ -14,13 +20,16 @@ KEY = "celery-realtime-broker"
 #: may have broken without a word.
 TIMEOUT = 5.0
 
+#: Messages at each end of a queue that are looked at.
+MOST_LOOKED_AT = 200
+
 
 class RedisBroker:
     """An open connection to a Redis that is a broker.
 
     Args:
         connection: The connection (``kombu.Connection``), which is closed with this.
-        client: The same, as redis-py has it (``redis.Redis``).
+        redis_channel: Kombu's channel of it, which has the same as a ``redis.Redis``.
         channel: Whose mark it is about.
 
     Attributes:
@@ -28,21 +37,27 @@ class RedisBroker:
         errors: What is raised when the connection is broken.
     """
 
-    def __init__(self, connection: Any, client: Any, channel: str) -> None:
+    def __init__(self, connection: Any, redis_channel: Any, channel: str) -> None:
         self.name: str = connection.as_uri()
         self.errors: tuple[type[BaseException], ...] = (*connection.connection_errors, *connection.channel_errors)
         self._connection = connection
-        self._client = client
+        self._redis_channel = redis_channel
+        self._client = redis_channel.client
         self._channel = channel
 
     @staticmethod
     def is_used_by(app: Celery) -> bool:
         """Return whether the broker of an app is a Redis."""
+        return RedisBroker.name_of(app) is not None
+
+    @staticmethod
+    def name_of(app: Celery) -> str | None:
+        """Return the URL of an app's broker without its password, if that is a Redis; else None."""
         with app.connection_for_write() as connection:
-            return bool(connection.transport.driver_type == "redis")
+            return connection.as_uri() if connection.transport.driver_type == "redis" else None
 
     @classmethod
-    def connect(cls, app: Celery, channel: str) -> RedisBroker:
+    def connect(cls, app: Celery, channel: str = "") -> RedisBroker:
         """Connect to the broker of an app, which is a Redis.
 
         Raises:
@@ -53,7 +68,7 @@ class RedisBroker:
             options = {**bounds, **app.conf.broker_transport_options}
             connection = stack.enter_context(app.connection_for_write(transport_options=options))
             connection.ensure_connection(max_retries=1, interval_start=0)
-            broker = cls(connection, connection.default_channel.client, channel)
+            broker = cls(connection, connection.default_channel, channel)
             stack.pop_all()
         return broker
 
@@ -79,3 +94,24 @@ class RedisBroker:
     def age(self) -> float:
         """Return the time in seconds since it started, in whole seconds."""
         return float(self._client.info("server")["uptime_in_seconds"])
+
+    def missing(self, messages: Sequence[HeldMessage]) -> list[HeldMessage]:
+        """Return those of some messages that no consumer holds, dead or alive, and that do not wait to be delivered.
+
+        A message that a consumer has held waits at an end of its queue if kombu has put it back: of a long queue, only
+        the ends are looked at. One may be delivered, or put back, between two looks, so there are three.
+        """
+        for is_there in (self._is_held, self._waits, self._is_held):
+            messages = [message for message in messages if not is_there(message)]
+        return list(messages)
+
+    def _is_held(self, message: HeldMessage) -> bool:
+        return unacked_message(self._redis_channel, message.tag) is not None
+
+    def _waits(self, message: HeldMessage) -> bool:
+        keys = lists_of(self._redis_channel, message.exchange, message.routing_key)
+        return not keys or any(self._is_in(key, message.tag.encode()) for key in keys)
+
+    def _is_in(self, key: str, tag: bytes) -> bool:
+        ends = ((0, MOST_LOOKED_AT - 1), (-MOST_LOOKED_AT, -1))
+        return any(tag in waiting for first, last in ends for waiting in self._client.lrange(key, first, last))

@@ -535,6 +535,40 @@ def stored_meta(backend: Any, job_id: str) -> dict[str, Any] | None:
     return meta
 
 
+# -- brokers ----------------------------------------------------------------------------------------------------
+
+
+def delivery_of(request: Any) -> tuple[str, str, str]:
+    """Return the exchange, the routing key and the delivery tag of the message of a worker's request.
+
+    ``Request.delivery_info`` and ``Request.message``. Seen in Celery 5.7. Without them, a job that had begun stays
+    "queued" if its worker is killed before it could note that.
+    """
+    info = request.delivery_info
+    return info.get("exchange") or "", info.get("routing_key") or "", str(request.message.delivery_tag)
+
+
+def unacked_message(channel: Any, tag: str) -> Any:
+    """Return a message that a consumer of a Redis has been given and has not acknowledged, or None.
+
+    Kombu keeps them in a hash, whose key is ``Channel.unacked_key``, by their delivery tags, which they keep when they
+    are delivered again. Seen in kombu 5.7. Without it, jobs would count as begun that wait to be delivered again.
+    """
+    return channel.client.hget(channel.unacked_key, tag)
+
+
+def lists_of(channel: Any, exchange: str, routing_key: str) -> list[str]:
+    """Return the keys of the lists in a Redis in which messages to a routing key wait.
+
+    What kombu does with a message that it puts back: ``Channel._lookup`` has the queues, each of which has a list for
+    each of the ``priority_steps``, see ``_q_for_pri``. To the keys of some commands, LRANGE not among them, it adds a
+    ``global_keyprefix``. Seen in kombu 5.7. Without it, jobs would count as begun that wait to be delivered again.
+    """
+    prefix = getattr(channel.client, "global_keyprefix", "")
+    queues = channel._lookup(exchange, routing_key)
+    return [f"{prefix}{channel._q_for_pri(queue, step)}" for queue in queues for step in channel.priority_steps]
+
+
 # -- apps -------------------------------------------------------------------------------------------------------
 
 

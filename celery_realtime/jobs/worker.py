@@ -11,6 +11,7 @@ from celery import Celery, bootsteps, signals
 from celery_realtime.events import Cancellation, Job
 from celery_realtime.jobs.broker_watch import BrokerWatch
 from celery_realtime.jobs.cancelling import CancelOrders, cancel_request, register_command
+from celery_realtime.jobs.held_messages import HeldMessages
 from celery_realtime.jobs.incarnation import Incarnation
 from celery_realtime.jobs.redis_broker import RedisBroker
 from celery_realtime.jobs.seams import WorkerRequests, noted_behind, runs_greenlets
@@ -65,6 +66,7 @@ class WorkerSupport:
         self._green_lease: GreenLease | None = None
         self._cancel_orders: CancelOrders | None = None
         self._broker_watch: BrokerWatch | None = None
+        self._held_messages: HeldMessages | None = None
 
     @property
     def loops(self) -> list[BackgroundLoop]:
@@ -99,6 +101,7 @@ class WorkerSupport:
         """
         self._reconciler.start()
         if self._manager.history is not None:
+            self._held_messages = HeldMessages(worker.app)
             self._keeper().hold(self._incarnation.id, self.held_jobs)
             if runs_greenlets(worker):
                 self._start_green_lease(self._manager.history.leases)
@@ -188,15 +191,20 @@ class WorkerSupport:
         ]
         held = [(self._received(request.id), request) for request in WorkerRequests().reserved()]
         return left + [
-            HeldJob(
-                **msgspec.structs.asdict(job),
-                running=WorkerRequests.is_running(request),
-                since=WorkerRequests.since(request),
-                behind=noted_behind(request),
-            )
-            for job, request in held
-            if job is not None and job.project_id is not None
+            self._held_job(job, request) for job, request in held if job is not None and job.project_id is not None
         ]
+
+    def _held_job(self, job: Job, request: Any) -> HeldJob:
+        from celery_realtime.history.leases import HeldJob
+
+        is_running, messages = WorkerRequests.is_running(request), self._held_messages
+        return HeldJob(
+            **msgspec.structs.asdict(job),
+            running=is_running,
+            since=WorkerRequests.since(request),
+            behind=noted_behind(request),
+            message=None if is_running or messages is None else messages.message_of(request),
+        )
 
     def _on_end(self, signal: Any = None, **_: Any) -> None:
         if signal is signals.worker_shutdown:

@@ -21,7 +21,7 @@ from celery_realtime.history.connection import ERRORS
 from celery_realtime.history.leases import ExpiredJob, HeldJob, Leases
 from celery_realtime.logs import RateLimitedLogger, describe
 from celery_realtime.loops import BackgroundLoop, PeriodicLoop
-from celery_realtime.sending.lost_jobs import FindEnds, LostJobs, knows_nothing
+from celery_realtime.sending.lost_jobs import FindBegun, FindEnds, LostJobs, knows_nothing, none_begun
 from celery_realtime.sending.manager import SocketIOManager
 
 logger = logging.getLogger(__name__)
@@ -46,14 +46,23 @@ class Keeper:
         manager: Has the history with the leases, and publishes the reports.
         lost_after: Seconds within which a lost job is reported.
         find_ends: Looks up how jobs have ended whose worker is dead.
+        find_begun: Finds those that have begun without a note of it.
 
     Attributes:
         loop: The record of the thread's loop.
     """
 
-    def __init__(self, manager: SocketIOManager, lost_after: float, *, find_ends: FindEnds = knows_nothing) -> None:
+    def __init__(
+        self,
+        manager: SocketIOManager,
+        lost_after: float,
+        *,
+        find_ends: FindEnds = knows_nothing,
+        find_begun: FindBegun = none_begun,
+    ) -> None:
         self._manager = manager
         self._find_ends = find_ends
+        self._find_begun = find_begun
         self._lease = lost_after * 2 / 3
         self._pause = lost_after / 6
         self.loop = BackgroundLoop("keeper", logger, longest=self._pause * 2 + 30.0)
@@ -78,7 +87,13 @@ class Keeper:
         if history is None:
             return
         if self._reaper is None:
-            lost = LostJobs(self._manager, history.leases, lease=self._lease, find_ends=self._find_ends)
+            lost = LostJobs(
+                self._manager,
+                history.leases,
+                lease=self._lease,
+                find_ends=self._find_ends,
+                find_begun=self._find_begun,
+            )
             self._reaper = Reaper(self._manager, history.leases, lost, lease=self._lease, pause=self._pause)
         self._periodic.start()
 

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from celery_realtime import events
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.forks import talking
@@ -40,6 +42,16 @@ IDLE = 10.0
 FindEnds = Callable[["list[HeldJob]"], Mapping[str, "events.Ending | None"]]
 
 
+#: Returns the ids of those of some jobs that have begun, though their worker could not note it; None if nobody can be
+#: asked now.
+FindBegun = Callable[["list[HeldJob]"], "set[str] | None"]
+
+
+def none_begun(_jobs: list[HeldJob]) -> set[str]:
+    """Return that no job is known to have begun without a note of it."""
+    return set()
+
+
 def knows_nothing(jobs: list[HeldJob]) -> Mapping[str, events.Ending | None]:
     """Return that nothing is known of the ends of some jobs."""
     return {job.job_id: None for job in jobs}
@@ -53,16 +65,26 @@ class LostJobs:
         leases: Where an incarnation is forgotten whose jobs have been reported.
         lease: Seconds that a lease lasts.
         find_ends: Looks up the ends of jobs.
+        find_begun: Finds jobs that have begun without a note of it.
 
     Attributes:
         loop: The record of the thread's loop.
     """
 
-    def __init__(self, manager: SocketIOManager, leases: Leases, *, lease: float, find_ends: FindEnds) -> None:
+    def __init__(
+        self,
+        manager: SocketIOManager,
+        leases: Leases,
+        *,
+        lease: float,
+        find_ends: FindEnds,
+        find_begun: FindBegun = none_begun,
+    ) -> None:
         self._manager = manager
         self._leases = leases
         self._lease = lease
         self._find_ends = find_ends
+        self._find_begun = find_begun
         self.loop = BackgroundLoop("lost jobs", logger, LONGEST_TURN)
         self._lock = threading.Lock()
         self._waiting: queue.Queue[tuple[str, list[HeldJob]]] = queue.Queue(ROOM)
@@ -102,6 +124,8 @@ class LostJobs:
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
+        begun = self._find_begun(jobs)
+        jobs = [_as_begun(job) if job.job_id in (begun or ()) else job for job in jobs]
         jobs = sorted(jobs, key=lambda job: not job.running)  # if there is no time for all, those that ran come first
         ends = self._find_ends(jobs)
         reported = [
@@ -111,7 +135,7 @@ class LostJobs:
         # time of a lease. An end that is found then replaces the loss.
         tries = self._tries[incarnation] = (self._tries.get(incarnation) or 0) + 1
         is_sent = self._manager.flush() and self._report_steps(reported)
-        if is_sent and tries >= _looks(jobs, ends):
+        if is_sent and tries >= (TRIES if begun is None else _looks(jobs, ends)):
             with talking:
                 self._leases.reaped(incarnation)
 
@@ -138,6 +162,10 @@ class LostJobs:
             end, gate = events.Ending("LOST", error), "S" if job.running else ""
         self._manager.put(events.outgoing_end(job, end, incarnation=incarnation, gate=gate))
         return end
+
+
+def _as_begun(job: HeldJob) -> HeldJob:
+    return msgspec.structs.replace(job, running=True)
 
 
 def _looks(jobs: list[HeldJob], ends: Mapping[str, events.Ending | None]) -> int:

@@ -47,6 +47,12 @@ def test_any_other_is_known(known: Fate) -> None:
     assert reason(known) is None
 
 
+def test_with_redis_it_is_known_if_the_worker_had_had_it_for_a_while() -> None:
+    fate = replace(UNNOTED, broker="redis")
+    assert reason(fate) is None
+    assert reason(replace(fate, deliveries=[Delivery(MAIN, 9.99, accepted_at=10.0)])) is not None
+
+
 def test_a_message_that_redis_gives_to_a_worker_that_is_killed_is_not_known_to_be_lost() -> None:
     assert reason(NEVER_RECEIVED) is not None
     assert reason(replace(NEVER_RECEIVED, published_at=9.5 + BRPOP / 2)) is not None, "kombu's question outlives it"

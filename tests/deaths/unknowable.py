@@ -43,10 +43,13 @@ def reason(fate: Fate) -> str | None:
         return _lost_on_the_way(fate)
     latest = fate.deliveries[-1]
     died_at = fate.died.get(latest.main_pid)
-    if latest.accepted_at is None or died_at is None or died_at - latest.accepted_at > NOTED:
+    if latest.accepted_at is None or died_at is None:
         return None
-    lived = (died_at - latest.accepted_at) * 1000
-    return f"its worker was killed {lived:.0f} ms after it had begun, before that was noted"
+    # A Redis is asked whether it still has the message, if it is on record that the worker received it.
+    since, what = (latest.received_at, "received it") if fate.broker == "redis" else (latest.accepted_at, "begun it")
+    if died_at - since > NOTED:
+        return None
+    return f"its worker was killed {(died_at - since) * 1000:.0f} ms after it had {what}, before that was noted"
 
 
 def _lost_on_the_way(fate: Fate) -> str | None:

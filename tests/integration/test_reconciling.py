@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from tests.client_recorder import Recorder
 from tests.integration import jobs
 from tests.integration.stage import Stage, new_project, producing
 from tests.integration.test_jobs import start, states
 from tests.launcher import Launcher
+from tests.proxy import Proxy
 from tests.services import Broker
 from tests.variants import any_broker
 from tests.waiting import wait_for
@@ -63,6 +65,32 @@ def test_a_job_that_has_stored_its_success_is_a_success_though_its_child_dies_be
         end = client.wait_for_end(job, timeout=AT_MOST)
         assert (end["state"], end["result"]) == ("SUCCESS", {"made": 1})
         assert [status for status, _, _ in states(client, job)][-1] == "success"
+
+
+def test_a_job_that_has_begun_and_could_not_be_noted_is_lost_and_one_that_waits_is_not(
+    launcher: Launcher, redis_broker: Broker, tmp_path: Path
+) -> None:
+    """The worker cannot reach the history any more; but the broker has a message of the one and not of the other."""
+    project = new_project()
+    with producing(redis_broker), Proxy(redis_broker.backend_url) as way:
+        env = {"LOST_AFTER": str(LOST_AFTER), "HISTORY_URL": redis_broker.backend_url}
+        stage = Stage(launcher, redis_broker, env=env, worker_env={"HISTORY_URL": way.url}, concurrency=1)
+        history = jobs.realtime.manager.history
+        assert history is not None
+        with stage.watch(project) as client:
+            first = start(jobs.hold, str(tmp_path / "go"), project=project)
+            client.wait_for_event("agent_progress", job_id=first)
+            begins = start(jobs.hold, str(tmp_path / "never"), project=project)
+            waits = start(jobs.add, 1, 2, project=project)
+            wait_for(lambda: {first, begins, waits} <= history.leases.held())
+            way.refuse()
+            (tmp_path / "go").touch()
+            with redis.Redis.from_url(redis_broker.url) as messages:
+                wait_for(lambda: messages.hlen("unacked") == 1)
+            stage.worker.kill()
+            assert client.wait_for_end(begins, timeout=AT_MOST)["state"] == "LOST"
+            assert client.wait_for_end(first)["state"] == "SUCCESS"
+            assert client.statuses(waits) == ["queued"]
 
 
 @pytest.mark.parametrize(("backend", "state"), [("redis", "SUCCESS"), ("database", "SUCCESS"), ("none", "LOST")])

@@ -34,8 +34,8 @@ def leases_of(studio: Studio) -> Leases:
     return history.leases
 
 
-def lost_jobs(studio: Studio, find: Any = knows_nothing) -> LostJobs:
-    return LostJobs(studio.realtime.manager, leases_of(studio), lease=LEASE, find_ends=find)
+def lost_jobs(studio: Studio, find: Any = knows_nothing, **more: Any) -> LostJobs:
+    return LostJobs(studio.realtime.manager, leases_of(studio), lease=LEASE, find_ends=find, **more)
 
 
 def held(name: str, **more: Any) -> HeldJob:
@@ -59,6 +59,37 @@ def test_an_end_that_somebody_knows_is_reported_and_all_others_are_lost(studio: 
     assert lost["error"] == "WorkerLost: w@host has not been heard of for 0.2 s"
     assert is_remembered(studio)
     reporter.report("i", [held("a"), held("b")])
+    assert not is_remembered(studio)
+
+
+def test_of_jobs_that_waited_those_are_lost_that_have_begun_all_the_same(studio: Studio) -> None:
+    history = studio.realtime.manager.history
+    assert history is not None
+    append(history, *(status("PENDING", job=name) for name in ("waits", "begun")))
+    jobs = [held(name, running=False) for name in ("waits", "begun", "unheard of")]
+    asked: list[list[HeldJob]] = []
+
+    def find_begun(jobs: list[HeldJob]) -> set[str]:
+        asked.append(jobs)
+        return {"begun", "unheard of"}
+
+    lost_jobs(studio, find_begun=find_begun).report("i", jobs)
+    assert ends(studio) == {"begun": "LOST", "unheard of": "LOST"}
+    assert asked == [jobs]
+
+
+def test_if_nobody_can_be_asked_which_jobs_have_begun_they_are_asked_for_again(studio: Studio) -> None:
+    history = studio.realtime.manager.history
+    assert history is not None
+    append(history, status("PENDING", job="begun"))
+    answers: list[set[str] | None] = [None, None, None, {"begun"}]
+    lost = lost_jobs(studio, find_begun=lambda _: answers.pop(0))
+    for _ in range(3):
+        lost.report("i", [held("begun", running=False)])
+        assert is_remembered(studio)
+    assert ends(studio) == {}
+    lost.report("i", [held("begun", running=False)])
+    assert ends(studio) == {"begun": "LOST"}
     assert not is_remembered(studio)
 
 
