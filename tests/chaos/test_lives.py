@@ -28,7 +28,7 @@ MOST_EXCUSED = 5
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("broker", BROKERS)
 def test_random_lives(deaths: Stages, tmp_path: Path, broker: str) -> None:  # noqa: F811
-    seed = int(os.environ.get("DEATHS_SEED") or random.SystemRandom().randrange(1_000_000))
+    seed = int(os.environ.get("DEATHS_SEED") or _new_seed())
     print(f"DEATHS_SEED={seed} DEATHS_LIVES={LIVES}")  # noqa: T201
     chance = random.Random(f"{seed} {broker}")
     backend = chance.choice(BACKENDS)
@@ -46,6 +46,12 @@ def test_random_lives(deaths: Stages, tmp_path: Path, broker: str) -> None:  # n
         write_report(verdict)
         wrong += verdict if faults else []
     assert not wrong, "\n".join(wrong)
+
+
+def _new_seed() -> int:
+    """Draw a seed, one for all processes of a run."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    return random.Random(run).randrange(1_000_000) if run else random.SystemRandom().randrange(1_000_000)
 
 
 def _too_many(lives: Round) -> list[str]:
