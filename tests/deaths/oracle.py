@@ -30,7 +30,7 @@ class Truth:
         spoke: Whether it emits an event of its own before it ends.
         unannounced: Whether it was published by an application without the extension.
         accepted: Whether a worker's pool has accepted it, as the worker's main process knows.
-        unknowable: Why nobody can know that it does not wait any more; None if somebody can.
+        unknowable: Why nobody can know that it has begun, or that its message is gone; None if somebody can.
     """
 
     published_at: float
@@ -66,7 +66,7 @@ def acceptable(truth: Truth) -> frozenset[str]:
     There is mostly one. There are several where the truth cannot be had by anybody who is left: a job that returned in
     a process that died before it could say so, and whose result is stored nowhere.
     """
-    if truth.unknowable is None or truth.waiting:
+    if truth.unknowable is None:
         return strictly_acceptable(truth)
     return strictly_acceptable(truth) | ({QUEUED, ABSENT} if truth.unannounced else {QUEUED})
 

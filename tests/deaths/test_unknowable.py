@@ -77,5 +77,7 @@ def test_what_cannot_be_known_is_shown_as_it_was_and_is_told_apart() -> None:
     unannounced = replace(truth, unannounced=True)
     assert acceptable(unannounced) - strictly_acceptable(unannounced) == {"queued", "absent"}
     assert acceptable(replace(truth, unknowable=None)) == strictly_acceptable(truth)
-    waiting = replace(truth, waiting=True)
-    assert acceptable(waiting) == strictly_acceptable(waiting)
+    assert acceptable(replace(truth, waiting=True)) == strictly_acceptable(replace(truth, waiting=True))
+    # Its message was not acknowledged yet, and waits to be delivered again.
+    waiting = replace(unannounced, waiting=True)
+    assert acceptable(waiting) - strictly_acceptable(waiting) == {"absent"}

@@ -33,9 +33,9 @@ class Fate:
 
 
 def reason(fate: Fate) -> str | None:
-    """Return why nobody knows of a job whose message is gone that it does not wait any more; None if it can be known.
+    """Return why nobody can know that a job has begun, or that its message is gone; None if somebody can.
 
-    Of one that has been heard to run, or that has ended, it can.
+    Of one that has been heard to run, or that has ended, it can be known.
     """
     if any(run.end for run in fate.runs):
         return None

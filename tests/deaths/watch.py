@@ -89,7 +89,7 @@ class Watch:
         return diary.deliveries(self._folder, job.job_id)
 
     def _excuses(self, runs: Mapping[str, list[Run]]) -> dict[str, str | None]:
-        """Return why nobody can know of a job that its message is gone, for those that nobody has seen running."""
+        """Return why nobody can know of a job that it does not just wait, for those that nobody has seen running."""
         died = {**self._suicides(runs), **self.died}
         changes = [change for view in self.live_views() for change in view.changes]
         seen = {change.job for change in changes if change.answer == RUNNING}
