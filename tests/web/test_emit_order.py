@@ -12,6 +12,7 @@ import redis
 
 from celery_realtime import events
 from celery_realtime.events import Job, Outgoing
+from celery_realtime.history.store import History
 from tests.race_followers import ThreadFollower
 from tests.waiting import wait_for
 from tests.web_servers import Web
@@ -156,6 +157,29 @@ class Gate:
         return gated
 
 
+class SlowHistory(Gate):
+    """A history that cannot be read by the server for itself, and then answers when the gate opens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_away = False
+
+    def around(self, read: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function that reads as another one does."""
+
+        def gated(history: History, *args: Any) -> Any:
+            is_catching_up = len(args) == 4
+            if is_catching_up and self.is_away:
+                raise ConnectionError("away")
+            snapshot = read(history, *args)
+            if is_catching_up:
+                self._reached.set()
+                assert self._opened.wait(20)
+            return snapshot
+
+        return gated
+
+
 def test_messages_that_cross_are_put_in_order(stage: Stage) -> None:
     client = stage.joined()
     one, two, three, four = stage.store(*(stage.step(number) for number in range(1, 5)))
@@ -188,6 +212,34 @@ def test_what_was_stored_and_never_published_is_heard(stage: Stage) -> None:
     client.wait_for_end("one")
     assert client.statuses("one") == ["queued", "success"]
     assert offsets(client) == [1, 2]
+
+
+@pytest.mark.parametrize("kind", ["sync", "asgi"])
+def test_a_late_answer_of_the_history_shows_no_start_behind_its_end(
+    kind: str, redis_broker: Broker, make_stage: Callable[..., Stage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The start is missed while the history is away, and read when it is back; the end comes while the answer does."""
+    history = SlowHistory()
+    monkeypatch.setattr(History, "read", history.around(History.read))
+    stage = make_stage(kind, redis_broker.url)
+    client = stage.joined()
+    stage.publish(*stage.store(stage.status("one", "PENDING")))
+    history.is_away = True
+    stage.store(stage.status("one", "STARTED"))
+    stage.publish(*stage.store(stage.step(1)))
+    client.wait_for_event("step", number=1)
+
+    history.close()
+    history.is_away = False
+    history.wait_until_reached()
+    stage.publish(*stage.store(stage.status("one", "FAILURE")))
+    client.wait_for_end("one")
+    history.open()
+    stage.publish(*stage.store(stage.step(2), stage.step(3))[1:])
+
+    client.wait_for_event("step", number=3)
+    assert client.statuses("one") == ["queued", "error"]
+    assert [data["number"] for data in client.of("step")] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("kind", ["sync", "asgi"])
