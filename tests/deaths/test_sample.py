@@ -21,10 +21,6 @@ CELLS = int(os.environ.get("DEATHS_CELLS", "4"))
 #: What is not drawn, by patterns, and why.
 LEFT_OUT = {
     "broker.*.rabbitmq.*": "RabbitMQ needs ten seconds to come back",
-    "redis-empty.*": "on a busy machine the history is cut off for longer than a lease, and then loses its data: "
-    "a job's loss, or its progress, is told to the new history before its end",
-    "redis.reported.*": "once in hundreds of times, a client that takes each event as it comes was shown a job's start "
-    "after its end",
 }
 
 

@@ -341,6 +341,7 @@ def test_a_history_that_has_lost_an_end_takes_nobody_back(redis_stage: Stage) ->
     follower.wait_until_at(3)
     late = stage.web.connect(stage.web.token(projects=[stage.project]))
     assert late.subscribe(stage.project)["jobs"] == []
+    assert late.call("subscribe_job", {"job_id": "one", "project_id": stage.project})["jobs"] == []
     stage.publish(*stage.store(success, stage.step(2)))
 
     plain.wait_for_event("step", number=2)
