@@ -33,9 +33,6 @@ LONGEST_FIRST_LOOK = 1.0
 
 REMEMBERED = 10000
 
-#: Pools that can end a running job, by the module of Celery that has them.
-TERMINATING = ("prefork", "eventlet", "gevent")
-
 
 class Cancellations:
     """Which jobs of this process have been cancelled, for tasks that end by themselves when they learn of it.
@@ -162,7 +159,7 @@ def cancel_request(requests: WorkerRequests, request: Any, cancellations: Cancel
     if getattr(request.task, "cancellable", False):
         cancellations.add(request.id, Cancellation.of(run_of_request(request)))
         how = "cooperative" if is_running or requests.is_in_pool(request) else how
-    elif pool in TERMINATING:
+    elif requests.can_terminate:
         requests.terminate(request)
         how = "terminate" if is_running else how
     elif is_running or requests.is_in_pool(request):

@@ -110,6 +110,20 @@ class Departures:
         """Note that the message of a job that ran goes back to the broker."""
         self._left(job, request, PoolReport("requeued"))
 
+    def hasten(self, job: Job) -> bool:
+        """Have a job looked at now whose child has died: nobody else will say how it has ended.
+
+        Returns:
+            Whether the pool has said so of it.
+        """
+        departure = self._departures.get((job.job_id, job.attempt))
+        if departure is None or departure.report.kind != "lost":
+            return False
+        departure.due = departure.due_first = time.monotonic()
+        for observer in self._observers:
+            observer()
+        return True
+
     def close(self) -> None:
         """Note of all jobs that have not left how they leave now: the worker ends.
 

@@ -23,6 +23,7 @@ from celery import Celery
 from celery.app.task import Context
 from celery.backends.base import Backend, DisabledBackend
 from celery.canvas import group
+from celery.concurrency.base import BasePool
 from celery.exceptions import Ignore, OperationalError, Reject, Retry, TimeLimitExceeded
 from celery.local import Proxy
 from celery.utils import uuid
@@ -160,7 +161,8 @@ class WorkerRequests:
 
     What Celery's own control commands use: ``celery.worker.state`` with ``requests``, ``reserved_requests`` and
     ``active_requests``; ``Request.time_start``, which is set when the pool has accepted the job; ``Request.terminate``;
-    and ``Consumer.pool``. Seen in Celery 5.7. Without them, jobs can neither be cancelled nor held by a lease.
+    ``Consumer.pool``; and ``BasePool.terminate_job``. Seen in Celery 5.7. Without them, jobs can neither be cancelled
+    nor held by a lease.
 
     Args:
         consumer: The worker's consumer, or the worker itself: what has its pool. Not needed to look at requests.
@@ -202,6 +204,15 @@ class WorkerRequests:
     def pool(self) -> str:
         """The name of the pool, which is that of Celery's module that has it, such as ``prefork``."""
         return type(self._consumer.pool).__module__.rpartition(".")[2]
+
+    @property
+    def can_terminate(self) -> bool:
+        """Whether the pool can end a job that runs.
+
+        ``BasePool.terminate_job`` raises NotImplementedError. That of gevent can since Celery 5.5.
+        """
+        own = self._consumer.pool.terminate_job
+        return getattr(own, "__func__", own) is not BasePool.terminate_job
 
     @staticmethod
     def is_in_pool(request: Any) -> bool:
@@ -333,6 +344,16 @@ def report_of(error: BaseException) -> PoolReport:
     if isinstance(cause, Ignore):
         return PoolReport("replaced" if str(cause) == "Replaced by new task" else "ignored", cause)
     return PoolReport("terminated" if isinstance(cause, Terminated) else "failed", cause)
+
+
+def looks_for_stored_success() -> bool:
+    """Tell whether Celery reports no failure of a job whose child has died after it had stored its success.
+
+    ``Request._success_was_stored``, since Celery 5.7. Without it, such a job is looked up once more than is needed.
+    """
+    from celery.worker.request import Request  # in no process but a worker
+
+    return hasattr(Request, "_success_was_stored")
 
 
 # -- canvas -----------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from celery.concurrency.base import BasePool
 from celery.worker import state
 from celery.worker.control import Panel
 
@@ -161,7 +162,8 @@ class Request:
 
 def pool_of(name: str) -> Any:
     """Return a worker whose pool is of this name."""
-    kind = type("TaskPool", (), {"__module__": f"celery.concurrency.{name}"})
+    own = {"terminate_job": lambda *_: None} if name in ("prefork", "eventlet", "gevent") else {}
+    kind = type("TaskPool", (BasePool,), {"__module__": f"celery.concurrency.{name}", **own})
     return SimpleNamespace(pool=kind())
 
 

@@ -125,6 +125,19 @@ def test_a_job_whose_message_goes_back_is_the_broker_s(departures: Departures) -
     assert kinds(departures) == ["returned"]
 
 
+def test_a_job_whose_child_has_died_can_be_looked_at_at_once(departures: Departures) -> None:
+    woken: list[None] = []
+    departures.on_death(lambda: woken.append(None))
+    request = Request()
+    departures.watch(JOB, request)
+    assert not departures.hasten(JOB)
+    request.on_failure(error_of(WorkerLostError("killed")))
+    assert departures.due(10, clock=time.monotonic()) == []
+    woken.clear()
+    assert departures.hasten(JOB)
+    assert (len(departures.due(10, clock=time.monotonic())), len(woken)) == (1, 1)
+
+
 def test_when_the_worker_ends_what_is_not_acknowledged_goes_back_and_the_rest_is_dropped(
     departures: Departures,
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,8 @@ from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import Terminated, WorkerLostError
 from celery import signals
 from celery.app.task import Context
+from celery.concurrency import solo, thread
+from celery.concurrency.base import BasePool
 from celery.exceptions import Ignore, Reject, Retry, TaskRevokedError, TimeLimitExceeded
 from celery.worker import state
 from celery.worker.request import Request, create_request_cls
@@ -33,6 +36,7 @@ from celery_realtime.jobs.seams import (
     is_celerys_database,
     is_celerys_redis,
     is_prefork_child,
+    looks_for_stored_success,
     outages_of,
     read_message,
     read_received,
@@ -208,6 +212,22 @@ def test_a_request_can_be_revoked_and_terminated() -> None:
         assert "job" not in state.revoked  # it goes by the id, and would drop each later publication too
     finally:
         state.revoked.discard("job")
+
+
+def test_pools_that_cannot_end_a_job_have_no_method_of_their_own_for_it() -> None:
+    class TerminatingPool(BasePool):  # type: ignore[misc]
+        def terminate_job(self, *_: Any) -> None: ...
+
+    pools = (solo.TaskPool(1), thread.TaskPool(1), TerminatingPool(1))
+    assert [WorkerRequests(SimpleNamespace(pool=pool)).can_terminate for pool in pools] == [False, False, True]
+    prefork = BasePool(1)
+    prefork.terminate_job = lambda *_: None  # its pool's, once that has started
+    assert WorkerRequests(SimpleNamespace(pool=prefork)).can_terminate
+
+
+def test_celery_says_whether_it_looks_for_a_success_that_was_stored() -> None:
+    is_new = tuple(map(int, version("celery").split(".")[:2])) >= (5, 7)
+    assert looks_for_stored_success() is is_new
 
 
 # -- result backends --------------------------------------------------------------------------------------------
