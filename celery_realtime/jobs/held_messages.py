@@ -51,13 +51,14 @@ class HeldMessages:
         """Return the ids of jobs of a dead worker that have begun without a note; None if nobody can be asked now."""
         from celery_realtime.history.connection import ERRORS
 
-        asked = {job.message: job.job_id for job in jobs if job.message is not None and not job.running}
+        waiting = {job.message: job.job_id for job in jobs if job.message is not None and not job.running}
+        asked = [message for message in waiting if message.broker == self._broker.get()]
         if not asked:
             return set()
         try:
             with talking, contextlib.closing(RedisBroker.connect(self._app)) as broker:
-                missing = broker.missing([message for message in asked if message.broker == broker.name])
+                missing = broker.missing(asked)
         except (OperationalError, OSError, *ERRORS) as error:
             self._log.warning("the broker cannot be asked which jobs of a dead worker had begun: %s", describe(error))
             return None
-        return {asked[message] for message in missing}
+        return {waiting[message] for message in missing}

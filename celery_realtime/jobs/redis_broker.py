@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 
-from celery_realtime.jobs.seams import lists_of, unacked_message
+from celery_realtime.jobs.seams import lists_of, unacked_messages
 
 if TYPE_CHECKING:
     from celery_realtime.history.leases import HeldMessage
@@ -101,17 +101,21 @@ class RedisBroker:
         A message that a consumer has held waits at an end of its queue if kombu has put it back: of a long queue, only
         the ends are looked at. One may be delivered, or put back, between two looks, so there are three.
         """
-        for is_there in (self._is_held, self._waits, self._is_held):
-            messages = [message for message in messages if not is_there(message)]
-        return list(messages)
+        gone = self._not_held(messages)
+        places = {(message.exchange, message.routing_key) for message in gone}
+        waiting = {place: self._waiting(*place) for place in places}
+        return self._not_held([one for one in gone if not _is_in(one, waiting[one.exchange, one.routing_key])])
 
-    def _is_held(self, message: HeldMessage) -> bool:
-        return unacked_message(self._redis_channel, message.tag) is not None
+    def _not_held(self, messages: Sequence[HeldMessage]) -> list[HeldMessage]:
+        held = unacked_messages(self._redis_channel, [message.tag for message in messages])
+        return [message for message, raw in zip(messages, held, strict=True) if raw is None]
 
-    def _waits(self, message: HeldMessage) -> bool:
-        keys = lists_of(self._redis_channel, message.exchange, message.routing_key)
-        return not keys or any(self._is_in(key, message.tag.encode()) for key in keys)
-
-    def _is_in(self, key: str, tag: bytes) -> bool:
+    def _waiting(self, exchange: str, routing_key: str) -> list[bytes] | None:
+        """Return the messages at the ends of the queues of a routing key; None if it has none, so far as is known."""
+        keys = lists_of(self._redis_channel, exchange, routing_key)
         ends = ((0, MOST_LOOKED_AT - 1), (-MOST_LOOKED_AT, -1))
-        return any(tag in waiting for first, last in ends for waiting in self._client.lrange(key, first, last))
+        return [raw for key in keys for end in ends for raw in self._client.lrange(key, *end)] if keys else None
+
+
+def _is_in(message: HeldMessage, waiting: list[bytes] | None) -> bool:
+    return waiting is None or any(message.tag.encode() in raw for raw in waiting)

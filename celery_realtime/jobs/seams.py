@@ -10,7 +10,7 @@ import functools
 import sys
 import time
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -569,13 +569,20 @@ def delivery_of(request: Any) -> tuple[str, str, str]:
     return info.get("exchange") or "", info.get("routing_key") or "", str(request.message.delivery_tag)
 
 
-def unacked_message(channel: Any, tag: str) -> Any:
-    """Return a message that a consumer of a Redis has been given and has not acknowledged, or None.
+def unacked_messages(channel: Any, tags: Sequence[str]) -> list[bytes | None]:
+    """Return messages that consumers of a Redis have been given and have not acknowledged, None for each other.
 
     Kombu keeps them in a hash, whose key is ``Channel.unacked_key``, by their delivery tags, which they keep when they
-    are delivered again. Seen in kombu 5.7. Without it, jobs would count as begun that wait to be delivered again.
+    are delivered again. It adds a ``global_keyprefix`` to the key of HGET. Seen in kombu 5.7. Without it, jobs would
+    count as begun that wait to be delivered again.
     """
-    return channel.client.hget(channel.unacked_key, tag)
+    found: list[bytes | None] = []
+    for start in range(0, len(tags), 100):
+        with channel.client.pipeline(transaction=False) as pipe:
+            for tag in tags[start : start + 100]:
+                pipe.hget(channel.unacked_key, tag)
+            found += pipe.execute()
+    return found
 
 
 def lists_of(channel: Any, exchange: str, routing_key: str) -> list[str]:

@@ -9,9 +9,9 @@ import pytest
 from celery import Celery
 from kombu import Connection
 
-from celery_realtime.history.leases import HeldJob
+from celery_realtime.history.leases import HeldJob, HeldMessage
 from celery_realtime.jobs.held_messages import HeldMessages
-from celery_realtime.jobs.redis_broker import MOST_LOOKED_AT
+from celery_realtime.jobs.redis_broker import MOST_LOOKED_AT, RedisBroker
 from tests.services import RedisServer
 
 QUEUE = "jobs"
@@ -140,9 +140,13 @@ def test_a_job_of_another_broker_is_not_asked_for(
     app: Celery, server: RedisServer, start: Callable[[], Worker]
 ) -> None:
     publish(app)
-    job = held(app, start().receive())
-    another = Celery("another", broker=server.fresh_url(), set_as_current=False)
-    assert HeldMessages(another).begun([job]) == set()
+    message = start().receive()
+    message.ack()
+    job = held(app, message)
+    for url in (server.fresh_url(), "amqp://guest@127.0.0.1:1//"):
+        another = Celery("another", broker=url, set_as_current=False)
+        assert HeldMessages(another).begun([job]) == set()
+    assert HeldMessages(app).begun([job]) == {"job"}
 
 
 def test_nor_is_one_that_is_known_to_run_or_whose_message_is_not(app: Celery, start: Callable[[], Worker]) -> None:
@@ -159,13 +163,11 @@ def test_a_broker_that_is_no_redis_is_not_asked() -> None:
     assert HeldMessages(app).message_of(None) is None
 
 
-def test_a_broker_that_cannot_be_reached_cannot_be_asked(app: Celery, start: Callable[[], Worker]) -> None:
-    publish(app)
-    message = start().receive()
-    message.ack()
-    job = held(app, message)
-    url = app.conf.broker_url
-    app.conf.broker_url = "redis://127.0.0.1:1/0"
-    assert HeldMessages(app).begun([job]) is None
-    app.conf.broker_url = url
-    assert HeldMessages(app).begun([job]) == {"job"}
+def test_a_broker_that_cannot_be_reached_cannot_be_asked(start_redis: Callable[..., RedisServer]) -> None:
+    server = start_redis(name="away")
+    app = Celery("away", broker=server.url(), set_as_current=False)
+    message = HeldMessage(str(RedisBroker.name_of(app)), "", QUEUE, "tag")
+    messages, job = HeldMessages(app), HeldJob(job_id="job", message=message)
+    assert messages.begun([job]) == {"job"}
+    server.kill()
+    assert messages.begun([job]) is None
