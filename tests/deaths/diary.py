@@ -77,6 +77,16 @@ class Delivery:
     received_at: float
     accepted_at: float | None = None
 
+    @property
+    def waits(self) -> bool:
+        """Whether the job waits in the worker, if that lives."""
+        return self.accepted_at is None
+
+    @property
+    def receiver(self) -> tuple[int, float]:
+        """The process that received it, and when; see :func:`lives`."""
+        return self.main_pid, self.received_at
+
 
 def write(folder: Path, job: str, what: str, *, main_pid: int, end: str | None = None) -> None:
     """Add a note on a job, in one write that no other process can tear apart."""

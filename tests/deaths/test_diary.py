@@ -50,6 +50,7 @@ def test_deliveries_are_told_apart_from_runs(tmp_path: Path) -> None:
     assert (first.main_pid, second.main_pid, second.accepted_at) == (1, 2, None)
     assert first.accepted_at is not None
     assert first.accepted_at >= second.received_at >= first.received_at
+    assert (first.waits, second.waits, second.receiver) == (False, True, (2, second.received_at))
     assert len(diary.read(tmp_path, ["job"])["job"]) == 1
     assert diary.deliveries(tmp_path, "another") == ()
 

@@ -75,7 +75,7 @@ class Watch:
                 published_at=job.published_at,
                 runs=tuple(runs[job.job_id]),
                 stored=self._stage.stored_state(job.job_id),
-                waiting=job.job_id in waiting,
+                waiting=job.job_id in waiting or self._waits_in_a_worker(job),
                 forgot_at=self.forgot_at,
                 spoke=not job.suicide,
                 unannounced=job.task == "named",
@@ -87,6 +87,11 @@ class Watch:
 
     def _deliveries(self, job: PlannedJob) -> tuple[Delivery, ...]:
         return diary.deliveries(self._folder, job.job_id)
+
+    def _waits_in_a_worker(self, job: PlannedJob) -> bool:
+        """Tell whether a worker that lives has a job and has not begun it: RabbitMQ does not show its message then."""
+        deliveries = self._deliveries(job)
+        return bool(deliveries) and deliveries[-1].waits and diary.lives(*deliveries[-1].receiver)
 
     def _excuses(self, runs: Mapping[str, list[Run]]) -> dict[str, str | None]:
         """Return why nobody can know of a job that it does not just wait, for those that nobody has seen running."""
