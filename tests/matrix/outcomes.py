@@ -546,7 +546,9 @@ APART = [
     Outcome(
         "soft_shutdown",
         shut_down_soft,
-        by_pool(LET_GO, solo=failure("^NotImplementedError")),  # it waits in its only thread, for its only thread
+        # It waits in whatever runs when the signal comes: in solo for its only thread, in green pools in the hub, which
+        # cannot wait, or now and then in the job itself, which is cut off then.
+        by_pool(LET_GO, solo=failure("^NotImplementedError"), eventlet=CUT_OFF, gevent=CUT_OFF),
         by_pool((), prefork=(("retry", 1),)),
         env={"SOFT_SHUTDOWN": "3"},
     ),
