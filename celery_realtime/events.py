@@ -79,6 +79,9 @@ LOOK_GATE = "w"
 #: The ``gate`` of a job whose message went back, see :func:`outgoing_given_back`.
 GIVEN_BACK_GATE = "B"
 
+#: The ``gate`` of a job whose message nobody will get: it was cancelled, or the broker has lost it.
+UNDELIVERED_GATE = "N"
+
 #: The ``gate`` of a job that goes on in a message that it has published, see :func:`outgoing_handed_on`.
 HANDED_ON_GATE = "H"
 
@@ -238,10 +241,10 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
         root_id: The first job of its workflow.
         gate: What is only inferred, mostly by a reaper: ``L`` for LOST, which ends what runs, and ``S`` for LOST of a
             job that its worker is known to have started, which also ends what is still queued; ``E`` for an expiry,
-            which ends only what is queued; ``U`` for a step that will not run, which ends only what is unknown; ``s``
-            for a stall. A later run or end reopens what ended so. ``B`` for a job that is queued again since its
-            message went back to the broker, which is news only of the start before. ``w`` and ``H`` are no events, see
-            :func:`is_note`.
+            which ends only what is queued; ``N`` for a job whose message nobody will get, which also ends what was
+            handed on; ``U`` for a step that will not run, which ends only what is unknown; ``s`` for a stall. A later
+            run or end reopens what ended so. ``B`` for a job that is queued again since its message went back to the
+            broker, which is news only of the start before. ``w`` and ``H`` are no events, see :func:`is_note`.
         percent: Of progress, how far.
         run: The mark of its job's publication.
         execution: The start of its job's task that it is from.

@@ -135,20 +135,21 @@ class Leases:
         return bool(self._runner.run(call(_HOLD, self._keys_of(incarnation), arguments)))
 
     def held(self) -> set[str]:
-        """Return the ids of all jobs that workers have taken from their queues and not finished.
+        """Return the ids of all jobs that workers have taken from their queues and not finished, and of those behind.
 
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
         [alive] = self._keys.leases("alive")
         incarnations = [name.decode(errors="replace") for name in self._runner.run(command("ZRANGE", alive, 0, -1))]
-        commands = [command("HKEYS", self._keys_of(incarnation)[1]) for incarnation in incarnations]
-        jobs: set[str] = set()
+        commands = [command("HVALS", self._keys_of(incarnation)[1]) for incarnation in incarnations]
+        ids: set[str] = set()
         for reply in self._runner.run_all(commands):
             if isinstance(reply, Exception):
                 raise reply
-            jobs.update(job.decode(errors="replace") for job in reply)
-        return jobs
+            for job in _decode_all(reply, HeldJob):
+                ids.update(one.job_id for one in (job, *job.behind))
+        return ids
 
     def note(self, incarnation: str, jobs: Iterable[HeldJob]) -> None:
         """Note jobs that an incarnation has taken from its queue since it renewed its lease.

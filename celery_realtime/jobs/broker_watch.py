@@ -126,19 +126,37 @@ class BrokerWatch:
 
     def _report_lost(self, history: History, since: float) -> None:
         held = history.leases.held()
-        lost = [job for job in _queued(history, since) if legible(job.job_id) not in held]
-        if lost:
-            self._log.warning("the broker has come back without its data: %d queued jobs are lost", len(lost))
-        for job in lost:
-            self._manager.put(events.outgoing_end(job, Ending("LOST", ERROR), incarnation="", gate="E"))
+        for project in history.places.projects():
+            entries = history.read(project, most_jobs=MOST_JOBS, most_bytes=MOST_BYTES).jobs
+            lost = [*_undelivered(entries, held, since)]
+            queued = sum(entry["status"] == "queued" for entry in lost)
+            if queued:
+                self._log.warning("the broker has come back without its data: %d queued jobs are lost", queued)
+            for entry in lost:
+                end = Ending("LOST", ERROR)
+                gate = events.UNDELIVERED_GATE
+                self._manager.put(events.outgoing_end(_job_of(entry), end, incarnation="", gate=gate))
 
 
-def _queued(history: History, before: float) -> Iterator[Job]:
-    """Return the jobs that have been queued since before a time, in seconds since the epoch."""
-    for project in history.places.projects():
-        for entry in history.read(project, most_jobs=MOST_JOBS, most_bytes=MOST_BYTES).jobs:
-            if entry.get("status") == "queued" and _time_of(entry) < before:
-                yield _job_of(entry)
+def _undelivered(entries: list[dict[str, Any]], held: set[str], before: float) -> Iterator[dict[str, Any]]:
+    """Return the jobs whose message the broker had, as far as one can tell, and has no more.
+
+    That is what has been queued since before a time, in seconds since the epoch, and what may have been handed on by
+    then, as the history knows: of its workflow, nothing that it may wait for is left.
+    """
+    there: set[Any] = set()
+    missing = []
+    for entry in entries:
+        status = entry.get("status")
+        is_later = status == "queued" and _time_of(entry) >= before
+        if status in ("queued", "running") and (is_later or legible(entry["job_id"]) in held):
+            there.add(entry.get("root_id"))
+        elif status in ("queued", "running") and _time_of(entry) < before:
+            missing.append(entry)
+    there.discard(None)
+    for entry in missing:
+        if entry["status"] == "queued" or entry.get("root_id") not in there:
+            yield entry
 
 
 def _time_of(entry: dict[str, Any]) -> float:

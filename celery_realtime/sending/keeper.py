@@ -297,7 +297,8 @@ class Reaper:
 
     def _report_expired(self, jobs: list[ExpiredJob]) -> None:
         for job in jobs:
-            _report(self._manager, job, "REVOKED", error=f"TaskRevokedError: {job.reason}", gate="E")
+            gate = "E" if job.reason == "expired" else events.UNDELIVERED_GATE
+            _report(self._manager, job, "REVOKED", error=f"TaskRevokedError: {job.reason}", gate=gate)
         if jobs and self._manager.flush():
             with talking:
                 self._leases.expired([job.job_id for job in jobs])

@@ -160,7 +160,7 @@ class JobRequests:
         reply = self._ask_workers(job_id, worker, _cancellation(run))
         if reply is None:
             reply = self._answer_of(job_id) if worker is None else self._wait_for_answer(job_id, deadline)
-        if reply is None and state.get("status") == "queued":
+        if reply is None and state:
             self._withdraw(project_id, state, run)
         if reply is None and worker is not None:
             return self._after_silence(project_id, job_id)
@@ -215,9 +215,10 @@ class JobRequests:
         return None
 
     def _withdraw(self, project_id: str, state: dict[str, Any], run: str | None) -> None:
-        """Have a queued job that no worker has end as revoked: its queue may have been purged, and nobody would end it.
+        """Have a job that no worker has end as revoked: its queue may have been purged, and nobody would end it.
 
-        A worker that gets it after all drops it: it has been told, or finds it among the cancelled jobs.
+        One that somebody runs by then, as the history knows, is left alone. A worker that gets it after all drops it:
+        it has been told, or finds it among the cancelled jobs.
         """
         history = self._history()
         described = {name: state[name] for name in _DESCRIBED if state.get(name) is not None}

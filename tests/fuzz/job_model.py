@@ -102,8 +102,8 @@ def run_order(report: Report, known: Known) -> int:
 def is_news(report: Report, known: Known | None) -> bool:
     """Return whether a report of the present run, or of one of which nothing is known, is news."""
     if known is None:
-        return report.rank not in ("E", "H", "L", "s")
-    if report.rank in ("B", "E", "H", "L", "S", "U"):
+        return report.rank not in ("E", "H", "L", "N", "s")
+    if report.rank in ("B", "E", "H", "L", "N", "S", "U"):
         return _is_inferred_rightly(report, known)
     if report.attempt != known.attempt:
         return report.attempt > known.attempt and report.rank != "s"
@@ -149,8 +149,9 @@ def _is_news_of_reaper(report: Report, known: Known) -> bool:
     is_own = not report.incarnation or not known.incarnation or report.incarnation == known.incarnation
     if is_same and known.gone_back and report.incarnation == known.incarnation:
         return False  # the worker has said itself that it had it no more
-    if report.rank == "E":
-        return is_same and known.rank == "0"
+    if report.rank in ("E", "N"):
+        waits = known.rank == "0" or (report.rank == "N" and known.rank == "1" and known.handed_on)
+        return is_same and waits
     if report.rank == "S" and (report.attempt > known.attempt or (is_same and known.rank == "0")):
         return True
     if known.handed_on:  # whoever has started it since can lose it, and whoever says that of all
@@ -196,7 +197,7 @@ def _has_it(report: Report, known: Known) -> bool:
     """Return whether a job is handed on by the worker that is known to have it, and has not begun it once more."""
     is_execution = not report.execution or not known.execution or report.execution == known.execution
     is_its_own = not known.handed_on and known.incarnation in ("", report.incarnation)
-    return is_execution and is_its_own and known.started <= report.started
+    return is_execution and is_its_own and known.started <= report.started + 1.0
 
 
 def apply(report: Report, known: Known | None, now: float) -> Known | None:
@@ -225,7 +226,7 @@ def apply(report: Report, known: Known | None, now: float) -> Known | None:
     keeps = (
         same is not None and report.execution is None and (report.rank != "1" or same.incarnation == report.incarnation)
     )
-    rank = {"S": "L", "U": "E"}.get(report.rank, report.rank)
+    rank = {"S": "L", "U": "E", "N": "E"}.get(report.rank, report.rank)
     return Known(
         run=run,
         began=began,

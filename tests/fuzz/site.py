@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from random import Random
 from typing import TypeVar
 
+import msgspec
+
 from celery_realtime import events
 from celery_realtime.events import Ending, Job, Outgoing, Step
 from celery_realtime.jobs.progress import Progress, progress_update
@@ -86,7 +88,8 @@ class Site:
             again = start.message._replace(redelivered=False, continues=start.id)
             self.queue.append(again)
             start.outbox.append(events.outgoing_handed_on(start.job(), self.now, incarnation=start.worker.incarnation))
-            self.fates[key_of(start.message)] = start.worker, "1"
+            if start.message.continues is None:  # else one that has handed it on before may not have said so
+                self.fates[key_of(start.message)] = start.worker, "1"
         elif how == "retry":
             again = start.message._replace(attempt=start.message.attempt + 1, redelivered=False, expires_at=None)
             again = again._replace(continues=None)
@@ -111,7 +114,8 @@ class Site:
             state: In which the job ends if its message is acknowledged.
         """
         worker, message = start.worker, start.message
-        if self.pick((True, True, False)):
+        is_salvaged = self.pick((True, True, False))
+        if is_salvaged:
             worker.outbox += start.outbox
         else:
             self.left_behind.append(start.outbox)
@@ -123,8 +127,10 @@ class Site:
             gate = "S" if state == "LOST" else ""
             end = events.outgoing_end(job, Ending(state, "boom"), incarnation=worker.incarnation, gate=gate)
         worker.outbox.append(end)
-        rank = {"LOST": "L", "FAILURE": "2"}[state]
-        self.fates[key_of(message)] = worker, "0" if message.acks_late else rank
+        # A start that is heard of after its message went back may pass for the next one, and is lost later.
+        if is_salvaged or not message.acks_late:
+            rank = {"LOST": "L", "FAILURE": "2"}[state]
+            self.fates[key_of(message)] = worker, "0" if message.acks_late else rank
 
     def kill_worker(self) -> None:
         index = self.pick(range(len(self.workers)))
@@ -161,6 +167,12 @@ class Site:
         before = Job(job_id="before", project_id="p")
         unreached = events.outgoing_unreached(step, before, Ending("FAILURE", "boom"))
         self.left_behind.append([unreached])
+
+    def withdraw(self) -> None:
+        job = Job(job_id=self.pick(JOBS), project_id="p")
+        job = msgspec.structs.replace(job, run=self.latest_run.get(job.job_id), attempt=self.pick((0, 0, 1)))
+        end = events.outgoing_end(job, Ending("REVOKED", "nobody has it"), incarnation="", gate=events.UNDELIVERED_GATE)
+        self.left_behind.append([end])
 
     def kill_producer(self) -> None:
         self.producer.clear()

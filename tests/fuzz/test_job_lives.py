@@ -69,6 +69,7 @@ class Lives(RuleBasedStateMachine):
             self.shut_down: 2,
             self.site.drop_expired: 6 * any(self.site.expired(worker) for worker in self.site.workers),
             self.site.leave_unreached: 1,
+            self.site.withdraw: 1,
             self.renew: 2,
             self.reap: 2,
             self.wait: 3,
@@ -264,6 +265,7 @@ def clocked(results_server: Any, monkeypatch: pytest.MonkeyPatch) -> type[Lives]
     monkeypatch.setattr("celery_realtime.history.appending.time", Clock)
     # A report that says just what the one before it said, at the same time, is taken for the same one.
     monkeypatch.setattr("celery_realtime.events.now", lambda: f"time {next(numbers)}")
+    monkeypatch.setattr("celery_realtime.events.at", lambda _: f"time {next(numbers)}")
     monkeypatch.setattr(Lives, "url", results_server.fresh_url())
     return Lives
 

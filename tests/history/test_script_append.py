@@ -85,7 +85,7 @@ class Append:
 
 def event(rank: str, payload: str, **more: Any) -> list[Any]:
     """Return the description of an event, and its payload."""
-    kind = {"0": "queued", "B": "queued", "1": "running", "2": "done", **dict.fromkeys("LSEU", "failed")}.get(rank, "")
+    kind = {"0": "queued", "B": "queued", "1": "running", "2": "done", **dict.fromkeys("LSENU", "failed")}.get(rank, "")
     fields = {"job": "job", "attempt": 0, "percent": 0, "incarnation": "-", "kind": kind, "root": "-"}
     fields |= {"run": "-", "execution": "-", "age": 0, "redelivered": False}
     assert more.keys() <= fields.keys()
@@ -561,6 +561,13 @@ def test_a_job_that_has_been_handed_on_is_not_lost_by_who_had_it(append: Append)
     assert append(event("L", "lost by whoever has it"))[1] == [3]
 
 
+def test_a_job_may_be_handed_on_sooner_than_its_start_seems_to_be(append: Append) -> None:
+    """The report of the start has taken longer to come."""
+    append(event("1", "r", **FIRST))
+    hand_on(append, age=500)
+    assert append(event("S", "lost", incarnation="i1"))[1] == [0]
+
+
 @pytest.mark.parametrize("is_noted", [True, False])
 def test_a_job_that_goes_on_elsewhere_is_lost_by_who_has_it(append: Append, is_noted: bool) -> None:
     append(event("1", "r", age=500, **FIRST))
@@ -574,10 +581,10 @@ def test_a_job_that_goes_on_elsewhere_is_lost_by_who_has_it(append: Append, is_n
 
 
 def test_a_job_that_goes_on_in_the_same_worker_is_lost_by_it(append: Append) -> None:
-    append(event("1", "r", age=500, **FIRST))
+    append(event("1", "r", age=2000, **FIRST))
     hand_on(append)
     assert append(event("1", "r2", **FIRST))[1] == [0]
-    hand_on(append)  # heard of late
+    hand_on(append, age=1400)  # heard of late
     assert append(event("L", "lost", incarnation="i1"))[1] == [2]
 
 
@@ -586,6 +593,17 @@ def test_a_job_that_has_gone_on_with_who_was_killed_before_it_could_say_so_is_lo
     hand_on(append)
     assert append(event("L", "lost", incarnation="i2"))[1] == [0]
     assert append(event("S", "known to have been started", incarnation="i2"))[1] == [2]
+
+
+def test_a_job_whose_message_nobody_will_get_ends_if_it_waits_and_only_then(append: Append) -> None:
+    append(event("1", "r", age=500, **FIRST))
+    assert append(event("N", "lost"))[1] == [0]
+    hand_on(append)
+    assert append(event("E", "it had started in time"))[1] == [0]
+    assert append(event("N", "lost"))[1] == [2]
+    assert append(event("1", "r2", **SECOND))[1] == [3]
+    assert append(event("N", "lost"))[1] == [0]
+    assert append(event("0", "q", job="other"), event("N", "lost", job="other"))[1] == [4, 5]
 
 
 @pytest.mark.parametrize("is_start_known", [True, False])

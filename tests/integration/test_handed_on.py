@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from tests.client_recorder import Recorder
 from tests.integration import jobs
@@ -14,6 +15,7 @@ from tests.integration.test_jobs import start, states
 from tests.launcher import Launcher
 from tests.processes import Worker
 from tests.services import Broker
+from tests.waiting import wait_for
 
 LOST_AFTER = 3.0
 #: What a busy machine may need beside. The default of 30 seconds is beyond it.
@@ -26,20 +28,33 @@ GOING_ON = [jobs.replaced_elsewhere, jobs.replaced_by_steps_elsewhere, jobs.retr
 going_on = pytest.mark.parametrize("task", GOING_ON, ids=["replacement", "step", "retry"])
 
 
+class First(Stage):
+    """A stage whose worker hands jobs on to a queue that it does not read."""
+
+    def __init__(self, launcher: Launcher, broker: Broker) -> None:
+        super().__init__(launcher, broker, env=ENV)
+        history = jobs.realtime.manager.history
+        assert history is not None
+        self._redis = redis.Redis.from_url(broker.backend_url)
+        [alive, self._running] = history.keys.leases("alive", "running:")
+        [incarnation] = wait_for(lambda: self._redis.zrange(alive, 0, -1))  # type: ignore[arg-type]
+        self._running += incarnation.decode()
+
+    def wait_until_handed_on(self, job: str) -> None:
+        """Wait until it is on record that the worker has a job no more: what it has not said is lost with it."""
+        self.worker.wait_for_log(rf"\[{job}\] (ignored|retry)", timeout=20)
+        wait_for(lambda: not any(job in str(field) for field in self._redis.hkeys(self._running)))  # type: ignore[union-attr]
+
+
 @pytest.fixture
-def stage(launcher: Launcher, redis_broker: Broker) -> Iterator[Stage]:
-    """A stage whose worker hands on to a queue that it does not read."""
+def stage(launcher: Launcher, redis_broker: Broker) -> Iterator[First]:
     with producing(redis_broker):
-        yield Stage(launcher, redis_broker, env=ENV)
+        yield First(launcher, redis_broker)
 
 
 def worker_elsewhere(stage: Stage) -> Worker:
     options = ("--queues", ELSEWHERE)
     return stage.launcher.worker("tests.integration.jobs", broker=stage.broker, name="second", env=ENV, options=options)
-
-
-def wait_until_handed_on(stage: Stage, job: str) -> None:
-    stage.worker.wait_for_log(rf"\[{job}\] (ignored|retry)", timeout=20)
 
 
 def wait_for_looks(client: Recorder, project: str) -> None:
@@ -58,12 +73,12 @@ def seen(client: Recorder, job: str) -> list[str]:
 @going_on
 @pytest.mark.parametrize("how", ["kill", "stop"])
 def test_a_job_that_waits_elsewhere_is_not_lost_with_the_worker_that_had_it(
-    stage: Stage, tmp_path: Path, task: object, how: str
+    stage: First, tmp_path: Path, task: object, how: str
 ) -> None:
     project = new_project()
     with stage.watch(project) as client:
         job = start(task, str(tmp_path / "go"), ELSEWHERE, project=project)
-        wait_until_handed_on(stage, job)
+        stage.wait_until_handed_on(job)
         getattr(stage.worker, how)()
         wait_for_looks(client, project)
         assert seen(client, job) == ["PENDING", "STARTED"]
@@ -75,12 +90,12 @@ def test_a_job_that_waits_elsewhere_is_not_lost_with_the_worker_that_had_it(
 
 @going_on
 def test_a_job_that_runs_elsewhere_is_lost_with_that_worker_and_not_with_the_one_that_had_it(
-    stage: Stage, tmp_path: Path, task: object
+    stage: First, tmp_path: Path, task: object
 ) -> None:
     project, second = new_project(), worker_elsewhere(stage)
     with stage.watch(project) as client:
         job = start(task, str(tmp_path / "never"), ELSEWHERE, project=project)
-        wait_until_handed_on(stage, job)
+        stage.wait_until_handed_on(job)
         client.wait_for_event("agent_progress", message="holding", timeout=20)
         stage.worker.kill()
         wait_for_looks(client, project)
@@ -89,6 +104,16 @@ def test_a_job_that_runs_elsewhere_is_lost_with_that_worker_and_not_with_the_one
         end = client.wait_for_end(job, timeout=AT_MOST)
     assert end["state"] == "LOST"
     assert second.hostname in end["error"]
+
+
+def test_a_job_that_waits_where_nobody_will_get_it_ends_when_it_is_cancelled(stage: First, tmp_path: Path) -> None:
+    project = new_project()
+    with stage.watch(project) as client:
+        job = start(jobs.replaced_elsewhere, str(tmp_path / "go"), ELSEWHERE, project=project)
+        stage.wait_until_handed_on(job)
+        assert client.call("cancel_job", {"job_id": job})["cancel"] == "requested"
+        end = client.wait_for_end(job, timeout=AT_MOST)
+    assert (end["state"], end["error"]) == ("REVOKED", "TaskRevokedError: revoked")
 
 
 @pytest.mark.parametrize("pool", ["prefork", "solo"])

@@ -59,12 +59,19 @@ local STARTED_AND_LOST = 'S'
 -- The end of a step that is not published, since a job before it did not succeed. It is as soft as EXPIRED: another job
 -- may lead to the same step.
 local UNREACHED = 'U'
+-- The end of a job whose message nobody will get: it was cancelled, or the broker has lost it. As soft as EXPIRED, and
+-- the same but for jobs that have been handed on, which wait as queued ones do, and have started in time.
+local UNDELIVERED = 'N'
 -- A job that has started is queued again, in the same attempt: its message went back to the broker, which delivers it
 -- again. `started` of such an event is when that was. The entry of such a job keeps the start that is over.
 local GIVEN_BACK = 'B'
+-- What somebody says who has heard nothing of a job.
+local REAPERS = {[EXPIRED] = true, [UNDELIVERED] = true, [LOST] = true, [STARTED_AND_LOST] = true}
 -- In place of a rank, and no event: a job that runs goes on in a message that it has published, as by `self.replace`.
 -- Its worker does not have it any more, and whoever gets the message does.
 local HANDED_ON = 'H'
+-- Most milliseconds that a report takes from being described to being stored.
+local REPORT_TIME = 1000
 -- Before the incarnation that has handed a job on, in place of the one that has the job: nobody is known to.
 local BY = '*'
 -- In place of a rank: progress, progress that has come to a halt, a custom event, a look for what is due.
@@ -380,6 +387,9 @@ end
 local function is_news_of_reaper(event, state)
   local is_same_attempt = state and state.attempt == event.attempt
   if event.rank == EXPIRED then return is_same_attempt and is_queued(state) end
+  if event.rank == UNDELIVERED then
+    return is_same_attempt and (is_queued(state) or state.rank == RUNNING and is_handed_on(state))
+  end
   -- The worker had started it, and died before that could be stored.
   if event.rank == STARTED_AND_LOST then
     if not state or event.attempt > state.attempt then return true end
@@ -400,7 +410,7 @@ local function is_news(event, state)
   local attempt, rank = event.attempt, event.rank
   if rank == UNREACHED then return not state end
   if rank == GIVEN_BACK then return is_given_back(event, state) end
-  if rank == EXPIRED or rank == LOST or rank == STARTED_AND_LOST then return is_news_of_reaper(event, state) end
+  if REAPERS[rank] then return is_news_of_reaper(event, state) end
   if not state or attempt > state.attempt then return true end
   if attempt < state.attempt then return false end
   if has_soft_end(state) then return rank ~= QUEUED end
@@ -428,7 +438,7 @@ end
 -- Return the rank that a job has after an event.
 local function rank_after(event)
   if event.rank == STARTED_AND_LOST then return LOST end
-  return event.rank == UNREACHED and EXPIRED or event.rank
+  return (event.rank == UNREACHED or event.rank == UNDELIVERED) and EXPIRED or event.rank
 end
 
 -- `state` is nil if nothing is known of this run.
@@ -482,13 +492,14 @@ local function append_status(event)
   return at
 end
 
--- Note that the worker that runs a job does not have it any more, unless it has begun it once more since.
+-- Note that the worker that runs a job does not have it any more, unless it has begun it once more since. Times are
+-- late by what their reports took to come here, so the start may seem to be the later one.
 local function hand_on(event)
   local state = read_job(event.job)
   local is_present = state and compare_runs(event, state) == SAME and state.rank == RUNNING
     and state.attempt == event.attempt and not is_of_another_execution(event, state)
   local is_its_own = state and (state.incarnation == '-' or state.incarnation == event.incarnation)
-  if is_present and is_its_own and state.started <= event.started then
+  if is_present and is_its_own and state.started <= event.started + REPORT_TIME then
     state.incarnation = BY .. event.incarnation
     write_job(event.job, state)
   end
