@@ -33,7 +33,7 @@ def configure(app: Celery, broker: str, backend: str | None) -> Celery:
         },
         task_send_sent_event=False,
         worker_prefetch_multiplier=4,
-        # With it, green workers of Celery 5.7 stand still for ever after RabbitMQ was away: a job that has ended raises
+        # With it, gevent workers of Celery 5.7 may stand still for ever after RabbitMQ was away: a job that ends raises
         # the prefetch count, reads new messages while it waits for the answer, and waits for its own place in the pool.
         worker_enable_prefetch_count_reduction=False,
     )
