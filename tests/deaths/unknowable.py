@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from tests.deaths.diary import Delivery, Run
 
-#: Seconds within which the history has on record that a worker has a job, and that it has begun.
-NOTED = 0.1
+#: Seconds within which the history has on record that a worker has a job, and that it has begun, on a busy machine too.
+NOTED = 0.15
 #: Seconds for which a Redis goes on to hand out messages to a worker that is dead: kombu waits so long for one.
 BRPOP = 1.0
 
