@@ -37,6 +37,8 @@ class Stage:
     def __init__(self, broker: str, backend: str, *, folder: Path, get_rabbitmq: Callable[[], RabbitMQServer]) -> None:
         self.folder = folder
         self.kind = broker
+        #: When the broker was killed last, in seconds since the epoch.
+        self.broker_killed_at = 0.0
         self.results = RedisServer(folder / "results", name="results", persist=True).start()
         self.broker: RedisServer | RabbitMQServer
         if broker == "redis":
@@ -140,6 +142,8 @@ class Stage:
         """Kill a server; one that is to come back empty loses its data."""
         server = self.servers[victim.removesuffix("-empty")]
         server.kill()
+        if server is self.broker:
+            self.broker_killed_at = time.time()
         if victim.endswith("-empty"):
             shutil.rmtree(server.folder / "appendonlydir", ignore_errors=True)
 

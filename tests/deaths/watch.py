@@ -89,9 +89,14 @@ class Watch:
         return diary.deliveries(self._folder, job.job_id)
 
     def _waits_in_a_worker(self, job: PlannedJob) -> bool:
-        """Tell whether a worker that lives has a job and has not begun it: RabbitMQ does not show its message then."""
+        """Tell whether a worker that lives has a job and has not begun it: RabbitMQ does not show its message then.
+
+        When it loses its connection, Celery drops what waits in it (celery/worker/consumer, ``Consumer.on_close``).
+        """
         deliveries = self._deliveries(job)
-        return bool(deliveries) and deliveries[-1].waits and diary.lives(*deliveries[-1].receiver)
+        if not deliveries or deliveries[-1].received_at <= self._stage.broker_killed_at:
+            return False
+        return deliveries[-1].waits and diary.lives(*deliveries[-1].receiver)
 
     def _excuses(self, runs: Mapping[str, list[Run]]) -> dict[str, str | None]:
         """Return why nobody can know of a job that it does not just wait, for those that nobody has seen running."""
