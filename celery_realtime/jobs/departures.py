@@ -8,10 +8,12 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from celery.exceptions import WorkerLostError
+
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.events import Job
 from celery_realtime.forks import after_fork
-from celery_realtime.jobs.seams import PoolReport, RequestWatch
+from celery_realtime.jobs.seams import PoolReport, RequestWatch, looks_for_stored_success
 
 #: Seconds after the pool's word within which a job's end is normally on record: its child sends it by itself.
 GRACE = 3.0
@@ -110,14 +112,20 @@ class Departures:
         """Note that the message of a job that ran goes back to the broker."""
         self._left(job, request, PoolReport("requeued"))
 
-    def hasten(self, job: Job) -> bool:
-        """Have a job looked at now whose child has died: nobody else will say how it has ended.
+    def hasten(self, job: Job, error: Any) -> bool:
+        """Have a job looked at now that Celery takes for failed since its child has died: it may have stored a success.
+
+        Args:
+            job: The job.
+            error: The error that Celery has for it.
 
         Returns:
-            Whether the pool has said so of it.
+            Whether it is looked at: the pool says the same, and Celery has not looked itself.
         """
         departure = self._departures.get((job.job_id, job.attempt))
-        if departure is None or departure.report.kind != "lost":
+        if departure is None or departure.report.kind != "lost" or not isinstance(error, WorkerLostError):
+            return False
+        if looks_for_stored_success():
             return False
         departure.due = departure.due_first = time.monotonic()
         for observer in self._observers:

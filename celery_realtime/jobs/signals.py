@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 
 import msgspec
 from celery import Celery, signals
-from celery.exceptions import Reject, TaskRevokedError, WorkerLostError
+from celery.exceptions import Reject, TaskRevokedError
 
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.encoding import describe_error, encode_lenient, one_line
@@ -25,7 +25,6 @@ from celery_realtime.jobs.seams import (
     TaskMessage,
     dict_fields,
     is_prefork_child,
-    looks_for_stored_success,
     note_behind,
     read_received,
 )
@@ -240,17 +239,11 @@ class Bridge:
         # Celery 5.7 sends it for a Reject too, from the main process; the child has reported that in task_postrun.
         if sender.app is self._app and not isinstance(exception, Reject):
             job = self._job_by_id(sender, task_id)
-            if job is not None and self._may_have_succeeded(exception) and self._departures.hasten(job):
-                return
-            self._report_failure(job, exception, einfo)
             request = sender.request if sender.request.id == task_id else self._requests.get(task_id)
-            if job is not None and request is not None:
-                self._unreached.end_behind(job, request, exception)
-
-    @staticmethod
-    def _may_have_succeeded(exception: Any) -> bool:
-        """Tell whether a job whose child has died may have stored its success: Celery has not looked for it."""
-        return isinstance(exception, WorkerLostError) and not looks_for_stored_success()
+            if job is None or not self._departures.hasten(job, exception):
+                self._report_failure(job, exception, einfo)
+                if job is not None and request is not None:
+                    self._unreached.end_behind(job, request, exception)
 
     def _report_failure(self, job: Job | None, exception: Any, einfo: Any) -> None:
         if job is not None:

@@ -125,17 +125,25 @@ def test_a_job_whose_message_goes_back_is_the_broker_s(departures: Departures) -
     assert kinds(departures) == ["returned"]
 
 
-def test_a_job_whose_child_has_died_can_be_looked_at_at_once(departures: Departures) -> None:
+def test_a_job_whose_child_has_died_is_looked_at_at_once_if_celery_does_not_look(
+    departures: Departures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = [False, False, True]
+    monkeypatch.setattr("celery_realtime.jobs.departures.looks_for_stored_success", lambda: looks.pop(0))
+    killed = WorkerLostError("killed")
     woken: list[None] = []
     departures.on_death(lambda: woken.append(None))
     request = Request()
     departures.watch(JOB, request)
-    assert not departures.hasten(JOB)
-    request.on_failure(error_of(WorkerLostError("killed")))
+    assert not departures.hasten(JOB, killed)
+    request.on_failure(error_of(killed))
     assert departures.due(10, clock=time.monotonic()) == []
     woken.clear()
-    assert departures.hasten(JOB)
+    assert not departures.hasten(JOB, ValueError())
+    assert departures.hasten(JOB, killed)
     assert (len(departures.due(10, clock=time.monotonic())), len(woken)) == (1, 1)
+    assert departures.hasten(JOB, killed)
+    assert not departures.hasten(JOB, killed)
 
 
 def test_when_the_worker_ends_what_is_not_acknowledged_goes_back_and_the_rest_is_dropped(
