@@ -73,9 +73,7 @@ class Bridge:
         self._requests: WeakValueDictionary[str, Any] = WeakValueDictionary()
         self._batches = BatchedJobs(reader, self._reporter, self._report_success)
         self._unreached = UnreachedSteps(projects, self._reporter)
-        self._publishing = Publishing(
-            app, settings, projects=projects, reporter=self._reporter, unreached=self._unreached
-        )
+        self._publishing = Publishing(app, settings, projects=projects, reporter=reporter, unreached=self._unreached)
 
     # -- connecting ---------------------------------------------------------------------------------------------
 
