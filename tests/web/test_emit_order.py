@@ -164,6 +164,11 @@ class SlowHistory(Gate):
         super().__init__()
         self.is_away = False
 
+    def close(self) -> None:
+        """Stop the next answer, whatever has been read before."""
+        super().close()
+        self._reached.clear()
+
     def around(self, read: Callable[..., Any]) -> Callable[..., Any]:
         """Return a function that reads as another one does."""
 
