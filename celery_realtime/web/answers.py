@@ -138,6 +138,7 @@ class AnswerBudget:
 
     def __init__(self, sessions: Sessions, slow_clients: SlowClients) -> None:
         self._sessions = sessions
+        self._longest = sessions.limits.max_backlog_bytes // 2
         self._slow_clients = slow_clients
 
     def asking(self, sid: str, data: Any) -> Session:
@@ -158,6 +159,15 @@ class AnswerBudget:
         """
         if self._slow_clients.is_loaded(session.sid, session.bytes_in_flight):
             raise SubscribeError("read what was sent before asking for more", "too_many_requests")
+
+    def check_length(self, length: int | None) -> None:
+        """Refuse an answer that would fill half of what may wait for a client by itself.
+
+        Raises:
+            SubscribeError: It is as long.
+        """
+        if length is not None and length > self._longest:
+            raise SubscribeError(f"this has {length} bytes, and at most {self._longest} are sent", "bad_request")
 
     def reserve(self, session: Session, size: int) -> None:
         """Note an answer of so many bytes, unless too much of others waits.

@@ -13,6 +13,8 @@ from collections.abc import Callable, Generator
 from types import TracebackType
 from typing import Any, TypeVar
 
+from celery_realtime.web.lanes import in_thread
+
 Step = Callable[[], Any]
 T = TypeVar("T")
 Decision = Generator[Step, Any, T]
@@ -38,7 +40,7 @@ class Blocking:
         """Await a coroutine function; call any other in a thread, so that the event loop goes on."""
         if inspect.iscoroutinefunction(self._function):
             return await self._function(*self._args)
-        outcome = await asyncio.to_thread(self._function, *self._args)
+        outcome = await in_thread(self._function, *self._args)
         return await outcome if inspect.isawaitable(outcome) else outcome
 
 

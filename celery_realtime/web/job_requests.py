@@ -112,6 +112,15 @@ class JobRequests:
         whole = {**state, "event": "status_change", "job_id": job_id, "project_id": project_id, **stored}
         return self._filtered(project_id, whole)
 
+    def length_of_result(self, job_id: str) -> int | None:
+        """Return how many bytes a result has where it is stored; None if the result backend cannot say so."""
+        strlen = getattr(getattr(self._app.backend, "client", None), "strlen", None)  # that of Redis
+        if strlen is None:
+            return None
+        with self._log.suppressing("cannot ask how long a result is, so it is read as it is"):
+            return int(strlen(self._app.backend.get_key_for_task(job_id)))
+        return None
+
     def _stored(self, job_id: str) -> dict[str, Any]:
         meta = self._result_meta(job_id)
         state = meta.get("status") or "PENDING"
@@ -302,6 +311,7 @@ class SingleJobs:
         project_id = yield from self.project_of(session, data)
         job_id = job_id_of(data)
         assert self._jobs is not None  # it has named the project
+        self._clients.budget.check_length((yield Blocking(self._jobs.length_of_result, job_id)))
         whole = yield Blocking(self._jobs.result_of, project_id, job_id)
         audience = yield from self._access.audience_of(session.user, project_id)
         if self._manager.filters:
@@ -310,7 +320,9 @@ class SingleJobs:
         if whole is None:
             raise SubscribeError(NO_JOB, "forbidden")
         end = {name: whole.get(name) for name in ("status", "state", "result", "error")}
-        self._clients.budget.reserve(session, size_of(end))
+        size = size_of(end)
+        self._clients.budget.check_length(size)
+        self._clients.budget.reserve(session, size)
         return {"ok": True, "job_id": job_id, "project_id": project_id, **end}
 
     def cancel(self, sid: str, data: Any) -> Decision[dict[str, Any]]:

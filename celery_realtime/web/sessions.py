@@ -34,6 +34,7 @@ class Limits(msgspec.Struct, frozen=True):
     request_rate: float
     max_request: int
     connect_timeout: float
+    max_backlog_bytes: int
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:

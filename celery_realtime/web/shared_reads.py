@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import bisect
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import msgspec
 
 from celery_realtime.web.answers import size_of
+from celery_realtime.web.lanes import in_thread
 
 Position = tuple[str, int]
 Read = Callable[..., Any]
@@ -38,26 +41,39 @@ class Round:
         self._error: Exception | None = RuntimeError("the read that was shared was interrupted; try again")
 
     def run(self, read: Read, project_id: str) -> None:
-        """Read what answers all positions: once for each epoch, if the history reaches back far enough."""
+        """Read what answers all positions: a few times, however many epochs and offsets callers have made up."""
         try:
-            for epoch in {epoch for epoch, _ in self.positions}:
-                offsets = sorted(offset for named, offset in self.positions if named == epoch)
-                self._run_epoch(read, project_id, epoch, offsets)
+            self._read_all(read, project_id)
             self._error = None
         except Exception as error:  # noqa: BLE001 - it is raised again for each caller
             self._error = error
 
-    def _run_epoch(self, read: Read, project_id: str, epoch: str, offsets: list[int]) -> None:
-        longest = read(project_id, epoch, offsets[0])
-        cutter = _Cutter(longest)
-        for offset in offsets:
-            if longest.recovered and offset <= longest.offset:
-                self._readings[epoch, offset] = cutter.since(offset)
-            elif offset == offsets[0]:
-                self._readings[epoch, offset] = Reading(longest, cutter.size)
-            else:
-                snapshot = read(project_id, epoch, offset)
-                self._readings[epoch, offset] = Reading(snapshot, size_of(snapshot))
+    def _read_all(self, read: Read, project_id: str) -> None:
+        first = min(self.positions)
+        snapshot = read(project_id, *first)
+        current = {position for position in self.positions if position[0] == snapshot.epoch}
+        made_up = self.positions - current
+        if made_up:  # none of these epochs is the project's, so that all are answered alike
+            shared = snapshot if first in made_up else read(project_id, *min(made_up))
+            self._readings.update(dict.fromkeys(made_up, Reading(shared, size_of(shared))))
+        if current:
+            known = {first[1]: snapshot} if first in current else {}
+            self._read_epoch(functools.partial(read, project_id, snapshot.epoch), snapshot, current, known)
+
+    def _read_epoch(
+        self, read: Callable[[int], Any], latest: Any, positions: set[Position], known: dict[int, Any]
+    ) -> None:
+        """Read for positions in the project's epoch: from the first on to which the history reaches back."""
+        offsets = sorted(offset for _, offset in positions if 0 <= offset <= latest.offset)
+        reached = _first_reached(read, offsets, known)
+        if reached < len(offsets):
+            cutter = _Cutter(known[offsets[reached]])
+            self._readings.update({(latest.epoch, offset): cutter.since(offset) for offset in offsets[reached:]})
+        unreached = positions - set(self._readings)
+        if unreached:
+            shared = next((other for other in known.values() if not other.recovered), None)
+            shared = shared or read(min(offset for _, offset in unreached))
+            self._readings.update(dict.fromkeys(unreached, Reading(shared, size_of(shared))))
 
     def answer(self, epoch: str, offset: int) -> Reading:
         """Return the snapshot for one position.
@@ -68,6 +84,22 @@ class Round:
         if self._error is not None:
             raise self._error
         return self._readings[epoch, offset]
+
+
+def _first_reached(read: Callable[[int], Any], offsets: list[int], known: dict[int, Any]) -> int:
+    """Return the place of the first offset to which the history reaches back; what is read on the way is then known."""
+
+    def is_reached(offset: int) -> bool:
+        if offset not in known:
+            known[offset] = read(offset)
+        return bool(known[offset].recovered)
+
+    if not offsets or is_reached(offsets[0]):
+        return 0
+    reached = bisect.bisect_left(offsets, True, lo=1, key=is_reached)
+    if reached < len(offsets):
+        is_reached(offsets[reached])
+    return reached
 
 
 class _Cutter:
@@ -173,7 +205,7 @@ class AsyncSharedReads:
             while project_id in self._next:
                 round_, done = self._next.pop(project_id)
                 try:
-                    await asyncio.to_thread(round_.run, self._read, project_id)
+                    await in_thread(round_.run, self._read, project_id)
                 finally:
                     done.set()
         finally:

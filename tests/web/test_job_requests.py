@@ -283,3 +283,57 @@ def test_a_rule_that_returns_something_else_than_true_refuses(make_web: Callable
     web = make_web().attach(authorize_cancel=lambda *_: "yes").start()
     tell(web, "one", "STARTED")
     assert ask(web.connect(), "cancel_job", "one")["error"]["code"] == "forbidden"
+
+
+# -- results that are too long --------------------------------------------------------------------------------------
+
+
+def test_a_result_that_is_too_long_is_refused_before_it_is_read(make_web: Callable[..., Web]) -> None:
+    web = make_web(max_backlog_bytes=200_000).attach().start()
+    tell(web, "one", "SUCCESS")
+    backend = web.realtime.app.backend
+    backend.store_result("one", "x" * 150_000, "SUCCESS")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend, "get_task_meta", None)
+        answer = ask(web.connect(), "get_result", "one")
+    assert answer["error"]["code"] == "bad_request"
+    assert "at most 100000 are sent" in answer["error"]["message"]
+
+    tell(web, "two", "SUCCESS")
+    backend.store_result("two", "x" * 50_000, "SUCCESS")
+    assert ask(web.connect(), "get_result", "two")["result"] == "x" * 50_000
+
+
+def test_a_result_that_is_too_long_is_not_sent_from_where_its_length_cannot_be_asked(
+    make_web: Callable[..., Web],
+) -> None:
+    web = make_web(max_backlog_bytes=200_000).attach().start()
+    tell(web, "one", "SUCCESS")
+    web.realtime.app.conf.result_backend = "cache+memory://"
+    web.realtime.app.__dict__.pop("backend", None)
+    web.realtime.app.backend.store_result("one", "x" * 150_000, "SUCCESS")
+    answer = ask(web.connect(), "get_result", "one")
+    assert answer["error"]["code"] == "bad_request"
+    assert "at most 100000 are sent" in answer["error"]["message"]
+
+
+def test_while_the_length_of_a_result_cannot_be_asked_it_is_read_as_it_is(make_web: Callable[..., Web]) -> None:
+    web = make_web().attach().start()
+    tell(web, "one", "SUCCESS")
+    backend = web.realtime.app.backend
+    backend.store_result("one", 5, "SUCCESS")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend, "get_key_for_task", _fails_once(backend.get_key_for_task))
+        assert ask(web.connect(), "get_result", "one")["result"] == 5
+
+
+def _fails_once(theirs: Callable[..., Any]) -> Callable[..., Any]:
+    failed: list[bool] = []
+
+    def call(*args: Any, **options: Any) -> Any:
+        if not failed:
+            failed.append(True)
+            raise redis.exceptions.ConnectionError("gone")
+        return theirs(*args, **options)
+
+    return call

@@ -233,3 +233,50 @@ def test_in_an_event_loop_a_reader_that_is_cancelled_leaves_nobody_waiting() -> 
         return answers
 
     assert [type(answer) for answer in asyncio.run(ask())] == [RuntimeError, RuntimeError]
+
+
+# -- positions that are made up ---------------------------------------------------------------------------------------
+
+
+def ask_all(source: Source, positions: list[tuple[str, int]]) -> dict[tuple[str, int], Reading]:
+    """Ask for all positions at once, and forget the reading that they waited for."""
+    read = SharedReads(source)
+    source.open.clear()
+    with ThreadPoolExecutor(len(positions) + 1) as pool:
+        first = pool.submit(read, "p", "e", source.offset)
+        wait_for(lambda: source.reads)
+        asked = [pool.submit(read, "p", *position) for position in positions]
+        wait_for(lambda: read.waiting("p") == len(positions))
+        source.reads.clear()
+        source.open.set()
+        first.result(10)
+        return {position: one.result(10) for position, one in zip(positions, asked, strict=True)}
+
+
+@pytest.mark.parametrize("genuine", [("e", 90), ("", -1)])
+def test_made_up_epochs_cost_one_reading_together(genuine: tuple[str, int]) -> None:
+    source = Source()
+    answers = ask_all(source, [*((f"epoch-{number}", number) for number in range(50)), genuine])
+    assert len(source.reads) <= 2
+    assert [answer.snapshot.recovered for answer in answers.values()] == [False] * 50 + [genuine == ("e", 90)]
+    assert numbers(answers[genuine]) == (list(range(91, 101)) if genuine == ("e", 90) else [])
+    assert all(answer.snapshot.offset == 100 for answer in answers.values())
+
+
+def test_positions_that_are_too_far_behind_cost_few_readings() -> None:
+    source = Source(kept=20)
+    answers = ask_all(source, [("e", offset) for offset in range(101)])
+    assert len(source.reads) <= 9
+    for (_, offset), answer in answers.items():
+        assert answer.snapshot.recovered == (offset >= 80)
+        assert numbers(answer) == (list(range(offset + 1, 101)) if offset >= 80 else [])
+
+
+def test_positions_in_the_future_cost_one_reading_together() -> None:
+    source = Source()
+    answers = ask_all(source, [("e", 10**6 + number) for number in range(30)])
+    assert len(source.reads) <= 2
+    assert not any(answer.snapshot.recovered for answer in answers.values())
+    answers = ask_all(source, [("e", 99), *(("e", 10**6 + number) for number in range(30))])
+    assert len(source.reads) <= 2
+    assert answers["e", 99].snapshot.recovered
