@@ -5,12 +5,23 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
+from celery_realtime.exceptions import SubscribeError
 from celery_realtime.web import decisions
 from celery_realtime.web.decisions import Decision
 from celery_realtime.web.handlers import Read, SocketIOEventHandlers
+from celery_realtime.web.lanes import Lanes
+from celery_realtime.web.seams import peer_of
 from celery_realtime.web.shared_reads import AsyncSharedReads
+from celery_realtime.web.turns import Kind, Turn, Turns
+
+#: Threads for each kind of request.
+LANES = {"connect": 8, "subscribe": 8, "result": 2, "cancel": 16, "refresh": 2}
+
+#: Connections whose token is being looked at, at once; a proxy has the same address for all its clients.
+CONNECTS = Kind(at_once=8, of_one=8, most_waiting=10_000)
 
 
 class AsyncSocketIOEventHandlers(SocketIOEventHandlers):
@@ -27,7 +38,34 @@ class AsyncSocketIOEventHandlers(SocketIOEventHandlers):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         #: asyncio holds tasks weakly.
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Future[Any]] = set()
+        self._lanes = Lanes(LANES)
+        self._connects = Turns({"connect": CONNECTS})
+
+    async def on_connect(self, sid: str, environ: dict[str, Any], auth: Any = None) -> Any:
+        """Let a client in whose token is good; of the connections that come at once, those of each address in turn.
+
+        Raises:
+            socketio.exceptions.ConnectionRefusedError: It is not, with the code in its data.
+        """
+        turn, turn_has_come = Turn(peer_of(environ), "connect"), asyncio.Event()
+        comes = self._connects.enter(turn, turn_has_come.set)
+        if comes is None:
+            raise self._clients.sender.refusal_to_connect(SubscribeError("too many connect now", "too_many_requests"))
+        if not comes:
+            await turn_has_come.wait()
+        try:
+            with self._lanes.of("connect"):
+                return await super().on_connect(sid, environ, auth)
+        finally:
+            for start in self._connects.leave(turn):
+                start()
+
+    def _lane(self, kind: str | None) -> AbstractContextManager[None]:
+        return self._lanes.of(kind)
+
+    def _start(self, start: Callable[[], Any]) -> None:
+        self._keep(asyncio.ensure_future(start()))
 
     def _register(self, event: str, handler: Callable[..., Any]) -> None:
         # python-socketio awaits what it knows as a coroutine function.
@@ -56,7 +94,9 @@ class AsyncSocketIOEventHandlers(SocketIOEventHandlers):
             self._loop.call_soon_threadsafe(self._begin, decision)
 
     def _begin(self, decision: Decision[Any]) -> None:
-        task = asyncio.ensure_future(self._run(decision))
+        self._keep(asyncio.ensure_future(self._run(decision)))
+
+    def _keep(self, task: asyncio.Future[Any]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

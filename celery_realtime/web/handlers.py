@@ -5,28 +5,34 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from celery_realtime import auth
+from celery_realtime.exceptions import SubscribeError
+from celery_realtime.loops import BackgroundLoop
 from celery_realtime.settings import Settings
 from celery_realtime.web import decisions
 from celery_realtime.web.access import Access, Identification
 from celery_realtime.web.admission import Admission
 from celery_realtime.web.answers import AnswerBudget, Sender
 from celery_realtime.web.decisions import Decision
+from celery_realtime.web.gate import Gate
 from celery_realtime.web.housekeeping import Housekeeper
+from celery_realtime.web.in_turn import KIND_OF, KINDS, OVERFULL, InTurn, first_of
 from celery_realtime.web.job_requests import JobRequests, SingleJobs
 from celery_realtime.web.membership import Clients, Membership
 from celery_realtime.web.orders import Orders
 from celery_realtime.web.revocations import Revocations
-from celery_realtime.web.seams import follow_up_events, handlers_of, intercept_events
+from celery_realtime.web.seams import follow_up_events, handlers_of, intercept_events, queue_events
 from celery_realtime.web.sessions import Limits, Sessions
 from celery_realtime.web.shared_reads import SharedReads
 from celery_realtime.web.stock_manager import StockManager
 from celery_realtime.web.subscribing import AfterAnswer, Subscriptions
+from celery_realtime.web.turns import Turn, Turns
 
 if TYPE_CHECKING:
     from celery_realtime.web.stock_manager import ClientManager
@@ -137,6 +143,7 @@ class SocketIOEventHandlers:
         self._subscriptions = Subscriptions(
             self._clients, access=access, jobs=self._jobs, manager=self._manager, read=read
         )
+        self._in_turn = InTurn(Turns(KINDS), lane=self._lane, start=self._start)
         self._orders = Orders(self._clients, sources.revocations)
         #: Ends expired tokens, silent connections and slow clients.
         self.housekeeper = Housekeeper(
@@ -145,6 +152,7 @@ class SocketIOEventHandlers:
             clients=self._clients,
             manager=self._manager,
             revocations=sources.revocations,
+            gate=Gate(server, settings, on_gone=self._in_turn.forget),
         )
         self._first_client: Callable[[], None] | None = None
         self._follows_up = False
@@ -153,6 +161,11 @@ class SocketIOEventHandlers:
         if authenticate is not None:
             return Identification(authenticate, needs_token=False)
         return Identification(lambda token, _environ: self._validate_token(token), needs_token=True)
+
+    @property
+    def loops(self) -> list[BackgroundLoop]:
+        """What runs in the background for this server."""
+        return [self.housekeeper.loop, self.housekeeper.pings.loop]
 
     def clients(self) -> dict[str, Client]:
         """Return the clients that are connected to this server, by Socket.IO session id."""
@@ -184,8 +197,11 @@ class SocketIOEventHandlers:
         self._register("disconnect", self.followed_by("disconnect", earlier.get("disconnect")))
         for request in REQUESTS:
             self._register(request, getattr(self, f"on_{request}"))
+        self._register(OVERFULL, self._refuse_overfull)
+        self._follows_up = follow_up_events(self.server, self._follow_up, self._in_turn.answering)
+        if self._follows_up:
+            queue_events(self.server, self._in_turn.begin)
         intercept_events(self.server, self._changed_event)
-        self._follows_up = follow_up_events(self.server, self._follow_up)
         self.housekeeper.watch(self._note_connection)
         self._manager.on_order(self.carry_out)
         self._manager.on_slow_client(self.housekeeper.part_with)
@@ -201,13 +217,28 @@ class SocketIOEventHandlers:
             return None
         if is_ours and data[0] in ("subscribe_project", "subscribe_job"):
             marks = [NO_ACKNOWLEDGEMENT] if id is None else []
-            return [*[*data, None][:2], *marks, *([AfterAnswer()] if self._follows_up else [])]
+            after = [AfterAnswer(), *self._in_turn.marks(data[0])] if self._follows_up else []
+            return [*[*data, None][:2], *marks, *after]
+        if is_ours and self._follows_up and data[0] in KIND_OF:
+            return [*[*data, None][:2], *self._in_turn.marks(data[0])]
         return list(data)
 
     def _follow_up(self, data: list[Any]) -> Any:
         """Do what comes after an answer; the client has it, or it is in the client's queue."""
-        after = _after_answer_in(data)
-        return None if after is None else self._run(after.decide())
+        after, turn = first_of(AfterAnswer, data), first_of(Turn, data)
+        return None if after is None and turn is None else self._run(_end_answer(self._in_turn, after, turn))
+
+    def _lane(self, _kind: str | None) -> AbstractContextManager[None]:
+        """Answer a request of a kind in the block; of use on an asyncio server."""
+        return nullcontext()
+
+    def _start(self, start: Callable[[], Any]) -> None:
+        """Begin a request whose turn has come because another's client has gone."""
+        start()
+
+    def _refuse_overfull(self, sid: str, *_: Any) -> Any:
+        """Refuse a request while too many of its kind wait."""
+        return self._acknowledge(sid, _too_many())
 
     def _note_connection(self) -> None:
         """Note that a connection has come; of use on an asyncio server."""
@@ -265,6 +296,7 @@ class SocketIOEventHandlers:
     def on_disconnect(self, sid: str, *_reason: Any) -> Any:
         """Forget a client."""
         self._clients.sessions.close(sid)
+        self.housekeeper.note_departure(self.server.manager.eio_sid_from_sid(sid, self.namespace))
         self._manager.slow_clients.forget(sid)
         self._manager.newcomers.forget(sid)
 
@@ -281,7 +313,7 @@ class SocketIOEventHandlers:
         return self._run(self._subscribe(self._subscriptions.subscribe_job, sid, data, rest))
 
     def _subscribe(self, subscribe: Callable[..., Any], sid: str, data: Any, rest: tuple[Any, ...]) -> Decision[Any]:
-        after = _after_answer_in(rest)
+        after = first_of(AfterAnswer, rest)
         follow_up = after or AfterAnswer()
         request = subscribe(sid, data, replays=NO_ACKNOWLEDGEMENT in rest, after=follow_up)
         answer = yield from self._clients.sender.acknowledge(sid, request)
@@ -337,8 +369,18 @@ def _call_with_fitting(handler: Callable[..., Any], args: tuple[Any, ...]) -> An
     return handler(*args)
 
 
-def _after_answer_in(arguments: Iterable[Any]) -> AfterAnswer | None:
-    return next((argument for argument in arguments if isinstance(argument, AfterAnswer)), None)
+def _end_answer(in_turn: InTurn, after: AfterAnswer | None, turn: Turn | None) -> Decision[None]:
+    try:
+        if after is not None:
+            yield from after.decide()
+    finally:
+        if turn is not None:
+            yield from in_turn.leave(turn)
+
+
+def _too_many() -> Decision[dict[str, Any]]:
+    raise SubscribeError("too many requests of this kind wait; wait for answers", "too_many_requests")
+    yield
 
 
 def _is_event(data: Any) -> bool:

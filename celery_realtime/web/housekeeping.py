@@ -13,9 +13,10 @@ from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.loops import BackgroundLoop
 from celery_realtime.web.answers import HAS_EXPIRED, TOO_SLOW
 from celery_realtime.web.decisions import Decision
+from celery_realtime.web.gate import Gate
 from celery_realtime.web.membership import Clients
+from celery_realtime.web.pings import Pings
 from celery_realtime.web.revocations import Revocations
-from celery_realtime.web.seams import EngineSockets
 
 if TYPE_CHECKING:
     from celery_realtime.web.stock_manager import ClientManager
@@ -44,6 +45,7 @@ class Housekeeper:
         clients: The clients of the server.
         manager: The server's client manager.
         revocations: Tokens that open a project no more.
+        gate: Stands in front of the server.
     """
 
     def __init__(
@@ -54,17 +56,23 @@ class Housekeeper:
         clients: Clients,
         manager: ClientManager,
         revocations: Revocations,
+        gate: Gate,
     ) -> None:
         self.loop = BackgroundLoop("housekeeping", logger, LONGEST_TURN)
         self._server = server
         self._run = run
-        self._sockets = EngineSockets(server)
+        self._gate = gate
+        self._sockets = gate.sockets
         self._sessions = clients.sessions
         self._sender = clients.sender
         self._manager = manager
         self._revocations = revocations
         self._log = RateLimitedLogger(logger)
         self._newcomers: dict[str, float] = {}
+        self._chores = (
+            *(self._end_tokens, self._close_silent, self._doubt_after_silence, self._relieve_slow),
+            gate.sweep,
+        )
         self._lock = threading.Lock()
         self._is_running = False
         self._generation = 0
@@ -73,6 +81,11 @@ class Housekeeper:
     def is_running(self) -> bool:
         """Whether it runs; it ends with the last connection, and begins again with the next."""
         return self._is_running
+
+    @property
+    def pings(self) -> Pings:
+        """Pings the clients."""
+        return self._gate.pings
 
     def watch(self, on_connection: Callable[[], None]) -> None:
         """Look after each new Engine.IO connection, which has to show a token in time.
@@ -83,12 +96,17 @@ class Housekeeper:
 
         def connected(eio_sid: str) -> None:
             on_connection()
-            self._note_connection(eio_sid)
+            self._newcomers[eio_sid] = time.monotonic()
+            self._begin()
 
-        self._sockets.watch(connected)
+        self._gate.install(connected)
 
-    def _note_connection(self, eio_sid: str) -> None:
-        self._newcomers[eio_sid] = time.monotonic()
+    def note_departure(self, eio_sid: str | None) -> None:
+        """Look after a connection whose client has left the namespace: it has to show a token again, in time."""
+        if eio_sid is not None and eio_sid in self._sockets:
+            self._newcomers[eio_sid] = time.monotonic()
+
+    def _begin(self) -> None:
         with self._lock:
             begins = not self._is_running
             self._is_running = True
@@ -107,7 +125,7 @@ class Housekeeper:
             while self._goes_on():
                 if not (yield from self._sleep()):
                     return
-                for chore in (self._end_tokens, self._close_silent, self._doubt_after_silence, self._relieve_slow):
+                for chore in self._chores:
                     with self.loop.turn():
                         yield from chore()
             is_interrupted = False
@@ -128,7 +146,7 @@ class Housekeeper:
             # If the check fails, somebody may be connected.
             self._is_running = True
             with self.loop.turn():
-                self._is_running = bool(self._sockets.are_open() or self._sessions.all())
+                self._is_running = bool(self._sockets.are_open() or self._sessions.all() or self._gate.is_busy)
             return self._is_running
 
     def _end_tokens(self) -> Decision[None]:
@@ -139,13 +157,16 @@ class Housekeeper:
                 yield from self._sender.notify(self._sender.warn_of_expiry(session))
 
     def _close_silent(self) -> Decision[None]:
+        """Close the connections that should have shown a token by now, whatever they have sent instead."""
         for eio_sid in self._silent_newcomers():
-            with self._log.suppressing("cannot close a connection that shows no token; it stays open"):
+            with self._log.suppressing("cannot close a connection that shows no token; it is cut"):
                 yield functools.partial(self._sockets.close, eio_sid)
+            self._gate.cut_soon(eio_sid)
 
     def _silent_newcomers(self) -> list[str]:
-        """Return the connections that should have shown a token by now."""
-        present = self._present()
+        if not self._newcomers:
+            return []
+        present = self._sockets.present()
         late = time.monotonic() - self._sessions.limits.connect_timeout
         silent = []
         for eio_sid, began in list(self._newcomers.items()):
@@ -155,17 +176,6 @@ class Housekeeper:
                 self._newcomers.pop(eio_sid, None)
                 silent.append(eio_sid)
         return silent
-
-    def _present(self) -> set[str]:
-        """Return the Engine.IO session ids of the clients of all namespaces."""
-        if not self._newcomers:
-            return set()
-        manager = self._server.manager
-        return {
-            eio_sid
-            for namespace in list(manager.get_namespaces())
-            for _, eio_sid in manager.get_participants(namespace, None)
-        }
 
     def _doubt_after_silence(self) -> Decision[None]:
         """Read revocations again after the broker was away: orders may have been missed."""
@@ -178,6 +188,7 @@ class Housekeeper:
     def _relieve_slow(self) -> Decision[None]:
         slow_clients = self._manager.slow_clients
         slow_clients.disconnect_overloaded()
+        self._gate.end_unread()
         for emit in slow_clients.due():
             with self._log.suppressing("cannot emit progress that was held back; the next report replaces it"):
                 yield functools.partial(self._manager.emit_here, emit)

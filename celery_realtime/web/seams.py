@@ -11,13 +11,21 @@ import asyncio
 import contextlib
 import functools
 import importlib.metadata
+import json
 import logging
 import socket
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
+from urllib.parse import parse_qs
+
+from engineio.packet import MESSAGE, Packet
 
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.logs import RateLimitedLogger
+from celery_realtime.web.budgets import Budget
+from celery_realtime.web.metering import BUDGET_KEY, budget_of, metered_upgrade
+from celery_realtime.web.pings import Pings
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +53,8 @@ SEAMS = (
     Seam("namespace_handlers", "an application's namespace class would replace the handler that checks tokens", True),
     Seam("manager_initialized", "the server would listen to the broker twice, or not at all", True),
     Seam("eio.sockets", "clients that read slowly could not be seen, and would fill the memory", True),
+    Seam("eio.handle_request", "requests that are too long would be read", True),
+    Seam("eio._async", "WebSocket messages that are too long would be read", True),
     Seam("eio.handlers", "connections that never show a token, and slow WebSockets, stay open", False),
     Seam("eio.cors_allowed_origins", "a server that is open to every web page is not warned of", False),
 )
@@ -104,7 +114,9 @@ def intercept_events(server: Any, change: Callable[[str, int | None, Any], list[
     server._handle_event = _prepared(server._handle_event, prepare, is_asyncio=is_asyncio(server))
 
 
-def follow_up_events(server: Any, follow_up: Callable[[Any], Any]) -> bool:
+def follow_up_events(
+    server: Any, follow_up: Callable[[Any], Any], around: Callable[[Any], Any] = contextlib.nullcontext
+) -> bool:
     """Do something after each event packet of a client, when its acknowledgement has been put into the client's queue.
 
     python-socketio sends what a handler returns, and calls nothing after that.
@@ -113,6 +125,7 @@ def follow_up_events(server: Any, follow_up: Callable[[Any], Any]) -> bool:
         server: The Socket.IO server, sync or asyncio.
         follow_up: Called with the packet's data, in the thread or task of the handler; on an asyncio server it returns
             an awaitable, or None.
+        around: Returns a context, for a packet's data, in which its handler is called.
 
     Returns:
         Whether that is possible.
@@ -123,13 +136,15 @@ def follow_up_events(server: Any, follow_up: Callable[[Any], Any]) -> bool:
 
     def call(*args: Any) -> None:
         try:
-            theirs(*args)
+            with around(args[FOLLOWED_UP]):
+                theirs(*args)
         finally:
             follow_up(args[FOLLOWED_UP])
 
     async def call_async(*args: Any) -> None:
         try:
-            await theirs(*args)
+            with around(args[FOLLOWED_UP]):
+                await theirs(*args)
         finally:
             following = follow_up(args[FOLLOWED_UP])
             if following is not None:
@@ -137,6 +152,27 @@ def follow_up_events(server: Any, follow_up: Callable[[Any], Any]) -> bool:
 
     server._handle_event_internal = call_async if is_asyncio(server) else call
     return True
+
+
+def queue_events(server: Any, begin: Callable[[str, Any, Callable[[], Any]], Any]) -> None:
+    """Let event packets of clients wait before their handlers are called.
+
+    Args:
+        server: The Socket.IO server, sync or asyncio.
+        begin: ``(Engine.IO session id, packet data, start) -> data``: returns the data to go on with now, or None; then
+            ``start`` has to be called later, and awaited on an asyncio server. Asked of clients that are connected.
+    """
+    theirs = server._handle_event
+    manager = server.manager
+
+    def prepare(eio_sid: str, namespace: str | None, id: int | None, data: Any) -> tuple[Any, ...] | None:
+        where = namespace or "/"
+        if not manager.is_connected(manager.sid_from_eio_sid(eio_sid, where), where):
+            return eio_sid, namespace, id, data
+        going_on = begin(eio_sid, data, functools.partial(theirs, eio_sid, namespace, id, data))
+        return None if going_on is None else (eio_sid, namespace, id, going_on)
+
+    server._handle_event = _prepared(theirs, prepare, is_asyncio=is_asyncio(server))
 
 
 def _prepared(
@@ -195,7 +231,169 @@ def allows_every_origin(server: Any) -> bool:
     return bool(getattr(server.eio, "cors_allowed_origins", None) == "*")
 
 
+# -- in front of Engine.IO and python-socketio ---------------------------------------------------------------------
+
+
+class Request(NamedTuple):
+    """A request of HTTP to a server.
+
+    Attributes:
+        environ: It, as WSGI or (as a scope) ASGI have it.
+        method: Its method.
+        sid: The Engine.IO session that it names, or None.
+        peer: The address that it comes from.
+        length: Bytes of its body, as it says.
+        is_websocket: Whether it asks for a WebSocket.
+    """
+
+    environ: dict[str, Any]
+    method: str
+    sid: str | None
+    peer: str
+    length: int
+    is_websocket: bool
+
+    @classmethod
+    def of_wsgi(cls, environ: dict[str, Any]) -> Request:
+        """Return a request of WSGI."""
+        return cls(
+            environ,
+            environ.get("REQUEST_METHOD", "GET"),
+            _sid_in(environ.get("QUERY_STRING", "")),
+            peer_of(environ),
+            _length_in(environ.get("CONTENT_LENGTH")),
+            environ.get("HTTP_UPGRADE", "").lower() == "websocket",
+        )
+
+    @classmethod
+    def of_asgi(cls, scope: dict[str, Any], send: Any) -> Request:
+        """Return a request of ASGI."""
+        headers = dict(scope.get("headers") or ())
+        return cls(
+            {"asgi.scope": scope, "asgi.send": send},
+            scope.get("method", "GET"),
+            _sid_in((scope.get("query_string") or b"").decode("latin-1")),
+            peer_of({"asgi.scope": scope}),
+            _length_in(headers.get(b"content-length")),
+            scope.get("type") == "websocket",
+        )
+
+
+def _sid_in(query: str) -> str | None:
+    return parse_qs(query).get("sid", [None])[0]
+
+
+def _length_in(header: Any) -> int:
+    try:
+        return int(header or 0)
+    except ValueError:
+        return 0
+
+
+def peer_of(environ: dict[str, Any]) -> str:
+    """Return the address that a request comes from."""
+    scope = environ.get("asgi.scope")
+    if scope is None:
+        return str(environ.get("REMOTE_ADDR", ""))
+    return str((scope.get("client") or ("",))[0])
+
+
+Begin = Callable[[Request], "Budget | None"]
+End = Callable[["Budget", Request], None]
+
+
+def guard_requests(server: Any, begin: Begin, end: End) -> None:
+    """Look at each request of HTTP before Engine.IO does.
+
+    Args:
+        server: The Socket.IO server, sync or asyncio.
+        begin: Returns the budget of the connection that a request is of, or None to refuse it.
+        end: Called when a request that was not refused has been answered.
+    """
+    theirs = server.eio.handle_request
+
+    def call(environ: dict[str, Any], start_response: Any) -> Any:
+        request = Request.of_wsgi(environ)
+        budget = begin(request)
+        if budget is None:
+            start_response(REFUSED, [("Content-Type", "text/plain"), ("Connection", "close")])
+            return [b"too many requests"]
+        environ[BUDGET_KEY] = budget
+        try:
+            return theirs(environ, start_response)
+        finally:
+            end(budget, request)
+
+    async def call_async(*args: Any) -> Any:
+        if not args or not isinstance(args[0], dict) or "type" not in args[0]:
+            return await theirs(*args)  # not ASGI
+        scope, _, send = args
+        request = Request.of_asgi(scope, send)
+        budget = begin(request)
+        if budget is None:
+            return await _refuse(scope, send)
+        scope[BUDGET_KEY] = budget
+        try:
+            return await theirs(*args)
+        finally:
+            end(budget, request)
+
+    server.eio.handle_request = call_async if is_asyncio(server) else call
+
+
+REFUSED = "429 TOO MANY REQUESTS"
+
+
+async def _refuse(scope: dict[str, Any], send: Any) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close"})
+        return
+    headers = [(b"content-type", b"text/plain"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": int(REFUSED[:3]), "headers": headers})
+    await send({"type": "http.response.body", "body": b"too many requests"})
+
+
+def guard_websockets(server: Any) -> None:
+    """Count what comes over each WebSocket before Engine.IO reads it."""
+    modes = server.eio._async
+    if modes.get("websocket") is not None:
+        server.eio._async = {**modes, "websocket": metered_upgrade(modes["websocket"], server.sleep)}
+
+
+def guard_messages(server: Any, may_pass: Callable[[str, Any], bool], passed: Callable[[str, Any], None]) -> None:
+    """Look at each message of a client before python-socketio decodes it.
+
+    Args:
+        server: The Socket.IO server, sync or asyncio.
+        may_pass: ``(Engine.IO session id, message) -> bool``.
+        passed: Called with the same when python-socketio has handled it.
+    """
+    handlers = getattr(server.eio, "handlers", {})
+    theirs = handlers.get("message")
+    if theirs is None:
+        return
+
+    def call(eio_sid: str, message: Any) -> None:
+        if may_pass(eio_sid, message):
+            theirs(eio_sid, message)
+            passed(eio_sid, message)
+
+    async def call_async(eio_sid: str, message: Any) -> None:
+        if may_pass(eio_sid, message):
+            await theirs(eio_sid, message)
+            passed(eio_sid, message)
+
+    handlers["message"] = call_async if is_asyncio(server) else call
+
+
 # -- Engine.IO ----------------------------------------------------------------------------------------------------
+
+
+#: What a client reads, if it reads, whose connection is ended because it sends too much.
+TOO_MUCH = {"code": "too_many_requests", "message": "this connection sends more than it may"}
+
+#: Seconds that a WebSocket may stay open when its connection has been closed.
+CLOSING = 1.0
 
 
 class EngineSockets:
@@ -208,24 +406,41 @@ class EngineSockets:
     def __init__(self, server: Any) -> None:
         self._server = server
         self._log = RateLimitedLogger(logger)
-        #: By Engine.IO session id, the request of each WebSocket that is open.
-        self._websockets: dict[str, dict[str, Any]] = {}
+        #: By Engine.IO session id, the request and the connection of each WebSocket that is open.
+        self._websockets: dict[str, tuple[dict[str, Any], Any]] = {}
+        #: When WebSockets were first seen open of which Engine.IO's connection is closed.
+        self._closed_at: dict[str, float] = {}
 
-    def watch(self, on_connection: Callable[[str], None]) -> None:
-        """Call a function with the session id of each new connection, before python-socketio handles it.
+    def watch(self, on_connection: Callable[..., None], on_disconnection: Callable[[str], None] | None = None) -> None:
+        """Call a function with the session id and the budget of each new connection, before python-socketio handles it.
 
         Engine.IO has one handler for each of its events, and python-socketio has registered its own.
+
+        Args:
+            on_connection: ``(session id, budget or None)``.
+            on_disconnection: Called with the session id of each connection that has ended.
         """
         handlers = getattr(self._server.eio, "handlers", {})
+        is_async = is_asyncio(self._server)
         if "connect" in handlers:
             scope = functools.partial(self._connecting, on_connection)
-            handlers["connect"] = _within(scope, handlers["connect"], is_asyncio=is_asyncio(self._server))
+            handlers["connect"] = _within(scope, handlers["connect"], is_asyncio=is_async)
+        if "disconnect" in handlers and on_disconnection is not None:
+            leaving = functools.partial(self._disconnecting, on_disconnection)
+            handlers["disconnect"] = _within(leaving, handlers["disconnect"], is_asyncio=is_async)
 
     @contextlib.contextmanager
-    def _connecting(self, on_connection: Callable[[str], None], eio_sid: str, *_: Any) -> Iterator[None]:
+    def _connecting(self, on_connection: Callable[..., None], eio_sid: str, environ: Any, *_: Any) -> Iterator[None]:
         self._watch_upgrade(eio_sid)
-        on_connection(eio_sid)
+        on_connection(eio_sid, budget_of(environ))
         yield
+
+    @contextlib.contextmanager
+    def _disconnecting(self, on_disconnection: Callable[[str], None], eio_sid: str, *_: Any) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            on_disconnection(eio_sid)
 
     def _watch_upgrade(self, eio_sid: str) -> None:
         """Note the request that a connection's WebSocket comes with; it need not be the connection's first."""
@@ -234,19 +449,94 @@ class EngineSockets:
         if upgrade is None:
             self._log.warning("Engine.IO shows no WebSocket upgrades, so the WebSockets of slow clients are not cut")
             return
-        scope = functools.partial(self._upgraded, eio_sid)
+        scope = functools.partial(self._upgraded, eio_sid, connection)
         connection._upgrade_websocket = _within(scope, upgrade, is_asyncio=is_asyncio(self._server))
         handle = getattr(connection, "_websocket_handler", None)
         if handle is not None and not is_asyncio(self._server):
             connection._websocket_handler = functools.partial(_handle_whole, handle)
 
     @contextlib.contextmanager
-    def _upgraded(self, eio_sid: str, environ: dict[str, Any], *_: Any) -> Iterator[None]:
-        self._websockets[eio_sid] = environ
+    def _upgraded(self, eio_sid: str, connection: Any, environ: dict[str, Any], *_: Any) -> Iterator[None]:
+        self._websockets[eio_sid] = environ, connection
         try:
             yield
         finally:
             self._websockets.pop(eio_sid, None)
+            self._closed_at.pop(eio_sid, None)
+
+    def ping_from(self, pings: Pings, eio_sid: str) -> None:
+        """Have a connection pinged from one place."""
+        connection = self._server.eio.sockets.get(eio_sid)
+        if hasattr(connection, "schedule_ping") and hasattr(connection, "last_ping"):
+            pings.take_over(connection)
+
+    def request_of(self, eio_sid: str) -> dict[str, Any] | None:
+        """Return the request of a connection's WebSocket, if it has one that is open."""
+        return self._websockets.get(eio_sid, (None, None))[0]
+
+    @property
+    def max_message(self) -> int:
+        """Bytes that Engine.IO accepts of one message."""
+        return int(getattr(self._server.eio, "max_http_buffer_size", 1_000_000))
+
+    def all(self) -> list[str]:
+        """Return the session ids of all connections."""
+        return list(self._server.eio.sockets)
+
+    def unread(self, eio_sid: str) -> tuple[int, int]:
+        """Return how many packets a client has not read, and about how many bytes they have."""
+        connection = self._server.eio.sockets.get(eio_sid)
+        if connection is None or not connection.queue.qsize():
+            return 0, 0
+        packets = packets_in(connection.queue) or []
+        return int(connection.queue.qsize()), sum(_length_of(packet) for packet in packets)
+
+    def has_entered(self, eio_sid: str, namespace: str) -> bool:
+        """Tell whether a connection is in a namespace, and not only about to be let in, or out."""
+        manager = self._server.manager
+        return bool(manager.is_connected(manager.sid_from_eio_sid(eio_sid, namespace), namespace))
+
+    def present(self) -> set[str]:
+        """Return the connections that are in any namespace."""
+        manager = self._server.manager
+        return {
+            eio_sid
+            for namespace in list(manager.get_namespaces())
+            for sid, eio_sid in manager.get_participants(namespace, None)
+            if manager.is_connected(sid, namespace)
+        }
+
+    def awaits_attachment(self, eio_sid: str) -> bool:
+        """Tell whether python-socketio has an event of a connection whose attachments have not all come."""
+        return eio_sid in getattr(self._server, "_binary_packet", ())
+
+    def refuse(self, eio_sid: str, namespace: str) -> None:
+        """Discard what waits for a client, and let its connection end with the reason; from its reader's thread."""
+        connection = self._server.eio.sockets.get(eio_sid)
+        if connection is None:
+            return
+        self.discard(eio_sid)
+        getattr(self._server, "_binary_packet", {}).pop(eio_sid, None)
+        prefix = "" if namespace == "/" else f"{namespace},"
+        entered = self.has_entered(eio_sid, namespace)
+        data = ["error", TOO_MUCH] if entered else {"message": TOO_MUCH["message"], "data": TOO_MUCH}
+        packet = Packet(MESSAGE, data=f"{'2' if entered else '4'}{prefix}{json.dumps(data)}")
+        for item in (packet, None):
+            connection.queue.put_nowait(item)
+
+    def has_stuck(self) -> bool:
+        """Tell whether a WebSocket is open of which the connection is closed: its client does not read."""
+        return any(connection.closed for _, connection in list(self._websockets.values()))
+
+    def cut_stuck(self) -> None:
+        """Cut the WebSockets that are open although their connections have been closed for a while."""
+        now = time.monotonic()
+        for eio_sid, (environ, connection) in list(self._websockets.items()):
+            if connection.closed and self._closed_at.setdefault(eio_sid, now) < now - CLOSING:
+                self._websockets.pop(eio_sid, None)
+                self._closed_at.pop(eio_sid, None)
+                self._empty(connection)
+                self.cut(environ)
 
     def __contains__(self, eio_sid: object) -> bool:
         return eio_sid in self._server.eio.sockets
@@ -263,8 +553,11 @@ class EngineSockets:
     def discard(self, eio_sid: str) -> int:
         """Discard the packets that a client has not read, and return how many there were."""
         connection = self._server.eio.sockets.get(eio_sid)
+        return 0 if connection is None else self._empty(connection)
+
+    def _empty(self, connection: Any) -> int:
         discarded = 0
-        while connection is not None and connection.queue.qsize():
+        while connection.queue.qsize():
             try:
                 connection.queue.get_nowait()
             except self._queue_empty():  # another thread took the last packet
@@ -295,7 +588,7 @@ class EngineSockets:
 
     def drop(self, eio_sid: str) -> None:
         """End a connection for good, and do not wait for Engine.IO to notice, which takes up to 20 seconds."""
-        environ = self._websockets.get(eio_sid)
+        environ, _ = self._websockets.get(eio_sid, (None, None))
         if environ is not None:
             self.cut(environ)
         self._server.eio.sockets.pop(eio_sid, None)
@@ -414,25 +707,29 @@ class ClientBacklogs:
         return None if held is None else held.close(wait=False, abort=True)
 
     def _packets_in(self, queue: Any) -> list[Any]:
-        """Return the packets in a queue, which no kind of queue does in public.
-
-        To count them when they are put, Engine.IO's ``send_packet`` would have to be replaced, and what has been read
-        since would have to be guessed. :class:`queue.Queue` and those of eventlet and gevent have ``queue``, an
-        :class:`asyncio.Queue` has ``_queue`` (Python 3.10 to 3.14); both are a deque. Without either only the packets
-        are counted, so that a few very long ones are not noticed, and a line is logged.
-        """
-        packets = getattr(queue, "queue", None)
-        if packets is None:
-            packets = getattr(queue, "_queue", None)
+        packets = packets_in(queue)
         if packets is None:
             self._log.warning(
                 "the bytes that wait for slow clients cannot be counted, only the packets: %s", type(queue)
             )
-            return []
-        return list(packets)
+        return packets or []
 
     def _socket(self, eio_sid: str | None) -> Any:
         return self._manager.server.eio.sockets.get(eio_sid)
+
+
+def packets_in(queue: Any) -> list[Any] | None:
+    """Return the packets in a queue, which no kind of queue does in public; None where that is not possible.
+
+    To count them when they are put, Engine.IO's ``send_packet`` would have to be replaced, and what has been read
+    since would have to be guessed. :class:`queue.Queue` and those of eventlet and gevent have ``queue``, an
+    :class:`asyncio.Queue` has ``_queue`` (Python 3.10 to 3.14); both are a deque. Without either only the packets
+    are counted, so that a few very long ones are not noticed, and a line is logged.
+    """
+    packets = getattr(queue, "queue", None)
+    if packets is None:
+        packets = getattr(queue, "_queue", None)
+    return None if packets is None else list(packets)
 
 
 def _length_of(packet: Any) -> int:
@@ -461,8 +758,12 @@ def _within(
 
 def _transport_of(environ: dict[str, Any]) -> Any:
     """Return the transport of an ASGI server's connection, or None where there is none."""
-    protocols = (getattr(environ.get(name), "__self__", None) for name in ("asgi.receive", "asgi.send"))
-    transports = (getattr(protocol, "transport", None) for protocol in protocols)
+    protocols = [getattr(environ.get(name), "__self__", None) for name in ("asgi.receive", "asgi.send")]
+    # Hypercorn's stream sends through its protocol, and that through the server of the connection.
+    for _ in range(2):
+        protocols.append(getattr(getattr(protocols[-1], "send", None), "__self__", None))
+    writers = (getattr(protocol, "writer", None) for protocol in protocols)
+    transports = (getattr(holder, "transport", None) for holder in [*protocols, *writers])
     return next((transport for transport in transports if transport is not None), None)
 
 

@@ -250,7 +250,7 @@ def connection(server: Any, eio_sid: str = "eio") -> Any:
 def test_a_new_connection_is_noted_before_pythonsocketio_is_told(make_server: MakeServer) -> None:
     server, noted = make_server(), []
     connection(server)
-    EngineSockets(server).watch(lambda eio_sid: noted.append((eio_sid, dict(server.environ))))
+    EngineSockets(server).watch(lambda eio_sid, _: noted.append((eio_sid, dict(server.environ))))
     assert server.eio.is_asyncio_based() == inspect.iscoroutinefunction(server.eio.handlers["connect"])
     settle(server.eio.handlers["connect"]("eio", {"a": 1}))
     assert noted == [("eio", {})]
@@ -261,7 +261,7 @@ def test_a_new_connection_is_noted_before_pythonsocketio_is_told(make_server: Ma
 def test_the_request_of_a_websocket_leads_to_its_socket(make_server: MakeServer) -> None:
     server = make_server()
     sockets, held = EngineSockets(server), connection(server)
-    sockets.watch(lambda eio_sid: None)
+    sockets.watch(lambda eio_sid, _: None)
     here, there = socket.socketpair()
     seen = []
 
@@ -330,7 +330,7 @@ def test_a_connection_without_an_upgrade_to_watch_is_served_and_logged_once(
     server = make_server()
     for eio_sid in ("one", "two"):
         server.eio.sockets[eio_sid] = SimpleNamespace()
-    EngineSockets(server).watch(lambda eio_sid: None)
+    EngineSockets(server).watch(lambda eio_sid, _: None)
     for eio_sid in ("one", "two"):
         settle(server.eio.handlers["connect"](eio_sid, {}))
     [record] = caplog.records

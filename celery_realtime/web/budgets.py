@@ -1,0 +1,180 @@
+"""What one connection may cost a server before it has shown a token, and after."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from celery_realtime.web.sessions import Limits
+
+#: Longest message, in bytes, of a connection without a token, unless requests may be longer: tokens have to fit.
+SHORT_MESSAGE = 64 * 1024
+
+#: How long a connection may do more than its share, in seconds: pages begin with many requests.
+BURST = 5.0
+
+#: How often a connection may ask to enter a namespace: so often at once, and so often a second after that.
+MOST_CONNECTS = 10
+CONNECT_RATE = 1.0
+
+#: Longest name of a namespace: python-socketio repeats it in its answer.
+LONGEST_NAMESPACE = 200
+
+#: Attachments that an event of the application's own namespaces may have. Ours takes none.
+MOST_ATTACHMENTS = 16
+
+#: Requests of one polling session at a time, of each method; browsers send one.
+MOST_REQUESTS = 2
+
+
+class Bucket:
+    """An allowance that grows with time, up to a bound.
+
+    Args:
+        rate: By how much it grows a second.
+        burst: The bound, which is there from the beginning.
+    """
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._level = burst
+        self._seen_at = time.monotonic()
+
+    def take(self, amount: float = 1.0) -> bool:
+        """Take an amount, and return whether there was as much."""
+        now = time.monotonic()
+        self._level = min(self._burst, self._level + (now - self._seen_at) * self._rate)
+        self._seen_at = now
+        if self._level < amount:
+            return False
+        self._level -= amount
+        return True
+
+
+class Allowance(msgspec.Struct, frozen=True):
+    """What a connection may send.
+
+    Attributes:
+        max_message: Bytes of one message, after inflating as before.
+        byte_rate: Bytes a second, of which it may send those of ``BURST`` seconds at once.
+        packet_rate: Packets of Engine.IO a second.
+        frame_rate: Frames of WebSocket a second, or parts of them as they arrive.
+    """
+
+    max_message: int
+    byte_rate: float
+    packet_rate: float
+    frame_rate: float
+
+    @classmethod
+    def before_token(cls, limits: Limits) -> Allowance:
+        """Return what suffices to show a token."""
+        longest = max(limits.max_request, SHORT_MESSAGE)
+        return cls(longest, byte_rate=longest, packet_rate=10, frame_rate=100)
+
+    @classmethod
+    def after_token(cls, limits: Limits, max_message: int) -> Allowance:
+        """Return what suffices for all requests that are allowed, and for messages of the application's own."""
+        longest = max(max_message, limits.max_request)
+        packet_rate = max(100, 5 * limits.request_rate)
+        return cls(longest, byte_rate=4 * longest, packet_rate=packet_rate, frame_rate=5 * packet_rate)
+
+
+class Budget:
+    """What is left to one connection; what is over it ends the connection.
+
+    Args:
+        allowance: What it may send before it has shown a token.
+        peer: The address that it comes from.
+        on_exceeded: Called once, in the thread or loop that reads from the connection, when it sends more.
+
+    Attributes:
+        eio_sid: Its Engine.IO session id, once it has one.
+        exceeded: What it has sent too much of; None while it has not.
+        has_token: Whether it has entered a namespace.
+        max_message: Bytes that one message may have now.
+        requests: The HTTP requests that are being answered, in which it may be cut.
+    """
+
+    def __init__(self, allowance: Allowance, peer: str, on_exceeded: Callable[[Budget], Any]) -> None:
+        self.peer = peer
+        self.eio_sid: str | None = None
+        self.exceeded: str | None = None
+        self.has_token = False
+        self.requests: list[tuple[str, Any]] = []
+        self._on_exceeded = on_exceeded
+        self._on_admitted: list[Callable[[], Any]] = []
+        self._connects = Bucket(CONNECT_RATE, MOST_CONNECTS)
+        self._allow(allowance)
+
+    def _allow(self, allowance: Allowance) -> None:
+        self.max_message = allowance.max_message
+        self._bytes = Bucket(allowance.byte_rate, allowance.byte_rate * BURST)
+        self._packets = Bucket(allowance.packet_rate, allowance.packet_rate * BURST)
+        self._frames = Bucket(allowance.frame_rate, allowance.frame_rate * BURST)
+
+    def admit(self, allowance: Allowance) -> None:
+        """Allow more, once: the connection has shown a token."""
+        if not self.has_token:
+            self.has_token = True
+            self._allow(allowance)
+            for admitted in self._on_admitted:
+                admitted()
+
+    def on_admitted(self, hook: Callable[[], Any]) -> None:
+        """Call ``hook`` when more is allowed, and now if it is."""
+        self._on_admitted.append(hook)
+        if self.has_token:
+            hook()
+
+    def exceed(self, what: str) -> None:
+        """Note that too much of something was sent, which ends the connection."""
+        if self.exceeded is None:
+            self.exceeded = what
+            self._on_exceeded(self)
+
+    # Each of these returns whether it may go on.
+
+    def take_bytes(self, size: int) -> bool:
+        """Take so many bytes, as they come from the network."""
+        return self._within(self._bytes.take(size), "bytes a second")
+
+    def take_frame(self) -> bool:
+        """Take a frame, or a part of one."""
+        return self._within(self._frames.take(), "frames a second")
+
+    def take_packet(self) -> bool:
+        """Take a packet of Engine.IO."""
+        return self._within(self._packets.take(), "packets a second")
+
+    def take_message(self, size: int) -> bool:
+        """Take a message, or what has come of it, that has so many bytes by now."""
+        return self._within(size <= self.max_message, "bytes in one message")
+
+    def take_connect(self, namespace: str) -> bool:
+        """Take an attempt to enter a namespace."""
+        fits = len(namespace) <= LONGEST_NAMESPACE
+        return self._within(fits, "letters in a namespace") and self._within(
+            self._connects.take(), "attempts to connect"
+        )
+
+    def begin_request(self, method: str, request: Any) -> bool:
+        """Note an HTTP request that is being answered, unless as many as there may be are."""
+        if self.exceeded is not None or sum(method == other for other, _ in self.requests) >= MOST_REQUESTS:
+            return False
+        self.requests.append((method, request))
+        return True
+
+    def end_request(self, method: str, request: Any) -> None:
+        """Note that an HTTP request has been answered."""
+        self.requests = [other for other in self.requests if other[0] != method or other[1] is not request]
+
+    def _within(self, is_within: bool, what: str) -> bool:
+        if self.exceeded is None and not is_within:
+            self.exceed(what)
+        return self.exceeded is None

@@ -1,0 +1,206 @@
+"""Stand in front of Engine.IO and python-socketio, and end the connections that send more than their share."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from celery_realtime.logs import RateLimitedLogger
+from celery_realtime.web.budgets import MOST_ATTACHMENTS, Allowance, Budget
+from celery_realtime.web.decisions import Decision
+from celery_realtime.web.pings import Pings
+from celery_realtime.web.seams import EngineSockets, Request, guard_messages, guard_requests, guard_websockets
+from celery_realtime.web.sessions import Limits
+
+if TYPE_CHECKING:
+    from celery_realtime.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+#: Connections without a token that a server has at a time. Beyond, the oldest of the address with most of them ends.
+MOST_NEWCOMERS = 500
+
+#: Seconds that a client which is over its budget has to read why, before its connection is cut.
+FAREWELL = 0.4
+
+_TYPE_AND_NAMESPACE = re.compile(r"(\d)(?:(\d+)-)?(/[^,?]*)?")
+_CONNECT, _BINARY_EVENT, _BINARY_ACK = "0", "5", "6"
+
+
+class Gate:
+    """Keeps the budget of each connection, from its first request on.
+
+    Args:
+        server: The Socket.IO server, sync or asyncio.
+        settings: The settings: ``namespace``, which takes no attachments, and the limits.
+        on_gone: Called with the Engine.IO session id of each connection that has gone.
+
+    Attributes:
+        sockets: The connections of the server.
+        pings: Pings them.
+    """
+
+    def __init__(self, server: Any, settings: Settings, on_gone: Callable[[str], None]) -> None:
+        limits = Limits.of(settings)
+        self.sockets = sockets = EngineSockets(server)
+        self._server = server
+        self._namespace = settings.namespace
+        self._on_gone = on_gone
+        self._max_unread = settings.max_backlog, settings.max_backlog_bytes
+        self._before = Allowance.before_token(limits)
+        self._after = Allowance.after_token(limits, sockets.max_message)
+        self._budgets: dict[str, Budget] = {}
+        #: Those without a token, the oldest first.
+        self._newcomers: dict[str, Budget] = {}
+        #: Those that are being ended: when they are cut, and the request of their WebSocket, which may return before.
+        self._ending: dict[str, tuple[float, Any]] = {}
+        self.pings = Pings(server)
+        self._lock = threading.Lock()
+        self._log = RateLimitedLogger(logger)
+        self._on_connection: Callable[[str], None] | None = None
+
+    def install(self, on_connection: Callable[[str], None]) -> None:
+        """Stand in front of the server from now on.
+
+        Args:
+            on_connection: Called with the Engine.IO session id of each new connection.
+        """
+        self._on_connection = on_connection
+        guard_requests(self._server, self._begin_request, self._end_request)
+        guard_websockets(self._server)
+        guard_messages(self._server, self._may_pass, self._note_passed)
+        self.sockets.watch(self._note_connection, self.forget)
+
+    # -- requests of HTTP ----------------------------------------------------------------------------------------
+
+    def _begin_request(self, request: Request) -> Budget | None:
+        """Return the budget of the connection that a request is of, or None where it has to be refused."""
+        budget = self._budgets.get(request.sid or "") or Budget(self._before, request.peer, self._end)
+        if request.is_websocket:
+            return budget if budget.exceeded is None else None
+        if not budget.begin_request(request.method, request.environ):
+            return None
+        if request.method != "POST":
+            return budget
+        may_come = budget.take_packet() and budget.take_message(request.length) and budget.take_bytes(request.length)
+        if not may_come:
+            self._end_request(budget, request)
+        return budget if may_come else None
+
+    def _end_request(self, budget: Budget, request: Request) -> None:
+        budget.end_request(request.method, request.environ)
+
+    # -- connections ---------------------------------------------------------------------------------------------
+
+    def _note_connection(self, eio_sid: str, budget: Budget | None) -> None:
+        """Note a new connection; one that came past us has what a connection of nobody in particular has."""
+        budget = budget or Budget(self._before, "", self._end)
+        budget.eio_sid = eio_sid
+        self._budgets[eio_sid] = self._newcomers[eio_sid] = budget
+        self.sockets.ping_from(self.pings, eio_sid)
+        self._make_room()
+        if self._on_connection is not None:
+            self._on_connection(eio_sid)
+
+    def _make_room(self) -> None:
+        with self._lock:
+            newcomers = list(self._newcomers.values())
+            if len(newcomers) <= MOST_NEWCOMERS:
+                return
+            [(peer, _)] = Counter(budget.peer for budget in newcomers).most_common(1)
+            oldest = next(budget for budget in newcomers if budget.peer == peer)
+            self._newcomers.pop(oldest.eio_sid or "", None)
+        oldest.exceed("connections without a token")
+
+    def forget(self, eio_sid: str) -> None:
+        """Forget a connection that has gone."""
+        self._budgets.pop(eio_sid, None)
+        self._newcomers.pop(eio_sid, None)
+        self._on_gone(eio_sid)
+
+    # -- messages ------------------------------------------------------------------------------------------------
+
+    def _may_pass(self, eio_sid: str, message: Any) -> bool:
+        """Return whether python-socketio gets a message."""
+        budget = self._budgets.get(eio_sid)
+        if budget is None:
+            return True
+        if isinstance(message, bytes):
+            if not self.sockets.awaits_attachment(eio_sid):
+                budget.exceed("attachments")
+            return budget.exceeded is None
+        found = _TYPE_AND_NAMESPACE.match(message) if isinstance(message, str) else None
+        if found is None:
+            budget.exceed("messages that are none of Socket.IO's")
+        elif found[1] == _CONNECT:
+            budget.take_connect(found[3] or "/")
+        elif found[1] in (_BINARY_EVENT, _BINARY_ACK):
+            self._check_attachments(budget, int((found[2] or "0")[:10]), found[3] or "/")
+        return budget.exceeded is None
+
+    def _check_attachments(self, budget: Budget, count: int, namespace: str) -> None:
+        if namespace == self._namespace or count > MOST_ATTACHMENTS or not budget.has_token:
+            budget.exceed("attachments")
+
+    def _note_passed(self, eio_sid: str, message: Any) -> None:
+        """Note what has come of a message: its connection may have entered its first namespace."""
+        budget = self._budgets.get(eio_sid)
+        if budget is None or budget.has_token or not isinstance(message, str) or message[:1] != _CONNECT:
+            return
+        found = _TYPE_AND_NAMESPACE.match(message)
+        if found is not None and self.sockets.has_entered(eio_sid, found[3] or "/"):
+            budget.admit(self._after)
+            self._newcomers.pop(eio_sid, None)
+
+    # -- ending --------------------------------------------------------------------------------------------------
+
+    def _end(self, budget: Budget) -> None:
+        """Begin to end a connection: nothing more is read from it, and what it has not read is gone at once."""
+        self._log.warning("a client sends too much (%s) and is disconnected", budget.exceeded)
+        if budget.eio_sid is not None:
+            self.sockets.refuse(budget.eio_sid, self._namespace)
+            self.cut_soon(budget.eio_sid)
+
+    def end_unread(self) -> None:
+        """End the connections for which too much waits, in whatever namespace they are, or in none."""
+        most_packets, most_bytes = self._max_unread
+        for eio_sid, budget in list(self._budgets.items()):
+            packets, size = self.sockets.unread(eio_sid)
+            if budget.exceeded is None and (packets > 2 * most_packets or size > 2 * most_bytes):
+                budget.exceed("bytes that it does not read")
+
+    def cut_soon(self, eio_sid: str) -> None:
+        """Cut a connection that is being closed, when its client has had time to read why."""
+        self._ending.setdefault(eio_sid, (time.monotonic() + FAREWELL, self.sockets.request_of(eio_sid)))
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether connections have still to be cut."""
+        return bool(self._ending) or self.sockets.has_stuck()
+
+    def sweep(self) -> Decision[None]:
+        """Cut the connections that are over their budget, or closed and not gone."""
+        for eio_sid, (due, environ) in list(self._ending.items()):
+            if due > time.monotonic():
+                continue
+            del self._ending[eio_sid]
+            budget = self._budgets.get(eio_sid)
+            with self._log.suppressing("cannot close a connection that sends too much; it is cut"):
+                yield from self.sockets.abort(eio_sid)
+            self._cut(eio_sid, budget, environ)
+        self.sockets.cut_stuck()
+
+    def _cut(self, eio_sid: str, budget: Budget | None, environ: Any) -> None:
+        """Cut a connection for good, with the requests that are being answered."""
+        requests = [] if budget is None else [request for _, request in budget.requests]
+        for request in [*requests, environ]:
+            if request is not None:
+                self.sockets.cut(request)
+        self.sockets.discard(eio_sid)
+        self.sockets.drop(eio_sid)
+        self.forget(eio_sid)

@@ -1,0 +1,271 @@
+"""Count what clients send where a web server hands it over, in front of Engine.IO; all of it private to libraries.
+
+Seen in simple-websocket 1.1.0, wsproto 1.3.2, eventlet 0.41, uvicorn 0.54 (with wsproto, and with websockets 17.4) and
+hypercorn 0.18. Granian shows none of its inside: what it collects of one message is bounded by itself only.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from celery_realtime.web.budgets import Budget
+
+#: Under which a request has its budget.
+BUDGET_KEY = "celery_realtime.budget"
+
+#: Messages that simple-websocket may hold that no handler has taken yet; after that, it reads no more.
+MOST_UNHANDLED = 32
+
+#: Seconds between two looks whether they have been taken.
+PAUSE = 0.02
+
+
+def budget_of(environ: dict[str, Any]) -> Budget | None:
+    """Return the budget of the connection that a request belongs to."""
+    scope = environ.get("asgi.scope")
+    budget = (scope if isinstance(scope, dict) else environ).get(BUDGET_KEY)
+    return budget if isinstance(budget, Budget) else None
+
+
+def metered_upgrade(theirs: Callable[..., Any], sleep: Callable[[float], Any]) -> Callable[..., Any]:
+    """Return what Engine.IO makes of a WebSocket request instead: the same, with what the client sends counted.
+
+    Args:
+        theirs: The class of the asynchronous mode, ``(handler, server) -> (environ, ...) -> response``.
+        sleep: Pauses a thread, or a greenlet.
+    """
+
+    def upgrade(handler: Callable[[Any], Any], server: Any) -> Callable[..., Any]:
+        def respond(environ: dict[str, Any], *rest: Any) -> Any:
+            budget = budget_of(environ)
+            if budget is None:
+                return theirs(handler, server)(environ, *rest)
+            environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)  # what is not inflated is no bomb
+            inner = theirs(lambda websocket: handler(_metered(websocket, budget, environ)), server)
+            if hasattr(inner, "server_args"):  # Engine.IO's wrapper of simple-websocket
+                thread = inner.server_args.get("thread_class")
+                inner.server_args["thread_class"] = functools.partial(_begin_thread, budget, sleep, thread)
+            _prepare_protocol(environ, budget)
+            return inner(environ, *rest)
+
+        return respond
+
+    return upgrade
+
+
+def _metered(websocket: Any, budget: Budget, environ: dict[str, Any]) -> Any:
+    if hasattr(websocket, "max_frame_length"):  # eventlet's
+        _meter_eventlet(websocket, budget)
+    _meter_accepted(environ, budget)
+    return MeteredWebSocket(websocket, budget)
+
+
+class MeteredWebSocket:
+    """A WebSocket as Engine.IO reads from it, which seems closed by its client once it is over its budget."""
+
+    def __init__(self, websocket: Any, budget: Budget) -> None:
+        self._websocket = websocket
+        self._budget = budget
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._websocket, name)
+
+    def wait(self) -> Any:
+        """Return the next message, or None at the end; awaitable on an asyncio server."""
+        message = self._websocket.wait()
+        return self._wait(message) if hasattr(message, "__await__") else self._checked(message)
+
+    async def _wait(self, message: Any) -> Any:
+        return self._checked(await message)
+
+    def _checked(self, message: Any) -> Any:
+        budget = self._budget
+        if message is None or budget.exceeded is not None:
+            return None
+        if not message or (isinstance(message, str) and message[0] not in "123456b"):
+            budget.exceed("packets that are none of Engine.IO's")
+        return message if budget.take_packet() and budget.take_message(len(message)) else None
+
+
+# -- simple-websocket: threads, gevent, gunicorn ---------------------------------------------------------------------
+
+
+def _begin_thread(budget: Budget, sleep: Callable[[float], Any], thread_class: Any, *, target: Any) -> Any:
+    """Count what a WebSocket's thread reads; it is made after the handshake, and has not begun yet."""
+    websocket = target.__self__
+    websocket.sock = MeteredSocket(
+        websocket.sock, budget, functools.partial(_wait_for_handler, websocket, budget, sleep)
+    )
+    websocket.ws = MeteredFrames(websocket.ws, budget)
+    return (thread_class or threading.Thread)(target=target)
+
+
+def _wait_for_handler(websocket: Any, budget: Budget, sleep: Callable[[float], Any]) -> None:
+    """Read no more while much waits to be handled; simple-websocket itself collects as fast as a client sends."""
+    while websocket.connected and budget.exceeded is None:
+        unhandled = list(websocket.input_buffer)
+        if len(unhandled) <= MOST_UNHANDLED and sum(map(len, unhandled)) <= budget.max_message:
+            return
+        sleep(PAUSE)
+
+
+class MeteredSocket:
+    """A socket from which no more is read than a budget allows.
+
+    Args:
+        connection: The socket.
+        budget: Its budget.
+        wait: Called before each read.
+    """
+
+    def __init__(self, connection: Any, budget: Budget, wait: Callable[[], None] | None = None) -> None:
+        self._connection = connection
+        self._budget = budget
+        self._wait = wait
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def recv(self, size: int, *flags: int) -> bytes:
+        """Read as :meth:`socket.socket.recv` does.
+
+        Raises:
+            OSError: It is over the budget.
+        """
+        if self._wait is not None:
+            self._wait()
+        data: bytes = self._connection.recv(size, *flags)
+        if not self._budget.take_bytes(len(data)):
+            raise OSError("the client sends more than it may")
+        return data
+
+
+# -- wsproto: simple-websocket, uvicorn, hypercorn -------------------------------------------------------------------
+
+
+class MeteredFrames:
+    """A connection of wsproto that yields no more than a budget allows.
+
+    Args:
+        connection: The connection.
+        budget: Its budget.
+        counts_bytes: Whether the bytes from the network are counted here.
+    """
+
+    def __init__(self, connection: Any, budget: Budget, *, counts_bytes: bool = False) -> None:
+        self._connection = connection
+        self._budget = budget
+        self._counts_bytes = counts_bytes
+        self._size = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def receive_data(self, data: bytes | None) -> None:
+        """Take what has come from the network; nothing once it is too much."""
+        if self._counts_bytes and data and not self._budget.take_bytes(len(data)):
+            return
+        if self._budget.exceeded is None:
+            self._connection.receive_data(data)
+
+    def events(self) -> Iterator[Any]:
+        """Yield what has been received."""
+        for event in self._connection.events():
+            if not self._budget.take_frame() or not self._fits(event):
+                return
+            yield event
+
+    def _fits(self, event: Any) -> bool:
+        if not hasattr(event, "message_finished"):
+            return True
+        self._size += len(event.data)
+        fits = self._budget.take_message(self._size)
+        if event.message_finished:
+            self._size = 0
+        return fits
+
+
+# -- eventlet --------------------------------------------------------------------------------------------------------
+
+
+def _meter_eventlet(websocket: Any, budget: Budget) -> None:
+    """Bound what eventlet collects of one message: it bounds each frame of it, and not their sum."""
+    reader = _EventletReader(websocket.socket, budget)
+    websocket.socket = reader
+    budget.on_admitted(lambda: setattr(websocket, "max_frame_length", budget.max_message))
+    websocket.max_frame_length = budget.max_message
+    theirs = websocket.wait
+
+    def wait() -> Any:
+        reader.received = 0
+        return theirs()
+
+    websocket.wait = wait
+
+
+class _EventletReader(MeteredSocket):
+    """Eventlet reads a message when one is asked for, and nothing beyond it."""
+
+    received = 0
+
+    def recv(self, size: int, *flags: int) -> bytes:
+        data = super().recv(size, *flags)
+        self.received += len(data)
+        # Each read is a frame's header, its mask or a part of its payload.
+        if not self._budget.take_frame() or not self._budget.take_message(self.received - 14):
+            raise OSError("the client sends more than it may")
+        return data
+
+
+# -- ASGI servers ----------------------------------------------------------------------------------------------------
+
+
+def _prepare_protocol(environ: dict[str, Any], budget: Budget) -> None:
+    """Bound what an ASGI server reads of a WebSocket that has not been accepted yet."""
+    protocol: Any = getattr(environ.get("asgi.send"), "__self__", None)
+    connection = getattr(protocol, "conn", None)
+    if hasattr(protocol, "handshake") and hasattr(protocol, "app_put"):  # hypercorn
+        protocol.handshake.extensions = None
+    elif hasattr(connection, "receive_data") and hasattr(connection, "events"):  # uvicorn with wsproto
+        protocol.config = copy.copy(protocol.config)
+        protocol.config.ws_per_message_deflate = False
+        protocol.conn = MeteredFrames(connection, budget, counts_bytes=True)
+    elif hasattr(connection, "max_message_size"):  # uvicorn with websockets, new way
+        _meter_websockets(protocol, connection, budget)
+    elif hasattr(protocol, "max_size") and hasattr(protocol, "available_extensions"):  # and old way
+        protocol.available_extensions = None
+        budget.on_admitted(lambda: setattr(protocol, "max_size", budget.max_message))
+        protocol.max_size = budget.max_message
+
+
+def _meter_accepted(environ: dict[str, Any], budget: Budget) -> None:
+    """Bound what hypercorn reads: it makes its connection when the WebSocket is accepted."""
+    stream: Any = getattr(environ.get("asgi.send"), "__self__", None)
+    if hasattr(stream, "handshake") and hasattr(stream, "connection"):
+        stream.connection = MeteredFrames(stream.connection, budget, counts_bytes=True)
+
+
+def _meter_websockets(protocol: Any, connection: Any, budget: Budget) -> None:
+    connection.extensions = []
+    response = getattr(protocol, "response", None)
+    if response is not None and "Sec-WebSocket-Extensions" in response.headers:
+        del response.headers["Sec-WebSocket-Extensions"]
+    budget.on_admitted(lambda: setattr(connection, "max_message_size", budget.max_message))
+    connection.max_message_size = budget.max_message
+    receive_data, events_received = connection.receive_data, connection.events_received
+
+    def receive(data: bytes) -> None:
+        if budget.take_bytes(len(data)):
+            receive_data(data)
+
+    def events() -> Iterator[Any]:
+        for event in events_received():
+            if not budget.take_frame():
+                return
+            yield event
+
+    connection.receive_data, connection.events_received = receive, events

@@ -1,0 +1,268 @@
+"""What a hostile peer does, each for some seconds: ``python -m tests.attacks.attackers NAME URL SECONDS``.
+
+The environment has ``TOKEN``, a good one for the project ``alpha``, for those who have one. Prints what it saw as JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from tests.attacks.raw import BINARY, CONTINUATION, PING, TEXT, Raw, Refused, frame, handshake, http
+
+CHUNK = 32 * 1024
+GONE = (OSError, Refused)
+
+
+class Attack:
+    """How an attack goes.
+
+    Args:
+        url: The server.
+        seconds: How long it lasts.
+        token: A good token.
+
+    Attributes:
+        seen: What the attacker saw, counted.
+    """
+
+    def __init__(self, url: str, seconds: float, token: str) -> None:
+        self.url = url
+        self.token = token
+        self.seen: Counter[str] = Counter()
+        self._end = time.monotonic() + seconds
+
+    @property
+    def goes_on(self) -> bool:
+        return time.monotonic() < self._end
+
+    def repeat(self, attempt: Callable[[Attack], None]) -> None:
+        """Try again and again, each time on a new connection."""
+        while self.goes_on:
+            try:
+                attempt(self)
+                self.seen["ended"] += 1
+            except Refused as error:
+                self.seen[f"refused: {str(error)[:60]}"] += 1
+                time.sleep(0.02)
+            except TimeoutError:
+                self.seen["stalled"] += 1
+            except OSError:
+                self.seen["cut"] += 1
+                time.sleep(0.01)
+
+    def opened(self, **options: Any) -> Raw:
+        self.seen["sockets"] += 1
+        return Raw(self.url, **options)
+
+    def entered(self, **options: Any) -> Raw:
+        return self.opened(**options).enter(self.token)
+
+    def sent(self, connection: Raw, data: bytes) -> None:
+        connection.write(data)
+        self.seen["bytes"] += len(data)
+
+
+def endless_message(attack: Attack) -> None:
+    """One message in fragments that does not end."""
+    connection = attack.opened()
+    attack.sent(connection, frame(TEXT, b"4", fin=False))
+    while attack.goes_on:
+        attack.sent(connection, frame(CONTINUATION, b"x" * CHUNK, fin=False))
+
+
+def endless_frame(attack: Attack) -> None:
+    """One frame of a gigabyte."""
+    connection = attack.opened()
+    head = frame(TEXT, b"")[:1] + bytes([0x80 | 127]) + (1 << 30).to_bytes(8, "big") + bytes(4)
+    attack.sent(connection, head)
+    while attack.goes_on:
+        attack.sent(connection, b"4" * CHUNK)
+
+
+def empty_fragments(attack: Attack) -> None:
+    """Fragments without any data."""
+    connection = attack.opened()
+    attack.sent(connection, frame(TEXT, b"4", fin=False))
+    while attack.goes_on:
+        attack.sent(connection, frame(CONTINUATION, b"", fin=False) * 2000)
+
+
+def pings(attack: Attack) -> None:
+    """Pings of WebSocket, whose answers are not read."""
+    connection = attack.opened()
+    while attack.goes_on:
+        attack.sent(connection, frame(PING, b"p" * 125) * 200)
+
+
+def deflate_bomb(attack: Attack) -> None:
+    """A megabyte that inflates to a gigabyte."""
+    connection = attack.opened(deflate=True)
+    if not connection.deflates:
+        attack.seen["no deflate"] += 1
+        time.sleep(0.05)
+    attack.sent(connection, connection.bomb(1 << 29))
+    connection.is_closed(1)
+
+
+def endless_body(attack: Attack) -> None:
+    """A POST whose body does not end."""
+    sid = handshake(attack.url)
+    head = (
+        f"POST /socket.io/?EIO=4&transport=polling&sid={sid} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    with http(attack.url, head.encode()) as connection:
+        while attack.goes_on:
+            connection.sendall(b"%x\r\n%s\r\n" % (CHUNK, b"4" * CHUNK))
+            attack.seen["bytes"] += CHUNK
+
+
+def long_namespaces(attack: Attack) -> None:
+    """CONNECT to namespaces of 900 kB, whose refusals are not read."""
+    connection = attack.opened(receive_buffer=4096)
+    while attack.goes_on:
+        attack.sent(connection, frame(TEXT, b"40/" + b"n" * 900_000 + b","))
+
+
+def many_namespaces(attack: Attack) -> None:
+    """The same with short ones."""
+    connection = attack.opened(receive_buffer=4096)
+    while attack.goes_on:
+        attack.sent(connection, b"".join(frame(TEXT, b"40/%d" % number + b"n" * 90 + b",") for number in range(200)))
+
+
+def bad_tokens(attack: Attack) -> None:
+    """Bad tokens, one each 30 ms."""
+    connection = attack.opened()
+    while attack.goes_on:
+        attack.sent(connection, frame(TEXT, b'40{"token":"bad"}'))
+        time.sleep(0.03)
+
+
+def closed_and_unread(attack: Attack) -> None:
+    """Close Engine.IO's session, and go on."""
+    connection = attack.opened(receive_buffer=4096)
+    attack.sent(connection, frame(TEXT, b"1"))
+    while attack.goes_on:
+        attack.sent(connection, frame(TEXT, b"40/" + b"n" * 9000 + b","))
+
+
+def attachments(attack: Attack) -> None:
+    """Thousands of places for one attachment of a megabyte."""
+    connection = attack.entered()
+    places = [{"_placeholder": True, "num": 0}] * 4000
+    head = ("451-" + json.dumps(["subscribe_project", {"x": places}])).encode()
+    while attack.goes_on:
+        attack.sent(connection, frame(TEXT, head) + frame(BINARY, bytes(900_000)))
+
+
+def many_attachments(attack: Attack) -> None:
+    """Attachments of an event that waits for a billion of them."""
+    connection = attack.entered()
+    attack.sent(connection, frame(TEXT, b'4599999999-["subscribe_project",{}]'))
+    while attack.goes_on:
+        attack.sent(connection, frame(BINARY, bytes(900_000)))
+
+
+def idle_sockets(attack: Attack) -> None:
+    """Sockets that say nothing."""
+    held = []
+    while attack.goes_on:
+        with contextlib.suppress(*GONE):
+            held.append(attack.opened())
+        time.sleep(0.002)
+
+
+def polling_sessions(attack: Attack) -> None:
+    """Polling sessions, each with requests that wait."""
+    held = []
+    while attack.goes_on:
+        with contextlib.suppress(*GONE):
+            sid = handshake(attack.url)
+            attack.seen["sessions"] += 1
+            request = f"GET /socket.io/?EIO=4&transport=polling&sid={sid} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+            held += [http(attack.url, request) for _ in range(5)]
+    for connection in held:
+        connection.close()
+
+
+def cancels(attack: Attack) -> None:
+    """200 cancellations at once, again and again."""
+    connection = attack.entered(timeout=30)
+    while attack.goes_on:
+        for number in range(200):
+            connection.text(f"42{number}" + json.dumps(["cancel_job", {"job_id": f"job-{number}"}]))
+        for _ in range(200):
+            attack.seen[_answer(connection.wait_for("43"))] += 1
+            if not attack.goes_on:
+                return
+
+
+def new_epochs(attack: Attack) -> None:
+    """Subscribe with an epoch that nobody has seen, 200 times a second."""
+    connection = attack.entered(timeout=30)
+    reader = threading.Thread(target=_count_answers, args=(attack, connection), daemon=True)
+    reader.start()
+    number = 0
+    while attack.goes_on:
+        number += 1
+        data = {"project_id": "alpha", "since": {"epoch": f"epoch-{number}", "offset": number}}
+        connection.text(f"42{number}" + json.dumps(["subscribe_project", data]))
+        time.sleep(0.005)
+
+
+def _count_answers(attack: Attack, connection: Raw) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            attack.seen[_answer(connection.wait_for("43"))] += 1
+
+
+def unread_results(attack: Attack) -> None:
+    """150 requests for a long result, whose answers are not read."""
+    connection = attack.entered(receive_buffer=4096, timeout=30)
+    for number in range(150):
+        connection.text(f"42{number}" + json.dumps(["get_result", {"job_id": "long"}]))
+    while attack.goes_on:
+        time.sleep(0.1)
+
+
+def _answer(message: str) -> str:
+    for code in ("too_many_requests", "unavailable", "forbidden", "too_large"):
+        if code in message:
+            return code
+    return "ok" if '"ok":true' in message else message[:60]
+
+
+#: By name: what is done, and on how many connections at once.
+ATTACKS: dict[str, tuple[Callable[[Attack], None], int]] = {
+    attempt.__name__: (attempt, 1 if attempt in (cancels, new_epochs, unread_results) else 4)
+    for attempt in (
+        *(endless_message, endless_frame, empty_fragments, pings, deflate_bomb, endless_body),
+        *(long_namespaces, many_namespaces, bad_tokens, closed_and_unread, attachments, many_attachments),
+        *(idle_sockets, polling_sessions, cancels, new_epochs, unread_results),
+    )
+}
+
+
+def main() -> None:
+    name, url, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
+    attempt, connections = ATTACKS[name]
+    attack = Attack(url, seconds, os.environ.get("TOKEN", ""))
+    threads = [threading.Thread(target=attack.repeat, args=[attempt], daemon=True) for _ in range(connections)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(seconds + 5)
+    print(json.dumps(attack.seen), flush=True)
+    os._exit(0)  # also from connections that still wait
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""A web server that is attacked: ``HOST_KIND=... python -m tests.attacks.host``."""
+# ruff: noqa: E402
+
+from __future__ import annotations
+
+import os
+
+KIND = os.environ.get("HOST_KIND", "threading")
+if KIND == "eventlet":
+    import eventlet
+    import eventlet.wsgi
+
+    eventlet.monkey_patch()
+elif KIND == "gevent":
+    from gevent import monkey
+
+    monkey.patch_all()
+
+import time
+from typing import Any
+
+import socketio
+from celery import Celery
+
+from celery_realtime import Realtime
+
+SECRET = "a long and random string of the attacked"
+PROJECT = "alpha"
+
+app = Celery("attacked", broker=os.environ.get("CELERY_BROKER_URL", "memory://"), set_as_current=False)
+app.conf.result_backend = os.environ.get("RESULT_URL")
+realtime = Realtime(app, history_url=os.environ.get("HISTORY_URL"), secret_key=SECRET)
+
+
+def authenticate(token: Any, _environ: dict[str, Any]) -> Any:
+    """Look for the user of a token, for as long as a question to a database takes."""
+    time.sleep(0.05)
+    from celery_realtime.auth import verify_token
+
+    return verify_token(SECRET, token)
+
+
+def authorize(user: Any, project_id: str) -> bool:
+    return project_id in user.projects
+
+
+def may_cancel(_user: Any, _project_id: str, _job_id: str) -> bool:
+    return True
+
+
+RULES = {"authenticate": authenticate, "authorize": authorize, "authorize_cancel": may_cancel}
+IS_ASGI = KIND in ("wsproto", "websockets", "hypercorn", "granian")
+
+
+def make() -> Any:
+    """Return the application."""
+    if IS_ASGI:
+        server: Any = socketio.AsyncServer(async_mode="asgi", client_manager=realtime.async_client_manager())
+        realtime.init_socketio(server, **RULES)
+        return socketio.ASGIApp(server)
+    mode = KIND if KIND in ("eventlet", "gevent") else "threading"
+    server = socketio.Server(async_mode=mode, client_manager=realtime.client_manager())
+    realtime.init_socketio(server, **RULES)
+    return socketio.WSGIApp(server)
+
+
+application = make() if KIND in ("gthread", "hypercorn", "granian") else None
+
+
+def serve(host: str, port: int) -> None:
+    """Serve in this process, on a host that has no command of its own."""
+    if KIND in ("wsproto", "websockets"):
+        import uvicorn
+
+        ws: Any = {"websockets": "websockets-sansio"}.get(KIND, KIND)
+        uvicorn.run(make(), host=host, port=port, log_level="error", ws=ws)
+    elif KIND == "eventlet":
+        eventlet.wsgi.server(eventlet.listen((host, port)), make(), log_output=False)
+    elif KIND == "gevent":
+        from gevent.pywsgi import WSGIServer
+
+        WSGIServer((host, port), make(), log=None).serve_forever()
+    else:
+        from werkzeug.serving import make_server
+
+        make_server(host, port, make(), threaded=True).serve_forever()
+
+
+if __name__ == "__main__":
+    serve(os.environ["HOST"], int(os.environ["PORT"]))

@@ -1,0 +1,66 @@
+"""Each host cuts a connection that sends what it may not; ``tests/web/test_gate.py`` has two of them in full."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from celery import Celery
+
+from celery_realtime import Realtime
+from tests.attacks.hosts import KINDS, PROJECT, SECRET, Attacked, is_missing
+from tests.attacks.raw import Raw
+from tests.attacks.senders import AFTER, BEFORE, LONG, Send, sent
+from tests.launcher import Launcher
+from tests.variants import long_unless
+
+#: Those whose WebSockets are read in another way than by the servers of tests/web/test_gate.py.
+SAMPLE = ("eventlet", "gthread")
+
+
+@pytest.fixture(scope="module", params=long_unless(SAMPLE, KINDS))
+def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
+    if is_missing(request.param):
+        pytest.skip(f"{request.param} is not installed")
+    folder = tmp_path_factory.mktemp(request.param)
+    with Launcher(folder) as launcher:
+        yield launcher.start(Attacked(request.param, Path(folder), {"CELERY_BROKER_URL": "memory://"}))
+
+
+@pytest.fixture(scope="module")
+def token() -> str:
+    realtime = Realtime(Celery("issuer", broker="memory://", set_as_current=False), secret_key=SECRET)
+    return realtime.issue_token("ada", projects=[PROJECT])
+
+
+@pytest.mark.parametrize("send", BEFORE)
+def test_a_connection_without_a_token_is_cut_that_sends(host: Attacked, send: Send) -> None:
+    connection = Raw(host.url)
+    connection.wait_for("0")
+    sent(connection, send)
+    assert connection.is_closed(10)
+    connection.close()
+
+
+@pytest.mark.parametrize("send", AFTER)
+def test_a_client_is_cut_that_sends(host: Attacked, token: str, send: Send) -> None:
+    connection = Raw(host.url).enter(token)
+    sent(connection, send)
+    assert connection.is_closed(10)
+    connection.close()
+
+
+def test_nothing_is_inflated(host: Attacked, token: str) -> None:
+    connection = Raw(host.url, deflate=True)
+    if connection.deflates:
+        assert host.name.startswith("granian")
+        return
+    sent(connection, lambda raw: raw.write(raw.bomb(LONG)))
+    assert connection.is_closed(10)
+
+
+def test_others_are_served_after_all_that(host: Attacked, token: str) -> None:
+    client = Raw(host.url).enter(token)
+    assert '"ok":true' in client.ask("subscribe_project", {"project_id": PROJECT})
+    client.close()

@@ -1,0 +1,85 @@
+"""A budget is taken from until it is exceeded, once; more is allowed when a token was shown."""
+
+from __future__ import annotations
+
+import pytest
+
+from celery_realtime.settings import Settings
+from celery_realtime.web import budgets
+from celery_realtime.web.budgets import Allowance, Bucket, Budget
+from celery_realtime.web.sessions import Limits
+
+LIMITS = Limits.of(Settings())
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [100.0]
+    monkeypatch.setattr(budgets.time, "monotonic", lambda: now[0])
+    return now
+
+
+def make_budget(exceeded: list[Budget] | None = None) -> Budget:
+    return Budget(Allowance.before_token(LIMITS), "peer", ([] if exceeded is None else exceeded).append)
+
+
+def test_a_bucket_gives_its_burst_at_once_and_its_rate_later(clock: list[float]) -> None:
+    bucket = Bucket(rate=2, burst=3)
+    assert [bucket.take() for _ in range(4)] == [True, True, True, False]
+    clock[0] += 1
+    assert [bucket.take() for _ in range(3)] == [True, True, False]
+    clock[0] += 1000
+    assert not bucket.take(4)
+
+
+def test_what_is_exceeded_is_reported_once_and_all_is_refused_after_it() -> None:
+    exceeded: list[Budget] = []
+    budget = make_budget(exceeded)
+    assert budget.take_packet()
+    assert not budget.take_message(10**9)
+    assert not budget.take_message(1)
+    assert not budget.take_packet()
+    assert exceeded == [budget]
+    assert budget.exceeded == "bytes in one message"
+
+
+def test_with_a_token_more_is_allowed() -> None:
+    budget, hooked = make_budget(), []
+    budget.on_admitted(lambda: hooked.append(budget.max_message))
+    before = budget.max_message
+    budget.admit(Allowance.after_token(LIMITS, 1_000_000))
+    budget.admit(Allowance.after_token(LIMITS, 5))
+    assert (before < budget.max_message, budget.max_message) == (True, 1_000_000)
+    budget.on_admitted(lambda: hooked.append(0))
+    assert hooked == [1_000_000, 0]
+
+
+def test_a_request_as_long_as_the_setting_allows_is_always_possible() -> None:
+    limits = Limits.of(Settings(max_request=5_000_000))
+    assert Allowance.before_token(limits).max_message == 5_000_000
+    assert Allowance.after_token(limits, 1000).max_message == 5_000_000
+
+
+@pytest.mark.parametrize("take", ["bytes", "frames", "packets", "connects", "namespace"])
+def test_each_of_these_ends(take: str) -> None:
+    budget = make_budget()
+    takes = {
+        "bytes": lambda: budget.take_bytes(60_000),
+        "frames": budget.take_frame,
+        "packets": budget.take_packet,
+        "connects": lambda: budget.take_connect("/"),
+        "namespace": lambda: budget.take_connect("/" + "n" * budgets.LONGEST_NAMESPACE),
+    }
+    assert not all(takes[take]() for _ in range(2000))
+    assert budget.exceeded
+
+
+def test_few_requests_are_answered_at_a_time() -> None:
+    budget = make_budget()
+    requests = [object() for _ in range(3)]
+    assert [budget.begin_request("GET", request) for request in requests] == [True, True, False]
+    assert budget.begin_request("POST", requests[2])
+    budget.end_request("GET", requests[0])
+    assert budget.begin_request("GET", requests[2])
+    budget.exceed("anything")
+    assert not budget.begin_request("POST", requests[0])
