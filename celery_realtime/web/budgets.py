@@ -97,6 +97,7 @@ class Budget:
         eio_sid: Its Engine.IO session id, once it has one.
         exceeded: What it has sent too much of; None while it has not.
         has_token: Whether it has entered a namespace.
+        is_connecting: Whether it is being decided if it may enter a namespace.
         max_message: Bytes that one message may have now.
         requests: The HTTP requests that are being answered, in which it may be cut.
     """
@@ -106,7 +107,9 @@ class Budget:
         self.eio_sid: str | None = None
         self.exceeded: str | None = None
         self.has_token = False
+        self.is_connecting = False
         self.requests: list[tuple[str, Any]] = []
+        self._began = time.monotonic()
         self._on_exceeded = on_exceeded
         self._on_admitted: list[Callable[[], Any]] = []
         self._connects = Bucket(CONNECT_RATE, MOST_CONNECTS)
@@ -137,6 +140,10 @@ class Budget:
         if self.exceeded is None:
             self.exceeded = what
             self._on_exceeded(self)
+
+    def is_idle(self, late: float) -> bool:
+        """Tell whether it has shown no token since a time, and shows none now."""
+        return self._began < late and not self.is_connecting and not self.has_token
 
     # Each of these returns whether it may go on.
 

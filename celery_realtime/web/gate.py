@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-import threading
 import time
-from collections import Counter
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +21,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Connections without a token that a server has at a time. Beyond, the oldest of the address with most of them ends.
-MOST_NEWCOMERS = 500
+#: Connections without a token that may say nothing for longer than ``PATIENCE``. Beyond, the oldest of the address with
+#: most of them end. After an outage all clients come back at once, and behind a proxy all have one address.
+MOST_IDLE = 500
+PATIENCE = 2.0
+
+#: Connections without a token altogether; beyond, the oldest ends.
+MOST_NEWCOMERS = 5000
 
 #: Seconds that a client which is over its budget has to read why, before its connection is cut.
 FAREWELL = 0.4
@@ -60,7 +64,6 @@ class Gate:
         #: Those that are being ended: when they are cut, and the request of their WebSocket, which may return before.
         self._ending: dict[str, tuple[float, Any]] = {}
         self.pings = Pings(server)
-        self._lock = threading.Lock()
         self._log = RateLimitedLogger(logger)
         self._on_connection: Callable[[str], None] | None = None
 
@@ -108,14 +111,24 @@ class Gate:
             self._on_connection(eio_sid)
 
     def _make_room(self) -> None:
-        with self._lock:
-            newcomers = list(self._newcomers.values())
-            if len(newcomers) <= MOST_NEWCOMERS:
-                return
-            [(peer, _)] = Counter(budget.peer for budget in newcomers).most_common(1)
-            oldest = next(budget for budget in newcomers if budget.peer == peer)
-            self._newcomers.pop(oldest.eio_sid or "", None)
-        oldest.exceed("connections without a token")
+        if len(self._newcomers) > MOST_NEWCOMERS:
+            self._end_newcomer(next(iter(self._newcomers.values())))
+
+    def _end_idle(self) -> None:
+        """End connections without a token that say nothing, if they are too many."""
+        late = time.monotonic() - PATIENCE
+        idle = [budget for budget in list(self._newcomers.values()) if budget.is_idle(late)]
+        if len(idle) <= MOST_IDLE:
+            return
+        by_peer: dict[str, deque[Budget]] = {}
+        for budget in idle:
+            by_peer.setdefault(budget.peer, deque()).append(budget)
+        for _ in range(len(idle) - MOST_IDLE):
+            self._end_newcomer(max(by_peer.values(), key=len).popleft())
+
+    def _end_newcomer(self, budget: Budget) -> None:
+        self._newcomers.pop(budget.eio_sid or "", None)
+        budget.exceed("connections without a token")
 
     def forget(self, eio_sid: str) -> None:
         """Forget a connection that has gone."""
@@ -138,7 +151,7 @@ class Gate:
         if found is None:
             budget.exceed("messages that are none of Socket.IO's")
         elif found[1] == _CONNECT:
-            budget.take_connect(found[3] or "/")
+            budget.is_connecting = budget.take_connect(found[3] or "/")
         elif found[1] in (_BINARY_EVENT, _BINARY_ACK):
             self._check_attachments(budget, int((found[2] or "0")[:10]), found[3] or "/")
         return budget.exceeded is None
@@ -152,6 +165,7 @@ class Gate:
         budget = self._budgets.get(eio_sid)
         if budget is None or budget.has_token or not isinstance(message, str) or message[:1] != _CONNECT:
             return
+        budget.is_connecting = False
         found = _TYPE_AND_NAMESPACE.match(message)
         if found is not None and self.sockets.has_entered(eio_sid, found[3] or "/"):
             budget.admit(self._after)
@@ -184,7 +198,8 @@ class Gate:
         return bool(self._ending) or self.sockets.has_stuck()
 
     def sweep(self) -> Decision[None]:
-        """Cut the connections that are over their budget, or closed and not gone."""
+        """Cut the connections that are over their budget, or closed and not gone; end those that are too many."""
+        self._end_idle()
         for eio_sid, (due, environ) in list(self._ending.items()):
             if due > time.monotonic():
                 continue

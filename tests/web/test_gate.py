@@ -146,7 +146,8 @@ def test_who_leaves_the_namespace_has_to_show_a_token_again(make_web: Callable[.
 def test_of_too_many_connections_without_a_token_the_oldest_of_the_same_address_goes(
     web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate, "MOST_NEWCOMERS", 3)
+    monkeypatch.setattr(gate, "MOST_IDLE", 3)
+    monkeypatch.setattr(gate, "PATIENCE", 0.0)
     silent = [Raw(web.url) for _ in range(5)]
     assert silent[0].is_closed(10)
     assert silent[1].is_closed(10)
@@ -154,6 +155,15 @@ def test_of_too_many_connections_without_a_token_the_oldest_of_the_same_address_
     assert '"ok":true' in client.ask("subscribe_project", {"project_id": "alpha"})
     assert not silent[4].is_closed(0.5)
     for connection in [client, *silent]:
+        connection.close()
+
+
+def test_of_too_many_connections_altogether_the_oldest_goes(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "MOST_NEWCOMERS", 3)
+    silent = [Raw(web.url) for _ in range(4)]
+    assert silent[0].is_closed(10)
+    assert not silent[3].is_closed(0.5)
+    for connection in silent:
         connection.close()
 
 
