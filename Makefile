@@ -13,7 +13,7 @@ PROCESSES ?= 5
 export PYTHONDONTWRITEBYTECODE :=
 PYTEST = $(BIN)/python -m pytest --dist worksteal --durations 10 --ignore tests/matrix --ignore tests/chaos
 
-.PHONY: help venv demo test check services lint typing format docs long matrix chaos fuzz bench package clean
+.PHONY: help venv demo test check services lint typing format docs long matrix chaos fuzz attack bench package clean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make matrix   run every outcome of a job in every pool on every broker (long)"
 	@echo "make chaos    kill 500 workers and servers at random, and break brokers under 20,000 events (ten minutes)"
 	@echo "make fuzz     feed arbitrary input to all that reads what others write (FUZZ_EXAMPLES each)"
+	@echo "make attack   attack web servers of each kind, and measure what it costs them (minutes; ARGS)"
 	@echo "make bench    compare with python-socketio's own manager, and with no extension (minutes)"
 	@echo "make package  build the wheel and check what is in it"
 	@echo "make venv     make $(VENV) with all that contributors need"
@@ -75,6 +76,9 @@ chaos: services
 FUZZ_EXAMPLES ?= 2000
 fuzz: services
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest tests/fuzz --timeout 0 $(ARGS)
+
+attack: services
+	$(BIN)/python -m tests.attacks $(ARGS)
 
 bench: services
 	$(BIN)/python -m benchmarks $(ARGS)

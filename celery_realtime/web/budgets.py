@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -85,6 +86,28 @@ class Allowance(msgspec.Struct, frozen=True):
         return cls(longest, byte_rate=4 * longest, packet_rate=packet_rate, frame_rate=5 * packet_rate)
 
 
+#: Bytes of messages that have not come to their end which a server collects, of all connections together. Beyond, short
+#: messages are still taken.
+MOST_COLLECTED = 32 * 1024 * 1024
+
+
+class Collected:
+    """The bytes of unfinished messages that a server has collected, of all its connections.
+
+    Attributes:
+        size: How many there are.
+    """
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._lock = threading.Lock()
+
+    def change(self, difference: int) -> None:
+        """Note that there are so many more, or fewer."""
+        with self._lock:
+            self.size += difference
+
+
 class Budget:
     """What is left to one connection; what is over it ends the connection.
 
@@ -92,6 +115,7 @@ class Budget:
         allowance: What it may send before it has shown a token.
         peer: The address that it comes from.
         on_exceeded: Called once, in the thread or loop that reads from the connection, when it sends more.
+        collected: Shared by the connections of a server.
 
     Attributes:
         eio_sid: Its Engine.IO session id, once it has one.
@@ -102,7 +126,13 @@ class Budget:
         requests: The HTTP requests that are being answered, in which it may be cut.
     """
 
-    def __init__(self, allowance: Allowance, peer: str, on_exceeded: Callable[[Budget], Any]) -> None:
+    def __init__(
+        self,
+        allowance: Allowance,
+        peer: str,
+        on_exceeded: Callable[[Budget], Any],
+        collected: Collected | None = None,
+    ) -> None:
         self.peer = peer
         self.eio_sid: str | None = None
         self.exceeded: str | None = None
@@ -110,6 +140,8 @@ class Budget:
         self.is_connecting = False
         self.requests: list[tuple[str, Any]] = []
         self._began = time.monotonic()
+        self._collected = collected or Collected()
+        self._share = 0
         self._on_exceeded = on_exceeded
         self._on_admitted: list[Callable[[], Any]] = []
         self._connects = Bucket(CONNECT_RATE, MOST_CONNECTS)
@@ -139,6 +171,7 @@ class Budget:
         """Note that too much of something was sent, which ends the connection."""
         if self.exceeded is None:
             self.exceeded = what
+            self._collect(0)
             self._on_exceeded(self)
 
     def is_idle(self, late: float) -> bool:
@@ -162,6 +195,20 @@ class Budget:
     def take_message(self, size: int) -> bool:
         """Take a message, or what has come of it, that has so many bytes by now."""
         return self._within(size <= self.max_message, "bytes in one message")
+
+    def take_part(self, size: int, *, is_last: bool = False) -> bool:
+        """Take a part of a message, of which so many bytes have come by now, to be collected until it is whole."""
+        self._collect(0 if is_last or self.exceeded is not None else size)
+        has_room = size <= SHORT_MESSAGE or self._collected.size <= MOST_COLLECTED
+        return self._within(has_room, "bytes in messages that do not end") and self.take_message(size)
+
+    def release(self) -> None:
+        """Give back what is collected: the connection has gone."""
+        self._collect(0)
+
+    def _collect(self, size: int) -> None:
+        self._collected.change(size - self._share)
+        self._share = size
 
     def take_connect(self, namespace: str) -> bool:
         """Take an attempt to enter a namespace."""

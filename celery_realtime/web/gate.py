@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from celery_realtime.logs import RateLimitedLogger
-from celery_realtime.web.budgets import MOST_ATTACHMENTS, Allowance, Budget
+from celery_realtime.web.budgets import MOST_ATTACHMENTS, Allowance, Budget, Collected
 from celery_realtime.web.decisions import Decision
 from celery_realtime.web.pings import Pings
 from celery_realtime.web.seams import EngineSockets, Request, guard_messages, guard_requests, guard_websockets
@@ -58,6 +58,7 @@ class Gate:
         self._max_unread = settings.max_backlog, settings.max_backlog_bytes
         self._before = Allowance.before_token(limits)
         self._after = Allowance.after_token(limits, sockets.max_message)
+        self._collected = Collected()
         self._budgets: dict[str, Budget] = {}
         #: Those without a token, the oldest first.
         self._newcomers: dict[str, Budget] = {}
@@ -83,7 +84,7 @@ class Gate:
 
     def _begin_request(self, request: Request) -> Budget | None:
         """Return the budget of the connection that a request is of, or None where it has to be refused."""
-        budget = self._budgets.get(request.sid or "") or Budget(self._before, request.peer, self._end)
+        budget = self._budgets.get(request.sid or "") or self._new_budget(request.peer)
         if request.is_websocket:
             return budget if budget.exceeded is None else None
         if not budget.begin_request(request.method, request.environ):
@@ -95,6 +96,9 @@ class Gate:
             self._end_request(budget, request)
         return budget if may_come else None
 
+    def _new_budget(self, peer: str) -> Budget:
+        return Budget(self._before, peer, self._end, self._collected)
+
     def _end_request(self, budget: Budget, request: Request) -> None:
         budget.end_request(request.method, request.environ)
 
@@ -102,7 +106,7 @@ class Gate:
 
     def _note_connection(self, eio_sid: str, budget: Budget | None) -> None:
         """Note a new connection; one that came past us has what a connection of nobody in particular has."""
-        budget = budget or Budget(self._before, "", self._end)
+        budget = budget or self._new_budget("")
         budget.eio_sid = eio_sid
         self._budgets[eio_sid] = self._newcomers[eio_sid] = budget
         self.sockets.ping_from(self.pings, eio_sid)
@@ -132,7 +136,9 @@ class Gate:
 
     def forget(self, eio_sid: str) -> None:
         """Forget a connection that has gone."""
-        self._budgets.pop(eio_sid, None)
+        budget = self._budgets.pop(eio_sid, None)
+        if budget is not None:
+            budget.release()
         self._newcomers.pop(eio_sid, None)
         self._on_gone(eio_sid)
 

@@ -183,7 +183,7 @@ class MeteredFrames:
         if not hasattr(event, "message_finished"):
             return True
         self._size += len(event.data)
-        fits = self._budget.take_message(self._size)
+        fits = self._budget.take_part(self._size, is_last=event.message_finished)
         if event.message_finished:
             self._size = 0
         return fits
@@ -202,7 +202,9 @@ def _meter_eventlet(websocket: Any, budget: Budget) -> None:
 
     def wait() -> Any:
         reader.received = 0
-        return theirs()
+        message = theirs()
+        budget.release()
+        return message
 
     websocket.wait = wait
 
@@ -216,7 +218,7 @@ class _EventletReader(MeteredSocket):
         data = super().recv(size, *flags)
         self.received += len(data)
         # Each read is a frame's header, its mask or a part of its payload.
-        if not self._budget.take_frame() or not self._budget.take_message(self.received - 14):
+        if not self._budget.take_frame() or not self._budget.take_part(self.received - 14):
             raise OSError("the client sends more than it may")
         return data
 
@@ -261,6 +263,7 @@ def _meter_websockets(protocol: Any, connection: Any, budget: Budget) -> None:
     def receive(data: bytes) -> None:
         if budget.take_bytes(len(data)):
             receive_data(data)
+            budget.take_part((connection.current_size or 0) + len(connection.reader.buffer))
 
     def events() -> Iterator[Any]:
         for event in events_received():

@@ -171,6 +171,15 @@ def many_attachments(attack: Attack) -> None:
         attack.sent(connection, frame(BINARY, bytes(900_000)))
 
 
+def unfinished_messages(attack: Attack) -> None:
+    """A hundred sockets with a token, each with a message of nearly a megabyte that does not end."""
+    held = []
+    while attack.goes_on:
+        with contextlib.suppress(*GONE):
+            held.append(attack.entered())
+            attack.sent(held[-1], frame(TEXT, b"4" + b"x" * 900_000, fin=False))
+
+
 def idle_sockets(attack: Attack) -> None:
     """Sockets that say nothing."""
     held = []
@@ -245,7 +254,15 @@ ATTACKS: dict[str, tuple[Callable[[Attack], None], int]] = {
     attempt.__name__: (attempt, 1 if attempt in (cancels, new_epochs, unread_results) else 4)
     for attempt in (
         *(endless_message, endless_frame, empty_fragments, pings, deflate_bomb, endless_body),
-        *(long_namespaces, many_namespaces, bad_tokens, closed_and_unread, attachments, many_attachments),
+        *(
+            unfinished_messages,
+            long_namespaces,
+            many_namespaces,
+            bad_tokens,
+            closed_and_unread,
+            attachments,
+            many_attachments,
+        ),
         *(idle_sockets, polling_sessions, cancels, new_epochs, unread_results),
     )
 }

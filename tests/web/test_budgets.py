@@ -6,7 +6,7 @@ import pytest
 
 from celery_realtime.settings import Settings
 from celery_realtime.web import budgets
-from celery_realtime.web.budgets import Allowance, Bucket, Budget
+from celery_realtime.web.budgets import Allowance, Bucket, Budget, Collected
 from celery_realtime.web.sessions import Limits
 
 LIMITS = Limits.of(Settings())
@@ -83,3 +83,24 @@ def test_few_requests_are_answered_at_a_time() -> None:
     assert budget.begin_request("GET", requests[2])
     budget.exceed("anything")
     assert not budget.begin_request("POST", requests[0])
+
+
+def test_all_connections_together_collect_no_more_than_a_server_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budgets, "MOST_COLLECTED", 1_000_000)
+    collected, after = Collected(), Allowance.after_token(LIMITS, 1_000_000)
+    three = [Budget(after, "peer", lambda _: None, collected) for _ in range(3)]
+    assert three[0].take_part(600_000)
+    assert three[1].take_part(300_000)
+    assert three[2].take_part(50_000)
+    assert not three[1].take_part(500_000)
+    assert collected.size == 650_000  # its part is given back
+    assert three[2].take_part(350_000)
+    assert three[0].take_part(700_000, is_last=True)
+    assert collected.size == 350_000
+    three[2].release()
+    assert collected.size == 0
+
+
+def test_while_there_is_no_room_short_messages_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budgets, "MOST_COLLECTED", 1000)
+    assert make_budget().take_part(budgets.SHORT_MESSAGE)

@@ -196,6 +196,8 @@ def test_uvicorn_with_websockets_is_bounded(budget: Budget) -> None:
     received: list[bytes] = []
     connection = SimpleNamespace(
         max_message_size=1 << 24,
+        current_size=None,
+        reader=SimpleNamespace(buffer=b""),
         extensions=["deflate"],
         receive_data=received.append,
         events_received=lambda: range(5000),
