@@ -62,8 +62,8 @@ class Gate:
         self._budgets: dict[str, Budget] = {}
         #: Those without a token, the oldest first.
         self._newcomers: dict[str, Budget] = {}
-        #: Those that are being ended: when they are cut, and the request of their WebSocket, which may return before.
-        self._ending: dict[str, tuple[float, Any]] = {}
+        #: Those that are being ended: when they are cut, and what is left of each until then.
+        self._ending: dict[str, tuple[float, Any, Budget | None]] = {}
         self.pings = Pings(server)
         self._log = RateLimitedLogger(logger)
         self._on_connection: Callable[[str], None] | None = None
@@ -195,8 +195,9 @@ class Gate:
                 budget.exceed("bytes that it does not read")
 
     def cut_soon(self, eio_sid: str) -> None:
-        """Cut a connection that is being closed, when its client has had time to read why."""
-        self._ending.setdefault(eio_sid, (time.monotonic() + FAREWELL, self.sockets.request_of(eio_sid)))
+        """Cut a connection that is about to be closed, when its client has had time to read why."""
+        due, websocket = time.monotonic() + FAREWELL, self.sockets.request_of(eio_sid)
+        self._ending.setdefault(eio_sid, (due, websocket, self._budgets.get(eio_sid)))
 
     @property
     def is_busy(self) -> bool:
@@ -206,11 +207,10 @@ class Gate:
     def sweep(self) -> Decision[None]:
         """Cut the connections that are over their budget, or closed and not gone; end those that are too many."""
         self._end_idle()
-        for eio_sid, (due, environ) in list(self._ending.items()):
+        for eio_sid, (due, environ, budget) in list(self._ending.items()):
             if due > time.monotonic():
                 continue
             del self._ending[eio_sid]
-            budget = self._budgets.get(eio_sid)
             with self._log.suppressing("cannot close a connection that sends too much; it is cut"):
                 yield from self.sockets.abort(eio_sid)
             self._cut(eio_sid, budget, environ)

@@ -159,9 +159,9 @@ class Housekeeper:
     def _close_silent(self) -> Decision[None]:
         """Close the connections that should have shown a token by now, whatever they have sent instead."""
         for eio_sid in self._silent_newcomers():
+            self._gate.cut_soon(eio_sid)
             with self._log.suppressing("cannot close a connection that shows no token; it is cut"):
                 yield functools.partial(self._sockets.close, eio_sid)
-            self._gate.cut_soon(eio_sid)
 
     def _silent_newcomers(self) -> list[str]:
         if not self._newcomers:

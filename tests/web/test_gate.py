@@ -170,3 +170,26 @@ def test_of_too_many_connections_altogether_the_oldest_goes(web: Web, monkeypatc
 def test_a_bad_token_is_refused_as_ever(web: Web) -> None:
     with pytest.raises(Refused, match="unauthorized"):
         Raw(web.url).enter("bad")
+
+
+def test_a_body_that_does_not_come_is_not_waited_for_longer_than_for_a_token(make_web: Callable[..., Web]) -> None:
+    web = make_web(connect_timeout=1).attach().start()
+    sid = handshake(web.url)
+    head = f"POST /socket.io/?EIO=4&transport=polling&sid={sid} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+    connection = http(web.url, f"{head}40".encode(), timeout=20)
+    with contextlib.suppress(ConnectionError):
+        assert not connection.recv(65536).startswith(b"HTTP/1.1 200")
+    connection.close()
+    wait_for(lambda: sid not in web.server.eio.sockets)
+
+
+def test_a_session_whose_requests_wait_ends_in_time_too(make_web: Callable[..., Web]) -> None:
+    web = make_web(connect_timeout=1).attach().start()
+    sid = handshake(web.url)
+    request = f"GET /socket.io/?EIO=4&transport=polling&sid={sid} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    waiting = [http(web.url, request, timeout=20) for _ in range(2)]
+    for connection in waiting:
+        with contextlib.suppress(ConnectionError):
+            connection.recv(65536)
+        connection.close()
+    wait_for(lambda: sid not in web.server.eio.sockets)
