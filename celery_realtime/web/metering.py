@@ -123,12 +123,13 @@ class MeteredSocket:
     """
 
     def __init__(self, connection: Any, budget: Budget, wait: Callable[[], None] | None = None) -> None:
-        self._connection = connection
+        #: The socket itself.
+        self.connection = connection
         self._budget = budget
         self._wait = wait
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._connection, name)
+        return getattr(self.connection, name)
 
     def recv(self, size: int, *flags: int) -> bytes:
         """Read as :meth:`socket.socket.recv` does.
@@ -138,7 +139,7 @@ class MeteredSocket:
         """
         if self._wait is not None:
             self._wait()
-        data: bytes = self._connection.recv(size, *flags)
+        data: bytes = self.connection.recv(size, *flags)
         if not self._budget.take_bytes(len(data)):
             raise OSError("the client sends more than it may")
         return data

@@ -24,7 +24,7 @@ from engineio.packet import MESSAGE, Packet
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.web.budgets import Budget
-from celery_realtime.web.metering import BUDGET_KEY, budget_of, metered_upgrade
+from celery_realtime.web.metering import BUDGET_KEY, MeteredSocket, budget_of, metered_upgrade
 from celery_realtime.web.pings import Pings
 
 logger = logging.getLogger(__name__)
@@ -652,7 +652,8 @@ class WholeSends:
 def _handle_whole(handle: Callable[[Any], Any], websocket: Any) -> Any:
     """Handle a WebSocket whose frames are sent as wholes."""
     server: Any = getattr(websocket, "ws", None)  # simple-websocket's, if that is used
-    if type(getattr(server, "sock", None)).__module__.startswith("gevent."):
+    held = getattr(server, "sock", None)
+    if type(held.connection if isinstance(held, MeteredSocket) else held).__module__.startswith("gevent."):
         server.sock = WholeSends(server.sock)
     return handle(websocket)
 

@@ -18,9 +18,13 @@ from engineio.packet import MESSAGE, Packet
 from engineio.socket import Socket
 
 from celery_realtime.exceptions import ImproperlyConfigured
+from celery_realtime.settings import Settings
 from celery_realtime.web import seams
+from celery_realtime.web.budgets import Allowance, Budget
 from celery_realtime.web.decisions import call, wait
+from celery_realtime.web.metering import MeteredSocket
 from celery_realtime.web.seams import SEAMS, ClientBacklogs, EngineSockets
+from celery_realtime.web.sessions import Limits
 from tests.log_records import logged_by
 
 
@@ -284,13 +288,15 @@ def test_the_request_of_a_websocket_leads_to_its_socket(make_server: MakeServer)
     there.close()
 
 
-def test_a_websocket_of_gevent_is_sent_whole_frames() -> None:
+@pytest.mark.parametrize("is_metered", [False, True])
+def test_a_websocket_of_gevent_is_sent_whole_frames(is_metered: bool) -> None:
     """A frame that does not fit is not cut off, and two do not mix."""
     gevent, green = pytest.importorskip("gevent"), pytest.importorskip("gevent.socket")
     server = sync_server()
     sockets, held = EngineSockets(server), connection(server)
     here, there = green.socketpair()
-    websocket = SimpleNamespace(ws=SimpleNamespace(sock=here))
+    budget = Budget(Allowance.before_token(Limits.of(Settings())), "peer", lambda _: None)
+    websocket = SimpleNamespace(ws=SimpleNamespace(sock=MeteredSocket(here, budget) if is_metered else here))
 
     def write(handled: Any) -> None:
         frames = [bytes([number]) * 1_000_000 for number in range(3)]
@@ -302,7 +308,7 @@ def test_a_websocket_of_gevent_is_sent_whole_frames() -> None:
         assert read == b"".join(frames)
 
     held._websocket_handler = write
-    sockets.watch(lambda eio_sid: None)
+    sockets.watch(lambda eio_sid, _: None)
     settle(server.eio.handlers["connect"]("eio", {}))
     held._websocket_handler(websocket)
     assert websocket.ws.sock.fileno() == here.fileno()
@@ -317,7 +323,7 @@ def test_other_websockets_are_left_as_they_are(websocket: Any) -> None:
     server, handled = sync_server(), []
     held = connection(server)
     held._websocket_handler = handled.append
-    EngineSockets(server).watch(lambda eio_sid: None)
+    EngineSockets(server).watch(lambda eio_sid, _: None)
     settle(server.eio.handlers["connect"]("eio", {}))
     held._websocket_handler(websocket)
     assert handled == [websocket]
