@@ -333,6 +333,7 @@ class _CelerySide:
             manager,
             incarnation=incarnation,
             received=self.bridge.received,
+            project_of=self.projects.of_request,
             keeper=lambda: realtime.keeper,
             departures=departures,
             reconciler=self.reconciler,

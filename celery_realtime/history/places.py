@@ -1,20 +1,27 @@
-"""Remember which project each job is of."""
+"""Remember of which projects each job is."""
 
 from __future__ import annotations
 
+import itertools
 import time
 from typing import Any
 
 from celery_realtime.encoding import legible
 from celery_realtime.events import Outgoing
 from celery_realtime.history.keys import Keys
-from celery_realtime.history.lua import Command, Runner, command
+from celery_realtime.history.lua import Command, Runner, Script, call, command
+
+#: Bytes of the projects of one job that are remembered: an application may use one id in each of its projects.
+MOST_BYTES = 16 * 1024
+
+_PLACE = Script("place")
 
 
 class Places:
     """The projects of the jobs of a channel, each known for a ``ttl`` at least.
 
-    One hash holds those of one period of a ``ttl``, and expires as a whole.
+    A job has one project for its run; of several jobs with the same id each may have another. One hash holds those of
+    one period of a ``ttl``, and expires as a whole.
 
     Args:
         keys: Of the channel.
@@ -38,10 +45,10 @@ class Places:
         if not pairs:
             return []
         [key] = self._keys.places(self._period())
-        return [command("HSET", key, *pairs), command("EXPIRE", key, max(1, int(self._ttl * 2)))]
+        return [call(_PLACE, [key], [max(1, int(self._ttl * 2)), MOST_BYTES, *pairs])]
 
-    def project_of(self, job_id: str) -> str | None:
-        """Return the project of a job, or None when none is known.
+    def projects_of(self, job_id: str) -> list[str]:
+        """Return the projects that have a job of an id, each once, the latest first.
 
         Raises:
             redis.RedisError: Redis cannot be reached.
@@ -49,11 +56,20 @@ class Places:
         now = self._period()
         # A host whose clock is ahead may have written into the next period.
         keys = self._keys.places(now, now - 1, now + 1)
-        projects = self._runner.run_all([command("HGET", key, legible(job_id)) for key in keys])
-        for project in projects:
-            if isinstance(project, Exception):
-                raise project
-        return next((project.decode(errors="replace") for project in projects if project is not None), None)
+        lists = self._runner.run_all([command("HGET", key, legible(job_id)) for key in keys])
+        for projects in lists:
+            if isinstance(projects, Exception):
+                raise projects
+        named = (projects.decode(errors="replace").split("\n") for projects in lists if projects is not None)
+        return list(dict.fromkeys(itertools.chain.from_iterable(named)))
+
+    def project_of(self, job_id: str) -> str | None:
+        """Return the project that has the latest job of an id, or None when none is known.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        return next(iter(self.projects_of(job_id)), None)
 
     def projects(self) -> set[str]:
         """Return the projects of which there were jobs within the last ``ttl`` seconds.
@@ -67,7 +83,7 @@ class Places:
             cursor: Any = 0
             while True:
                 cursor, pairs = self._runner.run(command("HSCAN", key, cursor, "COUNT", 1000))
-                projects.update(project.decode(errors="replace") for project in pairs.values())
+                projects.update(*(listed.decode(errors="replace").split("\n") for listed in pairs.values()))
                 if not int(cursor):
                     break
         return projects

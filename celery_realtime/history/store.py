@@ -56,7 +56,7 @@ class History:
         leases: Which jobs each worker runs.
         marks: Which jobs were cancelled, and whose access was revoked.
         ends: Which jobs have no end on record.
-        places: Which project each job is of.
+        places: Of which projects each job is.
         brokers: Which brokers have been marked.
 
     Raises:
@@ -201,12 +201,20 @@ class History:
         }
 
     def project_of(self, job_id: str) -> str | None:
-        """Return the project of a job of which an event came in the last ``ttl`` seconds, or None.
+        """Return the project of the latest job of an id, as :meth:`projects_of` has it, or None.
 
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
         return self.places.project_of(job_id)
+
+    def projects_of(self, job_id: str) -> list[str]:
+        """Return the projects that have had a job of an id within the last ``ttl`` seconds, the latest first.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        return self.places.projects_of(job_id)
 
     def job(self, project_id: str, job_id: str) -> dict[str, Any] | None:
         """Return the latest state of one job, as the snapshot has it, or None when it is not known.

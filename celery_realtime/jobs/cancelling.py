@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from celery_realtime.bounded import BoundedDict
-from celery_realtime.events import CANCEL_COMMAND, LATEST_RUN, Cancellation
+from celery_realtime.events import CANCEL_COMMAND, LATEST_RUN, Cancellation, cancel_target
 from celery_realtime.forks import talking
 from celery_realtime.jobs.lineage import run_of_request
 from celery_realtime.jobs.seams import WorkerRequests
@@ -37,7 +37,8 @@ REMEMBERED = 10000
 class Cancellations:
     """Which jobs of this process have been cancelled, for tasks that end by themselves when they learn of it.
 
-    A child of a prefork pool is told nothing by its worker, so it asks the history while such a job runs.
+    A child of a prefork pool is told nothing by its worker, so it asks the history while such a job runs. A job goes by
+    what :func:`~celery_realtime.events.cancel_target` returns: other projects may have jobs of the same id.
 
     Args:
         history: Returns the history, or None.
@@ -131,24 +132,30 @@ def register_command() -> None:
     control_command(name=CANCEL_COMMAND, args=[("job_id", str)], signature="<job id>")(_cancel_here)
 
 
-def _cancel_here(state: Any, job_id: str, until: str = LATEST_RUN, unmarked: bool = True, **_: Any) -> dict[str, Any]:
-    """Cancel runs of a job on this worker, and return how it will end; ``found`` tells whether this worker has it."""
+def _cancel_here(
+    state: Any, job_id: str, project_id: str | None = None, until: str = LATEST_RUN, unmarked: bool = True, **_: Any
+) -> dict[str, Any]:
+    """Cancel runs of a project's job here, and return how it will end; ``found`` tells whether this worker has it."""
     requests, realtime = WorkerRequests(state.consumer), state.app.realtime
-    cancellation = Cancellation(until, unmarked)
-    realtime.worker.note_cancelled(job_id, cancellation)
-    request = requests.get(job_id)
-    if request is None or not cancellation.concerns(run_of_request(request)):
-        return {"found": False, "how": "before_start", "pool": requests.pool}
-    return cancel_request(requests, request, realtime.running_jobs.cancellations)
+    cancellation, target = Cancellation(until, unmarked), cancel_target(job_id, project_id)
+    realtime.worker.note_cancelled(target, cancellation)
+    for request in requests.reserved():
+        is_named = request.id == job_id and cancellation.concerns(run_of_request(request))
+        if is_named and realtime.worker.project_of(request) == project_id:
+            return cancel_request(requests, request, realtime.running_jobs.cancellations, target)
+    return {"found": False, "how": "before_start", "pool": requests.pool}
 
 
-def cancel_request(requests: WorkerRequests, request: Any, cancellations: Cancellations) -> dict[str, Any]:
+def cancel_request(
+    requests: WorkerRequests, request: Any, cancellations: Cancellations, target: str | None = None
+) -> dict[str, Any]:
     """Cancel a job that a worker has.
 
     Args:
         requests: The worker's.
         request: The job's.
         cancellations: Where tasks of the worker's process look.
+        target: What they look for; None for a job without a project.
 
     Returns:
         ``how`` it will end, None when it cannot be made to, and in which ``pool``. One that is about to start is
@@ -157,7 +164,7 @@ def cancel_request(requests: WorkerRequests, request: Any, cancellations: Cancel
     pool, is_running = requests.pool, requests.is_running(request)
     how: str | None = "before_start"
     if getattr(request.task, "cancellable", False):
-        cancellations.add(request.id, Cancellation.of(run_of_request(request)))
+        cancellations.add(target or request.id, Cancellation.of(run_of_request(request)))
         how = "cooperative" if is_running or requests.is_in_pool(request) else how
     elif requests.can_terminate:
         requests.terminate(request)
@@ -178,13 +185,22 @@ class CancelOrders:
     Args:
         history: Returns the history.
         cancel: Cancels a job that the worker has, given its request, and returns how.
+        project_of: Returns the project of a job, given its request, or None.
     """
 
-    def __init__(self, history: Callable[[], History | None], cancel: Callable[[Any], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        history: Callable[[], History | None],
+        cancel: Callable[[Any], dict[str, Any]],
+        project_of: Callable[[Any], str | None] = lambda _: None,
+    ) -> None:
         self._history = history
         self._cancel = cancel
+        self._project_of = project_of
         self._since = 0.0
         self._jobs: BoundedDict[str, _Order] = BoundedDict(REMEMBERED)
+        #: The ids of the jobs, of whatever project.
+        self._job_ids: BoundedDict[str, bool] = BoundedDict(REMEMBERED)
         self.loop = BackgroundLoop("cancel orders", logger, LONGEST_LOOK)
         self._periodic = PeriodicLoop(self.loop, self.look, LOOK_INTERVAL)
 
@@ -207,27 +223,33 @@ class CancelOrders:
             return
         with talking:
             cancelled, self._since = history.marks.cancelled_since(self._since)
-        for job_id, cancellation in cancelled.items():
-            self._jobs[job_id] = _Order(cancellation)
+        for target, cancellation in cancelled.items():
+            self._add(target, cancellation)
         for request in WorkerRequests().reserved():
             order = self._order_for(request)
             if order is not None and order.has_to_cancel(request):
                 order.answer = self._cancel(request)
                 with talking:
-                    history.marks.answer(request.id, order.answer)
+                    history.marks.answer(order.target, order.answer)
 
-    def note(self, job_id: str, cancellation: Cancellation) -> None:
+    def _add(self, target: str, cancellation: Cancellation) -> None:
+        self._jobs[target] = _Order(target, cancellation)
+        self._job_ids[target.rpartition("\n")[2]] = True
+
+    def note(self, target: str, cancellation: Cancellation) -> None:
         """Note that runs of a job are cancelled, which the history says too."""
-        order = self._jobs.get(job_id)
+        order = self._jobs.get(target)
         if order is None or order.cancellation != cancellation:
-            self._jobs[job_id] = _Order(cancellation)
+            self._add(target, cancellation)
 
     def concerns(self, request: Any) -> bool:
         """Tell whether the job of a request is cancelled, in the run that it is of."""
         return self._order_for(request) is not None
 
     def _order_for(self, request: Any) -> _Order | None:
-        order = self._jobs.get(request.id)
+        if self._job_ids.get(request.id) is None:  # which project it is of may take long to find out
+            return None
+        order = self._jobs.get(cancel_target(request.id, self._project_of(request)))
         return order if order is not None and order.cancellation.concerns(run_of_request(request)) else None
 
 
@@ -235,13 +257,15 @@ class _Order:
     """A cancelled job.
 
     Args:
+        target: What it is cancelled as.
         cancellation: Of which runs.
 
     Attributes:
         answer: How this worker has cancelled it; None if it has not.
     """
 
-    def __init__(self, cancellation: Cancellation) -> None:
+    def __init__(self, target: str, cancellation: Cancellation) -> None:
+        self.target = target
         self.cancellation = cancellation
         self.answer: dict[str, Any] | None = None
 

@@ -25,6 +25,9 @@ CUT_OFF_GRACE = 2.0
 REMEMBERED = 10000
 
 
+_Key = tuple[str | None, str, int]
+
+
 class Departure:
     """A job that has left this worker.
 
@@ -65,7 +68,7 @@ class Departures:
         after_fork(self._start_over)
 
     def _start_over(self) -> None:
-        self._departures: BoundedDict[tuple[str, int], Departure] = BoundedDict(REMEMBERED)
+        self._departures: BoundedDict[_Key, Departure] = BoundedDict(REMEMBERED)
         #: By request, the jobs that have not left.
         self._present: WeakKeyDictionary[Any, Job] = WeakKeyDictionary()
 
@@ -96,7 +99,7 @@ class Departures:
         self._changed()
         if report.kind == "dropped":  # before it began, which Celery reports
             return
-        key = (job.job_id, job.attempt)
+        key = _key_of(job)
         before = self._departures.get(key)
         if report.kind == "replaced":
             self._departures.pop(key)  # it goes on as another job
@@ -122,7 +125,7 @@ class Departures:
         Returns:
             Whether it is looked at: the pool says the same, and Celery has not looked itself.
         """
-        departure = self._departures.get((job.job_id, job.attempt))
+        departure = self._departures.get(_key_of(job))
         if departure is None or departure.report.kind != "lost" or not isinstance(error, WorkerLostError):
             return False
         if looks_for_stored_success():
@@ -148,7 +151,7 @@ class Departures:
     def cut_off(self, job: Job, request: Any) -> None:
         """Note that a job of this process was cut off, of which Celery may or may not say why."""
         report = PoolReport("cut off")
-        self._departures[job.job_id, job.attempt] = Departure(job, report, request, time.monotonic() + CUT_OFF_GRACE)
+        self._departures[_key_of(job)] = Departure(job, report, request, time.monotonic() + CUT_OFF_GRACE)
 
     def __len__(self) -> int:
         return len(self._departures)
@@ -170,4 +173,8 @@ class Departures:
     def settle(self, departures: list[Departure]) -> None:
         """Forget jobs whose ends are on record."""
         for departure in departures:
-            self._departures.pop((departure.job.job_id, departure.job.attempt))
+            self._departures.pop(_key_of(departure.job))
+
+
+def _key_of(job: Job) -> _Key:
+    return job.project_id, job.job_id, job.attempt

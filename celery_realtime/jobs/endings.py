@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
-from datetime import datetime, timezone
 from typing import Any
 
 from celery_realtime.encoding import describe_error, encode_lenient, one_line
 from celery_realtime.events import Ending
 from celery_realtime.jobs.seams import PoolReport
 from celery_realtime.settings import Settings
+from celery_realtime.stored import is_older
 
 #: The states in which a result backend has the end of a job.
 ENDS = ("SUCCESS", "FAILURE", "REVOKED")
@@ -39,22 +38,12 @@ def of_meta(meta: Mapping[str, Any] | None, settings: Settings, *, since: float 
             before is of an earlier job of the same id. None if unknown.
     """
     state = None if meta is None else meta.get("status")
-    if meta is None or state not in ENDS or _is_older(meta.get("date_done"), since):
+    if meta is None or state not in ENDS or is_older(meta.get("date_done"), since, CLOCK):
         return None
     result = meta.get("result")
     if state == "SUCCESS":
         return success(result, settings)
     return Ending(state, describe_error(result) if isinstance(result, BaseException) else state)
-
-
-def _is_older(done: Any, since: float | None) -> bool:
-    """Tell whether a stored end is older than a time; ``done`` is what backends have as ``date_done``."""
-    with contextlib.suppress(TypeError, ValueError):
-        at = done if isinstance(done, datetime) else datetime.fromisoformat(done)
-        # Without a zone it is UTC, or, with Celery's enable_utc off, the host's time: the later one counts.
-        readings = [at] if at.tzinfo else [at, at.replace(tzinfo=timezone.utc)]
-        return since is not None and max(reading.timestamp() for reading in readings) < since - CLOCK
-    return False
 
 
 def rejection_error(rejection: Any) -> str:

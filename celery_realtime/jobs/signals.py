@@ -6,13 +6,11 @@ import logging
 import sys
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakValueDictionary
 
 import msgspec
 from celery import Celery, signals
 from celery.exceptions import Reject, TaskRevokedError
 
-from celery_realtime.bounded import BoundedDict
 from celery_realtime.encoding import describe_error, encode_lenient, one_line
 from celery_realtime.events import Ending, Job
 from celery_realtime.jobs import endings
@@ -21,6 +19,7 @@ from celery_realtime.jobs.departures import Departures
 from celery_realtime.jobs.job_reader import JobReader, notes_of
 from celery_realtime.jobs.projects import Projects
 from celery_realtime.jobs.publishing import Publishing
+from celery_realtime.jobs.received import ReceivedJobs
 from celery_realtime.jobs.seams import (
     TaskMessage,
     dict_fields,
@@ -34,9 +33,6 @@ from celery_realtime.sending.manager import SocketIOManager
 from celery_realtime.settings import Settings
 
 logger = logging.getLogger(__name__)
-
-#: Received jobs that a worker's main process remembers.
-REMEMBERED = 10000
 
 
 class Bridge:
@@ -66,11 +62,10 @@ class Bridge:
         self._projects = projects
         self._is_connected = False
         self._start_observers: list[Callable[[Job], None]] = []
-        self._received: BoundedDict[str, Job] = BoundedDict(REMEMBERED)
+        self._received = ReceivedJobs(reader)
         self._reporter = reporter
         self._departures = departures
         self._reader = reader
-        self._requests: WeakValueDictionary[str, Any] = WeakValueDictionary()
         self._batches = BatchedJobs(reader, self._reporter, self._report_success)
         self._unreached = UnreachedSteps(projects, self._reporter)
         self._publishing = Publishing(app, settings, projects=projects, reporter=reporter, unreached=self._unreached)
@@ -112,9 +107,9 @@ class Bridge:
         """Call ``observer`` with each job that ends in this process, before its end is reported."""
         self._reporter.on_end(observer)
 
-    def received(self, job_id: str) -> Job | None:
-        """Return a job that this worker has received lately."""
-        return self._received.get(job_id)
+    def received(self, request: Any) -> Job:
+        """Return the job of a request that this worker has received."""
+        return self._received.of(request)
 
     def end_later_steps(self, job: Job, request: Any, ending: Ending) -> None:
         """Report that the steps behind a job will not run, which has ended with an error."""
@@ -124,8 +119,7 @@ class Bridge:
 
     def _on_received(self, sender: Any = None, request: Any = None, **_: Any) -> None:
         if sender is None or sender.app is self._app:
-            job = self._received[request.id] = self._reader.of_request(request)
-            self._requests[request.id] = request
+            job = self._received.add(request)
             if job.project_id is not None:
                 self._departures.watch(job, request)
                 note_behind(request, self._unreached.behind(job, request))
@@ -146,10 +140,6 @@ class Bridge:
             job = self._reader.of_message(str(received.fields.get("task")), str(received.job_id), received)
             error = describe_error(exc) if exc else "the message is not a task's"
             self._reporter.report(job, "REJECTED", error=error)
-
-    def _job_in_parent(self, request: Any) -> Job:
-        """Return a job that ends in a worker's main process."""
-        return self._received.get(request.id) or self._reader.of_request(request)
 
     # -- running ------------------------------------------------------------------------------------------------
 
@@ -237,7 +227,7 @@ class Bridge:
         # Celery 5.7 sends it for a Reject too, from the main process; the child has reported that in task_postrun.
         if sender.app is self._app and not isinstance(exception, Reject):
             job = self._job_by_id(sender, task_id)
-            request = sender.request if sender.request.id == task_id else self._requests.get(task_id)
+            request = sender.request if sender.request.id == task_id else self._received.request(task_id)
             if job is None or not self._departures.hasten(job, exception):
                 self._report_failure(job, exception, einfo)
                 if job is not None and request is not None:
@@ -250,7 +240,7 @@ class Bridge:
 
     def _job_by_id(self, task: Any, job_id: str) -> Job | None:
         """Return the job that a task runs or, in a worker's main process, one that was received."""
-        return self._reader.running(task) if task.request.id == job_id else self._received.get(job_id)
+        return self._reader.running(task) if task.request.id == job_id else self._received.by_id(job_id)
 
     def _on_revoked(
         self, sender: Any = None, request: Any = None, terminated: Any = None, expired: Any = None, **_: Any
@@ -258,7 +248,7 @@ class Bridge:
         if sender is None or sender.app is not self._app:
             return
         reason = "terminated" if terminated else "expired" if expired else "revoked"
-        job = self._job_in_parent(request)
+        job = self.received(request)
         self._reporter.report(job, "REVOKED", error=f"TaskRevokedError: {reason}")
         self._unreached.end_behind(job, request, TaskRevokedError(reason))
 
@@ -283,7 +273,7 @@ class Bridge:
         """
         if sender is None or sender.app is not self._app or reason is not None:
             return
-        job, received = self._job_in_parent(request), self._requests.get(request.id)
+        job, received = self.received(request), self._received.request(request.id)
         if received is not None and not received.acknowledged:
             self._departures.give_back(job, received)
         else:

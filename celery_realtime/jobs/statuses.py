@@ -31,11 +31,12 @@ class StatusGate:
 
     Of two reports on a job the later is not always the newer: Celery sends some from a worker's main process and some
     from its child, and some twice. A report is news when its run, attempt and rank are above those of the last one, or
-    when its task starts once more. The rules are those of append.lua, as far as one process can know.
+    when its task starts once more. Of jobs of several projects that have one id each goes by itself. The rules are
+    those of append.lua, as far as one process can know.
     """
 
     def __init__(self) -> None:
-        self._latest: BoundedDict[str, _Admitted] = BoundedDict(REMEMBERED)
+        self._latest: BoundedDict[tuple[str | None, str], _Admitted] = BoundedDict(REMEMBERED)
 
     def admit(self, job: Job, rank: int, *, is_final: bool = True) -> bool:
         """Return whether a status is news, and remember it if it is.
@@ -45,26 +46,28 @@ class StatusGate:
             rank: Of the status.
             is_final: Whether, if it is an end, nothing of the same attempt can follow; not so of LOST.
         """
-        latest = self._latest.get(job.job_id)
+        latest = self._latest.get((job.project_id, job.job_id))
         if latest is not None and not latest.is_before(job, rank):
             return False
-        self._latest[job.job_id] = _Admitted(job, rank, is_final, time.time())
+        self._latest[job.project_id, job.job_id] = _Admitted(job, rank, is_final, time.time())
         return True
 
     def hand_on(self, job: Job) -> None:
         """Take the next start of a job for news: it goes on in a message that it has published."""
-        self._latest[job.job_id] = _Admitted(job, RANK_OF_STATUS["queued"], is_final=True, when=time.time())
+        self._latest[job.project_id, job.job_id] = _Admitted(
+            job, RANK_OF_STATUS["queued"], is_final=True, when=time.time()
+        )
 
     def has_passed(self, job: Job, rank: int) -> bool:
         """Return whether this process has admitted a status of a rank, or of a later attempt."""
-        latest = self._latest.get(job.job_id)
+        latest = self._latest.get((job.project_id, job.job_id))
         return latest is not None and not latest.is_before(job, rank)
 
     def admit_unknown(self, job: Job) -> bool:
         """Return whether nothing is known of a job, and remember that it has ended as far as anybody knows."""
-        if self._latest.get(job.job_id) is not None:
+        if self._latest.get((job.project_id, job.job_id)) is not None:
             return False
-        self._latest[job.job_id] = _Admitted(job, TERMINAL_RANK, is_final=False, when=time.time())
+        self._latest[job.project_id, job.job_id] = _Admitted(job, TERMINAL_RANK, is_final=False, when=time.time())
         return True
 
 

@@ -243,7 +243,7 @@ class RunningJobs:
         mirror = self._mirror.peek()
         if mirror is not None:
             mirror.end(job.job_id)
-        self.cancellations.forget(job.job_id)
+        self.cancellations.forget(events.cancel_target(job.job_id, job.project_id))
         if tracker is not None:
             tracker.end()
             self._trackers.pop(job.job_id)
@@ -287,7 +287,7 @@ class RunningJobs:
             JobCancelled: It has been.
         """
         job = self._reader.running(task) if getattr(task, "cancellable", False) else None
-        if job is None or not self.cancellations.has(job.job_id, job.run):
+        if job is None or not self.cancellations.has(events.cancel_target(job.job_id, job.project_id), job.run):
             return
         reason = TaskRevokedError("cancelled")
         notes_of(task.request).stored = ("REVOKED", reason)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from celery import Celery, bootsteps, signals
 
-from celery_realtime.events import Cancellation, Job
+from celery_realtime.events import Cancellation, Job, cancel_target
 from celery_realtime.jobs.broker_watch import BrokerWatch
 from celery_realtime.jobs.cancelling import CancelOrders, cancel_request, register_command
 from celery_realtime.jobs.held_messages import HeldMessages
@@ -38,7 +38,8 @@ class WorkerSupport:
         settings: Returns the settings.
         manager: Where events go.
         incarnation: Of the worker that this process is, or becomes.
-        received: Returns a job that this worker has received lately, by its id, or None.
+        received: Returns the job of a request that this worker has received.
+        project_of: Returns the project of a job, given its request, or None.
         keeper: Returns what renews the leases of this process.
         departures: Knows which jobs come and go.
         reconciler: Sees to it that each job that leaves has its end on record.
@@ -50,7 +51,8 @@ class WorkerSupport:
         manager: SocketIOManager,
         *,
         incarnation: Incarnation,
-        received: Callable[[str], Job | None],
+        received: Callable[[Any], Job],
+        project_of: Callable[[Any], str | None],
         keeper: Callable[[], Keeper],
         departures: Departures,
         reconciler: Reconciler,
@@ -59,6 +61,7 @@ class WorkerSupport:
         self._manager = manager
         self._incarnation = incarnation
         self._received = received
+        self.project_of = project_of
         self._keeper = keeper
         self._reconciler = reconciler
         departures.on_change(self._note_soon)
@@ -112,7 +115,8 @@ class WorkerSupport:
         cancellations = worker.app.realtime.running_jobs.cancellations
         self._cancel_orders = CancelOrders(
             lambda: self._manager.history,
-            lambda request: cancel_request(WorkerRequests(worker), request, cancellations),
+            lambda request: cancel_request(WorkerRequests(worker), request, cancellations, self._target_of(request)),
+            self.project_of,
         )
         self._cancel_orders.start()
 
@@ -125,10 +129,13 @@ class WorkerSupport:
         )
         self._broker_watch.start()
 
-    def note_cancelled(self, job_id: str, cancellation: Cancellation) -> None:
+    def _target_of(self, request: Any) -> str:
+        return cancel_target(request.id, self.project_of(request))
+
+    def note_cancelled(self, target: str, cancellation: Cancellation) -> None:
         """Drop a job that waits here, or is received later, in the runs that are cancelled."""
         if self._cancel_orders is not None:
-            self._cancel_orders.note(job_id, cancellation)
+            self._cancel_orders.note(target, cancellation)
 
     def _is_cancelled(self, request: Any) -> bool:
         return self._cancel_orders is not None and self._cancel_orders.concerns(request)
@@ -189,10 +196,8 @@ class WorkerSupport:
             )
             for departure in self._reconciler.unsent()
         ]
-        held = [(self._received(request.id), request) for request in WorkerRequests().reserved()]
-        return left + [
-            self._held_job(job, request) for job, request in held if job is not None and job.project_id is not None
-        ]
+        held = [(self._received(request), request) for request in WorkerRequests().reserved()]
+        return left + [self._held_job(job, request) for job, request in held if job.project_id is not None]
 
     def _held_job(self, job: Job, request: Any) -> HeldJob:
         from celery_realtime.history.leases import HeldJob

@@ -17,9 +17,10 @@ from celery_realtime.forks import after_fork
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.loops import BackgroundLoop
 from celery_realtime.web import seams
+from celery_realtime.web.audiences import AudienceFilter
 from celery_realtime.web.catchup import CatchUp
 from celery_realtime.web.channel_reader import ChannelReader, Item, OrderObservers, is_order
-from celery_realtime.web.delivery import AudienceFilter, Delivery, Emit
+from celery_realtime.web.delivery import Delivery, Emit
 from celery_realtime.web.history_reader import Positions, Read
 from celery_realtime.web.loop_queue import LoopQueue
 from celery_realtime.web.newcomers import Newcomers
@@ -145,7 +146,7 @@ class RealtimeClientManager(RealtimeKombuManager):
     @property
     def filters(self) -> bool:
         """Whether a filter of the application decides what each audience sees."""
-        return self.delivery.has_audience_filter
+        return self.delivery.audiences.has_filter
 
     @property
     def loops(self) -> list[BackgroundLoop]:
@@ -352,7 +353,7 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
     @property
     def filters(self) -> bool:
         """Whether a filter of the application decides what each audience sees."""
-        return self.delivery.has_audience_filter
+        return self.delivery.audiences.has_filter
 
     @property
     def loops(self) -> list[BackgroundLoop]:

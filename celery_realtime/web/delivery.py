@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -12,22 +12,10 @@ from celery_realtime.channel.wire import Heard, hidden
 from celery_realtime.events import (
     BATCH_EVENT,
     HIDDEN_EVENT,
-    IDENTITY,
-    PROGRESS_EVENT,
-    PROGRESS_FIELDS,
     RESYNC_EVENT,
-    STATE_EVENTS,
-    STATUS_EVENT,
-    WORKFLOW_EVENT,
 )
 from celery_realtime.rooms import rooms_of
-
-
-class AudienceFilter(Protocol):
-    """Decides what each audience sees."""
-
-    def visible(self, event: str, project_id: str, data: Any, audience: str | None = None) -> Any:
-        """Return what an audience sees of an event's data, or None for nothing; it does not raise."""
+from celery_realtime.web.audiences import AudienceFilter, Audiences, is_shown
 
 
 class Emit(msgspec.Struct, frozen=True):
@@ -59,21 +47,19 @@ class Delivery:
     Args:
         is_occupied: ``(namespace, room) -> bool``, whether any client of this server is in a room.
         audience_filter: Decides what an audience sees; None where every audience sees everything.
+
+    Attributes:
+        audiences: What each audience sees.
     """
 
     def __init__(self, is_occupied: Callable[[str, str], bool], audience_filter: AudienceFilter | None) -> None:
         self._is_occupied = is_occupied
-        self._filter = audience_filter
+        self.audiences = Audiences(audience_filter)
         # By project, the audiences and jobs that clients of this server have asked for. The sets are replaced, never
         # changed: the listening thread iterates over them while other threads expect more.
         self._audiences: dict[str, frozenset[str]] = {}
         self._jobs: dict[str, frozenset[str]] = {}
         self._lock = threading.Lock()
-
-    @property
-    def has_audience_filter(self) -> bool:
-        """Whether audiences may see less than everything."""
-        return self._filter is not None
 
     def expect(self, project_id: str, job_id: str | None, audience: str | None) -> None:
         """Prepare for a client that is about to enter a room.
@@ -145,7 +131,7 @@ class Delivery:
         return (event.job_id,) if event.job_id is not None and event.job_id in followed else ()
 
     def _by_audience(self, events: list[Heard]) -> Iterator[tuple[str | None, list[Heard]]]:
-        if self._filter is None:
+        if not self.audiences.has_filter:
             yield None, events
             return
         for audience in (None, *dict.fromkeys(self._audiences_of(events))):
@@ -164,61 +150,12 @@ class Delivery:
         """Return what an audience sees of an event: it, less of it, or that there was one; None for nothing at all."""
         if event.event in (RESYNC_EVENT, HIDDEN_EVENT):
             return event
-        data = self.redacted(event.event, event.project_id, event.data, audience)
-        if data is not None or (event.data is None and event.event not in STATE_EVENTS):
+        data = self.audiences.event(event.event, event.project_id, event.data, audience)
+        if is_shown(event.event, event.data, data):
             return msgspec.structs.replace(event, data=data)
         if event.offset is None:
             return None
         return hidden(event)
-
-    # -- what an audience sees ----------------------------------------------------------------------------------
-
-    def redacted(self, event: str, project_id: str, data: Any, audience: str | None) -> Any:
-        """Return what an audience sees of an event's data, or None for nothing."""
-        return data if self._filter is None else self._filter.visible(event, project_id, data, audience)
-
-    def redact_snapshot(self, project_id: str, snapshot: dict[str, Any], audience: str | None) -> dict[str, Any]:
-        """Return a snapshot as an audience sees it."""
-        if self._filter is None:
-            return snapshot
-        jobs = [self._redact_job(project_id, job, audience) for job in snapshot["jobs"]]
-        flows = [self.redacted(WORKFLOW_EVENT, project_id, flow, audience) for flow in snapshot["workflows"]]
-        first = snapshot["offset"] - len(snapshot["events"]) + 1
-        place = {"project_id": project_id, "epoch": snapshot["epoch"]}
-        return {
-            **snapshot,
-            "jobs": [job for job in jobs if job is not None],
-            "workflows": [flow for flow in flows if flow is not None],
-            "events": [
-                self._redact_missed(entry, {**place, "offset": offset}, audience)
-                for offset, entry in enumerate(snapshot["events"], first)
-            ],
-        }
-
-    def _redact_job(self, project_id: str, job: dict[str, Any], audience: str | None) -> dict[str, Any] | None:
-        """A snapshot has a job's last status and its last progress in one: each is shown as it would be live."""
-        status = {name: value for name, value in job.items() if name not in (*PROGRESS_FIELDS, "stalled")}
-        visible = self.redacted(STATUS_EVENT, project_id, status, audience)
-        if visible is None:
-            return None
-        progress = self._redact_progress(project_id, job, audience) if job["progress"] is not None else {}
-        reached = {name: progress.get(name) for name in PROGRESS_FIELDS}
-        return {**visible, **reached, "stalled": bool(progress) and job["stalled"]}
-
-    def _redact_progress(self, project_id: str, job: dict[str, Any], audience: str | None) -> dict[str, Any]:
-        identity = {name: job.get(name) for name in IDENTITY if name in job and name not in ("status", "state")}
-        reached = {name: job.get(name) for name in PROGRESS_FIELDS}
-        update = {**identity, "event": "progress_update", **reached}
-        visible = self.redacted(PROGRESS_EVENT, project_id, update, audience)
-        return visible if isinstance(visible, dict) else {}
-
-    def _redact_missed(self, entry: dict[str, Any], place: dict[str, Any], audience: str | None) -> dict[str, Any]:
-        if entry["event"] == HIDDEN_EVENT:
-            return entry
-        data = self.redacted(entry["event"], place["project_id"], entry["data"], audience)
-        if data is not None or entry["data"] is None:
-            return {**entry, "data": data}
-        return {"event": HIDDEN_EVENT, "data": place}
 
 
 def _batch_item(event: Heard) -> dict[str, Any]:

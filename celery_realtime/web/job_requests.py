@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,13 +15,15 @@ from celery.backends.base import DisabledBackend
 
 from celery_realtime import events
 from celery_realtime.encoding import describe_error, encode_lenient
-from celery_realtime.events import CANCEL_COMMAND, Cancellation, Job
+from celery_realtime.events import CANCEL_COMMAND, CLOCK_SKEW, Cancellation, Job, cancel_target
 from celery_realtime.exceptions import SubscribeError
 from celery_realtime.lazy import Lazy
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.sending.filtering import EventFilter
+from celery_realtime.stored import is_older
 from celery_realtime.web.access import Access
 from celery_realtime.web.answers import NO_JOB, size_of
+from celery_realtime.web.audiences import status_of
 from celery_realtime.web.client_requests import job_id_of, project_id_of
 from celery_realtime.web.decisions import Blocking, Decision
 from celery_realtime.web.membership import Clients
@@ -85,10 +89,16 @@ class JobRequests:
         self._log = RateLimitedLogger(logger)
         self._filter = Lazy(lambda: EventFilter.for_everybody(settings()))
 
-    def project_of(self, job_id: str) -> str | None:
-        """Return the project of a job, or None: it was too long ago, or there is no history."""
+    def project_of(self, job_id: str, own: Container[str] = ()) -> str | None:
+        """Return the project of a job, or None: it was too long ago, or there is no history.
+
+        Args:
+            job_id: The job.
+            own: Of several projects that have a job of this id, those that come first; of the others, the latest does.
+        """
         history = self._history()
-        return None if history is None else history.project_of(job_id)
+        projects = [] if history is None else history.projects_of(job_id)
+        return next((project for project in projects if project in own), next(iter(projects), None))
 
     def state_of(self, project_id: str, job_id: str) -> dict[str, Any] | None:
         """Return a job as its project's snapshot has it, or None."""
@@ -100,29 +110,51 @@ class JobRequests:
     def result_of(self, project_id: str, job_id: str) -> dict[str, Any]:
         """Return a job as its last status event has it, with the whole result.
 
-        Raises:
-            SubscribeError: The result backend cannot be read.
-        """
-        state = self.state_of(project_id, job_id) or {}
-        stored = self._stored(job_id)
-        # The history knows more of a task that ignores its results, and of any before its end: Celery stores no start.
-        is_ahead = state.get("status") in _ENDED or stored["status"] == "queued"
-        if state and is_ahead and stored["status"] not in _ENDED:
-            stored = {name: state.get(name) for name in stored}
-        whole = {**state, "event": "status_change", "job_id": job_id, "project_id": project_id, **stored}
-        return self._filtered(project_id, whole)
+        The history has the project's own jobs, and so comes first. A result backend has one place for each id, in which
+        whatever ran last under that id has stored: what is there is given out only if no other project has a job of
+        this id on record, and if it was not stored before this one was published.
 
-    def length_of_result(self, job_id: str) -> int | None:
-        """Return how many bytes a result has where it is stored; None if the result backend cannot say so."""
+        Raises:
+            SubscribeError: The result backend cannot be read, or nothing is known of the job.
+        """
+        state, run = self._standing(project_id, job_id)
+        if _says_all(state):
+            return {**status_of(state), "project_id": project_id}
+        stored = self._stored(project_id, job_id, _began(state, run))
+        is_unknown = not state and (stored is None or self._settings().event_filter is not None)
+        if is_unknown:  # a rule would not be shown what it decides by
+            raise SubscribeError(NO_JOB, "forbidden")
+        if stored is None or (_is_ahead(state, stored) and stored["status"] not in _ENDED):
+            return {**status_of(state), "project_id": project_id}
+        identity = {"event": "status_change", "job_id": job_id, "project_id": project_id}
+        return self._filtered(project_id, {**(status_of(state) if state else {}), **identity, **stored})
+
+    def _stored(self, project_id: str, job_id: str, since: float | None) -> dict[str, Any] | None:
+        """Return what the result backend has of a job, or None if that may be another project's."""
+        meta = self._result_meta(job_id)
+        # Asked last: a job is on record when it is published, and so before its result is stored.
+        if self._is_shared(project_id, job_id) or is_older(meta.get("date_done"), since, CLOCK_SKEW):
+            return None
+        return self._described(meta)
+
+    def _is_shared(self, project_id: str, job_id: str) -> bool:
+        """Tell whether another project has a job of this id on record."""
+        history = self._history()
+        return history is not None and bool({*history.projects_of(job_id)} - {project_id})
+
+    def length_of_result(self, project_id: str, job_id: str) -> int | None:
+        """Return how many bytes a result has where it is stored.
+
+        None if the result backend cannot say so, or if it may be another project's result, which is not given out.
+        """
         strlen = getattr(getattr(self._app.backend, "client", None), "strlen", None)  # that of Redis
-        if strlen is None:
+        if strlen is None or self._is_shared(project_id, job_id):
             return None
         with self._log.suppressing("cannot ask how long a result is, so it is read as it is"):
             return int(strlen(self._app.backend.get_key_for_task(job_id)))
         return None
 
-    def _stored(self, job_id: str) -> dict[str, Any]:
-        meta = self._result_meta(job_id)
+    def _described(self, meta: dict[str, Any]) -> dict[str, Any]:
         state = meta.get("status") or "PENDING"
         status = events.STATUS_OF_STATE.get(state, "running")
         stored: dict[str, Any] = {"status": status, "state": state, "result": None, "error": None}
@@ -166,9 +198,10 @@ class JobRequests:
             return {"cancel": "too_late"}
         worker = state.get("worker") if state.get("status") == "running" else None
         deadline = time.monotonic() + ANSWER_TIMEOUT
-        reply = self._ask_workers(job_id, worker, _cancellation(run))
+        reply = self._ask_workers(project_id, job_id, worker, _cancellation(run))
         if reply is None:
-            reply = self._answer_of(job_id) if worker is None else self._wait_for_answer(job_id, deadline)
+            target = cancel_target(job_id, project_id)
+            reply = self._answer_of(target) if worker is None else self._wait_for_answer(target, deadline)
         if reply is None and state:
             self._withdraw(project_id, state, run)
         if reply is None and worker is not None:
@@ -183,7 +216,9 @@ class JobRequests:
         state, run = (None, None) if history is None else history.job_and_run(project_id, job_id)
         return state or {}, run
 
-    def _ask_workers(self, job_id: str, worker: str | None, what: Cancellation) -> dict[str, Any] | None:
+    def _ask_workers(
+        self, project_id: str, job_id: str, worker: str | None, what: Cancellation
+    ) -> dict[str, Any] | None:
         """Have a job cancelled by the worker that has it, and return its reply, or None if none of those asked has it.
 
         Those of one name are asked together, and the one that has the job need not be the first to reply.
@@ -193,11 +228,16 @@ class JobRequests:
         with self._log.suppressing("cannot ask the workers to cancel a job, so the request is refused"):
             history = self._history()
             if history is not None:
-                history.marks.cancel(job_id, what)
+                history.marks.cancel(cancel_target(job_id, project_id), what)
             try:
                 self._app.control.broadcast(
                     CANCEL_COMMAND,
-                    arguments={"job_id": job_id, "until": what.until, "unmarked": what.unmarked},
+                    arguments={
+                        "job_id": job_id,
+                        "project_id": project_id,
+                        "until": what.until,
+                        "unmarked": what.unmarked,
+                    },
                     reply=True,
                     timeout=REPLY_TIMEOUT,
                     callback=_raise_if_found,
@@ -210,17 +250,17 @@ class JobRequests:
             raise SubscribeError("no worker can be reached now; try again later", "unavailable")
         return None
 
-    def _wait_for_answer(self, job_id: str, deadline: float) -> dict[str, Any] | None:
+    def _wait_for_answer(self, target: str, deadline: float) -> dict[str, Any] | None:
         """Return the answer of a worker that was not reached, and finds the cancellation in the history."""
-        while (answer := self._answer_of(job_id)) is None and time.monotonic() < deadline:
+        while (answer := self._answer_of(target)) is None and time.monotonic() < deadline:
             time.sleep(ANSWER_INTERVAL)
         return answer
 
-    def _answer_of(self, job_id: str) -> dict[str, Any] | None:
+    def _answer_of(self, target: str) -> dict[str, Any] | None:
         history = self._history()
         if history is not None:
             with self._log.suppressing("cannot read whether a job is cancelled, so that is not confirmed"):
-                return history.marks.answer_of(job_id)
+                return history.marks.answer_of(target)
         return None
 
     def _withdraw(self, project_id: str, state: dict[str, Any], run: str | None) -> None:
@@ -242,6 +282,29 @@ class JobRequests:
         if state.get("status") in _ENDED and state.get("state") != "REVOKED":
             return {"cancel": "too_late"}
         return {"cancel": "requested", "how": "unconfirmed"}
+
+
+def _says_all(state: dict[str, Any]) -> bool:
+    """Tell whether the history has the end of a job, and all of it; a lost job may have ended otherwise since."""
+    return state.get("status") in _ENDED and state.get("state") != "LOST" and state.get("truncated") is not True
+
+
+def _is_ahead(state: dict[str, Any], stored: dict[str, Any]) -> bool:
+    """Tell whether the history knows more than the result backend.
+
+    It does of a task that ignores its results, and of any before its end: Celery stores no start.
+    """
+    return bool(state) and (state.get("status") in _ENDED or stored["status"] == "queued")
+
+
+def _began(state: dict[str, Any], run: str | None) -> float | None:
+    """Return when a job was published, or a later time at which it had not ended; in seconds since the epoch."""
+    with contextlib.suppress(ValueError):
+        if run is not None:
+            return int(run.partition("-")[0]) / 1000
+        if state and state.get("status") not in _ENDED:
+            return datetime.fromisoformat(str(state.get("timestamp")).replace("Z", "+00:00")).timestamp()
+    return None
 
 
 def _cancellation(run: str | None) -> Cancellation:
@@ -279,27 +342,40 @@ class SingleJobs:
         """Return a job as its project's snapshot has it, or None."""
         return None if self._jobs is None else self._jobs.state_of(project_id, job_id)
 
-    def project_of(self, session: Session, data: Any, *, is_proven: bool = True) -> Decision[str]:
+    def project_of(self, session: Session, data: Any) -> Decision[str]:
         """Decide which project a job is of that the user may see.
 
         Args:
             session: The client's.
             data: Its request.
-            is_proven: Whether a project that the request names does not do where none is on record.
 
         Raises:
             SubscribeError: The user may not see it, or there is no such job: both look, and take, the same.
         """
         job_id = job_id_of(data)
-        named = project_id_of(data) if data.get("project_id") is not None else None
-        recorded = None if self._jobs is None else (yield Blocking(self._jobs.project_of, job_id))
-        project_id = recorded if is_proven or recorded is not None else named
-        if named not in (None, project_id):
-            project_id = None
-        allowed = yield from self._access.allows(session.user, project_id or NOWHERE)
-        if not allowed or project_id is None:
+        named = _named_project(data)
+        own = _own_projects(session) if named is None else {named}
+        recorded = None if self._jobs is None else (yield Blocking(self._jobs.project_of, job_id, own))
+        allowed = yield from self._access.allows(session.user, named or recorded or NOWHERE)
+        if not allowed or recorded is None or named not in (None, recorded):
             raise SubscribeError(NO_JOB, "forbidden")
-        return project_id
+        return str(recorded)
+
+    def project_to_follow(self, session: Session, data: Any) -> Decision[str]:
+        """Decide in which project a client may follow a job: one that the client names need not have the job yet.
+
+        So nothing is looked up then, and a job of another project is as one that does not exist.
+
+        Raises:
+            SubscribeError: As :meth:`project_of`.
+        """
+        job_id_of(data)
+        named = _named_project(data)
+        if named is None:
+            return (yield from self.project_of(session, data))
+        if not (yield from self._access.allows(session.user, named)):
+            raise SubscribeError(NO_JOB, "forbidden")
+        return named
 
     def result(self, sid: str, data: Any) -> Decision[dict[str, Any]]:
         """Answer how a job ended.
@@ -311,12 +387,12 @@ class SingleJobs:
         project_id = yield from self.project_of(session, data)
         job_id = job_id_of(data)
         assert self._jobs is not None  # it has named the project
-        self._clients.budget.check_length((yield Blocking(self._jobs.length_of_result, job_id)))
+        self._clients.budget.check_length((yield Blocking(self._jobs.length_of_result, project_id, job_id)))
         whole = yield Blocking(self._jobs.result_of, project_id, job_id)
         audience = yield from self._access.audience_of(session.user, project_id)
         if self._manager.filters:
-            redacted = self._manager.delivery.redacted
-            whole = yield Blocking(redacted, events.STATUS_EVENT, project_id, whole, audience)
+            see = self._manager.delivery.audiences.event
+            whole = yield Blocking(see, events.STATUS_EVENT, project_id, whole, audience)
         if whole is None:
             raise SubscribeError(NO_JOB, "forbidden")
         end = {name: whole.get(name) for name in ("status", "state", "result", "error")}
@@ -334,8 +410,36 @@ class SingleJobs:
         session = self._clients.sessions.asking(sid, data)
         project_id = yield from self.project_of(session, data)
         job_id = job_id_of(data)
+        if not (yield from self._shows(session, project_id, job_id)):
+            raise SubscribeError(NO_JOB, "forbidden")
         if (yield Blocking(self._authorize_cancel, session.user, project_id, job_id)) is not True:
             raise SubscribeError("you may not cancel this job", "forbidden")
         assert self._jobs is not None  # it has named the project
         outcome = yield Blocking(self._jobs.cancel, project_id, job_id)
         return {"ok": True, "job_id": job_id, "project_id": project_id, **outcome}
+
+    def _shows(self, session: Session, project_id: str, job_id: str) -> Decision[bool]:
+        """Decide whether a user sees a job of a project at all."""
+        if not self._manager.filters:
+            return True
+        audience = yield from self._access.audience_of(session.user, project_id)
+        state = yield Blocking(self.state_of, project_id, job_id)
+        if state is None:
+            return False
+        return (yield Blocking(self._manager.delivery.audiences.job, project_id, state, audience)) is not None
+
+
+def _named_project(data: dict[str, Any]) -> str | None:
+    """Return the project that a request about a job names, or None.
+
+    Raises:
+        SubscribeError: It is no project id.
+    """
+    return None if data.get("project_id") is None else project_id_of(data)
+
+
+def _own_projects(session: Session) -> set[str]:
+    """Return projects that are no secret to a client: what it is subscribed to, and what its token names."""
+    named = getattr(session.user, "projects", ())
+    named = named if isinstance(named, (list, tuple, set, frozenset)) else ()
+    return {*(topic.project_id for topic in session.topics()), *(name for name in named if isinstance(name, str))}

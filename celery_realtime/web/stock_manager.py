@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from celery_realtime.web.audiences import Audiences
+
 if TYPE_CHECKING:
     from celery_realtime.web.delivery import Emit
 
@@ -63,11 +65,9 @@ class Delivery(Protocol):
     def expect(self, project_id: str, job_id: str | None, audience: str | None) -> None:
         """Note that a client is about to enter a room."""
 
-    def redacted(self, event: str, project_id: str, data: Any, audience: str | None) -> Any:
-        """Return what an audience sees of an event's data, or None for nothing."""
-
-    def redact_snapshot(self, project_id: str, snapshot: dict[str, Any], audience: str | None) -> dict[str, Any]:
-        """Return a snapshot as an audience sees it."""
+    @property
+    def audiences(self) -> Audiences:
+        """What each audience sees."""
 
     def forget_unwatched(self, watched: set[tuple[str, str | None]]) -> None:
         """Forget all projects and jobs but these."""
@@ -211,10 +211,6 @@ class _NoNewcomer:
 class _WholeDelivery:
     def expect(self, project_id: str, job_id: str | None, audience: str | None) -> None: ...
 
-    def redacted(self, _event: str, _project_id: str, data: Any, _audience: str | None) -> Any:
-        return data
-
-    def redact_snapshot(self, _project_id: str, snapshot: dict[str, Any], _audience: str | None) -> dict[str, Any]:
-        return snapshot
+    audiences = Audiences(None)
 
     def forget_unwatched(self, watched: set[tuple[str, str | None]]) -> None: ...

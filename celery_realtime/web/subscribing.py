@@ -85,7 +85,7 @@ class Subscriptions:
         session = self.clients.budget.asking(sid, data)
         if not self.manager.follows_jobs:
             raise SubscribeError("this server cannot follow single jobs; subscribe to the project", "unavailable")
-        project_id = yield from self.jobs.project_of(session, data, is_proven=False)
+        project_id = yield from self.jobs.project_to_follow(session, data)
         topic = Topic(project_id, job_id_of(data))
         subscription = Subscription(self, session, topic=topic, data=data, replays=replays, refusal=NO_JOB)
         after.add(subscription.release)
@@ -251,7 +251,7 @@ class Subscription:
         return snapshot, size_of(snapshot)
 
     def _redact(self, snapshot: dict[str, Any], audience: str | None) -> tuple[dict[str, Any], int]:
-        shown = self._shared.manager.delivery.redact_snapshot(self._topic.project_id, snapshot, audience)
+        shown = self._shared.manager.delivery.audiences.snapshot(self._topic.project_id, snapshot, audience)
         return shown, size_of(shown)
 
     def _reserve(self, size: int) -> Decision[None]:

@@ -46,3 +46,33 @@ def test_a_refusal_is_not_taken_for_an_unknown_job(runner: Runner, monkeypatch: 
     runner.client.set(KEYS.places(1000)[0], "no hash")
     with pytest.raises(redis.ResponseError):
         Places(KEYS, runner, ttl=60.0).project_of("job")
+
+
+def test_an_id_that_several_projects_use_is_known_to_be_of_all_the_latest_first(runner: Runner) -> None:
+    places = Places(KEYS, runner, ttl=60.0)
+    for project in ("p", "a", "ap", "p", "q", "ap"):
+        runner.run_all(places.commands([status("PENDING", project=project)]))
+    assert places.projects_of("job") == ["ap", "q", "p", "a"]
+    assert places.project_of("job") == "ap"
+    assert places.projects() == {"ap", "q", "p", "a"}
+    assert places.projects_of("unheard of") == []
+
+
+def test_projects_of_two_periods_are_known_once_each(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = Places(KEYS, runner, ttl=60.0)
+    for period, project in ((1000, "p"), (1000, "q"), (1001, "p")):
+        monkeypatch.setattr("celery_realtime.history.places.time.time", lambda period=period: 60.0 * period)
+        runner.run_all(places.commands([status("PENDING", project=project)]))
+    assert places.projects_of("job") == ["p", "q"]
+
+
+def test_of_an_id_that_very_many_projects_use_the_oldest_are_forgotten(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("celery_realtime.history.places.MOST_BYTES", 20)
+    places = Places(KEYS, runner, ttl=60.0)
+    for number in range(10):
+        runner.run_all(places.commands([status("PENDING", project=f"proj-{number}")]))
+    assert places.projects_of("job") == ["proj-9", "proj-8"]
+    runner.run_all(places.commands([status("PENDING", project="long" * 10)]))
+    assert places.projects_of("job") == ["long" * 10]

@@ -10,7 +10,7 @@ from celery.concurrency.base import BasePool
 from celery.worker import state
 from celery.worker.control import Panel
 
-from celery_realtime.events import CANCEL_COMMAND, Cancellation
+from celery_realtime.events import CANCEL_COMMAND, Cancellation, cancel_target
 from celery_realtime.history.store import History as RealHistory
 from celery_realtime.jobs.cancelling import Cancellations, CancelOrders, cancel_request, register_command
 from celery_realtime.jobs.seams import WorkerRequests
@@ -290,6 +290,33 @@ def test_a_cancellation_concerns_the_runs_that_were_there(
         receive("job", run=run)
     orders.orders.look()
     assert len(orders.cancelled) == min(1, len(dropped))  # one answer is enough
+
+
+@pytest.mark.parametrize("order", ["history", "command"])
+def test_an_order_concerns_the_job_of_its_own_project_alone(
+    orders: Orders, receive: Callable[..., Request], order: str
+) -> None:
+    """Another project's job may have the same id, and be of an earlier run or of a later one."""
+    marks, cancelled = orders.history.marks, []
+    requests = {project: receive("job", run=run) for project, run in (("p", FIRST), ("q", SECOND), (None, None))}
+
+    def project_of(request: Request) -> str | None:
+        return next(project for project, one in requests.items() if one is request)
+
+    def cancel(request: Request) -> dict[str, Any]:
+        cancelled.append(project_of(request))
+        return {"found": True, "how": "terminate"}
+
+    mine = CancelOrders(lambda: orders.history, cancel, project_of)
+    if order == "history":
+        marks.cancel(cancel_target("job", "q"), ALL)
+    else:
+        mine.note(cancel_target("job", "q"), ALL)
+    mine.look()
+    assert cancelled == ["q"]
+    assert [project for project, request in requests.items() if mine.concerns(request)] == ["q"]
+    answers = {project: marks.answer_of(cancel_target("job", project)) for project in requests}
+    assert answers == {"p": None, "q": {"found": True, "how": "terminate"}, None: None}
 
 
 def test_a_second_order_is_answered_too(orders: Orders, receive: Callable[..., Request]) -> None:

@@ -98,6 +98,18 @@ def test_what_the_pool_says_first_counts(departures: Departures) -> None:
     assert kinds(departures) == ["failed"]
 
 
+def test_jobs_of_two_projects_that_have_one_id_leave_each_by_itself(departures: Departures) -> None:
+    requests = {project: Request() for project in ("p", "q")}
+    for project, request in requests.items():
+        departures.watch(msgspec.structs.replace(JOB, project_id=project), request)
+    requests["p"].on_failure(error_of(WorkerLostError("gone")))
+    requests["q"].on_success((0, "repr", 0.1))
+    left = departures.due(10, clock=math.inf)
+    assert [(one.job.project_id, one.report.kind) for one in left] == [("p", "lost"), ("q", "returned")]
+    departures.settle(left[:1])
+    assert departures.all() == left[1:]
+
+
 def test_a_soft_time_limit_is_no_departure(departures: Departures) -> None:
     request = Request()
     departures.watch(JOB, request)

@@ -44,6 +44,16 @@ def test_a_step_that_will_not_run_ends_only_what_is_unknown_and_may_be_published
     assert not gate.admit_unknown(JOB)
 
 
+def test_jobs_of_two_projects_with_one_id_do_not_end_each_other() -> None:
+    gate = StatusGate()
+    other = msgspec.structs.replace(JOB, project_id="q", run="2-a")
+    first = msgspec.structs.replace(JOB, run="1-a")
+    assert gate.admit(first, 1)
+    assert gate.admit(other, 2)
+    assert not gate.has_passed(first, 2)
+    assert gate.admit(first, 2)
+
+
 def test_an_end_is_reported_once_whoever_reports_it_first() -> None:
     assert admitted((0, "REVOKED"), (0, "FAILURE")) == [(0, "REVOKED")]
 

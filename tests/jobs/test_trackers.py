@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_realtime.events import Cancellation, Job
+from celery_realtime.events import Cancellation, Job, cancel_target
 from celery_realtime.jobs.progress import Progress
 from celery_realtime.jobs.trackers import ProgressTracker
 from tests.recording import Studio
@@ -257,7 +257,7 @@ def test_a_backend_that_fails_does_not_keep_a_cancelled_job_from_ending(
 
     @studio.app.task(bind=True, shared=False, cancellable=True, backend=Backend(), store_eager_result=True)
     def transcribe(self: Any) -> None:
-        studio.realtime.running_jobs.cancellations.add(self.request.id, Cancellation())
+        studio.realtime.running_jobs.cancellations.add(cancel_target(self.request.id, "p"), Cancellation())
         self.request.is_eager, self.ignore_result = False, False
         try:
             self.update_progress(50)

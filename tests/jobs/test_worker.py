@@ -75,6 +75,24 @@ def test_a_worker_holds_the_jobs_that_it_has_received_and_that_have_a_project(re
     ]
 
 
+def test_jobs_of_two_projects_that_have_one_id_are_held_and_end_each_as_its_own(reserved: list[Any]) -> None:
+    studio = Studio()
+    receive(studio, reserved, ("same", "p"), ("same", "q"))
+    assert {(job.job_id, job.project_id) for job in studio.realtime.worker.held_jobs()} == {
+        ("same", "p"),
+        ("same", "q"),
+    }
+    first, _ = reserved
+    sender = Consumer(studio.app)
+    sender.request = SimpleNamespace(id=None)  # type: ignore[attr-defined]
+    # It says the id alone, so that it may be of either; the pool says which it was.
+    signals.task_failure.send(sender=sender, task_id="same", exception=ValueError("secret of p"))
+    assert studio.sent == []
+    signals.task_revoked.send(sender=sender, request=first)
+    told = [(sent.project_id, sent.data["job_id"], sent.data["state"]) for sent in studio.sent]
+    assert told == [("p", "same", "REVOKED"), ("p", "next", "FAILURE")]
+
+
 def test_a_worker_holds_what_it_has_finished_until_the_end_has_been_sent(reserved: list[Any]) -> None:
     """A host that fails before takes with it what the worker knew."""
     studio = Studio()

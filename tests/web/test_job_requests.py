@@ -109,12 +109,25 @@ def test_who_hears_a_job_and_its_project_hears_each_event_in_both_ways(web: Web)
     assert len({event.data["offset"] for event in client.for_job("one")}) == 1
 
 
+@pytest.mark.parametrize("named", [None, "alpha", "beta"])
 @pytest.mark.parametrize("event", ["subscribe_job", "get_result", "cancel_job"])
-def test_a_job_that_is_not_there_and_one_that_is_anothers_look_the_same(web: Web, event: str) -> None:
+def test_a_job_that_is_not_there_and_one_that_is_anothers_look_the_same(
+    web: Web, event: str, named: str | None
+) -> None:
     tell(web, "theirs", "STARTED", project="beta")
-    client = web.connect()
-    for job_id, more in (("theirs", {}), ("nowhere", {}), ("theirs", {"project_id": "alpha"})):
-        assert ask(client, event, job_id, **more)["error"] == NO_SUCH_JOB
+    client, more = web.connect(), {} if named is None else {"project_id": named}
+    theirs, nowhere = (ask(client, event, job_id, **more) for job_id in ("theirs", "elsewhere"))
+    # In a project of one's own a job may be followed that is yet to come.
+    if (event, named) == ("subscribe_job", "alpha"):
+        assert (theirs.pop("job_id"), nowhere.pop("job_id")) == ("theirs", "elsewhere")
+        assert theirs == nowhere
+        assert theirs["jobs"] == []
+    else:
+        assert theirs["error"] == nowhere["error"] == NO_SUCH_JOB
+    tell(web, "theirs", "SUCCESS", project="beta")
+    web.emit("alpha", 1)
+    web.subscriber("alpha")
+    assert client.for_job("theirs") == []
 
 
 @pytest.mark.parametrize("event", ["subscribe_job", "get_result", "cancel_job"])
@@ -252,6 +265,73 @@ def test_a_filter_sees_a_result_before_it_is_given_out(make_web: Callable[..., W
     tell(web, "one", "STARTED")
     web.realtime.app.backend.store_result("one", "secret", "SUCCESS")
     assert ask(web.connect(), "get_result", "one")["result"] == "hidden"
+
+
+# -- ids that several projects use ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_of_an_id_that_two_projects_use_each_has_the_answers_of_its_own_job(web: Web, named: bool) -> None:
+    tell(web, "same", "STARTED", project="beta")
+    web.realtime.app.backend.store_result("same", "beta's secret", "SUCCESS")
+    tell(web, "same", "SUCCESS", project="beta", result=b'"beta\'s secret"')
+    tell(web, "same", "PENDING", project="alpha")
+
+    answers = {}
+    for project in ("alpha", "beta"):
+        client = web.connect(web.token("ada", projects=[project]))
+        more = {"project_id": project} if named else {}
+        answers[project] = ask(client, "get_result", "same", **more)
+        assert [job["project_id"] for job in ask(client, "subscribe_job", "same", **more)["jobs"]] == [project]
+
+    assert [(answer["project_id"], answer["status"], answer["result"]) for answer in answers.values()] == [
+        ("alpha", "queued", None),
+        ("beta", "success", "beta's secret"),
+    ]
+
+
+@pytest.mark.parametrize("end", [{"result": b"null", "truncated": True}, {"error": "ValueError: hers"}])
+def test_a_stored_result_that_may_be_another_projects_is_given_to_neither(web: Web, end: dict[str, Any]) -> None:
+    state = "FAILURE" if "error" in end else "SUCCESS"
+    for project in ("alpha", "beta"):
+        tell(web, "same", state, project=project, **end)
+    web.realtime.app.backend.store_result("same", ValueError("secret") if "error" in end else "secret", state)
+    for project in ("alpha", "beta"):
+        answer = ask(web.connect(web.token("ada", projects=[project])), "get_result", "same")
+        assert (answer["state"], answer["result"], answer["error"]) == (state, None, end.get("error"))
+
+
+def test_a_result_that_was_stored_before_the_job_was_published_is_not_the_jobs(
+    make_web: Callable[..., Web], redis_url: str
+) -> None:
+    """Its own history has forgotten the job of the other project, or it was of none."""
+    web = make_web().attach().start()
+    web.realtime.app.backend.store_result("same", "secret", "SUCCESS")
+    meta = web.realtime.app.backend.get_task_meta("same", cache=False)
+    earlier = {**meta, "date_done": "2020-01-01T00:00:00+00:00"}
+    redis.Redis.from_url(redis_url).set("celery-task-meta-same", web.realtime.app.backend.encode(earlier))
+    tell(web, "same", "STARTED")
+    answer = ask(web.connect(), "get_result", "same")
+    assert (answer["status"], answer["result"]) == ("running", None)
+
+
+def test_the_text_of_an_error_is_that_of_the_projects_own_event(web: Web) -> None:
+    """Celery stores for a step that will not run the error of the step before, which may be of another project."""
+    tell(web, "step", "FAILURE", error="not run: an earlier step did not succeed")
+    web.realtime.app.backend.store_result("step", ValueError("secret of beta"), "FAILURE")
+    answer = ask(web.connect(), "get_result", "step")
+    assert answer["error"] == "not run: an earlier step did not succeed"
+
+
+def test_a_project_that_is_watched_comes_first_where_the_token_does_not_name_it(make_web: Callable[..., Web]) -> None:
+    web = make_web().attach(authenticate=lambda token, _: token, authorize=lambda user, project: user == project)
+    web.start()
+    tell(web, "same", "SUCCESS", project="beta", result=b"1")
+    tell(web, "same", "SUCCESS", project="alpha", result=b"2")
+    client = web.connect("beta")
+    assert client.subscribe("beta")["ok"]
+    assert ask(client, "get_result", "same")["result"] == 1
+    assert ask(web.connect("alpha"), "get_result", "same")["result"] == 2
 
 
 # -- cancelling -----------------------------------------------------------------------------------------------------
