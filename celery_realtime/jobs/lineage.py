@@ -141,7 +141,12 @@ class Publication:
         """Whether the running job lives on in it, as a retry or replacement, or in a later step of it."""
         if self.running is None:
             return False
-        return self.running.id == self.message.job_id or leads_to(self.behind, self.running.id)
+        return self.is_running or leads_to(self.behind, self.running.id)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it is of the running job: a retry or a replacement."""
+        return self.running is not None and self.running.id == self.message.job_id
 
     @property
     def continues_attempt(self) -> bool:
@@ -161,8 +166,11 @@ class Publication:
         """Write a header into the message, and into what its job publishes when it ends."""
         self._headers[name] = self._carried[name] = value
 
-    def write_lineage(self) -> None:
+    def write_lineage(self, *, crosses_border: bool = False) -> None:
         """Write what Celery would forget: the parent and attempt of a job that goes on, its run, and its root.
+
+        A job of another project than the one that publishes it has no parent, and is a root: no project learns the ids
+        of another's jobs.
 
         Celery makes a failed attempt the parent of the next. A replacement, or the step of it that gets the id, goes on
         at the attempt that was replaced: Celery counts from 0 again. Of a group that starts a workflow, Celery makes
@@ -173,10 +181,12 @@ class Publication:
             self._continue(fields)
         elif is_celerys_own(fields.get("task")):
             self._headers[PARENT_HEADER] = lineage_of(self.running.id, fields).parent_id
+        if crosses_border:
+            self._headers[PARENT_HEADER] = None
         if is_celerys_own(fields.get("task")):
             self._pass_on(fields)
         self._write_run()
-        root = self._root()
+        root = self._own_root() if crosses_border else self._root()
         if root is not None:
             self._carried[ROOT_HEADER] = root
             if root != self.message.fields.get("root_id"):
@@ -224,6 +234,9 @@ class Publication:
         root = fields.get(ROOT_HEADER) or fields.get("root_id")
         is_its_own = root in (None, self.message.job_id)
         return (published_group() or self._group or root) if is_its_own else root
+
+    def _own_root(self) -> str | None:
+        return published_group() or self._group or self.message.job_id
 
     def hand_down(self) -> None:
         """Write what is carried into the callbacks, errbacks, chain and chord of the message.

@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 #: The header of a job's message, and the argument of its task, that name its project.
 HEADER = "project_id"
 
+#: By the id of a job that has replaced itself: its project, in which it goes on whatever its replacement names.
+CONTINUED_HEADER = "realtime_continued_project"
+
 
 class Call(NamedTuple):
     """The call of a task, as far as it decides about a project.
@@ -54,9 +57,10 @@ def call_of_request(request: Any) -> Call:
 class Projects:
     """Which project a job belongs to.
 
-    In this order: its ``project_id`` header; its ``project_id`` argument; ``with realtime.project(...)``; the project
-    of the job that publishes it; the resolver; what was tracked by hand. A producer with this package writes the answer
-    into the header; a worker works out those of others, in its main process and in its children alike.
+    A job has one for its run: retries and replacements go on in it. Else, in this order: its ``project_id`` header; its
+    ``project_id`` argument; ``with realtime.project(...)``; the project of the job that publishes it; the resolver;
+    what was tracked by hand. A producer with this package writes the answer into the header; a worker works out those
+    of others, in its main process and in its children alike.
 
     Args:
         app: The Celery app.
@@ -134,6 +138,9 @@ class Projects:
         return self._decide(call, inherited)
 
     def _decide(self, call: Call, inherited: str | None) -> str | None:
+        continued = call.fields.get(CONTINUED_HEADER)
+        if isinstance(continued, dict) and call.job_id in continued:
+            return self.readable(continued[call.job_id], call.task)
         if is_celerys_own(call.task):  # what it publishes inherits its project
             return self.readable(call.fields.get(HEADER), call.task) or inherited
         return (

@@ -15,7 +15,7 @@ from celery_realtime.encoding import describe_error
 from celery_realtime.events import Job
 from celery_realtime.jobs.job_reader import job_of_call, notes_of
 from celery_realtime.jobs.lineage import Publication
-from celery_realtime.jobs.projects import HEADER, Call, Projects, check_header
+from celery_realtime.jobs.projects import CONTINUED_HEADER, HEADER, Call, Projects, check_header
 from celery_realtime.jobs.seams import follow_groups, read_message
 from celery_realtime.jobs.statuses import StatusReporter
 from celery_realtime.jobs.unreached import UnreachedSteps
@@ -115,16 +115,27 @@ class Publishing:
         message = publication.message
         assert message.job_id is not None
         call = Call(task, message.job_id, message.fields, message.args, message.kwargs)
-        project = self._projects.of_publication(call)
+        before = self._project_of(publication.running)
+        project = before if publication.is_running and before is not None else self._projects.of_publication(call)
         if project is not None:
             publication.carry(HEADER, project)
-        publication.write_lineage()
+        publication.write_lineage(crosses_border=before not in (None, project))
         if publication.continues_running:
-            self._continue(publication)
+            self._continue(publication, before)
         publication.hand_down()
         return job_of_call(call, project)
 
-    def _continue(self, publication: Publication) -> None:
+    def _project_of(self, running: Any) -> str | None:
+        """Return the project of the job that publishes."""
+        if running is None:
+            return None
+        job = notes_of(running).job
+        is_noted = job is not None and job.job_id == running.id and job.project_id is not None
+        return job.project_id if job is not None and is_noted else self._projects.of_request(running)
+
+    def _continue(self, publication: Publication, project: str | None) -> None:
+        if project is not None and not publication.is_running:
+            publication.carry(CONTINUED_HEADER, {publication.running.id: project})
         notes = notes_of(publication.running)
         if notes.job is not None and not notes.republished and not publication.retries_running:
             self._reporter.report_handed_on(notes.job)

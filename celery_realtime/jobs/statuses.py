@@ -218,6 +218,15 @@ class StatusReporter:
         """The id of the worker's incarnation; empty in a process that is no worker's."""
         return self._incarnation.id
 
+    def projects_of(self, job_id: str) -> list[str]:
+        """Return the projects that have a job of an id, as far as the history says so.
+
+        Raises:
+            redis.RedisError: The history cannot be reached.
+        """
+        history = None if self._manager is None else self._manager.history
+        return [] if history is None else history.projects_of(job_id)
+
     def has_ended(self, job: Job) -> bool:
         """Return whether this process has reported that a job has ended, or goes on as its next attempt."""
         return self._gate.has_passed(job, events.TERMINAL_RANK)

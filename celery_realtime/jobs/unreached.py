@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import msgspec
 from celery import Celery
@@ -24,8 +25,21 @@ from celery_realtime.logs import RateLimitedLogger
 
 logger = logging.getLogger(__name__)
 
+#: What a step ends with if that would be the error of another project's job.
+OTHER_PROJECT = "an earlier step did not succeed"
+
+#: How Celery names the member of a chord that has failed (celery/backends/base.py and redis.py).
+_MEMBER = re.compile(r"Dependency (.+?) raised ", re.DOTALL)
+
 #: Steps behind a job that are on record while a worker has it; those beyond do not end if the worker dies.
 MOST_RECORDED = 100
+
+
+class _MemberError(NamedTuple):
+    """The error of a member of a chord, and the projects that have a job of the member's id."""
+
+    text: str
+    projects: list[str]
 
 
 class UnreachedSteps:
@@ -43,7 +57,14 @@ class UnreachedSteps:
         self._reporter = reporter
         self._log = RateLimitedLogger(logger)
 
-    def end(self, job: Job, embed: Mapping[str, Any], reason: str | BaseException, *, state: str = "FAILURE") -> None:
+    def end(
+        self,
+        job: Job,
+        embed: Mapping[str, Any],
+        reason: str | BaseException | _MemberError,
+        *,
+        state: str = "FAILURE",
+    ) -> None:
         """End the jobs behind one that did not succeed.
 
         Args:
@@ -52,10 +73,10 @@ class UnreachedSteps:
             reason: The error that it ended with, or one line that says why.
             state: In which state; if that is ``LOST``, so is what has replaced itself, and that is taken back.
         """
-        for behind in tasks_behind(job.job_id, embed):
-            step = self._step(job, behind)
-            if step is not None:
-                self._end(step, one_line(NOT_RUN + _words(job, step, behind, reason)), state)
+        walked = list(self._walk(job, embed))
+        steps = _within_borders(job, [step for step, _ in walked])
+        for step, (_, behind) in zip(steps, walked, strict=True):
+            self._end(step, one_line(NOT_RUN + _words(job, step, behind, reason)), state)
 
     def end_behind(self, job: Job, request: Any, reason: str | BaseException, *, state: str = "FAILURE") -> None:
         """End the jobs behind one of which there is the request; see :meth:`end`."""
@@ -63,9 +84,8 @@ class UnreachedSteps:
 
     def behind(self, job: Job, request: Any) -> tuple[Step, ...]:
         """Return the jobs behind one that a worker has received, as many as are recorded, that have a project."""
-        steps = (self._step(job, behind) for behind in tasks_behind(job.job_id, _embed_of(request)))
-        shown = (step for step in steps if step is not None and step.project_id is not None)
-        return tuple(itertools.islice(shown, MOST_RECORDED))
+        steps = (step for step, _ in self._walk(job, _embed_of(request)) if step.project_id is not None)
+        return tuple(_within_borders(job, list(itertools.islice(steps, MOST_RECORDED))))
 
     def follow_chords(self, app: Celery, reader: JobReader) -> None:
         """End the body of each chord of an app that Celery fails in this process, and what is behind it.
@@ -82,9 +102,20 @@ class UnreachedSteps:
                 project = self._projects.of_request(running.request)  # that of Celery's own task too
                 before = msgspec.structs.replace(reader.of_request(running.request), project_id=project)
             with self._log.suppressing("a job that will not run is not reported, and stays as it is"):
-                self.end(before, {"chord": body}, describe_error(error))
+                self.end(before, {"chord": body}, self._reason(error, before))
 
         follow_chord_errors(unproxied(app), on_error)
+
+    def _reason(self, error: BaseException, before: Job) -> str | _MemberError:
+        """Return why the body of a chord will not run, and of which project the member is that has failed."""
+        text = describe_error(error)
+        member = _MEMBER.match(str(error))
+        if member is None or member[1] == before.job_id:
+            return text
+        projects: list[str] = []
+        with self._log.suppressing("cannot look up which project a job is of, so its error is not repeated"):
+            projects = self._reporter.projects_of(member[1])
+        return _MemberError(text, projects)
 
     def _end(self, step: Step, error: str, state: str) -> None:
         if step.continues and state == "LOST":
@@ -93,6 +124,12 @@ class UnreachedSteps:
             self._reporter.report(step, "FAILURE", error=error)
         else:
             self._reporter.report_unreached(step, error)
+
+    def _walk(self, job: Job, embed: Mapping[str, Any]) -> Iterator[tuple[Step, Behind]]:
+        for behind in tasks_behind(job.job_id, embed):
+            step = self._step(job, behind)
+            if step is not None:
+                yield step, behind
 
     def _step(self, before: Job, behind: Behind) -> Step | None:
         signature, options = behind.signature, options_of(behind.signature)
@@ -116,10 +153,24 @@ def _embed_of(request: Any) -> Mapping[str, Any]:
     return carried_by(call.task, call.args, embed_of_request(request))
 
 
-def _words(job: Job, step: Job, behind: Behind, reason: str | BaseException) -> str:
+def _within_borders(job: Job, steps: list[Step]) -> list[Step]:
+    """Return the jobs behind one, those of another project without its lineage, as they would have been published."""
+    # A chain is walked from its end: what would have run first starts the workflow in its project.
+    roots = {step.project_id: step.job_id for step in steps}
+    return [
+        step
+        if job.project_id in (None, step.project_id)
+        else msgspec.structs.replace(step, parent_id=None, root_id=roots[step.project_id])
+        for step in steps
+    ]
+
+
+def _words(job: Job, step: Job, behind: Behind, reason: str | BaseException | _MemberError) -> str:
     """Return why a step will not run: of what waits for a chord, the error that Celery stores for its body."""
-    if job.project_id not in (None, step.project_id):
-        return "an earlier step did not succeed"  # its error is for the eyes of its own project
+    if isinstance(reason, _MemberError):
+        return reason.text if reason.projects == [step.project_id] else OTHER_PROJECT
+    if job.job_id and job.project_id != step.project_id:
+        return OTHER_PROJECT  # its error is for the eyes of its own project
     if not isinstance(reason, BaseException):
         return reason
     if behind.member is None:

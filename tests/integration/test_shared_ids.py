@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from celery import chain, chord
 
 from tests.client_recorder import Recorder
 from tests.integration import jobs
@@ -108,3 +109,32 @@ def test_neither_reads_what_the_others_job_returned(shared_stage: GetStage, tmp_
         assert ours.end_of(job_id)["result"] == 7
         assert ours.ask("get_result", job_id)["result"] == 7
         assert theirs.ask("get_result", job_id)["result"] is None
+
+
+def test_a_failure_reports_nothing_to_another_project(shared_stage: GetStage) -> None:
+    with two_sides(shared_stage()) as (ours, theirs):
+        failing = jobs.fail.s().set(headers={"project_id": theirs.project})
+        step = jobs.add.si(1, 2).set(headers={"project_id": ours.project})
+        result = chain(failing, step).apply_async()
+        end = ours.end_of(result.id)
+        assert end["error"] == "not run: an earlier step did not succeed"
+        cause = theirs.end_of(result.parent.id)["error"]
+        answer = ours.ask("get_result", result.id)
+        assert answer["error"] == end["error"]
+        assert cause not in str([answer, ours.client.events])
+        assert result.parent.id not in str([answer, ours.client.events])
+
+
+def test_the_body_of_a_chord_does_not_name_the_member_of_another_project_that_failed(shared_stage: GetStage) -> None:
+    with two_sides(shared_stage()) as (ours, theirs):
+        failing = jobs.fail.s().set(headers={"project_id": theirs.project})
+        fine = jobs.add.s(1, 2).set(headers={"project_id": ours.project}, countdown=0.5)
+        body = jobs.total.s().set(headers={"project_id": ours.project})
+        result = chord([failing, fine], body).apply_async()
+        end = ours.end_of(result.id)
+        member = theirs.client.wait(lambda told: [e for e in told if e.data.get("status") == "error"])
+        cause = theirs.client.of("agent_status")[-1]
+        assert end["error"] == "not run: an earlier step did not succeed"
+        assert cause["job_id"] not in str([end, ours.ask("get_result", result.id)])
+        assert cause["error"] not in str([end, ours.ask("get_result", result.id)])
+        assert member

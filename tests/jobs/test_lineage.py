@@ -207,6 +207,19 @@ def test_a_child_has_the_root_of_its_parent() -> None:
     assert lineage_of("child", headers).root_id == "group"
 
 
+def test_a_job_of_another_project_has_no_parent_and_is_the_root_of_what_is_behind_it() -> None:
+    headers: dict[str, Any] = {"id": "child", "root_id": "parent", "parent_id": "parent"}
+    made = publication(headers, Context({"id": "parent", "root_id": "parent"}), callbacks=[step("one", "1")])
+    made.write_lineage(crosses_border=True)
+    made.hand_down()
+    assert lineage_of("child", headers)[1:3] == ("child", None)
+    assert made.message.embed["callbacks"][0]["options"]["headers"][ROOT_HEADER] == "child"
+
+    headers = {"id": "next", "root_id": "parent", "parent_id": "child", ROOT_HEADER: "parent"}
+    publication(headers, Context({"id": "child", "root_id": "parent", ROOT_HEADER: "child"})).write_lineage()
+    assert lineage_of("next", headers)[1:3] == ("child", "child")
+
+
 def test_a_retry_keeps_the_parent_that_the_job_had() -> None:
     headers = {"id": "job", "retries": 1, "parent_id": "job"}
     running = Context({"id": "job", "retries": 0, "parent_id": "grandparent"})

@@ -4,10 +4,11 @@ from datetime import datetime, timezone
 from typing import Any
 
 import pytest
-from celery import signals
+from celery import chain, signals
 from celery.app.trace import trace_task
 from kombu.exceptions import EncodeError
 
+from celery_realtime.jobs.projects import Call
 from tests.recording import Studio, new_app
 
 HEADERS = {"project_id": "p"}
@@ -78,3 +79,49 @@ def test_a_job_that_cannot_be_published_ends_as_rejected(studio: Studio) -> None
 def test_what_another_app_publishes_is_not_reported(studio: Studio) -> None:
     new_app("other").send_task("add", headers=HEADERS)
     assert studio.told() == []
+
+
+def test_a_job_that_is_called_from_one_of_another_project_does_not_name_it(studio: Studio) -> None:
+    @studio.app.task(shared=False, name="call")
+    def call() -> None:
+        studio.app.send_task("add", headers={"project_id": "q"}, task_id="theirs")
+        studio.app.send_task("add", task_id="ours")
+
+    trace_task(call, "job", [], {}, {"id": "job", "task": "call", "root_id": "root", "project_id": "p"}, app=studio.app)
+    queued = [sent for sent in studio.sent if sent.data["state"] == "PENDING"]
+    assert [(sent.project_id, sent.data["root_id"]) for sent in queued] == [("q", "theirs"), ("p", "root")]
+    assert queued[0].data["parent_id"] is None
+
+
+def test_a_job_stays_in_its_project_when_it_is_retried_with_another_in_its_headers(studio: Studio) -> None:
+    @studio.app.task(bind=True, shared=False, name="moving", max_retries=1)
+    def moving(self: Any) -> None:
+        raise self.retry(countdown=0, headers={"project_id": "q"})
+
+    request = {"id": "job", "task": "moving", "retries": 0, "project_id": "p"}
+    trace_task(moving, "job", [], {}, request, app=studio.app)
+    assert [sent.project_id for sent in studio.sent] == ["p", "p"]
+
+
+def test_a_job_that_replaces_itself_by_steps_of_another_project_ends_in_its_own() -> None:
+    studio = Studio()
+    published: list[dict[str, Any]] = []
+
+    @studio.app.task(bind=True, shared=False, name="becoming")
+    def becoming(self: Any) -> None:
+        steps = [studio.app.signature("add", (1,), headers={"project_id": "q"}) for _ in range(2)]
+        self.replace(chain(*steps, app=studio.app))
+
+    def look(headers: Any = None, body: Any = None, **_: Any) -> None:
+        published.append(body if isinstance(body, dict) else body[2])
+
+    signals.after_task_publish.connect(look)
+    try:
+        trace_task(becoming, "job", [], {}, {"id": "job", "task": "becoming", "project_id": "p"}, app=studio.app)
+    finally:
+        signals.after_task_publish.disconnect(look)
+    [embed] = published
+    [last] = embed["chain"]
+    assert last["options"]["task_id"] == "job"
+    call = Call("add", "job", last["options"]["headers"], (), {})
+    assert studio.realtime._attached.projects.of_message(call) == "p"

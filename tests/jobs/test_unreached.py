@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import msgspec
+import pytest
 from celery.app.task import Context
+from celery.canvas import Signature
+from celery.exceptions import ChordError
 
 from celery_realtime.events import Job
 from celery_realtime.jobs.incarnation import Incarnation
@@ -47,6 +51,56 @@ def test_a_step_keeps_the_project_that_it_was_given_and_its_attempt() -> None:
 def test_a_step_of_another_project_does_not_show_the_error() -> None:
     (told,) = ended(chain=[step("one", headers={"project_id": "other"})])
     assert told["error"] == "not run: an earlier step did not succeed"
+
+
+def test_steps_of_another_project_do_not_name_the_jobs_before_them_and_are_one_workflow() -> None:
+    other = {"headers": {"project_id": "other"}}
+    told = ended(chain=[step("three", **other), step("two", **other), step("one")])
+    assert {data["job_id"]: (data["project_id"], data["root_id"], data["parent_id"]) for data in told} == {
+        "one": ("p", "root", "job"),
+        "two": ("other", "two", None),
+        "three": ("other", "two", None),
+    }
+
+
+def test_the_error_of_a_job_that_nobody_may_see_is_shown_to_nobody() -> None:
+    [told] = ended(msgspec.structs.replace(JOB, project_id=None), chain=[step("one", headers={"project_id": "p"})])
+    assert told["error"] == "not run: an earlier step did not succeed"
+
+
+@pytest.mark.parametrize(
+    ("projects", "text"),
+    [
+        (["p"], "ChordError: Dependency member raised ValueError('no')"),
+        (["other"], "an earlier step did not succeed"),
+        (["p", "other"], "an earlier step did not succeed"),
+        ([], "an earlier step did not succeed"),
+    ],
+)
+def test_the_body_of_a_chord_repeats_the_error_of_a_member_that_is_known_to_be_of_its_project(
+    projects: list[str], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Celery fails the body where the last member ends, which need not be the one that has failed."""
+    studio = Studio()
+    asked: list[str] = []
+
+    def projects_of(_self: StatusReporter, job_id: str) -> list[str]:
+        asked.append(job_id)
+        return projects
+
+    monkeypatch.setattr(StatusReporter, "projects_of", projects_of)
+
+    @studio.app.task(shared=False, bind=True, name="last")
+    def last(self: Any) -> None:
+        error = ChordError("Dependency member raised ValueError('no')")
+        body = Signature(step("body", headers={"project_id": "p"}), app=studio.app)
+        with contextlib.suppress(Exception):
+            self.backend.chord_error_from_stack(body, error)
+
+    last.apply(headers={"project_id": "p"})
+    [told] = [sent.data for sent in studio.sent if sent.data["job_id"] == "body"]
+    assert told["error"] == f"not run: {text}"
+    assert asked == ["member"]
 
 
 def test_a_step_has_the_project_that_its_arguments_name() -> None:
