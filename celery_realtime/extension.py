@@ -318,7 +318,7 @@ class _CelerySide:
         self.bridge = Bridge(
             app, settings, projects=self.projects, reader=reader, reporter=reporter, departures=departures
         )
-        self.results = StoredResults(app)
+        self.results = StoredResults(app, lambda job_id: len(reporter.projects_of(job_id)) > 1)
         self.reconciler = Reconciler(
             departures,
             manager=manager,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from celery import Celery
@@ -47,13 +47,16 @@ class StoredResults:
 
     Args:
         app: The Celery app. Of a task that this process knows, the task's own backend is asked.
+        is_shared: Tells of a job's id whether several projects have a job of it. A backend has one place for an id, and
+            what is there may be of any of them.
 
     Attributes:
         loop: The record of the thread's loop.
     """
 
-    def __init__(self, app: Celery) -> None:
+    def __init__(self, app: Celery, is_shared: Callable[[str], bool] = lambda _: False) -> None:
         self._app = app
+        self._is_shared = is_shared
         self._log = RateLimitedLogger(logger)
         self.loop = BackgroundLoop("results", logger, LONGEST)
         self._start_over()
@@ -77,8 +80,8 @@ class StoredResults:
             timeout: Longest wait in seconds.
 
         Returns:
-            By job id, what ``Backend.get_task_meta`` returns, or None where no results are kept, or reading one would
-            consume it. Jobs that could not be asked for are not in it.
+            By job id, what ``Backend.get_task_meta`` returns, or None where no results are kept, reading one would
+            consume it, or it may be of another project's job. Jobs that could not be asked for are not in it.
         """
         question = Question(jobs)
         if not jobs or not self._put(question):
@@ -130,7 +133,9 @@ class StoredResults:
                 return
             # Backends raise what their libraries raise, and results may be of classes that this process lacks.
             with self._log.suppressing("cannot read the result of a job, so its end is told without it"), talking:
-                question.answers[job_id] = stored_meta(self._backend_of(task), job_id)
+                meta = stored_meta(self._backend_of(task), job_id)
+                # Asked last: a job is on record before its result is stored.
+                question.answers[job_id] = None if meta is None or self._is_shared(job_id) else meta
 
     def _backend_of(self, task: str | None) -> Any:
         known = self._app.tasks.get(task)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +15,10 @@ from celery import chain, chord
 
 from tests.client_recorder import Recorder
 from tests.integration import jobs
-from tests.integration.stage import Stage, new_project
+from tests.integration.stage import Stage, new_project, producing
+from tests.integration.test_child_turnover import children
+from tests.launcher import Launcher
+from tests.services import Broker
 from tests.variants import any_broker
 
 GetStage = Callable[..., Stage]
@@ -54,7 +59,7 @@ def two_sides(stage: Stage) -> Iterator[tuple[Side, Side]]:
 @any_broker
 @pytest.mark.parametrize("first", ["ours", "theirs"])
 def test_cancelling_ends_the_job_of_ones_own_project_alone(
-    shared_stage: GetStage, broker: Any, first: str, tmp_path: Path
+    shared_stage: GetStage, broker: Broker, first: str, tmp_path: Path
 ) -> None:
     path, job_id = tmp_path / "go", f"same-{uuid.uuid4()}"
     with two_sides(shared_stage(broker.name)) as (ours, theirs):
@@ -109,6 +114,24 @@ def test_neither_reads_what_the_others_job_returned(shared_stage: GetStage, tmp_
         assert ours.end_of(job_id)["result"] == 7
         assert ours.ask("get_result", job_id)["result"] == 7
         assert theirs.ask("get_result", job_id)["result"] is None
+
+
+def test_a_job_whose_child_dies_does_not_end_with_what_the_others_job_returned(
+    launcher: Launcher, redis_broker: Broker, tmp_path: Path
+) -> None:
+    """The result backend is asked how such a job has ended, by its id."""
+    job_id = f"same-{uuid.uuid4()}"
+    with producing(redis_broker):
+        stage = Stage(launcher, redis_broker)
+        with two_sides(stage) as (ours, theirs):
+            ours.start(jobs.hold, job_id, str(tmp_path / "never"), 60.0)
+            theirs.publish(jobs.add, job_id, 3, 4)
+            assert theirs.end_of(job_id)["result"] == 7
+            for child in children(stage):
+                os.kill(child.pid, signal.SIGKILL)
+            end = ours.client.wait_for_end(job_id, timeout=40)
+            assert (end["status"], end["result"]) == ("error", None)
+            assert "WorkerLost" in end["error"]
 
 
 def test_a_failure_reports_nothing_to_another_project(shared_stage: GetStage) -> None:

@@ -55,6 +55,29 @@ def test_what_is_stored_is_answered_and_the_rest_is_pending(app: Celery, results
     assert c["status"] == "PENDING"
 
 
+def test_what_may_be_another_projects_is_not_answered(app: Celery) -> None:
+    stored: list[str] = []
+
+    def is_shared(job_id: str) -> bool:
+        stored.append(app.backend.get_task_meta(job_id, cache=False)["status"])
+        return job_id == "a"
+
+    for job_id in "ab":
+        app.backend.store_result(job_id, 5, "SUCCESS")
+    answers = StoredResults(app, is_shared).ask([("a", None), ("b", None)], 10)
+    assert answers["a"] is None
+    assert answers["b"] is not None
+    assert answers["b"]["result"] == 5
+    assert stored == ["SUCCESS", "SUCCESS"]
+
+
+def test_while_nobody_can_tell_whose_a_result_is_it_counts_as_not_asked_for(app: Celery) -> None:
+    def is_shared(job_id: str) -> bool:
+        raise ConnectionError(f"nobody knows {job_id}")
+
+    assert StoredResults(app, is_shared).ask([("a", None)], 10) == {}
+
+
 def test_a_task_s_own_backend_is_asked(app: Celery, results: StoredResults) -> None:
     own = Memory(new_app())
     own.may_answer.set()
