@@ -91,6 +91,8 @@ class JobReader:
         continued = None if redelivered else continued_execution_of(request.id, request_fields(request))
         execution = Execution(continued or secrets.token_hex(4), time.time(), redelivered)
         job = msgspec.structs.replace(self._read_running(task), execution=execution)
+        if request.is_eager and self._projects.is_outside(job.project_id):  # nothing publishes it
+            job = msgspec.structs.replace(job, parent_id=None, root_id=job.job_id)
         notes_of(task.request).job = job
         return job
 

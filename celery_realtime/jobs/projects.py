@@ -97,6 +97,10 @@ class Projects:
         except ValueError:  # the job ended in another context than it began in
             self._surrounding.set(None)
 
+    def is_outside(self, project_id: str | None) -> bool:
+        """Tell whether a project is another one than that in which things are published here."""
+        return self._surrounding.get() not in (None, project_id)
+
     def _inherited(self) -> str | None:
         """Return the surrounding project, or that of the job that runs here."""
         surrounding = self._surrounding.get()

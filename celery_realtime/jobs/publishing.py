@@ -46,6 +46,7 @@ class Publishing:
         projects: Which project a job belongs to.
         reporter: Reports the statuses of jobs.
         unreached: Reports jobs that will not run.
+        received: Returns a job that this worker has received, by its id, or None.
     """
 
     def __init__(
@@ -56,12 +57,14 @@ class Publishing:
         projects: Projects,
         reporter: StatusReporter,
         unreached: UnreachedSteps,
+        received: Callable[[str], Job | None],
     ) -> None:
         self._app = app
         self._settings = settings
         self._projects = projects
         self._reporter = reporter
         self._unreached = unreached
+        self._received = received
         self._sending: ContextVar[_Sending | None] = ContextVar("celery_realtime_sending", default=None)
 
     def watch(self) -> None:
@@ -115,7 +118,7 @@ class Publishing:
         message = publication.message
         assert message.job_id is not None
         call = Call(task, message.job_id, message.fields, message.args, message.kwargs)
-        before = self._project_of(publication.running)
+        before = self._project_before(publication)
         project = before if publication.is_running and before is not None else self._projects.of_publication(call)
         if project is not None:
             publication.carry(HEADER, project)
@@ -125,10 +128,12 @@ class Publishing:
         publication.hand_down()
         return job_of_call(call, project)
 
-    def _project_of(self, running: Any) -> str | None:
-        """Return the project of the job that publishes."""
+    def _project_before(self, publication: Publication) -> str | None:
+        """Return the project of the job that publishes, or that has ended in this worker and leads to the job."""
+        running = publication.running
         if running is None:
-            return None
+            parent = self._received(str(publication.message.fields.get("parent_id")))
+            return None if parent is None else parent.project_id
         job = notes_of(running).job
         is_noted = job is not None and job.job_id == running.id and job.project_id is not None
         return job.project_id if job is not None and is_noted else self._projects.of_request(running)

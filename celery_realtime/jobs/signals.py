@@ -62,13 +62,15 @@ class Bridge:
         self._projects = projects
         self._is_connected = False
         self._start_observers: list[Callable[[Job], None]] = []
-        self._received = ReceivedJobs(reader)
+        received = self._received = ReceivedJobs(reader)
         self._reporter = reporter
         self._departures = departures
         self._reader = reader
         self._batches = BatchedJobs(reader, self._reporter, self._report_success)
         self._unreached = UnreachedSteps(projects, self._reporter)
-        self._publishing = Publishing(app, settings, projects=projects, reporter=reporter, unreached=self._unreached)
+        self._publishing = Publishing(
+            app, settings, projects=projects, reporter=reporter, unreached=self._unreached, received=received.by_id
+        )
 
     # -- connecting ---------------------------------------------------------------------------------------------
 

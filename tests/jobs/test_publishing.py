@@ -93,6 +93,25 @@ def test_a_job_that_is_called_from_one_of_another_project_does_not_name_it(studi
     assert queued[0].data["parent_id"] is None
 
 
+def test_a_job_that_runs_inside_one_of_another_project_does_not_name_it() -> None:
+    studio = Studio()
+
+    @studio.app.task(shared=False, name="inner")
+    def inner() -> None: ...
+
+    @studio.app.task(shared=False, name="outer")
+    def outer() -> None:
+        for project in ("p", "q"):
+            inner.apply(headers={"project_id": project}, task_id=f"in-{project}")
+
+    trace_task(
+        outer, "job", [], {}, {"id": "job", "task": "outer", "root_id": "root", "project_id": "p"}, app=studio.app
+    )
+    lineage = {sent.data["job_id"]: (sent.data["root_id"], sent.data["parent_id"]) for sent in studio.sent}
+    assert lineage["in-q"] == ("in-q", None)
+    assert lineage["in-p"] == ("root", "job")
+
+
 def test_a_job_stays_in_its_project_when_it_is_retried_with_another_in_its_headers(studio: Studio) -> None:
     @studio.app.task(bind=True, shared=False, name="moving", max_retries=1)
     def moving(self: Any) -> None:

@@ -93,6 +93,16 @@ def test_jobs_of_two_projects_that_have_one_id_are_held_and_end_each_as_its_own(
     assert told == [("p", "same", "REVOKED"), ("p", "next", "FAILURE")]
 
 
+def test_what_the_main_process_publishes_after_a_job_of_another_project_does_not_name_it(reserved: list[Any]) -> None:
+    """Such as an errback, after the job's child has died."""
+    studio = Studio()
+    receive(studio, reserved, ("ours", "p"))
+    for project in ("p", "q"):
+        studio.app.send_task("note", headers={"project_id": project}, parent_id="ours", root_id="ours")
+    assert [(sent.project_id, sent.data["parent_id"]) for sent in studio.sent] == [("p", "ours"), ("q", None)]
+    assert [sent.data["root_id"] == "ours" for sent in studio.sent] == [True, False]
+
+
 def test_a_worker_holds_what_it_has_finished_until_the_end_has_been_sent(reserved: list[Any]) -> None:
     """A host that fails before takes with it what the worker knew."""
     studio = Studio()
