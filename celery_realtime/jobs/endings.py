@@ -38,7 +38,7 @@ def of_meta(meta: Mapping[str, Any] | None, settings: Settings, *, since: float 
             before is of an earlier job of the same id. None if unknown.
     """
     state = None if meta is None else meta.get("status")
-    if meta is None or state not in ENDS or is_older(meta.get("date_done"), since, CLOCK):
+    if meta is None or state not in ENDS or is_older(meta.get("date_done"), None if since is None else since - CLOCK):
         return None
     result = meta.get("result")
     if state == "SUCCESS":

@@ -133,7 +133,7 @@ class JobRequests:
         """Return what the result backend has of a job, or None if that may be another project's."""
         meta = self._result_meta(job_id)
         # Asked last: a job is on record when it is published, and so before its result is stored.
-        if self._is_shared(project_id, job_id) or is_older(meta.get("date_done"), since, CLOCK_SKEW):
+        if self._is_shared(project_id, job_id) or is_older(meta.get("date_done"), since):
             return None
         return self._described(meta)
 
@@ -298,12 +298,16 @@ def _is_ahead(state: dict[str, Any], stored: dict[str, Any]) -> bool:
 
 
 def _began(state: dict[str, Any], run: str | None) -> float | None:
-    """Return when a job was published, or a later time at which it had not ended; in seconds since the epoch."""
+    """Return a time before which a job had not ended, in seconds since the epoch; None if none is known.
+
+    Of one that has not ended yet, its last status is such; if the clocks of hosts make too little of its stored end,
+    its end is reported soon. Of others, it is the time of publication, as far as clocks can be trusted.
+    """
     with contextlib.suppress(ValueError):
-        if run is not None:
-            return int(run.partition("-")[0]) / 1000
         if state and state.get("status") not in _ENDED:
             return datetime.fromisoformat(str(state.get("timestamp")).replace("Z", "+00:00")).timestamp()
+        if run is not None:
+            return int(run.partition("-")[0]) / 1000 - CLOCK_SKEW
     return None
 
 
@@ -369,10 +373,12 @@ class SingleJobs:
         Raises:
             SubscribeError: As :meth:`project_of`.
         """
-        job_id_of(data)
-        named = _named_project(data)
+        job_id, named = job_id_of(data), _named_project(data)
         if named is None:
-            return (yield from self.project_of(session, data))
+            project_id = yield from self.project_of(session, data)
+            if not (yield from self._shows(session, project_id, job_id)):
+                raise SubscribeError(NO_JOB, "forbidden")
+            return project_id
         if not (yield from self._access.allows(session.user, named)):
             raise SubscribeError(NO_JOB, "forbidden")
         return named

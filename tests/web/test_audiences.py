@@ -216,12 +216,12 @@ def test_a_job_that_is_hidden_live_shows_nowhere(mixing: Web, state: str) -> Non
         member.subscribe("alpha", since=since),
         member.call("subscribe_job", {"job_id": "one", "project_id": "alpha", "since": since}),
     ]
-    requests = ("get_result", "cancel_job")
+    requests = ("get_result", "cancel_job", "subscribe_job")
     asked = [[member.call(name, {"job_id": job_id}) for job_id in ("one", "two")] for name in requests]
 
     assert [(answer["jobs"], answer["jobs_total"]) for answer in answers] == [([], 0)] * 2
     assert "studio.mix" not in str([answers, member.events])
-    assert [answer["error"] for pair in asked for answer in pair] == [NO_SUCH_JOB] * 4
+    assert [answer["error"] for pair in asked for answer in pair] == [NO_SUCH_JOB] * 6
     assert owner.call("get_result", {"job_id": "one"})["state"] == state
     assert len(owner.subscribe("alpha")["jobs"]) == 1
 
