@@ -328,6 +328,7 @@ class _CelerySide:
             failed=self.bridge.end_later_steps,
         )
         self.running_jobs = RunningJobs(app, reader=reader, manager=manager, settings=settings)
+        reporter.on_end(self.running_jobs.end)
         self.worker = WorkerSupport(
             settings,
             manager,
@@ -345,7 +346,6 @@ class _CelerySide:
         task.install()
         self._manager.register_job_listeners(self.bridge)
         self.bridge.on_start(self.running_jobs.begin)
-        self.bridge.on_end(self.running_jobs.end)
         self.worker.install(self.app)
 
 

@@ -105,10 +105,6 @@ class Bridge:
         """Call ``observer`` with each job that starts in this process, when its start has been reported."""
         self._start_observers.append(observer)
 
-    def on_end(self, observer: Callable[[Job], None]) -> None:
-        """Call ``observer`` with each job that ends in this process, before its end is reported."""
-        self._reporter.on_end(observer)
-
     def received(self, request: Any) -> Job:
         """Return the job of a request that this worker has received."""
         return self._received.of(request)
