@@ -185,7 +185,7 @@ class Watcher:
 
     def heard(self) -> list[list[Any]]:
         """Return the events, and apart from them the refusals, that it has heard up to the end of the example."""
-        self._client.wait_for_event("over")
+        self._client.wait_for_event("over", timeout=30)
         heard = [list(event) for event in self._client.events]
         return [[event for event in heard if (event[0] == "error") == is_error] for is_error in (False, True)]
 
@@ -219,7 +219,8 @@ def watch(stack: ExitStack, world: World, user: str, names: Names) -> Watcher:
     return Watcher(client, project)
 
 
-@tried(10, share=0.1, shrinks=False)
+@pytest.mark.timeout(300)
+@tried(6, share=0.1, shrinks=False)
 @given(st.lists(deeds | deeds | questions, min_size=5, max_size=20))
 def test_no_answer_and_no_event_tells_of_what_a_client_may_not_see(
     worlds: dict[str, World], story: list[Deed | Question]
