@@ -265,7 +265,8 @@ class ProjectOrder:
     def _filled(self, missing: Missing, snapshot: Any) -> list[Heard]:
         first = snapshot.offset - len(snapshot.events) + 1
         entries = dict(enumerate(snapshot.events, first))
-        due = [self._source.event(entries[offset], str(self.epoch), offset) for offset in self.lost.recovered(entries)]
+        recovered = self.lost.recovered(entries, snapshot.offset, missing.serial)
+        due = [self._source.event(entries[offset], str(self.epoch), offset) for offset in recovered]
         for offset in range(self.emitted + 1, snapshot.offset + 1):
             due += self._next(entries[offset], offset)
         return [*due, *self._contiguous(), *self._forged(missing, snapshot.offset)]
@@ -303,10 +304,10 @@ class ProjectOrder:
             first, begins_late = min(self._others.of(epoch)), self.epoch is not None
             due = self._begin(epoch, first - 1, clock)
             if begins_late:
-                self.lost.add(range(1, first))
+                self.lost.add(range(1, first), self._requests)
         if self._waiting:
             first = min(self._waiting)
-            self.lost.add(range(self.emitted + 1, first))
+            self.lost.add(range(self.emitted + 1, first), self._requests)
             self.emitted = first - 1
             due += self._contiguous()
         return [*self.lost.emitting(due)]
@@ -394,7 +395,8 @@ class Lost:
 
     def __init__(self) -> None:
         self.is_too_much = False
-        self._holes: list[range] = []
+        #: Each with how many times the history had been asked by then.
+        self._holes: list[tuple[range, int]] = []
         #: By the kind of event and what it is about, the offset of the latest that was emitted behind a hole.
         self._emitted: dict[tuple[str, Any], int] = {}
 
@@ -404,13 +406,13 @@ class Lost:
     @property
     def start(self) -> float:
         """The offset before the first hole; infinity if there is none."""
-        return self._holes[0].start - 1 if self._holes else math.inf
+        return self._holes[0][0].start - 1 if self._holes else math.inf
 
-    def add(self, hole: range) -> None:
-        """Note a hole."""
+    def add(self, hole: range, requests: int) -> None:
+        """Note a hole that was given up when the history had been asked so many times."""
         if hole:
             self.is_too_much |= len(self._holes) >= MOST_LOST
-            self._holes = [*self._holes, hole][-MOST_LOST:]
+            self._holes = [*self._holes, (hole, requests)][-MOST_LOST:]
 
     def emitting(self, events: Iterable[Heard]) -> Iterable[Heard]:
         """Note what is emitted, which is behind all holes, and return it; the history's answer may be older."""
@@ -420,17 +422,25 @@ class Lost:
             self.is_too_much |= len(self._emitted) > MOST_EMITTED
         return events
 
-    def recovered(self, entries: dict[int, dict[str, Any]]) -> list[int]:
+    def recovered(self, entries: dict[int, dict[str, Any]], newest: int, serial: int) -> list[int]:
         """Return, once, the offsets in holes that may be emitted late.
 
         Not those of a status or of progress of which a newer one was emitted meanwhile: their jobs would go backwards.
+        A hole stays as far as the answer does not reach, if the history was asked before the hole was given up.
 
         Args:
             entries: The events of the history, by offset.
+            newest: Up to where the answer goes.
+            serial: The number of the request that it answers.
         """
-        holes, self._holes = self._holes, []
-        emitted, self._emitted = self._emitted, {}
-        lost = [offset for hole in holes for offset in hole if offset in entries]
+        holes, emitted = self._holes, self._emitted
+        rests = [
+            (range(max(hole.start, newest + 1), hole.stop), requests) for hole, requests in holes if requests >= serial
+        ]
+        self._holes = [(rest, requests) for rest, requests in rests if rest]
+        if not self._holes:
+            self._emitted = {}
+        lost = [offset for offset in sorted(entries) if any(offset in hole for hole, _ in holes)]
         return [offset for offset in lost if not _is_superseded(offset, entries[offset], emitted)]
 
 

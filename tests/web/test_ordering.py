@@ -426,6 +426,34 @@ def test_what_was_given_up_is_not_emitted_behind_what_came_since_the_history_was
     assert project.emitted == ["queued", 3, "error"]
 
 
+def test_what_is_given_up_after_the_history_was_asked_is_asked_for_once_more() -> None:
+    project = Project(Past(3))
+    project.take(1, 3)
+    project.note(project.order.give_up(project.clock))
+    missing = project.order.request()
+    assert missing is not None
+    answer = project.past(missing)
+    project.past.events += [event(4), event(5)]
+    project.take(5)
+    project.note(project.order.give_up(project.clock))
+
+    project.note(project.order.answer(missing, answer, project.clock))
+    assert project.emitted == [1, 3, 5, 2]
+    project.settle()
+
+    assert project.emitted == [1, 3, 5, 2, 4]
+
+
+def test_what_the_history_does_not_have_is_not_asked_for_for_ever() -> None:
+    project = Project(Past(2))
+    project.take(1, 10**9)
+    project.note(project.order.give_up(project.clock))
+
+    project.settle()
+
+    assert project.emitted == [1, 10**9, 2]
+
+
 def test_progress_that_was_given_up_is_not_emitted_behind_the_end() -> None:
     project = Project()
     halfway = heard("p", "agent_progress", {"job_id": "a", "progress": 50, "epoch": "e", "offset": 1})
