@@ -58,7 +58,7 @@ class MassClient:
         if self._reader is not None:
             self._reader.cancel()
         connection = None if self._socket is None else self._socket._response.connection
-        if connection is not None:
+        if connection is not None and connection.transport is not None:
             connection.transport.abort()
 
     async def _send(self, kind: str, data: Any) -> None:

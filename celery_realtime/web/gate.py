@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: Connections without a token that may say nothing for longer than ``PATIENCE``. Beyond, the oldest of the address with
-#: most of them end. After an outage all clients come back at once, and behind a proxy all have one address.
-MOST_IDLE = 500
-PATIENCE = 2.0
+#: most of them end. After an outage all clients come back at once, behind a proxy all have one address, and a server
+#: that is busy with them reads late what they say.
+MOST_IDLE = 1200
+PATIENCE = 5.0
 
 #: Connections without a token altogether; beyond, the oldest ends.
 MOST_NEWCOMERS = 5000

@@ -370,7 +370,7 @@ def test_a_rule_that_returns_something_else_than_true_refuses(make_web: Callable
 
 def test_a_result_that_is_too_long_is_refused_before_it_is_read(make_web: Callable[..., Web]) -> None:
     web = make_web(max_backlog_bytes=200_000).attach().start()
-    tell(web, "one", "SUCCESS")
+    tell(web, "one", "SUCCESS", truncated=True)
     backend = web.realtime.app.backend
     backend.store_result("one", "x" * 150_000, "SUCCESS")
     with pytest.MonkeyPatch.context() as patch:
@@ -379,7 +379,7 @@ def test_a_result_that_is_too_long_is_refused_before_it_is_read(make_web: Callab
     assert answer["error"]["code"] == "bad_request"
     assert "at most 100000 are sent" in answer["error"]["message"]
 
-    tell(web, "two", "SUCCESS")
+    tell(web, "two", "SUCCESS", truncated=True)
     backend.store_result("two", "x" * 50_000, "SUCCESS")
     assert ask(web.connect(), "get_result", "two")["result"] == "x" * 50_000
 
@@ -388,7 +388,7 @@ def test_a_result_that_is_too_long_is_not_sent_from_where_its_length_cannot_be_a
     make_web: Callable[..., Web],
 ) -> None:
     web = make_web(max_backlog_bytes=200_000).attach().start()
-    tell(web, "one", "SUCCESS")
+    tell(web, "one", "SUCCESS", truncated=True)
     web.realtime.app.conf.result_backend = "cache+memory://"
     web.realtime.app.__dict__.pop("backend", None)
     web.realtime.app.backend.store_result("one", "x" * 150_000, "SUCCESS")
@@ -399,7 +399,7 @@ def test_a_result_that_is_too_long_is_not_sent_from_where_its_length_cannot_be_a
 
 def test_while_the_length_of_a_result_cannot_be_asked_it_is_read_as_it_is(make_web: Callable[..., Web]) -> None:
     web = make_web().attach().start()
-    tell(web, "one", "SUCCESS")
+    tell(web, "one", "SUCCESS", truncated=True)
     backend = web.realtime.app.backend
     backend.store_result("one", 5, "SUCCESS")
     with pytest.MonkeyPatch.context() as patch:

@@ -33,8 +33,8 @@ def test_it_holds_nothing_back_and_redacts_nothing() -> None:
     assert not manager.filters
     assert not manager.slow_clients.is_loaded("sid", 10**9)
     assert list(manager.slow_clients.due()) == []
-    assert manager.delivery.redacted("agent_status", "alpha", {"a": 1}, "member") == {"a": 1}
-    assert manager.delivery.redact_snapshot("alpha", {"jobs": []}, "member") == {"jobs": []}
+    assert manager.delivery.audiences.event("agent_status", "alpha", {"a": 1}, "member") == {"a": 1}
+    assert manager.delivery.audiences.snapshot("alpha", {"jobs": []}, "member") == {"jobs": []}
 
 
 def test_what_it_is_told_has_no_effect() -> None:
