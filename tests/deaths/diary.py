@@ -32,6 +32,7 @@ class Run:
         begun_at: When, in seconds since the epoch.
         end: "success" or "error" once its body ended by itself.
         stored: Whether Celery has stored that end (where results are stored), and called the task's hook.
+        stored_at: When that was.
         reported: Whether Celery has sent its signals of that end.
         noted_at: When the last of these was written.
         alive: Whether its process lives.
@@ -45,6 +46,7 @@ class Run:
     begun_at: float
     end: str | None = None
     stored: bool = False
+    stored_at: float = 0.0
     reported: bool = False
     noted_at: float = 0.0
     alive: bool = False
@@ -160,6 +162,8 @@ def runs_of(notes: Iterable[dict[str, Any]]) -> list[Run]:
 
 def _noted(run: Run, note: dict[str, Any]) -> Run:
     said: dict[str, Any] = {END: note["end"]} if note["what"] == END else {note["what"]: True}
+    if note["what"] == STORED:
+        said["stored_at"] = note["at"]
     return replace(run, noted_at=note["at"], **said)
 
 

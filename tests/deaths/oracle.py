@@ -27,6 +27,7 @@ class Truth:
         stored: The state in the result backend; None where it keeps none.
         waiting: Whether its message is in the broker, to be delivered or delivered again.
         forgot_at: When the history lost all its data; None if it did not.
+        results_forgot_at: When the result backend did.
         spoke: Whether it emits an event of its own before it ends.
         unannounced: Whether it was published by an application without the extension.
         accepted: Whether a worker's pool has accepted it, as the worker's main process knows.
@@ -38,6 +39,7 @@ class Truth:
     stored: str | None = None
     waiting: bool = False
     forgot_at: float | None = None
+    results_forgot_at: float | None = None
     spoke: bool = False
     unannounced: bool = False
     accepted: bool = False
@@ -118,5 +120,6 @@ def must_be_heard(truth: Truth) -> bool:
 
 
 def overwritten(truth: Truth) -> bool:
-    """Tell whether the result backend has progress where Celery has stored an end."""
-    return truth.stored == "PROGRESS" and any(run.stored for run in truth.runs) and not truth.running
+    """Tell whether the result backend has progress where Celery has stored an end, and that was not lost since."""
+    has_end = any(run.stored and run.stored_at >= (truth.results_forgot_at or 0.0) for run in truth.runs)
+    return truth.stored == "PROGRESS" and has_end and not truth.running

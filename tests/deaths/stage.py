@@ -97,6 +97,11 @@ class Stage:
         )
 
     @property
+    def keeps_results_with_history(self) -> bool:
+        """Whether the result backend is the Redis that has the history."""
+        return self.backend_url is not None and self.backend_url.startswith("redis:")
+
+    @property
     def servers(self) -> dict[str, ManagedProcess]:
         """The servers by the names of the victims."""
         return {"redis": self.results, "broker": self.broker, "web": self.web, "host": self.web}

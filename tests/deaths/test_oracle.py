@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -89,3 +90,6 @@ def test_progress_over_a_stored_end_is_noticed() -> None:
     assert not overwritten(Truth(0, (REPORTED,), stored="SUCCESS"))
     assert not overwritten(Truth(0, (RETURNED,), stored="PROGRESS"))
     assert not overwritten(Truth(0, (REPORTED, ALIVE), stored="PROGRESS"))
+    stored = replace(REPORTED, stored_at=2.0)
+    assert overwritten(Truth(0, (stored,), stored="PROGRESS", results_forgot_at=1.0))
+    assert not overwritten(Truth(0, (stored,), stored="PROGRESS", results_forgot_at=3.0))

@@ -77,6 +77,7 @@ class Watch:
                 stored=self._stage.stored_state(job.job_id),
                 waiting=job.job_id in waiting or self._waits_in_a_worker(job),
                 forgot_at=self.forgot_at,
+                results_forgot_at=self.forgot_at if self._stage.keeps_results_with_history else None,
                 spoke=not job.suicide,
                 unannounced=job.task == "named",
                 accepted=any(delivery.accepted_at for delivery in self._deliveries(job)),
