@@ -82,6 +82,7 @@ class JobStandings:
             standing = _standing_of(event.data)
             if standing is not None:
                 self._standings[event.project_id, event.job_id] = standing._replace(epoch=event.epoch)
+                self._read.pop((event.project_id, event.job_id))
         return event
 
     # -- what the history says ----------------------------------------------------------------------------------
@@ -160,10 +161,14 @@ def _progressed(before: Standing | None, data: Any) -> Standing | None:
 
 
 def _is_older(end: Standing, data: Any) -> bool:
-    """Tell whether a job had not ended yet, by what is said of it; what says no time is not older."""
+    """Tell whether a job had not ended yet, by what is said of it; what says no time is not older.
+
+    That it is lost is said by somebody who has not heard of its end.
+    """
     rank, attempt = RANK_OF_STATUS.get(_text(data.get("status")), RUNNING), data.get("attempt", 0)
     is_of_its_time = "" < _text(data.get("timestamp")) <= end.timestamp
-    return rank < TERMINAL_RANK and type(attempt) is int and attempt <= end.attempt and is_of_its_time
+    has_not_ended = data.get("state") == "LOST" or (rank < TERMINAL_RANK and is_of_its_time)
+    return has_not_ended and type(attempt) is int and attempt <= end.attempt
 
 
 def _is_newer(before: Standing, after: Standing) -> bool:

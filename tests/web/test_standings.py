@@ -125,7 +125,7 @@ def test_what_has_an_offset_is_noted_and_not_judged_in_its_epoch() -> None:
 
 # -- where the history has begun anew -----------------------------------------------------------------------------
 
-NOT_ENDED = [status("queued", at=8), status("running", at=9), progress(90)]
+NOT_ENDED = [status("queued", at=8), status("running", at=9), progress(90), status("error", at=10, state="LOST")]
 
 
 @pytest.mark.parametrize("older", NOT_ENDED)
@@ -214,6 +214,19 @@ def test_an_end_in_a_snapshot_counts_as_shown() -> None:
     assert jobs.review("p", past) == past
 
     assert jobs.review("p", snapshot("new", status("running", at=8))).jobs == []
+
+
+@pytest.mark.parametrize("is_read", [False, True])
+def test_a_job_that_runs_once_more_can_be_lost(is_read: bool) -> None:
+    jobs = JobStandings()
+    if is_read:
+        jobs.review("p", snapshot("e", status("success", at=9)))
+    else:
+        jobs.shown(numbered(status("success", at=9), 7))
+    jobs.shown(numbered(status("running", at=10), 2, "new"))
+    lost = numbered(status("error", at=11, state="LOST"), 3, "new")
+
+    assert jobs.shown(lost) is lost
 
 
 @pytest.mark.parametrize(
