@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tests.integration.test_jobs import start, states
 from tests.launcher import Launcher
 from tests.processes import Worker
 from tests.services import Broker
+from tests.variants import long_unless
 from tests.waiting import wait_for
 
 LOST_AFTER = 3.0
@@ -24,8 +26,11 @@ AT_MOST = LOST_AFTER + 15
 ENV = {"LOST_AFTER": str(LOST_AFTER)}
 ELSEWHERE = "elsewhere"
 
-GOING_ON = [jobs.replaced_elsewhere, jobs.replaced_by_steps_elsewhere, jobs.retried_elsewhere]
-going_on = pytest.mark.parametrize("task", GOING_ON, ids=["replacement", "step", "retry"])
+GOING_ON = {
+    "replacement": jobs.replaced_elsewhere,
+    "step": jobs.replaced_by_steps_elsewhere,
+    "retry": jobs.retried_elsewhere,
+}
 
 
 class First(Stage):
@@ -70,14 +75,16 @@ def seen(client: Recorder, job: str) -> list[str]:
     ]
 
 
-@going_on
-@pytest.mark.parametrize("how", ["kill", "stop"])
+@pytest.mark.parametrize(
+    ("task", "how"),
+    long_unless([("replacement", "kill"), ("step", "stop")], list(itertools.product(GOING_ON, ["kill", "stop"]))),
+)
 def test_a_job_that_waits_elsewhere_is_not_lost_with_the_worker_that_had_it(
-    stage: First, tmp_path: Path, task: object, how: str
+    stage: First, tmp_path: Path, task: str, how: str
 ) -> None:
     project = new_project()
     with stage.watch(project) as client:
-        job = start(task, str(tmp_path / "go"), ELSEWHERE, project=project)
+        job = start(GOING_ON[task], str(tmp_path / "go"), ELSEWHERE, project=project)
         stage.wait_until_handed_on(job)
         getattr(stage.worker, how)()
         wait_for_looks(client, project)
@@ -88,13 +95,13 @@ def test_a_job_that_waits_elsewhere_is_not_lost_with_the_worker_that_had_it(
     assert seen(client, job) == ["PENDING", "STARTED", "SUCCESS"]
 
 
-@going_on
+@pytest.mark.parametrize("task", long_unless(["replacement"], GOING_ON))
 def test_a_job_that_runs_elsewhere_is_lost_with_that_worker_and_not_with_the_one_that_had_it(
-    stage: First, tmp_path: Path, task: object
+    stage: First, tmp_path: Path, task: str
 ) -> None:
     project, second = new_project(), worker_elsewhere(stage)
     with stage.watch(project) as client:
-        job = start(task, str(tmp_path / "never"), ELSEWHERE, project=project)
+        job = start(GOING_ON[task], str(tmp_path / "never"), ELSEWHERE, project=project)
         stage.wait_until_handed_on(job)
         client.wait_for_event("agent_progress", message="holding", timeout=20)
         stage.worker.kill()
@@ -116,16 +123,21 @@ def test_a_job_that_waits_where_nobody_will_get_it_ends_when_it_is_cancelled(sta
     assert (end["state"], end["error"]) == ("REVOKED", "TaskRevokedError: revoked")
 
 
-@pytest.mark.parametrize("pool", ["prefork", "solo"])
-@going_on
+@pytest.mark.parametrize(
+    ("task", "pool"),
+    long_unless(
+        [("replacement", "solo"), ("step", "prefork"), ("retry", "prefork")],
+        list(itertools.product(GOING_ON, ["prefork", "solo"])),
+    ),
+)
 def test_a_job_that_goes_on_in_the_same_worker_is_lost_with_it(
-    launcher: Launcher, redis_broker: Broker, tmp_path: Path, task: object, pool: str
+    launcher: Launcher, redis_broker: Broker, tmp_path: Path, task: str, pool: str
 ) -> None:
     project = new_project()
     with producing(redis_broker):
         stage = Stage(launcher, redis_broker, env=ENV, pool=pool, concurrency=1)
         with stage.watch(project) as client:
-            job = start(task, str(tmp_path / "never"), "celery", project=project)
+            job = start(GOING_ON[task], str(tmp_path / "never"), "celery", project=project)
             client.wait_for_event("agent_progress", message="holding", timeout=20)
             stage.worker.kill()
             assert client.wait_for_end(job, timeout=AT_MOST)["state"] == "LOST"

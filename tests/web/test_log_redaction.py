@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import logging
@@ -102,11 +101,14 @@ def test_packets_that_cannot_be_read_do_not_fill_the_log(
 ) -> None:
     web = Web(kind, redis_url).attach().start()
     try:
+        client = connect(web)
         for packet in BROKEN * 2:
-            with contextlib.suppress(simple_websocket.ConnectionClosed), contextlib.closing(connect(web)) as client:
+            try:
                 client.send(packet)
                 client.send('420["subscribe_project",{"project_id":"alpha"}]')
                 wait_for(lambda client=client: (client.receive(1) or "").startswith("430["))
+            except simple_websocket.ConnectionClosed:
+                client = connect(web)
     finally:
         web.stop()
     logged = [record for record in logged_by(caplog, "engineio.server") if record.exc_info]
