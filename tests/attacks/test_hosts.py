@@ -15,6 +15,8 @@ from tests.attacks.senders import AFTER, BEFORE, LONG, Send, sent
 from tests.launcher import Launcher
 from tests.variants import long_unless
 
+pytestmark = pytest.mark.service
+
 #: Those whose WebSockets are read in another way than by the servers of tests/web/test_gate.py.
 SAMPLE = ("eventlet", "gthread")
 

@@ -164,6 +164,7 @@ def _envelope(stranger: Any, url: str, topic: str) -> bytes:
     return bytes(message["data"])
 
 
+@pytest.mark.service
 @pytest.mark.parametrize("name", ["amqp", "redis"])
 def test_kombu_inflates_messages_unless_it_is_kept_from_it(name: str, request: pytest.FixtureRequest) -> None:
     broker = request.getfixturevalue(name)
