@@ -389,9 +389,13 @@ def spin_in_c(seconds: float) -> int:
     return sum(range(int(sample * seconds / (time.perf_counter() - started))))
 
 
+#: Seconds between two reports of a task that reports busily.
+REPORT_PAUSE = 0.002
+
+
 @celery.task(bind=True)
 def report_busily(self: Any, seconds: float, interval: float, how: str) -> int:
-    """Report every 2 ms, computing or sleeping in between, or from a thread of the task's; return how often."""
+    """Report busily, computing or sleeping in between, or from a thread of the task's; return how often."""
     tracker = get_progress_tracker(self.request.id)
     tracker.min_update_interval = interval
     numbers: list[int] = []
@@ -402,8 +406,8 @@ def report_busily(self: Any, seconds: float, interval: float, how: str) -> int:
             numbers.append(len(numbers) + 1)
             tracker.set_progress(100 * elapsed / seconds, f"report {numbers[-1]}")
             if how == "sleep":
-                time.sleep(0.002)  # noqa: TID251
-            while time.monotonic() - started < elapsed + 0.002:
+                time.sleep(REPORT_PAUSE)  # noqa: TID251
+            while time.monotonic() - started < elapsed + REPORT_PAUSE:
                 sum(range(1000))
 
     if how == "thread":

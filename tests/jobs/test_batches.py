@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import uuid
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -47,18 +48,21 @@ def run(studio: Studio, base: type[Task], args: Any, state: str) -> list[tuple[s
 
 
 def test_each_job_ends_as_its_task_has_stored_it_or_as_the_batch(studio: Studio) -> None:
-    studio.app.backend.store_result("failed", ValueError("no"), "FAILURE")
-    studio.app.backend.store_result("done", 42, "SUCCESS")
-    reported = run(studio, Batches, requests("failed", "done", "silent"), "SUCCESS")
+    # All apps of a process share this backend.
+    failed, done, silent = (f"{name}-{uuid.uuid4()}" for name in ("failed", "done", "silent"))
+    studio.app.backend.store_result(failed, ValueError("no"), "FAILURE")
+    studio.app.backend.store_result(done, 42, "SUCCESS")
+    reported = run(studio, Batches, requests(failed, done, silent), "SUCCESS")
     assert [state for _, state, _ in reported[:3]] == ["STARTED"] * 3
     assert reported[3:] == [
-        ("failed", "FAILURE", "ValueError: no"),
-        ("done", "SUCCESS", None),
-        ("silent", "SUCCESS", None),
+        (failed, "FAILURE", "ValueError: no"),
+        (done, "SUCCESS", None),
+        (silent, "SUCCESS", None),
     ]
     assert [sent.data["result"] for sent in studio.sent[4:]] == [42, None]
     assert {sent.data["worker"] for sent in studio.sent} == {"w@host"}
 
 
 def test_the_jobs_of_a_batch_that_raises_fail(studio: Studio) -> None:
-    assert run(studio, Batches, requests("one"), "FAILURE")[1:] == [("one", "FAILURE", FAILED)]
+    job = str(uuid.uuid4())
+    assert run(studio, Batches, requests(job), "FAILURE")[1:] == [(job, "FAILURE", FAILED)]
