@@ -126,7 +126,7 @@ def _without_results(_event: str, _project_id: str, payload: Any, audience: str 
 ears = st.builds(Ears, redacts=st.booleans(), watched=st.booleans(), recovers=st.booleans())
 
 
-@tried(400)
+@tried(250)
 @given(ears=ears, told=st.lists(st.builds(Told, bodies, content_types), min_size=1, max_size=4))
 def test_nothing_that_is_published_stops_the_decoder_or_becomes_anything_but_messages(
     ears: Ears, told: list[Told]

@@ -272,5 +272,5 @@ def clocked(results_server: Any, monkeypatch: pytest.MonkeyPatch) -> type[Lives]
 
 @pytest.mark.timeout(600)
 def test_whoever_dies_the_history_keeps_its_rules_and_what_it_shows_is_true(clocked: type[Lives]) -> None:
-    budget = settings(tried(30, share=0.5, shrinks=False), stateful_step_count=60)
+    budget = settings(tried(20, share=0.5, shrinks=False), stateful_step_count=60)
     run_state_machine_as_test(clocked, settings=budget)

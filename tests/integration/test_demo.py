@@ -187,17 +187,13 @@ def test_a_signal_during_the_start_stops_everything(start):
     assert not ADDRESS.search(demo.output)
 
 
-def test_ctrl_c_works_although_a_shell_had_it_ignored(start):
-    demo = start(prefix=IGNORING_SIGINT)
-    demo.wait_until_up()
-    demo.process.send_signal(signal.SIGINT)
-    assert demo.wait_for_exit() == 0
-
-
 @pytest.mark.parametrize(
     ("prefix", "family"),
-    [([], FAMILY), (SHELL, FAMILY + 1), (TERMINAL, FAMILY + 2)],
-    ids=["demo", "parent", "terminal"],
+    [
+        pytest.param([], FAMILY, id="demo"),
+        pytest.param(SHELL, FAMILY + 1, id="parent", marks=pytest.mark.long),  # the terminal shows it, too
+        pytest.param(TERMINAL, FAMILY + 2, id="terminal"),
+    ],
 )
 def test_nothing_outlives_a_killed_one_while_a_job_runs(start, prefix, family):
     demo = start("--verbose", prefix=prefix)
@@ -206,11 +202,11 @@ def test_nothing_outlives_a_killed_one_while_a_job_runs(start, prefix, family):
     demo.wait_until_gone(ORPHAN_TIMEOUT)
 
 
-def test_the_broker_is_stopped_last(start):
-    demo = start("--verbose")
+def test_ctrl_c_works_although_a_shell_had_it_ignored_and_stops_the_broker_last(start):
+    demo = start("--verbose", prefix=IGNORING_SIGINT)
     demo.wait_until_up()
     demo.process.wait_for_log("worker.+ ready")
-    demo.process.send_signal(signal.SIGTERM)
+    demo.process.send_signal(signal.SIGINT)
     assert demo.wait_for_exit() == 0
     assert demo.output.index("Warm shutdown") < demo.output.index("User requested shutdown")
     assert "Cannot" not in demo.output
@@ -303,7 +299,7 @@ def test_a_broker_that_does_not_answer_is_refused_without_telling_its_password(s
 
 
 # Eventlet does here what gevent does.
-@pytest.mark.parametrize("mode", long_unless(["threading", "gevent"], ["threading", "eventlet", "gevent"]))
+@pytest.mark.parametrize("mode", long_unless(["threading"], ["threading", "eventlet", "gevent"]))
 def test_the_check_runs_a_job_and_stops(start, mode):
     demo = start("--check", "--async-mode", mode)
     wait_for(lambda: len(demo.look()) == FAMILY, timeout=20)

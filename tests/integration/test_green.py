@@ -47,7 +47,8 @@ def test_a_task_that_computes_for_long_is_running_and_never_lost(shared_stage: G
     assert [state for _, state, _ in states(client, job)] == ["PENDING", "STARTED", "SUCCESS"]
 
 
-@pytest.mark.parametrize("pool", ["gevent", "eventlet"])
+# Both have the same process beside them, which ends with the worker.
+@pytest.mark.parametrize("pool", long_unless(["gevent"], ["gevent", "eventlet"]))
 def test_a_worker_that_is_killed_while_its_task_computes_has_lost_it(
     launcher: Launcher, redis_broker: Broker, pool: str
 ) -> None:

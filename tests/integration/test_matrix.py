@@ -18,12 +18,8 @@ any_setup = pytest.mark.parametrize("celery_broker", long_unless(SETUPS[:1], SET
 
 
 @any_setup
-def test_a_setup_answers_by_task_and_by_remote_control(celery_setup: CeleryTestSetup) -> None:
+def test_a_setup_answers_and_a_child_of_its_prefork_worker_runs_the_task(celery_setup: CeleryTestSetup) -> None:
     assert celery_setup.ready(ping=True, control=True)
-
-
-@any_setup
-def test_a_child_of_the_prefork_worker_runs_the_task(celery_setup: CeleryTestSetup) -> None:
     answer = count.s(5).apply_async().get(timeout=RESULT_TIMEOUT)
 
     assert answer["total"] == 5
@@ -44,7 +40,7 @@ def test_a_restarted_worker_runs_what_was_sent_while_it_was_dead(celery_setup: C
     assert waiting.get(timeout=RESULT_TIMEOUT)
 
 
-@pytest.mark.long  # test_a_browser_hears_again_after_the_broker_was_restarted runs a task again, too
+@pytest.mark.long  # test_a_browser_hears_of_a_job_until_its_end_and_again runs a task again, too
 def test_tasks_run_again_after_the_broker_was_restarted(celery_setup: CeleryTestSetup) -> None:
     before = worker_pid.s().apply_async().get(timeout=RESULT_TIMEOUT)
 
@@ -61,7 +57,9 @@ def web(celery_setup: CeleryTestSetup) -> Iterator[Web]:
     web.stop()
 
 
-def test_a_browser_hears_of_a_job_until_its_end(celery_setup: CeleryTestSetup, web: Web) -> None:
+def test_a_browser_hears_of_a_job_until_its_end_and_again_after_the_broker_was_restarted(
+    celery_setup: CeleryTestSetup, web: Web
+) -> None:
     client, stranger = web.subscriber("alpha"), web.subscriber("beta")
 
     job = report.s(4).apply_async(headers={"project_id": "alpha"})
@@ -71,13 +69,7 @@ def test_a_browser_hears_of_a_job_until_its_end(celery_setup: CeleryTestSetup, w
     assert "running" in client.statuses(job.id)
     assert stranger.for_job(job.id) == []
 
-
-def test_a_browser_hears_again_after_the_broker_was_restarted(celery_setup: CeleryTestSetup, web: Web) -> None:
-    client = web.subscriber("alpha")
-    before = report.s(1).apply_async(headers={"project_id": "alpha"})
-    client.wait_for_end(before.id, timeout=RESULT_TIMEOUT)
     heard = web.manager.generation
-
     celery_setup.broker.restart()
     wait_for(lambda: web.manager.generation > heard, timeout=RESULT_TIMEOUT)
 

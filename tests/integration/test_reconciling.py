@@ -19,7 +19,7 @@ from tests.variants import any_broker
 from tests.waiting import wait_for
 
 #: A killed child for each; it takes the pool a second or more to replace one.
-PAIRS = 6
+PAIRS = 4
 
 LOST_AFTER = 3.0
 #: What a busy machine may need beside.
