@@ -25,7 +25,7 @@ PROJECTS = [f"project-{number:02}" for number in range(50)]
 #: Who may see everything: what they have heard, their server has dealt with.
 WITNESS = "witness"
 MARKER = "marker"
-STEPS = 1200
+STEPS = 2200
 CLIENTS_EACH = 3
 FIXED_SEED = 20250611
 
