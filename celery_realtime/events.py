@@ -195,12 +195,17 @@ class Cancellation(msgspec.Struct, frozen=True):
         return self.unmarked if run is None else run <= self.until
 
 
-def cancel_target(job_id: str, project_id: str | None) -> str:
-    """Return what a cancellation is noted under: a job of one project, whatever jobs of the same id others have.
+def job_name(job_id: str, project_id: str | None) -> str:
+    """Return what a job is noted under: nothing keeps an application from using one id in several projects.
 
     No project's id has a line end in it.
     """
     return job_id if project_id is None else f"{project_id}\n{job_id}"
+
+
+def name_of(job: Job) -> str:
+    """Return what a job is noted under; see :func:`job_name`."""
+    return job_name(job.job_id, job.project_id)
 
 
 class StatusChange(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="status_change"):

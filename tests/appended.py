@@ -17,7 +17,8 @@ def status(
     details = {name: more.pop(name) for name in ("error", "result", "timestamp") if name in more}
     times = {name: more.pop(name) for name in ("expires_at", "stall_after", "gate") if name in more}
     about = Job(job_id=job, project_id=project, attempt=attempt, **more)
-    return events.outgoing_status(events.status_change(about, state, **details), incarnation=incarnation, **times)
+    change = events.status_change(about, state, **details)
+    return events.outgoing_status(change, incarnation=incarnation, job=about if about.run else None, **times)
 
 
 def progress(

@@ -14,16 +14,16 @@ from celery_realtime.settings import Settings
 LATER = 600.0
 
 
-def status(name: str, job: str = "j", rank: int = 1) -> Outgoing:
-    return Outgoing("p", "agent_status", name.encode(), job, rank=rank)
+def status(name: str, job: str = "j", rank: int = 1, project: str = "p") -> Outgoing:
+    return Outgoing(project, "agent_status", name.encode(), job, rank=rank)
 
 
 def end(name: str, job: str = "j") -> Outgoing:
     return status(name, job, rank=2)
 
 
-def progress(name: str, job: str = "j") -> Outgoing:
-    return Outgoing("p", "agent_progress", name.encode(), job, progress=True)
+def progress(name: str, job: str = "j", project: str = "p") -> Outgoing:
+    return Outgoing(project, "agent_progress", name.encode(), job, progress=True)
 
 
 def custom(name: str, job: str = "j") -> Outgoing:

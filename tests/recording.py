@@ -80,9 +80,13 @@ class Studio:
         assert self.realtime.flush(10), "the events did not leave"
         return list(self.wire.sent)
 
-    def told(self) -> list[str]:
-        """Return all events so far, a word each: the Celery state, the percentage or the custom event's name."""
-        return [_word(sent) for sent in self.sent]
+    def told(self, project_id: str | None = None) -> list[str]:
+        """Return all events so far, a word each: the Celery state, the percentage or the custom event's name.
+
+        Args:
+            project_id: Those of one project alone.
+        """
+        return [_word(sent) for sent in self.sent if project_id in (None, sent.project_id)]
 
 
 def _word(sent: Sent) -> str:

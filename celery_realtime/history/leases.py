@@ -13,7 +13,17 @@ from typing import Any, TypeVar
 import msgspec
 
 from celery_realtime.encoding import encode, legible
-from celery_realtime.events import GIVEN_BACK_GATE, HANDED_ON_GATE, TERMINAL_RANK, Job, Outgoing, ProgressUpdate, Step
+from celery_realtime.events import (
+    GIVEN_BACK_GATE,
+    HANDED_ON_GATE,
+    TERMINAL_RANK,
+    Job,
+    Outgoing,
+    ProgressUpdate,
+    Step,
+    job_name,
+    name_of,
+)
 from celery_realtime.history.keys import Keys
 from celery_realtime.history.lua import Command, Runner, Script, call, command
 from celery_realtime.history.snapshot import UNREADABLE
@@ -92,17 +102,20 @@ class Lapsed(msgspec.Struct, frozen=True):
 
     Attributes:
         lost: By incarnation whose lease has lapsed, the jobs that it held.
-        expired: Jobs whose time to be started is over, whatever has become of them.
+        expired: Jobs whose time to be started is over, whatever has become of them, by what they are noted under; None
+            of what cannot be read.
         stalled: Jobs that have reported nothing for as long as they had declared.
     """
 
     lost: dict[str, list[HeldJob]]
-    expired: list[ExpiredJob]
+    expired: dict[str, ExpiredJob | None]
     stalled: list[StalledJob]
 
 
 class Leases:
     """The leases of all workers of a channel.
+
+    All is noted by project and id: jobs of other projects may have the same id.
 
     A lease belongs to an incarnation, one life of a worker's process: a worker that was killed and started again under
     its name does not renew the lease of the one before.
@@ -130,12 +143,14 @@ class Leases:
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
-        described = [part for job in jobs for part in (legible(job.job_id), encode(job))]
-        arguments = [incarnation, int(max(lease * 100, HELD_TTL)), *described]
+        arguments = [incarnation, int(max(lease * 100, HELD_TTL)), *_described(jobs)]
         return bool(self._runner.run(call(_HOLD, self._keys_of(incarnation), arguments)))
 
-    def held(self) -> set[str]:
-        """Return the ids of all jobs that workers have taken from their queues and not finished, and of those behind.
+    def held(self) -> set[tuple[str | None, str]]:
+        """Return the jobs that workers have taken from their queues and not finished, and those behind.
+
+        Returns:
+            The project and the id of each.
 
         Raises:
             redis.RedisError: Redis cannot be reached.
@@ -143,13 +158,13 @@ class Leases:
         [alive] = self._keys.leases("alive")
         incarnations = [name.decode(errors="replace") for name in self._runner.run(command("ZRANGE", alive, 0, -1))]
         commands = [command("HVALS", self._keys_of(incarnation)[1]) for incarnation in incarnations]
-        ids: set[str] = set()
+        held: set[tuple[str | None, str]] = set()
         for reply in self._runner.run_all(commands):
             if isinstance(reply, Exception):
                 raise reply
             for job in _decode_all(reply, HeldJob):
-                ids.update(one.job_id for one in (job, *job.behind))
-        return ids
+                held.update((one.project_id, one.job_id) for one in (job, *job.behind))
+        return held
 
     def note(self, incarnation: str, jobs: Iterable[HeldJob]) -> None:
         """Note jobs that an incarnation has taken from its queue since it renewed its lease.
@@ -158,8 +173,7 @@ class Leases:
             redis.RedisError: Redis cannot be reached.
         """
         held = self._keys_of(incarnation)[1]
-        described = [part for job in jobs for part in (legible(job.job_id), encode(job))]
-        self._runner.run_all([command("HSET", held, *described), command("EXPIRE", held, HELD_TTL)])
+        self._runner.run_all([command("HSET", held, *_described(jobs)), command("EXPIRE", held, HELD_TTL)])
 
     def renewal(self, incarnation: str) -> tuple[str, list[str], list[Any]]:
         """Return what another process runs to renew a lease that is there: a Lua script, its keys and its arguments."""
@@ -194,7 +208,10 @@ class Leases:
                 incarnation.decode(errors="replace"): _one_of_each(_decode_all(jobs, HeldJob))
                 for incarnation, jobs in zip(lost[::2], lost[1::2], strict=True)
             },
-            expired=_decode_all(expired[1::2], ExpiredJob),
+            expired={
+                name.decode(errors="replace"): next(iter(_decode_all([job], ExpiredJob)), None)
+                for name, job in zip(expired[::2], expired[1::2], strict=True)
+            },
             stalled=_decode_all(stalled, StalledJob),
         )
 
@@ -208,15 +225,18 @@ class Leases:
         forgotten = [command("ZREM", key, incarnation) for key in (alive, noted)]
         self._runner.run_all([*forgotten, command("DEL", held, running)])
 
-    def expired(self, job_ids: Sequence[str]) -> None:
+    def expired(self, names: Sequence[str]) -> None:
         """Forget expiries that have been reported.
+
+        Args:
+            names: What they are noted under, of :meth:`reap`.
 
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
         expiring, jobs = self._keys.leases("expiring", "expiring-jobs")
-        if job_ids:
-            self._runner.run_all([command("ZREM", expiring, *job_ids), command("HDEL", jobs, *job_ids)])
+        if names:
+            self._runner.run_all([command("ZREM", expiring, *names), command("HDEL", jobs, *names)])
 
     def withdraw(self, job: Job, after: float) -> None:
         """Have a cancelled job found as expired if it is still queued after some time, which no worker has then.
@@ -229,12 +249,12 @@ class Leases:
             redis.RedisError: Redis cannot be reached.
         """
         expiring, jobs = self._keys.leases("expiring", "expiring-jobs")
-        job_id = legible(job.job_id)
+        name = _name(job)
         seconds, microseconds = self._runner.run(command("TIME"))
         at = int(seconds) + int(microseconds) / 1e6 + after
-        fields = {name: getattr(job, name) for name in Job.__struct_fields__}
+        fields = {field: getattr(job, field) for field in Job.__struct_fields__}
         description = encode(ExpiredJob(**fields, reason="revoked"))
-        self._runner.run_all([command("ZADD", expiring, repr(at), job_id), command("HSET", jobs, job_id, description)])
+        self._runner.run_all([command("ZADD", expiring, repr(at), name), command("HSET", jobs, name, description)])
 
     # -- what events say of jobs --------------------------------------------------------------------------------
 
@@ -264,21 +284,21 @@ class Leases:
         descriptions: list[Any] = []
         for event in events:
             if event.deadlines.expires_at is not None:
-                job_id = legible(event.job_id or "")
-                times += [repr(event.deadlines.expires_at), job_id]
-                descriptions += [job_id, _describe_job(event)]
+                name = _name_in(event)
+                times += [repr(event.deadlines.expires_at), name]
+                descriptions += [name, _describe_job(event)]
         return [command("ZADD", expiring, *times), command("HSET", jobs, *descriptions)] if times else []
 
     def _note_stalls(self, events: list[Outgoing]) -> list[Command]:
         arguments: list[Any] = []
         for event in events:
             if event.deadlines.stall_after is not None:
-                arguments += [legible(event.job_id or ""), event.deadlines.stall_after, _describe_progress(event)]
+                arguments += [_name_in(event), event.deadlines.stall_after, _describe_progress(event)]
         return [call(_AWAIT_STALL, self._keys.leases("stalling", "stalling-jobs"), arguments)] if arguments else []
 
     def _forget_stalls(self, events: list[Outgoing]) -> list[Command]:
         ended = [
-            legible(event.job_id)
+            _name_in(event)
             for event in events
             if event.job_id and event.rank == TERMINAL_RANK and event.deadlines.may_stall
         ]
@@ -308,7 +328,21 @@ def _running_changes(events: list[Outgoing]) -> dict[str, dict[str, bytes | None
 
 
 def _field(event: Outgoing, attempt: int) -> str:
-    return f"{attempt}:{event.standing.run}:{legible(event.job_id or '')}"
+    return f"{attempt}:{event.standing.run}:{_name_in(event)}"
+
+
+def _name_in(event: Outgoing) -> str:
+    """Return what the job of an event is noted under."""
+    return legible(job_name(event.job_id or "", event.project_id))
+
+
+def _name(job: Job) -> str:
+    return legible(name_of(job))
+
+
+def _described(jobs: Iterable[HeldJob]) -> list[Any]:
+    """Return fields and values of jobs that an incarnation has taken from its queue."""
+    return [part for job in jobs for part in (f"{job.attempt}:{job.run or ''}:{_name(job)}", encode(job))]
 
 
 class _Origin(msgspec.Struct):
@@ -366,11 +400,11 @@ def _describe_progress(event: Outgoing) -> bytes:
 def _one_of_each(jobs: list[HeldJob]) -> list[HeldJob]:
     """Return the first description of each attempt of a job: that of the process that runs it comes first.
 
-    What is behind a job is known to its worker's main process alone.
+    What is behind a job is known to its worker's main process alone. The mark of a run is of one project.
     """
     described: dict[tuple[str, str | None, int], HeldJob] = {}
     for job in jobs:
-        key = (job.job_id, job.run, job.attempt)
+        key = (job.job_id if job.run else _name(job), job.run, job.attempt)
         first = described.setdefault(key, job)
         if job.behind and not first.behind:
             described[key] = msgspec.structs.replace(first, behind=job.behind)

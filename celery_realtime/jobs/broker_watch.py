@@ -128,7 +128,8 @@ class BrokerWatch:
         held = history.leases.held()
         for project in history.places.projects():
             entries = history.read(project, most_jobs=MOST_JOBS, most_bytes=MOST_BYTES).jobs
-            lost = [*_undelivered(entries, held, since)]
+            held_here = {job_id for owner, job_id in held if owner == project}
+            lost = [*_undelivered(entries, held_here, since)]
             queued = sum(entry["status"] == "queued" for entry in lost)
             if queued:
                 self._log.warning("the broker has come back without its data: %d queued jobs are lost", queued)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from celery_realtime.bounded import BoundedDict
-from celery_realtime.events import CANCEL_COMMAND, LATEST_RUN, Cancellation, cancel_target
+from celery_realtime.events import CANCEL_COMMAND, LATEST_RUN, Cancellation, job_name
 from celery_realtime.forks import talking
 from celery_realtime.jobs.lineage import run_of_request
 from celery_realtime.jobs.seams import WorkerRequests
@@ -38,7 +38,7 @@ class Cancellations:
     """Which jobs of this process have been cancelled, for tasks that end by themselves when they learn of it.
 
     A child of a prefork pool is told nothing by its worker, so it asks the history while such a job runs. A job goes by
-    what :func:`~celery_realtime.events.cancel_target` returns: other projects may have jobs of the same id.
+    what :func:`~celery_realtime.events.job_name` returns: other projects may have jobs of the same id.
 
     Args:
         history: Returns the history, or None.
@@ -137,7 +137,7 @@ def _cancel_here(
 ) -> dict[str, Any]:
     """Cancel runs of a project's job here, and return how it will end; ``found`` tells whether this worker has it."""
     requests, realtime = WorkerRequests(state.consumer), state.app.realtime
-    cancellation, target = Cancellation(until, unmarked), cancel_target(job_id, project_id)
+    cancellation, target = Cancellation(until, unmarked), job_name(job_id, project_id)
     realtime.worker.note_cancelled(target, cancellation)
     for request in requests.reserved():
         is_named = request.id == job_id and cancellation.concerns(run_of_request(request))
@@ -249,7 +249,7 @@ class CancelOrders:
     def _order_for(self, request: Any) -> _Order | None:
         if self._job_ids.get(request.id) is None:  # which project it is of may take long to find out
             return None
-        order = self._jobs.get(cancel_target(request.id, self._project_of(request)))
+        order = self._jobs.get(job_name(request.id, self._project_of(request)))
         return order if order is not None and order.cancellation.concerns(run_of_request(request)) else None
 
 

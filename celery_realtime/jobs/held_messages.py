@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from celery import Celery
 from celery.exceptions import OperationalError
 
+from celery_realtime.events import name_of
 from celery_realtime.forks import talking
 from celery_realtime.jobs.redis_broker import RedisBroker
 from celery_realtime.jobs.seams import delivery_of
@@ -48,10 +49,14 @@ class HeldMessages:
         return HeldMessage(broker, *delivery_of(request))
 
     def begun(self, jobs: Collection[HeldJob]) -> set[str] | None:
-        """Return the ids of jobs of a dead worker that have begun without a note; None if nobody can be asked now."""
+        """Return which jobs of a dead worker have begun without a note; None if nobody can be asked now.
+
+        Returns:
+            What :func:`~celery_realtime.events.name_of` returns for each.
+        """
         from celery_realtime.history.connection import ERRORS
 
-        waiting = {job.message: job.job_id for job in jobs if job.message is not None and not job.running}
+        waiting = {job.message: name_of(job) for job in jobs if job.message is not None and not job.running}
         asked = [message for message in waiting if message.broker == self._broker.get()]
         if not asked:
             return set()

@@ -47,8 +47,9 @@ class RunNotes:
 
 def notes_of(request: Any) -> RunNotes:
     """Return the notes on the request of a running job."""
-    notes: RunNotes = vars(request).setdefault("realtime_notes", RunNotes())
-    return notes
+    attributes = vars(request)
+    notes: RunNotes | None = attributes.get("realtime_notes")
+    return attributes.setdefault("realtime_notes", RunNotes()) if notes is None else notes
 
 
 class JobReader:

@@ -11,9 +11,11 @@ from celery_realtime.encoding import encode
 from celery_realtime.jobs.progress_stores import store_of
 from celery_realtime.jobs.seams import outages_of
 from celery_realtime.loops import BackgroundLoop
+from celery_realtime.sending.event_queue import Owner, owner_of
 from celery_realtime.sending.outbox import Outbox
 
 if TYPE_CHECKING:
+    from celery_realtime.events import Job
     from celery_realtime.jobs.progress import Progress
 
 #: Jobs that a process remembers.
@@ -30,12 +32,14 @@ class MirroredProgress(msgspec.Struct, frozen=True):
     """Progress of a job that waits to be stored; encoded when it is, since most reports are replaced by newer ones.
 
     Attributes:
-        job_id: The job.
+        project_id: The job's project; empty if it has none.
+        job_id: Its id.
         report: What to store.
         rank: None, for the queue: it is not a status.
         progress: True, for the queue: a newer report of the same job replaces it.
     """
 
+    project_id: str
     job_id: str
     report: Progress
     rank: int | None = None
@@ -56,7 +60,7 @@ class ProgressMirror:
 
     def __init__(self, *, queue_size: int) -> None:
         #: By job, where its progress is stored; None after its end.
-        self._targets: BoundedDict[str, _Target | None] = BoundedDict(REMEMBERED)
+        self._targets: BoundedDict[Owner, _Target | None] = BoundedDict(REMEMBERED)
         self._outbox: Outbox[MirroredProgress] = Outbox(
             self.store,
             queue_size=queue_size,
@@ -66,31 +70,34 @@ class ProgressMirror:
             destination="the result backend",
         )
 
-    def expect(self, task: Any, request: Any) -> None:
+    def expect(self, project_id: str | None, task: Any, request: Any) -> None:
         """Store the progress of a job from now on.
 
         Args:
-            task: The job's task. Its backend is asked for in the thread that stores: the app's is one for each thread
+            project_id: The job's project.
+            task: Its task. Its backend is asked for in the thread that stores: the app's is one for each thread
                 (celery/app/base.py, ``Celery.backend``).
-            request: The job's request.
+            request: Its request.
         """
-        self._targets[request.id] = _Target(task, request)
+        self._targets[project_id or "", request.id] = _Target(task, request)
 
-    def end(self, job_id: str) -> None:
+    def end(self, job: Job) -> None:
         """Store no more of a job: its final state is, or is about to be, in the backend."""
-        if self._targets.get(job_id) is not None:
-            self._targets[job_id] = None
+        name = owner_of(job)
+        if self._targets.get(name) is not None:
+            self._targets[name] = None
 
-    def put(self, job_id: str, report: Progress, due: float) -> None:
+    def put(self, job: Job, report: Progress, due: float) -> None:
         """Store a report when it is due, unless a newer one replaces it, or nothing of the job is stored.
 
         Args:
-            job_id: The job.
+            job: The job.
             report: The progress.
             due: The :func:`time.monotonic` time before which it is held back.
         """
-        if self._targets.get(job_id) is not None:
-            self._outbox.put(MirroredProgress(job_id, report), due)
+        project_id, job_id = job.project_id or "", job.job_id
+        if self._targets.get((project_id, job_id)) is not None:
+            self._outbox.put(MirroredProgress(project_id, job_id, report), due)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until all progress has been stored, at most ``timeout`` seconds; returns whether it has."""
@@ -104,7 +111,7 @@ class ProgressMirror:
     def store(self, reports: list[MirroredProgress]) -> int:
         """Store the progress of jobs that have not ended; returns how many of the first reports are done with."""
         for done, waiting in enumerate(reports):
-            target = self._targets.get(waiting.job_id)
+            target = self._targets.get(owner_of(waiting))
             if target is not None and not _store(target, waiting.report):
                 return done
         return len(reports)

@@ -251,8 +251,18 @@ def ends_of_lost(
         timeout: Longest wait in seconds.
 
     Returns:
-        By job id, its end, or None where none is stored. Jobs that could not be asked for are not in it.
+        By what :func:`~celery_realtime.events.name_of` returns for a job, its end, or None where none is stored. Jobs
+        that could not be asked for are not in it.
     """
-    since = {job.job_id: job.since if job.execution is None else job.execution.started for job in jobs}
     answers = results.ask([(job.job_id, job.task) for job in jobs], timeout)
-    return {job_id: endings.of_meta(meta, settings, since=since.get(job_id)) for job_id, meta in answers.items()}
+    return {
+        events.name_of(job): endings.of_meta(answers[job.job_id], settings, since=_since(job))
+        for job in jobs
+        if job.job_id in answers
+    }
+
+
+def _since(job: Any) -> float | None:
+    """Return when the execution of a job of a dead worker began, as far as that is known."""
+    since: float | None = job.since if job.execution is None else job.execution.started
+    return since

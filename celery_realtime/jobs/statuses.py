@@ -239,4 +239,4 @@ class StatusReporter:
     def wait_until_sent(self, job: Job, timeout: float) -> None:
         """Wait until a job's statuses have left, at most ``timeout`` seconds; during an outage, not at all."""
         if self._manager is not None and job.project_id is not None:
-            self._manager.wait_until_sent(job.job_id, timeout)
+            self._manager.wait_until_sent(job, timeout)

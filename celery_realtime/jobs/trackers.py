@@ -17,6 +17,7 @@ from celery_realtime import events
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.events import Job
 from celery_realtime.exceptions import JobCancelled
+from celery_realtime.forks import after_fork
 from celery_realtime.jobs.cancelling import Cancellations
 from celery_realtime.jobs.job_reader import JobReader, notes_of
 from celery_realtime.jobs.progress import Number, Progress, Throttle, check_number, check_progress, progress_update
@@ -37,6 +38,9 @@ MIRROR_INTERVAL = 1.0
 REMEMBERED = 10000
 
 Publish = Callable[[Job, Progress, float], None]
+
+#: The projects of the jobs of an id, None of one that was asked for by its id alone.
+_Projects = frozenset[str | None]
 
 
 class ProgressTracker:
@@ -143,6 +147,51 @@ class ProgressTracker:
                 self._mirror(self.job, progress, self._stores.due(clock))
 
 
+class Trackers:
+    """The trackers of a process, each of a job of one project.
+
+    Whoever knows no more of a job than its id is given the tracker of the only job of that id.
+    """
+
+    def __init__(self) -> None:
+        self._trackers: BoundedDict[tuple[str | None, str], ProgressTracker] = BoundedDict(REMEMBERED)
+        self._projects: BoundedDict[str, _Projects] = BoundedDict(REMEMBERED)
+        self._renew_lock()
+        after_fork(self._renew_lock)
+
+    def _renew_lock(self) -> None:
+        self._lock = threading.Lock()
+
+    def of(self, job: Job) -> ProgressTracker | None:
+        """Return the tracker of a job: its own, else the one that was asked for by the id alone, if no other is."""
+        tracker = self._trackers.get((job.project_id, job.job_id))
+        if tracker is None and self._projects.get(job.job_id) == {None}:
+            tracker = self.pop(Job(job_id=job.job_id))
+            if tracker is not None:
+                self.add(job, tracker)
+        return tracker
+
+    def by_id(self, job_id: str) -> ProgressTracker | None:
+        """Return the tracker of the only job of an id; of several, the one that was asked for by the id alone."""
+        projects = self._projects.get(job_id) or ()
+        [project_id] = projects if len(projects) == 1 else [None]
+        return self._trackers.get((project_id, job_id))
+
+    def add(self, job: Job, tracker: ProgressTracker) -> None:
+        """Remember the tracker of a job, in place of another one."""
+        with self._lock:
+            self._trackers[job.project_id, job.job_id] = tracker
+            self._projects[job.job_id] = (self._projects.get(job.job_id) or frozenset()) | {job.project_id}
+
+    def pop(self, job: Job) -> ProgressTracker | None:
+        """Forget the tracker of a job, and return it if there was one."""
+        with self._lock:
+            projects = (self._projects.pop(job.job_id) or frozenset()) - {job.project_id}
+            if projects:
+                self._projects[job.job_id] = projects
+            return self._trackers.pop((job.project_id, job.job_id))
+
+
 class RunningJobs:
     """The jobs that run in this process.
 
@@ -161,9 +210,10 @@ class RunningJobs:
         self._manager = manager
         self._settings = settings
         self._log = RateLimitedLogger(logger)
-        self._trackers: BoundedDict[str, ProgressTracker] = BoundedDict(REMEMBERED)
-        #: The jobs that have ended, and when.
-        self._ended: BoundedDict[str, tuple[Job, float]] = BoundedDict(REMEMBERED)
+        self._trackers = Trackers()
+        #: The jobs that have ended, and when; and of each id the one that has ended last.
+        self._ended: BoundedDict[tuple[str | None, str], tuple[Job, float]] = BoundedDict(REMEMBERED)
+        self._ended_last: BoundedDict[str, tuple[Job, float]] = BoundedDict(REMEMBERED)
         #: Which of them have been cancelled.
         self.cancellations = Cancellations(lambda: manager.history)
         self._mirror = Lazy(lambda: ProgressMirror(queue_size=settings().queue_size))
@@ -187,18 +237,21 @@ class RunningJobs:
         job = self._reader.running(task)
         if job is None:
             return None
-        tracker = self._trackers.get(job.job_id)
+        tracker = self._trackers.of(job)
         if tracker is not None and tracker.job is job:
             return tracker
         if tracker is None or _are_two_starts(tracker.job, job):
             tracker = self._new_tracker(job)
         tracker.job = job  # one that was asked for by the id alone knows no more than that
         if not tracker.ended and stores_results(task):
-            self.mirror.expect(task, task.request)
+            self.mirror.expect(job.project_id, task, task.request)
         return tracker
 
     def tracker_by_id(self, job_id: str) -> ProgressTracker:
         """Return the tracker of a job, for code that has its id and not its task.
+
+        Where several projects have a job of this id, it may be of any of them, and what is reported of it reaches
+        nobody, unless :meth:`SocketIOManager.track_job_for_project` has named one.
 
         Raises:
             TypeError: It is not a job id.
@@ -209,21 +262,22 @@ class RunningJobs:
         if running is not None and running.request.id == job_id and running.app is self._app:
             tracker = self.tracker_of(running)
         else:
-            tracker = self._trackers.get(job_id)
+            tracker = self._trackers.by_id(job_id)
         return tracker if tracker is not None else self._new_tracker(Job(job_id=job_id))
 
     def _new_tracker(self, job: Job) -> ProgressTracker:
         tracker = ProgressTracker(job, self._put, self._store, self._settings().progress_interval)
-        earlier = self._trackers.get(job.job_id)
+        earlier = self._trackers.of(job)
         if earlier is not None:
             earlier.end()
-        self._trackers[job.job_id] = tracker
+        self._trackers.add(job, tracker)
         if self._has_ended(job):
             tracker.end()
         return tracker
 
     def _has_ended(self, job: Job) -> bool:
-        ended = self._ended.get(job.job_id)
+        is_known_by_id = job.project_id is None and job.task is None
+        ended = self._ended_last.get(job.job_id) if is_known_by_id else self._ended.get((job.project_id, job.job_id))
         if ended is None or _is_earlier(ended[0], job):
             return False
         return job.execution is None or job.execution.started <= ended[1]
@@ -231,22 +285,23 @@ class RunningJobs:
     def begin(self, job: Job) -> None:
         """Note that a job has started in this process."""
         if job.project_id is not None:
-            self._yielding.after_start(job.job_id)
+            self._yielding.after_start(job)
 
     def end(self, job: Job) -> None:
         """Report no more of a job: it has ended, or this attempt of it has."""
-        tracker = self._trackers.get(job.job_id)
+        tracker = self._trackers.of(job)
         if tracker is not None and _is_earlier(job, tracker.job):
             return
-        self._ended[job.job_id] = job, time.time()
-        self._yielding.forget(job.job_id)
+        ended = self._ended[job.project_id, job.job_id] = job, time.time()
+        self._ended_last[job.job_id] = ended
+        self._yielding.forget(job)
         mirror = self._mirror.peek()
         if mirror is not None:
-            mirror.end(job.job_id)
-        self.cancellations.forget(events.cancel_target(job.job_id, job.project_id))
+            mirror.end(job)
+        self.cancellations.forget(events.name_of(job))
         if tracker is not None:
             tracker.end()
-            self._trackers.pop(job.job_id)
+            self._trackers.pop(job)
 
     # -- what they report -----------------------------------------------------------------------------------------
 
@@ -257,10 +312,10 @@ class RunningJobs:
             self._manager.count_without_project(job)
         else:
             self._manager.put(events.outgoing_progress(progress_update(job, report), job.stall_after, job=job), due)
-            self._yielding.after_report(job.job_id)
+            self._yielding.after_report(job)
 
     def _store(self, job: Job, report: Progress, due: float) -> None:
-        self.mirror.put(job.job_id, report, due)
+        self.mirror.put(job, report, due)
 
     def emit_from(self, task: Any, event: str, data: Any) -> None:
         """Send a custom event to the project of the job that a task runs now; outside a job only check it.
@@ -272,7 +327,7 @@ class RunningJobs:
         job = self._reader.running(task)
         if job is not None and job.project_id is not None:
             self._manager.emit_to_project(job.project_id, event, data, job_id=job.job_id)
-            self._yielding.after_report(job.job_id)
+            self._yielding.after_report(job)
             return
         events.outgoing_custom(event, data, "", None, self._settings().max_payload)
         if job is not None:
@@ -287,7 +342,7 @@ class RunningJobs:
             JobCancelled: It has been.
         """
         job = self._reader.running(task) if getattr(task, "cancellable", False) else None
-        if job is None or not self.cancellations.has(events.cancel_target(job.job_id, job.project_id), job.run):
+        if job is None or not self.cancellations.has(events.name_of(job), job.run):
             return
         reason = TaskRevokedError("cancelled")
         notes_of(task.request).stored = ("REVOKED", reason)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from celery import Celery, bootsteps, signals
 
-from celery_realtime.events import Cancellation, Job, cancel_target
+from celery_realtime.events import Cancellation, Job, job_name
 from celery_realtime.jobs.broker_watch import BrokerWatch
 from celery_realtime.jobs.cancelling import CancelOrders, cancel_request, register_command
 from celery_realtime.jobs.held_messages import HeldMessages
@@ -130,7 +130,7 @@ class WorkerSupport:
         self._broker_watch.start()
 
     def _target_of(self, request: Any) -> str:
-        return cancel_target(request.id, self.project_of(request))
+        return job_name(request.id, self.project_of(request))
 
     def note_cancelled(self, target: str, cancellation: Cancellation) -> None:
         """Drop a job that waits here, or is received later, in the runs that are cancelled."""

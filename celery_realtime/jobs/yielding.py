@@ -10,6 +10,7 @@ import threading
 import time
 
 from celery_realtime.bounded import BoundedDict
+from celery_realtime.events import Job, name_of
 from celery_realtime.sending.manager import SocketIOManager
 from celery_realtime.sending.seams import is_event_loop, threads_are_greenlets
 
@@ -37,14 +38,14 @@ class Yielding:
         self._thread: int | None = None
         self._waited_at: BoundedDict[str, float] = BoundedDict(REMEMBERED)
 
-    def after_start(self, job_id: str) -> None:
+    def after_start(self, job: Job) -> None:
         """Wait until the start of a job is on record: if its worker is killed while it computes, it is found lost."""
         if threads_are_greenlets():
             self._thread = threading.get_native_id()
             if not is_event_loop():
-                self._manager.wait_until_sent(job_id, START_TIMEOUT)
+                self._manager.wait_until_sent(job, START_TIMEOUT)
 
-    def after_report(self, job_id: str) -> None:
+    def after_report(self, job: Job) -> None:
         """Wait until what a job has reported has left, if something may leave and it has not waited a moment ago.
 
         In a real thread, to which code of greenlets hands what computes, there is no need to wait.
@@ -52,12 +53,13 @@ class Yielding:
         if self._thread is None or self._thread != threading.get_native_id():
             return
         clock = time.monotonic()
-        if clock - self._waited_at.get(job_id, -REPORT_PAUSE) < REPORT_PAUSE or is_event_loop():
+        name = name_of(job)
+        if clock - self._waited_at.get(name, -REPORT_PAUSE) < REPORT_PAUSE or is_event_loop():
             return
         if self._manager.outbox.has_ready:
             self._manager.outbox.wait_until_drained(REPORT_TIMEOUT)
-            self._waited_at[job_id] = time.monotonic()
+            self._waited_at[name] = time.monotonic()
 
-    def forget(self, job_id: str) -> None:
+    def forget(self, job: Job) -> None:
         """Forget when a job has waited: it has ended."""
-        self._waited_at.pop(job_id)
+        self._waited_at.pop(name_of(job))

@@ -12,7 +12,7 @@ from typing import Generic
 from celery_realtime.backoff import Backoff
 from celery_realtime.forks import talking
 from celery_realtime.loops import BackgroundLoop
-from celery_realtime.sending.event_queue import Batch, T, items_of
+from celery_realtime.sending.event_queue import Batch, Owner, T, items_of, owner_of
 from celery_realtime.sending.ledger import Ledger
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Backlog(Generic[T]):
         self._entries: dict[int, T] = {}
         self._progress: dict[int, None] = {}
         #: By job, the key of its newest status.
-        self._statuses: dict[str, int] = {}
+        self._statuses: dict[Owner, int] = {}
         #: The thread that publishes; None while nothing waits.
         self._publisher: threading.Thread | None = None
         #: Since when the sender has been publishing, of :func:`time.monotonic`; None while it is not.
@@ -72,9 +72,9 @@ class Backlog(Generic[T]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def has_status(self, job_id: str) -> bool:
+    def has_status(self, job: Owner) -> bool:
         """Return whether a status of a job waits."""
-        return job_id in self._statuses
+        return job in self._statuses
 
     @property
     def is_recovering(self) -> bool:
@@ -100,7 +100,7 @@ class Backlog(Generic[T]):
         if item.progress:
             self._progress[key] = None
         elif item.rank is not None and item.job_id is not None:
-            self._statuses[item.job_id] = key
+            self._statuses[owner_of(item)] = key
         if len(self._entries) > self._size:
             self._remove(next(iter(self._progress or self._entries)))
             self._ledger.dropped("persisted")
@@ -110,8 +110,9 @@ class Backlog(Generic[T]):
         if item is None:
             return
         self._progress.pop(key, None)
-        if self._statuses.get(item.job_id or "") == key:
-            del self._statuses[item.job_id or ""]
+        job = owner_of(item)
+        if self._statuses.get(job) == key:
+            del self._statuses[job]
 
     # -- publishing ---------------------------------------------------------------------------------------------
 

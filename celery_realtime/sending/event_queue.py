@@ -11,13 +11,29 @@ from typing import Generic, Protocol, TypeVar
 
 from celery_realtime.sending.ledger import Ledger
 
+#: Whose something is: a project, and the id of a job there. Jobs of several projects may have one id.
+Owner = tuple[str, str]
 
-class Item(Protocol):
-    """What a queue has to know of what it holds."""
+
+class OfJob(Protocol):
+    """What belongs to a job."""
+
+    @property
+    def project_id(self) -> str | None:
+        """The project of the job."""
 
     @property
     def job_id(self) -> str | None:
-        """The job that it belongs to."""
+        """The job."""
+
+
+def owner_of(item: OfJob) -> Owner:
+    """Return whose something is; of what has no project, or no job, the name of that is empty."""
+    return item.project_id or "", item.job_id or ""
+
+
+class Item(OfJob, Protocol):
+    """What a queue has to know of what it holds."""
 
     @property
     def progress(self) -> bool:
@@ -38,9 +54,9 @@ class HeldProgress(Generic[T]):
     """The newest progress of each job that may not leave yet. Not locked."""
 
     def __init__(self) -> None:
-        self._held: dict[str, tuple[float, T]] = {}
+        self._held: dict[Owner, tuple[float, T]] = {}
         #: Due times and jobs; entries of jobs that are not held any more, or are due earlier, are passed over.
-        self._schedule: list[tuple[float, str]] = []
+        self._schedule: list[tuple[float, Owner]] = []
 
     def __len__(self) -> int:
         return len(self._held)
@@ -50,50 +66,50 @@ class HeldProgress(Generic[T]):
         """How many due times are remembered, those of progress that is held no more among them."""
         return len(self._schedule)
 
-    def get(self, job_id: str) -> tuple[float, T] | None:
+    def get(self, job: Owner) -> tuple[float, T] | None:
         """Return when a job's progress may leave, of :func:`time.monotonic`, and the progress; None if none is held."""
-        return self._held.get(job_id)
+        return self._held.get(job)
 
-    def hold(self, job_id: str, item: T, due: float) -> bool:
+    def hold(self, job: Owner, item: T, due: float) -> bool:
         """Hold progress back until it is due; it replaces what is held of the job.
 
         Returns:
             Whether it is due before all else that is held.
         """
-        held = self._held.get(job_id)
+        held = self._held.get(job)
         if held is not None and due >= held[0]:
-            self._held[job_id] = (held[0], item)
+            self._held[job] = (held[0], item)
             return False
         is_first = due < self.next_due
-        self._held[job_id] = (due, item)
+        self._held[job] = (due, item)
         if due < math.inf:
-            self._schedule_at(due, job_id)
+            self._schedule_at(due, job)
         return is_first
 
-    def _schedule_at(self, due: float, job_id: str) -> None:
+    def _schedule_at(self, due: float, job: Owner) -> None:
         if len(self._schedule) > 2 * len(self._held) + 64:
-            self._schedule = [(due, job_id) for job_id, (due, _) in self._held.items()]
+            self._schedule = [(due, job) for job, (due, _) in self._held.items()]
             heapq.heapify(self._schedule)
-        heapq.heappush(self._schedule, (due, job_id))
+        heapq.heappush(self._schedule, (due, job))
 
-    def pop(self, job_id: str) -> T | None:
+    def pop(self, job: Owner) -> T | None:
         """Remove and return a job's progress, if any is held."""
-        held = self._held.pop(job_id, None)
+        held = self._held.pop(job, None)
         return None if held is None else held[1]
 
     def pop_oldest(self) -> T:
         """Remove and return the progress of the job that has been held longest."""
         return self._held.pop(next(iter(self._held)))[1]
 
-    def jobs_due(self, clock: float) -> list[str]:
+    def jobs_due(self, clock: float) -> list[Owner]:
         """Return the jobs whose progress is due at ``clock``."""
-        jobs: dict[str, None] = {}
+        jobs: dict[Owner, None] = {}
         while self.next_due <= clock:
-            _, job_id = heapq.heappop(self._schedule)
-            jobs[job_id] = None  # it may have been scheduled twice, for the same time
+            _, job = heapq.heappop(self._schedule)
+            jobs[job] = None  # it may have been scheduled twice, for the same time
         return list(jobs)
 
-    def jobs(self) -> list[str]:
+    def jobs(self) -> list[Owner]:
         """Return all jobs whose progress is held."""
         return list(self._held)
 
@@ -101,8 +117,8 @@ class HeldProgress(Generic[T]):
     def next_due(self) -> float:
         """When the next progress is due; infinity for never."""
         while self._schedule:
-            due, job_id = self._schedule[0]
-            held = self._held.get(job_id)
+            due, job = self._schedule[0]
+            held = self._held.get(job)
             if held is not None and held[0] == due:
                 return due
             heapq.heappop(self._schedule)
@@ -132,11 +148,11 @@ class EventQueue(Generic[T]):
         self._entries: dict[int, T] = {}
         self._held: HeldProgress[T] = HeldProgress()
         #: By job, the key of the progress that newer progress replaces.
-        self._latest: dict[str, int] = {}
+        self._latest: dict[Owner, int] = {}
         #: The keys of progress that a status of its job follows: nothing replaces it, and hardly anybody needs it.
         self._passed: dict[int, None] = {}
         #: By job, the key of its newest status.
-        self._statuses: dict[str, int] = {}
+        self._statuses: dict[Owner, int] = {}
         #: How many of the entries are no progress.
         self.urgent = 0
 
@@ -153,9 +169,9 @@ class EventQueue(Generic[T]):
         """When the next held-back progress is due, of :func:`time.monotonic`; infinity for never."""
         return self._held.next_due
 
-    def has_status(self, job_id: str) -> bool:
+    def has_status(self, job: Owner) -> bool:
         """Return whether a status of a job waits."""
-        return job_id in self._statuses
+        return job in self._statuses
 
     # -- putting ------------------------------------------------------------------------------------------------
 
@@ -170,21 +186,22 @@ class EventQueue(Generic[T]):
             Whether there is something to send, or something due, earlier than before.
         """
         if item.progress:
-            return self._put_progress(item, item.job_id or "", due)
+            # As owner_of does, without a call: each report of progress comes through here.
+            return self._put_progress(item, (item.project_id or "", item.job_id or ""), due)
         if item.rank is not None and item.job_id is not None:
-            self._put_status(item, item.job_id)
+            self._put_status(item, owner_of(item))
         else:
             self._append(item)
         self.urgent += 1
         return True
 
-    def _put_progress(self, item: T, job_id: str, due: float) -> bool:
-        latest = self._latest.get(job_id)
+    def _put_progress(self, item: T, job: Owner, due: float) -> bool:
+        latest = self._latest.get(job)
         if latest is not None:
             self._entries[latest] = item
             self._counts["coalesced"] += 1
             return False
-        held = self._held.get(job_id)
+        held = self._held.get(job)
         if held is not None:
             self._counts["coalesced"] += 1
             # The time never moves later: of a job that reports more often than the sender looks, nothing would leave.
@@ -192,18 +209,18 @@ class EventQueue(Generic[T]):
         if due > time.monotonic():
             if held is None:
                 self._make_room()
-            return self._held.hold(job_id, item, due)
+            return self._held.hold(job, item, due)
         if held is not None:
-            self._held.pop(job_id)
-        self._latest[job_id] = self._append(item)
+            self._held.pop(job)
+        self._latest[job] = self._append(item)
         return True
 
-    def _put_status(self, item: T, job_id: str) -> None:
-        self._release(job_id)
-        passed = self._latest.pop(job_id, None)
+    def _put_status(self, item: T, job: Owner) -> None:
+        self._release(job)
+        passed = self._latest.pop(job, None)
         if passed is not None:
             self._passed[passed] = None
-        self._statuses[job_id] = self._append(item)
+        self._statuses[job] = self._append(item)
 
     def _append(self, item: T) -> int:
         self._make_room()
@@ -215,18 +232,18 @@ class EventQueue(Generic[T]):
 
     def release_due(self, clock: float) -> None:
         """Queue the held-back progress that is due at ``clock``."""
-        for job_id in self._held.jobs_due(clock):
-            self._release(job_id)
+        for job in self._held.jobs_due(clock):
+            self._release(job)
 
     def release_all(self) -> None:
         """Queue all held-back progress."""
-        for job_id in self._held.jobs():
-            self._release(job_id)
+        for job in self._held.jobs():
+            self._release(job)
 
-    def _release(self, job_id: str) -> None:
-        item = self._held.pop(job_id)
+    def _release(self, job: Owner) -> None:
+        item = self._held.pop(job)
         if item is not None:
-            self._latest[job_id] = self._append(item)
+            self._latest[job] = self._append(item)
 
     # -- the bound ----------------------------------------------------------------------------------------------
 
@@ -266,13 +283,13 @@ class EventQueue(Generic[T]):
 
     def _remove(self, key: int) -> T:
         item = self._entries.pop(key)
-        job_id = item.job_id or ""
+        job = owner_of(item)
         if not item.progress:
             self.urgent -= 1
-            if item.rank is not None and self._statuses.get(job_id) == key:
-                del self._statuses[job_id]
-        elif self._latest.get(job_id) == key:
-            del self._latest[job_id]
+            if item.rank is not None and self._statuses.get(job) == key:
+                del self._statuses[job]
+        elif self._latest.get(job) == key:
+            del self._latest[job]
         else:
             self._passed.pop(key, None)
         return item
@@ -288,20 +305,20 @@ class EventQueue(Generic[T]):
 
     def _restore(self, key: int, item: T) -> T | None:
         """Return what takes the place of an item that was not sent: itself, newer progress, or nothing."""
-        job_id = item.job_id or ""
+        job = owner_of(item)
         if not item.progress:
             self.urgent += 1
             if item.rank is not None:
-                self._statuses.setdefault(job_id, key)  # a newer one has been put, or put back, before
+                self._statuses.setdefault(job, key)  # a newer one has been put, or put back, before
             return item
-        if job_id in self._statuses:
+        if job in self._statuses:
             self._passed[key] = None
             return item
-        if job_id in self._latest:
+        if job in self._latest:
             self._counts["coalesced"] += 1
             return None
-        self._latest[job_id] = key
-        newer = self._held.pop(job_id)
+        self._latest[job] = key
+        newer = self._held.pop(job)
         if newer is None:
             return item
         self._counts["coalesced"] += 1

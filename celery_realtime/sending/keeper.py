@@ -195,8 +195,8 @@ class LeaseRenewal:
         #: Before when the lease was renewed last, of :func:`time.monotonic`.
         self._renewed_at = math.inf
         self._is_stopped = False
-        #: The jobs of which Redis knows that the incarnation has them, each with its attempt, and whether it runs.
-        self._noted: set[tuple[str, int, bool]] = set()
+        #: The jobs of which Redis knows that the incarnation has them, each with whether it runs.
+        self._noted: set[tuple[str | None, str, str | None, int, bool]] = set()
         self._log = RateLimitedLogger(logger)
 
     def renew(self) -> None:
@@ -258,8 +258,8 @@ class LeaseRenewal:
             self._log.warning("cannot give up this worker's lease (it will lapse by itself): %s", describe(error))
 
 
-def _key(job: HeldJob) -> tuple[str, int, bool]:
-    return job.job_id, job.attempt, job.running
+def _key(job: HeldJob) -> tuple[str | None, str, str | None, int, bool]:
+    return job.project_id, job.job_id, job.run, job.attempt, job.running
 
 
 class Reaper:
@@ -295,13 +295,14 @@ class Reaper:
             progress = msgspec.structs.replace(stalled.progress, stalled=True, timestamp=events.now())
             self._manager.put(events.outgoing_progress(progress, job=stalled.job))
 
-    def _report_expired(self, jobs: list[ExpiredJob]) -> None:
-        for job in jobs:
-            gate = "E" if job.reason == "expired" else events.UNDELIVERED_GATE
-            _report(self._manager, job, "REVOKED", error=f"TaskRevokedError: {job.reason}", gate=gate)
+    def _report_expired(self, jobs: dict[str, ExpiredJob | None]) -> None:
+        for job in jobs.values():
+            if job is not None:
+                gate = "E" if job.reason == "expired" else events.UNDELIVERED_GATE
+                _report(self._manager, job, "REVOKED", error=f"TaskRevokedError: {job.reason}", gate=gate)
         if jobs and self._manager.flush():
             with talking:
-                self._leases.expired([job.job_id for job in jobs])
+                self._leases.expired([*jobs])
 
 
 def _report(

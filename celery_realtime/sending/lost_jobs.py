@@ -37,12 +37,12 @@ LONGEST_TURN = 60.0
 #: Seconds without work after which the thread ends.
 IDLE = 10.0
 
-#: Returns what is known of the ends of jobs, by job id: an end, or None of one that has none. Of a job that is not in
-#: it nobody can be asked now.
+#: Returns what is known of the ends of jobs, by their names (:func:`~celery_realtime.events.name_of`): an end, or
+#: None of one that has none. Of a job that is not in it nobody can be asked now.
 FindEnds = Callable[["list[HeldJob]"], Mapping[str, "events.Ending | None"]]
 
 
-#: Returns the ids of those of some jobs that have begun, though their worker could not note it; None if nobody can be
+#: Returns the names of those of some jobs that have begun, though their worker could not note it; None if nobody can be
 #: asked now.
 FindBegun = Callable[["list[HeldJob]"], "set[str] | None"]
 
@@ -54,7 +54,7 @@ def none_begun(_jobs: list[HeldJob]) -> set[str]:
 
 def knows_nothing(jobs: list[HeldJob]) -> Mapping[str, events.Ending | None]:
     """Return that nothing is known of the ends of some jobs."""
-    return {job.job_id: None for job in jobs}
+    return {events.name_of(job): None for job in jobs}
 
 
 class LostJobs:
@@ -125,11 +125,13 @@ class LostJobs:
             redis.RedisError: Redis cannot be reached.
         """
         begun = self._find_begun(jobs)
-        jobs = [_as_begun(job) if job.job_id in (begun or ()) else job for job in jobs]
+        jobs = [_as_begun(job) if events.name_of(job) in (begun or ()) else job for job in jobs]
         jobs = sorted(jobs, key=lambda job: not job.running)  # if there is no time for all, those that ran come first
         ends = self._find_ends(jobs)
         reported = [
-            (job, self._report(incarnation, job, ends.get(job.job_id))) for job in jobs if job.project_id is not None
+            (job, self._report(incarnation, job, ends.get(events.name_of(job))))
+            for job in jobs
+            if job.project_id is not None
         ]
         # If the reports cannot be sent now, or not all could be looked up, some reaper finds the jobs again after the
         # time of a lease. An end that is found then replaces the loss.
@@ -170,7 +172,8 @@ def _as_begun(job: HeldJob) -> HeldJob:
 
 def _looks(jobs: list[HeldJob], ends: Mapping[str, events.Ending | None]) -> int:
     """Return how often jobs have to be looked up, as far as their ends are known by now."""
-    answers = [ends.get(job.job_id) for job in jobs]
-    if any(job.job_id not in ends for job in jobs):
+    names = [events.name_of(job) for job in jobs]
+    answers = [ends.get(name) for name in names]
+    if any(name not in ends for name in names):
         return TRIES
     return LOOKS if None in answers else 1

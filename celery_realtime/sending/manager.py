@@ -162,20 +162,20 @@ class SocketIOManager:
         history = self._history.peek()  # as long as it has not been made, it has stored nothing
         return events.pack(event, "" if history is None else history.writer)
 
-    def wait_until_sent(self, job_id: str, timeout: float) -> bool:
+    def wait_until_sent(self, job: Job, timeout: float) -> bool:
         """Wait until no status of a job waits to be sent.
 
         Nothing waits during an outage, nor for a process's first event, which has python-socketio loaded.
 
         Args:
-            job_id: The job.
+            job: The job, which must have a project.
             timeout: Longest wait in seconds.
 
         Returns:
             Whether its statuses have been sent, as far as is known.
         """
         is_ready = self._publisher.is_made and (self._history.is_made or self._settings().history_url is None)
-        return is_ready and self.outbox.wait_until_sent(job_id, timeout)
+        return is_ready and self.outbox.wait_until_sent((job.project_id or "", job.job_id), timeout)
 
     def _publish(self, batch: list[Outgoing]) -> int:
         return self.publisher.publish_events(batch)

@@ -17,7 +17,7 @@ from celery_realtime.backoff import Backoff
 from celery_realtime.forks import after_fork
 from celery_realtime.loops import BackgroundLoop
 from celery_realtime.sending.backlog import STUCK, Backlog
-from celery_realtime.sending.event_queue import Batch, EventQueue, T
+from celery_realtime.sending.event_queue import Batch, EventQueue, Owner, T
 from celery_realtime.sending.ledger import Ledger
 from celery_realtime.sending.pace import Pace
 from celery_realtime.sending.sender import Sender
@@ -224,11 +224,11 @@ class Outbox(Generic[T]):
                 self._sender.ensure()
             return self._wait(lambda: not (self._queue or self._sender.is_sending or self._backlog), deadline)
 
-    def wait_until_sent(self, job_id: str, timeout: float) -> bool:
+    def wait_until_sent(self, job: Owner, timeout: float) -> bool:
         """Wait until no status of a job waits, whatever else does; during an outage, not at all.
 
         Args:
-            job_id: The job.
+            job: The job's project and its id.
             timeout: Longest wait in seconds.
 
         Returns:
@@ -236,13 +236,13 @@ class Outbox(Generic[T]):
         """
         deadline = time.monotonic() + timeout
         with self._lock:
-            return self._wait(lambda: not self._is_leaving(job_id), deadline)
+            return self._wait(lambda: not self._is_leaving(job), deadline)
 
-    def _is_leaving(self, job_id: str) -> bool:
+    def _is_leaving(self, job: Owner) -> bool:
         """Return whether a status of a job waits that is going to leave soon."""
-        if self._backlog.has_status(job_id) and not self._backlog.is_recovering:
+        if self._backlog.has_status(job) and not self._backlog.is_recovering:
             return True
-        waits = self._queue.has_status(job_id) or self._sender.is_sending_status(job_id)
+        waits = self._queue.has_status(job) or self._sender.is_sending_status(job)
         return waits and not self._sender.is_failing
 
     @property

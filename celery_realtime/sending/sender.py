@@ -12,7 +12,7 @@ from typing import Generic
 from celery_realtime.forks import talking
 from celery_realtime.loops import BackgroundLoop
 from celery_realtime.sending.backlog import LONGEST_TURN, Backlog
-from celery_realtime.sending.event_queue import Batch, EventQueue, T, items_of
+from celery_realtime.sending.event_queue import Batch, EventQueue, Owner, T, items_of, owner_of
 from celery_realtime.sending.ledger import Ledger
 from celery_realtime.sending.pace import Pace
 
@@ -90,9 +90,9 @@ class Sender(Generic[T]):
         """Return what it is sending and is newer than a key."""
         return [(own, item) for own, item in self._in_flight if own > key]
 
-    def is_sending_status(self, job_id: str) -> bool:
+    def is_sending_status(self, job: Owner) -> bool:
         """Return whether a status of a job is on its way."""
-        return any(item.job_id == job_id and item.rank is not None for _, item in self._in_flight)
+        return any(item.rank is not None and owner_of(item) == job for _, item in self._in_flight)
 
     # -- from other threads -------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from celery.backends.base import DisabledBackend
 
 from celery_realtime import events
 from celery_realtime.encoding import describe_error, encode_lenient
-from celery_realtime.events import CANCEL_COMMAND, CLOCK_SKEW, Cancellation, Job, cancel_target
+from celery_realtime.events import CANCEL_COMMAND, CLOCK_SKEW, Cancellation, Job, job_name
 from celery_realtime.exceptions import SubscribeError
 from celery_realtime.lazy import Lazy
 from celery_realtime.logs import RateLimitedLogger
@@ -200,7 +200,7 @@ class JobRequests:
         deadline = time.monotonic() + ANSWER_TIMEOUT
         reply = self._ask_workers(project_id, job_id, worker, _cancellation(run))
         if reply is None:
-            target = cancel_target(job_id, project_id)
+            target = job_name(job_id, project_id)
             reply = self._answer_of(target) if worker is None else self._wait_for_answer(target, deadline)
         if reply is None and state:
             self._withdraw(project_id, state, run)
@@ -228,7 +228,7 @@ class JobRequests:
         with self._log.suppressing("cannot ask the workers to cancel a job, so the request is refused"):
             history = self._history()
             if history is not None:
-                history.marks.cancel(cancel_target(job_id, project_id), what)
+                history.marks.cancel(job_name(job_id, project_id), what)
             try:
                 self._app.control.broadcast(
                     CANCEL_COMMAND,

@@ -112,9 +112,10 @@ class Lives(RuleBasedStateMachine):
                 gate = "S" if job.running else ""
                 self.append([events.outgoing_status(change, gate=gate, incarnation=incarnation, job=job)])
             self.history.leases.reaped(incarnation)
-        for job in lapsed.expired:
+        for name, job in lapsed.expired.items():
+            assert job is not None
             self.append([events.outgoing_status(events.status_change(job, "REVOKED"), gate="E", job=job)])
-            self.history.leases.expired([job.job_id])
+            self.history.leases.expired([name])
         for stalled in lapsed.stalled:
             update = msgspec.structs.replace(stalled.progress, stalled=True)
             self.append([events.outgoing_progress(update, job=stalled.job)])

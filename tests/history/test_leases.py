@@ -19,6 +19,7 @@ from tests.appended import append, progress, status
 from tests.lua_scripts import KEYS
 from tests.waiting import wait_for
 
+RUN = "1700000000000-0a0b0c0d"
 JOB = HeldJob(job_id="job", project_id="p", worker="w@host", running=True)
 
 
@@ -96,9 +97,10 @@ def test_a_job_that_starts_is_held_before_its_worker_renews_its_lease(history: H
 def test_what_a_child_has_noted_outlives_the_renewals_of_its_main_process(history: History) -> None:
     """It may know a project that the main process does not: from an argument, or from a resolver."""
     history.leases.hold("i", [], lease=0.2)
-    append(history, status("STARTED", incarnation="i", project="child's"))
-    history.leases.hold("i", [JOB], lease=0.2)
-    history.leases.hold("i", [JOB], lease=0.2)
+    append(history, status("STARTED", incarnation="i", project="child's", run=RUN))
+    job_of_main_process = msgspec.structs.replace(JOB, run=RUN)
+    history.leases.hold("i", [job_of_main_process], lease=0.2)
+    history.leases.hold("i", [job_of_main_process], lease=0.2)
     [job] = wait_for(lambda: lost(history.leases, 0.2))["i"]
     assert (job.job_id, job.project_id) == ("job", "child's")
 
@@ -152,16 +154,74 @@ def test_the_end_that_another_incarnation_reports_leaves_the_note_of_this_one(hi
     assert (history.leases.release("i"), history.leases.release("j")) == (False, True)
 
 
+# -- one id in two projects -----------------------------------------------------------------------------------------
+
+
+def projects(jobs: list[HeldJob]) -> list[tuple[str | None, bool]]:
+    return sorted((job.project_id, job.running) for job in jobs)
+
+
+@pytest.mark.parametrize("run", [None, RUN])
+def test_jobs_of_two_projects_with_one_id_are_both_held(history: History, run: str | None) -> None:
+    """Whether the message of each has a mark, or they were published by somebody without this package."""
+    runs = [run, run and RUN.replace("a", "b")]
+    jobs = [HeldJob(job_id="job", project_id=name, run=own) for name, own in zip("pq", runs, strict=True)]
+    history.leases.hold("held", jobs, lease=0.2)
+    history.leases.note("noted", jobs)
+    history.leases.hold("begins", [], lease=0.2)
+    append(
+        history, *(status("STARTED", project=job.project_id or "", run=job.run, incarnation="begins") for job in jobs)
+    )
+    assert history.leases.held() == {("p", "job"), ("q", "job")}
+    found: dict[str, list[HeldJob]] = {}
+    wait_for(lambda: found.update(lost(history.leases, 0.2)) or len(found) == 2)
+    assert projects(found["held"]) == [("p", False), ("q", False)]
+    assert projects(found["begins"]) == [("p", True), ("q", True)]
+
+
+def test_the_end_of_a_job_leaves_the_note_of_another_project_s(history: History) -> None:
+    append(history, *(status("STARTED", project=name, incarnation="i") for name in ("p", "q")))
+    append(history, status("SUCCESS", project="q", incarnation="i"))
+    history.leases.hold("i", [], lease=0.2)
+    assert history.leases.release("i") is False
+    assert projects(wait_for(lambda: lost(history.leases, 0.2))["i"]) == [("p", True)]
+
+
+def test_a_job_expires_whatever_another_project_s_of_its_id_does(history: History) -> None:
+    append(history, *(status("PENDING", project=name, expires_at=time.time() - 5) for name in ("p", "q")))
+    history.leases.withdraw(Job(job_id="job", project_id="r"), after=-10.0)
+    expired = history.leases.reap(0.2, 0.1, 1.0).expired
+    assert {job and job.project_id for job in expired.values()} == {"p", "q", "r"}
+    history.leases.expired([name for name, job in expired.items() if job and job.project_id != "q"])
+    [left] = wait_for(lambda: history.leases.reap(0.2, 0.1, 0.0).expired).values()
+    assert left is not None
+    assert left.project_id == "q"
+
+
+def test_a_job_stalls_whatever_another_project_s_of_its_id_does(history: History) -> None:
+    append(history, *(status("STARTED", project=name, stall_after=0.05) for name in ("p", "q", "r")))
+    append(history, status("SUCCESS", project="q"))
+    stalled: list[str | None] = []
+    wait_for(
+        lambda: (
+            stalled.extend(one.job.project_id for one in history.leases.reap(60.0, 1.0, 0.0).stalled)
+            or len(stalled) > 1
+        )
+    )
+    assert sorted(map(str, stalled)) == ["p", "r"]
+
+
 # -- expiries and stalls --------------------------------------------------------------------------------------------
 
 
 def test_an_expired_job_is_returned_after_the_grace_until_it_is_dealt_with(history: History, redis_url: str) -> None:
     append(history, status("PENDING", expires_at=time.time() - 5, task="t"), status("PENDING", job="other"))
-    assert history.leases.reap(60.0, 1.0, 60.0).expired == []
-    [job] = history.leases.reap(0.2, 0.1, 1.0).expired
+    assert history.leases.reap(60.0, 1.0, 60.0).expired == {}
+    [(name, job)] = history.leases.reap(0.2, 0.1, 1.0).expired.items()
+    assert job is not None
     assert (job.job_id, job.project_id, job.task) == ("job", "p", "t")
-    assert wait_for(lambda: history.leases.reap(0.2, 0.1, 0.0).expired) == [job]
-    history.leases.expired(["job"])
+    assert wait_for(lambda: history.leases.reap(0.2, 0.1, 0.0).expired) == {name: job}
+    history.leases.expired([name])
     history.leases.expired([])
     with redis.Redis.from_url(redis_url) as client:
         assert client.exists(*KEYS.leases("expiring", "expiring-jobs")) == 0
@@ -170,9 +230,10 @@ def test_an_expired_job_is_returned_after_the_grace_until_it_is_dealt_with(histo
 def test_a_withdrawn_job_is_returned_after_its_time_with_the_reason(history: History) -> None:
     append(history, status("PENDING", expires_at=time.time() + 60))
     history.leases.withdraw(Job(job_id="job", project_id="p", attempt=2), after=10.0)
-    assert history.leases.reap(60.0, 1.0, 0.0).expired == []
+    assert history.leases.reap(60.0, 1.0, 0.0).expired == {}
     history.leases.withdraw(Job(job_id="job", project_id="p", attempt=2), after=-10.0)
-    [job] = history.leases.reap(60.0, 1.0, 0.0).expired
+    [job] = history.leases.reap(60.0, 1.0, 0.0).expired.values()
+    assert job is not None
     assert (job.job_id, job.attempt, job.reason) == ("job", 2, "revoked")
 
 
@@ -189,8 +250,8 @@ def test_a_stall_is_forgotten_when_its_job_ends(history: History, redis_url: str
     append(history, status("SUCCESS"))
     with redis.Redis.from_url(redis_url) as client:
         stalling, jobs = KEYS.leases("stalling", "stalling-jobs")
-        assert client.zrange(stalling, 0, -1) == [b"other"]
-        assert client.hkeys(jobs) == [b"other"]
+        assert client.zrange(stalling, 0, -1) == [b"p\nother"]
+        assert client.hkeys(jobs) == [b"p\nother"]
 
 
 def test_expiries_and_stalls_travel_with_the_events(

@@ -82,7 +82,7 @@ def test_a_job_that_has_begun_and_could_not_be_noted_is_lost_and_one_that_waits_
             client.wait_for_event("agent_progress", job_id=first)
             begins = start(jobs.hold, str(tmp_path / "never"), project=project)
             waits = start(jobs.add, 1, 2, project=project)
-            wait_for(lambda: {first, begins, waits} <= history.leases.held())
+            wait_for(lambda: {(project, job) for job in (first, begins, waits)} <= history.leases.held())
             way.refuse()
             (tmp_path / "go").touch()
             with redis.Redis.from_url(redis_broker.url) as messages:

@@ -10,7 +10,7 @@ from celery.concurrency.base import BasePool
 from celery.worker import state
 from celery.worker.control import Panel
 
-from celery_realtime.events import CANCEL_COMMAND, Cancellation, cancel_target
+from celery_realtime.events import CANCEL_COMMAND, Cancellation, job_name
 from celery_realtime.history.store import History as RealHistory
 from celery_realtime.jobs.cancelling import Cancellations, CancelOrders, cancel_request, register_command
 from celery_realtime.jobs.seams import WorkerRequests
@@ -309,13 +309,13 @@ def test_an_order_concerns_the_job_of_its_own_project_alone(
 
     mine = CancelOrders(lambda: orders.history, cancel, project_of)
     if order == "history":
-        marks.cancel(cancel_target("job", "q"), ALL)
+        marks.cancel(job_name("job", "q"), ALL)
     else:
-        mine.note(cancel_target("job", "q"), ALL)
+        mine.note(job_name("job", "q"), ALL)
     mine.look()
     assert cancelled == ["q"]
     assert [project for project, request in requests.items() if mine.concerns(request)] == ["q"]
-    answers = {project: marks.answer_of(cancel_target("job", project)) for project in requests}
+    answers = {project: marks.answer_of(job_name("job", project)) for project in requests}
     assert answers == {"p": None, "q": {"found": True, "how": "terminate"}, None: None}
 
 

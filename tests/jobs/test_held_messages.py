@@ -79,10 +79,10 @@ def publish(app: Celery, job: str = "job", **options: Any) -> None:
     app.send_task("some.task", ("x" * 100,), task_id=job, **options)
 
 
-def held(app: Celery, message: Any, job: str = "job") -> HeldJob:
+def held(app: Celery, message: Any, job: str = "job", project: str = "p") -> HeldJob:
     noted = HeldMessages(app).message_of(Received(message))
     assert noted is not None
-    return HeldJob(job_id=job, project_id="p", message=noted)
+    return HeldJob(job_id=job, project_id=project, message=noted)
 
 
 def test_a_message_that_a_dead_worker_had_not_acknowledged_is_of_a_job_that_waits(
@@ -104,7 +104,18 @@ def test_one_that_it_had_acknowledged_is_of_a_job_that_has_begun(app: Celery, st
     assert HeldMessages(app).begun(jobs) == set()
     begins.ack()
     worker.die()
-    assert HeldMessages(app).begun(jobs) == {"begins"}
+    assert HeldMessages(app).begun(jobs) == {"p\nbegins"}
+
+
+def test_of_two_jobs_of_one_id_it_is_known_which_has_begun(app: Celery, start: Callable[[], Worker]) -> None:
+    publish(app, "same")
+    publish(app, "same")
+    worker = start()
+    begins, waits = worker.receive(), worker.receive()
+    jobs = [held(app, begins, "same", "p"), held(app, waits, "same", "q")]
+    begins.ack()
+    worker.die()
+    assert HeldMessages(app).begun(jobs) == {"p\nsame"}
 
 
 @pytest.mark.parametrize("priority", [None, 6])
@@ -119,7 +130,7 @@ def test_one_that_was_put_back_waits_in_its_queue(
     again = start().receive()
     assert HeldMessages(app).begun([job]) == set(), "another worker has it"
     again.ack()
-    assert HeldMessages(app).begun([job]) == {"job"}
+    assert HeldMessages(app).begun([job]) == {"p\njob"}
 
 
 @pytest.mark.parametrize("requeued", [False, True])
@@ -146,7 +157,7 @@ def test_a_job_of_another_broker_is_not_asked_for(
     for url in (server.fresh_url(), "amqp://guest@127.0.0.1:1//"):
         another = Celery("another", broker=url, set_as_current=False)
         assert HeldMessages(another).begun([job]) == set()
-    assert HeldMessages(app).begun([job]) == {"job"}
+    assert HeldMessages(app).begun([job]) == {"p\njob"}
 
 
 def test_nor_is_one_that_is_known_to_run_or_whose_message_is_not(app: Celery, start: Callable[[], Worker]) -> None:

@@ -16,6 +16,7 @@ from celery.backends.redis import RedisBackend
 from celery.contrib.abortable import AbortableAsyncResult, AbortableTask
 from celery.result import AsyncResult
 
+from celery_realtime import events
 from celery_realtime.jobs.progress import Progress
 from celery_realtime.jobs.progress_mirror import REMEMBERED, MirroredProgress, ProgressMirror
 from tests.log_records import logged_by
@@ -33,7 +34,7 @@ _numbers = itertools.count()
 
 
 def progress(job_id: str, percent: int, message: str | None = None) -> MirroredProgress:
-    return MirroredProgress(job_id, Progress(percent, message))
+    return MirroredProgress("p", job_id, Progress(percent, message))
 
 
 def end(app: Celery, job_id: str, state: str) -> None:
@@ -62,7 +63,7 @@ class Job:
 
     def expect(self, **options: Any) -> None:
         task = SimpleNamespace(backend=self.app.backend)
-        self.mirror.expect(task, Context(id=self.id, task="transcribe", args=["m1"], kwargs={}, **options))
+        self.mirror.expect("p", task, Context(id=self.id, task="transcribe", args=["m1"], kwargs={}, **options))
 
     def report(self, *percents: int) -> int:
         return self.mirror.store([progress(self.id, percent, f"at {percent}") for percent in percents])
@@ -134,7 +135,7 @@ def test_after_its_end_nothing_is_stored_of_a_job(app: Celery, state: str) -> No
     job = Job(app)
     job.report(25)
 
-    job.mirror.end(job.id)
+    job.mirror.end(events.Job(job_id=job.id, project_id="p"))
     end(app, job.id, state)
 
     assert job.report(50, 75) == 2
@@ -144,7 +145,7 @@ def test_after_its_end_nothing_is_stored_of_a_job(app: Celery, state: str) -> No
 def test_a_job_that_is_retried_is_seen_again(app: Celery) -> None:
     job = Job(app)
     job.report(75)
-    job.mirror.end(job.id)
+    job.mirror.end(events.Job(job_id=job.id, project_id="p"))
     end(app, job.id, "RETRY")
 
     job.expect(retries=1)
@@ -158,15 +159,22 @@ def test_a_job_that_nobody_expects_is_left_alone(app: Celery) -> None:
     mirror = new_mirror()
 
     assert mirror.store([progress("somebody-else's", 25)]) == 1
-    mirror.end("somebody-else's")
+    mirror.end(events.Job(job_id="somebody-else's", project_id="p"))
     assert mirror.store([progress("somebody-else's", 50)]) == 1
 
     assert AsyncResult("somebody-else's", app=app).state == "PENDING"
 
 
+def test_the_end_of_a_job_ends_nothing_of_another_project_s(app: Celery) -> None:
+    job = Job(app)
+    job.mirror.end(events.Job(job_id=job.id, project_id="q"))
+    assert job.report(25) == 1
+    assert job.seen.info["progress"] == 25
+
+
 def test_an_end_without_any_progress_is_the_end(app: Celery) -> None:
     job = Job(app)
-    job.mirror.end(job.id)
+    job.mirror.end(events.Job(job_id=job.id, project_id="p"))
 
     assert job.report(25) == 1
 
@@ -216,7 +224,7 @@ def test_no_more_jobs_are_expected_than_memory_can_hold(app: Celery) -> None:
     mirror = new_mirror()
     oldest = Job(app, mirror)
     for number in range(REMEMBERED):
-        mirror.expect(None, Context(id=f"other-{number}"))
+        mirror.expect("p", None, Context(id=f"other-{number}"))
 
     assert oldest.report(25) == 1
 

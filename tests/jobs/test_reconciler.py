@@ -364,4 +364,4 @@ def test_the_ends_of_a_dead_worker_s_jobs_are_those_that_are_stored(play: Play) 
     play.results.stored = {"a": SUCCESS, "old": {**SUCCESS, "date_done": "2020-01-01T00:00:00+00:00"}}
     jobs = [HeldJob(job_id=name, project_id="p", since=1.7e9) for name in ("a", "b", "old")]
     ends = ends_of_lost(jobs, play.results, play.studio.realtime.settings, 5.0)  # type: ignore[arg-type]
-    assert {name: end and end.state for name, end in ends.items()} == {"a": "SUCCESS", "b": None, "old": None}
+    assert {name: end and end.state for name, end in ends.items()} == {"p\na": "SUCCESS", "p\nb": None, "p\nold": None}

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_realtime.events import Cancellation, Job, cancel_target
+from celery_realtime.events import Cancellation, Job, job_name
 from celery_realtime.jobs.progress import Progress
-from celery_realtime.jobs.trackers import ProgressTracker
+from celery_realtime.jobs.trackers import ProgressTracker, Trackers
 from tests.recording import Studio
 
 JOB = Job(job_id="job_123", project_id="project_456")
@@ -237,10 +237,58 @@ def test_the_end_of_an_earlier_attempt_does_not_end_a_later_one(studio: Studio) 
     @studio.app.task(bind=True, shared=False)
     def transcribe(self: Any) -> Any:
         tracker = jobs.tracker_of(self)
-        jobs.end(Job(job_id=self.request.id, attempt=0))
+        jobs.end(Job(job_id=self.request.id, project_id="p", attempt=0))
         return tracker.ended
 
     assert transcribe.apply(headers={"project_id": "p"}, retries=1).get() is False
+
+
+def test_two_jobs_of_one_id_in_two_projects_have_a_tracker_each(studio: Studio) -> None:
+    """The first goes on while the other begins, reports and ends."""
+
+    @studio.app.task(bind=True, shared=False)
+    def transcribe(self: Any, inner: str | None = None) -> None:
+        self.update_progress(30)
+        if inner is not None:
+            assert studio.realtime.flush(10)
+            transcribe.apply(task_id="same", headers={"project_id": inner})
+            self.update_progress(60)
+
+    transcribe.apply(("q",), task_id="same", headers={"project_id": "p"})
+    assert studio.told("p") == ["STARTED", "30", "60", "SUCCESS"]
+    assert studio.told("q") == ["STARTED", "30", "SUCCESS"]
+
+
+def test_a_tracker_that_is_asked_for_by_the_id_is_that_of_the_only_job_of_that_id() -> None:
+    trackers = Trackers()
+    one, other = Job(job_id="same", project_id="p"), Job(job_id="same", project_id="q")
+    asked, of_other = Reports().tracker, Reports().tracker
+    assert trackers.by_id("same") is None
+    trackers.add(Job(job_id="same"), asked)
+    assert trackers.by_id("same") is trackers.of(one) is trackers.by_id("same") is asked
+    assert trackers.of(other) is None
+    trackers.add(other, of_other)
+    assert trackers.by_id("same") is None
+    assert trackers.pop(one) is asked
+    assert trackers.by_id("same") is trackers.of(other) is of_other
+    assert trackers.pop(other) is of_other
+    assert trackers.by_id("same") is trackers.pop(other) is None
+
+
+def test_where_two_projects_have_a_job_of_an_id_what_is_reported_by_the_id_reaches_neither(studio: Studio) -> None:
+    @studio.app.task(bind=True, shared=False)
+    def transcribe(self: Any, inner: str | None = None) -> None:
+        self.update_progress(30)
+        if inner is not None:
+            transcribe.apply(task_id="same", headers={"project_id": inner})
+        else:
+            thread = threading.Thread(target=lambda: studio.realtime.progress_tracker("same").set_progress(60))
+            thread.start()
+            thread.join()
+
+    transcribe.apply(("q",), task_id="same", headers={"project_id": "p"})
+    assert studio.told("p") == studio.told("q") == ["STARTED", "30", "SUCCESS"]
+    assert studio.realtime.manager.counts["no_project"] == 1
 
 
 def test_a_process_that_runs_no_jobs_has_nothing_that_stores_progress(studio: Studio) -> None:
@@ -257,7 +305,7 @@ def test_a_backend_that_fails_does_not_keep_a_cancelled_job_from_ending(
 
     @studio.app.task(bind=True, shared=False, cancellable=True, backend=Backend(), store_eager_result=True)
     def transcribe(self: Any) -> None:
-        studio.realtime.running_jobs.cancellations.add(cancel_target(self.request.id, "p"), Cancellation())
+        studio.realtime.running_jobs.cancellations.add(job_name(self.request.id, "p"), Cancellation())
         self.request.is_eager, self.ignore_result = False, False
         try:
             self.update_progress(50)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from celery_realtime.events import Outgoing
 
 
+JOB = ("p", "j")
+
+
 class Queue:
     """A queue, and the names of what leaves it."""
 
@@ -196,8 +199,40 @@ def test_held_back_progress_counts_and_is_bounded() -> None:
 def test_a_dropped_status_waits_no_more() -> None:
     waiting = Queue(size=1)
     waiting.put(status("1", "a"), status("2", "b"))
-    assert not waiting.queue.has_status("a")
-    assert waiting.queue.has_status("b")
+    assert not waiting.queue.has_status(("p", "a"))
+    assert waiting.queue.has_status(("p", "b"))
+
+
+# -- one id in two projects -------------------------------------------------------------------------------------
+
+
+def test_progress_replaces_none_of_another_project(waiting: Queue) -> None:
+    for project in ("p", "q"):
+        waiting.put(progress(f"{project} 1", project=project))
+        waiting.hold(progress(f"{project} 2", "held", project))
+    waiting.put(progress("p 3"))
+    waiting.hold(progress("p 4", "held"))
+    waiting.queue.release_all()
+    assert sorted(waiting.take()) == ["p 3", "p 4", "q 1", "q 2"]
+
+
+def test_a_status_takes_along_the_progress_of_its_own_job_alone(waiting: Queue) -> None:
+    waiting.hold(progress("p 1"))
+    waiting.hold(progress("q 1", project="q"))
+    waiting.put(status("q ends", project="q"))
+    assert waiting.take() == ["q 1", "q ends"]
+    assert waiting.queue.held == 1
+    waiting.put(progress("p 2"), status("p ends"))
+    assert waiting.queue.has_status(("p", "j"))
+    assert not waiting.queue.has_status(("q", "j"))
+
+
+def test_what_comes_back_is_replaced_by_none_of_another_project(waiting: Queue) -> None:
+    waiting.put(progress("p 1"), progress("q 1", project="q"))
+    batch = waiting.queue.take(10)
+    waiting.put(progress("q 2", project="q"))
+    waiting.queue.put_back(batch)
+    assert waiting.take() == ["p 1", "q 2"]
 
 
 # -- what comes back --------------------------------------------------------------------------------------------
@@ -238,20 +273,20 @@ def test_progress_that_comes_back_behind_a_newer_status_is_not_replaced(waiting:
 
 
 def test_a_status_waits_from_when_it_is_put_or_put_back_until_it_is_taken(waiting: Queue) -> None:
-    assert not waiting.queue.has_status("j")
+    assert not waiting.queue.has_status(("p", "j"))
     waiting.put(custom("line"), progress("1"), status("1"), status("2"))
-    assert waiting.queue.has_status("j")
+    assert waiting.queue.has_status(("p", "j"))
     first = waiting.queue.take(3)
-    assert waiting.queue.has_status("j")
+    assert waiting.queue.has_status(("p", "j"))
     second = waiting.queue.take(3)
-    assert not waiting.queue.has_status("j")
+    assert not waiting.queue.has_status(("p", "j"))
     waiting.queue.put_back(second)
     waiting.queue.put_back(first)
-    assert waiting.queue.has_status("j")
+    assert waiting.queue.has_status(("p", "j"))
     assert waiting.take(3) == ["line", "1", "1"]
-    assert waiting.queue.has_status("j")
+    assert waiting.queue.has_status(("p", "j"))
     assert waiting.take() == ["2"]
-    assert not waiting.queue.has_status("j")
+    assert not waiting.queue.has_status(("p", "j"))
 
 
 # -- held-back progress by itself -------------------------------------------------------------------------------
@@ -265,15 +300,15 @@ def test_the_next_due_time_is_the_least_of_those_that_are_held(steps: list[tuple
         if what == "hold":
             due = float(number)
             is_first = due < min(expected.values(), default=math.inf)
-            assert held.hold(job, progress(str(number), job), due) == is_first
+            assert held.hold(("p", job), progress(str(number), job), due) == is_first
             expected[job] = min(due, expected.get(job, math.inf))
         elif what == "pop":
-            assert (held.pop(job) is None) == (expected.pop(job, None) is None)
+            assert (held.pop(("p", job)) is None) == (expected.pop(job, None) is None)
         else:
-            jobs = held.jobs_due(number)
+            jobs = [job for _, job in held.jobs_due(number)]
             assert sorted(jobs) == sorted(job for job, due in expected.items() if due <= number)
             for due_job in jobs:
-                assert held.pop(due_job) is not None
+                assert held.pop(("p", due_job)) is not None
                 del expected[due_job]
         assert held.next_due == min(expected.values(), default=math.inf)
         assert len(held) == len(expected)
@@ -281,15 +316,15 @@ def test_the_next_due_time_is_the_least_of_those_that_are_held(steps: list[tuple
 
 def test_a_job_that_is_held_twice_for_the_same_time_is_due_once() -> None:
     held: HeldProgress[Outgoing] = HeldProgress()
-    held.hold("j", progress("1"), 5.0)
-    held.pop("j")
-    held.hold("j", progress("2"), 5.0)
-    assert held.jobs_due(5.0) == ["j"]
+    held.hold(JOB, progress("1"), 5.0)
+    held.pop(JOB)
+    held.hold(JOB, progress("2"), 5.0)
+    assert held.jobs_due(5.0) == [JOB]
 
 
 def test_a_job_that_is_held_and_released_for_ever_takes_no_more_room() -> None:
     held: HeldProgress[Outgoing] = HeldProgress()
     for number in range(100_000):
-        held.hold("j", progress("1"), LATER + number)
-        held.pop("j")
+        held.hold(JOB, progress("1"), LATER + number)
+        held.pop(JOB)
     assert held.scheduled < 1000

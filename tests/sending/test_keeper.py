@@ -221,13 +221,13 @@ def test_jobs_that_come_between_two_renewals_are_noted_at_once(studio: Studio, r
     with redis.Redis.from_url(redis_url) as client:
         try:
             keeper.hold("i", lambda: list(held))
-            wait_for(lambda: client.hkeys(key) == [b"first"])
+            wait_for(lambda: client.hkeys(key) == [b"0::p\nfirst"])
             held.append(job("received", running=False))
             keeper.note_soon()
-            wait_for(lambda: sorted(client.hkeys(key)) == [b"first", b"received"])
+            wait_for(lambda: sorted(client.hkeys(key)) == [b"0::p\nfirst", b"0::p\nreceived"])
             held[1] = job("received")
             keeper.note_soon()
-            wait_for(lambda: b'"running":true' in (client.hget(key, "received") or b""))
+            wait_for(lambda: b'"running":true' in (client.hget(key, "0::p\nreceived") or b""))
         finally:
             keeper.stop()
 
@@ -284,7 +284,7 @@ def test_an_expired_job_is_reported_once(studio: Studio, leases: Leases) -> None
     reap_until(studio, lambda: studio.sent)
     [sent] = studio.sent
     assert (sent.data["state"], sent.data["error"]) == ("REVOKED", "TaskRevokedError: expired")
-    assert leases.reap(0.0, 1.0, 0.0).expired == []
+    assert leases.reap(0.0, 1.0, 0.0).expired == {}
 
 
 def test_a_stalled_job_is_reported(studio: Studio) -> None:

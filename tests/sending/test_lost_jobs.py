@@ -51,7 +51,7 @@ def is_remembered(studio: Studio) -> bool:
 
 
 def test_an_end_that_somebody_knows_is_reported_and_all_others_are_lost(studio: Studio) -> None:
-    reporter = lost_jobs(studio, lambda _: {"a": FOUND, "b": None})
+    reporter = lost_jobs(studio, lambda _: {"p\na": FOUND, "p\nb": None})
     reporter.report("i", [held("a"), held("b")])
     assert ends(studio) == {"a": "SUCCESS", "b": "LOST"}
     [found, lost] = [sent.data for sent in studio.sent]
@@ -71,18 +71,31 @@ def test_of_jobs_that_waited_those_are_lost_that_have_begun_all_the_same(studio:
 
     def find_begun(jobs: list[HeldJob]) -> set[str]:
         asked.append(jobs)
-        return {"begun", "unheard of"}
+        return {"p\nbegun", "p\nunheard of"}
 
     lost_jobs(studio, find_begun=find_begun).report("i", jobs)
     assert ends(studio) == {"begun": "LOST", "unheard of": "LOST"}
     assert asked == [jobs]
 
 
+def test_what_is_known_of_a_job_says_nothing_of_that_of_another_project_with_its_id(studio: Studio) -> None:
+    history = studio.realtime.manager.history
+    assert history is not None
+    append(history, *(status("PENDING", job="waits", project=project) for project in ("p", "q")))
+    append(history, status("STARTED", job="a", project="q", incarnation="i"))
+    waiting = [held("waits", running=False, project_id=project) for project in ("p", "q")]
+    running = [held("a", project_id=project) for project in ("p", "q")]
+    reporter = lost_jobs(studio, lambda _: {"p\na": FOUND, "q\na": None}, find_begun=lambda _: {"q\nwaits"})
+    reporter.report("i", [*waiting, *running])
+    told = {(sent.data["project_id"], sent.data["job_id"]): sent.data["state"] for sent in studio.sent}
+    assert told == {("p", "a"): "SUCCESS", ("q", "a"): "LOST", ("q", "waits"): "LOST"}
+
+
 def test_if_nobody_can_be_asked_which_jobs_have_begun_they_are_asked_for_again(studio: Studio) -> None:
     history = studio.realtime.manager.history
     assert history is not None
     append(history, status("PENDING", job="begun"))
-    answers: list[set[str] | None] = [None, None, None, {"begun"}]
+    answers: list[set[str] | None] = [None, None, None, {"p\nbegun"}]
     lost = lost_jobs(studio, find_begun=lambda _: answers.pop(0))
     for _ in range(3):
         lost.report("i", [held("begun", running=False)])
@@ -94,13 +107,13 @@ def test_if_nobody_can_be_asked_which_jobs_have_begun_they_are_asked_for_again(s
 
 
 def test_jobs_whose_ends_are_all_known_are_looked_up_once(studio: Studio) -> None:
-    lost_jobs(studio, lambda _: {"a": FOUND, "b": FOUND}).report("i", [held("a"), held("b")])
+    lost_jobs(studio, lambda _: {"p\na": FOUND, "p\nb": FOUND}).report("i", [held("a"), held("b")])
     assert not is_remembered(studio)
 
 
 def test_a_result_that_is_stored_after_a_loss_was_reported_replaces_it(studio: Studio) -> None:
     """The worker could not reach the history, stored the result, and then died."""
-    answers: list[Mapping[str, Ending | None]] = [{"a": None}, {"a": FOUND}]
+    answers: list[Mapping[str, Ending | None]] = [{"p\na": None}, {"p\na": FOUND}]
     lost = lost_jobs(studio, lambda _: answers.pop(0))
     for _ in range(2):
         lost.report("i", [held("a")])
@@ -120,7 +133,7 @@ def test_jobs_that_ran_are_asked_for_first(studio: Studio) -> None:
 
 
 def test_an_end_that_can_be_looked_up_only_later_replaces_the_loss(studio: Studio) -> None:
-    answers: list[Mapping[str, Ending | None]] = [{}, {"a": FOUND}]
+    answers: list[Mapping[str, Ending | None]] = [{}, {"p\na": FOUND}]
     lost = lost_jobs(studio, lambda _: answers.pop(0))
     lost.report("i", [held("a")])
     assert ends(studio) == {"a": "LOST"}
@@ -161,7 +174,7 @@ def test_they_are_reported_in_a_thread_that_outlives_a_failure(studio: Studio) -
 
 
 def test_an_incarnation_that_is_being_reported_is_not_reported_twice(studio: Studio) -> None:
-    lost = lost_jobs(studio, lambda _: {"a": FOUND})
+    lost = lost_jobs(studio, lambda _: {"p\na": FOUND})
     for _ in range(3):
         lost.put("i", [held("a")])
     wait_for(lambda: not is_remembered(studio))
@@ -213,14 +226,14 @@ def test_a_job_that_is_not_lost_on_record_has_its_steps(studio: Studio) -> None:
     assert history is not None
     append(history, status("PENDING", job="waits"), status("SUCCESS", job="b", incarnation="i"))
     jobs = [held("waits", running=False, behind=(step("after waits"),)), held("b", behind=(step("after b"),))]
-    lost_jobs(studio, lambda _: {"waits": None, "b": None}).report("i", jobs)
+    lost_jobs(studio, lambda _: {"p\nwaits": None, "p\nb": None}).report("i", jobs)
     assert history.job("p", "after waits") is None
     assert history.job("p", "after b") is None
 
 
 def test_an_end_that_is_known_is_the_reason(studio: Studio) -> None:
     failure = Ending("FAILURE", "ValueError: broken")
-    lost_jobs(studio, lambda _: {"a": failure}).report("i", [held("a", behind=(step("next"),))])
+    lost_jobs(studio, lambda _: {"p\na": failure}).report("i", [held("a", behind=(step("next"),))])
     assert errors(studio)["next"] == ("FAILURE", "not run: ValueError: broken")
 
 

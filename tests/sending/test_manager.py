@@ -547,10 +547,10 @@ def test_a_process_that_has_sent_nothing_yet_waits_for_nothing(wire: Wire) -> No
     manager = SocketIOManager(lambda: resolved, connect)
     job = Job(job_id="job-1", project_id="alpha")
     manager.put_status(events.status_change(job, "PENDING"))
-    assert not manager.wait_until_sent("job-1", 600)
+    assert not manager.wait_until_sent(Job(job_id="job-1", project_id="p"), 600)
     go_on.set()
     assert len(sent(manager, wire)) == 1
-    assert manager.wait_until_sent("job-1", 600)
+    assert manager.wait_until_sent(Job(job_id="job-1", project_id="p"), 600)
 
 
 def test_starting_over_takes_the_present_settings(wire: Wire) -> None:

@@ -2,9 +2,9 @@
 --
 -- KEYS
 --   1 stalling       sorted set: running jobs by the time (s) at which they count as stalled
---   2 stalling-jobs  hash: job id -> JSON of the progress to report then
+--   2 stalling-jobs  hash: job -> JSON of the progress to report then
 -- ARGV
---   1 ...  for each job: its id; seconds from now; JSON of the progress
+--   1 ...  for each job: what it is noted under; seconds from now; JSON of the progress
 --
 -- Returns nothing.
 

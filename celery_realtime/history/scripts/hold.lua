@@ -2,13 +2,13 @@
 --
 -- KEYS
 --   1 alive    sorted set: incarnations by the time (s) of their latest renewal
---   2 held     hash of this incarnation: job id -> JSON of each job that its main process has received and not finished
---   3 running  hash of this incarnation: job id -> JSON of each job that it has reported as running and not as ended
+--   2 held     hash of this incarnation: job -> JSON of each job that its main process has received and not finished
+--   3 running  hash of this incarnation: job -> JSON of each job that it has reported as running and not as ended
 --   4 noted    sorted set: incarnations that run jobs and hold no lease, by the time (s) since when
 -- ARGV
 --   1 incarnation  string
 --   2 keep         seconds that it all is kept without another renewal
---   3 ...          string and JSON: id and description of each held job
+--   3 ...          string and JSON: name and description of each held job
 --
 -- Returns 1 if the lease was still there, 0 if it has lapsed or is new.
 

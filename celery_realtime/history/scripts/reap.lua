@@ -8,9 +8,9 @@
 --   1 alive          sorted set: incarnations by the time (s) of their latest renewal
 --   2 reaper         hash: seen, when a reaper looked last; grace_until, the time before which no lease lapses
 --   3 expiring       sorted set: queued jobs by the time (s) of their expiry
---   4 expiring-jobs  hash: job id -> JSON of the job
+--   4 expiring-jobs  hash: job -> JSON of it
 --   5 stalling       sorted set: running jobs by the time (s) at which they count as stalled
---   6 stalling-jobs  hash: job id -> JSON of the progress to report then
+--   6 stalling-jobs  hash: job -> JSON of the progress to report then
 --   7 noted          sorted set: incarnations that run jobs and hold no lease, by the time (s) since when
 -- ARGV
 --   1 lease           seconds that a lease lasts
@@ -19,7 +19,7 @@
 --   4 held_prefix     string: what the keys of the hashes `held` of hold.lua begin with
 --   5 running_prefix  string: what the keys of the hashes `running` of hold.lua begin with
 --
--- Returns {lost: incarnation, list of JSON, ...; expired: job id, JSON, ...; stalled: JSON, ...}.
+-- Returns {lost: incarnation, list of JSON, ...; expired: job, JSON, ...; stalled: JSON, ...}.
 
 -- include: common
 
