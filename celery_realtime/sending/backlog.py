@@ -12,6 +12,7 @@ from typing import Generic
 from celery_realtime.backoff import Backoff
 from celery_realtime.forks import talking
 from celery_realtime.loops import BackgroundLoop
+from celery_realtime.sending.changes import Changes
 from celery_realtime.sending.event_queue import Batch, Owner, T, items_of, owner_of
 from celery_realtime.sending.ledger import Ledger
 
@@ -46,7 +47,7 @@ class Backlog(Generic[T]):
         self,
         publish: Callable[[list[T]], int],
         *,
-        changed: threading.Condition,
+        changed: Changes,
         size: int,
         batch_size: int,
         backoff: Backoff,

@@ -17,6 +17,7 @@ from celery_realtime.backoff import Backoff
 from celery_realtime.forks import after_fork
 from celery_realtime.loops import BackgroundLoop
 from celery_realtime.sending.backlog import STUCK, Backlog
+from celery_realtime.sending.changes import Changes
 from celery_realtime.sending.event_queue import Batch, EventQueue, Owner, T
 from celery_realtime.sending.ledger import Ledger
 from celery_realtime.sending.pace import Pace
@@ -82,7 +83,7 @@ class Outbox(Generic[T]):
         """Forget everything that waits, and the threads that send; done in each child of a fork."""
         self._ledger = Ledger(logger, self._destination, self._queue_size)
         self._lock = threading.RLock()
-        self._idle = threading.Condition(self._lock)
+        self._idle = Changes(self._lock)
         self._queue: EventQueue[T] = EventQueue(self._queue_size, self._ledger, settled=self._settle)
         self._backlog: Backlog[T] = Backlog(
             self._publish_counted,
@@ -222,7 +223,7 @@ class Outbox(Generic[T]):
             self._queue.release_all()
             if self._queue:
                 self._sender.ensure()
-            return self._wait(lambda: not (self._queue or self._sender.is_sending or self._backlog), deadline)
+        return self._wait(lambda: not (self._queue or self._sender.is_sending or self._backlog), deadline)
 
     def wait_until_sent(self, job: Owner, timeout: float) -> bool:
         """Wait until no status of a job waits, whatever else does; during an outage, not at all.
@@ -234,9 +235,7 @@ class Outbox(Generic[T]):
         Returns:
             Whether its statuses have left, or there is an outage.
         """
-        deadline = time.monotonic() + timeout
-        with self._lock:
-            return self._wait(lambda: not self._is_leaving(job), deadline)
+        return self._wait(lambda: not self._is_leaving(job), time.monotonic() + timeout)
 
     def _is_leaving(self, job: Owner) -> bool:
         """Return whether a status of a job waits that is going to leave soon."""
@@ -258,26 +257,28 @@ class Outbox(Generic[T]):
         Args:
             timeout: Longest wait in seconds.
         """
-        deadline = time.monotonic() + timeout
-        with self._lock:
-            return self._wait_at_its_pace(lambda: not self.has_ready, deadline)
+        return self._wait_at_its_pace(lambda: not self.has_ready, time.monotonic() + timeout)
 
     def _wait(self, is_over: Callable[[], bool], deadline: float) -> bool:
-        if is_over():
-            return True
+        with self._lock:
+            if is_over():
+                return True
         with self._sender.expediting():
             return self._wait_at_its_pace(is_over, deadline, self._sender.ensure)
 
     def _wait_at_its_pace(
         self, is_over: Callable[[], bool], deadline: float, before_each_wait: Callable[[], Any] = lambda: None
     ) -> bool:
-        while not is_over():
-            left = deadline - time.monotonic()
-            if left <= 0 or not self._sender.is_alive:
-                return False
-            before_each_wait()
-            self._idle.wait(min(left, STUCK))
-        return True
+        while True:
+            with self._lock:
+                if is_over():
+                    return True
+                left = deadline - time.monotonic()
+                if left <= 0 or not self._sender.is_alive:
+                    return False
+                before_each_wait()
+                change = self._idle.next()
+            change.wait(min(left, STUCK))
 
 
 def _flush_if_alive(reference: weakref.ref[Outbox[Any]], pid: int) -> None:

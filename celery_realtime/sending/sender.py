@@ -12,6 +12,7 @@ from typing import Generic
 from celery_realtime.forks import talking
 from celery_realtime.loops import BackgroundLoop
 from celery_realtime.sending.backlog import LONGEST_TURN, Backlog
+from celery_realtime.sending.changes import Changes
 from celery_realtime.sending.event_queue import Batch, EventQueue, Owner, T, items_of, owner_of
 from celery_realtime.sending.ledger import Ledger
 from celery_realtime.sending.pace import Pace
@@ -25,7 +26,7 @@ IDLE_TURN = 20.0
 class Sender(Generic[T]):
     """A thread that empties a queue. It starts when it is first needed, and again if it was killed.
 
-    All methods are called with ``lock`` held.
+    All methods but :meth:`expediting` are called with ``lock`` held.
 
     Args:
         queue: What it empties.
@@ -34,7 +35,7 @@ class Sender(Generic[T]):
         backlog: What it publishes after each batch.
         pace: When it may send, and how much after an outage.
         lock: Guards the queue.
-        idle: Notified when a batch is done with; its lock is ``lock``.
+        idle: Notified when a batch is done with.
         batch_size: How many items are sent without a rest.
         ledger: Counts what was dropped.
 
@@ -50,7 +51,7 @@ class Sender(Generic[T]):
         backlog: Backlog[T],
         pace: Pace,
         lock: threading.RLock,
-        idle: threading.Condition,
+        idle: Changes,
         batch_size: int,
         ledger: Ledger,
     ) -> None:
@@ -69,7 +70,8 @@ class Sender(Generic[T]):
         #: Whether it will look at what comes soon enough by itself.
         self._is_resting = False
         #: How many threads wait for something to be sent.
-        self._waiting = 0
+        #: One for each that waits.
+        self._waiting: set[object] = set()
 
     @property
     def is_alive(self) -> bool:
@@ -110,13 +112,15 @@ class Sender(Generic[T]):
 
     @contextlib.contextmanager
     def expediting(self) -> Iterator[None]:
-        """Let the thread not rest while somebody waits for it."""
-        self._waiting += 1
-        self._work.notify()
+        """Let the thread not rest while somebody waits for it, who does not hold the lock meanwhile."""
+        waiting = object()
         try:
+            with self._lock:
+                self._waiting.add(waiting)
+                self._work.notify()
             yield
         finally:
-            self._waiting -= 1
+            self._waiting.discard(waiting)  # in one step: whoever is killed may not get the lock any more
 
     def _start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="celery-realtime-outbox", daemon=True)
