@@ -6,6 +6,7 @@ keep one for each that is long gone, until its ping would be due.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import threading
@@ -15,6 +16,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+from engineio.exceptions import SocketIsClosedError
 from engineio.packet import PING, Packet
 
 from celery_realtime.loops import BackgroundLoop
@@ -58,7 +60,14 @@ class Pings:
             begins = not self._is_running
             self._is_running = True
         if begins:
+            self._begin()
+
+    def _begin(self) -> None:
+        try:
             self._server.start_background_task(self._run_async if self._is_asyncio else self._run)
+        except BaseException:
+            self._is_running = False  # as where no more threads can be had: the next connection tries it again
+            raise
 
     @property
     def waiting(self) -> int:
@@ -69,8 +78,9 @@ class Pings:
         try:
             while self._goes_on():
                 with self.loop.turn():
-                    for connection, packet in self._pings():
-                        connection.send(packet)
+                    for connection in self._to_ping():
+                        with contextlib.suppress(SocketIsClosedError):  # since it was looked at
+                            connection.send(Packet(PING))
                 self._server.eio.sleep(self._pause())
         except BaseException:
             self._is_running = False  # the next connection starts it again
@@ -80,8 +90,9 @@ class Pings:
         try:
             while self._goes_on():
                 with self.loop.turn():
-                    for connection, packet in self._pings():
-                        await connection.send(packet)
+                    for connection in self._to_ping():
+                        with contextlib.suppress(SocketIsClosedError):
+                            await connection.send(Packet(PING))
                 await self._server.eio.sleep(self._pause())
         except BaseException:
             self._is_running = False
@@ -96,10 +107,10 @@ class Pings:
         due = self._due[0][0] if self._due else 0.0
         return min(TICK, max(0.0, due - time.monotonic()))
 
-    def _pings(self) -> Iterator[tuple[Any, Packet]]:
-        """Yield the pings that are due."""
+    def _to_ping(self) -> Iterator[Any]:
+        """Yield the connections that are to be pinged now."""
         while self._due and self._due[0][0] <= time.monotonic():
             connection = self._due.popleft()[1]()
             if connection is not None and not connection.closing and not connection.closed:
                 connection.last_ping = time.time()
-                yield connection, Packet(PING)
+                yield connection

@@ -48,6 +48,10 @@ def may_cancel(_user: Any, _project_id: str, _job_id: str) -> bool:
     return True
 
 
+#: Seconds between pings, and to wait for their answers, where a test names others than Engine.IO's.
+PINGS = {
+    name: float(os.environ[name.upper()]) for name in ("ping_interval", "ping_timeout") if name.upper() in os.environ
+}
 RULES = {"authenticate": authenticate, "authorize": authorize, "authorize_cancel": may_cancel}
 IS_ASGI = KIND in ("wsproto", "websockets", "hypercorn", "granian")
 
@@ -55,11 +59,11 @@ IS_ASGI = KIND in ("wsproto", "websockets", "hypercorn", "granian")
 def make() -> Any:
     """Return the application."""
     if IS_ASGI:
-        server: Any = socketio.AsyncServer(async_mode="asgi", client_manager=realtime.async_client_manager())
+        server: Any = socketio.AsyncServer(async_mode="asgi", client_manager=realtime.async_client_manager(), **PINGS)
         realtime.init_socketio(server, **RULES)
         return socketio.ASGIApp(server)
     mode = KIND if KIND in ("eventlet", "gevent") else "threading"
-    server = socketio.Server(async_mode=mode, client_manager=realtime.client_manager())
+    server = socketio.Server(async_mode=mode, client_manager=realtime.client_manager(), **PINGS)
     realtime.init_socketio(server, **RULES)
     return socketio.WSGIApp(server)
 
