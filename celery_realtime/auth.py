@@ -40,7 +40,11 @@ class _Claims(msgspec.Struct):
 
 
 def issue_token(
-    secret_key: str | Sequence[str] | None, user_id: object, projects: Iterable[object], expires_in: float
+    secret_key: str | Sequence[str] | None,
+    user_id: object,
+    projects: Iterable[object],
+    expires_in: float,
+    issued_at: float | None = None,
 ) -> str:
     """Return a signed token ``user_id:...``.
 
@@ -49,6 +53,7 @@ def issue_token(
         user_id: A non-empty string, an integer or a UUID.
         projects: The projects that it opens.
         expires_in: Seconds until it expires, above 0.
+        issued_at: When it is made, by the clock that revocations have their times of; None for that of this host.
 
     Raises:
         ImproperlyConfigured: There is no secret key.
@@ -66,7 +71,8 @@ def issue_token(
     user = normalise_user_id(user_id)
     opened = sorted({normalise_project_id(project) for project in projects})
     clock = time.time()
-    claims = {"user": user, "projects": opened, "iat": clock, "exp": clock + expires_in}
+    issued_at = clock if issued_at is None else issued_at
+    claims = {"user": user, "projects": opened, "iat": issued_at, "exp": clock + expires_in}
     token = f"{user}:{_serializer(secret_key).dumps(claims)}"
     if len(token) > MAX_TOKEN:
         raise ValueError(f"{len(opened)} projects make a token of {len(token)} characters, above {MAX_TOKEN}")

@@ -32,7 +32,8 @@ from celery_realtime.loops import loops_of
 from celery_realtime.sending.filtering import EventFilter
 from celery_realtime.sending.manager import SocketIOManager
 from celery_realtime.settings import Settings
-from celery_realtime.web.access_orders import AccessOrders
+from celery_realtime.web.access_orders import CONFIRM_TIMEOUT, AccessOrders
+from celery_realtime.web.order_results import OrderResult
 
 if TYPE_CHECKING:
     from celery_realtime.channel.kombu_manager import RealtimeKombuManager
@@ -200,6 +201,7 @@ class Realtime:
         side = self._celery
         of_celery = [] if side is None else [side.running_jobs, side.reconciler, side.worker]
         parts = [self.manager, *of_celery, self._keeper.peek(), *self._web.serving]
+        parts += [self._web.access] if self._web.serving else []
         return {"loops": [loop.health() for loop in loops_of(*parts)]}
 
     # -- web server ---------------------------------------------------------------------------------------------
@@ -247,40 +249,48 @@ class Realtime:
 
         return self._web.attach(server, handlers, Rules(authenticate, authorize, authorize_cancel, audience))
 
-    def revoke_access(self, user_id: object, project_id: object) -> bool:
+    @property
+    def access(self) -> AccessOrders:
+        """What takes access back, and carries out on this process's web servers what others have taken back."""
+        return self._web.access
+
+    def revoke_access(self, user_id: object, project_id: object, *, wait: float = CONFIRM_TIMEOUT) -> OrderResult:
         """End a user's subscriptions to a project, on all web servers, from now on.
 
         The clients get an ``error`` event. On this server they have left the project when this returns, on others as
         soon as the order arrives there. Tokens that ``issue_token`` made before no longer open the project. Rules of
-        your own are asked again when the user subscribes again, so have them refuse first.
+        your own are asked again, so have them refuse first.
 
         Args:
             user_id: The user, as the authenticator names it.
             project_id: The project.
+            wait: Longest wait, in seconds, for web servers to confirm. On an event loop there is none.
 
         Returns:
-            Whether the broker, and the history where there is one, accepted it. If not, call it again.
+            True if the broker, and the history where there is one, accepted it. If not, call it again. It also says
+            which web servers have confirmed that they have carried it out.
 
         Raises:
             TypeError, ValueError: It is not a project id, or not a user id.
         """
-        return self._web.access.revoke(user_id, project_id)
+        return self._web.access.revoke(user_id, project_id, wait)
 
-    def disconnect_user(self, user_id: object) -> bool:
+    def disconnect_user(self, user_id: object, *, wait: float = CONFIRM_TIMEOUT) -> OrderResult:
         """Disconnect all clients of a user, on all web servers.
 
         Their tokens stay valid: have the authenticator refuse them first, if the user is not to come back.
 
         Args:
             user_id: The user, as the authenticator names it.
+            wait: As that of :meth:`revoke_access`.
 
         Returns:
-            Whether the broker accepted it. If not, call it again.
+            As :meth:`revoke_access`.
 
         Raises:
             TypeError, ValueError: It is not a user id.
         """
-        return self._web.access.disconnect(user_id)
+        return self._web.access.disconnect(user_id, wait)
 
     def issue_token(self, user_id: object, projects: Iterable[object] = (), expires_in: float = 3600) -> str:
         """Return a signed token with which a browser can connect.
@@ -294,7 +304,9 @@ class Realtime:
             ImproperlyConfigured: ``secret_key`` is not set.
             TypeError, ValueError: An argument is of the wrong type or out of range.
         """
-        return auth.issue_token(self.settings.secret_key, user_id, projects, expires_in)
+        return auth.issue_token(
+            self.settings.secret_key, user_id, projects, expires_in, issued_at=self._web.access.time_of_tokens()
+        )
 
 
 class _CelerySide:
@@ -406,7 +418,7 @@ class _WebSide:
             "max_backlog": settings.max_backlog,
             "max_backlog_bytes": settings.max_backlog_bytes,
             "audience_filter": EventFilter.for_audiences(settings),
-            "read": None if history is None else history.read,
+            "read": None if history is None else self._read,
             "positions": None if history is None else history.positions,
         }
 
@@ -419,14 +431,26 @@ class _WebSide:
         realtime, manager = self._realtime, self._realtime.manager
         jobs = JobRequests(realtime.app, lambda: manager.history, lambda: realtime.settings)
         read = None if manager.history is None else manager.history.read
-        sources = Sources(read, jobs, self.access.revocations)
+        sources = Sources(read, jobs, self.access.revocations, self.access)
         attached = attach(server, realtime.settings, handlers=handlers, rules=rules, sources=sources)
         manager.attach(attached.server)
-        self.access.on_order(attached.carry_out)
+        self.access.add(attached)
         self.serving.update((attached, attached.server.manager))
         if manager.history is not None:
-            attached.on_first_client(realtime.keeper.start)
+            attached.on_first_client(self._start)
         return attached
+
+    def _start(self) -> None:
+        self._realtime.keeper.start()
+        self.access.start()
+
+    def _read(self, project_id: str, *position: Any) -> Any:
+        """Read what a server has missed of a project, and then carry out the orders that it may have missed, too."""
+        history = self._realtime.manager.history
+        assert history is not None
+        snapshot = history.read(project_id, *position)
+        self.access.catch_up()
+        return snapshot
 
 
 #: Celery's current app is one for each thread, and the request threads of a web server have none.

@@ -24,13 +24,14 @@ class JWTAuthenticator:
     decides nothing.
 
     Args:
-        key: The secret (HS256 and its like) or the public key (RS256, ES256, EdDSA and their like).
+        key: The secret (HS256 and its like) or the public key (RS256, ES256, EdDSA and their like); or a list of such
+            keys, each of which is good: the old one and the new one, while keys are changed.
         algorithms: The accepted algorithms.
         audience: The required ``aud``; without it, tokens with an ``aud`` are refused.
         issuer: The required ``iss``; None for any.
         user_claim: The claim that names the user.
         projects_claim: The claim that lists the projects that the token opens; of use without ``authorize``.
-        leeway: Seconds that clocks may differ by.
+        leeway: Seconds that the clocks of this host, of Redis and of whoever makes the tokens may differ by.
 
     Raises:
         ImproperlyConfigured: There is no key, or a secret is shorter than 32 bytes (RFC 7518, section 3.2) or a
@@ -48,8 +49,9 @@ class JWTAuthenticator:
         projects_claim: str = "projects",
         leeway: float = 0.0,
     ) -> None:
-        _check(key, algorithms)
-        self._key = key
+        self._keys = list(key) if isinstance(key, (list, tuple)) else [key]
+        for one in self._keys or [None]:
+            _check(one, algorithms)
         self._claims = (user_claim, projects_claim)
         self._options: dict[str, Any] = {
             "algorithms": list(algorithms),
@@ -63,9 +65,12 @@ class JWTAuthenticator:
         """Return the user whom a token names, or None when it is forged, malformed, expired or not for us."""
         if not isinstance(token, str) or len(token) > MAX_TOKEN:
             return None
+        users = (self._user_by(key, token) for key in self._keys)
+        return next((user for user in users if user is not None), None)
+
+    def _user_by(self, key: Any, token: str) -> TokenUser | None:
         try:
-            claims = jwt.decode(token, self._key, **self._options)
-            return self._user_of(claims)
+            return self._user_of(jwt.decode(token, key, **self._options))
         except (jwt.PyJWTError, TypeError, ValueError, OverflowError, RecursionError):
             return None
 
@@ -76,8 +81,10 @@ class JWTAuthenticator:
         user.projects = (
             frozenset(normalise_project_id(project) for project in listed) if isinstance(listed, list) else frozenset()
         )
-        user.issued_at = float(claims.get("iat") or 0.0)
-        user.expires_at = float(claims["exp"]) + float(self._options["leeway"])
+        leeway = float(self._options["leeway"])
+        # One that may have been made before access was revoked was.
+        user.issued_at = float(claims.get("iat") or 0.0) - leeway
+        user.expires_at = float(claims["exp"]) + leeway
         return user
 
 

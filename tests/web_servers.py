@@ -163,6 +163,7 @@ class Web:
         self._clients.close()
         if self.realtime.manager.history is not None:
             self.realtime.keeper.stop()
+            self.realtime.access.stop()
         self.manager.stop_listening()
         self._stack.close()
         if self._listener is not None:

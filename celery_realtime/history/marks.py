@@ -1,4 +1,4 @@
-"""Remember which jobs were cancelled, and whose access to a project was revoked."""
+"""Remember which jobs were cancelled."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from celery_realtime.history.keys import Keys
 from celery_realtime.history.lua import Runner, Script, call, command
 from celery_realtime.history.snapshot import UNREADABLE
 
-#: Seconds that a cancellation, and a revocation, is remembered.
+#: Seconds that a cancellation is remembered.
 CANCELLED_TTL = 86400
-REVOKED_TTL = 30 * 86400
 
 #: Cancellations that workers can look up, the latest.
 MOST_CANCELLED = 10000
@@ -25,7 +24,7 @@ _NOTE_CANCELLED = Script("note_cancelled")
 
 
 class Marks:
-    """The cancelled jobs and revoked accesses of a channel.
+    """The cancelled jobs of a channel.
 
     Args:
         keys: Of the channel.
@@ -93,35 +92,6 @@ class Marks:
         with contextlib.suppress(*UNREADABLE):
             return msgspec.json.decode(answer or b"", type=dict[str, Any]) or None
         return None
-
-    def revoke(self, user: str, project_id: str, at: float) -> None:
-        """Mark a user's access to a project as revoked: tokens issued before ``at`` no longer open it.
-
-        Args:
-            user: The user id.
-            project_id: The project.
-            at: A time in seconds since the epoch.
-
-        Raises:
-            redis.RedisError: Redis cannot be reached.
-        """
-        [revoked] = self._keys.leases("revoked")
-        pair = msgspec.json.encode([user, project_id])
-        self._runner.run_all([command("HSET", revoked, pair, repr(at)), command("EXPIRE", revoked, REVOKED_TTL)])
-
-    def revocations(self) -> dict[tuple[str, str], float]:
-        """Return when each user's access to a project was revoked, in seconds since the epoch.
-
-        Raises:
-            redis.RedisError: Redis cannot be reached.
-        """
-        [revoked] = self._keys.leases("revoked")
-        stored: dict[bytes, Any] = self._runner.client.hgetall(revoked)  # type: ignore[assignment]
-        times = {}
-        for pair, at in stored.items():
-            with contextlib.suppress(*UNREADABLE):  # an entry of another writer
-                times[msgspec.json.decode(pair, type=tuple[str, str])] = float(at)
-        return times
 
 
 def _decode(mark: bytes) -> Cancellation:

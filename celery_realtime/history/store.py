@@ -17,6 +17,7 @@ import redis
 from celery_realtime.encoding import legible
 from celery_realtime.events import Outgoing
 from celery_realtime.exceptions import ImproperlyConfigured
+from celery_realtime.history.access import AccessRecord
 from celery_realtime.history.appending import ENDED_TTL, Appender, Limits, unnumbered
 from celery_realtime.history.brokers import Brokers
 from celery_realtime.history.connection import OUTAGES, RedisConnection
@@ -54,7 +55,8 @@ class History:
     Attributes:
         keys: The names of the keys.
         leases: Which jobs each worker runs.
-        marks: Which jobs were cancelled, and whose access was revoked.
+        marks: Which jobs were cancelled.
+        access: Whose access was taken back, and which web servers have carried that out.
         ends: Which jobs have no end on record.
         places: Of which projects each job is.
         brokers: Which brokers have been marked.
@@ -74,6 +76,7 @@ class History:
         self.keys = Keys(channel)
         self.leases = Leases(self.keys, self._runner)
         self.marks = Marks(self.keys, self._runner)
+        self.access = AccessRecord(self.keys, self._runner)
         self.ends = Ends(self.keys, self._runner, size)
         self.places = Places(self.keys, self._runner, ttl)
         self.brokers = Brokers(self.keys, self._runner)

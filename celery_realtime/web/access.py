@@ -21,10 +21,18 @@ class Identification:
     Args:
         authenticate: ``(token, environ) -> user id``, or None to refuse.
         needs_token: Whether a client without a token, but with a cookie or an ``Authorization`` header, is refused.
+        revocations: Tokens that open a project no more.
     """
 
-    def __init__(self, authenticate: Callable[[Any, dict[str, Any]], Any], *, needs_token: bool) -> None:
+    def __init__(
+        self,
+        authenticate: Callable[[Any, dict[str, Any]], Any],
+        *,
+        needs_token: bool,
+        revocations: Revocations,
+    ) -> None:
         self._authenticate = authenticate
+        self._revocations = revocations
         self._needs_token = needs_token
 
     def of_connection(self, environ: dict[str, Any], given: Any) -> Decision[Any]:
@@ -51,7 +59,7 @@ class Identification:
         user_id = yield Blocking(self._authenticate, token, environ)
         if user_id is None or user_id is False or user_id == "":
             raise SubscribeError("the token is invalid or has expired", "unauthorized")
-        return user_id
+        return self._revocations.date(user_id)
 
 
 class Access:
@@ -80,7 +88,7 @@ class Access:
             )
         if allowed is not True:
             return False
-        if self._revocations.is_fresh:
+        if not self._revocations.is_on_record(user, project_id):
             return not self._revocations.cover(user, project_id)
         return not (yield Blocking(self._revocations.cover, user, project_id))
 

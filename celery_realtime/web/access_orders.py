@@ -3,34 +3,93 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
+import threading
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from celery_realtime.forks import after_fork
 from celery_realtime.lazy import Lazy
 from celery_realtime.logs import RateLimitedLogger, describe
+from celery_realtime.loops import BackgroundLoop, PeriodicLoop
 from celery_realtime.rooms import normalise_project_id, normalise_user_id
 from celery_realtime.sending.manager import SocketIOManager
+from celery_realtime.web.order_results import OrderResult
 from celery_realtime.web.revocations import Revocations
+
+if TYPE_CHECKING:
+    from celery_realtime.history.access import AccessRecord, Look, ServerState, Taken
 
 logger = logging.getLogger(__name__)
 
 Order = dict[str, Any]
 
+#: Seconds between two looks at what is on record. An order that is heard has it looked at once.
+PAUSE = 2.0
+
+#: Seconds without a look after which the loop counts as standing still; Redis may take a few to time out.
+LONGEST_TURN = 30.0
+
+#: Longest wait, in seconds, for the end of a look when it is to be the last.
+STOP_TIMEOUT = 2.0
+
+#: Seconds for which a clock that could not be read is not read again.
+CLOCK_PAUSE = 10.0
+
+#: How long, in seconds, it is waited by default for web servers to confirm an order.
+CONFIRM_TIMEOUT = 1.0
+
+
+class Server(Protocol):
+    """A Socket.IO server of this process, whose clients orders concern."""
+
+    def carry_out(self, order: Order) -> Any:
+        """Carry out an order; from any thread."""
+
+    def carry_out_missed(self, orders: list[Order]) -> None:
+        """Carry out orders, each of which it may have carried out before, and return when it has.
+
+        Raises:
+            TimeoutError: It has not within a few seconds.
+        """
+
+    def decide_again(self) -> Any:
+        """Have the access of all clients decided again before anything more is passed to them; from any thread."""
+
 
 class AccessOrders:
     """Orders to all web servers about what their users may see.
 
+    Each is noted on record first, and then published. A process with web servers reads the record every two seconds,
+    whenever it has heard an order, and before it passes on what it may have missed; so it carries out what it did not
+    hear, and then notes on the record that it has.
+
     Args:
-        manager: Has the history, which keeps them, and the publisher, which publishes them.
+        manager: Has the history, which has the record, and the publisher, which publishes the orders.
     """
 
     def __init__(self, manager: SocketIOManager) -> None:
         self._manager = manager
         self._log = RateLimitedLogger(logger)
-        self._servers: list[Callable[[Order], Any]] = []
+        self._servers: list[Server] = []
         self._revocations = Lazy(self._open_revocations)
+        #: The record of the thread that looks at what is on record.
+        self.loop = BackgroundLoop("access orders", logger, LONGEST_TURN)
+        self._periodic = PeriodicLoop(self.loop, self.catch_up, PAUSE)
+        self._start_over()
+        after_fork(self._start_over)
+
+    def _start_over(self) -> None:
+        self._lock = threading.Lock()
+        #: What this process is called on the record.
+        self.name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:4]}"
+        #: Up to when all that is on record has been carried out here; None before the first look.
+        self._up_to: float | None = None
+        self._read_record: str | None = None
+        self._no_clock_until = 0.0
 
     @property
     def revocations(self) -> Revocations:
@@ -38,42 +97,159 @@ class AccessOrders:
         return self._revocations.get()
 
     def _open_revocations(self) -> Revocations:
+        record = self._record
+        return Revocations() if record is None else Revocations(record.revoked_at, lambda: record.clock.estimate)
+
+    @property
+    def _record(self) -> AccessRecord | None:
         history = self._manager.history
-        return Revocations(None if history is None else history.marks.revocations)
+        return None if history is None else history.access
 
-    def on_order(self, carry_out: Callable[[Order], Any]) -> None:
-        """Call ``carry_out`` with each order of this process: a server of its own does not wait for the broker."""
-        self._servers.append(carry_out)
+    @property
+    def position(self) -> float:
+        """Up to when all that is on record has been carried out here, by the clock of Redis."""
+        return self._up_to or 0.0
 
-    def revoke(self, user_id: object, project_id: object) -> bool:
+    def add(self, server: Server) -> None:
+        """Let a server of this process carry out orders; those of this process do not wait for the broker."""
+        self._servers.append(server)
+
+    # -- giving orders ------------------------------------------------------------------------------------------
+
+    def revoke(self, user_id: object, project_id: object, wait: float = CONFIRM_TIMEOUT) -> OrderResult:
         """Take a project away from a user; see :meth:`celery_realtime.Realtime.revoke_access`."""
-        user, project, at = normalise_user_id(user_id), normalise_project_id(project_id), time.time()
-        self.revocations.note(user, project, at)
-        is_stored = self._store(user, project, at)
-        return self._publish({"action": "revoke", "user": user, "project": project, "at": at}) and is_stored
+        user, project = normalise_user_id(user_id), normalise_project_id(project_id)
+        at = self._noted(lambda record: record.revoke(user, project))
+        self.revocations.note(user, project, time.time() if at is None else at)
+        return self._publish(_order(user, project, at), at, wait)
 
-    def _store(self, user: str, project: str, at: float) -> bool:
-        history = self._manager.history
-        if history is None:
-            return True
+    def disconnect(self, user_id: object, wait: float = CONFIRM_TIMEOUT) -> OrderResult:
+        """Disconnect a user's clients; see :meth:`celery_realtime.Realtime.disconnect_user`."""
+        user = normalise_user_id(user_id)
+        at = self._noted(lambda record: record.disconnect(user))
+        return self._publish(_order(user, None, at), at, wait)
+
+    def _noted(self, note: Callable[[AccessRecord], float]) -> float | None:
+        record = self._record
+        if record is None:
+            return None
         from celery_realtime.history.connection import ERRORS
 
         try:
-            history.marks.revoke(user, project, at)
+            return note(record)
         except ERRORS as error:
             self._log.error(
-                "cannot store that access was revoked; web servers that start later accept older tokens: %s",
+                "cannot store that access was taken back; web servers that do not hear it, and those that start later, "
+                "will not know: %s",
                 describe(error),
             )
-            return False
-        return True
+            return None
 
-    def disconnect(self, user_id: object) -> bool:
-        """Disconnect a user's clients; see :meth:`celery_realtime.Realtime.disconnect_user`."""
-        return self._publish({"action": "disconnect", "user": normalise_user_id(user_id)})
+    def _publish(self, order: Order, at: float | None, wait: float) -> OrderResult:
+        for server in list(self._servers):
+            server.carry_out(order)
+        is_published = self._manager.publisher.order(order)
+        self._periodic.wake()
+        is_accepted = is_published and (at is not None or self._record is None)
+        result = OrderResult(is_accepted=is_accepted, at=at, read=self._states)
+        result.wait(0.0 if _is_on_event_loop() else wait)
+        return result
 
-    def _publish(self, order: Order) -> bool:
-        order = {"id": uuid.uuid4().hex, **order}  # each server carries it out once, however often it arrives
-        for carry_out in self._servers:
-            carry_out(order)
-        return self._manager.publisher.order(order)
+    def _states(self) -> dict[str, ServerState] | None:
+        record = self._record
+        with self._log.suppressing("cannot read which web servers have carried out an order"):
+            return None if record is None else record.servers()
+        return None
+
+    def time_of_tokens(self) -> float | None:
+        """Return the time by the clock of the record, for a token that is made now; None where that is not known."""
+        record = self._record
+        if record is None or time.monotonic() < self._no_clock_until:
+            return None
+        from celery_realtime.history.connection import ERRORS
+
+        try:
+            return record.clock.now()
+        except ERRORS as error:
+            self._no_clock_until = time.monotonic() + CLOCK_PAUSE
+            self._log.warning("cannot read the clock of Redis; tokens have the time of this host: %s", describe(error))
+            return None
+
+    # -- carrying out what was missed ---------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Look at the record from now on, for as long as the process lives; without a history, do nothing."""
+        if self._record is not None:
+            self._periodic.start()
+
+    def stop(self) -> None:
+        """Look no more, and say so on the record."""
+        self._periodic.stop(STOP_TIMEOUT)
+        record = self._record
+        if record is not None and self._up_to is not None:
+            with self._log.suppressing("cannot note that this web server has ended; it is listed for ten minutes"):
+                record.leave(self.name)
+
+    def note_heard(self) -> None:
+        """Look at the record soon, since an order was heard."""
+        self._periodic.wake()
+
+    def catch_up(self) -> None:
+        """Carry out on all servers of this process what is on record and was not heard, and note that it is done.
+
+        Raises:
+            redis.RedisError: The record cannot be read.
+            TimeoutError: A server has not carried it out within a few seconds.
+        """
+        record = self._record
+        if record is None:
+            return
+        with self._lock:
+            look = record.look(self._up_to)
+            self._carry_out(look.taken)
+            if self._is_another(look):
+                look = self._restored(record)
+            self._up_to = look.up_to
+        with self._log.suppressing("cannot note which orders this web server has carried out; they count as open"):
+            record.confirm(self.name, look.up_to)
+
+    def _is_another(self, look: Look) -> bool:
+        """Note which record it is, and tell whether that is another one than before: the former was lost."""
+        before, self._read_record = self._read_record, look.record
+        return before is not None and look.record != before
+
+    def _restored(self, record: AccessRecord) -> Look:
+        """Note again what is remembered of a record that was lost, and have all access decided again."""
+        self._log.error("the record of revoked access was lost; what this process remembers of it is noted again")
+        record.restore(self.revocations.remembered())
+        for server in list(self._servers):
+            server.decide_again()
+        look = record.look(None)
+        self._carry_out(look.taken)
+        return look
+
+    def _carry_out(self, taken: list[Taken]) -> None:
+        for one in taken:
+            if one.project is not None:
+                self.revocations.note(one.user, one.project, one.at)
+        if taken:
+            orders = [_order(one.user, one.project, one.at) for one in taken]
+            for server in list(self._servers):
+                server.carry_out_missed(orders)
+
+
+def _order(user: str, project: str | None, at: float | None) -> Order:
+    """Return an order; one that is on record has the same id whenever it is read: it is carried out once."""
+    action = {"action": "disconnect"} if project is None else {"action": "revoke", "project": project}
+    return {"id": uuid.uuid4().hex if at is None else f"{at!r}", **action, "user": user, "at": at or time.time()}
+
+
+def _is_on_event_loop() -> bool:
+    """Tell whether this thread runs an event loop, whose own server could not confirm while it waits."""
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

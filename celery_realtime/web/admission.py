@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from celery_realtime.exceptions import SubscribeError
 from celery_realtime.web.access import Access, Identification
-from celery_realtime.web.decisions import Decision
+from celery_realtime.web.answers import SENT_AWAY
+from celery_realtime.web.decisions import Decision, Step
 from celery_realtime.web.membership import Clients
-from celery_realtime.web.sessions import is_same_user
+from celery_realtime.web.sessions import Session, is_same_user
 
 if TYPE_CHECKING:
     from celery_realtime.web.stock_manager import ClientManager
 
 #: Longest wait, in seconds, for the server's listener; python-socketio's clients give up after a second.
 CONNECT_WAIT = 0.5
+
+#: How often a token is looked at for one connection, if orders to disconnect its user keep coming meanwhile.
+MOST_QUESTIONS = 3
 
 
 class Admission:
@@ -26,10 +30,14 @@ class Admission:
         clients: The clients of the server.
         identification: Says which user a token names.
         access: Says what a user may see.
+        position: Returns up to when all orders on record have been carried out here.
     """
 
-    def __init__(self, clients: Clients, identification: Identification, access: Access) -> None:
+    def __init__(
+        self, clients: Clients, identification: Identification, access: Access, position: Callable[[], float]
+    ) -> None:
         self._clients = clients
+        self._position = position
         self._identification = identification
         self._access = access
 
@@ -40,13 +48,22 @@ class Admission:
             socketio.exceptions.ConnectionRefusedError: It is not, with the code in its data.
         """
         try:
-            user_id = yield from self._identification.of_connection(environ, given)
-            # So that an application may place it in a project as soon as it is here.
-            yield functools.partial(manager.wait_until_listening, CONNECT_WAIT)
-            self._clients.sessions.open(sid, user_id)
+            yield from self._identify(sid, environ, given, manager)
         except Exception as error:  # noqa: BLE001 - rules of the application may raise anything
             self._clients.sessions.close(sid)
             raise self._clients.sender.refusal_to_connect(error) from None
+
+    def _identify(self, sid: str, environ: dict[str, Any], given: Any, manager: ClientManager) -> Decision[None]:
+        """Open a session for the user; look at the token again if the user was disconnected meanwhile."""
+        sessions = self._clients.sessions
+        for _ in range(MOST_QUESTIONS):
+            departures, position = sessions.departures, self._position()
+            user_id = yield from self._identification.of_connection(environ, given)
+            # So that an application may place it in a project as soon as it is here.
+            yield functools.partial(manager.wait_until_listening, CONNECT_WAIT)
+            if sessions.open(sid, user_id, departures=departures, position=position):
+                return
+        raise SubscribeError(SENT_AWAY["message"], SENT_AWAY["code"])
 
     def refresh(
         self, sid: str, data: Any, environ_of: Callable[[str], dict[str, Any] | None]
@@ -68,9 +85,20 @@ class Admission:
         user_id = yield from self._identification.of_token(token, environ_of(sid) or {})
         if not is_same_user(user_id, session.user):
             raise SubscribeError("this token is another user's; connect anew with it", "forbidden")
-        session.renew(user_id)
-        for project_id in {topic.project_id for topic in session.topics()}:
-            allowed = yield from self._access.allows(user_id, project_id)
-            if not allowed and (yield from self._clients.membership.revoke(session, project_id)):
-                yield from self._clients.sender.notify(self._clients.sender.report_lost_access(sid, project_id))
+        yield from self._renew(session, user_id)
         return {"ok": True, "expires_in": session.expires_in}
+
+    def _renew(self, session: Session, user_id: Any) -> Decision[None]:
+        """Decide what the new token opens, then take it for the old one, and the client out of all else.
+
+        If something cannot be decided, the old one stays: nothing is open that the token in force does not open.
+        """
+        allowed: dict[str, bool] = {}
+        while not self._clients.sessions.renew(session, user_id, decided=allowed.keys()):
+            for project_id in {topic.project_id for topic in session.topics()} - allowed.keys():
+                allowed[project_id] = yield from self._access.allows(user_id, project_id)
+        steps: list[Step] = []
+        for project_id in [name for name, is_open in allowed.items() if not is_open]:
+            if (yield from self._clients.membership.revoke(session, project_id)):
+                steps += self._clients.sender.report_lost_access(session.sid, project_id)
+        yield from self._clients.sender.notify(steps)

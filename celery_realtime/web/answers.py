@@ -36,6 +36,7 @@ NO_JOB = "this job does not exist, or is not open to you"
 TOO_SLOW: Refusal = {"code": "too_slow", "message": "too much waited to be read; connect again"}
 HAS_EXPIRED: Refusal = {"code": "unauthorized", "message": EXPIRED}
 SENT_AWAY: Refusal = {"code": "unauthorized", "message": "you have been disconnected"}
+FORBIDDEN: Refusal = {"code": "forbidden", "message": NO_PROJECT}
 UNAVAILABLE: Refusal = {"code": "unavailable", "message": "this cannot be answered now; try again later"}
 
 #: The snapshot of a project where nothing is remembered.
@@ -83,12 +84,12 @@ class Sender:
         """Return the step that warns a client that its token expires soon."""
         return [functools.partial(self.send, session.sid, EXPIRING_EVENT, {"expires_in": session.expires_in})]
 
-    def report_lost_access(self, sid: str, project_id: str) -> list[Step]:
+    def report_lost_access(self, sid: str, project_id: str, refusal: Refusal = FORBIDDEN) -> list[Step]:
         """Return the steps that tell a client that it has lost access to a project.
 
         Clients of ours subscribe again at the second, and are refused: so they know where they stand.
         """
-        refusal = {"code": "forbidden", "message": NO_PROJECT, "project_id": project_id}
+        refusal = {**refusal, "project_id": project_id}
         resync = {"project_id": project_id, "epoch": None, "offset": None}
         return [
             functools.partial(self.send, sid, "error", refusal),

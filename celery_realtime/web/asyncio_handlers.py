@@ -20,6 +20,9 @@ from celery_realtime.web.turns import Kind, Turn, Turns
 #: Threads for each kind of request.
 LANES = {"connect": 8, "subscribe": 8, "result": 2, "cancel": 16, "refresh": 2}
 
+#: Seconds that it is waited for an event loop to carry out an order.
+CARRY_OUT_TIMEOUT = 5.0
+
 #: Connections whose token is being looked at, at once; a proxy has the same address for all its clients.
 CONNECTS = Kind(at_once=8, of_one=8, most_waiting=10_000)
 
@@ -87,14 +90,36 @@ class AsyncSocketIOEventHandlers(SocketIOEventHandlers):
         decision = self._orders.accept(order)
         if decision is None or self._loop is None:  # without a loop there are no clients yet
             return
-        if _running_loop() is self._loop:
-            self._begin(decision)
+        self._begin(decision)
+
+    def carry_out_missed(self, orders: list[dict[str, Any]]) -> None:
+        """Carry out orders that are on record, each of which may have been before, and return when that is done.
+
+        Not to be called on the event loop.
+
+        Raises:
+            TimeoutError: It is not within a few seconds.
+        """
+        if self._loop is not None and not self._loop.is_closed():
+            done = asyncio.run_coroutine_threadsafe(self._run(self._orders.accept_missed(orders)), self._loop)
+            done.result(CARRY_OUT_TIMEOUT)
+
+    def decide_again(self) -> None:
+        """Have the access of all clients decided again before anything more is passed to them; from any thread."""
+        if self._loop is None or _running_loop() is self._loop:
+            super().decide_again()
+        else:
+            self._loop.call_soon_threadsafe(super().decide_again)
+
+    def _begin(self, decision: Decision[Any]) -> None:
+        """Make a decision in the background; from any thread. Without a loop there are no clients yet."""
+        if self._loop is None:
+            decision.close()
+        elif _running_loop() is self._loop:
+            self._keep(asyncio.ensure_future(self._run(decision)))
         else:
             # What arrives after it is handed over after it.
             self._loop.call_soon_threadsafe(self._begin, decision)
-
-    def _begin(self, decision: Decision[Any]) -> None:
-        self._keep(asyncio.ensure_future(self._run(decision)))
 
     def _keep(self, task: asyncio.Future[Any]) -> None:
         self._tasks.add(task)

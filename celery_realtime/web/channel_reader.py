@@ -27,8 +27,13 @@ LONGEST_TURN = 15.0
 #: Seconds until the next try after a failure that no broker should cause.
 PAUSE = 1.0
 
+
+class Gap:
+    """Something may have been missed before what comes next: what is listened on began anew."""
+
+
 #: What is emitted on this server, or a message of python-socketio's own for it to handle, or an order of ours.
-Item = Emit | Message
+Item = Emit | Message | Gap
 
 
 class ChannelReader:
@@ -85,14 +90,16 @@ class ChannelReader:
 
     def items(self, message: Any, has_room: Callable[[], bool] = lambda: True) -> list[Item]:
         """Return what one message of the channel, or None for a silence, is to this server; see :meth:`read`."""
+        gaps: list[Item] = []
         if self._generation != self.listener.generation:
             self._generation = self.listener.generation
             self._catch_up.fall_behind()
+            gaps.append(Gap())
         decoded = [] if message is None else wire.decode_message(message.body, message.content_type)
         is_due = self._catch_up.turns_in <= 0
         if (decoded or is_due) and not has_room():
-            return self._without_room(decoded)
-        items: list[Item] = [other for other in decoded if not isinstance(other, Heard)]
+            return [*gaps, *self._without_room(decoded)]
+        items: list[Item] = [*gaps, *(other for other in decoded if not isinstance(other, Heard))]
         items += self._emits([event for event in decoded if isinstance(event, Heard)])
         if is_due:
             items += self._recovered()
@@ -129,15 +136,26 @@ def is_order(item: Item) -> TypeGuard[Message]:
 
 
 class OrderObservers:
-    """Calls what observes the orders of the channel."""
+    """Calls what observes the orders of the channel, and the gaps in which some may have been missed."""
 
     def __init__(self) -> None:
         self._callbacks: list[Callable[[dict[str, Any]], Any]] = []
+        self._of_gaps: list[Callable[[], Any]] = []
         self._failures = RateLimitedLogger(logger)
 
     def add(self, callback: Callable[[dict[str, Any]], Any]) -> None:
         """Call ``callback`` with each order from now on."""
         self._callbacks.append(callback)
+
+    def add_of_gaps(self, callback: Callable[[], Any]) -> None:
+        """Call ``callback`` at each gap from now on."""
+        self._of_gaps.append(callback)
+
+    def notify_gap(self) -> None:
+        """Call all observers of gaps; one that fails is logged."""
+        for callback in list(self._of_gaps):
+            with self._failures.suppressing("access was not decided again, although orders may have been missed"):
+                callback()
 
     def notify(self, order: dict[str, Any]) -> None:
         """Call all observers with an order; one that fails is logged."""

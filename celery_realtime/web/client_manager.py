@@ -19,12 +19,13 @@ from celery_realtime.loops import BackgroundLoop
 from celery_realtime.web import seams
 from celery_realtime.web.audiences import AudienceFilter
 from celery_realtime.web.catchup import CatchUp
-from celery_realtime.web.channel_reader import ChannelReader, Item, OrderObservers, is_order
+from celery_realtime.web.channel_reader import ChannelReader, Gap, Item, OrderObservers, is_order
 from celery_realtime.web.delivery import Delivery, Emit
 from celery_realtime.web.history_reader import Positions, Read
 from celery_realtime.web.loop_queue import LoopQueue
 from celery_realtime.web.newcomers import Newcomers
 from celery_realtime.web.slow_clients import SlowClients
+from celery_realtime.web.suspensions import Suspensions
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +91,8 @@ class RealtimeClientManager(RealtimeKombuManager):
         self._backlogs = seams.ClientBacklogs(self, self.namespace)
         #: The clients that are being given a snapshot.
         self.newcomers = Newcomers(self._backlogs.is_in_room, self.namespace)
+        #: The clients whose access is being decided again.
+        self.suspensions = Suspensions(self._backlogs.is_in_room)
         #: What waits for clients that read slowly.
         self.slow_clients = SlowClients(
             self._backlogs,
@@ -115,6 +118,10 @@ class RealtimeClientManager(RealtimeKombuManager):
     def on_order(self, callback: Callable[[dict[str, Any]], Any]) -> None:
         """Call ``callback`` with each order to every server of the channel, in the thread that listens."""
         self._orders.add(callback)
+
+    def on_gap(self, callback: Callable[[], Any]) -> None:
+        """Call ``callback`` when orders may have been missed, before what came after that is emitted."""
+        self._orders.add_of_gaps(callback)
 
     def on_slow_client(self, callback: Callable[[str, str], Any]) -> None:
         """Have ``callback`` disconnect clients that lag too far behind, instead of just closing their sockets.
@@ -168,6 +175,10 @@ class RealtimeClientManager(RealtimeKombuManager):
         """When the last message came, of :func:`time.monotonic`; None before the first."""
         return self.reader.listener.last_heard
 
+    def members(self) -> list[tuple[str, str]]:
+        """Return which clients of this server are in the room of which project."""
+        return self._backlogs.members()
+
     def is_occupied(self, namespace: str, room: str) -> bool:
         """Return whether any client of this server is in a room."""
         return bool(self.rooms.get(namespace, {}).get(room))
@@ -178,6 +189,8 @@ class RealtimeClientManager(RealtimeKombuManager):
             for item in items:
                 if isinstance(item, Emit):
                     self._emit(item)
+                elif isinstance(item, Gap):
+                    self._orders.notify_gap()
                 elif is_order(item):
                     self._orders.notify(item)
                 else:
@@ -186,9 +199,16 @@ class RealtimeClientManager(RealtimeKombuManager):
     def _emit(self, emit: Emit) -> None:
         if self.is_occupied(emit.namespace, emit.room):
             with self._failures.suppressing("the event %s could not be emitted to all its clients", emit.event):
-                for part in self.newcomers.split(emit):
-                    for paced in self.slow_clients.paced(part):
-                        self.emit_here(paced)
+                for rest in (emit,) if self.suspensions.is_idle else self.suspensions.split(emit):
+                    for part in self.newcomers.split(rest):
+                        for paced in self.slow_clients.paced(part):
+                            self.emit_here(paced)
+
+    def emit_alone(self, sid: str, emit: Emit) -> None:
+        """Emit to one client of a room what was held for it."""
+        for part in self.newcomers.alone(sid, emit):
+            for paced in self.slow_clients.paced(part):
+                self.emit_here(paced)
 
     def emit_here(self, emit: Emit) -> None:
         """Emit on this server only."""
@@ -267,6 +287,8 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
         self._backlogs = seams.ClientBacklogs(self, namespace)
         #: The clients that are being given a snapshot.
         self.newcomers = Newcomers(self._backlogs.is_in_room, namespace)
+        #: The clients whose access is being decided again.
+        self.suspensions = Suspensions(self._backlogs.is_in_room)
         #: What waits for clients that read slowly.
         self.slow_clients = SlowClients(
             self._backlogs,
@@ -303,6 +325,10 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
         until the server's first client has come, it is called in the thread that listens.
         """
         self._orders.add(callback)
+
+    def on_gap(self, callback: Callable[[], Any]) -> None:
+        """Call ``callback`` when orders may have been missed, before what came after that is emitted; in the loop."""
+        self._orders.add_of_gaps(callback)
 
     def on_slow_client(self, callback: Callable[[str, str], Any]) -> None:
         """Have ``callback`` disconnect clients that lag too far behind, instead of just closing their sockets.
@@ -375,6 +401,10 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
         """When the last message came, of :func:`time.monotonic`; None before the first."""
         return self.reader.listener.last_heard
 
+    def members(self) -> list[tuple[str, str]]:
+        """Return which clients of this server are in the room of which project."""
+        return self._backlogs.members()
+
     def is_occupied(self, namespace: str, room: str) -> bool:
         """Return whether any client of this server is in a room."""
         return bool(self.rooms.get(namespace, {}).get(room))
@@ -407,6 +437,8 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
                 item = await queue.get()
                 if isinstance(item, Emit):
                     await self._emit(item)
+                elif isinstance(item, Gap):
+                    self._orders.notify_gap()
                 elif is_order(item):
                     self._orders.notify(item)
                     break  # what it has scheduled goes before the next event
@@ -416,9 +448,16 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
 
     async def _emit(self, emit: Emit) -> None:
         with self._failures.suppressing("the event %s could not be emitted to all its clients", emit.event):
-            for part in self.newcomers.split(emit):
-                for paced in self.slow_clients.paced(part):
-                    await self.emit_here(paced)
+            for rest in (emit,) if self.suspensions.is_idle else self.suspensions.split(emit):
+                for part in self.newcomers.split(rest):
+                    for paced in self.slow_clients.paced(part):
+                        await self.emit_here(paced)
+
+    async def emit_alone(self, sid: str, emit: Emit) -> None:
+        """Emit to one client of a room what was held for it."""
+        for part in self.newcomers.alone(sid, emit):
+            for paced in self.slow_clients.paced(part):
+                await self.emit_here(paced)
 
     async def emit_here(self, emit: Emit) -> None:
         """Emit on this server only."""

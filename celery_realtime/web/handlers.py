@@ -7,7 +7,7 @@ import inspect
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -20,6 +20,7 @@ from celery_realtime.web.access import Access, Identification
 from celery_realtime.web.admission import Admission
 from celery_realtime.web.answers import AnswerBudget, Sender
 from celery_realtime.web.decisions import Decision
+from celery_realtime.web.doubts import Doubts
 from celery_realtime.web.gate import Gate
 from celery_realtime.web.housekeeping import Housekeeper
 from celery_realtime.web.in_turn import KIND_OF, KINDS, OVERFULL, InTurn, first_of
@@ -76,11 +77,27 @@ class Sources(msgspec.Struct, frozen=True):
         read: ``(project_id, epoch, offset) -> snapshot``, where there is a history.
         jobs: Answers questions about single jobs, where something can.
         revocations: Tokens that open a project no more.
+        orders: The orders on record; None where there are none.
     """
 
     read: Read | None = None
     jobs: JobRequests | None = None
     revocations: Revocations = msgspec.field(default_factory=Revocations)
+    orders: OrdersOnRecord | None = None
+
+
+class OrdersOnRecord(Protocol):
+    """The orders that are on record, whether this server has heard them or not."""
+
+    @property
+    def position(self) -> float:
+        """Up to when all of them have been carried out here."""
+
+    def catch_up(self) -> None:
+        """Carry out those that have not been."""
+
+    def note_heard(self) -> None:
+        """Note soon that what was heard has been carried out."""
 
 
 class Client(msgspec.Struct, frozen=True):
@@ -131,7 +148,9 @@ class SocketIOEventHandlers:
         self._manager: ClientManager = manager or StockManager()
         self._clients = _clients_of(server, settings, self._manager)
         access = Access(rules.authorize or self._validate_project_access, rules.audience, sources.revocations)
-        self._admission = Admission(self._clients, self._identification(rules.authenticate), access)
+        self._on_record = sources.orders
+        self._revocations = sources.revocations
+        self._admission = Admission(self._clients, self._identification(rules.authenticate), access, self._position)
         self._jobs = SingleJobs(
             sources.jobs,
             self._clients,
@@ -144,14 +163,22 @@ class SocketIOEventHandlers:
             self._clients, access=access, jobs=self._jobs, manager=self._manager, read=read
         )
         self._in_turn = InTurn(Turns(KINDS), lane=self._lane, start=self._start)
-        self._orders = Orders(self._clients, sources.revocations)
+        self._doubts = Doubts(
+            self._clients,
+            access=access,
+            manager=self._manager,
+            catch_up=self._catch_up,
+            begin=self._begin,
+            pause=server.sleep,
+        )
+        self._orders = Orders(self._clients, sources.revocations, self._doubts, self._manager.slow_clients)
         #: Ends expired tokens, silent connections and slow clients.
         self.housekeeper = Housekeeper(
             server,
             type(self)._run,
             clients=self._clients,
             manager=self._manager,
-            revocations=sources.revocations,
+            doubts=self._doubts,
             gate=Gate(server, settings, on_gone=self._in_turn.forget),
         )
         self._first_client: Callable[[], None] | None = None
@@ -159,8 +186,10 @@ class SocketIOEventHandlers:
 
     def _identification(self, authenticate: Authenticate | None) -> Identification:
         if authenticate is not None:
-            return Identification(authenticate, needs_token=False)
-        return Identification(lambda token, _environ: self._validate_token(token), needs_token=True)
+            return Identification(authenticate, needs_token=False, revocations=self._revocations)
+        return Identification(
+            lambda token, _environ: self._validate_token(token), needs_token=True, revocations=self._revocations
+        )
 
     @property
     def loops(self) -> list[BackgroundLoop]:
@@ -203,7 +232,8 @@ class SocketIOEventHandlers:
             queue_events(self.server, self._in_turn.begin)
         intercept_events(self.server, self._changed_event)
         self.housekeeper.watch(self._note_connection)
-        self._manager.on_order(self.carry_out)
+        self._manager.on_order(self._heard)
+        self._manager.on_gap(self.decide_again)
         self._manager.on_slow_client(self.housekeeper.part_with)
 
     def _register(self, event: str, handler: Callable[..., Any]) -> None:
@@ -277,6 +307,34 @@ class SocketIOEventHandlers:
         if decision is not None:
             self._run(decision)
 
+    def _heard(self, order: dict[str, Any]) -> None:
+        self.carry_out(order)
+        if self._on_record is not None:
+            self._on_record.note_heard()
+
+    def carry_out_missed(self, orders: list[dict[str, Any]]) -> None:
+        """Carry out orders that are on record, each of which may have been before, and return when that is done.
+
+        Raises:
+            TimeoutError: It is not within a few seconds; on an asyncio server.
+        """
+        self._run(self._orders.accept_missed(orders))
+
+    def decide_again(self) -> Any:
+        """Have the access of all clients decided again before anything more is passed to them; from any thread."""
+        self._doubts.doubt_all()
+
+    def _begin(self, decision: Decision[Any]) -> None:
+        """Make a decision in the background; from any thread."""
+        self.server.start_background_task(self._run, decision)
+
+    def _position(self) -> float:
+        return 0.0 if self._on_record is None else self._on_record.position
+
+    def _catch_up(self) -> None:
+        if self._on_record is not None:
+            self._on_record.catch_up()
+
     # -- events -------------------------------------------------------------------------------------------------
 
     def on_connect(self, sid: str, environ: dict[str, Any], auth: Any = None) -> Any:
@@ -299,6 +357,7 @@ class SocketIOEventHandlers:
         self.housekeeper.note_departure(self.server.manager.eio_sid_from_sid(sid, self.namespace))
         self._manager.slow_clients.forget(sid)
         self._manager.newcomers.forget(sid)
+        self._doubts.forget(sid)
 
     def on_subscribe_project(self, sid: str, data: Any = None, *rest: Any) -> Any:
         """Subscribe a client to a project; return the acknowledgement, or send it as events where none is asked for."""

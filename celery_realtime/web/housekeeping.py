@@ -13,10 +13,10 @@ from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.loops import BackgroundLoop
 from celery_realtime.web.answers import HAS_EXPIRED, TOO_SLOW
 from celery_realtime.web.decisions import Decision
+from celery_realtime.web.doubts import Doubts
 from celery_realtime.web.gate import Gate
 from celery_realtime.web.membership import Clients
 from celery_realtime.web.pings import Pings
-from celery_realtime.web.revocations import Revocations
 
 if TYPE_CHECKING:
     from celery_realtime.web.stock_manager import ClientManager
@@ -44,7 +44,7 @@ class Housekeeper:
         run: Drives a decision, such as :func:`celery_realtime.web.decisions.call` does.
         clients: The clients of the server.
         manager: The server's client manager.
-        revocations: Tokens that open a project no more.
+        doubts: Decides again whether clients may see what they are subscribed to.
         gate: Stands in front of the server.
     """
 
@@ -55,7 +55,7 @@ class Housekeeper:
         *,
         clients: Clients,
         manager: ClientManager,
-        revocations: Revocations,
+        doubts: Doubts,
         gate: Gate,
     ) -> None:
         self.loop = BackgroundLoop("housekeeping", logger, LONGEST_TURN)
@@ -65,17 +65,16 @@ class Housekeeper:
         self._sockets = gate.sockets
         self._sessions = clients.sessions
         self._sender = clients.sender
+        self._membership = clients.membership
         self._manager = manager
-        self._revocations = revocations
         self._log = RateLimitedLogger(logger)
         self._newcomers: dict[str, float] = {}
         self._chores = (
-            *(self._end_tokens, self._close_silent, self._doubt_after_silence, self._relieve_slow),
+            *(self._end_tokens, self._close_silent, doubts.end_overdue, self._relieve_slow),
             gate.sweep,
         )
         self._lock = threading.Lock()
         self._is_running = False
-        self._generation = 0
 
     @property
     def is_running(self) -> bool:
@@ -152,6 +151,7 @@ class Housekeeper:
     def _end_tokens(self) -> Decision[None]:
         for session in self._sessions.all():
             if session.has_expired:
+                yield from self._membership.silence(session)
                 yield from self._sender.notify(self._sender.disconnect(session.sid, dict(HAS_EXPIRED)))
             elif session.should_be_warned(WARNING):
                 yield from self._sender.notify(self._sender.warn_of_expiry(session))
@@ -176,14 +176,6 @@ class Housekeeper:
                 self._newcomers.pop(eio_sid, None)
                 silent.append(eio_sid)
         return silent
-
-    def _doubt_after_silence(self) -> Decision[None]:
-        """Read revocations again after the broker was away: orders may have been missed."""
-        generation = self._manager.generation
-        if generation != self._generation:
-            self._generation = generation
-            self._revocations.doubt()
-        yield from ()
 
     def _relieve_slow(self) -> Decision[None]:
         slow_clients = self._manager.slow_clients

@@ -203,6 +203,16 @@ class Newcomers:
             for one in emits:
                 yield from self._for_client(sid, one)
 
+    def alone(self, sid: str, emit: Emit) -> Iterator[Emit]:
+        """Yield what to emit to one client of a room that gets an emit later than the others."""
+        taken: list[Emit] | None = None
+        with self._lock:
+            for newcomer in self._newcomers.get(emit.events[0].project_id, ()):
+                if newcomer.sid == sid and taken is None:
+                    taken = newcomer.take(emit)
+        for one in [emit] if taken is None else taken:
+            yield from self._for_client(sid, one)
+
     def _taken(self, emit: Emit, project_id: str, skipped: list[Any]) -> dict[str, list[Emit]]:
         """Return what clients get instead of an emit, by session id."""
         alone: dict[str, list[Emit]] = {}

@@ -5,9 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-Loaded = dict[tuple[str, str], float]
+from celery_realtime.auth import TokenUser
+
+if TYPE_CHECKING:
+    from celery_realtime.history.access import Taken
 
 #: Seconds for which a revocation is remembered, as in the history.
 RETENTION = 30 * 86400.0
@@ -22,16 +25,23 @@ class Revocations:
     A token that was made before that opens the project no more; one that is made later does. Rules of the application's
     own are asked at every subscription anyway, and not overruled.
 
+    What is on record is read at each question, so that it does not matter what this server has heard.
+
     Args:
-        load: Returns what is on record, for a server that was not there when it happened; None where nothing is.
+        revoked_at: ``(user, project_id) -> time or None``, what is on record; None where there is no record.
+        clock: Returns the time of the record's clock, or None as long as that is not known.
     """
 
-    def __init__(self, load: Callable[[], Loaded] | None = None) -> None:
-        self._load = load
-        self._revoked_at: Loaded = {}
+    def __init__(
+        self,
+        revoked_at: Callable[[str, str], float | None] | None = None,
+        clock: Callable[[], float | None] = lambda: None,
+    ) -> None:
+        self._read = revoked_at
+        self._clock = clock
+        self._revoked_at: dict[tuple[str, str], float] = {}
         self._search_beyond = FEWEST_SEARCHED
         self._lock = threading.Lock()
-        self.is_fresh = load is None
 
     def __len__(self) -> int:
         return len(self._revoked_at)
@@ -48,9 +58,26 @@ class Revocations:
         self._revoked_at = {key: at for key, at in self._revoked_at.items() if at >= oldest}
         self._search_beyond = max(FEWEST_SEARCHED, 2 * len(self._revoked_at))
 
-    def doubt(self) -> None:
-        """Read the record again before the next answer: an order may have been missed."""
-        self.is_fresh = self._load is None
+    def remembered(self) -> list[Taken]:
+        """Return what was noted here."""
+        from celery_realtime.history.access import Taken
+
+        with self._lock:
+            return [Taken(user, project, at) for (user, project), at in self._revoked_at.items()]
+
+    def date(self, user: Any) -> Any:
+        """Return a user whose token has just been shown: it cannot have been made later than now.
+
+        A token may come from a host whose clock is ahead.
+        """
+        clock = self._clock()
+        if isinstance(user, TokenUser) and clock is not None:
+            user.issued_at = min(user.issued_at, clock)
+        return user
+
+    def is_on_record(self, user: Any, project_id: str) -> bool:
+        """Tell whether the record has to be read to know whether a user's token is too old for a project."""
+        return self._read is not None and _opens(user, project_id)
 
     def cover(self, user: Any, project_id: str) -> bool:
         """Tell whether a user's token is too old for a project.
@@ -58,11 +85,14 @@ class Revocations:
         Raises:
             Exception: The record has to be read, and cannot be.
         """
-        issued_at = getattr(user, "issued_at", None)
-        if issued_at is None or project_id not in getattr(user, "projects", ()):
+        if not _opens(user, project_id):
             return False
-        if not self.is_fresh and self._load is not None:
-            for (name, project), at in self._load().items():
-                self.note(name, project, at)
-            self.is_fresh = True
-        return bool(issued_at <= self._revoked_at.get((str(user), project_id), -1.0))
+        revoked_at = self._revoked_at.get((str(user), project_id), -1.0)
+        if self._read is not None and user.issued_at > revoked_at:
+            on_record = self._read(str(user), project_id)
+            revoked_at = revoked_at if on_record is None else max(revoked_at, on_record)
+        return bool(user.issued_at <= revoked_at)
+
+
+def _opens(user: Any, project_id: str) -> bool:
+    return getattr(user, "issued_at", None) is not None and project_id in getattr(user, "projects", ())

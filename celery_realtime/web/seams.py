@@ -23,6 +23,7 @@ from engineio.packet import MESSAGE, Packet
 
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.logs import RateLimitedLogger
+from celery_realtime.rooms import project_of_room
 from celery_realtime.web.budgets import Budget
 from celery_realtime.web.metering import BUDGET_KEY, MeteredSocket, budget_of, metered_upgrade
 from celery_realtime.web.pings import Pings
@@ -685,6 +686,12 @@ class ClientBacklogs:
     def is_in_room(self, sid: str, namespace: str, room: str) -> bool:
         """Return whether a client is in a room."""
         return sid in self._manager.rooms.get(namespace, {}).get(room, ())
+
+    def members(self) -> list[tuple[str, str]]:
+        """Return which clients are in the room of which project, by session id and project id."""
+        rooms = self._manager.rooms.get(self._namespace, {})
+        projects = [(room, project_id) for room in list(rooms) if (project_id := project_of_room(room)) is not None]
+        return [(sid, project_id) for room, project_id in projects for sid in list(rooms.get(room, ()))]
 
     def is_open(self, eio_sid: str) -> bool:
         """Return whether an Engine.IO socket is there."""

@@ -6,11 +6,12 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from celery_realtime.bounded import BoundedDict
 from celery_realtime.exceptions import SubscribeError
 from celery_realtime.web.client_requests import Topic, check_size
 
@@ -22,6 +23,9 @@ BURST = 5.0
 
 #: How long, in seconds, an answer may take from its making until it is in its client's queue, where it is counted.
 IN_FLIGHT = 1.0
+
+#: Users that were disconnected of which it is remembered when that was, while others are being let in.
+MOST_SENT_AWAY = 10_000
 
 EXPIRED = "the token has expired; connect with a new one"
 
@@ -67,11 +71,13 @@ class Session:
         pending: Subscriptions that are being decided.
         was_warned: Whether it has been sent a warning that its token expires.
         began: When its token was shown, in seconds since the epoch.
+        position: Up to when all orders on record had been carried out here before its token was looked at.
     """
 
-    def __init__(self, sid: str, user: Any, allowance: float) -> None:
+    def __init__(self, sid: str, user: Any, allowance: float, position: float = 0.0) -> None:
         self.sid = sid
         self.user = user
+        self.position = position
         self.rooms: dict[Topic, list[str]] = {}
         self.pending: list[PendingSubscription] = []
         self.was_warned = False
@@ -93,8 +99,10 @@ class Session:
         self._in_flight += size
 
     def renew(self, user: Any) -> None:
-        """Note that the user has shown a new token."""
+        """Note that the user has shown a new token; subscriptions that are being decided are decided again."""
         self.user, self.was_warned, self.began = user, False, time.time()
+        for pending in list(self.pending):
+            pending.is_doubtful = True
 
     @property
     def expires_in(self) -> float | None:
@@ -144,20 +152,44 @@ class Sessions:
         self.limits = limits
         self._sessions: dict[str, Session] = {}
         self._connections: Counter[str] = Counter()
+        #: How many users were disconnected here, and of the latest, which of these times it was last.
+        self._departures = 0
+        self._sent_away: BoundedDict[str, int] = BoundedDict(MOST_SENT_AWAY)
         #: Held while a client enters or leaves rooms, so that no order comes between the last check and the entry.
         self.lock = threading.RLock()
 
-    def open(self, sid: str, user: Any) -> None:
-        """Add a client whose token is good.
+    @property
+    def departures(self) -> int:
+        """How often a user was disconnected on this server."""
+        return self._departures
+
+    def send_away(self, user: str) -> list[Session]:
+        """Return the clients of a user, which are to be disconnected; those that are being let in are asked again."""
+        with self.lock:
+            self._departures += 1
+            self._sent_away[user] = self._departures
+            return self.of_user(user)
+
+    def open(self, sid: str, user: Any, *, departures: int | None = None, position: float = 0.0) -> bool:
+        """Add a client whose token is good; return False if its user was disconnected since that was found.
+
+        Args:
+            sid: The client.
+            user: Its user.
+            departures: What :attr:`departures` was before; None to add it whatever happened.
+            position: As that of :class:`Session`.
 
         Raises:
             SubscribeError: Its user has too many connections.
         """
         with self.lock:
+            if departures is not None and self._sent_away.get(str(user), 0) > departures:
+                return False
             if self._connections[str(user)] >= self.limits.max_connections:
                 raise SubscribeError("this user has too many connections", "too_many_requests")
             self._connections[str(user)] += 1
-            self._sessions[sid] = Session(sid, user, self.limits.request_rate * BURST)
+            self._sessions[sid] = Session(sid, user, self.limits.request_rate * BURST, position)
+        return True
 
     def close(self, sid: str) -> None:
         """Forget a client, if it was there."""
@@ -170,6 +202,10 @@ class Sessions:
                 del self._connections[str(session.user)]
             for pending in list(session.pending):
                 pending.withdrawn = SubscribeError("the client has disconnected", "unauthorized")
+
+    def find(self, sid: str) -> Session | None:
+        """Return a client's session, if it has one."""
+        return self._sessions.get(sid)
 
     def get(self, sid: str) -> Session:
         """Return a client's session.
@@ -210,6 +246,23 @@ class Sessions:
         pending = PendingSubscription(topic)
         session.pending.append(pending)
         return pending
+
+    def renew(self, session: Session, user: Any, decided: Collection[str]) -> bool:
+        """Let a client go on with a new token, unless it is in a project for which that has not been decided.
+
+        Args:
+            session: The client's.
+            user: Its user, with what the new token says.
+            decided: The projects for which that has been decided.
+
+        Returns:
+            Whether the new token is in force.
+        """
+        with self.lock:
+            if any(topic.project_id not in decided for topic in session.topics()):
+                return False
+            session.renew(user)
+        return True
 
     def users(self) -> dict[str, Any]:
         """Return the users that are connected, by session id."""

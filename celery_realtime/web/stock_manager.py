@@ -59,6 +59,22 @@ class Newcomers(Protocol):
         """Forget a client that has disconnected."""
 
 
+class Suspensions(Protocol):
+    """Holds what is emitted for clients whose access has to be decided again."""
+
+    def begin(self, sid: str, project_id: str) -> None:
+        """Hold from now on what is emitted of a project for a client."""
+
+    def release(self, sid: str, project_id: str, may: Callable[[], bool]) -> Iterable[Emit]:
+        """Return what was held for a client that may have it, for as long as it may."""
+
+    def drop(self, sid: str, project_id: str) -> None:
+        """Drop what is held for a client."""
+
+    def forget(self, sid: str) -> None:
+        """Drop all that is held for a client that has disconnected."""
+
+
 class Delivery(Protocol):
     """Knows which rooms of this server a message goes to, and what each audience sees of it."""
 
@@ -97,12 +113,12 @@ class ClientManager(Protocol):
         """Holds what is emitted for clients that are being given a snapshot."""
 
     @property
-    def delivery(self) -> Delivery:
-        """Knows which rooms a message goes to."""
+    def suspensions(self) -> Suspensions:
+        """Holds what is emitted for clients whose access has to be decided again."""
 
     @property
-    def generation(self) -> int:
-        """How many connections to the broker have been listened on; when it changes, messages may have been missed."""
+    def delivery(self) -> Delivery:
+        """Knows which rooms a message goes to."""
 
     def wait_until_listening(self, timeout: float) -> Any:
         """Wait until messages arrive, at most ``timeout`` seconds; awaitable on an asyncio server."""
@@ -110,8 +126,17 @@ class ClientManager(Protocol):
     def emit_here(self, emit: Emit) -> Any:
         """Emit on this server only."""
 
+    def emit_alone(self, sid: str, emit: Emit) -> Any:
+        """Emit to one client of a room what was held for it."""
+
+    def members(self) -> list[tuple[str, str]]:
+        """Return which clients of this server are in the room of which project."""
+
     def on_order(self, observer: Callable[[dict[str, Any]], Any]) -> None:
         """Call ``observer`` with each order to all web servers of the channel."""
+
+    def on_gap(self, observer: Callable[[], Any]) -> None:
+        """Call ``observer`` when orders may have been missed, before what came after that is emitted."""
 
     def on_slow_client(self, observer: Callable[[str, str], Any]) -> None:
         """Have ``observer`` disconnect each client that reads too slowly.
@@ -130,7 +155,6 @@ class StockManager:
 
     follows_jobs = False
     filters = False
-    generation = 0
 
     @property
     def slow_clients(self) -> SlowClients:
@@ -148,6 +172,11 @@ class StockManager:
         return _NoNewcomers()
 
     @property
+    def suspensions(self) -> Suspensions:
+        """Hold nothing."""
+        return _NoSuspensions()
+
+    @property
     def delivery(self) -> Delivery:
         """Redact nothing."""
         return _WholeDelivery()
@@ -157,6 +186,16 @@ class StockManager:
 
     def emit_here(self, emit: Emit) -> None:
         """Emit nothing: nothing is ever held back."""
+
+    def emit_alone(self, sid: str, emit: Emit) -> None:
+        """Emit nothing: nothing is ever held."""
+
+    def members(self) -> list[tuple[str, str]]:
+        """Know nothing of rooms."""
+        return []
+
+    def on_gap(self, observer: Callable[[], Any]) -> None:
+        """Never call it: a stock manager does not say when it has missed something."""
 
     def on_order(self, observer: Callable[[dict[str, Any]], Any]) -> None:
         """Never call it: a stock manager ignores messages that it does not know."""
@@ -200,6 +239,17 @@ class _NoNewcomers:
 
     def release(self, newcomer: Any) -> Iterable[Emit]:  # noqa: ARG002
         return ()
+
+    def forget(self, sid: str) -> None: ...
+
+
+class _NoSuspensions:
+    def begin(self, sid: str, project_id: str) -> None: ...
+
+    def release(self, sid: str, project_id: str, may: Callable[[], bool]) -> Iterable[Emit]:  # noqa: ARG002
+        return ()
+
+    def drop(self, sid: str, project_id: str) -> None: ...
 
     def forget(self, sid: str) -> None: ...
 

@@ -9,7 +9,20 @@ import redis
 
 from celery_realtime.history.lua import Runner, Script, call, command
 
-SCRIPTS = ("append", "await_stall", "hold", "note_cancelled", "place", "read", "reap", "release", "renew", "settle")
+SCRIPTS = (
+    "append",
+    "await_stall",
+    "hold",
+    "note_cancelled",
+    "place",
+    "read",
+    "reap",
+    "release",
+    "renew",
+    "settle",
+    "take_access",
+    "taken_access",
+)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What was cancelled, and what was revoked."""
+"""What was cancelled."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import redis
 
 from celery_realtime.events import Cancellation
 from celery_realtime.history.lua import Runner
-from celery_realtime.history.marks import CANCELLED_TTL, REVOKED_TTL, Marks
+from celery_realtime.history.marks import CANCELLED_TTL, Marks
 from tests.lua_scripts import KEYS
 
 ALL = Cancellation()
@@ -87,18 +87,3 @@ def test_the_worker_that_cancels_a_job_answers_whoever_asked(marks: Marks, clien
     assert marks.answer_of("job") is None
     client.set(KEYS.cancel_answer("job"), "1")  # of another writer
     assert marks.answer_of("job") is None
-
-
-def test_revocations_are_kept_by_user_and_project_with_their_time(marks: Marks, client: redis.Redis) -> None:
-    assert marks.revocations() == {}
-    marks.revoke("ada", "p", 5.25)
-    marks.revoke("ada", "q", 6.0)
-    marks.revoke("ada", "p", 7.5)
-    assert marks.revocations() == {("ada", "p"): 7.5, ("ada", "q"): 6.0}
-    assert 0 < client.ttl(KEYS.leases("revoked")[0]) <= REVOKED_TTL  # type: ignore[operator]
-
-
-def test_entries_of_another_writer_hide_no_revocation(marks: Marks, client: redis.Redis) -> None:
-    marks.revoke("ada", "p", 5.0)
-    client.hset(KEYS.leases("revoked")[0], mapping={"junk": "1", '["a"]': "1", '["a","b"]': "junk"})
-    assert marks.revocations() == {("ada", "p"): 5.0}

@@ -1,29 +1,40 @@
+"""Orders about access are published, put on record, and carried out by processes that have not heard them."""
+
 from __future__ import annotations
 
+import asyncio
+import json
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import redis
 
+from celery_realtime.history.store import History
+from celery_realtime.web import order_results
 from celery_realtime.web.access_orders import AccessOrders
+from celery_realtime.web.order_results import OrderResult
 from tests.recording import Studio
+from tests.waiting import wait_for
 
 
 class Publisher:
-    """Records orders, which no broker accepts."""
+    """Records orders, which a broker accepts or not."""
 
-    def __init__(self, orders: list[Any]) -> None:
+    def __init__(self, orders: list[Any], *, accepts: bool = False) -> None:
         self._orders = orders
+        self._accepts = accepts
 
     def order(self, order: Any) -> bool:
         self._orders.append(order)
-        return False
+        return self._accepts
 
 
 class Manager:
     """What orders need of a manager."""
 
-    def __init__(self, orders: list[Any], history: Any) -> None:
-        self.publisher = Publisher(orders)
+    def __init__(self, orders: list[Any], history: Any, *, accepts: bool = False) -> None:
+        self.publisher = Publisher(orders, accepts=accepts)
         self.history = history
 
 
@@ -38,12 +49,33 @@ def access(orders: list[Any]) -> AccessOrders:
     return made
 
 
+class Server:
+    """Records what it is ordered to do."""
+
+    def __init__(self) -> None:
+        self.orders: list[Any] = []
+        self.missed: list[Any] = []
+        self.doubts = 0
+        self.failure: Exception | None = None
+
+    def carry_out(self, order: Any) -> None:
+        self.orders.append(order)
+
+    def carry_out_missed(self, orders: list[Any]) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.missed += orders
+
+    def decide_again(self) -> None:
+        self.doubts += 1
+
+
 def test_an_order_is_carried_out_here_and_published(access: AccessOrders, orders: list[Any]) -> None:
-    here: list[Any] = []
-    access.on_order(here.append)
+    here = Server()
+    access.add(here)
     access.disconnect("ada")
     access.revoke("ada", 456)
-    assert here == orders
+    assert here.orders == orders
     assert [order["action"] for order in orders] == ["disconnect", "revoke"]
     assert (orders[1]["user"], orders[1]["project"]) == ("ada", "456")
 
@@ -69,4 +101,173 @@ def test_while_the_history_cannot_be_reached_it_says_so(caplog: pytest.LogCaptur
     studio = Studio(history_url="redis://127.0.0.1:1/0")
     access: Any = AccessOrders(Manager([], studio.realtime.manager.history))  # type: ignore[arg-type]
     assert not access.revoke("ada", "p")
-    assert "cannot store that access was revoked" in caplog.text
+    assert "cannot store that access was taken back" in caplog.text
+
+
+# -- on record ------------------------------------------------------------------------------------------------------
+
+
+class Process:
+    """What one process has: orders with a record, and one server."""
+
+    def __init__(self, url: str) -> None:
+        self.published: list[Any] = []
+        self.history = History(url, "test", 100, 60.0)
+        self.orders = AccessOrders(Manager(self.published, self.history, accepts=True))  # type: ignore[arg-type]
+        self.server = Server()
+        self.orders.add(self.server)
+
+
+@pytest.fixture
+def make_process(redis_url: str) -> Iterator[Callable[[], Process]]:
+    made: list[Process] = []
+
+    def make() -> Process:
+        made.append(Process(redis_url))
+        return made[-1]
+
+    yield make
+    for process in made:
+        process.orders.stop()
+        process.history.close()
+
+
+def missed(process: Process) -> list[tuple[str, str, Any]]:
+    return [(order["action"], order["user"], order.get("project")) for order in process.server.missed]
+
+
+def test_a_process_carries_out_what_it_has_not_heard_with_the_id_that_it_would_have_heard(
+    make_process: Callable[[], Process],
+) -> None:
+    here, there = make_process(), make_process()
+    there.orders.catch_up()
+    here.orders.revoke("ada", "p", 0)
+    here.orders.disconnect("bob", 0)
+    there.orders.catch_up()
+    assert missed(there) == [("revoke", "ada", "p"), ("disconnect", "bob", None)]
+    assert there.server.missed == here.published
+    there.orders.catch_up()
+    assert len(there.server.missed) == 2
+    assert [(one.user, one.project) for one in there.orders.revocations.remembered()] == [("ada", "p")]
+
+
+def test_a_result_names_the_servers_that_have_confirmed_and_those_that_have_not(
+    make_process: Callable[[], Process],
+) -> None:
+    here, there = make_process(), make_process()
+    for process in (here, there):
+        process.orders.catch_up()
+    result = here.orders.revoke("ada", "p", 0)
+    assert result
+    assert result.knows_servers
+    assert not result.is_complete
+    assert (result.confirmed, list(result.unconfirmed)) == ([], sorted([here.orders.name, there.orders.name]))
+    here.orders.catch_up()
+    result.look()
+    assert (result.confirmed, list(result.unconfirmed)) == ([here.orders.name], [there.orders.name])
+    assert there.orders.name in repr(result)
+    there.orders.catch_up()
+    assert result.look().is_complete
+    assert result.confirmed == sorted([here.orders.name, there.orders.name])
+
+
+def test_an_order_is_waited_for_until_all_servers_have_confirmed(make_process: Callable[[], Process]) -> None:
+    processes = [make_process(), make_process()]
+    for process in processes:
+        process.orders.start()
+    wait_for(lambda: len(processes[0].history.access.servers()) == 2)
+    assert processes[0].orders.disconnect("ada", 30).is_complete
+    assert processes[1].server.missed
+
+
+def test_a_server_that_cannot_carry_out_an_order_does_not_confirm_it_and_tries_again(
+    make_process: Callable[[], Process],
+) -> None:
+    here, there = make_process(), make_process()
+    there.orders.catch_up()
+    there.server.failure = TimeoutError("busy")
+    result = here.orders.revoke("ada", "p", 0)
+    with pytest.raises(TimeoutError):
+        there.orders.catch_up()
+    assert list(result.look().unconfirmed) == [there.orders.name]
+    there.server.failure = None
+    there.orders.catch_up()
+    assert result.look().is_complete
+    assert missed(there) == [("revoke", "ada", "p")]
+
+
+def test_a_server_that_ends_is_listed_no_more_and_a_silent_one_is_not_waited_for(
+    make_process: Callable[[], Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there, silent = make_process(), make_process(), make_process()
+    there.orders.catch_up()
+    there.orders.stop()
+    silent.orders.catch_up()
+    monkeypatch.setattr(order_results, "SILENT", 0.0)
+    result = here.orders.revoke("ada", "p", 10**9)
+    assert list(result.unconfirmed) == [silent.orders.name]
+    assert not result.is_complete
+
+
+def test_without_a_history_it_is_not_known_which_servers_there_are(access: AccessOrders) -> None:
+    result = access.revoke("ada", "p")
+    assert not result.knows_servers
+    assert not result.is_complete
+    assert "unknown" in repr(result)
+
+
+def test_a_result_is_a_truth_value_also_in_json(make_process: Callable[[], Process], access: AccessOrders) -> None:
+    result = make_process().orders.revoke("ada", "p")
+    assert (result == True, json.dumps([result, access.revoke("ada", "p")])) == (True, "[1, 0]")  # noqa: E712
+
+
+def test_in_an_event_loop_nothing_is_waited_for(make_process: Callable[[], Process]) -> None:
+    """Its own server could not confirm meanwhile."""
+    process = make_process()
+    process.orders.catch_up()
+
+    async def revoke() -> OrderResult:
+        return process.orders.revoke("ada", "p", 10**9)
+
+    assert list(asyncio.run(revoke()).unconfirmed) == [process.orders.name]
+
+
+def test_a_record_that_was_lost_is_noted_again_and_all_access_decided_again(
+    make_process: Callable[[], Process], redis_url: str
+) -> None:
+    here, there = make_process(), make_process()
+    for _ in range(2):
+        for process in (here, there):
+            process.orders.catch_up()
+    at = here.orders.revoke("ada", "p", 0).at
+    there.orders.catch_up()
+    assert there.server.doubts == 0
+    redis.Redis.from_url(redis_url).flushdb()
+    here.orders.disconnect("bob", 0)
+    there.orders.catch_up()
+    assert there.server.doubts == 1
+    assert there.history.access.revoked_at("ada", "p") == at
+    assert ("disconnect", "bob", None) in missed(there)
+    for process in (here, there, there):
+        process.orders.catch_up()
+    assert (here.server.doubts, there.server.doubts) == (1, 1)
+
+
+def test_tokens_have_the_time_of_the_record(make_process: Callable[[], Process], access: AccessOrders) -> None:
+    orders = make_process().orders
+    at = orders.revoke("ada", "p", 0).at
+    made = orders.time_of_tokens()
+    assert made is not None
+    assert at is not None
+    assert at <= made < at + 60
+    assert access.time_of_tokens() is None
+
+
+def test_a_clock_that_cannot_be_read_is_left_alone_for_a_while() -> None:
+    history = Studio(history_url="redis://127.0.0.1:1/0").realtime.manager.history
+    access: Any = AccessOrders(Manager([], history))  # type: ignore[arg-type]
+    assert access.time_of_tokens() is None
+    asked: list[Any] = []
+    history.access.clock.now = lambda: asked.append(True)  # type: ignore[union-attr,method-assign]
+    assert access.time_of_tokens() is None
+    assert asked == []

@@ -1,4 +1,4 @@
-"""Revoked access holds for tokens from before, is read again when in doubt, and is not remembered for ever."""
+"""Revoked access holds for tokens from before, is looked up on the record, and is not remembered for ever."""
 
 from __future__ import annotations
 
@@ -39,19 +39,54 @@ def test_the_later_of_two_times_counts() -> None:
     assert revocations.cover(user(99.0), "alpha")
 
 
-def test_the_record_is_read_once_and_again_when_in_doubt() -> None:
-    reads = []
+class Record:
+    """A record that counts how often it is read."""
 
-    def load() -> dict[tuple[str, str], float]:
-        reads.append(True)
-        return {("ada", "alpha"): 100.0}
+    def __init__(self, at: float | None) -> None:
+        self.at = at
+        self.asked: list[tuple[str, str]] = []
 
-    revocations = Revocations(load)
-    assert [revocations.cover(user(99.0), "alpha") for _ in range(3)] == [True] * 3
-    assert len(reads) == 1
-    revocations.doubt()
+    def __call__(self, name: str, project: str) -> float | None:
+        self.asked.append((name, project))
+        return self.at
+
+
+def test_the_record_is_read_at_each_question_that_it_may_answer() -> None:
+    record = Record(None)
+    revocations = Revocations(record)
+    assert not revocations.cover(user(99.0), "alpha")
+    record.at = 100.0
     assert revocations.cover(user(99.0), "alpha")
-    assert len(reads) == 2
+    assert not revocations.cover(user(100.5), "alpha")
+    assert record.asked == [("ada", "alpha")] * 3
+    assert not revocations.cover("ada", "alpha")
+    assert not revocations.cover(user(99.0), "beta")
+    assert len(record.asked) == 3
+
+
+def test_what_was_heard_counts_although_the_record_has_lost_it() -> None:
+    revocations = Revocations(Record(None))
+    revocations.note("ada", "alpha", 100.0)
+    assert revocations.cover(user(99.0), "alpha")
+    assert [(one.user, one.project, one.at) for one in revocations.remembered()] == [("ada", "alpha", 100.0)]
+
+
+def test_a_record_that_cannot_be_read_is_no_answer() -> None:
+    def fail(*_: str) -> float:
+        raise OSError("away")
+
+    with pytest.raises(OSError, match="away"):
+        Revocations(fail).cover(user(99.0), "alpha")
+
+
+def test_a_token_was_not_made_after_it_was_shown() -> None:
+    clock: list[float | None] = [None]
+    revocations = Revocations(Record(None), lambda: clock[0])
+    assert revocations.date(user(200.0)).issued_at == 200.0
+    clock[0] = 150.0
+    assert revocations.date(user(200.0)).issued_at == 150.0
+    assert revocations.date(user(100.0)).issued_at == 100.0
+    assert revocations.date("ada") == "ada"
 
 
 def test_old_ones_are_forgotten_when_there_are_many() -> None:

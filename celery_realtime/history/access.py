@@ -1,0 +1,254 @@
+"""Remember whose access was taken back, and which web servers have carried that out."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from celery_realtime.history.keys import Keys, new_epoch
+from celery_realtime.history.lua import Runner, Script, call, command
+from celery_realtime.history.snapshot import UNREADABLE
+
+#: Seconds that a revocation is remembered, and that a user was disconnected, which concerns connections that were open.
+REVOKED_TTL = 30 * 86400
+DISCONNECTED_TTL = 86400
+
+#: Seconds for which a server is listed that says nothing any more.
+SERVER_TTL = 600
+
+#: How far back, in seconds, a server looks that has not looked before: to when it cannot have heard yet.
+FIRST_LOOK = 5.0
+
+#: Seconds after which the clock of Redis is looked at again, and how often an answer that took long is asked again.
+CLOCK_TTL = 60.0
+SLOW_ANSWER = 0.005
+MOST_QUESTIONS = 3
+
+_TAKE, _TAKEN = Script("take_access"), Script("taken_access")
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """Access that was taken back.
+
+    Attributes:
+        user: The user.
+        project: The project; None where all connections of the user were ended.
+        at: When, by the clock of Redis; no two have the same.
+    """
+
+    user: str
+    project: str | None
+    at: float
+
+
+class Look(msgspec.Struct, frozen=True):
+    """What a server has read of the record.
+
+    Attributes:
+        taken: What was taken back since it read the record before, in order.
+        up_to: The time of the last of it; what comes later is later.
+        record: Which record it is; another one when the record was lost. None for one that has not begun.
+    """
+
+    taken: list[Taken]
+    up_to: float
+    record: str | None
+
+
+class ServerState(msgspec.Struct, frozen=True):
+    """How far a web server is.
+
+    Attributes:
+        up_to: What was taken back up to this time it has carried out.
+        silence: Seconds since it last said so.
+    """
+
+    up_to: float
+    silence: float
+
+
+class RedisClock:
+    """What the clock of Redis says, from an answer that is a minute old at most.
+
+    It is never ahead of that clock: what has a time of it, such as a token, was not made before that time. It is behind
+    by the time that the quickest answer has taken.
+
+    Args:
+        runner: Of the Redis.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        #: By how much it is ahead of :func:`time.monotonic`; None before the first answer.
+        self._ahead: float | None = None
+        self._asked_at = 0.0
+
+    def now(self) -> float:
+        """Return the time, in seconds since the epoch.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        if self._ahead is None or time.monotonic() - self._asked_at > CLOCK_TTL:
+            self._ask()
+        return time.monotonic() + (self._ahead or 0.0)
+
+    @property
+    def estimate(self) -> float | None:
+        """The time as far as it is known without asking; None if it is not."""
+        return None if self._ahead is None else time.monotonic() + self._ahead
+
+    def observe(self, at: float) -> None:
+        """Note that it was not earlier than this when Redis answered last."""
+        ahead = at - time.monotonic()
+        self._ahead = ahead if self._ahead is None else max(self._ahead, ahead)
+
+    def _ask(self) -> None:
+        self._asked_at = time.monotonic()
+        ahead = []
+        for _ in range(MOST_QUESTIONS):
+            began = time.monotonic()
+            seconds, microseconds = self._runner.run(command("TIME"))
+            answered = time.monotonic()
+            ahead.append(int(seconds) + int(microseconds) / 1e6 - answered)
+            if answered - began < SLOW_ANSWER:
+                break
+        self._ahead = max(ahead)
+
+
+class AccessRecord:
+    """The access that was taken back on a channel, and what its web servers have carried out of it.
+
+    Times are of the clock of Redis, and so the same for all hosts.
+
+    Args:
+        keys: Of the channel.
+        runner: Of its Redis.
+    """
+
+    def __init__(self, keys: Keys, runner: Runner) -> None:
+        self._runner = runner
+        self._taken = keys.leases("revoked", "disconnected")
+        self._servers, self._id = keys.leases("servers", "access")
+        #: The clock of Redis.
+        self.clock = RedisClock(runner)
+
+    # -- taking access back -------------------------------------------------------------------------------------
+
+    def revoke(self, user: str, project_id: str) -> float:
+        """Note that a user's access to a project is revoked; return when that was.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached, or refuses.
+        """
+        return self._take(1, msgspec.json.encode([user, project_id]))
+
+    def disconnect(self, user: str) -> float:
+        """Note that all connections of a user are ended; return when that was.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached, or refuses.
+        """
+        return self._take(2, msgspec.json.encode(user))
+
+    def _take(self, which: int, member: bytes) -> float:
+        at = float(self._runner.run(call(_TAKE, self._taken, [which, member, REVOKED_TTL, DISCONNECTED_TTL])))
+        self.clock.observe(at)
+        return at
+
+    def revoked_at(self, user: str, project_id: str) -> float | None:
+        """Return when a user's access to a project was revoked last, or None.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        score = self._runner.run(command("ZSCORE", self._taken[0], msgspec.json.encode([user, project_id])))
+        return None if score is None else float(score)
+
+    def restore(self, taken: Iterable[Taken]) -> None:
+        """Note again what was on a record that was lost; a later time that is on record stays.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        revoked = self._taken[0]
+        commands = [
+            command("ZADD", revoked, "GT", repr(one.at), msgspec.json.encode([one.user, one.project]))
+            for one in taken
+            if one.project is not None
+        ]
+        if commands:
+            self._runner.run_all([*commands, command("EXPIRE", revoked, REVOKED_TTL)])
+
+    # -- carrying it out ----------------------------------------------------------------------------------------
+
+    def look(self, since: float | None) -> Look:
+        """Return what was taken back since a server last looked; writes nothing.
+
+        Args:
+            since: What it had carried out up to; None if it has not looked before.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        start = self.clock.now() - FIRST_LOOK if since is None else since
+        record, *ranges = self._runner.run(call(_TAKEN, [*self._taken, self._id], [repr(start)]))
+        revoked, ended = ([*zip(members[::2], members[1::2], strict=True)] for members in ranges)
+        taken = [*_decoded(revoked, tuple[str, str]), *_decoded(ended, str)]
+        taken.sort(key=lambda one: one.at)
+        up_to = max([start, *(float(at) for _, at in (*revoked, *ended))])
+        return Look(taken, up_to, None if record is None else record.decode(errors="replace"))
+
+    def confirm(self, server: str, up_to: float) -> None:
+        """Note what a web server has carried out, and that it is there.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached, or refuses.
+        """
+        replies = self._runner.run_all(
+            [
+                command("SET", self._id, new_epoch(), "NX"),
+                command("HSET", self._servers, server, f"{up_to!r} {self.clock.now()!r}"),
+                command("EXPIRE", self._servers, SERVER_TTL),
+            ]
+        )
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+
+    def leave(self, server: str) -> None:
+        """Note that a web server has no clients any more.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        self._runner.run(command("HDEL", self._servers, server))
+
+    def servers(self) -> dict[str, ServerState]:
+        """Return how far each web server is; those that have said nothing for :data:`SERVER_TTL` are forgotten.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        listed: Any = self._runner.client.hgetall(self._servers)
+        now, states = self.clock.now(), {}
+        for name, state in listed.items():
+            with contextlib.suppress(ValueError):  # an entry of another writer
+                up_to, seen_at = (float(part) for part in state.split())
+                states[name.decode(errors="replace")] = ServerState(up_to, max(0.0, now - seen_at))
+        gone = [name for name, state in states.items() if state.silence > SERVER_TTL]
+        if gone:
+            self._runner.run(command("HDEL", self._servers, *gone))
+        return {name: state for name, state in states.items() if name not in gone}
+
+
+def _decoded(entries: Iterable[tuple[bytes, bytes]], kind: Any) -> Iterable[Taken]:
+    for member, at in entries:
+        with contextlib.suppress(*UNREADABLE):  # an entry of another writer
+            decoded: Any = msgspec.json.decode(member, type=kind)
+            user, project = decoded if isinstance(decoded, tuple) else (decoded, None)
+            yield Taken(user, project, float(at))

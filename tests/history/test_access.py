@@ -1,0 +1,194 @@
+"""What access was taken back is on record with the time of Redis, and so is which web servers have carried it out."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+import redis
+
+from celery_realtime.history import access
+from celery_realtime.history.access import DISCONNECTED_TTL, REVOKED_TTL, AccessRecord, Taken
+from celery_realtime.history.lua import Runner
+from tests.lua_scripts import KEYS
+
+REVOKED, DISCONNECTED = KEYS.leases("revoked", "disconnected")
+
+
+@pytest.fixture
+def client(redis_url: str) -> redis.Redis:
+    return redis.Redis.from_url(redis_url)
+
+
+@pytest.fixture
+def record(client: redis.Redis) -> AccessRecord:
+    return AccessRecord(KEYS, Runner(client))
+
+
+def redis_time(client: redis.Redis) -> float:
+    seconds, microseconds = client.time()  # type: ignore[misc]
+    return float(seconds) + float(microseconds) / 1e6
+
+
+# -- taking access back ---------------------------------------------------------------------------------------------
+
+
+def test_a_revocation_has_the_time_of_redis(record: AccessRecord, client: redis.Redis) -> None:
+    before = redis_time(client)
+    at = record.revoke("ada", "p")
+    assert before <= at <= redis_time(client) + 0.001
+    assert record.revoked_at("ada", "p") == at
+    assert record.revoked_at("ada", "q") is None
+    assert record.revoked_at("bob", "p") is None
+
+
+def test_the_latest_time_counts_and_no_two_are_the_same(record: AccessRecord) -> None:
+    times = [record.revoke("ada", "p"), record.disconnect("ada"), record.revoke("bob", "p"), record.revoke("ada", "p")]
+    assert times == sorted(set(times))
+    assert record.revoked_at("ada", "p") == times[-1]
+
+
+def test_times_rise_although_the_clock_of_redis_was_put_back(record: AccessRecord, client: redis.Redis) -> None:
+    later = redis_time(client) + 1000
+    client.zadd(DISCONNECTED, {'"bob"': later})
+    assert record.revoke("ada", "p") > later
+
+
+def test_what_is_old_is_forgotten(record: AccessRecord, client: redis.Redis) -> None:
+    now = redis_time(client)
+    client.zadd(REVOKED, {'["old","p"]': now - REVOKED_TTL - 1, '["ada","q"]': now - REVOKED_TTL + 60})
+    client.zadd(DISCONNECTED, {'"old"': now - DISCONNECTED_TTL - 1})
+    record.revoke("ada", "p")
+    assert (client.zcard(REVOKED), client.zcard(DISCONNECTED)) == (2, 0)
+    assert 0 < client.ttl(REVOKED) <= REVOKED_TTL  # type: ignore[operator]
+
+
+# -- looking --------------------------------------------------------------------------------------------------------
+
+
+def test_a_server_reads_what_was_taken_since_it_last_looked_in_order(record: AccessRecord) -> None:
+    start = record.look(None)
+    assert (start.taken, start.record) == ([], None)
+    times = [record.revoke("ada", "p"), record.disconnect("bob"), record.revoke("ü", 'a"b')]
+
+    look = record.look(start.up_to)
+    assert look.taken == [
+        Taken("ada", "p", times[0]),
+        Taken("bob", None, times[1]),
+        Taken("ü", 'a"b', times[2]),
+    ]
+    assert look.up_to == times[2]
+    assert record.look(look.up_to).taken == []
+
+
+def test_a_server_that_has_not_looked_before_reads_the_last_seconds_only(
+    record: AccessRecord, client: redis.Redis
+) -> None:
+    client.zadd(REVOKED, {'["ada","p"]': redis_time(client) - 60})
+    at = record.revoke("bob", "p")
+    look = record.look(None)
+    assert look.taken == [Taken("bob", "p", at)]
+
+
+def test_entries_of_another_writer_hide_nothing(record: AccessRecord, client: redis.Redis) -> None:
+    start = record.look(None).up_to
+    at = record.revoke("ada", "p")
+    client.zadd(REVOKED, dict.fromkeys(["junk", '["a"]', '"a"', b"\xff"], at + 1))
+    client.zadd(DISCONNECTED, {"7": at + 2})
+    look = record.look(start)
+    assert look.taken == [Taken("ada", "p", at)]
+    assert look.up_to == pytest.approx(at + 2)  # they are not read again
+
+
+def test_looking_writes_nothing(record: AccessRecord, client: redis.Redis) -> None:
+    record.look(None)
+    record.servers()
+    record.revoked_at("ada", "p")
+    assert client.keys() == []
+
+
+def test_what_was_lost_is_noted_again_and_later_times_stay(record: AccessRecord, client: redis.Redis) -> None:
+    at = record.revoke("ada", "p")
+    later = record.revoke("bob", "p")
+    client.flushdb()
+    record.restore([Taken("ada", "p", at), Taken("bob", "p", later), Taken("bob", None, later)])
+    record.restore([Taken("bob", "p", at)])
+    assert (record.revoked_at("ada", "p"), record.revoked_at("bob", "p")) == (at, later)
+    assert client.ttl(REVOKED) > 0  # type: ignore[operator]
+    assert record.look(at - 1).taken == [Taken("ada", "p", at), Taken("bob", "p", later)]
+
+
+# -- servers --------------------------------------------------------------------------------------------------------
+
+
+def test_servers_say_what_they_have_carried_out(record: AccessRecord) -> None:
+    record.confirm("a:1", 100.0)
+    record.confirm("b:1", 5.0)
+    record.confirm("b:1", 7.25)
+    assert {name: state.up_to for name, state in record.servers().items()} == {"a:1": 100.0, "b:1": 7.25}
+    record.leave("a:1")
+    assert list(record.servers()) == ["b:1"]
+
+
+def test_a_server_that_says_nothing_any_more_is_listed_for_a_while(record: AccessRecord, client: redis.Redis) -> None:
+    now = redis_time(client)
+    [servers] = KEYS.leases("servers")
+    entries = {"long": f"1.0 {now - access.SERVER_TTL - 1}", "short": f"1.0 {now - 30}", "junk": "x"}
+    client.hset(servers, mapping=entries)
+    states = record.servers()
+    assert list(states) == ["short"]
+    assert states["short"].silence == pytest.approx(30, abs=5)
+    assert not client.hexists(servers, "long")
+
+
+def test_a_record_has_a_name_until_it_is_lost(record: AccessRecord, client: redis.Redis) -> None:
+    names = []
+    for _ in range(2):
+        record.confirm("a:1", 1.0)
+        record.confirm("b:1", 1.0)
+        names += [record.look(None).record] * 2
+    client.flushdb()
+    assert record.look(None).record is None
+    record.confirm("a:1", 1.0)
+    names.append(record.look(None).record)
+    assert len(set(names[:4])) == 1
+    assert names[4] not in (None, names[0])
+
+
+# -- the clock ------------------------------------------------------------------------------------------------------
+
+
+def test_the_clock_is_that_of_redis_and_never_ahead(record: AccessRecord, client: redis.Redis) -> None:
+    assert record.clock.estimate is None
+    for _ in range(20):
+        said = record.clock.now()
+        assert said <= redis_time(client)
+    assert record.clock.estimate == pytest.approx(redis_time(client), abs=1)
+
+
+def test_what_is_made_after_a_revocation_is_later_by_the_clock_of_the_process_that_revoked(
+    record: AccessRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although the answer that the clock was read from had been on its way for long."""
+    record.clock.now()
+    slow = record.clock
+    monkeypatch.setattr(slow, "_ahead", (slow.estimate or 0.0) - time.monotonic() - 0.5)
+    assert record.revoke("ada", "p") <= slow.now()
+
+
+def test_redis_is_asked_for_the_time_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    class Slow:
+        """A Redis whose clock is put back, and whose answers are quick."""
+
+        def run(self, _command: Any) -> tuple[int, int]:
+            asked.append(True)
+            return 1000 - 100 * len(asked), 0
+
+    clock = access.RedisClock(Slow())  # type: ignore[arg-type]
+    assert [round(clock.now()) for _ in range(5)] == [900] * 5
+    monkeypatch.setattr(access, "CLOCK_TTL", 0.0)
+    assert round(clock.now()) == 800
+    assert len(asked) == 2
