@@ -71,6 +71,11 @@ class RedisServer(ManagedProcess):
         except OSError:
             return False
 
+    def close_connections(self) -> None:
+        """Cut off every client that listens."""
+        self.disturbances += 1
+        self._ask("CLIENT KILL TYPE pubsub")
+
     def _ask(self, *commands: str) -> str:
         with socket.create_connection((HOST, self.port), timeout=5) as connection:
             connection.sendall("".join(f"{command}\r\n" for command in commands).encode())

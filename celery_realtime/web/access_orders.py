@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from celery_realtime.forks import after_fork
-from celery_realtime.lazy import Lazy
 from celery_realtime.logs import RateLimitedLogger, describe
 from celery_realtime.loops import BackgroundLoop, PeriodicLoop
 from celery_realtime.rooms import normalise_project_id, normalise_user_id
@@ -75,7 +74,8 @@ class AccessOrders:
         self._manager = manager
         self._log = RateLimitedLogger(logger)
         self._servers: list[Server] = []
-        self._revocations = Lazy(self._open_revocations)
+        #: Which tokens no longer open which projects.
+        self.revocations = Revocations(lambda: self._record)
         #: The record of the thread that looks at what is on record.
         self.loop = BackgroundLoop("access orders", logger, LONGEST_TURN)
         self._periodic = PeriodicLoop(self.loop, self.catch_up, PAUSE)
@@ -90,15 +90,6 @@ class AccessOrders:
         self._up_to: float | None = None
         self._read_record: str | None = None
         self._no_clock_until = 0.0
-
-    @property
-    def revocations(self) -> Revocations:
-        """Which tokens no longer open which projects."""
-        return self._revocations.get()
-
-    def _open_revocations(self) -> Revocations:
-        record = self._record
-        return Revocations() if record is None else Revocations(record.revoked_at, lambda: record.clock.estimate)
 
     @property
     def _record(self) -> AccessRecord | None:

@@ -87,6 +87,7 @@ class Doubts:
         #: How often orders may have been missed, and how many of these times the record has been read since.
         self._gaps = 0
         self._gaps_read = 0
+        self._is_reading = False
 
     def __len__(self) -> int:
         return len(self._doubts)
@@ -97,7 +98,10 @@ class Doubts:
         if subscriptions or self._clients.sessions.all():
             with self._lock:
                 self._gaps += 1
+                begins, self._is_reading = not self._is_reading, True
             self.doubt(subscriptions)
+            if begins:
+                self._begin(self._read_record())
 
     def _all(self) -> Iterable[tuple[Session, str]]:
         for session in self._clients.sessions.all():
@@ -127,9 +131,9 @@ class Doubts:
         self._waiting.append(doubt)
 
     def _start_workers(self) -> None:
+        """Start as many workers as there is to decide: those that are there may be held up by the rule."""
         with self._lock:
-            wanted = 1 if self._is_record_due else min(WORKERS, len(self._waiting))
-            missing = max(0, wanted - self._workers)
+            missing = 0 if self._is_record_due else min(WORKERS - self._workers, len(self._waiting))
             self._workers += missing
         for _ in range(missing):
             self._begin(self._work())
@@ -138,16 +142,37 @@ class Doubts:
     def _is_record_due(self) -> bool:
         return self._gaps_read < self._gaps
 
+    # -- the record ---------------------------------------------------------------------------------------------
+
+    def _read_record(self) -> Decision[None]:
+        """Carry out what is on record, again and again until that was possible; then begin to decide."""
+        has_ended = False
+        try:
+            while not has_ended:
+                if not (yield from self._try_record()):
+                    yield functools.partial(self._pause, RETRY)
+                with self._lock:
+                    has_ended = not self._is_record_due
+                    self._is_reading = not has_ended
+        finally:
+            self._is_reading &= has_ended
+        self._start_workers()
+
+    def _try_record(self) -> Decision[bool]:
+        gaps, has_read = self._gaps, False
+        with self._log.suppressing("cannot read which access was taken back, so events are held back meanwhile"):
+            yield Blocking(self._catch_up)
+            has_read = True
+        if has_read:
+            self._gaps_read = max(self._gaps_read, gaps)
+        return has_read
+
     # -- deciding -----------------------------------------------------------------------------------------------
 
     def _work(self) -> Decision[None]:
         has_retired = False
         try:
             while not has_retired:
-                if self._is_record_due and not (yield from self._read_record()):
-                    yield functools.partial(self._pause, RETRY)
-                    continue
-                self._start_workers()
                 doubt = self._next()
                 has_retired = doubt is None
                 if doubt is not None and not (yield from self._decide(doubt)):
@@ -157,20 +182,10 @@ class Doubts:
                 with self._lock:
                     self._workers -= 1
 
-    def _read_record(self) -> Decision[bool]:
-        """Carry out what is on record; return whether that was possible."""
-        gaps, has_read = self._gaps, False
-        with self._log.suppressing("cannot read which access was taken back, so events are held back meanwhile"):
-            yield Blocking(self._catch_up)
-            has_read = True
-        if has_read:
-            self._gaps_read = max(self._gaps_read, gaps)
-        return has_read
-
     def _next(self) -> Doubt | None:
         """Return what is to be decided next; None for nothing, after which this worker is none any more."""
         with self._lock:
-            while self._waiting:
+            while self._waiting and not self._is_record_due:
                 doubt = self._waiting.popleft()
                 if self._is_current(doubt):
                     return doubt

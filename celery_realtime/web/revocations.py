@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from celery_realtime.auth import TokenUser
 
@@ -19,6 +19,25 @@ RETENTION = 30 * 86400.0
 FEWEST_SEARCHED = 1000
 
 
+class Clock(Protocol):
+    """The clock that the times of a record are of."""
+
+    @property
+    def estimate(self) -> float | None:
+        """The time, in seconds since the epoch; None as long as it is not known."""
+
+
+class Record(Protocol):
+    """When access was revoked, for all web servers."""
+
+    @property
+    def clock(self) -> Clock:
+        """The clock that its times are of."""
+
+    def revoked_at(self, user: str, project_id: str) -> float | None:
+        """Return when a user's access to a project was revoked last, or None."""
+
+
 class Revocations:
     """When each user's access to a project was revoked.
 
@@ -28,17 +47,11 @@ class Revocations:
     What is on record is read at each question, so that it does not matter what this server has heard.
 
     Args:
-        revoked_at: ``(user, project_id) -> time or None``, what is on record; None where there is no record.
-        clock: Returns the time of the record's clock, or None as long as that is not known.
+        record: Returns the record, or None where there is none.
     """
 
-    def __init__(
-        self,
-        revoked_at: Callable[[str, str], float | None] | None = None,
-        clock: Callable[[], float | None] = lambda: None,
-    ) -> None:
-        self._read = revoked_at
-        self._clock = clock
+    def __init__(self, record: Callable[[], Record | None] = lambda: None) -> None:
+        self._record = record
         self._revoked_at: dict[tuple[str, str], float] = {}
         self._search_beyond = FEWEST_SEARCHED
         self._lock = threading.Lock()
@@ -70,14 +83,15 @@ class Revocations:
 
         A token may come from a host whose clock is ahead.
         """
-        clock = self._clock()
+        record = self._record()
+        clock = None if record is None else record.clock.estimate
         if isinstance(user, TokenUser) and clock is not None:
             user.issued_at = min(user.issued_at, clock)
         return user
 
     def is_on_record(self, user: Any, project_id: str) -> bool:
         """Tell whether the record has to be read to know whether a user's token is too old for a project."""
-        return self._read is not None and _opens(user, project_id)
+        return self._record() is not None and _opens(user, project_id)
 
     def cover(self, user: Any, project_id: str) -> bool:
         """Tell whether a user's token is too old for a project.
@@ -88,8 +102,9 @@ class Revocations:
         if not _opens(user, project_id):
             return False
         revoked_at = self._revoked_at.get((str(user), project_id), -1.0)
-        if self._read is not None and user.issued_at > revoked_at:
-            on_record = self._read(str(user), project_id)
+        record = self._record()
+        if record is not None and user.issued_at > revoked_at:
+            on_record = record.revoked_at(str(user), project_id)
             revoked_at = revoked_at if on_record is None else max(revoked_at, on_record)
         return bool(user.issued_at <= revoked_at)
 

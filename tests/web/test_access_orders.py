@@ -94,7 +94,7 @@ def test_what_is_not_an_id_is_refused(access: AccessOrders, orders: list[Any], u
 
 def test_a_revocation_is_known_here_at_once(access: AccessOrders) -> None:
     access.revoke("ada", "p")
-    assert access.revocations is access.revocations
+    assert [(one.user, one.project) for one in access.revocations.remembered()] == [("ada", "p")]
 
 
 def test_while_the_history_cannot_be_reached_it_says_so(caplog: pytest.LogCaptureFixture) -> None:

@@ -40,20 +40,37 @@ def test_the_later_of_two_times_counts() -> None:
 
 
 class Record:
-    """A record that counts how often it is read."""
+    """A record that counts how often it is read; it is its own clock."""
 
-    def __init__(self, at: float | None) -> None:
+    def __init__(self, at: float | None = None) -> None:
         self.at = at
         self.asked: list[tuple[str, str]] = []
+        self.estimate: float | None = None
+        self.failure: Exception | None = None
 
-    def __call__(self, name: str, project: str) -> float | None:
+    @property
+    def clock(self) -> Record:
+        return self
+
+    def revoked_at(self, name: str, project: str) -> float | None:
         self.asked.append((name, project))
+        if self.failure is not None:
+            raise self.failure
         return self.at
 
 
-def test_the_record_is_read_at_each_question_that_it_may_answer() -> None:
-    record = Record(None)
-    revocations = Revocations(record)
+@pytest.fixture
+def record() -> Record:
+    return Record()
+
+
+@pytest.fixture
+def on_record(record: Record) -> Revocations:
+    return Revocations(lambda: record)
+
+
+def test_the_record_is_read_at_each_question_that_it_may_answer(record: Record, on_record: Revocations) -> None:
+    revocations = on_record
     assert not revocations.cover(user(99.0), "alpha")
     record.at = 100.0
     assert revocations.cover(user(99.0), "alpha")
@@ -64,29 +81,25 @@ def test_the_record_is_read_at_each_question_that_it_may_answer() -> None:
     assert len(record.asked) == 3
 
 
-def test_what_was_heard_counts_although_the_record_has_lost_it() -> None:
-    revocations = Revocations(Record(None))
+def test_what_was_heard_counts_although_the_record_has_lost_it(on_record: Revocations) -> None:
+    revocations = on_record
     revocations.note("ada", "alpha", 100.0)
     assert revocations.cover(user(99.0), "alpha")
     assert [(one.user, one.project, one.at) for one in revocations.remembered()] == [("ada", "alpha", 100.0)]
 
 
-def test_a_record_that_cannot_be_read_is_no_answer() -> None:
-    def fail(*_: str) -> float:
-        raise OSError("away")
-
+def test_a_record_that_cannot_be_read_is_no_answer(record: Record, on_record: Revocations) -> None:
+    record.failure = OSError("away")
     with pytest.raises(OSError, match="away"):
-        Revocations(fail).cover(user(99.0), "alpha")
+        on_record.cover(user(99.0), "alpha")
 
 
-def test_a_token_was_not_made_after_it_was_shown() -> None:
-    clock: list[float | None] = [None]
-    revocations = Revocations(Record(None), lambda: clock[0])
-    assert revocations.date(user(200.0)).issued_at == 200.0
-    clock[0] = 150.0
-    assert revocations.date(user(200.0)).issued_at == 150.0
-    assert revocations.date(user(100.0)).issued_at == 100.0
-    assert revocations.date("ada") == "ada"
+def test_a_token_was_not_made_after_it_was_shown(record: Record, on_record: Revocations) -> None:
+    assert on_record.date(user(200.0)).issued_at == 200.0
+    record.estimate = 150.0
+    assert on_record.date(user(200.0)).issued_at == 150.0
+    assert on_record.date(user(100.0)).issued_at == 100.0
+    assert on_record.date("ada") == "ada"
 
 
 def test_old_ones_are_forgotten_when_there_are_many() -> None:
