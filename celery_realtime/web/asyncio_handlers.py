@@ -15,16 +15,16 @@ from celery_realtime.web.handlers import Read, SocketIOEventHandlers
 from celery_realtime.web.lanes import Lanes
 from celery_realtime.web.seams import peer_of
 from celery_realtime.web.shared_reads import AsyncSharedReads
-from celery_realtime.web.turns import Kind, Turn, Turns
+from celery_realtime.web.turns import WEIGHT, Kind, Owner, Turn, Turns
 
 #: Threads for each kind of request.
-LANES = {"connect": 8, "subscribe": 8, "result": 2, "cancel": 16, "refresh": 2}
+LANES = {"connect": 8, "subscribe": 32, "result": 4, "cancel": 16, "refresh": 16}
 
 #: Seconds that it is waited for an event loop to carry out an order.
 CARRY_OUT_TIMEOUT = 5.0
 
-#: Connections whose token is being looked at, at once; a proxy has the same address for all its clients.
-CONNECTS = Kind(at_once=8, of_one=8, most_waiting=10_000)
+#: Connections whose token is being looked at, at once.
+CONNECTS = Kind(at_once=8, of_peer=6, most_weight=10_000 * WEIGHT)
 
 
 class AsyncSocketIOEventHandlers(SocketIOEventHandlers):
@@ -51,7 +51,7 @@ class AsyncSocketIOEventHandlers(SocketIOEventHandlers):
         Raises:
             socketio.exceptions.ConnectionRefusedError: It is not, with the code in its data.
         """
-        turn, turn_has_come = Turn(peer_of(environ), "connect"), asyncio.Event()
+        turn, turn_has_come = Turn(Owner(peer_of(environ), peer_of(environ), sid), "connect"), asyncio.Event()
         comes = self._connects.enter(turn, turn_has_come.set)
         if comes is None:
             raise self._clients.sender.refusal_to_connect(SubscribeError("too many connect now", "too_many_requests"))

@@ -113,12 +113,13 @@ class Budget:
 
     Args:
         allowance: What it may send before it has shown a token.
-        peer: The address that it comes from.
+        peer: The address that it comes from, or the network.
         on_exceeded: Called once, in the thread or loop that reads from the connection, when it sends more.
         collected: Shared by the connections of a server.
 
     Attributes:
         eio_sid: Its Engine.IO session id, once it has one.
+        user: Its user, once it has shown a token.
         exceeded: What it has sent too much of; None while it has not.
         has_token: Whether it has entered a namespace.
         is_connecting: Whether it is being decided if it may enter a namespace.
@@ -135,6 +136,7 @@ class Budget:
     ) -> None:
         self.peer = peer
         self.eio_sid: str | None = None
+        self.user: str | None = None
         self.exceeded: str | None = None
         self.has_token = False
         self.is_connecting = False

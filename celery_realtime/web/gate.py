@@ -15,6 +15,7 @@ from celery_realtime.web.decisions import Decision
 from celery_realtime.web.pings import Pings
 from celery_realtime.web.seams import EngineSockets, Request, guard_messages, guard_requests, guard_websockets
 from celery_realtime.web.sessions import Limits
+from celery_realtime.web.turns import Owner
 
 if TYPE_CHECKING:
     from celery_realtime.settings import Settings
@@ -135,13 +136,20 @@ class Gate:
         self._newcomers.pop(budget.eio_sid or "", None)
         budget.exceed("connections without a token")
 
+    def owner_of(self, eio_sid: str) -> Owner:
+        """Return whose a connection is; one whose user is not known is a user of its own."""
+        budget = self._budgets.get(eio_sid)
+        if budget is None:
+            return Owner("", eio_sid, eio_sid)
+        return Owner(budget.peer, eio_sid if budget.user is None else budget.user, eio_sid)
+
     def forget(self, eio_sid: str) -> None:
         """Forget a connection that has gone."""
+        self._on_gone(eio_sid)
         budget = self._budgets.pop(eio_sid, None)
         if budget is not None:
             budget.release()
         self._newcomers.pop(eio_sid, None)
-        self._on_gone(eio_sid)
 
     # -- messages ------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from celery_realtime.web.housekeeping import Housekeeper
 from celery_realtime.web.in_turn import KIND_OF, KINDS, OVERFULL, InTurn, first_of
 from celery_realtime.web.job_requests import JobRequests, SingleJobs
 from celery_realtime.web.membership import Clients, Membership
+from celery_realtime.web.metering import budget_of
 from celery_realtime.web.orders import Orders
 from celery_realtime.web.revocations import Revocations
 from celery_realtime.web.seams import follow_up_events, handlers_of, intercept_events, queue_events
@@ -33,7 +34,7 @@ from celery_realtime.web.sessions import Limits, Sessions
 from celery_realtime.web.shared_reads import SharedReads
 from celery_realtime.web.stock_manager import StockManager
 from celery_realtime.web.subscribing import AfterAnswer, Subscriptions
-from celery_realtime.web.turns import Turn, Turns
+from celery_realtime.web.turns import Owner, Turn, Turns
 
 if TYPE_CHECKING:
     from celery_realtime.web.stock_manager import ClientManager
@@ -162,7 +163,13 @@ class SocketIOEventHandlers:
         self._subscriptions = Subscriptions(
             self._clients, access=access, jobs=self._jobs, manager=self._manager, read=read
         )
-        self._in_turn = InTurn(Turns(KINDS), lane=self._lane, start=self._start)
+        self._in_turn = InTurn(
+            Turns(KINDS),
+            owner_of=self._owner_of,
+            max_request=settings.max_request,
+            lane=self._lane,
+            start=self._start,
+        )
         self._doubts = Doubts(
             self._clients,
             access=access,
@@ -172,6 +179,7 @@ class SocketIOEventHandlers:
             pause=server.sleep,
         )
         self._orders = Orders(self._clients, sources.revocations, self._doubts, self._manager.slow_clients)
+        self._gate = Gate(server, settings, on_gone=self._in_turn.forget)
         #: Ends expired tokens, silent connections and slow clients.
         self.housekeeper = Housekeeper(
             server,
@@ -179,7 +187,7 @@ class SocketIOEventHandlers:
             clients=self._clients,
             manager=self._manager,
             doubts=self._doubts,
-            gate=Gate(server, settings, on_gone=self._in_turn.forget),
+            gate=self._gate,
         )
         self._first_client: Callable[[], None] | None = None
         self._follows_up = False
@@ -266,6 +274,9 @@ class SocketIOEventHandlers:
         """Begin a request whose turn has come because another's client has gone."""
         start()
 
+    def _owner_of(self, eio_sid: str) -> Owner:
+        return self._gate.owner_of(eio_sid)
+
     def _refuse_overfull(self, sid: str, *_: Any) -> Any:
         """Refuse a request while too many of its kind wait."""
         return self._acknowledge(sid, _too_many())
@@ -347,6 +358,9 @@ class SocketIOEventHandlers:
 
     def _connect(self, sid: str, environ: dict[str, Any], given: Any) -> Decision[None]:
         yield from self._admission.connect(sid, environ, given, self._manager)
+        budget = budget_of(environ)
+        if budget is not None:
+            budget.user = self._clients.sessions.user_of(sid)
         hook, self._first_client = self._first_client, None
         if hook is not None:
             hook()

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import functools
 import importlib.metadata
+import ipaddress
 import json
 import logging
 import socket
@@ -292,11 +293,15 @@ def _length_in(header: Any) -> int:
 
 
 def peer_of(environ: dict[str, Any]) -> str:
-    """Return the address that a request comes from."""
+    """Return the address that a request comes from; of version 6, the network, which is what a subscriber has."""
     scope = environ.get("asgi.scope")
-    if scope is None:
-        return str(environ.get("REMOTE_ADDR", ""))
-    return str((scope.get("client") or ("",))[0])
+    address = str(environ.get("REMOTE_ADDR", "")) if scope is None else str((scope.get("client") or ("",))[0])
+    if ":" not in address:
+        return address
+    with contextlib.suppress(ValueError):
+        parsed = ipaddress.IPv6Address(address.partition("%")[0])
+        return str(parsed.ipv4_mapped or ipaddress.IPv6Network((int(parsed) >> 64 << 64, 64)))
+    return address
 
 
 Begin = Callable[[Request], "Budget | None"]

@@ -220,6 +220,11 @@ class Sessions:
             raise SubscribeError(EXPIRED, "unauthorized")
         return session
 
+    def user_of(self, sid: str) -> str | None:
+        """Return the name of a client's user, or None if it has no session."""
+        session = self._sessions.get(sid)
+        return None if session is None else str(session.user)
+
     def asking(self, sid: str, data: Any) -> Session:
         """Return the session of a client that sends a request.
 

@@ -141,3 +141,28 @@ def test_what_a_client_waited_for_is_not_done_when_it_has_gone(make_web: Callabl
     other = web.connect()
     assert other.subscribe("alpha")["ok"]
     assert slow.asked == ["0", "alpha"]
+
+
+def test_a_user_with_many_connections_leaves_room_for_others(make_web: Callable[..., Web], slow: Slow) -> None:
+    web = make_web().attach(authorize=slow).start()
+    most = handlers.KINDS["subscribe"].of_user
+    assert most is not None
+    greedy = [web.connect(web.token("greedy")) for _ in range(most + 3)]
+    for number, client in enumerate(greedy):
+        answers_to(client, "subscribe_project", [{"project_id": f"greedy-{number}"}])
+    wait_for(lambda: len(slow.asked) == most)
+    answers = answers_to(web.connect(web.token("bob")), "subscribe_project", [{"project_id": "alpha"}])
+    wait_for(lambda: "alpha" in slow.asked)
+    assert len(slow.asked) == most + 1
+    slow.may_answer.set()
+    wait_for(lambda: len(slow.asked) == len(greedy) + 1)
+    wait_for(lambda: answers)
+    assert answers[0]["ok"]
+
+
+def test_a_request_that_is_too_long_does_not_wait(make_web: Callable[..., Web], slow: Slow) -> None:
+    web = make_web(max_request=1000).attach(authorize=slow).start()
+    client = web.connect()
+    answers_to(client, "subscribe_project", [{"project_id": "first"}])
+    wait_for(lambda: slow.asked)
+    assert client.call("subscribe_project", {"project_id": "x" * 2000})["error"]["code"] == "bad_request"

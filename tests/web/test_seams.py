@@ -560,3 +560,19 @@ def test_a_socket_is_closed_without_a_farewell() -> None:
 
     assert held.closed
     assert held.queue.get_nowait() is None
+
+
+@pytest.mark.parametrize(
+    ("address", "peer"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:ffff::1", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("unix:", "unix:"),
+    ],
+)
+def test_whoever_has_a_network_of_version_6_is_one_peer(address: str, peer: str) -> None:
+    assert seams.peer_of({"REMOTE_ADDR": address}) == peer
+    assert seams.peer_of({"asgi.scope": {"client": (address, 1234)}}) == peer
