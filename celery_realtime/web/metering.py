@@ -233,13 +233,13 @@ def _prepare_protocol(environ: dict[str, Any], budget: Budget) -> None:
     connection = getattr(protocol, "conn", None)
     if hasattr(protocol, "handshake") and hasattr(protocol, "app_put"):  # hypercorn
         protocol.handshake.extensions = None
+    elif hasattr(connection, "receive_data") and hasattr(connection, "events_received"):  # uvicorn with websockets
+        _meter_websockets(protocol, connection, budget)
     elif hasattr(connection, "receive_data") and hasattr(connection, "events"):  # uvicorn with wsproto
         protocol.config = copy.copy(protocol.config)
         protocol.config.ws_per_message_deflate = False
         protocol.conn = MeteredFrames(connection, budget, counts_bytes=True)
-    elif hasattr(connection, "max_message_size"):  # uvicorn with websockets, new way
-        _meter_websockets(protocol, connection, budget)
-    elif hasattr(protocol, "max_size") and hasattr(protocol, "available_extensions"):  # and old way
+    elif hasattr(protocol, "max_size") and hasattr(protocol, "available_extensions"):  # the same, in its old way
         protocol.available_extensions = None
         budget.on_admitted(lambda: setattr(protocol, "max_size", budget.max_message))
         protocol.max_size = budget.max_message
@@ -257,14 +257,16 @@ def _meter_websockets(protocol: Any, connection: Any, budget: Budget) -> None:
     response = getattr(protocol, "response", None)
     if response is not None and "Sec-WebSocket-Extensions" in response.headers:
         del response.headers["Sec-WebSocket-Extensions"]
-    budget.on_admitted(lambda: setattr(connection, "max_message_size", budget.max_message))
-    connection.max_message_size = budget.max_message
+    longest = "max_message_size" if hasattr(connection, "max_message_size") else "max_size"  # the latter up to 15
+    budget.on_admitted(lambda: setattr(connection, longest, budget.max_message))
+    setattr(connection, longest, budget.max_message)
     receive_data, events_received = connection.receive_data, connection.events_received
 
     def receive(data: bytes) -> None:
         if budget.take_bytes(len(data)):
             receive_data(data)
-            budget.take_part((connection.current_size or 0) + len(connection.reader.buffer))
+            collected = getattr(connection, "current_size", None) or getattr(connection, "cur_size", None) or 0
+            budget.take_part(collected + len(connection.reader.buffer))
 
     def events() -> Iterator[Any]:
         for event in events_received():

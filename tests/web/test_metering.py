@@ -192,11 +192,12 @@ def test_uvicorn_with_wsproto_is_bounded_without_changing_other_connections(budg
     assert config.ws_per_message_deflate
 
 
-def test_uvicorn_with_websockets_is_bounded(budget: Budget) -> None:
+@pytest.mark.parametrize(("longest", "size"), [("max_message_size", "current_size"), ("max_size", "cur_size")])
+def test_uvicorn_with_websockets_is_bounded(budget: Budget, longest: str, size: str) -> None:
     received: list[bytes] = []
     connection = SimpleNamespace(
-        max_message_size=1 << 24,
-        current_size=None,
+        **{longest: 1 << 24, size: None},
+        events=[],
         reader=SimpleNamespace(buffer=b""),
         extensions=["deflate"],
         receive_data=received.append,
@@ -205,9 +206,9 @@ def test_uvicorn_with_websockets_is_bounded(budget: Budget) -> None:
     response = SimpleNamespace(headers={"Sec-WebSocket-Extensions": "permessage-deflate"})
     upgraded(Protocol(conn=connection, response=response), budget)
     assert (connection.extensions, response.headers) == ([], {})
-    assert connection.max_message_size == budget.max_message
+    assert getattr(connection, longest) == budget.max_message
     budget.admit(Allowance.after_token(LIMITS, 1_000_000))
-    assert connection.max_message_size == 1_000_000
+    assert getattr(connection, longest) == 1_000_000
     connection.receive_data(b"x")
     connection.receive_data(bytes(10**9))
     assert received == [b"x"]
