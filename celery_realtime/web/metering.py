@@ -1,7 +1,7 @@
 """Count what clients send where a web server hands it over, in front of Engine.IO; all of it private to libraries.
 
 Seen in simple-websocket 1.1.0, wsproto 1.3.2, eventlet 0.41, uvicorn 0.54 (with wsproto, and with websockets 17.4) and
-hypercorn 0.18. Granian shows none of its inside: what it collects of one message is bounded by itself only.
+hypercorn 0.18. Granian 2.8.9 shows none of its inside: the sockets of such a server are watched instead.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import copy
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from celery_realtime.web.budgets import Budget
+from celery_realtime.web.socket_watch import WATCHED_KEY, SocketWatches, WatchedSocket
 
 #: Under which a request has its budget.
 BUDGET_KEY = "celery_realtime.budget"
@@ -38,6 +39,7 @@ def metered_upgrade(theirs: Callable[..., Any], sleep: Callable[[float], Any]) -
         theirs: The class of the asynchronous mode, ``(handler, server) -> (environ, ...) -> response``.
         sleep: Pauses a thread, or a greenlet.
     """
+    watches = SocketWatches()
 
     def upgrade(handler: Callable[[Any], Any], server: Any) -> Callable[..., Any]:
         def respond(environ: dict[str, Any], *rest: Any) -> Any:
@@ -49,27 +51,43 @@ def metered_upgrade(theirs: Callable[..., Any], sleep: Callable[[float], Any]) -
             if hasattr(inner, "server_args"):  # Engine.IO's wrapper of simple-websocket
                 thread = inner.server_args.get("thread_class")
                 inner.server_args["thread_class"] = functools.partial(_begin_thread, budget, sleep, thread)
-            _prepare_protocol(environ, budget)
-            return inner(environ, *rest)
+            if _prepare_protocol(environ, budget) or "asgi.scope" not in environ:
+                return inner(environ, *rest)
+            return _watched(watches, environ["asgi.scope"], budget, functools.partial(inner, environ, *rest))
 
         return respond
 
     return upgrade
 
 
+async def _watched(
+    watches: SocketWatches, scope: dict[str, Any], budget: Budget, respond: Callable[[], Awaitable[Any]]
+) -> Any:
+    with watches.watching(scope, budget):
+        return await respond()
+
+
 def _metered(websocket: Any, budget: Budget, environ: dict[str, Any]) -> Any:
     if hasattr(websocket, "max_frame_length"):  # eventlet's
         _meter_eventlet(websocket, budget)
     _meter_accepted(environ, budget)
-    return MeteredWebSocket(websocket, budget)
+    scope = environ.get("asgi.scope")
+    return MeteredWebSocket(websocket, budget, scope.get(WATCHED_KEY) if isinstance(scope, dict) else None)
 
 
 class MeteredWebSocket:
-    """A WebSocket as Engine.IO reads from it, which seems closed by its client once it is over its budget."""
+    """A WebSocket as Engine.IO reads from it, which seems closed by its client once it is over its budget.
 
-    def __init__(self, websocket: Any, budget: Budget) -> None:
+    Args:
+        websocket: The WebSocket.
+        budget: Its budget.
+        watched: Its socket, if that is watched.
+    """
+
+    def __init__(self, websocket: Any, budget: Budget, watched: WatchedSocket | None = None) -> None:
         self._websocket = websocket
         self._budget = budget
+        self._watched = watched
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._websocket, name)
@@ -84,6 +102,8 @@ class MeteredWebSocket:
 
     def _checked(self, message: Any) -> Any:
         budget = self._budget
+        if self._watched is not None:
+            self._watched.note_message()
         if message is None or budget.exceeded is not None:
             return None
         if not message or (isinstance(message, str) and message[0] not in "123456b"):
@@ -227,8 +247,8 @@ class _EventletReader(MeteredSocket):
 # -- ASGI servers ----------------------------------------------------------------------------------------------------
 
 
-def _prepare_protocol(environ: dict[str, Any], budget: Budget) -> None:
-    """Bound what an ASGI server reads of a WebSocket that has not been accepted yet."""
+def _prepare_protocol(environ: dict[str, Any], budget: Budget) -> bool:
+    """Bound what an ASGI server reads of a WebSocket, before it is accepted; return whether that is possible."""
     protocol: Any = getattr(environ.get("asgi.send"), "__self__", None)
     connection = getattr(protocol, "conn", None)
     if hasattr(protocol, "handshake") and hasattr(protocol, "app_put"):  # hypercorn
@@ -243,6 +263,9 @@ def _prepare_protocol(environ: dict[str, Any], budget: Budget) -> None:
         protocol.available_extensions = None
         budget.on_admitted(lambda: setattr(protocol, "max_size", budget.max_message))
         protocol.max_size = budget.max_message
+    else:
+        return False
+    return True
 
 
 def _meter_accepted(environ: dict[str, Any], budget: Budget) -> None:

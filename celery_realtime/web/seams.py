@@ -28,6 +28,7 @@ from celery_realtime.rooms import project_of_room
 from celery_realtime.web.budgets import Budget
 from celery_realtime.web.metering import BUDGET_KEY, MeteredSocket, budget_of, metered_upgrade
 from celery_realtime.web.pings import Pings
+from celery_realtime.web.socket_watch import WATCHED_KEY
 
 logger = logging.getLogger(__name__)
 
@@ -770,7 +771,10 @@ def _within(
 
 
 def _transport_of(environ: dict[str, Any]) -> Any:
-    """Return the transport of an ASGI server's connection, or None where there is none."""
+    """Return the transport of an ASGI server's connection, or what watches its socket; None where there is neither."""
+    scope = environ.get("asgi.scope")
+    if isinstance(scope, dict) and WATCHED_KEY in scope:
+        return scope[WATCHED_KEY]
     protocols = [getattr(environ.get(name), "__self__", None) for name in ("asgi.receive", "asgi.send")]
     # Hypercorn's stream sends through its protocol, and that through the server of the connection.
     for _ in range(2):

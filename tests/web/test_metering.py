@@ -230,5 +230,16 @@ def test_hypercorn_is_bounded(budget: Budget) -> None:
 
 
 def test_a_server_that_shows_nothing_is_bounded_where_engineio_reads(budget: Budget) -> None:
-    upgraded(Protocol(), budget)
-    assert budget.exceeded is None
+    async def wait() -> str:
+        return "hello"
+
+    def theirs(handler: Any, _server: Any) -> Any:
+        async def respond(_environ: dict[str, Any]) -> Any:
+            return await handler(SimpleNamespace(wait=wait))
+
+        return respond
+
+    environ = {"asgi.send": Protocol().send, "asgi.scope": {BUDGET_KEY: budget}}
+    respond = metered_upgrade(theirs, print)(lambda websocket: websocket.wait(), None)
+    assert asyncio.run(respond(environ)) is None
+    assert budget.exceeded == "packets that are none of Engine.IO's"
