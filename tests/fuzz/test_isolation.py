@@ -2,11 +2,17 @@
 
 The same things happen in several worlds, each with a web server and a Redis of its own: in one of them everything, in
 each of the others only what one client may see. What the client is answered, and hears, has to be the same in both.
+Short stories are told over sockets; long ones, in which rights change, to servers in this process
+(tests/fuzz/stories.py).
 """
 
 from __future__ import annotations
 
 import itertools
+import os
+import random
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +25,7 @@ from celery_realtime import events
 from celery_realtime.events import Job
 from celery_realtime.jobs.progress import Progress, progress_update
 from tests.fuzz.budget import tried
+from tests.fuzz.stories import tell_many
 from tests.web_servers import Web
 
 if TYPE_CHECKING:
@@ -220,7 +227,7 @@ def watch(stack: ExitStack, world: World, user: str, names: Names) -> Watcher:
 
 
 @pytest.mark.timeout(300)
-@tried(6, share=0.1, shrinks=False)
+@tried(3, share=0.1, shrinks=False)
 @given(st.lists(deeds | deeds | questions, min_size=5, max_size=20))
 def test_no_answer_and_no_event_tells_of_what_a_client_may_not_see(
     worlds: dict[str, World], story: list[Deed | Question]
@@ -263,3 +270,23 @@ def _is_hidden(part: Any) -> bool:
     if isinstance(part, list):
         return part[:1] == ["agent_hidden"]
     return isinstance(part, dict) and part.get("event") == "agent_hidden"
+
+
+# -- long stories, without sockets ---------------------------------------------------------------------------------
+
+#: Steps of all stories together: what happens, what is asked, and changes of rights.
+STEPS = int(os.environ.get("FUZZ_STEPS") or 1000)
+
+
+@pytest.mark.timeout(0)
+def test_in_long_stories_with_changing_rights_no_client_is_given_what_is_not_its_own(
+    results_server: RedisServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seed = os.environ.get("FUZZ_SEED") or (random.SystemRandom().randrange(10**9) if "FUZZ_STEPS" in os.environ else 1)
+    steps: Counter[str] = Counter()
+    try:
+        tell_many(results_server.fresh_url, seed, STEPS, steps)
+    finally:
+        with capsys.disabled():
+            sys.stdout.write(f"\nisolation: {steps.total()} steps of stories with FUZZ_SEED={seed}: {dict(steps)}\n")
+    assert steps.total() >= STEPS

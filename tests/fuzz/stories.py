@@ -1,0 +1,553 @@
+"""Random stories of several worlds, and what the model says of them; see tests/fuzz/test_isolation.py.
+
+In each world the same clients do the same, in the same order. In the world of everything all happens; in each of the
+others, only what one client may see or may come to see. A client cannot tell its own world from that of everything.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import socketio
+from celery import Celery
+
+from celery_realtime import Realtime, events
+from celery_realtime.auth import issue_token
+from celery_realtime.events import Job, Outgoing
+from celery_realtime.jobs.progress import Progress, progress_update
+from tests.fuzz.direct import DirectClient
+from tests.web_servers import SECRET
+
+#: Jobs, and their tasks; of those of the task ``secret`` members see nothing. Each project has a job of each name.
+JOBS = {"report": "open", "audit": "secret"}
+STATES = ("PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE")
+#: What differs between worlds, or from one run to the next.
+VOLATILE = frozenset(("epoch", "timestamp", "expires_in"))
+DAY = 86400.0
+#: Steps of a story.
+LENGTH = 100
+
+_numbers = itertools.count()
+
+
+class Person(NamedTuple):
+    """A user, whose clients do what the story says.
+
+    Attributes:
+        audience: ``owner`` or ``member``.
+        always: The projects that each of the user's tokens names.
+        at_times: Those that some of them name.
+    """
+
+    audience: str
+    always: tuple[str, ...]
+    at_times: tuple[str, ...]
+
+    @property
+    def happens(self) -> tuple[str, ...]:
+        """The projects in which something happens in the user's own world."""
+        return self.always + self.at_times
+
+
+#: Nobody ever has a token for the project ``theirs``.
+PEOPLE = {
+    "ada": Person("owner", ("ours",), ("shared",)),
+    "eve": Person("member", ("ours",), ("shared",)),
+    "sam": Person("owner", (), ("shared",)),
+}
+PROJECTS = ("ours", "shared", "theirs")
+
+
+def hide_secrets(_event: str, _project: str, payload: dict[str, Any], audience: str | None) -> dict[str, Any] | None:
+    return None if audience == "member" and payload.get("task") == "secret" else payload
+
+
+class Deed(NamedTuple):
+    """Something that happens in a project.
+
+    Attributes:
+        kind: A state that a job comes to, or ``progress`` or ``line``.
+        project: One of ``PROJECTS``.
+        job: One of ``JOBS``.
+        with_result: Whether an end is in the result backend, too.
+    """
+
+    kind: str
+    project: str
+    job: str
+    with_result: bool
+
+
+class Request(NamedTuple):
+    """What a client asks for.
+
+    Attributes:
+        who: The user.
+        event: The request.
+        project: The project that it names, if it names one.
+        job: The job that it is about.
+        since: How many offsets back it wants to go on from; None for nowhere, -1 for another epoch.
+        batch: Whether it wants batches.
+        is_acknowledged: Whether it asks for an acknowledgement.
+    """
+
+    who: str
+    event: str
+    project: str | None
+    job: str
+    since: int | None
+    batch: bool
+    is_acknowledged: bool
+
+
+class Turn(NamedTuple):
+    """What changes a client's rights.
+
+    Attributes:
+        who: The user.
+        kind: ``refresh`` on the open connection, ``return`` on a new one, ``stale`` (to show the token before the last
+            again), or ``revoke``.
+        opened: The projects that its new token names, beside those that it always names.
+    """
+
+    who: str
+    kind: str
+    opened: tuple[str, ...]
+
+
+Part = Deed | Request | Turn
+
+
+def random_parts(dice: random.Random) -> Iterator[Part]:
+    """Yield what happens, for ever."""
+    while True:
+        chance = dice.random()
+        if chance < 0.5:
+            kind = dice.choice((*STATES, "progress", "line"))
+            yield Deed(kind, dice.choice(PROJECTS), dice.choice([*JOBS]), dice.random() < 0.5)
+        elif chance < 0.92:
+            yield _random_request(dice)
+        else:
+            opened = ("shared",) if dice.random() < 0.6 else ()
+            kind = dice.choice(("refresh", "refresh", "return", "stale", "revoke"))
+            yield Turn(dice.choice([*PEOPLE]), kind, opened)
+
+
+def _random_request(dice: random.Random) -> Request:
+    event = dice.choice(
+        (
+            *("subscribe_project",) * 3,
+            *("subscribe_job",) * 2,
+            *("unsubscribe_project", "unsubscribe_job", "get_result", "cancel_job"),
+        )
+    )
+    project = dice.choice(PROJECTS if event.endswith("_project") else (*PROJECTS, None))
+    since = dice.choice((None, None, -1, 0, 1, 3))
+    job = dice.choice((*JOBS, "nowhere"))
+    return Request(dice.choice([*PEOPLE]), event, project, job, since, dice.random() < 0.3, dice.random() < 0.8)
+
+
+class World:
+    """A web server in this process, in which some of all happens.
+
+    Args:
+        url: Of a Redis of its own.
+        happens: Tells what of all happens in it.
+    """
+
+    def __init__(self, url: str, happens: Callable[[Deed], bool]) -> None:
+        self.happens = happens
+        app = Celery("world", broker=url, backend=url, set_as_current=False)
+        self.realtime = Realtime(
+            app, history_url=url, secret_key=SECRET, linger=0.0, request_rate=1e6, event_filter=hide_secrets
+        )
+        self.manager = self.realtime.client_manager()
+        self.server = socketio.Server(async_mode="threading", async_handlers=False, client_manager=self.manager)
+        self._settled = threading.Event()
+        self.manager.on_order(self._note_settled)
+        self.realtime.init_socketio(self.server, audience=lambda user, _: PEOPLE[user].audience)
+        #: Jobs whose progress may not have been sent yet.
+        self._in_progress: set[str] = set()
+        self._orders = 0
+        self._until = -1
+
+    def _note_settled(self, order: dict[str, Any]) -> None:
+        if order.get("action") == "settle" and order.get("number") == self._until:
+            self._settled.set()
+
+    def begin(self) -> None:
+        assert self.manager.reader.listener.wait(10)
+
+    def do(self, deed: Deed, job: Job, outgoing: Outgoing, content: str) -> None:
+        """Let something happen, if it does in this world."""
+        if not self.happens(deed):
+            return
+        if deed.kind == "progress":
+            self._send_progress_before(job.job_id)
+        if deed.with_result and deed.kind in ("SUCCESS", "FAILURE"):
+            result = ValueError(content) if deed.kind == "FAILURE" else content
+            self.realtime.app.backend.store_result(job.job_id, result, deed.kind)
+        self.realtime.manager.put(outgoing)
+
+    def _send_progress_before(self, job_id: str) -> None:
+        """Send the last progress of a job: whether newer progress replaces it depends on the machine."""
+        if job_id in self._in_progress:
+            assert self.realtime.flush(30)
+            self._in_progress.clear()
+        self._in_progress.add(job_id)
+
+    def begin_to_settle(self) -> None:
+        """Send an order that comes after all else."""
+        assert self.realtime.flush(30)
+        self._in_progress.clear()
+        self._orders += 1
+        self._until = self._orders
+        self._settled.clear()
+        assert self.realtime.manager.publisher.order({"action": "settle", "number": self._orders})
+
+    def settle(self) -> None:
+        """Wait until the server has received everything that was published before."""
+        assert self._settled.wait(30), "a world does not settle"
+
+    def stop(self) -> None:
+        self.realtime.keeper.stop()
+        self.manager.stop_listening()
+        self.realtime.manager.publisher.order({"action": "wake up"})
+        self.manager.thread.join(10)
+        self.realtime.manager.publisher.close()
+
+
+class Names:
+    """The ids of one story, which no other has."""
+
+    def __init__(self) -> None:
+        self._number = next(_numbers)
+
+    def of(self, name: str) -> str:
+        return f"{name}-{self._number}"
+
+
+class Watcher:
+    """A user's client in one world, and all that it has been given.
+
+    Args:
+        world: The world.
+        name: The user.
+        names: The ids of the story.
+    """
+
+    def __init__(self, world: World, name: str, names: Names) -> None:
+        self._world = world
+        self._name = name
+        self._names = names
+        self._client: DirectClient | None = None
+        self._places: dict[str, dict[str, Any]] = {}
+        self._waiting: list[tuple[str, int]] = []
+
+    def enter(self, token: str) -> None:
+        """Connect, anew if need be."""
+        if self._client is not None:
+            self.collect()
+            self._client.close()
+        self._client = DirectClient(self._world.server).connect(token)
+        assert self._client.is_connected, self._client.refusal
+
+    def ask(self, request: Request) -> None:
+        assert self._client is not None
+        data = self._data_of(request)
+        if request.is_acknowledged:
+            project = request.project if request.event == "subscribe_project" else None
+            self._waiting.append((project or "", self._client.ask(request.event, data)))
+        else:
+            self._client.tell(request.event, data)
+
+    def show(self, token: str) -> None:
+        """Show a new token on the open connection."""
+        assert self._client is not None
+        self._waiting.append(("", self._client.ask("refresh_token", {"token": token})))
+
+    def _data_of(self, request: Request) -> dict[str, Any]:
+        data: dict[str, Any] = {}
+        if not request.event.endswith("_project"):
+            data["job_id"] = self._names.of(request.job)
+        if request.project is not None:
+            data["project_id"] = self._names.of(request.project)
+        if request.event.startswith("subscribe"):
+            data["batch"] = request.batch
+            place = self._places.get(request.project or "")
+            if request.since == -1:
+                data["since"] = {"epoch": "made-up", "offset": 1}
+            elif request.since is not None and place is not None:
+                # What is hidden from members takes offsets: of theirs, only the first means the same in both worlds.
+                back = 10**6 if PEOPLE[self._name].audience == "member" else request.since
+                data["since"] = {"epoch": place["epoch"], "offset": max(0, place["offset"] - back)}
+        return data
+
+    def collect(self) -> list[Any]:
+        """Read what there is to read, and return it: events in their order, then answers."""
+        assert self._client is not None
+        answers = []
+        for project, number in self._waiting:
+            answer = self._client.answer(number)
+            if project and answer["ok"]:
+                self._places[project] = {"epoch": answer["epoch"], "offset": answer["offset"]}
+            answers.append(answer)
+        self._waiting.clear()
+        self._client.read()
+        given = [*_unfolded(self._client.heard), *answers]
+        self._client.heard.clear()
+        return given
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+
+
+class Rights:
+    """What the model says of who may see what.
+
+    Args:
+        names: The ids of the story.
+    """
+
+    def __init__(self, names: Names) -> None:
+        self._names = names
+        self._projects = {name: set(person.always) for name, person in PEOPLE.items()}
+        #: The tokens of each user: the token, and the projects that it still opens.
+        self._tokens: dict[str, list[tuple[str, set[str]]]] = {name: [] for name in PEOPLE}
+
+    def issue(self, name: str, opened: tuple[str, ...]) -> str:
+        """Return a new token."""
+        projects = {*PEOPLE[name].always, *opened}
+        token = issue_token(SECRET, name, [self._names.of(project) for project in projects], DAY)
+        self._tokens[name].append((token, projects))
+        self._projects[name] = projects
+        return token
+
+    def stale(self, name: str) -> str:
+        """Return the token before the last, which opens what has not been revoked since."""
+        token, projects = self._tokens[name][-2:][0]
+        self._tokens[name].append((token, projects))
+        self._projects[name] = projects
+        return token
+
+    def revoke(self, name: str, project: str) -> None:
+        for _, projects in self._tokens[name]:
+            projects.discard(project)
+
+    def allow(self, name: str) -> set[str]:
+        return self._projects[name]
+
+
+class Story:
+    """One story, told in all worlds.
+
+    Args:
+        worlds: By name: ``all``, and one for each user.
+    """
+
+    def __init__(self, worlds: dict[str, World]) -> None:
+        self._worlds = worlds
+        self._names = Names()
+        self._rights = Rights(self._names)
+        self._contents = itertools.count()
+        self._watchers = {
+            name: [Watcher(worlds[world], name, self._names) for world in ("all", name)] for name in PEOPLE
+        }
+        self.steps: Counter[str] = Counter()
+
+    def tell(self, parts: list[Part]) -> None:
+        """Let all of it happen, and check what each client sees of it."""
+        try:
+            for name in PEOPLE:
+                token = self._rights.issue(name, ())
+                for watcher in self._watchers[name]:
+                    watcher.enter(token)
+            for kind, run in itertools.groupby(parts, type):
+                self._go_through(kind, list(run))
+        finally:
+            for watchers in self._watchers.values():
+                for watcher in watchers:
+                    watcher.close()
+
+    def _go_through(self, kind: type, run: list[Any]) -> None:
+        for part in run:
+            self.steps[getattr(part, "kind", None) or part.event] += 1
+            if kind is Deed:
+                self._do(part)
+            elif kind is Request:
+                for watcher in self._watchers[part.who]:
+                    watcher.ask(part)
+            else:
+                self._turn(part)
+        if kind is Deed:
+            self._settle()
+        self._check()
+
+    def _do(self, deed: Deed) -> None:
+        project, job_id = self._names.of(deed.project), self._names.of(deed.job)
+        job = Job(job_id=job_id, project_id=project, task=JOBS[deed.job])
+        content = f"content-of-{project}-number-{next(self._contents)}"
+        for world in self._worlds.values():
+            world.do(deed, job, self._outgoing(deed, job, content), content)
+
+    def _outgoing(self, deed: Deed, job: Job, content: str) -> Outgoing:
+        """Return the event of a deed, for one world."""
+        if deed.kind == "line":
+            data = {"text": content, "task": job.task}
+            return events.outgoing_custom("line", data, job.project_id, job.job_id, 1 << 16)
+        if deed.kind == "progress":
+            return events.outgoing_progress(progress_update(job, Progress(50, content)))
+        ends: dict[str, dict[str, Any]] = {
+            "SUCCESS": {"result": f'"{content}"'.encode()},
+            "FAILURE": {"error": content},
+        }
+        return events.outgoing_status(events.status_change(job, deed.kind, **ends.get(deed.kind, {})))
+
+    def _settle(self) -> None:
+        for world in self._worlds.values():
+            world.begin_to_settle()
+        for world in self._worlds.values():
+            world.settle()
+
+    def _turn(self, turn: Turn) -> None:
+        self._check()
+        watchers = self._watchers[turn.who]
+        if turn.kind == "revoke":
+            self._rights.revoke(turn.who, "shared")
+            for world in self._worlds.values():
+                assert world.realtime.revoke_access(turn.who, self._names.of("shared"))
+            self._settle()
+        else:
+            issue = self._rights.stale if turn.kind == "stale" else lambda name: self._rights.issue(name, turn.opened)
+            token = issue(turn.who)
+            for watcher in watchers:
+                (watcher.enter if turn.kind == "return" else watcher.show)(token)
+        self._check()
+
+    def _check(self) -> None:
+        """Check what each client has been given since the last time.
+
+        It has no contents of a project that the client may not see now; and the client cannot tell by it that its world
+        is not that of everything.
+        """
+        for name, (watcher, own) in self._watchers.items():
+            given, model = watcher.collect(), own.collect()
+            forbidden = {*PROJECTS} - self._rights.allow(name)
+            text = repr((given, model))
+            for project in forbidden:
+                content = f"content-of-{self._names.of(project)}-"
+                assert content not in text, f"{name} is given what is in {project}: {text}"
+            # An audience can tell how much is hidden from it, and not of what: that takes offsets.
+            leave_out = VOLATILE | ({"offset"} if PEOPLE[name].audience == "member" else set())
+            for one, other in itertools.zip_longest(shown(given, leave_out), shown(model, leave_out)):
+                assert one == other, f"{name} can tell the world of everything, {one}, from its own, {other}"
+
+
+def _unfolded(heard: list[list[Any]]) -> Iterator[list[Any]]:
+    """Yield events one by one: how many come at once depends on the machine."""
+    for event, *data in heard:
+        if event == "agent_batch":
+            yield from ([item["event"], item["data"]] for item in data[0])
+        else:
+            yield [event, *data]
+
+
+def shown(value: Any, leave_out: frozenset[str] | set[str]) -> Any:
+    """Return what has to be the same in two worlds."""
+    if isinstance(value, dict):
+        return {name: shown(part, leave_out) for name, part in value.items() if name not in leave_out}
+    if not isinstance(value, list):
+        return value
+    parts = [shown(part, leave_out) for part in value if not _is_hidden(part)]
+    # A snapshot is in the order of time; two jobs may have come to their states within a millisecond, or not.
+    runs = [list(run) for _, run in itertools.groupby(parts, _is_of_snapshot)]
+    return [part for run in runs for part in (sorted(run, key=repr) if _is_of_snapshot(run[0]) else run)]
+
+
+def _is_of_snapshot(part: Any) -> bool:
+    """Tell whether something is a job of a snapshot, or the event that stands for one."""
+    if isinstance(part, list):
+        return isinstance(part[-1], dict) and part[-1].get("replayed") is True if part else False
+    return isinstance(part, dict) and "stalled" in part
+
+
+def _is_hidden(part: Any) -> bool:
+    if isinstance(part, list):
+        return part[:1] == ["agent_hidden"]
+    return isinstance(part, dict) and part.get("event") == "agent_hidden"
+
+
+@contextmanager
+def all_worlds(fresh_url: Callable[[], str]) -> Iterator[dict[str, World]]:
+    """Make the world of everything, and for each user that in which what the user may come to see happens."""
+
+    def is_for(name: str) -> Callable[[Deed], bool]:
+        person = PEOPLE[name]
+        return lambda deed: deed.project in person.happens and (person.audience == "owner" or JOBS[deed.job] == "open")
+
+    with ExitStack() as stack:
+        worlds = {"all": World(fresh_url(), lambda _: True)}
+        worlds |= {name: World(fresh_url(), is_for(name)) for name in PEOPLE}
+        for world in worlds.values():
+            stack.callback(world.stop)
+            world.begin()
+        yield worlds
+
+
+def tell_many(fresh_url: Callable[[], str], seed: object, steps: int, done: Counter[str]) -> None:
+    """Tell stories until so many steps are done.
+
+    Args:
+        fresh_url: Returns the address of an empty database.
+        seed: Of all the stories.
+        steps: How many.
+        done: Gets how many steps there were of each kind.
+
+    Raises:
+        AssertionError: A client could tell that something happens which it may not see; with as little of the story as
+            it takes.
+    """
+    with all_worlds(fresh_url) as worlds:
+        for number in itertools.count():
+            parts = list(itertools.islice(random_parts(random.Random(f"{seed}-{number}")), LENGTH))
+            story = Story(worlds)
+            try:
+                story.tell(parts)
+            except AssertionError as error:
+                rest = "\n  ".join(map(str, reduced(worlds, parts[: story.steps.total()])))
+                raise AssertionError(
+                    f"{error}\nin story {number} of the seed {seed}, of which this is left:\n  {rest}"
+                ) from None
+            done += story.steps
+            if done.total() >= steps:
+                return
+
+
+def reduced(worlds: dict[str, World], parts: list[Part]) -> list[Part]:
+    """Leave out of a story that failed what does not matter."""
+    size = len(parts)
+    while size > 1:
+        size //= 2
+        start = 0
+        while start < len(parts):
+            without = parts[:start] + parts[start + size :]
+            if _fails(worlds, without):
+                parts = without
+            else:
+                start += size
+    return parts
+
+
+def _fails(worlds: dict[str, World], parts: list[Part]) -> bool:
+    try:
+        Story(worlds).tell(parts)
+    except AssertionError:
+        return True
+    return False
