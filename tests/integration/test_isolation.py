@@ -169,8 +169,9 @@ class Guest(Recorder):
         self.since: dict[Topic, int] = {}
         #: From the request to subscribe until it was taken back, by either side.
         self.asked = Stretches(clock)
-        #: When it last asked to be subscribed to what it was subscribed to before.
+        #: When it last asked to be subscribed to something, and when that was answered.
         self.asked_again: dict[Topic, int] = {}
+        self.answered: dict[Topic, int] = {}
         self.lock = threading.RLock()
 
     def __repr__(self) -> str:
@@ -389,7 +390,7 @@ class Story:
 
     def _subscribed(self, guest: Guest, topic: Topic, asked: int, answer: dict[str, Any]) -> None:
         with guest.lock:
-            answered = self.clock.now
+            answered = guest.answered[topic] = self.clock.now
             guest.answers.append(Answer(topic, asked, answered, answer))
             if not answer["ok"]:
                 guest.asked.end(topic)
@@ -437,12 +438,20 @@ class Story:
     def _stay_ends(self, guest: Guest, topic: Topic) -> None:
         """Note up to when a client had to hear everything: what is under way now may come too late for it.
 
-        So may what is held for it until its server has answered a request to subscribe again, which is now refused.
+        So may what is held for it until its server has answered a request to subscribe to anything of the project, if
+        its access ends meanwhile; the server goes on to what it held just after the answer.
         """
         first = guest.since.pop(topic, None)
         if first is not None:
-            last = min(self.drains[-1], guest.asked_again[topic]) if topic in guest.busy else self.drains[-1]
-            guest.stays.append(Stay(topic, first, last))
+            drained = self.drains[-1]
+            asked = [
+                guest.asked_again[other] for other in _topics(topic.project) if self._may_hold(guest, other, drained)
+            ]
+            guest.stays.append(Stay(topic, first, min([drained, *asked])))
+
+    def _may_hold(self, guest: Guest, topic: Topic, drained: int) -> bool:
+        """Tell whether a server may still hold for a client what was told before all was drained last."""
+        return topic in guest.asked_again and (topic in guest.busy or guest.answered.get(topic, 0) > drained)
 
     def _of(self, user: str) -> list[Guest]:
         return [guest for guest in self.guests if guest.user == user]
