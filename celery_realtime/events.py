@@ -463,7 +463,7 @@ def _may_stall(job: Job | None) -> bool:
     return job is None or job.execution is None or job.stall_after is not None
 
 
-def outgoing_end(job: Job, ending: Ending, *, incarnation: str, gate: str = "") -> Outgoing:
+def outgoing_end(job: Job, ending: Ending, *, incarnation: str, gate: str = "", since: float | None = None) -> Outgoing:
     """Encode the end of a job, which must have a project, as somebody else than the job's process reports it.
 
     Args:
@@ -471,7 +471,10 @@ def outgoing_end(job: Job, ending: Ending, *, incarnation: str, gate: str = "") 
         ending: Its end.
         incarnation: The incarnation of the worker that ran it.
         gate: As in :func:`outgoing_status`.
+        since: Of a job whose execution is not known: when it began, or, if its message is lost, when that was.
     """
+    if job.execution is None and since is not None:
+        job = replace(job, execution=Execution("", since))
     change = status_change(job, ending.state, result=ending.result, error=ending.error, truncated=ending.truncated)
     return outgoing_status(change, incarnation=incarnation, gate=gate, job=job)
 

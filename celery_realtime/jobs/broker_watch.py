@@ -136,7 +136,7 @@ class BrokerWatch:
             for entry in lost:
                 end = Ending("LOST", ERROR)
                 gate = events.UNDELIVERED_GATE
-                self._manager.put(events.outgoing_end(_job_of(entry), end, incarnation="", gate=gate))
+                self._manager.put(events.outgoing_end(_job_of(entry), end, incarnation="", gate=gate, since=since))
 
 
 def _undelivered(entries: list[dict[str, Any]], held: set[str], before: float) -> Iterator[dict[str, Any]]:

@@ -234,7 +234,8 @@ class Reconciler:
             job = msgspec.structs.replace(job, attempt=job.attempt + 1)
         # It had started, even if its child could not send that any more.
         gate = "S" if ending.state == "LOST" and departure.report.kind == "abandoned" else ""
-        self._manager.put(events.outgoing_end(job, ending, incarnation=self._reporter.incarnation, gate=gate))
+        incarnation, since = self._reporter.incarnation, departure.started_at if gate else None
+        self._manager.put(events.outgoing_end(job, ending, incarnation=incarnation, gate=gate, since=since))
         if ending.error is not None and ending.state != "RETRY":
             self._failed(job, departure.request, ending)
 

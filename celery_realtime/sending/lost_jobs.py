@@ -162,7 +162,7 @@ class LostJobs:
         if end is None:
             error = f"WorkerLost: {job.worker or 'its worker'} has not been heard of for {self._lease:g} s"
             end, gate = events.Ending("LOST", error), "S" if job.running else ""
-        self._manager.put(events.outgoing_end(job, end, incarnation=incarnation, gate=gate))
+        self._manager.put(events.outgoing_end(job, end, incarnation=incarnation, gate=gate, since=job.since))
         return end
 
 

@@ -27,6 +27,8 @@ class Known(NamedTuple):
         has_status: Whether more is known of the attempt than progress.
         gone_back: Whether the message of its latest start is with the broker again.
         handed_on: Whether it goes on in a message that it has published, and ``incarnation`` does not have it any more.
+        handed_at: When that was.
+        former: Who has had this attempt before ``incarnation``.
         says: What its latest status says to the user.
     """
 
@@ -42,6 +44,8 @@ class Known(NamedTuple):
     has_status: bool = True
     gone_back: bool = False
     handed_on: bool = False
+    handed_at: float = 0.0
+    former: tuple[str, ...] = ()
     says: tuple[str, str | None] = ("", None)
 
     @property
@@ -50,6 +54,11 @@ class Known(NamedTuple):
         if self.rank in ("0", "1"):
             return "running" if self.rank == "1" else "queued"
         return "done" if self.says[0] == "SUCCESS" else "failed"
+
+    def former_to(self, incarnation: str) -> tuple[str, ...]:
+        """Return who has had the attempt before an incarnation that has it next."""
+        is_other = self.incarnation not in ("", incarnation)
+        return (self.incarnation, *self.former) if is_other else self.former
 
 
 class Report(NamedTuple):
@@ -147,16 +156,22 @@ def _is_of_start_before(report: Report, known: Known) -> bool:
 def _is_news_of_reaper(report: Report, known: Known) -> bool:
     is_same = report.attempt == known.attempt
     is_own = not report.incarnation or not known.incarnation or report.incarnation == known.incarnation
-    if is_same and known.gone_back and report.incarnation == known.incarnation:
-        return False  # the worker has said itself that it had it no more
     if report.rank in ("E", "N"):
-        waits = known.rank == "0" or (report.rank == "N" and known.rank == "1" and known.handed_on)
-        return is_same and waits
-    if report.rank == "S" and (report.attempt > known.attempt or (is_same and known.rank == "0")):
+        was_handed_on = known.rank == "1" and known.handed_on and known.handed_at <= report.started
+        return is_same and (known.rank == "0" or (report.rank == "N" and was_handed_on))
+    is_start = report.rank == "S" and not (is_same and _is_of_start_that_is_over(report, known))
+    if is_start and (report.attempt > known.attempt or (is_same and known.rank == "0")):
         return True
     if known.handed_on:  # whoever has started it since can lose it, and whoever says that of all
-        is_own = not report.incarnation or (report.rank == "S" and report.incarnation != known.incarnation)
+        is_own = not report.incarnation or is_start
     return is_same and known.rank == "1" and is_own
+
+
+def _is_of_start_that_is_over(report: Report, known: Known) -> bool:
+    """Return whether a worker is only known to have had a job before it was handed on, or its message went back."""
+    over = known.handed_at if known.handed_on else known.started
+    has_had = report.incarnation in (known.incarnation, *known.former)
+    return (known.handed_on or known.gone_back) and has_had and report.started <= over + 1.0
 
 
 def _is_progress(report: Report, known: Known) -> bool:
@@ -178,9 +193,10 @@ def note(report: Report, known: Known | None) -> Known | None:
     if report.rank == "2" and known.rank in SOFT and report.says == known.says:
         return known._replace(rank="2")  # somebody who knows says what was only inferred
     if report.rank == "1" and _goes_on(report, known):
-        return known._replace(incarnation=report.incarnation, started=report.started, handed_on=False)
+        former = known.former_to(report.incarnation)
+        return known._replace(incarnation=report.incarnation, started=report.started, handed_on=False, former=former)
     if report.rank == "H" and known.rank == "1" and _has_it(report, known):
-        return known._replace(incarnation=report.incarnation, handed_on=True)
+        return known._replace(incarnation=report.incarnation, handed_on=True, handed_at=report.started)
     if report.rank == "B" and known.rank == "0" and not known.gone_back:  # the start itself has not been heard of
         return known._replace(incarnation=report.incarnation, started=report.started, gone_back=True)
     return None
@@ -221,7 +237,8 @@ def apply(report: Report, known: Known | None, now: float) -> Known | None:
         over = Known(run, began, report.attempt, incarnation=report.incarnation, gone_back=True, says=report.says)
         is_start_known = same is not None and same.execution is not None
         start = (same.execution, same.started) if same is not None and is_start_known else (None, report.started)
-        return over._replace(execution=start[0], started=start[1])
+        former = () if same is None else same.former_to(report.incarnation)
+        return over._replace(execution=start[0], started=start[1], former=former)
     goes_on = same is not None and (report.rank != "1" or same.rank == "0" or not same.has_status)
     keeps = (
         same is not None and report.execution is None and (report.rank != "1" or same.incarnation == report.incarnation)
@@ -234,6 +251,7 @@ def apply(report: Report, known: Known | None, now: float) -> Known | None:
         rank=rank,
         percent=same.percent if same is not None and goes_on else 0,
         incarnation=report.incarnation,
+        former=() if same is None else same.former_to(report.incarnation),
         execution=same.execution if same is not None and keeps else report.execution,
         started=same.started if same is not None and keeps else report.started,
         ended=now if rank in ("2", "L", "E") else None,

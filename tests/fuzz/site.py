@@ -125,7 +125,10 @@ class Site:
             end = events.outgoing_given_back(job, self.now, incarnation=worker.incarnation)
         else:
             gate = "S" if state == "LOST" else ""
-            end = events.outgoing_end(job, Ending(state, "boom"), incarnation=worker.incarnation, gate=gate)
+            since = start.started if gate else None
+            end = events.outgoing_end(
+                job, Ending(state, "boom"), incarnation=worker.incarnation, gate=gate, since=since
+            )
         worker.outbox.append(end)
         # A start that is heard of after its message went back may pass for the next one, and is lost later.
         if is_salvaged or not message.acks_late:

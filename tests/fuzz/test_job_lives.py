@@ -95,7 +95,10 @@ class Lives(RuleBasedStateMachine):
 
     def hold(self, worker: Worker) -> None:
         held = [HeldJob(**msgspec.structs.asdict(job_of(message))) for message in worker.reserved]
-        running = [HeldJob(**msgspec.structs.asdict(job_of(start.message)), running=True) for start in worker.starts]
+        running = [
+            HeldJob(**msgspec.structs.asdict(job_of(start.message)), running=True, since=start.started)
+            for start in worker.starts
+        ]
         was_there = self.history.leases.hold(worker.incarnation, [*held, *running], LEASE)
         is_first = not worker.has_renewed and self.now - worker.since < LEASE
         worker.has_renewed = True
@@ -108,10 +111,12 @@ class Lives(RuleBasedStateMachine):
         lapsed = self.history.leases.reap(LEASE, 10**6, 1.0)
         for incarnation, jobs in lapsed.lost.items():
             for job in jobs:
-                change = events.status_change(job, "LOST")
                 gate = "S" if job.running else ""
-                self.append([events.outgoing_status(change, gate=gate, incarnation=incarnation, job=job)])
-            self.history.leases.reaped(incarnation)
+                end = events.Ending("LOST")
+                self.append([events.outgoing_end(job, end, gate=gate, incarnation=incarnation, since=job.since)])
+            # The jobs of one that is not forgotten are reported once more.
+            if self.site.pick((True, False)):
+                self.history.leases.reaped(incarnation)
         for name, job in lapsed.expired.items():
             assert job is not None
             self.append([events.outgoing_status(events.status_change(job, "REVOKED"), gate="E", job=job)])

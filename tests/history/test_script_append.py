@@ -595,6 +595,45 @@ def test_a_job_that_has_gone_on_with_who_was_killed_before_it_could_say_so_is_lo
     assert append(event("S", "known to have been started", incarnation="i2"))[1] == [2]
 
 
+def test_a_job_that_has_been_handed_on_twice_is_lost_by_none_of_those_who_had_it(append: Append) -> None:
+    """Whoever looks for the jobs of a dead worker reports each a second time."""
+    append(event("1", "r", age=9000, **FIRST))
+    append(event("H", "", age=8000, **FIRST), event("1", "r2", age=6000, **SECOND), event("H", "", age=4000, **SECOND))
+    lost = [event("S", f"lost {age}", incarnation=name, age=age) for name, age in (("i1", 9000), ("i2", 6000))]
+    assert append(*lost, *lost)[1] == [0] * 4
+    assert append.entry()[-2] == "r"
+    assert append(event("S", "begun once more, and not heard of", incarnation="i1", age=2000))[1] == [2]
+
+
+@pytest.mark.parametrize("giver", ["i1", "i2"])
+def test_a_job_whose_message_went_back_is_lost_by_none_of_those_who_had_it(append: Append, giver: str) -> None:
+    append(event("1", "r", incarnation="i1", execution="e1", age=9000))
+    if giver == "i2":
+        append(event("1", "r2", incarnation="i2", execution="e2", age=6000))
+    append(event("B", "back", incarnation=giver, age=4000))
+    ages = {"i1": 9000, **({"i2": 6000} if giver == "i2" else {})}
+    lost = [event("S", f"lost by {name}", incarnation=name, age=age) for name, age in ages.items()]
+    assert append(*lost, *lost)[1] == [0] * 2 * len(lost)
+    assert append.entry()[-2] == "back"
+    assert append(event("S", "begun once more, and not heard of", incarnation="i1", age=2000))[1] != [0]
+
+
+def test_a_message_that_a_job_has_published_since_is_not_lost_with_those_before(append: Append) -> None:
+    append(event("1", "r", age=9000, **FIRST))
+    append(event("H", "", age=4000, **FIRST))
+    assert append(event("N", "lost before that", age=6000))[1] == [0]
+    assert append(event("N", "lost", age=2000))[1] == [2]
+
+
+def test_of_all_that_have_had_an_attempt_the_latest_are_remembered(append: Append) -> None:
+    names = [f"{number:032d}" for number in range(20)]
+    for number, name in enumerate(names):
+        append(event("1", "r", incarnation=name, execution=f"e{number}", age=9000 - number))
+    had = append.entry()[5].split(",")
+    assert had == names[::-1][: len(had)]
+    assert 5 < len(had) < 12
+
+
 def test_a_job_whose_message_nobody_will_get_ends_if_it_waits_and_only_then(append: Append) -> None:
     append(event("1", "r", age=500, **FIRST))
     assert append(event("N", "lost"))[1] == [0]

@@ -72,8 +72,11 @@ local REAPERS = {[EXPIRED] = true, [UNDELIVERED] = true, [LOST] = true, [STARTED
 local HANDED_ON = 'H'
 -- Most milliseconds that a report takes from being described to being stored.
 local REPORT_TIME = 1000
--- Before the incarnation that has handed a job on, in place of the one that has the job: nobody is known to.
+-- In place of the incarnation that has a job, of one that has been handed on, which nobody is known to have: this, when
+-- that was (ms), a colon, and the incarnation that has handed it on.
 local BY = '*'
+-- Bytes of the incarnations that have had an attempt of a job before the present one; beyond, the oldest are forgotten.
+local MOST_FORMER = 300
 -- In place of a rank: progress, progress that has come to a halt, a custom event, a look for what is due.
 local PROGRESS, STALLED, CUSTOM, LOOK = 'p', 's', 'c', 'w'
 
@@ -333,9 +336,9 @@ end
 -- Jobs ----------------------------------------------------------------------------------------------------------------
 
 local function write_job(job, state)
-  local head = string.format('%d %s %s %d %d %s %s %s %s %s %s %d %d', state.attempt, state.rank, state.percent,
-    state.status_at, state.progress_at, state.incarnation, state.kind, state.share, state.root, state.run,
-    state.execution, state.started, state.ended)
+  local head = string.format('%d %s %s %d %d %s%s %s %s %s %s %s %d %d', state.attempt, state.rank, state.percent,
+    state.status_at, state.progress_at, state.incarnation, state.former, state.kind, state.share, state.root,
+    state.run, state.execution, state.started, state.ended)
   redis.call('HSET', keys.jobs, job, head .. '\n' .. state.status .. '\n' .. state.progress)
 end
 
@@ -358,6 +361,21 @@ local function keep_job(event, before, after, at)
 end
 
 local function is_handed_on(state) return string.sub(state.incarnation, 1, 1) == BY end
+
+-- Return when a job was handed on, and by which incarnation.
+local function handing_on(state)
+  local at, by = string.match(state.incarnation, '^%*(%d+):(.*)$')
+  return tonumber(at), by
+end
+
+-- Return who has had an attempt of a job before an incarnation that has it now, the latest first.
+local function former_before(incarnation, state)
+  local _, by = handing_on(state)
+  local latest = by or state.incarnation
+  if latest == '-' or latest == incarnation then return state.former end
+  local former = ',' .. latest .. state.former
+  return #former <= MOST_FORMER and former or string.match(string.sub(former, 1, MOST_FORMER), '^(.*),') or ''
+end
 
 local function is_queued(state) return state.rank == QUEUED or state.rank == GIVEN_BACK end
 
@@ -383,24 +401,36 @@ local function is_given_back_unseen(event, state)
   return event.rank == GIVEN_BACK and state and event.attempt == state.attempt and state.rank == QUEUED
 end
 
+-- Tell whether it is of an earlier start that an incarnation has had a job: the job was handed on since, or the message
+-- of that start, or of one after it, went back. Times are late by what their reports took to come here.
+local function is_of_earlier_start(event, state)
+  local at, by = handing_on(state)
+  local over = at or state.rank == GIVEN_BACK and state.started
+  local had = ',' .. (by or state.incarnation) .. state.former .. ','
+  if not over or event.started > over + REPORT_TIME then return false end
+  return string.find(had, ',' .. event.incarnation .. ',', 1, true) ~= nil
+end
+
+-- Tell whether the message has been lost of a job that nobody is known to have: the one that it has now.
+local function is_undelivered(event, state)
+  return is_queued(state) or state.rank == RUNNING and is_handed_on(state) and handing_on(state) <= event.started
+end
+
 -- What a reaper says of a job, which has heard nothing of it. `state` is nil if nothing is known of this run.
 local function is_news_of_reaper(event, state)
   local is_same_attempt = state and state.attempt == event.attempt
   if event.rank == EXPIRED then return is_same_attempt and is_queued(state) end
-  if event.rank == UNDELIVERED then
-    return is_same_attempt and (is_queued(state) or state.rank == RUNNING and is_handed_on(state))
-  end
+  if event.rank == UNDELIVERED then return is_same_attempt and is_undelivered(event, state) end
   -- The worker had started it, and died before that could be stored.
   if event.rank == STARTED_AND_LOST then
     if not state or event.attempt > state.attempt then return true end
-    local was_given_back = state.rank == GIVEN_BACK and state.incarnation == event.incarnation
-    if is_same_attempt and is_queued(state) then return not was_given_back end
+    if is_same_attempt and is_queued(state) then return not is_of_earlier_start(event, state) end
   end
   -- Only the incarnation that runs a job can lose it. Its own may be unknown, as of a job of which only progress has
-  -- been reported. One that has been handed on was begun once more by whoever is known to have started it.
+  -- been reported. One that has been handed on was begun once more by whoever is known to have started it since.
   local is_its_own = event.incarnation == '-' or state and (state.incarnation == '-'
     or event.incarnation == state.incarnation
-    or event.rank == STARTED_AND_LOST and is_handed_on(state) and BY .. event.incarnation ~= state.incarnation)
+    or event.rank == STARTED_AND_LOST and is_handed_on(state) and not is_of_earlier_start(event, state))
   return is_same_attempt and state.rank == RUNNING and is_its_own
 end
 
@@ -455,7 +485,8 @@ local function status_state(event, state, order, at)
   local share = state and not has_ended(state) and state.share or 0
   return {
     attempt = event.attempt, rank = rank_after(event),
-    incarnation = event.incarnation, kind = event.kind, status = event.payload, status_at = at,
+    incarnation = event.incarnation, former = same and former_before(event.incarnation, same) or '',
+    kind = event.kind, status = event.payload, status_at = at,
     root = state and state.root ~= '-' and state.root or event.root, run = run_after(event, state, order),
     execution = is_execution_kept and same.execution or event.execution,
     started = is_execution_kept and same.started or event.started,
@@ -477,6 +508,7 @@ local function append_status(event)
     return 0
   end
   if is_continued(event, state) then
+    state.former = former_before(event.incarnation, state)
     state.incarnation, state.started = event.incarnation, event.started
     write_job(event.job, state)
     return 0
@@ -500,7 +532,7 @@ local function hand_on(event)
     and state.attempt == event.attempt and not is_of_another_execution(event, state)
   local is_its_own = state and (state.incarnation == '-' or state.incarnation == event.incarnation)
   if is_present and is_its_own and state.started <= event.started + REPORT_TIME then
-    state.incarnation = BY .. event.incarnation
+    state.incarnation = string.format('%s%d:%s', BY, event.started, event.incarnation)
     write_job(event.job, state)
   end
   return 0
@@ -522,7 +554,8 @@ end
 local function state_begun_by_progress(event, state, order, at)
   local earlier = state or {incarnation = '-', share = 0, root = event.root, status_at = 0, ended = 0}
   return {
-    attempt = event.attempt, rank = RUNNING, kind = 'running', incarnation = earlier.incarnation, root = earlier.root,
+    attempt = event.attempt, rank = RUNNING, kind = 'running', incarnation = earlier.incarnation, former = '',
+    root = earlier.root,
     status = '', status_at = earlier.status_at, run = run_after(event, state, order), execution = event.execution,
     started = event.started, ended = 0, share = math.max(has_ended(earlier) and 0 or earlier.share, event.percent),
     percent = event.percent, progress = event.payload, progress_at = at,

@@ -36,7 +36,8 @@ end
 
 -- An entry has three lines: "attempt rank percent status-offset progress-offset incarnation kind share root run
 -- execution started ended", the latest status, the latest progress (JSON, or empty). Of a job that is gone only the
--- first line is left. `ended` is the time (ms) of the end, 0 for none; for the rest see append.lua.
+-- first line is left. Behind the incarnation stand those that have had the attempt before, with commas before them.
+-- `ended` is the time (ms) of the end, 0 for none; for the rest see append.lua.
 local HEAD = '^(%S+) ([012LEB]) (%S+) (%d+) (%d+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%d+) (%d+)'
 local KINDS = {queued = true, running = true, done = true, failed = true}
 
@@ -45,6 +46,8 @@ function common.parse_job(entry)
   local attempt, rank, percent, status_at, progress_at, incarnation, kind, share, root, run, execution, started, ended =
     string.match(entry, HEAD)
   attempt, percent, share = tonumber(attempt), tonumber(percent), tonumber(share)
+  local comma, former = incarnation and string.find(incarnation, ',', 1, true), ''
+  if comma then incarnation, former = string.sub(incarnation, 1, comma - 1), string.sub(incarnation, comma) end
   if not (attempt and percent and share and KINDS[kind]) then return nil end
   -- Looked for as plain text, which takes a fraction of the time of a pattern.
   local head_end = string.find(entry, '\n', 1, true) or #entry + 1
@@ -52,9 +55,9 @@ function common.parse_job(entry)
   local status, progress = string.sub(entry, head_end + 1, status_end - 1), string.sub(entry, status_end + 1)
   return {
     attempt = attempt, rank = rank, percent = percent, status_at = tonumber(status_at),
-    progress_at = tonumber(progress_at), incarnation = incarnation, kind = kind, share = share, root = root, run = run,
-    execution = execution, started = tonumber(started), ended = tonumber(ended), status = status, progress = progress,
-    is_gone = status == '' and progress == '',
+    progress_at = tonumber(progress_at), incarnation = incarnation, former = former, kind = kind, share = share,
+    root = root, run = run, execution = execution, started = tonumber(started), ended = tonumber(ended),
+    status = status, progress = progress, is_gone = status == '' and progress == '',
   }
 end
 
