@@ -38,6 +38,7 @@ _RUNNING_RANK = 1
 _HOLD, _RELEASE, _REAP, _AWAIT_STALL = map(Script, ("hold", "release", "reap", "await_stall"))
 _NOTE_RUNNING = Script("note_running")
 _RENEW = Script("renew")
+_REPORTED = Script("reported")
 
 
 class HeldMessage(msgspec.Struct, frozen=True):
@@ -138,13 +139,13 @@ class Leases:
             lease: Seconds until the lease lapses; its jobs are remembered for longer, for the reaper.
 
         Returns:
-            Whether the lease was still there. If not, it is new, or its jobs may have been declared lost.
+            Whether the lease was still there. If not, it is new, or its jobs may have been declared lost, or be so yet.
 
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
         arguments = [incarnation, int(max(lease * 100, HELD_TTL)), *_described(jobs)]
-        return bool(self._runner.run(call(_HOLD, self._keys_of(incarnation), arguments)))
+        return bool(self._runner.run(call(_HOLD, [*self._keys_of(incarnation), self._lapsed], arguments)))
 
     def held(self) -> set[tuple[str | None, str]]:
         """Return the jobs that workers have taken from their queues and not finished, and those behind.
@@ -200,7 +201,8 @@ class Leases:
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
-        keys = self._keys.leases("alive", "reaper", "expiring", "expiring-jobs", "stalling", "stalling-jobs", "noted")
+        names = ("alive", "reaper", "expiring", "expiring-jobs", "stalling", "stalling-jobs", "noted")
+        keys = [*self._keys.leases(*names), self._lapsed]
         arguments = [lease, pause, expiry_grace, *self._keys.leases("held:", "running:")]
         lost, expired, stalled = self._runner.run(call(_REAP, keys, arguments))
         return Lapsed(
@@ -215,6 +217,16 @@ class Leases:
             stalled=_decode_all(stalled, StalledJob),
         )
 
+    def reported(self, incarnation: str) -> None:
+        """Note that what :meth:`reap` has found of an incarnation has been reported, or is not going to be.
+
+        Should the incarnation live after all, it says once more from then on which jobs it runs.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        self._runner.run(call(_REPORTED, [self._lapsed], [incarnation]))
+
     def reaped(self, incarnation: str) -> None:
         """Forget an incarnation whose jobs have been declared lost.
 
@@ -223,7 +235,8 @@ class Leases:
         """
         alive, held, running, noted = self._keys_of(incarnation)
         forgotten = [command("ZREM", key, incarnation) for key in (alive, noted)]
-        self._runner.run_all([*forgotten, command("DEL", held, running)])
+        forgotten += [command("DEL", held, running), command("HDEL", self._lapsed, incarnation)]
+        self._runner.run_all(forgotten)
 
     def expired(self, names: Sequence[str]) -> None:
         """Forget expiries that have been reported.
@@ -306,6 +319,11 @@ class Leases:
             return []
         stalling, jobs = self._keys.leases("stalling", "stalling-jobs")
         return [command("ZREM", stalling, *ended), command("HDEL", jobs, *ended)]
+
+    @property
+    def _lapsed(self) -> str:
+        [lapsed] = self._keys.leases("lapsed")
+        return lapsed
 
     def _keys_of(self, incarnation: str) -> list[str]:
         name = legible(incarnation)

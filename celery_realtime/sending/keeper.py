@@ -15,10 +15,9 @@ from collections.abc import Callable
 import msgspec
 
 from celery_realtime import events
-from celery_realtime.events import Job
 from celery_realtime.forks import after_fork, talking
 from celery_realtime.history.connection import ERRORS
-from celery_realtime.history.leases import ExpiredJob, HeldJob, Leases
+from celery_realtime.history.leases import HeldJob, Leases
 from celery_realtime.logs import RateLimitedLogger, describe
 from celery_realtime.loops import BackgroundLoop, PeriodicLoop
 from celery_realtime.sending.lost_jobs import FindBegun, FindEnds, LostJobs, knows_nothing, none_begun
@@ -216,13 +215,14 @@ class LeaseRenewal:
             is_late, self._renewed_at = time.monotonic() - self._renewed_at > self._lease, now
             self._noted = {_key(job) for job in held}
         # If the first renewal comes late, jobs that were noted may have been reported as lost before it. One whose
-        # answer was lost may have found that the lease had lapsed. And of one that lapsed, Redis keeps what whoever
-        # reports its jobs has not done with. What was not lost is no news to the history.
+        # answer was lost may have found that the lease had lapsed. And one that lapsed may have been found by nobody
+        # yet. What was not lost is no news to the history.
         is_first = self._is_new and time.monotonic() - self._since < self._lease
         if (not was_there and not is_first) or was_in_doubt or is_late:
             for job in held:
-                if job.running and not job.left:
-                    _report(self._manager, job, "STARTED", incarnation=self._incarnation)
+                if job.running and not job.left and job.project_id is not None:
+                    change = events.status_change(job, "STARTED")
+                    self._manager.put(events.outgoing_status(change, incarnation=self._incarnation, job=job))
         self._is_new = False
 
     def note(self) -> None:
@@ -268,7 +268,7 @@ class Reaper:
     Args:
         manager: Publishes the reports.
         leases: Where to look.
-        lost: Reports the jobs of dead workers.
+        lost: Reports the jobs of dead workers, and expired ones.
         lease: Seconds that a lease lasts.
         pause: Seconds between two looks.
     """
@@ -290,24 +290,7 @@ class Reaper:
             lapsed = self._leases.reap(self._lease, self._pause, EXPIRY_GRACE)
         for incarnation, jobs in lapsed.lost.items():
             self._lost.put(incarnation, jobs)
-        self._report_expired(lapsed.expired)
+        self._lost.put_expired(lapsed.expired)
         for stalled in lapsed.stalled:
             progress = msgspec.structs.replace(stalled.progress, stalled=True, timestamp=events.now())
             self._manager.put(events.outgoing_progress(progress, job=stalled.job))
-
-    def _report_expired(self, jobs: dict[str, ExpiredJob | None]) -> None:
-        for job in jobs.values():
-            if job is not None:
-                gate = "E" if job.reason == "expired" else events.UNDELIVERED_GATE
-                _report(self._manager, job, "REVOKED", error=f"TaskRevokedError: {job.reason}", gate=gate)
-        if jobs and self._manager.flush():
-            with talking:
-                self._leases.expired([*jobs])
-
-
-def _report(
-    manager: SocketIOManager, job: Job, state: str, *, error: str | None = None, gate: str = "", incarnation: str = ""
-) -> None:
-    if job.project_id is not None:
-        change = events.status_change(job, state, error=error)
-        manager.put(events.outgoing_status(change, gate=gate, incarnation=incarnation, job=job))

@@ -1,10 +1,14 @@
-"""Report how the jobs of a dead worker have ended, as somebody knows, else as lost; and the steps behind them."""
+"""Report how the jobs of a dead worker have ended, as somebody knows, else as lost; steps behind them; and expiries.
+
+All that waits for somebody is done here, so that whoever looks for what has lapsed renews leases in time.
+"""
 
 from __future__ import annotations
 
 import logging
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -17,7 +21,7 @@ from celery_realtime.loops import BackgroundLoop
 from celery_realtime.sending.manager import SocketIOManager
 
 if TYPE_CHECKING:
-    from celery_realtime.history.leases import HeldJob, Leases
+    from celery_realtime.history.leases import ExpiredJob, HeldJob, Leases
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +38,14 @@ LOOKS = 2
 #: Seconds without a turn after which the loop counts as standing still.
 LONGEST_TURN = 60.0
 
-#: Seconds without work after which the thread ends.
+#: Seconds after which the thread tries again to send what it could not.
 IDLE = 10.0
+
+#: In place of an incarnation: the jobs that have expired.
+EXPIRIES = ""
+
+#: The ``gate`` of an expiry that only a reaper has seen.
+EXPIRED_GATE = "E"
 
 #: Returns what is known of the ends of jobs, by their names (:func:`~celery_realtime.events.name_of`): an end, or
 #: None of one that has none. Of a job that is not in it nobody can be asked now.
@@ -58,11 +68,11 @@ def knows_nothing(jobs: list[HeldJob]) -> Mapping[str, events.Ending | None]:
 
 
 class LostJobs:
-    """Reports the jobs of incarnations whose lease has lapsed, from a thread of its own, since looking up takes time.
+    """Reports the jobs of incarnations whose lease has lapsed, and expired jobs, from a thread of its own.
 
     Args:
         manager: Publishes the reports.
-        leases: Where an incarnation is forgotten whose jobs have been reported.
+        leases: Where an incarnation, or an expiry, is forgotten that has been reported.
         lease: Seconds that a lease lasts.
         find_ends: Looks up the ends of jobs.
         find_begun: Finds jobs that have begun without a note of it.
@@ -87,36 +97,93 @@ class LostJobs:
         self._find_begun = find_begun
         self.loop = BackgroundLoop("lost jobs", logger, LONGEST_TURN)
         self._lock = threading.Lock()
-        self._waiting: queue.Queue[tuple[str, list[HeldJob]]] = queue.Queue(ROOM)
+        #: What is to be done, with the incarnation that it is about, or :data:`EXPIRIES`.
+        self._waiting: queue.Queue[tuple[str, Callable[[], None]]] = queue.Queue(ROOM)
         self._in_work: set[str] = set()
         self._tries: BoundedDict[str, int] = BoundedDict(ROOM)
+        #: Incarnations of which nothing more is going to be reported when all that waits now has been sent.
+        self._reported: deque[str] = deque()
         self._thread: threading.Thread | None = None
 
     def put(self, incarnation: str, jobs: list[HeldJob]) -> None:
         """Report the jobs of a dead incarnation soon; those that are being reported already are left alone."""
+
+        def work() -> None:
+            try:
+                self.report(incarnation, jobs)
+            finally:
+                self._reported.append(incarnation)
+                self._settle()
+
+        if not self._do_soon(incarnation, work):
+            self._reported.append(incarnation)
+
+    def put_expired(self, jobs: Mapping[str, ExpiredJob | None]) -> None:
+        """Report expired jobs soon, unless earlier ones are being reported: some reaper finds them again.
+
+        Args:
+            jobs: The jobs by what they are noted under; None for what cannot be read.
+        """
+        if jobs:
+            self._do_soon(EXPIRIES, lambda: self.report_expired(jobs))
+
+    def _do_soon(self, name: str, work: Callable[[], None]) -> bool:
         with self._lock:
-            if incarnation in self._in_work or self._waiting.full():
-                return
-            self._in_work.add(incarnation)
-            self._waiting.put_nowait((incarnation, jobs))
+            if name in self._in_work or self._waiting.full():
+                return False
+            self._in_work.add(name)
+            self._waiting.put_nowait((name, work))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="celery-realtime-lost-jobs", daemon=True)
                 self._thread.start()
+            return True
 
     def _run(self) -> None:
-        while True:
+        while self._is_needed():
             try:
-                incarnation, jobs = self._waiting.get(timeout=IDLE)
+                name, work = self._waiting.get(timeout=IDLE)
             except queue.Empty:
-                with self._lock:
-                    if self._waiting.empty():
-                        self._thread = None
-                        return
+                with self.loop.turn():
+                    self._settle()
                 continue
             with self.loop.turn():
-                self.report(incarnation, jobs)
+                work()
             with self._lock:
-                self._in_work.discard(incarnation)
+                self._in_work.discard(name)
+
+    def _is_needed(self) -> bool:
+        """Tell whether there is something to do; if not, the thread ends."""
+        with self._lock:
+            if self._in_work or self._reported:
+                return True
+            self._thread = None
+            return False
+
+    def _settle(self) -> None:
+        """Note of which incarnations all has been sent: one that lives says then that its jobs run on.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        while self._reported and self._manager.flush():
+            with talking:
+                self._leases.reported(self._reported[0])
+            self._reported.popleft()
+
+    def report_expired(self, jobs: Mapping[str, ExpiredJob | None]) -> None:
+        """Report expired jobs, and forget them once that has been sent.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        for job in jobs.values():
+            if job is not None and job.project_id is not None:
+                gate = EXPIRED_GATE if job.reason == "expired" else events.UNDELIVERED_GATE
+                end = events.Ending("REVOKED", f"TaskRevokedError: {job.reason}")
+                self._manager.put(events.outgoing_end(job, end, incarnation="", gate=gate))
+        if self._manager.flush():
+            with talking:
+                self._leases.expired([*jobs])
 
     def report(self, incarnation: str, jobs: list[HeldJob]) -> None:
         """Report the jobs of a dead incarnation, and forget it once that has been sent.

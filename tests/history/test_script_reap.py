@@ -8,8 +8,8 @@ import pytest
 
 from tests.lua_scripts import KEYS, Caller
 
-ALIVE, REAPER, EXPIRING, EXPIRING_JOBS, STALLING, STALLING_JOBS, NOTED = REAP = KEYS.leases(
-    "alive", "reaper", "expiring", "expiring-jobs", "stalling", "stalling-jobs", "noted"
+ALIVE, REAPER, EXPIRING, EXPIRING_JOBS, STALLING, STALLING_JOBS, NOTED, LAPSED = REAP = KEYS.leases(
+    "alive", "reaper", "expiring", "expiring-jobs", "stalling", "stalling-jobs", "noted", "lapsed"
 )
 
 
@@ -46,6 +46,8 @@ def test_an_incarnation_that_runs_jobs_and_never_had_a_lease_is_returned_too(rea
     reap.redis.zadd(NOTED, {"lapsed": reap.now - 11, "new": reap.now - 5})
     reap.redis.hset(KEYS.leases("running:lapsed")[0], "0:job", "RUNNING")
     assert reap()[0] == [b"lapsed", [b"RUNNING"]]
+    assert reap.redis.hgetall(LAPSED) == {b"lapsed": b"1"}
+    assert reap.redis.ttl(LAPSED) > 60  # type: ignore[operator]
     assert reap()[0] == []
 
 

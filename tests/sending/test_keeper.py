@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
 import redis
 
+from celery_realtime.events import Ending
 from celery_realtime.history.leases import HeldJob, Leases
 from celery_realtime.history.store import History
 from celery_realtime.sending.keeper import Keeper, LeaseRenewal, Reaper
-from celery_realtime.sending.lost_jobs import LostJobs, knows_nothing
+from celery_realtime.sending.lost_jobs import FindEnds, LostJobs, knows_nothing
 from tests.appended import append, status
 from tests.recording import Studio
 from tests.waiting import wait_for
@@ -65,9 +66,9 @@ def new_keeper() -> Iterator[Callable[[Studio], Keeper]]:
         keeper.stop()
 
 
-def reaper(studio: Studio) -> Reaper:
+def reaper(studio: Studio, find: FindEnds = knows_nothing) -> Reaper:
     manager, leases = studio.realtime.manager, history_of(studio).leases
-    lost = LostJobs(manager, leases, lease=LEASE, find_ends=knows_nothing)
+    lost = LostJobs(manager, leases, lease=LEASE, find_ends=find)
     return Reaper(manager, leases, lost, lease=LEASE, pause=LEASE / 2)
 
 
@@ -94,6 +95,36 @@ def test_after_an_empty_redis_only_what_runs_is_reported_as_running(studio: Stud
     worker.renewal.renew()
     assert [(sent.data["job_id"], sent.data["state"]) for sent in studio.sent] == [("runs", "STARTED")]
     assert [known["job_id"] for known in history_of(studio).read("p").jobs] == ["runs"]
+
+
+@pytest.mark.parametrize("looks", [1, 2])
+def test_a_loss_that_is_reported_after_its_worker_has_come_back_is_taken_back(
+    studio: Studio, redis_url: str, looks: int
+) -> None:
+    """A result backend that is slow, say, holds the report up. The worker says meanwhile that its job runs."""
+    worker, asked, answer = Worker(studio), threading.Semaphore(0), threading.Event()
+    append(history_of(studio), status("STARTED", job="runs", incarnation="i"))
+    worker.held = [job("runs")]
+    worker.renewal.renew()
+
+    def find(jobs: list[HeldJob]) -> Mapping[str, Ending | None]:
+        asked.release()
+        assert answer.wait(30)
+        return knows_nothing(jobs)
+
+    reapers = [reaper(studio, find) for _ in range(looks)]
+    for one in reapers:
+        wait_for(lambda one=one: (one.reap(), asked.acquire(blocking=False))[1])  # type: ignore[misc]
+    for _ in range(3):
+        worker.renewal.renew()
+    assert studio.told() == []
+    answer.set()
+    wait_for(lambda: "LOST" in studio.told())
+    [lapsed] = history_of(studio).keys.leases("lapsed")
+    with redis.Redis.from_url(redis_url) as client:
+        wait_for(lambda: (worker.renewal.renew(), not client.exists(lapsed))[1])
+    assert studio.told()[-1] == "STARTED"
+    assert [known["state"] for known in history_of(studio).read("p").jobs] == ["STARTED"]
 
 
 def test_after_a_lapse_only_what_runs_is_taken_back(studio: Studio) -> None:

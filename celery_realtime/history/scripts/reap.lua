@@ -12,6 +12,7 @@
 --   5 stalling       sorted set: running jobs by the time (s) at which they count as stalled
 --   6 stalling-jobs  hash: job -> JSON of the progress to report then
 --   7 noted          sorted set: incarnations that run jobs and hold no lease, by the time (s) since when
+--   8 lapsed         hash: incarnation -> how many reapers have found it, and are not done, see hold.lua
 -- ARGV
 --   1 lease           seconds that a lease lasts
 --   2 pause           seconds between two looks of one reaper
@@ -23,11 +24,13 @@
 
 -- include: common
 
-local alive_key, reaper_key, expiring_key, expiring_jobs_key, stalling_key, stalling_jobs_key, noted_key =
-  unpack(KEYS)
+local alive_key, reaper_key, expiring_key, expiring_jobs_key, stalling_key, stalling_jobs_key, noted_key,
+  lapsed_key = unpack(KEYS)
 local lease, pause, expiry_grace, held_prefix, running_prefix = unpack(ARGV)
 lease, pause, expiry_grace = tonumber(lease), tonumber(pause), tonumber(expiry_grace)
 local now = common.now()
+-- Seconds for which a reaper may take to report what it has found. One that dies does not say that it has done.
+local LAPSED_TTL = 3600
 
 -- After a time in which nobody could look (Redis was away, say), no worker could renew its lease either: each is given
 -- the time of a lease to come back.
@@ -52,6 +55,8 @@ local function find_lost()
   for _, key in ipairs({alive_key, noted_key}) do
     for _, incarnation in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', now - lease, 'LIMIT', 0, 10)) do
       redis.call('ZADD', key, now, incarnation)
+      redis.call('HINCRBY', lapsed_key, incarnation, 1)
+      redis.call('EXPIRE', lapsed_key, LAPSED_TTL)
       lost[#lost + 1] = incarnation
       lost[#lost + 1] = jobs_of(incarnation)
     end
