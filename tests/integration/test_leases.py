@@ -115,6 +115,47 @@ def test_a_worker_that_was_away_for_too_long_takes_its_job_back(stage: Stage, tm
     assert states(client, job)[-1][1] == "SUCCESS"
 
 
+POOLS = ("threads", "prefork", "gevent", "eventlet")
+
+
+@pytest.mark.parametrize(
+    ("broker", "pool"),
+    long_unless([("redis", "threads")], [("redis", "threads"), *(("rabbitmq", pool) for pool in POOLS)]),
+    indirect=["broker"],
+)
+def test_a_job_that_is_called_lost_only_when_its_worker_has_come_back_is_running_again(
+    launcher: Launcher, broker: Broker, tmp_path: Path, pool: str
+) -> None:
+    """What looks for lapsed leases waits for a result backend that hangs. RabbitMQ is started again meanwhile."""
+    project, env = new_project(), {"LOST_AFTER": str(LOST_AFTER)}
+    results = launcher.redis(name="results-that-hang")
+    with producing(broker):
+        history = jobs.realtime.manager.history
+        assert history is not None
+        [lapsed] = history.keys.leases("lapsed")
+        worker = launcher.worker("tests.integration.jobs", broker=broker, env=env, pool=pool, wait=False)
+        env_of_web = {**env, "HISTORY_URL": broker.backend_url, "CELERY_RESULT_BACKEND": results.fresh_url()}
+        web = launcher.web("tests.integration.jobs_web", broker=broker, env=env_of_web)
+        worker.wait_ready()
+        client = launcher.connect(web.url, token=jobs.realtime.issue_token("ada", [project]))
+        assert client.subscribe(project)["ok"] is True
+        job = start(jobs.hold, str(tmp_path / "go"), 120.0, project=project)
+        client.wait_for_event("agent_progress", job_id=job, timeout=20)
+        results.pause()
+        worker.pause()
+        if broker.name == "rabbitmq":
+            broker.server.restart()
+        with redis.Redis.from_url(broker.backend_url) as client_of_history:
+            wait_for(lambda: client_of_history.exists(lapsed), timeout=AT_MOST)
+        worker.resume()
+        assert client.wait_for_end(job, timeout=40)["state"] == "LOST"
+        wait_for(lambda: client.statuses(job)[-1] == "running", timeout=AT_MOST)
+        (tmp_path / "go").touch()
+        wait_for(lambda: client.statuses(job)[-1] == "success", timeout=30)
+        results.resume()
+    assert [state for _, state, _ in states(client, job)] == ["PENDING", "STARTED", "LOST", "STARTED", "SUCCESS"]
+
+
 def test_a_worker_that_is_killed_and_comes_back_at_once_under_its_name_has_lost_its_job(
     launcher: Launcher, redis_broker: Broker, tmp_path: Path
 ) -> None:
