@@ -73,6 +73,59 @@ def _raise_if_found(by_worker: dict[str, Any]) -> None:
             raise _Found(reply)
 
 
+def _take_any_length(_length: int | None) -> None:
+    """Refuse no result."""
+
+
+class Results:
+    """What the result backend of an app has of jobs.
+
+    Args:
+        app: The Celery app.
+        settings: Returns the settings.
+    """
+
+    def __init__(self, app: Celery, settings: Callable[[], Settings]) -> None:
+        self._app = app
+        self._settings = settings
+        self._log = RateLimitedLogger(logger)
+
+    def length_of(self, job_id: str) -> int | None:
+        """Return how many bytes the result backend has of a job; None if it cannot say so."""
+        strlen = getattr(getattr(self._app.backend, "client", None), "strlen", None)  # that of Redis
+        if strlen is None:
+            return None
+        with self._log.suppressing("cannot ask how long a result is, so it is read as it is"):
+            return int(strlen(self._app.backend.get_key_for_task(job_id)))
+        return None
+
+    def meta_of(self, job_id: str) -> dict[str, Any]:
+        """Return what the backend has of a job; nothing if results are not kept.
+
+        Raises:
+            SubscribeError: It cannot be read.
+        """
+        if isinstance(self._app.backend, DisabledBackend):
+            return {}
+        meta: dict[str, Any] | None = None
+        with self._log.suppressing("cannot read a result from the result backend, so a request for it is refused"):
+            meta = self._app.backend.get_task_meta(job_id)
+        if meta is None:
+            raise SubscribeError("the result cannot be read now; try again later", "unavailable")
+        return meta
+
+    def describe(self, meta: dict[str, Any]) -> dict[str, Any]:
+        """Return what a client is given of what the backend has of a job."""
+        state = meta.get("status") or "PENDING"
+        status = events.STATUS_OF_STATE.get(state, "running")
+        stored: dict[str, Any] = {"status": status, "state": state, "result": None, "error": None}
+        if status == "success" and self._settings().include_result:
+            stored["result"] = msgspec.json.decode(encode_lenient(meta.get("result")))
+        if status == "error":
+            stored["error"] = describe_error(meta.get("result"))
+        return stored
+
+
 class JobRequests:
     """Answers questions about single jobs, from the history, the result backend and the workers.
 
@@ -87,6 +140,7 @@ class JobRequests:
         self._history = history
         self._settings = settings
         self._log = RateLimitedLogger(logger)
+        self._results = Results(app, settings)
         self._filter = Lazy(lambda: EventFilter.for_everybody(settings()))
 
     def project_of(self, job_id: str, own: Container[str] = ()) -> str | None:
@@ -107,20 +161,28 @@ class JobRequests:
 
     # -- results ------------------------------------------------------------------------------------------------
 
-    def result_of(self, project_id: str, job_id: str) -> dict[str, Any]:
+    def result_of(
+        self, project_id: str, job_id: str, check_length: Callable[[int | None], None] = _take_any_length
+    ) -> dict[str, Any]:
         """Return a job as its last status event has it, with the whole result.
 
         The history has the project's own jobs, and so comes first. A result backend has one place for each id, in which
         whatever ran last under that id has stored: what is there is given out only if no other project has a job of
         this id on record, and if it was not stored before this one was published.
 
+        Args:
+            project_id: The job's project.
+            job_id: Its id.
+            check_length: Called with how many bytes the result backend has, before that is read; None if the backend
+                cannot say so.
+
         Raises:
-            SubscribeError: The result backend cannot be read, or nothing is known of the job.
+            SubscribeError: The result backend cannot be read, nothing is known of the job, or ``check_length`` raises.
         """
         state, run = self._standing(project_id, job_id)
         if _says_all(state):
             return {**status_of(state), "project_id": project_id}
-        stored = self._stored(project_id, job_id, _began(state, run))
+        stored = self._stored(project_id, job_id, _began(state, run), check_length)
         is_unknown = not state and (stored is None or self._settings().event_filter is not None)
         if is_unknown:  # a rule would not be shown what it decides by
             raise SubscribeError(NO_JOB, "forbidden")
@@ -129,50 +191,28 @@ class JobRequests:
         identity = {"event": "status_change", "job_id": job_id, "project_id": project_id}
         return self._filtered(project_id, {**(status_of(state) if state else {}), **identity, **stored})
 
-    def _stored(self, project_id: str, job_id: str, since: float | None) -> dict[str, Any] | None:
-        """Return what the result backend has of a job, or None if that may be another project's."""
-        meta = self._result_meta(job_id)
+    def _stored(
+        self, project_id: str, job_id: str, since: float | None, check_length: Callable[[int | None], None]
+    ) -> dict[str, Any] | None:
+        """Return what the result backend has of a job, or None if that may be another project's, long or not."""
+        refusal, meta = None, {}
+        try:
+            check_length(self._results.length_of(job_id))
+        except SubscribeError as error:
+            refusal = error
+        else:
+            meta = self._results.meta_of(job_id)
         # Asked last: a job is on record when it is published, and so before its result is stored.
-        if self._is_shared(project_id, job_id) or is_older(meta.get("date_done"), since):
+        if self._is_shared(project_id, job_id):
             return None
-        return self._described(meta)
+        if refusal is not None:
+            raise refusal
+        return None if is_older(meta.get("date_done"), since) else self._results.describe(meta)
 
     def _is_shared(self, project_id: str, job_id: str) -> bool:
         """Tell whether another project has a job of this id on record."""
         history = self._history()
         return history is not None and bool({*history.projects_of(job_id)} - {project_id})
-
-    def length_of_result(self, project_id: str, job_id: str) -> int | None:
-        """Return how many bytes a result has where it is stored.
-
-        None if the result backend cannot say so, or if it may be another project's result, which is not given out.
-        """
-        strlen = getattr(getattr(self._app.backend, "client", None), "strlen", None)  # that of Redis
-        if strlen is None or self._is_shared(project_id, job_id):
-            return None
-        with self._log.suppressing("cannot ask how long a result is, so it is read as it is"):
-            return int(strlen(self._app.backend.get_key_for_task(job_id)))
-        return None
-
-    def _described(self, meta: dict[str, Any]) -> dict[str, Any]:
-        state = meta.get("status") or "PENDING"
-        status = events.STATUS_OF_STATE.get(state, "running")
-        stored: dict[str, Any] = {"status": status, "state": state, "result": None, "error": None}
-        if status == "success" and self._settings().include_result:
-            stored["result"] = msgspec.json.decode(encode_lenient(meta.get("result")))
-        if status == "error":
-            stored["error"] = describe_error(meta.get("result"))
-        return stored
-
-    def _result_meta(self, job_id: str) -> dict[str, Any]:
-        if isinstance(self._app.backend, DisabledBackend):
-            return {}
-        meta: dict[str, Any] | None = None
-        with self._log.suppressing("cannot read a result from the result backend, so a request for it is refused"):
-            meta = self._app.backend.get_task_meta(job_id)
-        if meta is None:
-            raise SubscribeError("the result cannot be read now; try again later", "unavailable")
-        return meta
 
     def _filtered(self, project_id: str, status: dict[str, Any]) -> dict[str, Any]:
         """Return what ``event_filter`` leaves of a status event, if that decides for everybody."""
@@ -393,8 +433,7 @@ class SingleJobs:
         project_id = yield from self.project_of(session, data)
         job_id = job_id_of(data)
         assert self._jobs is not None  # it has named the project
-        self._clients.budget.check_length((yield Blocking(self._jobs.length_of_result, project_id, job_id)))
-        whole = yield Blocking(self._jobs.result_of, project_id, job_id)
+        whole = yield Blocking(self._jobs.result_of, project_id, job_id, self._clients.budget.check_length)
         audience = yield from self._access.audience_of(session.user, project_id)
         if self._manager.filters:
             see = self._manager.delivery.audiences.event

@@ -384,6 +384,42 @@ def test_a_result_that_is_too_long_is_refused_before_it_is_read(make_web: Callab
     assert ask(web.connect(), "get_result", "two")["result"] == "x" * 50_000
 
 
+@pytest.mark.parametrize(
+    ("stored", "questions"),
+    [(None, []), ("short", ["length", "result", "projects"]), ("x" * 150_000, ["length", "projects"])],
+    ids=["the history has all", "short", "too long"],
+)
+def test_no_more_is_asked_for_a_result_than_has_to_be_known_and_each_thing_once(
+    make_web: Callable[..., Web], monkeypatch: pytest.MonkeyPatch, stored: str | None, questions: list[str]
+) -> None:
+    web = make_web(max_backlog_bytes=200_000).attach().start()
+    tell(web, "one", "SUCCESS", truncated=stored is not None)
+    backend, history = web.realtime.app.backend, web.realtime.manager.history
+    assert history is not None
+    if stored is not None:
+        backend.store_result("one", stored, "SUCCESS")
+    asked: list[str] = []
+    for owner, name, what in (
+        (type(backend.client), "strlen", "length"),
+        (type(backend), "get_task_meta", "result"),
+        (history, "projects_of", "projects"),
+    ):
+        monkeypatch.setattr(owner, name, _noted(asked, what, getattr(owner, name)))
+    client = web.connect()
+    answer = ask(client, "get_result", "one", project_id="alpha")
+    assert answer.get("result") == (stored if stored == "short" else None)
+    assert asked == ["projects", *questions]  # first, whether there is such a job
+
+
+def test_a_result_of_anothers_that_is_too_long_looks_as_if_there_were_none(make_web: Callable[..., Web]) -> None:
+    web = make_web(max_backlog_bytes=200_000).attach().start()
+    tell(web, "same", "SUCCESS", truncated=True)
+    tell(web, "same", "SUCCESS", project="beta", truncated=True)
+    web.realtime.app.backend.store_result("same", "x" * 150_000, "SUCCESS")
+    answer = ask(web.connect(), "get_result", "same", project_id="alpha")
+    assert (answer["ok"], answer["state"], answer["result"]) == (True, "SUCCESS", None)
+
+
 def test_a_result_that_is_too_long_is_not_sent_from_where_its_length_cannot_be_asked(
     make_web: Callable[..., Web],
 ) -> None:
@@ -405,6 +441,14 @@ def test_while_the_length_of_a_result_cannot_be_asked_it_is_read_as_it_is(make_w
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backend, "get_key_for_task", _fails_once(backend.get_key_for_task))
         assert ask(web.connect(), "get_result", "one")["result"] == 5
+
+
+def _noted(asked: list[str], what: str, theirs: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any, **options: Any) -> Any:
+        asked.append(what)
+        return theirs(*args, **options)
+
+    return call
 
 
 def _fails_once(theirs: Callable[..., Any]) -> Callable[..., Any]:
