@@ -45,10 +45,14 @@ RESERVED_EVENTS = frozenset(
     ]
 )
 
+#: The member of the first event of a job's newer run: who has not heard how the run before it ended knows by it that
+#: what that had reported is over.
+NEW_RUN = "new_run"
+
 #: Members that no filter takes from an audience: an event's job, project and position.
 IDENTITY = (
     *("event", "job_id", "project_id", "root_id", "status", "state", "timestamp", "attempt"),
-    *("epoch", "offset", "replayed"),
+    *("epoch", "offset", NEW_RUN, "replayed"),
 )
 
 PROGRESS_FIELDS = ("progress", "message", "current", "total")

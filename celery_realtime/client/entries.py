@@ -8,6 +8,7 @@ from typing import Any
 
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.client.protocol import (
+    NEW_RUN,
     NOT_RUN,
     PROGRESS_EVENT,
     RANK_OF_STATUS,
@@ -77,6 +78,8 @@ class Entries:
         if not isinstance(name, str):
             return False
         before = self._entries.get(name)
+        if before is not None and _is_of_new_run(before, event, data, numbered=numbered):
+            before = None
         is_outdated = not numbered and before is not None and _is_outdated(before, event, data)
         if is_outdated or self._is_outlasted(name, data):
             return False
@@ -113,6 +116,14 @@ def _is_final(entry: Entry) -> bool:
     return _rank(entry) == TERMINAL_RANK and not is_soft
 
 
+def _is_of_new_run(job: Entry, event: str, data: Entry, *, numbered: bool) -> bool:
+    """Return whether an event is of a newer run of a job than what is shown, of which it keeps nothing.
+
+    In the order of offsets, nothing else comes after an end that nothing takes back.
+    """
+    return event != WORKFLOW_EVENT and (data.get(NEW_RUN) is True or (numbered and _is_final(job)))
+
+
 def _is_before(end: Entry, data: Entry) -> bool:
     """Return whether a job had not ended yet, by what is said of it; what says no time is not older."""
     is_of_its_time = "" < str(data.get("timestamp") or "") <= str(end.get("timestamp") or "")
@@ -120,7 +131,7 @@ def _is_before(end: Entry, data: Entry) -> bool:
 
 
 def _without_position(data: Entry) -> dict[str, Any]:
-    return {name: value for name, value in data.items() if name not in ("epoch", "offset")}
+    return {name: value for name, value in data.items() if name not in ("epoch", "offset", NEW_RUN)}
 
 
 def _is_outdated(job: Entry, event: str, data: Entry) -> bool:

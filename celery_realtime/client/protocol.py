@@ -18,6 +18,9 @@ ENTRY_EVENTS = (STATUS_EVENT, PROGRESS_EVENT, WORKFLOW_EVENT)
 #: The key under which a custom event's data carry the job, the project and the position.
 MARK = "_realtime"
 
+#: The member of the first event of a newer run of a job: what was reported of the run before is over.
+NEW_RUN = "new_run"
+
 #: A job's status only climbs within an attempt.
 RANK_OF_STATUS = {"queued": 0, "running": 1, "success": 2, "error": 2}
 TERMINAL_RANK = 2

@@ -11,7 +11,7 @@ import msgspec
 
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.encoding import legible
-from celery_realtime.events import WORKFLOW_EVENT, Execution, Outgoing, is_note, now, stamp
+from celery_realtime.events import NEW_RUN, WORKFLOW_EVENT, Execution, Outgoing, is_note, now, stamp
 from celery_realtime.history.keys import Keys, new_epoch
 from celery_realtime.history.leases import Leases
 from celery_realtime.history.lua import Command, Runner, Script, call
@@ -181,7 +181,10 @@ def unnumbered(event: Outgoing) -> list[Outgoing]:
 
 def _answer(event: Outgoing, stored: Stored) -> list[Outgoing]:
     """Return what to publish for an event, by what became of it."""
-    answer = [stamp(event, {"epoch": stored.epoch, "offset": stored.offset})] if stored.offset else []
+    fields: dict[str, Any] = {"epoch": stored.epoch, "offset": stored.offset}
+    if stored.is_new_run:
+        fields[NEW_RUN] = True
+    answer = [stamp(event, fields)] if stored.offset else []
     for payload, offset in stored.updates:
         update = Outgoing(event.project_id, WORKFLOW_EVENT, payload, rank=0)
         answer.append(stamp(update, {"epoch": stored.epoch, "offset": offset}))

@@ -6,7 +6,15 @@ from typing import Any
 
 import msgspec
 
-from celery_realtime.events import PROGRESS_EVENT, PROGRESS_FIELDS, STATUS_EVENT, WORKFLOW_EVENT, Outgoing, stamp
+from celery_realtime.events import (
+    NEW_RUN,
+    PROGRESS_EVENT,
+    PROGRESS_FIELDS,
+    STATUS_EVENT,
+    WORKFLOW_EVENT,
+    Outgoing,
+    stamp,
+)
 
 #: What decoding raises for an entry of another writer, or a broken one.
 UNREADABLE = (LookupError, TypeError, ValueError, RecursionError, msgspec.MsgspecError)
@@ -98,8 +106,9 @@ def decode_event(entry: Any, epoch: str) -> dict[str, Any]:
     fields = dict(zip(entry[1][::2], entry[1][1::2], strict=True))
     name = fields[b"e"].decode()
     is_custom = name not in (STATUS_EVENT, PROGRESS_EVENT, WORKFLOW_EVENT)
-    position = {"epoch": epoch, "offset": offset}
-    stamped = stamp(Outgoing("", name, fields[b"p"], rank=None if is_custom else 0), position)
+    position: dict[str, Any] = {"epoch": epoch, "offset": offset}
+    is_new_run = {NEW_RUN: True} if b"n" in fields else {}
+    stamped = stamp(Outgoing("", name, fields[b"p"], rank=None if is_custom else 0), {**position, **is_new_run})
     event = {"event": name, "data": msgspec.json.decode(stamped.payload)}
     return event if stamped.mark is None else {**position, **event}
 

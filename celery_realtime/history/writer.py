@@ -25,17 +25,19 @@ class Stored(NamedTuple):
         epoch: The epoch that it was stored in.
         offset: Its offset; 0: it was not news.
         updates: The workflow updates that it led to: their JSON and their offsets.
+        is_new_run: Whether it is the first event of a newer run of its job.
     """
 
     epoch: str
     offset: int
     updates: list[tuple[bytes, int]]
+    is_new_run: bool = False
 
     @classmethod
     def of_reply(cls, epoch: bytes, offsets: bytes, updates: list[tuple[int, bytes, int]]) -> list[Stored]:
         """Return what became of each event of a write."""
         name = epoch.decode(errors="replace")
-        stored = [cls(name, int(offset), []) for offset in offsets.split()]
+        stored = [cls(name, abs(offset), [], offset < 0) for offset in map(int, offsets.split())]
         for index, payload, offset in updates:
             stored[index].updates.append((payload, offset))
         return stored

@@ -26,6 +26,8 @@ export interface StatusChange {
   readonly parent_id: string | null;
   readonly group_id: string | null;
   readonly worker: string | null;
+  /** The first event of a newer run of the job: nothing that was reported of the run before applies to it. */
+  readonly new_run?: true;
   readonly epoch?: string;
   readonly offset?: number;
 }
@@ -43,12 +45,14 @@ export interface ProgressUpdate {
   readonly task: string | null;
   readonly attempt: number;
   readonly stalled?: true;
+  /** The first event of a newer run of the job: nothing that was reported of the run before applies to it. */
+  readonly new_run?: true;
   readonly epoch?: string;
   readonly offset?: number;
 }
 
 /** The latest status and progress of a job. */
-export interface Job extends Omit<StatusChange, "epoch" | "offset"> {
+export interface Job extends Omit<StatusChange, "epoch" | "offset" | "new_run"> {
   readonly progress: number | null;
   readonly message: string | null;
   readonly current: number | null;

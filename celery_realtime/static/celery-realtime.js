@@ -219,9 +219,10 @@ class ProjectSubscription {
     const key = data?.[id];
     if (typeof key !== "string") return;
     const current = this._snapshot[kind];
-    const before = current.get(key);
+    const known = current.get(key);
+    const before = data.new_run || (!unnumbered && isFinal(known)) ? undefined : known; // another run begins clean
     if (precedes(data, this._past.get(key)) || (unnumbered && before && isOld(before, event, data))) return;
-    const { epoch, offset, ...entry } = merge(before, data);
+    const { epoch, offset, new_run, ...entry } = merge(before, data);
     const entries = this._unseen.has(current) ? current : new Map(current);
     this._unseen.add(entries.set(key, Object.freeze(entry)));
     if (entries.size > this._options.maxJobs) forgetOne(entries, key);
@@ -288,10 +289,14 @@ function isOld(job, name, data) {
   return rank < was || (rank === was && (rank !== 1 || isSame));
 }
 
-// The history has lost an end that nothing takes back: is this of before it?
+// Has a job ended, and nothing takes that back?
+function isFinal(job) {
+  return RANK[job?.status] > 1 && !/^(LOST|REVOKED|FAILUREnot run: )/.test(job.state + job.error);
+}
+
+// The history has lost the end: is this of before it?
 function precedes(data, end) {
-  return RANK[end?.status] > 1 && !/^(LOST|REVOKED|FAILUREnot run: )/.test(end.state + end.error)
-    && !(RANK[data.status] > 1) && data.attempt <= end.attempt && data.timestamp <= end.timestamp;
+  return isFinal(end) && !(RANK[data.status] > 1) && data.attempt <= end.attempt && data.timestamp <= end.timestamp;
 }
 
 // A server may leave out anything.

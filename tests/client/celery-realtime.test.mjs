@@ -72,6 +72,10 @@ class Run {
       state: () => expect(project.state, value),
       error: () => expect(project.error?.code ?? null, value),
       jobs: () => expect(jobs(), value),
+      fields: () => {
+        for (const [id, fields] of Object.entries(value))
+          for (const name in fields) expect(project.jobs.get(id)[name] ?? null, fields[name]);
+      },
       workflows: () => expect(flows(), value),
       position: () => expect([project.epoch, project.offset], value),
       resets: () => expect(this.resets, value),

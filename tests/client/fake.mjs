@@ -156,7 +156,7 @@ export class FakeServer {
     if (dice < 0.3) this._publish("step", { number, _realtime: { job_id: null, project_id: "p", ...mark } });
     else if (dice < 0.35) this._publish("volume", number, { job_id: null, project_id: "p", ...mark });
     else if (dice < 0.45) this._publish("agent_workflow", { ...this._workflow(number), ...mark });
-    else if (dice < 0.7 && this.jobs.size) this._publish("agent_progress", { ...this._progress(number), ...mark });
+    else if (dice < 0.7 && this._unended().length) this._publish("agent_progress", { ...this._progress(number), ...mark });
     else this._publish("agent_status", { ...this._status(number), ...mark });
   }
 
@@ -168,15 +168,20 @@ export class FakeServer {
     return { event: "workflow_update", ...flow };
   }
 
-  _status(attempt) {
+  // Of another attempt, or of a newer run.
+  _status(number) {
     const [job_id, state] = [this._one(["a", "b", "c", "d", "e"]), this._one(Object.keys(STATES))];
+    const attempt = (this.random() < 0.3 && this.jobs.get(job_id)?.attempt) || number;
     const status = { event: "status_change", job_id, project_id: "p", status: STATES[state], state, attempt };
     this.jobs.set(job_id, { ...status, ...NO_PROGRESS });
-    return status;
+    return attempt === number ? status : { ...status, new_run: true };
   }
 
+  // A history takes no progress of a job that has ended.
+  _unended() { return [...this.jobs.values()].filter(({ status }) => status !== "success"); }
+
   _progress(progress) {
-    const { job_id, attempt } = this._one([...this.jobs.values()]);
+    const { job_id, attempt } = this._one(this._unended());
     const done = { progress, message: `at ${progress}`, current: null, total: null };
     Object.assign(this.jobs.get(job_id), done);
     return { event: "progress_update", job_id, project_id: "p", attempt, ...done };

@@ -106,6 +106,10 @@ class Run:
     def step_jobs(self, value: Any) -> None:
         assert {name: [job["status"], job["state"], job["progress"]] for name, job in self.feed.jobs.items()} == value
 
+    def step_fields(self, value: Any) -> None:
+        for name, fields in value.items():
+            assert {field: self.feed.jobs[name].get(field) for field in fields} == fields
+
     def step_workflows(self, value: Any) -> None:
         assert {name: flow["progress"] for name, flow in self.feed.workflows.items()} == value
 

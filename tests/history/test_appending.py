@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 import redis
 
 from celery_realtime.channel import wire
-from celery_realtime.events import pack, unpack
+from celery_realtime.events import Job, outgoing_status, pack, status_change, unpack
 from celery_realtime.history.lua import Runner
 from celery_realtime.history.store import History
 from tests.appended import append, custom, progress, status
@@ -44,6 +45,21 @@ def test_events_whose_storing_was_not_answered_are_stored_once(
     ]
     assert [event.offset for event in heard if isinstance(event, wire.Heard)] == [1, 2, 3, 4, 5, 6]
     assert len(history.recent("p")) == 7
+
+
+def test_the_first_event_of_a_newer_run_says_so_to_those_who_hear_it_and_to_those_who_catch_up(
+    history: History,
+) -> None:
+    first, second = (Job(job_id="job", project_id="p", run=f"170000000000{number}-a") for number in (1, 2))
+    append(history, outgoing_status(status_change(first, "STARTED"), job=first), progress(50))
+    answer = history.append([outgoing_status(status_change(second, "SUCCESS"), job=second)])
+    assert answer is not None
+    [[end]] = answer
+    assert msgspec.json.decode(end.payload)["new_run"] is True
+    snapshot = history.read("p", history.read("p").epoch, 0)
+    assert [entry["data"].get("new_run") for entry in snapshot.events] == [None, None, True]
+    [job] = snapshot.jobs
+    assert ("new_run" in job, job["progress"]) == (False, None)
 
 
 class Line:

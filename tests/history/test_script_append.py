@@ -28,6 +28,8 @@ class Append:
         self.redis = self._call.redis
         self.limits: dict[str, Any] = {"max_events": 1000, "ttl": 60, "ended_ttl": 60, "max_live": 100}
         self.writes = 0
+        #: The offsets of the events that were answered to be the first of a newer run.
+        self.new_runs: list[int] = []
 
     def __call__(
         self,
@@ -46,7 +48,9 @@ class Append:
             msgspec.msgpack.encode([event[:-1] for event in events]),
             *(event[-1] for event in events),
         )
-        return epoch.decode(), [int(word) for word in offsets.split()], updates
+        answers = [int(word) for word in offsets.split()]
+        self.new_runs += [-answer for answer in answers if answer < 0]
+        return epoch.decode(), [abs(answer) for answer in answers], updates
 
     def shown(self) -> set[str]:
         """Return the jobs that a snapshot has."""
@@ -199,12 +203,21 @@ def test_a_later_run_begins_anew_and_an_earlier_one_changes_nothing(append: Appe
     late = [event(rank, rank, attempt=9, percent=90, **old) for rank in ("0", "1", "p", "2", "L", "S", "E", "s")]
     assert append(*late)[1] == [0] * 8
     assert append(event("1", "e", **new), event("p", "f", percent=1, **new), event("2", "g", **new))[1] == [5, 6, 7]
+    assert append.new_runs == [4]
 
 
 @pytest.mark.parametrize("rank", ["1", "p", "2", "S"])
 def test_the_first_that_is_heard_of_a_run_may_be_anything_that_happens_to_it(append: Append, rank: str) -> None:
     append(event("2", "a", run=RUN))
     assert append(event(rank, "b", run=LATER_RUN, percent=5))[1] == [2]
+    assert append.new_runs == [2]
+    assert [b"n" in fields for _, fields in append.redis.xrange(NAMES["events"])] == [False, True]  # type: ignore[union-attr]
+    # Another process, which has not heard the answer, is given it again, and so is the writer of a doubtful write.
+    assert append(event(rank, "b", run=LATER_RUN, percent=5), writer="other")[1] == [2]
+    assert append(event(rank, "b", run=LATER_RUN, percent=5), writer="other", write=append.writes)[1] == [2]
+    assert append.new_runs == [2, 2, 2]
+    append(event("p" if rank == "p" else "2", "c", run=LATER_RUN, percent=6))
+    assert append.new_runs == [2, 2, 2]
 
 
 def test_a_job_that_is_published_twice_in_one_moment_has_two_runs(append: Append) -> None:

@@ -79,6 +79,15 @@ def test_an_event_has_its_position_where_clients_look_for_it(name: str, data: An
     assert decode_event((b"3-0", fields), "e") == {"event": name, **decoded}
 
 
+def test_the_first_event_of_a_newer_run_says_so() -> None:
+    fields = [b"e", b"agent_status", b"p", b'{"a":1}', b"t", b"1.5", b"n", b"1"]
+    position = {"epoch": "e", "offset": 3}
+    assert decode_event((b"3-0", fields), "e") == {
+        "event": "agent_status",
+        "data": {"a": 1, **position, "new_run": True},
+    }
+
+
 @pytest.mark.parametrize("fields", [[], [b"e", b"line"], [b"e", b"line", b"p", b"{"], [b"e", b"\xff", b"p", b"1"]])
 def test_one_event_that_cannot_be_read_makes_the_whole_unrecoverable(fields: list[bytes]) -> None:
     with pytest.raises(UNREADABLE):

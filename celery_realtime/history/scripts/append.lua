@@ -4,7 +4,8 @@
 -- KEYS, those up to 9 of one project
 --   1 meta         hash: epoch; offset, of the newest event; further keys, renewed and due, see common.open; and the
 --                  receipts of writers, see receipts.lua
---   2 events       stream with ids <offset>-0: e, the event's name; p, its JSON; t, when it was stored
+--   2 events       stream with ids <offset>-0: e, the event's name; p, its JSON; t, when it was stored; n, only
+--                  in the first event of a job's newer run: clients begin from a clean job, having heard no end perhaps
 --   3 jobs         hash: job id -> entry, see common.parse_job
 --   4 ended        sorted set: ids of jobs that have ended, by the time (s) of their end
 --   5 flows        hash: root id -> counts of a workflow, see common.parse_flow
@@ -34,8 +35,8 @@
 --
 -- If this write has been applied before, nothing happens, and the answer is that of then.
 --
--- Returns {epoch, offsets as one text with blanks between (0: not news), workflow updates {index, JSON, offset}, 1 if
--- these events made further workflow updates due later, else 0}.
+-- Returns {epoch, offsets as one text with blanks between (0: not news; below 0: of the first event of a newer run),
+-- workflow updates {index, JSON, offset}, 1 if these events made further workflow updates due later, else 0}.
 
 -- include: common
 
@@ -186,11 +187,26 @@ end
 
 -- Events --------------------------------------------------------------------------------------------------------------
 
+local function id_of(offset) return string.format('%d-0', offset) end
+
 local function store(name, payload)
   project.offset = project.offset + 1
-  local id = string.format('%d-0', project.offset)
+  local id = id_of(project.offset)
   redis.call('XADD', keys.events, 'MAXLEN', '~', max_events, id, 'e', name, 'p', payload, 't', now_text)
   return project.offset
+end
+
+local function store_first_of_run(name, payload)
+  project.offset = project.offset + 1
+  local id = id_of(project.offset)
+  redis.call('XADD', keys.events, 'MAXLEN', '~', max_events, id, 'e', name, 'p', payload, 't', now_text, 'n', 1)
+  return project.offset
+end
+
+-- Return the answer to an event that has been stored before.
+local function answer_of_stored(offset)
+  local entry = redis.call('XRANGE', keys.events, id_of(offset), id_of(offset))[1]
+  return entry and entry[2][7] == 'n' and -offset or offset
 end
 
 -- Workflows -----------------------------------------------------------------------------------------------------------
@@ -498,7 +514,9 @@ end
 local function append_status(event)
   local before = read_job(event.job)
   -- The same write a second time, its first answer having been lost.
-  if before and before.status == event.payload and is_from_same(event, before) then return before.status_at end
+  if before and before.status == event.payload and is_from_same(event, before) then
+    return answer_of_stored(before.status_at)
+  end
   local order = compare_runs(event, before)
   if order == OLDER then return 0 end
   local state = order == SAME and before or nil
@@ -519,9 +537,9 @@ local function append_status(event)
     return 0
   end
   if not is_news(event, state) then return 0 end
-  local at = store(event.name, event.payload)
+  local at = (order == NEWER and store_first_of_run or store)(event.name, event.payload)
   keep_job(event, before, status_state(event, state, order, at), at)
-  return at
+  return order == NEWER and -at or at
 end
 
 -- Note that the worker that runs a job does not have it any more, unless it has begun it once more since. Times are
@@ -574,18 +592,20 @@ end
 
 local function append_progress(event)
   local before = read_job(event.job)
-  if before and before.progress == event.payload and is_of_same_run(event, before) then return before.progress_at end
+  if before and before.progress == event.payload and is_of_same_run(event, before) then
+    return answer_of_stored(before.progress_at)
+  end
   local order = compare_runs(event, before)
   if order == OLDER then return 0 end
   local state = order == SAME and before or nil
   if not is_progress(event, state) then return 0 end
-  local at = store(event.name, event.payload)
+  local at = (order == NEWER and store_first_of_run or store)(event.name, event.payload)
   if state and state.attempt == event.attempt then
     keep_job(event, advance(event, state, at), state, at)
   else
     keep_job(event, before, state_begun_by_progress(event, state, order, at), at)
   end
-  return at
+  return order == NEWER and -at or at
 end
 
 local function append(event)

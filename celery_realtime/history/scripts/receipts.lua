@@ -5,7 +5,7 @@
 --
 --   write epoch offset          the write, the epoch that it was stored in, and the project's offset then
 --   number ...                  the numbers of its events
---   offset ...                  their offsets, 0: not news
+--   offset ...                  their offsets, as append.lua returns them
 --   index offset ...            for each workflow update, the index of the event that led to it, and its own offset
 --
 -- A writer has the answer to a write, or asks settle.lua for it, before the next one. So what is in its receipt is all

@@ -8,9 +8,9 @@
 --   3 writer     string: the writer
 --   4 write      number: the highest write to refuse
 --
--- Returns {epoch, numbers of the events as one text with blanks between, their offsets likewise (0: not news), workflow
--- updates {index, JSON, offset}, 1 if further workflow updates are due, else 0}. Nothing has been stored of an event
--- that is not among these.
+-- Returns {epoch, numbers of the events as one text with blanks between, their offsets likewise, as append.lua has
+-- them, workflow updates {index, JSON, offset}, 1 if further workflow updates are due, else 0}. Nothing has been stored
+-- of an event that is not among these.
 
 -- include: common
 
