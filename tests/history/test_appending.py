@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
@@ -9,7 +10,15 @@ import pytest
 import redis
 
 from celery_realtime.channel import wire
-from celery_realtime.events import Job, outgoing_status, pack, status_change, unpack
+from celery_realtime.events import (
+    Execution,
+    Job,
+    outgoing_handed_on,
+    outgoing_status,
+    pack,
+    status_change,
+    unpack,
+)
 from celery_realtime.history.lua import Runner
 from celery_realtime.history.store import History
 from tests.appended import append, custom, progress, status
@@ -60,6 +69,23 @@ def test_the_first_event_of_a_newer_run_says_so_to_those_who_hear_it_and_to_thos
     assert [entry["data"].get("new_run") for entry in snapshot.events] == [None, None, True]
     [job] = snapshot.jobs
     assert ("new_run" in job, job["progress"]) == (False, None)
+
+
+def test_a_snapshot_names_the_worker_in_which_a_job_goes_on(history: History) -> None:
+    now = time.time()
+    first = Job(job_id="job", project_id="p", task="first", worker="one", execution=Execution("e", now - 3))
+    append(history, outgoing_status(status_change(first, "STARTED"), incarnation="i1", job=first))
+    append(history, progress(40), outgoing_handed_on(first, now - 2, incarnation="i1"))
+    second = msgspec.structs.replace(first, task="second", worker="two", execution=Execution("e", now - 1))
+    goes_on = outgoing_status(status_change(second, "STARTED"), incarnation="i2", job=second)
+
+    assert append(history, goes_on) == []
+
+    [job] = history.read("p").jobs
+    assert (job["status"], job["worker"], job["task"], job["progress"]) == ("running", "two", "second", 40)
+    end = outgoing_status(status_change(second, "SUCCESS"), incarnation="i2", job=second)
+    assert append(history, end, goes_on) == ["agent_status"]
+    assert history.read("p").jobs[0]["status"] == "success"
 
 
 class Line:

@@ -587,6 +587,8 @@ def test_a_job_that_goes_on_elsewhere_is_lost_by_who_has_it(append: Append, is_n
     if is_noted:
         hand_on(append)
     assert append(event("1", "r2", **SECOND))[1] == [0]  # that it runs, and how far it is, is known
+    assert append.entry()[-2:] == ["r2 ", ""]  # and who asks is given the worker that has it
+    assert append(event("1", "r2", **SECOND))[1] == [0]
     assert append(event("p", "40", percent=40, execution="e1"))[1] == [2]
     assert append(event("S", "lost", incarnation="i1"))[1] == [0]
     assert append(event("1", "r", age=500, **FIRST))[1] == [0]

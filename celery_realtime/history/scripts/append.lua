@@ -474,7 +474,7 @@ local function confirms(event, state)
 end
 
 -- Tell whether a job that has replaced itself starts in what it was replaced by, perhaps in another worker: it is the
--- execution that is known. To users that is no news, but from then on it is that worker that can lose it.
+-- execution that is known. That is no news, but from then on it is that worker that has it, and can lose it.
 local function is_continued(event, state)
   local is_same = state and event.rank == RUNNING and state.rank == RUNNING and event.attempt == state.attempt
     and event.execution ~= '-' and event.execution == state.execution
@@ -528,6 +528,8 @@ local function append_status(event)
   if is_continued(event, state) then
     state.former = former_before(event.incarnation, state)
     state.incarnation, state.started = event.incarnation, event.started
+    -- Who asks from now on is given the worker that has the job. The blank tells the status from that of an event.
+    state.status = event.payload .. ' '
     write_job(event.job, state)
     return 0
   end
