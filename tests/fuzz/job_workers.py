@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import NamedTuple
 
 import msgspec
 
 from celery_realtime.events import Execution, Job, Outgoing
 
-numbers = itertools.count()
+
+class Numbers:
+    """The numbers of all that has to differ within one life; each life begins with the same."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin again: what is tried a second time must not go another way, as by the order of names."""
+        self._latest = -1
+
+    def __next__(self) -> int:
+        self._latest += 1
+        return self._latest
+
+
+numbers = Numbers()
 
 
 class Message(NamedTuple):

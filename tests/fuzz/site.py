@@ -33,6 +33,8 @@ class Site:
         self.left_behind: list[list[Outgoing]] = []
         #: By (job, run, attempt), the worker that reports what has become of the latest start, and the rank after that.
         self.fates: dict[tuple[str, str | None, int], tuple[Worker, str]] = {}
+        #: What a lease has lapsed of, and has not started since.
+        self.reaped: set[tuple[str, str | None, int]] = set()
 
     @property
     def now(self) -> float:
@@ -64,6 +66,7 @@ class Site:
         start = Start(worker.reserved.pop(0), worker, self.now)
         worker.starts.append(start)
         self.fates.pop(key_of(start.message), None)
+        self.reaped.discard(key_of(start.message))
         self.report(start, "STARTED")
 
     def starts(self) -> list[Start]:
