@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -53,14 +54,26 @@ class ReconnectionGuard:
         self._lock = threading.Lock()
         #: Namespaces that have been connected, and that neither side has left for good.
         self._open: set[str] = set()
+        #: Those of them of which the server has closed the connection, and has not ended them.
+        self._cut: set[str] = set()
         self._idle_since: float | None = None
 
-    def note(self, event: str, namespace: str) -> None:
-        """Note an event of the client."""
+    def note(self, event: str, namespace: str, *, is_cut: bool = False) -> None:
+        """Note an event of the client.
+
+        Args:
+            event: Its name.
+            namespace: Its namespace.
+            is_cut: The server has closed the connection beneath the namespace.
+        """
         if event == "connect":
             self._open.add(namespace)
-        elif event == seams.FINAL_DISCONNECT:
+        elif event == "disconnect" and is_cut:
+            self._cut.add(namespace)
+        elif event == seams.FINAL_DISCONNECT and namespace not in self._cut:
             self._open.discard(namespace)
+        if event != "disconnect":
+            self._cut.discard(namespace)
 
     def is_stranded(self, client: Any) -> bool:
         """Return, once for each time it happens, whether a client needs to be made to reconnect."""
@@ -97,7 +110,7 @@ class ClientHub:
         """Take the events of a client from now on."""
         for namespace in list(client.namespaces):
             self._guard.note("connect", namespace)
-        seams.observe_events(client, self._on_event)
+        seams.observe_events(client, functools.partial(self._on_event, weakref.ref(client)))
 
     def add(self, subscriber: Subscriber) -> None:
         """Pass events on to a subscriber too."""
@@ -122,8 +135,9 @@ class ClientHub:
     def _of_namespace(self, namespace: str) -> list[Subscriber]:
         return [subscriber for subscriber in self._subscribers if subscriber.namespace == namespace]
 
-    def _on_event(self, event: str, namespace: str, args: tuple[Any, ...]) -> None:
-        self._guard.note(event, namespace)
+    def _on_event(self, client: Callable[[], Any], event: str, namespace: str, args: tuple[Any, ...]) -> None:
+        is_cut = event == "disconnect" and seams.is_closed_by_server(client(), args)
+        self._guard.note(event, namespace, is_cut=is_cut)
         for subscriber in self._of_namespace(namespace):
             self._pass_on(subscriber, event, args)
 

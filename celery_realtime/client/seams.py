@@ -7,6 +7,11 @@ Seen in python-socketio 5.18.1 and python-engineio 4.15.1. ``tests/client/test_s
     registered a handler, and a handler of ours for ``connect`` would replace the user's.
     Without it: subscribing raises a :class:`RealtimeError` that names the mend.
 
+``reason.SERVER_DISCONNECT``, ``eio.state``
+    Why: a client whose connection the server closes by a packet of Engine.IO is not reconnected, as if it had been sent
+    away.
+    Without them: such a client stays disconnected, as it would without this package.
+
 The event ``__disconnect_final``
     Why: it is the only sign that the client will not reconnect.
     Without it: a client that was told to disconnect would be made to reconnect.
@@ -32,6 +37,7 @@ __all__ = [
     "FINAL_DISCONNECT",
     "NotConnected",
     "can_restart_reconnection",
+    "is_closed_by_server",
     "is_connected_or_reconnecting",
     "observe_events",
     "refusal_in",
@@ -88,6 +94,18 @@ def refusal_in(args: tuple[Any, ...]) -> dict[str, Any] | None:
     answer = args[0] if args else None
     refusal = answer.get("data") if isinstance(answer, dict) else None
     return refusal if has_code(refusal) else None
+
+
+def is_closed_by_server(client: Any, args: tuple[Any, ...]) -> bool:
+    """Return whether the server has closed the connection, and not ended a namespace.
+
+    Browsers come back then. python-socketio does not, and gives the same reason for both.
+
+    Args:
+        client: The client.
+        args: The arguments of its event ``disconnect``.
+    """
+    return args[:1] == (client.reason.SERVER_DISCONNECT,) and client.eio.state == "disconnecting"
 
 
 def can_restart_reconnection(client: Any) -> bool:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import socket
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import socketio
 
-from celery_realtime.client import ProjectSubscription
+from celery_realtime.client import ProjectSubscription, seams
 from tests.integration import jobs
 from tests.integration.stage import Stage, new_project, producing
 from tests.launcher import Brokers, Launcher
@@ -36,19 +40,43 @@ class Watcher:
     def __init__(self, url: str, project: str) -> None:
         self.project = project
         self.events: list[tuple[str, Any]] = []
+        self._lately: deque[str] = deque(maxlen=12)
         self._client = socketio.Client(reconnection_delay=0.1, reconnection_delay_max=0.5)
         self.subscription = ProjectSubscription(self._client, project, lambda *event: self.events.append(event))
+        seams.observe_events(self._client, self._note)
         token = jobs.realtime.issue_token("ada", [project])
         self._client.connect(url, auth={"token": token}, transports=["websocket"])
 
     def __repr__(self) -> str:
-        feed = self.subscription.feed
-        return f"a watcher at {feed.epoch} {feed.offset}, {feed.state}, {len(feed.held_offsets)} waiting"
+        feed, eio = self.subscription.feed, self._client.eio
+        tasks = {
+            name: task is not None and task.is_alive()
+            for name, task in (
+                ("reads", eio.read_loop_task),
+                ("writes", eio.write_loop_task),
+                ("reconnects", self._client._reconnect_task),
+            )
+        }
+        return (
+            f"a watcher at {feed.epoch} {feed.offset}, {feed.state}, {len(feed.held_offsets)} waiting, {feed.error}; "
+            f"its client is {eio.state}, {self._client.namespaces}, {tasks}, lately {self._lately}"
+        )
+
+    def _note(self, event: str, namespace: str, args: tuple[Any, ...]) -> None:
+        if event in ("connect", "disconnect", "connect_error", seams.FINAL_DISCONNECT):
+            self._lately.append(f"{time.monotonic():.1f} {event} {args}"[:80])
 
     def drop(self) -> None:
+        """End the connection, as a network does, for both sides.
+
+        If its descriptor were closed instead, the thread that waits for it would go on to wait, and the server would
+        take the connection for open: until it is pinged, or for 45 seconds.
+        """
         websocket = getattr(self._client.eio, "ws", None)
-        if websocket is not None and websocket.sock is not None:
-            websocket.sock.close()
+        connection = None if websocket is None else websocket.sock
+        if connection is not None:
+            with contextlib.suppress(OSError):  # it has ended by now
+                connection.shutdown(socket.SHUT_RDWR)
 
     def places(self) -> list[tuple[str, int]]:
         marks = [data.get("_realtime", data) for _, data in list(self.events)]

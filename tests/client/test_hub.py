@@ -51,6 +51,7 @@ class Client:
         self.reconnection = True
         self.connected = True
         self.eio = SimpleNamespace(state="connected")
+        self.reason = socketio.Client.reason
         self.reconnections = 0
         self._reconnect_task: Any = None
 
@@ -162,6 +163,28 @@ def test_a_client_that_needs_no_help_is_left_alone(change: Any) -> None:
     assert client.reconnections == 0
 
 
+@pytest.mark.parametrize(("state", "reconnections"), [("disconnecting", 1), ("connected", 0)])
+def test_a_client_whose_connection_the_server_closes_reconnects_and_one_that_is_sent_away_does_not(
+    state: str, reconnections: int
+) -> None:
+    client, clock = Client("/"), Clock()
+    hub = made(client, clock)
+    client.eio.state = state
+    client.trigger("disconnect", "/", client.reason.SERVER_DISCONNECT)
+    client.trigger(FINAL_DISCONNECT, "/")
+    for _ in range(2):
+        hub.check(stranded(client))
+        clock.now += CHECK_INTERVAL
+    assert client.reconnections == reconnections
+    client.trigger("connect", "/")
+    client.trigger("disconnect", "/", client.reason.CLIENT_DISCONNECT)
+    client.trigger(FINAL_DISCONNECT, "/")
+    for _ in range(3):
+        hub.check(stranded(client))
+        clock.now += CHECK_INTERVAL
+    assert client.reconnections == reconnections
+
+
 def test_a_client_that_was_never_connected_is_left_alone() -> None:
     client, clock = Client(), Clock()
     hub = made(client, clock)
@@ -228,6 +251,39 @@ def test_a_client_in_an_event_loop_reconnects_too(web: Web) -> None:
         await asyncio.to_thread(wait_for, lambda: project.feed.state == "subscribed")
         await client.eio.ws.close()
         await asyncio.to_thread(wait_for, lambda: client.times == 3 and project.feed.state == "subscribed")
+        await project.close()
+        await client.shutdown()
+
+    asyncio.run(follow())
+
+
+def close_all(web: Web) -> None:
+    """Close each connection by a packet of Engine.IO, as the server does to those that show no token."""
+    assert web.loop is not None
+    for connection in list(web.server.eio.sockets.values()):
+        asyncio.run_coroutine_threadsafe(connection.close(wait=False), web.loop).result(10)
+
+
+def test_a_client_reconnects_whose_connection_the_server_has_closed(web: Web) -> None:
+    client = socketio.Client(reconnection_delay=0.05, reconnection_delay_max=0.2)
+    with ProjectSubscription(client, "alpha") as project:
+        client.connect(web.url, auth={"token": web.token()}, transports=["websocket"], wait_timeout=10)
+        assert project.wait_for(lambda feed: feed.state == "subscribed")
+        close_all(web)
+        assert project.wait_for(lambda feed: feed.state == "stale")
+        assert project.wait_for(lambda feed: feed.state == "subscribed")
+        client.disconnect()
+
+
+def test_a_client_in_an_event_loop_reconnects_whose_connection_the_server_has_closed(web: Web) -> None:
+    async def follow() -> None:
+        client = socketio.AsyncClient(reconnection_delay=0.05, reconnection_delay_max=0.2)
+        project = AsyncProjectSubscription(client, "alpha")
+        await client.connect(web.url, auth={"token": web.token()}, transports=["websocket"], wait_timeout=10)
+        await asyncio.to_thread(wait_for, lambda: project.feed.state == "subscribed")
+        await asyncio.to_thread(close_all, web)
+        await asyncio.to_thread(wait_for, lambda: project.feed.state == "stale")
+        await asyncio.to_thread(wait_for, lambda: project.feed.state == "subscribed")
         await project.close()
         await client.shutdown()
 
