@@ -515,3 +515,27 @@ def test_more_readers_than_connections_take_turns(redis_url: str) -> None:
     with redis.Redis.from_url(redis_url) as look:
         ours = [client for client in look.client_list() if client["name"] == "readers"]
     assert 1 < len(ours) <= MOST_CONNECTIONS
+
+
+def test_after_a_loss_a_workflow_counts_what_has_been_reported_since_and_goes_down_no_more(redis_url: str) -> None:
+    """Nobody reports again what had ended, so the numbers may stay below those of before; they are of another epoch."""
+    history = History(redis_url, "tests", size=100, ttl=60.0)
+    steps = [{"job": name, "root_id": "root"} for name in ("root", "a", "b")]
+    append(history, *[status("STARTED", **step) for step in steps], status("SUCCESS", **steps[0]))
+    before = history.read("p")
+    assert [(flow["total"], flow["done"]) for flow in before.workflows] == [(3, 1)]
+    redis.Redis.from_url(redis_url).flushdb()
+
+    seen = []
+    for event in (
+        status("STARTED", **steps[1]),  # a worker whose lease is gone reports what it runs
+        status("STARTED", **steps[2]),
+        status("SUCCESS", **steps[1]),
+        status("SUCCESS", **steps[2]),
+    ):
+        append(history, event)
+        after = history.read("p")
+        assert after.epoch != before.epoch
+        seen += [[(flow["total"], flow["running"], flow["done"]) for flow in after.workflows]]
+
+    assert seen == [[], [(2, 2, 0)], [(2, 1, 1)], [(2, 0, 2)]]
