@@ -104,10 +104,13 @@ class ClientHub:
     def __init__(self, guard: ReconnectionGuard | None = None) -> None:
         self._guard = guard or ReconnectionGuard()
         self._subscribers: list[Subscriber] = []
+        self._ends: seams.WriterEnds | None = None
+        self._had_missed_end = False
         self._log = RateLimitedLogger(logger)
 
     def observe(self, client: Any) -> None:
         """Take the events of a client from now on."""
+        self._ends = seams.WriterEnds(client)
         for namespace in list(client.namespaces):
             self._guard.note("connect", namespace)
         seams.observe_events(client, functools.partial(self._on_event, weakref.ref(client)))
@@ -125,12 +128,20 @@ class ClientHub:
 
     def check(self, client: Any) -> None:
         """Make a client reconnect that python-socketio has left disconnected; called about once a second."""
+        self._repeat_missed_end()
         if not self._guard.is_stranded(client):
             return
         self._log.warning("a Socket.IO client was left disconnected by python-socketio; making it reconnect")
         for subscriber in list(self._subscribers):
             subscriber.disconnected()
         seams.restart_reconnection(client)
+
+    def _repeat_missed_end(self) -> None:
+        """Have a client notice that its connection has ended, if it has not done so since the last check."""
+        is_missed = self._ends is not None and self._ends.is_missed()
+        if is_missed and self._had_missed_end and self._ends is not None:
+            self._ends.repeat()
+        self._had_missed_end = is_missed
 
     def _of_namespace(self, namespace: str) -> list[Subscriber]:
         return [subscriber for subscriber in self._subscribers if subscriber.namespace == namespace]

@@ -7,6 +7,12 @@ Seen in python-socketio 5.18.1 and python-engineio 4.15.1. ``tests/client/test_s
     registered a handler, and a handler of ours for ``connect`` would replace the user's.
     Without it: subscribing raises a :class:`RealtimeError` that names the mend.
 
+``eio.queue``, whose ``put`` (in an event loop ``put_nowait``) is replaced; ``eio.ws``, ``eio.state``
+    Why: the task that reads puts None when the connection has ended, and waits until the task that writes ends by it.
+    If that takes None together with a packet which can still be sent, it goes on, and the client hears nothing for 30
+    seconds, or longer if it sends something meanwhile.
+    Without them: such a client hears nothing for so long, as it would without this package.
+
 ``reason.SERVER_DISCONNECT``, ``eio.state``
     Why: a client whose connection the server closes by a packet of Engine.IO is not reconnected, as if it had been sent
     away.
@@ -25,6 +31,7 @@ The event ``__disconnect_final``
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -36,6 +43,7 @@ from celery_realtime.exceptions import RealtimeError
 __all__ = [
     "FINAL_DISCONNECT",
     "NotConnected",
+    "WriterEnds",
     "can_restart_reconnection",
     "is_closed_by_server",
     "is_connected_or_reconnecting",
@@ -94,6 +102,45 @@ def refusal_in(args: tuple[Any, ...]) -> dict[str, Any] | None:
     answer = args[0] if args else None
     refusal = answer.get("data") if isinstance(answer, dict) else None
     return refusal if has_code(refusal) else None
+
+
+class WriterEnds:
+    """The ends that a client's reading task has told its writing task, which may miss one.
+
+    Args:
+        client: The client.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = weakref.ref(client)
+        #: The connection that has ended.
+        self._ended: Any = None
+        queue = getattr(client.eio, "queue", None)
+        name = "put_nowait" if isinstance(queue, asyncio.Queue) else "put"
+        if hasattr(queue, name):
+            setattr(queue, name, self._noting(getattr(queue, name)))
+
+    def _noting(self, put: Callable[..., Any]) -> Callable[..., Any]:
+        def note(item: Any, *args: Any, **options: Any) -> Any:
+            client = self._client()
+            if item is None and client is not None:
+                self._ended = client.eio.ws
+            return put(item, *args, **options)
+
+        return note
+
+    def is_missed(self) -> bool:
+        """Return whether the present connection has ended, and the client takes it for open."""
+        client = self._client()
+        if client is None or self._ended is None:
+            return False
+        return client.eio.state == "connected" and client.eio.ws is self._ended
+
+    def repeat(self) -> None:
+        """Tell the writing task once more."""
+        client = self._client()
+        if client is not None:
+            client.eio.queue.put_nowait(None)
 
 
 def is_closed_by_server(client: Any, args: tuple[Any, ...]) -> bool:

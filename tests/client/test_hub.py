@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import contextlib
 import gc
+import hashlib
 import socket
+import threading
 import weakref
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -16,6 +20,7 @@ import socketio
 from celery_realtime.client import AsyncProjectSubscription, ProjectSubscription
 from celery_realtime.client.hub import CHECK_INTERVAL, ClientHub, ReconnectionGuard, hub_of
 from celery_realtime.client.seams import FINAL_DISCONNECT
+from tests.attacks.raw import CLOSE, TEXT
 from tests.waiting import wait_for
 from tests.web_servers import Web
 
@@ -288,3 +293,74 @@ def test_a_client_in_an_event_loop_reconnects_whose_connection_the_server_has_cl
         await client.shutdown()
 
     asyncio.run(follow())
+
+
+class Closing:
+    """A server of WebSockets, which closes the first when it is told to, but not the connection beneath it."""
+
+    def __init__(self) -> None:
+        self.closes = threading.Event()
+        self.connections = 0
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):  # the test is over
+            while True:
+                connection, _ = self._listening.accept()
+                self.connections += 1
+                threading.Thread(target=self._handle, args=(connection, self.connections), daemon=True).start()
+
+    def _handle(self, connection: socket.socket, number: int) -> None:
+        with connection, contextlib.suppress(OSError):
+            head = connection.recv(65536)
+            key = next(line[19:] for line in head.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key: "))
+            accept = base64.b64encode(hashlib.sha1(key + GUID, usedforsecurity=False).digest())
+            connection.sendall(b"HTTP/1.1 101 Yes\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")
+            connection.sendall(b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n")
+            connection.sendall(
+                server_frame(TEXT, b'0{"sid":"s","upgrades":[],"pingInterval":25000,"pingTimeout":20000}')
+            )
+            connection.recv(65536)
+            connection.sendall(server_frame(TEXT, b'40{"sid":"s"}'))
+            if number == 1 and self.closes.wait(20):
+                connection.sendall(server_frame(CLOSE, b"\x03\xe8"))
+            while connection.recv(65536):
+                pass
+
+    def close(self) -> None:
+        self._listening.close()
+
+
+GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+
+def server_frame(opcode: int, payload: bytes) -> bytes:
+    return bytes([0x80 | opcode, len(payload)]) + payload
+
+
+def test_a_client_notices_that_its_connection_has_ended_while_it_was_sending() -> None:
+    """python-engineio's own notices it after 30 seconds: its writing task gets the end with a packet, and goes on."""
+    server = Closing()
+    client = socketio.Client(reconnection_delay=0.05, reconnection_delay_max=0.2, randomization_factor=0)
+    with ProjectSubscription(client, "alpha", ack_timeout=60):
+        client.connect(server.url, transports=["websocket"], wait_timeout=10)
+        websocket = client.eio.ws
+        send, begun, sends = websocket.send, threading.Event(), threading.Event()
+
+        def send_slowly(data: Any) -> Any:
+            begun.set()
+            assert sends.wait(10)
+            return send(data)
+
+        websocket.send = send_slowly
+        client.emit("first")
+        assert begun.wait(10)
+        client.emit("second")
+        server.closes.set()
+        wait_for(lambda: None in client.eio.queue.queue)
+        sends.set()
+        wait_for(lambda: server.connections > 1, timeout=15)
+    client.disconnect()
+    server.close()

@@ -76,6 +76,26 @@ def test_a_task_in_an_event_loop_counts_until_it_is_done() -> None:
     asyncio.run(look())
 
 
+@pytest.mark.parametrize("kind", CLIENTS)
+def test_an_end_that_the_writing_task_may_have_missed_is_told_again(kind: Any) -> None:
+    async def look() -> None:
+        client = kind()
+        ends = seams.WriterEnds(client)
+        client.eio.state, client.eio.ws = "connected", object()
+        assert not ends.is_missed()
+        putting = client.eio.queue.put(None)  # as the task that reads does
+        if putting is not None:
+            await putting
+        assert ends.is_missed()
+        assert client.eio.queue.get_nowait() is None
+        ends.repeat()
+        assert client.eio.queue.get_nowait() is None
+        client.eio.ws = object()
+        assert not ends.is_missed()
+
+    asyncio.run(look())
+
+
 def test_a_client_whose_events_cannot_be_observed_is_refused_with_the_mend() -> None:
     with pytest.raises(RealtimeError, match="install python-socketio"):
         seams.observe_events(SimpleNamespace(), lambda *_: None)
