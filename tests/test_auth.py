@@ -179,3 +179,12 @@ def test_a_token_that_has_ended_is_not_issued(expires_in: float) -> None:
 def test_a_duration_of_the_wrong_type_is_refused(expires_in: object) -> None:
     with pytest.raises(TypeError, match="expires_in"):
         issue_token(KEY, "alice", [], expires_in)  # type: ignore[arg-type]
+
+
+def test_a_token_may_have_the_time_of_another_clock() -> None:
+    """That of Redis, which revocations have; when it ends is for the clocks of hosts, by which that is looked at."""
+    clock = time.time()
+    user = verify_token(KEY, issue_token(KEY, "ada", ["alpha"], 60, issued_at=1000.0))
+    assert user is not None
+    assert user.issued_at == 1000.0
+    assert clock + 60 <= user.expires_at <= time.time() + 60

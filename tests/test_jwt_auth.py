@@ -103,6 +103,29 @@ def test_audience_and_issuer_are_checked_where_they_are_named() -> None:
     assert verify(token(iss="us")) is None
 
 
+def test_while_keys_are_changed_the_old_one_and_the_new_one_are_good(pair: tuple[Any, bytes]) -> None:
+    old, new = KEY, "another long and random string, of 32 bytes and more"
+    both = JWTAuthenticator([new, old])
+    assert [both(token(old)), both(token(new))] == ["ada", "ada"]
+    assert both(token("a third long and random string, of 32 bytes and more")) is None
+    assert JWTAuthenticator([new])(token(old)) is None
+    other = rsa.generate_private_key(65537, 2048)
+    assert JWTAuthenticator([pair[1]], algorithms=["RS256"])(token(other, "RS256")) is None
+
+
+@pytest.mark.parametrize("keys", [[], [KEY, "short"], [KEY, ""], [KEY, None]])
+def test_each_of_several_keys_has_to_be_good(keys: list[Any]) -> None:
+    with pytest.raises(ImproperlyConfigured):
+        JWTAuthenticator(keys)
+
+
+def test_a_token_counts_as_made_as_early_as_clocks_may_differ() -> None:
+    made = int(time.time())
+    user = JWTAuthenticator(KEY, leeway=5)(token(iat=made))
+    assert user is not None
+    assert user.issued_at == made - 5
+
+
 def test_leeway_is_for_clocks_that_differ() -> None:
     late = token(exp=time.time() - 5)
     assert JWTAuthenticator(KEY)(late) is None

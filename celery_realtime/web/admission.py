@@ -11,7 +11,7 @@ from celery_realtime.web.access import Access, Identification
 from celery_realtime.web.answers import SENT_AWAY
 from celery_realtime.web.decisions import Decision, Step
 from celery_realtime.web.membership import Clients
-from celery_realtime.web.sessions import Session, is_same_user
+from celery_realtime.web.sessions import Arrival, Session, is_same_user
 
 if TYPE_CHECKING:
     from celery_realtime.web.stock_manager import ClientManager
@@ -61,7 +61,7 @@ class Admission:
             user_id = yield from self._identification.of_connection(environ, given)
             # So that an application may place it in a project as soon as it is here.
             yield functools.partial(manager.wait_until_listening, CONNECT_WAIT)
-            if sessions.open(sid, user_id, departures=departures, position=position):
+            if sessions.open(sid, user_id, Arrival(departures, position, manager.generation)):
                 return
         raise SubscribeError(SENT_AWAY["message"], SENT_AWAY["code"])
 

@@ -104,12 +104,16 @@ class AsyncSocketIOEventHandlers(SocketIOEventHandlers):
             done = asyncio.run_coroutine_threadsafe(self._run(self._orders.accept_missed(orders)), self._loop)
             done.result(CARRY_OUT_TIMEOUT)
 
-    def decide_again(self) -> None:
-        """Have the access of all clients decided again before anything more is passed to them; from any thread."""
+    def decide_again(self, generation: int | None = None) -> None:
+        """Have the access of all clients decided again before anything more is passed to them; from any thread.
+
+        Args:
+            generation: As that of :meth:`celery_realtime.web.doubts.Doubts.doubt_all`.
+        """
         if self._loop is None or _running_loop() is self._loop:
-            super().decide_again()
+            super().decide_again(generation)
         else:
-            self._loop.call_soon_threadsafe(super().decide_again)
+            self._loop.call_soon_threadsafe(super().decide_again, generation)
 
     def _begin(self, decision: Decision[Any]) -> None:
         """Make a decision in the background; from any thread. Without a loop there are no clients yet."""

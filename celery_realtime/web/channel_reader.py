@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeGuard
 
+import msgspec
+
 from celery_realtime.channel import wire
 from celery_realtime.channel.listener import Listener
 from celery_realtime.channel.wire import Heard, Message
@@ -28,8 +30,14 @@ LONGEST_TURN = 15.0
 PAUSE = 1.0
 
 
-class Gap:
-    """Something may have been missed before what comes next: what is listened on began anew."""
+class Gap(msgspec.Struct, frozen=True):
+    """Something may have been missed before what comes next: what is listened on began anew.
+
+    Attributes:
+        generation: How many connections have been listened on.
+    """
+
+    generation: int
 
 
 #: What is emitted on this server, or a message of python-socketio's own for it to handle, or an order of ours.
@@ -94,7 +102,7 @@ class ChannelReader:
         if self._generation != self.listener.generation:
             self._generation = self.listener.generation
             self._catch_up.fall_behind()
-            gaps.append(Gap())
+            gaps.append(Gap(self._generation))
         decoded = [] if message is None else wire.decode_message(message.body, message.content_type)
         is_due = self._catch_up.turns_in <= 0
         if (decoded or is_due) and not has_room():
@@ -140,22 +148,22 @@ class OrderObservers:
 
     def __init__(self) -> None:
         self._callbacks: list[Callable[[dict[str, Any]], Any]] = []
-        self._of_gaps: list[Callable[[], Any]] = []
+        self._of_gaps: list[Callable[[int], Any]] = []
         self._failures = RateLimitedLogger(logger)
 
     def add(self, callback: Callable[[dict[str, Any]], Any]) -> None:
         """Call ``callback`` with each order from now on."""
         self._callbacks.append(callback)
 
-    def add_of_gaps(self, callback: Callable[[], Any]) -> None:
-        """Call ``callback`` at each gap from now on."""
+    def add_of_gaps(self, callback: Callable[[int], Any]) -> None:
+        """Call ``callback`` at each gap from now on, with how many connections have been listened on."""
         self._of_gaps.append(callback)
 
-    def notify_gap(self) -> None:
+    def notify_gap(self, gap: Gap) -> None:
         """Call all observers of gaps; one that fails is logged."""
         for callback in list(self._of_gaps):
             with self._failures.suppressing("access was not decided again, although orders may have been missed"):
-                callback()
+                callback(gap.generation)
 
     def notify(self, order: dict[str, Any]) -> None:
         """Call all observers with an order; one that fails is logged."""

@@ -119,8 +119,8 @@ class RealtimeClientManager(RealtimeKombuManager):
         """Call ``callback`` with each order to every server of the channel, in the thread that listens."""
         self._orders.add(callback)
 
-    def on_gap(self, callback: Callable[[], Any]) -> None:
-        """Call ``callback`` when orders may have been missed, before what came after that is emitted."""
+    def on_gap(self, callback: Callable[[int], Any]) -> None:
+        """Call ``callback`` with the generation when orders may have been missed, before later events are emitted."""
         self._orders.add_of_gaps(callback)
 
     def on_slow_client(self, callback: Callable[[str, str], Any]) -> None:
@@ -190,7 +190,7 @@ class RealtimeClientManager(RealtimeKombuManager):
                 if isinstance(item, Emit):
                     self._emit(item)
                 elif isinstance(item, Gap):
-                    self._orders.notify_gap()
+                    self._orders.notify_gap(item)
                 elif is_order(item):
                     self._orders.notify(item)
                 else:
@@ -326,8 +326,8 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
         """
         self._orders.add(callback)
 
-    def on_gap(self, callback: Callable[[], Any]) -> None:
-        """Call ``callback`` when orders may have been missed, before what came after that is emitted; in the loop."""
+    def on_gap(self, callback: Callable[[int], Any]) -> None:
+        """Call ``callback`` with the generation when orders may have been missed, before later events are emitted."""
         self._orders.add_of_gaps(callback)
 
     def on_slow_client(self, callback: Callable[[str, str], Any]) -> None:
@@ -438,7 +438,7 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
                 if isinstance(item, Emit):
                     await self._emit(item)
                 elif isinstance(item, Gap):
-                    self._orders.notify_gap()
+                    self._orders.notify_gap(item)
                 elif is_order(item):
                     self._orders.notify(item)
                     break  # what it has scheduled goes before the next event

@@ -92,10 +92,20 @@ class Doubts:
     def __len__(self) -> int:
         return len(self._doubts)
 
-    def doubt_all(self) -> None:
-        """Doubt all access: orders may have been missed. What is on record is carried out before anything else."""
-        subscriptions = list(dict.fromkeys(self._all()))
-        if subscriptions or self._clients.sessions.all():
+    def doubt_all(self, generation: int | None = None) -> None:
+        """Doubt all access: orders may have been missed. What is on record is carried out before anything else.
+
+        Args:
+            generation: How many connections to the broker have been listened on; clients that came since the last of
+                these are not concerned. None for all clients.
+        """
+        concerned = {
+            session.sid: session
+            for session in self._clients.sessions.all()
+            if generation is None or session.arrival.generation < generation
+        }
+        subscriptions = list(dict.fromkeys(self._all_of(concerned)))
+        if concerned:
             with self._lock:
                 self._gaps += 1
                 begins, self._is_reading = not self._is_reading, True
@@ -103,14 +113,13 @@ class Doubts:
             if begins:
                 self._begin(self._read_record())
 
-    def _all(self) -> Iterable[tuple[Session, str]]:
-        for session in self._clients.sessions.all():
+    def _all_of(self, sessions: dict[str, Session]) -> Iterable[tuple[Session, str]]:
+        for session in sessions.values():
             for project_id in {topic.project_id for topic in session.topics()}:
                 yield session, project_id
-        for sid, project_id in self._manager.members():
-            placed = self._clients.sessions.find(sid)
-            if placed is not None:  # the application may have placed it in the room by itself
-                yield placed, project_id
+        for sid, project_id in self._manager.members():  # the application may have placed it in the room by itself
+            if sid in sessions:
+                yield sessions[sid], project_id
 
     def doubt(self, subscriptions: Iterable[tuple[Session, str]]) -> None:
         """Hold what is emitted of projects for clients until it has been decided again that they may see it."""

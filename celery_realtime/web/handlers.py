@@ -331,9 +331,13 @@ class SocketIOEventHandlers:
         """
         self._run(self._orders.accept_missed(orders))
 
-    def decide_again(self) -> Any:
-        """Have the access of all clients decided again before anything more is passed to them; from any thread."""
-        self._doubts.doubt_all()
+    def decide_again(self, generation: int | None = None) -> Any:
+        """Have the access of all clients decided again before anything more is passed to them; from any thread.
+
+        Args:
+            generation: As that of :meth:`celery_realtime.web.doubts.Doubts.doubt_all`.
+        """
+        self._doubts.doubt_all(generation)
 
     def _begin(self, decision: Decision[Any]) -> None:
         """Make a decision in the background; from any thread."""

@@ -69,7 +69,7 @@ class Orders:
                 self._doubts.doubt([(session, project_id) for session in self._clients.sessions.of_user(user)])
             else:
                 present = self._clients.sessions.send_away(user)
-                yield from self._disconnect([one for one in present if one.position < order["at"]])
+                yield from self._disconnect([one for one in present if one.arrival.position < order["at"]])
 
     def _is_repeated(self, order_id: Any) -> bool:
         if not isinstance(order_id, str):

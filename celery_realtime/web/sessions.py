@@ -46,6 +46,21 @@ class Limits(msgspec.Struct, frozen=True):
         return cls(**{name: getattr(settings, name) for name in cls.__struct_fields__})
 
 
+class Arrival(msgspec.Struct, frozen=True):
+    """When a client came, in what tells which orders it concerns that are carried out late.
+
+    Attributes:
+        departures: How many users had been disconnected here before its token was looked at; None to let it in
+            whoever has been disconnected.
+        position: Up to when all orders on record had been carried out here by then.
+        generation: How many connections to the broker have been listened on since it was let in.
+    """
+
+    departures: int | None = None
+    position: float = 0.0
+    generation: int = 0
+
+
 class PendingSubscription:
     """A subscription that is being decided.
 
@@ -71,13 +86,13 @@ class Session:
         pending: Subscriptions that are being decided.
         was_warned: Whether it has been sent a warning that its token expires.
         began: When its token was shown, in seconds since the epoch.
-        position: Up to when all orders on record had been carried out here before its token was looked at.
+        arrival: When it came.
     """
 
-    def __init__(self, sid: str, user: Any, allowance: float, position: float = 0.0) -> None:
+    def __init__(self, sid: str, user: Any, allowance: float, arrival: Arrival = Arrival()) -> None:  # noqa: B008 - it is frozen
         self.sid = sid
         self.user = user
-        self.position = position
+        self.arrival = arrival
         self.rooms: dict[Topic, list[str]] = {}
         self.pending: list[PendingSubscription] = []
         self.was_warned = False
@@ -170,25 +185,24 @@ class Sessions:
             self._sent_away[user] = self._departures
             return self.of_user(user)
 
-    def open(self, sid: str, user: Any, *, departures: int | None = None, position: float = 0.0) -> bool:
+    def open(self, sid: str, user: Any, arrival: Arrival = Arrival()) -> bool:  # noqa: B008 - it is frozen
         """Add a client whose token is good; return False if its user was disconnected since that was found.
 
         Args:
             sid: The client.
             user: Its user.
-            departures: What :attr:`departures` was before; None to add it whatever happened.
-            position: As that of :class:`Session`.
+            arrival: When it came.
 
         Raises:
             SubscribeError: Its user has too many connections.
         """
         with self.lock:
-            if departures is not None and self._sent_away.get(str(user), 0) > departures:
+            if arrival.departures is not None and self._sent_away.get(str(user), 0) > arrival.departures:
                 return False
             if self._connections[str(user)] >= self.limits.max_connections:
                 raise SubscribeError("this user has too many connections", "too_many_requests")
             self._connections[str(user)] += 1
-            self._sessions[sid] = Session(sid, user, self.limits.request_rate * BURST, position)
+            self._sessions[sid] = Session(sid, user, self.limits.request_rate * BURST, arrival)
         return True
 
     def close(self, sid: str) -> None:
@@ -202,10 +216,6 @@ class Sessions:
                 del self._connections[str(session.user)]
             for pending in list(session.pending):
                 pending.withdrawn = SubscribeError("the client has disconnected", "unauthorized")
-
-    def find(self, sid: str) -> Session | None:
-        """Return a client's session, if it has one."""
-        return self._sessions.get(sid)
 
     def get(self, sid: str) -> Session:
         """Return a client's session.

@@ -120,6 +120,10 @@ class ClientManager(Protocol):
     def delivery(self) -> Delivery:
         """Knows which rooms a message goes to."""
 
+    @property
+    def generation(self) -> int:
+        """How many connections to the broker have been listened on; when it changes, messages may have been missed."""
+
     def wait_until_listening(self, timeout: float) -> Any:
         """Wait until messages arrive, at most ``timeout`` seconds; awaitable on an asyncio server."""
 
@@ -135,8 +139,8 @@ class ClientManager(Protocol):
     def on_order(self, observer: Callable[[dict[str, Any]], Any]) -> None:
         """Call ``observer`` with each order to all web servers of the channel."""
 
-    def on_gap(self, observer: Callable[[], Any]) -> None:
-        """Call ``observer`` when orders may have been missed, before what came after that is emitted."""
+    def on_gap(self, observer: Callable[[int], Any]) -> None:
+        """Call ``observer`` with the generation when orders may have been missed, before later events are emitted."""
 
     def on_slow_client(self, observer: Callable[[str, str], Any]) -> None:
         """Have ``observer`` disconnect each client that reads too slowly.
@@ -155,6 +159,7 @@ class StockManager:
 
     follows_jobs = False
     filters = False
+    generation = 0
 
     @property
     def slow_clients(self) -> SlowClients:
@@ -194,7 +199,7 @@ class StockManager:
         """Know nothing of rooms."""
         return []
 
-    def on_gap(self, observer: Callable[[], Any]) -> None:
+    def on_gap(self, observer: Callable[[int], Any]) -> None:
         """Never call it: a stock manager does not say when it has missed something."""
 
     def on_order(self, observer: Callable[[dict[str, Any]], Any]) -> None:

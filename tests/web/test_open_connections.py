@@ -89,6 +89,45 @@ def test_a_new_token_that_opens_less_closes_what_it_does_not_open(web: Web) -> N
     assert steps(client) == [2]
 
 
+def test_if_it_cannot_be_decided_what_a_new_token_opens_the_old_one_stays(make_web: Callable[..., Web]) -> None:
+    """Else the client would go on in projects that the token in force does not open."""
+    failing: set[str] = set()
+
+    def authorize(user: str, project: str) -> bool:
+        if project in failing:
+            raise OSError("the database is away")
+        return project in user.projects
+
+    web = make_web().attach(authorize=authorize).start()
+    client = web.connect(web.token(projects=["alpha", "beta"], expires_in=600))
+    for project in ("alpha", "beta"):
+        assert client.subscribe(project)["ok"]
+    failing.add("alpha")
+    less = web.token(projects=["beta"], expires_in=60)
+    assert client.call("refresh_token", {"token": less})["error"]["code"] == "unavailable"
+    [seen] = web.handlers.clients().values()
+    assert seen.expires_in > 500
+    failing.clear()
+    assert client.call("refresh_token", {"token": less})["ok"]
+    web.emit("alpha", 1)
+    web.emit("beta", 2)
+    client.wait_for_event("step", number=2)
+    assert steps(client) == [2]
+
+
+def test_tokens_of_the_old_and_of_the_new_secret_are_good_while_it_is_changed(make_web: Callable[..., Web]) -> None:
+    old = make_web()
+    web = make_web(secret_key=["another long and random string", SECRET]).attach().start()
+    client = web.connect(old.token())
+    assert client.subscribe("alpha")["ok"]
+    assert client.call("refresh_token", {"token": web.token()})["ok"]
+    assert web.connect(web.token()).subscribe("alpha")["ok"]
+    later = make_web(secret_key=["another long and random string"]).attach().start()
+    refused = later.client()
+    with pytest.raises(socketio.exceptions.ConnectionError):
+        refused.connect(later.url, token=old.token(), transports=["websocket"])
+
+
 # -- access that is taken back --------------------------------------------------------------------------------------
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import socketio
 
 from tests.waiting import wait_for
 from tests.web_servers import Web, steps
@@ -161,6 +163,110 @@ def test_an_order_that_comes_before_the_first_client_holds(make_web: Callable[..
     token = web.token()
     web.handlers.carry_out(revoke())
     assert web.connect(token).subscribe("alpha")["error"] == NO_ACCESS
+
+
+# -- connections that are being let in --------------------------------------------------------------------------------
+
+
+class Gatekeeper:
+    """Says who a token is of, takes its time, and can be made to refuse."""
+
+    def __init__(self) -> None:
+        self.refuses = False
+        self.asked = 0
+        self.reached = threading.Event()
+        self.go_on = threading.Event()
+
+    def __call__(self, token: str, _environ: Any) -> str | None:
+        self.asked += 1
+        user = None if self.refuses else token
+        self.reached.set()
+        assert self.go_on.wait(10)
+        return user
+
+
+@pytest.fixture
+def gatekeeper() -> Gatekeeper:
+    return Gatekeeper()
+
+
+@pytest.fixture
+def gated(make_web: Callable[..., Web], gatekeeper: Gatekeeper) -> Web:
+    rules = {"authenticate": gatekeeper, "authorize": lambda *_: True}
+    return make_web(secret_key=None).attach(**rules).start()
+
+
+def test_whoever_is_disconnected_while_being_let_in_is_asked_for_again(gated: Web, gatekeeper: Gatekeeper) -> None:
+    client = gated.client()
+    connecting = threading.Thread(target=_try_to_connect, args=(client, gated))
+    connecting.start()
+    assert gatekeeper.reached.wait(10)
+    gatekeeper.refuses = True
+    gated.handlers.carry_out({"action": "disconnect", "user": "ada"})
+    gatekeeper.go_on.set()
+    connecting.join(10)
+    assert client.refusals[0]["data"]["code"] == "unauthorized"
+    assert gatekeeper.asked == 2
+    assert gated.handlers.clients() == {}
+
+
+def test_whoever_may_still_come_then_does(gated: Web, gatekeeper: Gatekeeper) -> None:
+    client = gated.client()
+    connecting = threading.Thread(target=_try_to_connect, args=(client, gated))
+    connecting.start()
+    assert gatekeeper.reached.wait(10)
+    gated.handlers.carry_out({"action": "disconnect", "user": "ada"})
+    gated.handlers.carry_out({"action": "disconnect", "user": "bob"})
+    gatekeeper.go_on.set()
+    connecting.join(10)
+    assert client.subscribe("alpha")["ok"]
+    assert gatekeeper.asked == 2
+
+
+def _try_to_connect(client: Recorder, web: Web) -> None:
+    with contextlib.suppress(socketio.exceptions.ConnectionError):
+        client.connect(web.url, token="ada", transports=["websocket"])
+
+
+# -- orders that come late --------------------------------------------------------------------------------------------
+
+
+def order_on_record(web: Web, action: str) -> dict[str, Any]:
+    """Note an order as another process does, without that it is heard."""
+    record = web.realtime.manager.history.access
+    at = record.disconnect("ada") if action == "disconnect" else record.revoke("ada", "alpha")
+    return {"id": repr(at), "action": action, "user": "ada", "project": "alpha", "at": at}
+
+
+def test_an_order_that_comes_late_takes_nothing_from_whom_the_rule_has_let_in_since(web: Web, rule: Rule) -> None:
+    client = web.connect("ada")
+    assert client.subscribe("alpha")["ok"]
+    order_on_record(web, "revoke")
+    web.realtime.access.catch_up()
+    wait_for(lambda: rule.asked == 2)
+    web.emit("alpha", 1)
+    client.wait_for_event("step", number=1)
+    assert client.of("error") == []
+
+    rule.allowed = False
+    order_on_record(web, "revoke")
+    web.realtime.access.catch_up()
+    client.wait_for_event("error", code="forbidden")
+    web.emit("alpha", 2)
+    settled(web, client)
+    assert steps(client) == [1]
+
+
+def test_an_order_that_was_heard_is_not_carried_out_again_from_the_record(web: Web, rule: Rule) -> None:
+    client = web.connect("ada")
+    web.realtime.access.catch_up()
+    web.handlers.carry_out(order_on_record(web, "disconnect"))
+    wait_for(lambda: client.disconnects == 1)
+    later = web.connect("ada")
+    assert later.subscribe("alpha")["ok"]
+    web.realtime.access.catch_up()
+    settled(web, later)
+    assert (later.disconnects, rule.asked) == (0, 1)
 
 
 @pytest.mark.parametrize(
