@@ -430,7 +430,7 @@ class _WebSide:
 
         realtime, manager = self._realtime, self._realtime.manager
         jobs = JobRequests(realtime.app, lambda: manager.history, lambda: realtime.settings)
-        read = None if manager.history is None else manager.history.read
+        read = None if manager.history is None else self._read
         sources = Sources(read, jobs, self.access.revocations, self.access)
         attached = attach(server, realtime.settings, handlers=handlers, rules=rules, sources=sources)
         manager.attach(attached.server)
@@ -445,7 +445,7 @@ class _WebSide:
         self.access.start()
 
     def _read(self, project_id: str, *position: Any) -> Any:
-        """Read what a server has missed of a project, and then carry out the orders that it may have missed, too."""
+        """Read a project, and then carry out the orders that were not heard: what was read may be newer than these."""
         history = self._realtime.manager.history
         assert history is not None
         snapshot = history.read(project_id, *position)

@@ -28,7 +28,7 @@ CLOCK_TTL = 60.0
 SLOW_ANSWER = 0.005
 MOST_QUESTIONS = 3
 
-_TAKE, _TAKEN = Script("take_access"), Script("taken_access")
+_TAKE = Script("take_access")
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -49,12 +49,14 @@ class Look(msgspec.Struct, frozen=True):
     """What a server has read of the record.
 
     Attributes:
-        taken: What was taken back since it read the record before, in order.
+        taken: What was taken back since it read the record before, in order; if it had not, all revocations.
+        since: What came up to this time is no news.
         up_to: The time of the last of it; what comes later is later.
         record: Which record it is; another one when the record was lost. None for one that has not begun.
     """
 
     taken: list[Taken]
+    since: float
     up_to: float
     record: str | None
 
@@ -160,15 +162,6 @@ class AccessRecord:
         self.clock.observe(at)
         return at
 
-    def revoked_at(self, user: str, project_id: str) -> float | None:
-        """Return when a user's access to a project was revoked last, or None.
-
-        Raises:
-            redis.RedisError: Redis cannot be reached.
-        """
-        score = self._runner.run(command("ZSCORE", self._taken[0], msgspec.json.encode([user, project_id])))
-        return None if score is None else float(score)
-
     def restore(self, taken: Iterable[Taken]) -> None:
         """Note again what was on a record that was lost; a later time that is on record stays.
 
@@ -196,12 +189,16 @@ class AccessRecord:
             redis.RedisError: Redis cannot be reached.
         """
         start = self.clock.now() - FIRST_LOOK if since is None else since
-        record, *ranges = self._runner.run(call(_TAKEN, [*self._taken, self._id], [repr(start)]))
-        revoked, ended = ([*zip(members[::2], members[1::2], strict=True)] for members in ranges)
+        after = f"({start!r}"
+        with self._runner.client.pipeline(transaction=False) as pipeline:
+            pipeline.get(self._id)
+            pipeline.zrangebyscore(self._taken[0], "-inf" if since is None else after, "+inf", withscores=True)
+            pipeline.zrangebyscore(self._taken[1], after, "+inf", withscores=True)
+            record, revoked, ended = pipeline.execute()
         taken = [*_decoded(revoked, tuple[str, str]), *_decoded(ended, str)]
         taken.sort(key=lambda one: one.at)
         up_to = max([start, *(float(at) for _, at in (*revoked, *ended))])
-        return Look(taken, up_to, None if record is None else record.decode(errors="replace"))
+        return Look(taken, start, up_to, None if record is None else record.decode(errors="replace"))
 
     def confirm(self, server: str, up_to: float) -> None:
         """Note what a web server has carried out, and that it is there.

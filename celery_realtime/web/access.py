@@ -79,8 +79,14 @@ class Access:
         self._revocations = revocations
         self._log = RateLimitedLogger(logger)
 
-    def allows(self, user: Any, project_id: str) -> Decision[bool]:
-        """Decide whether a user may see a project now."""
+    def allows(self, user: Any, project_id: str, *, is_read_later: bool = False) -> Decision[bool]:
+        """Decide whether a user may see a project now.
+
+        Args:
+            user: The user.
+            project_id: The project.
+            is_read_later: Whether orders on record are carried out anyway before the user is shown anything.
+        """
         allowed = yield Blocking(self._authorize, user, project_id)
         if not isinstance(allowed, bool):
             self._log.warning(
@@ -88,9 +94,9 @@ class Access:
             )
         if allowed is not True:
             return False
-        if not self._revocations.is_on_record(user, project_id):
-            return not self._revocations.cover(user, project_id)
-        return not (yield Blocking(self._revocations.cover, user, project_id))
+        if self._revocations.has_to_read(user, project_id, is_read_later=is_read_later):
+            yield Blocking(self._revocations.read)
+        return not self._revocations.cover(user, project_id)
 
     def audience_of(self, user: Any, project_id: str) -> Decision[str | None]:
         """Decide for which audience ``event_filter`` is asked.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import threading
@@ -20,7 +21,7 @@ from celery_realtime.web.order_results import OrderResult
 from celery_realtime.web.revocations import Revocations
 
 if TYPE_CHECKING:
-    from celery_realtime.history.access import AccessRecord, Look, ServerState, Taken
+    from celery_realtime.history.access import AccessRecord, Look, ServerState
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class AccessOrders:
         self._log = RateLimitedLogger(logger)
         self._servers: list[Server] = []
         #: Which tokens no longer open which projects.
-        self.revocations = Revocations(lambda: self._record)
+        self.revocations = Revocations(self)
         #: The record of the thread that looks at what is on record.
         self.loop = BackgroundLoop("access orders", logger, LONGEST_TURN)
         self._periodic = PeriodicLoop(self.loop, self.catch_up, PAUSE)
@@ -89,12 +90,29 @@ class AccessOrders:
         #: Up to when all that is on record has been carried out here; None before the first look.
         self._up_to: float | None = None
         self._read_record: str | None = None
+        self._confirmed_at = -math.inf
         self._no_clock_until = 0.0
 
     @property
     def _record(self) -> AccessRecord | None:
         history = self._manager.history
         return None if history is None else history.access
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is a record."""
+        return self._record is not None
+
+    @property
+    def has_been_read(self) -> bool:
+        """Whether what is on record has been noted here, but for what has come since."""
+        return self._up_to is not None
+
+    @property
+    def time(self) -> float | None:
+        """The time by the clock of the record, as far as that is known without asking."""
+        record = self._record
+        return None if record is None else record.clock.estimate
 
     @property
     def position(self) -> float:
@@ -196,13 +214,19 @@ class AccessOrders:
         if record is None:
             return
         with self._lock:
-            look = record.look(self._up_to)
-            self._carry_out(look.taken)
+            before = self._up_to
+            look = record.look(before)
+            self._carry_out(look)
             if self._is_another(look):
                 look = self._restored(record)
             self._up_to = look.up_to
+        if look.up_to != before or time.monotonic() > self._confirmed_at + PAUSE / 2:
+            self._confirm(record, look.up_to)
+
+    def _confirm(self, record: AccessRecord, up_to: float) -> None:
+        self._confirmed_at = time.monotonic()
         with self._log.suppressing("cannot note which orders this web server has carried out; they count as open"):
-            record.confirm(self.name, look.up_to)
+            record.confirm(self.name, up_to)
 
     def _is_another(self, look: Look) -> bool:
         """Note which record it is, and tell whether that is another one than before: the former was lost."""
@@ -216,17 +240,16 @@ class AccessOrders:
         for server in list(self._servers):
             server.decide_again()
         look = record.look(None)
-        self._carry_out(look.taken)
+        self._carry_out(look)
         return look
 
-    def _carry_out(self, taken: list[Taken]) -> None:
-        for one in taken:
+    def _carry_out(self, look: Look) -> None:
+        for one in look.taken:
             if one.project is not None:
                 self.revocations.note(one.user, one.project, one.at)
-        if taken:
-            orders = [_order(one.user, one.project, one.at) for one in taken]
-            for server in list(self._servers):
-                server.carry_out_missed(orders)
+        orders = [_order(one.user, one.project, one.at) for one in look.taken if one.at > look.since]
+        for server in list(self._servers) if orders else ():
+            server.carry_out_missed(orders)
 
 
 def _order(user: str, project: str | None, at: float | None) -> Order:

@@ -210,7 +210,7 @@ class Doubts:
         count, user = doubt.count, doubt.session.user
         allowed: bool | None = None
         with self._log.suppressing("cannot decide whether a client may still see a project; it is asked again"):
-            allowed = yield from self._access.allows(user, doubt.project_id)
+            allowed = yield from self._access.allows(user, doubt.project_id, is_read_later=True)
 
         def holds() -> bool:
             is_same = count == doubt.count and user is doubt.session.user

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from celery_realtime.auth import TokenUser
@@ -19,23 +18,23 @@ RETENTION = 30 * 86400.0
 FEWEST_SEARCHED = 1000
 
 
-class Clock(Protocol):
-    """The clock that the times of a record are of."""
-
-    @property
-    def estimate(self) -> float | None:
-        """The time, in seconds since the epoch; None as long as it is not known."""
-
-
 class Record(Protocol):
-    """When access was revoked, for all web servers."""
+    """What access was taken back, for all web servers."""
 
     @property
-    def clock(self) -> Clock:
-        """The clock that its times are of."""
+    def is_there(self) -> bool:
+        """Whether there is a record."""
 
-    def revoked_at(self, user: str, project_id: str) -> float | None:
-        """Return when a user's access to a project was revoked last, or None."""
+    @property
+    def has_been_read(self) -> bool:
+        """Whether what is on it has been noted here, but for what has come since."""
+
+    @property
+    def time(self) -> float | None:
+        """The time by its clock, in seconds since the epoch; None as long as that is not known."""
+
+    def catch_up(self) -> None:
+        """Note, and carry out, what has come since it was read last."""
 
 
 class Revocations:
@@ -44,13 +43,11 @@ class Revocations:
     A token that was made before that opens the project no more; one that is made later does. Rules of the application's
     own are asked at every subscription anyway, and not overruled.
 
-    What is on record is read at each question, so that it does not matter what this server has heard.
-
     Args:
-        record: Returns the record, or None where there is none.
+        record: What is on record; None where nothing is.
     """
 
-    def __init__(self, record: Callable[[], Record | None] = lambda: None) -> None:
+    def __init__(self, record: Record | None = None) -> None:
         self._record = record
         self._revoked_at: dict[tuple[str, str], float] = {}
         self._search_beyond = FEWEST_SEARCHED
@@ -83,30 +80,37 @@ class Revocations:
 
         A token may come from a host whose clock is ahead.
         """
-        record = self._record()
-        clock = None if record is None else record.clock.estimate
+        clock = None if self._record is None else self._record.time
         if isinstance(user, TokenUser) and clock is not None:
             user.issued_at = min(user.issued_at, clock)
         return user
 
-    def is_on_record(self, user: Any, project_id: str) -> bool:
-        """Tell whether the record has to be read to know whether a user's token is too old for a project."""
-        return self._record() is not None and _opens(user, project_id)
+    def has_to_read(self, user: Any, project_id: str, *, is_read_later: bool) -> bool:
+        """Tell whether the record has to be read to know whether a user's token is too old for a project.
 
-    def cover(self, user: Any, project_id: str) -> bool:
-        """Tell whether a user's token is too old for a project.
+        Args:
+            user: The user.
+            project_id: The project.
+            is_read_later: Whether it is read anyway before the user is shown anything.
+        """
+        if self._record is None or not self._record.is_there or not _opens(user, project_id):
+            return False
+        return not (is_read_later and self._record.has_been_read)
+
+    def read(self) -> None:
+        """Read what has come on record.
 
         Raises:
-            Exception: The record has to be read, and cannot be.
+            Exception: It cannot be read.
         """
+        if self._record is not None:
+            self._record.catch_up()
+
+    def cover(self, user: Any, project_id: str) -> bool:
+        """Tell whether a user's token is too old for a project, as far as that is known here."""
         if not _opens(user, project_id):
             return False
-        revoked_at = self._revoked_at.get((str(user), project_id), -1.0)
-        record = self._record()
-        if record is not None and user.issued_at > revoked_at:
-            on_record = record.revoked_at(str(user), project_id)
-            revoked_at = revoked_at if on_record is None else max(revoked_at, on_record)
-        return bool(user.issued_at <= revoked_at)
+        return bool(user.issued_at <= self._revoked_at.get((str(user), project_id), -1.0))
 
 
 def _opens(user: Any, project_id: str) -> bool:

@@ -189,7 +189,8 @@ class Subscription:
     def _attempt(self) -> Decision[dict[str, Any] | None]:
         """Ask, join and read; return None if access was revoked meanwhile, so that the rule has to be asked again."""
         access, user, project_id = self._shared.access, self._session.user, self._topic.project_id
-        if not (yield from access.allows(user, project_id)):
+        # What is on record is carried out with the reading of the history, which many subscriptions share.
+        if not (yield from access.allows(user, project_id, is_read_later=self._shared.read is not None)):
             raise SubscribeError(self._refusal, "forbidden")
         audience = yield from access.audience_of(user, project_id)
         self._check()  # the client may have gone while the rules were asked

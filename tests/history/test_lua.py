@@ -21,7 +21,6 @@ SCRIPTS = (
     "renew",
     "settle",
     "take_access",
-    "taken_access",
 )
 
 

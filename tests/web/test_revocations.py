@@ -40,23 +40,16 @@ def test_the_later_of_two_times_counts() -> None:
 
 
 class Record:
-    """A record that counts how often it is read; it is its own clock."""
+    """A record that counts how often it is read."""
 
-    def __init__(self, at: float | None = None) -> None:
-        self.at = at
-        self.asked: list[tuple[str, str]] = []
-        self.estimate: float | None = None
-        self.failure: Exception | None = None
+    def __init__(self) -> None:
+        self.is_there = True
+        self.has_been_read = False
+        self.time: float | None = None
+        self.read = 0
 
-    @property
-    def clock(self) -> Record:
-        return self
-
-    def revoked_at(self, name: str, project: str) -> float | None:
-        self.asked.append((name, project))
-        if self.failure is not None:
-            raise self.failure
-        return self.at
+    def catch_up(self) -> None:
+        self.read += 1
 
 
 @pytest.fixture
@@ -66,37 +59,37 @@ def record() -> Record:
 
 @pytest.fixture
 def on_record(record: Record) -> Revocations:
-    return Revocations(lambda: record)
+    return Revocations(record)
 
 
-def test_the_record_is_read_at_each_question_that_it_may_answer(record: Record, on_record: Revocations) -> None:
-    revocations = on_record
-    assert not revocations.cover(user(99.0), "alpha")
-    record.at = 100.0
-    assert revocations.cover(user(99.0), "alpha")
-    assert not revocations.cover(user(100.5), "alpha")
-    assert record.asked == [("ada", "alpha")] * 3
-    assert not revocations.cover("ada", "alpha")
-    assert not revocations.cover(user(99.0), "beta")
-    assert len(record.asked) == 3
+def test_the_record_is_read_for_a_token_that_opens_the_project(record: Record, on_record: Revocations) -> None:
+    assert on_record.has_to_read(user(99.0), "alpha", is_read_later=False)
+    assert not on_record.has_to_read(user(99.0), "beta", is_read_later=False)
+    assert not on_record.has_to_read("ada", "alpha", is_read_later=False)
+    record.is_there = False
+    assert not on_record.has_to_read(user(99.0), "alpha", is_read_later=False)
+    assert not Revocations().has_to_read(user(99.0), "alpha", is_read_later=False)
 
 
-def test_what_was_heard_counts_although_the_record_has_lost_it(on_record: Revocations) -> None:
-    revocations = on_record
+def test_if_it_is_read_later_it_need_not_be_read_now_unless_it_never_was(
+    record: Record, on_record: Revocations
+) -> None:
+    assert on_record.has_to_read(user(99.0), "alpha", is_read_later=True)
+    record.has_been_read = True
+    assert not on_record.has_to_read(user(99.0), "alpha", is_read_later=True)
+    on_record.read()
+    assert record.read == 1
+
+
+def test_what_was_noted_can_be_noted_on_another_record() -> None:
+    revocations = Revocations()
     revocations.note("ada", "alpha", 100.0)
-    assert revocations.cover(user(99.0), "alpha")
     assert [(one.user, one.project, one.at) for one in revocations.remembered()] == [("ada", "alpha", 100.0)]
-
-
-def test_a_record_that_cannot_be_read_is_no_answer(record: Record, on_record: Revocations) -> None:
-    record.failure = OSError("away")
-    with pytest.raises(OSError, match="away"):
-        on_record.cover(user(99.0), "alpha")
 
 
 def test_a_token_was_not_made_after_it_was_shown(record: Record, on_record: Revocations) -> None:
     assert on_record.date(user(200.0)).issued_at == 200.0
-    record.estimate = 150.0
+    record.time = 150.0
     assert on_record.date(user(200.0)).issued_at == 150.0
     assert on_record.date(user(100.0)).issued_at == 100.0
     assert on_record.date("ada") == "ada"
