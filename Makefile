@@ -13,7 +13,7 @@ PROCESSES ?= 5
 export PYTHONDONTWRITEBYTECODE :=
 PYTEST = $(BIN)/python -m pytest --dist worksteal --durations 10 --ignore tests/matrix --ignore tests/chaos
 
-.PHONY: help venv demo test check services lint typing format docs long matrix chaos fuzz attack bench package clean
+.PHONY: help venv demo test check services lint typing format docs long matrix chaos fuzz attack audit bench package clean
 .DEFAULT_GOAL := help
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo "make chaos    kill 500 workers and servers at random, and break brokers under 20,000 events (ten minutes)"
 	@echo "make fuzz     feed arbitrary input to all that reads what others write (FUZZ_EXAMPLES each, FUZZ_STEPS)"
 	@echo "make attack   attack web servers of each kind, and measure what it costs them (minutes; ARGS)"
+	@echo "make audit    look for known holes in what this depends on (with pip-audit, if its data can be reached)"
 	@echo "make bench    compare with python-socketio's own manager, and with no extension (minutes)"
 	@echo "make package  build the wheel and check what is in it"
 	@echo "make venv     make $(VENV) with all that contributors need"
@@ -81,6 +82,13 @@ fuzz: services
 
 attack: services
 	$(BIN)/python -m tests.attacks $(ARGS)
+
+# In a venv of its own: it is no part of what is audited. Without it, or without its data, the list of ours is checked.
+audit: $(VENV)/.test
+	@test -x $(VENV)/audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)/audit && \
+	  $(VENV)/audit/bin/pip install --quiet --disable-pip-version-check 'pip-audit>=2.9,<3'; } || \
+	  echo "pip-audit cannot be installed here"
+	PATH="$(CURDIR)/$(VENV)/audit/bin:$$PATH" $(BIN)/python -m tests.tools.audit
 
 bench: services
 	$(BIN)/python -m benchmarks $(ARGS)
