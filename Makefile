@@ -30,7 +30,7 @@ help:
 	@echo "make attack   attack web servers of each kind, and measure what it costs them (minutes; ARGS)"
 	@echo "make audit    look for known holes in what this depends on (with pip-audit, if its data can be reached)"
 	@echo "make bench    compare with python-socketio's own manager, and with no extension (minutes)"
-	@echo "make package  build the wheel and check what is in it"
+	@echo "make package  build the wheel with its bill of materials (SBOM), and check what is in it"
 	@echo "make venv     make $(VENV) with all that contributors need"
 	@echo "make clean    remove what was built"
 
@@ -93,10 +93,11 @@ audit: $(VENV)/.test
 bench: services
 	$(BIN)/python -m benchmarks $(ARGS)
 
-package: $(VENV)/.test
+package: $(VENV)/.package
 	rm -rf build dist
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
-	$(BIN)/python tests/tools/check_wheel.py dist/*.whl
+	$(BIN)/python tests/tools/add_sbom.py dist/*.whl
+	$(BIN)/python tests/tools/check_wheel.py dist/*.whl --sbom
 
 clean:
 	rm -rf build dist docs/_build *.egg-info tests/client/node_modules
@@ -115,6 +116,10 @@ $(VENV)/.demo: $(METADATA) | $(BIN)/pip
 $(VENV)/.test: $(METADATA) | $(BIN)/pip
 	$(PIP_INSTALL) --editable '.[test,lint]'
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/.package: $(METADATA) | $(BIN)/pip
+	$(PIP_INSTALL) --editable '.[package]'
+	@touch $@
 
 $(VENV)/.docs: $(METADATA) | $(BIN)/pip
 	$(PIP_INSTALL) --editable '.[docs]'

@@ -97,7 +97,7 @@ def own_bounds(leave_out: tuple[str, ...] = ()) -> dict[str, SpecifierSet]:
 
 def bounds_of_users() -> dict[str, SpecifierSet]:
     """Return the bounds of what users install."""
-    return own_bounds(("test", "lint", "docs"))
+    return own_bounds(("docs", "lint", "package", "test"))
 
 
 def installed(known: list[Advisory]) -> list[str]:
