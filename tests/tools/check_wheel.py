@@ -45,10 +45,12 @@ def wrong_in_record(archive: zipfile.ZipFile) -> list[str]:
     rows = [row for row in csv.reader(io.StringIO(archive.read(record).decode())) if row]
     listed = {name: (digest, size) for name, digest, size in rows}
     problems = [f"not in RECORD: {name}" for name in sorted({*archive.namelist()} - {*listed})]
-    for name, (digest, size) in listed.items():
+    problems += [f"in RECORD, and missing: {name}" for name in sorted({*listed} - {*archive.namelist()})]
+    for name in archive.namelist():
+        digest, size = listed.get(name, ("", ""))
         data = archive.read(name)
         right = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
-        if name != record and (digest, size) != (f"sha256={right}", str(len(data))):
+        if name in listed and name != record and (digest, size) != (f"sha256={right}", str(len(data))):
             problems.append(f"wrong in RECORD: {name}")
     return problems
 
