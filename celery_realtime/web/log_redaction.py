@@ -9,15 +9,36 @@ from typing import Any
 
 from celery_realtime.logs import RepeatedErrors
 
+#: The name of the parameter; a server decodes letters that are escaped, too.
+_NAME = "".join(f"(?:{letter}|%(?:25)*(?:{ord(letter):x}|{ord(letter.upper()):x}))" for letter in "token")
+
 #: A token in the query of a URL, up to what separates it from the rest (RFC 3986, section 3.4), since user names hold
-#: quotes and brackets too. A URL within another one is escaped.
-_IN_URL = re.compile(r"((?:^|[?&;\s\"'(]|%3f|%26)token(?:=|%3d))((?:(?!%26)[^&\s#])+)", re.IGNORECASE)
+#: quotes and brackets too, and spaces that are none of ASCII, which Werkzeug shows as they are. A URL within another
+#: one is escaped, once or more; then so is what separates the token, and an ``&`` of the token's own is once more.
+_IN_URL = re.compile(
+    rf"((?:^|[?&;\s\"'(\[<]|%(?:25)*(?:3f|26|3b)){_NAME}(?:=|%((?:25)*)3d))"
+    r"((?(2)(?:(?!%\2(?:26|23))[^& \t\r\n#])+|[^& \t\r\n#]+))",
+    re.IGNORECASE,
+)
 
 #: What follows a URL in a line of a log.
 _CLOSING = "\"'),;]}>"
 
-#: A token in the data of a connection, as python-socketio logs them, and as its clients send them.
-_IN_DATA = re.compile(r"""(["']token["']\s*:\s*)("(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.)*'?)""")
+#: A token in the data of a connection, as python-socketio logs them, and as its clients send them. One that is no text,
+#: or of which it cannot be told where it ends, such as in text within text, is left out up to the end of the line.
+_IN_DATA = re.compile(
+    r"""(\\*["']token\\*["']\s*:\s*)(?!None|null)"""
+    r"""(b?"(?:[^"\\]|\\[^\\])*"|b?'(?:[^'\\]|\\[^\\])*'|b?\\*["'\[{(].*|[^\s,}\]]+)""",
+    re.IGNORECASE | re.DOTALL,
+)
+
+#: A token in a header, as debugging logs show it.
+_IN_HEADER = re.compile(
+    r"""(authorization["']?\s*[:=,]\s*b?["']?(?:\w+\s+)?|\bbearer\s+(?=[^\s"',)\]}]{12}))[^\s"',)\]}]+""", re.IGNORECASE
+)
+
+#: What is in each of them; to look for it costs less.
+_MAY_HAVE_ONE = re.compile(rf"{_NAME}|bearer|authorization", re.IGNORECASE)
 
 #: The loggers of servers that log URLs.
 LOGGERS = (
@@ -29,6 +50,7 @@ LOGGERS = (
         "uvicorn.error",
         "uvicorn",
         "hypercorn.access",
+        "hypercorn.error",
     ),
     *(
         "daphne.access",
@@ -38,7 +60,7 @@ LOGGERS = (
         "engineio.server",
         "socketio.server",
     ),
-    *("aiohttp.access",),
+    *("aiohttp.access", "gevent.pywsgi", "uvicorn.asgi", "websockets.server"),
 )
 
 
@@ -47,14 +69,15 @@ PROTOCOL_LOGGERS = ("engineio.server", "socketio.server")
 
 
 def redact(text: str) -> str:
-    """Return a text without the tokens in its URLs, and in the data of connections."""
-    if "token" not in text.lower():
+    """Return a text without the tokens in its URLs, in the data of connections, and in headers."""
+    if not _MAY_HAVE_ONE.search(text):
         return text
-    return _IN_DATA.sub(r'\1"**"', _IN_URL.sub(_without_token, text))
+    text = _IN_HEADER.sub(r"\1**", _IN_URL.sub(_without_token, text))
+    return _IN_DATA.sub(r'\1"**"', text)
 
 
 def _without_token(found: re.Match[str]) -> str:
-    name, token = found.groups()
+    name, _, token = found.groups()
     return f"{name}**{token[len(token.rstrip(_CLOSING)) :]}"
 
 

@@ -25,7 +25,24 @@ LOGGING = {
 }
 
 #: In a user's name, or in a token of somebody else's making; a browser may or may not escape them.
-USERS = ["ada", "o'brien", 'a"b', "a,b", "a;b", "(a)", "a'b\"c", "[a]", "{a}", "a=b", "a%b", "zoë", "a\\b", "a'"]
+USERS = [
+    "ada",
+    "o'brien",
+    'a"b',
+    "a,b",
+    "a;b",
+    "(a)",
+    "a'b\"c",
+    "[a]",
+    "{a}",
+    "a=b",
+    "a%b",
+    "zoë",
+    "a\\b",
+    "a'",
+    "a&b",
+    "a\xa0b",
+]
 
 
 def addresses(token: str) -> list[str]:

@@ -32,6 +32,13 @@ from tests.web_servers import Kind, Web
         ("/login?next=%2F%3FEIO%3D4%26token%3Dada%3Asecret%26t%3D1", "/login?next=%2F%3FEIO%3D4%26token%3D**%26t%3D1"),
         ("/?token=secret#token=secret", "/?token=**#token=secret"),
         ("/?TOKEN=secret", "/?TOKEN=**"),
+        ("GET /?token=a%26b%3Asecret&EIO=4 HTTP/1.1", "GET /?token=**&EIO=4 HTTP/1.1"),
+        ("GET /?token=o\xa0brien:secret HTTP/1.1", "GET /?token=** HTTP/1.1"),
+        ("GET /?%74oken=secret HTTP/1.1", "GET /?%74oken=** HTTP/1.1"),
+        ("/?a=%2F%3Fb%3D%252F%253Ftoken%253Dsecret%2526t%253D1", "/?a=%2F%3Fb%3D%252F%253Ftoken%253D**%2526t%253D1"),
+        ("""'{"token":"a\\\\"secret"}'""", """'{"token":"**\""""),
+        ("{'token': ['secret', 'secret'], 'page': 2}", "{'token': \"**\""),
+        ("< Authorization: Bearer secret.secret", "< Authorization: Bearer **"),
         (
             "received event CONNECT {'token': 'ada:secret', 'page': 2}",
             "received event CONNECT {'token': \"**\", 'page': 2}",
