@@ -177,7 +177,11 @@ def test_a_bad_secret_is_not_shown() -> None:
 
 @pytest.mark.parametrize(
     "placeholder",
-    ["changeme", "Change-Me!", "put a long random string here", "demo-only-secret-replace-me", "x", "xxxx"],
+    [
+        *("changeme", "Change-Me!", "put a long random string here", "demo-only-secret-replace-me", "x", "xxxx"),
+        *("k" * 64, "abab", "abcabcabca", "123456", "12345678", "987654321", "qwerty"),
+        *("Password", "pass-word", "ADMIN"),
+    ],
 )
 def test_a_secret_that_everybody_knows_is_refused_wherever_it_is_set(placeholder: str) -> None:
     for value in (placeholder, ["a long and random string", placeholder]):
@@ -193,6 +197,16 @@ def test_a_short_secret_is_warned_of_and_not_shown(caplog: pytest.LogCaptureFixt
     assert "hunter2" not in line
     settle(secret_key="a long and random string")
     assert len(logged_by(caplog, "celery_realtime.secret_keys")) == 1
+    settle(secret_key="a" * 20 + "bcd")
+    (_, line) = [record.getMessage() for record in logged_by(caplog, "celery_realtime.secret_keys")]
+    assert line.startswith("realtime_secret_key has only 4 different characters")
+
+
+@pytest.mark.parametrize(
+    "secret", ["secret", "hunter2", "test-secret", "ab", "abcd1", "a secret", "horse battery staple"]
+)
+def test_a_secret_that_may_be_one_is_not_refused(secret: str) -> None:
+    assert settle(secret_key=secret).secret_key == secret
 
 
 def test_rules_may_be_any_callable_or_none() -> None:
