@@ -136,3 +136,9 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
 def test_every_page_is_reachable_from_the_index() -> None:
     entries = {line.strip() for tree in blocks(DOCS / "index.md", "{toctree}") for line in tree.splitlines()}
     assert {page.stem for page in DOCS.glob("*.md")} - entries == {"index"}
+
+
+def test_each_test_that_the_page_on_security_names_is_there() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)`", (ROOT / "docs" / "security.md").read_text())
+    assert len(named) > 30
+    assert [name for name in named if not (ROOT / name).is_file()] == []
