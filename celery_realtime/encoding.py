@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import numbers
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
+
+from celery_realtime.values import is_surely_larger, path_to, plain_form, plain_key, with_plain_keys
 
 T = TypeVar("T")
 
@@ -30,6 +31,19 @@ def legible(text: str) -> str:
     return text
 
 
+def text_of(value: object) -> str:
+    """Return the text of whatever is given for one, whatever its ``__str__`` does."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, (bytes, bytearray)):
+        return value.decode(errors="replace")
+    return _guarded(lambda: str.__str__(str(value)), _unreadable)
+
+
+def _unreadable(failure: Exception) -> str:
+    return f"(its text cannot be read: {type(failure).__name__})"
+
+
 def one_line(text: str) -> str:
     """Fold a text into one line of at most 500 characters."""
     line = " ".join(legible(text).split())
@@ -39,9 +53,7 @@ def one_line(text: str) -> str:
 def describe_error(error: object) -> str:
     """Describe an exception in one line, ``"ValueError: message"``, whatever its ``__str__`` does."""
     name = _name_of(error)
-    text = _guarded(
-        lambda: one_line(str(error)), lambda failure: f"(its text cannot be read: {type(failure).__name__})"
-    )
+    text = _guarded(lambda: one_line(str(error)), _unreadable)
     return one_line(f"{name}: {text}" if text else name)
 
 
@@ -62,28 +74,16 @@ def _guarded(call: Callable[[], T], instead: Callable[[Exception], T]) -> T:
 # -- JSON -------------------------------------------------------------------------------------------------------
 
 
-def _plain(value: object) -> object:
-    """Return the plain text or number that a subclass of ``str``, ``int`` or ``float`` holds.
-
-    Raises:
-        TypeError: It is something else.
-    """
-    if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    if isinstance(value, float):
-        return float(value)
-    raise TypeError(f"an object of type {type(value).__name__} has no JSON form")
-
-
 def _substitute(value: object) -> object:
     """Return what replaces a value that has no JSON form."""
     if hasattr(value, "__json__"):
         return value.__json__()
     if isinstance(value, BaseException):
         return describe_error(value)
-    return _plain(value) if isinstance(value, (str, numbers.Integral, float)) else str(value)
+    try:
+        return plain_form(value)
+    except TypeError:
+        return str(value)
 
 
 _encoder = msgspec.json.Encoder()
@@ -103,6 +103,17 @@ def encode_lenient(value: object) -> bytes:
     return _guarded(lambda: _encode_checked(value), lambda _: _encoder.encode(one_line(_safe_repr(value))))
 
 
+def encode_within(value: object, limit: int) -> bytes | None:
+    """Return JSON for any value as :func:`encode_lenient` does, or None where that has more than ``limit`` bytes.
+
+    What is much larger is not encoded at all.
+    """
+    if _guarded(lambda: is_surely_larger(value, limit), lambda _: False):
+        return None
+    encoded = encode_lenient(value)
+    return None if len(encoded) > limit else encoded
+
+
 def _encode_checked(value: object) -> bytes:
     encoded = encode_legibly(value)
     msgspec.json.decode(encoded)  # a msgspec.Raw inside may hold anything
@@ -114,7 +125,23 @@ def encode_legibly(value: object) -> bytes:
     try:
         return _lenient.encode(value)
     except UnicodeEncodeError:
-        return _encoder.encode(_mended(msgspec.to_builtins(value, str_keys=True, enc_hook=_substitute)))
+        return _encoder.encode(_mended(_builtins(value, _substitute, text_of)))
+    except TypeError:  # a key
+        return encode(_builtins(value, _substitute, text_of))
+
+
+def _builtins(value: object, form: Callable[[object], object], key: Callable[[object], object]) -> Any:
+    """Return data in JSON's types.
+
+    Args:
+        value: The data.
+        form: Returns what replaces a part that msgspec does not know.
+        key: Returns what replaces a key that msgspec does not know.
+    """
+    try:
+        return msgspec.to_builtins(value, str_keys=True, enc_hook=form)
+    except TypeError:
+        return msgspec.to_builtins(with_plain_keys(value, key), str_keys=True, enc_hook=form)
 
 
 def _mended(value: Any) -> Any:
@@ -136,8 +163,8 @@ def _safe_repr(value: object) -> str:
 def encode_strict(value: object, what: str, limit: int) -> bytes:
     """Return JSON for a value that has to have a JSON form.
 
-    Dates, UUIDs, decimals, sets, dataclasses and msgspec structs have one; bytes become base64, and texts
-    :func:`legible`.
+    Dates, UUIDs, decimals, fractions, enums, sets, lazy texts, dataclasses, attrs classes, msgspec structs, Pydantic
+    models, and NumPy's and Pandas' scalars and arrays have one; bytes become base64, and texts :func:`legible`.
 
     Args:
         value: The value.
@@ -149,15 +176,30 @@ def encode_strict(value: object, what: str, limit: int) -> bytes:
         ValueError: It holds NaN or infinity, refers to itself, or is larger than ``limit``.
     """
     try:
-        plain = msgspec.to_builtins(value, str_keys=True, enc_hook=_plain)
-        encoded = legible(json.dumps(plain, allow_nan=False, ensure_ascii=False, separators=(",", ":"))).encode()
+        encoded = _strictly(value)
     except RecursionError:
         raise ValueError(f"{what} refers to itself or is nested too deeply to be sent as JSON") from None
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{what} cannot be sent as JSON: {error}") from error
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{what} cannot be sent as JSON: {_place(value)}{error}") from error
     if len(encoded) > limit:
         raise ValueError(f"{what} has {len(encoded)} bytes of JSON, realtime_max_payload allows {limit}")
     return encoded
+
+
+def _strictly(value: object) -> bytes:
+    plain = _builtins(value, plain_form, plain_key)
+    return legible(json.dumps(plain, allow_nan=False, ensure_ascii=False, separators=(",", ":"))).encode()
+
+
+def _place(value: object) -> str:
+    """Say where in data the part is that has no JSON form."""
+    path = _guarded(lambda: path_to(value, _is_faulty), lambda _: "")
+    return f"at {path:.200}: " if path else ""
+
+
+def _is_faulty(value: object) -> bool:
+    return _guarded(lambda: not _strictly(value), lambda _: True)
 
 
 def add_fields(payload: bytes, fields: bytes) -> bytes:
