@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-import numbers
 
 import msgspec
 
-from celery_realtime.encoding import MAX_TEXT
+from celery_realtime.encoding import MAX_TEXT, text_of
 from celery_realtime.events import Job, ProgressUpdate, now
+from celery_realtime.values import is_text, plain_number
 
 Number = int | float
 
@@ -29,7 +30,7 @@ def check_progress(
 
     Args:
         progress: Percent, 0..100; or leave it out and give ``current`` and ``total``.
-        message: What is being done, or None.
+        message: What is being done, or None. What is no text becomes one.
         current: Units done, 0..``total``.
         total: Units in all; 0 counts as all done.
 
@@ -37,9 +38,7 @@ def check_progress(
         TypeError: An argument is missing or has the wrong type.
         ValueError: A number is out of range, infinite or NaN.
     """
-    if message is not None and not isinstance(message, str):
-        raise TypeError(f"message must be a str or None, not {type(message).__name__}")
-    text = None if message is None else str.__str__(message)[:MAX_TEXT]
+    text = None if message is None else text_of(message)[:MAX_TEXT]
     if progress is not None:
         if current is not None or total is not None:
             raise TypeError("give either progress, or current and total, not both")
@@ -66,12 +65,12 @@ def check_number(name: str, value: object, most: Number | None) -> Number:
     """
     if type(value) in _PLAIN and 0 <= value <= (_FAR if most is None else most):  # type: ignore[operator]
         return value  # type: ignore[return-value]
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number, not {type(value).__name__}")
     try:
-        number: Number = int(value) if isinstance(value, numbers.Integral) else float(value)
+        number = plain_number(value)
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
+            raise TypeError(f"{name} must be a number, not {type(value).__name__}")
         finite = math.isfinite(number)
-    except OverflowError:
+    except (OverflowError, ValueError):
         raise ValueError(f"{name} must be a number that a float can hold") from None
     if not finite:
         raise ValueError(f"{name} must be finite, not {number}")
@@ -85,34 +84,50 @@ def _percent(current: Number, total: Number) -> Number:
     return int(percent) if percent == int(percent) else percent
 
 
+#: Under which names plain Celery code stores a percentage, and units done beside their ``total``; and what it does.
+PERCENTS = ("progress", "percent", "process_percent", "percentage", "pct")
+UNITS = ("current", "done", "completed", "processed")
+MESSAGES = ("message", "status", "description")
+
+
 def read_meta(meta: object) -> Progress | None:
     """Read the ``meta`` of a plain ``update_state(state="PROGRESS", meta=...)``.
 
-    Understands ``current`` and ``total``, ``progress``, and ``percent``, with ``message`` or ``status`` as its text.
-    Values out of range are clamped, since plain Celery has no range.
+    Understands the names above, with numbers or their texts: ``40``, ``"40"``, ``"40%"``. Values out of range are
+    clamped, since plain Celery has no range.
 
     Returns:
         The report, or None when it holds no progress.
     """
     if not isinstance(meta, dict):
         return None
-    message = meta.get("message", meta.get("status"))
-    text = message if isinstance(message, str) else None
-    try:
-        percent = meta.get("progress", meta.get("percent"))
+    text = next((meta[name] for name in MESSAGES if is_text(meta.get(name))), None)
+    for name in PERCENTS:
+        percent = _read_number(meta.get(name), 100)
         if percent is not None:
-            return check_progress(_clamp(percent, 100), text)
-        total = _clamp(meta.get("total"), None)
-        return check_progress(None, text, _clamp(meta.get("current"), total), total)
-    except (TypeError, ValueError):
-        return None
+            return check_progress(percent, text)
+    total = _read_number(meta.get("total"), None)
+    for name in UNITS:
+        current = None if total is None else _read_number(meta.get(name), total)
+        if current is not None:
+            return check_progress(None, text, current, total)
+    return None
 
 
-def _clamp(value: object, most: Number | None) -> Number:
-    if isinstance(value, (int, float)) and value < 0:
-        return 0
-    number = check_number("value", value, None)
-    return number if most is None else min(number, most)
+def _read_number(value: object, most: Number | None) -> Number | None:
+    """Return a number from 0 to ``most``, of a number or its text, or None of anything else."""
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        number = plain_number(_of_text(value) if isinstance(value, str) else value)
+        if isinstance(number, (int, float)) and number < 0:
+            return 0
+        number = check_number("value", number, None)
+        return number if most is None else min(number, most)
+    return None
+
+
+def _of_text(text: str) -> Number:
+    number = float(text.removesuffix("%"))
+    return int(number) if number.is_integer() else number
 
 
 class Throttle:

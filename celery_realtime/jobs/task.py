@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import functools
+import logging
+import sys
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any, Protocol, TypeVar
 
 from celery.app.task import Task
 
+from celery_realtime.encoding import one_line, text_of
+from celery_realtime.events import outgoing_custom
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.jobs.job_reader import notes_of
-from celery_realtime.jobs.progress import check_progress, read_meta
+from celery_realtime.jobs.progress import MESSAGES, PERCENTS, UNITS, Progress, check_progress, read_meta
 from celery_realtime.jobs.projects import HEADER, takes_project
 from celery_realtime.jobs.trackers import ProgressTracker
+from celery_realtime.logs import RateLimitedLogger
+
+logger = logging.getLogger(__name__)
+
+#: Celery's states, and those of its contrib modules, that are no step on the way.
+NO_STEPS = ("SUCCESS", "FAILURE", "REVOKED", "RETRY", "REJECTED", "IGNORED", "ABORTED")
+
+_log = RateLimitedLogger(logger)
 
 T = TypeVar("T")
 
@@ -22,6 +34,9 @@ class TaskHost(Protocol):
 
     def tracker_of(self, task: Any) -> ProgressTracker | None:
         """Return the tracker of the job that ``task`` runs now, or None outside a job."""
+
+    def report_other(self, task: Any, job_id: str, report: Progress) -> None:
+        """Report progress of another job than the one that ``task`` runs now, by its id."""
 
     def emit_from(self, task: Any, event: str, data: Any) -> None:
         """Send a custom event to the project of the job that ``task`` runs now."""
@@ -59,8 +74,19 @@ def host_of(task: Any) -> TaskHost:
     return host
 
 
+def _job_host_of(task: Any) -> TaskHost | None:
+    """Return the running jobs of a task's app; None in a direct call, which is no job and needs no Realtime.
+
+    Raises:
+        ImproperlyConfigured: The task runs a job, and its app has no Realtime.
+    """
+    if task.request.id is None and getattr(task.app, "realtime", None) is None:
+        return None
+    return host_of(task)
+
+
 def update_progress(
-    self: Any, progress: object = None, message: str | None = None, *, current: object = None, total: object = None
+    self: Any, progress: object = None, message: object = None, *, current: object = None, total: object = None
 ) -> None:
     """Report how far the job is, to its project and, throttled, to the result backend.
 
@@ -68,7 +94,7 @@ def update_progress(
 
     Args:
         progress: Percent, 0..100; or leave it out and give ``current`` and ``total``.
-        message: What is being done.
+        message: What is being done; a text, or what becomes one.
         current: Units done.
         total: Units in all.
 
@@ -78,14 +104,16 @@ def update_progress(
         JobCancelled: The job has been cancelled, and the task has ``cancellable=True``.
     """
     report = check_progress(progress, message, current, total)
-    host = host_of(self)
+    host = _job_host_of(self)
+    if host is None:
+        return
     host.raise_if_cancelled(self)
     tracker = host.tracker_of(self)
     if tracker is not None:
         tracker.report(report)
 
 
-def track(self: Any, items: Iterable[T], message: str | None = None, *, total: int | None = None) -> Iterator[T]:
+def track(self: Any, items: Iterable[T], message: object = None, *, total: int | None = None) -> Iterator[T]:
     """Iterate, and report ``current`` of ``total`` on the way.
 
     Args:
@@ -103,7 +131,11 @@ def track(self: Any, items: Iterable[T], message: str | None = None, *, total: i
     check_progress(0, message)
     if total is not None:
         check_progress(current=0, total=total)
-    return _tracked(self, host_of(self).tracker_of(self), iter(items), message, total)
+    host = _job_host_of(self)
+    if host is None:
+        return iter(items)
+    text = None if message is None else text_of(message)
+    return _tracked(self, host.tracker_of(self), iter(items), text, total)
 
 
 def _tracked(
@@ -131,7 +163,11 @@ def emit(self: Any, event: str, data: Any = None) -> None:
         TypeError: ``data`` has no JSON form, or the name is no string.
         ValueError: ``data`` is too large or holds NaN, or the name is reserved.
     """
-    host_of(self).emit_from(self, event, data)
+    host = _job_host_of(self)
+    if host is None:
+        outgoing_custom(event, data, "", None, sys.maxsize)
+    else:
+        host.emit_from(self, event, data)
 
 
 def _observed(original: Any) -> Any:
@@ -141,21 +177,43 @@ def _observed(original: Any) -> Any:
     def update_state(
         self: Any, task_id: Any = None, state: Any = None, meta: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
-        if getattr(self.app, "realtime", None) is not None and task_id in (None, self.request.id):
-            _observe(self, state, meta)
+        if getattr(self.app, "realtime", None) is not None and self.request.id is not None:
+            _observe(self, task_id, state, meta)
         return original(self, task_id, state, meta, *args, **kwargs)
 
     return update_state
 
 
-def _observe(task: Any, state: Any, meta: Any) -> None:
+def _observe(task: Any, task_id: Any, state: Any, meta: Any) -> None:
     request = task.request
-    if state == "PROGRESS":
-        tracker, report = host_of(task).tracker_of(task), read_meta(meta)
-        if tracker is not None and report is not None:
-            tracker.report(report, mirror=False)
-    elif request.id is not None:
+    is_own = task_id in (None, request.id)
+    if is_own and state != "PROGRESS":
         notes_of(request).stored = (state, meta)
+    if state in NO_STEPS:
+        return
+    report, host = read_meta(meta), host_of(task)
+    if report is None:
+        _warn_of(task, state, meta)
+    elif is_own:
+        tracker = host.tracker_of(task)
+        if tracker is not None:
+            tracker.report(report, mirror=False)
+    else:
+        host.report_other(task, task_id, report)
+
+
+def _warn_of(task: Any, state: Any, meta: Any) -> None:
+    """Say why a state that looks like progress is not shown; others need not be progress."""
+    if "PROGRESS" in str(state).upper():
+        message = "task " + str(task.name).replace("%", "%%") + _NOT_UNDERSTOOD  # a line for each task
+        keys = ", ".join(map(repr, meta)) if isinstance(meta, dict) and meta else "no keys"
+        _log.warning(message, state, one_line(keys), *map(", ".join, (PERCENTS, UNITS, MESSAGES)))
+
+
+_NOT_UNDERSTOOD = (
+    " stores the state %s, whose meta has no progress that is understood, so none is shown: it has %s; understood are "
+    "a percentage as one of %s, or a total with one of %s, and a text as one of %s"
+)
 
 
 def _with_reason(original: Any) -> Any:

@@ -317,6 +317,16 @@ class RunningJobs:
     def _store(self, job: Job, report: Progress, due: float) -> None:
         self.mirror.put(job, report, due)
 
+    def report_other(self, task: Any, job_id: str, report: Progress) -> None:
+        """Report progress of another job than the one that a task runs now, by its id.
+
+        Of the jobs above that, the project is known. Of others it is not, nor whether they are jobs at all.
+        """
+        job, tracker = self._reader.running(task), self.tracker_by_id(job_id)
+        if job is not None and tracker.job.project_id is None and job_id in (job.parent_id, job.root_id):
+            tracker.job = msgspec.structs.replace(tracker.job, project_id=job.project_id)
+        tracker.report(report, mirror=False)
+
     def emit_from(self, task: Any, event: str, data: Any) -> None:
         """Send a custom event to the project of the job that a task runs now; outside a job only check it.
 
