@@ -19,6 +19,7 @@ from celery_realtime.jobs.handle import JobHandle, new_handle, signature_of
 from celery_realtime.jobs.held_messages import HeldMessages
 from celery_realtime.jobs.incarnation import Incarnation
 from celery_realtime.jobs.job_reader import JobReader
+from celery_realtime.jobs.mapped import watch_items
 from celery_realtime.jobs.projects import Projects
 from celery_realtime.jobs.reconciler import Reconciler, ends_of_lost
 from celery_realtime.jobs.seams import unproxied
@@ -358,6 +359,7 @@ class _CelerySide:
         task.install()
         self._manager.register_job_listeners(self.bridge)
         self.bridge.on_start(self.running_jobs.begin)
+        self.bridge.on_start(lambda _: watch_items(self.app.current_worker_task, self.running_jobs.tracker_of))
         self.worker.install(self.app)
 
 

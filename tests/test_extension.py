@@ -337,8 +337,11 @@ def test_an_app_without_the_extension_is_left_as_it_was(studio: Studio) -> None:
     assert add.apply((1,), {"project_id": 2}).get() == 3
     with pytest.raises(TypeError, match="project_id"):
         takes_none.apply_async(kwargs={"project_id": "p"})
+    takes_none.update_progress(5)  # outside a job it is silent
+    takes_none.push_request(id="j")
     with pytest.raises(ImproperlyConfigured, match=r"'plain' has no Realtime: write Realtime\(app\)"):
         takes_none.update_progress(5)
+    takes_none.pop_request()
     assert studio.sent == []
 
 

@@ -21,6 +21,11 @@ def is_celerys_own(task: str | None) -> bool:
     return str(task).startswith(_PREFIX) and task not in (_ACCUMULATE, *_OF_ITEMS)
 
 
+def is_of_items(task: str | None) -> bool:
+    """Tell whether a task calls another one for each of many items."""
+    return task in _OF_ITEMS
+
+
 def shown_name(task: str, kwargs: Any, before: str | None = None) -> str:
     """Return the name that a job is shown under: that of the user's task that it stands for.
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
 from collections.abc import Mapping
 from typing import Any
 
-from celery_realtime.encoding import describe_error, encode_lenient, one_line
+from celery_realtime.encoding import describe_error, encode_within, one_line
 from celery_realtime.events import Ending
-from celery_realtime.jobs.seams import PoolReport
+from celery_realtime.jobs.seams import PoolReport, ignores_result, is_unencodable
+from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.settings import Settings
 from celery_realtime.stored import is_older
+
+logger = logging.getLogger(__name__)
 
 #: The states in which a result backend has the end of a job.
 ENDS = ("SUCCESS", "FAILURE", "REVOKED")
@@ -21,11 +26,64 @@ CUT_OFF = "WorkerShutdown: the job was cut off"
 SHUTDOWN = "WorkerShutdown: the worker was shut down while the job ran"
 
 
+#: The error of a job whose function has not run: it was only called.
+NOT_RUN = "TypeError: the task is %s, which Celery calls and never runs: no line of it was executed"
+
+_log = RateLimitedLogger(logger)
+
+
+def returned(task: Any, result: Any, settings: Settings) -> Ending:
+    """Return the end of the job that a task runs, and that Celery takes for a success."""
+    kind = _never_run(task, result)
+    if kind is None:
+        return success(None if ignores_result(task) else result, settings)
+    if task.request.is_eager:  # its caller may run it
+        return success(None, settings)
+    _warn_of(task, kind)
+    return Ending("FAILURE", NOT_RUN % kind)
+
+
+def failed(task: Any, error: Any) -> str:
+    """Return why the job that a task runs has failed, in one line."""
+    if is_unencodable(error) and (kind := _never_runs(task)) is not None:
+        _warn_of(task, kind)
+        return NOT_RUN % kind
+    return describe_error(error)
+
+
+def _never_run(task: Any, result: Any) -> str | None:
+    """Return what kind of function was called without running, to judge by what it has returned."""
+    if inspect.iscoroutine(result):
+        return "an async def function"
+    if inspect.isasyncgen(result) or inspect.isgenerator(result):
+        return _never_runs(task)
+    return None
+
+
+def _never_runs(task: Any) -> str | None:
+    """Return of what kind a task's function is, if calling it does not run it."""
+    run = inspect.unwrap(task.run)  # Celery's autoretry wraps it
+    if inspect.iscoroutinefunction(run):
+        return "an async def function"
+    if inspect.isasyncgenfunction(run) or inspect.isgeneratorfunction(run):
+        return "a generator function"
+    return None
+
+
+def _warn_of(task: Any, kind: str) -> None:
+    _log.warning(
+        "task %s is %s, which Celery calls and never runs, so its jobs end with an error here; use asyncio.run inside "
+        "an ordinary function, or a pool that runs such tasks",
+        *(task.name, kind),
+    )
+
+
 def success(result: Any, settings: Settings) -> Ending:
     """Return the end of a job that has returned something, as much of it as is to be shown."""
-    encoded = encode_lenient(result) if settings.include_result else b"null"
-    truncated = len(encoded) > settings.max_payload
-    return Ending("SUCCESS", result=b"null" if truncated else encoded, truncated=truncated)
+    if not settings.include_result:
+        return Ending("SUCCESS")
+    encoded = encode_within(result, int(settings.max_payload))
+    return Ending("SUCCESS", result=encoded or b"null", truncated=encoded is None)
 
 
 def of_meta(meta: Mapping[str, Any] | None, settings: Settings, *, since: float | None) -> Ending | None:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import billiard.process
+import celery.app.task
 from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import Terminated, WorkerLostError
 from celery import Celery
@@ -27,7 +28,27 @@ from celery.concurrency.base import BasePool
 from celery.exceptions import Ignore, OperationalError, Reject, Retry, TimeLimitExceeded
 from celery.local import Proxy
 from celery.utils import uuid
-from kombu.exceptions import KombuError
+from kombu.exceptions import EncodeError, KombuError
+
+# -- results ----------------------------------------------------------------------------------------------------
+
+
+def ignores_result(task: Any) -> bool:
+    """Tell whether nobody is to have what the job that a task runs returns.
+
+    Celery 5.7 has a function of its own for it, undocumented, by which a call overrides its task; before, either of
+    them is enough. Seen in Celery 5.4 and 5.7; without it, a call's ``ignore_result=False`` is not seen.
+    """
+    decide = getattr(celery.app.task, "get_actual_ignore_result", None)
+    if decide is None:
+        return bool(task.ignore_result or task.request.ignore_result)
+    return bool(decide(task, task.request))
+
+
+def is_unencodable(error: object) -> bool:
+    """Tell whether a job has failed since its result could not be encoded for its backend, or for the next step."""
+    return isinstance(error, EncodeError)
+
 
 # -- messages and requests --------------------------------------------------------------------------------------
 

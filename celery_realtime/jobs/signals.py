@@ -212,12 +212,14 @@ class Bridge:
     def _on_success(self, sender: Any = None, result: Any = None, **_: Any) -> None:
         job = self._reader.running(sender)
         if job is not None and not notes_of(sender.request).republished:
-            self._report_success(job, result)
+            self._report_end(job, endings.returned(sender, result, self._settings()))
             self._reporter.secure()
 
     def _report_success(self, job: Job, result: Any) -> None:
-        ending = endings.success(result, self._settings())
-        self._reporter.report(job, ending.state, result=ending.result, truncated=ending.truncated)
+        self._report_end(job, endings.success(result, self._settings()))
+
+    def _report_end(self, job: Job, ending: Ending) -> None:
+        self._reporter.report(job, ending.state, result=ending.result, error=ending.error, truncated=ending.truncated)
 
     def _on_failure(
         self, sender: Any = None, task_id: str = "", exception: Any = None, einfo: Any = None, **_: Any
@@ -227,14 +229,14 @@ class Bridge:
             job = self._job_by_id(sender, task_id)
             request = sender.request if sender.request.id == task_id else self._received.request(task_id)
             if job is None or not self._departures.hasten(job, exception):
-                self._report_failure(job, exception, einfo)
+                self._report_failure(job, exception, einfo, error=endings.failed(sender, exception))
                 if job is not None and request is not None:
                     self._unreached.end_behind(job, request, exception)
 
-    def _report_failure(self, job: Job | None, exception: Any, einfo: Any) -> None:
+    def _report_failure(self, job: Job | None, exception: Any, einfo: Any, *, error: str | None = None) -> None:
         if job is not None:
             traceback = str(einfo.traceback) if einfo is not None and self._settings().include_traceback else None
-            self._reporter.report(job, "FAILURE", error=describe_error(exception), traceback=traceback)
+            self._reporter.report(job, "FAILURE", error=error or describe_error(exception), traceback=traceback)
 
     def _job_by_id(self, task: Any, job_id: str) -> Job | None:
         """Return the job that a task runs or, in a worker's main process, one that was received."""

@@ -14,6 +14,7 @@ from celery_realtime.encoding import one_line, text_of
 from celery_realtime.events import outgoing_custom
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.jobs.job_reader import notes_of
+from celery_realtime.jobs.mapped import ItemTracker, item_tracker, job_of_item
 from celery_realtime.jobs.progress import MESSAGES, PERCENTS, UNITS, Progress, check_progress, read_meta
 from celery_realtime.jobs.projects import HEADER, takes_project
 from celery_realtime.jobs.trackers import ProgressTracker
@@ -108,7 +109,7 @@ def update_progress(
     if host is None:
         return
     host.raise_if_cancelled(self)
-    tracker = host.tracker_of(self)
+    tracker = host.tracker_of(self) or item_tracker(self)
     if tracker is not None:
         tracker.report(report)
 
@@ -135,11 +136,15 @@ def track(self: Any, items: Iterable[T], message: object = None, *, total: int |
     if host is None:
         return iter(items)
     text = None if message is None else text_of(message)
-    return _tracked(self, host.tracker_of(self), iter(items), text, total)
+    return _tracked(self, host.tracker_of(self) or item_tracker(self), iter(items), text, total)
 
 
 def _tracked(
-    task: Any, tracker: ProgressTracker | None, items: Iterator[T], message: str | None, total: int | None
+    task: Any,
+    tracker: ProgressTracker | ItemTracker | None,
+    items: Iterator[T],
+    message: str | None,
+    total: int | None,
 ) -> Iterator[T]:
     done = 0
     for item in items:
@@ -167,7 +172,7 @@ def emit(self: Any, event: str, data: Any = None) -> None:
     if host is None:
         outgoing_custom(event, data, "", None, sys.maxsize)
     else:
-        host.emit_from(self, event, data)
+        host.emit_from(job_of_item(self) or self, event, data)
 
 
 def _observed(original: Any) -> Any:

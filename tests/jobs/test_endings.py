@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import asyncio
+import gc
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from celery.app.trace import trace_task
 from celery.exceptions import Ignore, Reject, Retry, TaskRevokedError
 
 from celery_realtime.events import Ending
 from celery_realtime.jobs import endings
 from celery_realtime.jobs.seams import PoolReport
 from celery_realtime.settings import Settings
-from tests.recording import Studio
+from tests.recording import Studio, new_app
 
 BEGUN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 
@@ -35,6 +38,90 @@ def test_a_stored_result_that_is_too_large_is_left_out(settings: Settings) -> No
 def test_results_are_not_shown_where_they_are_not_to_be() -> None:
     settings = Studio(include_result=False).realtime.settings
     assert of(settings, status="SUCCESS", result=1) == Ending("SUCCESS")
+
+
+# -- what a task returns ------------------------------------------------------------------------------------------
+
+
+def run(function: Any, *, backend: str | None = None, **options: Any) -> list[Any]:
+    """Run a function as a worker does, and return the statuses that are reported."""
+    studio = Studio(new_app(result_backend=backend))
+    task = studio.app.task(function, **{"name": f"studio.{function.__name__}", "shared": False, **options})
+    request = {"id": "j", "task": task.name, "headers": {"project_id": "p"}, "project_id": "p", "is_eager": False}
+    trace_task(task, "j", (), {}, request, app=studio.app)
+    return [sent.data for sent in studio.sent if sent.event == "agent_status"]
+
+
+async def asynchronous() -> str:
+    return "done"
+
+
+async def asynchronous_generator() -> Any:
+    yield "done"
+
+
+def generator() -> Any:
+    yield "done"
+
+
+@pytest.mark.parametrize("function", [asynchronous, asynchronous_generator, generator])
+@pytest.mark.parametrize("options", [{"ignore_result": True}, {"backend": "cache+memory://"}, {}])
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+def test_a_function_that_celery_only_calls_ends_as_what_it_is(function: Any, options: dict[str, Any]) -> None:
+    statuses = run(function, **options)
+    kind = "an async def function" if function is asynchronous else "a generator function"
+    assert statuses[-1]["state"] == "FAILURE"
+    assert statuses[-1]["error"] == (
+        f"TypeError: the task is {kind}, which Celery calls and never runs: no line of it was executed"
+    )
+    assert statuses[-1]["result"] is None
+    gc.collect()  # Python warns of what was never awaited when it is gone
+
+
+def returns_a_generator() -> Any:
+    return (number for number in range(3))
+
+
+def test_a_task_that_has_run_and_returns_a_generator_has_succeeded() -> None:
+    statuses = run(returns_a_generator, ignore_result=True)
+    assert (statuses[-1]["state"], statuses[-1]["result"]) == ("SUCCESS", None)
+
+
+def test_an_eager_job_may_be_awaited_by_its_caller() -> None:
+    studio = Studio()
+    task = studio.app.task(asynchronous, name="studio.asynchronous", shared=False)
+    assert asyncio.run(task.apply(headers={"project_id": "p"}).get()) == "done"
+    assert (studio.sent[-1].data["state"], studio.sent[-1].data["result"]) == ("SUCCESS", None)
+
+
+def returns_a_secret() -> dict[str, str]:
+    return {"password": "geheim"}
+
+
+def test_an_ignored_result_does_not_travel() -> None:
+    ignored = run(returns_a_secret, ignore_result=True)
+    assert (ignored[-1]["state"], ignored[-1]["result"]) == ("SUCCESS", None)
+    assert "truncated" not in ignored[-1]
+    shown = run(returns_a_secret)
+    assert shown[-1]["result"] == {"password": "geheim"}
+
+
+def test_an_ignored_result_does_not_travel_from_a_call_that_ignores_it() -> None:
+    studio = Studio()
+    task = studio.app.task(returns_a_secret, name="studio.returns_a_secret", shared=False)
+    task.apply(headers={"project_id": "p"}, ignore_result=True)
+    assert studio.sent[-1].data["result"] is None
+
+
+def test_a_result_of_a_million_rows_is_left_out_and_never_encoded(settings: Settings) -> None:
+    class Row(dict[str, str]):
+        def __json__(self) -> None:
+            raise AssertionError("it was encoded")
+
+    assert endings.success([Row(a="b")] * 1_000_000, settings) == Ending("SUCCESS", truncated=True)
+
+
+# -- what a backend has -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

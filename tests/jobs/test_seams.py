@@ -33,6 +33,7 @@ from celery_realtime.jobs.seams import (
     database_row,
     database_session,
     dict_fields,
+    ignores_result,
     is_celerys_database,
     is_celerys_redis,
     is_prefork_child,
@@ -428,3 +429,27 @@ def test_a_replacement_is_distinguished_from_other_ignores_by_what_celery_raises
 )
 def test_an_exception_says_how_a_job_left(error: BaseException, kind: str) -> None:
     assert report_of(error).kind == kind
+
+
+def do_nothing() -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("task", "call", "ignored"),
+    [(True, None, True), (False, None, False), (False, True, True), (None, None, False)],
+)
+def test_celery_says_whether_a_result_is_ignored(task: bool | None, call: bool | None, ignored: bool) -> None:
+    app = new_app()
+    work = app.task(do_nothing, name="work", shared=False, **({} if task is None else {"ignore_result": task}))
+    work.push_request(**({} if call is None else {"ignore_result": call}))
+    assert ignores_result(work) is ignored
+    work.pop_request()
+
+
+def test_a_call_that_wants_a_result_overrules_its_task_where_celery_lets_it() -> None:
+    app = new_app()
+    work = app.task(do_nothing, name="work", shared=False, ignore_result=True)
+    work.push_request(ignore_result=False)
+    is_let = hasattr(celery.app.task, "get_actual_ignore_result")
+    assert ignores_result(work) is not is_let
+    work.pop_request()

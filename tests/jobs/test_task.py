@@ -530,6 +530,7 @@ def test_a_task_of_an_app_without_the_extension_says_what_is_missing() -> None:
         task.apply(throw=True)
 
 
+@pytest.mark.usefixtures("studio")  # an app with a Realtime, in the same process
 def test_a_direct_call_where_no_realtime_is_set_up_is_silent() -> None:
     def body(self: Any) -> list[int]:
         self.update_progress(25, "Downloading")

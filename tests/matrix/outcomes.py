@@ -385,7 +385,7 @@ STORED_FAILURE = {"exc_type": "ValueError", "exc_message": ["by hand"], "exc_mod
 
 PLAIN = [
     Outcome("success", send(tasks.succeed), success()),
-    Outcome("ignored_result", send(tasks.succeed_unstored), success()),
+    Outcome("ignored_result", send(tasks.succeed_unstored), success(None)),
     Outcome("exception", send(tasks.fail), BROKEN),
     Outcome("bad_arguments", send_bad_arguments, failure("^TypeError: .*positional argument")),
     Outcome("unserialisable_result", send(tasks.unserialisable), failure("^EncodeError: ")),
