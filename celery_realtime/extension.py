@@ -24,6 +24,7 @@ from celery_realtime.jobs.projects import Projects
 from celery_realtime.jobs.reconciler import Reconciler, ends_of_lost
 from celery_realtime.jobs.seams import unproxied
 from celery_realtime.jobs.signals import Bridge
+from celery_realtime.jobs.spawning import Recipe
 from celery_realtime.jobs.statuses import StatusReporter
 from celery_realtime.jobs.stored_results import StoredResults
 from celery_realtime.jobs.trackers import ProgressTracker, RunningJobs
@@ -39,6 +40,7 @@ from celery_realtime.web.order_results import OrderResult
 if TYPE_CHECKING:
     from celery_realtime.channel.kombu_manager import RealtimeKombuManager
     from celery_realtime.sending.keeper import Keeper
+    from celery_realtime.sending.spool import Spool
     from celery_realtime.web.client_manager import AsyncRealtimeClientManager
     from celery_realtime.web.handlers import Rules, SocketIOEventHandlers
 
@@ -84,6 +86,25 @@ class Realtime:
         app.realtime = self
         _instances.add(self)
         self._celery.connect()
+
+    def join_worker(self, app: Celery, incarnation: str, spool: Spool | None) -> None:
+        """Go on with a copy of the Celery app, as a child of a worker's pool that was not forked.
+
+        Called by the pool's child itself (:mod:`celery_realtime.jobs.spawning`).
+
+        Args:
+            app: The copy, whose tasks this process runs.
+            incarnation: The id of the worker's incarnation.
+            spool: Where its main process looks for what this process has not sent.
+        """
+        self._celery = _CelerySide(app, self, self._attached)
+        self._celery.incarnation.join(incarnation)
+        app.realtime = self
+        self._settings.forget()
+        self._manager.start_over()
+        self._manager.spools.take(spool)
+        self._celery.connect()
+        self._manager.preload()
 
     def start_over(self, **settings: Any) -> None:
         """Forget the settings, and what was made with them; the next use reads and checks them again.
@@ -316,22 +337,25 @@ class _CelerySide:
     Args:
         app: The Celery app.
         realtime: The Realtime.
+        original: What belongs to the app that this one is a copy of, if it is.
     """
 
-    def __init__(self, app: Celery, realtime: Realtime) -> None:
+    def __init__(self, app: Celery, realtime: Realtime, original: _CelerySide | None = None) -> None:
         def settings() -> Settings:
             return realtime.settings
 
         manager = realtime.manager
         self.app = app
-        self.projects = Projects(app, settings, manager.project_of)
+        self.projects: Projects = (
+            Projects(app, settings, manager.project_of) if original is None else original.projects.of_copy(app)
+        )
         reader = JobReader(app, self.projects)
-        incarnation = Incarnation()
+        self.incarnation = incarnation = Incarnation()
         reporter, departures = StatusReporter(incarnation, settings), Departures()
         self.bridge = Bridge(
             app, settings, projects=self.projects, reader=reader, reporter=reporter, departures=departures
         )
-        self.results = StoredResults(app, lambda job_id: len(reporter.projects_of(job_id)) > 1)
+        self.results: StoredResults = StoredResults(app, lambda job_id: len(reporter.projects_of(job_id)) > 1)
         self.reconciler = Reconciler(
             departures,
             manager=manager,
@@ -352,6 +376,7 @@ class _CelerySide:
             departures=departures,
             reconciler=self.reconciler,
         )
+        self._recipe = Recipe(realtime, app, incarnation=lambda: incarnation.id, new_spool=manager.spools.for_spawned)
         self._manager = manager
 
     def connect(self) -> None:
@@ -361,6 +386,7 @@ class _CelerySide:
         self.bridge.on_start(self.running_jobs.begin)
         self.bridge.on_start(lambda _: watch_items(self.app.current_worker_task, self.running_jobs.tracker_of))
         self.worker.install(self.app)
+        self._recipe.install()
 
 
 def _new_keeper(realtime: Realtime, results: StoredResults) -> Keeper:

@@ -11,7 +11,8 @@ class Incarnation:
     Supervisors start a killed worker again within seconds, under the name that it had, and two workers of one host may
     have the same name. So leases, and decisions about who runs a job, go by the incarnation; the name is for show.
 
-    Children of a prefork pool are forked from a process that has begun, and so belong to its incarnation.
+    Children of a prefork pool are forked from a process that has begun, and so belong to its incarnation. Those that
+    are not forked join it.
 
     Attributes:
         id: A random word; empty in a process that is no worker's.
@@ -27,6 +28,10 @@ class Incarnation:
         """
         self.id = uuid.uuid4().hex
         return self.id
+
+    def join(self, incarnation_id: str) -> None:
+        """Belong to the incarnation of another process, which has started this one."""
+        self.id = incarnation_id
 
     def end(self) -> None:
         """Be no worker any more."""

@@ -75,6 +75,12 @@ class Projects:
         self._log = RateLimitedLogger(logger)
         self._surrounding: ContextVar[str | None] = ContextVar("celery_realtime_project", default=None)
 
+    def of_copy(self, app: Celery) -> Projects:
+        """Return those of a copy of the app in this process; what surrounds a call surrounds it for both."""
+        projects = Projects(app, self._settings, self._tracked)
+        projects._surrounding = self._surrounding
+        return projects
+
     # -- what surrounds a call ------------------------------------------------------------------------------------
 
     @contextlib.contextmanager

@@ -168,6 +168,20 @@ def is_prefork_child() -> bool:
     return bool(billiard.process.current_process().daemon)
 
 
+def inherited_file(new_spool: Callable[[], Any]) -> Any:
+    """Return the file of a new spool as a child that is being started gets it, or None while none is being started.
+
+    ``billiard.context.get_spawning_popen`` and ``billiard.reduction.DupFd``, which multiprocessing has too; seen in
+    billiard 4.3. Without them, what a child that was not forked has not sent is lost if it is killed.
+    """
+    from billiard import context, reduction
+
+    if context.get_spawning_popen() is None:
+        return None
+    spool = new_spool()
+    return None if spool is None else reduction.DupFd(spool.file)
+
+
 def runs_greenlets(worker: Any) -> bool:
     """Tell whether the pool of a worker (``celery.worker.WorkController``) runs tasks in greenlets.
 

@@ -1,15 +1,18 @@
 """Keep what a child of a prefork pool has not sent yet where its parent can read it if the child dies.
 
 Before each fork the main process makes an area of anonymous memory that it shares with the child. Nothing of it is on a
-disk, it needs no permissions, and it is gone with the two processes.
+disk, it needs no permissions, and it is gone with the two processes. A child that is not forked is handed the same as a
+file without a name: in memory on Linux, elsewhere wherever temporary files are.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import mmap
 import os
 import struct
+import tempfile
 import weakref
 from collections.abc import Callable
 
@@ -34,16 +37,48 @@ class Spool:
 
     Args:
         size: Of the area, in bytes.
+        file: The descriptor of a file that is the area; by default it is memory that only forks share.
 
     Raises:
         OSError: The system has no memory for it.
     """
 
-    def __init__(self, size: int = SIZE) -> None:
+    def __init__(self, size: int = SIZE, file: int = -1) -> None:
         self._size = size
-        self._area = mmap.mmap(-1, size)
+        self.file = file
+        self._area = mmap.mmap(file, size)
         self._end = _HEADER.size
         self.clear()
+
+    @classmethod
+    def in_file(cls, size: int = SIZE) -> Spool:
+        """Make one that a process can be handed which is not forked.
+
+        Raises:
+            OSError: The system has no memory for it.
+        """
+        with contextlib.ExitStack() as stack:
+            if hasattr(os, "memfd_create"):
+                file = os.memfd_create("celery-realtime-spool")
+            else:  # a file without a name
+                with tempfile.TemporaryFile() as unnamed:
+                    file = os.dup(unnamed.fileno())
+            stack.callback(os.close, file)
+            os.ftruncate(file, size)
+            spool = cls(size, file)
+            stack.pop_all()
+        weakref.finalize(spool, os.close, file)
+        return spool
+
+    @classmethod
+    def of_file(cls, file: int) -> Spool:
+        """Take one that another process has made, given its descriptor, and be the process that writes."""
+        try:
+            spool = cls(os.fstat(file).st_size, file)
+        finally:
+            os.close(file)
+        spool.claim()
+        return spool
 
     @property
     def pid(self) -> int:
@@ -134,15 +169,28 @@ class Spools:
 
     def before_fork(self) -> None:
         """Make the spool of the next child."""
-        self._next = None
-        if self._is_parent:
-            try:
-                self._next = Spool(self._size)
-            except (OSError, ValueError) as error:
-                self._log.warning(
-                    "no shared memory for a child of the pool: what it has not sent is lost if it is killed: %s",
-                    describe(error),
-                )
+        self._next = self._new(Spool) if self._is_parent else None
+
+    def _new(self, make: Callable[[int], Spool]) -> Spool | None:
+        try:
+            return make(self._size)
+        except (OSError, ValueError) as error:
+            self._log.warning(
+                "no shared memory for a child of the pool: what it has not sent is lost if it is killed: %s",
+                describe(error),
+            )
+            return None
+
+    def for_spawned(self) -> Spool | None:
+        """Make, and keep, the spool of a child that is about to be started and is not forked; None in no parent."""
+        spool = self._new(Spool.in_file) if self._is_parent else None
+        if spool is not None:
+            self._spools.append(spool)
+        return spool
+
+    def take(self, spool: Spool | None) -> None:
+        """Write into a spool that this process was handed when it was started."""
+        self.mine = spool
 
     def after_fork_in_parent(self) -> None:
         """Keep the spool of the child."""

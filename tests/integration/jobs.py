@@ -33,6 +33,8 @@ if "BROKER_AUTHORITY" in os.environ:
     celery.conf.broker_use_ssl = verified_by(os.environ["BROKER_AUTHORITY"])
 if "NAMESAKES" in os.environ:
     celery.conf.control_queue_exclusive = False  # with Celery's default, RabbitMQ refuses a second worker of one name
+if "START_METHOD" in os.environ:
+    celery.conf.worker_pool_start_method = os.environ["START_METHOD"]
 if "MASTER_NAME" in os.environ:
     celery.conf.broker_transport_options = {"master_name": os.environ["MASTER_NAME"]}
     celery.conf.result_backend_transport_options = {"master_name": os.environ["MASTER_NAME"]}

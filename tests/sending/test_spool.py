@@ -4,6 +4,8 @@ import logging
 import mmap
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -142,3 +144,23 @@ def test_without_memory_a_child_has_no_spool(
     spools.after_fork_in_parent()
     assert spools.take_dead() == []
     assert caplog.text.count("no shared memory for a child") == 1
+
+
+# -- of a child that is not forked ------------------------------------------------------------------------------------
+
+
+def test_a_process_that_is_not_forked_writes_into_a_file_that_it_is_handed(spools: Spools) -> None:
+    spool = spools.for_spawned()
+    assert spool is not None
+    program = (
+        "import os, sys; from celery_realtime.sending.spool import Spool; s = Spool.of_file(int(sys.argv[1])); "
+        "s.strike(s.write(b'sent')); s.write(b'said'); os.kill(os.getpid(), 9)"
+    )
+    argv = [sys.executable, "-c", program, str(spool.file)]
+    assert subprocess.run(argv, pass_fds=[spool.file], check=False).returncode == -signal.SIGKILL
+    assert spools.take_dead() == [b"said"]
+    assert spools.take_dead() == []
+
+
+def test_only_a_worker_s_main_process_hands_out_spools() -> None:
+    assert Spools(4096).for_spawned() is None

@@ -1,0 +1,120 @@
+"""Have children of a pool that are not forked, but begin as interpreters of their own, go on as forked ones do.
+
+Celery gives such a child a copy of the app, made of its configuration, and the child imports the modules of the tasks.
+What is set up there belongs to the app of those modules, and the tasks run as those of the copy. So a recipe travels
+with the app: it finds the Realtime where the main process has it, and has it go on with the copy.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, Protocol
+
+from celery import Celery, signals
+
+from celery_realtime.jobs.seams import inherited_file
+from celery_realtime.sending.spool import Spool
+
+logger = logging.getLogger(__name__)
+
+
+class Moving(Protocol):
+    """What is needed of a Realtime."""
+
+    def join_worker(self, app: Celery, incarnation: str, spool: Spool | None) -> None:
+        """Go on with an app, as a child of a worker's pool."""
+
+
+class Recipe:
+    """Makes, in a process that a Celery app is sent to, the Realtime that it has in this one.
+
+    Celery calls each of an app's fix-ups with the app, and sends them along with it.
+
+    Args:
+        realtime: The Realtime.
+        app: Its app.
+        incarnation: Returns the id of the worker's incarnation.
+        new_spool: Returns the spool of the next child, or None.
+    """
+
+    def __init__(
+        self, realtime: Moving, app: Celery, *, incarnation: Callable[[], str], new_spool: Callable[[], Spool | None]
+    ) -> None:
+        self._realtime = realtime
+        self._app = app
+        self._incarnation = incarnation
+        self._new_spool = new_spool
+
+    def install(self) -> None:
+        """Have it travel with the app."""
+        self._app.fixups = {*(fixup for fixup in self._app.fixups if not isinstance(fixup, (Recipe, Arrival))), self}
+
+    def __call__(self, _app: Celery) -> Recipe:
+        """Do nothing, in an app that is copied within this process."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        place = place_of(self._realtime) or place_of(self._app)
+        file = inherited_file(self._new_spool)
+        return Arrival, (place, self._incarnation(), file)
+
+
+class Arrival:
+    """A recipe that has arrived.
+
+    Args:
+        place: The module and the name in it of the Realtime or of its app, or None if none has it.
+        incarnation: The id of the worker's incarnation.
+        file: Of the spool; what ``detach`` returns is its descriptor in this process.
+    """
+
+    def __init__(self, place: tuple[str, str] | None, incarnation: str, file: Any) -> None:
+        self._place = place
+        self._incarnation = incarnation
+        self._file = file
+        self._app: Celery | None = None
+
+    def __call__(self, app: Celery) -> Arrival:
+        """Wait until this process is set up as a child of a worker's pool: modules of tasks are imported by then."""
+        self._app = app
+        signals.worker_process_init.connect(self._join, weak=False, dispatch_uid=self._receiver)
+        return self
+
+    @property
+    def _receiver(self) -> str:
+        return f"celery_realtime.{id(self)}"
+
+    def _join(self, **_: Any) -> None:
+        signals.worker_process_init.disconnect(dispatch_uid=self._receiver)
+        realtime = None if self._place is None else self._find(*self._place)
+        if realtime is None:
+            logger.error(
+                "this child of the pool reports nothing, and update_progress fails in it, because it was not forked "
+                "(worker_pool_start_method) and no module has the Realtime in a variable: write "
+                "`realtime = Realtime(app)` in the module of the app"
+            )
+            return
+        assert self._app is not None
+        realtime.join_worker(
+            self._app, self._incarnation, None if self._file is None else Spool.of_file(self._file.detach())
+        )
+
+    @staticmethod
+    def _find(module: str, name: str) -> Moving | None:
+        value = getattr(importlib.import_module(module), name, None)
+        found: Moving | None = value.realtime if isinstance(value, Celery) else value
+        return found
+
+
+def place_of(value: object) -> tuple[str, str] | None:
+    """Return the module that has a value in a variable, and the name of the variable; None if none has."""
+    for module_name, module in list(sys.modules.items()):
+        if isinstance(module, ModuleType):
+            for name, other in list(vars(module).items()):
+                if other is value:
+                    return module_name, name
+    return None

@@ -1,0 +1,69 @@
+"""A Realtime is found where the process has it, and goes on with the copy of the app that a new process gets."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import sys
+from types import ModuleType
+
+import pytest
+from celery import Celery, signals
+
+from celery_realtime import Realtime
+from celery_realtime.jobs.spawning import place_of
+from tests.recording import new_app
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    module = ModuleType("a_module_of_the_tests")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return module
+
+
+def arrive(app: Celery) -> Celery:
+    """Return the copy of an app, as a child of a pool gets it that was not forked, when the child is set up."""
+    copy: Celery = pickle.loads(pickle.dumps(app))
+    signals.worker_process_init.send(sender="worker")
+    return copy
+
+
+@pytest.mark.parametrize("name", ["realtime", "app"])
+def test_the_realtime_goes_on_with_the_copy_of_its_app(module: ModuleType, name: str) -> None:
+    app = new_app(broker="redis://localhost:1/0")
+    app.conf.realtime_channel = "studio"
+    realtime = Realtime(app)
+    vars(module)[name] = {"realtime": realtime, "app": app}[name]
+    realtime._celery.incarnation.begin()  # type: ignore[union-attr]
+    copy = arrive(app)
+    assert copy is not app
+    assert copy.realtime is app.realtime is realtime
+    assert realtime.app is copy
+    assert realtime.settings.channel == "studio"
+    assert realtime._celery.incarnation.id  # type: ignore[union-attr]
+
+
+def test_what_surrounds_a_call_surrounds_it_in_both(module: ModuleType) -> None:
+    app = new_app(broker="redis://localhost:1/0")
+    module.realtime = realtime = Realtime(app)  # type: ignore[attr-defined]
+    before = realtime._celery
+    again = arrive(arrive(app))  # it may be sent on
+    assert realtime.app is again
+    with realtime.project("p"):
+        assert before.projects.is_outside("q")  # type: ignore[union-attr]
+
+
+def test_a_realtime_that_no_module_has_is_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+    app = new_app(broker="redis://localhost:1/0")
+    Realtime(app)
+    with caplog.at_level(logging.ERROR, "celery_realtime"):
+        copy = arrive(app)
+    assert getattr(copy, "realtime", None) is None
+    assert "realtime = Realtime(app)" in caplog.text
+
+
+def test_places_are_modules_and_names() -> None:
+    assert place_of(os.path.join) in (("posixpath", "join"), ("os.path", "join"), ("ntpath", "join"))
+    assert place_of(object()) is None
