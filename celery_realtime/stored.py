@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from datetime import datetime, timezone
 from typing import Any
 
@@ -20,3 +21,21 @@ def is_older(done: Any, since: float | None) -> bool:
         readings = [at] if at.tzinfo else [at, at.replace(tzinfo=timezone.utc)]
         return since is not None and max(reading.timestamp() for reading in readings) < since
     return False
+
+
+def keeps_nothing(backend: Any) -> bool:
+    """Tell whether a result backend has no results for others than the caller of a job.
+
+    Results of ``rpc://``, and of backends made like it, are messages in a queue of the process that called the task:
+    whoever reads one takes it away. Its module is looked up and not imported. ``destination_for``, which names that
+    queue, is of such backends alone; seen in Celery 5.7. Without it, the application loses results.
+    """
+    base = sys.modules.get("celery.backends.base")
+    is_disabled = base is not None and isinstance(backend, base.DisabledBackend)
+    return is_disabled or is_consumed_by_reading(backend)
+
+
+def is_consumed_by_reading(backend: Any) -> bool:
+    """Tell whether reading a result takes it away from the process that called the task; see :func:`keeps_nothing`."""
+    rpc = sys.modules.get("celery.backends.rpc")
+    return (rpc is not None and isinstance(backend, rpc.RPCBackend)) or hasattr(type(backend), "destination_for")

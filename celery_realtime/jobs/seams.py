@@ -22,7 +22,7 @@ from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import Terminated, WorkerLostError
 from celery import Celery
 from celery.app.task import Context
-from celery.backends.base import Backend, DisabledBackend
+from celery.backends.base import Backend
 from celery.canvas import group
 from celery.concurrency.base import BasePool
 from celery.exceptions import Ignore, OperationalError, Reject, Retry, TimeLimitExceeded
@@ -49,6 +49,8 @@ def is_unencodable(error: object) -> bool:
     """Tell whether a job has failed since its result could not be encoded for its backend, or for the next step."""
     return isinstance(error, EncodeError)
 
+
+from celery_realtime.stored import keeps_nothing
 
 # -- messages and requests --------------------------------------------------------------------------------------
 
@@ -584,8 +586,7 @@ def stored_meta(backend: Any, job_id: str) -> dict[str, Any] | None:
     ``rpc://`` and the backends that keep nothing are not asked: reading a result from the former takes it away from the
     application that waits for it. ``get_task_meta`` is what ``AsyncResult`` calls; seen in Celery 5.7.
     """
-    rpc = sys.modules.get("celery.backends.rpc")
-    if isinstance(backend, DisabledBackend) or (rpc is not None and isinstance(backend, rpc.RPCBackend)):
+    if keeps_nothing(backend):
         return None
     meta: dict[str, Any] = backend.get_task_meta(job_id, cache=False)
     return meta

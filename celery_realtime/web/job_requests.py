@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from celery import Celery
-from celery.backends.base import DisabledBackend
 
 from celery_realtime import events
 from celery_realtime.encoding import describe_error, encode_lenient
@@ -20,7 +19,7 @@ from celery_realtime.exceptions import SubscribeError
 from celery_realtime.lazy import Lazy
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.sending.filtering import EventFilter
-from celery_realtime.stored import is_older
+from celery_realtime.stored import is_consumed_by_reading, is_older, keeps_nothing
 from celery_realtime.web.access import Access
 from celery_realtime.web.answers import NO_JOB, size_of
 from celery_realtime.web.audiences import status_of
@@ -49,6 +48,12 @@ MOST_NAMESAKES = 100
 
 #: Stands for the project of a job that has none, so that its absence takes as long as a refusal.
 NOWHERE = "-"
+
+#: Why a result that is too large for an event cannot be had.
+CONSUMED = (
+    "this result is too large for an event, and the result backend (rpc://) hands each result out once, to the program "
+    "that called the task"
+)
 
 _ENDED = ("success", "error")
 
@@ -105,7 +110,7 @@ class Results:
         Raises:
             SubscribeError: It cannot be read.
         """
-        if isinstance(self._app.backend, DisabledBackend):
+        if keeps_nothing(self._app.backend):
             return {}
         meta: dict[str, Any] | None = None
         with self._log.suppressing("cannot read a result from the result backend, so a request for it is refused"):
@@ -182,6 +187,8 @@ class JobRequests:
         state, run = self._standing(project_id, job_id)
         if _says_all(state):
             return {**status_of(state), "project_id": project_id}
+        if is_consumed_by_reading(self._app.backend):
+            return self._without_backend(project_id, state)
         stored = self._stored(project_id, job_id, _began(state, run), check_length)
         is_unknown = not state and (stored is None or self._settings().event_filter is not None)
         if is_unknown:  # a rule would not be shown what it decides by
@@ -190,6 +197,18 @@ class JobRequests:
             return {**status_of(state), "project_id": project_id}
         identity = {"event": "status_change", "job_id": job_id, "project_id": project_id}
         return self._filtered(project_id, {**(status_of(state) if state else {}), **identity, **stored})
+
+    def _without_backend(self, project_id: str, state: dict[str, Any]) -> dict[str, Any]:
+        """Return a job that has no result, if that is known; the backend may not be read.
+
+        Raises:
+            SubscribeError: It has one, or nothing is known of it.
+        """
+        if not state:
+            raise SubscribeError(NO_JOB, "forbidden")
+        if state.get("truncated") is True:
+            raise SubscribeError(CONSUMED, "unavailable")
+        return {**status_of(state), "project_id": project_id}
 
     def _stored(
         self, project_id: str, job_id: str, since: float | None, check_length: Callable[[int | None], None]

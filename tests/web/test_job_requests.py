@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
+from celery.app.task import Context
 
-from celery_realtime import events
+from celery_realtime import Realtime, events
 from celery_realtime.events import Job
+from celery_realtime.exceptions import SubscribeError
 from celery_realtime.web.job_requests import JobRequests
+from tests.recording import new_app
 from tests.web_servers import Web
 
 if TYPE_CHECKING:
@@ -461,3 +465,33 @@ def _fails_once(theirs: Callable[..., Any]) -> Callable[..., Any]:
         return theirs(*args, **options)
 
     return call
+
+
+# -- a result backend that is read once --------------------------------------------------------------------------------
+
+
+def test_a_result_that_the_application_waits_for_is_never_taken_away(redis_url: str) -> None:
+    app = new_app(broker=redis_url, backend="rpc://")
+    realtime = Realtime(app, history_url=redis_url)
+    manager, job = realtime.manager, Job(job_id=uuid.uuid4().hex, project_id=uuid.uuid4().hex)
+    requests = JobRequests(app, lambda: manager.history, lambda: realtime.settings)
+    result = app.AsyncResult(job.job_id)
+    with app.producer_or_acquire() as producer:  # as publishing does
+        app.backend.on_task_call(producer, job.job_id)
+    app.backend.store_result(
+        job.job_id, {"whole": 1}, "SUCCESS", request=Context(reply_to=app.thread_oid, correlation_id=job.job_id)
+    )
+    for state, truncated in (("STARTED", False), ("SUCCESS", True)):
+        manager.put_status(events.status_change(job, state, truncated=truncated))
+        assert realtime.flush(10)
+        if truncated:
+            with pytest.raises(SubscribeError, match="hands each result out once") as refusal:
+                requests.result_of(job.project_id, job.job_id)
+            assert refusal.value.code == "unavailable"
+        else:
+            assert requests.result_of(job.project_id, job.job_id)["status"] == "running"
+        assert job.project_id is not None
+        assert requests.length_of_result(job.project_id, job.job_id) is None
+    assert result.get(timeout=20) == {"whole": 1}
+    with pytest.raises(SubscribeError, match="does not exist"):
+        requests.result_of(job.project_id, "another")
