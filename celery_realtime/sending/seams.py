@@ -1,6 +1,7 @@
 """What this package has to know of gevent and eventlet, which may have turned the threads of a process into greenlets.
 
-Neither is imported: where one of them matters, the process has loaded it. Seen in gevent 26.9 and eventlet 0.41.
+Neither is imported: where one of them matters, the process has loaded it. Seen in gevent 26.9 and eventlet 0.41. The
+last part is about uWSGI, in which threads may not run at all.
 """
 
 from __future__ import annotations
@@ -51,6 +52,26 @@ def start_real_thread(function: Callable[[], Any]) -> None:
         import _thread
 
         _thread.start_new_thread(function, ())
+
+
+def threads_stand_still() -> bool:
+    """Tell whether this is a process of uWSGI in which no thread runs but in a request, and so nothing is sent.
+
+    Relies on: ``uwsgi.opt`` and ``uwsgi.version`` of the module that uWSGI alone provides, both documented; options
+    and version are text or bytes. Threads need ``enable-threads``, which ``threads`` includes, up to uWSGI 2.0.26.
+    Without it: events are lost there without a word.
+    """
+    uwsgi = sys.modules.get("uwsgi")
+    if uwsgi is None or threads_are_greenlets():
+        return False
+    options = {_text(name) for name, value in getattr(uwsgi, "opt", {}).items() if _text(value).lower() != "false"}
+    digits = [part for part in _text(getattr(uwsgi, "version", "")).split(".")[:3] if part.isdecimal()]
+    has_threads_on = len(digits) == 3 and tuple(map(int, digits)) >= (2, 0, 27)
+    return not (has_threads_on or options & {"enable-threads", "threads"})
+
+
+def _text(value: object) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def _is_gevent() -> bool:

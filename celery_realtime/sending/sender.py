@@ -16,6 +16,7 @@ from celery_realtime.sending.changes import Changes
 from celery_realtime.sending.event_queue import Batch, EventQueue, Owner, T, items_of, owner_of
 from celery_realtime.sending.ledger import Ledger
 from celery_realtime.sending.pace import Pace
+from celery_realtime.sending.seams import threads_stand_still
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +124,10 @@ class Sender(Generic[T]):
             self._waiting.discard(waiting)  # in one step: whoever is killed may not get the lock any more
 
     def _start(self) -> None:
+        if threads_stand_still():
+            logger.warning(
+                "this uWSGI runs no threads outside requests, so events are late or lost: start it with enable-threads"
+            )
         self._thread = threading.Thread(target=self._run, name="celery-realtime-outbox", daemon=True)
         try:
             self._thread.start()
