@@ -11,7 +11,7 @@ import msgspec
 
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.secret_keys import check_secret
-from celery_realtime.urls import RedisAddress, check_broker_url, check_history_address
+from celery_realtime.urls import RedisAddress, check_broker_url, check_fan_out, check_history_address
 
 PREFIX = "realtime_"
 
@@ -84,6 +84,7 @@ def _a_broker(name: str, value: Any) -> None:
     _not_empty(name, value)
     if value is not None:
         check_broker_url(value, f"{PREFIX}{name}")
+        check_fan_out(value, f"{PREFIX}{name}", f"{PREFIX}{name}")
 
 
 Number = Annotated[int, _above_zero]
@@ -238,6 +239,7 @@ def check_broker(broker_url: str | Iterable[str]) -> str:
     """
     url = broker_url if isinstance(broker_url, str) else ";".join(broker_url)
     check_broker_url(url, f"{PREFIX}url")
+    check_fan_out(url, "broker_url", f"{PREFIX}url")
     return url
 
 

@@ -19,6 +19,15 @@ REDIS_SCHEMES = ("redis", "rediss", "redis+socket", "unix", "valkey", "valkeys",
 
 _PASSWORD_OPTION = re.compile(r"([?&]\w*password=)[^&;]*")
 
+#: How Celery's Redis backend can be named without a URL, or in front of one.
+_REDIS_BACKENDS = (
+    "redis",
+    "rediss",
+    "celery.backends.redis:RedisBackend",
+    "celery.backends.redis.RedisBackend",
+)
+_SENTINEL_BACKEND = "celery.backends.redis:SentinelBackend"
+
 #: Of ``broker_transport_options`` and ``result_backend_transport_options``, those that say how to find a master.
 _SENTINEL_OPTIONS = ("master_name", "min_other_sentinels", "sentinel_kwargs")
 
@@ -49,7 +58,7 @@ class RedisAddress(msgspec.Struct, frozen=True):
 def is_plain_redis(url: object) -> bool:
     """Tell whether a URL names one Redis server that redis-py connects to by itself."""
     schemes = ("redis", "rediss", "redis+socket", "unix")
-    return isinstance(url, str) and url.partition("://")[0] in schemes and ";" not in url
+    return isinstance(url, str) and "://" in url and url.partition("://")[0] in schemes and ";" not in url
 
 
 def is_sentinel(url: object) -> bool:
@@ -103,6 +112,47 @@ def check_broker_url(url: str, setting: str) -> None:
                 f"{setting} {redact(url)!r} has a host or port that cannot be read; if its password has special"
                 " characters, write them as in urllib.parse.quote(password, safe='')"
             )
+
+
+def check_fan_out(url: str, setting: str, instead: str) -> None:
+    """Refuse the URL of a broker that hands each message to one listener only.
+
+    Args:
+        url: The URL, or several with semicolons between them, that kombu can use.
+        setting: What the error calls it.
+        instead: The setting that the error has changed.
+
+    Raises:
+        ImproperlyConfigured: It is such a broker.
+    """
+    for part in url.split(";"):
+        if not _fans_out(part.partition("://")[0]):
+            raise ImproperlyConfigured(
+                f"{setting} {redact(part)!r} cannot carry events, since each message goes to one listener only: "
+                f"set {instead} to a Redis or RabbitMQ, such as redis://localhost:6379/0; tasks stay where they are"
+            )
+
+
+#: Transports that need not be loaded to know that they fan out.
+_FANNING_OUT = (*REDIS_SCHEMES, "amqp", "amqps", "pyamqp", "librabbitmq", "memory")
+
+#: Those that do not, and of which kombu says so only if the libraries that they need are installed, or wrongly.
+_NOT_FANNING_OUT = ("sqs", "azureservicebus", "azurestoragequeues", "kafka", "confluentkafka")
+
+
+def _fans_out(scheme: str) -> bool:
+    name = scheme.partition("+")[0].lower()
+    if name in _FANNING_OUT:
+        return True
+    if name in _NOT_FANNING_OUT:
+        return False
+    from kombu.transport import resolve_transport
+
+    try:
+        transport = resolve_transport(name)
+    except ImportError:  # whoever connects to it is told what is missing
+        return True
+    return "fanout" in transport.implements.exchange_type
 
 
 def check_history_address(address: RedisAddress, setting: str) -> None:
@@ -170,8 +220,33 @@ def celery_redis(conf: Any, broker_url: str | None, broker_options: Mapping[str,
         broker_url: The broker's URL.
         broker_options: Its keyword arguments of :class:`kombu.Connection`.
     """
-    backend = redis_address(conf.result_backend, conf.redis_backend_use_ssl, conf.result_backend_transport_options)
-    return backend or redis_address(broker_url, broker_options.get("ssl"), broker_options.get("transport_options"))
+    return _celery_backend(conf) or redis_address(
+        broker_url, broker_options.get("ssl"), broker_options.get("transport_options")
+    )
+
+
+def _celery_backend(conf: Any) -> RedisAddress | None:
+    """Return the address of Celery's result backend, as Celery reads it (celery/app/backends.py, ``by_url``)."""
+    named = conf.result_backend if isinstance(conf.result_backend, str) else ""
+    tls, options = conf.redis_backend_use_ssl, conf.result_backend_transport_options
+    if "://" not in named and named in _REDIS_BACKENDS:
+        return _backend_of_parts(conf, tls)
+    scheme, separator, rest = named.partition("+")
+    if separator and scheme in (*_REDIS_BACKENDS, "sentinel", _SENTINEL_BACKEND) and not rest.startswith("socket:"):
+        named = rest
+    return redis_address(named, tls, options)
+
+
+def _backend_of_parts(conf: Any, tls: Any) -> RedisAddress | None:
+    """Return the address of the result backend ``redis``, which is in the settings ``redis_host`` and so on."""
+    host = str(conf.get("redis_host") or "localhost")
+    host = f"[{host}]" if ":" in host else host
+    database = str(conf.get("redis_db") or 0).strip("/")
+    url = f"redis://{host}:{conf.get('redis_port') or 6379}/{database}"
+    address = redis_address(url, tls, None)
+    parts = {name: conf.get(f"redis_{name}") for name in ("username", "password")}
+    given = {name: value for name, value in parts.items() if value}
+    return None if address is None else msgspec.structs.replace(address, options={**given, **address.options})
 
 
 def redis_address(url: str | None, tls: Any, transport_options: Mapping[str, Any] | None) -> RedisAddress | None:

@@ -9,8 +9,17 @@ import pytest
 from celery import Celery
 
 from celery_realtime import Realtime
+from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.history.connection import RedisConnection
-from celery_realtime.urls import RedisAddress, is_plain_redis, is_redis, redact, redis_address
+from celery_realtime.urls import (
+    RedisAddress,
+    celery_redis,
+    check_history_address,
+    is_plain_redis,
+    is_redis,
+    redact,
+    redis_address,
+)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +50,7 @@ def test_a_redis_is_known_by_its_scheme(url: str) -> None:
 @pytest.mark.parametrize("url", ["amqp://h", "memory://", "rpc://", "db+sqlite:///redis://", "", None, "redis"])
 def test_what_is_no_redis_is_not_taken_for_one(url: str | None) -> None:
     assert not is_redis(url) or url == "redis"
-    assert not is_plain_redis(url) or url == "redis"
+    assert not is_plain_redis(url)
 
 
 def test_no_password_of_a_sentinel_is_shown() -> None:
@@ -103,6 +112,52 @@ def new_app(**conf: Any) -> Celery:
     app = Celery("app", set_as_current=False)
     app.conf.update(conf)
     return app
+
+
+SHORT: list[dict[str, Any]] = [
+    {"result_backend": "redis"},
+    {"result_backend": "redis", "redis_host": "r", "redis_port": 7000, "redis_db": 3},
+    {"result_backend": "redis", "redis_host": "r", "redis_username": "u", "redis_password": "p/ä@:"},
+    {"result_backend": "celery.backends.redis:RedisBackend", "redis_host": "r"},
+    {"result_backend": "redis://"},
+    {"result_backend": "redis+redis://:secret@r:7000/2"},
+    {"result_backend": "celery.backends.redis:RedisBackend+redis://r:7000/2"},
+]
+
+
+@pytest.mark.parametrize("conf", SHORT)
+def test_a_short_name_of_the_result_backend_is_read_as_celery_reads_it(conf: dict[str, Any]) -> None:
+    app = new_app(broker_url="redis://b:1/9", **conf)
+    address = celery_redis(app.conf, "redis://b:1/9", {})
+    assert address is not None
+    check_history_address(address, "realtime_history_url")
+    celerys, ours = app.backend.connparams, RedisConnection(address).client.connection_pool.connection_kwargs
+    for name, default in (("host", "localhost"), ("port", 6379), ("db", 0), ("username", None), ("password", None)):
+        assert (ours.get(name) or default) == (celerys.get(name) or default), name
+
+
+@pytest.mark.parametrize("name", ["rpc", "cache", "database", "file", "disabled", "db+sqlite:///r.db", "sentinel"])
+def test_with_another_backend_the_history_is_at_the_broker(name: str) -> None:
+    assert celery_redis(new_app(result_backend=name).conf, "redis://b:1/9", {}) == RedisAddress("redis://b:1/9")
+
+
+# -- brokers ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url", ["sqla+sqlite:///b.db", "sqlalchemy+sqlite:///b.db", "sqs://key:secret@", "zookeeper://h", "kafka://h"]
+)
+def test_a_broker_without_fan_out_is_refused_with_what_to_set(url: str) -> None:
+    for read in (lambda: Realtime(new_app(broker_url=url)), lambda: Realtime(new_app(), url=url)):
+        with pytest.raises(ImproperlyConfigured, match="set realtime_url to a Redis or RabbitMQ") as refusal:
+            read()
+        assert "secret" not in str(refusal.value)
+    assert Realtime(new_app(broker_url=url), url="redis://r:1/0").settings.url == "redis://r:1/0"
+
+
+@pytest.mark.parametrize("url", ["filesystem://", "memory://", "amqps://h", "sentinel://h", "qpid://h"])
+def test_others_are_not(url: str) -> None:
+    Realtime(new_app(broker_url=url))
 
 
 def test_the_history_has_the_options_of_the_place_that_is_chosen() -> None:
