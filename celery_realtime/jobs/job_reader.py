@@ -6,8 +6,9 @@ import logging
 import secrets
 import time
 from collections.abc import Mapping
-from contextvars import Token
+from contextvars import ContextVar, Token
 from typing import Any
+from weakref import ref
 
 import msgspec
 from celery import Celery
@@ -30,16 +31,18 @@ class RunNotes:
     Attributes:
         job: The job.
         token: Undoes that its project is the surrounding one.
+        here: Undoes that it is the job of this context.
         republished: Whether it lives on in a message that it has published: a retry or a replacement.
         stored: The state and the result that the task has stored itself.
         retry_reason: The exception that it is retried for.
     """
 
-    __slots__ = ("job", "republished", "retry_reason", "stored", "token")
+    __slots__ = ("here", "job", "republished", "retry_reason", "stored", "token")
 
     def __init__(self) -> None:
         self.job: Job | None = None
         self.token: Token[str | None] | None = None
+        self.here: Token[Any] | None = None
         self.republished = False
         self.stored: tuple[Any, Any] | None = None
         self.retry_reason: Any = None
@@ -50,6 +53,22 @@ def notes_of(request: Any) -> RunNotes:
     attributes = vars(request)
     notes: RunNotes | None = attributes.get("realtime_notes")
     return attributes.setdefault("realtime_notes", RunNotes()) if notes is None else notes
+
+
+class TaskElsewhere:
+    """A task as it is in the thread that runs a job of it, for another thread that works for the job.
+
+    Args:
+        task: The task.
+        request: Of the job.
+    """
+
+    def __init__(self, task: Any, request: Any) -> None:
+        self._task = task
+        self.request = request
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
 
 
 class JobReader:
@@ -64,6 +83,10 @@ class JobReader:
         self._app = app
         self._projects = projects
         self._log = RateLimitedLogger(logger)
+        #: The name of the task, and the request, of the job that this context belongs to.
+        self._here: ContextVar[tuple[str, Any] | None] = ContextVar("celery_realtime_job", default=None)
+        #: By its request, the name of the task of each job that runs in this process.
+        self._running: dict[ref[Any], str] = {}
 
     def of_request(self, request: Any) -> Job:
         """Return the job of a request that a worker has received, runs, or is told the end of.
@@ -86,6 +109,38 @@ class JobReader:
         job = notes_of(request).job
         return job if job is not None and job.job_id == request.id else self._read_running(task)
 
+    def elsewhere(self, task: Any) -> Any:
+        """Return a task as it is where its job runs, if this is another thread, to which the job's context was passed.
+
+        Celery knows the request of a task only in the thread that runs it. In a thread without a context, a guess could
+        report to another project.
+
+        Raises:
+            RuntimeError: This thread has no context, and jobs of the task run in others.
+        """
+        if task.app is not self._app or task.request_stack.top is not None:  # a plain call, if it is not a job
+            return task
+        here = self._here.get()
+        if here is not None:
+            return TaskElsewhere(task, here[1]) if here[0] == task.name else task
+        if task.name in list(self._running.values()):
+            raise RuntimeError(
+                f"this thread does not know which job of {task.name} it works for: start it with asyncio.to_thread, or "
+                "hand contextvars.copy_context().run to it, or take get_progress_tracker(self.request.id) along"
+            )
+        return task
+
+    def end(self, task: Any) -> None:
+        """Note that the job that a task runs now has ended."""
+        request = task.request
+        self._running.pop(ref(request), None)
+        token, notes_of(request).here = notes_of(request).here, None
+        if token is not None:
+            try:
+                self._here.reset(token)
+            except ValueError:  # it ended in another context than it began in
+                self._here.set(None)
+
     def begin(self, task: Any) -> Job:
         """Return the job that a task begins to run, with this execution of it, and note it on its request."""
         request, redelivered = task.request, is_redelivered(task.request)
@@ -94,7 +149,10 @@ class JobReader:
         job = msgspec.structs.replace(self._read_running(task), execution=execution)
         if request.is_eager and self._projects.is_outside(job.project_id):  # nothing publishes it
             job = msgspec.structs.replace(job, parent_id=None, root_id=job.job_id)
-        notes_of(task.request).job = job
+        notes = notes_of(request)
+        notes.job, notes.here = job, self._here.set((task.name, request))
+        running = self._running
+        running[ref(request, lambda gone: running.pop(gone, None))] = task.name
         return job
 
     def _read_running(self, task: Any) -> Job:

@@ -30,6 +30,8 @@ from celery.local import Proxy
 from celery.utils import uuid
 from kombu.exceptions import EncodeError, KombuError
 
+from celery_realtime.stored import keeps_nothing
+
 # -- results ----------------------------------------------------------------------------------------------------
 
 
@@ -49,8 +51,6 @@ def is_unencodable(error: object) -> bool:
     """Tell whether a job has failed since its result could not be encoded for its backend, or for the next step."""
     return isinstance(error, EncodeError)
 
-
-from celery_realtime.stored import keeps_nothing
 
 # -- messages and requests --------------------------------------------------------------------------------------
 

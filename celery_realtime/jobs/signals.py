@@ -166,6 +166,7 @@ class Bridge:
             self._end_quietly(job, request, state, retval)
         if notes.token is not None:
             self._projects.leave(notes.token)
+        self._reader.end(task)
         self._reporter.secure()
 
     def _end_quietly(self, job: Job, request: Any, state: Any, retval: Any) -> None:

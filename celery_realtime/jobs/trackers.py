@@ -234,7 +234,7 @@ class RunningJobs:
 
     def tracker_of(self, task: Any) -> ProgressTracker | None:
         """Return the tracker of the job that a task runs now, or None outside a job."""
-        job = self._reader.running(task)
+        task, job = self._running(task)
         if job is None:
             return None
         tracker = self._trackers.of(job)
@@ -246,6 +246,14 @@ class RunningJobs:
         if not tracker.ended and stores_results(task):
             self.mirror.expect(job.project_id, task, task.request)
         return tracker
+
+    def _running(self, task: Any) -> tuple[Any, Job | None]:
+        """Return the job that a task runs now, and the task as it is in the thread that runs it."""
+        job = self._reader.running(task)
+        if job is None:
+            task = self._reader.elsewhere(task)
+            job = self._reader.running(task)
+        return task, job
 
     def tracker_by_id(self, job_id: str) -> ProgressTracker:
         """Return the tracker of a job, for code that has its id and not its task.
@@ -334,7 +342,7 @@ class RunningJobs:
             TypeError: ``data`` has no JSON form, or the name is not a string.
             ValueError: ``data`` is too large or holds NaN, or the name is reserved.
         """
-        job = self._reader.running(task)
+        task, job = self._running(task)
         if job is not None and job.project_id is not None:
             self._manager.emit_to_project(job.project_id, event, data, job_id=job.job_id)
             self._yielding.after_report(job)
@@ -351,7 +359,7 @@ class RunningJobs:
         Raises:
             JobCancelled: It has been.
         """
-        job = self._reader.running(task) if getattr(task, "cancellable", False) else None
+        task, job = self._running(task) if getattr(task, "cancellable", False) else (task, None)
         if job is None or not self.cancellations.has(events.name_of(job), job.run):
             return
         reason = TaskRevokedError("cancelled")
