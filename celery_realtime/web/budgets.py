@@ -56,6 +56,10 @@ class Bucket:
         self._level -= amount
         return True
 
+    def add(self, amount: float) -> None:
+        """Add an amount."""
+        self._level = min(self._burst, self._level + amount)
+
 
 class Allowance(msgspec.Struct, frozen=True):
     """What a connection may send.
@@ -76,14 +80,37 @@ class Allowance(msgspec.Struct, frozen=True):
     def before_token(cls, limits: Limits) -> Allowance:
         """Return what suffices to show a token."""
         longest = max(limits.max_request, SHORT_MESSAGE)
-        return cls(longest, byte_rate=longest, packet_rate=10, frame_rate=100)
+        return cls(longest, byte_rate=longest, packet_rate=10, frame_rate=20)
 
     @classmethod
     def after_token(cls, limits: Limits, max_message: int) -> Allowance:
         """Return what suffices for all requests that are allowed, and for messages of the application's own."""
         longest = max(max_message, limits.max_request)
-        packet_rate = max(100, 5 * limits.request_rate)
-        return cls(longest, byte_rate=4 * longest, packet_rate=packet_rate, frame_rate=5 * packet_rate)
+        packet_rate = max(100, 2 * limits.request_rate)
+        return cls(longest, byte_rate=4 * longest, packet_rate=packet_rate, frame_rate=2 * packet_rate)
+
+
+#: What each new connection of a user adds to what all of them may send: so many bytes, packets and frames.
+BYTES_TO_BEGIN, PACKETS_TO_BEGIN = 64 * 1024, 20
+
+
+class Rates:
+    """What may be sent a second.
+
+    Args:
+        allowance: How much.
+    """
+
+    def __init__(self, allowance: Allowance) -> None:
+        self.bytes, self.packets, self.frames = (
+            Bucket(rate, rate * BURST) for rate in (allowance.byte_rate, allowance.packet_rate, allowance.frame_rate)
+        )
+
+    def add_connection(self) -> None:
+        """Allow for what a new connection has to say."""
+        self.bytes.add(BYTES_TO_BEGIN)
+        self.packets.add(PACKETS_TO_BEGIN)
+        self.frames.add(PACKETS_TO_BEGIN)
 
 
 #: Bytes of messages that have not come to their end which a server collects, of all connections together. Beyond, short
@@ -144,6 +171,7 @@ class Budget:
         self._began = time.monotonic()
         self._collected = collected or Collected()
         self._share = 0
+        self._of_user: list[Rates] = []
         self._on_exceeded = on_exceeded
         self._on_admitted: list[Callable[[], Any]] = []
         self._connects = Bucket(CONNECT_RATE, MOST_CONNECTS)
@@ -151,9 +179,12 @@ class Budget:
 
     def _allow(self, allowance: Allowance) -> None:
         self.max_message = allowance.max_message
-        self._bytes = Bucket(allowance.byte_rate, allowance.byte_rate * BURST)
-        self._packets = Bucket(allowance.packet_rate, allowance.packet_rate * BURST)
-        self._frames = Bucket(allowance.frame_rate, allowance.frame_rate * BURST)
+        self._rates = [Rates(allowance)]
+
+    def belongs_to(self, user: str, rates: Rates) -> None:
+        """Note whose it is: all connections of a user share these rates, beside their own."""
+        self.user, self._of_user = user, [rates]
+        rates.add_connection()
 
     def admit(self, allowance: Allowance) -> None:
         """Allow more, once: the connection has shown a token."""
@@ -180,19 +211,22 @@ class Budget:
         """Tell whether it has shown no token since a time, and shows none now."""
         return self._began < late and not self.is_connecting and not self.has_token
 
+    def _all_rates(self) -> list[Rates]:
+        return self._rates + self._of_user
+
     # Each of these returns whether it may go on.
 
     def take_bytes(self, size: int) -> bool:
         """Take so many bytes, as they come from the network."""
-        return self._within(self._bytes.take(size), "bytes a second")
+        return self._within(all(rates.bytes.take(size) for rates in self._all_rates()), "bytes a second")
 
     def take_frame(self) -> bool:
         """Take a frame, or a part of one."""
-        return self._within(self._frames.take(), "frames a second")
+        return self._within(all(rates.frames.take() for rates in self._all_rates()), "frames a second")
 
     def take_packet(self) -> bool:
         """Take a packet of Engine.IO."""
-        return self._within(self._packets.take(), "packets a second")
+        return self._within(all(rates.packets.take() for rates in self._all_rates()), "packets a second")
 
     def take_message(self, size: int) -> bool:
         """Take a message, or what has come of it, that has so many bytes by now."""

@@ -9,8 +9,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from celery_realtime.bounded import BoundedDict
 from celery_realtime.logs import RateLimitedLogger
-from celery_realtime.web.budgets import MOST_ATTACHMENTS, Allowance, Budget, Collected
+from celery_realtime.web.budgets import MOST_ATTACHMENTS, Allowance, Budget, Collected, Rates
 from celery_realtime.web.decisions import Decision
 from celery_realtime.web.pings import Pings
 from celery_realtime.web.seams import EngineSockets, Request, guard_messages, guard_requests, guard_websockets
@@ -33,6 +34,9 @@ MOST_NEWCOMERS = 5000
 
 #: Seconds that a client which is over its budget has to read why, before its connection is cut.
 FAREWELL = 0.4
+
+#: Users of whom it is remembered how much they have sent.
+MOST_USERS = 10_000
 
 _TYPE_AND_NAMESPACE = re.compile(r"(\d)(?:(\d+)-)?(/[^,?]*)?")
 _CONNECT, _BINARY_EVENT, _BINARY_ACK = "0", "5", "6"
@@ -61,6 +65,7 @@ class Gate:
         self._before = Allowance.before_token(limits)
         self._after = Allowance.after_token(limits, sockets.max_message)
         self._collected = Collected()
+        self._rates_of: BoundedDict[str, Rates] = BoundedDict(MOST_USERS)
         self._budgets: dict[str, Budget] = {}
         #: Those without a token, the oldest first.
         self._newcomers: dict[str, Budget] = {}
@@ -87,8 +92,6 @@ class Gate:
     def _begin_request(self, request: Request) -> Budget | None:
         """Return the budget of the connection that a request is of, or None where it has to be refused."""
         budget = self._budgets.get(request.sid or "") or self._new_budget(request.peer)
-        if request.is_websocket:
-            return budget if budget.exceeded is None else None
         if not budget.begin_request(request.method, request.environ):
             return None
         if request.method != "POST":
@@ -135,6 +138,13 @@ class Gate:
     def _end_newcomer(self, budget: Budget) -> None:
         self._newcomers.pop(budget.eio_sid or "", None)
         budget.exceed("connections without a token")
+
+    def note_user(self, budget: Budget, user: str) -> None:
+        """Note whose a connection is, when it has shown a token."""
+        rates = self._rates_of.get(user)
+        if rates is None:
+            rates = self._rates_of[user] = Rates(self._after)
+        budget.belongs_to(user, rates)
 
     def owner_of(self, eio_sid: str) -> Owner:
         """Return whose a connection is; one whose user is not known is a user of its own."""

@@ -362,9 +362,9 @@ class SocketIOEventHandlers:
 
     def _connect(self, sid: str, environ: dict[str, Any], given: Any) -> Decision[None]:
         yield from self._admission.connect(sid, environ, given, self._manager)
-        budget = budget_of(environ)
-        if budget is not None:
-            budget.user = self._clients.sessions.user_of(sid)
+        budget, user = budget_of(environ), self._clients.sessions.user_of(sid)
+        if budget is not None and user is not None:
+            self._gate.note_user(budget, user)
         hook, self._first_client = self._first_client, None
         if hook is not None:
             hook()

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from celery_realtime.web.budgets import Budget
+from celery_realtime.web.shares import AsyncShares, Shares
 from celery_realtime.web.socket_watch import WATCHED_KEY, SocketWatches, WatchedSocket
 
 #: Under which a request has its budget.
@@ -39,7 +40,16 @@ def metered_upgrade(theirs: Callable[..., Any], sleep: Callable[[float], Any]) -
         theirs: The class of the asynchronous mode, ``(handler, server) -> (environ, ...) -> response``.
         sleep: Pauses a thread, or a greenlet.
     """
-    watches = SocketWatches()
+    watches, shares = SocketWatches(), Shares()
+    async_shares = AsyncShares()
+
+    def handling(handler: Callable[[Any], Any], websocket: Any, budget: Budget, environ: dict[str, Any]) -> Any:
+        is_asyncio = "asgi.scope" in environ
+        metered = _metered(websocket, budget, environ, async_shares if is_asyncio else shares)
+        if is_asyncio:
+            return _handle(handler, metered)
+        with metered:
+            return handler(metered)
 
     def upgrade(handler: Callable[[Any], Any], server: Any) -> Callable[..., Any]:
         def respond(environ: dict[str, Any], *rest: Any) -> Any:
@@ -47,7 +57,7 @@ def metered_upgrade(theirs: Callable[..., Any], sleep: Callable[[float], Any]) -
             if budget is None:
                 return theirs(handler, server)(environ, *rest)
             environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)  # what is not inflated is no bomb
-            inner = theirs(lambda websocket: handler(_metered(websocket, budget, environ)), server)
+            inner = theirs(lambda websocket: handling(handler, websocket, budget, environ), server)
             if hasattr(inner, "server_args"):  # Engine.IO's wrapper of simple-websocket
                 thread = inner.server_args.get("thread_class")
                 inner.server_args["thread_class"] = functools.partial(_begin_thread, budget, sleep, thread)
@@ -67,38 +77,75 @@ async def _watched(
         return await respond()
 
 
-def _metered(websocket: Any, budget: Budget, environ: dict[str, Any]) -> Any:
+async def _handle(handler: Callable[[Any], Any], metered: MeteredWebSocket) -> Any:
+    with metered:
+        return await handler(metered)
+
+
+def _metered(websocket: Any, budget: Budget, environ: dict[str, Any], shares: Any) -> MeteredWebSocket:
     if hasattr(websocket, "max_frame_length"):  # eventlet's
         _meter_eventlet(websocket, budget)
     _meter_accepted(environ, budget)
     scope = environ.get("asgi.scope")
-    return MeteredWebSocket(websocket, budget, scope.get(WATCHED_KEY) if isinstance(scope, dict) else None)
+    watched = scope.get(WATCHED_KEY) if isinstance(scope, dict) else None
+    return MeteredWebSocket(websocket, budget, shares=shares, watched=watched)
 
 
 class MeteredWebSocket:
     """A WebSocket as Engine.IO reads from it, which seems closed by its client once it is over its budget.
 
+    Each message is handed over when none of another connection of the same user is being handled: until the next one
+    is asked for.
+
     Args:
         websocket: The WebSocket.
         budget: Its budget.
+        shares: Of the users; awaitable on an asyncio server.
         watched: Its socket, if that is watched.
     """
 
-    def __init__(self, websocket: Any, budget: Budget, watched: WatchedSocket | None = None) -> None:
+    def __init__(
+        self, websocket: Any, budget: Budget, *, shares: Shares | AsyncShares, watched: WatchedSocket | None = None
+    ) -> None:
         self._websocket = websocket
         self._budget = budget
+        self._shares = shares
         self._watched = watched
+        #: The user whose share this has.
+        self._user: str | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._websocket, name)
 
+    def __enter__(self) -> None:
+        """Handle what is said."""
+
+    def __exit__(self, *_: object) -> None:
+        self._give()
+
     def wait(self) -> Any:
         """Return the next message, or None at the end; awaitable on an asyncio server."""
+        self._give()
         message = self._websocket.wait()
-        return self._wait(message) if hasattr(message, "__await__") else self._checked(message)
+        if hasattr(message, "__await__"):
+            return self._wait(message)
+        checked = self._checked(message)
+        if checked is not None and self._budget.user is not None:
+            self._shares.take(self._budget.user)
+            self._user = self._budget.user
+        return checked
 
     async def _wait(self, message: Any) -> Any:
-        return self._checked(await message)
+        checked = self._checked(await message)
+        if checked is not None and self._budget.user is not None:
+            await self._shares.take(self._budget.user)  # type: ignore[misc]
+            self._user = self._budget.user
+        return checked
+
+    def _give(self) -> None:
+        user, self._user = self._user, None
+        if user is not None:
+            self._shares.give(user)
 
     def _checked(self, message: Any) -> Any:
         budget = self._budget

@@ -237,16 +237,19 @@ def allows_every_origin(server: Any) -> bool:
 # -- in front of Engine.IO and python-socketio ---------------------------------------------------------------------
 
 
+#: Stands for the method of a request for a WebSocket.
+WEBSOCKET = "WEBSOCKET"
+
+
 class Request(NamedTuple):
     """A request of HTTP to a server.
 
     Attributes:
         environ: It, as WSGI or (as a scope) ASGI have it.
-        method: Its method.
+        method: Its method; ``WEBSOCKET`` if it asks for one.
         sid: The Engine.IO session that it names, or None.
         peer: The address that it comes from.
         length: Bytes of its body, as it says.
-        is_websocket: Whether it asks for a WebSocket.
     """
 
     environ: dict[str, Any]
@@ -254,18 +257,16 @@ class Request(NamedTuple):
     sid: str | None
     peer: str
     length: int
-    is_websocket: bool
 
     @classmethod
     def of_wsgi(cls, environ: dict[str, Any]) -> Request:
         """Return a request of WSGI."""
         return cls(
             environ,
-            environ.get("REQUEST_METHOD", "GET"),
+            WEBSOCKET if environ.get("HTTP_UPGRADE", "").lower() == "websocket" else environ.get("REQUEST_METHOD", ""),
             _sid_in(environ.get("QUERY_STRING", "")),
             peer_of(environ),
             _length_in(environ.get("CONTENT_LENGTH")),
-            environ.get("HTTP_UPGRADE", "").lower() == "websocket",
         )
 
     @classmethod
@@ -274,11 +275,10 @@ class Request(NamedTuple):
         headers = dict(scope.get("headers") or ())
         return cls(
             {"asgi.scope": scope, "asgi.send": send},
-            scope.get("method", "GET"),
+            WEBSOCKET if scope.get("type") == "websocket" else scope.get("method", ""),
             _sid_in((scope.get("query_string") or b"").decode("latin-1")),
             peer_of({"asgi.scope": scope}),
             _length_in(headers.get(b"content-length")),
-            scope.get("type") == "websocket",
         )
 
 

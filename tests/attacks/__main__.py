@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -29,17 +28,25 @@ if TYPE_CHECKING:
 
 #: Bytes of a result that is asked for again and again.
 LONG_RESULT = 20_000_000
-#: Seconds that memory may take to come back.
-CALM = 10.0
+#: Seconds that memory may take to come back, to so many MB above what it was.
+CALM, MOST_LEFT = 10.0, 20
+#: MB after which an attack has shown enough.
+TOO_MUCH = 1500
+#: Users whose tokens an attacker has.
+MOST_USERS = 50
+
+
+#: Addresses of others: the attacker has that of the server.
+ELSEWHERE, NEXT_DOOR = "127.0.0.2", "127.0.0.1"
 
 
 class Bystander:
-    """Somebody who connects and subscribes ten times a second, and measures how long that takes."""
+    """Somebody who connects and subscribes five times a second, and measures how long that takes."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, address: str) -> None:
         self.times: list[float] = []
         self.failures = 0
-        self._url, self._token = url, token
+        self._url, self._token, self._address = url, token, address
         self._stopped = threading.Event()
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(2)]
 
@@ -57,62 +64,92 @@ class Bystander:
         while not self._stopped.wait(0.2):
             began = time.monotonic()
             try:
-                client = Raw(self._url, timeout=15).enter(self._token)
+                client = Raw(self._url, timeout=15, address=self._address).enter(self._token)
                 client.ask("subscribe_project", {"project_id": PROJECT})
                 client.close()
             except (OSError, Refused):
                 self.failures += 1
             self.times.append(time.monotonic() - began)
 
-    def summary(self) -> dict[str, Any]:
+    def percentile(self, share: float) -> int | None:
+        """Return how many milliseconds so large a share of the attempts took at most."""
         if len(self.times) < 2:
-            return {"median": None, "p99": None, "failed": self.failures}
-        times = sorted(self.times)
-        p99 = times[min(len(times) - 1, int(len(times) * 0.99))]
-        return {"median": round(statistics.median(times), 3), "p99": round(p99, 3), "failed": self.failures}
+            return None
+        return round(1000 * sorted(self.times)[min(len(self.times) - 1, int(len(self.times) * share))])
 
 
-def attacked(
-    kind: str, name: str, seconds: float, launcher: Launcher, env: dict[str, str], token: str
-) -> dict[str, Any]:
-    """Attack a server of one kind, and return what was measured."""
-    server = launcher.start(Attacked(kind, launcher.folder, env))
-    try:
-        with Bystander(server.url, token) as quiet:
-            time.sleep(2)
-        before, peak = server.memory(), 0.0
-        with Bystander(server.url, token) as bystander:
-            command = [sys.executable, "-m", "tests.attacks.attackers", name, server.url, str(seconds)]
-            attacker = subprocess.Popen(
-                command, env={**os.environ, **python_path(), "TOKEN": token}, stdout=subprocess.PIPE, text=True
-            )
-            threads, end = 0, time.monotonic() + seconds + 8
-            while attacker.poll() is None and time.monotonic() < end:
-                peak = max(peak, server.memory())
-                threads = max(threads, server.threads())
-                if peak - before > 1500:
-                    break
-                time.sleep(0.05)
-            attacker.kill()
-        seen = json.loads((attacker.communicate()[0] or "{}").strip() or "{}")
+class Target:
+    """A server of one kind, which is started anew if an attack has left much behind.
+
+    Args:
+        kind: The kind.
+        launcher: Starts it.
+        env: Of the server.
+        tokens: By user.
+    """
+
+    def __init__(self, kind: str, launcher: Launcher, env: dict[str, str], tokens: dict[str, str]) -> None:
+        self.kind = kind
+        self._launcher, self._env, self._tokens = launcher, env, tokens
+        self._server: Attacked | None = None
+        self.quiet: int | None = None
+
+    def _running(self) -> Attacked:
+        if self._server is None:
+            self._server = self._launcher.start(Attacked(self.kind, self._launcher.folder, self._env))
+            with self._bystander(ELSEWHERE) as bystander:
+                time.sleep(2)
+            self.quiet = bystander.percentile(0.99)
+        return self._server
+
+    def _bystander(self, address: str) -> Bystander:
+        assert self._server is not None
+        return Bystander(self._server.url, self._tokens["bob"], address)
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.kill()
+        self._server = None
+
+    def attacked(self, name: str, seconds: float) -> dict[str, Any]:
+        """Attack the server, and return what was measured."""
+        server = self._running()
+        before, logged = server.memory(), len(server.log)
+        with self._bystander(ELSEWHERE) as others, self._bystander(NEXT_DOOR) as neighbours:
+            peak, threads, seen = self._attack(server, name, seconds, before)
         calm = time.monotonic()
-        while time.monotonic() - calm < CALM and server.memory() - before > 30:
+        while time.monotonic() - calm < CALM and server.memory() - before > MOST_LEFT:
             time.sleep(0.2)
-        after = server.memory()
-        return {
-            "host": kind,
-            "attack": name,
+        left = server.memory() - before
+        row = {
             "grew": round(peak - before),
-            "after": round(after - before),
+            "left": round(left),
             "calm": round(time.monotonic() - calm, 1),
             "threads": threads,
-            "quiet": quiet.summary()["p99"],
-            **bystander.summary(),
+            "p50": others.percentile(0.5),
+            "p99": others.percentile(0.99),
+            "near": neighbours.percentile(0.99),
+            "failed": others.failures + neighbours.failures,
             "seen": seen,
-            "log": len(server.log),
+            "log": len(server.log) - logged,
         }
-    finally:
-        server.kill()
+        if left > MOST_LEFT or row["failed"]:
+            self.stop()
+        return row
+
+    def _attack(self, server: Attacked, name: str, seconds: float, before: float) -> tuple[float, int, dict[str, Any]]:
+        """Attack, and return the most memory and threads, and what the attacker saw."""
+        peak, threads = before, 0
+        command = [sys.executable, "-m", "tests.attacks.attackers", name, server.url, str(seconds)]
+        env = {**os.environ, **python_path(), "TOKENS": json.dumps(self._tokens)}
+        attacker = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+        end = time.monotonic() + seconds + 8
+        while attacker.poll() is None and time.monotonic() < end and peak - before < TOO_MUCH:
+            peak = max(peak, server.memory())
+            threads = max(threads, server.threads())
+            time.sleep(0.05)
+        attacker.kill()
+        return peak, threads, json.loads((attacker.communicate()[0] or "{}").strip() or "{}")
 
 
 def fill(env: dict[str, str]) -> None:
@@ -132,11 +169,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--hosts", nargs="*", default=[kind for kind in KINDS if not is_missing(kind)])
     parser.add_argument("--attacks", nargs="*", default=list(ATTACKS))
-    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each attack")
     options = parser.parse_args()
     print(
-        f"{'host':10} {'attack':18} {'MB':>5} {'left':>5} {'s':>5} {'thr':>4} {'quiet':>6} {'p50':>6} {'p99':>6} fail"
+        "MB: memory at most and 10 s later; ms: others' time to connect and subscribe, next door: from the same address"
     )
+    print(f"{'host':10} {'attack':20} {'MB':>5} {'left':>5} {'s':>5} {'thr':>4} {'p50':>6} {'p99':>6} {'near':>6} fail")
     with tempfile.TemporaryDirectory() as folder, Launcher(Path(folder)) as launcher:
         redis = launcher.redis()
         env = {
@@ -146,16 +184,22 @@ def main() -> None:
         }
         fill(env)
         issuer = Realtime(Celery("issuer", broker="memory://", set_as_current=False), secret_key=SECRET)
-        token = issuer.issue_token("ada", projects=[PROJECT])
+        users = ["ada", "bob", *(f"user-{number}" for number in range(MOST_USERS))]
+        tokens = {user: issuer.issue_token(user, projects=[PROJECT]) for user in users}
         for kind in options.hosts:
+            target = Target(kind, launcher, env, tokens)
             for name in options.attacks:
-                row = attacked(kind, name, options.seconds, launcher, env, token)
-                print(
-                    f"{row['host']:10} {row['attack']:18} {row['grew']:5} {row['after']:5} {row['calm']:5} "
-                    f"{row['threads']:4} {row['quiet']!s:>6} {row['median']!s:>6} {row['p99']!s:>6} {row['failed']:4}  "
-                    f"{row['seen']} log {row['log']}",
-                    flush=True,
-                )
+                report(kind, name, target.attacked(name, options.seconds))
+            print(f"{kind:10} {'(nobody attacks)':20} {'':29}{target.quiet!s:>6}", flush=True)
+            target.stop()
+
+
+def report(kind: str, name: str, row: dict[str, Any]) -> None:
+    print(
+        f"{kind:10} {name:20} {row['grew']:5} {row['left']:5} {row['calm']:5} {row['threads']:4} {row['p50']!s:>6} "
+        f"{row['p99']!s:>6} {row['near']!s:>6} {row['failed']:4}  {row['seen']} log {row['log']}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What a hostile peer does, each for some seconds: ``python -m tests.attacks.attackers NAME URL SECONDS``.
 
-The environment has ``TOKEN``, a good one for the project ``alpha``, for those who have one. Prints what it saw as JSON.
+The environment has ``TOKENS``, by user, good ones for the project ``alpha``. Prints as JSON what it saw.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from tests.attacks.raw import BINARY, CONTINUATION, PING, TEXT, Raw, Refused, frame, handshake, http
+from tests.attacks.raw import BINARY, CONTINUATION, PING, TEXT, Polling, Raw, Refused, frame, handshake, http
 
 CHUNK = 32 * 1024
 GONE = (OSError, Refused)
@@ -27,15 +27,15 @@ class Attack:
     Args:
         url: The server.
         seconds: How long it lasts.
-        token: A good token.
+        tokens: Good tokens, by user.
 
     Attributes:
         seen: What the attacker saw, counted.
     """
 
-    def __init__(self, url: str, seconds: float, token: str) -> None:
+    def __init__(self, url: str, seconds: float, tokens: dict[str, str]) -> None:
         self.url = url
-        self.token = token
+        self.tokens = tokens
         self.seen: Counter[str] = Counter()
         self._end = time.monotonic() + seconds
 
@@ -62,8 +62,15 @@ class Attack:
         self.seen["sockets"] += 1
         return Raw(self.url, **options)
 
-    def entered(self, **options: Any) -> Raw:
-        return self.opened(**options).enter(self.token)
+    def entered(self, user: str = "ada", **options: Any) -> Raw:
+        return self.opened(**options).enter(self.tokens[user])
+
+    def poller(self) -> Polling:
+        """Begin a polling session with a token."""
+        session = Polling(self.url)
+        self.seen["sessions"] += 1
+        session.post("40" + json.dumps({"token": self.tokens["ada"]}))
+        return session
 
     def sent(self, connection: Raw, data: bytes) -> None:
         connection.write(data)
@@ -242,36 +249,135 @@ def unread_results(attack: Attack) -> None:
         time.sleep(0.1)
 
 
+def member_sockets(attack: Attack) -> None:
+    """Sockets with a token that ask for nothing."""
+    held = []
+    while attack.goes_on:
+        with contextlib.suppress(*GONE):
+            held.append(attack.entered())
+
+
+def member_polls(attack: Attack) -> None:
+    """Polling sessions with a token, each with two requests that wait, and two whose bodies do not come."""
+    held = []
+    while attack.goes_on:
+        with contextlib.suppress(*GONE):
+            session = attack.poller()
+            held += [session.get() for _ in range(2)] + [session.begin_post(50_000) for _ in range(2)]
+    for connection in held:
+        connection.close()
+
+
+def upgrades(attack: Attack) -> None:
+    """WebSockets of one polling session, none of which goes on with the upgrade."""
+    held, sid = [], handshake(attack.url)
+    attack.seen["sessions"] += 1
+    while attack.goes_on:
+        held.append(attack.opened(query=f"&sid={sid}"))
+
+
+def bad_connects(attack: Attack) -> None:
+    """Connect with a bad token, and again on a new socket."""
+    while attack.goes_on:
+        connection = attack.opened()
+        connection.wait_for("0")
+        for _ in range(8):
+            connection.text('40{"token":"bad"}')
+        connection.close()
+
+
+def waiting_requests(attack: Attack) -> None:
+    """Requests that take time, as long as may be, on many sockets; no answer is read."""
+    padding, held = "x" * 15_000, []
+    while attack.goes_on:
+        with contextlib.suppress(*GONE):
+            connection = attack.entered(receive_buffer=4096, timeout=1)
+            held.append(connection)
+            for number in range(200):
+                request = {"job_id": f"job-{number}", "padding": padding}
+                attack.sent(connection, frame(TEXT, f"42{number}{json.dumps(['cancel_job', request])}".encode()))
+
+
+def unread_refusals(attack: Attack) -> None:
+    """Requests that are refused at once, and of which the refusals are not read."""
+    connection = attack.entered(receive_buffer=4096)
+    number = 0
+    while attack.goes_on:
+        number += 1
+        attack.sent(connection, frame(TEXT, f'42{number}["subscribe_project",{{"project_id":""}}]'.encode()))
+        time.sleep(0.004)
+
+
+def unread_polls(attack: Attack) -> None:
+    """The same in a polling session that never polls."""
+    session = attack.poller()
+    while attack.goes_on:
+        attack.seen[session.post('421["subscribe_project",{"project_id":""}]').split(b"\r", 1)[0].decode()] += 1
+
+
+def packets(attack: Attack) -> None:
+    """As many packets as a socket with a token takes."""
+    connection = attack.entered()
+    while attack.goes_on:
+        attack.sent(connection, frame(TEXT, b"3") * 500)
+
+
+def unknown_events(attack: Attack) -> None:
+    """Events that nobody handles, just below what is allowed."""
+    connection = attack.entered(receive_buffer=4096)
+    while attack.goes_on:
+        attack.sent(connection, frame(TEXT, b'421["nothing",{}]') * 20)
+        time.sleep(0.025)
+
+
+def subscriptions(attack: Attack) -> None:
+    """Subscribe as often as is allowed, on many sockets of one user."""
+    connection = attack.entered(receive_buffer=None, timeout=30)
+    threading.Thread(target=_count_answers, args=(attack, connection), daemon=True).start()
+    while attack.goes_on:
+        connection.text('421["subscribe_project",{"project_id":"alpha"}]')
+        time.sleep(0.006)
+
+
+def many_users(attack: Attack) -> None:
+    """Cancel jobs and ask for results as fifty users."""
+    connection = attack.entered(f"user-{attack.seen['sockets'] % 50}", timeout=30)
+    number = 0
+    while attack.goes_on:
+        for event, name in (("cancel_job", f"job-{number % 200}"), ("get_result", "long")):
+            number += 1
+            connection.text(f"42{number}" + json.dumps([event, {"job_id": name}]))
+        connection.wait_for(f"43{number}")
+
+
 def _answer(message: str) -> str:
-    for code in ("too_many_requests", "unavailable", "forbidden", "too_large"):
+    for code in ("too_many_requests", "unavailable", "forbidden", "too_large", "bad_request"):
         if code in message:
             return code
     return "ok" if '"ok":true' in message else message[:60]
 
 
-#: By name: what is done, and on how many connections at once.
-ATTACKS: dict[str, tuple[Callable[[Attack], None], int]] = {
-    attempt.__name__: (attempt, 1 if attempt in (cancels, new_epochs, unread_results) else 4)
+#: On how many connections at once an attack goes on, if not on four.
+CONNECTIONS = {"cancels": 1, "new_epochs": 1, "unread_results": 1, "subscriptions": 20, "many_users": 50}
+
+#: By name: what is done.
+ATTACKS: dict[str, Callable[[Attack], None]] = {
+    attempt.__name__: attempt
     for attempt in (
         *(endless_message, endless_frame, empty_fragments, pings, deflate_bomb, endless_body),
-        *(
-            unfinished_messages,
-            long_namespaces,
-            many_namespaces,
-            bad_tokens,
-            closed_and_unread,
-            attachments,
-            many_attachments,
-        ),
-        *(idle_sockets, polling_sessions, cancels, new_epochs, unread_results),
+        *(unfinished_messages, long_namespaces, many_namespaces, bad_tokens, bad_connects, closed_and_unread),
+        *(attachments, many_attachments, packets, unknown_events),
+        *(idle_sockets, polling_sessions, upgrades, member_sockets, member_polls),
+        *(cancels, subscriptions, many_users, new_epochs, waiting_requests),
+        *(unread_results, unread_refusals, unread_polls),
     )
 }
 
 
 def main() -> None:
     name, url, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
-    attempt, connections = ATTACKS[name]
-    attack = Attack(url, seconds, os.environ.get("TOKEN", ""))
+    attempt, connections = ATTACKS[name], CONNECTIONS.get(name, 4)
+    attack = Attack(url, seconds, json.loads(os.environ["TOKENS"]))
     threads = [threading.Thread(target=attack.repeat, args=[attempt], daemon=True) for _ in range(connections)]
     for thread in threads:
         thread.start()

@@ -48,6 +48,7 @@ class Raw:
         deflate: Whether to offer permessage-deflate.
         receive_buffer: Bytes that the kernel keeps of what is not read, or None for its own choice.
         query: More of the query string.
+        address: The address that it comes from, or None for the kernel's choice.
     """
 
     def __init__(
@@ -58,12 +59,15 @@ class Raw:
         deflate: bool = False,
         receive_buffer: int | None = None,
         query: str = "",
+        address: str | None = None,
     ) -> None:
         parts = urlsplit(url)
         self._socket = socket.socket()
         if receive_buffer is not None:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self._socket.settimeout(timeout)
+        if address is not None:
+            self._socket.bind((address, 0))
         self._socket.connect((parts.hostname or "", parts.port or 80))
         key = base64.b64encode(os.urandom(16)).decode()
         self._socket.sendall(
@@ -180,6 +184,33 @@ def http(url: str, request: bytes, *, timeout: float = 5.0) -> socket.socket:
     connection = socket.create_connection((parts.hostname or "", parts.port or 80), timeout)
     connection.sendall(request)
     return connection
+
+
+class Polling:
+    """A polling session, each of whose requests has a connection of its own."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        #: Its Engine.IO session id.
+        self.sid = handshake(url)
+
+    def get(self) -> socket.socket:
+        """Begin to poll."""
+        return http(self._url, self._head("GET") + b"\r\n")
+
+    def begin_post(self, size: int) -> socket.socket:
+        """Begin to send a body of so many bytes."""
+        return http(self._url, self._head("POST") + b"Content-Length: %d\r\n\r\n" % size)
+
+    def post(self, body: str) -> bytes:
+        """Send packets, and return the beginning of what is answered."""
+        with self.begin_post(len(body)) as connection:
+            connection.sendall(body.encode())
+            return connection.recv(4096)
+
+    def _head(self, method: str) -> bytes:
+        path = f"/socket.io/?EIO=4&transport=polling&sid={self.sid}"
+        return f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n".encode()
 
 
 def handshake(url: str) -> str:

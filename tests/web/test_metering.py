@@ -24,6 +24,7 @@ from celery_realtime.web.metering import (
     metered_upgrade,
 )
 from celery_realtime.web.sessions import Limits
+from celery_realtime.web.shares import AsyncShares, Shares
 from tests.attacks.raw import CONTINUATION, TEXT, frame
 
 LIMITS = Limits.of(Settings())
@@ -63,7 +64,7 @@ class AsyncSocket(Socket):
 
 @pytest.mark.parametrize("packet", ["", "hello", "0open", "7", "é", 5 * "x"])
 def test_what_is_no_packet_looks_like_the_end(budget: Budget, packet: str) -> None:
-    websocket = MeteredWebSocket(Socket("40", packet, "40"), budget)
+    websocket = MeteredWebSocket(Socket("40", packet, "40"), budget, shares=Shares())
     assert websocket.max_colour == "green"
     assert [websocket.wait() for _ in range(3)] == ["40", None, None]
     assert budget.exceeded
@@ -71,7 +72,7 @@ def test_what_is_no_packet_looks_like_the_end(budget: Budget, packet: str) -> No
 
 def test_on_an_asyncio_server_it_is_awaited(budget: Budget) -> None:
     async def read() -> list[Any]:
-        websocket = MeteredWebSocket(AsyncSocket("40", b"bytes", None), budget)
+        websocket = MeteredWebSocket(AsyncSocket("40", b"bytes", None), budget, shares=AsyncShares())
         return [await websocket.wait() for _ in range(3)]
 
     assert asyncio.run(read()) == ["40", b"bytes", None]
@@ -79,7 +80,7 @@ def test_on_an_asyncio_server_it_is_awaited(budget: Budget) -> None:
 
 
 def test_a_packet_that_is_too_long_is_not_handed_over(budget: Budget) -> None:
-    websocket = MeteredWebSocket(Socket("4" + "x" * budget.max_message), budget)
+    websocket = MeteredWebSocket(Socket("4" + "x" * budget.max_message), budget, shares=Shares())
     assert websocket.wait() is None
 
 
@@ -176,11 +177,14 @@ class Protocol:
 def upgraded(protocol: Protocol, budget: Budget) -> None:
     """Let a WebSocket of such a protocol be accepted."""
 
+    async def wait() -> None: ...
+
     def theirs(handler: Any, _server: Any) -> Any:
-        return lambda _environ: handler(SimpleNamespace(wait=lambda: None))
+        return lambda _environ: handler(SimpleNamespace(wait=wait))
 
     environ = {"asgi.send": protocol.send, "asgi.scope": {BUDGET_KEY: budget}}
-    assert metered_upgrade(theirs, print)(lambda websocket: websocket.wait(), None)(environ) is None
+    respond = metered_upgrade(theirs, print)(lambda websocket: websocket.wait(), None)
+    assert asyncio.run(respond(environ)) is None
 
 
 def test_uvicorn_with_wsproto_is_bounded_without_changing_other_connections(budget: Budget) -> None:
