@@ -87,7 +87,7 @@ class Allowance(msgspec.Struct, frozen=True):
         """Return what suffices for all requests that are allowed, and for messages of the application's own."""
         longest = max(max_message, limits.max_request)
         packet_rate = max(100, 2 * limits.request_rate)
-        return cls(longest, byte_rate=4 * longest, packet_rate=packet_rate, frame_rate=2 * packet_rate)
+        return cls(longest, byte_rate=2 * longest, packet_rate=packet_rate, frame_rate=2 * packet_rate)
 
 
 #: What each new connection of a user adds to what all of them may send: so many bytes, packets and frames.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.logs import RateLimitedLogger
+from celery_realtime.web import capacity
 from celery_realtime.web.budgets import MOST_ATTACHMENTS, Allowance, Budget, Collected, Rates
 from celery_realtime.web.decisions import Decision
 from celery_realtime.web.pings import Pings
@@ -29,8 +30,14 @@ logger = logging.getLogger(__name__)
 MOST_IDLE = 1200
 PATIENCE = 5.0
 
-#: Connections without a token altogether; beyond, the oldest ends.
-MOST_NEWCOMERS = 5000
+#: The part of a fixed number of threads, or greenlets, that stays free for requests to come.
+RESERVE = 8
+
+#: Seconds for which a connection may hold one without a token before it is the first to go.
+PATIENCE_OF_THREADS = 1.0
+
+#: The part of them that one user may hold while less than the reserve is free.
+MOST_OF_USER = 4
 
 #: Seconds that a client which is over its budget has to read why, before its connection is cut.
 FAREWELL = 0.4
@@ -53,6 +60,7 @@ class Gate:
     Attributes:
         sockets: The connections of the server.
         pings: Pings them.
+        most_newcomers: Connections without a token altogether; beyond, the oldest ends.
     """
 
     def __init__(self, server: Any, settings: Settings, on_gone: Callable[[str], None]) -> None:
@@ -65,6 +73,11 @@ class Gate:
         self._before = Allowance.before_token(limits)
         self._after = Allowance.after_token(limits, sockets.max_message)
         self._collected = Collected()
+        self.most_newcomers = capacity.most_without_token(server.async_mode, {})
+        #: How many requests the web server answers at once; None before the first, and 0 for any number.
+        self._capacity: int | None = None
+        #: The requests that are being answered.
+        self._answering: set[int] = set()
         self._rates_of: BoundedDict[str, Rates] = BoundedDict(MOST_USERS)
         self._budgets: dict[str, Budget] = {}
         #: Those without a token, the oldest first.
@@ -94,6 +107,8 @@ class Gate:
         budget = self._budgets.get(request.sid or "") or self._new_budget(request.peer)
         if not budget.begin_request(request.method, request.environ):
             return None
+        self._answering.add(id(request.environ))
+        self._keep_free(budget, request)
         if request.method != "POST":
             return budget
         may_come = budget.take_packet() and budget.take_message(request.length) and budget.take_bytes(request.length)
@@ -105,7 +120,37 @@ class Gate:
         return Budget(self._before, peer, self._end, self._collected)
 
     def _end_request(self, budget: Budget, request: Request) -> None:
+        self._answering.discard(id(request.environ))
         budget.end_request(request.method, request.environ)
+
+    def _keep_free(self, budget: Budget, request: Request) -> None:
+        """End a connection while the threads that answer requests are about to be used up.
+
+        One without a token, or of a user who holds many.
+        """
+        if self._capacity is None:
+            self._capacity = capacity.requests_at_once() or 0
+            self.most_newcomers = capacity.most_without_token(self._server.async_mode, request.environ)
+        if not self._capacity or len(self._answering) <= self._capacity - max(1, self._capacity // RESERVE):
+            return
+        holding = [other for other in list(self._newcomers.values()) if other is not budget and other.requests]
+        late = time.monotonic() - PATIENCE_OF_THREADS
+        silent = next((other for other in holding if other.is_idle(late)), None)
+        victim = silent or self._greediest(self._capacity // MOST_OF_USER) or next(iter(holding), None)
+        if victim is not None and victim.exceeded is None:
+            self._log.warning("the threads of this web server are about to be used up; a connection is ended")
+            victim.exceed("requests that wait")
+            for _, environ in victim.requests:
+                self.sockets.cut(environ)
+
+    def _greediest(self, most: int) -> Budget | None:
+        """Return a connection of the user with most requests, if these are too many."""
+        held: dict[str, list[Budget]] = {}
+        for budget in list(self._budgets.values()):
+            if budget.user is not None and budget.exceeded is None and budget.requests:
+                held.setdefault(budget.user, []).append(budget)
+        of_one = max(held.values(), key=_requests_of, default=[])
+        return of_one[-1] if _requests_of(of_one) > most else None
 
     # -- connections ---------------------------------------------------------------------------------------------
 
@@ -120,7 +165,7 @@ class Gate:
             self._on_connection(eio_sid)
 
     def _make_room(self) -> None:
-        if len(self._newcomers) > MOST_NEWCOMERS:
+        if len(self._newcomers) > self.most_newcomers:
             self._end_newcomer(next(iter(self._newcomers.values())))
 
     def _end_idle(self) -> None:
@@ -244,3 +289,7 @@ class Gate:
         self.sockets.discard(eio_sid)
         self.sockets.drop(eio_sid)
         self.forget(eio_sid)
+
+
+def _requests_of(budgets: list[Budget]) -> int:
+    return sum(len(budget.requests) for budget in budgets)

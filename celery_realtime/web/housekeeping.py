@@ -61,7 +61,8 @@ class Housekeeper:
         self.loop = BackgroundLoop("housekeeping", logger, LONGEST_TURN)
         self._server = server
         self._run = run
-        self._gate = gate
+        #: Stands in front of the server.
+        self.gate = gate
         self._sockets = gate.sockets
         self._sessions = clients.sessions
         self._sender = clients.sender
@@ -84,7 +85,7 @@ class Housekeeper:
     @property
     def pings(self) -> Pings:
         """Pings the clients."""
-        return self._gate.pings
+        return self.gate.pings
 
     def watch(self, on_connection: Callable[[], None]) -> None:
         """Look after each new Engine.IO connection, which has to show a token in time.
@@ -98,7 +99,7 @@ class Housekeeper:
             self._newcomers[eio_sid] = time.monotonic()
             self._begin()
 
-        self._gate.install(connected)
+        self.gate.install(connected)
 
     def note_departure(self, eio_sid: str | None) -> None:
         """Look after a connection whose client has left the namespace: it has to show a token again, in time."""
@@ -145,7 +146,7 @@ class Housekeeper:
             # If the check fails, somebody may be connected.
             self._is_running = True
             with self.loop.turn():
-                self._is_running = bool(self._sockets.are_open() or self._sessions.all() or self._gate.is_busy)
+                self._is_running = bool(self._sockets.are_open() or self._sessions.all() or self.gate.is_busy)
             return self._is_running
 
     def _end_tokens(self) -> Decision[None]:
@@ -159,7 +160,7 @@ class Housekeeper:
     def _close_silent(self) -> Decision[None]:
         """Close the connections that should have shown a token by now, whatever they have sent instead."""
         for eio_sid in self._silent_newcomers():
-            self._gate.cut_soon(eio_sid)
+            self.gate.cut_soon(eio_sid)
             with self._log.suppressing("cannot close a connection that shows no token; it is cut"):
                 yield functools.partial(self._sockets.close, eio_sid)
 
@@ -180,7 +181,7 @@ class Housekeeper:
     def _relieve_slow(self) -> Decision[None]:
         slow_clients = self._manager.slow_clients
         slow_clients.disconnect_overloaded()
-        self._gate.end_unread()
+        self.gate.end_unread()
         for emit in slow_clients.due():
             with self._log.suppressing("cannot emit progress that was held back; the next report replaces it"):
                 yield functools.partial(self._manager.emit_here, emit)

@@ -323,6 +323,7 @@ def guard_requests(server: Any, begin: Begin, end: End) -> None:
         request = Request.of_wsgi(environ)
         budget = begin(request)
         if budget is None:
+            _end_reading(request)
             start_response(REFUSED, [("Content-Type", "text/plain"), ("Connection", "close")])
             return [b"too many requests"]
         environ[BUDGET_KEY] = budget
@@ -330,6 +331,7 @@ def guard_requests(server: Any, begin: Begin, end: End) -> None:
             return theirs(environ, start_response)
         finally:
             end(budget, request)
+            _end_reading(request)
 
     async def call_async(*args: Any) -> Any:
         if not args or not isinstance(args[0], dict) or "type" not in args[0]:
@@ -346,6 +348,18 @@ def guard_requests(server: Any, begin: Begin, end: End) -> None:
             end(budget, request)
 
     server.eio.handle_request = call_async if is_asyncio(server) else call
+
+
+def _end_reading(request: Request) -> None:
+    """Read no more from a connection of gunicorn's that is closed after its request.
+
+    A worker of threads (gunicorn 27) waits in its only loop, for up to two seconds, until the client has closed, too.
+    """
+    connection = request.environ.get("gunicorn.socket")
+    is_last = request.method == WEBSOCKET or request.environ.get("HTTP_CONNECTION", "").lower() == "close"
+    if connection is not None and is_last:
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RD)
 
 
 REFUSED = "429 TOO MANY REQUESTS"

@@ -326,8 +326,8 @@ def unknown_events(attack: Attack) -> None:
     """Events that nobody handles, just below what is allowed."""
     connection = attack.entered(receive_buffer=4096)
     while attack.goes_on:
-        attack.sent(connection, frame(TEXT, b'421["nothing",{}]') * 20)
-        time.sleep(0.025)
+        attack.sent(connection, frame(TEXT, b'421["nothing",{}]') * 10)
+        time.sleep(0.15)
 
 
 def subscriptions(attack: Attack) -> None:

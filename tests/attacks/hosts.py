@@ -48,7 +48,15 @@ class Attacked(ManagedProcess):
         self.url = f"http://{HOST}:{port}"
         where = f"{HOST}:{port}"
         commands = {
-            "gthread": ["gunicorn", "--worker-class", "gthread", "--threads", "300", "--bind", where],
+            "gthread": [
+                "gunicorn",
+                "--worker-class",
+                "gthread",
+                "--threads",
+                env.get("HOST_THREADS", "300"),
+                "--bind",
+                where,
+            ],
             "hypercorn": ["hypercorn", "--bind", where],
             "granian": ["granian", "--interface", "asgi", "--host", HOST, "--port", str(port)],
         }

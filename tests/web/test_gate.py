@@ -159,7 +159,7 @@ def test_of_too_many_connections_without_a_token_the_oldest_of_the_same_address_
 
 
 def test_of_too_many_connections_altogether_the_oldest_goes(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "MOST_NEWCOMERS", 3)
+    monkeypatch.setattr(web.handlers.housekeeper.gate, "most_newcomers", 3)
     silent = [Raw(web.url) for _ in range(4)]
     assert silent[0].is_closed(10)
     assert not silent[3].is_closed(0.5)

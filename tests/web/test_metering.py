@@ -14,6 +14,7 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, Request, TextMessage
 
 from celery_realtime.settings import Settings
+from celery_realtime.web import metering
 from celery_realtime.web.budgets import Allowance, Budget
 from celery_realtime.web.metering import (
     BUDGET_KEY,
@@ -247,3 +248,12 @@ def test_a_server_that_shows_nothing_is_bounded_where_engineio_reads(budget: Bud
     respond = metered_upgrade(theirs, print)(lambda websocket: websocket.wait(), None)
     assert asyncio.run(respond(environ)) is None
     assert budget.exceeded == "packets that are none of Engine.IO's"
+
+
+def test_masks_of_eventlet_are_removed_as_by_itself() -> None:
+    eventlet = pytest.importorskip("eventlet.websocket")
+    data, mask = bytes(range(256)) * 3, (1, 2, 3, 255)
+    for offset in (0, 1, 7):
+        theirs = eventlet.RFC6455WebSocket._apply_mask(data, mask, length=len(data), offset=offset)
+        assert metering._unmasked(data, mask, length=len(data), offset=offset) == theirs
+    assert metering._unmasked(b"", mask) == b""

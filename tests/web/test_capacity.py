@@ -1,0 +1,94 @@
+"""How many requests a server answers at once is to be seen where it answers one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from celery import Celery
+
+from celery_realtime import Realtime
+from celery_realtime.web import capacity
+from tests.attacks.hosts import PROJECT, SECRET, Attacked
+from tests.attacks.raw import Polling, Raw
+from tests.launcher import Launcher
+from tests.waiting import wait_for
+
+
+def test_others_answer_any_number() -> None:
+    assert capacity.requests_at_once() is None
+
+
+def test_connections_without_a_token_take_a_part_of_the_memory() -> None:
+    assert capacity.most_without_token("threading", {}) < capacity.most_without_token("asgi", {})
+    assert capacity.most_without_token("of another name", {}) > 500
+
+
+def test_eventlet_shows_its_pool() -> None:
+    eventlet = pytest.importorskip("eventlet")
+    seen: list[int | None] = []
+    pool = eventlet.GreenPool(7)
+    pool.spawn(lambda: seen.append(capacity.requests_at_once())).wait()
+    assert seen == [7]
+
+
+# -- gunicorn ---------------------------------------------------------------------------------------------------------
+
+THREADS = 16
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
+    folder = Path(tmp_path_factory.mktemp("gthread"))
+    with Launcher(folder) as launcher:
+        yield launcher.start(
+            Attacked("gthread", folder, {"CELERY_BROKER_URL": "memory://", "HOST_THREADS": str(THREADS)})
+        )
+
+
+@pytest.fixture(scope="module")
+def tokens() -> dict[str, str]:
+    realtime = Realtime(Celery("issuer", broker="memory://", set_as_current=False), secret_key=SECRET)
+    return {user: realtime.issue_token(user, projects=[PROJECT]) for user in ("ada", "bob")}
+
+
+def is_served(small: Attacked, token: str) -> bool:
+    with contextlib.suppress(OSError):
+        client = Raw(small.url).enter(token)
+        answer = client.ask("subscribe_project", {"project_id": PROJECT})
+        client.close()
+        return '"ok":true' in answer
+    return False
+
+
+@pytest.mark.service
+def test_sockets_without_a_token_leave_threads_for_others(small: Attacked, tokens: dict[str, str]) -> None:
+    silent = [Raw(small.url) for _ in range(3 * THREADS)]
+    wait_for(lambda: is_served(small, tokens["bob"]), timeout=20)
+    for connection in silent:
+        connection.close()
+
+
+@pytest.mark.service
+def test_polls_of_one_user_leave_threads_for_others(small: Attacked, tokens: dict[str, str]) -> None:
+    held = []
+
+    def hold() -> None:
+        with contextlib.suppress(OSError):
+            session = Polling(small.url)
+            session.post("40" + json.dumps({"token": tokens["ada"]}))
+            held.extend([session.get(), session.get(), session.begin_post(50_000)])
+
+    threads = [threading.Thread(target=hold) for _ in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: is_served(small, tokens["bob"]), timeout=20)
+    for thread in threads:
+        thread.join(20)
+    wait_for(lambda: is_served(small, tokens["bob"]), timeout=20)
+    for connection in held:
+        connection.close()
