@@ -13,6 +13,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, NamedTuple
 
+from wsproto.utilities import RemoteProtocolError
+
 from celery_realtime.web.budgets import Budget
 from celery_realtime.web.shares import AsyncShares, Shares
 from celery_realtime.web.socket_watch import WATCHED_KEY, SocketWatches, WatchedSocket
@@ -91,7 +93,7 @@ def _handle(
     is_asyncio = "asgi.scope" in environ
     if hasattr(websocket, "max_frame_length"):  # eventlet's
         _meter_eventlet(websocket, budget, breaths)
-    metered = _metered(websocket, budget, environ, users.async_shares if is_asyncio else users.shares)
+    metered = _metered(websocket, budget, environ, users, breaths)
     if is_asyncio:
         return _awaited(handler, metered)
     with metered:
@@ -103,11 +105,15 @@ async def _awaited(handler: Callable[[Any], Any], metered: MeteredWebSocket) -> 
         return await handler(metered)
 
 
-def _metered(websocket: Any, budget: Budget, environ: dict[str, Any], shares: Any) -> MeteredWebSocket:
+def _metered(
+    websocket: Any, budget: Budget, environ: dict[str, Any], users: Users, breaths: Breaths
+) -> MeteredWebSocket:
     _meter_accepted(environ, budget)
     scope = environ.get("asgi.scope")
     watched = scope.get(WATCHED_KEY) if isinstance(scope, dict) else None
-    return MeteredWebSocket(websocket, budget, shares=shares, watched=watched)
+    if scope is None:
+        return MeteredWebSocket(websocket, budget, shares=users.shares, breaths=breaths)
+    return MeteredWebSocket(websocket, budget, shares=users.async_shares, watched=watched)
 
 
 class MeteredWebSocket:
@@ -121,15 +127,23 @@ class MeteredWebSocket:
         budget: Its budget.
         shares: Of the users; awaitable on an asyncio server.
         watched: Its socket, if that is watched.
+        breaths: Taken before each message; not on an asyncio server.
     """
 
     def __init__(
-        self, websocket: Any, budget: Budget, *, shares: Shares | AsyncShares, watched: WatchedSocket | None = None
+        self,
+        websocket: Any,
+        budget: Budget,
+        *,
+        shares: Shares | AsyncShares,
+        watched: WatchedSocket | None = None,
+        breaths: Breaths | None = None,
     ) -> None:
         self._websocket = websocket
         self._budget = budget
         self._shares = shares
         self._watched = watched
+        self._breaths = breaths
         #: The user whose share this has.
         self._user: str | None = None
 
@@ -145,6 +159,8 @@ class MeteredWebSocket:
     def wait(self) -> Any:
         """Return the next message, or None at the end; awaitable on an asyncio server."""
         self._give()
+        if self._breaths is not None:
+            self._breaths.take()
         message = self._websocket.wait()
         if hasattr(message, "__await__"):
             return self._wait(message)
@@ -287,11 +303,20 @@ class MeteredFrames:
             self._connection.receive_data(data)
 
     def events(self) -> Iterator[Any]:
-        """Yield what has been received."""
-        for event in self._connection.events():
-            if not self._budget.take_frame() or not self._fits(event):
-                return
-            yield event
+        """Yield what has been received.
+
+        Raises:
+            wsproto.utilities.RemoteProtocolError: It is no WebSocket's, such as a compressed frame. This ends the
+                connection, which simple-websocket would leave open with nobody to read from it.
+        """
+        try:
+            for event in self._connection.events():
+                if not self._budget.take_frame() or not self._fits(event):
+                    return
+                yield event
+        except RemoteProtocolError:
+            self._budget.exceed("frames that are none of WebSocket's")
+            raise
 
     def _fits(self, event: Any) -> bool:
         if not hasattr(event, "message_finished"):

@@ -351,15 +351,23 @@ def guard_requests(server: Any, begin: Begin, end: End) -> None:
 
 
 def _end_reading(request: Request) -> None:
-    """Read no more from a connection of gunicorn's that is closed after its request.
+    """Read no more from a connection that is over with its request, which its client may keep open.
 
-    A worker of threads (gunicorn 27) waits in its only loop, for up to two seconds, until the client has closed, too.
+    Werkzeug waits for another request after a WebSocket, for ever. A worker of gunicorn (27) with threads waits in its
+    only loop, for up to two seconds, until the client has closed, too.
     """
-    connection = request.environ.get("gunicorn.socket")
-    is_last = request.method == WEBSOCKET or request.environ.get("HTTP_CONNECTION", "").lower() == "close"
-    if connection is not None and is_last:
-        with contextlib.suppress(OSError):
-            connection.shutdown(socket.SHUT_RD)
+    environ = request.environ
+    is_last = request.method == WEBSOCKET or environ.get("HTTP_CONNECTION", "").lower() == "close"
+    connection = _socket_of(environ) if is_last else None
+    if connection is None:
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        # Not by the connection itself: one of TLS would go on in plain text.
+        same = socket.socket(fileno=connection.fileno())
+        try:
+            same.shutdown(socket.SHUT_RD)
+        finally:
+            same.detach()
 
 
 REFUSED = "429 TOO MANY REQUESTS"

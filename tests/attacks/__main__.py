@@ -18,7 +18,7 @@ from celery import Celery
 from celery_realtime import Realtime, events
 from celery_realtime.events import Job
 from tests.attacks.attackers import ATTACKS
-from tests.attacks.hosts import KINDS, PROJECT, SECRET, Attacked, is_missing
+from tests.attacks.hosts import KINDS, PROJECT, SECRET, Attacked, is_missing, token_of
 from tests.attacks.raw import Raw, Refused
 from tests.launcher import Launcher
 from tests.processes import python_path
@@ -183,9 +183,8 @@ def main() -> None:
             "HISTORY_URL": redis.url(2),
         }
         fill(env)
-        issuer = Realtime(Celery("issuer", broker="memory://", set_as_current=False), secret_key=SECRET)
         users = ["ada", "bob", *(f"user-{number}" for number in range(MOST_USERS))]
-        tokens = {user: issuer.issue_token(user, projects=[PROJECT]) for user in users}
+        tokens = {user: token_of(user) for user in users}
         for kind in options.hosts:
             target = Target(kind, launcher, env, tokens)
             for name in options.attacks:

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import psutil
+from celery import Celery
 
+from celery_realtime import Realtime
 from tests.processes import HOST, ManagedProcess, free_port, python_path
 
 MB = 1024 * 1024
@@ -18,6 +20,12 @@ KINDS = ("threading", "gthread", "gevent", "eventlet", "wsproto", "websockets", 
 OPTIONAL = ("websockets", "hypercorn", "granian")
 SECRET = "a long and random string of the attacked"
 PROJECT = "alpha"
+
+
+def token_of(user: str = "ada") -> str:
+    """Return a good token of a user."""
+    issuer = Realtime(Celery("issuer", broker="memory://", set_as_current=False), secret_key=SECRET)
+    return issuer.issue_token(user, projects=[PROJECT])
 
 
 def is_missing(kind: str) -> bool:

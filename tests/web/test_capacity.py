@@ -9,11 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from celery import Celery
 
-from celery_realtime import Realtime
 from celery_realtime.web import capacity
-from tests.attacks.hosts import PROJECT, SECRET, Attacked
+from tests.attacks.hosts import PROJECT, Attacked, token_of
 from tests.attacks.raw import Polling, Raw
 from tests.launcher import Launcher
 from tests.waiting import wait_for
@@ -50,12 +48,6 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
         )
 
 
-@pytest.fixture(scope="module")
-def tokens() -> dict[str, str]:
-    realtime = Realtime(Celery("issuer", broker="memory://", set_as_current=False), secret_key=SECRET)
-    return {user: realtime.issue_token(user, projects=[PROJECT]) for user in ("ada", "bob")}
-
-
 def is_served(small: Attacked, token: str) -> bool:
     with contextlib.suppress(OSError):
         client = Raw(small.url).enter(token)
@@ -66,29 +58,29 @@ def is_served(small: Attacked, token: str) -> bool:
 
 
 @pytest.mark.service
-def test_sockets_without_a_token_leave_threads_for_others(small: Attacked, tokens: dict[str, str]) -> None:
+def test_sockets_without_a_token_leave_threads_for_others(small: Attacked) -> None:
     silent = [Raw(small.url) for _ in range(3 * THREADS)]
-    wait_for(lambda: is_served(small, tokens["bob"]), timeout=20)
+    wait_for(lambda: is_served(small, token_of("bob")), timeout=20)
     for connection in silent:
         connection.close()
 
 
 @pytest.mark.service
-def test_polls_of_one_user_leave_threads_for_others(small: Attacked, tokens: dict[str, str]) -> None:
+def test_polls_of_one_user_leave_threads_for_others(small: Attacked) -> None:
     held = []
 
     def hold() -> None:
         with contextlib.suppress(OSError):
             session = Polling(small.url)
-            session.post("40" + json.dumps({"token": tokens["ada"]}))
+            session.post("40" + json.dumps({"token": token_of()}))
             held.extend([session.get(), session.get(), session.begin_post(50_000)])
 
     threads = [threading.Thread(target=hold) for _ in range(THREADS)]
     for thread in threads:
         thread.start()
-    wait_for(lambda: is_served(small, tokens["bob"]), timeout=20)
+    wait_for(lambda: is_served(small, token_of("bob")), timeout=20)
     for thread in threads:
         thread.join(20)
-    wait_for(lambda: is_served(small, tokens["bob"]), timeout=20)
+    wait_for(lambda: is_served(small, token_of("bob")), timeout=20)
     for connection in held:
         connection.close()
