@@ -13,8 +13,9 @@ logger = logging.getLogger(__name__)
 SHORT = 16
 FEW = 6
 
-#: Longest part that a secret may not be a mere repetition of.
+#: Longest part that a secret may not be a mere repetition of, and from how many characters on that is warned of only.
 LONGEST_UNIT = 3
+LONG = 32
 
 #: What lies beside each other in the alphabet or on keyboards: no part of it is a secret.
 _ROWS = ("abcdefghijklmnopqrstuvwxyz", "01234567890", "qwertyuiop", "asdfghjkl", "zxcvbnm", "qwertzuiop", "azertyuiop")
@@ -34,8 +35,8 @@ HOW_TO_MAKE_ONE = 'python3 -c "import secrets; print(secrets.token_hex())"'
 def check_secret(name: str, secret: str) -> None:
     """Refuse what is tried first, and warn of a secret that is short or has few different characters.
 
-    Refused are placeholders, common passwords, a few characters over and over, and rows of the keyboard. Other words
-    are not: what they are worth is not for us to tell, so they are warned of.
+    Refused are placeholders, common passwords, rows of the keyboard, and a few characters over and over unless there are
+    many. Other words are not: what they are worth is not for us to tell, so they are warned of.
 
     Args:
         name: What the secret is called, for the message; the secret itself is not shown.
@@ -59,7 +60,7 @@ def check_secret(name: str, secret: str) -> None:
 
 def _is_guessed_at_once(secret: str, letters: str) -> bool:
     return (
-        any(_is_repetition(secret, length) for length in range(1, LONGEST_UNIT + 1))
+        (len(secret) < LONG and any(_is_repetition(secret, length) for length in range(1, LONGEST_UNIT + 1)))
         or letters in _COMMON
         or any(len(letters) > 2 and (letters in row or letters in row[::-1]) for row in _ROWS)
     )
