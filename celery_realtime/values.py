@@ -219,6 +219,10 @@ def path_to(value: object, is_bad: Callable[[object], bool]) -> str:
 # -- size -------------------------------------------------------------------------------------------------------
 
 
+#: Types whose values are counted where they stand.
+_SMALL = frozenset([int, float, bool, type(None)])
+
+
 def is_surely_larger(value: object, limit: int) -> bool:
     """Tell whether the JSON of a value has more bytes than ``limit``, from its parts and without making it.
 
@@ -228,7 +232,9 @@ def is_surely_larger(value: object, limit: int) -> bool:
     left, waiting = limit, [value]
     while waiting:
         part = waiting.pop()
-        left -= _least_size(part)
+        if type(part) in _SMALL:
+            continue
+        left -= len(part) if type(part) is str else _least_size(part)
         if left < 0:
             return True
         if isinstance(part, dict):
@@ -236,7 +242,7 @@ def is_surely_larger(value: object, limit: int) -> bool:
             waiting += part.values()
         elif isinstance(part, (list, tuple, set, frozenset)):
             waiting += part
-        elif not isinstance(part, msgspec.Struct):  # which may leave out members
+        elif not isinstance(part, (str, msgspec.Struct)):  # which may leave out members
             waiting += _members_of(part)
     return False
 
