@@ -38,7 +38,7 @@ def check_progress(
         TypeError: An argument is missing or has the wrong type.
         ValueError: A number is out of range, infinite or NaN.
     """
-    text = None if message is None else text_of(message)[:MAX_TEXT]
+    text = None if message is None else (message if type(message) is str else text_of(message))[:MAX_TEXT]
     if progress is not None:
         if current is not None or total is not None:
             raise TypeError("give either progress, or current and total, not both")
