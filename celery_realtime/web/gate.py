@@ -13,7 +13,9 @@ from celery_realtime.bounded import BoundedDict
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.web import capacity
 from celery_realtime.web.budgets import MOST_ATTACHMENTS, Allowance, Budget, Collected, Rates
-from celery_realtime.web.decisions import Decision
+from celery_realtime.web.decisions import Blocking, Decision
+from celery_realtime.web.memory import Memory
+from celery_realtime.web.metering import budget_of
 from celery_realtime.web.pings import Pings
 from celery_realtime.web.seams import EngineSockets, Request, guard_messages, guard_requests, guard_websockets
 from celery_realtime.web.sessions import Limits
@@ -55,7 +57,6 @@ class Gate:
     Args:
         server: The Socket.IO server, sync or asyncio.
         settings: The settings: ``namespace``, which takes no attachments, and the limits.
-        on_gone: Called with the Engine.IO session id of each connection that has gone.
 
     Attributes:
         sockets: The connections of the server.
@@ -63,12 +64,13 @@ class Gate:
         most_newcomers: Connections without a token altogether; beyond, the oldest ends.
     """
 
-    def __init__(self, server: Any, settings: Settings, on_gone: Callable[[str], None]) -> None:
+    def __init__(self, server: Any, settings: Settings) -> None:
         limits = Limits.of(settings)
         self.sockets = sockets = EngineSockets(server)
         self._server = server
         self._namespace = settings.namespace
-        self._on_gone = on_gone
+        self._on_gone: list[Callable[[str], None]] = []
+        self._memory = Memory()
         self._max_unread = settings.max_backlog, settings.max_backlog_bytes
         self._before = Allowance.before_token(limits)
         self._after = Allowance.after_token(limits, sockets.max_message)
@@ -160,13 +162,10 @@ class Gate:
         budget.eio_sid = eio_sid
         self._budgets[eio_sid] = self._newcomers[eio_sid] = budget
         self.sockets.ping_from(self.pings, eio_sid)
-        self._make_room()
-        if self._on_connection is not None:
-            self._on_connection(eio_sid)
-
-    def _make_room(self) -> None:
         if len(self._newcomers) > self.most_newcomers:
             self._end_newcomer(next(iter(self._newcomers.values())))
+        if self._on_connection is not None:
+            self._on_connection(eio_sid)
 
     def _end_idle(self) -> None:
         """End connections without a token that say nothing, if they are too many."""
@@ -184,8 +183,15 @@ class Gate:
         self._newcomers.pop(budget.eio_sid or "", None)
         budget.exceed("connections without a token")
 
-    def note_user(self, budget: Budget, user: str) -> None:
-        """Note whose a connection is, when it has shown a token."""
+    def on_gone(self, gone: Callable[[str], None]) -> None:
+        """Call a function with the Engine.IO session id of each connection that has gone."""
+        self._on_gone.append(gone)
+
+    def note_user(self, environ: dict[str, Any], user: str | None) -> None:
+        """Note whose a connection is that has shown a token."""
+        budget = budget_of(environ)
+        if budget is None or user is None:
+            return
         rates = self._rates_of.get(user)
         if rates is None:
             rates = self._rates_of[user] = Rates(self._after)
@@ -200,7 +206,9 @@ class Gate:
 
     def forget(self, eio_sid: str) -> None:
         """Forget a connection that has gone."""
-        self._on_gone(eio_sid)
+        for gone in self._on_gone:
+            gone(eio_sid)
+        self._memory.note_gone()
         budget = self._budgets.pop(eio_sid, None)
         if budget is not None:
             budget.release()
@@ -266,7 +274,7 @@ class Gate:
     @property
     def is_busy(self) -> bool:
         """Whether connections have still to be cut."""
-        return bool(self._ending) or self.sockets.has_stuck()
+        return bool(self._ending) or self.sockets.has_stuck() or self._memory.has_more
 
     def sweep(self) -> Decision[None]:
         """Cut the connections that are over their budget, or closed and not gone; end those that are too many."""
@@ -279,6 +287,8 @@ class Gate:
                 yield from self.sockets.abort(eio_sid)
             self._cut(eio_sid, budget, environ)
         self.sockets.cut_stuck()
+        if self._memory.is_due():
+            yield Blocking(self._memory.give_back)
 
     def _cut(self, eio_sid: str, budget: Budget | None, environ: Any) -> None:
         """Cut a connection for good, with the requests that are being answered."""

@@ -26,7 +26,6 @@ from celery_realtime.web.housekeeping import Housekeeper
 from celery_realtime.web.in_turn import KIND_OF, KINDS, OVERFULL, InTurn, first_of
 from celery_realtime.web.job_requests import JobRequests, SingleJobs
 from celery_realtime.web.membership import Clients, Membership
-from celery_realtime.web.metering import budget_of
 from celery_realtime.web.orders import Orders
 from celery_realtime.web.revocations import Revocations
 from celery_realtime.web.seams import follow_up_events, handlers_of, intercept_events, queue_events
@@ -34,7 +33,7 @@ from celery_realtime.web.sessions import Limits, Sessions
 from celery_realtime.web.shared_reads import SharedReads
 from celery_realtime.web.stock_manager import StockManager
 from celery_realtime.web.subscribing import AfterAnswer, Subscriptions
-from celery_realtime.web.turns import Owner, Turn, Turns
+from celery_realtime.web.turns import Turn, Turns
 
 if TYPE_CHECKING:
     from celery_realtime.web.stock_manager import ClientManager
@@ -163,13 +162,10 @@ class SocketIOEventHandlers:
         self._subscriptions = Subscriptions(
             self._clients, access=access, jobs=self._jobs, manager=self._manager, read=read
         )
-        self._in_turn = InTurn(
-            Turns(KINDS),
-            owner_of=self._owner_of,
-            max_request=settings.max_request,
-            lane=self._lane,
-            start=self._start,
-        )
+        self._gate = Gate(server, settings)
+        owner_of, longest = self._gate.owner_of, settings.max_request
+        self._in_turn = InTurn(Turns(KINDS), owner_of, max_request=longest, lane=self._lane, start=self._start)
+        self._gate.on_gone(self._in_turn.forget)
         self._doubts = Doubts(
             self._clients,
             access=access,
@@ -179,7 +175,6 @@ class SocketIOEventHandlers:
             pause=server.sleep,
         )
         self._orders = Orders(self._clients, sources.revocations, self._doubts, self._manager.slow_clients)
-        self._gate = Gate(server, settings, on_gone=self._in_turn.forget)
         #: Ends expired tokens, silent connections and slow clients.
         self.housekeeper = Housekeeper(
             server,
@@ -274,9 +269,6 @@ class SocketIOEventHandlers:
         """Begin a request whose turn has come because another's client has gone."""
         start()
 
-    def _owner_of(self, eio_sid: str) -> Owner:
-        return self._gate.owner_of(eio_sid)
-
     def _refuse_overfull(self, sid: str, *_: Any) -> Any:
         """Refuse a request while too many of its kind wait."""
         return self._acknowledge(sid, _too_many())
@@ -362,9 +354,7 @@ class SocketIOEventHandlers:
 
     def _connect(self, sid: str, environ: dict[str, Any], given: Any) -> Decision[None]:
         yield from self._admission.connect(sid, environ, given, self._manager)
-        budget, user = budget_of(environ), self._clients.sessions.user_of(sid)
-        if budget is not None and user is not None:
-            self._gate.note_user(budget, user)
+        self._gate.note_user(environ, self._clients.sessions.user_of(sid))
         hook, self._first_client = self._first_client, None
         if hook is not None:
             hook()

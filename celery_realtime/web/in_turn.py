@@ -41,8 +41,8 @@ class InTurn:
     def __init__(
         self,
         turns: Turns,
-        *,
         owner_of: Callable[[str], Owner],
+        *,
         max_request: int,
         lane: Callable[[str | None], AbstractContextManager[None]],
         start: Callable[[Callable[[], Any]], None],

@@ -1,0 +1,36 @@
+"""When many connections have gone, their memory goes back to the system."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from celery_realtime.web import memory
+from celery_realtime.web.memory import MANY, Memory
+
+
+def test_it_is_given_back_once_when_many_have_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "PAUSE", -1.0)
+    free = Memory()
+    for _ in range(MANY - 1):
+        free.note_gone()
+    assert not free.is_due()
+    free.note_gone()
+    assert free.is_due()
+    free.give_back()
+    assert not free.has_more
+    assert not free.is_due()
+
+
+def test_it_is_not_given_back_all_the_time() -> None:
+    free = Memory()
+    for _ in range(MANY):
+        free.note_gone()
+    assert free.has_more
+    assert not free.is_due()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs glibc")
+def test_glibc_gives_it_back() -> None:
+    assert Memory().give_back()
