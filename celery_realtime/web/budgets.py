@@ -220,9 +220,9 @@ class Budget:
         """Take so many bytes, as they come from the network."""
         return self._within(all(rates.bytes.take(size) for rates in self._all_rates()), "bytes a second")
 
-    def take_frame(self) -> bool:
-        """Take a frame, or a part of one."""
-        return self._within(all(rates.frames.take() for rates in self._all_rates()), "frames a second")
+    def take_frame(self, share: float = 1.0) -> bool:
+        """Take a frame, or a share of one."""
+        return self._within(all(rates.frames.take(share) for rates in self._all_rates()), "frames a second")
 
     def take_packet(self) -> bool:
         """Take a packet of Engine.IO."""

@@ -28,6 +28,9 @@ MOST_UNHANDLED = 32
 #: Seconds between two looks whether they have been taken.
 PAUSE = 0.02
 
+#: Bytes that websockets is given at once.
+SLICE_OF_DATA = 4096
+
 #: Seconds for which a greenlet reads before others have their turn: it never waits for a client that sends quickly.
 SLICE = 0.001
 
@@ -366,8 +369,8 @@ class _EventletReader(MeteredSocket):
     def recv(self, size: int, *flags: int) -> bytes:
         data = super().recv(size, *flags)
         self.received += len(data)
-        # Each read is a frame's header, its mask or a part of its payload.
-        if not self._budget.take_frame() or not self._budget.take_part(self.received - 14):
+        # Each read is a frame's header, its length, its mask or a part of its payload.
+        if not self._budget.take_frame(0.25) or not self._budget.take_part(self.received - 14):
             raise OSError("the client sends more than it may")
         return data
 
@@ -414,15 +417,18 @@ def _meter_websockets(protocol: Any, connection: Any, budget: Budget) -> None:
     receive_data, events_received = connection.receive_data, connection.events_received
 
     def receive(data: bytes) -> None:
-        if budget.take_bytes(len(data)):
-            receive_data(data)
+        """Take data in slices, since all frames that are in it are parsed at once."""
+        goes_on = budget.take_bytes(len(data))
+        for begin in range(0, len(data), SLICE_OF_DATA):
+            if not goes_on:
+                return
+            before = len(connection.events)
+            receive_data(data[begin : begin + SLICE_OF_DATA])
             collected = getattr(connection, "current_size", None) or getattr(connection, "cur_size", None) or 0
-            budget.take_part(collected + len(connection.reader.buffer))
+            goes_on = all(budget.take_frame() for _ in connection.events[before:])
+            goes_on = budget.take_part(collected + len(connection.reader.buffer)) and goes_on
 
     def events() -> Iterator[Any]:
-        for event in events_received():
-            if not budget.take_frame():
-                return
-            yield event
+        return iter(events_received() if budget.exceeded is None else ())
 
     connection.receive_data, connection.events_received = receive, events

@@ -1,4 +1,8 @@
-"""Attack web servers, and print what it cost them: ``python -m tests.attacks [--hosts ...] [--attacks ...]``."""
+"""Attack web servers, and print what it cost them: ``python -m tests.attacks [--hosts ...] [--attacks ...]``.
+
+Each attack takes ``--seconds`` and 2 to 12 more. What grows with time is what connections and requests
+leave behind: see ``GROWING``, which ``--growing`` chooses.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from celery import Celery
 
 from celery_realtime import Realtime, events
 from celery_realtime.events import Job
-from tests.attacks.attackers import ATTACKS
+from tests.attacks.attackers import ATTACKS, GROWING
 from tests.attacks.hosts import KINDS, PROJECT, SECRET, Attacked, is_missing, token_of
 from tests.attacks.raw import Raw, Refused
 from tests.launcher import Launcher
@@ -170,7 +174,10 @@ def main() -> None:
     parser.add_argument("--hosts", nargs="*", default=[kind for kind in KINDS if not is_missing(kind)])
     parser.add_argument("--attacks", nargs="*", default=list(ATTACKS))
     parser.add_argument("--seconds", type=float, default=3.0, help="of each attack")
+    parser.add_argument("--growing", action="store_true", help="only the attacks whose cost grows with time")
     options = parser.parse_args()
+    if options.growing:
+        options.attacks = GROWING
     print(
         "MB: memory at most and 10 s later; ms: others' time to connect and subscribe, next door: from the same address"
     )

@@ -374,6 +374,10 @@ ATTACKS: dict[str, Callable[[Attack], None]] = {
 }
 
 
+#: Those that leave something behind, which could grow for as long as they go on.
+GROWING = ["idle_sockets", "member_sockets", "unfinished_messages", "polling_sessions", "waiting_requests"]
+
+
 def main() -> None:
     name, url, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
     attempt, connections = ATTACKS[name], CONNECTIONS.get(name, 4)

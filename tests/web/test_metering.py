@@ -202,7 +202,7 @@ def test_uvicorn_with_websockets_is_bounded(budget: Budget, longest: str, size: 
     received: list[bytes] = []
     connection = SimpleNamespace(
         **{longest: 1 << 24, size: None},
-        events=[],
+        events=received,
         reader=SimpleNamespace(buffer=b""),
         extensions=["deflate"],
         receive_data=received.append,
@@ -217,6 +217,25 @@ def test_uvicorn_with_websockets_is_bounded(budget: Budget, longest: str, size: 
     connection.receive_data(b"x")
     connection.receive_data(bytes(10**9))
     assert received == [b"x"]
+    assert list(connection.events_received()) == []
+
+
+def test_frames_are_counted_of_websockets_too(budget: Budget) -> None:
+    frames: list[bytes] = []
+    connection = SimpleNamespace(
+        max_message_size=1,
+        reader=SimpleNamespace(buffer=b""),
+        events=frames,
+        receive_data=frames.append,
+        events_received=lambda: frames,
+    )
+    upgraded(Protocol(conn=connection), budget)
+    connection.receive_data(b"x")
+    assert list(connection.events_received()) == [b"x"]
+    for _ in range(1000):
+        connection.receive_data(b"x")
+    assert budget.exceeded == "frames a second"
+    assert len(frames) < 1000
     assert list(connection.events_received()) == []
 
 
