@@ -27,7 +27,7 @@ help:
 	@echo "make matrix   run every outcome of a job in every pool on every broker (long)"
 	@echo "make chaos    kill 500 workers and servers at random, and break brokers under 20,000 events (ten minutes)"
 	@echo "make fuzz     feed arbitrary input to all that reads what others write (FUZZ_EXAMPLES each, FUZZ_STEPS)"
-	@echo "make attack   attack web servers of each kind, and measure what it costs them (minutes; ARGS)"
+	@echo "make attack   attack web servers of each kind, and measure what it costs them (20 minutes; ARGS)"
 	@echo "make audit    look for known holes in what this depends on (with pip-audit, if its data can be reached)"
 	@echo "make bench    compare with python-socketio's own manager, and with no extension (minutes)"
 	@echo "make package  build the wheel with its bill of materials (SBOM), and check what is in it"
