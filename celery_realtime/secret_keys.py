@@ -35,8 +35,8 @@ HOW_TO_MAKE_ONE = 'python3 -c "import secrets; print(secrets.token_hex())"'
 def check_secret(name: str, secret: str) -> None:
     """Refuse what is tried first, and warn of a secret that is short or has few different characters.
 
-    Refused are placeholders, common passwords, rows of the keyboard, and a few characters over and over unless there are
-    many. Other words are not: what they are worth is not for us to tell, so they are warned of.
+    Refused are placeholders, common passwords, rows of the keyboard, and a few characters over and over unless there
+    are many. Other words are not: what they are worth is not for us to tell, so they are warned of.
 
     Args:
         name: What the secret is called, for the message; the secret itself is not shown.
