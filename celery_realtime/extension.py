@@ -68,6 +68,8 @@ class Realtime:
         self._manager = SocketIOManager(lambda: self.settings, lambda: self.client_manager(write_only=True))
         self._keeper = Lazy(lambda: _new_keeper(self, self._attached.results))
         self._web = _WebSide(self)
+        #: What takes access back, and carries out here what other processes have taken back.
+        self.access = self._web.access
         self._celery: _CelerySide | None = None
         if app is not None:
             self.init_app(app)
@@ -222,8 +224,7 @@ class Realtime:
         """
         side = self._celery
         of_celery = [] if side is None else [side.running_jobs, side.reconciler, side.worker]
-        parts = [self.manager, *of_celery, self._keeper.peek(), *self._web.serving]
-        parts += [self._web.access] if self._web.serving else []
+        parts = [self.manager, *of_celery, self._keeper.peek(), *self._web.parts]
         return {"loops": [loop.health() for loop in loops_of(*parts)]}
 
     # -- web server ---------------------------------------------------------------------------------------------
@@ -271,16 +272,10 @@ class Realtime:
 
         return self._web.attach(server, handlers, Rules(authenticate, authorize, authorize_cancel, audience))
 
-    @property
-    def access(self) -> AccessOrders:
-        """What takes access back, and carries out on this process's web servers what others have taken back."""
-        return self._web.access
-
     def revoke_access(self, user_id: object, project_id: object, *, wait: float = CONFIRM_TIMEOUT) -> OrderResult:
         """End a user's subscriptions to a project, on all web servers, from now on.
 
-        The clients get an ``error`` event. On this server they have left the project when this returns, on others as
-        soon as the order arrives there. Tokens that ``issue_token`` made before no longer open the project. Rules of
+        The clients get an ``error`` event. Tokens that ``issue_token`` made before no longer open the project. Rules of
         your own are asked again, so have them refuse first.
 
         Args:
@@ -289,13 +284,13 @@ class Realtime:
             wait: Longest wait, in seconds, for web servers to confirm. On an event loop there is none.
 
         Returns:
-            True if the broker, and the history where there is one, accepted it. If not, call it again. It also says
-            which web servers have confirmed that they have carried it out.
+            True if the broker, and the history where there is one, accepted it; else call it again. It also says which
+            web servers have carried it out.
 
         Raises:
             TypeError, ValueError: It is not a project id, or not a user id.
         """
-        return self._web.access.revoke(user_id, project_id, wait)
+        return self.access.revoke(user_id, project_id, wait)
 
     def disconnect_user(self, user_id: object, *, wait: float = CONFIRM_TIMEOUT) -> OrderResult:
         """Disconnect all clients of a user, on all web servers.
@@ -312,7 +307,7 @@ class Realtime:
         Raises:
             TypeError, ValueError: It is not a user id.
         """
-        return self._web.access.disconnect(user_id, wait)
+        return self.access.disconnect(user_id, wait)
 
     def issue_token(self, user_id: object, projects: Iterable[object] = (), expires_in: float = 3600) -> str:
         """Return a signed token with which a browser can connect.
@@ -326,9 +321,8 @@ class Realtime:
             ImproperlyConfigured: ``secret_key`` is not set.
             TypeError, ValueError: An argument is of the wrong type or out of range.
         """
-        return auth.issue_token(
-            self.settings.secret_key, user_id, projects, expires_in, issued_at=self._web.access.time_of_tokens()
-        )
+        keys, clock = self.settings.secret_key, self.access.time_of_tokens()
+        return auth.issue_token(keys, user_id, projects, expires_in, issued_at=clock)
 
 
 class _CelerySide:
@@ -414,6 +408,11 @@ class _WebSide:
         #: What serves clients in this process: handlers and client managers.
         self.serving: weakref.WeakSet[Any] = weakref.WeakSet()
 
+    @property
+    def parts(self) -> list[Any]:
+        """What runs here, if anything is served."""
+        return [*self.serving, self.access] if self.serving else []
+
     def client_manager(self, write_only: bool) -> RealtimeKombuManager:
         """Return a new client manager for a synchronous server, or one that only publishes."""
         if write_only:
@@ -459,7 +458,7 @@ class _WebSide:
         realtime, manager = self._realtime, self._realtime.manager
         jobs = JobRequests(realtime.app, lambda: manager.history, lambda: realtime.settings)
         read = None if manager.history is None else self._read
-        sources = Sources(read, jobs, self.access.revocations, self.access)
+        sources = Sources(read, jobs, self.access.revocations)
         attached = attach(server, realtime.settings, handlers=handlers, rules=rules, sources=sources)
         manager.attach(attached.server)
         self.access.add(attached)

@@ -11,6 +11,7 @@ from celery_realtime.web.access import Access, Identification
 from celery_realtime.web.answers import SENT_AWAY
 from celery_realtime.web.decisions import Decision, Step
 from celery_realtime.web.membership import Clients
+from celery_realtime.web.revocations import Revocations
 from celery_realtime.web.sessions import Arrival, Session, is_same_user
 
 if TYPE_CHECKING:
@@ -30,14 +31,14 @@ class Admission:
         clients: The clients of the server.
         identification: Says which user a token names.
         access: Says what a user may see.
-        position: Returns up to when all orders on record have been carried out here.
+        revocations: Says up to when all orders on record have been carried out here.
     """
 
     def __init__(
-        self, clients: Clients, identification: Identification, access: Access, position: Callable[[], float]
+        self, clients: Clients, identification: Identification, access: Access, revocations: Revocations
     ) -> None:
         self._clients = clients
-        self._position = position
+        self._revocations = revocations
         self._identification = identification
         self._access = access
 
@@ -57,7 +58,7 @@ class Admission:
         """Open a session for the user; look at the token again if the user was disconnected meanwhile."""
         sessions = self._clients.sessions
         for _ in range(MOST_QUESTIONS):
-            departures, position = sessions.departures, self._position()
+            departures, position = sessions.departures, self._revocations.position
             user_id = yield from self._identification.of_connection(environ, given)
             # So that an application may place it in a project as soon as it is here.
             yield functools.partial(manager.wait_until_listening, CONNECT_WAIT)

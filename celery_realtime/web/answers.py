@@ -68,6 +68,10 @@ class Sender:
         """Send an event to one client of this server, not over the broker."""
         return self._server.emit(event, data, to=sid, namespace=self._namespace, ignore_queue=True)
 
+    def pause(self, seconds: float) -> Any:
+        """Wait; awaitable on an asyncio server."""
+        return self._server.sleep(seconds)
+
     def replay(self, sid: str, answer: dict[str, Any]) -> Decision[None]:
         """Send a snapshot as ordinary events."""
         for event, data in replayed(answer):

@@ -40,6 +40,20 @@ ROOM_TIMEOUT = 2.0
 TURN = 100
 
 
+def _parts(manager: RealtimeClientManager | AsyncRealtimeClientManager, emit: Emit) -> Iterator[Emit]:
+    """Yield what to emit now instead of an emit: less where it is held for a client, more where one catches up."""
+    suspensions = manager.suspensions
+    for rest in (emit,) if suspensions.is_idle else suspensions.split(emit):
+        for part in manager.newcomers.split(rest):
+            yield from manager.slow_clients.paced(part)
+
+
+def _parts_alone(manager: RealtimeClientManager | AsyncRealtimeClientManager, sid: str, emit: Emit) -> Iterator[Emit]:
+    """Yield what to emit at once to one client of what was held for it."""
+    for part in manager.newcomers.alone(sid, emit):
+        yield from manager.slow_clients.paced(part)
+
+
 class RealtimeClientManager(RealtimeKombuManager):
     """A :class:`socketio.KombuManager` for a server with clients: publishes, and emits what others publish.
 
@@ -76,23 +90,11 @@ class RealtimeClientManager(RealtimeKombuManager):
         #: Puts the events of each project in order, and recovers what was missed.
         self.catch_up = CatchUp(read, self.delivery.is_watched, self.namespace, positions=positions)
         #: Reads the channel.
-        self.reader = ChannelReader(
-            Listener(
-                url,
-                channel,
-                connection_options=self.connection_options,
-                exchange_options=self.exchange_options,
-                queue_options=self.queue_options,
-            ),
-            self.catch_up,
-            self.delivery,
-            self.host_id,
-        )
+        self.reader = ChannelReader(self._listener(), self.catch_up, self.delivery, self.host_id)
         self._backlogs = seams.ClientBacklogs(self, self.namespace)
-        #: The clients that are being given a snapshot.
+        #: What is held for clients that are being given a snapshot, and for those whose access is decided again.
         self.newcomers = Newcomers(self._backlogs.is_in_room, self.namespace)
-        #: The clients whose access is being decided again.
-        self.suspensions = Suspensions(self._backlogs.is_in_room)
+        self.suspensions = Suspensions(self._backlogs)
         #: What waits for clients that read slowly.
         self.slow_clients = SlowClients(
             self._backlogs,
@@ -112,6 +114,15 @@ class RealtimeClientManager(RealtimeKombuManager):
         self.reader.after_fork()
         if self.server is not None:
             seams.forget_initialization(self.server)
+
+    def _listener(self) -> Listener:
+        return Listener(
+            self.url,
+            self.channel,
+            connection_options=self.connection_options,
+            exchange_options=self.exchange_options,
+            queue_options=self.queue_options,
+        )
 
     # -- observers ----------------------------------------------------------------------------------------------
 
@@ -175,10 +186,6 @@ class RealtimeClientManager(RealtimeKombuManager):
         """When the last message came, of :func:`time.monotonic`; None before the first."""
         return self.reader.listener.last_heard
 
-    def members(self) -> list[tuple[str, str]]:
-        """Return which clients of this server are in the room of which project."""
-        return self._backlogs.members()
-
     def is_occupied(self, namespace: str, room: str) -> bool:
         """Return whether any client of this server is in a room."""
         return bool(self.rooms.get(namespace, {}).get(room))
@@ -199,16 +206,13 @@ class RealtimeClientManager(RealtimeKombuManager):
     def _emit(self, emit: Emit) -> None:
         if self.is_occupied(emit.namespace, emit.room):
             with self._failures.suppressing("the event %s could not be emitted to all its clients", emit.event):
-                for rest in (emit,) if self.suspensions.is_idle else self.suspensions.split(emit):
-                    for part in self.newcomers.split(rest):
-                        for paced in self.slow_clients.paced(part):
-                            self.emit_here(paced)
+                for part in _parts(self, emit):
+                    self.emit_here(part)
 
     def emit_alone(self, sid: str, emit: Emit) -> None:
         """Emit to one client of a room what was held for it."""
-        for part in self.newcomers.alone(sid, emit):
-            for paced in self.slow_clients.paced(part):
-                self.emit_here(paced)
+        for part in _parts_alone(self, sid, emit):
+            self.emit_here(part)
 
     def emit_here(self, emit: Emit) -> None:
         """Emit on this server only."""
@@ -285,10 +289,9 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
         #: Reads the channel.
         self.reader = ChannelReader(listener, self.catch_up, self.delivery, self.host_id)
         self._backlogs = seams.ClientBacklogs(self, namespace)
-        #: The clients that are being given a snapshot.
+        #: What is held for clients that are being given a snapshot, and for those whose access is decided again.
         self.newcomers = Newcomers(self._backlogs.is_in_room, namespace)
-        #: The clients whose access is being decided again.
-        self.suspensions = Suspensions(self._backlogs.is_in_room)
+        self.suspensions = Suspensions(self._backlogs)
         #: What waits for clients that read slowly.
         self.slow_clients = SlowClients(
             self._backlogs,
@@ -319,10 +322,9 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
     # -- observers ----------------------------------------------------------------------------------------------
 
     def on_order(self, callback: Callable[[dict[str, Any]], Any]) -> None:
-        """Call ``callback`` with each order to every server of the channel.
+        """Call ``callback`` with each order to every server; in the loop, or before the first client in a thread.
 
-        It is called on the event loop, and what it schedules there in turn is run before the next event is emitted;
-        until the server's first client has come, it is called in the thread that listens.
+        What it schedules in the loop is run before the next event is emitted.
         """
         self._orders.add(callback)
 
@@ -401,10 +403,6 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
         """When the last message came, of :func:`time.monotonic`; None before the first."""
         return self.reader.listener.last_heard
 
-    def members(self) -> list[tuple[str, str]]:
-        """Return which clients of this server are in the room of which project."""
-        return self._backlogs.members()
-
     def is_occupied(self, namespace: str, room: str) -> bool:
         """Return whether any client of this server is in a room."""
         return bool(self.rooms.get(namespace, {}).get(room))
@@ -448,16 +446,13 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
 
     async def _emit(self, emit: Emit) -> None:
         with self._failures.suppressing("the event %s could not be emitted to all its clients", emit.event):
-            for rest in (emit,) if self.suspensions.is_idle else self.suspensions.split(emit):
-                for part in self.newcomers.split(rest):
-                    for paced in self.slow_clients.paced(part):
-                        await self.emit_here(paced)
+            for part in _parts(self, emit):
+                await self.emit_here(part)
 
     async def emit_alone(self, sid: str, emit: Emit) -> None:
         """Emit to one client of a room what was held for it."""
-        for part in self.newcomers.alone(sid, emit):
-            for paced in self.slow_clients.paced(part):
-                await self.emit_here(paced)
+        for part in _parts_alone(self, sid, emit):
+            await self.emit_here(part)
 
     async def emit_here(self, emit: Emit) -> None:
         """Emit on this server only."""

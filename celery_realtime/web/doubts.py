@@ -15,6 +15,7 @@ from celery_realtime.web.access import Access
 from celery_realtime.web.answers import FORBIDDEN, UNAVAILABLE, Refusal
 from celery_realtime.web.decisions import Blocking, Decision, Step
 from celery_realtime.web.membership import Clients
+from celery_realtime.web.revocations import Revocations
 from celery_realtime.web.sessions import Session
 
 if TYPE_CHECKING:
@@ -56,29 +57,26 @@ class Doubts:
 
     Args:
         clients: The clients of the server.
-        access: Asks the application what a user may see.
         manager: The server's client manager, which holds.
-        catch_up: Carries out the orders that are on record and were not heard.
+        access: Asks the application what a user may see.
+        revocations: Carries out the orders that are on record and were not heard.
         begin: Runs a decision in the background; from any thread.
-        pause: ``(seconds) -> step`` that waits.
     """
 
     def __init__(
         self,
         clients: Clients,
+        manager: ClientManager,
         *,
         access: Access,
-        manager: ClientManager,
-        catch_up: Callable[[], None],
+        revocations: Revocations,
         begin: Callable[[Decision[None]], Any],
-        pause: Callable[[float], Any],
     ) -> None:
         self._clients = clients
         self._access = access
         self._manager = manager
-        self._catch_up = catch_up
+        self._revocations = revocations
         self._begin = begin
-        self._pause = pause
         self._log = RateLimitedLogger(logger)
         self._lock = threading.Lock()
         self._doubts: dict[Pair, Doubt] = {}
@@ -117,7 +115,10 @@ class Doubts:
         for session in sessions.values():
             for project_id in {topic.project_id for topic in session.topics()}:
                 yield session, project_id
-        for sid, project_id in self._manager.members():  # the application may have placed it in the room by itself
+        for (
+            sid,
+            project_id,
+        ) in self._manager.suspensions.members():  # the application may have placed it in the room by itself
             if sid in sessions:
                 yield sessions[sid], project_id
 
@@ -159,7 +160,7 @@ class Doubts:
         try:
             while not has_ended:
                 if not (yield from self._try_record()):
-                    yield functools.partial(self._pause, RETRY)
+                    yield functools.partial(self._clients.sender.pause, RETRY)
                 with self._lock:
                     has_ended = not self._is_record_due
                     self._is_reading = not has_ended
@@ -170,7 +171,7 @@ class Doubts:
     def _try_record(self) -> Decision[bool]:
         gaps, has_read = self._gaps, False
         with self._log.suppressing("cannot read which access was taken back, so events are held back meanwhile"):
-            yield Blocking(self._catch_up)
+            yield Blocking(self._revocations.read)
             has_read = True
         if has_read:
             self._gaps_read = max(self._gaps_read, gaps)
@@ -185,7 +186,7 @@ class Doubts:
                 doubt = self._next()
                 has_retired = doubt is None
                 if doubt is not None and not (yield from self._decide(doubt)):
-                    yield functools.partial(self._pause, RETRY)
+                    yield functools.partial(self._clients.sender.pause, RETRY)
         finally:
             if not has_retired:
                 with self._lock:

@@ -7,7 +7,7 @@ import inspect
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -77,27 +77,11 @@ class Sources(msgspec.Struct, frozen=True):
         read: ``(project_id, epoch, offset) -> snapshot``, where there is a history.
         jobs: Answers questions about single jobs, where something can.
         revocations: Tokens that open a project no more.
-        orders: The orders on record; None where there are none.
     """
 
     read: Read | None = None
     jobs: JobRequests | None = None
     revocations: Revocations = msgspec.field(default_factory=Revocations)
-    orders: OrdersOnRecord | None = None
-
-
-class OrdersOnRecord(Protocol):
-    """The orders that are on record, whether this server has heard them or not."""
-
-    @property
-    def position(self) -> float:
-        """Up to when all of them have been carried out here."""
-
-    def catch_up(self) -> None:
-        """Carry out those that have not been."""
-
-    def note_heard(self) -> None:
-        """Note soon that what was heard has been carried out."""
 
 
 class Client(msgspec.Struct, frozen=True):
@@ -148,15 +132,11 @@ class SocketIOEventHandlers:
         self._manager: ClientManager = manager or StockManager()
         self._clients = _clients_of(server, settings, self._manager)
         access = Access(rules.authorize or self._validate_project_access, rules.audience, sources.revocations)
-        self._on_record = sources.orders
         self._revocations = sources.revocations
-        self._admission = Admission(self._clients, self._identification(rules.authenticate), access, self._position)
+        self._admission = Admission(self._clients, self._identification(rules.authenticate), access, self._revocations)
+        may_cancel = rules.authorize_cancel or self._validate_cancel_access
         self._jobs = SingleJobs(
-            sources.jobs,
-            self._clients,
-            access=access,
-            authorize_cancel=rules.authorize_cancel or self._validate_cancel_access,
-            manager=self._manager,
+            sources.jobs, self._clients, access=access, authorize_cancel=may_cancel, manager=self._manager
         )
         read = None if sources.read is None else type(self)._share(_reviewed(sources.read, self._manager))
         self._subscriptions = Subscriptions(
@@ -167,14 +147,9 @@ class SocketIOEventHandlers:
         self._in_turn = InTurn(Turns(KINDS), owner_of, max_request=longest, lane=self._lane, start=self._start)
         self._gate.on_gone(self._in_turn.forget)
         self._doubts = Doubts(
-            self._clients,
-            access=access,
-            manager=self._manager,
-            catch_up=self._catch_up,
-            begin=self._begin,
-            pause=server.sleep,
+            self._clients, self._manager, access=access, revocations=self._revocations, begin=self._begin
         )
-        self._orders = Orders(self._clients, sources.revocations, self._doubts, self._manager.slow_clients)
+        self._orders = Orders(self._clients, self._revocations, self._doubts, self._manager.slow_clients)
         #: Ends expired tokens, silent connections and slow clients.
         self.housekeeper = Housekeeper(
             server,
@@ -188,11 +163,9 @@ class SocketIOEventHandlers:
         self._follows_up = False
 
     def _identification(self, authenticate: Authenticate | None) -> Identification:
-        if authenticate is not None:
-            return Identification(authenticate, needs_token=False, revocations=self._revocations)
-        return Identification(
-            lambda token, _environ: self._validate_token(token), needs_token=True, revocations=self._revocations
-        )
+        needs_token = authenticate is None
+        chosen = authenticate or (lambda token, _environ: self._validate_token(token))
+        return Identification(chosen, needs_token=needs_token, revocations=self._revocations)
 
     @property
     def loops(self) -> list[BackgroundLoop]:
@@ -312,35 +285,19 @@ class SocketIOEventHandlers:
 
     def _heard(self, order: dict[str, Any]) -> None:
         self.carry_out(order)
-        if self._on_record is not None:
-            self._on_record.note_heard()
+        self._revocations.note_heard()
 
     def carry_out_missed(self, orders: list[dict[str, Any]]) -> None:
-        """Carry out orders that are on record, each of which may have been before, and return when that is done.
-
-        Raises:
-            TimeoutError: It is not within a few seconds; on an asyncio server.
-        """
+        """Carry out orders that are on record, each of which may have been before, and return when that is done."""
         self._run(self._orders.accept_missed(orders))
 
     def decide_again(self, generation: int | None = None) -> Any:
-        """Have the access of all clients decided again before anything more is passed to them; from any thread.
-
-        Args:
-            generation: As that of :meth:`celery_realtime.web.doubts.Doubts.doubt_all`.
-        """
+        """Have access decided again before anything more is passed on, as ``Doubts.doubt_all``; from any thread."""
         self._doubts.doubt_all(generation)
 
     def _begin(self, decision: Decision[Any]) -> None:
         """Make a decision in the background; from any thread."""
         self.server.start_background_task(self._run, decision)
-
-    def _position(self) -> float:
-        return 0.0 if self._on_record is None else self._on_record.position
-
-    def _catch_up(self) -> None:
-        if self._on_record is not None:
-            self._on_record.catch_up()
 
     # -- events -------------------------------------------------------------------------------------------------
 

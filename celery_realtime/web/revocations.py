@@ -33,8 +33,15 @@ class Record(Protocol):
     def time(self) -> float | None:
         """The time by its clock, in seconds since the epoch; None as long as that is not known."""
 
+    @property
+    def position(self) -> float:
+        """Up to when all that is on it has been carried out here."""
+
     def catch_up(self) -> None:
         """Note, and carry out, what has come since it was read last."""
+
+    def note_heard(self) -> None:
+        """Note on it soon that what was heard has been carried out."""
 
 
 class Revocations:
@@ -96,6 +103,16 @@ class Revocations:
         if self._record is None or not self._record.is_there or not _opens(user, project_id):
             return False
         return not (is_read_later and self._record.has_been_read)
+
+    @property
+    def position(self) -> float:
+        """Up to when all that is on record has been carried out here, by its clock."""
+        return 0.0 if self._record is None else self._record.position
+
+    def note_heard(self) -> None:
+        """Note on the record soon that what was heard has been carried out."""
+        if self._record is not None:
+            self._record.note_heard()
 
     def read(self) -> None:
         """Read what has come on record.

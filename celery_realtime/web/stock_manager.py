@@ -62,6 +62,9 @@ class Newcomers(Protocol):
 class Suspensions(Protocol):
     """Holds what is emitted for clients whose access has to be decided again."""
 
+    def members(self) -> list[tuple[str, str]]:
+        """Return which clients of this server are in the room of which project."""
+
     def begin(self, sid: str, project_id: str) -> None:
         """Hold from now on what is emitted of a project for a client."""
 
@@ -133,9 +136,6 @@ class ClientManager(Protocol):
     def emit_alone(self, sid: str, emit: Emit) -> Any:
         """Emit to one client of a room what was held for it."""
 
-    def members(self) -> list[tuple[str, str]]:
-        """Return which clients of this server are in the room of which project."""
-
     def on_order(self, observer: Callable[[dict[str, Any]], Any]) -> None:
         """Call ``observer`` with each order to all web servers of the channel."""
 
@@ -195,10 +195,6 @@ class StockManager:
     def emit_alone(self, sid: str, emit: Emit) -> None:
         """Emit nothing: nothing is ever held."""
 
-    def members(self) -> list[tuple[str, str]]:
-        """Know nothing of rooms."""
-        return []
-
     def on_gap(self, observer: Callable[[int], Any]) -> None:
         """Never call it: a stock manager does not say when it has missed something."""
 
@@ -249,6 +245,9 @@ class _NoNewcomers:
 
 
 class _NoSuspensions:
+    def members(self) -> list[tuple[str, str]]:
+        return []
+
     def begin(self, sid: str, project_id: str) -> None: ...
 
     def release(self, sid: str, project_id: str, may: Callable[[], bool]) -> Iterable[Emit]:  # noqa: ARG002

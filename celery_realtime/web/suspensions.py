@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import msgspec
 
@@ -39,6 +40,16 @@ class _Held:
         self.first += 1
 
 
+class Rooms(Protocol):
+    """Who is in which room of this server."""
+
+    def is_in_room(self, sid: str, namespace: str, room: str) -> bool:
+        """Return whether a client is in a room."""
+
+    def members(self) -> list[tuple[str, str]]:
+        """Return which clients are in the room of which project, by session id and project id."""
+
+
 class Suspensions:
     """Holds the events of projects for clients that may have lost access to them, until that has been decided.
 
@@ -46,11 +57,11 @@ class Suspensions:
     clients of ours read the history.
 
     Args:
-        is_in_room: ``(sid, namespace, room) -> bool``.
+        rooms: Who is in which room of this server.
     """
 
-    def __init__(self, is_in_room: Callable[[str, str, str], bool]) -> None:
-        self._is_in_room = is_in_room
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
         self._lock = threading.Lock()
         self._projects: dict[str, _Held] = {}
 
@@ -64,6 +75,10 @@ class Suspensions:
         """How many emits are held."""
         with self._lock:
             return sum(len(held.emits) for held in self._projects.values())
+
+    def members(self) -> list[tuple[str, str]]:
+        """Return which clients of this server are in the room of which project."""
+        return self._rooms.members()
 
     def begin(self, sid: str, project_id: str) -> None:
         """Hold from now on what is emitted of a project for a client."""
@@ -100,7 +115,7 @@ class Suspensions:
         """
         while (emit := self._next(sid, project_id, may)) is not None:
             skipped = emit.skip_sid if isinstance(emit.skip_sid, list) else [emit.skip_sid]
-            if sid not in skipped and self._is_in_room(sid, emit.namespace, emit.room):
+            if sid not in skipped and self._rooms.is_in_room(sid, emit.namespace, emit.room):
                 yield emit
 
     def _next(self, sid: str, project_id: str, may: Callable[[], bool]) -> Emit | None:

@@ -26,7 +26,7 @@ class Stage:
     """Suspensions, and who is in the room of the project."""
 
     def __init__(self) -> None:
-        self.members = {"ada", "bob"}
+        self.present = {"ada", "bob"}
         self.suspensions = Suspensions(
             lambda sid, _namespace, room: room == sid or (room == ROOM and sid in self.members)
         )
@@ -84,7 +84,7 @@ def test_whom_an_emit_was_not_for_and_who_has_left_the_room_gets_nothing_of_it(s
     assert stage.skipped(emitted(1, skip_sid="bob")) == [{"ada", "bob"}]
     stage.skipped(emitted(2, skip_sid=["bob"]), emitted(3))
     assert stage.released("bob") == [3]
-    stage.members.clear()
+    stage.present.clear()
     assert stage.released("ada") == []
 
 
