@@ -27,9 +27,14 @@ class Stage:
 
     def __init__(self) -> None:
         self.present = {"ada", "bob"}
-        self.suspensions = Suspensions(
-            lambda sid, _namespace, room: room == sid or (room == ROOM and sid in self.members)
-        )
+        self.suspensions = Suspensions(self)
+
+    def is_in_room(self, sid: str, namespace: str, room: str) -> bool:
+        assert namespace == "/"
+        return room == sid or (room == ROOM and sid in self.present)
+
+    def members(self) -> list[tuple[str, str]]:
+        return [(sid, "alpha") for sid in self.present]
 
     def skipped(self, *emits: Emit) -> list[set[str]]:
         """Emit, and return whom each emit is not for."""
