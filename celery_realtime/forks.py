@@ -8,10 +8,12 @@ child forked during another thread's TLS handshake can wait for ever in its own 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
 #: Most seconds that a fork waits. A thread that talks for longer waits for the other side, and then holds no such lock.
 LONGEST_WAIT = 1.0
@@ -84,6 +86,41 @@ def after_fork(method: Callable[[], None]) -> None:
 
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=call)
+
+
+def before_fork(method: Callable[[], None]) -> None:
+    """Call a method before each fork, for as long as its object lives."""
+    reference = weakref.WeakMethod(method)
+
+    def call() -> None:
+        alive = reference()
+        if alive is not None:
+            alive()
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=call)
+
+
+def is_spawned_by_multiprocessing() -> bool:
+    """Tell whether this is a process of multiprocessing that inherits nothing from the process that wanted it."""
+    multiprocessing = sys.modules.get("multiprocessing")
+    if multiprocessing is None or multiprocessing.parent_process() is None:
+        return False
+    # Of a context's own class of processes; None in the default context. Seen in Python 3.14.
+    method = getattr(multiprocessing.current_process(), "_start_method", None)
+    return (method or multiprocessing.get_start_method()) != "fork"
+
+
+def at_end_of_child(function: Callable[..., None], *args: Any) -> None:
+    """Call a function when this process ends, if it is one of multiprocessing or of billiard: no ``atexit`` runs there.
+
+    ``util.Finalize`` of both, which is public by name only; seen in Python 3.14 and billiard 4.3. Children of Celery's
+    prefork pool run neither, and send a signal instead. Without it, what a child has said last is lost.
+    """
+    for name in ("multiprocessing", "billiard"):
+        util, process = sys.modules.get(f"{name}.util"), sys.modules.get(f"{name}.process")
+        if util is not None and process is not None and process.current_process().name != "MainProcess":
+            util.Finalize(None, function, args=args, exitpriority=10)
 
 
 #: That of this process.

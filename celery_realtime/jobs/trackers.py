@@ -17,11 +17,12 @@ from celery_realtime import events
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.events import Job
 from celery_realtime.exceptions import JobCancelled
-from celery_realtime.forks import after_fork
+from celery_realtime.forks import after_fork, before_fork, is_spawned_by_multiprocessing
 from celery_realtime.jobs.cancelling import Cancellations
 from celery_realtime.jobs.job_reader import JobReader, notes_of
 from celery_realtime.jobs.progress import Number, Progress, Throttle, check_number, check_progress, progress_update
 from celery_realtime.jobs.progress_mirror import ProgressMirror
+from celery_realtime.jobs.shared_sum import SharedSum
 from celery_realtime.jobs.yielding import Yielding
 from celery_realtime.lazy import Lazy
 from celery_realtime.logs import RateLimitedLogger
@@ -36,6 +37,9 @@ MIRROR_INTERVAL = 1.0
 
 #: Jobs whose trackers a process remembers.
 REMEMBERED = 10000
+
+#: Jobs that count together with processes that they have forked, each by an open file.
+MOST_SHARED = 100
 
 Publish = Callable[[Job, Progress, float], None]
 
@@ -63,6 +67,8 @@ class ProgressTracker:
         self._events = Throttle(interval)
         self._stores = Throttle(max(interval, MIRROR_INTERVAL))
         self._reached: Number = 0
+        #: Once this process forks: how far all processes of the job together are.
+        self._shared: SharedSum | None = None
         self._ended = False
         self._lock = threading.RLock()
         self._pid = os.getpid()
@@ -87,7 +93,23 @@ class ProgressTracker:
     @property
     def progress(self) -> Number:
         """How far the job is, in percent."""
-        return self._reached
+        return self._reached if self._shared is None else self._shared.value
+
+    def share(self) -> None:
+        """Count together with the processes that are forked from now on.
+
+        Raises:
+            OSError: The system has no file for it.
+        """
+        with self._locked():
+            if self._shared is None and not self._ended:
+                self._shared = SharedSum(self._reached)
+
+    def catch_up(self) -> None:
+        """Report what other processes have reported of the job: they may have been killed before it had left."""
+        with self._locked():
+            if self._shared is not None and self._shared.value > self._reached:
+                self.report(Progress(self._shared.value))
 
     def update(
         self,
@@ -108,7 +130,11 @@ class ProgressTracker:
         """Report that the job has come ``amount`` percent further, to 100 at most."""
         step = check_progress(amount, message)
         with self._locked():
-            self.report(Progress(min(100, self._reached + step.progress), step.message))
+            if self._shared is None:
+                reached = min(100, self._reached + step.progress)
+            else:
+                reached = self._shared.add(step.progress, 100)
+            self.report(Progress(reached, step.message))
 
     def mark_complete(self, message: str | None = None) -> None:
         """Report 100 percent, at once. The job's end itself is reported by Celery."""
@@ -136,6 +162,8 @@ class ProgressTracker:
         with self._locked():
             if self._ended:
                 return
+            if self._shared is not None:
+                self._reached = self._shared.raise_to(progress.progress)
             if progress.progress < self._reached:
                 progress = msgspec.structs.replace(progress, progress=self._reached)
             self._reached = progress.progress
@@ -183,6 +211,13 @@ class Trackers:
             self._trackers[job.project_id, job.job_id] = tracker
             self._projects[job.job_id] = (self._projects.get(job.job_id) or frozenset()) | {job.project_id}
 
+    def share(self) -> None:
+        """Have those of jobs that run in this process count together with the processes that it forks from now on."""
+        trackers = [self._trackers.get(name) for name in self._trackers.names()]
+        here = [tracker for tracker in trackers if tracker is not None and tracker.job.execution is not None]
+        for tracker in here[-MOST_SHARED:]:
+            tracker.share()
+
     def pop(self, job: Job) -> ProgressTracker | None:
         """Forget the tracker of a job, and return it if there was one."""
         with self._lock:
@@ -218,6 +253,7 @@ class RunningJobs:
         self.cancellations = Cancellations(lambda: manager.history)
         self._mirror = Lazy(lambda: ProgressMirror(queue_size=settings().queue_size))
         self._yielding = Yielding(manager)
+        before_fork(self._share)
 
     @property
     def mirror(self) -> ProgressMirror:
@@ -254,6 +290,14 @@ class RunningJobs:
             task = self._reader.elsewhere(task)
             job = self._reader.running(task)
         return task, job
+
+    def _share(self) -> None:
+        """Have the jobs of this process, first of all that which forks, count together with what is forked."""
+        task = self._app.current_task
+        if task is not None and task.app is self._app:
+            self.tracker_of(task)
+        with self._log.suppressing("cannot share a job's progress with a process that is forked; it counts by itself"):
+            self._trackers.share()
 
     def tracker_by_id(self, job_id: str) -> ProgressTracker:
         """Return the tracker of a job, for code that has its id and not its task.
@@ -308,6 +352,7 @@ class RunningJobs:
             mirror.end(job)
         self.cancellations.forget(events.name_of(job))
         if tracker is not None:
+            tracker.catch_up()
             tracker.end()
             self._trackers.pop(job)
 
@@ -318,6 +363,12 @@ class RunningJobs:
             job = msgspec.structs.replace(job, project_id=self._manager.project_of(job.job_id))
         if job.project_id is None:
             self._manager.count_without_project(job)
+            if is_spawned_by_multiprocessing():
+                self._log.warning(
+                    "this process was not forked and knows no project of job %s, so its progress is not shown: return "
+                    "to the task what is done and report there, or fork",
+                    job.job_id,
+                )
         else:
             self._manager.put(events.outgoing_progress(progress_update(job, report), job.stall_after, job=job), due)
             self._yielding.after_report(job)

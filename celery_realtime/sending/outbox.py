@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Generic
 
 from celery_realtime.backoff import Backoff
-from celery_realtime.forks import after_fork
+from celery_realtime.forks import after_fork, at_end_of_child
 from celery_realtime.loops import BackgroundLoop
 from celery_realtime.sending.backlog import STUCK, Backlog
 from celery_realtime.sending.changes import Changes
@@ -158,6 +158,7 @@ class Outbox(Generic[T]):
         if not self._flushes_at_exit:
             self._flushes_at_exit = True
             atexit.register(_flush_if_alive, weakref.ref(self), os.getpid())
+            at_end_of_child(_flush_if_alive, weakref.ref(self), os.getpid())
         self._sender.wake(is_news)
 
     # -- looking ------------------------------------------------------------------------------------------------

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import ssl
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -458,3 +460,37 @@ def chatter_in_threads(self: Any, threads: int = 32, lines: int = 50) -> None:
         one.start()
     for one in speakers:
         one.join()
+
+
+def _add_up(job_id: str, times: int, *, is_killed: bool = False) -> None:
+    for _ in range(times):
+        get_progress_tracker(job_id).increment_progress(1)
+    if is_killed:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@celery.task(bind=True)
+def add_up_in_processes(self: Any, how: str, method: str = "fork") -> None:
+    """Have four processes come 20 percent further each, and end at once."""
+    context, job_id = multiprocessing.get_context(method), self.request.id
+    if how == "executor":
+        with ProcessPoolExecutor(4, mp_context=context) as pool:
+            list(pool.map(_add_up, [job_id] * 4, [20] * 4))
+    elif how == "pool":  # which it ends by SIGTERM
+        with context.Pool(4) as processes:
+            processes.starmap(_add_up, [(job_id, 20)] * 4)
+    else:
+        options = {"is_killed": how == "killed"}
+        children = [context.Process(target=_add_up, args=(job_id, 20), kwargs=options) for _ in range(4)]
+        for child in children:
+            child.start()
+        for child in children:
+            child.join()
+
+
+@celery.task(bind=True)
+def speak_in_process(self: Any) -> None:
+    """Have a process say something, and end at once."""
+    child = multiprocessing.get_context("fork").Process(target=self.emit, args=("line", {"number": 1}))
+    child.start()
+    child.join()
