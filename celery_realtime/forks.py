@@ -108,7 +108,7 @@ def is_spawned_by_multiprocessing() -> bool:
         return False
     # Of a context's own class of processes; None in the default context. Seen in Python 3.14.
     method = getattr(multiprocessing.current_process(), "_start_method", None)
-    return (method or multiprocessing.get_start_method()) != "fork"
+    return bool((method or multiprocessing.get_start_method()) != "fork")
 
 
 def at_end_of_child(function: Callable[..., None], *args: Any) -> None:

@@ -15,8 +15,8 @@ _NUMBER = struct.Struct("<d")
 class SharedSum:
     """A number in a file without a name, which forks inherit.
 
-    Whoever changes it holds a lock on the file, which the system gives back if a process is killed meanwhile. The caller
-    keeps threads of one process apart.
+    Whoever changes it holds a lock on the file, which the system gives back if a process is killed meanwhile. The
+    caller keeps threads of one process apart.
 
     Args:
         value: What it is at first.

@@ -1,4 +1,4 @@
-"""Processes of multiprocessing inside a task, in a worker whose pool allows them: sums are right, and nothing is lost."""
+"""Processes of multiprocessing inside a task, where the pool allows them: sums are right, and nothing is lost."""
 
 from __future__ import annotations
 
