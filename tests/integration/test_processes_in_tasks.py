@@ -17,7 +17,7 @@ def stage(shared_stage: Callable[..., Stage]) -> Stage:
     return shared_stage("redis", pool="solo")
 
 
-@pytest.mark.parametrize("how", ["processes", "executor", "pool", "killed"])
+@pytest.mark.parametrize("how", ["processes", "executor", "killed"])
 def test_forked_processes_add_up(stage: Stage, how: str) -> None:
     project = new_project()
     with stage.watch(project) as client:
