@@ -178,7 +178,7 @@ class World:
         self.manager.on_order(self._note_settled)
         self.realtime.init_socketio(self.server, audience=lambda user, _: PEOPLE[user].audience)
         #: Jobs whose progress may not have been sent yet.
-        self._in_progress: set[str] = set()
+        self._in_progress: set[tuple[str, str]] = set()
         self._is_settled = True
         self._orders = 0
         self._until = -1
@@ -195,19 +195,19 @@ class World:
         if not self.happens(deed):
             return
         if deed.kind == "progress":
-            self._send_progress_before(job.job_id)
+            self._send_progress_before((str(job.project_id), job.job_id))
         if deed.with_result and deed.kind in ("SUCCESS", "FAILURE"):
             result = ValueError(content) if deed.kind == "FAILURE" else content
             self.realtime.app.backend.store_result(job.job_id, result, deed.kind)
         self.realtime.manager.put(outgoing)
         self._is_settled = False
 
-    def _send_progress_before(self, job_id: str) -> None:
+    def _send_progress_before(self, job: tuple[str, str]) -> None:
         """Send the last progress of a job: whether newer progress replaces it depends on the machine."""
-        if job_id in self._in_progress:
+        if job in self._in_progress:
             assert self.realtime.flush(30)
             self._in_progress.clear()
-        self._in_progress.add(job_id)
+        self._in_progress.add(job)
 
     def begin_to_settle(self) -> None:
         """Send an order that comes after all else."""
