@@ -227,6 +227,7 @@ class World:
 
     def stop(self) -> None:
         self.realtime.keeper.stop()
+        self.realtime.access.stop()
         self.manager.stop_listening()
         self.realtime.manager.publisher.order({"action": "wake up"})
         self.manager.thread.join(10)
