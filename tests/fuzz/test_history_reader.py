@@ -340,16 +340,20 @@ def test_junk_among_leases_and_revocations_hides_none_of_the_others(
     for name, members in (("alive", [b"w"]), ("expiring", []), ("stalling", [])):
         marks = members or [b"good", *(b"-" + field for field, _ in junk)]
         stranger.zadd(keys[name], dict.fromkeys(marks, 0))
+    [servers] = history.keys.leases("servers")
     for field, told in junk:
-        stranger.hset(keys["revoked"], field, told)
-    history.marks.revoke("ada", "secret", 5.0)
+        stranger.zadd(keys["revoked"], {field: time.time(), told: time.time()})
+        stranger.hset(servers, b"-" + field, told)
+    at = history.access.revoke("ada", "secret")
+    history.access.confirm("good", at)
 
     found = history.leases.reap(lease=0.0, pause=1.0, expiry_grace=0.0)
 
     assert "held" in [job.job_id for job in found.lost["w"]]
     assert "held" in [job.job_id for job in found.expired]
     assert "one" in [stalled.job.job_id for stalled in found.stalled]
-    assert history.marks.revocations()["ada", "secret"] == 5.0
+    assert ("ada", "secret", at) in [(one.user, one.project, one.at) for one in history.access.look(None).taken]
+    assert history.access.servers()["good"].up_to == at
     for field, told in junk:
         stranger.hset(history.keys.places(int(time.time() // 60.0))[0], field, told)
     assert all(isinstance(history.project_of(field.decode(errors="replace")), (str, type(None))) for field, _ in junk)
