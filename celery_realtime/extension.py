@@ -49,78 +49,22 @@ if TYPE_CHECKING:
 LOST_LOOKUP_TIMEOUT = 5.0
 
 
-class Realtime:
-    """Live progress for the jobs of a Celery app.
-
-    Opens no connection and starts no thread; both wait for the first event.
+class _Parts:
+    """What a Realtime consists of, each part made when it is needed first.
 
     Args:
-        app: The Celery app; or leave it out and call :meth:`init_app` later.
-        **settings: See :class:`celery_realtime.settings.Settings`; each beats ``realtime_<name>`` in ``app.conf``.
-
-    Raises:
-        ImproperlyConfigured: A setting is unknown or has a bad value.
+        settings: Those given to the constructor.
     """
 
-    def __init__(self, app: Celery | None = None, **settings: Any) -> None:
+    def __init__(self, settings: dict[str, Any]) -> None:
         self._configuration = Configuration(settings)
         self._settings = Lazy(lambda: self._configuration.read(self.app))
-        self._manager = SocketIOManager(lambda: self.settings, lambda: self.client_manager(write_only=True))
+        self._manager = SocketIOManager(lambda: self.settings, lambda: self._web.client_manager(write_only=True))
         self._keeper = Lazy(lambda: _new_keeper(self, self._attached.results))
         self._web = _WebSide(self)
         #: What takes access back, and carries out here what other processes have taken back.
         self.access = self._web.access
         self._celery: _CelerySide | None = None
-        if app is not None:
-            self.init_app(app)
-
-    def init_app(self, app: Celery) -> None:
-        """Attach to a Celery app, as ``app.realtime``.
-
-        Raises:
-            ImproperlyConfigured: A setting is unknown or has a bad value, or either side is attached already.
-        """
-        app = unproxied(app)
-        if self._celery is not None or getattr(app, "realtime", None) is not None:
-            raise ImproperlyConfigured(f"the Celery app {app.main!r} or this Realtime is attached already")
-        self._configuration.check(app)
-        self._celery = _CelerySide(app, self)
-        app.realtime = self
-        _instances.add(self)
-        self._celery.connect()
-
-    def join_worker(self, app: Celery, incarnation: str, spool: Spool | None) -> None:
-        """Go on with a copy of the Celery app, as a child of a worker's pool that was not forked.
-
-        Called by the pool's child itself (:mod:`celery_realtime.jobs.spawning`).
-
-        Args:
-            app: The copy, whose tasks this process runs.
-            incarnation: The id of the worker's incarnation.
-            spool: Where its main process looks for what this process has not sent.
-        """
-        self._celery = _CelerySide(app, self, self._attached)
-        self._celery.incarnation.join(incarnation)
-        app.realtime = self
-        self._settings.forget()
-        self._manager.start_over()
-        self._manager.spools.take(spool)
-        self._celery.connect()
-        self._manager.preload()
-
-    def start_over(self, **settings: Any) -> None:
-        """Forget the settings, and what was made with them; the next use reads and checks them again.
-
-        For tests, and for programs that change their broker while they run. Flush first.
-
-        Args:
-            **settings: In place of those that the constructor was given, where they name the same.
-        """
-        self._configuration.replace(settings)
-        self._settings.forget()
-        self._manager.start_over()
-
-    # -- parts --------------------------------------------------------------------------------------------------
 
     @property
     def app(self) -> Celery:
@@ -166,6 +110,71 @@ class Realtime:
     def keeper(self) -> Keeper:
         """What renews leases, and finds jobs whose workers have died."""
         return self._keeper.get()
+
+    def join_worker(self, app: Celery, incarnation: str, spool: Spool | None) -> None:
+        """Go on with a copy of the Celery app, as a child of a worker's pool that was not forked.
+
+        Called by the pool's child itself (:mod:`celery_realtime.jobs.spawning`).
+
+        Args:
+            app: The copy, whose tasks this process runs.
+            incarnation: The id of the worker's incarnation.
+            spool: Where its main process looks for what this process has not sent.
+        """
+        self._celery = _CelerySide(app, self, self._attached)
+        self._celery.incarnation.join(incarnation)
+        app.realtime = self
+        self._settings.forget()
+        self._manager.start_over()
+        self._manager.spools.take(spool)
+        self._celery.connect()
+        self._manager.preload()
+
+
+class Realtime(_Parts):
+    """Live progress for the jobs of a Celery app.
+
+    Opens no connection and starts no thread; both wait for the first event.
+
+    Args:
+        app: The Celery app; or leave it out and call :meth:`init_app` later.
+        **settings: See :class:`celery_realtime.settings.Settings`; each beats ``realtime_<name>`` in ``app.conf``.
+
+    Raises:
+        ImproperlyConfigured: A setting is unknown or has a bad value.
+    """
+
+    def __init__(self, app: Celery | None = None, **settings: Any) -> None:
+        super().__init__(settings)
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Celery) -> None:
+        """Attach to a Celery app, as ``app.realtime``.
+
+        Raises:
+            ImproperlyConfigured: A setting is unknown or has a bad value, or either side is attached already.
+        """
+        app = unproxied(app)
+        if self._celery is not None or getattr(app, "realtime", None) is not None:
+            raise ImproperlyConfigured(f"the Celery app {app.main!r} or this Realtime is attached already")
+        self._configuration.check(app)
+        self._celery = _CelerySide(app, self)
+        app.realtime = self
+        _instances.add(self)
+        self._celery.connect()
+
+    def start_over(self, **settings: Any) -> None:
+        """Forget the settings, and what was made with them; the next use reads and checks them again.
+
+        For tests, and for programs that change their broker while they run. Flush first.
+
+        Args:
+            **settings: In place of those that the constructor was given, where they name the same.
+        """
+        self._configuration.replace(settings)
+        self._settings.forget()
+        self._manager.start_over()
 
     # -- jobs ---------------------------------------------------------------------------------------------------
 
@@ -334,7 +343,7 @@ class _CelerySide:
         original: What belongs to the app that this one is a copy of, if it is.
     """
 
-    def __init__(self, app: Celery, realtime: Realtime, original: _CelerySide | None = None) -> None:
+    def __init__(self, app: Celery, realtime: _Parts, original: _CelerySide | None = None) -> None:
         def settings() -> Settings:
             return realtime.settings
 
@@ -383,7 +392,7 @@ class _CelerySide:
         self._recipe.install()
 
 
-def _new_keeper(realtime: Realtime, results: StoredResults) -> Keeper:
+def _new_keeper(realtime: _Parts, results: StoredResults) -> Keeper:
     from celery_realtime.sending.keeper import Keeper
 
     settings = realtime.settings
@@ -402,7 +411,7 @@ class _WebSide:
         realtime: The Realtime.
     """
 
-    def __init__(self, realtime: Realtime) -> None:
+    def __init__(self, realtime: _Parts) -> None:
         self._realtime = realtime
         self.access = AccessOrders(realtime.manager)
         #: What serves clients in this process: handlers and client managers.

@@ -251,8 +251,7 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
         max_backlog: Packets that may wait for a client before it is disconnected.
         max_backlog_bytes: Bytes that may wait for a client before it is disconnected.
         audience_filter: As that of :class:`RealtimeClientManager`; called in the thread that listens.
-        read: As that of :class:`RealtimeClientManager`; called in a thread.
-        positions: As that of :class:`RealtimeClientManager`; called in a thread.
+        read, positions: As those of :class:`RealtimeClientManager`; called in threads.
         namespace: Socket.IO namespace of the events.
         **options: ``logger``, ``stock`` and ``connection_options``, as those of :class:`RealtimeClientManager`.
     """

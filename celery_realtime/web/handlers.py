@@ -152,12 +152,7 @@ class SocketIOEventHandlers:
         self._orders = Orders(self._clients, self._revocations, self._doubts, self._manager.slow_clients)
         #: Ends expired tokens, silent connections and slow clients.
         self.housekeeper = Housekeeper(
-            server,
-            type(self)._run,
-            clients=self._clients,
-            manager=self._manager,
-            doubts=self._doubts,
-            gate=self._gate,
+            server, type(self)._run, clients=self._clients, manager=self._manager, doubts=self._doubts, gate=self._gate
         )
         self._first_client: Callable[[], None] | None = None
         self._follows_up = False
@@ -221,13 +216,7 @@ class SocketIOEventHandlers:
         if not _is_event(data) or (is_ours and data[0] in ("connect", "disconnect")):
             logger.debug("ignored a packet that is no event of a client's")
             return None
-        if is_ours and data[0] in ("subscribe_project", "subscribe_job"):
-            marks = [NO_ACKNOWLEDGEMENT] if id is None else []
-            after = [AfterAnswer(), *self._in_turn.marks(data[0])] if self._follows_up else []
-            return [*[*data, None][:2], *marks, *after]
-        if is_ours and self._follows_up and data[0] in KIND_OF:
-            return [*[*data, None][:2], *self._in_turn.marks(data[0])]
-        return list(data)
+        return _marked(data, id, self._in_turn if self._follows_up else None) if is_ours else list(data)
 
     def _follow_up(self, data: list[Any]) -> Any:
         """Do what comes after an answer; the client has it, or it is in the client's queue."""
@@ -254,24 +243,12 @@ class SocketIOEventHandlers:
         ours: Callable[..., Any] = getattr(self, f"on_{event}")
         if theirs is None:
             return ours
+        forget = self._clients.sessions.close
 
         def both(sid: str, *args: Any) -> Any:
-            return self._run(self._both(ours, theirs, sid, args))
+            return self._run(_both(ours, theirs, sid, args, forget))
 
         return both
-
-    def _both(
-        self, ours: Callable[..., Any], theirs: Callable[..., Any], sid: str, args: tuple[Any, ...]
-    ) -> Decision[Any]:
-        """Forget a client that the application's own handler refuses, and pass on what it returned."""
-        yield functools.partial(ours, sid, *args)
-        outcome: Any = False
-        try:
-            outcome = yield functools.partial(_call_with_fitting, theirs, (sid, *args))
-        finally:
-            if outcome is False:
-                self._clients.sessions.close(sid)
-        return outcome
 
     def on_first_client(self, hook: Callable[[], None]) -> None:
         """Call ``hook`` when the first client comes: a server that forks has done so by then."""
@@ -405,6 +382,35 @@ def _end_answer(in_turn: InTurn, after: AfterAnswer | None, turn: Turn | None) -
 def _too_many() -> Decision[dict[str, Any]]:
     raise SubscribeError("too many requests of this kind wait; wait for answers", "too_many_requests")
     yield
+
+
+def _marked(data: list[Any], id: int | None, in_turn: InTurn | None) -> list[Any]:
+    """Return a client's event with what its handler has to know; ``in_turn`` is None where requests do not wait."""
+    is_subscription = data[0] in ("subscribe_project", "subscribe_job")
+    marks: list[Any] = [NO_ACKNOWLEDGEMENT] if is_subscription and id is None else []
+    if in_turn is not None and data[0] in KIND_OF:
+        marks += [*([AfterAnswer()] if is_subscription else []), *in_turn.marks(data[0])]
+    elif not is_subscription:
+        return list(data)
+    return [*[*data, None][:2], *marks]
+
+
+def _both(
+    ours: Callable[..., Any],
+    theirs: Callable[..., Any],
+    sid: str,
+    args: tuple[Any, ...],
+    forget: Callable[[str], object],
+) -> Decision[Any]:
+    """Forget a client that the application's own handler refuses, and pass on what that returned."""
+    yield functools.partial(ours, sid, *args)
+    outcome: Any = False
+    try:
+        outcome = yield functools.partial(_call_with_fitting, theirs, (sid, *args))
+    finally:
+        if outcome is False:
+            forget(sid)
+    return outcome
 
 
 def _is_event(data: Any) -> bool:
