@@ -267,8 +267,7 @@ class Lives(RuleBasedStateMachine):
             fate = self.site.fates.get(key)
             if fate is not None and known.run == run and key not in self.heard.ends:
                 # That a job is handed on is said by no event, so it takes back no loss; the start that follows does.
-                # Why a job that was given back may stay lost, too, where a lease has lapsed, is not understood yet.
-                is_lost_before = fate[1] in ("0", "1") and key in self.site.reaped
+                is_lost_before = fate[1] == "1" and key in self.site.reaped
                 assert known.rank in (fate[1], "E", "L" if is_lost_before else "E"), (known, fate)
         # One that has been handed on is waited for, as a queued one is.
         alive = [worker.incarnation for worker in self.site.workers]

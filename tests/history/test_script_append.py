@@ -554,6 +554,20 @@ def test_a_job_whose_message_went_back_had_not_ended_as_a_reaper_thought(append:
     assert append(event("1", "r", incarnation="i1", execution="e1", age=500))[1] == [0]
 
 
+def test_a_message_that_went_back_once_more_is_not_lost_by_the_second_worker_whose_start_nobody_heard(
+    append: Append,
+) -> None:
+    append(event("0", "q"), event("1", "r", incarnation="i1", execution="e1", age=9000))
+    assert append(event("B", "back", incarnation="i1", age=8000))[1] != [0]
+    assert append(event("B", "back", incarnation="i2", age=100))[1] == [0]
+    assert append(event("S", "lost", incarnation="i2", age=4000), event("L", "lost", incarnation="i2"))[1] == [0, 0]
+    assert append(event("S", "lost", incarnation="i1", age=9000))[1] == [0]
+    assert append(event("1", "late", incarnation="i2", execution="e2", age=4000))[1] == [0]
+    assert append(event("B", "back", incarnation="i1", age=8000))[1] == [0]
+    assert append.entry()[1] == "B"
+    assert append(event("1", "again", incarnation="i3", execution="e3"))[1] != [0]
+
+
 # -- jobs that go on in another message ----------------------------------------------------------------------------
 
 FIRST = {"incarnation": "i1", "execution": "e1"}
@@ -616,7 +630,7 @@ def test_a_job_that_has_been_handed_on_twice_is_lost_by_none_of_those_who_had_it
     append(event("H", "", age=8000, **FIRST), event("1", "r2", age=6000, **SECOND), event("H", "", age=4000, **SECOND))
     lost = [event("S", f"lost {age}", incarnation=name, age=age) for name, age in (("i1", 9000), ("i2", 6000))]
     assert append(*lost, *lost)[1] == [0] * 4
-    assert append.entry()[-2] == "r"
+    assert append.entry()[-2] == "r2 "
     assert append(event("S", "begun once more, and not heard of", incarnation="i1", age=2000))[1] == [2]
 
 

@@ -414,7 +414,8 @@ end
 
 -- Tell whether the message has gone back of a start that is not on record: it may still be reported.
 local function is_given_back_unseen(event, state)
-  return event.rank == GIVEN_BACK and state and event.attempt == state.attempt and state.rank == QUEUED
+  local is_same_attempt = event.rank == GIVEN_BACK and state and event.attempt == state.attempt
+  return is_same_attempt and (state.rank == QUEUED or state.rank == GIVEN_BACK and event.started > state.started)
 end
 
 -- Tell whether it is of an earlier start that an incarnation has had a job: the job was handed on since, or the message
@@ -534,6 +535,7 @@ local function append_status(event)
     return 0
   end
   if is_given_back_unseen(event, state) then
+    state.former, state.execution = former_before(event.incarnation, state), '-'
     state.rank, state.incarnation, state.started = GIVEN_BACK, event.incarnation, event.started
     write_job(event.job, state)
     return 0
