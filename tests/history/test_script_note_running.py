@@ -21,6 +21,6 @@ def test_an_incarnation_without_a_lease_is_noted_once_until_it_has_one(redis_url
     first = note.redis.zscore(NOTED, "i")
     note(LEASE, "i", 60, "0::two", "TWO")
     assert note.redis.zscore(NOTED, "i") == first
-    assert Caller("hold", redis_url)(LEASE, "i", 60) == 0
+    assert Caller("hold", redis_url)([*LEASE, *KEYS.leases("lapsed")], "i", 60) == 0
     note(LEASE, "i", 60, "0::three", "THREE")
     assert note.redis.zscore(NOTED, "i") is None
