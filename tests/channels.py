@@ -12,6 +12,7 @@ import socketio
 
 from celery_realtime.channel.kombu_manager import RealtimeKombuManager
 from celery_realtime.events import Outgoing
+from celery_realtime.web.channel_reader import Gap
 from celery_realtime.web.client_manager import AsyncRealtimeClientManager, RealtimeClientManager
 from celery_realtime.web.delivery import Emit
 from tests.waiting import wait_for
@@ -66,6 +67,8 @@ class ChannelRecorder:
     def _run(self) -> None:
         for items in self.manager.reader.read():
             for item in items:
+                if isinstance(item, Gap):
+                    continue
                 if not isinstance(item, Emit):
                     self.messages.append(item)
                 elif item.event == PROBE.event:

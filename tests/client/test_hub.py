@@ -301,6 +301,7 @@ class Closing:
     def __init__(self) -> None:
         self.closes = threading.Event()
         self.connections = 0
+        self._sockets: list[socket.socket] = []
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
         threading.Thread(target=self._serve, daemon=True).start()
@@ -309,6 +310,7 @@ class Closing:
         with contextlib.suppress(OSError):  # the test is over
             while True:
                 connection, _ = self._listening.accept()
+                self._sockets.append(connection)
                 self.connections += 1
                 threading.Thread(target=self._handle, args=(connection, self.connections), daemon=True).start()
 
@@ -330,7 +332,11 @@ class Closing:
                 pass
 
     def close(self) -> None:
+        """End all connections: a client that leaves waits for that."""
         self._listening.close()
+        for connection in self._sockets:
+            with contextlib.suppress(OSError):  # it has ended
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -362,5 +368,5 @@ def test_a_client_notices_that_its_connection_has_ended_while_it_was_sending() -
         wait_for(lambda: None in client.eio.queue.queue)
         sends.set()
         wait_for(lambda: server.connections > 1, timeout=15)
-    client.disconnect()
     server.close()
+    client.disconnect()

@@ -15,6 +15,7 @@ from tests.integration import jobs
 from tests.integration.stage import Stage, new_project, producing
 from tests.launcher import Launcher
 from tests.services import Broker
+from tests.variants import long_unless
 
 LOST_AFTER = 3.0
 #: What a busy machine may need beside.
@@ -29,7 +30,10 @@ def job_id() -> str:
     return f"same-{uuid.uuid4()}"
 
 
-@pytest.fixture(params=["marked", "unmarked"])
+MARKS = ["marked", "unmarked"]
+
+
+@pytest.fixture(params=MARKS)
 def publish(request: pytest.FixtureRequest, redis_broker: Broker, job_id: str) -> Iterator[Publish]:
     """Publish a job that holds, with the mark of its publication and, by an app without Realtime, without one."""
     producer: Celery = jobs.celery if request.param == "marked" else redis_broker.app("another-service")
@@ -54,6 +58,7 @@ def start(publish: Publish, client: Recorder, job_id: str, project: str, path: P
     client.wait_for_event("agent_progress", job_id=job_id, timeout=20)
 
 
+@pytest.mark.parametrize("publish", long_unless(["unmarked"], MARKS), indirect=True)  # the harder of the two
 def test_on_one_worker_that_is_killed_each_is_lost_but_for_one_that_has_ended_and_one_that_waits(
     launcher: Launcher, redis_broker: Broker, publish: Publish, job_id: str, tmp_path: Path
 ) -> None:
@@ -74,6 +79,7 @@ def test_on_one_worker_that_is_killed_each_is_lost_but_for_one_that_has_ended_an
     assert [states[project][-2:] for project in lost] == [["STARTED", "LOST"]] * 2
 
 
+@pytest.mark.parametrize("publish", long_unless(["unmarked"], MARKS), indirect=True)
 def test_of_two_workers_the_one_that_lives_keeps_its_job(
     launcher: Launcher, redis_broker: Broker, publish: Publish, job_id: str, tmp_path: Path
 ) -> None:

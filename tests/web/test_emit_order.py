@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.client_recorder import Heard, Recorder
+    from tests.launcher import Brokers
     from tests.services import Broker, RedisServer
 
 RANKS = {"queued": 0, "running": 1, "success": 2, "error": 2}
@@ -103,9 +104,17 @@ def make_stage(results_server: RedisServer) -> Iterator[Callable[..., Stage]]:
         web.stop()
 
 
-@pytest.fixture(params=["sync", "asgi"])
-def stage(request: pytest.FixtureRequest, broker: Broker, make_stage: Callable[..., Stage]) -> Stage:
-    return make_stage(request.param, broker.url)
+#: Each kind of server once: events are put in order in the same way, whichever broker they come from.
+STAGES = [
+    *["sync-redis", "asgi-rabbitmq"],
+    *(pytest.param(name, marks=pytest.mark.long) for name in ("sync-rabbitmq", "asgi-redis")),
+]
+
+
+@pytest.fixture(params=STAGES)
+def stage(request: pytest.FixtureRequest, brokers: Brokers, make_stage: Callable[..., Stage]) -> Stage:
+    kind, _, broker = request.param.partition("-")
+    return make_stage(kind, brokers.make(broker).url)
 
 
 @pytest.fixture(params=["sync", "asgi"])

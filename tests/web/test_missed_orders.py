@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from tests.proxy import Proxy
+from tests.variants import long_unless
 from tests.waiting import wait_for
 from tests.web_servers import Web, steps
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from tests.web_servers import Kind
 
 NO_ACCESS = {"code": "forbidden", "message": "this project does not exist, or is not open to you"}
+
+
+KINDS = ["sync", "asgi"]
 
 
 class Pair:
@@ -117,6 +121,8 @@ def test_whom_a_missed_order_disconnects_hears_nothing_more_and_who_comes_later_
     assert later.disconnects == 0
 
 
+# Which server reads the record, and how, is the same for both; each of the two slow tests is of one.
+@pytest.mark.parametrize("kind", long_unless(["asgi"], KINDS), scope="module")
 def test_an_order_is_carried_out_and_confirmed_by_a_server_that_stays_deaf(make_pair: Callable[..., Pair]) -> None:
     """It reads the record every two seconds."""
     pair = make_pair().start()
@@ -132,6 +138,7 @@ def test_an_order_is_carried_out_and_confirmed_by_a_server_that_stays_deaf(make_
     wait_for(lambda: all(client.disconnects == 1 for client in clients))
 
 
+@pytest.mark.parametrize("kind", long_unless(["sync"], KINDS), scope="module")
 def test_what_is_recovered_while_a_connection_only_looks_alive_is_not_for_whom_it_was_taken_from(
     make_pair: Callable[..., Pair],
 ) -> None:
