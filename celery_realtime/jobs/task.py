@@ -81,9 +81,11 @@ def _job_host_of(task: Any) -> TaskHost | None:
     Raises:
         ImproperlyConfigured: The task runs a job, and its app has no Realtime.
     """
-    if task.request.id is None and getattr(task.app, "realtime", None) is None:
-        return None
-    return host_of(task)
+    realtime = getattr(task.app, "realtime", None)
+    if realtime is None:
+        return None if task.request.id is None else host_of(task)
+    host: TaskHost = realtime.running_jobs
+    return host
 
 
 def update_progress(

@@ -270,9 +270,11 @@ class RunningJobs:
 
     def tracker_of(self, task: Any) -> ProgressTracker | None:
         """Return the tracker of the job that a task runs now, or None outside a job."""
-        task, job = self._running(task)
+        job = self._reader.running(task)
         if job is None:
-            return None
+            task, job = self._running(task)
+            if job is None:
+                return None
         tracker = self._trackers.of(job)
         if tracker is not None and tracker.job is job:
             return tracker
@@ -410,7 +412,9 @@ class RunningJobs:
         Raises:
             JobCancelled: It has been.
         """
-        task, job = self._running(task) if getattr(task, "cancellable", False) else (task, None)
+        if not getattr(task, "cancellable", False):
+            return
+        task, job = self._running(task)
         if job is None or not self.cancellations.has(events.name_of(job), job.run):
             return
         reason = TaskRevokedError("cancelled")
