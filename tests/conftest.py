@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.client_recorder import Recorder
 from tests.launcher import Brokers, Launcher
@@ -20,6 +21,10 @@ SERVICES = {"redis_server", "results_server", "rabbitmq_server", "brokers", "lau
 #: Folders with tests that take seconds each.
 SLOW = ("browser", "deaths", "integration")
 
+
+# A busy machine is slow, and chance has tried more by the next run.
+settings.register_profile("tests", deadline=None, max_examples=60)
+settings.load_profile("tests")
 
 # Whose assertions are to say what they have seen, as those of tests do.
 pytest.register_assert_rewrite("tests.integration.scenario")

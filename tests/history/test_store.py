@@ -144,7 +144,7 @@ def lives(draw: st.DrawFn) -> tuple[list[Outgoing], tuple[int, str]]:
     return said, (last, end)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(life=lives(), cut=st.integers(1, 8))
 def test_whatever_the_order_a_job_ends_as_it_did_and_its_events_only_climb(
     history: History, life: tuple[list[Outgoing], tuple[int, str]], cut: int

@@ -16,6 +16,7 @@ import pytest
 
 from example_project.embedded_redis import VARIABLE
 from tests.processes import HOST, ManagedProcess
+from tests.services import BROKERS
 from tests.variants import long_unless
 from tests.waiting import wait_for
 
@@ -35,6 +36,7 @@ FAMILY = 9
 #: A word in the command of each program.
 PROGRAMS = {"Redis server": "--appendonly", "worker": "celery", "web server": "example_project.app"}
 ADDRESS = re.compile(r"http://\S+")
+PASSED = re.compile(r"queued, running, success; progress: \d.*\nThe check passed\.")
 #: Seconds, for a busy machine. Each of the three programs gets up to four to end by itself, one after the other.
 STOP_TIMEOUT = 40
 #: Seconds, for a busy machine. With the demo or its user gone, the worker gets two, the others need next to nothing.
@@ -190,7 +192,7 @@ def test_a_signal_during_the_start_stops_everything(start):
 @pytest.mark.parametrize(
     ("prefix", "family"),
     [
-        pytest.param([], FAMILY, id="demo"),
+        pytest.param([], FAMILY, id="demo", marks=pytest.mark.long),  # as is what has no terminal
         pytest.param(SHELL, FAMILY + 1, id="parent", marks=pytest.mark.long),  # the terminal shows it, too
         pytest.param(TERMINAL, FAMILY + 2, id="terminal"),
     ],
@@ -298,13 +300,13 @@ def test_a_broker_that_does_not_answer_is_refused_without_telling_its_password(s
     assert "hush" not in demo.output
 
 
-# Eventlet does here what gevent does.
+# Eventlet and gevent do here what threads do.
 @pytest.mark.parametrize("mode", long_unless(["threading"], ["threading", "eventlet", "gevent"]))
 def test_the_check_runs_a_job_and_stops(start, mode):
     demo = start("--check", "--async-mode", mode)
     wait_for(lambda: len(demo.look()) == FAMILY, timeout=20)
     assert demo.wait_for_exit(timeout=60) == 0
-    assert re.search(r"queued, running, success; progress: \d.*\nThe check passed\.", demo.output)
+    assert PASSED.search(demo.output)
 
 
 def test_a_check_that_is_interrupted_has_not_passed(start):
@@ -314,8 +316,10 @@ def test_a_check_that_is_interrupted_has_not_passed(start):
     assert demo.wait_for_exit() == 1
 
 
-def test_a_private_redis_is_started_only_for_what_is_missing(start, broker):
+@pytest.mark.parametrize("broker", long_unless(["rabbitmq"], BROKERS), indirect=True)
+def test_the_check_passes_and_a_private_redis_is_started_only_for_what_is_missing(start, broker):
     demo = start("--check", "--broker-url", broker.url)
     private = {"redis": 0, "rabbitmq": 2}[broker.name]  # For the results, and its guard.
     wait_for(lambda: len(demo.look()) == FAMILY - 2 + private, timeout=20)
     assert demo.wait_for_exit(timeout=60) == 0
+    assert PASSED.search(demo.output)

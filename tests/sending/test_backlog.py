@@ -189,7 +189,7 @@ def test_what_has_piled_up_is_bounded_and_progress_goes_first(make: Make, broker
 
 
 @given(st.randoms(use_true_random=False))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_whatever_fails_for_a_while_everything_leaves_once_and_in_order(rng: random.Random) -> None:
     broker, record = Broker(), Record()
     outbox = new_outbox(

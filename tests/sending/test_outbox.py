@@ -230,7 +230,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(steps=STEPS, batch_size=st.integers(1, 4))
 def test_any_sequence_over_a_flaky_broker_arrives_in_order_once_and_with_the_last_progress(
     steps: list[tuple[str, Any]], batch_size: int
