@@ -115,10 +115,8 @@ class Doubts:
         for session in sessions.values():
             for project_id in {topic.project_id for topic in session.topics()}:
                 yield session, project_id
-        for (
-            sid,
-            project_id,
-        ) in self._manager.suspensions.members():  # the application may have placed it in the room by itself
+        # The application may have placed clients in rooms by itself.
+        for sid, project_id in self._manager.suspensions.members():
             if sid in sessions:
                 yield sessions[sid], project_id
 
