@@ -210,7 +210,7 @@ def studio(
 @pytest.mark.filterwarnings("ignore:task_allow_error_cb_on_chord_header")
 @given(batch=st.lists(canvases(), min_size=AT_ONCE, max_size=AT_ONCE))
 @example(batch=KNOWN)
-@tried(3, share=0.02, shrinks=False)
+@tried(2, share=0.02, shrinks=False)
 def test_every_id_of_a_canvas_ends_as_the_backend_says(studio: Studio, batch: list[Any]) -> None:
     calls = [studio.start(canvas) for canvas in batch]
     try:

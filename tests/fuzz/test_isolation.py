@@ -275,7 +275,7 @@ def _is_hidden(part: Any) -> bool:
 # -- long stories, without sockets ---------------------------------------------------------------------------------
 
 #: Steps of all stories together: what happens, what is asked, and changes of rights.
-STEPS = int(os.environ.get("FUZZ_STEPS") or 2000)
+STEPS = int(os.environ.get("FUZZ_STEPS") or 1500)
 
 
 @pytest.mark.timeout(0)

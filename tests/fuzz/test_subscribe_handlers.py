@@ -132,7 +132,7 @@ def check_rooms(counter: Counter, sid: str, allowed: set[str]) -> None:
     assert {project_of(room) for room in counter.rooms(sid)} <= allowed
 
 
-@tried(100, share=0.5)
+@tried(60, share=0.5)
 @given(st.lists(st.tuples(requests, st.booleans()), min_size=1, max_size=6))
 def test_any_requests_are_answered_and_lead_to_no_foreign_room(counter: Counter, asked: list[Any]) -> None:
     allowed = TOKENS[FIRST]
@@ -164,7 +164,7 @@ def test_a_request_may_have_any_number_of_arguments(counter: Counter, event: str
         assert alarm.records == []
 
 
-@tried(100, share=0.5)
+@tried(60, share=0.5)
 @given(st.one_of(data, st.fixed_dictionaries({"token": wrong})), st.text(st.characters(), max_size=30))
 def test_whoever_shows_no_genuine_token_is_refused_in_words(counter: Counter, auth: Any, query: str) -> None:
     before = counter.web.users()
@@ -180,7 +180,7 @@ def test_whoever_shows_no_genuine_token_is_refused_in_words(counter: Counter, au
     assert counter.web.users() == before
 
 
-@tried(100, share=0.5)
+@tried(60, share=0.5)
 @given(st.lists(requests, max_size=3), st.lists(orders, min_size=1, max_size=3))
 def test_no_order_from_the_channel_opens_a_room_or_stops_the_server(
     counter: Counter, asked: list[Any], orders: list[Any]
@@ -213,7 +213,7 @@ def is_heard(request: tuple[str, Any]) -> bool:
     return not has_bytes and re.search(r"\d{100}", json.dumps(request, default=repr)) is None
 
 
-@tried(100, share=0.1, shrinks=False)
+@tried(60, share=0.1, shrinks=False)
 @given(st.lists(requests.filter(is_heard), min_size=1, max_size=4))
 def test_any_requests_over_a_socket_are_answered(web: Web, asker: Recorder, asked: list[Any]) -> None:
     with Alarm() as alarm:
