@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import gc
 import json
 import logging
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import celery
 import pytest
-from celery import Celery
+from celery import Celery, signals
 
 from celery_realtime import (
     ImproperlyConfigured,
@@ -741,3 +743,19 @@ def test_flushing_says_when_something_is_left(studio: Studio) -> None:
     assert not studio.realtime.flush(0.1)
     studio.wire.down = False
     assert studio.told() == ["line"]
+
+
+def test_apps_that_nobody_uses_any_more_leave_nothing_behind() -> None:
+    before = [len(signal.receivers) for signal in (signals.task_prerun, signals.worker_shutdown)]
+    left = []
+    for _ in range(50):
+        app = new_app()
+        app.task(name="task")(print)
+        left += [weakref.ref(app), weakref.ref(Realtime(app))]
+    del app
+    gc.collect()
+    assert {one() for one in left} == {None}
+    signals.worker_process_shutdown.send(sender=None)  # Celery drops receivers that have gone as it sends
+    for signal, count in zip((signals.task_prerun, signals.worker_shutdown), before, strict=True):
+        signal.send(sender=None)
+        assert len(signal.receivers) <= count

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import billiard.process
 import celery.app.task
@@ -430,7 +429,8 @@ def _followed(apply_async: Callable[..., Any]) -> Callable[..., Any]:
     return followed
 
 
-_chord_errors: WeakKeyDictionary[Celery, Callable[[Any, BaseException], None]] = WeakKeyDictionary()
+#: The attribute of an app that has its observer: a table of all apps would keep them, since observers refer to theirs.
+_CHORD_ERRORS = "celery_realtime_chord_errors"
 
 
 def follow_chord_errors(app: Celery, observer: Callable[[Any, BaseException], None]) -> None:
@@ -440,7 +440,7 @@ def follow_chord_errors(app: Celery, observer: Callable[[Any, BaseException], No
     where the results of members that did not fail cannot be joined, or the body cannot be published; it sends no
     signal. Seen in Celery 5.7. Without it, the body of a chord whose results cannot be joined does not end.
     """
-    _chord_errors[app] = observer
+    setattr(app, _CHORD_ERRORS, observer)
     if getattr(Backend.chord_error_from_stack, "__wrapped__", None) is None:
         Backend.chord_error_from_stack = _followed_errors(Backend.chord_error_from_stack)
 
@@ -452,7 +452,7 @@ def _followed_errors(fail_body: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return fail_body(self, callback, exc)
         finally:
-            observer = _chord_errors.get(unproxied(self.app))
+            observer = getattr(unproxied(self.app), _CHORD_ERRORS, None)
             if observer is not None and error is not None:
                 observer(callback, error)
 

@@ -84,7 +84,7 @@ class Bridge:
         self._unreached.follow_chords(self._app, self._reader)
         for signal, receiver in self._receivers().items():
             # The id keeps two apps apart: Celery up to 5.6 takes two instances' methods for one receiver.
-            signal.connect(receiver, weak=False, dispatch_uid=f"celery_realtime.{id(self)}.{signal.name}")
+            signal.connect(receiver, dispatch_uid=f"celery_realtime.{id(self)}.{signal.name}")
 
     def _receivers(self) -> dict[Any, Callable[..., None]]:
         return {

@@ -82,7 +82,7 @@ class WorkerSupport:
         app.steps["worker"].add(WorkerStep)
         # A prefork child ends by os._exit, so only its own signal reaches it; a cold shutdown skips worker_shutdown.
         for signal in (signals.worker_process_shutdown, signals.worker_shutting_down, signals.worker_shutdown):
-            signal.connect(self._on_end, weak=False, dispatch_uid=f"celery_realtime.{id(self)}.{signal.name}")
+            signal.connect(self._on_end, dispatch_uid=f"celery_realtime.{id(self)}.{signal.name}")
 
     def prepare(self) -> None:
         """Do what has to be done before the pool forks its children.

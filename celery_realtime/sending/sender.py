@@ -20,7 +20,8 @@ from celery_realtime.sending.seams import threads_stand_still
 
 logger = logging.getLogger(__name__)
 
-#: Seconds after which a sender without work takes a turn all the same, to be seen by health checks.
+#: Seconds after which a sender without work takes a turn all the same, to be seen by health checks. If nothing waits to
+#: be sent later either, its thread ends, which would keep what nobody uses any more; the next event starts another.
 IDLE_TURN = 20.0
 
 
@@ -169,6 +170,8 @@ class Sender(Generic[T]):
             while (wait := self._wait_time()) > 0:
                 left = until - time.monotonic()
                 if left <= 0:
+                    if not (self._queue or self._queue.held or self._backlog or self._waiting):
+                        self._thread = None
                     return []
                 self._work.wait(min(wait, left))
             self._is_resting = False

@@ -11,6 +11,7 @@ from functools import partial
 import pytest
 
 from celery_realtime.events import Outgoing
+from celery_realtime.sending import sender
 from celery_realtime.sending.outbox import Outbox
 from celery_realtime.sending.pace import LONGEST_REST, REST_SHARE
 from tests.outboxes import LATER, Broker, custom, end, hang_with, new_outbox, progress, status
@@ -69,6 +70,20 @@ def test_waiting_for_an_event_to_leave_sends_it_at_once(make: Make, broker: Brok
         outbox.put(progress(name))
         assert outbox.flush(10)
     assert broker.taken == ["a", "b", "c"]
+
+
+def test_a_thread_that_has_had_nothing_to_do_for_long_ends_and_the_next_event_starts_another(
+    make: Make, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "IDLE_TURN", 0.05)
+    outbox = make()
+    outbox.put(custom("a"))
+    wait_for(lambda: broker.taken == ["a"] and not outbox.loops)
+    outbox.put(progress("held back", "j"), due=time.monotonic() + LATER)
+    outbox.put(custom("b"))
+    wait_for(lambda: broker.taken == ["a", "b"])
+    assert outbox.flush(10)  # what is held back has a thread that waits for its time
+    assert broker.taken == ["a", "b", "held back"]
 
 
 def test_the_more_there_is_to_send_the_fewer_batches_it_takes(broker: Broker) -> None:
