@@ -74,6 +74,7 @@ def test_a_job_that_a_prefork_worker_gives_back_is_queued_again_and_one_that_it_
         early = start(jobs.hold, str(path), 60.0, project=project)
         wait_until_running(client, late, early)
         waiting = start(jobs.add, 1, 2, project=project)
+        stage.worker.wait_for_log(rf"{waiting}\] received")
         stage.worker.send_signal(signal.SIGQUIT)
         lost = client.wait_for_end(early, timeout=20)
         assert (lost["state"], lost["error"].partition(":")[0]) == ("LOST", "WorkerShutdown")
