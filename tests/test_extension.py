@@ -750,7 +750,7 @@ def test_apps_that_nobody_uses_any_more_leave_nothing_behind() -> None:
     left = []
     for _ in range(50):
         app = new_app()
-        app.task(name="task")(print)
+        app.task(name="task", shared=False)(lambda: None)
         left += [weakref.ref(app), weakref.ref(Realtime(app))]
     del app
     gc.collect()
