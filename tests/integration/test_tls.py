@@ -131,7 +131,7 @@ def test_the_history_obeys_the_tls_settings_of_the_result_backend(
     history = Realtime(app).manager.history
     assert history is not None
     with closing(history):
-        assert history.ping()
+        wait_for(history.ping)  # a busy machine may take too long for one
 
 
 @pytest.mark.parametrize("trusted", ["another authority", "all that the system trusts"])
