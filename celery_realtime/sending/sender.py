@@ -71,8 +71,7 @@ class Sender(Generic[T]):
         self._in_flight: Batch[T] = []
         #: Whether it will look at what comes soon enough by itself.
         self._is_resting = False
-        #: How many threads wait for something to be sent.
-        #: One for each that waits.
+        #: One for each thread that waits for something to be sent.
         self._waiting: set[object] = set()
 
     @property
@@ -153,7 +152,7 @@ class Sender(Generic[T]):
                 self._thread = None
 
     def _take_turn(self, me: threading.Thread) -> None:
-        batch = self._next_batch()
+        batch = self._next_batch(me)
         if not batch:
             return
         began = time.thread_time()
@@ -163,20 +162,24 @@ class Sender(Generic[T]):
             if self._thread is me:
                 self._pace.rest(time.monotonic(), time.thread_time() - began)
 
-    def _next_batch(self) -> Batch[T]:
+    def _next_batch(self, me: threading.Thread) -> Batch[T]:
         """Wait for what may be sent now, and take it; nothing after a long time without any."""
         until = time.monotonic() + IDLE_TURN
         with self._lock:
             while (wait := self._wait_time()) > 0:
                 left = until - time.monotonic()
                 if left <= 0:
-                    if not (self._queue or self._queue.held or self._backlog or self._waiting):
+                    if self._thread is me and not self._has_work:
                         self._thread = None
                     return []
                 self._work.wait(min(wait, left))
             self._is_resting = False
             self._in_flight = self._queue.take(self._pace.batch_size)
             return self._in_flight
+
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._queue or self._queue.held or self._backlog or self._waiting)
 
     def _wait_time(self) -> float:
         """Return how long nothing may be sent, in seconds; 0 or less when something may."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -84,6 +85,23 @@ def test_a_thread_that_has_had_nothing_to_do_for_long_ends_and_the_next_event_st
     wait_for(lambda: broker.taken == ["a", "b"])
     assert outbox.flush(10)  # what is held back has a thread that waits for its time
     assert broker.taken == ["a", "b", "held back"]
+
+
+def test_a_thread_that_was_stopped_ends_without_the_one_that_has_taken_its_place(
+    make: Make, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "IDLE_TURN", 0.2)
+    before = set(threading.enumerate())
+    outbox = make()
+    outbox.put(custom("a"))
+    wait_for(lambda: broker.taken == ["a"])
+    [old] = set(threading.enumerate()) - before
+    outbox.stop()
+    hang_with(outbox, broker, custom("b"))
+    wait_for(lambda: not old.is_alive() or old.name != "celery-realtime-outbox")
+    assert outbox.loops
+    broker.go_on()
+    assert outbox.flush(10)
 
 
 def test_the_more_there_is_to_send_the_fewer_batches_it_takes(broker: Broker) -> None:
