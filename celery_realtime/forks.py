@@ -77,19 +77,17 @@ class Gate:
 
 def after_fork(method: Callable[[], None]) -> None:
     """Call a method in each child of a fork, for as long as its object lives."""
-    reference = weakref.WeakMethod(method)
-
-    def call() -> None:
-        alive = reference()
-        if alive is not None:
-            alive()
-
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=call)
+        os.register_at_fork(after_in_child=_while_it_lives(method))
 
 
 def before_fork(method: Callable[[], None]) -> None:
     """Call a method before each fork, for as long as its object lives."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=_while_it_lives(method))
+
+
+def _while_it_lives(method: Callable[[], None]) -> Callable[[], None]:
     reference = weakref.WeakMethod(method)
 
     def call() -> None:
@@ -97,8 +95,7 @@ def before_fork(method: Callable[[], None]) -> None:
         if alive is not None:
             alive()
 
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(before=call)
+    return call
 
 
 def is_spawned_by_multiprocessing() -> bool:
@@ -106,7 +103,7 @@ def is_spawned_by_multiprocessing() -> bool:
     multiprocessing = sys.modules.get("multiprocessing")
     if multiprocessing is None or multiprocessing.parent_process() is None:
         return False
-    # Of a context's own class of processes; None in the default context. Seen in Python 3.14.
+    # Of a context's own class of processes; None in the default context. Seen in Python 3.11.
     method = getattr(multiprocessing.current_process(), "_start_method", None)
     return bool((method or multiprocessing.get_start_method()) != "fork")
 
@@ -114,7 +111,7 @@ def is_spawned_by_multiprocessing() -> bool:
 def at_end_of_child(function: Callable[..., None], *args: Any) -> None:
     """Call a function when this process ends, if it is one of multiprocessing or of billiard: no ``atexit`` runs there.
 
-    ``util.Finalize`` of both, which is public by name only; seen in Python 3.14 and billiard 4.3. Children of Celery's
+    ``util.Finalize`` of both, which is public by name only; seen in Python 3.11 and billiard 4.3. Children of Celery's
     prefork pool run neither, and send a signal instead. Without it, what a child has said last is lost.
     """
     for name in ("multiprocessing", "billiard"):
