@@ -136,8 +136,9 @@ class Sender(Generic[T]):
             self._ledger.stranded(len(self._queue), error)
 
     def stop(self) -> None:
-        """Let the thread end after its present batch."""
+        """Let the thread end: at once if it waits, or else after its present batch."""
         self._thread = None
+        self._work.notify_all()
 
     # -- in the thread ------------------------------------------------------------------------------------------
 
@@ -166,13 +167,15 @@ class Sender(Generic[T]):
         """Wait for what may be sent now, and take it; nothing after a long time without any."""
         until = time.monotonic() + IDLE_TURN
         with self._lock:
-            while (wait := self._wait_time()) > 0:
+            while self._thread is me and (wait := self._wait_time()) > 0:
                 left = until - time.monotonic()
                 if left <= 0:
-                    if self._thread is me and not self._has_work:
+                    if not self._has_work:
                         self._thread = None
                     return []
                 self._work.wait(min(wait, left))
+            if self._thread is not me:  # what has come is for the thread that has taken its place
+                return []
             self._is_resting = False
             self._in_flight = self._queue.take(self._pace.batch_size)
             return self._in_flight
