@@ -69,7 +69,10 @@ class Housekeeper:
         self._membership = clients.membership
         self._manager = manager
         self._log = RateLimitedLogger(logger)
+        #: By connection that has not shown a token, ``_served`` when it came.
         self._newcomers: dict[str, float] = {}
+        #: Seconds in which the server has kept up with its connections: of a tick that was late, only a part.
+        self._served = 0.0
         self._chores = (
             *(self._end_tokens, self._close_silent, doubts.end_overdue, self._relieve_slow),
             gate.sweep,
@@ -96,7 +99,7 @@ class Housekeeper:
 
         def connected(eio_sid: str) -> None:
             on_connection()
-            self._newcomers[eio_sid] = time.monotonic()
+            self._newcomers[eio_sid] = self._served
             self._begin()
 
         self.gate.install(connected)
@@ -104,7 +107,7 @@ class Housekeeper:
     def note_departure(self, eio_sid: str | None) -> None:
         """Look after a connection whose client has left the namespace: it has to show a token again, in time."""
         if eio_sid is not None and eio_sid in self._sockets:
-            self._newcomers[eio_sid] = time.monotonic()
+            self._newcomers[eio_sid] = self._served
 
     def _begin(self) -> None:
         with self._lock:
@@ -137,7 +140,9 @@ class Housekeeper:
         """Wait for a tick, and return whether that was possible; without a pause the loop would take a whole core."""
         has_slept = False
         with self.loop.turn():
+            began = time.monotonic()
             yield functools.partial(self._server.sleep, TICK)
+            self._served += min(time.monotonic() - began, 2 * TICK)
             has_slept = True
         return has_slept
 
@@ -168,7 +173,7 @@ class Housekeeper:
         if not self._newcomers:
             return []
         present = self._sockets.present()
-        late = time.monotonic() - self._sessions.limits.connect_timeout
+        late = self._served - self._sessions.limits.connect_timeout
         silent = []
         for eio_sid, began in list(self._newcomers.items()):
             if eio_sid not in self._sockets or eio_sid in present:

@@ -267,7 +267,8 @@ def test_a_manager_used_before_a_fork_goes_on_in_the_parent_and_in_each_child(ch
 
 
 ENDING = """
-import os, sys
+import faulthandler, os, sys
+faulthandler.dump_traceback_later(8)
 from celery import Celery, signals
 from celery_realtime import Realtime
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import engineio
 import pytest
 
+from celery_realtime.web import housekeeping
 from celery_realtime.web.seams import EngineSockets
 from tests.waiting import wait_for
 from tests.web_servers import Web
@@ -83,3 +84,22 @@ def test_a_connection_that_cannot_be_closed_keeps_no_other_open(make_web: Callab
     wait_for(lambda: silent[1].state == "disconnected", timeout=10)
     held.close = close
     silent[0].disconnect(abort=True)
+
+
+def test_a_server_that_is_behind_gives_a_connection_more_time_to_show_its_token(
+    make_web: Callable[..., Web], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(housekeeping, "TICK", 0.05)
+    web = make_web(connect_timeout=0.25).attach()
+    sleep, ticks = web.server.sleep, []
+
+    def sleep_long(seconds: float) -> Any:
+        ticks.append(seconds)
+        return sleep(0.3)
+
+    web.server.sleep = sleep_long
+    web.start()
+    client = engineio.Client()
+    client.connect(web.url, transports=["websocket"], engineio_path="socket.io")
+    wait_for(lambda: client.state == "disconnected", timeout=60)
+    assert len(ticks) >= 3
