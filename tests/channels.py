@@ -15,7 +15,7 @@ from celery_realtime.events import Outgoing
 from celery_realtime.web.channel_reader import Gap
 from celery_realtime.web.client_manager import AsyncRealtimeClientManager, RealtimeClientManager
 from celery_realtime.web.delivery import Emit
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,7 +76,7 @@ class ChannelRecorder:
                 else:
                     self.emits.append(item)
 
-    def wait_for_count(self, count: int, *, timeout: float = 15.0) -> list[Emit]:
+    def wait_for_count(self, count: int, *, timeout: float = PATIENCE) -> list[Emit]:
         """Wait until so many events have come, and return all."""
         wait_for(lambda: len(self.emits) >= count, timeout=timeout, message=f"did not receive {count} events")
         return list(self.emits)
@@ -88,7 +88,7 @@ class ChannelRecorder:
     def close(self) -> None:
         """End the thread."""
         self.stop()
-        self._thread.join(10)
+        self._thread.join(60)
         assert not self._thread.is_alive()
         self.manager.close()
 
@@ -123,7 +123,7 @@ class StockRecorder:
 
     def close(self) -> None:
         """End the thread."""
-        self._thread.join(10)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
 
@@ -156,7 +156,7 @@ class StockServer(socketio.KombuManager):
 
     def close(self) -> None:
         """End the thread."""
-        self.thread.join(10)
+        self.thread.join(60)
         assert not self.thread.is_alive()
 
 
@@ -201,7 +201,7 @@ class Channel:
         """Wait until messages are received; python-socketio's own managers do not say when."""
         receiving.probed.clear()
         publisher = self.publisher(stock=True)
-        wait_for(lambda: publisher.publish_events([PROBE]) and receiving.probed.wait(0.05), timeout=20)
+        wait_for(lambda: publisher.publish_events([PROBE]) and receiving.probed.wait(0.05))
 
     def publish_raw(self, body: Any, **options: Any) -> None:
         """Publish as any stranger on the broker may."""
@@ -220,7 +220,7 @@ class Channel:
             manager.close()
 
 
-def returns(call: Any, *args: Any, timeout: float = 30.0) -> Any:
+def returns(call: Any, *args: Any, timeout: float = PATIENCE) -> Any:
     """Call something that must not wait for ever, and return what it does."""
     outcome: list[Any] = []
     thread = threading.Thread(target=lambda: outcome.append(call(*args)), daemon=True)

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 import engineio
 import socketio
 
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE, wait_for
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -42,7 +42,7 @@ class OrderedClient(socketio.Client):
     """A client whose handlers run in the order in which the server spoke, and that waits for a server that is busy."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**{"request_timeout": 20, **options})
+        super().__init__(**{"request_timeout": PATIENCE, **options})
 
     def _engineio_client_class(self) -> type[OrderedEngine]:
         return OrderedEngine
@@ -81,7 +81,7 @@ class Recorder:
         token: str | None = None,
         via: str = "auth",
         transports: list[str] | None = None,
-        timeout: float = 10.0,
+        timeout: float = PATIENCE,
     ) -> Self:
         """Connect, with the token in the ``auth`` object (``via="auth"``) or the query string (``via="query"``).
 
@@ -106,7 +106,7 @@ class Recorder:
         position = {} if since is None else {"since": since}
         return self.call("subscribe_project", {"project_id": project_id, **position, **more})
 
-    def call(self, event: str, data: Any = None, *, timeout: float = 10.0) -> dict[str, Any]:
+    def call(self, event: str, data: Any = None, *, timeout: float = PATIENCE) -> dict[str, Any]:
         """Emit an event, and return its acknowledgement."""
         answer: dict[str, Any] = self.sio.call(event, data, namespace=self.namespace, timeout=timeout)
         return answer
@@ -115,7 +115,7 @@ class Recorder:
         """Emit an event, and ask for no acknowledgement."""
         self.sio.emit(event, data, namespace=self.namespace)
 
-    def wait(self, condition: Callable[[list[Heard]], T | None], *, timeout: float = 10.0) -> T:
+    def wait(self, condition: Callable[[list[Heard]], T | None], *, timeout: float = PATIENCE) -> T:
         """Wait until ``condition`` returns something true for the events heard so far, and return that."""
         try:
             return wait_for(lambda: condition(list(self.events)), timeout=timeout)
@@ -123,7 +123,7 @@ class Recorder:
             heard = "\n".join(f"  {event} {data}" for event, data in self.events)
             raise AssertionError(f"{error}\nheard:\n{heard or '  nothing'}") from None
 
-    def wait_for_event(self, event: str, *, timeout: float = 10.0, **fields: Any) -> Any:
+    def wait_for_event(self, event: str, *, timeout: float = PATIENCE, **fields: Any) -> Any:
         """Wait for an event with these fields in its data, and return its data."""
 
         def heard(events: list[Heard]) -> Heard | None:
@@ -131,7 +131,7 @@ class Recorder:
 
         return self.wait(heard, timeout=timeout).data
 
-    def wait_for_end(self, job_id: str, *, timeout: float = 10.0) -> Any:
+    def wait_for_end(self, job_id: str, *, timeout: float = PATIENCE) -> Any:
         """Wait for the terminal status of a job, and return its data."""
 
         def ended(events: list[Heard]) -> list[Any]:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from tests.client_recorder import Heard
 from tests.processes import ManagedProcess
 from tests.programs import CLIENT, require
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE, wait_for
 
 T = TypeVar("T")
 
@@ -58,7 +58,7 @@ class NodeClient(ManagedProcess):
         lines = self.current_log.split("\n")[:-1]
         return [Heard(**json.loads(line)) for line in lines if line.startswith("{")]
 
-    def wait(self, condition: Callable[[list[Heard]], T | None], *, timeout: float = 10.0) -> T:
+    def wait(self, condition: Callable[[list[Heard]], T | None], *, timeout: float = PATIENCE) -> T:
         """Wait until ``condition`` returns something true for the events heard so far, and return that."""
         try:
             return wait_for(lambda: condition(self.events), timeout=timeout)

@@ -114,4 +114,4 @@ def hang_with(outbox: Outbox[Outgoing], broker: Broker, event: Outgoing) -> None
     """Let the broker hang with one event in hand, so that all that follows waits in the outbox."""
     broker.hang()
     outbox.put(event)
-    assert broker.busy.wait(10)
+    assert broker.busy.wait(60)

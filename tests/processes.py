@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from tests.forks import CAN_FORK, fork_server
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE, wait_for
 
 ROOT = Path(__file__).parents[1]
 HOST = "127.0.0.1"
@@ -79,7 +79,7 @@ class ManagedProcess:
         env: Mapping[str, str] | None = None,
         cwd: Path = ROOT,
         ready: Callable[[], bool] | None = None,
-        start_timeout: float = 30.0,
+        start_timeout: float = PATIENCE,
         forks: str | None = None,
     ) -> None:
         self.argv = list(argv)
@@ -145,7 +145,7 @@ class ManagedProcess:
             self.kill()
             raise ProcessError(f"{self.name} ended with {self.returncode}:\n{self.log_tail}")
 
-    def stop(self, *, timeout: float = 20.0) -> int:
+    def stop(self, *, timeout: float = PATIENCE) -> int:
         """Ask it to end (SIGTERM), end what is left of its group after ``timeout`` seconds, return its exit code."""
         if self.running:
             self.resume()
@@ -218,7 +218,7 @@ class ManagedProcess:
     def log_tail(self) -> str:
         return self.current_log[-LOG_TAIL:]
 
-    def wait_for_log(self, pattern: str, *, timeout: float = 10.0) -> re.Match[str]:
+    def wait_for_log(self, pattern: str, *, timeout: float = PATIENCE) -> re.Match[str]:
         """Wait until a regular expression matches what it said since its last start."""
         try:
             return wait_for(lambda: re.search(pattern, self.current_log), timeout=timeout)

@@ -118,7 +118,7 @@ class Proxy:
     def close(self) -> None:
         """End the proxy."""
         self._ended = True
-        self._thread.join(10)
+        self._thread.join(60)
         self.refuse()
         for held in self._held:
             held.close()
@@ -166,7 +166,7 @@ class Proxy:
             self._held.append(client)
             return
         try:
-            server = socket.create_connection(self._target, timeout=5)
+            server = socket.create_connection(self._target, timeout=60)
         except OSError:
             client.close()
             return

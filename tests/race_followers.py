@@ -67,7 +67,7 @@ class Follower:
 
     def wait_until_at(self, offset: int) -> None:
         """Wait until it was told everything up to an offset."""
-        wait_for(lambda: self.is_at(offset), timeout=15)
+        wait_for(lambda: self.is_at(offset))
 
     def is_at(self, offset: int) -> bool:
         return self.feed.state == "subscribed" and self.feed.offset == offset
@@ -98,7 +98,7 @@ class ThreadFollower(Follower):
         self.feed = self._subscription.feed
 
     def come(self) -> None:
-        self._client.connect(self.url, auth=self.auth, transports=["websocket"], wait_timeout=10)
+        self._client.connect(self.url, auth=self.auth, transports=["websocket"], wait_timeout=60)
 
     def drop(self) -> None:
         with contextlib.suppress(OSError):
@@ -132,7 +132,7 @@ class LoopFollower(Follower):
         asyncio.run_coroutine_threadsafe(work, self._loop).result(15)
 
     def come(self) -> None:
-        self._run(self._client.connect(self.url, auth=self.auth, transports=["websocket"], wait_timeout=10))
+        self._run(self._client.connect(self.url, auth=self.auth, transports=["websocket"], wait_timeout=60))
 
     def drop(self) -> None:
         self._run(self._abort())
@@ -145,7 +145,7 @@ class LoopFollower(Follower):
     def leave(self) -> None:
         self._run(self._leave())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(60)
         self._loop.close()
 
     async def _leave(self) -> None:

@@ -77,7 +77,7 @@ class Studio:
     @property
     def sent(self) -> list[Sent]:
         """All events so far, in order."""
-        assert self.realtime.flush(10), "the events did not leave"
+        assert self.realtime.flush(60), "the events did not leave"
         return list(self.wire.sent)
 
     def told(self, project_id: str | None = None) -> list[str]:

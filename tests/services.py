@@ -77,7 +77,7 @@ class RedisServer(ManagedProcess):
         self._ask("CLIENT KILL TYPE pubsub")
 
     def _ask(self, *commands: str) -> str:
-        with socket.create_connection((HOST, self.port), timeout=5) as connection:
+        with socket.create_connection((HOST, self.port), timeout=30) as connection:
             connection.sendall("".join(f"{command}\r\n" for command in commands).encode())
             lines = connection.makefile("r")
             return "".join(lines.readline() for _ in commands)
@@ -182,7 +182,7 @@ class RabbitMQServer(ManagedProcess):
                 "Content-Type": "application/json",
             },
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             text = answer.read()
         return json.loads(text) if text else None
 

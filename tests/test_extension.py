@@ -308,7 +308,7 @@ def test_each_of_two_apps_in_a_process_hears_its_own_jobs_only() -> None:
         @studio.app.task(bind=True, name="same.name", shared=False)
         def transcribe(self: Any) -> str:
             self.update_progress(50)
-            self.app.realtime.flush(10)
+            self.app.realtime.flush(60)
             self.emit("line", {"text": "..."})
             return str(self.app.main)
 
@@ -387,7 +387,7 @@ def test_a_tracker_is_the_same_one_for_as_long_as_its_job_runs(studio: Studio) -
     def transcribe(self: Any) -> None:
         with current(studio.app):
             get_progress_tracker(self.request.id).set_progress(30)
-            studio.realtime.flush(10)
+            studio.realtime.flush(60)
             self.update_progress(20)
             assert get_progress_tracker(self.request.id).progress == 30
 
@@ -619,7 +619,7 @@ def filtered(rule: Any) -> Studio:
     @studio.app.task(bind=True, name="transcribe", shared=False)
     def transcribe(self: Any) -> str:
         self.update_progress(50, "hunter2")
-        self.app.realtime.flush(10)
+        self.app.realtime.flush(60)
         self.emit("line", {"text": "hunter2"})
         return "hunter2"
 
@@ -689,7 +689,7 @@ def test_a_filter_or_resolver_that_is_always_broken_is_logged_once_a_minute_in_a
 @pytest.mark.parametrize("kept", [{}, {"a": 1}, {"a": {"b": 1}}, {"a": "}"}])
 def test_whatever_a_filter_makes_of_a_custom_event_it_can_be_stamped(kept: dict[str, Any]) -> None:
     studio = filtered(lambda *call: dict(kept) if call[0] == "line" else call[-1])
-    assert studio.realtime.flush(10)
+    assert studio.realtime.flush(60)
     (line,) = [event for event in studio.wire.outgoing if event.event == "line"]
     stamped = json.loads(stamp(line, STAMP).payload)
     assert stamped.pop("_realtime").items() >= STAMP.items()

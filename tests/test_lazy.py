@@ -77,13 +77,13 @@ def test_a_child_that_is_forked_while_another_thread_makes_a_part_makes_its_own(
     def make() -> int:
         if os.getpid() == parent:
             making.set()
-            go_on.wait(30)
+            go_on.wait(60)
         return os.getpid()
 
     part = Lazy(make)
     thread = threading.Thread(target=part.get)
     thread.start()
-    assert making.wait(10)
+    assert making.wait(60)
     pid = os.fork()
     if pid == 0:
         os._exit(0 if part.get() == os.getpid() else 1)

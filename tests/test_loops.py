@@ -131,7 +131,7 @@ def test_a_periodic_loop_may_be_started_again_while_its_last_turn_goes_on(new_lo
 
     def turn() -> None:
         if next(turns) == 0:
-            go_on.wait(20)
+            go_on.wait(60)
 
     loop = new_loop(turn)
     loop.start()

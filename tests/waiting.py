@@ -10,6 +10,8 @@ from typing import TypeVar
 T = TypeVar("T")
 
 INTERVAL = 0.02
+#: Seconds until what comes at once has not come: on a machine with many times more to do than it can, that takes long.
+PATIENCE = 60.0
 LONGEST_REPR = 2000
 
 
@@ -20,7 +22,7 @@ class WaitTimeout(AssertionError):
 def wait_for(
     condition: Callable[[], T | None],
     *,
-    timeout: float = 10.0,
+    timeout: float = PATIENCE,
     message: str = "the condition did not come true",
     ignoring: tuple[type[Exception], ...] = (),
 ) -> T:
@@ -45,7 +47,7 @@ def wait_for(
 async def wait_for_async(
     condition: Callable[[], T | None],
     *,
-    timeout: float = 10.0,
+    timeout: float = PATIENCE,
     message: str = "the condition did not come true",
     ignoring: tuple[type[Exception], ...] = (),
 ) -> T:

@@ -168,20 +168,20 @@ class Web:
         self._stack.close()
         if self._listener is not None:
             self.realtime.manager.publisher.order({"action": "wake up"})
-            self._listener.join(10)
+            self._listener.join(60)
             assert not self._listener.is_alive()
         self.realtime.manager.publisher.close()
 
     def settle(self) -> None:
         """Wait until the server has received everything that was published before."""
         self._order_settling()
-        assert self._settled.wait(10)
+        assert self._settled.wait(60)
 
     def _order_settling(self) -> None:
         """Send the server an order that comes after all else."""
-        assert self.manager.reader.listener.wait(10)
+        assert self.manager.reader.listener.wait(60)
         self._settled.clear()
-        assert self.realtime.flush(10)
+        assert self.realtime.flush(60)
         assert self.realtime.manager.publisher.order({"action": "settle"})
 
     @property

@@ -55,7 +55,7 @@ class Raw:
         self,
         url: str,
         *,
-        timeout: float = 5.0,
+        timeout: float = 30.0,
         deflate: bool = False,
         receive_buffer: int | None = None,
         query: str = "",
@@ -178,7 +178,7 @@ class Raw:
         self._buffer += data
 
 
-def http(url: str, request: bytes, *, timeout: float = 5.0) -> socket.socket:
+def http(url: str, request: bytes, *, timeout: float = 30.0) -> socket.socket:
     """Open a connection and send a request, or the beginning of one."""
     parts = urlsplit(url)
     connection = socket.create_connection((parts.hostname or "", parts.port or 80), timeout)

@@ -33,7 +33,7 @@ def test_a_connection_without_a_token_is_cut_that_sends(host: Attacked, send: Se
     connection = Raw(host.url)
     connection.wait_for("0")
     sent(connection, send)
-    assert connection.is_closed(10)
+    assert connection.is_closed(60)
     connection.close()
 
 
@@ -41,7 +41,7 @@ def test_a_connection_without_a_token_is_cut_that_sends(host: Attacked, send: Se
 def test_a_client_is_cut_that_sends(host: Attacked, send: Send) -> None:
     connection = Raw(host.url).enter(token_of())
     sent(connection, send)
-    assert connection.is_closed(10)
+    assert connection.is_closed(60)
     connection.close()
 
 
@@ -49,7 +49,7 @@ def test_nothing_is_inflated(host: Attacked) -> None:
     connection = Raw(host.url, deflate=True)
     assert not connection.deflates
     sent(connection, lambda raw: raw.write(raw.bomb(LONG)))
-    assert connection.is_closed(10)
+    assert connection.is_closed(60)
 
 
 def test_others_are_served_after_all_that(host: Attacked) -> None:

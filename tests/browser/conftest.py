@@ -54,7 +54,7 @@ def new_page(request: pytest.FixtureRequest, browser: Browser, tmp_path: Path) -
     def open_page(**options: Any) -> Page:
         contexts.append(browser.new_context(**options))
         page = contexts[-1].new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(60_000)
         page.on("pageerror", lambda error: uncaught.append(str(error)))
         return page
 

@@ -123,7 +123,7 @@ def test_a_manager_whose_emit_failed_does_not_try_again_at_once(scheme: str) -> 
         for number in range(100):
             publisher.emit("step", {"number": number}, room="project:alpha")
 
-    accepting.join(10)
+    accepting.join(60)
     assert 1 <= len(tries) < 20
 
 
@@ -217,7 +217,7 @@ def _run_in_threads(target: Any, count: int) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
         assert not thread.is_alive()
 
 

@@ -261,7 +261,7 @@ def test_both_sides_go_on_by_themselves_when_the_broker_comes_back(channel: Chan
     wait_for(lambda: not listener.manager.wait_until_listening(0))
     broker.server.start()
 
-    wait_for(lambda: publisher.publish_events([PROBE]) and listener.probed.wait(0.05), timeout=20)
+    wait_for(lambda: publisher.publish_events([PROBE]) and listener.probed.wait(0.05))
     listener.emits.clear()
     assert publisher.publish_events([step(number) for number in range(1, 101)]) == 100
     assert numbers(listener.wait_for_count(100)) == list(range(1, 101))

@@ -96,7 +96,7 @@ def test_hanging_up_closes_the_socket_of_a_broker_that_does_not_answer_any_more(
             _ = unanswered.default_channel
         peer, _ = server.accept()
         hang_up(unanswered)
-        peer.settimeout(10)
+        peer.settimeout(60)
         wait_for(lambda: peer.recv(65536) == b"")
         peer.close()
 

@@ -65,11 +65,11 @@ def speaker(redis_broker: Broker) -> Iterator[Speaker]:
 @pytest.fixture
 def server(redis_broker: Broker, speaker: Speaker) -> Iterator[StockManager]:
     manager = StockManager(redis_broker.url)
-    wait_for(lambda: speaker.emit("probe", None) and bool(manager.done), timeout=20)
+    wait_for(lambda: speaker.emit("probe", None) and bool(manager.done))
     yield manager
     manager.ending = True
     speaker.emit("probe", None)
-    manager.thread.join(10)
+    manager.thread.join(60)
 
 
 @pytest.mark.parametrize(

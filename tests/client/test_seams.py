@@ -39,7 +39,7 @@ def test_events_of_a_real_connection_are_observed_beside_the_users_handlers(redi
     client.on("connect", lambda: handled.append("connect"))
     client.on("*", lambda event, *_: handled.append(event))
     seams.observe_events(client, lambda event, namespace, _: observed.append((event, namespace)))
-    client.connect(web.url, auth={"token": web.token()}, transports=["websocket"], wait_timeout=10)
+    client.connect(web.url, auth={"token": web.token()}, transports=["websocket"], wait_timeout=60)
     client.emit("subscribe_project", {"project_id": "beta"})
     wait_for(lambda: "error" in handled)
     assert seams.is_connected_or_reconnecting(client)

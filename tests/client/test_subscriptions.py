@@ -31,7 +31,7 @@ def test_it_follows_a_project_over_a_dropped_connection(web: Web, batch: bool) -
     events: list[tuple[str, Any]] = []
     client = socketio.Client(reconnection_delay=0.05, reconnection_delay_max=0.2)
     with ProjectSubscription(client, "alpha", lambda *event: events.append(event), batch=batch) as project:
-        client.connect(web.url, auth={"token": web.token()}, transports=["websocket"], wait_timeout=10)
+        client.connect(web.url, auth={"token": web.token()}, transports=["websocket"], wait_timeout=60)
         assert project.wait_for(lambda feed: feed.state == "subscribed")
         web.emit("alpha", 1)
         wait_for(lambda: numbers(events) == [1])
@@ -51,7 +51,7 @@ def test_it_knows_the_jobs_and_leaves_the_users_own_handlers_alone(web: Web) -> 
     statuses: list[Any] = []
     client = socketio.Client()
     client.on("agent_status", statuses.append)
-    client.connect(web.url, auth={"token": web.token()}, transports=["websocket"], wait_timeout=10)
+    client.connect(web.url, auth={"token": web.token()}, transports=["websocket"], wait_timeout=60)
     changes: list[str] = []
     project = ProjectSubscription(client, "alpha", on_change=lambda _feed, reason: changes.append(reason))
     assert project.wait_for(lambda feed: feed.state == "subscribed")
@@ -68,7 +68,7 @@ def test_it_knows_the_jobs_and_leaves_the_users_own_handlers_alone(web: Web) -> 
 
 def test_a_refusal_is_known(web: Web) -> None:
     client = socketio.Client()
-    client.connect(web.url, auth={"token": web.token()}, transports=["websocket"], wait_timeout=10)
+    client.connect(web.url, auth={"token": web.token()}, transports=["websocket"], wait_timeout=60)
     with ProjectSubscription(client, "beta") as project:
         assert project.wait_for(lambda feed: feed.state == "refused")
         assert project.feed.error is not None
@@ -80,11 +80,11 @@ def test_a_refused_connection_says_why(web: Web) -> None:
     client = socketio.Client(reconnection=False)
     with ProjectSubscription(client, "alpha") as project:
         with pytest.raises(socketio.exceptions.ConnectionError):
-            client.connect(web.url, auth={"token": "nonsense"}, transports=["websocket"], wait_timeout=10)
+            client.connect(web.url, auth={"token": "nonsense"}, transports=["websocket"], wait_timeout=60)
         assert project.wait_for(lambda feed: feed.state == "refused")
         assert project.feed.error is not None
         assert project.feed.error["code"] == "unauthorized"
-        client.connect(web.url, auth={"token": web.token()}, transports=["websocket"], wait_timeout=10)
+        client.connect(web.url, auth={"token": web.token()}, transports=["websocket"], wait_timeout=60)
         assert project.wait_for(lambda feed: feed.state == "subscribed")
         assert project.feed.error is None
     client.shutdown()
@@ -92,7 +92,7 @@ def test_a_refused_connection_says_why(web: Web) -> None:
 
 def test_what_watches_the_time_is_seen_by_health_checks(web: Web) -> None:
     client = socketio.Client()
-    client.connect(web.url, auth={"token": web.token()}, transports=["websocket"], wait_timeout=10)
+    client.connect(web.url, auth={"token": web.token()}, transports=["websocket"], wait_timeout=60)
     with ProjectSubscription(client, "alpha") as project:
         wait_for(lambda: project.loop.is_turning)
         assert project.loop.health() == {
@@ -114,7 +114,7 @@ def test_an_event_loop_follows_too(web: Web) -> None:
     async def follow() -> None:
         client = socketio.AsyncClient(reconnection_delay=0.05, reconnection_delay_max=0.2)
         project = AsyncProjectSubscription(client, "alpha", lambda *event: events.append(event))
-        await client.connect(web.url, auth={"token": web.token()}, transports=["websocket"], wait_timeout=10)
+        await client.connect(web.url, auth={"token": web.token()}, transports=["websocket"], wait_timeout=60)
         await until(lambda: project.feed.state == "subscribed")
         web.emit("alpha", 1)
         await until(lambda: numbers(events) == [1])

@@ -24,7 +24,7 @@ from tests.proxy import Proxy
 from tests.waiting import wait_for
 
 #: Longest time, in seconds, until jobs are where a cell wants them.
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 class MomentMissedError(AssertionError):

@@ -69,7 +69,7 @@ class PlainClient:
         self._sio = OrderedClient(reconnection_delay=0.1, reconnection_delay_max=0.5)
         self._sio.on("agent_status", self._page.show)
         self._sio.on("connect", self._subscribe)
-        self._sio.connect(url, auth={"token": token}, transports=["websocket"], wait_timeout=10)
+        self._sio.connect(url, auth={"token": token}, transports=["websocket"], wait_timeout=60)
 
     def _subscribe(self) -> None:
         self._sio.emit("subscribe_project", {"project_id": self._project})
@@ -98,7 +98,7 @@ class OurClient:
         self._spoken: set[str] = set()
         self._sio = OrderedClient(reconnection_delay=0.1, reconnection_delay_max=0.5)
         self._subscription = ProjectSubscription(self._sio, project, self._heard, self._changed)
-        self._sio.connect(url, auth={"token": token}, transports=["websocket"], wait_timeout=10)
+        self._sio.connect(url, auth={"token": token}, transports=["websocket"], wait_timeout=60)
 
     def _heard(self, name: str, data: Any) -> None:
         if name == SPOKEN:
@@ -136,7 +136,7 @@ class Asker:
 
     def view(self) -> View:
         """Subscribe, and return what the answer shows."""
-        answer = wait_for(self._ask, message="the project could not be subscribed to", timeout=20)
+        answer = wait_for(self._ask, message="the project could not be subscribed to")
         return View(self.name, {job["job_id"]: answer_of(job) for job in answer["jobs"]})
 
     def _ask(self) -> Any:

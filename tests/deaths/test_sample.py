@@ -39,7 +39,7 @@ def test_what_is_left_out_is_in_the_matrix_and_little() -> None:
 
 
 @pytest.mark.integration
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_what_is_shown_of_each_job_is_true(deaths: Stages, tmp_path: Path) -> None:
     seed, flight = sample()
     if flight is None:

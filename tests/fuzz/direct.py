@@ -66,7 +66,7 @@ class DirectClient:
         """Return an acknowledgement, for which the server may need a while."""
         self.read()
         if number not in self.answers:
-            wait_for(lambda: self.read() or number in self.answers, timeout=30)
+            wait_for(lambda: self.read() or number in self.answers)
         return self.answers.pop(number)
 
     def read(self) -> None:

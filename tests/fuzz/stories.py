@@ -188,7 +188,7 @@ class World:
             self._settled.set()
 
     def begin(self) -> None:
-        assert self.manager.reader.listener.wait(10)
+        assert self.manager.reader.listener.wait(60)
 
     def do(self, deed: Deed, job: Job, outgoing: Outgoing, content: str) -> None:
         """Let something happen, if it does in this world."""
@@ -205,7 +205,7 @@ class World:
     def _send_progress_before(self, job: tuple[str, str]) -> None:
         """Send the last progress of a job: whether newer progress replaces it depends on the machine."""
         if job in self._in_progress:
-            assert self.realtime.flush(30)
+            assert self.realtime.flush(60)
             self._in_progress.clear()
         self._in_progress.add(job)
 
@@ -213,7 +213,7 @@ class World:
         """Send an order that comes after all else."""
         if self._is_settled:
             return
-        assert self.realtime.flush(30)
+        assert self.realtime.flush(60)
         self._in_progress.clear()
         self._orders += 1
         self._until = self._orders
@@ -222,7 +222,7 @@ class World:
 
     def settle(self) -> None:
         """Wait until the server has received everything that was published before."""
-        assert self._is_settled or self._settled.wait(30), "a world does not settle"
+        assert self._is_settled or self._settled.wait(60), "a world does not settle"
         self._is_settled = True
 
     def stop(self) -> None:
@@ -230,7 +230,7 @@ class World:
         self.realtime.access.stop()
         self.manager.stop_listening()
         self.realtime.manager.publisher.order({"action": "wake up"})
-        self.manager.thread.join(10)
+        self.manager.thread.join(60)
         self.realtime.manager.publisher.close()
 
 

@@ -214,7 +214,7 @@ def studio(
 def test_every_id_of_a_canvas_ends_as_the_backend_says(studio: Studio, batch: list[Any]) -> None:
     calls = [studio.start(canvas) for canvas in batch]
     try:
-        wait_for(lambda: not any(call.mistakes() for call in calls), timeout=30)
+        wait_for(lambda: not any(call.mistakes() for call in calls))
     except WaitTimeout:
         pytest.fail(mistakes_of(calls))
 

@@ -215,14 +215,14 @@ class Channel:
         for poison in poisons:
             disturb(poison)
             counted.append(self.count())
-        wait_for(lambda: self.heard[-1:] == counted[-1:], timeout=20)
+        wait_for(lambda: self.heard[-1:] == counted[-1:])
         is_whole = self._ears.reader.loop.failures == failures and self._ears.generation == generation
         return self.heard == counted and is_whole
 
     def close(self) -> None:
         self._ears.stop_listening()
         self.count()
-        self._thread.join(10)
+        self._thread.join(60)
         self._mouth.close()
         self._stranger.release()
         if self._redis is not None:

@@ -192,7 +192,7 @@ class Watcher:
 
     def heard(self) -> list[list[Any]]:
         """Return the events, and apart from them the refusals, that it has heard up to the end of the example."""
-        self._client.wait_for_event("over", timeout=30)
+        self._client.wait_for_event("over")
         heard = [list(event) for event in self._client.events]
         return [[event for event in heard if (event[0] == "error") == is_error] for is_error in (False, True)]
 

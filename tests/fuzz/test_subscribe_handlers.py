@@ -102,7 +102,7 @@ def tell(web: Web, job_id: str, project: str) -> None:
     if job_id != "one":
         error = FOREIGN if project == "beta" else "broken"
         web.realtime.manager.put_status(events.status_change(job, "FAILURE", error=error))
-    assert web.realtime.flush(10)
+    assert web.realtime.flush(60)
 
 
 @pytest.fixture(scope="module")

@@ -60,7 +60,7 @@ def test_a_thread_that_finds_all_connections_in_use_waits_for_one(redis_url: str
     waiting.join(0.2)
     assert (answers, taken.port) == ([], master.port)
     pool.release(taken)
-    waiting.join(10)
+    waiting.join(60)
     assert answers == [True]
     pool.disconnect()
 

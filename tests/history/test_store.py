@@ -507,7 +507,7 @@ def test_more_readers_than_connections_take_turns(redis_url: str) -> None:
     start = threading.Barrier(300)
 
     def read(number: int) -> int:
-        start.wait(20)
+        start.wait(60)
         return len(history.read(f"p{number}").jobs)
 
     with ThreadPoolExecutor(300) as threads:

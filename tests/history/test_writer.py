@@ -63,7 +63,7 @@ def test_a_child_is_a_writer_of_its_own_and_inherits_no_doubt() -> None:
     with writer.lock:
         read, write = os.pipe()
         if os.fork() == 0:
-            is_free = writer.lock.acquire(timeout=5)
+            is_free = writer.lock.acquire(timeout=60)
             os.write(write, f"{writer.id} {len(writer.doubts(events))} {is_free}".encode())
             os._exit(0)
         os.wait()

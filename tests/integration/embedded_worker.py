@@ -57,11 +57,11 @@ def stop(worker: Any, *, cold: bool) -> None:
     logger.warning("stopping")
     if cold:
         state.should_terminate = 0
-        wait_for(lambda: not worker.thread.is_alive(), timeout=30)
+        wait_for(lambda: not worker.thread.is_alive())
         state.should_terminate = None
     else:
         worker.stop()
-        wait_for(lambda: not worker.thread.is_alive(), timeout=30)
+        wait_for(lambda: not worker.thread.is_alive())
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ class LocalNode(CeleryTestContainer):
         else:
             self.process.send_signal(number)
 
-    def restart(self, timeout: float = 10) -> None:
+    def restart(self, timeout: float = 60) -> None:
         self.process.restart()
 
     def exec_run(self, cmd: str | list[str], **_options: Any) -> tuple[int, bytes]:

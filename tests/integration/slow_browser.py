@@ -11,6 +11,8 @@ from typing import Any
 
 import websocket
 
+from tests.waiting import PATIENCE
+
 #: Bytes that the kernel keeps for a browser that does not read.
 BUFFER = 4096
 
@@ -34,7 +36,7 @@ class SlowBrowser:
         self._socket = websocket.create_connection(
             f"{url.replace('http', 'ws')}/socket.io/?EIO=4&transport=websocket{session}",
             sockopt=[(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)],
-            timeout=10,
+            timeout=PATIENCE,
         )
         if polls_first:
             self._socket.send("2probe")
@@ -56,14 +58,14 @@ class SlowBrowser:
         self.read_until(lambda: number in self.answers)
         return self.answers[number]
 
-    def read_until(self, condition: Callable[[], Any], *, timeout: float = 20.0) -> None:
+    def read_until(self, condition: Callable[[], Any], *, timeout: float = PATIENCE) -> None:
         """Read until something is so, or the server has hung up."""
         deadline = time.monotonic() + timeout
         while not condition() and not self.closed:
             assert time.monotonic() < deadline, f"read for {timeout:g} s in vain, after {self.events[-1:]}"
             self._read()
 
-    def read_to_the_end(self, *, timeout: float = 20.0) -> None:
+    def read_to_the_end(self, *, timeout: float = PATIENCE) -> None:
         """Read until the server has hung up."""
         self.read_until(lambda: self.closed, timeout=timeout)
 
@@ -93,6 +95,6 @@ class SlowBrowser:
 
 def _poll(url: str) -> str:
     """Begin a session by polling, and return its id."""
-    with urllib.request.urlopen(f"{url}/socket.io/?EIO=4&transport=polling", timeout=10) as answer:
+    with urllib.request.urlopen(f"{url}/socket.io/?EIO=4&transport=polling", timeout=60) as answer:
         opened = json.loads(answer.read()[1:])
     return str(opened["sid"])

@@ -62,7 +62,7 @@ def test_no_log_has_a_token(launcher: Launcher, shared_stage: Callable[..., Stag
     requests = list(itertools.chain.from_iterable(addresses(f"{user}:x{secret}.{secret}") for user in USERS))
 
     for address in requests:
-        connection = http.client.HTTPConnection(host, timeout=10)
+        connection = http.client.HTTPConnection(host, timeout=60)
         connection.request("GET", address, headers={"Referer": f"{web.url}{address}"})
         assert connection.getresponse().read()
         connection.close()

@@ -43,7 +43,7 @@ def run(app: Celery, task: str, *args: str) -> list[dict[str, Any]]:
         jobs = [history.job(project, job_id) or {} for job_id in ids]
         return jobs if all(job.get("status") in ("success", "error") for job in jobs) else []
 
-    return wait_for(ended, timeout=20)
+    return wait_for(ended)
 
 
 def test_each_job_of_a_batch_ends_as_its_task_has_stored_or_as_the_batch(app: Celery) -> None:

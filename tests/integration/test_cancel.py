@@ -30,12 +30,12 @@ def cancel(client: Recorder, job_id: str) -> dict[str, Any]:
 def start(task: Any, project: str, client: Recorder, *args: Any) -> str:
     """Publish a job, and wait until it runs."""
     job_id: str = task.apply_async(args, headers={"project_id": project}).id
-    client.wait_for_event("agent_progress", job_id=job_id, timeout=20)
+    client.wait_for_event("agent_progress", job_id=job_id)
     return job_id
 
 
 def ends_revoked(client: Recorder, job_id: str) -> None:
-    end = client.wait_for_end(job_id, timeout=20)
+    end = client.wait_for_end(job_id)
     assert (end["status"], end["state"], end["result"]) == ("error", "REVOKED", None)
     assert end["error"].startswith("TaskRevokedError")
 
@@ -79,12 +79,12 @@ def test_a_job_that_was_cancelled_may_be_published_again_under_its_id(
         others = [start(jobs.hold, project, client, str(path)) for _ in range(2 if was == "waiting" else 0)]
         job = jobs.hold.apply_async((str(path),), headers={"project_id": project}).id
         status = {"waiting": "queued", "running": "running"}[was]
-        client.wait_for_event("agent_status", job_id=job, status=status, timeout=20)
+        client.wait_for_event("agent_status", job_id=job, status=status)
         assert cancel(client, job)["cancel"] == "requested"
         path.touch()
         ends_revoked(client, job)
         jobs.count.apply_async((1, 0), task_id=job, headers={"project_id": project})
-        client.wait_for_event("agent_status", job_id=job, status="success", timeout=20)
+        client.wait_for_event("agent_status", job_id=job, status="success")
         assert client.call("get_result", {"job_id": job})["result"] == {"counted": 1}
         for other in others:
             assert client.wait_for_end(other)["status"] == "success"
@@ -106,7 +106,7 @@ def test_a_worker_drops_the_message_of_the_cancelled_publication_and_runs_that_o
         jobs.leave_trace.apply_async((str(path), "second"), **options)
         jobs.celery.control.add_consumer(queue, reply=True)
         try:
-            client.wait_for_event("agent_status", job_id=job, status="success", timeout=20)
+            client.wait_for_event("agent_status", job_id=job, status="success")
         finally:
             jobs.celery.control.cancel_consumer(queue, reply=True)
         assert path.read_text() == "second"
@@ -122,7 +122,7 @@ def test_a_pool_that_can_ends_a_job_that_runs(shared_stage: GetStage, pool: str,
         assert (answer["cancel"], answer["how"]) == ("requested", "terminate")
         ends_revoked(client, job)
         after = jobs.count.apply_async((1, 0), headers={"project_id": project}).id
-        assert client.wait_for_end(after, timeout=20)["status"] == "success"
+        assert client.wait_for_end(after)["status"] == "success"
 
 
 # A solo worker hears no command while it runs a task, and finds the cancellation in the history.
@@ -153,7 +153,7 @@ def test_a_job_that_waits_in_a_pool_that_takes_all_at_once_is_not_reported_as_ca
         assert cancel(client, waiting)["error"]["code"] == "unavailable"
         path.touch()
         for job in (*running, waiting):
-            assert client.wait_for_end(job, timeout=20)["status"] == "success"
+            assert client.wait_for_end(job)["status"] == "success"
 
 
 @pytest.mark.parametrize("pool", ["solo", "threads", "eventlet", "gevent", "prefork"])
@@ -170,7 +170,7 @@ def test_a_task_that_is_cancellable_ends_by_itself_and_tidies_up(
         assert path.read_text() == "tidied up"
         assert client.call("get_result", {"job_id": job})["state"] == "REVOKED"
         other = start(jobs.patient, project, client, str(path), 0.2)
-        assert client.wait_for_end(other, timeout=20)["result"] == "nobody minded"
+        assert client.wait_for_end(other)["result"] == "nobody minded"
 
 
 def test_only_a_user_with_access_cancels(shared_stage: GetStage, tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_large_result_is_fetched_whole(stage: Stage) -> None:
     project = new_project()
     with stage.watch(project) as client, stage.connect("another") as stranger:
         job = jobs.large.apply_async((70000,), headers={"project_id": project}).id
-        end = client.wait_for_end(job, timeout=20)
+        end = client.wait_for_end(job)
         assert (end["result"], end["truncated"]) == (None, True)
         answer = client.call("get_result", {"job_id": job})
         assert answer["status"] == "success"

@@ -56,7 +56,7 @@ def run(client: Recorder, project: str, task: Any, path: Path, count: int) -> li
     """Publish jobs, and wait until they run. A worker fetches no more of late ones than it has processes for."""
     job_ids = [task.apply_async((str(path), 60.0), headers={"project_id": project}).id for _ in range(count)]
     for job_id in job_ids:
-        client.wait_for_event("agent_status", job_id=job_id, status="running", timeout=30)
+        client.wait_for_event("agent_status", job_id=job_id, status="running")
     return job_ids
 
 
@@ -70,7 +70,7 @@ def occupy(client: Recorder, project: str, path: Path) -> list[str]:
             job_ids.append(jobs.hold.apply_async((str(path), 60.0), headers={"project_id": project}).id)
         return len(running) == RUNNING
 
-    wait_for(is_occupied, timeout=30)
+    wait_for(is_occupied)
     return job_ids
 
 
@@ -87,11 +87,11 @@ def test_jobs_that_run_are_cancelled_and_no_other(
             job_ids = run(client, project, task, tmp_path / "never", RUNNING - len(bystanders))
             assert cancel_all(client, job_ids) == [("requested", how)] * len(job_ids)
             for job_id in job_ids:
-                assert client.wait_for_end(job_id, timeout=30)["state"] == "REVOKED"
+                assert client.wait_for_end(job_id)["state"] == "REVOKED"
             cancelled += len(job_ids)
         go.touch()
         for job_id in bystanders:
-            assert client.wait_for_end(job_id, timeout=30)["status"] == "success"
+            assert client.wait_for_end(job_id)["status"] == "success"
 
 
 @many
@@ -109,10 +109,10 @@ def test_jobs_that_wait_in_a_worker_or_at_the_broker_are_cancelled_and_never_run
         assert cancel_all(client, job_ids) == [("requested", "before_start")] * len(job_ids)
         go.touch()
         for job_id in job_ids:
-            assert client.wait_for_end(job_id, timeout=30)["state"] == "REVOKED"
+            assert client.wait_for_end(job_id)["state"] == "REVOKED"
             assert client.statuses(job_id) == ["queued", "error"]
         for job_id in blockers:
-            assert client.wait_for_end(job_id, timeout=30)["status"] == "success"
+            assert client.wait_for_end(job_id)["status"] == "success"
 
 
 def test_a_worker_that_starts_after_the_cancellation_drops_the_job_too(launcher: Launcher, broker: Broker) -> None:
@@ -125,5 +125,5 @@ def test_a_worker_that_starts_after_the_cancellation_drops_the_job_too(launcher:
             client.wait_for_event("agent_status", job_id=job_id, status="queued")
             assert cancel_all(client, [job_id]) == [("requested", "before_start")]
             stage.worker.start()
-            assert client.wait_for_end(job_id, timeout=30)["state"] == "REVOKED"
+            assert client.wait_for_end(job_id)["state"] == "REVOKED"
             assert client.statuses(job_id) == ["queued", "error"]

@@ -80,7 +80,7 @@ def test_what_a_job_has_said_outlives_a_child_that_ends_after_it(
             wait_for(lambda job=job: numbers(client, job) == [0, 1, 2])
             assert reached(client, job) == [90]
         ends_well(client, long)
-        wait_for(lambda: not set(first) & set(children(stage)), timeout=30)
+        wait_for(lambda: not set(first) & set(children(stage)))
 
 
 @any_broker
@@ -93,11 +93,10 @@ def test_a_child_that_is_killed_takes_its_own_job_with_it_and_no_other(
     with stage.watch(project) as client:
         holding = [start(jobs.hold, str(gate), 60.0, project=project) for _ in range(2)]
         for job in holding:
-            client.wait_for_event("agent_progress", job_id=job, timeout=20)
+            client.wait_for_event("agent_progress", job_id=job)
         os.kill(children(stage)[0].pid, signal.SIGKILL)
         killed = wait_for(
             lambda: [job for job in holding if states(client, job)[-1][1] == "FAILURE"],
-            timeout=30,
         )
         gate.touch()
         [other] = set(holding) - set(killed)
@@ -117,7 +116,7 @@ def test_a_pool_that_is_restarted_goes_on(make_stage: Callable[..., Stage], tmp_
             ends_well(client, job)
         first = children(stage)
         holding = start(jobs.hold, str(gate), 60.0, project=project)
-        client.wait_for_event("agent_progress", job_id=holding, timeout=20)
+        client.wait_for_event("agent_progress", job_id=holding)
         assert jobs.celery.control.pool_restart(reply=True, limit=1, timeout=20)
         gate.touch()  # a child ends when it has done what it was doing
         ends_well(client, holding)
@@ -144,7 +143,7 @@ def test_a_pool_that_grows_and_shrinks_ends_each_job(make_stage: Callable[..., S
             gate = tmp_path / f"go-{turn}"
             holding = [start(jobs.hold, str(gate), 60.0, project=project) for _ in range(4)]
             for job in holding:
-                client.wait_for_event("agent_progress", job_id=job, timeout=30)
+                client.wait_for_event("agent_progress", job_id=job)
             assert len(children(stage)) == 4
             gate.touch()
             for job in holding:

@@ -38,7 +38,7 @@ PROGRAMS = {"Redis server": "--appendonly", "worker": "celery", "web server": "e
 ADDRESS = re.compile(r"http://\S+")
 PASSED = re.compile(r"queued, running, success; progress: \d.*\nThe check passed\.")
 #: Seconds, for a busy machine. Each of the three programs gets up to four to end by itself, one after the other.
-STOP_TIMEOUT = 40
+STOP_TIMEOUT = 60
 #: Seconds, for a busy machine. With the demo or its user gone, the worker gets two, the others need next to nothing.
 ORPHAN_TIMEOUT = 20
 
@@ -102,8 +102,8 @@ class Demo:
 
     def wait_until_up(self, family: int = FAMILY) -> str:
         """Wait for the page and for every process, and return the address."""
-        match = self.process.wait_for_log(r"The demo is running: (\S+)", timeout=30)
-        wait_for(lambda: len(self.look()) == family, timeout=20, message=f"{family} processes are expected")
+        match = self.process.wait_for_log(r"The demo is running: (\S+)")
+        wait_for(lambda: len(self.look()) == family, message=f"{family} processes are expected")
         return match[1]
 
     def wait_until_gone(self, timeout: float) -> None:
@@ -112,7 +112,7 @@ class Demo:
 
     def wait_for_exit(self, timeout: float = STOP_TIMEOUT) -> int:
         wait_for(lambda: not self.process.running, timeout=timeout, message="the demo still runs")
-        self.wait_until_gone(10)
+        self.wait_until_gone(60)
         return self.process.kill()
 
     def guard_of(self, name: str) -> psutil.Process:
@@ -158,14 +158,14 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Demo]]:
 
 def post(url: str, data: dict) -> None:
     request = urllib.request.Request(url, json.dumps(data).encode(), {"Content-Type": "application/json"})
-    HTTP.open(request, timeout=10).close()
+    HTTP.open(request, timeout=60).close()
 
 
 def start_long_job(demo: Demo, url: str) -> None:
     """Have the worker busy. The demo must be a ``--verbose`` one."""
     post(f"{url}login", {"user": "ada"})
     post(f"{url}jobs", {"project_id": "apollo", "kind": "transcribe", "options": {"seconds": 100}})
-    demo.process.wait_for_log(r"transcribe\[.+ received", timeout=20)
+    demo.process.wait_for_log(r"transcribe\[.+ received")
 
 
 # Other tests send SIGINT and SIGTERM.
@@ -173,7 +173,7 @@ def start_long_job(demo: Demo, url: str) -> None:
 def test_the_page_answers_at_the_one_address_that_is_printed_until_a_signal_stops_everything(start, number):
     demo = start()
     url = demo.wait_until_up()
-    with HTTP.open(url, timeout=10) as response:
+    with HTTP.open(url, timeout=60) as response:
         assert response.status == 200
     assert ADDRESS.findall(demo.output) == [url]
     demo.process.send_signal(number)
@@ -304,7 +304,7 @@ def test_a_broker_that_does_not_answer_is_refused_without_telling_its_password(s
 @pytest.mark.parametrize("mode", long_unless(["threading"], ["threading", "eventlet", "gevent"]))
 def test_the_check_runs_a_job_and_stops(start, mode):
     demo = start("--check", "--async-mode", mode)
-    wait_for(lambda: len(demo.look()) == FAMILY, timeout=20)
+    wait_for(lambda: len(demo.look()) == FAMILY)
     assert demo.wait_for_exit(timeout=60) == 0
     assert PASSED.search(demo.output)
 
@@ -320,6 +320,6 @@ def test_a_check_that_is_interrupted_has_not_passed(start):
 def test_the_check_passes_and_a_private_redis_is_started_only_for_what_is_missing(start, broker):
     demo = start("--check", "--broker-url", broker.url)
     private = {"redis": 0, "rabbitmq": 2}[broker.name]  # For the results, and its guard.
-    wait_for(lambda: len(demo.look()) == FAMILY - 2 + private, timeout=20)
+    wait_for(lambda: len(demo.look()) == FAMILY - 2 + private)
     assert demo.wait_for_exit(timeout=60) == 0
     assert PASSED.search(demo.output)

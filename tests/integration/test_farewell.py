@@ -27,7 +27,7 @@ from tests.processes import HOST, ManagedProcess, Worker, free_port, python_path
 from tests.proxy import Proxy
 from tests.services import BROKERS, Broker
 from tests.variants import any_broker, long_unless
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE, wait_for
 
 SPEECH = list(range(LINES))
 STATES = ["PENDING", "STARTED", "SUCCESS"]
@@ -60,7 +60,7 @@ class Ear:
 
     def close(self) -> None:
         self._manager.stop_listening()
-        self._thread.join(10)
+        self._thread.join(60)
         self._manager.close()
         assert not self._thread.is_alive()
 
@@ -90,7 +90,7 @@ class Ear:
     def states(self, job_id: str) -> list[str]:
         return [data["state"] for data in self.of_job("agent_status", job_id)]
 
-    def wait_for_state(self, job_id: str, state: str, *, timeout: float = 10.0) -> dict[str, Any]:
+    def wait_for_state(self, job_id: str, state: str, *, timeout: float = PATIENCE) -> dict[str, Any]:
         def told() -> list[dict[str, Any]]:
             return [data for data in self.of_job("agent_status", job_id) if data["state"] == state]
 
@@ -114,7 +114,7 @@ def run_script(launcher: Launcher, broker: Broker, name: str, project: str, **en
     )
 
 
-def ended(process: ManagedProcess, *, timeout: float = 30.0) -> int:
+def ended(process: ManagedProcess, *, timeout: float = PATIENCE) -> int:
     wait_for(lambda: not process.running, timeout=timeout, message=f"{process.name} does not end")
     code = process.returncode
     assert code is not None
@@ -290,7 +290,7 @@ def test_all_that_a_web_server_says_before_it_is_interrupted_is_heard(
     project = new_project()
     web = launcher.web("tests.integration.farewell_web", broker=broker)
     with contextlib.suppress(OSError):  # the answer may not come any more
-        urllib.request.urlopen(f"{web.url}/say/{project}", data=b"", timeout=10).close()
+        urllib.request.urlopen(f"{web.url}/say/{project}", data=b"", timeout=60).close()
     assert ended(web) == 0
     ear.wait_for_lines(project, LINES)
     assert ear.lines(project) == SPEECH
@@ -344,7 +344,7 @@ def test_a_worker_ends_while_the_broker_does_not_answer(
     worker = start_worker(WORKER_APP, broker=redis_broker, env=without_broker(silent_broker), concurrency=1)
     with producing(redis_broker, url=silent_broker, flush_timeout=0.0):
         result = farewell_jobs.speak.apply_async((LINES,), headers={"project_id": new_project()})
-        assert result.get(timeout=10)
+        assert result.get(timeout=60)
     worker.send_signal(signal.SIGTERM)
     assert ended(worker) == 0
 

@@ -61,7 +61,7 @@ def test_a_fork_has_its_environment_and_the_next_one_does_not(tmp_path: Path) ->
 
 def test_it_can_be_killed_with_its_group(start: Callable[..., Worker]) -> None:
     worker = start("prefork")
-    worker.wait_for_log("Cannot connect to redis", timeout=30)
+    worker.wait_for_log("Cannot connect to redis")
     assert os.getpgid(worker.pid) == worker.pid
     children = wait_for(psutil.Process(worker.pid).children)
     assert worker.kill() == -signal.SIGKILL
@@ -71,13 +71,13 @@ def test_it_can_be_killed_with_its_group(start: Callable[..., Worker]) -> None:
 
 def test_its_main_process_can_be_killed_and_it_can_start_again(start: Callable[..., Worker]) -> None:
     worker = start("prefork")
-    worker.wait_for_log("Cannot connect to redis", timeout=30)
+    worker.wait_for_log("Cannot connect to redis")
     first, children = worker.pid, psutil.Process(worker.pid).children()
     worker.kill_main()
     assert not worker.running
     worker.start(wait=False)
     assert worker.pid != first
-    worker.wait_for_log("Cannot connect to redis", timeout=30)
+    worker.wait_for_log("Cannot connect to redis")
     for child in children:
         with contextlib.suppress(psutil.NoSuchProcess):  # they notice, and end
             child.kill()
@@ -86,8 +86,8 @@ def test_its_main_process_can_be_killed_and_it_can_start_again(start: Callable[.
 @pytest.mark.parametrize("pool", ["gevent", "eventlet"])
 def test_a_green_pool_has_a_server_that_is_patched_for_it(start: Callable[..., Worker], pool: str) -> None:
     worker = start(pool)
-    worker.wait_for_log(rf"concurrency: \d+ \({pool}\)", timeout=30)
-    worker.wait_for_log("Cannot connect to redis", timeout=30)
+    worker.wait_for_log(rf"concurrency: \d+ \({pool}\)")
+    worker.wait_for_log("Cannot connect to redis")
     assert isinstance(worker._process, Forked)
     assert worker.stop() == 0
 

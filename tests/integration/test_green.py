@@ -42,7 +42,7 @@ def test_a_task_that_computes_for_long_is_running_and_never_lost(shared_stage: G
     stage = shared_stage(pool=pool, env={"LOST_AFTER": str(LOST_AFTER)})
     with stage.watch(project) as client:
         job = start(task, 2 * LOST_AFTER, project=project)
-        client.wait_for_event("agent_status", job_id=job, status="running", timeout=20)
+        client.wait_for_event("agent_status", job_id=job, status="running")
         assert client.wait_for_end(job, timeout=60)["status"] == "success"
     assert [state for _, state, _ in states(client, job)] == ["PENDING", "STARTED", "SUCCESS"]
 
@@ -58,7 +58,7 @@ def test_a_worker_that_is_killed_while_its_task_computes_has_lost_it(
         with stage.watch(project) as client:
             [helper] = helpers_of(stage)
             job = start(jobs.spin, 60.0, project=project)
-            client.wait_for_event("agent_status", job_id=job, status="running", timeout=20)
+            client.wait_for_event("agent_status", job_id=job, status="running")
             stage.worker.kill_main()
             assert client.wait_for_end(job, timeout=AT_MOST)["state"] == "LOST"
             wait_for(lambda: not helper.is_running())

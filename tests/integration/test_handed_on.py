@@ -47,7 +47,7 @@ class First(Stage):
 
     def wait_until_handed_on(self, job: str) -> None:
         """Wait until it is on record that the worker has a job no more: what it has not said is lost with it."""
-        self.worker.wait_for_log(rf"\[{job}\] (ignored|retry)", timeout=20)
+        self.worker.wait_for_log(rf"\[{job}\] (ignored|retry)")
         wait_for(lambda: not any(job in str(field) for field in self._redis.hkeys(self._running)))  # type: ignore[union-attr]
 
 
@@ -91,7 +91,7 @@ def test_a_job_that_waits_elsewhere_is_not_lost_with_the_worker_that_had_it(
         assert seen(client, job) == ["PENDING", "STARTED"]
         (tmp_path / "go").touch()
         worker_elsewhere(stage)
-        assert client.wait_for_end(job, timeout=20)["state"] == "SUCCESS"
+        assert client.wait_for_end(job)["state"] == "SUCCESS"
     assert seen(client, job) == ["PENDING", "STARTED", "SUCCESS"]
 
 
@@ -103,7 +103,7 @@ def test_a_job_that_runs_elsewhere_is_lost_with_that_worker_and_not_with_the_one
     with stage.watch(project) as client:
         job = start(GOING_ON[task], str(tmp_path / "never"), ELSEWHERE, project=project)
         stage.wait_until_handed_on(job)
-        client.wait_for_event("agent_progress", message="holding", timeout=20)
+        client.wait_for_event("agent_progress", message="holding")
         stage.worker.kill()
         wait_for_looks(client, project)
         assert seen(client, job) == ["PENDING", "STARTED"]
@@ -138,7 +138,7 @@ def test_a_job_that_goes_on_in_the_same_worker_is_lost_with_it(
         stage = Stage(launcher, redis_broker, env=ENV, pool=pool, concurrency=1)
         with stage.watch(project) as client:
             job = start(GOING_ON[task], str(tmp_path / "never"), "celery", project=project)
-            client.wait_for_event("agent_progress", message="holding", timeout=20)
+            client.wait_for_event("agent_progress", message="holding")
             stage.worker.kill()
             assert client.wait_for_end(job, timeout=AT_MOST)["state"] == "LOST"
     assert seen(client, job) == ["PENDING", "STARTED", "LOST"]

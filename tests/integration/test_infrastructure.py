@@ -38,7 +38,7 @@ def test_a_worker_of_each_pool_runs_tasks_on_each_broker(start_worker: StartWork
 
     waiting = [app.send_task(f"{APP}.add", (number, 1)) for number in range(20)]
 
-    assert [result.get(timeout=10) for result in waiting] == list(range(1, 21))
+    assert [result.get(timeout=60) for result in waiting] == list(range(1, 21))
 
 
 def test_a_worker_goes_on_after_a_pause_of_the_broker(start_worker: StartWorker, broker: Broker) -> None:
@@ -49,7 +49,7 @@ def test_a_worker_goes_on_after_a_pause_of_the_broker(start_worker: StartWorker,
     wait_for(lambda: psutil.Process(broker.server.pid).status() == psutil.STATUS_STOPPED)
     broker.server.resume()
 
-    assert app.send_task(f"{APP}.where").get(timeout=10)["parent"] == worker.pid
+    assert app.send_task(f"{APP}.where").get(timeout=60)["parent"] == worker.pid
 
 
 def test_a_killed_server_comes_back_on_its_port(redis_broker: Broker) -> None:

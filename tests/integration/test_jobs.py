@@ -266,7 +266,7 @@ def test_a_foreign_project_is_refused_and_others_are_unharmed(stage: Stage, clie
 
 def test_a_job_without_a_project_reaches_nobody(client: Recorder, project: str) -> None:
     lonely = jobs.add.delay(1, 2)
-    assert lonely.get(timeout=10) == 3
+    assert lonely.get(timeout=60) == 3
     client.wait_for_end(start(jobs.count, 1, project=project))
     assert client.for_job(lonely.id) == []
 

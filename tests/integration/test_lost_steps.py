@@ -53,7 +53,7 @@ def test_all_steps_behind_the_job_of_a_killed_worker_end(stage: Stage, tmp_path:
     with stage.watch(project) as client:
         [last, *_] = publish(workflow, project)
         assert last == f"body-{project}"
-        client.wait_for_event("agent_progress", job_id=f"first-{project}", timeout=20)
+        client.wait_for_event("agent_progress", job_id=f"first-{project}")
         stage.worker.kill()
         lost = client.wait_for_end(f"first-{project}", timeout=AT_MOST)
         assert lost["state"] == "LOST"
@@ -72,13 +72,13 @@ def test_if_a_lost_job_comes_back_its_steps_are_shown_as_they_run(
         stage = Stage(launcher, rabbitmq_broker, env=env)
         with stage.watch(project) as client:
             [step, *_] = publish(chain(jobs.hold_late.si(str(path), 60.0), jobs.add.si(1, 2)), project)
-            first = client.wait_for_event("agent_status", status="running", timeout=20)["job_id"]
+            first = client.wait_for_event("agent_status", status="running")["job_id"]
             stage.worker.kill()
             assert client.wait_for_end(first, timeout=AT_MOST)["state"] == "LOST"
             assert client.wait_for_end(step, timeout=AT_MOST)["state"] == "FAILURE"
             path.touch()
             launcher.worker("tests.integration.jobs", broker=rabbitmq_broker, env=env, name="next")
-            client.wait_for_event("agent_status", job_id=step, status="success", timeout=30)
+            client.wait_for_event("agent_status", job_id=step, status="success")
             assert states(client, first)[-1][1] == "SUCCESS"
             assert [state for _, state, _ in states(client, step)][-2:] == ["STARTED", "SUCCESS"]
 
@@ -88,7 +88,7 @@ def test_a_job_that_has_replaced_itself_is_lost_with_the_step_that_it_waits_for(
     project = new_project()
     with stage.watch(project) as client:
         job = jobs.replaced_by_steps.apply_async((str(tmp_path / "never"),), headers={"project_id": project}).id
-        client.wait_for_event("agent_progress", timeout=20)
+        client.wait_for_event("agent_progress")
         stage.worker.kill()
         assert client.wait_for_end(job, timeout=AT_MOST)["state"] == "LOST"
 
@@ -102,6 +102,6 @@ def test_all_steps_behind_a_killed_child_s_job_end(stage: Stage) -> None:
         with jobs.realtime.project(project):
             body = chord([jobs.add.si(1, 1), jobs.die.si()], jobs.total.s()).apply_async()
         for job in (*after_step, body.id):
-            end = client.wait_for_end(job, timeout=30)
+            end = client.wait_for_end(job)
             assert (end["status"], end["state"]) == ("error", "FAILURE")
             assert "WorkerLostError" in end["error"]

@@ -59,7 +59,7 @@ class Scene:
         """Say numbers to each project: their offsets."""
         for project in projects:
             jobs.realtime.manager.emit_many(project, [("step", {"number": number}) for number in numbers])
-        assert jobs.realtime.flush(10)
+        assert jobs.realtime.flush(60)
 
     async def cost_of(self, deed: Awaitable[None]) -> Cost:
         """Return what Redis has executed until the deed was done, and how long that took."""
@@ -124,7 +124,7 @@ async def _come_back(scene: Scene, projects: list[str]) -> dict[str, Cost]:
 
 
 async def _all_hear(crowd: Crowd, count: int) -> None:
-    await wait_for_async(lambda: all(len(client.heard) >= count for client in crowd.clients), timeout=20)
+    await wait_for_async(lambda: all(len(client.heard) >= count for client in crowd.clients))
 
 
 def _forget_some(crowd: Crowd) -> None:

@@ -38,7 +38,7 @@ def test_a_job_that_reports_right_before_its_end_ends_as_it_does(
         monkeypatch.setenv("CELERY_RESULT_BACKEND", url)  # which wins over what an app is given
         results = Celery("results", set_as_current=False)
         held = start(jobs.hold, str(let_go), 60.0, project=project)
-        wait_for(lambda: AsyncResult(held, app=results).state == "PROGRESS", timeout=20)
+        wait_for(lambda: AsyncResult(held, app=results).state == "PROGRESS")
         assert AsyncResult(held, app=results).info["message"] == "holding"
         let_go.touch()
         started = {

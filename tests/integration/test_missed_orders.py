@@ -49,7 +49,7 @@ class Host:
 
     def emit(self, number: int) -> None:
         jobs.realtime.manager.emit_to_project(self.project, "step", {"number": number})
-        assert jobs.realtime.flush(10)
+        assert jobs.realtime.flush(60)
 
 
 def cut(broker: Broker, proxy: Proxy, way: str) -> None:
@@ -86,8 +86,8 @@ def test_a_revoked_client_hears_nothing_more_whenever_the_connection_breaks(
             for _ in range(20):
                 last += 1
                 host.emit(last)
-            bystander.wait_for_event("step", number=last, timeout=30)
-            client.wait_for_event("error", code="forbidden", timeout=30)
+            bystander.wait_for_event("step", number=last)
+            client.wait_for_event("error", code="forbidden")
             assert numbers(client) == []
         assert numbers(bystander) == list(range(1, last + 1))
 
@@ -95,6 +95,6 @@ def test_a_revoked_client_hears_nothing_more_whenever_the_connection_breaks(
         cut(broker, proxy, way)
         assert jobs.realtime.disconnect_user("eve", wait=30).is_complete
         host.emit(last + 1)
-        wait_for(lambda: leaver.disconnects == 1, timeout=30)
-        bystander.wait_for_event("step", number=last + 1, timeout=30)
+        wait_for(lambda: leaver.disconnects == 1)
+        bystander.wait_for_event("step", number=last + 1)
         assert numbers(leaver) == []

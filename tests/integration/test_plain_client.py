@@ -34,7 +34,7 @@ def offsets(heard: list[tuple[str, Any]]) -> list[int]:
 def test_it_hears_status_progress_result_and_error(node: Callable[[str, str], NodeClient]) -> None:
     project = new_project()
     early = jobs.count.apply_async((1, 0), headers={"project_id": project})
-    assert early.get(timeout=10) == {"counted": 1}
+    assert early.get(timeout=60) == {"counted": 1}
     client = node(jobs.realtime.issue_token("ada", [project]), project)
     client.wait(lambda heard: statuses(heard, early.id))  # it has joined: the snapshot came as an event
     counted = jobs.count.apply_async((4, 0.05), headers={"project_id": project}).id
@@ -62,7 +62,7 @@ def test_an_error_event_says_that_a_project_is_closed_to_the_client(node: Callab
     told = client.wait(lambda heard: [data for event, data in heard if event == "error"])
     assert told[0]["code"] == "forbidden"
     job = jobs.count.apply_async((1, 0), headers={"project_id": foreign})
-    assert job.get(timeout=10) == {"counted": 1}
+    assert job.get(timeout=60) == {"counted": 1}
     assert [event for event, _ in client.events] == ["connect", "error"]
 
 

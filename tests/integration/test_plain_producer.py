@@ -49,7 +49,7 @@ def client(stage: Stage, project: str) -> Iterator[Recorder]:
 def hold(producer: Celery, client: Recorder, *args: Any, **kwargs: Any) -> str:
     """Start a job that holds, and wait until it runs."""
     job_id: str = producer.send_task(jobs.hold_named.name, args, kwargs).id
-    client.wait_for_event("agent_progress", job_id=job_id, timeout=20)
+    client.wait_for_event("agent_progress", job_id=job_id)
     return job_id
 
 
@@ -60,7 +60,7 @@ def test_the_end_that_the_main_process_sees_is_reported_to_the_project_in_the_ar
     by_keyword = hold(producer, client, str(tmp_path / "never"), project_id=project)
     for job in (by_position, by_keyword):
         producer.control.revoke(job, terminate=True)
-        end = client.wait_for_end(job, timeout=20)
+        end = client.wait_for_end(job)
         assert (end["status"], end["state"]) == ("error", "REVOKED")
 
 
@@ -77,9 +77,9 @@ def test_a_job_that_never_starts_ends_in_the_project_in_its_arguments(
 
 def test_a_header_names_the_project_too(producer: Celery, client: Recorder, project: str, tmp_path: Path) -> None:
     job: str = producer.send_task(jobs.hold.name, (str(tmp_path / "never"),), headers={"project_id": project}).id
-    client.wait_for_event("agent_progress", job_id=job, timeout=20)
+    client.wait_for_event("agent_progress", job_id=job)
     producer.control.revoke(job, terminate=True)
-    assert client.wait_for_end(job, timeout=20)["state"] == "REVOKED"
+    assert client.wait_for_end(job)["state"] == "REVOKED"
 
 
 def test_a_job_of_a_killed_worker_is_lost(

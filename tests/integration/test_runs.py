@@ -40,7 +40,7 @@ def client(stage: Stage, project: str) -> Iterator[Recorder]:
 
 def ends(client: Recorder, job_id: str, most: int) -> bool:
     """Wait until a job has ended so many times."""
-    return client.wait(lambda _: client.statuses(job_id).count("success") == most, timeout=20)
+    return client.wait(lambda _: client.statuses(job_id).count("success") == most)
 
 
 def test_a_second_publication_under_an_id_is_a_run_of_its_own(client: Recorder, project: str) -> None:
@@ -66,7 +66,7 @@ def test_a_second_publication_by_somebody_without_the_extension_is_seen_too(
 @pytest.mark.parametrize("stage", ["prefork"], indirect=True)
 def test_a_redelivery_is_seen_and_its_progress_is_its_own(client: Recorder, project: str, tmp_path: Path) -> None:
     job_id: str = jobs.die_once.apply_async((str(tmp_path / "died"),), headers={"project_id": project}).id
-    client.wait_for_end(job_id, timeout=30)
+    client.wait_for_end(job_id)
     # That the message went back is news unless the second run has begun by then.
     assert client.statuses(job_id)[:2] == ["queued", "running"]
     assert client.statuses(job_id)[2:] in (["running", "success"], ["queued", "running", "success"])
@@ -82,7 +82,7 @@ def test_a_job_that_runs_although_it_had_expired_is_shown_to_run(
     gate = tmp_path / "open"
     jobs.hold.apply_async((str(gate),), headers=headers)
     job_id: str = jobs.count.apply_async((1,), headers=headers, expires=2).id
-    assert client.wait_for_event("agent_status", job_id=job_id, status="error", timeout=30)["state"] == "REVOKED"
+    assert client.wait_for_event("agent_status", job_id=job_id, status="error")["state"] == "REVOKED"
     gate.touch()
     ends(client, job_id, 1)
     assert client.statuses(job_id) == ["queued", "error", "running", "success"]

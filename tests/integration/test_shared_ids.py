@@ -33,12 +33,12 @@ class Side(NamedTuple):
     def start(self, task: Any, job_id: str, *args: Any) -> None:
         """Publish a job of this project, and wait until it runs."""
         self.publish(task, job_id, *args)
-        self.client.wait_for_event("agent_progress", job_id=job_id, timeout=20)
+        self.client.wait_for_event("agent_progress", job_id=job_id)
 
     def publish(self, task: Any, job_id: str, *args: Any, **options: Any) -> None:
         """Publish a job of this project, and wait until it is known."""
         task.apply_async(args, task_id=job_id, headers={"project_id": self.project}, **options)
-        self.client.wait_for_event("agent_status", job_id=job_id, timeout=20)
+        self.client.wait_for_event("agent_status", job_id=job_id)
 
     def ask(self, event: str, job_id: str) -> dict[str, Any]:
         """Ask about a job."""
@@ -46,7 +46,7 @@ class Side(NamedTuple):
 
     def end_of(self, job_id: str) -> dict[str, Any]:
         """Wait for the end of a job."""
-        return self.client.wait_for_end(job_id, timeout=20)
+        return self.client.wait_for_end(job_id)
 
 
 @contextmanager
@@ -129,7 +129,7 @@ def test_a_job_whose_child_dies_does_not_end_with_what_the_others_job_returned(
             assert theirs.end_of(job_id)["result"] == 7
             for child in children(stage):
                 os.kill(child.pid, signal.SIGKILL)
-            end = ours.client.wait_for_end(job_id, timeout=40)
+            end = ours.client.wait_for_end(job_id)
             assert (end["status"], end["result"]) == ("error", None)
             assert "WorkerLost" in end["error"]
 

@@ -55,7 +55,7 @@ def clients_of(stage: Stage, number: int) -> Iterator[dict[str, Recorder]]:
 
 def start(publish: Publish, client: Recorder, job_id: str, project: str, path: Path, queue: str) -> None:
     publish(project, path, queue)
-    client.wait_for_event("agent_progress", job_id=job_id, timeout=20)
+    client.wait_for_event("agent_progress", job_id=job_id)
 
 
 @pytest.mark.parametrize("publish", long_unless(["unmarked"], MARKS), indirect=True)  # the harder of the two
@@ -68,7 +68,7 @@ def test_on_one_worker_that_is_killed_each_is_lost_but_for_one_that_has_ended_an
         for project in (ends, *lost):
             start(publish, clients[project], job_id, project, tmp_path / project, "one")
         (tmp_path / ends).touch()
-        assert clients[ends].wait_for_end(job_id, timeout=20)["state"] == "SUCCESS"
+        assert clients[ends].wait_for_end(job_id)["state"] == "SUCCESS"
         publish(waits, tmp_path / "never", "nobody's")
         stage.worker.kill()
         for project in lost:
@@ -94,7 +94,7 @@ def test_of_two_workers_the_one_that_lives_keeps_its_job(
         stage.worker.kill()
         assert clients[dies].wait_for_end(job_id, timeout=AT_MOST)["state"] == "LOST"
         (tmp_path / "go").touch()
-        assert clients[lives].wait_for_end(job_id, timeout=20)["state"] == "SUCCESS"
+        assert clients[lives].wait_for_end(job_id)["state"] == "SUCCESS"
         states = [[event["state"] for event in clients[project].of("agent_status")] for project in (dies, lives)]
     assert [told[-2:] for told in states] == [["STARTED", "LOST"], ["STARTED", "SUCCESS"]]
     assert second.running

@@ -54,7 +54,7 @@ def make_stage(launcher: Launcher, broker: Broker) -> Iterator[Callable[..., Sta
 
 def wait_until_running(client: Recorder, *job_ids: str) -> None:
     for job_id in job_ids:
-        client.wait_for_event("agent_status", job_id=job_id, status="running", timeout=20)
+        client.wait_for_event("agent_status", job_id=job_id, status="running")
 
 
 def next_worker(stage: Stage, path: Path) -> None:
@@ -76,16 +76,16 @@ def test_a_job_that_a_prefork_worker_gives_back_is_queued_again_and_one_that_it_
         waiting = start(jobs.add, 1, 2, project=project)
         stage.worker.wait_for_log(rf"{waiting}\] received")
         stage.worker.send_signal(signal.SIGQUIT)
-        lost = client.wait_for_end(early, timeout=20)
+        lost = client.wait_for_end(early)
         assert (lost["state"], lost["error"].partition(":")[0]) == ("LOST", "WorkerShutdown")
-        client.wait(lambda _: states(client, late)[-1][:2] == ("queued", "PENDING"), timeout=20)
+        client.wait(lambda _: states(client, late)[-1][:2] == ("queued", "PENDING"))
         stage.worker.stop()
         with stage.connect(project) as other:
             shown = {job["job_id"]: (job["status"], job["progress"]) for job in other.subscribe(project)["jobs"]}
         assert shown == {late: ("queued", None), early: ("error", 10), waiting: ("queued", None)}
         next_worker(stage, path)
         for job in (late, waiting):
-            assert client.wait_for_end(job, timeout=20)["state"] == "SUCCESS"
+            assert client.wait_for_end(job)["state"] == "SUCCESS"
         assert [state for _, state, _ in states(client, late)] == [
             *("PENDING", "STARTED", "PENDING", "STARTED", "SUCCESS")
         ]
@@ -99,7 +99,7 @@ def test_a_job_whose_task_gives_its_message_back_is_queued_again_and_runs_again(
     project, path = new_project(), tmp_path / "was here"
     with make_stage("prefork", {}).watch(project) as client:
         job = start(jobs.give_back_once, str(path), project=project)
-        end = client.wait_for_end(job, timeout=20)
+        end = client.wait_for_end(job)
         assert (end["state"], end["result"]) == ("SUCCESS", "the second time")
         # The broker may deliver it, and the next child begin, before the worker has said that it was given back.
         seen = [state for _, state, _ in states(client, job)]
@@ -164,7 +164,7 @@ def test_however_a_worker_is_shut_down_its_jobs_are_shown_as_what_has_become_of_
             with contextlib.suppress(AssertionError):  # in some pools nobody can cut it off
                 client.wait_for_end(held[-1], timeout=CUTTING_OFF)
             path.touch()
-            wait_for(lambda: not stage.worker.running, timeout=30)
+            wait_for(lambda: not stage.worker.running)
             launcher.worker("tests.integration.jobs", broker=redis_broker, name="next", env=env)
             traces = {job: tmp_path / task.__name__ for job, task in zip(held, tasks, strict=True)}
             traces[waiting] = tmp_path / "waited"
@@ -181,4 +181,4 @@ def test_however_a_worker_is_shut_down_its_jobs_are_shown_as_what_has_become_of_
 
             history = jobs.realtime.manager.history
             assert history is not None
-            wait_for(lambda: all(map(is_true, traces)) and is_shown_alike(), timeout=30, message=f"{traces}")
+            wait_for(lambda: all(map(is_true, traces)) and is_shown_alike(), message=f"{traces}")

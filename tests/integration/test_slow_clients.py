@@ -73,7 +73,7 @@ class Scene:
         return self.realtime.issue_token(user, [self.project])
 
     def state(self) -> dict[str, int]:
-        with urllib.request.urlopen(f"{self.web.url}/state", timeout=10) as page:
+        with urllib.request.urlopen(f"{self.web.url}/state", timeout=60) as page:
             found: dict[str, int] = json.load(page)
         return found
 
@@ -100,7 +100,7 @@ class Scene:
         client = OrderedClient(reconnection_delay=0.1, reconnection_delay_max=0.5, websocket_extra_options=small)
         subscription = ProjectSubscription(client, self.project, on_event)
         self._closing.append(lambda: hang_up(client))
-        client.connect(self.web.url, auth={"token": self.token("follower")}, transports=["websocket"], wait_timeout=10)
+        client.connect(self.web.url, auth={"token": self.token("follower")}, transports=["websocket"], wait_timeout=60)
         wait_for(lambda: subscription.feed.state == "subscribed")
         return subscription
 
@@ -129,7 +129,7 @@ class Scene:
 
     def wait_for_readers(self, event: str, count: int) -> None:
         for reader in self.readers:
-            wait_for(lambda: len(reader.of(event)) >= count, timeout=20, message=f"a reader lacks {event}")  # noqa: B023
+            wait_for(lambda: len(reader.of(event)) >= count, message=f"a reader lacks {event}")  # noqa: B023
 
     def close(self) -> None:
         for close in reversed(self._closing):
@@ -259,7 +259,7 @@ def test_a_python_client_that_did_not_read_recovers_everything_once(scene: Scene
     goes_on.clear()
     _tell_until_given_up(scene)
     goes_on.set()
-    wait_for(lambda: numbers[-1] == scene.told, timeout=20, message=f"it stands at {subscription.feed.offset}")
+    wait_for(lambda: numbers[-1] == scene.told, message=f"it stands at {subscription.feed.offset}")
     scene.tell(5)
     wait_for(lambda: numbers[-1] == scene.told)
     assert numbers == list(range(1, scene.told + 1))
@@ -277,7 +277,7 @@ def test_a_page_that_was_frozen_recovers_everything_once(scene: Scene, launcher:
     page.pause()
     _tell_until_given_up(scene)
     page.resume()
-    wait_for(lambda: page.told_count() >= scene.told, timeout=20, message="not all was told")
+    wait_for(lambda: page.told_count() >= scene.told, message="not all was told")
     scene.tell(5)
     wait_for(lambda: page.told_count() >= scene.told)
     assert [offset for _, offset in page.places()] == list(range(1, scene.told + 1))

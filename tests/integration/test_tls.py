@@ -55,7 +55,7 @@ def watch_a_job(launcher: Launcher, broker: Broker, **env: str) -> None:
     stage = Stage(launcher, broker, env=env)
     with stage.watch(project) as client:
         job = jobs.count.apply_async((3, 0.01), headers={"project_id": project}).id
-        end = client.wait_for_end(job, timeout=20)
+        end = client.wait_for_end(job)
         assert end["result"] == {"counted": 3}
         answer = client.subscribe(project, since={"epoch": end["epoch"], "offset": 0})
         assert answer["recovered"]

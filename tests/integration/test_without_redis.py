@@ -148,7 +148,7 @@ def states(told: list[tuple[str, Any]]) -> list[tuple[str, str, int]]:
 
 def hear_all(client: Recorder, job_id: str, count: int) -> list[tuple[str, Any]]:
     """Wait for so many statuses of a job, and return all that was told of it."""
-    client.wait_for_end(job_id, timeout=15)
+    client.wait_for_end(job_id)
     client.wait(lambda events: len(states(told_of(events, job_id))) >= count)
     return told_of(client.events, job_id)
 
@@ -315,7 +315,7 @@ def test_a_python_client_that_comes_back_goes_on_with_what_comes(
     wait_for(lambda: statuses_of(follower, ended, held) == ["success", "running"])
 
     break_it(scene, follower)
-    wait_for(lambda: follower.states[-2:] == ["stale", "subscribed"], timeout=20)
+    wait_for(lambda: follower.states[-2:] == ["stale", "subscribed"])
     assert statuses_of(follower, ended, held) == ["success", "running"]
     (tmp_path / "go").touch()
     later = scene.start(jobs.announce, "late")

@@ -71,7 +71,7 @@ def lose(broker: RedisServer) -> None:
 
 
 def states(studio: Studio, project: str = "p") -> dict[str, str]:
-    assert studio.realtime.flush(5)
+    assert studio.realtime.flush(60)
     return {job["job_id"]: job["state"] for job in history_of(studio).read(project).jobs}
 
 
@@ -224,7 +224,7 @@ def test_it_looks_from_a_thread_of_its_own_and_outlives_an_outage(
     broker.kill()
     wait_for(lambda: watch.loop.failures)
     broker.start()
-    wait_for(lambda: states(studio) == {"waits": "LOST"}, timeout=20)
+    wait_for(lambda: states(studio) == {"waits": "LOST"})
     watch.stop()
 
 

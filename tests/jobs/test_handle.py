@@ -32,7 +32,7 @@ def work(studio: Studio) -> Any:
 
 
 def missed(studio: Studio, handle: Any) -> list[dict[str, Any]]:
-    assert studio.realtime.flush(10)
+    assert studio.realtime.flush(60)
     since = handle.since
     history = studio.realtime.manager.history
     assert history is not None
@@ -43,7 +43,7 @@ def missed(studio: Studio, handle: Any) -> list[dict[str, Any]]:
 
 def test_the_position_of_a_handle_is_before_all_that_its_job_says(studio: Studio, work: Any) -> None:
     work.apply_async(("earlier",), headers={"project_id": "apollo"})
-    studio.realtime.flush(10)
+    studio.realtime.flush(60)
 
     handle = studio.realtime.handle(work, ("m1",), project_id="apollo")
     result = handle.publish()

@@ -186,7 +186,7 @@ def test_progress_from_another_thread_is_stored_too(app: Celery) -> None:
 
     thread = threading.Thread(target=lambda: stored.append(job.report(25)))
     thread.start()
-    thread.join(10)
+    thread.join(60)
 
     assert stored == [1]
     assert job.seen.state == "PROGRESS"
@@ -281,7 +281,7 @@ def test_an_end_that_comes_at_the_same_time_is_never_undone(app: Celery) -> None
         end(app, job.id, state)
         seen = [job.seen.state for _ in range(20)]
         stop.set()
-        thread.join(10)
+        thread.join(60)
 
         assert set(seen) == {state}
         assert job.seen.state == state
@@ -293,14 +293,14 @@ def test_the_first_that_is_stored_of_a_job_may_be_its_end_at_the_same_time(app: 
         at_once = threading.Barrier(2)
 
         def report(job: Job = job, at_once: threading.Barrier = at_once) -> None:
-            at_once.wait(10)
+            at_once.wait(60)
             job.report(50)
 
         thread = threading.Thread(target=report)
         thread.start()
-        at_once.wait(10)
+        at_once.wait(60)
         end(app, job.id, "FAILURE")
-        thread.join(10)
+        thread.join(60)
 
     assert {job.seen.state for job in jobs} == {"FAILURE"}
 
@@ -389,14 +389,14 @@ def test_a_client_that_waits_for_a_result_receives_progress_as_it_comes(redis_ap
     result = job.seen
 
     def wait() -> None:
-        result.get(timeout=10, on_message=lambda meta: told.append((meta.get("task_id"), meta["status"])))
+        result.get(timeout=60, on_message=lambda meta: told.append((meta.get("task_id"), meta["status"])))
 
     waiting = threading.Thread(target=wait, daemon=True)
     waiting.start()
 
     wait_for(lambda: job.report(25) and told)
     end(redis_app, job.id, "SUCCESS")
-    waiting.join(10)
+    waiting.join(60)
 
     assert not waiting.is_alive()
     assert told[0] == (job.id, "PROGRESS")
@@ -505,7 +505,7 @@ def test_a_task_that_was_aborted_stays_so(studio: Studio) -> None:
     def body(self: Any) -> None:
         AbortableAsyncResult(self.request.id, app=studio.app).abort()
         self.update_progress(50)
-        studio.realtime.running_jobs.mirror.flush(5)
+        studio.realtime.running_jobs.mirror.flush(60)
         seen.append(self.is_aborted(task_id=self.request.id))
 
     transcribe(studio, body, base=AbortableTask)
@@ -518,7 +518,7 @@ def test_a_task_with_a_backend_of_its_own_has_its_progress_there(studio: Studio,
 
     def body(self: Any) -> None:
         self.update_progress(50)
-        studio.realtime.running_jobs.mirror.flush(5)
+        studio.realtime.running_jobs.mirror.flush(60)
         states = [backend.get_task_meta(self.request.id)["status"] for backend in (own, studio.app.backend)]
         seen.append(states)
 
@@ -537,7 +537,7 @@ def test_progress_that_was_held_back_does_not_undo_the_end(studio: Studio, ends:
         return "done"
 
     job = transcribe(studio, body)
-    assert studio.realtime.running_jobs.mirror.flush(5)
+    assert studio.realtime.running_jobs.mirror.flush(60)
 
     assert AsyncResult(job.id, app=studio.app).state == ends
 
@@ -545,7 +545,7 @@ def test_progress_that_was_held_back_does_not_undo_the_end(studio: Studio, ends:
 def test_a_job_that_keeps_no_result_keeps_no_progress(studio: Studio) -> None:
     def body(self: Any) -> None:
         self.update_progress(50)
-        studio.realtime.running_jobs.mirror.flush(5)
+        studio.realtime.running_jobs.mirror.flush(60)
 
     job = transcribe(studio, body, ignore_result=True)
 
@@ -573,7 +573,7 @@ def test_a_job_does_not_wait_for_its_backend(studio: Studio) -> None:
 
         def get_key_for_task(self, task_id: str, key: str = "") -> Any:
             if threading.current_thread() is not caller:
-                answers.append(is_over.wait(20))
+                answers.append(is_over.wait(60))
             return super().get_key_for_task(task_id, key)
 
     def body(self: Any) -> str:
@@ -584,6 +584,6 @@ def test_a_job_does_not_wait_for_its_backend(studio: Studio) -> None:
 
     caller = threading.current_thread()
     transcribe(studio, body, backend=Slow(app=studio.app, url=studio.app.conf.result_backend))
-    assert studio.realtime.running_jobs.mirror.flush(30)
+    assert studio.realtime.running_jobs.mirror.flush(60)
     assert answers
     assert False not in answers

@@ -153,7 +153,7 @@ def test_a_daemonic_process_of_billiard_is_a_child_of_a_pool(daemon: bool, code:
     process = billiard.Process(target=lambda: os._exit(7 if is_prefork_child() else 8))
     process.daemon = daemon
     process.start()
-    process.join(10)
+    process.join(60)
     assert process.exitcode == code
 
 

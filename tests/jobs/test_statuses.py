@@ -132,7 +132,7 @@ def test_only_a_running_job_can_stall_and_only_a_queued_one_expires() -> None:
     reporter.report(JOB, "PENDING", expires_at=17.0)
     reporter.report(JOB, "STARTED")
     reporter.report(JOB, "SUCCESS")
-    assert studio.realtime.flush(10)
+    assert studio.realtime.flush(60)
     deadlines = [(sent.deadlines.expires_at, sent.deadlines.stall_after) for sent in studio.wire.outgoing]
     assert deadlines == [(17.0, None), (None, 5.0), (None, None)]
 

@@ -22,7 +22,7 @@ class Memory(KeyValueStoreBackend):  # type: ignore[misc]
         self.values, self.may_answer = vars(self.app).setdefault("shared", ({}, threading.Event()))
 
     def get(self, key: str) -> Any:
-        self.may_answer.wait(30)
+        self.may_answer.wait(60)
         return self.values.get(key if isinstance(key, str) else key.decode())
 
     def _set_with_state(self, key: Any, value: Any, state: str) -> None:

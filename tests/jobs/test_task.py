@@ -39,12 +39,12 @@ def run(studio: Studio, function: Callable[[Any], Any], **options: Any) -> Any:
 
 def flush(task: Any) -> None:
     """Let what was said leave, so that newer progress does not replace it."""
-    assert task.app.realtime.flush(10)
+    assert task.app.realtime.flush(60)
 
 
 def progress_of(studio: Studio) -> list[Any]:
     """Return all progress updates so far."""
-    assert studio.realtime.flush(10)
+    assert studio.realtime.flush(60)
     return studio.wire.named("agent_progress")
 
 
@@ -306,7 +306,7 @@ def test_a_broker_that_cannot_even_be_reached_for_is_nothing_to_a_task() -> None
 
     realtime.manager.start_over(refuse)
     assert task_of(app, lambda self: self.update_progress(5) or "done").apply(headers=HEADERS).get() == "done"
-    realtime.flush(10)
+    realtime.flush(60)
 
 
 def test_a_tracker_that_outlives_its_job_says_nothing_more(studio: Studio) -> None:
@@ -562,9 +562,9 @@ def test_jobs_in_threads_do_not_speak_for_each_other(studio: Studio) -> None:
     gate = threading.Barrier(4)
 
     def body(self: Any, percent: int) -> None:
-        gate.wait(10)
+        gate.wait(60)
         self.update_progress(percent)
-        gate.wait(10)
+        gate.wait(60)
 
     task = task_of(studio.app, body)
     threads = [
@@ -730,7 +730,7 @@ def test_plain_code_and_ours_share_one_rising_bar(studio: Studio) -> None:
 def test_progress_is_in_the_result_backend_for_clients_that_poll(storing: Studio) -> None:
     def body(self: Any) -> Any:
         self.update_progress(current=3, total=12, message="on it")
-        assert storing.realtime.running_jobs.mirror.flush(10)
+        assert storing.realtime.running_jobs.mirror.flush(60)
         result = self.app.AsyncResult(self.request.id)
         return [result.state, result.info]
 
@@ -746,7 +746,7 @@ def test_progress_never_undoes_what_a_job_ended_with(storing: Studio) -> None:
         return "done"
 
     result = run(storing, body)
-    assert storing.realtime.running_jobs.mirror.flush(10)
+    assert storing.realtime.running_jobs.mirror.flush(60)
     stored = storing.app.AsyncResult(result.id)
     assert (stored.state, stored.result) == ("SUCCESS", "done")
 
@@ -755,7 +755,7 @@ def test_progress_never_undoes_what_a_job_ended_with(storing: Studio) -> None:
 def test_a_job_that_stores_no_result_stores_no_progress(storing: Studio, options: dict[str, bool]) -> None:
     def body(self: Any) -> Any:
         self.update_progress(25)
-        storing.realtime.running_jobs.mirror.flush(10)
+        storing.realtime.running_jobs.mirror.flush(60)
         return self.app.AsyncResult(self.request.id).state
 
     task = task_of(storing.app, body, **options)

@@ -88,9 +88,9 @@ def test_jobs_side_by_side_are_told_apart(studio: Studio) -> None:
     meeting = threading.Barrier(2)
 
     def body(self: Any, percent: int) -> None:
-        meeting.wait(20)
+        meeting.wait(60)
         to_thread(self.update_progress, percent)
-        meeting.wait(20)
+        meeting.wait(60)
 
     task = task_of(studio.app, body)
     with ThreadPoolExecutor(2) as pool:

@@ -246,7 +246,7 @@ def test_two_jobs_of_one_id_in_two_projects_have_a_tracker_each(studio: Studio) 
     def transcribe(self: Any, inner: str | None = None) -> None:
         self.update_progress(30)
         if inner is not None:
-            assert studio.realtime.flush(10)
+            assert studio.realtime.flush(60)
             transcribe.apply(task_id="same", headers={"project_id": inner})
             self.update_progress(60)
 

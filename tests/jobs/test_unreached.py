@@ -114,7 +114,7 @@ def test_a_step_that_will_not_run_ends_softly_and_the_rest_of_a_job_that_runs_fo
     projects = Projects(studio.app, lambda: studio.realtime.settings, lambda _: None)
     rest = step("rest", headers={TASK_HEADER: {"rest": "become"}, CONTINUED_RUN_HEADER: {"rest": RUN}})
     UnreachedSteps(projects, reporter).end(JOB, {"chain": [rest, step("own")]}, "ValueError: no")
-    assert studio.realtime.flush(10)
+    assert studio.realtime.flush(60)
     standings = {outgoing.job_id: outgoing.standing for outgoing in studio.wire.outgoing}
     assert (standings["rest"].gate, standings["rest"].run) == ("", RUN)
     assert (standings["own"].gate, standings["own"].run) == ("U", "")
@@ -128,7 +128,7 @@ def test_the_rest_of_a_job_that_has_replaced_itself_is_lost_with_a_lost_step_who
     projects = Projects(studio.app, lambda: studio.realtime.settings, lambda _: None)
     rest = step("rest", headers={TASK_HEADER: {"rest": "become"}, CONTINUED_RUN_HEADER: {"rest": RUN}})
     UnreachedSteps(projects, reporter).end(JOB, {"chain": [rest]}, "WorkerLost: w", state="LOST")
-    assert studio.realtime.flush(10)
+    assert studio.realtime.flush(60)
     [standing] = [outgoing.standing for outgoing in studio.wire.outgoing]
     assert (standing.gate, standing.run, standing.incarnation) == ("L", RUN, "")
 

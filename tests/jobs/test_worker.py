@@ -117,7 +117,7 @@ def test_a_worker_holds_what_it_has_finished_until_the_end_has_been_sent(reserve
     [job] = studio.realtime.worker.held_jobs()
     assert (job.job_id, job.running, job.left, job.since) == ("ends", True, True, 1.0)
     studio.wire.down = False
-    assert studio.realtime.flush(10)
+    assert studio.realtime.flush(60)
     assert studio.realtime.worker.held_jobs() == []
 
 

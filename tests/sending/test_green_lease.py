@@ -79,7 +79,7 @@ def renewals(client: redis.Redis) -> int:
 
 def goes_on(client: redis.Redis) -> bool:
     before = renewals(client)
-    return bool(wait_for(lambda: renewals(client) > before + 1, timeout=20))
+    return bool(wait_for(lambda: renewals(client) > before + 1))
 
 
 def test_a_process_renews_it_and_ends_when_it_is_not_wanted_any_more(
@@ -118,7 +118,7 @@ def test_while_redis_is_away_it_says_so_and_goes_on_afterwards(
         lease = new_lease(server.url())
         assert goes_on(client)
         server.kill()
-        error = wait_for(lambda: lease.loop.health()["error"], timeout=20)
+        error = wait_for(lambda: lease.loop.health()["error"])
         assert "ConnectionError" in error
         server.start()
         assert goes_on(client)
@@ -267,7 +267,7 @@ def test_both_say_what_became_of_each_renewal(redis_url: str) -> None:
     made = (ProcessHelper(renewal(redis_url)), ThreadHelper(renewal(redis_url)))
     try:
         for helper in made:
-            outcomes = wait_for(helper.outcomes, timeout=20)
+            outcomes = wait_for(helper.outcomes)
             assert outcomes is not None
             assert set(outcomes) == {""}
     finally:

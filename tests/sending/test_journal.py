@@ -37,7 +37,7 @@ def desk() -> Iterator[Desk]:
     desk = Desk()
     yield desk
     desk.is_open.set()
-    desk.outbox.flush(5)
+    desk.outbox.flush(60)
     desk.outbox.stop()
 
 
@@ -55,7 +55,7 @@ def test_what_has_been_sent_is_not_in_the_spool_any_more(desk: Desk) -> None:
     desk.outbox.put(status("STARTED"))
     desk.journal.write()
     desk.is_open.set()
-    assert desk.outbox.flush(5)
+    assert desk.outbox.flush(60)
     wait_for(lambda: desk.spool.is_empty)
 
 
@@ -68,7 +68,7 @@ def test_a_spool_that_is_full_makes_room_and_says_so_when_it_cannot(caplog: pyte
         assert 0 < len(desk.spooled()) < 20
         assert caplog.text.count("more events wait than the spool has room for") == 1
         desk.is_open.set()
-        assert desk.outbox.flush(5)
+        assert desk.outbox.flush(60)
         wait_for(lambda: desk.spool.is_empty)
         desk.is_open.clear()
         desk.outbox.put(custom({}))
@@ -76,7 +76,7 @@ def test_a_spool_that_is_full_makes_room_and_says_so_when_it_cannot(caplog: pyte
         assert desk.spooled() == ["line"]
     finally:
         desk.is_open.set()
-        desk.outbox.flush(5)
+        desk.outbox.flush(60)
 
 
 def test_an_event_that_has_no_such_form_is_left_out(desk: Desk) -> None:

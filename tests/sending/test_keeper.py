@@ -77,7 +77,7 @@ def reap_until(studio: Studio, done: Callable[[], Any]) -> None:
 
     def look() -> Any:
         one.reap()
-        return studio.realtime.flush(5) and done()
+        return studio.realtime.flush(60) and done()
 
     wait_for(look)
 
@@ -109,7 +109,7 @@ def test_a_loss_that_is_reported_after_its_worker_has_come_back_is_taken_back(
 
     def find(jobs: list[HeldJob]) -> Mapping[str, Ending | None]:
         asked.release()
-        assert answer.wait(30)
+        assert answer.wait(60)
         return knows_nothing(jobs)
 
     reapers = [reaper(studio, find) for _ in range(looks)]
@@ -188,7 +188,7 @@ def test_what_was_not_lost_does_not_run_again_when_an_answer_was(
         with pytest.raises(redis.TimeoutError):
             worker.renewal.renew()
     worker.renewal.renew()
-    assert studio.realtime.flush(5)
+    assert studio.realtime.flush(60)
     assert history_of(studio).read("p").offset == offset
 
 

@@ -50,7 +50,7 @@ def manager(make_manager: Callable[..., SocketIOManager]) -> SocketIOManager:
 
 
 def sent(manager: SocketIOManager, wire: Wire) -> list[Sent]:
-    assert manager.flush(10)
+    assert manager.flush(60)
     return list(wire.sent)
 
 
@@ -266,7 +266,7 @@ def test_many_threads_say_all_that_they_say(manager: SocketIOManager, wire: Wire
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
 
     said = [event.data for event in sent(manager, wire)]
     assert sorted(said) == [[thread, number] for thread in range(8) for number in range(200)]
@@ -540,7 +540,7 @@ def test_a_process_that_has_sent_nothing_yet_waits_for_nothing(wire: Wire) -> No
     go_on = threading.Event()
 
     def connect() -> Any:
-        assert go_on.wait(30)
+        assert go_on.wait(60)
         return wire
 
     resolved = settings.resolve({"history_url": None}, {}, "memory://")

@@ -32,7 +32,7 @@ def test_the_thread_starts_with_the_first_event_and_stays(make: Make) -> None:
     assert sender_threads() == before
     for number in range(3):
         outbox.put(status(str(number)))
-        assert outbox.flush(10)
+        assert outbox.flush(60)
     (started,) = sender_threads() - before
     assert started.daemon
 
@@ -48,7 +48,7 @@ def test_an_event_is_accepted_even_when_no_thread_can_be_had(
         patch.setattr(threading.Thread, "start", refuse)
         outbox.put(status("1"))
     outbox.put(status("2"))
-    assert outbox.flush(10)
+    assert outbox.flush(60)
     assert broker.taken == ["1", "2"]
 
 
@@ -66,7 +66,7 @@ def test_threads_that_put_at_once_lose_nothing(make: Make, broker: Broker) -> No
     start = threading.Barrier(32)
 
     def work(thread: int) -> None:
-        start.wait(10)
+        start.wait(60)
         for number in range(100):
             outbox.put(status(f"{thread} {number}", f"j{thread}"))
             outbox.put(progress(f"{thread} {number} progress", f"j{thread}"))
@@ -76,7 +76,7 @@ def test_threads_that_put_at_once_lose_nothing(make: Make, broker: Broker) -> No
         thread.start()
     for thread in threads:
         thread.join()
-    assert outbox.flush(30)
+    assert outbox.flush(60)
     for number in range(32):
         mine = [name for name in broker.taken if name.startswith(f"{number} ")]
         assert [name for name in mine if "progress" not in name] == [f"{number} {count}" for count in range(100)]

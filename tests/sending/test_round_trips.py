@@ -34,7 +34,7 @@ def realtime(proxy: Proxy) -> Iterator[Realtime]:
 
 def send(realtime: Realtime, batch: list[Outgoing]) -> None:
     realtime.manager.outbox.put_all(batch)
-    assert realtime.flush(30)
+    assert realtime.flush(60)
 
 
 def batch_of(size: int) -> list[Outgoing]:

@@ -49,5 +49,5 @@ def test_it_is_said_once_with_the_first_event(
     with caplog.at_level(logging.WARNING, "celery_realtime"):
         for number in range(3):
             outbox.put(custom(str(number)))
-            assert outbox.flush(10)
+            assert outbox.flush(60)
     assert caplog.text.count("enable-threads") == 1

@@ -83,7 +83,7 @@ def test_a_client_is_refused_with_a_token(web: Web, token: Callable[[], str], vi
 
 
 def test_a_token_that_ends_lets_in_before_and_not_after(web: Web) -> None:
-    token = web.token(expires_in=3)
+    token = web.token(expires_in=6)
     web.connect(token).close()
     wait_for(lambda: not web.handlers.clients())
 

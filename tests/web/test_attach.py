@@ -492,7 +492,7 @@ def test_a_server_listens_from_its_start_and_not_from_its_first_client(
 ) -> None:
     web = make_web(kind).attach()
 
-    assert web.manager.reader.listener.wait(10)
+    assert web.manager.reader.listener.wait(60)
     assert web.manager.generation == 1
     wait_for(lambda: web.manager.is_hearing)
     assert web.manager.last_heard is not None

@@ -48,7 +48,7 @@ class Past:
     def __call__(self, project_id: str, epoch: str, offset: int, most_jobs: int) -> Snapshot:
         self.reads.append((project_id, epoch, offset, most_jobs))
         if project_id in self.hanging:
-            assert self.answers.wait(30)
+            assert self.answers.wait(60)
         if self.down:
             raise ConnectionError("away")
         whole = epoch == self.epoch and 0 <= self.offset - offset <= self.most
@@ -516,5 +516,5 @@ def test_subscribers_may_come_while_the_listener_looks_for_what_is_missing(serve
         list(server.catch_up.missed())
         server.clock += 1
     ended.set()
-    coming.join(10)
+    coming.join(60)
     assert not coming.is_alive()

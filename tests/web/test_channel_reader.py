@@ -73,7 +73,7 @@ class Server:
 
     def _read(self, project_id: str, epoch: str, offset: int, _most_jobs: int) -> Snapshot:
         if project_id in self.hanging:
-            assert self.answer.wait(30)
+            assert self.answer.wait(60)
         numbers = range(offset + 1, self.last + 1)
         return Snapshot(epoch, self.last, True, [], 0, [], [{"event": "step", "data": {"number": n}} for n in numbers])
 
@@ -109,7 +109,7 @@ def read_until(server: Server, emitted: list[tuple[str, Any]], has_room: Any = l
     thread.start()
     wait_for(lambda: server.emitted == emitted, message="not all was emitted, or something else")
     server.reader.stop()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
 
 

@@ -94,7 +94,7 @@ def make_manager(channel: Channel) -> Iterator[Callable[..., RealtimeClientManag
         manager.stop_listening()
     RealtimeKombuManager(channel.url).order({"action": "wake up"})
     for manager in made:
-        manager.thread.join(10)
+        manager.thread.join(60)
         assert not manager.thread.is_alive()
         manager.close()
 
@@ -316,14 +316,14 @@ def test_orders_are_carried_out_before_the_first_client_comes(redis_channel: Cha
     orders: list[Any] = []
     manager.on_order(orders.append)
     manager.start_listening()
-    assert manager.reader.listener.wait(10)
+    assert manager.reader.listener.wait(60)
 
     redis_channel.publisher().order({"action": "revoke"})
 
     wait_for(lambda: orders)
     manager.stop_listening()
     assert manager.listener_thread is not None
-    manager.listener_thread.join(10)
+    manager.listener_thread.join(60)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -359,7 +359,7 @@ def test_while_the_event_loop_stands_still_little_waits_and_all_is_recovered_lat
     resumed = threading.Event()
 
     def read(_project: str, epoch: str, offset: int, _most_jobs: int) -> Snapshot:
-        assert resumed.wait(30)
+        assert resumed.wait(60)
         missed = [{"event": "step", "data": {"number": number}} for number in range(offset + 1, total + 1)]
         return Snapshot(epoch, total, True, [], 0, [], missed)
 

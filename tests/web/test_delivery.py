@@ -292,7 +292,7 @@ class Turning:
     def end(self) -> None:
         """End the thread; raises what ended it before."""
         self._ended.set()
-        self._thread.join(10)
+        self._thread.join(60)
         if self.error is not None:
             raise self.error
 
@@ -315,7 +315,7 @@ def test_clients_may_come_and_go_while_events_are_delivered(rule: Any) -> None:
         assert list(one.spread(events))
 
     for turning in (coming, going, asking):
-        wait_for(lambda turning=turning: turning.error or turning.turns > 1000, timeout=30)
+        wait_for(lambda turning=turning: turning.error or turning.turns > 1000)
         turning.end()
 
 

@@ -151,7 +151,7 @@ class Gate:
 
     def wait_until_reached(self) -> None:
         """Wait until an answer is there."""
-        assert self._reached.wait(20)
+        assert self._reached.wait(60)
 
     def around(self, read: Callable[..., Any]) -> Callable[..., Any]:
         """Return a function that reads as another one does."""
@@ -160,7 +160,7 @@ class Gate:
             snapshot = read(*args)
             if len(args) == 3 and not self._opened.is_set():  # catching up asks for a number of jobs, too
                 self._reached.set()
-                assert self._opened.wait(20)
+                assert self._opened.wait(60)
             return snapshot
 
         return gated
@@ -188,7 +188,7 @@ class SlowHistory(Gate):
             snapshot = read(history, *args)
             if is_catching_up:
                 self._reached.set()
-                assert self._opened.wait(20)
+                assert self._opened.wait(60)
             return snapshot
 
         return gated
@@ -314,7 +314,7 @@ def test_an_answer_comes_before_the_events_that_are_newer(redis_stage: Stage) ->
         assert first == "answer"
         assert rest == list(range(position + 1, position + 1 + len(rest)))
     ended.set()
-    speaking.join(10)
+    speaking.join(60)
 
 
 def test_a_forged_offset_holds_nothing_up(redis_stage: Stage) -> None:
@@ -442,6 +442,6 @@ def test_whatever_the_channel_does_no_plain_client_sees_a_job_go_backwards(stage
         return {data["job_id"]: data["status"] for data in client.of("agent_status")}
 
     for client in clients:
-        client.wait(lambda _, client=client: last_statuses(client) == states, timeout=15)
+        client.wait(lambda _, client=client: last_statuses(client) == states)
         assert_never_backwards(client)
     assert offsets(early) == list(range(1, len(happening) + 1))

@@ -66,7 +66,7 @@ def add_flask_login(app: Flask) -> Any:
 
 
 def cookie_of(web: Web, name: str) -> str:
-    with urllib.request.urlopen(f"{web.url}/login/{name}", timeout=10) as response:
+    with urllib.request.urlopen(f"{web.url}/login/{name}", timeout=60) as response:
         return str(response.headers["Set-Cookie"]).split(";")[0]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import select
+import socket
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -25,7 +27,7 @@ def test_a_connection_without_a_token_is_cut_that_sends(web: Web, send: Send) ->
     connection = Raw(web.url)
     connection.wait_for("0")
     sent(connection, send)
-    assert connection.is_closed(10)
+    assert connection.is_closed(60)
     connection.close()
     wait_for(lambda: not web.server.eio.sockets)
 
@@ -34,7 +36,7 @@ def test_a_connection_without_a_token_is_cut_that_sends(web: Web, send: Send) ->
 def test_a_client_is_cut_that_sends(web: Web, send: Send) -> None:
     connection = Raw(web.url).enter(web.token())
     sent(connection, send)
-    assert connection.is_closed(10)
+    assert connection.is_closed(60)
     connection.close()
     wait_for(lambda: not web.handlers.clients())
 
@@ -44,7 +46,7 @@ def test_a_client_reads_why_it_is_cut(web: Web) -> None:
     connection.text("4" + json.dumps(["no event"]))
     answer = connection.wait_for('42\\["error"')
     assert json.loads(answer[2:])[1]["code"] == "too_many_requests"
-    assert connection.is_closed(10)
+    assert connection.is_closed(60)
 
 
 def test_a_message_may_be_longer_once_a_token_was_shown(web: Web) -> None:
@@ -58,7 +60,7 @@ def test_nothing_is_inflated(web: Web) -> None:
     connection = Raw(web.url, deflate=True)
     assert not connection.deflates
     sent(connection, lambda raw: raw.write(raw.bomb(LONG)))
-    assert connection.is_closed(10)
+    assert connection.is_closed(60)
 
 
 def test_what_a_client_is_cut_with_is_gone_at_once(web: Web) -> None:
@@ -96,18 +98,14 @@ def test_a_polling_session_has_few_requests_at_a_time(web: Web) -> None:
     sid = handshake(web.url)
     request = f"GET /socket.io/?EIO=4&transport=polling&sid={sid} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
     waiting = [http(web.url, request) for _ in range(5)]
-    refused = [connection for connection in waiting if b" 429 " in _read(connection)]
+    wait_for(lambda: len(answered(waiting)) >= 3)
+    assert [b" 429 " in connection.recv(65536) for connection in answered(waiting)] == [True] * 3
     for connection in waiting:
         connection.close()
-    assert len(refused) == 3
 
 
-def _read(connection: Any) -> bytes:
-    connection.settimeout(1)
-    with contextlib.suppress(OSError):
-        data: bytes = connection.recv(65536)
-        return data
-    return b""
+def answered(connections: list[socket.socket]) -> list[socket.socket]:
+    return select.select(connections, [], [], 0)[0]
 
 
 # -- time and number -------------------------------------------------------------------------------------------------
@@ -131,16 +129,16 @@ def test_a_connection_has_its_time_whatever_it_sends(make_web: Callable[..., Web
             return False
         return len(looked_at) <= MOST_CONNECTS
 
-    wait_for(lambda: not goes_on(), timeout=20)
-    assert connection.is_closed(10)
+    wait_for(lambda: not goes_on())
+    assert connection.is_closed(60)
     assert len(looked_at) < MOST_CONNECTS
 
 
 def test_who_leaves_the_namespace_has_to_show_a_token_again(make_web: Callable[..., Web]) -> None:
-    web = make_web(connect_timeout=1).attach().start()
+    web = make_web(connect_timeout=5).attach().start()
     connection = Raw(web.url).enter(web.token())
     connection.text("41")
-    assert connection.is_closed(15)
+    assert connection.is_closed(60)
 
 
 def test_of_too_many_connections_without_a_token_the_oldest_of_the_same_address_goes(
@@ -149,8 +147,8 @@ def test_of_too_many_connections_without_a_token_the_oldest_of_the_same_address_
     monkeypatch.setattr(gate, "MOST_IDLE", 3)
     monkeypatch.setattr(gate, "PATIENCE", 0.0)
     silent = [Raw(web.url) for _ in range(5)]
-    assert silent[0].is_closed(10)
-    assert silent[1].is_closed(10)
+    assert silent[0].is_closed(60)
+    assert silent[1].is_closed(60)
     client = Raw(web.url).enter(web.token())
     assert '"ok":true' in client.ask("subscribe_project", {"project_id": "alpha"})
     assert not silent[4].is_closed(0.5)
@@ -161,7 +159,7 @@ def test_of_too_many_connections_without_a_token_the_oldest_of_the_same_address_
 def test_of_too_many_connections_altogether_the_oldest_goes(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web.handlers.housekeeper.gate, "most_newcomers", 3)
     silent = [Raw(web.url) for _ in range(4)]
-    assert silent[0].is_closed(10)
+    assert silent[0].is_closed(60)
     assert not silent[3].is_closed(0.5)
     for connection in silent:
         connection.close()
@@ -176,7 +174,7 @@ def test_a_body_that_does_not_come_is_not_waited_for_longer_than_for_a_token(mak
     web = make_web(connect_timeout=1).attach().start()
     sid = handshake(web.url)
     head = f"POST /socket.io/?EIO=4&transport=polling&sid={sid} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
-    connection = http(web.url, f"{head}40".encode(), timeout=20)
+    connection = http(web.url, f"{head}40".encode(), timeout=60)
     with contextlib.suppress(ConnectionError):
         assert not connection.recv(65536).startswith(b"HTTP/1.1 200")
     connection.close()
@@ -187,7 +185,7 @@ def test_a_session_whose_requests_wait_ends_in_time_too(make_web: Callable[..., 
     web = make_web(connect_timeout=1).attach().start()
     sid = handshake(web.url)
     request = f"GET /socket.io/?EIO=4&transport=polling&sid={sid} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
-    waiting = [http(web.url, request, timeout=20) for _ in range(2)]
+    waiting = [http(web.url, request, timeout=60) for _ in range(2)]
     for connection in waiting:
         with contextlib.suppress(ConnectionError):
             connection.recv(65536)

@@ -30,7 +30,7 @@ class Histories:
 
     def __call__(self, project_id: str, epoch: str, offset: int, most_jobs: int) -> str:
         self.reads.append(project_id)
-        assert self.answering.wait(30)
+        assert self.answering.wait(60)
         if project_id in self.failing:
             raise ConnectionError(f"no answer for {project_id}")
         return f"{project_id} since {epoch} {offset}, {most_jobs} jobs"

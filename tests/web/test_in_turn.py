@@ -34,7 +34,7 @@ class Slow:
             self.asked.append(what[-1])
             self._now += 1
             self.most = max(self.most, self._now)
-        assert self.may_answer.wait(10)
+        assert self.may_answer.wait(60)
         with self._lock:
             self._now -= 1
         return True
@@ -63,7 +63,7 @@ def jobs(web: Web, number: int) -> list[str]:
     names = [f"job-{number}" for number in range(number)]
     for name in names:
         web.publish_status("alpha", name, "PENDING")
-    assert web.realtime.flush(10)
+    assert web.realtime.flush(60)
     return names
 
 

@@ -58,7 +58,7 @@ class Pair:
     def emit(self, number: int, project_id: str = "alpha") -> None:
         """Say a number to a project, from a process that hears and is heard; it is on the channel when this returns."""
         self.here.emit(project_id, number)
-        assert self.here.realtime.flush(10)
+        assert self.here.realtime.flush(60)
 
 
 @pytest.fixture(params=["redis", pytest.param("rabbitmq", marks=pytest.mark.long)])
@@ -171,7 +171,7 @@ class Rule:
     def __call__(self, user: str, _project: str) -> bool:
         self.asked.append(user)
         if user in self.slow:
-            assert self.go_on.wait(30)
+            assert self.go_on.wait(60)
         if user in self.failing:
             raise OSError("the database is away")
         return user not in self.refused

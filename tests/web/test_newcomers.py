@@ -274,7 +274,7 @@ def test_held_events_come_before_those_that_are_emitted_meanwhile() -> None:
     emitting.start()
     newcomer.place("e", 0)
     server.release(newcomer)
-    emitting.join(20)
+    emitting.join(60)
 
     assert not emitting.is_alive()
     numbers = [number for number in server.sent["new"] if isinstance(number, int)]

@@ -45,7 +45,7 @@ class Rule:
         self.asked += 1
         answer = self.allowed
         self.reached.set()
-        assert self.go_on.wait(10)
+        assert self.go_on.wait(60)
         return answer
 
 
@@ -69,7 +69,7 @@ class Asked:
         rule.reached.clear()
         rule.go_on.clear()
         client.sio.emit("subscribe_project", {"project_id": "alpha"}, callback=self._answers.append)
-        assert rule.reached.wait(5)
+        assert rule.reached.wait(60)
 
     def answer(self) -> dict[str, Any]:
         return wait_for(lambda: self._answers)[0]
@@ -181,7 +181,7 @@ class Gatekeeper:
         self.asked += 1
         user = None if self.refuses else token
         self.reached.set()
-        assert self.go_on.wait(10)
+        assert self.go_on.wait(60)
         return user
 
 
@@ -200,11 +200,11 @@ def test_whoever_is_disconnected_while_being_let_in_is_asked_for_again(gated: We
     client = gated.client()
     connecting = threading.Thread(target=_try_to_connect, args=(client, gated))
     connecting.start()
-    assert gatekeeper.reached.wait(10)
+    assert gatekeeper.reached.wait(60)
     gatekeeper.refuses = True
     gated.handlers.carry_out({"action": "disconnect", "user": "ada"})
     gatekeeper.go_on.set()
-    connecting.join(10)
+    connecting.join(60)
     assert client.refusals[0]["data"]["code"] == "unauthorized"
     assert gatekeeper.asked == 2
     assert gated.handlers.clients() == {}
@@ -214,11 +214,11 @@ def test_whoever_may_still_come_then_does(gated: Web, gatekeeper: Gatekeeper) ->
     client = gated.client()
     connecting = threading.Thread(target=_try_to_connect, args=(client, gated))
     connecting.start()
-    assert gatekeeper.reached.wait(10)
+    assert gatekeeper.reached.wait(60)
     gated.handlers.carry_out({"action": "disconnect", "user": "ada"})
     gated.handlers.carry_out({"action": "disconnect", "user": "bob"})
     gatekeeper.go_on.set()
-    connecting.join(10)
+    connecting.join(60)
     assert client.subscribe("alpha")["ok"]
     assert gatekeeper.asked == 2
 

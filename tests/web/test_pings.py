@@ -31,7 +31,8 @@ from tests.waiting import wait_for
 if TYPE_CHECKING:
     from tests.web_servers import Web
 
-INTERVAL, TIMEOUT = 0.3, 1.0
+#: Those that answer have to do so in time on a busy machine, too.
+INTERVAL, TIMEOUT = 0.3, 5.0
 
 
 def quickly(web: Web) -> Web:
@@ -60,8 +61,8 @@ def test_a_client_that_answers_no_ping_is_closed(make_web: Callable[..., Web]) -
 
 
 def test_connections_that_have_gone_keep_no_thread_and_are_forgotten(make_web: Callable[..., Web]) -> None:
-    web = make_web(connect_timeout=1).attach()
-    web.server.eio.ping_interval = 3.0
+    web = make_web(connect_timeout=8).attach()
+    web.server.eio.ping_interval = 10.0
     web.start()
     before = threading.active_count()
     for _ in range(40):
@@ -69,9 +70,9 @@ def test_connections_that_have_gone_keep_no_thread_and_are_forgotten(make_web: C
     assert web.handlers.housekeeper.pings.waiting == 40
     assert sum("_send_ping" in thread.name for thread in threading.enumerate()) == 0
     assert threading.active_count() < before + 20
-    wait_for(lambda: not web.server.eio.sockets, timeout=20)
+    wait_for(lambda: not web.server.eio.sockets)
     gc.collect()
-    wait_for(lambda: not web.handlers.housekeeper.pings.waiting, timeout=20)
+    wait_for(lambda: not web.handlers.housekeeper.pings.waiting)
 
 
 # -- green threads ------------------------------------------------------------------------------------------------
@@ -111,7 +112,7 @@ def test_in_green_threads_who_answers_stays_and_who_does_not_is_cut(green: Attac
         lasted = time.monotonic() - began
         is_cut.set()
         assert (pinged, lasted >= TIMEOUT) == (1, True)
-        assert len(answers.result(10)) >= 2
+        assert len(answers.result(60)) >= 2
     assert '"ok":true' in answering.ask("subscribe_project", {"project_id": PROJECT})
     answering.close()
 

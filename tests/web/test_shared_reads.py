@@ -30,7 +30,7 @@ class Source:
     def __call__(self, project_id: str, epoch: str, offset: int) -> Snapshot:
         with self._lock:
             self.reads.append((project_id, epoch, offset))
-        assert self.open.wait(10)
+        assert self.open.wait(60)
         if self.error is not None:
             raise self.error
         whole = epoch == "e" and 0 <= self.offset - offset <= self.kept

@@ -19,10 +19,10 @@ def test_a_message_waits_for_one_of_the_same_user_and_for_no_other() -> None:
     threads = [threading.Thread(target=handle, args=[user]) for user in ("ada", "bob")]
     for thread in threads:
         thread.start()
-    threads[1].join(10)
+    threads[1].join(60)
     assert begun == ["bob"]
     shares.give("ada")
-    threads[0].join(10)
+    threads[0].join(60)
     assert begun == ["bob", "ada"]
     shares.give("ada")
     shares.give("bob")

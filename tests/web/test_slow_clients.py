@@ -84,11 +84,11 @@ def test_a_browser_that_never_reads_is_given_up_and_others_hear_all(web: Web, sl
     for number in range(500):
         web.realtime.manager.emit_to_project("alpha", "step", {"number": number, "text": LONG})
         if number % 50 == 49:
-            assert web.realtime.flush(10)
-            wait_for(lambda number=number: len(other.of("step")) == number + 1, timeout=20)
+            assert web.realtime.flush(60)
+            wait_for(lambda number=number: len(other.of("step")) == number + 1)
             longest = max(longest, waiting(web))
     assert steps(other) == list(range(500))
-    wait_for(lambda: "slow" not in web.users(), timeout=20)
+    wait_for(lambda: "slow" not in web.users())
     assert longest <= BACKLOG + 50
     wait_for(lambda: waiting(web) <= 3)  # a goodbye that nobody reads
     assert not web.manager.slow_clients.held
@@ -138,8 +138,8 @@ def test_few_but_long_events_are_too_much_as_well(
 def test_what_comes_back_recovers_what_it_missed(web: Web, slow: SlowBrowser) -> None:
     for number in range(1000):
         web.realtime.manager.emit_to_project("alpha", "step", {"number": number, "text": LONG})
-    assert web.realtime.flush(20)
-    wait_for(lambda: "slow" not in web.users(), timeout=20)
+    assert web.realtime.flush(60)
+    wait_for(lambda: "slow" not in web.users())
     history = web.realtime.manager.history
     assert history is not None
     place = {"epoch": history.read("alpha").epoch, "offset": 980}
@@ -155,7 +155,7 @@ def test_a_browser_that_reads_late_gets_the_newest_progress_and_every_status(web
 
     def tell(percent: float) -> None:
         manager.put(events.outgoing_progress(progress_update(job, Progress(percent, LONG[:490]))))
-        assert manager.flush(5)
+        assert manager.flush(60)
 
     manager.put_status(events.status_change(job, "STARTED"))
     other = web.subscriber("alpha")
@@ -163,18 +163,18 @@ def test_a_browser_that_reads_late_gets_the_newest_progress_and_every_status(web
     number = 0
     while waiting(web) <= BACKLOG // 3:
         web.realtime.manager.emit_to_project("alpha", "step", {"number": number, "text": LONG})
-        assert manager.flush(5)
+        assert manager.flush(60)
         wait_for(lambda: len(other.of("step")) == number + 1)  # noqa: B023
         number += 1
         assert number < 3000
     for percent in range(100):
         tell(percent)
-    wait_for(lambda: len(other.of("agent_progress")) == 100, timeout=20)
+    wait_for(lambda: len(other.of("agent_progress")) == 100)
     assert waiting(web) < BACKLOG
 
     reading = threading.Thread(target=lambda: slow.read_until(lambda: _progress(slow)[-1:] == [99]), daemon=True)
     reading.start()
-    reading.join(20)
+    reading.join(60)
     assert _progress(slow)[-1] == 99
     assert len(_progress(slow)) < 50
     assert [data["number"] for data in slow.of("step")] == list(range(number))

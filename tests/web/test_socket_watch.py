@@ -30,7 +30,7 @@ class Reader:
         with socket.create_server((HOST, 0)) as listening:
             self.client = socket.create_connection(listening.getsockname()[:2])
             self._server, address = listening.accept()
-        self.client.settimeout(10)
+        self.client.settimeout(60)
         #: As Granian has it: ports are text.
         self.scope: dict[str, Any] = {
             "client": (address[0], str(address[1])),
@@ -50,7 +50,7 @@ class Reader:
 
     def close(self) -> None:
         self.client.close()
-        self._thread.join(10)
+        self._thread.join(60)
         self._server.close()
 
 

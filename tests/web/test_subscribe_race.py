@@ -237,7 +237,7 @@ def speaking(stage: Stage) -> Iterator[None]:
         yield
     finally:
         ended.set()
-        speaker.join(10)
+        speaker.join(60)
 
 
 def wait_for_more(stage: Stage, count: int = 10) -> None:
