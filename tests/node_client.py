@@ -20,7 +20,7 @@ T = TypeVar("T")
 def run_node(*arguments: str) -> None:
     """Run a program of ``tests/client`` to its end, which has to be a good one."""
     done = subprocess.run(
-        [require("node"), *arguments], capture_output=True, text=True, timeout=100, check=False, cwd=CLIENT
+        [require("node"), *arguments], capture_output=True, text=True, timeout=240, check=False, cwd=CLIENT
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -161,7 +161,7 @@ class RabbitMQServer(ManagedProcess):
         """Let the node believe that it is short of memory, which blocks who publishes, or no more."""
         watermark = "0" if on else "0.4"
         command = [self._control, "--quiet", "set_vm_memory_high_watermark", watermark]
-        subprocess.run(command, env={**os.environ, **self._env}, check=True, capture_output=True, timeout=60)
+        subprocess.run(command, env={**os.environ, **self._env}, check=True, capture_output=True, timeout=240)
 
     def listen_only_url(self, url: str) -> str:
         """Make a user who may listen to exchanges of a virtual host, not publish to them, and return the address."""

@@ -44,7 +44,7 @@ os._exit(0)
 
 @needs_fork
 def test_no_child_inherits_a_lock_of_a_handshake() -> None:
-    done = subprocess.run([sys.executable, "-c", FORKING], capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run([sys.executable, "-c", FORKING], capture_output=True, text=True, timeout=240, check=False)
     assert done.stdout == "all were free\n", done.stderr
 
 

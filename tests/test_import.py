@@ -40,7 +40,7 @@ def look_at(code: str) -> Any:
     """Run code in a new interpreter, and return what it loaded, the threads it started and the sockets it opened."""
     script = WATCH + textwrap.dedent(code) + TELL % HEAVY
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True, cwd=ROOT
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=240, check=True, cwd=ROOT
     )
     return json.loads(done.stdout)
 

@@ -255,7 +255,7 @@ def test_a_manager_used_before_a_fork_goes_on_in_the_parent_and_in_each_child(ch
     done = subprocess.run(
         [sys.executable, "-c", FORKING, channel.url],
         env=python_path(),
-        timeout=60,
+        timeout=240,
         capture_output=True,
         text=True,
         check=False,
@@ -288,7 +288,7 @@ def test_a_process_that_ends_at_once_is_heard_to_its_last_word(channel: Channel,
     done = subprocess.run(
         [sys.executable, "-c", ENDING, channel.url, how],
         env=python_path(),
-        timeout=60,
+        timeout=240,
         capture_output=True,
         text=True,
         check=False,

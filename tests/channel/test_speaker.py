@@ -121,6 +121,6 @@ Speaker("memory://").emit("step", 1)
 print([name for name in ("socketio", "engineio") if name in sys.modules])
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, cwd=ROOT
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=True, cwd=ROOT
     )
     assert done.stdout.strip() == "[]"

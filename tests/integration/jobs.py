@@ -398,17 +398,18 @@ REPORT_PAUSE = 0.002
 
 
 @celery.task(bind=True)
-def report_busily(self: Any, seconds: float, interval: float, how: str) -> int:
-    """Report busily, computing or sleeping in between, or from a thread of the task's; return how often."""
+def report_busily(self: Any, path: str, interval: float, how: str) -> int:
+    """Report busily until a file is there, computing or sleeping in between, or in a thread; return how often."""
     tracker = get_progress_tracker(self.request.id)
     tracker.min_update_interval = interval
     numbers: list[int] = []
 
     def report() -> None:
         started = time.monotonic()
-        while (elapsed := time.monotonic() - started) < seconds:
+        while not os.path.exists(path):  # noqa: PTH110
+            elapsed = time.monotonic() - started
             numbers.append(len(numbers) + 1)
-            tracker.set_progress(100 * elapsed / seconds, f"report {numbers[-1]}")
+            tracker.set_progress(min(elapsed, 99.0), f"report {numbers[-1]}")
             if how == "sleep":
                 time.sleep(REPORT_PAUSE)  # noqa: TID251
             while time.monotonic() - started < elapsed + REPORT_PAUSE:

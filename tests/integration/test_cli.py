@@ -35,7 +35,7 @@ def run(app: str, *arguments: str, broker: Broker | None = None, code: int = 0) 
         [*CELERY, app, "realtime", *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
         cwd=ROOT,
         env=env,

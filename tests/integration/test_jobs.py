@@ -99,7 +99,7 @@ def test_a_job_that_runs_out_of_retries_ends_as_error(client: Recorder, project:
 
 def test_a_job_revoked_before_its_start_ends_as_error(client: Recorder, project: str) -> None:
     job = f"revoked-{project}"
-    assert jobs.celery.control.revoke(job, reply=True, limit=1, timeout=10)
+    assert jobs.celery.control.revoke(job, reply=True, limit=1, timeout=60)
     jobs.add.apply_async((1, 2), task_id=job, headers={"project_id": project})
     end = client.wait_for_end(job)
     assert (end["status"], end["state"], end["error"]) == ("error", "REVOKED", "TaskRevokedError: revoked")

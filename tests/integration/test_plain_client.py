@@ -79,7 +79,7 @@ from tests.integration import jobs
 
 for _ in range(3):
     print(jobs.count.apply_async((5, 0.01), headers={"project_id": sys.argv[1]}).id, flush=True)
-jobs.realtime.flush(10)
+jobs.realtime.flush(60)
 """
 
 
@@ -96,7 +96,7 @@ def test_the_first_jobs_of_a_fresh_process_are_heard_from_their_beginning(
         env={**os.environ, **stage.broker.env},
         stdout=subprocess.PIPE,
         text=True,
-        timeout=60,
+        timeout=240,
         check=True,
     )
     ids = produced.stdout.split()

@@ -68,7 +68,7 @@ def test_a_job_that_never_starts_ends_in_the_project_in_its_arguments(
     producer: Celery, client: Recorder, stage: Stage, project: str
 ) -> None:
     job = f"revoked-{project}"
-    assert producer.control.revoke(job, reply=True, limit=1, timeout=10)
+    assert producer.control.revoke(job, reply=True, limit=1, timeout=60)
     producer.send_task(jobs.hold_named.name, ("x",), {"project_id": project}, task_id=job)
     assert client.wait_for_end(job)["state"] == "REVOKED"
     unknown = producer.send_task("no.such.task", (), {"project_id": project}).id

@@ -35,7 +35,7 @@ def compute(self):
 
 studio.realtime.manager.preload()
 studio.realtime.manager.emit_to_project("p", "warm", {{}})
-studio.realtime.flush(10)
+studio.realtime.flush(60)
 before = len(studio.wire.sent)
 compute.apply(headers={{"project_id": "p"}})
 json.dump([number - before for number in left], sys.stdout)
@@ -56,7 +56,7 @@ def test_what_a_job_reports_leaves_while_it_computes(kind: str) -> None:
         env={**os.environ, **python_path()},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=True,
     )
     at_start, *later = json.loads(ran.stdout)

@@ -74,7 +74,7 @@ def test_a_greenlet_that_is_killed_while_it_waits_raises_that_and_leaves_the_out
         env={**os.environ, **python_path()},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert ran.stdout, ran.stderr

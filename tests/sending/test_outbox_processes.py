@@ -84,7 +84,7 @@ def test_threads_that_put_at_once_lose_nothing(make: Make, broker: Broker) -> No
     assert outbox.counts["sent"] + outbox.counts["coalesced"] == 6400
 
 
-def run(script: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+def run(script: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
     prelude = """
         import json, os, sys, threading, time
         from tests.outboxes import new_outbox, progress, status
@@ -112,18 +112,18 @@ def test_a_child_sends_its_own_events_and_none_of_its_parents() -> None:
 
         outbox = new_outbox(publish, linger=0.0)
         outbox.put(status("parent 1"))
-        assert outbox.flush(10)
+        assert outbox.flush(60)
         outbox.put(progress("parent held"), time.monotonic() + 600)
         pid = os.fork()
         if pid == 0:
             assert outbox.size == 0 and not outbox.counts, "something was inherited"
             taken.clear()
             outbox.put(status("child"))
-            ok = outbox.flush(10)
+            ok = outbox.flush(60)
             os._exit(0 if ok and taken == ["child"] else 1)
         _, code = os.waitpid(pid, 0)
         outbox.put(status("parent 2"))
-        assert outbox.flush(10)
+        assert outbox.flush(60)
         print(json.dumps([code, taken]))
     """)
     assert json.loads(done.stdout) == [0, ["parent 1", "parent held", "parent 2"]]
@@ -146,7 +146,7 @@ def test_a_fork_in_the_midst_of_other_threads_sending_leaves_the_child_able_to_s
             if pid == 0:
                 signal.alarm(10)
                 outbox.put(status("child"))
-                os._exit(0 if outbox.flush(5) else 1)
+                os._exit(0 if outbox.flush(60) else 1)
             codes.append(os.waitpid(pid, 0)[1])
         stop.set()
         print(json.dumps(codes))
@@ -160,7 +160,7 @@ def test_a_child_of_a_child_sends_too() -> None:
         outbox = new_outbox(lambda events: (os.write(1, events[0].payload + b"\\n"), len(events))[1], linger=0.0)
         def generation(names):
             outbox.put(status(names[0]))
-            assert outbox.flush(10)
+            assert outbox.flush(60)
             if names[1:]:
                 pid = os.fork()
                 if pid == 0:
@@ -192,7 +192,7 @@ def test_an_interpreter_that_ends_does_not_wait_longer_than_it_may() -> None:
         outbox.put(status("stuck"))
         print("ended")
         """,
-        timeout=30,
+        timeout=240,
     )
     assert done.stdout.split() == ["ended"]
 
@@ -202,7 +202,7 @@ def test_an_event_from_an_exit_handler_still_leaves() -> None:
         import atexit
         outbox = new_outbox(lambda events: os.write(1, events[0].payload) and len(events))
         outbox.put(status("early "))
-        assert outbox.flush(10)
+        assert outbox.flush(60)
         atexit.register(lambda: outbox.put(status("late")))
         """)
     assert done.stdout == "early late"
@@ -222,7 +222,7 @@ def test_an_event_that_comes_when_no_thread_runs_any_more_neither_blocks_nor_rai
         for _ in range(20):
             outbox.put(status("early"))
         """,
-        timeout=10,
+        timeout=240,
     )
     assert done.stdout == "went on"
     assert done.stderr == ""

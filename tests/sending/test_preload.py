@@ -44,7 +44,7 @@ from celery_realtime.events import Outgoing
 def run(script: str, *arguments: str) -> Any:
     code = WATCH + textwrap.dedent(script)
     command = [sys.executable, "-c", code, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True, cwd=ROOT)
     return json.loads(done.stdout)
 
 

@@ -266,7 +266,7 @@ def test_a_child_process_reads_with_a_thread_of_its_own() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", FORKING],
         env=python_path(),
-        timeout=60,
+        timeout=240,
         capture_output=True,
         text=True,
         check=False,

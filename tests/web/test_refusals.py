@@ -73,7 +73,7 @@ def run(*arguments: str, **env: str) -> Ended:
         env={**os.environ, **python_path(), **env},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     return Ended(ended.returncode, ended.stdout, ended.stderr)
@@ -87,7 +87,7 @@ def in_fork(tmp_path: Path) -> Run:
         stdout, stderr = tmp_path / "stdout", tmp_path / "stderr"
         env = {**os.environ, **python_path()}
         arguments = ["-c", "import warnings; warnings.simplefilter('ignore')\n" + program]
-        returncode = fork_server().run(arguments, env=env, cwd=ROOT, stdout=stdout, stderr=stderr).wait(60)
+        returncode = fork_server().run(arguments, env=env, cwd=ROOT, stdout=stdout, stderr=stderr).wait(240)
         ended = Ended(returncode, stdout.read_text(), stderr.read_text())
         stdout.unlink()
         stderr.unlink()
