@@ -322,18 +322,33 @@ class WebServer(ManagedProcess):
         )
 
 
+#: Those that this process has given away: whoever has one may close it for a while, and listen again.
+_given_ports: set[int] = set()
+
+
 def free_port() -> int:
-    """Find a port that nobody listens on.
+    """Find a port that nobody listens on, and that no other test of this run is given.
 
     It is below the range of outgoing connections: a client that keeps trying to reach a stopped server there cannot
-    end up connected to itself, and so keep the server from coming back.
+    end up connected to itself, and so keep the server from coming back; nor can anybody else's connection have it.
     """
+    ports = _own_ports()
     # Hypothesis seeds the other generator: test runs beside this one would draw the same ports.
-    for port in random.SystemRandom().sample(range(10000, 32000), 100):
+    for port in random.SystemRandom().sample(ports, len(ports)):
+        if port in _given_ports:
+            continue
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((HOST, port))
+            _given_ports.add(port)
             return port
     raise ProcessError("no free port found")
+
+
+def _own_ports() -> range:
+    """Return those of which this process of pytest-xdist may give some away."""
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    size = 22000 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    return range(10000 + number * size, 10000 + (number + 1) * size)
 
 
 def accepts_connections(port: int) -> bool:

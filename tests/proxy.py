@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from tests.processes import HOST
+from tests.processes import HOST, free_port
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -55,7 +55,7 @@ class Proxy:
         #: The ends towards clients, and whether each has spoken since the server did.
         self._is_asking: dict[socket.socket, bool] = {}
         self._listener: socket.socket | None = None
-        self.port = self._listen(0)
+        self.port = self._listen(free_port())  # which it has again after it was closed
         self.url = url.replace(f":{parts.port}", f":{self.port}", 1)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()

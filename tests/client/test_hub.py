@@ -266,7 +266,7 @@ def close_all(web: Web) -> None:
     """Close each connection by a packet of Engine.IO, as the server does to those that show no token."""
     assert web.loop is not None
     for connection in list(web.server.eio.sockets.values()):
-        asyncio.run_coroutine_threadsafe(connection.close(wait=False), web.loop).result(10)
+        asyncio.run_coroutine_threadsafe(connection.close(wait=False), web.loop).result(60)
 
 
 def test_a_client_reconnects_whose_connection_the_server_has_closed(web: Web) -> None:

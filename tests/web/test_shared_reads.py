@@ -53,8 +53,8 @@ def test_many_who_ask_during_a_reading_share_the_next(monkeypatch: pytest.Monkey
         wait_for(lambda: read.waiting("p") == 40)
         source.offset = 105
         source.open.set()
-        assert numbers(first.result(10))[-1] == 105
-        answers = [other.result(10) for other in others]
+        assert numbers(first.result(60))[-1] == 105
+        answers = [other.result(60) for other in others]
 
     assert source.reads == [("p", "e", 50), ("p", "e", 50)]
     for number, answer in enumerate(answers):
@@ -71,7 +71,7 @@ def test_nobody_is_given_what_was_read_before_he_asked() -> None:
         late = pool.submit(read, "p", "e", 100)
         wait_for(lambda: read.waiting("p"))
         source.open.set()
-        early.result(10), late.result(10)
+        early.result(60), late.result(10)
 
     assert len(source.reads) == 2
 
@@ -87,7 +87,7 @@ def test_who_is_too_far_behind_is_answered_beside_who_is_not() -> None:
         asked = [pool.submit(read, "p", *place) for place in places]
         wait_for(lambda: read.waiting("p") == 4)
         source.open.set()
-        answers = [one.result(10) for one in asked]
+        answers = [one.result(60) for one in asked]
 
     assert [answer.snapshot.recovered for answer in answers] == [False, True, True, False]
     assert numbers(answers[1]) == list(range(86, 101))
@@ -102,7 +102,7 @@ def test_projects_do_not_wait_for_each_other() -> None:
         both = [pool.submit(read, project, "e", 100) for project in ("p", "q")]
         wait_for(lambda: len(source.reads) == 2)
         source.open.set()
-        assert all(one.result(10).snapshot.recovered for one in both)
+        assert all(one.result(60).snapshot.recovered for one in both)
 
 
 def test_a_reading_that_fails_fails_for_all_who_share_it_and_the_next_is_tried() -> None:
@@ -178,7 +178,7 @@ def test_an_answer_knows_its_size_wherever_it_was_cut() -> None:
         asked = [pool.submit(read, "p", "e", offset) for offset in (50, 90, 100)]
         wait_for(lambda: read.waiting("p") == 3)
         source.open.set()
-        for reading in (future.result(10) for future in asked):
+        for reading in (future.result(60) for future in asked):
             assert abs(reading.size - len(msgspec.json.encode(reading.snapshot))) <= len(reading.snapshot.events) + 1
 
 
@@ -207,7 +207,7 @@ def test_when_the_reader_is_killed_those_who_share_its_read_are_answered_and_the
         others = [pool.submit(read, "p", "e", offset) for offset in (97, 98, 99)]
         wait_for(lambda: read.waiting("p") == 3)
         source.open.set()
-        assert first.result(10).snapshot.recovered
+        assert first.result(60).snapshot.recovered
         endings = [type(other.exception(10)) for other in others]
 
     assert sorted(ending.__name__ for ending in endings) == ["Killed", "RuntimeError", "RuntimeError"]
@@ -249,8 +249,8 @@ def ask_all(source: Source, positions: list[tuple[str, int]]) -> dict[tuple[str,
         wait_for(lambda: read.waiting("p") == len(positions))
         source.reads.clear()
         source.open.set()
-        first.result(10)
-        return {position: one.result(10) for position, one in zip(positions, asked, strict=True)}
+        first.result(60)
+        return {position: one.result(60) for position, one in zip(positions, asked, strict=True)}
 
 
 @pytest.mark.parametrize("genuine", [("e", 90), ("", -1)])
