@@ -39,7 +39,8 @@ venv: $(VENV)/.test $(VENV)/.docs
 demo: $(VENV)/.demo
 	@exec $(BIN)/python -m example_project.demo $(ARGS)
 
-test: services lint
+test: services
+	@$(MAKE) --no-print-directory --jobs 2 lint $(VENV)/.compiled
 	$(PYTEST) -n $(PROCESSES) -m "not long" $(ARGS)
 
 check: lint
@@ -102,6 +103,7 @@ package: $(VENV)/.package
 clean:
 	rm -rf build dist docs/_build *.egg-info tests/client/node_modules
 	rm -rf .coverage* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .tox
+	rm -f $(VENV)/.compiled
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 # A venv without pip (on Debian: no python3-venv) must not pass for a venv the next time.
@@ -116,6 +118,11 @@ $(VENV)/.demo: $(METADATA) | $(BIN)/pip
 $(VENV)/.test: $(METADATA) | $(BIN)/pip
 	$(PIP_INSTALL) --editable '.[test,lint]'
 	@touch $@ $(VENV)/.demo
+
+# pytest compiles each module of tests in its own way: once, and not in each of its processes at the same time.
+$(VENV)/.compiled: $(VENV)/.test $(shell find tests -name '*.py')
+	@$(PYTEST) --collect-only -qq >/dev/null 2>&1 || true
+	@touch $@
 
 $(VENV)/.package: $(METADATA) | $(BIN)/pip
 	$(PIP_INSTALL) --editable '.[package]'
