@@ -62,7 +62,7 @@ class ChannelRecorder:
         self.probed = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
-        assert self.manager.wait_until_listening(10)
+        assert self.manager.wait_until_listening(60)
 
     def _run(self) -> None:
         for items in self.manager.reader.read():

@@ -68,13 +68,14 @@ def test_a_listener_is_silent_for_no_longer_than_it_may_be_and_pings_no_more_oft
     messages = client_manager(channel.url).reader.listener.messages(lambda: 0.02)
     silences = 0
     began = time.monotonic()
-    while time.monotonic() - began < 2.5:
+    while silences < 10 or time.monotonic() - began < 2.5:
         silences += next(messages) is None
     messages.close()
+    seconds = time.monotonic() - began
 
-    assert silences >= 10  # 125 at most; with a second for each it would be 4
     pings = [body for body in recorder.bodies if "celery-realtime-ping" in str(body)]
-    assert 1 <= len(pings) <= 4
+    assert 1 <= len(pings) <= seconds + 2
+    assert silences > 1.5 * len(pings)  # up to 50 a second; with a second for each there would be one for each ping
 
 
 def test_an_event_larger_than_a_frame_is_heard_whole(channel: Channel) -> None:

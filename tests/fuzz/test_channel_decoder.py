@@ -179,7 +179,7 @@ class Channel:
         self._ears, self._mouth = client_manager(url), RealtimeKombuManager(url, write_only=True)
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
-        assert self._ears.wait_until_listening(10)
+        assert self._ears.wait_until_listening(60)
         self._stranger = kombu.Connection(url)
         self._publish = self._stranger.Producer(
             exchange=kombu.Exchange("socketio", type="fanout", durable=False)

@@ -52,7 +52,7 @@ class Ear:
         self._manager = client_manager(url)
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
-        assert self._manager.wait_until_listening(10)
+        assert self._manager.wait_until_listening(60)
 
     def _listen(self) -> None:
         for items in self._manager.reader.read():

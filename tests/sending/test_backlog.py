@@ -120,7 +120,7 @@ def test_waiting_for_an_event_to_leave_ends_when_it_is_stored_though_a_delivery_
     outbox = make()
     hang_with(outbox, broker, custom("first"))
     outbox.put(status("queued"))
-    assert outbox.wait_until_sent(("p", "j"), 5)
+    assert outbox.wait_until_sent(("p", "j"), 60)
     assert record.kept == ["first", "queued"]
 
 

@@ -147,7 +147,7 @@ def test_a_server_emits_what_the_channel_says_to_the_clients_of_its_room(
     server = Server(manager)
     let_in(manager, "project:alpha")
     manager.start_listening()
-    assert manager.wait_until_listening(10)
+    assert manager.wait_until_listening(60)
 
     events = [step(1), step(2, "beta"), Outgoing("gamma", "step", b"{}"), step(3)]
     assert channel.publisher(stock=stock).publish_events(events) == 4
@@ -162,7 +162,7 @@ def test_what_the_server_emits_itself_is_emitted_once_here_and_on_all_others(
     server = Server(manager)
     let_in(manager, "project:alpha")
     manager.start_listening()
-    assert manager.wait_until_listening(10)
+    assert manager.wait_until_listening(60)
 
     server.emit("step", {"number": 1}, room="project:alpha")
     channel.publisher().publish_events([step(2)])
@@ -179,7 +179,7 @@ def test_pythonsocketios_own_messages_are_done_as_ever(
     server = Server(manager)
     let_in(manager)
     manager.start_listening()
-    assert manager.wait_until_listening(10)
+    assert manager.wait_until_listening(60)
     publisher = channel.publisher()
 
     publisher.enter_room("sid", "/", "project:alpha")
@@ -200,7 +200,7 @@ def test_an_event_that_cannot_be_emitted_is_logged_and_the_next_ones_are(
     server = Server(manager)
     let_in(manager, "project:alpha")
     manager.start_listening()
-    assert manager.wait_until_listening(10)
+    assert manager.wait_until_listening(60)
 
     channel.publisher().publish_events([step(1), step(2), step(3)])
 
@@ -220,7 +220,7 @@ def test_every_observer_gets_an_order_after_the_events_before_it(
     for _ in range(2):
         manager.on_order(lambda order: orders.append((order["user"], len(server.sent))))
     manager.start_listening()
-    assert manager.wait_until_listening(10)
+    assert manager.wait_until_listening(60)
 
     publisher = channel.publisher()
     publisher.publish_events([step(1)])
@@ -241,7 +241,7 @@ async def serve(
     let_in(manager, "project:alpha")
     manager.initialize()
     try:
-        assert await manager.wait_until_listening(10)
+        assert await manager.wait_until_listening(60)
         return await use(manager, server)
     finally:
         manager.stop_listening()
@@ -334,7 +334,7 @@ def test_a_thread_that_has_ended_is_started_again(redis_channel: Channel, monkey
         monkeypatch.setattr(manager.reader, "items", _end_the_thread)
         await until(lambda: not thread.is_alive())
         monkeypatch.undo()
-        assert await manager.wait_until_listening(10)
+        assert await manager.wait_until_listening(60)
         assert manager.listener_thread is not thread
         await until(lambda: manager.generation == 2)
         await asyncio.to_thread(redis_channel.publisher().publish_events, [step(1)])
