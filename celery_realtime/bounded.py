@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import contextlib
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
@@ -13,6 +13,9 @@ D = TypeVar("D")
 class BoundedDict(Generic[K, V]):
     """A mapping of the ``limit`` entries that were set last.
 
+    Without a lock: the handler of a signal, which runs in the middle of whatever the main thread does, may change it
+    too, and Celery shuts a worker down in one; and in a child of a fork, a lock that another thread holds stays held.
+
     Args:
         limit: Entries kept, above 0.
     """
@@ -20,14 +23,13 @@ class BoundedDict(Generic[K, V]):
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._entries: dict[K, V] = {}
-        self._lock = threading.Lock()
 
     def __setitem__(self, key: K, value: V) -> None:
-        with self._lock:
-            self._entries.pop(key, None)
-            self._entries[key] = value
-            while len(self._entries) > self._limit:
-                del self._entries[next(iter(self._entries))]
+        self._entries.pop(key, None)
+        self._entries[key] = value
+        while len(self._entries) > self._limit:
+            with contextlib.suppress(RuntimeError, StopIteration):  # it has changed meanwhile
+                self._entries.pop(next(iter(self._entries)), None)
 
     def get(self, key: K, default: D = None) -> V | D:  # type: ignore[assignment]
         """Return the entry of a key, else the default."""
@@ -35,13 +37,11 @@ class BoundedDict(Generic[K, V]):
 
     def pop(self, key: K) -> V | None:
         """Forget a key and return its entry, if there was one."""
-        with self._lock:
-            return self._entries.pop(key, None)
+        return self._entries.pop(key, None)
 
     def names(self) -> list[K]:
         """Return the keys, the oldest first."""
-        with self._lock:
-            return list(self._entries)
+        return list(self._entries)
 
     def __contains__(self, key: object) -> bool:
         return key in self._entries

@@ -62,6 +62,36 @@ class BackgroundLoop:
         return {"name": self.name, "turning": self.is_turning, "failures": self.failures, "error": self._last_error}
 
 
+class WakeUp:
+    """Lets a thread that rests go on, called from anywhere, the handler of a signal included.
+
+    A handler runs in the middle of whatever the main thread does, and Celery shuts a worker down in one. A
+    :class:`threading.Event` has a lock: if the main thread holds it just then, the handler waits for it for ever.
+    """
+
+    def __init__(self) -> None:
+        self._closed = threading.Lock()
+        self._closed.acquire()
+
+    def call(self) -> None:
+        """Let the thread go on now, or not rest the next time."""
+        if self._closed.locked():  # that of eventlet counts
+            with contextlib.suppress(RuntimeError):  # somebody else has called it meanwhile
+                self._closed.release()
+
+    def wait(self, timeout: float) -> bool:
+        """Rest until it is called; returns whether it was.
+
+        Args:
+            timeout: Longest rest, in seconds.
+        """
+        return self._closed.acquire(timeout=timeout)
+
+    def forget(self) -> None:
+        """Take it for not called: what the caller has left is looked at now."""
+        self.wait(0.0)
+
+
 class PeriodicLoop:
     """Does something again and again, from a thread of its own, until it is stopped.
 
@@ -81,7 +111,7 @@ class PeriodicLoop:
         after_fork(self._start_over)
 
     def _start_over(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._run: _Run | None = None
 
     def start(self, patience: float = 0.0) -> None:
@@ -103,7 +133,7 @@ class PeriodicLoop:
         """Let the next turn come at once."""
         run = self._run
         if run is not None:
-            run.wake.set()
+            run.wake.call()
 
     def stop(self, timeout: float = 0.0) -> bool:
         """Turn no more, and return whether the present turn has ended.
@@ -116,14 +146,14 @@ class PeriodicLoop:
         if run is None:
             return True
         run.is_over = True
-        run.wake.set()
+        run.wake.call()
         if run.thread is not threading.current_thread():
             run.thread.join(timeout)
         return not run.thread.is_alive()
 
     def _go_on(self, run: _Run) -> None:
         while not run.is_over:
-            run.wake.clear()
+            run.wake.forget()
             with self.record.turn():
                 self._turn()
             run.has_turned.set()
@@ -138,7 +168,7 @@ class _Run:
 
     def __init__(self) -> None:
         self.is_over = False
-        self.wake = threading.Event()
+        self.wake = WakeUp()
         self.has_turned = threading.Event()
 
 

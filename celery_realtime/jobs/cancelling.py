@@ -53,7 +53,7 @@ class Cancellations:
 
     def _start_over(self) -> None:
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may end jobs
         self._cancelled: BoundedDict[str, Cancellation] = BoundedDict(REMEMBERED)
         #: The runs of the jobs that are asked for.
         self._watched: dict[str, str | None] = {}

@@ -20,7 +20,7 @@ from celery_realtime.jobs.departures import GRACE, Departure, Departures
 from celery_realtime.jobs.statuses import StatusReporter
 from celery_realtime.jobs.stored_results import Meta, StoredResults
 from celery_realtime.logs import RateLimitedLogger, describe
-from celery_realtime.loops import BackgroundLoop
+from celery_realtime.loops import BackgroundLoop, WakeUp
 from celery_realtime.sending.manager import SocketIOManager
 from celery_realtime.settings import Settings
 
@@ -87,8 +87,8 @@ class Reconciler:
         departures.on_death(self._look_soon)
 
     def _start_over(self) -> None:
-        self._wake = threading.Event()
-        self._lock = threading.Lock()
+        self._wake = WakeUp()
+        self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._is_ending = False
 
@@ -98,7 +98,7 @@ class Reconciler:
         return [self.loop, *self._results.loops] if self._thread is not None else []
 
     def _look_soon(self) -> None:
-        self._wake.set()
+        self._wake.call()
 
     def unsent(self) -> list[Departure]:
         """Return the jobs that have left, and whose processes have not sent all that they have said."""
@@ -127,14 +127,13 @@ class Reconciler:
         with self._lock:
             thread, self._thread = self._thread, None
             self._is_ending = True
-            self._wake.set()
+            self._wake.call()
         if thread is not None:
             thread.join(timeout)
 
     def _run(self) -> None:
         while not self._is_ending:
             self._wake.wait(PAUSE if self._departures else IDLE_PAUSE)
-            self._wake.clear()
             with self.loop.turn():
                 self.look(math.inf if self._is_ending else time.monotonic())
 

@@ -188,7 +188,7 @@ class Trackers:
         after_fork(self._renew_lock)
 
     def _renew_lock(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may end jobs
 
     def of(self, job: Job) -> ProgressTracker | None:
         """Return the tracker of a job: its own, else the one that was asked for by the id alone, if no other is."""

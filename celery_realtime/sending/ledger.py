@@ -23,7 +23,8 @@ class Counts:
         after_fork(self._renew_lock)
 
     def _renew_lock(self) -> None:
-        self._lock = threading.Lock()  # a thread that is not in the child may hold the old one
+        # A signal's handler may count too, hence reentrant; a thread that is not in the child may hold the old one.
+        self._lock = threading.RLock()
 
     def add(self, name: str, number: int = 1) -> None:
         """Count something; nothing for 0."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Generic
 
 from celery_realtime.forks import talking
-from celery_realtime.loops import BackgroundLoop
+from celery_realtime.loops import BackgroundLoop, WakeUp
 from celery_realtime.sending.backlog import LONGEST_TURN, Backlog
 from celery_realtime.sending.changes import Changes
 from celery_realtime.sending.event_queue import Batch, EventQueue, Owner, T, items_of, owner_of
@@ -64,7 +64,7 @@ class Sender(Generic[T]):
         self._pace = pace
         self._lock = lock
         self._idle = idle
-        self._work = threading.Condition(lock)
+        self._work = WakeUp()
         self._batch_size = batch_size
         self._ledger = ledger
         self._thread: threading.Thread | None = None
@@ -109,7 +109,7 @@ class Sender(Generic[T]):
         if self._thread is None or self._backlog.is_sending:
             self.ensure()
         if is_news and (not self._is_resting or self._queue.urgent == 1 or len(self._queue) >= self._batch_size):
-            self._work.notify()
+            self._work.call()
 
     @contextlib.contextmanager
     def expediting(self) -> Iterator[None]:
@@ -118,7 +118,7 @@ class Sender(Generic[T]):
         try:
             with self._lock:
                 self._waiting.add(waiting)
-                self._work.notify()
+                self._work.call()
             yield
         finally:
             self._waiting.discard(waiting)  # in one step: whoever is killed may not get the lock any more
@@ -138,7 +138,7 @@ class Sender(Generic[T]):
     def stop(self) -> None:
         """Let the thread end: at once if it waits, or else after its present batch."""
         self._thread = None
-        self._work.notify_all()
+        self._work.call()
 
     # -- in the thread ------------------------------------------------------------------------------------------
 
@@ -166,19 +166,22 @@ class Sender(Generic[T]):
     def _next_batch(self, me: threading.Thread) -> Batch[T]:
         """Wait for what may be sent now, and take it; nothing after a long time without any."""
         until = time.monotonic() + IDLE_TURN
-        with self._lock:
-            while self._thread is me and (wait := self._wait_time()) > 0:
+        while True:
+            with self._lock:
+                if self._thread is not me:  # what has come is for the thread that has taken its place
+                    self._work.call()
+                    return []
+                wait = self._wait_time()
+                if wait <= 0:
+                    self._is_resting = False
+                    self._in_flight = self._queue.take(self._pace.batch_size)
+                    return self._in_flight
                 left = until - time.monotonic()
                 if left <= 0:
                     if not self._has_work:
                         self._thread = None
                     return []
-                self._work.wait(min(wait, left))
-            if self._thread is not me:  # what has come is for the thread that has taken its place
-                return []
-            self._is_resting = False
-            self._in_flight = self._queue.take(self._pace.batch_size)
-            return self._in_flight
+            self._work.wait(min(wait, left))
 
     @property
     def _has_work(self) -> bool:
