@@ -86,6 +86,9 @@ GIVEN_BACK_GATE = "B"
 #: The ``gate`` of a job whose message nobody will get: it was cancelled, or the broker has lost it.
 UNDELIVERED_GATE = "N"
 
+#: The ``gate`` of the end of a job whose process was killed, see :class:`Ending`.
+DIED_GATE = "D"
+
 #: The ``gate`` of a job that goes on in a message that it has published, see :func:`outgoing_handed_on`.
 HANDED_ON_GATE = "H"
 
@@ -165,12 +168,15 @@ class Ending(msgspec.Struct, frozen=True):
         error: One line that says why, or None.
         result: JSON of what it returned.
         truncated: Whether the result is left out, and can be fetched.
+        died: Whether it is that of a process that was killed, of which somebody says so who outlives it. If the message
+            is delivered again, the next start of the task takes it back.
     """
 
     state: str
     error: str | None = None
     result: bytes = b"null"
     truncated: bool = False
+    died: bool = False
 
 
 class Cancellation(msgspec.Struct, frozen=True):
@@ -261,7 +267,8 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
             which ends only what is queued; ``N`` for a job whose message nobody will get, which also ends what was
             handed on; ``U`` for a step that will not run, which ends only what is unknown; ``s`` for a stall. A later
             run or end reopens what ended so. ``B`` for a job that is queued again since its message went back to the
-            broker, which is news only of the start before. ``w`` and ``H`` are no events, see :func:`is_note`.
+            broker, which is news only of the start before. ``D`` for the end of a process that was killed, which only a
+            later start takes back. ``w`` and ``H`` are no events, see :func:`is_note`.
         percent: Of progress, how far.
         run: The mark of its job's publication.
         execution: The start of its job's task that it is from.
@@ -474,12 +481,14 @@ def outgoing_end(job: Job, ending: Ending, *, incarnation: str, gate: str = "", 
         job: The job.
         ending: Its end.
         incarnation: The incarnation of the worker that ran it.
-        gate: As in :func:`outgoing_status`.
-        since: Of a job whose execution is not known: when it began, or, if its message is lost, when that was.
+        gate: As in :func:`outgoing_status`; by default that of the end.
+        since: Of a job whose execution is not known: when it began, or, if its message is lost or its process was
+            killed, when that was.
     """
     if job.execution is None and since is not None:
         job = replace(job, execution=Execution("", since))
     change = status_change(job, ending.state, result=ending.result, error=ending.error, truncated=ending.truncated)
+    gate = gate or (DIED_GATE if ending.died else "")
     return outgoing_status(change, incarnation=incarnation, gate=gate, job=job)
 
 

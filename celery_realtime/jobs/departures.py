@@ -8,12 +8,16 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from celery.exceptions import WorkerLostError
-
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.events import Job
 from celery_realtime.forks import after_fork
-from celery_realtime.jobs.seams import PoolReport, RequestWatch, looks_for_stored_success
+from celery_realtime.jobs.seams import (
+    PoolReport,
+    RequestWatch,
+    is_acknowledged,
+    looks_for_stored_success,
+    was_killed,
+)
 
 #: Seconds after the pool's word within which a job's end is normally on record: its child sends it by itself.
 GRACE = 3.0
@@ -55,6 +59,17 @@ class Departure:
         self.pid: int | None = getattr(request, "worker_pid", None)
         # The steps behind a job that has not succeeded are in its request; that of any other is not needed any more.
         self.request = None if report.kind == "returned" else request
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether the process that ran it was killed, which the main process alone can report."""
+        kind, cause = self.report
+        return kind == "lost" or (kind == "failed" and was_killed(cause))
+
+    @property
+    def awaits_acknowledgement(self) -> bool:
+        """Whether its process was killed, and its message may yet go back: that is not acknowledged."""
+        return self.was_killed and not is_acknowledged(self.request)
 
 
 class Departures:
@@ -116,20 +131,25 @@ class Departures:
         self._left(job, request, PoolReport("requeued"))
 
     def hasten(self, job: Job, error: Any) -> bool:
-        """Have a job looked at now that Celery takes for failed since its child has died: it may have stored a success.
+        """Have a job looked at now that Celery takes for failed since its child has died.
+
+        It may have stored a success. And as long as its message is not acknowledged, the job may be delivered again.
 
         Args:
             job: The job.
             error: The error that Celery has for it.
 
         Returns:
-            Whether it is looked at: the pool says the same, and Celery has not looked itself.
+            Whether it is looked at: the pool says the same, and Celery has not looked itself, or has not acknowledged
+            the message.
         """
         departure = self._departures.get(_key_of(job))
-        if departure is None or departure.report.kind != "lost" or not isinstance(error, WorkerLostError):
+        if departure is None or departure.report.kind not in ("lost", "failed") or not was_killed(error):
             return False
-        if looks_for_stored_success():
+        has_looked = departure.report.kind == "failed" or looks_for_stored_success()
+        if has_looked and not departure.awaits_acknowledgement:
             return False
+        departure.report = departure.report._replace(cause=error)
         departure.due = departure.due_first = time.monotonic()
         for observer in self._observers:
             observer()

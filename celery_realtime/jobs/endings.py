@@ -9,7 +9,7 @@ from typing import Any
 
 from celery_realtime.encoding import describe_error, encode_within, one_line
 from celery_realtime.events import Ending
-from celery_realtime.jobs.seams import PoolReport, ignores_result, is_unencodable
+from celery_realtime.jobs.seams import PoolReport, ignores_result, is_unencodable, was_killed
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.settings import Settings
 from celery_realtime.stored import is_older
@@ -101,7 +101,8 @@ def of_meta(meta: Mapping[str, Any] | None, settings: Settings, *, since: float 
     result = meta.get("result")
     if state == "SUCCESS":
         return success(result, settings)
-    return Ending(state, describe_error(result) if isinstance(result, BaseException) else state)
+    error = describe_error(result) if isinstance(result, BaseException) else state
+    return Ending(state, error, died=was_killed(result))
 
 
 def rejection_error(rejection: Any) -> str:
@@ -134,4 +135,4 @@ def of_report(report: PoolReport) -> Ending:
         return Ending("LOST", SHUTDOWN)
     if report.kind == "cut off":
         return Ending("LOST", CUT_OFF)
-    return Ending("FAILURE", describe_error(cause))
+    return Ending("FAILURE", describe_error(cause), died=was_killed(cause))

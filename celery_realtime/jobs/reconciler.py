@@ -38,6 +38,12 @@ LOOKUP_PATIENCE = 10.0
 #: Seconds after which a job is looked at even though its child lives and has not sent all.
 CHILD_PATIENCE = 30.0
 
+#: Seconds after which the end of a killed process is reported even though its message is not acknowledged.
+ACKNOWLEDGEMENT_PATIENCE = 10.0
+
+#: Seconds between two turns while a message is to be acknowledged, which takes a moment.
+SHORT_PAUSE = 0.05
+
 #: Seconds between two turns: while jobs are to be looked at, and else.
 PAUSE, IDLE_PAUSE = 1.0, 2.0
 
@@ -91,6 +97,7 @@ class Reconciler:
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._is_ending = False
+        self._pause = PAUSE
 
     @property
     def loops(self) -> list[BackgroundLoop]:
@@ -133,7 +140,7 @@ class Reconciler:
 
     def _run(self) -> None:
         while not self._is_ending:
-            self._wake.wait(PAUSE if self._departures else IDLE_PAUSE)
+            self._wake.wait(self._pause if self._departures else IDLE_PAUSE)
             with self.loop.turn():
                 self.look(math.inf if self._is_ending else time.monotonic())
 
@@ -146,6 +153,7 @@ class Reconciler:
             redis.RedisError: The history cannot be reached.
         """
         self._salvage()
+        self._pause = PAUSE
         while due := self._departures.due(MOST, clock=clock):
             self._reconcile(due, clock)
 
@@ -163,7 +171,11 @@ class Reconciler:
     def _reconcile(self, due: list[Departure], clock: float) -> None:
         waiting = [departure for departure in due if self._will_send(departure, clock)]
         self._departures.postpone(waiting, clock + PAUSE)
-        looked_at = self._give_back([departure for departure in due if departure not in waiting])
+        unsure = [departure for departure in due if departure not in waiting and self._may_go_back(departure, clock)]
+        if unsure:
+            self._departures.postpone(unsure, clock + SHORT_PAUSE)
+            self._pause = SHORT_PAUSE
+        looked_at = self._give_back([departure for departure in due if departure not in waiting + unsure])
         unsettled = self._unsettled(looked_at)
         self._departures.settle([departure for departure in looked_at if departure not in unsettled])
         self._establish(unsettled, clock)
@@ -183,6 +195,10 @@ class Reconciler:
         is_patient = clock < departure.due_first + CHILD_PATIENCE
         return is_patient and departure.pid is not None and self._manager.spools.has_unsent(departure.pid)
 
+    def _may_go_back(self, departure: Departure, clock: float) -> bool:
+        """Tell whether the message of a job whose process was killed is going to be acknowledged, or to go back."""
+        return clock < departure.due_first + ACKNOWLEDGEMENT_PATIENCE and departure.awaits_acknowledgement
+
     def _unsettled(self, due: list[Departure]) -> list[Departure]:
         """Return the jobs whose end is not on record."""
         history = self._manager.history
@@ -190,7 +206,7 @@ class Reconciler:
             return [
                 departure
                 for departure in due
-                if departure.report.kind in ("lost", "cut off", "abandoned")
+                if (departure.was_killed or departure.report.kind in ("lost", "cut off", "abandoned"))
                 and not self._reporter.has_ended(departure.job)
             ]
         # If it cannot be reached, children have something to send first when it can again.
@@ -233,7 +249,8 @@ class Reconciler:
             job = msgspec.structs.replace(job, attempt=job.attempt + 1)
         # It had started, even if its child could not send that any more.
         gate = "S" if ending.state == "LOST" and departure.report.kind == "abandoned" else ""
-        incarnation, since = self._reporter.incarnation, departure.started_at if gate else None
+        since = departure.left_at if ending.died else departure.started_at if gate else None
+        incarnation = self._reporter.incarnation
         self._manager.put(events.outgoing_end(job, ending, incarnation=incarnation, gate=gate, since=since))
         if ending.error is not None and ending.state != "RETRY":
             self._failed(job, departure.request, ending)

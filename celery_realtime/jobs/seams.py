@@ -382,6 +382,25 @@ def report_of(error: BaseException) -> PoolReport:
     return PoolReport("terminated" if isinstance(cause, Terminated) else "failed", cause)
 
 
+def was_killed(error: object) -> bool:
+    """Tell whether an error stands for the death of a pool's child, as a worker's main process reports it.
+
+    ``WorkerLostError``, and ``TimeLimitExceeded``, for which Celery kills the child. Seen in Celery 5.7. Without it,
+    such an end is taken for the task's own, and its next start, after a redelivery, is not shown.
+    """
+    return isinstance(error, (WorkerLostError, TimeLimitExceeded))
+
+
+def is_acknowledged(request: Any) -> bool:
+    """Tell whether the message of a worker's request has been acknowledged or rejected, as far as the worker knows.
+
+    ``Request.acknowledged`` says that it is going to be: where there is an event loop, that waits for its next turn
+    (``create_task_handler`` in celery/worker/consumer). ``kombu.Message.acknowledged``, of ``Request.message``, says
+    that it was. Seen in Celery 5.7 and kombu 5.7. Without it, a job may be shown as failed that is delivered again.
+    """
+    return bool(request.message.acknowledged)
+
+
 def looks_for_stored_success() -> bool:
     """Tell whether Celery reports no failure of a job whose child has died after it had stored its success.
 

@@ -12,7 +12,7 @@ from celery import Celery, signals
 from celery.exceptions import Reject, TaskRevokedError
 
 from celery_realtime.encoding import describe_error, encode_lenient, one_line
-from celery_realtime.events import Ending, Job
+from celery_realtime.events import DIED_GATE, Ending, Job
 from celery_realtime.jobs import endings
 from celery_realtime.jobs.batches import BatchedJobs
 from celery_realtime.jobs.departures import Departures
@@ -26,6 +26,7 @@ from celery_realtime.jobs.seams import (
     is_prefork_child,
     note_behind,
     read_received,
+    was_killed,
 )
 from celery_realtime.jobs.statuses import StatusReporter
 from celery_realtime.jobs.unreached import UnreachedSteps
@@ -237,7 +238,9 @@ class Bridge:
     def _report_failure(self, job: Job | None, exception: Any, einfo: Any, *, error: str | None = None) -> None:
         if job is not None:
             traceback = str(einfo.traceback) if einfo is not None and self._settings().include_traceback else None
-            self._reporter.report(job, "FAILURE", error=error or describe_error(exception), traceback=traceback)
+            error = error or describe_error(exception)
+            gate = DIED_GATE if was_killed(exception) and not is_prefork_child() else ""
+            self._reporter.report(job, "FAILURE", gate=gate, error=error, traceback=traceback)
 
     def _job_by_id(self, task: Any, job_id: str) -> Job | None:
         """Return the job that a task runs or, in a worker's main process, one that was received."""

@@ -127,13 +127,14 @@ class StatusReporter:
         """Call ``observer`` with each job that ends in this process, before its end is reported."""
         self._end_observers.append(observer)
 
-    def report(self, job: Job, state: str, *, expires_at: float | None = None, **details: Any) -> None:
+    def report(self, job: Job, state: str, *, expires_at: float | None = None, gate: str = "", **details: Any) -> None:
         """Report that a job has come to a Celery state, unless that is no news.
 
         Args:
             job: The job.
             state: Celery's name of the state.
             expires_at: When the job expires if it has not started by then, in seconds since the epoch.
+            gate: What is only inferred, see :class:`~celery_realtime.events.Standing`.
             **details: Of :func:`celery_realtime.events.status_change`.
         """
         rank = events.RANK_OF_STATUS[events.STATUS_OF_STATE[state]]
@@ -141,7 +142,7 @@ class StatusReporter:
             for observer in self._end_observers:
                 observer(job)
         if self._gate.admit(job, rank, is_final=state != "LOST") and self._manager is not None:
-            self._put(self._manager, job, state, expires_at, details)
+            self._put(self._manager, job, state, expires_at, details, gate=gate)
 
     def report_unreached(self, job: Job, error: str) -> None:
         """Report that a step of a workflow will not run, unless it is known to be published all the same."""

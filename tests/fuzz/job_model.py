@@ -18,7 +18,7 @@ class Known(NamedTuple):
         run: The mark of its publication; None without one.
         began: When the run began, if it has no mark and is not the job's first.
         attempt: Its attempt.
-        rank: 0 queued, 1 running, 2 ended, ``L`` lost, ``E`` expired or not reached.
+        rank: 0 queued, 1 running, 2 ended, ``L`` lost, ``E`` expired or not reached, ``D`` killed.
         percent: Its progress.
         incarnation: Which worker's process reported it last.
         execution: The start of its task, if that is known.
@@ -116,12 +116,23 @@ def is_news(report: Report, known: Known | None) -> bool:
         return _is_inferred_rightly(report, known)
     if report.attempt != known.attempt:
         return report.attempt > known.attempt and report.rank != "s"
+    if report.rank == "D":
+        return _is_news_of_death(report, known)
     if known.gone_back and _is_of_start_before(report, known):
         return False
     if report.rank in ("p", "s"):
         return _is_progress(report, known)
+    return _is_status(report, known)
+
+
+def _is_status(report: Report, known: Known) -> bool:
+    """Return whether a status is news that a job's own process, or its publisher, reports."""
     if known.rank in SOFT:
         return report.rank != "0"
+    if known.rank == "D":
+        return report.rank != "0" and _is_of_start_after(report, known)
+    if report.rank == "2" and report.says[0] != "SUCCESS" and _is_of_start_of_former(report, known):
+        return False
     if report.rank == known.rank == "1":
         return _starts_again(report, known)
     return report.rank > known.rank
@@ -137,8 +148,43 @@ def _goes_back(report: Report, known: Known) -> bool:
     """Return whether what goes back is the message of the start that is known, and not of one before it."""
     is_its_workers = known.handed_on or known.incarnation in ("", report.incarnation)
     is_in_time = known.execution is None or known.started <= report.started
-    is_present = report.attempt == known.attempt and known.rank in ("1", "L", "E") and is_its_workers and is_in_time
+    is_present = (
+        report.attempt == known.attempt and known.rank in ("1", "L", "E", "D") and is_its_workers and is_in_time
+    )
     return report.attempt > known.attempt or is_present
+
+
+def _is_news_of_death(report: Report, known: Known) -> bool:
+    if known.rank in ("2", "D"):
+        return False
+    if known.rank == "0":
+        return not _is_of_start_that_is_over(report, known)
+    if known.rank != "1" or known.handed_on:
+        return True
+    if report.execution and known.execution:
+        return not _is_of_start_of_former(report, known)
+    late = 1.0 if report.incarnation in (known.incarnation, *known.former) else 0.0
+    if report.incarnation == known.incarnation:
+        return known.started <= report.started + late
+    return known.started + late <= report.started
+
+
+def _is_of_start_of_former(report: Report, known: Known) -> bool:
+    """Return whether another start of the job runs by now than the one that has failed."""
+    if known.rank != "1" or known.handed_on:
+        return False
+    if report.execution and known.execution:
+        return report.execution != known.execution and report.started < known.started
+    return report.incarnation != known.incarnation and report.incarnation in known.former
+
+
+def _is_of_start_after(report: Report, known: Known) -> bool:
+    """Return whether a report is of a start after that whose process was killed."""
+    if report.execution is None:
+        return False
+    if known.execution is None:
+        return report.redelivered and report.started > known.started
+    return report.execution != known.execution and report.started >= known.started
 
 
 def _is_of_start_before(report: Report, known: Known) -> bool:
@@ -240,9 +286,10 @@ def apply(report: Report, known: Known | None, now: float) -> Known | None:
         former = () if same is None else same.former_to(report.incarnation)
         return over._replace(execution=start[0], started=start[1], former=former)
     goes_on = same is not None and (report.rank != "1" or same.rank == "0" or not same.has_status)
-    keeps = (
-        same is not None and report.execution is None and (report.rank != "1" or same.incarnation == report.incarnation)
-    )
+    owners = {"1": (report.incarnation,), "D": (report.incarnation, "")}
+    keeps = same is not None and report.execution is None
+    keeps = keeps and same is not None and same.incarnation in owners.get(report.rank, (same.incarnation,))
+    keeps = keeps and (report.rank != "D" or (same is not None and same.execution is not None))
     rank = {"S": "L", "U": "E", "N": "E"}.get(report.rank, report.rank)
     return Known(
         run=run,
@@ -254,6 +301,6 @@ def apply(report: Report, known: Known | None, now: float) -> Known | None:
         former=() if same is None else same.former_to(report.incarnation),
         execution=same.execution if same is not None and keeps else report.execution,
         started=same.started if same is not None and keeps else report.started,
-        ended=now if rank in ("2", "L", "E") else None,
+        ended=now if rank in ("2", "L", "E", "D") else None,
         says=report.says,
     )

@@ -31,6 +31,8 @@ class Site:
         self.latest_run: dict[str, str | None] = {}
         #: Reports whose senders have ended, and that come later all the same.
         self.left_behind: list[list[Outgoing]] = []
+        #: Starts whose worker's main process is dead.
+        self.orphans: list[Start] = []
         #: By (job, run, attempt), the worker that reports what has become of the latest start, and the rank after that.
         self.fates: dict[tuple[str, str | None, int], tuple[Worker, str]] = {}
         #: What a lease has lapsed of, and has not started since.
@@ -86,7 +88,7 @@ class Site:
     def finish(self) -> None:
         start = self.pick(self.starts())
         start.worker.starts.remove(start)
-        how = self.pick(("return", "return", "retry", "replace"))
+        how = self.pick(("return", "return", "fail", "retry", "replace"))
         if how == "replace":
             again = start.message._replace(redelivered=False, continues=start.id)
             self.queue.append(again)
@@ -101,7 +103,7 @@ class Site:
             incarnation = start.worker.incarnation
             start.outbox.append(events.outgoing_status(change, incarnation=incarnation, job=job_of(again)))
         else:
-            self.report(start, "SUCCESS")
+            self.report(start, "FAILURE" if how == "fail" else "SUCCESS")
         start.worker.outbox += start.outbox
 
     def kill_child(self) -> None:
@@ -127,20 +129,45 @@ class Site:
             self.queue.append(message.again())
             end = events.outgoing_given_back(job, self.now, incarnation=worker.incarnation)
         else:
-            gate = "S" if state == "LOST" else ""
-            since = start.started if gate else None
-            end = events.outgoing_end(
-                job, Ending(state, "boom"), incarnation=worker.incarnation, gate=gate, since=since
-            )
+            end = self.end_of(start, state)
         worker.outbox.append(end)
         # A start that is heard of after its message went back may pass for the next one, and is lost later.
         if is_salvaged or not message.acks_late:
-            rank = {"LOST": "L", "FAILURE": "2"}[state]
+            rank = {"LOST": "L", "FAILURE": "D"}[state]
             self.fates[key_of(message)] = worker, "0" if message.acks_late else rank
 
+    def end_of(self, start: Start, state: str) -> Outgoing:
+        """Return what a worker reports of a start that has not finished."""
+        end, gate = Ending(state, "boom", died=state == "FAILURE"), "S" if state == "LOST" else ""
+        since = start.started if gate else self.now
+        incarnation = start.worker.incarnation
+        return events.outgoing_end(job_of(start.message), end, incarnation=incarnation, gate=gate, since=since)
+
+    def die_before_acknowledging(self) -> None:
+        """Kill a child, and then its worker, which has reported the first and could not acknowledge the message."""
+        start = self.pick([start for start in self.starts() if start.message.acks_late])
+        worker = start.worker
+        worker.starts.remove(start)
+        if self.pick((True, False)):
+            worker.outbox += start.outbox
+        else:
+            self.left_behind.append(start.outbox)
+        self.left_behind.append([*worker.outbox, self.end_of(start, "FAILURE")])
+        self.queue.append(start.message.again())
+        self.kill(worker)
+
+    def lose_main(self) -> None:
+        """Kill a worker's main process alone: its children run on, and are heard of."""
+        worker = self.pick([worker for worker in self.workers if worker.starts])
+        self.orphans += worker.starts
+        self.kill(worker)
+
     def kill_worker(self) -> None:
-        index = self.pick(range(len(self.workers)))
-        worker = self.workers[index]
+        self.kill(self.pick(self.workers))
+
+    def kill(self, worker: Worker) -> None:
+        """Let a worker be gone with its children, and another one begin in its place."""
+        index = self.workers.index(worker)
         self.queue += [message.again() for message in worker.reserved]
         self.queue += [start.message.again() for start in worker.starts if start.message.acks_late]
         self.fates = {key: fate for key, fate in self.fates.items() if fate[0] is not worker}
@@ -180,10 +207,19 @@ class Site:
         end = events.outgoing_end(job, Ending("REVOKED", "nobody has it"), incarnation="", gate=events.UNDELIVERED_GATE)
         self.left_behind.append([end])
 
+    def end_orphan(self) -> None:
+        """Let a start end whose worker's main process is dead, by itself or not."""
+        orphan = self.pick(self.orphans)
+        self.orphans.remove(orphan)
+        how = self.pick(("SUCCESS", "FAILURE", "killed"))
+        if how != "killed":
+            self.report(orphan, how)
+        self.left_behind.append(orphan.outbox)
+
     def kill_producer(self) -> None:
         self.producer.clear()
 
     def outboxes(self) -> list[list[Outgoing]]:
-        lists = [worker.outbox for worker in self.workers] + [start.outbox for start in self.starts()]
+        lists = [worker.outbox for worker in self.workers] + [start.outbox for start in [*self.starts(), *self.orphans]]
         self.left_behind = [outbox for outbox in self.left_behind if outbox]
         return [self.producer, *lists, *self.left_behind]

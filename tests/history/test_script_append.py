@@ -733,3 +733,75 @@ def test_progress_of_a_queued_job_does_not_keep_out_its_start(append: Append) ->
 def test_what_a_reaper_has_not_heard_of_since_a_message_went_back_is_lost(append: Append) -> None:
     append(event("1", "r", incarnation="i1", execution="e1"), event("B", "back", incarnation="i1"))
     assert append(event("S", "lost", incarnation="i2"))[1] == [3]
+
+
+# -- starts whose process was killed, and starts after them ---------------------------------------------------------
+
+KILLED = {"incarnation": "i1", "execution": "e1"}
+NEXT = {"incarnation": "i2", "execution": "e2", "redelivered": True}
+
+
+def failed(rank: str, payload: str, **more: Any) -> list[Any]:
+    return event(rank, payload, kind="failed", **more)
+
+
+@pytest.mark.parametrize("is_start_known", [True, False])
+@pytest.mark.parametrize("is_next_start_heard", [True, False])
+def test_the_end_of_a_killed_process_is_taken_back_by_the_next_start(
+    append: Append, is_start_known: bool, is_next_start_heard: bool
+) -> None:
+    start = event("1", "r", age=9000, **KILLED)
+    append(event("0", "q"), *[start] * is_start_known)
+    [at] = append(failed("D", "killed", incarnation="i1", age=8000))[1]
+    assert at > 0
+    assert append.shown() == {"job"}
+    assert append(event("0", "q"), start, event("p", "50", percent=50, age=9000, execution="e1"))[1] == [0, 0, 0]
+    assert append(failed("D", "again", incarnation="i1", age=8000), event("L", "lost", incarnation="i1"))[1] == [0, 0]
+    if is_next_start_heard:
+        at += 1
+        assert append(event("1", "r2", age=4000, **NEXT))[1] == [at]
+        assert append(failed("D", "again", incarnation="i1", age=8000))[1] == [0]
+    assert append(event("2", "done", age=4000, **NEXT))[1] == [at + 1]
+    assert append(failed("D", "again", incarnation="i1", age=8000))[1] == [0]
+    assert append.entry()[-2] == "done"
+
+
+def test_what_the_killed_process_had_still_said_itself_changes_its_end_no_more(append: Append) -> None:
+    append(event("1", "r", age=9000, **KILLED), failed("D", "killed", incarnation="i1"))
+    assert append(event("2", "done", age=9000, **KILLED), failed("2", "failed", age=9000, **KILLED))[1] == [0, 0]
+
+
+def test_a_killed_process_whose_message_went_back_after_all_is_queued_again(append: Append) -> None:
+    append(event("1", "r", age=9000, **KILLED), failed("D", "killed", incarnation="i1", age=8000))
+    assert append(event("B", "back", incarnation="i1", age=7000))[1] == [3]
+
+
+@pytest.mark.parametrize("is_first_known", [True, False])
+def test_the_end_of_a_killed_process_is_no_news_of_the_start_after_it(append: Append, is_first_known: bool) -> None:
+    append(event("0", "q"), *[event("1", "r", age=9000, **KILLED)] * is_first_known, event("1", "r2", age=4000, **NEXT))
+    assert append(failed("D", "killed", incarnation="i1", age=6000))[1] == [0]
+    assert append(failed("D", "killed", age=9000, **KILLED))[1] == [0]
+    assert append(failed("D", "killed", incarnation="i2", age=1000))[1] != [0]
+
+
+def test_the_next_start_in_the_same_worker_is_not_ended_by_the_death_of_the_one_before(append: Append) -> None:
+    append(event("1", "r", age=9000, **KILLED))
+    append(event("1", "r2", age=4000, incarnation="i1", execution="e2", redelivered=True))
+    assert append(failed("D", "killed", incarnation="i1", age=6000))[1] == [0]
+    assert append(failed("D", "killed", incarnation="i1", age=1000))[1] == [3]
+
+
+@pytest.mark.parametrize("who", [KILLED, {"incarnation": "i1"}])
+def test_a_start_that_fails_while_the_next_one_runs_does_not_end_the_job_and_one_that_succeeds_does(
+    append: Append, who: dict[str, Any]
+) -> None:
+    """As of a child whose worker's main process was killed, and whose message was delivered again."""
+    append(event("1", "r", age=9000, **KILLED), event("1", "r2", age=4000, **NEXT))
+    assert append(failed("2", "failed", age=9000, **who))[1] == [0]
+    assert append(event("2", "done", age=9000, **who))[1] == [3]
+    assert append(failed("2", "failed", age=4000, **NEXT))[1] == [0]
+
+
+def test_a_death_replaces_what_a_reaper_has_said(append: Append) -> None:
+    append(event("1", "r", age=9000, **KILLED), event("L", "lost", incarnation="i1"))
+    assert append(failed("D", "killed", incarnation="i1", age=8000))[1] == [3]

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
 import ssl
+import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from celery import Celery, Task, shared_task
+from celery import Celery, Task, shared_task, signals
 from celery.exceptions import Ignore, Reject
 
 from celery_realtime import JobCancelled, Realtime, get_progress_tracker
 
 SECRET = "a secret of the tests"
+PR_SET_PDEATHSIG = 1
 
 celery = Celery("jobs")
 celery.conf.update(broker_connection_retry_on_startup=True, result_extended=True, task_send_sent_event=False)
@@ -52,6 +55,18 @@ realtime = Realtime(
     **({"history_url": os.environ["HISTORY_URL"]} if "HISTORY_URL" in os.environ else {}),
     **({"url": os.environ["REALTIME_URL"]} if "REALTIME_URL" in os.environ else {}),
 )
+
+
+if "STUCK" in os.environ:
+
+    @signals.task_failure.connect(weak=False)
+    def be_stuck(**_: Any) -> None:
+        """Keep a worker's main process from doing more when it has reported the failure of a job."""
+        if multiprocessing.current_process().name == "MainProcess" and os.getpid() == MAIN:
+            Path(os.environ["STUCK"]).touch()
+            time.sleep(120)  # noqa: TID251
+
+    MAIN = os.getpid()
 
 
 class OwnBase(Task):  # type: ignore[misc]
@@ -170,6 +185,21 @@ def patient_late(self: Any, path: str, seconds: float = 20.0) -> str:
 def hold_late(self: Any, path: str, seconds: float = 20.0) -> str:
     """Hold, and be delivered again when the worker dies."""
     return str(hold.run(path, seconds))
+
+
+@celery.task(bind=True, acks_late=True)
+def end_differently(self: Any, folder: str) -> str:
+    """Wait for a file that says how to end: at first for one, and for another when it is delivered again."""
+    turn = "second" if self.request.delivery_info["redelivered"] else "first"
+    if sys.platform == "linux":  # there Celery has children killed with their main process, and nowhere else
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 0)
+    self.update_progress(10, turn)
+    says, deadline = Path(folder) / turn, time.monotonic() + 60
+    while not says.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)  # noqa: TID251
+    if says.read_text() == "fail":
+        raise ValueError(turn)
+    return turn
 
 
 @celery.task(bind=True)

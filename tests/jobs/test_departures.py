@@ -24,6 +24,7 @@ class Request:
         self.time_start = 5.0
         self.worker_pid = 7
         self.acknowledged = False
+        self.message = SimpleNamespace(acknowledged=True)
         self.is_revoked = self._already_cancelled = False
         self.calls: list[str] = []
 

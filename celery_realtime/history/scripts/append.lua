@@ -66,6 +66,10 @@ local UNDELIVERED = 'N'
 -- A job that has started is queued again, in the same attempt: its message went back to the broker, which delivers it
 -- again. `started` of such an event is when that was. The entry of such a job keeps the start that is over.
 local GIVEN_BACK = 'B'
+-- The end of a job whose process was killed, as somebody says who outlives it, and has not seen it. It is final for
+-- that start of the task. The message may be delivered again, if the worker dies before it has acknowledged it: then
+-- the next start takes this end back.
+local DIED = 'D'
 -- What somebody says who has heard nothing of a job.
 local REAPERS = {[EXPIRED] = true, [UNDELIVERED] = true, [LOST] = true, [STARTED_AND_LOST] = true}
 -- In place of a rank, and no event: a job that runs goes on in a message that it has published, as by `self.replace`.
@@ -349,6 +353,14 @@ local function starts_again(event, state)
   return event.execution ~= state.execution and event.started >= state.started
 end
 
+-- Of a start after the one that is known to have died. If it is not known which that was, its message has been
+-- delivered before, and it began after that death was reported.
+local function is_of_later_start(event, state)
+  if event.execution == '-' or event.rank == QUEUED then return false end
+  if state.execution == '-' then return event.is_redelivered and event.started > state.started end
+  return event.execution ~= state.execution and event.started >= state.started
+end
+
 -- Jobs ----------------------------------------------------------------------------------------------------------------
 
 local function write_job(job, state)
@@ -408,7 +420,8 @@ end
 local function is_given_back(event, state)
   if not state or event.attempt > state.attempt then return true end
   local is_its_own = state.incarnation == '-' or event.incarnation == state.incarnation or is_handed_on(state)
-  return is_its_own and event.attempt == state.attempt and (state.rank == RUNNING or has_soft_end(state))
+  local may_go_back = state.rank == RUNNING or state.rank == DIED or has_soft_end(state)
+  return is_its_own and event.attempt == state.attempt and may_go_back
     and (state.execution == '-' or state.started <= event.started)
 end
 
@@ -426,6 +439,19 @@ local function is_of_earlier_start(event, state)
   local had = ',' .. (by or state.incarnation) .. state.former .. ','
   if not over or event.started > over + REPORT_TIME then return false end
   return string.find(had, ',' .. event.incarnation .. ',', 1, true) ~= nil
+end
+
+-- Tell whether an event is of a start before the one that runs now. Who reports the death of a process knows which
+-- worker it belonged to, and when that was, but not which start it was of. Times are late by what their reports took.
+local function is_of_start_before(event, state)
+  if state.rank ~= RUNNING or is_handed_on(state) then return false end
+  if event.execution ~= '-' and state.execution ~= '-' then
+    return event.execution ~= state.execution and event.started < state.started
+  end
+  local is_former = string.find(state.former .. ',', ',' .. event.incarnation .. ',', 1, true) ~= nil
+  if event.rank ~= DIED then return event.incarnation ~= state.incarnation and is_former end
+  if event.incarnation == state.incarnation then return state.started > event.started + REPORT_TIME end
+  return state.started + (is_former and REPORT_TIME or 0) > event.started
 end
 
 -- Tell whether the message has been lost of a job that nobody is known to have: the one that it has now.
@@ -451,16 +477,28 @@ local function is_news_of_reaper(event, state)
   return is_same_attempt and state.rank == RUNNING and is_its_own
 end
 
+-- `state` is nil if nothing is known of this run.
+local function is_news_of_death(event, state)
+  if not state or event.attempt > state.attempt then return true end
+  if event.attempt < state.attempt or state.rank == ENDED or state.rank == DIED then return false end
+  if is_queued(state) then return not is_of_earlier_start(event, state) end
+  return not is_of_start_before(event, state)
+end
+
 -- Of two reports the later is not the newer: they come from several processes. What counts is attempt, then rank.
 -- `state` is nil if nothing is known of this run.
 local function is_news(event, state)
   local attempt, rank = event.attempt, event.rank
   if rank == UNREACHED then return not state end
   if rank == GIVEN_BACK then return is_given_back(event, state) end
+  if rank == DIED then return is_news_of_death(event, state) end
   if REAPERS[rank] then return is_news_of_reaper(event, state) end
   if not state or attempt > state.attempt then return true end
   if attempt < state.attempt then return false end
   if has_soft_end(state) then return rank ~= QUEUED end
+  if state.rank == DIED then return is_of_later_start(event, state) end
+  -- The start that runs now may yet succeed. A success counts, whichever start it is of.
+  if event.kind == 'failed' and is_of_start_before(event, state) then return false end
   if rank == RUNNING and is_of_start_that_was_given_back(event, state) then return false end
   if rank == RUNNING and state.rank == RUNNING then return starts_again(event, state) end
   return rank > (is_queued(state) and QUEUED or state.rank)
@@ -495,9 +533,10 @@ local function status_state(event, state, order, at)
   local goes_on = same and event.rank ~= GIVEN_BACK
     and (event.rank ~= RUNNING or is_queued(same) or same.status == '')
   local progress = goes_on and same or {percent = 0, progress = '', progress_at = 0}
+  local is_its_own = same and (same.incarnation == event.incarnation or event.rank == DIED and same.incarnation == '-')
   local is_execution_kept = same and event.execution == '-'
-    and (event.rank ~= RUNNING or same.incarnation == event.incarnation)
-    and (event.rank ~= GIVEN_BACK or same.execution ~= '-')
+    and (event.rank ~= RUNNING and event.rank ~= DIED or is_its_own)
+    and (event.rank ~= GIVEN_BACK and event.rank ~= DIED or same.execution ~= '-')
   local is_end = event.kind == 'done' or event.kind == 'failed'
   local share = state and not has_ended(state) and state.share or 0
   return {

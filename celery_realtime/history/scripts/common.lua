@@ -38,7 +38,7 @@ end
 -- execution started ended", the latest status, the latest progress (JSON, or empty). Of a job that is gone only the
 -- first line is left. Behind the incarnation stand those that have had the attempt before, with commas before them.
 -- `ended` is the time (ms) of the end, 0 for none; for the rest see append.lua.
-local HEAD = '^(%S+) ([012LEB]) (%S+) (%d+) (%d+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%d+) (%d+)'
+local HEAD = '^(%S+) ([012LEBD]) (%S+) (%d+) (%d+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%d+) (%d+)'
 local KINDS = {queued = true, running = true, done = true, failed = true}
 
 -- Return what an entry says; nil if it cannot be read: it must not keep out all that comes after it.

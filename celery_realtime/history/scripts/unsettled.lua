@@ -15,7 +15,7 @@
 local jobs_key, gone_key = unpack(KEYS)
 local max_gone = tonumber(ARGV[1])
 local FIRST_JOB = 2
-local ENDED = '2'
+local ENDED, DIED = '2', 'D'
 
 local may_have_been_forgotten = redis.call('ZCARD', gone_key) >= max_gone
 
@@ -31,7 +31,7 @@ local function is_settled(job, attempt, run)
   local state = common.parse_job(entry)
   if not state then return false end
   if is_of_another_run(state, run) then return published(state.run) > published(run) end
-  return state.attempt > attempt or state.attempt == attempt and state.rank == ENDED
+  return state.attempt > attempt or state.attempt == attempt and (state.rank == ENDED or state.rank == DIED)
 end
 
 local unsettled = {}
