@@ -76,6 +76,8 @@ class CatchUp:
         self._restless: dict[str, ProjectOrder] = {}
         #: When somebody was last about to read a first snapshot, by project.
         self._expected: dict[str, float] = {}
+        #: The number of the last request for a project that nobody follows any more.
+        self._requests = 0
         self._standings = JobStandings()
         #: What other threads have found to be due.
         self._due: deque[Heard] = deque()
@@ -103,7 +105,7 @@ class CatchUp:
     # -- clients ------------------------------------------------------------------------------------------------
 
     def expect(self, project_id: str) -> None:
-        """Track a project's events from now on: a client is in its room, and about to read its snapshot."""
+        """Track a project's events from now on: a client is about to enter its room, and to read its snapshot."""
         if self._reader is not None:
             with self._lock:
                 self._order(project_id)
@@ -133,7 +135,7 @@ class CatchUp:
     def _order(self, project_id: str) -> ProjectOrder:
         order = self._orders.get(project_id)
         if order is None:
-            order = self._orders[project_id] = ProjectOrder(project_id, self._namespace)
+            order = self._orders[project_id] = ProjectOrder(project_id, self._namespace, self._requests)
         return order
 
     # -- the channel --------------------------------------------------------------------------------------------
@@ -232,9 +234,8 @@ class CatchUp:
         clock = self._clock()
         if clock >= self._idles_at:
             self._idles_at = clock + IDLE_INTERVAL
-            for project_id in [name for name in self._orders if not self._is_watched(self._namespace, name)]:
-                for by_project in (self._orders, self._restless, self._expected):
-                    by_project.pop(project_id, None)
+            for project_id in [name for name in self._orders if self._is_forgettable(name, clock)]:
+                self._forget(project_id)
         for project_id, (epoch, offset) in reader.positions().items():
             order = self._orders.get(project_id)
             if order is not None:
@@ -243,6 +244,15 @@ class CatchUp:
         if clock >= self._looks_at:
             self._looks_at = clock + LOOK_INTERVAL * _random.uniform(0.75, 1.25)
             reader.look(self._next_looked_at())
+
+    def _forget(self, project_id: str) -> None:
+        self._requests = max(self._requests, self._orders[project_id].requests)
+        for by_project in (self._orders, self._restless, self._expected):
+            by_project.pop(project_id, None)
+
+    def _is_forgettable(self, project_id: str, clock: float) -> bool:
+        is_expected = clock - self._expected.get(project_id, -math.inf) < LONGEST_WAIT
+        return not is_expected and not self._is_watched(self._namespace, project_id)
 
     def _next_looked_at(self) -> list[str]:
         names = [name for name, order in self._orders.items() if order.epoch is not None]

@@ -357,8 +357,18 @@ def _clients_of(server: Any, settings: Settings, manager: ClientManager) -> Clie
 
 
 def _reviewed(read: Read, manager: ClientManager) -> Read:
-    """Read without what is older than what this server has shown."""
-    return lambda project_id, *position: manager.catch_up.review(project_id, read(project_id, *position))
+    """Read without what is older than what this server has shown.
+
+    Of a project only one read is under way (:mod:`~celery_realtime.web.shared_reads`), so that this server begins with
+    the oldest snapshot that a client is given, whichever of them is answered first.
+    """
+
+    def reviewed(project_id: str, *position: Any) -> Any:
+        snapshot = read(project_id, *position)
+        manager.catch_up.seed(project_id, snapshot.epoch, snapshot.offset)
+        return manager.catch_up.review(project_id, snapshot)
+
+    return reviewed
 
 
 def _call_with_fitting(handler: Callable[..., Any], args: tuple[Any, ...]) -> Any:

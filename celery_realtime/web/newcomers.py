@@ -38,6 +38,9 @@ class Newcomer:
         held: What waits.
         replaces: Whether the client is certain to take the snapshot, so that it needs nothing that is older. An
             acknowledgement may come too late for it, and be ignored; then it needs all that it would have got without.
+        was_here: As given.
+        dropped_up_to: The last of what was dropped since too much waited; None if nothing was.
+        is_outrun: Whether the client was given events, since the answer took long, that its snapshot has not.
     """
 
     def __init__(self, sid: str, project_id: str, room: str, *, others: Iterable[str], was_here: bool) -> None:
@@ -45,14 +48,17 @@ class Newcomer:
         self.project_id = project_id
         self.held: deque[Emit] = deque()
         self.replaces = not was_here
+        self.is_outrun = False
         self._room = room
         self._rooms = frozenset([room, *others])
-        self._was_here = was_here
+        self.was_here = was_here
         self._since = time.monotonic()
         self._is_answered = False
+        self._has_given_up = False
         self._position: tuple[str, int] | None = None
         self._older_epoch: str | None = None
-        self._dropped_up_to: Heard | None = None
+        self._outran: Heard | None = None
+        self.dropped_up_to: Heard | None = None
 
     def place(self, epoch: str | None, offset: int | None, older_epoch: str | None = None) -> None:
         """Note the position of the client's snapshot.
@@ -65,11 +71,13 @@ class Newcomer:
         if epoch is not None and offset is not None:
             self._position, self._older_epoch = (epoch, offset), older_epoch
             self._since = time.monotonic()
+            last = self._outran
+            self.is_outrun = last is not None and last.epoch == epoch and (last.offset or 0) > offset
 
     @property
     def is_holding(self) -> bool:
         """Whether what is emitted for the client waits."""
-        return not self._is_answered
+        return not self._is_answered and not self._has_given_up
 
     @property
     def is_over(self) -> bool:
@@ -77,26 +85,33 @@ class Newcomer:
         is_late = time.monotonic() - self._since > LONGEST_AFTERMATH
         return self._is_answered and (self._position is None or not self.replaces or is_late)
 
-    def take(self, emit: Emit) -> list[Emit] | None:
-        """Return what to emit for the client alone, now; None for what all in the room get."""
-        if not self._is_answered:
-            if not self._was_here or time.monotonic() - self._since < LONGEST_HOLD:
-                self._hold(emit)
-                return []
-            self._is_answered = True
-            held = [*self.held, emit]
-            self.held.clear()
-            return held
-        rest = self.rest_of(emit)
-        if rest is emit and emit.room in self._rooms:
-            self._position = None  # whatever comes next is newer, too
-            return None
-        return None if rest is emit else [rest] if rest is not None else []
+    @property
+    def is_late(self) -> bool:
+        """Whether the answer takes too long for a client that heard the project before to go without its events."""
+        return self.was_here and time.monotonic() - self._since >= LONGEST_HOLD
 
-    def _hold(self, emit: Emit) -> None:
+    def hold(self, emit: Emit) -> None:
+        """Let an emit wait until the client has been answered."""
         self.held.append(emit)
         if len(self.held) > MOST_HELD:
-            self._dropped_up_to = self.held.popleft().events[-1]
+            self.dropped_up_to = self.held.popleft().events[-1]
+
+    def give_up(self) -> None:
+        """Hold nothing any more, though the client has not been answered."""
+        self._has_given_up = True
+
+    def end(self) -> None:
+        """Note that the client has been answered, and given all that was held for it."""
+        self._is_answered = True
+
+    def note_emitted(self, emit: Emit) -> None:
+        """Note that the client has been given something of its rooms: whatever comes next is newer, too."""
+        if emit.room not in self._rooms:
+            return
+        if self._position is not None:
+            self._position = None
+        elif emit.events:
+            self._outran = emit.events[-1]
 
     def rest_of(self, emit: Emit) -> Emit | None:
         """Return what of an emit is not in the client's snapshot: the emit itself, less of it, or None."""
@@ -121,25 +136,59 @@ class Newcomer:
 
     def hand_over(self, other: Newcomer) -> None:
         """Let what is held wait until another subscription of the same client has been answered, too."""
-        while (emit := self.next_held()) is not None:
-            other.held.append(emit)
+        other.dropped_up_to = other.dropped_up_to or self.dropped_up_to
+        while self.held:
+            other.hold(self.held.popleft())
 
     def next_held(self) -> Emit | None:
-        """Take the next of what was held; None, and from then on the client is answered, if nothing is."""
-        if self._dropped_up_to is not None:
-            dropped, self._dropped_up_to = self._dropped_up_to, None
-            if not self._has(dropped):
-                return self._resync(dropped)
-        while self.held:
-            rest = self.rest_of(self.held.popleft())
-            if rest is not None:
-                return rest
-        self._is_answered = True
+        """Take the next of what was held; None if nothing is."""
+        dropped, self.dropped_up_to = self.dropped_up_to, None
+        if dropped is not None and not self._has(dropped):
+            return self._resync(dropped)
+        if self.held:
+            return self.held.popleft()
         return None
 
     def _resync(self, dropped: Heard) -> Emit:
         data = {"project_id": self.project_id, "epoch": dropped.epoch, "offset": dropped.offset}
         return Emit(RESYNC_EVENT, data, dropped.namespace, self._room, events=(dropped,))
+
+
+def _rest_for(newcomers: list[Newcomer], emit: Emit) -> Emit | None:
+    """Return what of an emit one client needs, which has been given the snapshots of these subscriptions."""
+    rest: Emit | None = emit
+    for newcomer in newcomers:
+        rest = None if rest is None else newcomer.rest_of(rest)
+    return rest
+
+
+def _take(newcomers: list[Newcomer], emit: Emit) -> list[Emit] | None:
+    """Return what to emit to one client alone, now; None for what all in the room get.
+
+    Args:
+        newcomers: The subscriptions of the client.
+        emit: What is emitted in a room that it is in.
+    """
+    holding = [newcomer for newcomer in newcomers if newcomer.is_holding]
+    if holding:
+        holding[0].hold(emit)
+        return _given_up(newcomers, holding) if all(newcomer.is_late for newcomer in holding) else []
+    rest = _rest_for(newcomers, emit)
+    if rest is None:
+        return []
+    for newcomer in newcomers:
+        newcomer.note_emitted(rest)
+    return None if rest is emit else [rest]
+
+
+def _given_up(newcomers: list[Newcomer], holding: list[Newcomer]) -> list[Emit]:
+    """Return what was held for a client that is to wait for its answer no longer."""
+    due = [rest for emit in iter(holding[0].next_held, None) if (rest := _rest_for(newcomers, emit)) is not None]
+    for newcomer in holding:
+        newcomer.give_up()
+        for emit in due:
+            newcomer.note_emitted(emit)
+    return due
 
 
 class Newcomers:
@@ -166,7 +215,16 @@ class Newcomers:
         with self._lock:
             return sum(newcomer.is_holding for newcomers in self._newcomers.values() for newcomer in newcomers)
 
-    def hold(self, sid: str, project_id: str, room: str, others: Iterable[str], *, replays: bool) -> Newcomer:
+    def hold(
+        self,
+        sid: str,
+        project_id: str,
+        room: str,
+        others: Iterable[str],
+        *,
+        replays: bool,
+        earlier: Newcomer | None = None,
+    ) -> Newcomer:
         """Hold from now on what is emitted for a client that is about to enter a room.
 
         Args:
@@ -175,14 +233,17 @@ class Newcomers:
             room: The room.
             others: Other rooms of the same subscription.
             replays: Whether the snapshot comes as events, and not in an acknowledgement.
+            earlier: What was held by for the same request, whose access was decided again after it had joined.
         """
         alternatives = list(others)
-        was_here = any(self._is_in_room(sid, self._namespace, earlier) for earlier in (room, *alternatives))
+        was_here = any(self._is_in_room(sid, self._namespace, name) for name in (room, *alternatives))
+        was_here = was_here if earlier is None else earlier.was_here
         newcomer = Newcomer(sid, project_id, room, others=alternatives, was_here=was_here)
         with self._lock:
             present = [other for other in self._newcomers.get(project_id, ()) if not other.is_over]
             for other in present if not replays else ():
-                if other.sid == sid and other.is_holding:  # which of the answers it will take is not known
+                # Which of the answers it will take is not known.
+                if other.sid == sid and other.is_holding and other is not earlier:
                     newcomer.replaces = other.replaces = False
             newcomer.replaces |= replays
             self._newcomers[project_id] = [*present, newcomer]
@@ -205,24 +266,28 @@ class Newcomers:
 
     def alone(self, sid: str, emit: Emit) -> Iterator[Emit]:
         """Yield what to emit to one client of a room that gets an emit later than the others."""
-        taken: list[Emit] | None = None
         with self._lock:
-            for newcomer in self._newcomers.get(emit.events[0].project_id, ()):
-                if newcomer.sid == sid and taken is None:
-                    taken = newcomer.take(emit)
+            newcomers = self._of(sid, emit.events[0].project_id)
+            taken = _take(newcomers, emit) if newcomers else None
         for one in [emit] if taken is None else taken:
             yield from self._for_client(sid, one)
+
+    def _of(self, sid: str, project_id: str) -> list[Newcomer]:
+        return [newcomer for newcomer in self._newcomers.get(project_id, ()) if newcomer.sid == sid]
 
     def _taken(self, emit: Emit, project_id: str, skipped: list[Any]) -> dict[str, list[Emit]]:
         """Return what clients get instead of an emit, by session id."""
         alone: dict[str, list[Emit]] = {}
         with self._lock:
+            by_client: dict[str, list[Newcomer]] = {}
             for newcomer in self._newcomers.get(project_id, ()):
-                if newcomer.sid in (*alone, *skipped) or not self._is_in_room(newcomer.sid, emit.namespace, emit.room):
+                by_client.setdefault(newcomer.sid, []).append(newcomer)
+            for sid, newcomers in by_client.items():
+                if sid in skipped or not self._is_in_room(sid, emit.namespace, emit.room):
                     continue
-                taken = newcomer.take(emit)
+                taken = _take(newcomers, emit)
                 if taken is not None:
-                    alone[newcomer.sid] = taken
+                    alone[sid] = taken
             self._forget_those_that_are_over(project_id)
         return alone
 
@@ -238,13 +303,17 @@ class Newcomers:
 
     def _next(self, newcomer: Newcomer) -> Emit | None:
         with self._lock:
-            for other in self._newcomers.get(newcomer.project_id, ()):
-                if other is not newcomer and other.sid == newcomer.sid and other.is_holding:
+            newcomers = self._of(newcomer.sid, newcomer.project_id)
+            for other in newcomers:
+                if other is not newcomer and other.is_holding and newcomer.is_holding:
                     newcomer.hand_over(other)
-            emit = newcomer.next_held()
-            if emit is None:
-                self._forget_those_that_are_over(newcomer.project_id)
-            return emit
+            while (emit := newcomer.next_held()) is not None:
+                rest = _rest_for(newcomers, emit)
+                if rest is not None:
+                    return rest
+            newcomer.end()
+            self._forget_those_that_are_over(newcomer.project_id)
+            return None
 
     def _forget_those_that_are_over(self, project_id: str) -> None:
         still = [newcomer for newcomer in self._newcomers.get(project_id, ()) if not newcomer.is_over]

@@ -72,22 +72,24 @@ class ProjectOrder:
     Args:
         project_id: The project.
         namespace: The namespace of the project.
+        requests: How many times the history has been asked for the project before, for those that are forgotten.
 
     Attributes:
+        requests: How many times the history has been asked.
         epoch: Of the offsets; None before the first snapshot.
         emitted: Every offset up to it has been emitted, was in the snapshots of all subscribers, or was given up.
         is_behind: Whether events may have been missed that nothing on the channel shows.
         lost: What was given up.
     """
 
-    def __init__(self, project_id: str, namespace: str = "/") -> None:
+    def __init__(self, project_id: str, namespace: str = "/", requests: int = 0) -> None:
         self.project_id = project_id
+        self.requests = self._first_request = requests
         self.epoch: str | None = None
         self.emitted = 0
         self.is_behind = False
         self.lost = Lost()
         self._source = Source(project_id, namespace)
-        self._requests = 0
         self._behind_since = 0
         #: By offset, in the order of arrival, what is ahead of a hole.
         self._waiting: dict[int, Waiting] = {}
@@ -96,6 +98,8 @@ class ProjectOrder:
         self._has_unnumbered = False
         #: What comes of offsets up to it was never emitted, though it is behind.
         self._start = 0
+        #: Nothing up to it was emitted in this epoch: the first snapshot had it.
+        self._first = 0
 
     # -- the channel --------------------------------------------------------------------------------------------
 
@@ -108,13 +112,13 @@ class ProjectOrder:
         """
         offset = event.offset or 0
         if event.epoch != self.epoch:
-            return self._others.take(Waiting(event, clock, self._requests))
+            return self._others.take(Waiting(event, clock, self.requests))
         if offset == self.emitted + 1:
             self.emitted = offset
             due = (event, *self._contiguous()) if self._waiting else (event,)
             return self.lost.emitting(due) if self.lost else due
         if offset > self.emitted:
-            self._waiting.setdefault(offset, Waiting(event, clock, self._requests))
+            self._waiting.setdefault(offset, Waiting(event, clock, self.requests))
             if len(self._waiting) > MOST_WAITING:
                 self.drop_waiting()
         return (_without_offset(event),) if offset <= self._start else ()
@@ -127,7 +131,7 @@ class ProjectOrder:
         """Forget what waits, which is too much: it is in the history, which is asked at once."""
         if not self._waiting:
             return
-        self._announced = Announced(self.epoch or "", max(self._waiting), -math.inf, self._requests)
+        self._announced = Announced(self.epoch or "", max(self._waiting), -math.inf, self.requests)
         self._waiting.clear()
 
     def _contiguous(self) -> Iterator[Heard]:
@@ -158,7 +162,7 @@ class ProjectOrder:
 
     def fall_behind(self) -> None:
         """Note that events may have been missed."""
-        self.is_behind, self._behind_since = True, self._requests
+        self.is_behind, self._behind_since = True, self.requests
 
     def announce(self, epoch: str, offset: int, clock: float) -> None:
         """Note up to where the history goes: what of it does not come is missing.
@@ -169,7 +173,7 @@ class ProjectOrder:
             clock: The time in seconds.
         """
         if self.epoch is not None and not self._others.is_past(epoch) and self._missing_announced() is None:
-            self._announced = Announced(epoch, offset, clock, self._requests)
+            self._announced = Announced(epoch, offset, clock, self.requests)
 
     def _missing_announced(self) -> Announced | None:
         announced = self._announced
@@ -180,14 +184,26 @@ class ProjectOrder:
     def start(self, event: Heard) -> None:
         """Begin with an event, for a client that was placed in the room without a snapshot."""
         self.epoch, self._start = event.epoch, (event.offset or 0) - 1
-        self.emitted = self._start
+        self.emitted = self._first = self._start
 
     def seed(self, epoch: str, offset: int, clock: float) -> list[Heard]:
         """Note a snapshot that a client of this server was given, and return what has to be emitted now."""
         if self.epoch is None:
             return self._begin(epoch, offset, clock)
-        self.announce(epoch, offset, clock)
+        if epoch == self.epoch and offset < self._first:
+            self._reach_back(offset)
+        else:
+            self.announce(epoch, offset, clock)
         return []
+
+    def _reach_back(self, offset: int) -> None:
+        """Have what comes after an older snapshot emitted, too, than that with which this server has begun."""
+        if self.emitted > self._first:
+            self.lost.add(range(offset + 1, self._first + 1), self.requests)
+        else:
+            self._announced = Announced(str(self.epoch), self.emitted, -math.inf, self.requests)
+            self.emitted = offset
+        self._first, self._start = offset, min(self._start, offset)
 
     def older_epoch(self, epoch: str) -> str | None:
         """Return the epoch that this server is still in, if it is older than that of a snapshot; else None."""
@@ -198,7 +214,7 @@ class ProjectOrder:
         due = self._rest()
         if self.epoch is not None:
             self._others.end(self.epoch, self.emitted)
-        self.epoch, self.emitted, self._start = epoch, offset, 0
+        self.epoch, self.emitted, self._first, self._start = epoch, offset, offset, 0
         self.lost, self._announced = Lost(), None
         for waiting in self._others.take_all():
             due += self.take(waiting.event, min(waiting.since, clock))
@@ -221,11 +237,14 @@ class ProjectOrder:
         """Return what has to be read; None while no client has a snapshot."""
         if self.epoch is None:
             return None
-        self._requests += 1
+        self.requests += 1
         announced = self._missing_announced()
         epoch = self._others.latest or (announced.epoch if announced is not None else self.epoch)
-        start = int(min(self.emitted, self.lost.start)) if epoch == self.epoch else 0
-        return Missing(self.project_id, epoch, start, self._requests)
+        return Missing(self.project_id, epoch, self._place_in(epoch), self.requests)
+
+    def _place_in(self, epoch: str) -> int:
+        """Return up to where nothing is missing of an epoch."""
+        return int(min(self.emitted, self.lost.start)) if epoch == self.epoch else 0
 
     def answer(self, missing: Missing, snapshot: Any, clock: float) -> list[Heard]:
         """Take an answer of the history, and return what has to be emitted now.
@@ -235,6 +254,8 @@ class ProjectOrder:
             snapshot: What the history says.
             clock: The time in seconds.
         """
+        if missing.serial <= self._first_request or missing.offset > self._place_in(missing.epoch):
+            return []  # clients had left, or one has come since that needs more: it is asked for again
         if self._behind_since < missing.serial:
             self.is_behind = False
         if snapshot.epoch != self.epoch:
@@ -253,7 +274,7 @@ class ProjectOrder:
         if missing.epoch != snapshot.epoch:
             if missing.epoch != self.epoch:
                 self._refute(missing.epoch)
-            self._announced = Announced(snapshot.epoch, snapshot.offset, -math.inf, self._requests)
+            self._announced = Announced(snapshot.epoch, snapshot.offset, -math.inf, self.requests)
             return []
         if snapshot.recovered:
             return [*self._begin(snapshot.epoch, 0, clock), *self._filled(missing, snapshot)]
@@ -304,10 +325,10 @@ class ProjectOrder:
             first, begins_late = min(self._others.of(epoch)), self.epoch is not None
             due = self._begin(epoch, first - 1, clock)
             if begins_late:
-                self.lost.add(range(1, first), self._requests)
+                self.lost.add(range(1, first), self.requests)
         if self._waiting:
             first = min(self._waiting)
-            self.lost.add(range(self.emitted + 1, first), self._requests)
+            self.lost.add(range(self.emitted + 1, first), self.requests)
             self.emitted = first - 1
             due += self._contiguous()
         return [*self.lost.emitting(due)]

@@ -34,7 +34,7 @@ class CatchUp(Protocol):
     """Knows up to where a project's events have been emitted on this server."""
 
     def expect(self, project_id: str) -> None:
-        """Count a project's events from now on: a client is in its room, and about to read its snapshot."""
+        """Count a project's events from now on: a client is about to enter its room, and to read its snapshot."""
 
     def seed(self, project_id: str, epoch: str, offset: int) -> str | None:
         """Note the position of a snapshot that a client was given."""
@@ -49,7 +49,16 @@ class CatchUp(Protocol):
 class Newcomers(Protocol):
     """Holds what is emitted for clients that are being given a snapshot."""
 
-    def hold(self, sid: str, project_id: str, room: str, others: Iterable[str], *, replays: bool) -> Any:
+    def hold(
+        self,
+        sid: str,
+        project_id: str,
+        room: str,
+        others: Iterable[str],
+        *,
+        replays: bool,
+        earlier: Any = None,
+    ) -> Any:
         """Hold from now on what is emitted for a client that is about to enter a room."""
 
     def release(self, newcomer: Any) -> Iterable[Emit]:
@@ -235,7 +244,7 @@ class _NoPositions:
 
 
 class _NoNewcomers:
-    def hold(self, sid: str, project_id: str, room: str, others: Iterable[str], *, replays: bool) -> _NoNewcomer:  # noqa: ARG002
+    def hold(self, *_: Any, **__: Any) -> _NoNewcomer:
         return _NoNewcomer()
 
     def release(self, newcomer: Any) -> Iterable[Emit]:  # noqa: ARG002
@@ -259,6 +268,8 @@ class _NoSuspensions:
 
 
 class _NoNewcomer:
+    is_outrun = False
+
     def place(self, epoch: str | None, offset: int | None, older_epoch: str | None = None) -> None: ...
 
 

@@ -76,7 +76,7 @@ class Subscriptions:
         subscription = Subscription(self, session, topic=topic, data=data, replays=replays)
         after.add(subscription.release)
         answer = yield from subscription.decide()
-        if replays:
+        if replays and not subscription.is_outrun:
             yield from self.clients.sender.replay(sid, answer)
         return {"ok": True, **answer}
 
@@ -90,7 +90,7 @@ class Subscriptions:
         subscription = Subscription(self, session, topic=topic, data=data, replays=replays, refusal=NO_JOB)
         after.add(subscription.release)
         answer = yield from subscription.decide()
-        if replays:
+        if replays and not subscription.is_outrun:
             yield from self.clients.sender.replay(sid, answer)
         return {"ok": True, "job_id": topic.job_id, **answer}
 
@@ -179,6 +179,11 @@ class Subscription:
             self._session.pending.remove(self._pending)
         raise SubscribeError(self._refusal, "forbidden")
 
+    @property
+    def is_outrun(self) -> bool:
+        """Whether the client has been given newer events than its snapshot has: reading that took long."""
+        return any(newcomer.is_outrun for newcomer in self._newcomers)
+
     def release(self) -> Decision[None]:
         """Let the client have what was emitted in the project since it joined, and is not in its snapshot."""
         manager = self._shared.manager
@@ -215,10 +220,12 @@ class Subscription:
         topic, membership = self._topic, self._shared.clients.membership
         room, others = topic.rooms(audience, self._in_batches)
         self._shared.manager.delivery.expect(topic.project_id, topic.job_id, audience)
+        self._shared.manager.catch_up.expect(topic.project_id)
         earlier = self._session.rooms.get(topic, [])
         sid, alternatives = self._session.sid, {*others, *earlier} - {room}
-        newcomers = self._shared.manager.newcomers
-        self._newcomers.append(newcomers.hold(sid, topic.project_id, room, alternatives, replays=self._replays))
+        hold = functools.partial(self._shared.manager.newcomers.hold, sid, topic.project_id, room, alternatives)
+        earlier = self._newcomers[-1] if self._newcomers else None
+        self._newcomers.append(hold(replays=self._replays, earlier=earlier))
         if not (yield from membership.enter(self._session, self._pending, room)):
             return False
         for other in alternatives:
@@ -228,7 +235,6 @@ class Subscription:
     def _read(self) -> Decision[tuple[dict[str, Any], int]]:
         """Return the snapshot, and about how many bytes it takes."""
         manager, project_id = self._shared.manager, self._topic.project_id
-        manager.catch_up.expect(project_id)
         yield functools.partial(manager.wait_until_listening, LISTEN_TIMEOUT)
         if self._shared.read is None:
             return NO_HISTORY, 0
