@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -28,7 +28,10 @@ CLOCK_TTL = 60.0
 SLOW_ANSWER = 0.005
 MOST_QUESTIONS = 3
 
-_TAKE = Script("take_access")
+#: How the name of a record begins: earlier versions, whose records say nothing of keys that were lost, had others.
+NAMED = "v2-"
+
+_TAKE, _CONFIRM = Script("take_access"), Script("confirm_access")
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -52,13 +55,16 @@ class Look(msgspec.Struct, frozen=True):
         taken: What was taken back since it read the record before, in order; if it had not, all revocations.
         since: What came up to this time is no news.
         up_to: The time of the last of it; what comes later is later.
-        record: Which record it is; another one when the record was lost. None for one that has not begun.
+        record: Which record it is; another one when any part of it was lost. None for one that has not begun, or of
+            which a part is missing.
+        lost: By the name of a record of which the revocations are gone, when that was noticed.
     """
 
     taken: list[Taken]
     since: float
     up_to: float
     record: str | None
+    lost: dict[str, float]
 
 
 class ServerState(msgspec.Struct, frozen=True):
@@ -162,20 +168,29 @@ class AccessRecord:
         self.clock.observe(at)
         return at
 
-    def restore(self, taken: Iterable[Taken]) -> None:
-        """Note again what was on a record that was lost; a later time that is on record stays.
+    def restore(self, taken: Iterable[Taken], lost: Mapping[str, float] = {}, remembered: Iterable[str] = ()) -> None:
+        """Note again what was on records that were lost; a later time that is on record stays.
+
+        Args:
+            taken: What was on them.
+            lost: What was gone of them already, as :class:`Look` has it.
+            remembered: The names of records of which all revocations are among ``taken``.
 
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
-        revoked = self._taken[0]
+        revoked, ended = self._taken
         commands = [
-            command("ZADD", revoked, "GT", repr(one.at), msgspec.json.encode([one.user, one.project]))
+            command("ZADD", ended, "GT", repr(one.at), msgspec.json.encode(one.user))
+            if one.project is None
+            else command("ZADD", revoked, "GT", repr(one.at), msgspec.json.encode([one.user, one.project]))
             for one in taken
-            if one.project is not None
         ]
+        commands += [command("ZADD", revoked, "NX", repr(-at), _LOST + name) for name, at in lost.items()]
+        commands += [command("ZREM", revoked, _LOST + name) for name in remembered]
         if commands:
-            self._runner.run_all([*commands, command("EXPIRE", revoked, REVOKED_TTL)])
+            expiring = [command("EXPIRE", key, REVOKED_TTL) for key in self._taken]
+            self._runner.run_all([*commands, *expiring])
 
     # -- carrying it out ----------------------------------------------------------------------------------------
 
@@ -188,34 +203,36 @@ class AccessRecord:
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
-        start = self.clock.now() - FIRST_LOOK if since is None else since
+        now = self.clock.now()
+        start = now - FIRST_LOOK if since is None else since
         after = f"({start!r}"
         with self._runner.client.pipeline(transaction=False) as pipeline:
             pipeline.get(self._id)
-            pipeline.zrangebyscore(self._taken[0], "-inf" if since is None else after, "+inf", withscores=True)
+            pipeline.zrangebyscore(self._taken[0], "0" if since is None else after, "+inf", withscores=True)
             pipeline.zrangebyscore(self._taken[1], after, "+inf", withscores=True)
-            record, revoked, ended = pipeline.execute()
+            for key in self._taken:
+                pipeline.zrangebyscore(key, "-inf", "(0", withscores=True)
+            name, revoked, ended, of_revoked, of_ended = pipeline.execute()
         taken = [*_decoded(revoked, tuple[str, str]), *_decoded(ended, str)]
         taken.sort(key=lambda one: one.at)
         up_to = max([start, *(float(at) for _, at in (*revoked, *ended))])
-        return Look(taken, start, up_to, None if record is None else record.decode(errors="replace"))
+        record, lost = _state(None if name is None else name.decode(errors="replace"), of_revoked, of_ended, now)
+        return Look(taken, start, up_to, record, lost)
 
-    def confirm(self, server: str, up_to: float) -> None:
-        """Note what a web server has carried out, and that it is there.
+    def confirm(self, server: str, up_to: float, remembered: Iterable[str] = ()) -> None:
+        """Note what a web server has carried out, and that it is there; begin another record if a part of it was lost.
+
+        Args:
+            server: What it is called.
+            up_to: When the last of that was taken back.
+            remembered: The names of records that it remembers.
 
         Raises:
             redis.RedisError: Redis cannot be reached, or refuses.
         """
-        replies = self._runner.run_all(
-            [
-                command("SET", self._id, new_epoch(), "NX"),
-                command("HSET", self._servers, server, f"{up_to!r} {self.clock.now()!r}"),
-                command("EXPIRE", self._servers, SERVER_TTL),
-            ]
-        )
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise reply
+        state = f"{up_to!r} {self.clock.now()!r}"
+        arguments = [NAMED + new_epoch(), server, state, REVOKED_TTL, SERVER_TTL, *remembered]
+        self._runner.run(call(_CONFIRM, [self._id, *self._taken, self._servers], arguments))
 
     def leave(self, server: str) -> None:
         """Note that a web server has no clients any more.
@@ -241,6 +258,27 @@ class AccessRecord:
         if gone:
             self._runner.run(command("HDEL", self._servers, *gone))
         return {name: state for name, state in states.items() if name not in gone}
+
+
+#: How entries begin that say which record a key is of, and of which records the revocations are gone.
+_RECORD, _LOST = "record ", "lost "
+
+
+def _state(
+    name: str | None, of_revoked: list[tuple[bytes, float]], of_ended: list[tuple[bytes, float]], now: float
+) -> tuple[str | None, dict[str, float]]:
+    """Return which record it is, if it is whole, and of which records the revocations are gone, and since when."""
+    named = name if name is not None and name.startswith(NAMED) else None
+    revoked, ended = (_marked(_RECORD, marks) for marks in (of_revoked, of_ended))
+    lost = {former: -at for former, at in _marked(_LOST, of_revoked).items()}
+    for former in {*ended, *([] if named is None else [named])} - {*revoked}:
+        lost.setdefault(former, now)
+    return named if named in revoked and named in ended else None, lost
+
+
+def _marked(kind: str, marks: list[tuple[bytes, float]]) -> dict[str, float]:
+    texts = ((member.decode(errors="replace"), float(at)) for member, at in marks)
+    return {text.removeprefix(kind): at for text, at in texts if text.startswith(kind)}
 
 
 def _decoded(entries: Iterable[tuple[bytes, bytes]], kind: Any) -> Iterable[Taken]:

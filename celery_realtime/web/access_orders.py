@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from celery_realtime.bounded import BoundedDict
 from celery_realtime.forks import after_fork
 from celery_realtime.logs import RateLimitedLogger, describe
 from celery_realtime.loops import BackgroundLoop, PeriodicLoop
@@ -21,7 +22,7 @@ from celery_realtime.web.order_results import OrderResult
 from celery_realtime.web.revocations import Revocations
 
 if TYPE_CHECKING:
-    from celery_realtime.history.access import AccessRecord, Look, ServerState
+    from celery_realtime.history.access import AccessRecord, Look, ServerState, Taken
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,13 @@ STOP_TIMEOUT = 2.0
 
 #: Seconds for which a clock that could not be read is not read again.
 CLOCK_PAUSE = 10.0
+
+#: Seconds, after a part of the record was lost, for which it is read from where it was before: each server notes again
+#: what it remembers.
+RESTORING = 10.0
+
+#: Ends of connections, and names of records, that are remembered.
+MOST_ENDED, MOST_RECORDS = 10_000, 100
 
 #: How long, in seconds, it is waited by default for web servers to confirm an order.
 CONFIRM_TIMEOUT = 1.0
@@ -58,6 +66,62 @@ class Server(Protocol):
 
     def decide_again(self) -> Any:
         """Have the access of all clients decided again before anything more is passed to them; from any thread."""
+
+
+class Remembered:
+    """What a process remembers of the record, for when a part of that is lost.
+
+    Args:
+        revocations: Has the revocations.
+    """
+
+    def __init__(self, revocations: Revocations) -> None:
+        self._revocations = revocations
+        self._ended: BoundedDict[str, Taken] = BoundedDict(MOST_ENDED)
+        #: The names of the records that have been read; what was on them is remembered.
+        self._records: BoundedDict[str, bool] = BoundedDict(MOST_RECORDS)
+        self._current: str | None = None
+        #: Of other records, when it was noticed that their revocations are gone.
+        self._lost: dict[str, float] = {}
+        #: Up to when the record is read again, and from where.
+        self._since = (-math.inf, math.inf)
+
+    @property
+    def records(self) -> list[str]:
+        """The names of the records that have been read."""
+        return self._records.names()
+
+    def start(self, up_to: float | None) -> float | None:
+        """Return from when on the record is to be read by a process that has read it up to a time."""
+        until, since = self._since
+        return up_to if up_to is None or time.monotonic() > until else min(since, up_to)
+
+    def note(self, look: Look, before: float | None) -> bool:
+        """Note what was read, and tell whether a part of what had been read before is gone."""
+        former, self._current = self._current, look.record
+        is_lost = (former is not None and former != look.record) or any(name in self._records for name in look.lost)
+        if is_lost and before is not None:
+            self._since = time.monotonic() + RESTORING, before
+        if look.record is not None:
+            self._records[look.record] = True
+        for one in look.taken:
+            if one.project is None:
+                self._ended[one.user] = one
+        return is_lost
+
+    def restore(self, record: AccessRecord) -> None:
+        """Note it again.
+
+        Raises:
+            redis.RedisError: The record cannot be written.
+        """
+        ended = [one for user in self._ended.names() if (one := self._ended.get(user)) is not None]
+        record.restore([*self._revocations.remembered(), *ended], self._lost, self.records)
+
+    def note_lost(self, look: Look) -> bool:
+        """Note which revocations nobody remembers, and tell whether these have become more."""
+        self._lost = {name: at for name, at in look.lost.items() if name not in self._records}
+        return self._revocations.note_unknown(max(self._lost.values(), default=-1.0))
 
 
 class AccessOrders:
@@ -89,7 +153,7 @@ class AccessOrders:
         self.name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:4]}"
         #: Up to when all that is on record has been carried out here; None before the first look.
         self._up_to: float | None = None
-        self._read_record: str | None = None
+        self._remembered = Remembered(self.revocations)
         self._confirmed_at = -math.inf
         self._no_clock_until = 0.0
 
@@ -215,33 +279,41 @@ class AccessOrders:
             return
         with self._lock:
             before = self._up_to
-            look = record.look(before)
+            start = self._remembered.start(before)
+            look = record.look(start)
             self._carry_out(look)
-            if self._is_another(look):
-                look = self._restored(record)
-            self._up_to = look.up_to
-        if look.up_to != before or time.monotonic() > self._confirmed_at + PAUSE / 2:
-            self._confirm(record, look.up_to)
+            if self._remembered.note(look, start):
+                look, before = self._restored(record), None
+            self._note_lost(look)
+            self._up_to = look.up_to if before is None else max(before, look.up_to)
+        if self._up_to != before or time.monotonic() > self._confirmed_at + PAUSE / 2:
+            self._confirm(record, self._up_to)
 
     def _confirm(self, record: AccessRecord, up_to: float) -> None:
         self._confirmed_at = time.monotonic()
         with self._log.suppressing("cannot note which orders this web server has carried out; they count as open"):
-            record.confirm(self.name, up_to)
-
-    def _is_another(self, look: Look) -> bool:
-        """Note which record it is, and tell whether that is another one than before: the former was lost."""
-        before, self._read_record = self._read_record, look.record
-        return before is not None and look.record != before
+            record.confirm(self.name, up_to, self._remembered.records)
 
     def _restored(self, record: AccessRecord) -> Look:
         """Note again what is remembered of a record that was lost, and have all access decided again."""
         self._log.error("the record of revoked access was lost; what this process remembers of it is noted again")
-        record.restore(self.revocations.remembered())
+        self._remembered.restore(record)
         for server in list(self._servers):
             server.decide_again()
         look = record.look(None)
         self._carry_out(look)
         return look
+
+    def _note_lost(self, look: Look) -> None:
+        """Let older tokens open nothing while it is not known what was revoked."""
+        if not self._remembered.note_lost(look):
+            return
+        self._log.error(
+            "revocations were lost from Redis that this web server does not remember (it has evicted keys, or they "
+            "were deleted): signed tokens issued before now open no project, unless another server remembers them"
+        )
+        for server in list(self._servers):
+            server.decide_again()
 
     def _carry_out(self, look: Look) -> None:
         for one in look.taken:

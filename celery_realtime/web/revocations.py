@@ -57,6 +57,8 @@ class Revocations:
     def __init__(self, record: Record | None = None) -> None:
         self._record = record
         self._revoked_at: dict[tuple[str, str], float] = {}
+        #: Tokens that were made before open nothing: it is not known what was revoked until then.
+        self._unknown_until = -1.0
         self._search_beyond = FEWEST_SEARCHED
         self._lock = threading.Lock()
 
@@ -81,6 +83,15 @@ class Revocations:
 
         with self._lock:
             return [Taken(user, project, at) for (user, project), at in self._revoked_at.items()]
+
+    def note_unknown(self, until: float) -> bool:
+        """Note that it is not known what was revoked before a time, if that is news; -1.0 if all is known.
+
+        Returns:
+            Whether fewer tokens are good than before.
+        """
+        before, self._unknown_until = self._unknown_until, until
+        return until > before
 
     def date(self, user: Any) -> Any:
         """Return a user whose token has just been shown: it cannot have been made later than now.
@@ -127,7 +138,8 @@ class Revocations:
         """Tell whether a user's token is too old for a project, as far as that is known here."""
         if not _opens(user, project_id):
             return False
-        return bool(user.issued_at <= self._revoked_at.get((str(user), project_id), -1.0))
+        revoked_at = self._revoked_at.get((str(user), project_id), -1.0)
+        return bool(user.issued_at <= max(revoked_at, self._unknown_until))
 
 
 def _opens(user: Any, project_id: str) -> bool:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import redis
 
+from celery_realtime.auth import TokenUser
+from celery_realtime.history.keys import Keys
 from celery_realtime.history.store import History
 from celery_realtime.web import order_results
 from celery_realtime.web.access_orders import AccessOrders
@@ -251,6 +253,91 @@ def test_a_record_that_was_lost_is_noted_again_and_all_access_decided_again(
     for process in (here, there, there):
         process.orders.catch_up()
     assert (here.server.doubts, there.server.doubts) == (1, 1)
+
+
+def evict(redis_url: str, name: str) -> None:
+    assert redis.Redis.from_url(redis_url).delete(Keys("test").leases(name)[0])
+
+
+def opens(process: Process, user: str, issued_at: float) -> bool:
+    token_user = TokenUser(user)
+    token_user.projects, token_user.issued_at = frozenset(["p"]), issued_at
+    return not process.orders.revocations.cover(token_user, "p")
+
+
+def test_revocations_outlive_the_loss_of_their_key_alone(make_process: Callable[[], Process], redis_url: str) -> None:
+    here = make_process()
+    here.orders.catch_up()
+    here.orders.catch_up()
+    at = here.orders.revoke("ada", "p", 0).at
+    assert at is not None
+    here.orders.catch_up()
+    evict(redis_url, "revoked")
+    here.orders.catch_up()
+    assert here.server.doubts == 1
+    later = make_process()
+    later.orders.catch_up()
+    assert (opens(later, "ada", at), opens(later, "ada", at + 1), opens(later, "bob", at)) == (False, True, True)
+
+
+def test_a_disconnection_that_a_server_has_not_carried_out_outlives_the_loss_of_its_key(
+    make_process: Callable[[], Process], redis_url: str
+) -> None:
+    here, deaf = make_process(), make_process()
+    for process in (here, deaf, here, deaf):
+        process.orders.catch_up()
+    here.orders.disconnect("bob", 0)
+    here.orders.catch_up()
+    evict(redis_url, "disconnected")
+    deaf.orders.catch_up()  # it notices the loss first, and does not remember that
+    here.orders.disconnect("eve", 0)
+    deaf.orders.catch_up()
+    here.orders.catch_up()
+    deaf.orders.catch_up()
+    assert ("disconnect", "bob", None) in missed(deaf)
+
+
+def test_tokens_open_nothing_that_may_have_been_revoked_by_what_nobody_remembers(
+    make_process: Callable[[], Process], redis_url: str
+) -> None:
+    gone = make_process()
+    at = gone.orders.revoke("ada", "p", 0).at
+    assert at is not None
+    for _ in range(2):
+        gone.orders.catch_up()
+    evict(redis_url, "revoked")
+    now = gone.history.access.clock.now()
+    later, latest = make_process(), make_process()
+    for process in (later, later, latest):
+        process.orders.catch_up()
+        assert not opens(process, "ada", at)
+        assert not opens(process, "bob", now)
+        assert opens(process, "ada", now + 60)
+    assert later.server.doubts
+    # The one that remembers was not gone after all.
+    gone.orders.catch_up()
+    for process in (gone, later, latest):
+        process.orders.catch_up()
+        assert not opens(process, "ada", at)
+        assert opens(process, "bob", now)
+
+
+def test_the_record_is_read_from_where_it_was_while_servers_note_again_what_they_remember(
+    make_process: Callable[[], Process], redis_url: str
+) -> None:
+    here, there = make_process(), make_process()
+    for process in (here, there, here, there):
+        process.orders.catch_up()
+    here.orders.revoke("ada", "p", 0)
+    here.orders.catch_up()
+    evict(redis_url, "revoked")
+    there.orders.catch_up()
+    here.orders.revoke("bob", "p", 0)
+    there.orders.catch_up()
+    assert missed(there) == [("revoke", "bob", "p")]
+    here.orders.catch_up()
+    there.orders.catch_up()
+    assert ("revoke", "ada", "p") in missed(there)
 
 
 def test_tokens_have_the_time_of_the_record(make_process: Callable[[], Process], access: AccessOrders) -> None:

@@ -13,6 +13,8 @@
 
 -- include: common
 
+local DAY = 86400
+
 local which, what = unpack(ARGV, 1, 2)
 local now = common.now()
 
@@ -21,9 +23,9 @@ local at = now
 for place, key in ipairs(KEYS) do
   local latest = redis.call('ZREVRANGE', key, 0, 0, 'WITHSCORES')[2]
   at = math.max(at, tonumber(latest or 0) + 0.000001)
-  redis.call('ZREMRANGEBYSCORE', key, '-inf', now - ARGV[2 + place])
+  redis.call('ZREMRANGEBYSCORE', key, 0, now - ARGV[2 + place]) -- below 0 is what confirm_access.lua describes
 end
 at = string.format('%.6f', at)
 redis.call('ZADD', KEYS[tonumber(which)], at, what)
-for place, key in ipairs(KEYS) do redis.call('EXPIRE', key, ARGV[2 + place]) end
+for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, ARGV[3] + DAY) end
 return at
