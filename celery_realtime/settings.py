@@ -9,6 +9,7 @@ from typing import Annotated, Any, Protocol, get_args, get_origin, get_type_hint
 
 import msgspec
 
+from celery_realtime.environments import name_in_history, prefix_of
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.secret_keys import check_secret
 from celery_realtime.urls import RedisAddress, check_broker_url, check_fan_out, check_history_address
@@ -168,6 +169,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def history_address(self) -> RedisAddress | None:
         """Where the history is, and how to connect to it; None for no history."""
         return None if self.history_url is None else RedisAddress(self.history_url, self.history_options)
+
+    @property
+    def history_channel(self) -> str:
+        """What the history calls the channel; see :func:`~celery_realtime.environments.name_in_history`."""
+        address = self.history_address
+        prefix = None if address is None else prefix_of(address)
+        return name_in_history(self.channel, self.url or "", self.connection_options, prefix)
 
     @property
     def filters_by_audience(self) -> bool:

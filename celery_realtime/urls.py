@@ -31,6 +31,17 @@ _SENTINEL_BACKEND = "celery.backends.redis:SentinelBackend"
 #: Of ``broker_transport_options`` and ``result_backend_transport_options``, those that say how to find a master.
 _SENTINEL_OPTIONS = ("master_name", "min_other_sentinels", "sentinel_kwargs")
 
+#: Of ``broker_transport_options``, those that say how to connect. Not the time-outs: what waits for a broker for a
+#: minute must not have browsers wait for a minute.
+_CONNECTION_OPTIONS = ("client_name", "global_keyprefix", "health_check_interval")
+
+#: Celery's settings that say how its result backend connects, and redis-py's words for them.
+_BACKEND_SETTINGS = {
+    "redis_backend_credential_provider": "credential_provider",
+    "redis_backend_health_check_interval": "health_check_interval",
+    "redis_client_name": "client_name",
+}
+
 
 class RedisAddress(msgspec.Struct, frozen=True):
     """Where a Redis is, and how to connect to it.
@@ -228,13 +239,24 @@ def celery_redis(conf: Any, broker_url: str | None, broker_options: Mapping[str,
 def _celery_backend(conf: Any) -> RedisAddress | None:
     """Return the address of Celery's result backend, as Celery reads it (celery/app/backends.py, ``by_url``)."""
     named = conf.result_backend if isinstance(conf.result_backend, str) else ""
-    tls, options = conf.redis_backend_use_ssl, conf.result_backend_transport_options
+    tls, options = conf.redis_backend_use_ssl, conf.result_backend_transport_options or {}
     if "://" not in named and named in _REDIS_BACKENDS:
         return _backend_of_parts(conf, tls)
     scheme, separator, rest = named.partition("+")
     if separator and scheme in (*_REDIS_BACKENDS, "sentinel", _SENTINEL_BACKEND) and not rest.startswith("socket:"):
         named = rest
-    return redis_address(named, tls, options)
+    address = redis_address(named, tls, {name: options[name] for name in _SENTINEL_OPTIONS if name in options})
+    return None if address is None else _with_backend_options(conf, address)
+
+
+def _with_backend_options(conf: Any, address: RedisAddress) -> RedisAddress:
+    """Return the address of the result backend with what other settings say of it."""
+    named = {word: conf.get(setting) for setting, word in _BACKEND_SETTINGS.items()}
+    prefix = (conf.result_backend_transport_options or {}).get("global_keyprefix")
+    if prefix:  # celery/backends/base.py, ``_add_global_keyprefix``
+        named["global_keyprefix"] = prefix if prefix[-1] in ":_-." else f"{prefix}_"
+    given = {name: value for name, value in named.items() if value}
+    return msgspec.structs.replace(address, options={**given, **address.options})
 
 
 def _backend_of_parts(conf: Any, tls: Any) -> RedisAddress | None:
@@ -246,7 +268,9 @@ def _backend_of_parts(conf: Any, tls: Any) -> RedisAddress | None:
     address = redis_address(url, tls, None)
     parts = {name: conf.get(f"redis_{name}") for name in ("username", "password")}
     given = {name: value for name, value in parts.items() if value}
-    return None if address is None else msgspec.structs.replace(address, options={**given, **address.options})
+    if address is None:
+        return None
+    return _with_backend_options(conf, msgspec.structs.replace(address, options={**given, **address.options}))
 
 
 def redis_address(url: str | None, tls: Any, transport_options: Mapping[str, Any] | None) -> RedisAddress | None:
@@ -263,8 +287,9 @@ def redis_address(url: str | None, tls: Any, transport_options: Mapping[str, Any
     if url is None or not (is_plain_redis(url) or is_sentinel(url)):
         return None
     options: dict[str, Any] = dict(tls) if isinstance(tls, Mapping) else {}
+    given = transport_options or {}
+    options |= {name: given[name] for name in _CONNECTION_OPTIONS if given.get(name)}
     if is_sentinel(url):
-        given = transport_options or {}
         options |= {name: given[name] for name in _SENTINEL_OPTIONS if given.get(name) is not None}
         options = {"ssl_cert_reqs": ssl.CERT_REQUIRED, **options} if tls else options
     elif tls and url.startswith("redis://"):

@@ -21,6 +21,9 @@ CONNECT_TIMEOUT = 1.0
 SOCKET_TIMEOUT = 1.0
 
 _SENTINEL_BOUNDS = {"socket_timeout": SOCKET_TIMEOUT, "socket_connect_timeout": CONNECT_TIMEOUT, "retry": None}
+#: What the queues of listeners begin with, as those of python-socketio's KombuManager do.
+QUEUE_PREFIX = "python-socketio."
+
 _NO_RETRY = {"max_retries": 0, "interval_start": 0, "interval_step": 0, "interval_max": 0}
 
 
@@ -56,7 +59,7 @@ def fanout_exchange(channel: str, options: dict[str, Any]) -> Any:
     return kombu.Exchange(channel, **{"type": "fanout", "durable": False, **options})
 
 
-def fanout_queue(exchange: Any, options: dict[str, Any]) -> Any:
+def fanout_queue(exchange: Any, options: dict[str, Any], name: str | None = None) -> Any:
     """Return a new :class:`kombu.Queue` of an exchange, as python-socketio's KombuManager declares it.
 
     It belongs to one connection, and the broker deletes it with that.
@@ -64,9 +67,10 @@ def fanout_queue(exchange: Any, options: dict[str, Any]) -> Any:
     Args:
         exchange: See :func:`fanout_exchange`.
         options: Further keyword arguments of the queue.
+        name: Its name after :data:`QUEUE_PREFIX`; None for one that no other has.
     """
     declared = {"durable": False, "queue_arguments": {"x-expires": 300000}, "exclusive": True, "auto_delete": True}
-    return kombu.Queue(f"python-socketio.{uuid.uuid4()}", exchange, **{**declared, **options})
+    return kombu.Queue(f"{QUEUE_PREFIX}{name or uuid.uuid4()}", exchange, **{**declared, **options})
 
 
 def errors_of(connection: Any) -> tuple[type[BaseException], ...]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
 import collections
 import contextlib
 import functools
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from celery_realtime.backoff import Backoff
 from celery_realtime.channel.connections import connection, errors_of, fanout_exchange, fanout_queue, hang_up
-from celery_realtime.channel.seams import leave_compressed, read_buffered
+from celery_realtime.channel.seams import clients_of_redis, leave_compressed, read_buffered
 from celery_realtime.channel.wire import PING, log_ignored
+from celery_realtime.crowd import Crowd
 from celery_realtime.logs import RateLimitedLogger, describe
 from celery_realtime.urls import is_redis, redact
 
@@ -25,6 +28,10 @@ SHORTEST_POLL = 0.01
 FIRST_BACKOFF = 0.1
 LONGEST_BACKOFF = 2.0
 ECHO_TIMEOUT = 2.5
+
+#: The queue of all listeners on a Redis. Messages go to whoever is subscribed, and not to queues there. But kombu has
+#: the name of each queue in a set, in which those of processes that were killed would stay.
+QUEUE_OF_ALL = "celery-realtime"
 
 #: Silence, in seconds, after which a listener counts as deaf: long enough for a ping to be sent and come back.
 DEAF_AFTER = 5.0
@@ -59,11 +66,14 @@ class Listener:
     ) -> None:
         self._connect = functools.partial(connection, url, connection_options or {}, reading=True)
         exchange = fanout_exchange(channel, exchange_options or {})
-        self._make_queue = _queue_maker(url, functools.partial(fanout_queue, exchange, queue_options or {}))
+        self._has_name_in_broker = is_redis(url)
+        name = QUEUE_OF_ALL if is_redis(url) else None
+        self._make_queue = functools.partial(fanout_queue, exchange, queue_options or {}, name)
         self._name = redact(url)
         self._failures = RateLimitedLogger(logger)
         self._echo = Echo()
         self.generation = 0
+        self._leaves_at_exit = False
         self.after_fork()
 
     def after_fork(self) -> None:
@@ -114,7 +124,26 @@ class Listener:
             describe(error),
         )
 
+    def leave(self) -> None:
+        """Remove from the broker what it has of a listener; what it has of others that use it, it has again soon.
+
+        Nothing is delivered by it. This is done when the process ends, since the thread that listens does not end then.
+        """
+        if not self._listening.is_set():
+            return
+        broker = self._connect()
+        try:
+            queue = self._make_queue()(broker.default_channel)
+            queue.declare()  # a connection deletes what it has declared
+            queue.delete()
+            broker.release()
+        except errors_of(broker) as error:
+            logger.debug("cannot take leave of %s: %r", self._name, error)
+
     def _note_hearing(self) -> None:
+        if self._has_name_in_broker and not self._leaves_at_exit:
+            self._leaves_at_exit = True
+            atexit.register(_leave, weakref.ref(self))
         self.generation += 1
         self._listening.set()
         if self._deaf_since is not None:
@@ -141,6 +170,7 @@ class Listener:
     def _receive(self, broker: Any, patience: Callable[[], float]) -> Iterator[Any]:
         inbox: collections.deque[Any] = collections.deque()
         leave_compressed(broker.default_channel)
+        Crowd(clients_of_redis(broker.default_channel)).check()
         channel_queue = self._make_queue()
         consumer = broker.Consumer(
             channel_queue,
@@ -230,13 +260,10 @@ class Echo:
         self._pinged_at = None
 
 
-def _queue_maker(url: str, make: Callable[[], Any]) -> Callable[[], Any]:
-    """Return what makes the queue for each connection.
-
-    Redis remembers the name of each queue for ever, so there it is always the same; RabbitMQ may still hold the last
-    one for a connection that it has not seen end.
-    """
-    return functools.cache(make) if is_redis(url) else make
+def _leave(reference: weakref.ref[Listener]) -> None:
+    listener = reference()
+    if listener is not None:
+        listener.leave()
 
 
 def _is_forbidden(error: BaseException) -> bool:

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 from celery_realtime.backoff import Backoff
 from celery_realtime.channel.connections import errors_of, hang_up
-from celery_realtime.channel.seams import on_confirms
+from celery_realtime.channel.seams import clients_of_redis, on_confirms
+from celery_realtime.crowd import Crowd
 from celery_realtime.logs import RateLimitedLogger, describe
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class Publisher:
         self._next_tag = 0
         self._refused = False
         self._blocked = False
+        self._is_guest = False
         self._connection = self._connect(on_blocked=self._on_blocked, on_unblocked=self._on_unblocked)
 
     def after_fork(self) -> None:
@@ -125,6 +127,8 @@ class Publisher:
             )
         else:
             self._broken_until = 0.0
+            if self._is_guest:
+                self._hang_up()
         return self._count_accepted(items)
 
     def _count_accepted(self, items: list[Item]) -> int:
@@ -144,9 +148,12 @@ class Publisher:
         try:
             self._write(items, pack)
         except BaseException:  # whatever it was, the connection may be in the middle of a message
-            hang_up(self._connection)
-            self._new_connection()
+            self._hang_up()
             raise
+
+    def _hang_up(self) -> None:
+        hang_up(self._connection)
+        self._new_connection()
 
     def _write(self, items: list[Item], pack: Pack[Item]) -> None:
         # Not through kombu's ensure(), which tries again for ever once a connection has worked.
@@ -164,6 +171,9 @@ class Publisher:
 
     def _new_producer(self) -> Any:
         channel = self._connection.default_channel
+        crowd = Crowd(clients_of_redis(channel))
+        crowd.check()
+        self._is_guest = crowd.is_dense
         producer = self._connection.Producer(channel, exchange=self._exchange(), **self._options)
         self._confirms = on_confirms(channel, self._on_ack, self._on_nack)
         return producer

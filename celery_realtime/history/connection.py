@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import ssl
 from collections.abc import Mapping
 from typing import Any
@@ -9,13 +10,14 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
-from redis.connection import BlockingConnectionPool
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
+from celery_realtime.crowd import Crowd, CrowdedError, clients_of
 from celery_realtime.history.seams import (
     BlockingSentinelPool,
     ContextConnection,
+    FrugalPool,
     SentinelContextConnection,
     close_sentinels,
     parse_options,
@@ -33,7 +35,7 @@ TIMEOUT = 1.0
 
 #: Connections of a process, and for how many seconds a thread that finds all in use waits for one. When all clients of
 #: a web server come back at once they are answered one after the other.
-MOST_CONNECTIONS = 50
+MOST_CONNECTIONS = 8
 TURN_TIMEOUT = 5.0
 
 SENTINEL_PORT = 26379
@@ -64,12 +66,33 @@ class RedisConnection:
         self._sentinel = _sentinel(address) if is_sentinel(address.url) else None
         self.client = _client(address) if self._sentinel is None else _master_client(address, self._sentinel)
         pool: Any = self.client.connection_pool
+        pool.connection_kwargs.setdefault("redis_connect_func", self._on_connect)
         pool.connection_class(**pool.connection_kwargs)  # it connects later, and says now what it cannot take
+
+    def _on_connect(self, connection: Any) -> None:
+        """Greet the server, and leave again if it needs the room for others.
+
+        Raises:
+            redis.ConnectionError: It does.
+        """
+        connection.on_connect()
+        crowd = Crowd(_clients(connection))
+        pool: Any = self.client.connection_pool
+        pool.keeps_none = crowd.is_dense
+        try:
+            crowd.check()
+        except CrowdedError as error:
+            raise redis.ConnectionError(str(error)) from None
 
     @property
     def sentinels(self) -> list[redis.Redis]:
         """The clients of the Sentinels."""
         return [] if self._sentinel is None else list(self._sentinel.sentinels)
+
+    def close_free(self) -> None:
+        """Close what no thread uses now; the next command connects again."""
+        pool: Any = self.client.connection_pool
+        pool.close_free()
 
     def close(self) -> None:
         """Close all connections."""
@@ -77,6 +100,15 @@ class RedisConnection:
         self.client.connection_pool.disconnect()
         if self._sentinel is not None:
             close_sentinels(self._sentinel)
+
+
+def _clients(connection: Any) -> dict[str, str]:
+    """Return what a server says of its clients; nothing if this user may not ask."""
+    connection.send_command("INFO", "clients")
+    try:
+        return clients_of(connection.read_response())
+    except redis.ResponseError:
+        return {}
 
 
 def _defaults(url: str) -> dict[str, Any]:
@@ -94,7 +126,7 @@ def _client(address: RedisAddress) -> redis.Redis:
     options = {**_defaults(address.url), **_in_redis_py_words(address.options)}
     if "ssl_context" in options:
         options["connection_class"] = ContextConnection
-    return redis.Redis(connection_pool=BlockingConnectionPool.from_url(_redis_py_url(address.url), **options))
+    return redis.Redis(connection_pool=FrugalPool.from_url(_redis_py_url(address.url), **options))
 
 
 def _redis_py_url(url: str) -> str:
@@ -111,7 +143,17 @@ def _in_redis_py_words(options: Mapping[str, Any]) -> dict[str, Any]:
     given = {name: value for name, value in options.items() if value is not None}
     if "ssl_cert_reqs" in given:
         given["ssl_cert_reqs"] = _cert_reqs(given["ssl_cert_reqs"])
+    if isinstance(given.get("credential_provider"), str):
+        given["credential_provider"] = _new_provider(given["credential_provider"])
     return given
+
+
+def _new_provider(name: str) -> Any:
+    """Return an object of the class that a credential provider is named by: ``module:Class`` or ``module.Class``."""
+    module, colon, kind = name.partition(":")
+    if not colon:
+        module, _, kind = name.rpartition(".")
+    return getattr(importlib.import_module(module), kind)()
 
 
 def _cert_reqs(value: Any) -> Any:

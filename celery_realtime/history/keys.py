@@ -19,9 +19,11 @@ class Keys(msgspec.Struct, frozen=True):
 
     Attributes:
         channel: Keeps apart what shares a Redis.
+        prefix: What all keys begin with (``global_keyprefix``).
     """
 
     channel: str
+    prefix: str = ""
 
     def project(self, project_id: str, *more: str) -> list[str]:
         """Return the keys of a project, :data:`PROJECT` and more."""
@@ -56,7 +58,7 @@ class Keys(msgspec.Struct, frozen=True):
 
     @property
     def _prefix(self) -> str:
-        return f"celery-realtime:{quote(self.channel, safe='')}:"
+        return f"{self.prefix}celery-realtime:{quote(self.channel, safe='')}:"
 
     def _in_slot(self, slot: str, *names: str) -> list[str]:
         start = f"{self._prefix}{{{slot}}}:"

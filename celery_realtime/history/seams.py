@@ -5,7 +5,11 @@ Seen in redis-py 4.6 to 8.1. For each: why, and what happens without it. ``tests
 
 from __future__ import annotations
 
+import math
+import queue
 import ssl
+import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
@@ -13,8 +17,69 @@ from urllib.parse import urlencode
 from redis.connection import BlockingConnectionPool, SSLConnection, parse_url
 from redis.sentinel import Sentinel, SentinelConnectionPool, SentinelManagedSSLConnection
 
+#: Seconds after which connections that were needed at the same time, and are not any more, are closed but for one.
+SURPLUS = 2.0
 
-class BlockingSentinelPool(SentinelConnectionPool, BlockingConnectionPool):
+
+class FrugalPool(BlockingConnectionPool):
+    """Connections for which threads that find all in use wait, and of which one is kept when one is enough.
+
+    Why: redis-py keeps as many as were ever in use at once, and closes free ones while another thread may take one.
+    Relies on: ``BlockingConnectionPool.pool``, a queue from which a thread takes the connection that it uses, or None
+    for one that is not made yet; ``reset`` being called at first and in each child of a fork.
+    Without it: a process keeps more connections open than it needs.
+
+    Attributes:
+        keeps_none: Whether connections are closed after each use.
+    """
+
+    keeps_none = False
+
+    def reset(self) -> None:
+        """Forget all connections."""
+        self._counting = threading.Lock()
+        self._in_use = 0
+        #: When more than one was in use last; None if that has been settled.
+        self._shared_at: float | None = None
+        super().reset()  # type: ignore[no-untyped-call]
+
+    def get_connection(self, *args: Any, **options: Any) -> Any:
+        """Return a connection, which is connected; waits for one if all are in use."""
+        connection = super().get_connection(*args, **options)  # type: ignore[no-untyped-call]
+        with self._counting:
+            self._in_use += 1
+            if self._in_use > 1:
+                self._shared_at = time.monotonic()
+        return connection
+
+    def release(self, connection: Any) -> None:
+        """Take a connection back."""
+        super().release(connection)  # type: ignore[no-untyped-call]
+        with self._counting:
+            self._in_use = max(0, self._in_use - 1)
+            shared_at = self._shared_at
+            if self.keeps_none and not self._in_use:
+                shared_at = -math.inf
+            if shared_at is None or self._in_use or time.monotonic() - shared_at < SURPLUS:
+                return
+            self._shared_at = None
+        self.close_free(keep=0 if self.keeps_none else 1)
+
+    def close_free(self, keep: int = 0) -> None:
+        """Close connections that no thread uses, but for some."""
+        taken: list[Any] = []
+        while True:
+            try:
+                taken.append(self.pool.get_nowait())
+            except queue.Empty:
+                break
+        for connection in [one for one in taken if one is not None][keep:]:
+            connection.disconnect()
+        for connection in reversed(taken):
+            self.pool.put_nowait(connection)
+
+
+class BlockingSentinelPool(SentinelConnectionPool, FrugalPool):
     """Connections to the master that Sentinels name; a thread that finds all in use waits for one.
 
     Why: redis-py has pools that wait, and pools that ask Sentinels, and none that does both.

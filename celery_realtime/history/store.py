@@ -15,6 +15,7 @@ from typing import Any
 import redis
 
 from celery_realtime.encoding import legible
+from celery_realtime.environments import plain_address, prefix_of
 from celery_realtime.events import Outgoing
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.history.access import AccessRecord
@@ -47,7 +48,7 @@ class History:
     """The history of every project of a channel.
 
     Args:
-        where: Address of the Redis, or a URL that says all of it.
+        where: Address of the Redis, or a URL that says all of it; its ``global_keyprefix`` is that of all keys.
         channel: Keeps apart what shares a Redis.
         size: Events, and ended jobs, kept for each project.
         ttl: Seconds that they are kept.
@@ -71,9 +72,9 @@ class History:
         self._size = size
         self._ttl = ttl
         self._log = RateLimitedLogger(logger)
-        self._connection = _connect(address)
+        self._connection = _connect(plain_address(address))
         self._runner = Runner(self._connection.client)
-        self.keys = Keys(channel)
+        self.keys = Keys(channel, prefix_of(address) or "")
         self.leases = Leases(self.keys, self._runner)
         self.marks = Marks(self.keys, self._runner)
         self.access = AccessRecord(self.keys, self._runner)
@@ -244,6 +245,10 @@ class History:
             return bool(self._runner.client.ping())
         except OUTAGES:
             return False
+
+    def close_free(self) -> None:
+        """Close the connections that no thread uses now."""
+        self._connection.close_free()
 
     def close(self) -> None:
         """Close the connections."""

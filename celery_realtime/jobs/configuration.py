@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from celery import Celery
 
+from celery_realtime.environments import PREFIX, channel_prefix, in_environment, prefix_of, with_transport_options
 from celery_realtime.jobs.seams import conf_so_far
 from celery_realtime.settings import Settings, check, check_broker, check_names
 from celery_realtime.urls import celery_broker_options, celery_redis
@@ -70,11 +71,24 @@ class Configuration:
         """
         conf = app.conf
         values = check(self._keywords, conf, app.namespace)
+        options = values.get("connection_options") or {}
         if values.get("url") is None:
             values["url"] = check_broker(conf.broker_write_url or DEFAULT_BROKER)
-            values["connection_options"] = celery_broker_options(conf, values.get("connection_options") or {})
+            values["connection_options"] = celery_broker_options(conf, options)
+        else:
+            url, options = with_transport_options(values["url"], options)
+            prefix = channel_prefix({"transport_options": conf.broker_transport_options})
+            values |= {"url": url, "connection_options": in_environment(url, options, prefix)}
         settings = Settings(**values)
-        return _find_history(conf, settings) if settings.history_url == "auto" else settings
+        return _with_prefix(_find_history(conf, settings) if settings.history_url == "auto" else settings)
+
+
+def _with_prefix(settings: Settings) -> Settings:
+    """Return settings whose history has the key prefix of the broker, unless it has one of its own."""
+    address, prefix = settings.history_address, channel_prefix(settings.connection_options)
+    if address is None or not prefix or prefix_of(address) is not None:
+        return settings
+    return msgspec.structs.replace(settings, history_options={**settings.history_options, PREFIX: prefix})
 
 
 def _find_history(conf: Any, settings: Settings) -> Settings:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from celery import Celery, bootsteps, signals
 
+from celery_realtime.environments import plain_address
 from celery_realtime.events import Cancellation, Job, job_name
 from celery_realtime.jobs.broker_watch import BrokerWatch
 from celery_realtime.jobs.cancelling import CancelOrders, cancel_request, register_command
@@ -146,8 +147,9 @@ class WorkerSupport:
 
         settings = self._settings()
         assert settings.history_address is not None
+        address = plain_address(settings.history_address)
         what = leases.renewal(self._incarnation.id)
-        self._green_lease = GreenLease(Renewal(settings.history_address, *what, pause=settings.lost_after / 6))
+        self._green_lease = GreenLease(Renewal(address, *what, pause=settings.lost_after / 6))
         self._green_lease.start()
 
     def _stop_loops(self) -> None:

@@ -90,7 +90,7 @@ class SocketIOManager:
         settings = self._settings()
         # Registered before the outbox registers its flush, so it runs after it.
         atexit.register(_close_publisher, weakref.ref(self))
-        return Outbox(
+        outbox: Outbox[Outgoing] = Outbox(
             self._publish,
             # Opened by the thread that sends, so that a call that publishes a job does not wait until redis is loaded.
             append=None if settings.history_url is None else self._appender.append,
@@ -99,6 +99,15 @@ class SocketIOManager:
             linger=settings.linger,
             flush_timeout=settings.flush_timeout,
         )
+        outbox.on_idle(self._close_idle)
+        return outbox
+
+    def _close_idle(self) -> None:
+        """Close the connections that nobody uses; whoever needs one connects again."""
+        history = self._history.peek()
+        if history is not None:
+            history.close_free()
+        self.close_publisher()
 
     @property
     def publisher(self) -> RealtimeKombuManager:
@@ -305,7 +314,7 @@ def _open_history(settings: Settings, on_workflows_due: Callable[[str, float], N
         raise ImproperlyConfigured(
             "realtime_history_url needs redis-py: pip install celery-realtime[redis], or set it to None"
         ) from None
-    history = History(address, settings.channel, settings.history_size, settings.history_ttl)
+    history = History(address, settings.history_channel, settings.history_size, settings.history_ttl)
     history.on_workflows_due(on_workflows_due)
     return history
 

@@ -67,6 +67,7 @@ class Outbox(Generic[T]):
         pauses: tuple[float, float] = PAUSES,
         destination: str = "the broker",
     ) -> None:
+        self._idle_observers: list[Callable[[], None]] = []
         self._settlement_observers: list[Callable[[Batch[T]], None]] = []
         self._publish = publish
         self._append = append
@@ -107,6 +108,8 @@ class Outbox(Generic[T]):
             batch_size=self._batch_size,
             ledger=self._ledger,
         )
+        for observer in self._idle_observers:
+            self._sender.on_idle(observer)
         self._flushes_at_exit = False
 
     # Modules are torn down when the interpreter ends, and then a global of this one may be None.
@@ -160,6 +163,11 @@ class Outbox(Generic[T]):
             atexit.register(_flush_if_alive, weakref.ref(self), os.getpid())
             at_end_of_child(_flush_if_alive, weakref.ref(self), os.getpid())
         self._sender.wake(is_news)
+
+    def on_idle(self, observer: Callable[[], None]) -> None:
+        """Call ``observer`` when there has been nothing to send for long, in a thread that has nothing else to do."""
+        self._idle_observers.append(observer)
+        self._sender.on_idle(observer)
 
     # -- looking ------------------------------------------------------------------------------------------------
 

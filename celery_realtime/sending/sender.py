@@ -73,6 +73,11 @@ class Sender(Generic[T]):
         self._is_resting = False
         #: One for each thread that waits for something to be sent.
         self._waiting: set[object] = set()
+        self._idle_observers: list[Callable[[], None]] = []
+
+    def on_idle(self, observer: Callable[[], None]) -> None:
+        """Call ``observer`` in the thread when it ends, since there has been nothing to do for long."""
+        self._idle_observers.append(observer)
 
     @property
     def is_alive(self) -> bool:
@@ -148,9 +153,16 @@ class Sender(Generic[T]):
             while self._thread is me:
                 with self.loop.turn():
                     self._take_turn(me)
+            self._note_idle()
         finally:
             if self._thread is me:  # it was killed; the next event starts another
                 self._thread = None
+
+    def _note_idle(self) -> None:
+        if self._thread is None:
+            for observer in self._idle_observers:
+                with self.loop.turn(), talking:
+                    observer()
 
     def _take_turn(self, me: threading.Thread) -> None:
         batch = self._next_batch(me)

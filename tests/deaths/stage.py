@@ -134,7 +134,7 @@ class Stage:
 
     def noted(self) -> set[str]:
         """Return the ids of the jobs of which the history has a note that some worker runs them."""
-        keys = Keys(self._realtime.settings.channel)
+        keys = Keys(self._realtime.settings.history_channel)
         with redis.Redis.from_url(self.history_url, socket_timeout=5, decode_responses=True) as connection:
             incarnations = [name for key in keys.leases("alive", "noted") for name in connection.zrange(key, 0, -1)]
             notes = keys.leases(*(f"{kind}:{name}" for name in incarnations for kind in ("held", "running")))
