@@ -129,6 +129,7 @@ class _Parts:
         self._manager.spools.take(spool)
         self._celery.connect()
         self._manager.preload()
+        self._manager.confine()
 
 
 class Realtime(_Parts):

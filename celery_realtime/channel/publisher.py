@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from celery_realtime.backoff import Backoff
 from celery_realtime.channel.connections import errors_of, hang_up
-from celery_realtime.channel.seams import clients_of_redis, on_confirms
+from celery_realtime.channel.seams import clients_of_redis, close_reading_connection, on_confirms
 from celery_realtime.crowd import Crowd
 from celery_realtime.logs import RateLimitedLogger, describe
 
@@ -174,6 +174,7 @@ class Publisher:
         crowd = Crowd(clients_of_redis(channel))
         crowd.check()
         self._is_guest = crowd.is_dense
+        close_reading_connection(channel)
         producer = self._connection.Producer(channel, exchange=self._exchange(), **self._options)
         self._confirms = on_confirms(channel, self._on_ack, self._on_nack)
         return producer

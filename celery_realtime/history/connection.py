@@ -89,6 +89,22 @@ class RedisConnection:
         """The clients of the Sentinels."""
         return [] if self._sentinel is None else list(self._sentinel.sentinels)
 
+    def client_at(self, options: Mapping[str, Any]) -> redis.Redis | None:
+        """Return the client if another one of redis-py with these options of its connections has the same data.
+
+        Behind Sentinels there is no telling.
+        """
+        if self._sentinel is not None or "service_name" in options:
+            return None
+        own: Any = self.client.connection_pool
+        return self.client if _place(options) == _place(own.connection_kwargs) else None
+
+    def confine(self) -> None:
+        """Make do with one connection from now on, for which threads wait; while none is in use."""
+        pool: Any = self.client.connection_pool
+        pool.max_connections = 1
+        pool.reset()
+
     def close_free(self) -> None:
         """Close what no thread uses now; the next command connects again."""
         pool: Any = self.client.connection_pool
@@ -100,6 +116,12 @@ class RedisConnection:
         self.client.connection_pool.disconnect()
         if self._sentinel is not None:
             close_sentinels(self._sentinel)
+
+
+def _place(options: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what is told apart by options of redis-py's connections: the server, the user and the database."""
+    server = options.get("path") or (options.get("host") or "localhost", int(options.get("port") or 6379))
+    return server, options.get("username"), options.get("password"), int(options.get("db") or 0)
 
 
 def _clients(connection: Any) -> dict[str, str]:

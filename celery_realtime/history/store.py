@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import redis
@@ -245,6 +245,14 @@ class History:
             return bool(self._runner.client.ping())
         except OUTAGES:
             return False
+
+    def client_at(self, options: Mapping[str, Any]) -> redis.Redis | None:
+        """Return the client of the history, if it is where connections with these options of redis-py lead to."""
+        return self._connection.client_at(options)
+
+    def confine(self) -> None:
+        """Make do with one connection from now on, in a process of which there are many."""
+        self._connection.confine()
 
     def close_free(self) -> None:
         """Close the connections that no thread uses now."""

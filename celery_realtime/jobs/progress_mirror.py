@@ -8,7 +8,7 @@ import msgspec
 
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.encoding import encode
-from celery_realtime.jobs.progress_stores import store_of
+from celery_realtime.jobs.progress_stores import FindClient, no_client, store_of
 from celery_realtime.jobs.seams import outages_of
 from celery_realtime.loops import BackgroundLoop
 from celery_realtime.sending.event_queue import Owner, owner_of
@@ -56,9 +56,11 @@ class ProgressMirror:
 
     Args:
         queue_size: Jobs whose progress may wait to be stored.
+        client_at: See :func:`~celery_realtime.jobs.progress_stores.store_of`.
     """
 
-    def __init__(self, *, queue_size: int) -> None:
+    def __init__(self, *, queue_size: int, client_at: FindClient = no_client) -> None:
+        self._client_at = client_at
         #: By job, where its progress is stored; None after its end.
         self._targets: BoundedDict[Owner, _Target | None] = BoundedDict(REMEMBERED)
         self._outbox: Outbox[MirroredProgress] = Outbox(
@@ -112,18 +114,17 @@ class ProgressMirror:
         """Store the progress of jobs that have not ended; returns how many of the first reports are done with."""
         for done, waiting in enumerate(reports):
             target = self._targets.get(owner_of(waiting))
-            if target is not None and not _store(target, waiting.report):
+            if target is not None and not self._store(target, waiting.report):
                 return done
         return len(reports)
 
-
-def _store(target: _Target, report: Progress) -> bool:
-    """Store a report, where that can be done without undoing an end; returns whether the backend could be reached."""
-    backend = target.task.backend
-    store = store_of(backend)
-    try:
-        if store is not None:
-            store(backend, target.request, msgspec.json.decode(encode(report)))
-    except outages_of(backend):
-        return False
-    return True
+    def _store(self, target: _Target, report: Progress) -> bool:
+        """Store a report, if that cannot undo an end; returns whether the backend could be reached."""
+        backend = target.task.backend
+        store = store_of(backend, self._client_at)
+        try:
+            if store is not None:
+                store(backend, target.request, msgspec.json.decode(encode(report)))
+        except outages_of(backend):
+            return False
+        return True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import resources
 from typing import Any
 
@@ -39,26 +39,47 @@ Store = Callable[[Any, Any, Any], None]
 _log = RateLimitedLogger(logger)
 
 
-def store_of(backend: Any) -> Store | None:
-    """Return how progress is stored in a backend, or None where it cannot be without the risk of undoing an end."""
+#: Returns a client that has the data of another one, given the options of that one's connections, or None.
+FindClient = Callable[[Mapping[str, Any]], Any]
+
+
+def no_client(_options: Mapping[str, Any]) -> None:
+    """Return none."""
+
+
+def store_of(backend: Any, client_at: FindClient = no_client) -> Store | None:
+    """Return how progress is stored in a backend, or None where it cannot be without the risk of undoing an end.
+
+    Args:
+        backend: The backend.
+        client_at: Finds a client of the same Redis, whose connections are used instead of new ones of the backend: that
+            is one for each thread (celery/app/base.py, ``Celery.backend``).
+    """
     if is_celerys_redis(backend):
-        return store_in_redis
+        return functools.partial(store_in_redis, client=client_at(backend.client.connection_pool.connection_kwargs))
     if is_celerys_database(backend):
         return store_in_database
     return None
 
 
-def store_in_redis(backend: Any, request: Any, progress: Any) -> None:
+def store_in_redis(backend: Any, request: Any, progress: Any, *, client: Any = None) -> None:
     """Store progress in Celery's Redis backend.
+
+    Args:
+        backend: The backend.
+        request: The job's request.
+        progress: What it is in JSON's types.
+        client: Of the same Redis; None for the backend's own.
 
     Raises:
         redis.RedisError: Redis cannot be reached.
     """
     key = backend.get_key_for_task(request.id)
     value = backend.encode({**result_meta(backend, request, progress, STATE), "task_id": request.id})
-    script = backend.client.register_script(_script())
+    client = client or backend.client
+    script = client.register_script(_script())
     for _ in range(TRIES):
-        seen = backend.client.get(key)
+        seen = client.get(key)
         if seen is not None and not _is_replaceable(backend, seen):
             return
         if script(keys=[key], args=["" if seen is None else seen, value, int(backend.expires or 0)]):

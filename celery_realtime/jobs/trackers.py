@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -251,9 +251,14 @@ class RunningJobs:
         self._ended_last: BoundedDict[str, tuple[Job, float]] = BoundedDict(REMEMBERED)
         #: Which of them have been cancelled.
         self.cancellations = Cancellations(lambda: manager.history)
-        self._mirror = Lazy(lambda: ProgressMirror(queue_size=settings().queue_size))
+        self._mirror = Lazy(lambda: ProgressMirror(queue_size=settings().queue_size, client_at=self._client_at))
         self._yielding = Yielding(manager)
         before_fork(self._share)
+
+    def _client_at(self, options: Mapping[str, Any]) -> Any:
+        """Return the client of the history, if these options of redis-py's connections lead to the same data."""
+        history = self._manager.history
+        return None if history is None else history.client_at(options)
 
     @property
     def mirror(self) -> ProgressMirror:

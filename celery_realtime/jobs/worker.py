@@ -84,6 +84,8 @@ class WorkerSupport:
         # A prefork child ends by os._exit, so only its own signal reaches it; a cold shutdown skips worker_shutdown.
         for signal in (signals.worker_process_shutdown, signals.worker_shutting_down, signals.worker_shutdown):
             signal.connect(self._on_end, dispatch_uid=f"celery_realtime.{id(self)}.{signal.name}")
+        child_begins = signals.worker_process_init
+        child_begins.connect(self._on_child, dispatch_uid=f"celery_realtime.{id(self)}.{child_begins.name}")
 
     def prepare(self) -> None:
         """Do what has to be done before the pool forks its children.
@@ -212,6 +214,9 @@ class WorkerSupport:
             behind=noted_behind(request),
             message=None if is_running or messages is None else messages.message_of(request),
         )
+
+    def _on_child(self, **_: Any) -> None:
+        self._manager.confine()
 
     def _on_end(self, signal: Any = None, **_: Any) -> None:
         if signal is signals.worker_shutdown:

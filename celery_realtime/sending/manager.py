@@ -102,6 +102,12 @@ class SocketIOManager:
         outbox.on_idle(self._close_idle)
         return outbox
 
+    def confine(self) -> None:
+        """Make do with one connection to the history, in a process that has sent nothing yet."""
+        history = self._history.peek()
+        if history is not None:
+            history.confine()
+
     def _close_idle(self) -> None:
         """Close the connections that nobody uses; whoever needs one connects again."""
         history = self._history.peek()

@@ -44,6 +44,10 @@ if "MASTER_NAME" in os.environ:
     celery.conf.broker_transport_options = {"master_name": os.environ["MASTER_NAME"]}
     celery.conf.result_backend_transport_options = {"master_name": os.environ["MASTER_NAME"]}
 
+if "KEY_PREFIX" in os.environ:
+    celery.conf.broker_transport_options = {"global_keyprefix": os.environ["KEY_PREFIX"]}
+    celery.conf.result_backend_transport_options = {"global_keyprefix": os.environ["KEY_PREFIX"]}
+
 realtime = Realtime(
     celery,
     secret_key=SECRET,
