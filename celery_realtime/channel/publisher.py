@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from celery_realtime.backoff import Backoff
 from celery_realtime.channel.connections import errors_of, hang_up
 from celery_realtime.channel.seams import clients_of_redis, close_reading_connection, on_confirms
-from celery_realtime.crowd import Crowd
+from celery_realtime.crowd import Crowd, turnstile
 from celery_realtime.logs import RateLimitedLogger, describe
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,8 @@ class Publisher:
         self._next_tag = 0
         self._refused = False
         self._blocked = False
-        self._is_guest = False
+        #: Whether this is one connection too many to stay, and whether it is the turn of this process.
+        self._is_guest = self._has_turn = False
         self._connection = self._connect(on_blocked=self._on_blocked, on_unblocked=self._on_unblocked)
 
     def after_fork(self) -> None:
@@ -153,7 +154,13 @@ class Publisher:
 
     def _hang_up(self) -> None:
         hang_up(self._connection)
+        self._end_turn()
         self._new_connection()
+
+    def _end_turn(self) -> None:
+        if self._has_turn:
+            self._has_turn = False
+            turnstile.leave()
 
     def _write(self, items: list[Item], pack: Pack[Item]) -> None:
         # Not through kombu's ensure(), which tries again for ever once a connection has worked.
@@ -170,10 +177,13 @@ class Publisher:
         self._await_confirms()
 
     def _new_producer(self) -> Any:
+        self._has_turn = turnstile.enter()
         channel = self._connection.default_channel
         crowd = Crowd(clients_of_redis(channel))
         crowd.check()
         self._is_guest = crowd.is_dense
+        if not self._is_guest:
+            self._end_turn()
         close_reading_connection(channel)
         producer = self._connection.Producer(channel, exchange=self._exchange(), **self._options)
         self._confirms = on_confirms(channel, self._on_ack, self._on_nack)

@@ -17,6 +17,8 @@ from urllib.parse import urlencode
 from redis.connection import BlockingConnectionPool, SSLConnection, parse_url
 from redis.sentinel import Sentinel, SentinelConnectionPool, SentinelManagedSSLConnection
 
+from celery_realtime.crowd import turnstile
+
 #: Seconds after which connections that were needed at the same time, and are not any more, are closed but for one.
 SURPLUS = 2.0
 
@@ -39,14 +41,28 @@ class FrugalPool(BlockingConnectionPool):
         """Forget all connections."""
         self._counting = threading.Lock()
         self._in_use = 0
+        #: Whether it has an open connection, as far as is known, and whether that is one for this turn only.
+        self._is_open = False
+        self._has_turn = False
         #: When more than one was in use last; None if that has been settled.
         self._shared_at: float | None = None
         super().reset()  # type: ignore[no-untyped-call]
 
     def get_connection(self, *args: Any, **options: Any) -> Any:
         """Return a connection, which is connected; waits for one if all are in use."""
-        connection = super().get_connection(*args, **options)  # type: ignore[no-untyped-call]
+        has_turn = not self._is_open and turnstile.enter()
+        try:
+            connection = super().get_connection(*args, **options)  # type: ignore[no-untyped-call]
+        except BaseException:
+            if has_turn:
+                turnstile.leave()
+            raise
+        self._is_open = True
+        if has_turn and not self.keeps_none:
+            turnstile.leave()
+            has_turn = False
         with self._counting:
+            self._has_turn |= has_turn
             self._in_use += 1
             if self._in_use > 1:
                 self._shared_at = time.monotonic()
@@ -75,6 +91,11 @@ class FrugalPool(BlockingConnectionPool):
                 break
         for connection in [one for one in taken if one is not None][keep:]:
             connection.disconnect()
+        self._is_open = self._is_open and keep > 0
+        with self._counting:
+            had_turn, self._has_turn = self._has_turn, False
+        if had_turn:
+            turnstile.leave()
         for connection in reversed(taken):
             self.pool.put_nowait(connection)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from celery import Celery, bootsteps, signals
 
+from celery_realtime.crowd import turnstile
 from celery_realtime.environments import plain_address
 from celery_realtime.events import Cancellation, Job, job_name
 from celery_realtime.jobs.broker_watch import BrokerWatch
@@ -96,6 +97,7 @@ class WorkerSupport:
         self._settings()
         self._manager.preload()
         register_command()
+        turnstile.install()
         self._manager.spools.begin()
         self._incarnation.begin()  # before the pool forks, so that its children belong to it
 
