@@ -177,6 +177,11 @@ class Channel:
         self._publishing.append(RealtimeKombuManager(self.url, **options))
         return self._publishing[-1]
 
+    @property
+    def publishers(self) -> list[RealtimeKombuManager]:
+        """The managers that publish."""
+        return list(self._publishing)
+
     def recorder(self, **options: Any) -> ChannelRecorder:
         """Record what a server of ours receives."""
         recorder = ChannelRecorder(self.url, **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
+import time
 import uuid
 from typing import Any
 
@@ -19,6 +20,9 @@ logger = logging.getLogger(__name__)
 AMQP_SCHEMES = ("amqp", "amqps", "pyamqp")
 CONNECT_TIMEOUT = 1.0
 SOCKET_TIMEOUT = 1.0
+
+#: Seconds between two looks whether the first of several brokers is back.
+RETURN_PAUSE = 10.0
 
 _SENTINEL_BOUNDS = {"socket_timeout": SOCKET_TIMEOUT, "socket_connect_timeout": CONNECT_TIMEOUT, "retry": None}
 #: What the queues of listeners begin with, as those of python-socketio's KombuManager do.
@@ -37,7 +41,8 @@ def connection(url: str, options: dict[str, Any], *, reading: bool = False, **ev
         **events: ``on_blocked`` and ``on_unblocked``, which RabbitMQ calls when it takes no messages, and again.
     """
     given = dict(options)
-    transport_options = {**_bounds(url, reading), **(given.pop("transport_options", None) or {})}
+    others = {"max_retries": url.count(";")} if _has_others(url) else {}  # each is tried once, in their order
+    transport_options = {**_bounds(url, reading), **others, **(given.pop("transport_options", None) or {})}
     if url.partition("://")[0] in AMQP_SCHEMES:
         # Confirmations are asked for by the batch; py-amqp's own option would wait for each message by itself.
         transport_options = {**transport_options, **events, "confirm_publish": False}
@@ -71,6 +76,56 @@ def fanout_queue(exchange: Any, options: dict[str, Any], name: str | None = None
     """
     declared = {"durable": False, "queue_arguments": {"x-expires": 300000}, "exclusive": True, "auto_delete": True}
     return kombu.Queue(f"{QUEUE_PREFIX}{name or uuid.uuid4()}", exchange, **{**declared, **options})
+
+
+def _has_others(url: str) -> bool:
+    return ";" in url and not is_sentinel(url)
+
+
+class Preference:
+    """Leads back to the first of several brokers, where all sides of a channel meet again.
+
+    Celery's own ``broker_failover_strategy`` is about tasks, which a worker takes from wherever it is connected to.
+    Events reach those only that are connected to the same broker, so of several the first that works is taken, and one
+    that works again is returned to.
+
+    Args:
+        url: Broker URL, or several with semicolons between them.
+        options: Further keyword arguments of :class:`kombu.Connection`.
+    """
+
+    def __init__(self, url: str, options: dict[str, Any]) -> None:
+        self._has_others = _has_others(url)
+        self._urls = url.split(";")
+        self._options = options
+        self._looked_at = time.monotonic()
+
+    def is_back(self, broker: Any) -> bool:
+        """Tell whether a broker before the one that is connected to works again; looks now and then only.
+
+        Args:
+            broker: The connection (:class:`kombu.Connection`).
+        """
+        if not self._has_others or time.monotonic() - self._looked_at < RETURN_PAUSE:
+            return False
+        self._looked_at = time.monotonic()
+        place = broker.as_uri()
+        for url in self._urls:
+            candidate = connection(url, self._options)
+            if candidate.as_uri() == place:
+                return False
+            if _works(candidate):
+                return True
+        return False
+
+
+def _works(candidate: Any) -> bool:
+    try:
+        return candidate.default_channel is not None
+    except errors_of(candidate):
+        return False
+    finally:
+        hang_up(candidate)
 
 
 def errors_of(connection: Any) -> tuple[type[BaseException], ...]:

@@ -14,7 +14,14 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from celery_realtime.backoff import Backoff
-from celery_realtime.channel.connections import connection, errors_of, fanout_exchange, fanout_queue, hang_up
+from celery_realtime.channel.connections import (
+    Preference,
+    connection,
+    errors_of,
+    fanout_exchange,
+    fanout_queue,
+    hang_up,
+)
 from celery_realtime.channel.seams import clients_of_redis, leave_compressed, read_buffered
 from celery_realtime.channel.wire import PING, log_ignored
 from celery_realtime.crowd import Crowd
@@ -65,6 +72,7 @@ class Listener:
         queue_options: dict[str, Any] | None = None,
     ) -> None:
         self._connect = functools.partial(connection, url, connection_options or {}, reading=True)
+        self._preference = Preference(url, connection_options or {})
         exchange = fanout_exchange(channel, exchange_options or {})
         self._has_name_in_broker = is_redis(url)
         name = QUEUE_OF_ALL if is_redis(url) else None
@@ -194,6 +202,8 @@ class Listener:
             while inbox:
                 yield inbox.popleft()
             _drain(broker, min(POLL_INTERVAL, max(SHORTEST_POLL, patience())))
+            if self._preference.is_back(broker):
+                raise ConnectionError("the first broker works again, where all others are going to be")
             if not inbox:
                 if time.monotonic() > pings_at - SHORTEST_POLL:
                     self._ping(producer)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from celery_realtime.backoff import Backoff
-from celery_realtime.channel.connections import errors_of, hang_up
+from celery_realtime.channel.connections import Preference, errors_of, hang_up
 from celery_realtime.channel.seams import clients_of_redis, close_reading_connection, on_confirms
 from celery_realtime.crowd import Crowd, turnstile
 from celery_realtime.logs import RateLimitedLogger, describe
@@ -52,9 +52,18 @@ class Publisher:
         exchange: Returns the exchange.
         options: Further keyword arguments of :class:`kombu.Producer`.
         name: The broker's name in the log.
+        preference: Which of several brokers to be connected to.
     """
 
-    def __init__(self, connect: Callable[..., Any], exchange: Callable[[], Any], options: dict[str, Any], name: str):
+    def __init__(
+        self,
+        connect: Callable[..., Any],
+        exchange: Callable[[], Any],
+        options: dict[str, Any],
+        name: str,
+        preference: Preference,
+    ) -> None:
+        self._preference = preference
         self._connect = connect
         self._exchange = exchange
         self._options = options
@@ -164,6 +173,8 @@ class Publisher:
 
     def _write(self, items: list[Item], pack: Pack[Item]) -> None:
         # Not through kombu's ensure(), which tries again for ever once a connection has worked.
+        if self._producer is not None and not self._unconfirmed and self._preference.is_back(self._connection):
+            self._hang_up()
         if self._producer is None:
             self._producer = self._new_producer()
         self._await_confirms()

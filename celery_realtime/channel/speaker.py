@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from celery_realtime.channel import wire
-from celery_realtime.channel.connections import connection, fanout_exchange
+from celery_realtime.channel.connections import Preference, connection, fanout_exchange
 from celery_realtime.channel.publisher import Publisher
 from celery_realtime.events import Outgoing
 from celery_realtime.forks import after_fork
@@ -54,6 +54,7 @@ class Speaker:
             functools.partial(fanout_exchange, channel, exchange_options or {}),
             producer_options or {},
             redact(url),
+            Preference(url, connection_options or {}),
         )
         after_fork(self._publisher.after_fork)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from celery_realtime.channel.connections import connection, fanout_exchange
+from celery_realtime.channel.connections import Preference, connection, fanout_exchange
 from celery_realtime.channel.publisher import Publisher
 from tests.log_records import logged_by
 from tests.processes import HOST, free_port
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 def publisher(url: str) -> Publisher:
     connect = functools.partial(connection, url, {})
-    return Publisher(connect, functools.partial(fanout_exchange, "tests", {}), {}, "the broker")
+    return Publisher(
+        connect, functools.partial(fanout_exchange, "tests", {}), {}, "the broker", Preference("memory://", {})
+    )
 
 
 def each(items: list[bytes]) -> Iterator[tuple[list[bytes], bytes]]:
