@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from celery_realtime import databases
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.encoding import encode
 from celery_realtime.jobs.progress_stores import FindClient, no_client, store_of
@@ -112,10 +113,11 @@ class ProgressMirror:
 
     def store(self, reports: list[MirroredProgress]) -> int:
         """Store the progress of jobs that have not ended; returns how many of the first reports are done with."""
-        for done, waiting in enumerate(reports):
-            target = self._targets.get(owner_of(waiting))
-            if target is not None and not self._store(target, waiting.report):
-                return done
+        with databases.in_own_thread():
+            for done, waiting in enumerate(reports):
+                target = self._targets.get(owner_of(waiting))
+                if target is not None and not self._store(target, waiting.report):
+                    return done
         return len(reports)
 
     def _store(self, target: _Target, report: Progress) -> bool:

@@ -6,6 +6,7 @@ own. Where a backend cannot compare and store in one step, no progress is stored
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from collections.abc import Callable, Mapping
@@ -16,8 +17,12 @@ from celery_realtime.jobs.seams import (
     conflicts,
     database_row,
     database_session,
+    django_conflict,
+    django_transaction,
+    django_values,
     is_celerys_database,
     is_celerys_redis,
+    is_djangos_database,
     result_meta,
     takes_new_rows,
 )
@@ -59,6 +64,8 @@ def store_of(backend: Any, client_at: FindClient = no_client) -> Store | None:
         return functools.partial(store_in_redis, client=client_at(backend.client.connection_pool.connection_kwargs))
     if is_celerys_database(backend):
         return store_in_database
+    if is_djangos_database(backend):
+        return store_in_django
     return None
 
 
@@ -137,3 +144,19 @@ def _update(backend: Any, request: Any, progress: Any) -> bool:
     with database_session(backend) as session:
         rows = session.query(kind).filter(kind.task_id == request.id, kind.status.in_(REPLACEABLE))
         return bool(rows.update(values, synchronize_session=False))
+
+
+def store_in_django(backend: Any, request: Any, progress: Any) -> None:
+    """Store progress in the database of django-celery-results; each statement decides by what is stored then.
+
+    Raises:
+        django.db.Error: The database cannot be reached.
+    """
+    rows, values = backend.TaskModel._default_manager, django_values(backend, progress, STATE)
+    for _ in range(TRIES):
+        of_job = rows.filter(task_id=request.id)
+        if of_job.filter(status__in=REPLACEABLE).update(**values) or of_job.exists():
+            return
+        with contextlib.suppress(django_conflict()), django_transaction(backend):
+            rows.create(task_id=request.id, **values)
+            return

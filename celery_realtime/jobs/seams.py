@@ -528,6 +528,50 @@ def is_celerys_database(backend: Any) -> bool:
     return module is not None and _stores_as(backend, module.DatabaseBackend)
 
 
+def is_djangos_database(backend: Any) -> bool:
+    """Tell whether a backend is that of django-celery-results for Django's databases, and stores as that does.
+
+    Its module is looked up and not imported, since it needs Django's settings. Seen in django-celery-results 2.6.
+    Without it, no progress is stored there, and clients that poll see none.
+    """
+    module = sys.modules.get("django_celery_results.backends.database")
+    return module is not None and _stores_as(backend, module.DatabaseBackend)
+
+
+def django_values(backend: Any, result: Any, state: str) -> dict[str, Any]:
+    """Return what django-celery-results stores for a state, by the names of its columns.
+
+    ``DatabaseBackend.encode_content`` and the columns of ``TaskResult``, seen in django-celery-results 2.6; the time is
+    set here, since an update does not. Without them, storing progress raises AttributeError.
+    """
+    from django.utils import timezone  # type: ignore[import-untyped]
+
+    content_type, content_encoding, encoded = backend.encode_content(result)
+    return {
+        "status": state,
+        "result": encoded,
+        "content_type": content_type,
+        "content_encoding": content_encoding,
+        "date_done": timezone.now(),
+    }
+
+
+def django_conflict() -> type[Exception]:
+    """Return what Django raises if a row is there already."""
+    from django.db import IntegrityError  # type: ignore[import-untyped]
+
+    conflict: type[Exception] = IntegrityError
+    return conflict
+
+
+def django_transaction(backend: Any) -> AbstractContextManager[Any]:
+    """Return a transaction in the database where a backend of django-celery-results stores."""
+    from django.db import router, transaction
+
+    atomic: AbstractContextManager[Any] = transaction.atomic(using=router.db_for_write(backend.TaskModel))
+    return atomic
+
+
 def _stores_as(backend: Any, kind: type) -> bool:
     if not isinstance(backend, kind):
         return False
@@ -592,6 +636,11 @@ def outages_of(backend: Any) -> tuple[type[BaseException], ...]:
     errors of their drivers. Without it, progress that could not be stored is dropped instead of tried again.
     """
     errors = (OSError, OperationalError, *getattr(backend, "connection_errors", ()))
+    if is_djangos_database(backend):
+        from django.db import InterfaceError
+        from django.db import OperationalError as DatabaseDown
+
+        return (*errors, InterfaceError, DatabaseDown)
     if not is_celerys_database(backend):
         return errors
     import sqlalchemy.exc as database

@@ -9,6 +9,7 @@ from typing import Any
 
 from celery import Celery
 
+from celery_realtime import databases
 from celery_realtime.forks import after_fork, talking
 from celery_realtime.jobs.seams import stored_meta
 from celery_realtime.logs import RateLimitedLogger
@@ -114,7 +115,7 @@ class StoredResults:
 
     def _run(self) -> None:
         while (question := self._next()) is not None:
-            with self.loop.turn():
+            with self.loop.turn(), databases.in_own_thread():
                 self._answer(question)
             with self._changed:
                 self._question = None

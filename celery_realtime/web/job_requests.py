@@ -13,6 +13,7 @@ import msgspec
 from celery import Celery
 
 from celery_realtime import events
+from celery_realtime.databases import in_any_thread
 from celery_realtime.encoding import describe_error, encode_lenient
 from celery_realtime.events import CANCEL_COMMAND, CLOCK_SKEW, Cancellation, Job, job_name
 from celery_realtime.exceptions import SubscribeError
@@ -113,7 +114,10 @@ class Results:
         if keeps_nothing(self._app.backend):
             return {}
         meta: dict[str, Any] | None = None
-        with self._log.suppressing("cannot read a result from the result backend, so a request for it is refused"):
+        with (
+            self._log.suppressing("cannot read a result from the result backend, so a request for it is refused"),
+            in_any_thread(),
+        ):
             meta = self._app.backend.get_task_meta(job_id)
         if meta is None:
             raise SubscribeError("the result cannot be read now; try again later", "unavailable")
