@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 
 Signature = Mapping[str, Any]
 
+#: The header of a job's message, and the argument of its task, that name its project.
+HEADER = "project_id"
+
 #: The parts of a composite signature, by its kind; Celery's others (``xmap``, ``starmap``, ``chunks``) are tasks.
 _PARTS = {"chain": ("tasks",), "group": ("tasks",), "chord": ("header", "body")}
 
@@ -122,7 +125,7 @@ def _with_headers(headers: Mapping[str, Any], value: Any) -> Any:
         return value
     copied = value.clone() if hasattr(value, "clone") else dict(value)
     options = dict(options_of(copied))
-    headers = {**headers, **(options.get("headers") or {})}
+    headers = {**_inherited_by(copied, headers), **(options.get("headers") or {})}
     if is_task(copied):  # a chord would overwrite its body's
         options["headers"] = headers
     for name in (*_BEHIND_SIGNATURE, *_AFTER_FAILURE_OF_SIGNATURE):
@@ -134,3 +137,11 @@ def _with_headers(headers: Mapping[str, Any], value: Any) -> Any:
         parts = {name: _with_headers(headers, copied["kwargs"].get(name)) for name in names}
         copied["kwargs"] = {**copied["kwargs"], **parts}
     return copied
+
+
+def _inherited_by(signature: Signature, headers: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the headers that a signature inherits: not a project, if it names one by an argument."""
+    kwargs = signature.get("kwargs")
+    if is_task(signature) and isinstance(kwargs, Mapping) and kwargs.get(HEADER) is not None:
+        return {name: value for name, value in headers.items() if name != HEADER}
+    return headers

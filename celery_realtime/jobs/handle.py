@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import celery
 from celery.canvas import Signature
 
-from celery_realtime.jobs.projects import HEADER, Call, Projects
+from celery_realtime.jobs.canvas import HEADER
+from celery_realtime.jobs.projects import Call, Projects
+from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.rooms import normalise_project_id
 
 if TYPE_CHECKING:
     from celery.result import AsyncResult
+
+log = RateLimitedLogger(logging.getLogger(__name__))
 
 
 class JobHandle:
@@ -23,16 +28,19 @@ class JobHandle:
     was made, also when the job started, or ended, before the page was loaded.
 
     Attributes:
-        job_id: The Celery task id that it will have.
+        job_id: The Celery task id that it will have; once it is published, that of the job that it became.
         project_id: Its project; None if nothing gives it one.
         since: ``{"epoch": str, "offset": int}``, where the project stands now; None without a history, or while that
             cannot be reached. The page receives the latest state of all jobs then.
+        became: The id of another job, if the task publishes in a way of its own and has returned that one, as those do
+            that let no job be published twice; "" if it has published none; else None.
     """
 
     def __init__(self, signature: Signature, project_id: str | None, since: dict[str, Any] | None) -> None:
         self.job_id: str = signature.options["task_id"]
         self.project_id = project_id
         self.since = since
+        self.became: str | None = None
         self._signature: Signature | None = signature
 
     def as_dict(self) -> dict[str, Any]:
@@ -41,6 +49,9 @@ class JobHandle:
 
     def publish(self) -> AsyncResult[Any]:
         """Publish the job, as ``apply_async`` does.
+
+        If the task returns another job instead, or none, :attr:`became` says so, and a line in the log: a page that
+        was made with this handle before waits for a job that there is not.
 
         Raises:
             RuntimeError: It has been published already.
@@ -52,7 +63,17 @@ class JobHandle:
             undo.callback(setattr, self, "_signature", signature)  # it may be tried again if it fails
             result = signature.apply_async()
             undo.pop_all()
+        if result.id != self.job_id:
+            self._note_other(result.id)
         return result
+
+    def _note_other(self, job_id: str | None) -> None:
+        self.became = job_id or ""
+        log.warning(
+            "job %s was not published: its task returned %s instead, so pages that wait for it see nothing of it",
+            *(self.job_id, f"job {job_id}" if job_id else "no job"),
+        )
+        self.job_id = job_id or self.job_id
 
     def __repr__(self) -> str:
         return f"<JobHandle {self.job_id} of project {self.project_id!r}>"

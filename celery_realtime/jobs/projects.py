@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import inspect
 import logging
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar, Token
 from typing import Any, NamedTuple
 
 from celery import Celery
 
+from celery_realtime.jobs.arguments import answers_of
+from celery_realtime.jobs.canvas import HEADER
 from celery_realtime.jobs.celery_tasks import is_celerys_own
 from celery_realtime.jobs.seams import request_fields, task_of_request
 from celery_realtime.logs import RateLimitedLogger
@@ -19,9 +19,6 @@ from celery_realtime.rooms import normalise_project_id
 from celery_realtime.settings import Settings
 
 logger = logging.getLogger(__name__)
-
-#: The header of a job's message, and the argument of its task, that name its project.
-HEADER = "project_id"
 
 #: By the id of a job that has replaced itself: its project, in which it goes on whatever its replacement names.
 CONTINUED_HEADER = "realtime_continued_project"
@@ -198,8 +195,8 @@ def check_header(headers: Mapping[str, Any] | None) -> None:
 
 
 def takes_project(task: Any) -> bool:
-    """Tell whether a task's function has an argument that ``project_id=`` can fill."""
-    return _parameters(task.__class__)[1]
+    """Tell whether ``project_id=`` is taken by a task: by its function, a decorator of it, or a ``__call__``."""
+    return answers_of(task.__class__, HEADER).takes
 
 
 def project_argument(task: Any, args: Any, kwargs: Any) -> object:
@@ -208,21 +205,15 @@ def project_argument(task: Any, args: Any, kwargs: Any) -> object:
         return kwargs[HEADER]
     if task is None or not isinstance(args, (list, tuple)):
         return None
-    by_position, _ = _parameters(task.__class__)
+    by_position = answers_of(task.__class__, HEADER).by_position
     position = by_position.index(HEADER) if HEADER in by_position else len(args)
     return args[position] if position < len(args) else None
 
 
-@functools.lru_cache(maxsize=4096)
-def _parameters(task_class: Hashable) -> tuple[tuple[str, ...], bool]:
-    """Return what a task function takes by position, bound ``self`` left out, and whether ``project_id=`` fills one."""
-    run = task_class.run  # type: ignore[attr-defined]
-    if inspect.isfunction(run) and not isinstance(inspect.getattr_static(task_class, "run"), staticmethod):
-        run = functools.partial(run, None)
-    try:
-        parameters = inspect.signature(run).parameters.values()
-    except (TypeError, ValueError):
-        return (), True
-    by_position = tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
-    by_keyword = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    return by_position, HEADER in by_keyword or any(p.kind is p.VAR_KEYWORD for p in parameters)
+def take_off(task: Any, kwargs: Any) -> None:
+    """Remove a ``project_id`` that nobody takes from the arguments with which a task is about to be called.
+
+    It came from a producer that does not know the task's function: by ``send_task``, or without this package.
+    """
+    if isinstance(kwargs, dict) and HEADER in kwargs and not takes_project(task):
+        del kwargs[HEADER]

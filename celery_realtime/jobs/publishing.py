@@ -13,9 +13,10 @@ from celery import Celery
 
 from celery_realtime.encoding import describe_error
 from celery_realtime.events import Job
+from celery_realtime.jobs.canvas import HEADER
 from celery_realtime.jobs.job_reader import job_of_call, notes_of
 from celery_realtime.jobs.lineage import Publication
-from celery_realtime.jobs.projects import CONTINUED_HEADER, HEADER, Call, Projects, check_header
+from celery_realtime.jobs.projects import CONTINUED_HEADER, Call, Projects, check_header
 from celery_realtime.jobs.seams import follow_groups, read_message
 from celery_realtime.jobs.statuses import StatusReporter
 from celery_realtime.jobs.unreached import UnreachedSteps

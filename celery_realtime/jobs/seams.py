@@ -20,7 +20,7 @@ import celery.app.task
 from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import Terminated, WorkerLostError
 from celery import Celery
-from celery.app.task import Context
+from celery.app.task import Context, Task
 from celery.backends.base import Backend
 from celery.canvas import group
 from celery.concurrency.base import BasePool
@@ -154,6 +154,41 @@ def task_of_request(request: Any) -> str:
     """Return the task's name in a request; a worker's main process has the task itself in ``Request.task``."""
     name: str = request.task if isinstance(request, Context) else request.task.name
     return name
+
+
+# -- classes of tasks -------------------------------------------------------------------------------------------
+
+
+def bound_task_classes() -> Iterator[type]:
+    """Yield the class of each task that has been bound to an app: ``Task.__bound__``, seen in Celery 5.7.
+
+    Without it, tasks that are made before the first Realtime, and publish in a way of their own, see our arguments.
+    """
+    waiting, seen = list(Task.__subclasses__()), set[type]()
+    while waiting:
+        task_class = waiting.pop()
+        if task_class not in seen:
+            seen.add(task_class)
+            waiting += task_class.__subclasses__()
+            if vars(task_class).get("__bound__"):
+                yield task_class
+
+
+def on_bind(observer: Callable[[type], None]) -> None:
+    """Call ``observer`` with the class of each task that is bound to an app from now on.
+
+    This wraps ``Task.bind``, which Celery calls for each task that it makes or registers; seen in Celery 5.7. Without
+    it, tasks that are made after the first Realtime, and publish in a way of their own, see our arguments.
+    """
+    bind = vars(Task)["bind"].__func__
+
+    @functools.wraps(bind)
+    def followed(cls: type, app: Celery) -> Any:
+        bound = bind(cls, app)
+        observer(cls)
+        return bound
+
+    Task.bind = classmethod(followed)
 
 
 # -- workers ----------------------------------------------------------------------------------------------------

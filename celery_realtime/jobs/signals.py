@@ -17,7 +17,7 @@ from celery_realtime.jobs import endings
 from celery_realtime.jobs.batches import BatchedJobs
 from celery_realtime.jobs.departures import Departures
 from celery_realtime.jobs.job_reader import JobReader, notes_of
-from celery_realtime.jobs.projects import Projects
+from celery_realtime.jobs.projects import Projects, take_off
 from celery_realtime.jobs.publishing import Publishing
 from celery_realtime.jobs.received import ReceivedJobs
 from celery_realtime.jobs.seams import (
@@ -142,10 +142,11 @@ class Bridge:
 
     # -- running ------------------------------------------------------------------------------------------------
 
-    def _on_prerun(self, task: Any = None, args: Any = None, **_: Any) -> None:
+    def _on_prerun(self, task: Any = None, args: Any = None, kwargs: Any = None, **_: Any) -> None:
         if task.app is not self._app or self._batches.start(task, args):
             return
         request, job = task.request, self._reader.begin(task)
+        take_off(task, kwargs)  # they are those that the task is called with: Celery passes its own dict
         if job.project_id is not None or not request.is_eager:
             notes_of(request).token = self._projects.enter(job.project_id)
         if request.is_eager and job.attempt:

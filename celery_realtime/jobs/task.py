@@ -13,10 +13,10 @@ from celery.app.task import Task
 from celery_realtime.encoding import one_line, text_of
 from celery_realtime.events import outgoing_custom
 from celery_realtime.exceptions import ImproperlyConfigured
+from celery_realtime.jobs import calls
 from celery_realtime.jobs.job_reader import notes_of
 from celery_realtime.jobs.mapped import ItemTracker, item_tracker, job_of_item
 from celery_realtime.jobs.progress import MESSAGES, PERCENTS, UNITS, Progress, check_progress, read_meta
-from celery_realtime.jobs.projects import HEADER, takes_project
 from celery_realtime.jobs.trackers import ProgressTracker
 from celery_realtime.logs import RateLimitedLogger
 
@@ -58,8 +58,7 @@ def install() -> None:
         setattr(Task, method.__name__, method)
     Task.update_state = _observed(Task.update_state)
     Task.retry = _with_reason(Task.retry)
-    Task.apply_async = _with_project_header(Task.apply_async)
-    Task.apply = _with_project_header(Task.apply)
+    calls.install()
 
 
 def host_of(task: Any) -> TaskHost:
@@ -233,17 +232,3 @@ def _with_reason(original: Any) -> Any:
         return original(self, args, kwargs, exc, *more, **options)
 
     return retry
-
-
-def _with_project_header(original: Any) -> Any:
-    """Let ``project_id=`` name the project of a task whose function takes no such argument."""
-
-    @functools.wraps(original)
-    def apply(self: Any, args: Any = None, kwargs: Any = None, *more: Any, **options: Any) -> Any:
-        if kwargs and HEADER in kwargs and getattr(self.app, "realtime", None) is not None and not takes_project(self):
-            kwargs = dict(kwargs)
-            headers = {HEADER: kwargs.pop(HEADER)}
-            options["headers"] = {**headers, **(options.get("headers") or {})}
-        return original(self, args, kwargs, *more, **options)
-
-    return apply

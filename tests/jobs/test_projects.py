@@ -165,3 +165,16 @@ def test_of_an_unknown_task_only_the_keyword_can_be_read() -> None:
 @pytest.mark.parametrize("args", ["p", 5, object(), {"project_id": "p"}])
 def test_arguments_that_are_no_list_hold_no_project(args: object) -> None:
     assert project_argument(as_task(first), args, None) is None
+
+
+def test_a_decorators_own_positions_come_before_those_of_what_it_wraps() -> None:
+    @functools.wraps(plain)
+    def injecting(tenant: Any, *args: Any) -> Any:
+        return plain(*args)
+
+    @functools.wraps(bound)
+    def passing(self: Any, *args: Any) -> Any:
+        return bound(self, *args)
+
+    assert project_argument(as_task(injecting), ("t", "p"), {}) is None
+    assert project_argument(as_task(passing, bind=True), ("m1", "p"), {}) == "p"

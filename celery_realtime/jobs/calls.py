@@ -1,0 +1,98 @@
+"""Let ``project_id=`` name the project in each call of a task, and take it off where the call would fail because of it.
+
+It is taken off before anything else sees the call: subclasses of Celery's task that have methods of their own, such as
+those that keep a job from being published twice, match arguments with the task's function, and make keys of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import weakref
+from collections.abc import Callable, Mapping
+from types import FunctionType
+from typing import Any
+
+from celery.app.task import Task
+
+from celery_realtime.jobs.canvas import HEADER
+from celery_realtime.jobs.projects import takes_project
+from celery_realtime.jobs.seams import bound_task_classes, on_bind
+
+#: The methods that publish or run a job.
+METHODS = ("apply_async", "apply")
+
+#: What has been put in front of these methods, of whatever class.
+_in_front: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
+
+
+def install() -> None:
+    """Put it in front of the methods of all tasks, those that are made later included; to be done once."""
+    for method in METHODS:
+        setattr(Task, method, _taking_off(vars(Task)[method]))
+    for task_class in bound_task_classes():
+        _put_in_front(task_class)
+    on_bind(_put_in_front)
+
+
+def _put_in_front(task_class: type) -> None:
+    """Let nothing that a task's class has, or inherits, see a call first."""
+    for method in METHODS:
+        present = inspect.getattr_static(task_class, method)
+        if present is vars(Task)[method] or present in _in_front or not isinstance(present, FunctionType):
+            continue  # whoever has changed Celery's own method sees it first, as in each plain task
+        is_own = method in vars(task_class)
+        setattr(task_class, method, _taking_off(present if is_own else _inherited(task_class, method)))
+
+
+def _inherited(task_class: type, method: str) -> Any:
+    """Return a method that calls the inherited one, whatever that is by then."""
+
+    @functools.wraps(getattr(task_class, method))
+    def inherited(self: Any, *args: Any, **options: Any) -> Any:
+        return getattr(super(task_class, self), method)(*args, **options)
+
+    return inherited
+
+
+def _taking_off(original: Any) -> Any:
+    takes_headers = _takes_headers(original)
+
+    @functools.wraps(original)
+    def call(self: Any, *args: Any, **options: Any) -> Any:
+        kwargs = options["kwargs"] if "kwargs" in options else args[1] if len(args) > 1 else None
+        if not kwargs or not isinstance(kwargs, Mapping) or HEADER not in kwargs:
+            return original(self, *args, **options)
+        realtime = getattr(self.app, "realtime", None)
+        if realtime is None or takes_project(self):
+            return original(self, *args, **options)
+        others = dict(kwargs)
+        project = others.pop(HEADER)
+        if "kwargs" in options:
+            options["kwargs"] = others
+        else:
+            args = (args[0], others, *args[2:])
+        block: Any = contextlib.nullcontext()
+        if project is not None and takes_headers:
+            options["headers"] = _with_project(options.get("headers"), project)
+        elif project is not None:
+            block = realtime.project(project)
+        with block:
+            return original(self, *args, **options)
+
+    _in_front.add(call)
+    return call
+
+
+def _with_project(headers: Any, project: Any) -> dict[str, Any]:
+    named = dict(headers or {})
+    if named.get(HEADER) is None:
+        named[HEADER] = project
+    return named
+
+
+def _takes_headers(method: Any) -> bool:
+    """Tell whether a method can be called with ``headers=``; one of a subclass may have no such option."""
+    parameters = inspect.signature(method).parameters
+    return "headers" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
