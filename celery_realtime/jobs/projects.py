@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar, Token
 from typing import Any, NamedTuple
@@ -13,7 +15,7 @@ from celery import Celery
 from celery_realtime.jobs.arguments import answers_of
 from celery_realtime.jobs.canvas import HEADER
 from celery_realtime.jobs.celery_tasks import is_celerys_own
-from celery_realtime.jobs.seams import request_fields, task_of_request
+from celery_realtime.jobs.seams import follow_commits, request_fields, task_of_request
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.rooms import normalise_project_id
 from celery_realtime.settings import Settings
@@ -51,6 +53,31 @@ def call_of_request(request: Any) -> Call:
     return Call(task_of_request(request), request.id, request_fields(request), request.args, request.kwargs)
 
 
+class _Deferring:
+    """Has what is deferred to the end of a transaction belong to the project in which that was said."""
+
+    def __init__(self) -> None:
+        self._projects: weakref.WeakSet[Projects] = weakref.WeakSet()
+        self._is_following = False
+
+    def add(self, projects: Projects) -> None:
+        """Heed what surrounds calls in these, for as long as they live."""
+        self._projects.add(projects)
+
+    def follow(self) -> None:
+        """Begin, once Django's databases are loaded; nothing has been deferred before that."""
+        if not self._is_following:
+            self._is_following = follow_commits(self._prepare)
+
+    def _prepare(self, function: Callable[[], Any]) -> Callable[[], Any]:
+        for projects in list(self._projects):
+            function = projects.as_of_now(function)
+        return function
+
+
+_deferring = _Deferring()
+
+
 class Projects:
     """Which project a job belongs to.
 
@@ -71,6 +98,7 @@ class Projects:
         self._tracked = tracked
         self._log = RateLimitedLogger(logger)
         self._surrounding: ContextVar[str | None] = ContextVar("celery_realtime_project", default=None)
+        _deferring.add(self)
 
     def of_copy(self, app: Celery) -> Projects:
         """Return those of a copy of the app in this process; what surrounds a call surrounds it for both."""
@@ -83,14 +111,32 @@ class Projects:
     @contextlib.contextmanager
     def surrounding(self, project_id: object) -> Iterator[None]:
         """Give everything that is published inside a project; see :meth:`celery_realtime.Realtime.project`."""
+        _deferring.follow()
         token = self._surrounding.set(normalise_project_id(project_id))
         try:
             yield
         finally:
             self._surrounding.reset(token)
 
+    def as_of_now(self, function: Callable[[], Any]) -> Callable[[], Any]:
+        """Return a function that is called later, and then publishes in the project that surrounds this call."""
+        project = self._surrounding.get()
+        if project is None:
+            return function
+
+        @functools.wraps(function)
+        def as_then() -> Any:
+            token = self._surrounding.set(project)
+            try:
+                return function()
+            finally:
+                self._surrounding.reset(token)
+
+        return as_then
+
     def enter(self, project_id: str | None) -> Token[str | None]:
         """Make a job's project the surrounding one while it runs; the result is for :meth:`leave`."""
+        _deferring.follow()
         return self._surrounding.set(project_id)
 
     def leave(self, token: Token[str | None]) -> None:

@@ -448,6 +448,9 @@ def looks_for_stored_success() -> bool:
 
 # -- canvas -----------------------------------------------------------------------------------------------------
 
+#: The attribute of a class of Celery's of which a method has been wrapped here; others may have wrapped it too.
+_FOLLOWED = "_followed_by_celery_realtime"
+
 _published_group: ContextVar[str | None] = ContextVar("celery_realtime_published_group", default=None)
 
 
@@ -464,7 +467,8 @@ def follow_groups() -> None:
     for all apps; nothing else of it changes. A group takes its id from the option ``task_id``. Seen in Celery 5.7.
     Without it, the chains of a group are shown as so many workflows.
     """
-    if getattr(group.apply_async, "__wrapped__", None) is None:
+    if not vars(group).get(_FOLLOWED):
+        setattr(group, _FOLLOWED, True)
         group.apply_async = _followed(group.apply_async)
 
 
@@ -495,7 +499,8 @@ def follow_chord_errors(app: Celery, observer: Callable[[Any, BaseException], No
     signal. Seen in Celery 5.7. Without it, the body of a chord whose results cannot be joined does not end.
     """
     setattr(app, _CHORD_ERRORS, observer)
-    if getattr(Backend.chord_error_from_stack, "__wrapped__", None) is None:
+    if not vars(Backend).get(_FOLLOWED):
+        setattr(Backend, _FOLLOWED, True)
         Backend.chord_error_from_stack = _followed_errors(Backend.chord_error_from_stack)
 
 
@@ -523,6 +528,29 @@ def batch_of(task: Any, args: Any) -> list[Any] | None:
     if module is None or not isinstance(task, module.Batches) or task.request.id is not None:
         return None
     return list(args[0])
+
+
+# -- transactions -----------------------------------------------------------------------------------------------
+
+
+def follow_commits(prepare: Callable[[Callable[[], Any]], Callable[[], Any]]) -> bool:
+    """Pass each function that is to be called after a commit of Django's through ``prepare``; returns whether it is.
+
+    This wraps ``BaseDatabaseWrapper.on_commit``, which ``transaction.on_commit`` calls, and with it what Celery's
+    ``DjangoTask`` has: ``delay_on_commit`` and ``apply_async_on_commit``. Django's module is looked up and not
+    imported. Seen in Django 5.2. Without it, such a job belongs to the project in whose block the commit is, if any.
+    """
+    wrapper = getattr(sys.modules.get("django.db.backends.base.base"), "BaseDatabaseWrapper", None)
+    if wrapper is None:
+        return False
+    on_commit = wrapper.on_commit
+
+    @functools.wraps(on_commit)
+    def followed(self: Any, func: Any, *args: Any, **options: Any) -> Any:
+        return on_commit(self, prepare(func) if callable(func) else func, *args, **options)
+
+    wrapper.on_commit = followed
+    return True
 
 
 # -- result backends --------------------------------------------------------------------------------------------
