@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import itsdangerous
 import msgspec
 
+from celery_realtime.clocks import time as host_time
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.rooms import normalise_project_id, normalise_user_id
 
@@ -71,7 +72,7 @@ def issue_token(
     user = normalise_user_id(user_id)
     opened = sorted({normalise_project_id(project) for project in projects})
     clock = time.time()
-    issued_at = clock if issued_at is None else issued_at
+    issued_at = host_time.time() if issued_at is None else issued_at  # compared with when access was revoked
     claims = {"user": user, "projects": opened, "iat": issued_at, "exp": clock + expires_in}
     token = f"{user}:{_serializer(secret_key).dumps(claims)}"
     if len(token) > MAX_TOKEN:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import threading
-import time
 from collections.abc import Mapping
 from typing import IO, Any
 
+from celery_realtime.clocks import time
 from celery_realtime.forks import after_fork
 
 try:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Hashable, Iterator
+
+from celery_realtime.clocks import time
 
 LOG_INTERVAL = 60.0
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
-import time
 import uuid
 from typing import Any
 
@@ -13,6 +12,7 @@ import kombu
 from kombu.exceptions import OperationalError
 
 from celery_realtime.channel.seams import keep_queues, shorten_farewell
+from celery_realtime.clocks import time
 from celery_realtime.urls import is_redis, is_sentinel
 
 logger = logging.getLogger(__name__)

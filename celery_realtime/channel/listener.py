@@ -8,7 +8,6 @@ import contextlib
 import functools
 import logging
 import threading
-import time
 import weakref
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
@@ -24,6 +23,7 @@ from celery_realtime.channel.connections import (
 )
 from celery_realtime.channel.seams import clients_of_redis, leave_compressed, read_buffered
 from celery_realtime.channel.wire import PING, log_ignored
+from celery_realtime.clocks import time
 from celery_realtime.crowd import Crowd
 from celery_realtime.logs import RateLimitedLogger, describe
 from celery_realtime.urls import is_redis, redact

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from celery_realtime.backoff import Backoff
 from celery_realtime.channel.connections import Preference, errors_of, hang_up
 from celery_realtime.channel.seams import clients_of_redis, close_reading_connection, on_confirms
+from celery_realtime.clocks import time
 from celery_realtime.crowd import Crowd, turnstile
 from celery_realtime.logs import RateLimitedLogger, describe
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from celery_realtime.client.messages import Answer, Item, items_of, read_answer,
 from celery_realtime.client.ordering import EventOrder
 from celery_realtime.client.protocol import ENTRY_EVENTS, HIDDEN_EVENT, RESYNC_EVENT, TRANSIENT_CODES, WORKFLOW_EVENT
 from celery_realtime.client.timers import Timers, spread
+from celery_realtime.clocks import time
 from celery_realtime.logs import RateLimitedLogger
 
 logger = logging.getLogger(__name__)

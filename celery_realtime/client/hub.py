@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import logging
 import threading
-import time
 import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from celery_realtime.client import seams
 from celery_realtime.client.feed import Feed
+from celery_realtime.clocks import time
 from celery_realtime.logs import RateLimitedLogger
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from celery_realtime.client.feed import Feed, FeedOptions, OnChange, OnEvent
 from celery_realtime.client.hub import CHECK_INTERVAL, hub_of
 from celery_realtime.client.seams import NotConnected
+from celery_realtime.clocks import time
 from celery_realtime.loops import BackgroundLoop
 
 if TYPE_CHECKING:

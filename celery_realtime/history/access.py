@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
+from celery_realtime.clocks import time
 from celery_realtime.history.keys import Keys, new_epoch
 from celery_realtime.history.lua import Runner, Script, call, command
 from celery_realtime.history.snapshot import UNREADABLE

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import msgspec
 
 from celery_realtime.bounded import BoundedDict
+from celery_realtime.clocks import time
 from celery_realtime.encoding import legible
 from celery_realtime.events import NEW_RUN, WORKFLOW_EVENT, Execution, Outgoing, is_note, now, stamp
 from celery_realtime.history.keys import Keys, new_epoch

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import time
 from typing import Any
 
+from celery_realtime.clocks import time
 from celery_realtime.encoding import legible
 from celery_realtime.events import Outgoing
 from celery_realtime.history.keys import Keys

@@ -9,7 +9,6 @@ import math
 import queue
 import ssl
 import threading
-import time
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
@@ -17,6 +16,7 @@ from urllib.parse import urlencode
 from redis.connection import BlockingConnectionPool, SSLConnection, parse_url
 from redis.sentinel import Sentinel, SentinelConnectionPool, SentinelManagedSSLConnection
 
+from celery_realtime.clocks import time
 from celery_realtime.crowd import turnstile
 
 #: Seconds after which connections that were needed at the same time, and are not any more, are closed but for one.

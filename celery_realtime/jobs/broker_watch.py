@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from celery import Celery
 
 from celery_realtime import events
+from celery_realtime.clocks import time
 from celery_realtime.encoding import legible
 from celery_realtime.events import Ending, Job
 from celery_realtime.forks import after_fork, talking

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from celery_realtime.bounded import BoundedDict
+from celery_realtime.clocks import time
 from celery_realtime.events import Job
 from celery_realtime.forks import after_fork
 from celery_realtime.jobs.seams import (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-import time
 from collections.abc import Mapping
 from contextvars import ContextVar, Token
 from typing import Any
@@ -13,6 +12,7 @@ from weakref import ref
 import msgspec
 from celery import Celery
 
+from celery_realtime.clocks import time
 from celery_realtime.events import Execution, Job
 from celery_realtime.jobs.celery_tasks import is_celerys_own
 from celery_realtime.jobs.lineage import continued_execution_of, lineage_of, task_of

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 import secrets
-import time
 from collections.abc import Mapping, MutableMapping
 from typing import Any, NamedTuple
 
+from celery_realtime.clocks import time
 from celery_realtime.jobs.canvas import leads_to, write_headers
 from celery_realtime.jobs.celery_tasks import carried_by, group_of, is_celerys_own, shown_name
 from celery_realtime.jobs.seams import TaskMessage, published_group, request_fields

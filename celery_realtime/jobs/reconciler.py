@@ -6,13 +6,13 @@ import logging
 import math
 import os
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from celery_realtime import events
+from celery_realtime.clocks import time
 from celery_realtime.events import Ending, Job
 from celery_realtime.forks import after_fork, talking
 from celery_realtime.jobs import endings

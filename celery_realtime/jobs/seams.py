@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import sys
-import time
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -29,6 +28,7 @@ from celery.local import Proxy
 from celery.utils import uuid
 from kombu.exceptions import EncodeError, KombuError
 
+from celery_realtime.clocks import time
 from celery_realtime.stored import keeps_nothing
 
 # -- results ----------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,6 +9,7 @@ import msgspec
 
 from celery_realtime import events
 from celery_realtime.bounded import BoundedDict
+from celery_realtime.clocks import time
 from celery_realtime.events import RANK_OF_STATUS, TERMINAL_RANK, Job
 from celery_realtime.jobs.celery_tasks import is_celerys_own
 from celery_realtime.jobs.incarnation import Incarnation

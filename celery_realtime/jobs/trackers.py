@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from celery.exceptions import TaskRevokedError
 
 from celery_realtime import events
 from celery_realtime.bounded import BoundedDict
+from celery_realtime.clocks import time
 from celery_realtime.events import Job
 from celery_realtime.exceptions import JobCancelled
 from celery_realtime.forks import after_fork, before_fork, is_spawned_by_multiprocessing

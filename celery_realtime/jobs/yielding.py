@@ -7,9 +7,9 @@ moment itself: when it has started, until that is on record, and now and then wh
 from __future__ import annotations
 
 import threading
-import time
 
 from celery_realtime.bounded import BoundedDict
+from celery_realtime.clocks import time
 from celery_realtime.events import Job, name_of
 from celery_realtime.sending.manager import SocketIOManager
 from celery_realtime.sending.seams import is_event_loop, threads_are_greenlets

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from celery_realtime import events
+from celery_realtime.clocks import time
 from celery_realtime.events import Outgoing
 from celery_realtime.sending.ledger import Counts
 from celery_realtime.sending.outbox import Outbox

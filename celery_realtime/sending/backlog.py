@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-import time
 from collections.abc import Callable
 from typing import Generic
 
 from celery_realtime.backoff import Backoff
+from celery_realtime.clocks import time
 from celery_realtime.forks import talking
 from celery_realtime.loops import BackgroundLoop
 from celery_realtime.sending.changes import Changes

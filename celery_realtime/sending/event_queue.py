@@ -5,10 +5,10 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-import time
 from collections.abc import Callable, Iterable
 from typing import Generic, Protocol, TypeVar
 
+from celery_realtime.clocks import time
 from celery_realtime.sending.ledger import Ledger
 
 #: Whose something is: a project, and the id of a job there. Jobs of several projects may have one id.

@@ -31,11 +31,11 @@ import os
 import pickle
 import sys
 import threading
-import time
 from collections import deque
 from pathlib import Path
 from typing import Protocol
 
+from celery_realtime.clocks import time
 from celery_realtime.forks import after_fork
 from celery_realtime.history.lease_helper import Renewal, Renewer
 from celery_realtime.logs import RateLimitedLogger, describe

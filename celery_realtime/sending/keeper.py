@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 import math
 import threading
-import time
 from collections.abc import Callable
 
 import msgspec
 
 from celery_realtime import events
+from celery_realtime.clocks import time
 from celery_realtime.forks import after_fork, talking
 from celery_realtime.history.connection import ERRORS
 from celery_realtime.history.leases import HeldJob, Leases

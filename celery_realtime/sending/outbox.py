@@ -7,13 +7,13 @@ import logging
 import os
 import sys
 import threading
-import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, Generic
 
 from celery_realtime.backoff import Backoff
+from celery_realtime.clocks import time
 from celery_realtime.forks import after_fork, at_end_of_child
 from celery_realtime.loops import BackgroundLoop
 from celery_realtime.sending.backlog import STUCK, Backlog

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Generic
 
+from celery_realtime.clocks import time
 from celery_realtime.forks import talking
 from celery_realtime.loops import BackgroundLoop, WakeUp
 from celery_realtime.sending.backlog import LONGEST_TURN, Backlog

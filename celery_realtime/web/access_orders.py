@@ -7,12 +7,12 @@ import math
 import os
 import socket
 import threading
-import time
 import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from celery_realtime.bounded import BoundedDict
+from celery_realtime.clocks import time
 from celery_realtime.forks import after_fork
 from celery_realtime.logs import RateLimitedLogger, describe
 from celery_realtime.loops import BackgroundLoop, PeriodicLoop

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+from celery_realtime.clocks import time
 
 if TYPE_CHECKING:
     from celery_realtime.web.sessions import Limits

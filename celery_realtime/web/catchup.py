@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import random
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from celery_realtime.channel.wire import Heard
+from celery_realtime.clocks import time
 from celery_realtime.loops import BackgroundLoop
 from celery_realtime.web.history_reader import HistoryReader, Missing, Positions, Read
 from celery_realtime.web.ordering import ProjectOrder

@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from celery_realtime.clocks import time
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.web.access import Access
 from celery_realtime.web.answers import FORBIDDEN, UNAVAILABLE, Refusal

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from celery_realtime.backoff import Backoff
+from celery_realtime.clocks import time
 from celery_realtime.loops import BackgroundLoop
 
 logger = logging.getLogger(__name__)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import logging
 import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from celery_realtime.clocks import time
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.loops import BackgroundLoop
 from celery_realtime.web.answers import HAS_EXPIRED, TOO_SLOW

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Container
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import msgspec
 from celery import Celery
 
 from celery_realtime import events
+from celery_realtime.clocks import time
 from celery_realtime.databases import in_any_thread
 from celery_realtime.encoding import describe_error, encode_lenient
 from celery_realtime.events import CANCEL_COMMAND, CLOCK_SKEW, Cancellation, Job, job_name

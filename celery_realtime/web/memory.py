@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import time
+
+from celery_realtime.clocks import time
 
 #: Connections that have to go before it is worth while, and the seconds between two times.
 MANY, PAUSE = 100, 2.0

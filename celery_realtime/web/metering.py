@@ -9,12 +9,12 @@ from __future__ import annotations
 import copy
 import functools
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, NamedTuple
 
 from wsproto.utilities import RemoteProtocolError
 
+from celery_realtime.clocks import time
 from celery_realtime.web.budgets import Budget
 from celery_realtime.web.shares import AsyncShares, Shares
 from celery_realtime.web.socket_watch import WATCHED_KEY, SocketWatches, WatchedSocket

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import msgspec
 
 from celery_realtime.channel.wire import Heard
+from celery_realtime.clocks import time
 from celery_realtime.events import BATCH_EVENT, RESYNC_EVENT
 from celery_realtime.web.delivery import Emit
 

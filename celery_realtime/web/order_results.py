@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from celery_realtime.clocks import time
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import logging
 import threading
-import time
+import time as engineio_time
 import weakref
 from collections import deque
 from collections.abc import Iterator
@@ -19,6 +19,7 @@ from typing import Any
 from engineio.exceptions import SocketIsClosedError
 from engineio.packet import PING, Packet
 
+from celery_realtime.clocks import time
 from celery_realtime.loops import BackgroundLoop
 
 logger = logging.getLogger(__name__)
@@ -112,5 +113,5 @@ class Pings:
         while self._due and self._due[0][0] <= time.monotonic():
             connection = self._due.popleft()[1]()
             if connection is not None and not connection.closing and not connection.closed:
-                connection.last_ping = time.time()
+                connection.last_ping = engineio_time.time()
                 yield connection

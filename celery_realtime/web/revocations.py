@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from celery_realtime.auth import TokenUser
+from celery_realtime.clocks import time
 
 if TYPE_CHECKING:
     from celery_realtime.history.access import Taken

@@ -15,13 +15,13 @@ import ipaddress
 import json
 import logging
 import socket
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
 from engineio.packet import MESSAGE, Packet
 
+from celery_realtime.clocks import time
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.rooms import project_of_room

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from celery_realtime.bounded import BoundedDict
+from celery_realtime.clocks import time as host_time
 from celery_realtime.exceptions import SubscribeError
 from celery_realtime.web.client_requests import Topic, check_size
 
@@ -98,19 +99,19 @@ class Session:
         self.was_warned = False
         self.began = time.time()
         self._allowance = allowance
-        self._asked_at = time.monotonic()
+        self._asked_at = host_time.monotonic()
         self._in_flight = 0
         self._in_flight_since = -IN_FLIGHT
 
     @property
     def bytes_in_flight(self) -> int:
         """Bytes of answers that are on their way to its queue, at most."""
-        return self._in_flight if time.monotonic() - self._in_flight_since < IN_FLIGHT else 0
+        return self._in_flight if host_time.monotonic() - self._in_flight_since < IN_FLIGHT else 0
 
     def add_in_flight(self, size: int) -> None:
         """Note that an answer of so many bytes is on its way."""
         if not self.bytes_in_flight:
-            self._in_flight, self._in_flight_since = 0, time.monotonic()
+            self._in_flight, self._in_flight_since = 0, host_time.monotonic()
         self._in_flight += size
 
     def renew(self, user: Any) -> None:
@@ -147,7 +148,7 @@ class Session:
 
     def spend(self, rate: float) -> bool:
         """Take one request from its allowance, which grows by ``rate`` a second; return whether there was one."""
-        clock = time.monotonic()
+        clock = host_time.monotonic()
         self._allowance = min(rate * BURST, self._allowance + (clock - self._asked_at) * rate)
         self._asked_at = clock
         if self._allowance < 1:

@@ -1,0 +1,57 @@
+"""The clocks of the host, also where a test freezes or moves the time.
+
+What waits, measures, or compares with other processes goes by these: with freezegun, ``time.monotonic()`` stands still,
+and a wait for it would never end. What an application shows or checks itself goes by the application's time, and uses
+the module: the timestamps of events, and until when tokens are valid.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.machinery
+import importlib.util
+import sys
+import time as module
+from collections.abc import Callable
+from typing import Any
+
+
+class HostTime:
+    """What this package uses of the module ``time``, as it is without freezegun and time-machine."""
+
+    def __init__(self) -> None:
+        original = _unfrozen()
+        self.monotonic: Callable[[], float] = original.monotonic
+        self.thread_time: Callable[[], float] = original.thread_time
+        self._time_ns: Callable[[], int] = original.time_ns
+
+    def time(self) -> float:
+        """Return the seconds since the epoch."""
+        return self.time_ns() / 1e9
+
+    def time_ns(self) -> int:
+        """Return the nanoseconds since the epoch."""
+        travel = sys.modules.get("time_machine")
+        if travel is not None:  # it changes the functions of the interpreter itself
+            with contextlib.suppress(AttributeError, ValueError):  # it is being imported, or the travel has ended
+                if travel.escape_hatch.is_travelling():
+                    return int(travel.escape_hatch.time.time_ns())
+        return self._time_ns()
+
+    @staticmethod
+    def sleep(seconds: float) -> None:
+        """Sleep, as the module does by then: gevent and eventlet have one of their own."""
+        module.sleep(seconds)
+
+
+def _unfrozen() -> Any:
+    """Return the module ``time`` as it was built, of which freezegun knows nothing."""
+    spec = importlib.machinery.BuiltinImporter.find_spec("time")
+    if spec is None or spec.loader is None:  # no CPython
+        return module
+    original = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(original)
+    return original
+
+
+time = HostTime()
