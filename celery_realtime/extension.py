@@ -187,6 +187,16 @@ class Realtime(_Parts):
         """
         return self._attached.projects.surrounding(project_id)
 
+    def in_project(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function that publishes in the project of this moment, for what is called later.
+
+        That of the ``with realtime.project(...)`` block; outside of one, the function is returned as it is.
+
+        Args:
+            function: What is called later, such as when a transaction is committed.
+        """
+        return self._attached.projects.as_of_now(function)
+
     def handle(
         self, task: Any, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> JobHandle:
@@ -259,6 +269,7 @@ class Realtime(_Parts):
         authorize: Callable[..., Any] | None = None,
         authorize_cancel: Callable[..., Any] | None = None,
         audience: Callable[..., Any] | None = None,
+        around: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None,
         handlers: type[SocketIOEventHandlers] | None = None,
     ) -> SocketIOEventHandlers:
         """Serve subscriptions, and what else browsers ask for, on a Socket.IO server.
@@ -270,6 +281,8 @@ class Realtime(_Parts):
             authorize_cancel: ``(user_id, project_id, job_id) -> bool``, for users who may see the project; sync or
                 async. Without it nobody may cancel a job.
             audience: ``(user_id, project_id) -> str``: for whom ``event_filter`` is to decide; sync or async.
+            around: ``(rule) -> rule``: wraps each of these rules, and the methods that stand for them. With
+                Flask-SocketIO the default gives them the app context.
             handlers: Your subclass of ``SocketIOEventHandlers`` or ``AsyncSocketIOEventHandlers``.
 
         Returns:
@@ -279,8 +292,10 @@ class Realtime(_Parts):
             ImproperlyConfigured: Nothing says who may connect, or the server cannot hear the workers.
         """
         from celery_realtime.web.handlers import Rules
+        from celery_realtime.web.surroundings import surroundings_of
 
-        return self._web.attach(server, handlers, Rules(authenticate, authorize, authorize_cancel, audience))
+        rules = Rules(authenticate, authorize, authorize_cancel, audience, around or surroundings_of(server))
+        return self._web.attach(server, handlers, rules)
 
     def revoke_access(self, user_id: object, project_id: object, *, wait: float = CONFIRM_TIMEOUT) -> OrderResult:
         """End a user's subscriptions to a project, on all web servers, from now on.
@@ -494,7 +509,12 @@ class _WebSide:
 _instances: weakref.WeakSet[Realtime] = weakref.WeakSet()
 
 
-def _current_realtime() -> Realtime:
+def current_realtime() -> Realtime:
+    """Return the Realtime of the current Celery app, or the only one of this process.
+
+    Raises:
+        ImproperlyConfigured: There is none.
+    """
     realtime: Realtime | None = getattr(celery.current_app, "realtime", None)
     only = list(_instances)
     if realtime is None and len(only) == 1:
@@ -512,7 +532,7 @@ def get_progress_tracker(job_id: str) -> ProgressTracker:
     Raises:
         ImproperlyConfigured: The current app has no :class:`Realtime`.
     """
-    return _current_realtime().progress_tracker(job_id)
+    return current_realtime().progress_tracker(job_id)
 
 
 def get_socketio_manager() -> SocketIOManager:
@@ -521,4 +541,4 @@ def get_socketio_manager() -> SocketIOManager:
     Raises:
         ImproperlyConfigured: The current app has no :class:`Realtime`.
     """
-    return _current_realtime().manager
+    return current_realtime().manager

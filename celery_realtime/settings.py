@@ -197,6 +197,8 @@ def _parameters(rule: Any) -> Mapping[str, inspect.Parameter] | None:
 # -- resolving --------------------------------------------------------------------------------------------------
 
 NAMES = Settings.__struct_fields__
+#: What ``celery_realtime.contrib.django`` reads from Django's settings under the same prefix: rules, and no settings.
+OF_DJANGO = ("authenticate", "authorize", "authorize_cancel", "audience")
 _TYPES: dict[str, Any] = get_type_hints(Settings, include_extras=True)
 _CALLABLE = ("event_filter", "project_resolver")
 _SECRET = ("secret_key", "url", "history_url", "connection_options", "history_options")
@@ -254,7 +256,11 @@ def check_broker(broker_url: str | Iterable[str]) -> str:
 def conf_values(conf: Mapping[str, Any], namespace: str | None = None) -> dict[str, Any]:
     """Return the ``realtime_*`` values in a Celery configuration, by their names without any prefix."""
     # A loaded configuration knows itself which of the two ways of writing a name beats the other.
-    return {name: conf.get(PREFIX + name, conf[key]) for name, key in _conf_keys(conf, namespace).items()}
+    return {
+        name: conf.get(PREFIX + name, conf[key])
+        for name, key in _conf_keys(conf, namespace).items()
+        if key.startswith(PREFIX) or name not in OF_DJANGO
+    }
 
 
 def _conf_keys(conf: Iterable[str], namespace: str | None) -> dict[str, str]:

@@ -107,6 +107,10 @@ class Launcher:
         self._stack.callback(recorder.close)
         return recorder.connect(url, token=token, via=via, **options)
 
+    def closes(self, recorder: Recorder) -> None:
+        """Close a client that somebody else connects, on ``close``."""
+        self._stack.callback(recorder.close)
+
     def node_client(self, url: str, token: str, project_id: str) -> NodeClient:
         """Start a plain socket.io-client in Node."""
         return self.start(NodeClient(url, token, project_id, folder=self.folder))

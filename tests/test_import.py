@@ -16,6 +16,8 @@ HEAVY = [
     "redis",
     "flask",
     "flask_socketio",
+    "fastapi",
+    "celery_realtime.contrib",
     "prometheus_client",
     "aiohttp",
     "eventlet",

@@ -33,6 +33,7 @@ from celery_realtime.web.sessions import Limits, Sessions
 from celery_realtime.web.shared_reads import SharedReads
 from celery_realtime.web.stock_manager import StockManager
 from celery_realtime.web.subscribing import AfterAnswer, Subscriptions
+from celery_realtime.web.surroundings import unchanged
 from celery_realtime.web.turns import Turn, Turns
 
 if TYPE_CHECKING:
@@ -62,12 +63,15 @@ class Rules(msgspec.Struct, frozen=True):
         authorize: ``(user_id, project_id) -> bool``; replaces ``_validate_project_access``.
         authorize_cancel: ``(user_id, project_id, job_id) -> bool``; replaces ``_validate_cancel_access``.
         audience: ``(user_id, project_id) -> str``, the audience that ``event_filter`` is asked for.
+        around: ``(rule) -> rule``: what each rule is called in, methods of the handlers included, such as the
+            application context of a web framework.
     """
 
     authenticate: Authenticate | None = None
     authorize: Authorize | None = None
     authorize_cancel: Callable[[Any, str, str], Any] | None = None
     audience: Callable[[Any, str], Any] | None = None
+    around: Callable[[Callable[..., Any]], Callable[..., Any]] = unchanged
 
 
 class Sources(msgspec.Struct, frozen=True):
@@ -131,10 +135,11 @@ class SocketIOEventHandlers:
         self._secret_key = settings.secret_key
         self._manager: ClientManager = manager or StockManager()
         self._clients = _clients_of(server, settings, self._manager)
-        access = Access(rules.authorize or self._validate_project_access, rules.audience, sources.revocations)
+        around, audience = rules.around, rules.audience and rules.around(rules.audience)
+        access = Access(around(rules.authorize or self._validate_project_access), audience, sources.revocations)
         self._revocations = sources.revocations
-        self._admission = Admission(self._clients, self._identification(rules.authenticate), access, self._revocations)
-        may_cancel = rules.authorize_cancel or self._validate_cancel_access
+        self._admission = Admission(self._clients, self._identification(rules), access, self._revocations)
+        may_cancel = around(rules.authorize_cancel or self._validate_cancel_access)
         self._jobs = SingleJobs(
             sources.jobs, self._clients, access=access, authorize_cancel=may_cancel, manager=self._manager
         )
@@ -157,9 +162,9 @@ class SocketIOEventHandlers:
         self._first_client: Callable[[], None] | None = None
         self._follows_up = False
 
-    def _identification(self, authenticate: Authenticate | None) -> Identification:
-        needs_token = authenticate is None
-        chosen = authenticate or (lambda token, _environ: self._validate_token(token))
+    def _identification(self, rules: Rules) -> Identification:
+        needs_token = rules.authenticate is None
+        chosen = rules.around(rules.authenticate or (lambda token, _environ: self._validate_token(token)))
         return Identification(chosen, needs_token=needs_token, revocations=self._revocations)
 
     @property

@@ -1,0 +1,55 @@
+"""Call the application's rules where its web framework would call its views."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+Rule = Callable[..., Any]
+
+
+def within(surroundings: Callable[[], AbstractContextManager[Any]]) -> Callable[[Rule], Rule]:
+    """Return a decorator: the rule, sync or async, is called and comes to its end inside of such a block.
+
+    Args:
+        surroundings: Makes the block for one call.
+    """
+
+    def around(rule: Rule) -> Rule:
+        @functools.wraps(rule)
+        def call(*args: Any) -> Any:
+            with surroundings():
+                outcome = rule(*args)
+            return _awaited_within(surroundings, outcome) if inspect.isawaitable(outcome) else outcome
+
+        @functools.wraps(rule)
+        async def call_async(*args: Any) -> Any:
+            with surroundings():
+                return await rule(*args)
+
+        return call_async if inspect.iscoroutinefunction(rule) else call
+
+    return around
+
+
+async def _awaited_within(surroundings: Callable[[], AbstractContextManager[Any]], outcome: Any) -> Any:
+    with surroundings():
+        return await outcome
+
+
+def surroundings_of(server: Any) -> Callable[[Rule], Rule]:
+    """Return what the rules of a server are called in: the context of its Flask app, if it is of one.
+
+    Args:
+        server: A python-socketio server, or Flask-SocketIO's ``SocketIO``, which holds its app with its middleware.
+    """
+    flask_app = getattr(getattr(server, "sockio_mw", None), "flask_app", None)
+    return unchanged if flask_app is None else within(flask_app.app_context)
+
+
+def unchanged(rule: Rule) -> Rule:
+    """Return a rule that needs nothing around it."""
+    return rule

@@ -1,0 +1,5 @@
+"""A Django project whose users watch their jobs."""
+
+from .celery import app as celery_app
+
+__all__ = ["celery_app"]
