@@ -36,6 +36,7 @@ from celery_realtime.sending.manager import SocketIOManager
 from celery_realtime.settings import Settings
 from celery_realtime.web.access_orders import CONFIRM_TIMEOUT, AccessOrders
 from celery_realtime.web.order_results import OrderResult
+from celery_realtime.web.surroundings import celery_app_of, is_flask, surroundings_of
 
 if TYPE_CHECKING:
     from celery_realtime.channel.kombu_manager import RealtimeKombuManager
@@ -150,13 +151,21 @@ class Realtime(_Parts):
         if app is not None:
             self.init_app(app)
 
-    def init_app(self, app: Celery) -> None:
+    def init_app(self, app: Any) -> None:
         """Attach to a Celery app, as ``app.realtime``.
+
+        Args:
+            app: The Celery app; or a Flask app that has it at ``app.extensions["celery"]``, where Flask's documentation
+                puts it, to which this Realtime may be attached already: rules then run in the Flask app's context.
 
         Raises:
             ImproperlyConfigured: A setting is unknown or has a bad value, or either side is attached already.
         """
-        app = unproxied(app)
+        app, flask_app = unproxied(celery_app_of(app)), app if is_flask(app) else None
+        if flask_app is not None:
+            self._web.flask_app = flask_app
+            if self._celery is not None and self._celery.app is app:
+                return
         if self._celery is not None or getattr(app, "realtime", None) is not None:
             raise ImproperlyConfigured(f"the Celery app {app.main!r} or this Realtime is attached already")
         self._configuration.check(app)
@@ -292,9 +301,9 @@ class Realtime(_Parts):
             ImproperlyConfigured: Nothing says who may connect, or the server cannot hear the workers.
         """
         from celery_realtime.web.handlers import Rules
-        from celery_realtime.web.surroundings import surroundings_of
 
-        rules = Rules(authenticate, authorize, authorize_cancel, audience, around or surroundings_of(server))
+        around = around or surroundings_of(server, self._web.flask_app)
+        rules = Rules(authenticate, authorize, authorize_cancel, audience, around)
         return self._web.attach(server, handlers, rules)
 
     def revoke_access(self, user_id: object, project_id: object, *, wait: float = CONFIRM_TIMEOUT) -> OrderResult:
@@ -432,6 +441,8 @@ class _WebSide:
         self.access = AccessOrders(realtime.manager)
         #: What serves clients in this process: handlers and client managers.
         self.serving: weakref.WeakSet[Any] = weakref.WeakSet()
+        #: The Flask app that serves this, if ``init_app`` was given one.
+        self.flask_app: Any = None
 
     @property
     def parts(self) -> list[Any]:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
+from celery_realtime.exceptions import ImproperlyConfigured
+
 Rule = Callable[..., Any]
 
 
@@ -40,14 +42,36 @@ async def _awaited_within(surroundings: Callable[[], AbstractContextManager[Any]
         return await outcome
 
 
-def surroundings_of(server: Any) -> Callable[[Rule], Rule]:
+def surroundings_of(server: Any, flask_app: Any = None) -> Callable[[Rule], Rule]:
     """Return what the rules of a server are called in: the context of its Flask app, if it is of one.
 
     Args:
         server: A python-socketio server, or Flask-SocketIO's ``SocketIO``, which holds its app with its middleware.
+        flask_app: The app, where the server does not say.
     """
-    flask_app = getattr(getattr(server, "sockio_mw", None), "flask_app", None)
-    return unchanged if flask_app is None else within(flask_app.app_context)
+    app = getattr(getattr(server, "sockio_mw", None), "flask_app", flask_app)
+    return unchanged if app is None else within(app.app_context)
+
+
+def is_flask(app: Any) -> bool:
+    """Tell whether an app is of Flask, or of what has the same interface, without loading that."""
+    return isinstance(getattr(app, "extensions", None), dict) and callable(getattr(app, "app_context", None))
+
+
+def celery_app_of(app: Any) -> Any:
+    """Return the Celery app of a Flask app; any other app as it is.
+
+    Raises:
+        ImproperlyConfigured: It is a Flask app without one.
+    """
+    if not is_flask(app):
+        return app
+    if "celery" not in app.extensions:
+        raise ImproperlyConfigured(
+            f"the Flask app {app.name!r} has no Celery app: put that at app.extensions['celery'] first, or pass it "
+            "to init_app yourself"
+        )
+    return app.extensions["celery"]
 
 
 def unchanged(rule: Rule) -> Rule:
