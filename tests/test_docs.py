@@ -50,7 +50,7 @@ def test_every_setting_is_in_the_table_with_its_default() -> None:
 
 
 #: What begins like a setting, and is a function or a template tag of ``contrib``.
-OTHERS = {"asgi", "script", "token", "wsgi"}
+OTHERS = {"asgi", "lifespan", "router", "script", "token", "wsgi"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

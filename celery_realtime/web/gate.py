@@ -13,11 +13,19 @@ from celery_realtime.clocks import time
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.web import capacity
 from celery_realtime.web.budgets import MOST_ATTACHMENTS, Allowance, Budget, Collected, Rates
+from celery_realtime.web.cors import OuterCors
 from celery_realtime.web.decisions import Blocking, Decision
 from celery_realtime.web.memory import Memory
 from celery_realtime.web.metering import budget_of
 from celery_realtime.web.pings import Pings
-from celery_realtime.web.seams import EngineSockets, Request, guard_messages, guard_requests, guard_websockets
+from celery_realtime.web.seams import (
+    EngineSockets,
+    Request,
+    allowed_origins,
+    guard_messages,
+    guard_requests,
+    guard_websockets,
+)
 from celery_realtime.web.sessions import Limits
 from celery_realtime.web.turns import Owner
 
@@ -87,6 +95,7 @@ class Gate:
         #: Those that are being ended: when they are cut, and what is left of each until then.
         self._ending: dict[str, tuple[float, Any, Budget | None]] = {}
         self.pings = Pings(server)
+        self._outer_cors = OuterCors(allowed_origins(server))
         self._log = RateLimitedLogger(logger)
         self._on_connection: Callable[[str], None] | None = None
 
@@ -106,6 +115,7 @@ class Gate:
 
     def _begin_request(self, request: Request) -> Budget | None:
         """Return the budget of the connection that a request is of, or None where it has to be refused."""
+        self._outer_cors.look(request.environ)
         budget = self._budgets.get(request.sid or "") or self._new_budget(request.peer)
         if not budget.begin_request(request.method, request.environ):
             return None

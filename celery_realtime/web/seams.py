@@ -229,9 +229,14 @@ def forget_initialization(server: Any) -> None:
     server.manager_initialized = False
 
 
+def allowed_origins(server: Any) -> Any:
+    """Return which origins a server was made to admit; None for its own."""
+    return getattr(server.eio, "cors_allowed_origins", None)
+
+
 def allows_every_origin(server: Any) -> bool:
     """Tell whether pages of every origin may connect."""
-    return bool(getattr(server.eio, "cors_allowed_origins", None) == "*")
+    return bool(allowed_origins(server) == "*")
 
 
 # -- in front of Engine.IO and python-socketio ---------------------------------------------------------------------

@@ -106,6 +106,11 @@ class Browser:
         """Get a page."""
         return self._open(urllib.request.Request(self.url + path, headers=headers or {}))
 
+    def post_json(self, path: str, data: Any, headers: dict[str, str]) -> Answer:
+        """Send JSON."""
+        headers = {"Content-Type": "application/json", **headers}
+        return self._open(urllib.request.Request(self.url + path, json.dumps(data).encode(), headers))
+
     def post(self, path: str, **fields: str) -> Answer:
         """Send a form, with the site's own protection against forgery where it has one."""
         token = self.cookies.get("csrftoken")
@@ -126,14 +131,26 @@ class Browser:
         """Its cookies."""
         return {cookie.name: cookie.value or "" for cookie in self._cookies}
 
-    def socket(self, launcher: Launcher, token: str | None = None, transports: list[str] | None = None) -> Recorder:
+    def options(self, path: str, headers: dict[str, str]) -> Answer:
+        """Ask beforehand, as browsers do for pages of another origin."""
+        return self._open(urllib.request.Request(self.url + path, headers=headers, method="OPTIONS"))
+
+    def socket(
+        self,
+        launcher: Launcher,
+        token: str | None = None,
+        transports: list[str] | None = None,
+    ) -> Recorder:
         """Connect a Socket.IO client with the cookies, which is closed with the launcher."""
         client = Recorder()
         launcher.closes(client)
-        header = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
-        auth = None if token is None else {"token": token}
+        cookie = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
         client.sio.connect(
-            self.url, headers={"Cookie": header}, auth=auth, transports=transports or ["websocket"], wait_timeout=LONG
+            self.url,
+            headers={"Cookie": cookie},
+            auth=None if token is None else {"token": token},
+            transports=transports or ["websocket"],
+            wait_timeout=LONG,
         )
         return client
 

@@ -1,0 +1,241 @@
+"""The module for FastAPI, and what the core says of a CORSMiddleware without it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import socketio
+from celery import Celery
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+
+from celery_realtime import Realtime
+from celery_realtime.contrib import fastapi as fastapi_module
+from celery_realtime.contrib.fastapi import Origins, get_realtime, mount_realtime, realtime_lifespan
+from celery_realtime.web.client_manager import AsyncRealtimeClientManager
+from celery_realtime.web.cors import OuterCors
+from tests.log_records import logged_by
+from tests.web_servers import SECRET
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+URL = "redis://localhost:1/0"  # nobody listens there, and nobody asks
+OUTER = "celery_realtime.web.cors"
+
+
+def new_realtime(url: str = URL) -> Realtime:
+    return Realtime(Celery("studio", broker=url, set_as_current=False), history_url=None, secret_key=SECRET)
+
+
+@pytest.fixture
+def realtime(monkeypatch: pytest.MonkeyPatch) -> Realtime:
+    monkeypatch.setattr(AsyncRealtimeClientManager, "start_listening", lambda _: None)
+    return new_realtime()
+
+
+def app_with_cors(**options: Any) -> FastAPI:
+    app = FastAPI()
+    app.add_middleware(CORSMiddleware, **options)
+    return app
+
+
+def environ(host: str = "api.example", scheme: str = "https", **more: str) -> dict[str, Any]:
+    return {"HTTP_HOST": host, "asgi.scope": {"scheme": scheme}, **more}
+
+
+# -- origins ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "origin", "may"),
+    [
+        ({"allow_origins": ["https://a.example"]}, "https://a.example", True),
+        ({"allow_origins": ["https://a.example"]}, "https://b.example", False),
+        ({"allow_origins": ["https://a.example"]}, "https://api.example", True),
+        ({"allow_origins": ["https://a.example"]}, "http://api.example", False),
+        ({"allow_origins": ["https://a.example"]}, None, True),
+        ({"allow_origins": ["https://a.example"]}, "null", False),
+        ({"allow_origin_regex": r"https://.*\.a\.example"}, "https://x.a.example", True),
+        ({"allow_origin_regex": r"https://.*\.a\.example"}, "https://x.a.example.evil", False),
+        ({"allow_origins": ["*"]}, "https://b.example", False),
+        ({"allow_origins": ["*"]}, "*", False),
+        ({}, "https://b.example", False),
+    ],
+)
+def test_the_origins_are_those_of_the_middleware_and_the_app_s_own(
+    options: dict[str, Any], origin: str | None, may: bool
+) -> None:
+    assert Origins(app_with_cors(**options))(origin, environ()) is may
+
+
+def test_middleware_may_come_later() -> None:
+    app = FastAPI()
+    origins = Origins(app)
+    assert origins("https://a.example", environ()) is False
+    app.add_middleware(CORSMiddleware, allow_origins=["https://a.example"])
+    assert origins("https://a.example", environ()) is True
+
+
+def test_behind_a_proxy_the_own_origin_is_that_of_the_proxy() -> None:
+    forwarded = {"HTTP_X_FORWARDED_PROTO": "https", "HTTP_X_FORWARDED_HOST": "studio.example, inner"}
+    assert Origins(FastAPI())("https://studio.example", environ("10.0.0.1:8000", "http", **forwarded)) is True
+
+
+@pytest.mark.parametrize("scheme", ["https", "wss"])
+def test_a_web_socket_is_of_the_same_origin_as_its_page(scheme: str) -> None:
+    assert Origins(FastAPI())("https://api.example", environ(scheme=scheme)) is True
+
+
+def test_a_star_is_not_taken_over_and_a_line_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    origins = Origins(app_with_cors(allow_origins=["*"]))
+    for _ in range(2):
+        assert origins("https://evil.example", environ()) is False
+    (line,) = logged_by(caplog, "celery_realtime.contrib.fastapi")
+    assert "cors_allowed_origins" in line.getMessage()
+
+
+# -- without the module -------------------------------------------------------------------------------------------
+
+
+def request_of(app: FastAPI | None, **more: Any) -> dict[str, Any]:
+    scope = {"type": "http", "headers": [(b"origin", b"https://a.example")], **more}
+    return {"asgi.scope": scope if app is None else {**scope, "app": app}}
+
+
+@pytest.mark.parametrize(
+    ("allowed", "complaint"),
+    [(["https://a.example"], "both answer with CORS headers"), ("*", "both answer"), (None, "its own origin only")],
+)
+def test_a_middleware_around_a_server_that_answers_itself_is_named_once(
+    caplog: pytest.LogCaptureFixture, allowed: Any, complaint: str
+) -> None:
+    outer = OuterCors(allowed)
+    outer.look({"asgi.scope": {"type": "http", "headers": []}})  # no browser
+    for _ in range(2):
+        outer.look(request_of(app_with_cors(allow_origins=["https://a.example"])))
+    (line,) = logged_by(caplog, OUTER)
+    assert complaint in line.getMessage()
+    assert "mount_realtime" in line.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("allowed", "request_"),
+    [
+        (["https://a.example"], request_of(FastAPI())),
+        (["https://a.example"], request_of(None)),
+        ([], request_of(app_with_cors(allow_origins=["https://a.example"]))),
+        (["https://a.example"], {"wsgi.url_scheme": "http"}),
+    ],
+)
+def test_what_is_right_is_not_complained_of(
+    caplog: pytest.LogCaptureFixture, allowed: Any, request_: dict[str, Any]
+) -> None:
+    OuterCors(allowed).look(request_)
+    assert logged_by(caplog, OUTER) == []
+
+
+async def ask(app: Any) -> list[bytes]:
+    """Ask for a polling session, as a browser does for a page of another origin; return who may read the answer."""
+    sent: list[dict[str, Any]] = []
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": "/socket.io/",
+        "raw_path": b"/socket.io/",
+        "root_path": "",
+        "query_string": b"EIO=4&transport=polling",
+        "headers": [(b"host", b"api.example"), (b"origin", b"https://a.example")],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 80),
+    }
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    headers: list[tuple[bytes, bytes]] = sent[0]["headers"]
+    return [value for name, value in headers if name.lower() == b"access-control-allow-origin"]
+
+
+def test_a_server_that_is_mounted_by_hand_answers_twice_and_the_log_says_so(
+    realtime: Realtime, caplog: pytest.LogCaptureFixture
+) -> None:
+    origins = ["https://a.example"]
+    app = app_with_cors(allow_origins=origins)
+    manager = realtime.async_client_manager()
+    server = socketio.AsyncServer(async_mode="asgi", client_manager=manager, cors_allowed_origins=origins)
+    realtime.init_socketio(server)
+    app.mount("/socket.io", socketio.ASGIApp(server, socketio_path=None))
+    assert asyncio.run(ask(app)) == [b"https://a.example", b"https://a.example"]
+    assert len(logged_by(caplog, OUTER)) == 1
+
+
+@pytest.mark.parametrize("cors", [None, ["https://a.example"], "*"])
+def test_a_server_that_the_module_mounts_answers_once(
+    realtime: Realtime, caplog: pytest.LogCaptureFixture, cors: Any
+) -> None:
+    app = app_with_cors(allow_origins=["https://a.example"])
+    mount_realtime(app, realtime, cors_allowed_origins=cors)
+    assert asyncio.run(ask(app)) == [b"https://a.example"]
+    assert logged_by(caplog, OUTER) == []
+
+
+def test_without_a_middleware_the_server_answers_itself(realtime: Realtime) -> None:
+    app = FastAPI()
+    mount_realtime(app, realtime, cors_allowed_origins=["https://a.example"])
+    assert asyncio.run(ask(app)) == [b"https://a.example"]
+
+
+# -- life ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def app(redis_url: str) -> Iterator[FastAPI]:
+    app = FastAPI()
+    mount_realtime(app, new_realtime(redis_url))
+    yield app
+    asyncio.run(app.state.realtime_socket.stop())
+
+
+def test_the_workers_are_heard_when_the_app_has_started_and_not_after_its_end(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fastapi_module, "START_TIMEOUT", 60.0)
+
+    async def live() -> tuple[bool, Any]:
+        async with realtime_lifespan(app):
+            manager = app.state.realtime_socket.manager
+            return manager.reader.listener.wait(0), manager
+
+    for _ in range(2):  # as tests do, which start an app again and again
+        is_hearing, manager = asyncio.run(live())
+        assert is_hearing is True
+        manager.listener_thread.join(30)
+        assert not manager.listener_thread.is_alive()
+
+
+def test_a_lifespan_without_a_socket_says_what_is_missing(caplog: pytest.LogCaptureFixture) -> None:
+    async def live() -> None:
+        async with realtime_lifespan(FastAPI()):
+            pass
+
+    asyncio.run(live())
+    (line,) = logged_by(caplog, "celery_realtime.contrib.fastapi")
+    assert "mount_realtime" in line.getMessage()
+
+
+def test_the_realtime_of_an_app_is_found_by_its_requests(realtime: Realtime) -> None:
+    from starlette.requests import HTTPConnection
+
+    app = FastAPI()
+    mount_realtime(app, realtime)
+    assert get_realtime(HTTPConnection({"type": "http", "app": app, "headers": []})) is realtime
