@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from celery_realtime.exceptions import ImproperlyConfigured, JobCancelled, RealtimeError, SubscribeError
-from celery_realtime.extension import Realtime, get_progress_tracker, get_socketio_manager
-from celery_realtime.jobs.trackers import ProgressTracker
-from celery_realtime.sending.manager import SocketIOManager
-
 if TYPE_CHECKING:
+    from celery_realtime.exceptions import ImproperlyConfigured, JobCancelled, RealtimeError, SubscribeError
+    from celery_realtime.extension import Realtime, get_progress_tracker, get_socketio_manager
+    from celery_realtime.jobs.trackers import ProgressTracker
+    from celery_realtime.sending.manager import SocketIOManager
     from celery_realtime.web.asyncio_handlers import AsyncSocketIOEventHandlers
     from celery_realtime.web.handlers import SocketIOEventHandlers
 
@@ -29,15 +29,29 @@ __all__ = [
     "get_socketio_manager",
 ]
 
+#: Where each name is, loaded when it is first asked for: the handlers load python-socketio, which workers have no use
+#: for, and pytest loads the plugin in this package for tests that have no use for Celery.
+_HOMES = {
+    "AsyncSocketIOEventHandlers": "web.asyncio_handlers",
+    "ImproperlyConfigured": "exceptions",
+    "JobCancelled": "exceptions",
+    "ProgressTracker": "jobs.trackers",
+    "Realtime": "extension",
+    "RealtimeError": "exceptions",
+    "SocketIOEventHandlers": "web.handlers",
+    "SocketIOManager": "sending.manager",
+    "SubscribeError": "exceptions",
+    "get_progress_tracker": "extension",
+    "get_socketio_manager": "extension",
+}
+
 
 def __getattr__(name: str) -> Any:
-    # The handlers load python-socketio, which workers and `celery` commands have no use for at import.
-    if name == "SocketIOEventHandlers":
-        from celery_realtime.web.handlers import SocketIOEventHandlers
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return value
 
-        return SocketIOEventHandlers
-    if name == "AsyncSocketIOEventHandlers":
-        from celery_realtime.web.asyncio_handlers import AsyncSocketIOEventHandlers
 
-        return AsyncSocketIOEventHandlers
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import celery
@@ -12,6 +12,7 @@ from celery import Celery
 
 from celery_realtime import auth
 from celery_realtime.exceptions import ImproperlyConfigured
+from celery_realtime.instances import instances
 from celery_realtime.jobs import task
 from celery_realtime.jobs.configuration import Configuration
 from celery_realtime.jobs.departures import Departures
@@ -112,6 +113,28 @@ class _Parts:
         """What renews leases, and finds jobs whose workers have died."""
         return self._keeper.get()
 
+    def _forget(self) -> None:
+        self._settings.forget()
+        self._manager.start_over()
+
+    @contextlib.contextmanager
+    def reconfigured(self, **settings: Any) -> Iterator[None]:
+        """Use other settings for a while, as tests do. What waits to be sent at either end is forgotten: flush first.
+
+        Args:
+            **settings: In place of those that the constructor, or the last ``start_over``, was given.
+
+        Raises:
+            ImproperlyConfigured: A name is unknown.
+        """
+        before = self._configuration.replace(settings)
+        self._forget()
+        try:
+            yield
+        finally:
+            self._configuration.replace(before)
+            self._forget()
+
     def join_worker(self, app: Celery, incarnation: str, spool: Spool | None) -> None:
         """Go on with a copy of the Celery app, as a child of a worker's pool that was not forked.
 
@@ -171,7 +194,7 @@ class Realtime(_Parts):
         self._configuration.check(app)
         self._celery = _CelerySide(app, self)
         app.realtime = self
-        _instances.add(self)
+        instances.add(self)
         self._celery.connect()
 
     def start_over(self, **settings: Any) -> None:
@@ -183,8 +206,7 @@ class Realtime(_Parts):
             **settings: In place of those that the constructor was given, where they name the same.
         """
         self._configuration.replace(settings)
-        self._settings.forget()
-        self._manager.start_over()
+        self._forget()
 
     # -- jobs ---------------------------------------------------------------------------------------------------
 
@@ -516,10 +538,6 @@ class _WebSide:
         return snapshot
 
 
-#: Celery's current app is one for each thread, and the request threads of a web server have none.
-_instances: weakref.WeakSet[Realtime] = weakref.WeakSet()
-
-
 def current_realtime() -> Realtime:
     """Return the Realtime of the current Celery app, or the only one of this process.
 
@@ -527,7 +545,7 @@ def current_realtime() -> Realtime:
         ImproperlyConfigured: There is none.
     """
     realtime: Realtime | None = getattr(celery.current_app, "realtime", None)
-    only = list(_instances)
+    only: list[Realtime] = list(instances)
     if realtime is None and len(only) == 1:
         return only[0]
     if realtime is None:

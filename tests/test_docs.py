@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 import celery_realtime
+from celery_realtime import testing
 from celery_realtime.events import RESERVED_EVENTS, STATUS_OF_STATE, ProgressUpdate, StatusChange
 from celery_realtime.settings import NAMES, PREFIX, Settings
 
@@ -20,6 +21,8 @@ DOCS = ROOT / "docs"
 PACKAGE = ROOT / "celery_realtime"
 PAGES = sorted([*DOCS.glob("*.md"), *ROOT.glob("*.md"), ROOT / "example_project" / "README.md"])
 BLOCK = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+#: What is named as settings are, and is none: the fixtures for users' tests.
+FIXTURES = ("events", "server")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 ANCHOR = re.compile(r"^\(([\w-]+)\)=$", re.MULTILINE)
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
@@ -56,7 +59,14 @@ OTHERS = {"asgi", "lifespan", "router", "script", "token", "wsgi"}
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_settings_that_a_page_names_exist(page: Path) -> None:
     of_contrib = OTHERS if "celery_realtime.contrib" in page.read_text() else set()
-    assert set(re.findall(r"\brealtime_(\w+)", page.read_text())) <= {*NAMES, *of_contrib}
+    assert set(re.findall(r"\brealtime_(\w+)", page.read_text())) <= {*NAMES, *FIXTURES, *of_contrib}
+
+
+def test_each_fixture_is_documented() -> None:
+    fixtures = {name for name in vars(testing) if name == "lossy" or name.removeprefix("realtime_") in FIXTURES}
+    text = (DOCS / "testing.md").read_text()
+    assert fixtures == {"lossy", "realtime_events", "realtime_server"}
+    assert [name for name in sorted(fixtures) if f"`{name}`" not in text] == []
 
 
 def test_the_changelog_begins_with_the_version_of_the_package() -> None:

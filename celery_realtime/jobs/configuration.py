@@ -34,15 +34,18 @@ class Configuration:
     def __init__(self, keywords: Mapping[str, Any]) -> None:
         check_names(keywords, prefix="")
         self._given = self._keywords = dict(keywords)
+        self._replaced: dict[str, Any] = {}
 
-    def replace(self, keywords: Mapping[str, Any]) -> None:
-        """Let these beat what was given to the constructor, in place of any that did so before.
+    def replace(self, keywords: Mapping[str, Any]) -> dict[str, Any]:
+        """Let these beat what was given to the constructor, in place of any that did so before; returns the latter.
 
         Raises:
             ImproperlyConfigured: A name is unknown.
         """
         check_names(keywords, prefix="")
+        before, self._replaced = self._replaced, dict(keywords)
         self._keywords = {**self._given, **keywords}
+        return before
 
     def check(self, app: Celery) -> None:
         """Check what is set by now, without loading a configuration that its owner has not finished.

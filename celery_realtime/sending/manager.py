@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import atexit
 import concurrent.futures.thread  # noqa: F401  (python-socketio loads it, which cannot be done once an exit has begun)
+import contextlib
 import logging
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from celery_realtime import events
@@ -150,6 +151,16 @@ class SocketIOManager:
             self._publisher = Lazy(connect)
         for part in (self._outbox, self._publisher, self._history, self._filter, self._journal):
             part.forget()
+
+    @contextlib.contextmanager
+    def diverted(self, outbox: Outbox[Outgoing]) -> Iterator[None]:
+        """Put events into another outbox for a while, without a history, as tests do; then go on as before."""
+        before = self._outbox, self._history
+        self._outbox, self._history = Lazy(lambda: outbox), Lazy(lambda: None)
+        try:
+            yield
+        finally:
+            self._outbox, self._history = before
 
     # -- events -------------------------------------------------------------------------------------------------
 
