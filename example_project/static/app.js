@@ -3,7 +3,8 @@
 import { keepToken } from "/celery-realtime/celery-realtime-token.js";
 import { subscribeProject } from "/celery-realtime/celery-realtime.js";
 
-const MAX_ROWS = 300;
+const MAX_ROWS = 300; // of the newest jobs
+const MAX_JOBS = 10_000; // that are counted
 const MAX_WORKFLOWS = 5;
 const SHORT_RESULT = 100; // characters; longer results are collapsed
 const PLAIN_STATES = ["PENDING", "RECEIVED", "STARTED", "SUCCESS", "FAILURE"]; // states that add nothing to the status
@@ -85,7 +86,7 @@ function disconnect() {
 
 function follow() {
   followed?.close();
-  followed = subscribeProject(socket, project, { maxJobs: MAX_ROWS, onStatus: noteStatus, onEvent: showEvent, onChange: show });
+  followed = subscribeProject(socket, project, { maxJobs: MAX_JOBS, onStatus: noteStatus, onEvent: showEvent, onChange: show });
   showState();
 }
 
@@ -109,7 +110,7 @@ function showState() {
 
 // Events may have been missed: the snapshot replaces everything.
 function showSnapshot(jobs) {
-  for (const id of [...rows.keys()].filter((id) => !jobs.has(id))) forgetRow(id);
+  for (const id of [...times.keys()].filter((id) => !jobs.has(id))) forgetRow(id);
   for (const id of jobs.keys()) update(id);
   drawFrame();
 }
@@ -148,18 +149,29 @@ function drawSoon() {
 }
 
 function forgetRows() {
-  for (const id of [...rows.keys()]) forgetRow(id);
+  for (const id of [...rows.keys()]) removeRow(id);
   for (const one of [times, lines, changed]) one.clear();
   drawSummary();
 }
 
 function forgetRow(id) {
-  rows.get(id).root.remove();
-  for (const one of [rows, times, lines, changed]) one.delete(id);
+  removeRow(id);
+  for (const one of [times, lines, changed]) one.delete(id);
 }
 
-function forgetOldest() {
-  for (const row of [...$("jobs").children].slice(MAX_ROWS)) forgetRow(row.dataset.jobId);
+function removeRow(id) {
+  rows.get(id)?.root.remove();
+  rows.delete(id);
+}
+
+function removeOldest() {
+  for (const row of [...$("jobs").children].slice(MAX_ROWS)) removeRow(row.dataset.jobId);
+}
+
+// The subscription drops ended jobs beyond MAX_JOBS, so there may be times of jobs that it no longer has.
+function forgetDropped(latest) {
+  if (times.size <= 2 * MAX_JOBS) return;
+  for (const id of [...times.keys()].filter((id) => !latest.has(id))) forgetRow(id);
 }
 
 // Drawing. Data from jobs is not trusted: it is inserted as text, never as markup.
@@ -167,14 +179,17 @@ function forgetOldest() {
 function drawFrame() {
   drawing = false;
   const latest = jobs();
-  for (const id of changed) if (latest.has(id)) drawJob(latest.get(id));
+  for (const id of changed) latest.has(id) ? drawJob(latest.get(id)) : forgetRow(id);
   changed.clear();
-  forgetOldest();
+  removeOldest();
+  for (const id of [...rows.keys()].filter((id) => !latest.has(id))) forgetRow(id);
+  forgetDropped(latest);
   drawSummary();
 }
 
 function drawJob(job) {
   if (!times.has(job.job_id)) noteTime(job);
+  if (!rows.has(job.job_id) && isTooOld(job.job_id)) return;
   const row = rows.get(job.job_id) ?? addRow(job);
   row.root.dataset.status = job.status;
   row.root.dataset.attempt = job.attempt;
@@ -189,6 +204,14 @@ function drawJob(job) {
   drawResult(row, job);
   drawTime(row, job);
 }
+
+// Whether there are enough rows of newer jobs.
+function isTooOld(id) {
+  const last = rows.size >= MAX_ROWS && $("jobs").children[MAX_ROWS - 1];
+  return last && createdAt(id) < createdAt(last.dataset.jobId);
+}
+
+const createdAt = (id) => Date.parse(times.get(id).created);
 
 function messageOf(job) {
   if (job.state === "RETRY") return "Waiting for the next attempt";
@@ -332,8 +355,8 @@ function addRow(job) {
 }
 
 function insertNewestFirst(root, job) {
-  const created = Date.parse(times.get(job.job_id).created);
-  const isOlder = (other) => Date.parse(times.get(other.dataset.jobId).created) <= created;
+  const created = createdAt(job.job_id);
+  const isOlder = (other) => createdAt(other.dataset.jobId) <= created;
   const next = [...$("jobs").children].find(isOlder);
   $("jobs").insertBefore(root, next ?? null);
 }

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
+from celery import Celery
 from playwright.sync_api import Locator, Page, expect
 
+from celery_realtime import Realtime
+from celery_realtime.events import Job, status_change
 from tests.launcher import Brokers, Launcher
 from tests.processes import WebServer
 
@@ -146,3 +149,38 @@ def shown_jobs(page: Page) -> list[str]:
     """Return the job of each row, sorted."""
     ids = page.get_by_test_id("job-row").evaluate_all("rows => rows.map(row => row.dataset.jobId)")
     return sorted(ids)
+
+
+@pytest.fixture
+def quiet(launcher: Launcher, brokers: Brokers) -> tuple[WebServer, Realtime]:
+    """A page without a worker, and what reports jobs to it."""
+    broker = brokers.make("redis")
+    realtime = Realtime(Celery("crowd", broker=broker.url, backend=broker.backend_url, set_as_current=False))
+    return launcher.web("example_project.app", broker=broker), realtime
+
+
+def report(realtime: Realtime, count: int, state: str) -> None:
+    """Report a state of so many jobs."""
+    for number in range(count):
+        job = Job(job_id=f"job-{number:05d}", project_id="apollo", task="crowd.work", root_id=f"job-{number:05d}")
+        realtime.manager.put_status(status_change(job, state))
+        if number % 500 == 499:  # the queue is bounded
+            assert realtime.flush(60)
+    assert realtime.flush(60)
+
+
+@pytest.mark.parametrize("count", [330, pytest.param(5000, marks=pytest.mark.long)])
+def test_rows_and_sums_are_right_of_more_jobs_than_there_are_rows(
+    new_page: Callable[..., Page], quiet: tuple[WebServer, Realtime], count: int
+) -> None:
+    web, realtime = quiet
+    page = visit(new_page(), web, "ada", "apollo")
+    expect(page.get_by_test_id("connection")).to_have_attribute("data-state", "live", timeout=LONG)
+    report(realtime, count, "STARTED")
+    expect(page.locator('[data-count="running"]')).to_have_text(str(count), timeout=60_000)
+    expect(page.locator('[data-testid="job-row"][data-status="running"]')).to_have_count(300, timeout=60_000)
+    report(realtime, count, "SUCCESS")
+    expect(page.locator('[data-count="success"]')).to_have_text(str(count), timeout=60_000)
+    expect(page.locator('[data-count="running"]')).to_have_text("0")
+    expect(page.locator('[data-testid="job-row"][data-status="success"]')).to_have_count(300)
+    expect(page.get_by_test_id("job-row")).to_have_count(300)
