@@ -607,7 +607,7 @@ def django_values(backend: Any, result: Any, state: str) -> dict[str, Any]:
     ``DatabaseBackend.encode_content`` and the columns of ``TaskResult``, seen in django-celery-results 2.6; the time is
     set here, since an update does not. Without them, storing progress raises AttributeError.
     """
-    from django.utils import timezone  # type: ignore[import-untyped]
+    from django.utils import timezone
 
     content_type, content_encoding, encoded = backend.encode_content(result)
     return {
@@ -621,7 +621,7 @@ def django_values(backend: Any, result: Any, state: str) -> dict[str, Any]:
 
 def django_conflict() -> type[Exception]:
     """Return what Django raises if a row is there already."""
-    from django.db import IntegrityError  # type: ignore[import-untyped]
+    from django.db import IntegrityError
 
     conflict: type[Exception] = IntegrityError
     return conflict

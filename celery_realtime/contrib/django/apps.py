@@ -7,7 +7,7 @@ from django.core import checks
 
 
 class CeleryRealtimeConfig(AppConfig):
-    """Registers the system checks, and lets what waits for a commit keep its project."""
+    """Registers the system checks."""
 
     name = "celery_realtime.contrib.django"
     label = "celery_realtime"
@@ -15,9 +15,7 @@ class CeleryRealtimeConfig(AppConfig):
 
     def ready(self) -> None:
         """Begin."""
-        from celery_realtime.contrib.django import commits
         from celery_realtime.contrib.django.checks import CHECKS
 
         for check in CHECKS:
             checks.register(check, self.label)
-        commits.install()
