@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from celery_realtime.testing.lossy import LossyProxy
+    from celery_realtime.testing.lossy_proxy import LossyProxy
     from celery_realtime.testing.recorded import RecordedEvent, RecordedEvents
     from celery_realtime.testing.redis_server import EmbeddedRedis
     from celery_realtime.testing.server import RealtimeServer
@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 __all__ = ["LossyProxy", "RealtimeServer", "RecordedEvent", "RecordedEvents"]
 
 #: Where each public name is.
-_HOMES = {"LossyProxy": "lossy", "RealtimeServer": "server", "RecordedEvent": "recorded", "RecordedEvents": "recorded"}
+_HOMES = {
+    "LossyProxy": "lossy_proxy",
+    "RealtimeServer": "server",
+    "RecordedEvent": "recorded",
+    "RecordedEvents": "recorded",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -64,7 +69,7 @@ def realtime_server(_realtime_redis: EmbeddedRedis) -> Iterator[RealtimeServer]:
 @pytest.fixture
 def lossy() -> Iterator[Callable[..., LossyProxy]]:
     """Return what makes a :class:`LossyProxy` in front of a web server; it ends with the test."""
-    from celery_realtime.testing.lossy import LossyProxy
+    from celery_realtime.testing.lossy_proxy import LossyProxy
 
     with contextlib.ExitStack() as stack:
 

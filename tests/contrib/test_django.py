@@ -30,7 +30,6 @@ from django.test import Client, override_settings  # noqa: E402
 
 from celery_realtime.contrib.django import (  # noqa: E402 - Django is set up first, as in a project
     checks,
-    commits,
     connection_safe,
     realtime_asgi,
     realtime_wsgi,
@@ -61,7 +60,7 @@ def new_realtime(broker: str = "redis://localhost:1/0", **settings: Any) -> Real
 def use(monkeypatch: pytest.MonkeyPatch, realtime: Realtime) -> None:
     from celery_realtime.contrib.django import serving, views
 
-    for module in (checks, commits, serving, tags, views):
+    for module in (checks, serving, tags, views):
         monkeypatch.setattr(module, "current_realtime", lambda: realtime)
 
 
