@@ -10,10 +10,12 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 #: Coverage is measured from an interpreter's start on.
 CAN_FORK = sys.platform == "linux" and not any(name.startswith("COVERAGE_") for name in os.environ)
@@ -116,6 +118,26 @@ class Forked:
         """Send it a signal, unless it has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
+
+
+class Ended(NamedTuple):
+    """How a program has ended, and what it has printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run_python(arguments: Sequence[str], *, env: Mapping[str, str], cwd: Path = ROOT, timeout: float = 240.0) -> Ended:
+    """Run ``python -m module ...`` to its end, in a fork where there are any."""
+    if not CAN_FORK:
+        command = [sys.executable, *arguments]
+        done = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False)
+        return Ended(done.returncode, done.stdout, done.stderr)
+    with tempfile.TemporaryDirectory() as folder:
+        stdout, stderr = Path(folder, "stdout"), Path(folder, "stderr")
+        forked = fork_server().run(arguments, env=env, cwd=cwd, stdout=stdout, stderr=stderr)
+        return Ended(forked.wait(timeout), stdout.read_text(), stderr.read_text())
 
 
 @functools.cache

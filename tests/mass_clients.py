@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 
-DEADLINE = 20.0
+DEADLINE = 200.0
 
 
 class MassClient:

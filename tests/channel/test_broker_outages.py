@@ -180,8 +180,16 @@ def make_rabbitmq_ears(rabbitmq_broker: Broker) -> Iterator[Callable[[str], Ears
 @pytest.fixture
 def alarm(rabbitmq_server: RabbitMQServer) -> Iterator[Callable[[bool], None]]:
     """Switch the alarm of a RabbitMQ that is short of memory on and off."""
-    yield rabbitmq_server.set_memory_alarm
-    rabbitmq_server.set_memory_alarm(False)
+    is_on = False
+
+    def switch(on: bool) -> None:
+        nonlocal is_on
+        is_on = on
+        rabbitmq_server.set_memory_alarm(on)
+
+    yield switch
+    if is_on:
+        switch(False)
 
 
 # -- listening ----------------------------------------------------------------------------------------------------

@@ -418,13 +418,19 @@ def spin(seconds: float) -> None:
         sum(range(1000))
 
 
+# What computes for long, seen from greenlets and from threads; a loop would take the processor from other tests.
+
+
 @celery.task
-def spin_in_c(seconds: float) -> int:
+def occupy(seconds: int) -> None:
+    """Let no greenlet run for so long, in one call."""
+    ctypes.CDLL(None).sleep(seconds)
+
+
+@celery.task
+def occupy_interpreter(seconds: int) -> None:
     """Keep the interpreter's lock for so long, in one call that lets no thread run."""
-    sample = 1_000_000
-    started = time.perf_counter()
-    sum(range(sample))
-    return sum(range(int(sample * seconds / (time.perf_counter() - started))))
+    ctypes.PyDLL(None).sleep(seconds)
 
 
 #: Seconds between two reports of a task that reports busily.

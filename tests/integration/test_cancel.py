@@ -60,7 +60,7 @@ def test_a_job_that_waits_is_cancelled_before_it_starts(stage: Stage, tmp_path: 
 @any_broker
 def test_a_job_that_no_worker_will_ever_get_ends_when_it_is_cancelled(shared_stage: GetStage, broker: Broker) -> None:
     project, queue = new_project(), f"purged-{new_project()}"
-    with shared_stage(broker.name, env={"LOST_AFTER": "3"}).watch(project) as client:
+    with shared_stage(broker.name, env={"LOST_AFTER": "6"}).watch(project) as client:
         job = jobs.count.apply_async(queue=queue, headers={"project_id": project}).id
         client.wait_for_event("agent_status", job_id=job, status="queued")
         with jobs.celery.connection_for_write() as connection:
@@ -96,7 +96,7 @@ def test_a_worker_drops_the_message_of_the_cancelled_publication_and_runs_that_o
 ) -> None:
     """Both wait in a queue that no worker reads yet, so no worker has been asked to cancel anything."""
     project, queue, path = new_project(), f"later-{new_project()}", tmp_path / "ran"
-    stage = shared_stage(broker.name, env={"LOST_AFTER": "3"})
+    stage = shared_stage(broker.name, env={"LOST_AFTER": "6"})
     with stage.watch(project) as client:
         job = jobs.leave_trace.apply_async((str(path), "first"), queue=queue, headers={"project_id": project}).id
         client.wait_for_event("agent_status", job_id=job, status="queued")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.forks import run_python
 from tests.integration import jobs
 from tests.integration.stage import Stage, new_project, producing
-from tests.processes import ROOT, ManagedProcess
+from tests.processes import ManagedProcess
 from tests.services import BROKERS
 from tests.variants import long_unless
 from tests.waiting import wait_for
@@ -25,21 +25,13 @@ if TYPE_CHECKING:
     from tests.launcher import Launcher
     from tests.services import Broker
 
-CELERY = [sys.executable, "-m", "celery", "-A"]
+CELERY = ["-m", "celery", "-A"]
 
 
 def run(app: str, *arguments: str, broker: Broker | None = None, code: int = 0) -> str:
     """Run a command, and return what it printed."""
     env = {**os.environ, **(broker.env if broker else {})}
-    done = subprocess.run(
-        [*CELERY, app, "realtime", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-        cwd=ROOT,
-        env=env,
-    )
+    done = run_python([*CELERY, app, "realtime", *arguments], env=env)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -48,8 +40,8 @@ class Watcher(ManagedProcess):
     """``celery realtime watch``."""
 
     def __init__(self, stage: Stage, *arguments: str, folder: Path) -> None:
-        command = [*CELERY, "tests.integration.jobs", "realtime", "watch", "--url", stage.web.url, *arguments]
-        super().__init__(command, folder=folder, name="watch", env=stage.broker.env)
+        command = [sys.executable, *CELERY, "tests.integration.jobs", "realtime", "watch", "--url", stage.web.url]
+        super().__init__([*command, *arguments], folder=folder, name="watch", env=stage.broker.env, forks="prefork")
 
 
 # A watcher speaks with a web server, never with the broker.

@@ -19,9 +19,7 @@ from tests.services import Broker
 from tests.variants import long_unless
 from tests.waiting import wait_for
 
-LOST_AFTER = 3.0
-#: What a busy machine may need beside. The default of 30 seconds is beyond it.
-AT_MOST = LOST_AFTER + 15
+LOST_AFTER = 6.0
 
 ENV = {"LOST_AFTER": str(LOST_AFTER)}
 ELSEWHERE = "elsewhere"
@@ -65,7 +63,7 @@ def worker_elsewhere(stage: Stage) -> Worker:
 def wait_for_looks(client: Recorder, project: str) -> None:
     """Wait until whoever looks for lost jobs has done so, longer than a lease after now."""
     marker = jobs.add.apply_async((1, 2), expires=LOST_AFTER, queue="nowhere", headers={"project_id": project}).id
-    client.wait_for_end(marker, timeout=AT_MOST)
+    client.wait_for_end(marker)
 
 
 def seen(client: Recorder, job: str) -> list[str]:
@@ -108,7 +106,7 @@ def test_a_job_that_runs_elsewhere_is_lost_with_that_worker_and_not_with_the_one
         wait_for_looks(client, project)
         assert seen(client, job) == ["PENDING", "STARTED"]
         second.kill()
-        end = client.wait_for_end(job, timeout=AT_MOST)
+        end = client.wait_for_end(job)
     assert end["state"] == "LOST"
     assert second.hostname in end["error"]
 
@@ -119,7 +117,7 @@ def test_a_job_that_waits_where_nobody_will_get_it_ends_when_it_is_cancelled(sta
         job = start(jobs.replaced_elsewhere, str(tmp_path / "go"), ELSEWHERE, project=project)
         stage.wait_until_handed_on(job)
         assert client.call("cancel_job", {"job_id": job})["cancel"] == "requested"
-        end = client.wait_for_end(job, timeout=AT_MOST)
+        end = client.wait_for_end(job)
     assert (end["state"], end["error"]) == ("REVOKED", "TaskRevokedError: revoked")
 
 
@@ -140,5 +138,5 @@ def test_a_job_that_goes_on_in_the_same_worker_is_lost_with_it(
             job = start(GOING_ON[task], str(tmp_path / "never"), "celery", project=project)
             client.wait_for_event("agent_progress", message="holding")
             stage.worker.kill()
-            assert client.wait_for_end(job, timeout=AT_MOST)["state"] == "LOST"
+            assert client.wait_for_end(job)["state"] == "LOST"
     assert seen(client, job) == ["PENDING", "STARTED", "LOST"]

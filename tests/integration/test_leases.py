@@ -22,9 +22,7 @@ from tests.services import Broker
 from tests.variants import any_broker, long_unless
 from tests.waiting import wait_for
 
-LOST_AFTER = 3.0
-#: What a busy machine may need beside. The default of 30 seconds is beyond it.
-AT_MOST = LOST_AFTER + 15
+LOST_AFTER = 6.0
 
 
 @pytest.fixture
@@ -40,9 +38,9 @@ def test_a_killed_worker_s_job_is_lost_after_the_stated_time(stage: Stage, tmp_p
         job = start(jobs.hold, str(tmp_path / "never"), project=project)
         client.wait_for_event("agent_progress", job_id=job)
         stage.worker.kill()
-        end = client.wait_for_end(job, timeout=AT_MOST)
+        end = client.wait_for_end(job)
     assert (end["status"], end["state"]) == ("error", "LOST")
-    assert stage.worker.hostname in end["error"]
+    assert end["error"] == f"WorkerLost: {stage.worker.hostname} has not been heard of for {LOST_AFTER:g} s"
     assert [state for _, state, _ in states(client, job)] == ["PENDING", "STARTED", "LOST"]
 
 
@@ -56,7 +54,7 @@ def test_a_queued_job_of_a_killed_worker_stays_queued(stage: Stage, tmp_path: Pa
         waiting = start(jobs.add, 1, 2, project=project)
         stage.worker.kill()
         for job in running:
-            assert client.wait_for_end(job, timeout=AT_MOST)["state"] == "LOST"
+            assert client.wait_for_end(job)["state"] == "LOST"
         assert client.statuses(waiting) == ["queued"]
 
 
@@ -108,7 +106,7 @@ def test_a_worker_that_was_away_for_too_long_takes_its_job_back(stage: Stage, tm
         job = start(jobs.hold, str(tmp_path / "go"), project=project)
         client.wait_for_event("agent_progress", job_id=job)
         stage.worker.pause()
-        assert client.wait_for_end(job, timeout=AT_MOST)["state"] == "LOST"
+        assert client.wait_for_end(job)["state"] == "LOST"
         stage.worker.resume()
         (tmp_path / "go").touch()
         client.wait(lambda events: [d for _, d in events if d.get("job_id") == job and d.get("status") == "success"])
@@ -146,10 +144,10 @@ def test_a_job_that_is_called_lost_only_when_its_worker_has_come_back_is_running
         if broker.name == "rabbitmq":
             broker.server.restart()
         with redis.Redis.from_url(broker.backend_url) as client_of_history:
-            wait_for(lambda: client_of_history.exists(lapsed), timeout=AT_MOST)
+            wait_for(lambda: client_of_history.exists(lapsed))
         worker.resume()
         assert client.wait_for_end(job)["state"] == "LOST"
-        wait_for(lambda: client.statuses(job)[-1] == "running", timeout=AT_MOST)
+        wait_for(lambda: client.statuses(job)[-1] == "running")
         (tmp_path / "go").touch()
         wait_for(lambda: client.statuses(job)[-1] == "success")
         results.resume()
@@ -168,7 +166,7 @@ def test_a_worker_that_is_killed_and_comes_back_at_once_under_its_name_has_lost_
             client.wait_for_event("agent_progress", job_id=job)
             stage.worker.kill()
             stage.worker.start()
-            end = client.wait_for_end(job, timeout=AT_MOST)
+            end = client.wait_for_end(job)
             later = start(jobs.add, 1, 2, project=project)
             assert client.wait_for_end(later)["status"] == "success"
     assert end["state"] == "LOST"
@@ -196,9 +194,9 @@ def test_two_workers_of_one_name_each_stand_on_their_own_lease(
             second = start(jobs.hold_late, str(tmp_path / "go"), 60.0, project=project)
             client.wait_for_event("agent_status", job_id=second, status="running")
             namesake.kill()
-            assert client.wait_for_end(second, timeout=AT_MOST)["state"] == "LOST"
+            assert client.wait_for_end(second)["state"] == "LOST"
             marker = jobs.add.apply_async((1, 2), expires=LOST_AFTER, headers={"project_id": project}).id
-            client.wait_for_end(marker, timeout=AT_MOST)
+            client.wait_for_end(marker)
             assert client.statuses(first) == ["queued", "running"]
             (tmp_path / "go").touch()
             assert client.wait_for_end(first)["status"] == "success"
@@ -222,7 +220,7 @@ def test_however_a_worker_is_run_its_job_is_lost_when_its_process_is_killed(
             client.wait_for_event("agent_progress", job_id=job)
             embedded.kill()
             stage.worker.start()
-            assert client.wait_for_end(job, timeout=AT_MOST)["state"] == "LOST"
+            assert client.wait_for_end(job)["state"] == "LOST"
 
 
 @pytest.mark.parametrize("how", ["cut_off", "reloaded"])
@@ -295,7 +293,7 @@ def test_in_every_pool_a_killed_worker_s_job_is_lost(
             job = start(jobs.hold, str(tmp_path / "never"), project=project)
             client.wait_for_event("agent_progress", job_id=job)
             stage.worker.kill_main()
-            assert client.wait_for_end(job, timeout=AT_MOST)["state"] == "LOST"
+            assert client.wait_for_end(job)["state"] == "LOST"
 
 
 # In either pool, the lease is renewed by a thread that has to get at the interpreter.
@@ -333,7 +331,7 @@ def test_a_job_that_expires_in_the_queue_is_reported(launcher: Launcher, broker:
         with launcher.connect(web.url, token=jobs.realtime.issue_token("ada", [project])) as client:
             assert client.subscribe(project)["ok"] is True
             job = jobs.add.apply_async((1, 2), expires=0.5, headers={"project_id": project}).id
-            end = client.wait_for_end(job, timeout=AT_MOST)
+            end = client.wait_for_end(job)
     assert (end["status"], end["state"], end["error"]) == ("error", "REVOKED", "TaskRevokedError: expired")
 
 
@@ -349,7 +347,5 @@ def test_another_worker_reports_a_loss_where_no_web_server_looks(
         wait_for(lambda: [told for told in history.read(project).jobs if told["status"] == "running"])
         launcher.worker("tests.integration.jobs", broker=redis_broker, env=env, name="second")
         first.kill()
-        lost = wait_for(
-            lambda: [told for told in history.read(project).jobs if told["state"] == "LOST"], timeout=AT_MOST
-        )
+        lost = wait_for(lambda: [told for told in history.read(project).jobs if told["state"] == "LOST"])
     assert [told["job_id"] for told in lost] == [job]

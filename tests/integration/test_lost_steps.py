@@ -16,9 +16,7 @@ from tests.launcher import Launcher
 from tests.services import Broker
 from tests.variants import any_broker
 
-LOST_AFTER = 3.0
-#: What a busy machine may need beside.
-AT_MOST = LOST_AFTER + 20
+LOST_AFTER = 6.0
 
 
 @pytest.fixture
@@ -55,10 +53,10 @@ def test_all_steps_behind_the_job_of_a_killed_worker_end(stage: Stage, tmp_path:
         assert last == f"body-{project}"
         client.wait_for_event("agent_progress", job_id=f"first-{project}")
         stage.worker.kill()
-        lost = client.wait_for_end(f"first-{project}", timeout=AT_MOST)
+        lost = client.wait_for_end(f"first-{project}")
         assert lost["state"] == "LOST"
         for name in ("second", "left", "right", "body"):
-            end = client.wait_for_end(f"{name}-{project}", timeout=AT_MOST)
+            end = client.wait_for_end(f"{name}-{project}")
             assert (end["state"], end["error"]) == ("FAILURE", f"not run: {lost['error']}")
             assert end["root_id"] == f"first-{project}"
 
@@ -74,8 +72,8 @@ def test_if_a_lost_job_comes_back_its_steps_are_shown_as_they_run(
             [step, *_] = publish(chain(jobs.hold_late.si(str(path), 60.0), jobs.add.si(1, 2)), project)
             first = client.wait_for_event("agent_status", status="running")["job_id"]
             stage.worker.kill()
-            assert client.wait_for_end(first, timeout=AT_MOST)["state"] == "LOST"
-            assert client.wait_for_end(step, timeout=AT_MOST)["state"] == "FAILURE"
+            assert client.wait_for_end(first)["state"] == "LOST"
+            assert client.wait_for_end(step)["state"] == "FAILURE"
             path.touch()
             launcher.worker("tests.integration.jobs", broker=rabbitmq_broker, env=env, name="next")
             client.wait_for_event("agent_status", job_id=step, status="success")
@@ -90,7 +88,7 @@ def test_a_job_that_has_replaced_itself_is_lost_with_the_step_that_it_waits_for(
         job = jobs.replaced_by_steps.apply_async((str(tmp_path / "never"),), headers={"project_id": project}).id
         client.wait_for_event("agent_progress")
         stage.worker.kill()
-        assert client.wait_for_end(job, timeout=AT_MOST)["state"] == "LOST"
+        assert client.wait_for_end(job)["state"] == "LOST"
 
 
 @any_broker

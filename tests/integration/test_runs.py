@@ -16,7 +16,7 @@ from tests.launcher import Launcher
 from tests.services import Broker
 
 #: The reaper looks each sixth of it.
-LOST_AFTER = 3.0
+LOST_AFTER = 6.0
 
 
 @pytest.fixture

@@ -17,9 +17,7 @@ from tests.launcher import Launcher
 from tests.services import Broker
 from tests.variants import long_unless
 
-LOST_AFTER = 3.0
-#: What a busy machine may need beside.
-AT_MOST = LOST_AFTER + 15
+LOST_AFTER = 6.0
 ENV = {"LOST_AFTER": str(LOST_AFTER)}
 
 Publish = Callable[[str, Path, str], None]
@@ -72,7 +70,7 @@ def test_on_one_worker_that_is_killed_each_is_lost_but_for_one_that_has_ended_an
         publish(waits, tmp_path / "never", "nobody's")
         stage.worker.kill()
         for project in lost:
-            assert clients[project].wait_for_end(job_id, timeout=AT_MOST)["state"] == "LOST"
+            assert clients[project].wait_for_end(job_id)["state"] == "LOST"
         states = {project: [event["state"] for event in clients[project].of("agent_status")] for project in clients}
     assert states[ends][-2:] == ["STARTED", "SUCCESS"]
     assert set(states[waits]) <= {"PENDING"}
@@ -92,7 +90,7 @@ def test_of_two_workers_the_one_that_lives_keeps_its_job(
         start(publish, clients[dies], job_id, dies, tmp_path / "never", "one")
         start(publish, clients[lives], job_id, lives, tmp_path / "go", "two")
         stage.worker.kill()
-        assert clients[dies].wait_for_end(job_id, timeout=AT_MOST)["state"] == "LOST"
+        assert clients[dies].wait_for_end(job_id)["state"] == "LOST"
         (tmp_path / "go").touch()
         assert clients[lives].wait_for_end(job_id)["state"] == "SUCCESS"
         states = [[event["state"] for event in clients[project].of("agent_status")] for project in (dies, lives)]
