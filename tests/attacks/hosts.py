@@ -76,7 +76,7 @@ class Attacked(ManagedProcess):
             name=f"{kind}-{port}",
             env={**own, **env},
             ready=lambda: _answers(port),
-            start_timeout=20,
+            start_timeout=60,
         )
 
     def memory(self) -> float:

@@ -110,6 +110,7 @@ def run_script(launcher: Launcher, broker: Broker, name: str, project: str, **en
             folder=launcher.folder,
             name=f"{name}-{project}",
             env={**python_path(), **broker.env, **env},
+            forks="prefork",
         )
     )
 
