@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import Terminated
-from celery.exceptions import Reject, WorkerLostError
+from celery.exceptions import Reject, TimeLimitExceeded, WorkerLostError
 
 from celery_realtime.events import Job
 from celery_realtime.jobs.departures import CUT_OFF_GRACE, GRACE, Departures
@@ -157,6 +157,37 @@ def test_a_job_whose_child_has_died_is_looked_at_at_once_if_celery_does_not_look
     assert (len(departures.due(10, clock=time.monotonic())), len(woken)) == (1, 1)
     assert departures.hasten(JOB, killed)
     assert not departures.hasten(JOB, killed)
+
+
+@pytest.mark.parametrize("is_timeout", [False, True])
+def test_as_long_as_the_message_of_a_killed_child_is_not_acknowledged_its_job_may_be_delivered_again(
+    departures: Departures, monkeypatch: pytest.MonkeyPatch, is_timeout: bool
+) -> None:
+    monkeypatch.setattr("celery_realtime.jobs.departures.looks_for_stored_success", lambda: True)
+    request = Request()
+    request.message.acknowledged = False
+    departures.watch(JOB, request)
+    if is_timeout:
+        request.on_timeout(False, 2.0)
+    else:
+        request.on_failure(error_of(WorkerLostError("killed")))
+    told = TimeLimitExceeded(2.0) if is_timeout else WorkerLostError("what Celery stores")
+    assert departures.hasten(JOB, told)
+    [left] = departures.due(10, clock=time.monotonic())
+    assert left.awaits_acknowledgement
+    assert left.report.cause is told
+    request.message.acknowledged = True
+    assert not left.awaits_acknowledgement
+    assert not departures.hasten(JOB, told)
+
+
+def test_a_job_that_has_failed_by_itself_is_not_waited_for(departures: Departures) -> None:
+    request = Request()
+    request.message.acknowledged = False
+    departures.watch(JOB, request)
+    request.on_failure(error_of(ValueError("no luck")))
+    assert not departures.hasten(JOB, ValueError("no luck"))
+    assert not departures.due(10, clock=math.inf)[0].awaits_acknowledgement
 
 
 def test_when_the_worker_ends_what_is_not_acknowledged_goes_back_and_the_rest_is_dropped(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from celery.app.trace import trace_task
-from celery.exceptions import Ignore, Reject, Retry, TaskRevokedError
+from celery.exceptions import Ignore, Reject, Retry, TaskRevokedError, TimeLimitExceeded, WorkerLostError
 
 from celery_realtime.events import Ending
 from celery_realtime.jobs import endings
@@ -136,6 +136,11 @@ def test_a_stored_failure_has_its_error(settings: Settings, state: str, result: 
     assert of(settings, status=state, result=result) == Ending(state, error)
 
 
+def test_a_stored_failure_of_a_killed_process_is_one_that_nobody_has_seen(settings: Settings) -> None:
+    stored = of(settings, status="FAILURE", result=WorkerLostError("gone"))
+    assert stored == Ending("FAILURE", "WorkerLostError: gone", died=True)
+
+
 @pytest.mark.parametrize("state", ["PENDING", "STARTED", "RETRY", "PROGRESS", "ABORTED", None])
 def test_other_states_are_no_ends(settings: Settings, state: str | None) -> None:
     assert of(settings, status=state, result=None) is None
@@ -166,6 +171,11 @@ def test_a_result_of_an_unknown_age_counts(settings: Settings, done: Any) -> Non
         (PoolReport("returned"), Ending("SUCCESS")),
         (PoolReport("failed", ValueError("no")), Ending("FAILURE", "ValueError: no")),
         (PoolReport("lost", OSError("gone")), Ending("FAILURE", "OSError: gone")),
+        (PoolReport("lost", WorkerLostError("gone")), Ending("FAILURE", "WorkerLostError: gone", died=True)),
+        (
+            PoolReport("failed", TimeLimitExceeded(2)),
+            Ending("FAILURE", "TimeLimitExceeded: TimeLimitExceeded(2,)", died=True),
+        ),
         (PoolReport("retried", ValueError("again")), Ending("RETRY", "ValueError: again")),
         (PoolReport("retried", Retry("again")), Ending("RETRY", "Retry: Retry in Nones: None")),
         (PoolReport("ignored", Ignore()), Ending("IGNORED")),

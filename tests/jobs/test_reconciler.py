@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from celery.exceptions import Ignore, Retry, WorkerLostError
+from celery.exceptions import Ignore, Retry, TimeLimitExceeded, WorkerLostError
 
 from celery_realtime.events import Job, pack
 from celery_realtime.history.leases import HeldJob
@@ -47,6 +47,7 @@ class Request:
         self.time_start = 0.0
         self.worker_pid = pid
         self.acknowledged = False
+        self.message = SimpleNamespace(acknowledged=True)
         self.on_success = self.on_failure = self.on_timeout = self.reject = self.revoked = lambda *_, **__: None
 
 
@@ -55,6 +56,7 @@ class Play:
 
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
+        self.request = Request()
         self.manager = studio.realtime.manager
         self.results = Results()
         self.departures = Departures()
@@ -70,7 +72,9 @@ class Play:
             failed=lambda job, _request, ending: self.failed.append((job.job_id, ending.error)),
         )
 
-    def leave(self, name: str, error: BaseException | None = None, *, pid: int | None = None, attempt: int = 0) -> None:
+    def leave(
+        self, name: str, error: BaseException | None = None, *, pid: int | None = None, attempt: int = 0
+    ) -> Request:
         """Let a job leave the worker: it has returned, or left with an error."""
         request = Request(pid)
         self.departures.watch(Job(job_id=name, project_id="p", attempt=attempt), request)
@@ -78,6 +82,7 @@ class Play:
             request.on_success((0, "repr", 0.1))
         else:
             request.on_failure(SimpleNamespace(exception=error))
+        return request
 
     def store(self, *events: Any) -> None:
         history = self.manager.history
@@ -327,6 +332,51 @@ def test_an_event_that_was_stored_after_all_is_not_stored_twice(
     monkeypatch.setattr(play.manager.spools, "take_dead", lambda: [pack(event, child.writer)])
     play.reconciler.look(0.0)
     assert [sent.data["_realtime"]["offset"] for sent in play.studio.sent] == [1]
+
+
+# -- messages that are not acknowledged -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def killed(play: Play) -> Play:
+    play.store(status("STARTED", job="a"))
+    play.request = play.leave("a", WorkerLostError("killed"))
+    play.request.message.acknowledged = False
+    return play
+
+
+def looks_at(play: Play, seconds: float) -> list[str]:
+    [left] = play.departures.all()
+    play.reconciler.look(left.due_first + seconds)
+    play.manager.flush(30)
+    return [sent.data["state"] for sent in play.studio.sent]
+
+
+def test_the_end_of_a_killed_child_is_reported_when_its_message_is_acknowledged(killed: Play) -> None:
+    assert looks_at(killed, 1.0) == []
+    killed.request.message.acknowledged = True
+    assert looks_at(killed, 2.0) == ["FAILURE"]
+    assert killed.studio.wire.outgoing[-1].standing.gate == "D"
+    assert killed.failed == [("a", "WorkerLostError: killed")]
+
+
+def test_one_whose_message_goes_back_after_all_is_queued_again(killed: Play) -> None:
+    [left] = killed.departures.all()
+    killed.departures.give_back(left.job, killed.request)
+    killed.reconciler.look(math.inf)
+    killed.manager.flush(30)
+    assert killed.studio.told() == ["PENDING"]
+
+
+@pytest.mark.parametrize("seconds", [reconcilers.ACKNOWLEDGEMENT_PATIENCE + 0.1, math.inf])
+def test_one_whose_message_cannot_be_acknowledged_is_reported_in_time(killed: Play, seconds: float) -> None:
+    assert looks_at(killed, reconcilers.ACKNOWLEDGEMENT_PATIENCE - 0.1) == []
+    assert looks_at(killed, seconds) == ["FAILURE"]
+
+
+def test_without_a_history_a_job_whose_child_was_killed_for_its_time_limit_is_reported(without_history: Play) -> None:
+    without_history.leave("a", TimeLimitExceeded(2.0))
+    assert without_history.look() == [("a", "FAILURE")]
 
 
 # -- the thread -----------------------------------------------------------------------------------------------------
