@@ -12,6 +12,7 @@ from typing import Any
 
 import billiard
 import celery
+import kombu
 import kombu.exceptions
 import pytest
 from billiard.einfo import ExceptionWithTraceback
@@ -34,6 +35,7 @@ from celery_realtime.jobs.seams import (
     database_session,
     dict_fields,
     ignores_result,
+    is_acknowledged,
     is_celerys_database,
     is_celerys_redis,
     is_prefork_child,
@@ -48,6 +50,7 @@ from celery_realtime.jobs.seams import (
     takes_new_rows,
     task_of_request,
     unproxied,
+    was_killed,
 )
 from tests.recording import current, new_app
 from tests.result_databases import result_database
@@ -364,6 +367,41 @@ def test_the_pool_calls_what_is_looked_up_on_the_request() -> None:
     assert said == ["returned"]
     assert request.id not in state.requests
     assert WorkerRequests.since(request) == request.realtime_received_at
+
+
+@pytest.mark.parametrize("how", ["ack", "reject", "requeue"])
+def test_a_request_is_acknowledged_when_its_message_has_been_and_not_when_it_is_going_to_be(how: str) -> None:
+    calls: list[str] = []
+    channel = SimpleNamespace(
+        basic_ack=lambda *_, **__: calls.append("ack"),
+        basic_reject=lambda *_, **__: calls.append("reject"),
+        no_ack_consumers=None,
+    )
+    message = kombu.Message(
+        body=(["m1"], {}, {}), headers={"id": "job", "task": "transcribe"}, delivery_tag="1", channel=channel
+    )
+    app, soon = new_app(), []
+
+    @app.task(name="transcribe", shared=False)
+    def transcribe(meeting: str) -> None: ...
+
+    request = Request(
+        message, app=app, task=transcribe, hostname="w", decoded=True, on_ack=lambda *_: soon.append(message.ack)
+    )
+    request.acknowledge()
+    assert request.acknowledged
+    assert not is_acknowledged(request)
+    soon.append(getattr(message, how))
+    soon[how != "ack"]()
+    assert calls
+    assert is_acknowledged(request)
+
+
+def test_the_errors_of_a_killed_child_are_told_from_those_of_a_task() -> None:
+    killed = [
+        error for error in (WorkerLostError("x"), TimeLimitExceeded(1), ValueError("x"), None) if was_killed(error)
+    ]
+    assert [type(error).__name__ for error in killed] == ["WorkerLostError", "TimeLimitExceeded"]
 
 
 def test_a_job_that_is_cancelled_when_its_turn_comes_is_dropped_and_reported() -> None:
