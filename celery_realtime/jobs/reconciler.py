@@ -39,7 +39,7 @@ LOOKUP_PATIENCE = 10.0
 CHILD_PATIENCE = 30.0
 
 #: Seconds after which the end of a killed process is reported even though its message is not acknowledged.
-ACKNOWLEDGEMENT_PATIENCE = 10.0
+ACKNOWLEDGEMENT_PATIENCE = 30.0
 
 #: Seconds between two turns while a message is to be acknowledged, which takes a moment.
 SHORT_PAUSE = 0.05
