@@ -10,7 +10,7 @@ from typing import Any
 from celery_realtime.client import ProjectSubscription
 from tests.client_recorder import OrderedClient, Recorder, hang_up
 from tests.deaths.app import SPOKEN
-from tests.deaths.verdict import Change, View, answer_of
+from tests.deaths.verdict import Change, View, answer_of, is_killed
 from tests.waiting import wait_for
 
 Entry = Mapping[str, Any]
@@ -31,7 +31,7 @@ class Page:
             if self._answers.get(job) != answer:
                 self._answers[job] = answer
                 attempt, timestamp = int(entry.get("attempt") or 0), str(entry.get("timestamp") or "")
-                self._changes.append(Change(job, answer, attempt, timestamp, entry.get("offset")))
+                self._changes.append(Change(job, answer, attempt, timestamp, entry.get("offset"), is_killed(entry)))
 
     def show_only(self, entries: Mapping[str, Entry]) -> None:
         """Show these jobs and no other."""

@@ -84,6 +84,15 @@ def test_only_lost_is_taken_back() -> None:
     assert judge(TRUTHS, [View("a", RIGHT, changes)]) == []
 
 
+def test_the_end_of_a_killed_process_is_taken_back_by_the_next_start_and_by_nothing_else() -> None:
+    killed = Change("returned", "error:FAILURE", killed=True)
+    assert turns(View("a", RIGHT, (killed, Change("returned", "running"), Change("returned", "success")))) == []
+    for answer in ("queued", "success", "error:LOST"):
+        assert [fault.kind for fault in turns(View("a", RIGHT, (killed, Change("returned", answer))))] == ["reopened"]
+    raised = Change("returned", "error:FAILURE")
+    assert [fault.kind for fault in turns(View("a", RIGHT, (raised, Change("returned", "running"))))] == ["reopened"]
+
+
 def test_one_end_after_another_is_a_fault() -> None:
     view = View("a", {}, (Change("job", "success"), Change("job", "error:LOST")))
     assert [fault.shown for fault in turns(view)] == ["success and then error:LOST"]

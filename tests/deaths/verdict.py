@@ -31,6 +31,7 @@ class Change:
         attempt: Of the job.
         timestamp: Of the status that it shows.
         offset: Of the event that it came with; None for one without, as in a snapshot.
+        killed: Whether it is the end of a process that was killed, which its worker's main process tells.
     """
 
     job: str
@@ -38,6 +39,7 @@ class Change:
     attempt: int = 0
     timestamp: str = ""
     offset: int | None = None
+    killed: bool = False
 
     def __str__(self) -> str:
         return self.answer if self.offset is None else f"{self.answer} @{self.offset}"
@@ -96,6 +98,11 @@ def answer_of(status: Mapping[str, Any]) -> str:
     return f"error:{status['state']}" if status["status"] == "error" else str(status["status"])
 
 
+def is_killed(status: Mapping[str, Any]) -> bool:
+    """Tell whether a status, or an entry of a snapshot, is the end of a process that was killed."""
+    return str(status.get("error") or "").startswith("WorkerLostError: ")
+
+
 def judge(truths: Mapping[str, Truth], views: Iterable[View]) -> list[Fault]:
     """Return all that is wrong."""
     views = list(views)
@@ -144,7 +151,8 @@ def turns(view: View) -> list[Fault]:
 
 def _turn(before: Change, after: Change) -> str | None:
     if _is_end(before.answer) and before.answer != LOST:
-        return "reopened"
+        # A broker that dies delivers again what it was told, or was to be told, that it need not.
+        return None if before.killed and after.answer == RUNNING else "reopened"
     # A job whose message went back to the broker is queued again; its publication is older than its start.
     is_late = after.timestamp <= before.timestamp
     return "backwards" if (before.answer, after.answer) == (RUNNING, QUEUED) and is_late else None
