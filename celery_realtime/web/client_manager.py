@@ -85,13 +85,13 @@ class RealtimeClientManager(RealtimeKombuManager):
         **options: Any,
     ) -> None:
         super().__init__(url, channel, write_only=False, **options)
+        self._backlogs = seams.ClientBacklogs(self, self.namespace)
         #: Which rooms of this server an event goes to.
-        self.delivery = Delivery(self.is_occupied, audience_filter)
+        self.delivery = Delivery(self.is_occupied, audience_filter, self._backlogs)
         #: Puts the events of each project in order, and recovers what was missed.
         self.catch_up = CatchUp(read, self.delivery.is_watched, self.namespace, positions=positions)
         #: Reads the channel.
         self.reader = ChannelReader(self._listener(), self.catch_up, self.delivery, self.host_id)
-        self._backlogs = seams.ClientBacklogs(self, self.namespace)
         #: What is held for clients that are being given a snapshot, and for those whose access is decided again.
         self.newcomers = Newcomers(self._backlogs.is_in_room, self.namespace)
         self.suspensions = Suspensions(self._backlogs)
@@ -204,7 +204,7 @@ class RealtimeClientManager(RealtimeKombuManager):
                     yield item
 
     def _emit(self, emit: Emit) -> None:
-        if self.is_occupied(emit.namespace, emit.room):
+        if any(self.is_occupied(emit.namespace, room) for room in emit.rooms):
             with self._failures.suppressing("the event %s could not be emitted to all its clients", emit.event):
                 for part in _parts(self, emit):
                     self.emit_here(part)
@@ -280,14 +280,14 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
         #: What it publishes through.
         self.speaker = Speaker(url, channel, namespace=namespace, **options)
         self.host_id = self.speaker.host_id
+        self._backlogs = seams.ClientBacklogs(self, self.namespace)
         #: Which rooms of this server an event goes to.
-        self.delivery = Delivery(self.is_occupied, audience_filter)
+        self.delivery = Delivery(self.is_occupied, audience_filter, self._backlogs)
         #: Puts the events of each project in order, and recovers what was missed.
         self.catch_up = CatchUp(read, self.delivery.is_watched, namespace, positions=positions)
         listener = Listener(url, channel, connection_options=options.get("connection_options"))
         #: Reads the channel.
         self.reader = ChannelReader(listener, self.catch_up, self.delivery, self.host_id)
-        self._backlogs = seams.ClientBacklogs(self, namespace)
         #: What is held for clients that are being given a snapshot, and for those whose access is decided again.
         self.newcomers = Newcomers(self._backlogs.is_in_room, namespace)
         self.suspensions = Suspensions(self._backlogs)
@@ -422,7 +422,7 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
         return self._queue is None or self._queue.wait_for_room(ROOM_TIMEOUT)
 
     def _is_for_clients(self, item: Item) -> bool:
-        return not isinstance(item, Emit) or self.is_occupied(item.namespace, item.room)
+        return not isinstance(item, Emit) or any(self.is_occupied(item.namespace, room) for room in item.rooms)
 
     async def _listen(self) -> AsyncIterator[dict[str, Any]]:
         """Emit the events of the channel, and yield python-socketio's own messages for it to handle."""

@@ -16,6 +16,7 @@ from celery_realtime.events import (
 )
 from celery_realtime.rooms import rooms_of
 from celery_realtime.web.audiences import AudienceFilter, Audiences, is_shown
+from celery_realtime.web.several import Place, Rooms, SeveralRooms, Wanted, skipped_by
 
 
 class Emit(msgspec.Struct, frozen=True):
@@ -28,6 +29,8 @@ class Emit(msgspec.Struct, frozen=True):
         room: The room, one of ours, or the session id of one client.
         skip_sid: The client, or clients, that it is not emitted to.
         events: The events of a project that it consists of: one, or those of a batch; none for an answer.
+        only: The one client that it is emitted to; None for all in the room.
+        also: Further rooms in one of which that client may be instead.
     """
 
     event: str
@@ -36,6 +39,17 @@ class Emit(msgspec.Struct, frozen=True):
     room: str
     skip_sid: Any = None
     events: tuple[Heard, ...] = ()
+    only: str | None = None
+    also: tuple[str, ...] = ()
+
+    @property
+    def rooms(self) -> tuple[str, ...]:
+        """The rooms in one of which a client has to be to get it."""
+        return self.room, *self.also
+
+    def is_for(self, sid: str) -> bool:
+        """Return whether a client that is in one of the rooms gets it."""
+        return self.only in (None, sid) and sid not in skipped_by(self.skip_sid)
 
 
 class Delivery:
@@ -44,16 +58,22 @@ class Delivery:
     All clients of a project are in its room, unless a filter decides what each audience may see: then each audience
     has a room of its own. Single jobs, and clients that asked for batches, have further rooms.
 
+    A client gets each event once, however many subscriptions it has in a project.
+
     Args:
         is_occupied: ``(namespace, room) -> bool``, whether any client of this server is in a room.
         audience_filter: Decides what an audience sees; None where every audience sees everything.
+        rooms: Who is in which room of this server.
 
     Attributes:
         audiences: What each audience sees.
     """
 
-    def __init__(self, is_occupied: Callable[[str, str], bool], audience_filter: AudienceFilter | None) -> None:
+    def __init__(
+        self, is_occupied: Callable[[str, str], bool], audience_filter: AudienceFilter | None, rooms: Rooms
+    ) -> None:
         self._is_occupied = is_occupied
+        self._several = SeveralRooms(rooms)
         self.audiences = Audiences(audience_filter)
         # By project, the audiences and jobs that clients of this server have asked for. The sets are replaced, never
         # changed: the listening thread iterates over them while other threads expect more.
@@ -105,24 +125,32 @@ class Delivery:
     def spread(self, events: list[Heard]) -> Iterator[Emit]:
         """Yield what to emit on this server for events that came together."""
         for audience, visible in self._by_audience(events):
-            batches: dict[tuple[str, str], list[Any]] = {}
-            for event in visible:
-                for namespace, room, batch_room in self._rooms_for(event, audience):
-                    yield Emit(event.event, event.data, namespace, room, event.skip_sid, (event,))
-                    batches.setdefault((namespace, batch_room), []).append(event)
-            for (namespace, batch_room), batched in batches.items():
-                if self._is_occupied(namespace, batch_room):
-                    items = [_batch_item(event) for event in batched]
-                    yield Emit(BATCH_EVENT, items, namespace, batch_room, None, tuple(batched))
+            places = [(event, list(self._places_of(event, audience))) for event in visible]
+            wanted = self._several.wanted(places) if any(len(of_event) > 1 for _, of_event in places) else []
+            yield from self._to_rooms(places, list(dict.fromkeys(one.sid for one in wanted)))
+            for one in wanted:
+                yield from _to_client(one)
 
-    def _rooms_for(self, event: Heard, audience: str | None) -> Iterator[tuple[str, str, str]]:
-        """Yield the namespace, the room for single events, and the room for batches, of each place of an event."""
-        yield event.namespace, *rooms_of(event.project_id, None, audience)
+    def _to_rooms(self, places: list[tuple[Heard, list[Place]]], others: list[str]) -> Iterator[Emit]:
+        """Yield what is emitted to all in a room but some, who get what they want by themselves."""
+        batches: dict[tuple[str, str], list[Heard]] = {}
+        for event, of_event in places:
+            skipped = [*skipped_by(event.skip_sid), *others] if others else event.skip_sid
+            for namespace, room, batch_room in of_event:
+                yield Emit(event.event, event.data, namespace, room, skipped, (event,))
+                batches.setdefault((namespace, batch_room), []).append(event)
+        for (namespace, batch_room), batched in batches.items():
+            if self._is_occupied(namespace, batch_room):
+                yield _batch(batched, namespace, batch_room, others or None)
+
+    def _places_of(self, event: Heard, audience: str | None) -> Iterator[Place]:
+        """Yield the places of an event: that of its project first."""
+        yield Place(event.namespace, *rooms_of(event.project_id, None, audience))
         # Right behind: a client that follows a job gets its events no later than one that follows its project.
         for job_id in self._followed_jobs(event):
-            room, batch_room = rooms_of(event.project_id, job_id, audience)
-            if self._is_occupied(event.namespace, room) or self._is_occupied(event.namespace, batch_room):
-                yield event.namespace, room, batch_room
+            place = Place(event.namespace, *rooms_of(event.project_id, job_id, audience))
+            if self._is_occupied(event.namespace, place.room) or self._is_occupied(event.namespace, place.batch_room):
+                yield place
 
     def _followed_jobs(self, event: Heard) -> Iterable[str]:
         followed = self._jobs.get(event.project_id, frozenset())
@@ -156,6 +184,20 @@ class Delivery:
         if event.offset is None:
             return None
         return hidden(event)
+
+
+def _batch(events: Iterable[Heard], namespace: str, room: str, skip_sid: Any = None) -> Emit:
+    return Emit(BATCH_EVENT, [_batch_item(event) for event in events], namespace, room, skip_sid, tuple(events))
+
+
+def _to_client(wanted: Wanted) -> Iterator[Emit]:
+    room, *also = wanted.rooms
+    if wanted.in_batch:
+        whole = _batch(wanted.events, wanted.namespace, room)
+        yield msgspec.structs.replace(whole, only=wanted.sid, also=tuple(also))
+        return
+    for event in wanted.events:
+        yield Emit(event.event, event.data, wanted.namespace, room, events=(event,), only=wanted.sid, also=tuple(also))
 
 
 def _batch_item(event: Heard) -> dict[str, Any]:

@@ -123,9 +123,9 @@ class Doubts:
     def doubt(self, subscriptions: Iterable[tuple[Session, str]]) -> None:
         """Hold what is emitted of projects for clients until it has been decided again that they may see it."""
         for session, project_id in subscriptions:
-            with self._lock:
+            with self._lock:  # nobody decides, and releases, what is not held yet
                 self._add(session, project_id)
-            self._manager.suspensions.begin(session.sid, project_id)
+                self._manager.suspensions.begin(session.sid, project_id)
             for pending in list(session.pending):
                 pending.is_doubtful |= pending.topic.project_id == project_id
         self._start_workers()

@@ -13,12 +13,16 @@ from celery_realtime.channel.wire import Heard
 from celery_realtime.clocks import time
 from celery_realtime.events import BATCH_EVENT, RESYNC_EVENT
 from celery_realtime.web.delivery import Emit
+from celery_realtime.web.several import skipped_by
 
 #: Emits that are held for a client until it has its snapshot.
 MOST_HELD = 1000
 
 #: Seconds that emits are held for a client that heard the project before: the history may hang.
 LONGEST_HOLD = 1.0
+
+#: The same where the answer comes as events: newer ones that went before it would be taken back by it.
+LONGEST_HOLD_FOR_REPLAY = 10.0
 
 #: Seconds after a snapshot in which what is older than it may still come.
 LONGEST_AFTERMATH = 10.0
@@ -33,6 +37,7 @@ class Newcomer:
         room: The room that it enters.
         others: Other rooms of the same subscription. What is emitted in further rooms of the project waits as well.
         was_here: Whether the client has been in one of the rooms before.
+        replays: Whether its answer comes as events.
 
     Attributes:
         held: What waits.
@@ -43,11 +48,21 @@ class Newcomer:
         is_outrun: Whether the client was given events, since the answer took long, that its snapshot has not.
     """
 
-    def __init__(self, sid: str, project_id: str, room: str, *, others: Iterable[str], was_here: bool) -> None:
+    def __init__(
+        self,
+        sid: str,
+        project_id: str,
+        room: str,
+        *,
+        others: Iterable[str],
+        was_here: bool,
+        replays: bool = False,
+    ) -> None:
         self.sid = sid
         self.project_id = project_id
         self.held: deque[Emit] = deque()
-        self.replaces = not was_here
+        self.replaces = replays or not was_here
+        self._replays = replays
         self.is_outrun = False
         self._room = room
         self._rooms = frozenset([room, *others])
@@ -87,8 +102,13 @@ class Newcomer:
 
     @property
     def is_late(self) -> bool:
-        """Whether the answer takes too long for a client that heard the project before to go without its events."""
-        return self.was_here and time.monotonic() - self._since >= LONGEST_HOLD
+        """Whether the answer takes too long for a client that heard the project before to go without its events.
+
+        Not when it comes as events, and is about to: newer ones must not come in between.
+        """
+        is_coming = self._replays and self._position is not None
+        longest = LONGEST_HOLD_FOR_REPLAY if self._replays else LONGEST_HOLD
+        return self.was_here and not is_coming and time.monotonic() - self._since >= longest
 
     def hold(self, emit: Emit) -> None:
         """Let an emit wait until the client has been answered."""
@@ -106,26 +126,16 @@ class Newcomer:
 
     def note_emitted(self, emit: Emit) -> None:
         """Note that the client has been given something of its rooms: whatever comes next is newer, too."""
-        if emit.room not in self._rooms:
+        if self._rooms.isdisjoint(emit.rooms) or not emit.events:
             return
-        if self._position is not None:
-            self._position = None
-        elif emit.events:
+        if self._position is None:
             self._outran = emit.events[-1]
+        elif not self._has(emit.events[-1]):
+            self._position = None
 
-    def rest_of(self, emit: Emit) -> Emit | None:
-        """Return what of an emit is not in the client's snapshot: the emit itself, less of it, or None."""
-        if self._position is None or not self.replaces or emit.room not in self._rooms:
-            return emit
-        news = [not self._has(event) for event in emit.events]
-        if all(news):
-            return emit
-        if emit.event != BATCH_EVENT or not any(news):
-            return None
-        pairs = [(item, event) for item, event, is_new in zip(emit.data, emit.events, news, strict=True) if is_new]
-        return msgspec.structs.replace(
-            emit, data=[item for item, _ in pairs], events=tuple(event for _, event in pairs)
-        )
+    def covers(self, event: Heard, room: str) -> bool:
+        """Return whether an event that is emitted in a room is in the client's snapshot, which it takes for it."""
+        return self._position is not None and self.replaces and room in self._rooms and self._has(event)
 
     def _has(self, event: Heard) -> bool:
         """Return whether the snapshot has an event, or goes beyond its epoch."""
@@ -155,11 +165,21 @@ class Newcomer:
 
 
 def _rest_for(newcomers: list[Newcomer], emit: Emit) -> Emit | None:
-    """Return what of an emit one client needs, which has been given the snapshots of these subscriptions."""
-    rest: Emit | None = emit
-    for newcomer in newcomers:
-        rest = None if rest is None else newcomer.rest_of(rest)
-    return rest
+    """Return what of an emit one client needs, which has been given the snapshots of these subscriptions.
+
+    That is the emit itself, less of it, or None. A client that gets it by several subscriptions needs what one of them
+    has not.
+    """
+    news = [
+        any(not any(newcomer.covers(event, room) for newcomer in newcomers) for room in emit.rooms)
+        for event in emit.events
+    ]
+    if all(news):
+        return emit
+    if emit.event != BATCH_EVENT or not any(news):
+        return None
+    pairs = [(item, event) for item, event, is_new in zip(emit.data, emit.events, news, strict=True) if is_new]
+    return msgspec.structs.replace(emit, data=[item for item, _ in pairs], events=tuple(event for _, event in pairs))
 
 
 def _take(newcomers: list[Newcomer], emit: Emit) -> list[Emit] | None:
@@ -238,23 +258,26 @@ class Newcomers:
         alternatives = list(others)
         was_here = any(self._is_in_room(sid, self._namespace, name) for name in (room, *alternatives))
         was_here = was_here if earlier is None else earlier.was_here
-        newcomer = Newcomer(sid, project_id, room, others=alternatives, was_here=was_here)
+        newcomer = Newcomer(sid, project_id, room, others=alternatives, was_here=was_here, replays=replays)
         with self._lock:
             present = [other for other in self._newcomers.get(project_id, ()) if not other.is_over]
             for other in present if not replays else ():
                 # Which of the answers it will take is not known.
                 if other.sid == sid and other.is_holding and other is not earlier:
                     newcomer.replaces = other.replaces = False
-            newcomer.replaces |= replays
             self._newcomers[project_id] = [*present, newcomer]
         return newcomer
 
     def split(self, emit: Emit) -> Iterator[Emit]:
         """Yield what to emit instead: it, without the clients that are being answered, and what they get of it."""
+        if emit.only is not None:
+            if emit.is_for(emit.only):
+                yield from self.alone(emit.only, emit)
+            return
         if not self._newcomers or not emit.events:
             yield emit
             return
-        skipped = emit.skip_sid if isinstance(emit.skip_sid, list) else [emit.skip_sid]
+        skipped = skipped_by(emit.skip_sid)
         alone = self._taken(emit, emit.events[0].project_id, skipped)
         if not alone:
             yield emit
@@ -293,8 +316,8 @@ class Newcomers:
 
     def _for_client(self, sid: str, emit: Emit) -> Iterator[Emit]:
         # It may have left the room, or have been shown out of it, since.
-        if self._is_in_room(sid, emit.namespace, emit.room):
-            yield msgspec.structs.replace(emit, room=sid, skip_sid=None, events=())
+        if any(self._is_in_room(sid, emit.namespace, room) for room in emit.rooms):
+            yield msgspec.structs.replace(emit, room=sid, skip_sid=None, events=(), only=None, also=())
 
     def release(self, newcomer: Newcomer) -> Iterator[Emit]:
         """Yield what was held for a client that has been answered; from then on it gets what others get."""

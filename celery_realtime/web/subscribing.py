@@ -224,8 +224,8 @@ class Subscription:
         earlier = self._session.rooms.get(topic, [])
         sid, alternatives = self._session.sid, {*others, *earlier} - {room}
         hold = functools.partial(self._shared.manager.newcomers.hold, sid, topic.project_id, room, alternatives)
-        previous = self._newcomers[-1] if self._newcomers else None
-        self._newcomers.append(hold(replays=self._replays, earlier=previous))
+        before = self._newcomers[-1] if self._newcomers else None
+        self._newcomers.append(hold(replays=self._replays, earlier=before))
         if not (yield from membership.enter(self._session, self._pending, room)):
             return False
         for other in alternatives:

@@ -114,8 +114,7 @@ class Suspensions:
             may: Whether it may still; asked before each emit.
         """
         while (emit := self._next(sid, project_id, may)) is not None:
-            skipped = emit.skip_sid if isinstance(emit.skip_sid, list) else [emit.skip_sid]
-            if sid not in skipped and self._rooms.is_in_room(sid, emit.namespace, emit.room):
+            if emit.is_for(sid) and any(self._rooms.is_in_room(sid, emit.namespace, room) for room in emit.rooms):
                 yield emit
 
     def _next(self, sid: str, project_id: str, may: Callable[[], bool]) -> Emit | None:

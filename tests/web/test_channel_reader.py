@@ -16,6 +16,7 @@ from celery_realtime.web.channel_reader import ChannelReader, OrderObservers
 from celery_realtime.web.delivery import Delivery, Emit
 from tests.log_records import logged_by
 from tests.waiting import wait_for
+from tests.web.test_delivery import Members
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -66,7 +67,7 @@ class Server:
         self.hanging: set[str] = set()
         self.answer = threading.Event()
         self.last = 0
-        delivery = Delivery(lambda _namespace, room: not room.startswith("batch"), None)
+        delivery = Delivery(lambda _namespace, room: not room.startswith("batch"), None, Members())
         self.catch_up = CatchUp(self._read, delivery.is_watched, "/")
         self.reader = ChannelReader(Connection(*connections), self.catch_up, delivery, "me")  # type: ignore[arg-type]
         self.emitted: list[tuple[str, Any]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from typing import TYPE_CHECKING, Any
@@ -34,8 +35,22 @@ class Rooms:
         return not self.occupied or room in self.occupied
 
 
-def delivery(*occupied: str, rule: Any = None) -> Delivery:
-    return Delivery(Rooms(*occupied), None if rule is None else EventFilter(rule, by_audience=True))
+class Members:
+    """Which clients are in which room."""
+
+    def __init__(self, **rooms_of_client: list[str]) -> None:
+        self.of = rooms_of_client
+
+    def participants(self, _namespace: str, room: str) -> list[tuple[str, str]]:
+        return [(sid, "") for sid, entered in self.of.items() if room in entered]
+
+    def is_in_room(self, sid: str, _namespace: str, room: str) -> bool:
+        return room in self.of[sid]
+
+
+def delivery(*occupied: str, rule: Any = None, members: Members | None = None) -> Delivery:
+    audience_filter = None if rule is None else EventFilter(rule, by_audience=True)
+    return Delivery(Rooms(*occupied), audience_filter, members or Members())
 
 
 def step(number: int, project: str = "alpha", job: str | None = "one", **more: Any) -> Heard:
@@ -77,6 +92,60 @@ def test_a_followed_job_has_its_events_right_behind_the_projects() -> None:
     assert [(emit.room, emit.data["number"]) for emit in emits] == [
         *(("project:alpha", 1), (job, 1), ("project:alpha", 2), ("project:alpha", 3), (job, 3)),
     ]
+
+
+PROJECT, PROJECT_BATCH = rooms_of("alpha")
+JOB, JOB_BATCH = rooms_of("alpha", "one")
+OTHER_JOB, OTHER_BATCH = rooms_of("alpha", "two")
+
+
+#: Rooms of two subscriptions; one subscription has either single events or batches.
+PAIRS = list(itertools.product([PROJECT, PROJECT_BATCH, OTHER_JOB, OTHER_BATCH], [JOB, JOB_BATCH]))
+
+
+def told(emits: Iterator[Emit], sid: str, *entered: str) -> list[int]:
+    """Return the numbers that a client in these rooms is told, in order."""
+    numbers: list[int] = []
+    for emit in emits:
+        if emit.is_for(sid) and set(emit.rooms) & set(entered):
+            items = [item["data"] for item in emit.data] if emit.event == "agent_batch" else [emit.data]
+            numbers += [item["number"] for item in items]
+    return numbers
+
+
+@pytest.mark.parametrize("entered", PAIRS)
+def test_a_client_with_several_subscriptions_has_each_event_once_and_in_order(entered: tuple[str, str]) -> None:
+    members = Members(ada=list(entered), bob=[JOB], eve=[PROJECT])
+    one = delivery(members=members)
+    for job in ("one", "two"):
+        one.expect("alpha", job, None)
+    events = [step(1), step(2, job="two"), step(3), step(4, job=None)]
+
+    emits = list(one.spread(events))
+
+    whole = {1, 2, 3, 4}
+    numbers = {PROJECT: whole, PROJECT_BATCH: whole, JOB: {1, 3}, JOB_BATCH: {1, 3}, OTHER_JOB: {2}, OTHER_BATCH: {2}}
+    assert told(iter(emits), "ada", *entered) == sorted(set().union(*(numbers[room] for room in entered)))
+    assert told(iter(emits), "bob", JOB) == [1, 3]
+    assert told(iter(emits), "eve", PROJECT) == [1, 2, 3, 4]
+
+
+def test_several_subscriptions_that_all_ask_for_batches_have_batches() -> None:
+    one = delivery(members=Members(ada=[PROJECT_BATCH, JOB_BATCH]))
+    one.expect("alpha", "one", None)
+
+    emits = [emit for emit in one.spread([step(1), step(2)]) if emit.only == "ada"]
+
+    assert [(emit.event, emit.rooms) for emit in emits] == [("agent_batch", (PROJECT_BATCH, JOB_BATCH))]
+
+
+def test_what_a_client_is_left_out_of_it_does_not_get_by_another_subscription() -> None:
+    one = delivery(members=Members(ada=[PROJECT, JOB]))
+    one.expect("alpha", "one", None)
+
+    emits = one.spread([step(1, skip_sid="ada"), step(2)])
+
+    assert told(emits, "ada", PROJECT, JOB) == [2]
 
 
 def test_a_followed_job_of_another_project_has_none_of_them() -> None:
@@ -144,7 +213,7 @@ def test_projects_have_batches_of_their_own() -> None:
 def test_no_batch_is_made_for_an_empty_room_which_is_looked_at_once() -> None:
     occupied = Rooms("project:alpha")
 
-    assert batches(Delivery(occupied, None), [step(1), step(2), step(3)]) == []
+    assert batches(Delivery(occupied, None, Members()), [step(1), step(2), step(3)]) == []
     assert occupied.asked == [("/", "batch:alpha")]
 
 

@@ -279,3 +279,29 @@ def test_held_events_come_before_those_that_are_emitted_meanwhile() -> None:
     assert not emitting.is_alive()
     numbers = [number for number in server.sent["new"] if isinstance(number, int)]
     assert numbers == sorted(numbers)
+
+
+def test_of_two_answers_that_come_as_events_the_newer_one_counts_whichever_was_asked_for_first(server: Server) -> None:
+    first = server.come(replays=True)
+    second = server.come(replays=True)
+    server.emit(emit(1), emit(2), emit(3))
+    first.place("e", 1)
+    second.place("e", 2)
+
+    server.release(second)
+    server.release(first)
+    server.emit(emit(4))
+
+    assert server.sent["new"] == [3, 4]
+
+
+def test_access_that_is_decided_again_makes_no_client_one_that_was_here(server: Server) -> None:
+    first = server.come()
+    second = server.newcomers.hold("new", "p", ROOM, [BATCH], replays=False, earlier=first)
+    server.emit(emit(1), emit(2))
+    for newcomer in (first, second):
+        newcomer.place("e", 1)
+    for newcomer in (first, second):
+        server.release(newcomer)
+
+    assert server.sent["new"] == [2]

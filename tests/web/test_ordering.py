@@ -628,3 +628,53 @@ def test_nothing_that_comes_stalls_what_is_true(forged: list[tuple[int, str]]) -
     # What bears the next offset cannot be told from the next event.
     last = next(number for number in itertools.count(3) if (number + 1, "e") not in forged)
     assert project.order.emitted == last
+
+
+def test_a_client_with_an_older_snapshot_than_the_first_one_gets_what_came_between() -> None:
+    project = Project(Past(5), seeded=5)
+    project.note(project.order.seed("e", 3, project.clock))
+
+    missing = project.order.request()
+    assert missing is not None
+    project.note(project.order.answer(missing, project.past(missing), project.clock))
+    project.take(6)
+
+    assert project.emitted == [4, 5, 6]
+
+
+def test_a_client_with_an_older_snapshot_gets_that_late_if_newer_events_were_emitted() -> None:
+    project = Project(Past(6), seeded=5)
+    project.take(6)
+    project.note(project.order.seed("e", 4, project.clock))
+
+    missing = project.order.request()
+    assert missing is not None
+    project.note(project.order.answer(missing, project.past(missing), project.clock))
+    project.take(7)
+
+    assert project.emitted == [6, 5, 7]
+    assert project.order.overdue_at == math.inf
+
+
+def test_an_answer_that_begins_behind_what_is_missing_by_now_is_asked_for_again() -> None:
+    project = Project(Past(6), seeded=5)
+    project.order.fall_behind()
+    missing = project.order.request()
+    assert missing is not None
+    project.order.seed("e", 2, project.clock)
+
+    project.note(project.order.answer(missing, project.past(missing), project.clock))
+
+    assert project.emitted == []
+    assert project.order.overdue_at < project.clock
+
+
+def test_an_answer_that_was_asked_for_before_all_clients_had_left_says_nothing() -> None:
+    earlier = Project(Past(6), seeded=5)
+    earlier.order.fall_behind()
+    missing = earlier.order.request()
+    assert missing is not None
+    later = ProjectOrder("p", requests=earlier.order.requests)
+
+    assert later.answer(missing, earlier.past(missing), 100.0) == []
+    assert later.epoch is None
