@@ -83,8 +83,7 @@ class CatchUp:
         self._due: deque[Heard] = deque()
         self._turns_at = 0.0
         self._idles_at = 0.0
-        self._looks_at = 0.0
-        self._looked_at = 0
+        self._lookout = Lookout()
 
     @property
     def loops(self) -> list[BackgroundLoop]:
@@ -185,11 +184,7 @@ class CatchUp:
         return [shown for event in due if (shown := self._standings.shown(event)) is not None]
 
     def fall_behind(self, project_ids: Iterable[str] | None = None) -> None:
-        """Note that events may have been missed.
-
-        Args:
-            project_ids: Of which projects; None for all that are tracked, such as after an outage of the broker.
-        """
+        """Note that events of some projects may have been missed; of all that are tracked, such as after an outage."""
         with self._lock:
             for name in self._orders if project_ids is None else self._orders.keys() & set(project_ids):
                 self._orders[name].fall_behind()
@@ -241,9 +236,9 @@ class CatchUp:
             if order is not None:
                 order.announce(epoch, offset, clock)
                 self._note_restless(order)
-        if clock >= self._looks_at:
-            self._looks_at = clock + LOOK_INTERVAL * _random.uniform(0.75, 1.25)
-            reader.look(self._next_looked_at())
+        if self._lookout.is_due(clock):
+            names = [name for name, order in self._orders.items() if order.epoch is not None]
+            reader.look(self._lookout.next(names))
 
     def _forget(self, project_id: str) -> None:
         self._requests = max(self._requests, self._orders[project_id].requests)
@@ -253,12 +248,6 @@ class CatchUp:
     def _is_forgettable(self, project_id: str, clock: float) -> bool:
         is_expected = clock - self._expected.get(project_id, -math.inf) < LONGEST_WAIT
         return not is_expected and not self._is_watched(self._namespace, project_id)
-
-    def _next_looked_at(self) -> list[str]:
-        names = [name for name, order in self._orders.items() if order.epoch is not None]
-        start = self._looked_at if self._looked_at < len(names) else 0
-        self._looked_at = start + MOST_LOOKED_AT
-        return names[start : self._looked_at]
 
     def _pursued(self, reader: HistoryReader) -> Iterator[list[Heard]]:
         """Ask the history for what is overdue, and go on without where it does not answer."""
@@ -295,3 +284,24 @@ class CatchUp:
         if order.overdue_at == math.inf:
             self._restless.pop(order.project_id, None)
         return order.overdue_at
+
+
+class Lookout:
+    """Says now and then of which projects to look up how far their histories go, some at a time."""
+
+    def __init__(self) -> None:
+        self._due_at = 0.0
+        self._next = 0
+
+    def is_due(self, clock: float) -> bool:
+        """Return whether it is time for a look; the next one is some seconds later then."""
+        if clock < self._due_at:
+            return False
+        self._due_at = clock + LOOK_INTERVAL * _random.uniform(0.75, 1.25)
+        return True
+
+    def next(self, names: list[str]) -> list[str]:
+        """Return those of all projects whose turn it is."""
+        start = self._next if self._next < len(names) else 0
+        self._next = start + MOST_LOOKED_AT
+        return names[start : self._next]

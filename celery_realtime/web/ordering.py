@@ -91,8 +91,7 @@ class ProjectOrder:
         self.lost = Lost()
         self._source = Source(project_id, namespace)
         self._behind_since = 0
-        #: By offset, in the order of arrival, what is ahead of a hole.
-        self._waiting: dict[int, Waiting] = {}
+        self._waiting = Ahead()
         self._others = OtherEpochs()
         self._announced: Announced | None = None
         self._has_unnumbered = False
@@ -104,12 +103,7 @@ class ProjectOrder:
     # -- the channel --------------------------------------------------------------------------------------------
 
     def take(self, event: Heard, clock: float) -> Iterable[Heard]:
-        """Take an event with an offset from the channel, and return what has to be emitted now.
-
-        Args:
-            event: The event.
-            clock: The time in seconds.
-        """
+        """Take an event with an offset from the channel, and return what has to be emitted now."""
         offset = event.offset or 0
         if event.epoch != self.epoch:
             return self._others.take(Waiting(event, clock, self.requests))
@@ -118,7 +112,7 @@ class ProjectOrder:
             due = (event, *self._contiguous()) if self._waiting else (event,)
             return self.lost.emitting(due) if self.lost else due
         if offset > self.emitted:
-            self._waiting.setdefault(offset, Waiting(event, clock, self.requests))
+            self._waiting.add(Waiting(event, clock, self.requests))
             if len(self._waiting) > MOST_WAITING:
                 self.drop_waiting()
         return (_without_offset(event),) if offset <= self._start else ()
@@ -131,13 +125,13 @@ class ProjectOrder:
         """Forget what waits, which is too much: it is in the history, which is asked at once."""
         if not self._waiting:
             return
-        self._announced = Announced(self.epoch or "", max(self._waiting), -math.inf, self.requests)
-        self._waiting.clear()
+        self._announced = Announced(self.epoch or "", self._waiting.last, -math.inf, self.requests)
+        self._waiting.take_all()
 
     def _contiguous(self) -> Iterator[Heard]:
-        while (waiting := self._waiting.pop(self.emitted + 1, None)) is not None:
+        while (event := self._waiting.take(self.emitted + 1)) is not None:
             self.emitted += 1
-            yield waiting.event
+            yield event
 
     @property
     def waiting(self) -> int:
@@ -147,10 +141,8 @@ class ProjectOrder:
     @property
     def waits_until(self) -> float:
         """Until when the first of the events that wait does so, or what is announced is awaited; infinity if none."""
-        held = (self._waiting.values(), self._others.waiting)
-        since = [next(iter(events)).since for events in held if events]
-        announced = self._missing_announced()
-        since += [] if announced is None else [announced.since]
+        announced, others = self._missing_announced(), self._others.waiting
+        since = [first.since for first in (self._waiting.oldest, others[0] if others else None, announced) if first]
         return min(since, default=math.inf) + PATIENCE
 
     @property
@@ -165,13 +157,7 @@ class ProjectOrder:
         self.is_behind, self._behind_since = True, self.requests
 
     def announce(self, epoch: str, offset: int, clock: float) -> None:
-        """Note up to where the history goes: what of it does not come is missing.
-
-        Args:
-            epoch: The epoch of the history.
-            offset: Its newest offset.
-            clock: The time in seconds.
-        """
+        """Note the history's epoch and newest offset: what of it does not come is missing."""
         if self.epoch is not None and not self._others.is_past(epoch) and self._missing_announced() is None:
             self._announced = Announced(epoch, offset, clock, self.requests)
 
@@ -221,10 +207,8 @@ class ProjectOrder:
         return due
 
     def _rest(self) -> list[Heard]:
-        due = [self._waiting[offset].event for offset in sorted(self._waiting)]
-        self.emitted = max(self._waiting, default=self.emitted)
-        self._waiting.clear()
-        return due
+        self.emitted = max(self.emitted, self._waiting.last)
+        return self._waiting.take_all()
 
     def _refute(self, epoch: str) -> None:
         self._others.refute(epoch)
@@ -247,13 +231,7 @@ class ProjectOrder:
         return int(min(self.emitted, self.lost.start)) if epoch == self.epoch else 0
 
     def answer(self, missing: Missing, snapshot: Any, clock: float) -> list[Heard]:
-        """Take an answer of the history, and return what has to be emitted now.
-
-        Args:
-            missing: What was asked for.
-            snapshot: What the history says.
-            clock: The time in seconds.
-        """
+        """Take the history's answer to what was asked for, and return what has to be emitted now."""
         if missing.serial <= self._first_request or missing.offset > self._place_in(missing.epoch):
             return []  # clients had left, or one has come since that needs more: it is asked for again
         if self._behind_since < missing.serial:
@@ -294,9 +272,9 @@ class ProjectOrder:
 
     def _next(self, entry: dict[str, Any], offset: int) -> Iterator[Heard]:
         self.emitted = offset
-        waiting = self._waiting.pop(offset, None)
-        if waiting is not None:
-            yield waiting.event
+        event = self._waiting.take(offset)
+        if event is not None:
+            yield event
         # One that cannot hold its offset came without, if later ones have come.
         elif not (self._has_unnumbered and "offset" in entry and self._waiting):
             yield self._source.event(entry, str(self.epoch), offset)
@@ -305,15 +283,13 @@ class ProjectOrder:
         """Yield what was there before the history was asked, and is not in it: its offset says nothing."""
         if self._announced is not None and self._announced.requests < missing.serial:
             self._announced = None
-        for offset in [place for place, event in self._waiting.items() if event.requests < missing.serial]:
-            if offset > newest:
-                yield _without_offset(self._waiting.pop(offset).event)
+        yield from map(_without_offset, self._waiting.take_refuted(missing.serial, newest))
 
     def _jumped(self, missing: Missing, snapshot: Any) -> list[Heard]:
         """Give up what is missing: it is not in the history any more, or is too much."""
         if snapshot.offset <= self.emitted and not self.lost:  # it came meanwhile, or the server has lost it
             return list(self._forged(missing, self.emitted))
-        known = [self._waiting.pop(offset).event for offset in sorted(self._waiting) if offset <= snapshot.offset]
+        known = self._waiting.take_up_to(snapshot.offset)
         self.emitted, self.lost, self._announced = max(self.emitted, snapshot.offset), Lost(), None
         return [self._source.resync(snapshot), *known, *self._contiguous()]
 
@@ -327,11 +303,59 @@ class ProjectOrder:
             if begins_late:
                 self.lost.add(range(1, first), self.requests)
         if self._waiting:
-            first = min(self._waiting)
+            first = self._waiting.first
             self.lost.add(range(self.emitted + 1, first), self.requests)
             self.emitted = first - 1
             due += self._contiguous()
         return [*self.lost.emitting(due)]
+
+
+class Ahead:
+    """Events of a project's epoch that are ahead of a hole, by offset."""
+
+    def __init__(self) -> None:
+        #: In the order of arrival.
+        self._events: dict[int, Waiting] = {}
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    @property
+    def oldest(self) -> Waiting | None:
+        """The one that has waited longest; None if there is none."""
+        return next(iter(self._events.values()), None)
+
+    @property
+    def first(self) -> int:
+        """The lowest offset; 0 if there is none."""
+        return min(self._events, default=0)
+
+    @property
+    def last(self) -> int:
+        """The highest offset; 0 if there is none."""
+        return max(self._events, default=0)
+
+    def add(self, waiting: Waiting) -> None:
+        """Let one wait, unless it does."""
+        self._events.setdefault(waiting.offset, waiting)
+
+    def take(self, offset: int) -> Heard | None:
+        """Return the event with an offset, once; None if it does not wait."""
+        waiting = self._events.pop(offset, None)
+        return None if waiting is None else waiting.event
+
+    def take_up_to(self, offset: float) -> list[Heard]:
+        """Return those up to an offset, once, in their order."""
+        return [self._events.pop(place).event for place in sorted(self._events) if place <= offset]
+
+    def take_all(self) -> list[Heard]:
+        """Return all, once, in their order."""
+        return self.take_up_to(math.inf)
+
+    def take_refuted(self, serial: int, newest: int) -> list[Heard]:
+        """Return, once, those beyond the history's newest offset that came before it was asked, as they came."""
+        early = [place for place, waiting in self._events.items() if waiting.requests < serial and place > newest]
+        return [self._events.pop(place).event for place in early]
 
 
 class Source(NamedTuple):
