@@ -98,16 +98,48 @@ class RepeatedErrors(logging.Filter):
         """Return whether a record is to be logged; all but errors with a traceback are."""
         if not record.exc_info or record.exc_info[1] is None:
             return True
-        rest = self._limit.admit((record.msg, *_origin(record.exc_info[1])))
+        rest = self._limit.admit(self.kind_of(record, record.exc_info[1]))
         if rest:
             record.msg = str(record.msg) + rest
         return rest is not None
 
+    def kind_of(self, record: logging.LogRecord, error: BaseException) -> Hashable:
+        """Return what is told apart."""
+        return (record.msg, *origin_of(error))
 
-def _origin(error: BaseException) -> tuple[str, str, int]:
+
+class RareErrors:
+    """Lets each kind of error pass its block once a minute, as if it were not there; repeated ones end here, counted.
+
+    For what strangers can cause very often, and what would write a traceback each time, wherever that is done.
+
+    Args:
+        logger: The logger that the count is written to.
+    """
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        self._limit = RateLimit()
+
+    def __enter__(self) -> None:
+        """Begin what may fail."""
+
+    def __exit__(self, _type: object, error: BaseException | None, _where: object) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        rest = self._limit.admit(origin_of(error))
+        if rest:
+            self._logger.warning("an error was raised again and again, and is not shown each time%s", rest)
+        return rest is None
+
+
+def origin_of(error: BaseException) -> tuple[str, str, int]:
     """Return the type of an exception, and the file and line that raised it."""
     if isinstance(error, RecursionError):  # how deep it came depends on who called
         return type(error).__name__, "", 0
+    parts = getattr(error, "exceptions", None)
+    if parts:  # a group's own place says nothing
+        return origin_of(parts[0])
     place = error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from celery_realtime import logs
-from celery_realtime.logs import MOST_KINDS, RateLimit, RateLimitedLogger, RepeatedErrors
+from celery_realtime.logs import MOST_KINDS, RareErrors, RateLimit, RateLimitedLogger, RepeatedErrors
 
 logger = logging.getLogger(__name__)
 
@@ -131,3 +131,36 @@ def test_more_kinds_than_anybody_reads_are_left_out_and_remembered_no_longer_tha
     assert admitted == [""] * MOST_KINDS + [None] * MOST_KINDS
     monkeypatch.setattr(logs, "LOG_INTERVAL", 0.0)
     assert limit.admit("later") == ""
+
+
+def fail(kind: int) -> None:
+    if kind:
+        raise ValueError(kind)
+    raise KeyError
+
+
+def test_rare_errors_pass_once_a_minute_and_kind_and_are_counted(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr("celery_realtime.logs.time.monotonic", lambda: clock[0])
+    errors = RareErrors(logging.getLogger("celery_realtime.test"))
+    passed = []
+    for at, kind in [(0, 1), (1, 2), (2, 0), (3, 1), (61, 1), (62, 0)]:
+        clock[0] = 1000.0 + at
+        try:
+            with errors:
+                fail(kind)
+        except (ValueError, KeyError):
+            passed.append(at)
+    assert passed == [0, 2, 61, 62]
+    assert [record.getMessage() for record in caplog.records if "again" in record.getMessage()] == [
+        "an error was raised again and again, and is not shown each time (and 2 more times since the last such line)"
+    ]
+
+
+def test_rare_errors_let_exits_pass() -> None:
+    errors = RareErrors(logging.getLogger("celery_realtime.test"))
+    for _ in range(3):
+        with pytest.raises(SystemExit), errors:
+            raise SystemExit

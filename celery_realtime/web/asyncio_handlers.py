@@ -8,23 +8,17 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from celery_realtime.exceptions import SubscribeError
 from celery_realtime.web import decisions
 from celery_realtime.web.decisions import Decision
 from celery_realtime.web.handlers import Read, SocketIOEventHandlers
 from celery_realtime.web.lanes import Lanes
-from celery_realtime.web.seams import peer_of
 from celery_realtime.web.shared_reads import AsyncSharedReads
-from celery_realtime.web.turns import WEIGHT, Kind, Owner, Turn, Turns
 
 #: Threads for each kind of request.
-LANES = {"connect": 8, "subscribe": 32, "result": 4, "cancel": 16, "refresh": 16}
+LANES = {"connect": 16, "subscribe": 32, "result": 4, "cancel": 16, "refresh": 16}
 
 #: Seconds that it is waited for an event loop to carry out an order.
 CARRY_OUT_TIMEOUT = 5.0
-
-#: Connections whose token is being looked at, at once.
-CONNECTS = Kind(at_once=8, of_peer=6, most_weight=10_000 * WEIGHT)
 
 
 class AsyncSocketIOEventHandlers(SocketIOEventHandlers):
@@ -43,7 +37,6 @@ class AsyncSocketIOEventHandlers(SocketIOEventHandlers):
         #: asyncio holds tasks weakly.
         self._tasks: set[asyncio.Future[Any]] = set()
         self._lanes = Lanes(LANES)
-        self._connects = Turns({"connect": CONNECTS})
 
     async def on_connect(self, sid: str, environ: dict[str, Any], auth: Any = None) -> Any:
         """Let a client in whose token is good; of the connections that come at once, those of each address in turn.
@@ -51,18 +44,9 @@ class AsyncSocketIOEventHandlers(SocketIOEventHandlers):
         Raises:
             socketio.exceptions.ConnectionRefusedError: It is not, with the code in its data.
         """
-        turn, turn_has_come = Turn(Owner(peer_of(environ), peer_of(environ), sid), "connect"), asyncio.Event()
-        comes = self._connects.enter(turn, turn_has_come.set)
-        if comes is None:
-            raise self._clients.sender.refusal_to_connect(SubscribeError("too many connect now", "too_many_requests"))
-        if not comes:
-            await turn_has_come.wait()
-        try:
-            with self._lanes.of("connect"):
-                return await super().on_connect(sid, environ, auth)
-        finally:
-            for start in self._connects.leave(turn):
-                start()
+        with self._connects.deciding(sid, environ, asyncio.Event) as arriving, self._lanes.of("connect"):
+            await arriving.event.wait()
+            return await self._run(self._connect(sid, environ, auth, arriving))
 
     def _lane(self, kind: str | None) -> AbstractContextManager[None]:
         return self._lanes.of(kind)

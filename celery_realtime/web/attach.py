@@ -60,7 +60,7 @@ def attach(
     manager = _client_manager(inner)
     made = chosen(inner, settings, rules=rules, sources=sources, manager=manager)
     Registration(inner, made).install()
-    log_redaction.install()
+    log_redaction.install(inner)
     if seams.allows_every_origin(inner):
         logger.warning('cors_allowed_origins="*" lets every page on the web connect as your users; name the origins')
     if serves and _is_ours(inner.manager):

@@ -33,6 +33,10 @@ MOST_ATTACHMENTS = 16
 MOST_REQUESTS = 2
 
 
+#: Longest pause, in seconds, before a request that asks what has come is answered.
+LONGEST_PAUSE = 5.0
+
+
 class Bucket:
     """An allowance that grows with time, up to a bound.
 
@@ -56,6 +60,13 @@ class Bucket:
             return False
         self._level -= amount
         return True
+
+    def reserve(self, amount: float = 1.0) -> float:
+        """Take an amount in any case, and return in how many seconds there will have been as much."""
+        if self.take(amount):
+            return 0.0
+        self._level -= amount
+        return -self._level / self._rate
 
     def add(self, amount: float) -> None:
         """Add an amount."""
@@ -106,6 +117,8 @@ class Rates:
         self.bytes, self.packets, self.frames = (
             Bucket(rate, rate * BURST) for rate in (allowance.byte_rate, allowance.packet_rate, allowance.frame_rate)
         )
+        #: Requests of HTTP that ask what has come; a client that asks more often waits, and then has more at once.
+        self.polls = Bucket(allowance.packet_rate, allowance.packet_rate)
 
     def add_connection(self) -> None:
         """Allow for what a new connection has to say."""
@@ -150,6 +163,7 @@ class Budget:
         user: Its user, once it has shown a token.
         exceeded: What it has sent too much of; None while it has not.
         has_token: Whether it has entered a namespace.
+        connects: How often it has asked to enter a namespace.
         is_connecting: Whether it is being decided if it may enter a namespace.
         max_message: Bytes that one message may have now.
         requests: The HTTP requests that are being answered, in which it may be cut.
@@ -167,6 +181,7 @@ class Budget:
         self.user: str | None = None
         self.exceeded: str | None = None
         self.has_token = False
+        self.connects = 0
         self.is_connecting = False
         self.requests: list[tuple[str, Any]] = []
         self._began = time.monotonic()
@@ -229,6 +244,10 @@ class Budget:
         """Take a packet of Engine.IO."""
         return self._within(all(rates.packets.take() for rates in self._all_rates()), "packets a second")
 
+    def pause_before_poll(self) -> float:
+        """Take a request that asks what has come, and return for how many seconds it has to wait."""
+        return min(LONGEST_PAUSE, max(rates.polls.reserve() for rates in self._all_rates()))
+
     def take_message(self, size: int) -> bool:
         """Take a message, or what has come of it, that has so many bytes by now."""
         return self._within(size <= self.max_message, "bytes in one message")
@@ -249,6 +268,7 @@ class Budget:
 
     def take_connect(self, namespace: str) -> bool:
         """Take an attempt to enter a namespace."""
+        self.connects += 1
         fits = len(namespace) <= LONGEST_NAMESPACE
         return self._within(fits, "letters in a namespace") and self._within(
             self._connects.take(), "attempts to connect"

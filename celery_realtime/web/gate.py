@@ -16,7 +16,7 @@ from celery_realtime.web.budgets import MOST_ATTACHMENTS, Allowance, Budget, Col
 from celery_realtime.web.cors import OuterCors
 from celery_realtime.web.decisions import Blocking, Decision
 from celery_realtime.web.memory import Memory
-from celery_realtime.web.metering import budget_of
+from celery_realtime.web.metering import Users, budget_of
 from celery_realtime.web.pings import Pings
 from celery_realtime.web.seams import (
     EngineSockets,
@@ -106,9 +106,10 @@ class Gate:
             on_connection: Called with the Engine.IO session id of each new connection.
         """
         self._on_connection = on_connection
+        users = Users.nobody()
         guard_requests(self._server, self._begin_request, self._end_request)
-        guard_websockets(self._server)
-        guard_messages(self._server, self._may_pass, self._note_passed)
+        guard_websockets(self._server, users)
+        guard_messages(self._server, self._may_pass, self._note_passed, users=users, user_of=self._user_of_poller)
         self.sockets.watch(self._note_connection, self.forget)
 
     # -- requests of HTTP ----------------------------------------------------------------------------------------
@@ -148,21 +149,16 @@ class Gate:
         holding = [other for other in list(self._newcomers.values()) if other is not budget and other.requests]
         late = time.monotonic() - PATIENCE_OF_THREADS
         silent = next((other for other in holding if other.is_idle(late)), None)
-        victim = silent or self._greediest(self._capacity // MOST_OF_USER) or next(iter(holding), None)
+        victim = (
+            silent
+            or _greediest(list(self._budgets.values()), self._capacity // MOST_OF_USER)
+            or next(iter(holding), None)
+        )
         if victim is not None and victim.exceeded is None:
             self._log.warning("the threads of this web server are about to be used up; a connection is ended")
             victim.exceed("requests that wait")
             for _, environ in victim.requests:
                 self.sockets.cut(environ)
-
-    def _greediest(self, most: int) -> Budget | None:
-        """Return a connection of the user with most requests, if these are too many."""
-        held: dict[str, list[Budget]] = {}
-        for budget in list(self._budgets.values()):
-            if budget.user is not None and budget.exceeded is None and budget.requests:
-                held.setdefault(budget.user, []).append(budget)
-        of_one = max(held.values(), key=_requests_of, default=[])
-        return of_one[-1] if _requests_of(of_one) > most else None
 
     # -- connections ---------------------------------------------------------------------------------------------
 
@@ -223,6 +219,10 @@ class Gate:
         if budget is not None:
             budget.release()
         self._newcomers.pop(eio_sid, None)
+
+    def _user_of_poller(self, eio_sid: str) -> str | None:
+        budget = self._budgets.get(eio_sid)
+        return None if budget is None or self.sockets.request_of(eio_sid) is not None else budget.user
 
     # -- messages ------------------------------------------------------------------------------------------------
 
@@ -309,6 +309,16 @@ class Gate:
         self.sockets.discard(eio_sid)
         self.sockets.drop(eio_sid)
         self.forget(eio_sid)
+
+
+def _greediest(budgets: list[Budget], most: int) -> Budget | None:
+    """Return a connection of the user with most requests, if these are too many."""
+    held: dict[str, list[Budget]] = {}
+    for budget in budgets:
+        if budget.user is not None and budget.exceeded is None and budget.requests:
+            held.setdefault(budget.user, []).append(budget)
+    of_one = max(held.values(), key=_requests_of, default=[])
+    return of_one[-1] if _requests_of(of_one) > most else None
 
 
 def _requests_of(budgets: list[Budget]) -> int:

@@ -19,6 +19,7 @@ from celery_realtime.web import decisions
 from celery_realtime.web.access import Access, Identification
 from celery_realtime.web.admission import Admission
 from celery_realtime.web.answers import AnswerBudget, Sender
+from celery_realtime.web.connects import Arriving, ConnectTurns
 from celery_realtime.web.decisions import Decision
 from celery_realtime.web.doubts import Doubts
 from celery_realtime.web.gate import Gate
@@ -151,6 +152,7 @@ class SocketIOEventHandlers:
         owner_of, longest = self._gate.owner_of, settings.max_request
         self._in_turn = InTurn(Turns(KINDS), owner_of, max_request=longest, lane=self._lane, start=self._start)
         self._gate.on_gone(self._in_turn.forget)
+        self._connects = ConnectTurns(server, self._gate.on_gone)
         self._doubts = Doubts(
             self._clients, self._manager, access=access, revocations=self._revocations, begin=self._begin
         )
@@ -284,14 +286,17 @@ class SocketIOEventHandlers:
     # -- events -------------------------------------------------------------------------------------------------
 
     def on_connect(self, sid: str, environ: dict[str, Any], auth: Any = None) -> Any:
-        """Let a client in whose token is good.
+        """Let a client in whose token is good; of the connections that come at once, those of each address in turn.
 
         Raises:
             socketio.exceptions.ConnectionRefusedError: It is not, with the code in its data.
         """
-        return self._run(self._connect(sid, environ, auth))
+        with self._connects.deciding(sid, environ, self.server.eio.create_event) as arriving:
+            arriving.event.wait()
+            return self._run(self._connect(sid, environ, auth, arriving))
 
-    def _connect(self, sid: str, environ: dict[str, Any], given: Any) -> Decision[None]:
+    def _connect(self, sid: str, environ: dict[str, Any], given: Any, arriving: Arriving) -> Decision[None]:
+        arriving.check(self._clients.sender.refusal_to_connect)
         yield from self._admission.connect(sid, environ, given, self._manager)
         self._gate.note_user(environ, self._clients.sessions.user_of(sid))
         hook, self._first_client = self._first_client, None

@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from celery_realtime.logs import RepeatedErrors
+from celery_realtime.web import server_errors
 
 #: The name of the parameter; a server decodes letters that are escaped, too.
 _NAME = "".join(f"(?:{letter}|%(?:25)*(?:{ord(letter):x}|{ord(letter.upper()):x}))" for letter in "token")
@@ -103,11 +104,22 @@ def _redacted(value: Any) -> Any:
 
 _redactor = TokenRedactor()
 _repeated_errors = RepeatedErrors()
+_repeated_server_errors = server_errors.RepeatedServerErrors()
 
 
-def install() -> None:
-    """Filter the logs of the servers in :data:`LOGGERS`; a second call changes nothing."""
+def install(server: Any = None) -> None:
+    """Filter the logs of the servers in :data:`LOGGERS`; a second call changes nothing.
+
+    Args:
+        server: A Socket.IO server that may have loggers of the application's own.
+    """
     for name in LOGGERS:
         logging.getLogger(name).addFilter(_redactor)
     for name in PROTOCOL_LOGGERS:
         logging.getLogger(name).addFilter(_repeated_errors)
+    for name in server_errors.LOGGERS:
+        logging.getLogger(name).addFilter(_repeated_server_errors)
+    for own in (getattr(server, "logger", None), getattr(getattr(server, "eio", None), "logger", None)):
+        if isinstance(own, logging.Logger) and own.name not in PROTOCOL_LOGGERS:
+            own.addFilter(_redactor)
+            own.addFilter(_repeated_server_errors)

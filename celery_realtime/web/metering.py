@@ -42,14 +42,17 @@ def budget_of(environ: dict[str, Any]) -> Budget | None:
     return budget if isinstance(budget, Budget) else None
 
 
-def metered_upgrade(theirs: Callable[..., Any], sleep: Callable[[float], Any]) -> Callable[..., Any]:
+def metered_upgrade(
+    theirs: Callable[..., Any], sleep: Callable[[float], Any], users: Users | None = None
+) -> Callable[..., Any]:
     """Return what Engine.IO makes of a WebSocket request instead: the same, with what the client sends counted.
 
     Args:
         theirs: The class of the asynchronous mode, ``(handler, server) -> (environ, ...) -> response``.
         sleep: Pauses a thread, or a greenlet.
+        users: Which have a message that is being handled, if others know that too.
     """
-    watches, users = SocketWatches(), Users(Shares(), AsyncShares())
+    watches, users = SocketWatches(), users or Users.nobody()
 
     def upgrade(handler: Callable[[Any], Any], server: Any) -> Callable[..., Any]:
         def respond(environ: dict[str, Any], *rest: Any) -> Any:
@@ -82,6 +85,11 @@ class Users(NamedTuple):
 
     shares: Shares
     async_shares: AsyncShares
+
+    @classmethod
+    def nobody(cls) -> Users:
+        """Return that of a server to which nothing has come yet."""
+        return cls(Shares(), AsyncShares())
 
 
 def _handle(

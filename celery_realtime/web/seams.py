@@ -23,11 +23,12 @@ from engineio.packet import MESSAGE, Packet
 
 from celery_realtime.clocks import time
 from celery_realtime.exceptions import ImproperlyConfigured
-from celery_realtime.logs import RateLimitedLogger
+from celery_realtime.logs import RareErrors, RateLimitedLogger
 from celery_realtime.rooms import project_of_room
 from celery_realtime.web.budgets import Budget
-from celery_realtime.web.metering import BUDGET_KEY, MeteredSocket, budget_of, metered_upgrade
+from celery_realtime.web.metering import BUDGET_KEY, MeteredSocket, Users, budget_of, metered_upgrade
 from celery_realtime.web.pings import Pings
+from celery_realtime.web.server_errors import ServerLogs
 from celery_realtime.web.socket_watch import WATCHED_KEY
 
 logger = logging.getLogger(__name__)
@@ -136,17 +137,18 @@ def follow_up_events(
     theirs = getattr(server, "_handle_event_internal", None)
     if theirs is None:
         return False
+    errors = RareErrors(logger)  # of the application's handlers, each in a thread or task of its own
 
     def call(*args: Any) -> None:
         try:
-            with around(args[FOLLOWED_UP]):
+            with errors, around(args[FOLLOWED_UP]):
                 theirs(*args)
         finally:
             follow_up(args[FOLLOWED_UP])
 
     async def call_async(*args: Any) -> None:
         try:
-            with around(args[FOLLOWED_UP]):
+            with errors, around(args[FOLLOWED_UP]):
                 await theirs(*args)
         finally:
             following = follow_up(args[FOLLOWED_UP])
@@ -315,16 +317,17 @@ End = Callable[["Budget", Request], None]
 
 
 def guard_requests(server: Any, begin: Begin, end: End) -> None:
-    """Look at each request of HTTP before Engine.IO does.
+    """Look at each request of HTTP before Engine.IO does; those that ask more often than they may wait.
 
     Args:
         server: The Socket.IO server, sync or asyncio.
         begin: Returns the budget of the connection that a request is of, or None to refuse it.
         end: Called when a request that was not refused has been answered.
     """
-    theirs = server.eio.handle_request
+    theirs, logs, errors = server.eio.handle_request, ServerLogs(), RareErrors(logger)
 
     def call(environ: dict[str, Any], start_response: Any) -> Any:
+        logs.install()
         request = Request.of_wsgi(environ)
         budget = begin(request)
         if budget is None:
@@ -333,10 +336,13 @@ def guard_requests(server: Any, begin: Begin, end: End) -> None:
             return [b"too many requests"]
         environ[BUDGET_KEY] = budget
         try:
-            return theirs(environ, start_response)
+            _pause_poll(budget, request, server.sleep)
+            with errors:
+                return theirs(environ, start := Start(start_response))
         finally:
             end(budget, request)
             _end_reading(request)
+        return start.fail()
 
     async def call_async(*args: Any) -> Any:
         if not args or not isinstance(args[0], dict) or "type" not in args[0]:
@@ -348,11 +354,53 @@ def guard_requests(server: Any, begin: Begin, end: End) -> None:
             return await _refuse(scope, send)
         scope[BUDGET_KEY] = budget
         try:
-            return await theirs(*args)
+            await _pause_poll_async(budget, request)
+            with errors:
+                return await theirs(*args)
         finally:
             end(budget, request)
 
     server.eio.handle_request = call_async if is_asyncio(server) else call
+
+
+def _pause_of(budget: Budget, request: Request) -> float:
+    return budget.pause_before_poll() if request.method == "GET" and request.sid is not None else 0.0
+
+
+def _pause_poll(budget: Budget, request: Request, sleep: Callable[[float], Any]) -> None:
+    pause = _pause_of(budget, request)
+    if pause:
+        sleep(pause)
+
+
+async def _pause_poll_async(budget: Budget, request: Request) -> None:
+    pause = _pause_of(budget, request)
+    if pause:
+        await asyncio.sleep(pause)
+
+
+class Start:
+    """A request's ``start_response``, which knows whether it was called.
+
+    Args:
+        theirs: The server's.
+    """
+
+    def __init__(self, theirs: Any) -> None:
+        self._theirs = theirs
+        self._was_called = False
+
+    def __call__(self, *args: Any) -> Any:
+        """Begin the answer."""
+        self._was_called = True
+        return self._theirs(*args)
+
+    def fail(self) -> list[bytes]:
+        """Answer a request that could not be handled, as a server does whose application raises, but without a line."""
+        if not self._was_called:
+            with contextlib.suppress(OSError):
+                self._theirs(FAILED, [("Content-Type", "text/plain"), ("Connection", "close")])
+        return []
 
 
 def _end_reading(request: Request) -> None:
@@ -366,7 +414,7 @@ def _end_reading(request: Request) -> None:
     connection = _socket_of(environ) if is_last else None
     if connection is None:
         return
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError, ValueError):  # the last of these where it has been closed
         # Not by the connection itself: one of TLS would go on in plain text.
         same = socket.socket(fileno=connection.fileno())
         try:
@@ -375,7 +423,7 @@ def _end_reading(request: Request) -> None:
             same.detach()
 
 
-REFUSED = "429 TOO MANY REQUESTS"
+REFUSED, FAILED = "429 TOO MANY REQUESTS", "500 INTERNAL SERVER ERROR"
 
 
 async def _refuse(scope: dict[str, Any], send: Any) -> None:
@@ -387,20 +435,34 @@ async def _refuse(scope: dict[str, Any], send: Any) -> None:
     await send({"type": "http.response.body", "body": b"too many requests"})
 
 
-def guard_websockets(server: Any) -> None:
-    """Count what comes over each WebSocket before Engine.IO reads it."""
+def guard_websockets(server: Any, users: Users) -> None:
+    """Count what comes over each WebSocket before Engine.IO reads it.
+
+    Args:
+        server: The Socket.IO server, sync or asyncio.
+        users: Which have a message that is being handled.
+    """
     modes = server.eio._async
     if modes.get("websocket") is not None:
-        server.eio._async = {**modes, "websocket": metered_upgrade(modes["websocket"], server.sleep)}
+        server.eio._async = {**modes, "websocket": metered_upgrade(modes["websocket"], server.sleep, users)}
 
 
-def guard_messages(server: Any, may_pass: Callable[[str, Any], bool], passed: Callable[[str, Any], None]) -> None:
+def guard_messages(
+    server: Any,
+    may_pass: Callable[[str, Any], bool],
+    passed: Callable[[str, Any], None],
+    *,
+    users: Users,
+    user_of: Callable[[str], str | None],
+) -> None:
     """Look at each message of a client before python-socketio decodes it.
 
     Args:
         server: The Socket.IO server, sync or asyncio.
         may_pass: ``(Engine.IO session id, message) -> bool``.
         passed: Called with the same when python-socketio has handled it.
+        users: Which have a message that is being handled.
+        user_of: Returns whose a connection is, if it has no WebSocket: those take their turn when they read.
     """
     handlers = getattr(server.eio, "handlers", {})
     theirs = handlers.get("message")
@@ -408,14 +470,16 @@ def guard_messages(server: Any, may_pass: Callable[[str, Any], bool], passed: Ca
         return
 
     def call(eio_sid: str, message: Any) -> None:
-        if may_pass(eio_sid, message):
-            theirs(eio_sid, message)
-            passed(eio_sid, message)
+        with users.shares.of(user_of(eio_sid)):
+            if may_pass(eio_sid, message):
+                theirs(eio_sid, message)
+                passed(eio_sid, message)
 
     async def call_async(eio_sid: str, message: Any) -> None:
-        if may_pass(eio_sid, message):
-            await theirs(eio_sid, message)
-            passed(eio_sid, message)
+        async with users.async_shares.of(user_of(eio_sid)):
+            if may_pass(eio_sid, message):
+                await theirs(eio_sid, message)
+                passed(eio_sid, message)
 
     handlers["message"] = call_async if is_asyncio(server) else call
 

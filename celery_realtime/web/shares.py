@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
+from collections.abc import AsyncIterator, Iterator
 
 #: Longest wait, in seconds, for another message of the same user: what handles it may wait for something itself.
 LONGEST = 5.0
@@ -39,6 +40,18 @@ class Shares:
                 del self._users[user]
         with contextlib.suppress(RuntimeError):  # it was waited for in vain, and has been given back since
             held.release()
+
+    @contextlib.contextmanager
+    def of(self, user: str | None) -> Iterator[None]:
+        """Handle a message of a user in the block; of nobody in particular, at once."""
+        if user is None:
+            yield
+            return
+        self.take(user)
+        try:
+            yield
+        finally:
+            self.give(user)
 
 
 class AsyncShares:
@@ -78,3 +91,15 @@ class AsyncShares:
                 turn.set_result(None)
                 return
         self._users.pop(user, None)
+
+    @contextlib.asynccontextmanager
+    async def of(self, user: str | None) -> AsyncIterator[None]:
+        """Handle a message of a user in the block; of nobody in particular, at once."""
+        if user is None:
+            yield
+            return
+        await self.take(user)
+        try:
+            yield
+        finally:
+            self.give(user)

@@ -16,6 +16,7 @@ elif KIND == "gevent":
 
     monkey.patch_all()
 
+import logging
 import time
 from typing import Any
 
@@ -53,7 +54,11 @@ PINGS = {
     name: float(os.environ[name.upper()]) for name in ("ping_interval", "ping_timeout") if name.upper() in os.environ
 }
 RULES = {"authenticate": authenticate, "authorize": authorize, "authorize_cancel": may_cancel}
-IS_ASGI = KIND in ("wsproto", "websockets", "hypercorn", "granian")
+IS_ASGI = KIND in ("wsproto", "websockets", "hypercorn", "granian", "daphne")
+#: Whether the server logs as it does by itself, and not as little as it can.
+LOGS = bool(os.environ.get("HOST_LOGS"))
+if KIND == "daphne":  # which writes what is logged anywhere, beside what Engine.IO writes itself
+    logging.getLogger("engineio.server").propagate = False
 
 
 def make() -> Any:
@@ -61,14 +66,31 @@ def make() -> Any:
     if IS_ASGI:
         server: Any = socketio.AsyncServer(async_mode="asgi", client_manager=realtime.async_client_manager(), **PINGS)
         realtime.init_socketio(server, **RULES)
+        add_raising(server)
         return socketio.ASGIApp(server)
     mode = KIND if KIND in ("eventlet", "gevent") else "threading"
     server = socketio.Server(async_mode=mode, client_manager=realtime.client_manager(), **PINGS)
     realtime.init_socketio(server, **RULES)
+    add_raising(server)
     return socketio.WSGIApp(server)
 
 
-application = make() if KIND in ("gthread", "hypercorn", "granian") else None
+def add_raising(server: Any) -> None:
+    """Add handlers of the application's own that raise."""
+    is_asyncio = server.is_asyncio_based()
+
+    def fail(*_: Any) -> None:
+        raise ValueError("a mistake of the application's")
+
+    async def fail_async(*_: Any) -> None:
+        raise ValueError("a mistake of the application's")
+
+    server.on("raise", fail_async if is_asyncio else fail)
+    server.on("too_few", lambda: None)
+    server.on("connect", fail_async if is_asyncio else fail, namespace="/raising")
+
+
+application = make() if KIND in ("gthread", "hypercorn", "granian", "daphne") else None
 
 
 def serve(host: str, port: int) -> None:
@@ -77,13 +99,13 @@ def serve(host: str, port: int) -> None:
         import uvicorn
 
         ws: Any = {"websockets": "websockets-sansio"}.get(KIND, KIND)
-        uvicorn.run(make(), host=host, port=port, log_level="error", ws=ws)
+        uvicorn.run(make(), host=host, port=port, log_level="info" if LOGS else "error", ws=ws)
     elif KIND == "eventlet":
-        eventlet.wsgi.server(eventlet.listen((host, port)), make(), log_output=False)
+        eventlet.wsgi.server(eventlet.listen((host, port)), make(), log_output=LOGS)
     elif KIND == "gevent":
         from gevent.pywsgi import WSGIServer
 
-        WSGIServer((host, port), make(), log=None).serve_forever()
+        WSGIServer((host, port), make(), **({} if LOGS else {"log": None})).serve_forever()
     else:
         from werkzeug.serving import make_server
 

@@ -15,9 +15,9 @@ from celery_realtime import Realtime
 from tests.processes import HOST, ManagedProcess, free_port, python_path
 
 MB = 1024 * 1024
-KINDS = ("threading", "gthread", "gevent", "eventlet", "wsproto", "websockets", "hypercorn", "granian")
+KINDS = ("threading", "gthread", "gevent", "eventlet", "wsproto", "websockets", "hypercorn", "granian", "daphne")
 #: Hosts that are no dependency of the tests.
-OPTIONAL = ("websockets", "hypercorn", "granian")
+OPTIONAL = ("websockets", "hypercorn", "granian", "daphne")
 SECRET = "a long and random string of the attacked"
 PROJECT = "alpha"
 
@@ -66,6 +66,7 @@ class Attacked(ManagedProcess):
                 where,
             ],
             "hypercorn": ["hypercorn", "--bind", where],
+            "daphne": ["daphne", "--bind", HOST, "--port", str(port)],
             "granian": ["granian", "--interface", "asgi", "--host", HOST, "--port", str(port)],
         }
         command = [*commands[kind], "tests.attacks.host:application"] if kind in commands else ["tests.attacks.host"]

@@ -22,7 +22,7 @@ SAMPLE = ("eventlet", "gthread")
 @pytest.fixture(scope="module", params=long_unless(SAMPLE, KINDS))
 def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
     if is_missing(request.param):
-        pytest.skip(f"{request.param} is not installed")
+        pytest.skip(f"{request.param} is not installed: run this with the venv of make attack, .venv/attack")
     folder = tmp_path_factory.mktemp(request.param)
     with Launcher(folder) as launcher:
         yield launcher.start(Attacked(request.param, Path(folder), {"CELERY_BROKER_URL": "memory://"}))
