@@ -47,7 +47,8 @@ ANSWER_INTERVAL = 0.1
 #: Workers of one name that are heard.
 MOST_NAMESAKES = 100
 
-#: Stands for the project of a job that has none, so that its absence takes as long as a refusal.
+#: Stands for the project of a job that has none, so that its absence takes as long as a refusal, and for a job whose
+#: result is not to be read.
 NOWHERE = "-"
 
 #: Why a result that is too large for an event cannot be had.
@@ -217,16 +218,20 @@ class JobRequests:
     def _stored(
         self, project_id: str, job_id: str, since: float | None, check_length: Callable[[int | None], None]
     ) -> dict[str, Any] | None:
-        """Return what the result backend has of a job, or None if that may be another project's, long or not."""
-        refusal, meta = None, {}
+        """Return what the result backend has of a job, or None if that may be another project's, long or not.
+
+        That is not read: the time that it takes would tell of it.
+        """
+        is_shared = self._is_shared(project_id, job_id)
+        refusal, meta, place = None, {}, NOWHERE if is_shared else job_id
         try:
-            check_length(self._results.length_of(job_id))
+            check_length(self._results.length_of(place))
         except SubscribeError as error:
             refusal = error
         else:
-            meta = self._results.meta_of(job_id)
-        # Asked last: a job is on record when it is published, and so before its result is stored.
-        if self._is_shared(project_id, job_id):
+            meta = self._results.meta_of(place)
+        # Asked again: a job is on record when it is published, and so before its result is stored.
+        if is_shared or self._is_shared(project_id, job_id):
             return None
         if refusal is not None:
             raise refusal

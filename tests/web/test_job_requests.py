@@ -305,6 +305,29 @@ def test_a_stored_result_that_may_be_another_projects_is_given_to_neither(web: W
         assert (answer["state"], answer["result"], answer["error"]) == (state, None, end.get("error"))
 
 
+def test_a_stored_result_that_may_be_another_projects_is_not_even_read(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How long that takes would tell of it."""
+    read: list[str] = []
+    backend = type(web.realtime.app.backend)
+    theirs = backend.get_task_meta
+
+    def get_task_meta(self: Any, job_id: str, *rest: Any, **more: Any) -> Any:
+        read.append(job_id)
+        return theirs(self, job_id, *rest, **more)
+
+    monkeypatch.setattr(backend, "get_task_meta", get_task_meta)
+    tell(web, "same", "SUCCESS", project="beta", result=b"null", truncated=True)
+    tell(web, "own", "SUCCESS", result=b"null", truncated=True)
+    tell(web, "same", "SUCCESS", result=b"null", truncated=True)
+    client = web.connect()
+    assert ask(client, "get_result", "same")["result"] is None
+    assert ask(client, "get_result", "own")["result"] is None
+    assert len(read) == 2
+    assert (read[0] != "same", read[1]) == (True, "own")
+
+
 def test_a_result_that_was_stored_before_the_job_was_published_is_not_the_jobs(
     make_web: Callable[..., Web], redis_url: str
 ) -> None:
@@ -390,10 +413,14 @@ def test_a_result_that_is_too_long_is_refused_before_it_is_read(make_web: Callab
 
 @pytest.mark.parametrize(
     ("stored", "questions"),
-    [(None, []), ("short", ["length", "result", "projects"]), ("x" * 150_000, ["length", "projects"])],
+    [
+        (None, []),
+        ("short", ["projects", "length", "result", "projects"]),
+        ("x" * 150_000, ["projects", "length", "projects"]),
+    ],
     ids=["the history has all", "short", "too long"],
 )
-def test_no_more_is_asked_for_a_result_than_has_to_be_known_and_each_thing_once(
+def test_no_more_is_asked_for_a_result_than_has_to_be_known(
     make_web: Callable[..., Web], monkeypatch: pytest.MonkeyPatch, stored: str | None, questions: list[str]
 ) -> None:
     web = make_web(max_backlog_bytes=200_000).attach().start()
@@ -412,7 +439,8 @@ def test_no_more_is_asked_for_a_result_than_has_to_be_known_and_each_thing_once(
     client = web.connect()
     answer = ask(client, "get_result", "one", project_id="alpha")
     assert answer.get("result") == (stored if stored == "short" else None)
-    assert asked == ["projects", *questions]  # first, whether there is such a job
+    # First, whether there is such a job; then, before and after the result is read, whether it may be another's.
+    assert asked == ["projects", *questions]
 
 
 def test_a_result_of_anothers_that_is_too_long_looks_as_if_there_were_none(make_web: Callable[..., Web]) -> None:
