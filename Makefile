@@ -27,7 +27,7 @@ help:
 	@echo "make matrix   run every outcome of a job in every pool on every broker (long)"
 	@echo "make chaos    kill 500 workers and servers at random, and break brokers under 20,000 events (ten minutes)"
 	@echo "make fuzz     feed arbitrary input to all that reads what others write (FUZZ_EXAMPLES each, FUZZ_STEPS)"
-	@echo "make attack   attack web servers of each kind, and measure what it costs them (20 minutes; ARGS)"
+	@echo "make attack   attack web servers of each kind, and measure what it costs them (half an hour; ARGS)"
 	@echo "make audit    look for known holes in what this depends on (with pip-audit, if its data can be reached)"
 	@echo "make bench    compare with python-socketio's own manager, and with no extension (minutes)"
 	@echo "make package  build the wheel with its bill of materials (SBOM), and check what is in it"
@@ -81,8 +81,10 @@ FUZZ_STEPS ?= 100000
 fuzz: services
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) FUZZ_STEPS=$(FUZZ_STEPS) $(BIN)/python -m pytest tests/fuzz --timeout 0 $(ARGS)
 
-attack: services
-	$(BIN)/python -m tests.attacks $(ARGS)
+# It goes on where it was interrupted; ARGS=--table prints what there is.
+attack: $(VENV)/attack/.installed
+	$(VENV)/attack/bin/python -m tests.tools.install_services
+	$(VENV)/attack/bin/python -m tests.attacks $(ARGS)
 
 # In a venv of its own: it is no part of what is audited. Without it, or without its data, the list of ours is checked.
 audit: $(VENV)/.test
@@ -102,7 +104,7 @@ package: $(VENV)/.package
 
 clean:
 	rm -rf build dist docs/_build *.egg-info tests/client/node_modules
-	rm -rf .coverage* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .tox
+	rm -rf .attacks .coverage* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .tox
 	rm -f $(VENV)/.compiled
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
@@ -122,6 +124,12 @@ $(VENV)/.test: $(METADATA) | $(BIN)/pip
 # pytest compiles each module of tests in its own way: once, and not in each of its processes at the same time.
 $(VENV)/.compiled: $(VENV)/.test $(shell find tests -name '*.py')
 	@$(PYTEST) --collect-only -qq >/dev/null 2>&1 || true
+	@touch $@
+
+# In a venv of its own: with websockets installed, uvicorn would use that in all other tests, too.
+$(VENV)/attack/.installed: $(METADATA) | $(BIN)/pip
+	$(PYTHON) -m venv $(VENV)/attack
+	$(VENV)/attack/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test,attack]'
 	@touch $@
 
 $(VENV)/.package: $(METADATA) | $(BIN)/pip

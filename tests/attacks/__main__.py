@@ -1,7 +1,8 @@
 """Attack web servers, and print what it cost them: ``python -m tests.attacks [--hosts ...] [--attacks ...]``.
 
 Each attack takes ``--seconds`` and 2 to 12 more. What grows with time is what connections and requests
-leave behind: see ``GROWING``, which ``--growing`` chooses.
+leave behind: see ``GROWING``, which ``--growing`` chooses. What was measured is in a file for each host and attack:
+after an interruption the same command goes on where it was, and ``--table`` prints what there is.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from celery import Celery
 from celery_realtime import Realtime, events
 from celery_realtime.events import Job
 from tests.attacks.attackers import ATTACKS, GROWING
+from tests.attacks.cells import Cells, table
 from tests.attacks.hosts import KINDS, PROJECT, SECRET, Attacked, is_missing, token_of
 from tests.attacks.raw import Raw, Refused
 from tests.launcher import Launcher
@@ -36,6 +38,8 @@ LONG_RESULT = 20_000_000
 CALM, MOST_LEFT = 10.0, 20
 #: MB after which an attack has shown enough.
 TOO_MUCH = 1500
+#: Seconds that an attack takes beyond those that it lasts: the server may have to be started, and comes back to rest.
+OVERHEAD = 4.0
 #: Users whose tokens an attacker has.
 MOST_USERS = 50
 
@@ -96,14 +100,15 @@ class Target:
         self.kind = kind
         self._launcher, self._env, self._tokens = launcher, env, tokens
         self._server: Attacked | None = None
-        self.quiet: int | None = None
+        #: The median, and the 99th percentile, of others' time before the first attack.
+        self.quiet: tuple[int | None, int | None] = (None, None)
 
     def _running(self) -> Attacked:
         if self._server is None:
             self._server = self._launcher.start(Attacked(self.kind, self._launcher.folder, self._env))
             with self._bystander(ELSEWHERE) as bystander:
                 time.sleep(2)
-            self.quiet = bystander.percentile(0.99)
+            self.quiet = bystander.percentile(0.5), bystander.percentile(0.99)
         return self._server
 
     def _bystander(self, address: str) -> Bystander:
@@ -136,6 +141,8 @@ class Target:
             "failed": others.failures + neighbours.failures,
             "seen": seen,
             "log": len(server.log) - logged,
+            "quiet": self.quiet,
+            "load": round(os.getloadavg()[0], 1),
         }
         if left > MOST_LEFT or row["failed"]:
             self.stop()
@@ -175,9 +182,26 @@ def main() -> None:
     parser.add_argument("--attacks", nargs="*", default=list(ATTACKS))
     parser.add_argument("--seconds", type=float, default=3.0, help="of each attack")
     parser.add_argument("--growing", action="store_true", help="only the attacks whose cost grows with time")
+    parser.add_argument("--results", type=Path, default=Path(".attacks"), help="the folder of what was measured")
+    parser.add_argument("--again", action="store_true", help="measure also what has been measured")
+    parser.add_argument("--table", action="store_true", help="attack nobody: print what has been measured")
     options = parser.parse_args()
     if options.growing:
         options.attacks = GROWING
+    cells = Cells(options.results, options.seconds)
+    wanted = [(kind, name) for kind in options.hosts for name in options.attacks]
+    due = [cell for cell in wanted if options.again or cells.read(*cell) is None]
+    try:
+        if due and not options.table:
+            measure(due, cells, options.seconds)
+    finally:
+        print(table({cell: row for cell in wanted if (row := cells.read(*cell)) is not None}))
+
+
+def measure(due: list[tuple[str, str]], cells: Cells, seconds: float) -> None:
+    """Attack hosts, and store what was measured of each."""
+    minutes = len(due) * (seconds + OVERHEAD) / 60
+    print(f"{len(due)} attacks: about {minutes:.0f} minutes; what is measured is in {cells.folder}/")
     print(
         "MB: memory at most and 10 s later; ms: others' time to connect and subscribe, next door: from the same address"
     )
@@ -192,11 +216,12 @@ def main() -> None:
         fill(env)
         users = ["ada", "bob", *(f"user-{number}" for number in range(MOST_USERS))]
         tokens = {user: token_of(user) for user in users}
-        for kind in options.hosts:
+        for kind in dict.fromkeys(kind for kind, _ in due):
             target = Target(kind, launcher, env, tokens)
-            for name in options.attacks:
-                report(kind, name, target.attacked(name, options.seconds))
-            print(f"{kind:10} {'(nobody attacks)':20} {'':29}{target.quiet!s:>6}", flush=True)
+            for name in [name for other, name in due if other == kind]:
+                row = target.attacked(name, seconds)
+                cells.write(kind, name, row)
+                report(kind, name, row)
             target.stop()
 
 
