@@ -315,6 +315,16 @@ def unread_polls(attack: Attack) -> None:
         attack.seen[session.post('421["subscribe_project",{"project_id":""}]').split(b"\r", 1)[0].decode()] += 1
 
 
+def quick_polls(attack: Attack) -> None:
+    """Polling sessions of one user that ask, and fetch the answers, as quickly as they can."""
+    session = attack.poller()
+    while attack.goes_on:
+        session.post('421["subscribe_project",{"project_id":"alpha"}]')
+        with session.get() as connection:
+            connection.recv(4096)
+        attack.seen["polls"] += 1
+
+
 def packets(attack: Attack) -> None:
     """As many packets as a socket with a token takes."""
     connection = attack.entered()
@@ -358,7 +368,8 @@ def _answer(message: str) -> str:
 
 
 #: On how many connections at once an attack goes on, if not on four.
-CONNECTIONS = {"cancels": 1, "new_epochs": 1, "unread_results": 1, "subscriptions": 20, "many_users": 50}
+CONNECTIONS = dict.fromkeys(("cancels", "new_epochs", "unread_results"), 1)
+CONNECTIONS |= {"subscriptions": 20, "many_users": 50, "quick_polls": 20}
 
 #: By name: what is done.
 ATTACKS: dict[str, Callable[[Attack], None]] = {
@@ -369,7 +380,7 @@ ATTACKS: dict[str, Callable[[Attack], None]] = {
         *(attachments, many_attachments, packets, unknown_events),
         *(idle_sockets, polling_sessions, upgrades, member_sockets, member_polls),
         *(cancels, subscriptions, many_users, new_epochs, waiting_requests),
-        *(unread_results, unread_refusals, unread_polls),
+        *(unread_results, unread_refusals, unread_polls, quick_polls),
     )
 }
 
