@@ -32,7 +32,7 @@ from packaging.utils import canonicalize_name
 NAME = "celery-realtime.cdx.json"
 
 #: Extras that nobody needs who uses the package.
-OF_CONTRIBUTORS = ("docs", "lint", "package", "test")
+OF_CONTRIBUTORS = ("attack", "docs", "lint", "package", "test")
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from celery_realtime.settings import Settings
 from celery_realtime.web import budgets
-from celery_realtime.web.budgets import Allowance, Bucket, Budget, Collected
+from celery_realtime.web.budgets import Allowance, Bucket, Budget, Collected, Rates
 from celery_realtime.web.sessions import Limits
 
 LIMITS = Limits.of(Settings())
@@ -104,3 +104,25 @@ def test_all_connections_together_collect_no_more_than_a_server_has_room_for(mon
 def test_while_there_is_no_room_short_messages_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budgets, "MOST_COLLECTED", 1000)
     assert make_budget().take_part(budgets.SHORT_MESSAGE)
+
+
+def test_what_is_reserved_beyond_the_burst_has_to_wait_for_its_part_of_the_rate(clock: list[float]) -> None:
+    bucket = Bucket(rate=2, burst=2)
+    assert [bucket.reserve() for _ in range(5)] == [0, 0, 0.5, 1, 1.5]
+    clock[0] += 2
+    assert bucket.reserve() == 0
+    assert bucket.reserve() == 0.5
+
+
+def test_polls_beyond_the_rate_of_a_user_wait_and_end_nothing(clock: list[float]) -> None:
+    rates, allowance = Rates(Allowance.after_token(LIMITS, 1000)), Allowance.after_token(LIMITS, 1000)
+    made = [make_budget() for _ in range(2)]
+    for budget in made:
+        budget.admit(allowance)
+        budget.belongs_to("ada", rates)
+    each = int(allowance.packet_rate) // 2
+    assert {budget.pause_before_poll() for budget in made for _ in range(each)} == {0}
+    pauses = [budget.pause_before_poll() for budget in made for _ in range(10_000)]
+    assert 0 < pauses[0] < pauses[1]
+    assert max(pauses) == budgets.LONGEST_PAUSE
+    assert [budget.exceeded for budget in made] == [None, None]

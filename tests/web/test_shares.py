@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from typing import Any
 
+import pytest
+
+from celery_realtime.web import shares
+from celery_realtime.web.metering import Users
+from celery_realtime.web.seams import guard_messages
 from celery_realtime.web.shares import AsyncShares, Shares
 
 
@@ -61,3 +67,50 @@ def test_whoever_goes_while_it_waits_takes_nothing_along() -> None:
         return len(shares)
 
     assert asyncio.run(come_and_go()) == 0
+
+
+class Engine:
+    """Has Engine.IO's handler of messages, which notes how many it handles at once."""
+
+    def __init__(self) -> None:
+        self.handlers: dict[str, Any] = {"message": self._handle}
+        self.now = self.most = 0
+        self._lock = threading.Lock()
+
+    def _handle(self, _eio_sid: str, _message: str) -> None:
+        with self._lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        threading.Event().wait(0.02)
+        with self._lock:
+            self.now -= 1
+
+
+class Server:
+    def __init__(self) -> None:
+        self.eio = Engine()
+
+    def is_asyncio_based(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(("users", "most"), [(["ada"] * 4, [1]), (["ada", "ada", None, None], [1, 2, 3])])
+def test_messages_of_polling_sessions_of_a_user_come_in_turn_too(
+    users: list[str | None], most: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shares, "LONGEST", 120.0)
+    server, passed = Server(), []
+    guard_messages(
+        server,
+        lambda *_: True,
+        lambda eio_sid, _: passed.append(eio_sid),
+        users=Users.nobody(),
+        user_of=lambda eio_sid: users[int(eio_sid)],
+    )
+    threads = [threading.Thread(target=server.eio.handlers["message"], args=[str(number), "2"]) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(passed) == ["0", "1", "2", "3"]
+    assert server.eio.most in most
