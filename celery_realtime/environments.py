@@ -108,8 +108,9 @@ def name_in_history(channel: str, url: str, options: Mapping[str, Any], prefix: 
         The name itself, of a channel in the first database or the virtual host ``/`` whose prefix the history has too.
     """
     own = channel_prefix(options)
-    parts = [own if own and prefix not in (None, own, own + "_") else "", _place(url, options), channel]
-    return "/".join(quote(part, safe=":") if place < 2 else part for place, part in enumerate(parts) if part)
+    other = own if prefix not in (None, own, f"{own}_") else ""
+    parts = [quote(part, safe=":") for part in (other, _place(url, options)) if part]
+    return "/".join([*parts, channel.replace("/", "%2F")])
 
 
 def _place(url: str, options: Mapping[str, Any]) -> str:

@@ -6,7 +6,10 @@ import contextlib
 import json
 import logging
 import pickle
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -19,10 +22,12 @@ import redis
 import socketio
 from kombu import compression
 
+from celery_realtime.channel.listener import Listener
+from celery_realtime.environments import with_transport_options
 from celery_realtime.events import Outgoing
 from tests.channel.test_wire import NO_MESSAGES
 from tests.channels import PROBE, Channel, async_client_manager, client_manager, numbers, returns, step
-from tests.processes import HOST, free_port
+from tests.processes import HOST, ROOT, free_port
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -321,6 +326,59 @@ def test_a_listener_that_ends_leaves_nothing_on_the_broker(broker: Broker) -> No
     wait_for(lambda: _left_on(broker) == [], message="the listener's queue is still there")
 
 
+LISTENS = """
+import os, signal, sys, threading
+from celery_realtime.channel.listener import Listener
+listener = Listener(sys.argv[1], "socketio")
+threading.Thread(target=lambda: [None for _ in listener.messages()], daemon=True).start()
+assert listener.wait(60)
+if sys.argv[2] == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def listen_in_process(url: str, end: str) -> int:
+    """Have another process listen until it ends, and return its exit code."""
+    command = [sys.executable, "-c", LISTENS, url, end]
+    return subprocess.run(command, cwd=ROOT, timeout=120, check=False).returncode
+
+
+@pytest.mark.parametrize("options", ["", "staging:"])
+def test_a_redis_remembers_no_names_of_processes_that_have_ended(redis_broker: Broker, options: str) -> None:
+    url = redis_broker.url + (f"?global_keyprefix={options}" if options else "")
+    url, given = with_transport_options(url, {})
+    listener = Listener(url, "socketio", connection_options=given)
+    messages = listener.messages(lambda: 0.01)
+    wait_for(lambda: next(messages) or listener.wait(0), timeout=30)
+    assert _left_on(redis_broker) == [f"{options}_kombu.binding.socketio"]
+    listener.leave()
+    assert _left_on(redis_broker) == []
+    messages.close()
+
+
+def test_a_process_that_ends_takes_its_name_from_redis_and_those_that_are_killed_leave_one(
+    redis_broker: Broker,
+) -> None:
+    with redis.Redis.from_url(redis_broker.url) as client:
+        assert [listen_in_process(redis_broker.url, "killed") for _ in range(3)] == [-signal.SIGKILL] * 3
+        assert client.scard("_kombu.binding.socketio") == 1
+        assert listen_in_process(redis_broker.url, "in order") == 0
+        assert client.scard("_kombu.binding.socketio") == 0
+
+
+def test_listeners_of_one_name_all_hear_all_and_one_that_leaves_costs_no_other_a_thing(redis_broker: Broker) -> None:
+    channel = Channel(redis_broker.url)
+    publisher, staying, leaving = channel.publisher(), channel.recorder(), channel.recorder()
+    publisher.publish_events([step(0)])
+    for listener in (staying, leaving):
+        listener.wait_for_count(1)
+    leaving.manager.reader.listener.leave()
+    publisher.publish_events([step(1)])
+    for listener in (staying, leaving):
+        listener.wait_for_count(2)
+    channel.close()
+
+
 def _left_on(broker: Broker) -> list[str]:
     """Return the queues of the broker; on Redis also the messages that wait to be acknowledged."""
     if broker.name == "rabbitmq":
@@ -328,4 +386,6 @@ def _left_on(broker: Broker) -> list[str]:
         return [queue["name"] for queue in broker.server.manage("GET", f"queues/{vhost}")]  # type: ignore[union-attr]
     with redis.Redis.from_url(broker.url) as client:
         keys = {key.decode() for key in client.scan_iter()}
-        return sorted(keys - {"_kombu.binding_deadlines"})  # when kombu is to look for dead queues
+        return sorted(
+            key for key in keys if not key.endswith("_kombu.binding_deadlines")
+        )  # when kombu is to look for dead queues
