@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import ssl
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from redis.retry import Retry
 
 from celery_realtime.channel.connections import connection
 from celery_realtime.exceptions import ImproperlyConfigured
+from celery_realtime.history import seams
 from celery_realtime.history.connection import TIMEOUT, RedisConnection
 from celery_realtime.history.store import History
 from celery_realtime.settings import resolve
@@ -23,6 +25,7 @@ from tests.appended import append, status
 from tests.launcher import Launcher
 from tests.processes import HOST, free_port
 from tests.services import RedisServer
+from tests.waiting import wait_for
 
 SENTINELS = "sentinel://user:p%40ss@one:26380/3;sentinel://two"
 
@@ -241,3 +244,69 @@ def test_a_history_is_kept_over_a_unix_socket(launcher: Launcher, url: str) -> N
         history.close()
         with redis.Redis(HOST, server.port, db=1, decode_responses=True) as client:
             assert place == {"epoch": client.hget("celery-realtime:unix:{p}:meta", "epoch"), "offset": 1}
+
+
+# -- how many connections ---------------------------------------------------------------------------------------------
+
+
+def open_connections(url: str, name: str) -> int:
+    with redis.Redis.from_url(url) as look:
+        return sum(client["name"] == name for client in look.client_list())
+
+
+def use_at_once(client: redis.Redis, count: int) -> None:
+    """Have so many connections in use at the same time."""
+    pool: Any = client.connection_pool
+    for taken in [pool.get_connection() for _ in range(count)]:
+        pool.release(taken)
+
+
+def test_of_connections_that_were_needed_at_once_one_is_kept(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seams, "SURPLUS", 0.0)
+    few = connect(redis_url, client_name="few")
+    use_at_once(few.client, 5)
+    few.client.ping()
+    wait_for(lambda: open_connections(redis_url, "few") == 1, timeout=30)
+    few.close_free()
+    wait_for(lambda: open_connections(redis_url, "few") == 0, timeout=30)
+    assert few.client.ping()
+    few.close()
+
+
+def test_a_connection_in_use_is_not_closed_under_its_user(redis_url: str) -> None:
+    used = connect(redis_url, client_name="used")
+    pool: Any = used.client.connection_pool
+    taken = pool.get_connection()
+    used.close_free()
+    taken.send_command("PING")
+    assert taken.read_response() == b"PONG"
+    pool.release(taken)
+    used.close()
+
+
+def test_a_confined_process_makes_do_with_one_connection_for_which_threads_wait(redis_url: str) -> None:
+    one = connect(redis_url, client_name="one")
+    one.confine()
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(lambda _: one.client.ping(), range(40)))
+    assert open_connections(redis_url, "one") == 1
+    one.close()
+
+
+@pytest.mark.parametrize(
+    ("given", "is_there"),
+    [
+        ({"host": "h", "port": 6379, "db": 2}, True),
+        ({"host": "h", "db": "2"}, True),
+        ({"host": "h", "db": 3}, False),
+        ({"host": "other", "db": 2}, False),
+        ({"host": "h", "port": 1, "db": 2}, False),
+        ({"host": "h", "db": 2, "username": "u"}, False),
+        ({"path": "/h.sock", "db": 2}, False),
+        ({"service_name": "m", "host": "h", "db": 2}, False),
+    ],
+)
+def test_a_client_is_lent_to_those_who_want_the_same_data(given: dict[str, Any], is_there: bool) -> None:
+    lender = connect("redis://h/2")
+    assert lender.client_at(given) is (lender.client if is_there else None)
+    assert connect(f"{SENTINELS}?master_name=m").client_at({"db": 3}) is None
