@@ -13,7 +13,7 @@ from celery import Celery
 from celery_realtime.environments import PREFIX, channel_prefix, in_environment, prefix_of, with_transport_options
 from celery_realtime.jobs.seams import conf_so_far
 from celery_realtime.settings import Settings, check, check_broker, check_names
-from celery_realtime.urls import celery_broker_options, celery_redis
+from celery_realtime.urls import celery_broker_options, celery_redis, is_redis
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +101,8 @@ def _find_history(conf: Any, settings: Settings) -> Settings:
         logger.warning("no history: pip install celery-realtime[redis], or set realtime_history_url to None")
         address = None
     if address is None:
+        if is_redis(settings.url) and ";" in (settings.url or ""):
+            logger.warning("no history: it needs one Redis, not a list; set realtime_history_url to one, or to None")
         return msgspec.structs.replace(settings, history_url=None)
     options = {**address.options, **settings.history_options}
     return msgspec.structs.replace(settings, history_url=address.url, history_options=options)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="re
 
 #: As docs/deployment.md has it. Celery's own: one of each child, and of a worker's main process these.
 OF_CELERY = 6
-MAIN, CHILD, IDLE_CHILD, WEB = OF_CELERY + 3, 3, 1, 5
+MAIN, CHILD, IDLE_CHILD, WEB = OF_CELERY + 3, 3, 1, 4
 
 
 class Counted:
