@@ -153,7 +153,7 @@ class _Parts:
         self._manager.spools.take(spool)
         self._celery.connect()
         self._manager.preload()
-        self._manager.confine()
+        self._manager.connections.confine()
 
 
 class Realtime(_Parts):

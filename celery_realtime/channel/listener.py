@@ -201,9 +201,9 @@ class Listener:
                 pings_at = self.last_heard + POLL_INTERVAL
             while inbox:
                 yield inbox.popleft()
-            _drain(broker, min(POLL_INTERVAL, max(SHORTEST_POLL, patience())))
             if self._preference.is_back(broker):
                 raise ConnectionError("the first broker works again, where all others are going to be")
+            _drain(broker, min(POLL_INTERVAL, max(SHORTEST_POLL, patience())))
             if not inbox:
                 if time.monotonic() > pings_at - SHORTEST_POLL:
                     self._ping(producer)

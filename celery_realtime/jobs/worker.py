@@ -218,7 +218,7 @@ class WorkerSupport:
         )
 
     def _on_child(self, **_: Any) -> None:
-        self._manager.confine()
+        self._manager.connections.confine()
 
     def _on_end(self, signal: Any = None, **_: Any) -> None:
         if signal is signals.worker_shutdown:

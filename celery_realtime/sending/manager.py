@@ -21,6 +21,7 @@ from celery_realtime.loops import BackgroundLoop
 from celery_realtime.rooms import normalise_project_id
 from celery_realtime.sending.appending import HistoryAppender
 from celery_realtime.sending.client_rooms import ClientRooms
+from celery_realtime.sending.connections import Connections
 from celery_realtime.sending.filtering import EventFilter
 from celery_realtime.sending.journal import Journal
 from celery_realtime.sending.ledger import Counts
@@ -55,6 +56,7 @@ class SocketIOManager:
         counts: How many events had ``no_project``, were ``filtered`` (``event_filter`` dropped them), ``hidden`` (it
             failed on a status, which went out without what it says) or ``stale`` (the history knew better).
         spools: What children of this process have not sent, and in a child its own.
+        connections: Those that it has open.
     """
 
     def __init__(self, settings: Callable[[], Settings], connect: Callable[[], RealtimeKombuManager]) -> None:
@@ -66,6 +68,7 @@ class SocketIOManager:
         self._tracked: BoundedDict[str, str] = BoundedDict(TRACKED_JOBS)
         self._counts = Counts()
         self._appender = HistoryAppender(self._history.get, self._outbox.get, self._counts)
+        self.connections = Connections(lambda: (self._publisher.peek(), self._history.peek()))
         self.spools = Spools()
         self._journal = Lazy(lambda: Journal(self.outbox, self.spools, self._pack))
         self._rooms = ClientRooms(lambda: self.publisher, lambda: settings().namespace)
@@ -100,21 +103,8 @@ class SocketIOManager:
             linger=settings.linger,
             flush_timeout=settings.flush_timeout,
         )
-        outbox.on_idle(self._close_idle)
+        outbox.on_idle(self.connections.close_idle)
         return outbox
-
-    def confine(self) -> None:
-        """Make do with one connection to the history, in a process that has sent nothing yet."""
-        history = self._history.peek()
-        if history is not None:
-            history.confine()
-
-    def _close_idle(self) -> None:
-        """Close the connections that nobody uses; whoever needs one connects again."""
-        history = self._history.peek()
-        if history is not None:
-            history.close_free()
-        self.close_publisher()
 
     @property
     def publisher(self) -> RealtimeKombuManager:
@@ -309,9 +299,7 @@ class SocketIOManager:
 
     def close_publisher(self) -> None:
         """Close the connection that events are published through; the next event makes a new one."""
-        publisher = self._publisher.peek()
-        if publisher is not None:
-            publisher.close()
+        self.connections.close_publisher()
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until everything accepted has been sent, at most ``timeout`` seconds; returns whether it has."""

@@ -36,8 +36,7 @@ class Outbox(Generic[T]):
     Lifecycle and custom events keep their order and are the last to be dropped. Of a job's progress only the newest
     waiting update is sent; it may be held back until it is due, and a status of the same job takes it along.
 
-    The thread starts with the first event of a process, and again after a fork. Nothing is inherited over a fork:
-    what waits in the parent, the parent sends.
+    The thread starts with the first event of a process, and again after a fork, over which nothing is inherited.
 
     Where there is a history, events are appended to it first, and that goes on while they cannot be published
     (:class:`~celery_realtime.sending.backlog.Backlog`).
@@ -46,9 +45,8 @@ class Outbox(Generic[T]):
         publish: Sends a batch and returns how many of its first items were sent. What was not is tried again.
         queue_size: How many events may wait.
         batch_size: The most events in a batch; fewer after an outage (:mod:`celery_realtime.sending.slow_start`).
-        linger: Least time between two batches, in seconds; after a longer silence an event leaves at once. All but
-            progress waits :data:`~celery_realtime.sending.pace.LONGEST_REST` at most. Under load the time grows, up to
-            that, until sending takes a twentieth of the process's time.
+        linger: Least time between two batches, in seconds; after a longer silence an event leaves at once. Under load
+            it grows up to :data:`~celery_realtime.sending.pace.LONGEST_REST`, the most that all but progress waits.
         flush_timeout: Longest wait, in seconds, at interpreter exit.
         append: Stores a batch and returns what to publish for it, or None when that has to be tried again.
         pauses: The first and the longest pause after a failure, in seconds.
@@ -108,8 +106,7 @@ class Outbox(Generic[T]):
             batch_size=self._batch_size,
             ledger=self._ledger,
         )
-        for observer in self._idle_observers:
-            self._sender.on_idle(observer)
+        self._sender.on_idle(self._idle_observers)
         self._flushes_at_exit = False
 
     # Modules are torn down when the interpreter ends, and then a global of this one may be None.
@@ -139,8 +136,7 @@ class Outbox(Generic[T]):
 
         Args:
             event: The event.
-            due: For progress, the :func:`time.monotonic` time before which it is held back. It leaves earlier if
-                progress of the same job that it replaces was due earlier.
+            due: For progress, the :func:`time.monotonic` time before which it is held back, or what it replaces was.
         """
         if self._is_finalizing():
             return  # no thread runs any more, and one that was stopped may hold the lock
@@ -165,9 +161,8 @@ class Outbox(Generic[T]):
         self._sender.wake(is_news)
 
     def on_idle(self, observer: Callable[[], None]) -> None:
-        """Call ``observer`` when there has been nothing to send for long, in a thread that has nothing else to do."""
+        """Call ``observer`` when nothing has been sent for long, in the thread that has nothing to do then."""
         self._idle_observers.append(observer)
-        self._sender.on_idle(observer)
 
     # -- looking ------------------------------------------------------------------------------------------------
 
@@ -261,11 +256,7 @@ class Outbox(Generic[T]):
         return is_leaving or ((waits or self._sender.is_sending) and not self._sender.is_failing)
 
     def wait_until_drained(self, timeout: float) -> bool:
-        """Wait until nothing is ready to leave, at the pace of the thread that sends; returns whether nothing is.
-
-        Args:
-            timeout: Longest wait in seconds.
-        """
+        """Wait ``timeout`` seconds at most until nothing is ready to leave, at its pace; returns whether nothing is."""
         return self._wait_at_its_pace(lambda: not self.has_ready, time.monotonic() + timeout)
 
     def _wait(self, is_over: Callable[[], bool], deadline: float) -> bool:

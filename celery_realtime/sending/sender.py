@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Generic
 
 from celery_realtime.clocks import time
@@ -73,11 +73,11 @@ class Sender(Generic[T]):
         self._is_resting = False
         #: One for each thread that waits for something to be sent.
         self._waiting: set[object] = set()
-        self._idle_observers: list[Callable[[], None]] = []
+        self._idle_observers: Sequence[Callable[[], None]] = ()
 
-    def on_idle(self, observer: Callable[[], None]) -> None:
-        """Call ``observer`` in the thread when it ends, since there has been nothing to do for long."""
-        self._idle_observers.append(observer)
+    def on_idle(self, observers: Sequence[Callable[[], None]]) -> None:
+        """Call ``observers`` in the thread when it ends, since there has been nothing to do for long."""
+        self._idle_observers = observers
 
     @property
     def is_alive(self) -> bool:
