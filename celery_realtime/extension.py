@@ -218,16 +218,6 @@ class Realtime(_Parts):
         """
         return self._attached.projects.surrounding(project_id)
 
-    def in_project(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function that publishes in the project of this moment, for what is called later.
-
-        That of the ``with realtime.project(...)`` block; outside of one, the function is returned as it is.
-
-        Args:
-            function: What is called later, such as when a transaction is committed.
-        """
-        return self._attached.projects.as_of_now(function)
-
     def handle(
         self, task: Any, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> JobHandle:

@@ -118,16 +118,16 @@ class Projects:
         finally:
             self._surrounding.reset(token)
 
-    def as_of_now(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def as_of_now(self, function: Callable[[], Any]) -> Callable[[], Any]:
         """Return a function that is called later, and then publishes in the project that surrounds this call."""
         project_id = self._surrounding.get()
         if project_id is None:
             return function
 
         @functools.wraps(function)
-        def as_then(*args: Any, **kwargs: Any) -> Any:
+        def as_then() -> Any:
             with self.surrounding(project_id):
-                return function(*args, **kwargs)
+                return function()
 
         return as_then
 

@@ -23,7 +23,6 @@ django_project.set_up()
 from django.contrib.auth import get_user_model  # noqa: E402
 from django.core.asgi import get_asgi_application  # noqa: E402
 from django.core.wsgi import get_wsgi_application  # noqa: E402
-from django.db import connection, transaction  # noqa: E402
 from django.http import HttpRequest  # noqa: E402
 from django.template import Context, Template  # noqa: E402
 from django.test import Client, override_settings  # noqa: E402
@@ -229,43 +228,6 @@ def test_a_name_that_is_neither_is_refused(name: str, suggestion: str) -> None:
     app.config_from_object(type("Settings", (OfStudio,), {name: 1}), namespace="CELERY")
     with pytest.raises(ImproperlyConfigured, match=suggestion):
         Realtime(app, history_url=None).settings  # noqa: B018 - reading them is what is tried
-
-
-# -- commits ------------------------------------------------------------------------------------------------------
-
-
-def project_here(realtime: Realtime, into: list[Any]) -> Callable[[], None]:
-    """Return what notes the project that a job would have that was published then."""
-
-    @realtime.app.task(name="ping")
-    def ping() -> None: ...
-
-    return lambda: into.append(realtime.handle(ping).project_id)
-
-
-def test_what_waits_for_a_commit_keeps_the_project_in_which_it_was_said(realtime: Realtime) -> None:
-    seen: list[Any] = []
-    look = project_here(realtime, seen)
-    with transaction.atomic():
-        with realtime.project("apollo"):
-            transaction.on_commit(look)
-        with realtime.project("gemini"):
-            connection.on_commit(look, robust=True)
-        transaction.on_commit(look)
-        with realtime.project("mercury"):  # what surrounds the commit
-            pass
-        assert seen == []
-    assert seen == ["apollo", "gemini", None]
-
-
-def test_without_a_project_a_callback_is_left_as_it_is(realtime: Realtime) -> None:
-    def callback() -> None: ...
-
-    with transaction.atomic():
-        transaction.on_commit(callback)
-        assert connection.run_on_commit[-1][1] is callback
-    with pytest.raises(TypeError, match="must be a callable"):
-        transaction.on_commit(7)
 
 
 # -- pages --------------------------------------------------------------------------------------------------------
