@@ -162,14 +162,14 @@ class Realtime(_Parts):
     Opens no connection and starts no thread; both wait for the first event.
 
     Args:
-        app: The Celery app; or leave it out and call :meth:`init_app` later.
+        app: What :meth:`init_app` takes; or leave it out and call that later.
         **settings: See :class:`celery_realtime.settings.Settings`; each beats ``realtime_<name>`` in ``app.conf``.
 
     Raises:
         ImproperlyConfigured: A setting is unknown or has a bad value.
     """
 
-    def __init__(self, app: Celery | None = None, **settings: Any) -> None:
+    def __init__(self, app: Any = None, **settings: Any) -> None:
         super().__init__(settings)
         if app is not None:
             self.init_app(app)

@@ -54,8 +54,8 @@ def surroundings_of(server: Any, flask_app: Any = None) -> Callable[[Rule], Rule
 
 
 def is_flask(app: Any) -> bool:
-    """Tell whether an app is of Flask, or of what has the same interface, without loading that."""
-    return isinstance(getattr(app, "extensions", None), dict) and callable(getattr(app, "app_context", None))
+    """Tell whether an app is of Flask, without loading that; Quart's, whose contexts are asynchronous, is not."""
+    return isinstance(getattr(app, "extensions", None), dict) and callable(getattr(app, "wsgi_app", None))
 
 
 def celery_app_of(app: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,7 +16,7 @@ from werkzeug.test import EnvironBuilder
 from celery_realtime import ImproperlyConfigured, Realtime
 from celery_realtime.contrib.flask import blueprint, init_flask, login_user_id, token_or_request_user
 from celery_realtime.web.client_manager import RealtimeClientManager
-from celery_realtime.web.surroundings import surroundings_of
+from celery_realtime.web.surroundings import celery_app_of, surroundings_of
 from tests.web_servers import SECRET, Web
 
 if TYPE_CHECKING:
@@ -154,6 +155,11 @@ def test_a_realtime_that_has_its_celery_app_takes_the_flask_app_beside_it(realti
 def test_a_flask_app_without_a_celery_app_is_refused() -> None:
     with pytest.raises(ImproperlyConfigured, match=r"put that at app\.extensions\['celery'\]"):
         Realtime(new_app())
+
+
+def test_what_only_looks_like_a_flask_app_is_taken_for_none() -> None:
+    quart = SimpleNamespace(extensions={"celery": None}, asgi_app=print, app_context=print)
+    assert celery_app_of(quart) is quart
 
 
 def test_rules_of_a_plain_server_have_the_context_of_the_app_that_was_named() -> None:
