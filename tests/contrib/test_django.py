@@ -10,24 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import Celery
+from django.contrib.auth import get_user_model
+from django.core.asgi import get_asgi_application
+from django.core.wsgi import get_wsgi_application
+from django.http import HttpRequest
+from django.template import Context, Template
+from django.test import Client, override_settings
 
 from celery_realtime import ImproperlyConfigured, Realtime
-from tests.contrib import django_project
-from tests.contrib.pages import not_in_example
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-django_project.set_up()
-
-from django.contrib.auth import get_user_model  # noqa: E402
-from django.core.asgi import get_asgi_application  # noqa: E402
-from django.core.wsgi import get_wsgi_application  # noqa: E402
-from django.http import HttpRequest  # noqa: E402
-from django.template import Context, Template  # noqa: E402
-from django.test import Client, override_settings  # noqa: E402
-
-from celery_realtime.contrib.django import (  # noqa: E402 - Django is set up first, as in a project
+from celery_realtime.contrib.django import (
     checks,
     connection_safe,
     realtime_asgi,
@@ -35,11 +26,21 @@ from celery_realtime.contrib.django import (  # noqa: E402 - Django is set up fi
     rules,
     session_user,
 )
-from celery_realtime.contrib.django.templatetags import celery_realtime as tags  # noqa: E402
+from celery_realtime.contrib.django.templatetags import celery_realtime as tags
+from tests.contrib import django_project
+from tests.contrib.pages import not_in_example
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 SECRET = "a long and random string of the tests"
 SEE = "tests.contrib.django_project.may_see"
 HERE = "tests.contrib.django_project"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _django() -> None:
+    django_project.set_up()
 
 
 @pytest.fixture
