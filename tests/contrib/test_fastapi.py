@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import socketio
+import uvicorn
 from celery import Celery
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
+from starlette.middleware.sessions import SessionMiddleware
 
 from celery_realtime import Realtime
 from celery_realtime.contrib import fastapi as fastapi_module
 from celery_realtime.contrib.fastapi import Origins, get_realtime, mount_realtime, realtime_lifespan
 from celery_realtime.web.client_manager import AsyncRealtimeClientManager
+from tests.contrib.sites import Browser
 from tests.log_records import logged_by
+from tests.processes import HOST
+from tests.waiting import wait_for
 from tests.web_servers import SECRET
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.launcher import Launcher
 
 URL = "redis://localhost:1/0"  # nobody listens there, and nobody asks
 OUTER = "celery_realtime.web.cors"
@@ -201,3 +210,47 @@ def test_the_realtime_of_an_app_is_found_by_its_requests(realtime: Realtime) -> 
     app = FastAPI()
     mount_realtime(app, realtime)
     assert get_realtime(HTTPConnection({"type": "http", "app": app, "headers": []})) is realtime
+
+
+# -- sessions -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def served(app: FastAPI) -> Iterator[str]:
+    """Serve an app in a thread, and give its address."""
+    http = uvicorn.Server(uvicorn.Config(app, host=HOST, port=0, log_level="error"))
+    thread = threading.Thread(target=lambda: asyncio.run(http.serve()), daemon=True)
+    thread.start()
+    try:
+        wait_for(lambda: http.started, timeout=60)
+        yield f"http://{HOST}:{http.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        http.should_exit = http.force_exit = True
+        thread.join(30)
+
+
+def authenticate(token: Any, environ: dict[str, Any]) -> Any:
+    return environ["asgi.scope"]["session"].get("user_id")
+
+
+def test_a_session_of_starlette_s_names_its_user(redis_url: str, launcher: Launcher) -> None:
+    app = FastAPI(lifespan=realtime_lifespan)
+    app.add_middleware(SessionMiddleware, secret_key=SECRET)
+
+    @app.get("/login/{name}")
+    def login(name: str, request: Request) -> None:
+        request.session["user_id"] = name
+
+    mount_realtime(
+        app, new_realtime(redis_url), authenticate=authenticate, authorize=lambda *pair: pair == ("ada", "a")
+    )
+    with served(app) as url:
+        browser = Browser(url)
+        browser.get("/login/ada")
+        client = browser.socket(launcher)
+        assert client.subscribe("a")["ok"] is True
+        assert client.subscribe("b")["error"]["code"] == "forbidden"
+        client.close()
+        stranger = Browser(url)
+        with pytest.raises(socketio.exceptions.ConnectionError):
+            stranger.socket(launcher, transports=["polling"])
