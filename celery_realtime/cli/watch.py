@@ -21,9 +21,17 @@ TOKEN_LIFE = 86400
 WAIT = 1.0
 
 
+def _checked_url(_ctx: click.Context, _param: click.Parameter, url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        raise click.BadParameter(f"the web server's address begins with http:// or https://, not {url!r}")
+    return url
+
+
 @click.command("watch")
 @click.argument("project", type=PROJECT)
-@click.option("--url", default="http://127.0.0.1:5000", show_default=True, help="The web server.")
+@click.option(
+    "--url", default="http://127.0.0.1:5000", show_default=True, callback=_checked_url, help="The web server."
+)
 @click.option("--token", help="The token to connect with; by default one is made with the secret key.")
 @click.option("--user", default="watch", show_default=True, help="The user of the token that is made.")
 @click.option("--json", "as_json", is_flag=True, help="A line of JSON each.")

@@ -132,4 +132,5 @@ def test_mistakes_are_named_in_one_line(redis_broker: Broker) -> None:
     assert "expires_in must be above 0" in run(*token, "--project", "p", "--expires-in", "0", code=1)
     assert "exclude each other" in run(*token, "--project", "p", "--no-project", code=2)
     assert "cannot be watched" in run("tests.integration.jobs", "watch", "p", "--url", "http://127.0.0.1:1", code=1)
+    assert "begins with http://" in run("tests.integration.jobs", "watch", "p", "--url", "127.0.0.1:5000", code=2)
     assert "Traceback" not in said
