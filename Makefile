@@ -29,6 +29,7 @@ help:
 	@echo "make fuzz     feed arbitrary input to all that reads what others write (FUZZ_EXAMPLES each, FUZZ_STEPS)"
 	@echo "make attack   attack web servers of each kind, and measure what it costs them (half an hour; ARGS)"
 	@echo "make audit    look for known holes in what this depends on (with pip-audit, if its data can be reached)"
+	@echo "make celery-suite  run Celery's own integration suite with this attached, and without (half an hour)"
 	@echo "make bench    compare with python-socketio's own manager, and with no extension (minutes)"
 	@echo "make package  build the wheel with its bill of materials (SBOM), and check what is in it"
 	@echo "make venv     make $(VENV) with all that contributors need"
@@ -92,6 +93,9 @@ audit: $(VENV)/.test
 	  $(VENV)/audit/bin/pip install --quiet --disable-pip-version-check 'pip-audit>=2.9,<3'; } || \
 	  echo "pip-audit cannot be installed here"
 	PATH="$(CURDIR)/$(VENV)/audit/bin:$$PATH" $(BIN)/python -m tests.tools.audit
+
+celery-suite: services
+	$(BIN)/python -m tests.tools.celery_suite $(ARGS)
 
 bench: services
 	$(BIN)/python -m benchmarks $(ARGS)
