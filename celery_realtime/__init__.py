@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from celery_realtime.exceptions import ImproperlyConfigured, JobCancelled, RealtimeError, SubscribeError
     from celery_realtime.extension import Realtime, get_progress_tracker, get_socketio_manager
     from celery_realtime.jobs.trackers import ProgressTracker
+    from celery_realtime.jobs.typed import RealtimeTask
     from celery_realtime.sending.manager import SocketIOManager
     from celery_realtime.web.asyncio_handlers import AsyncSocketIOEventHandlers
     from celery_realtime.web.handlers import SocketIOEventHandlers
@@ -22,6 +23,7 @@ __all__ = [
     "ProgressTracker",
     "Realtime",
     "RealtimeError",
+    "RealtimeTask",
     "SocketIOEventHandlers",
     "SocketIOManager",
     "SubscribeError",
@@ -38,6 +40,7 @@ _HOMES = {
     "ProgressTracker": "jobs.trackers",
     "Realtime": "extension",
     "RealtimeError": "exceptions",
+    "RealtimeTask": "jobs.typed",
     "SocketIOEventHandlers": "web.handlers",
     "SocketIOManager": "sending.manager",
     "SubscribeError": "exceptions",

@@ -46,16 +46,19 @@ class TaskHost(Protocol):
         """Raise ``JobCancelled`` if the job that ``task`` runs now is to end."""
 
 
-def install() -> None:
-    """Add the methods to :class:`celery.app.task.Task`; doing it twice changes nothing.
+def add_methods() -> None:
+    """Add the methods to :class:`celery.app.task.Task`.
 
     One new attribute on Celery's own class is the one way that reaches all kinds of tasks, early and late: shared
     ones, class-based ones, those with a base of their own, and those that were made before.
     """
-    if getattr(Task, "update_progress", None) is update_progress:
-        return
     for method in (update_progress, track, emit):
         setattr(Task, method.__name__, method)
+
+
+@functools.cache
+def install() -> None:
+    """Follow what all tasks do, beside what Celery signals; once in a process."""
     Task.update_state = _observed(Task.update_state)
     Task.retry = _with_reason(Task.retry)
     calls.install()
@@ -232,3 +235,7 @@ def _with_reason(original: Any) -> Any:
         return original(self, args, kwargs, exc, *more, **options)
 
     return retry
+
+
+# A plain call of a shared task is no job, also where no Realtime is ever made: the methods must be there then.
+add_methods()

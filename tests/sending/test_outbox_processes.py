@@ -29,7 +29,7 @@ def sender_threads() -> set[threading.Thread]:
 def test_the_thread_starts_with_the_first_event_and_stays(make: Make) -> None:
     before = sender_threads()
     outbox = make()
-    assert sender_threads() == before
+    assert sender_threads() <= before  # one of an earlier test may have ended meanwhile
     for number in range(3):
         outbox.put(status(str(number)))
         assert outbox.flush(60)

@@ -19,6 +19,7 @@ from celery_realtime import (
     ProgressTracker,
     Realtime,
     RealtimeError,
+    RealtimeTask,
     SocketIOEventHandlers,
     SocketIOManager,
     SubscribeError,
@@ -51,6 +52,22 @@ realtime.flush("1.5")  # type: ignore[arg-type]
 assert_type(realtime.issue_token("alice", projects=["project_456"], expires_in=3600), str)
 assert_type(realtime.issue_token(5), str)
 realtime.issue_token("alice", expires_in="3600")  # type: ignore[arg-type]
+
+
+@celery.task(bind=True)
+def transcribe(self: RealtimeTask, chunks: list[str]) -> None:
+    assert_type(self.update_progress(25, "Downloading audio file..."), None)
+    assert_type(self.update_progress(current=3, total=12), None)
+    assert_type(self.emit("transcript_line", {"text": "..."}), None)
+    assert_type(list(self.track(chunks, "Transcribing", total=12)), list[str])
+    raise self.retry(countdown=self.request.retries)
+
+
+def report(task: RealtimeTask) -> None:
+    task.update_progress(1, done=3)  # type: ignore[call-arg]
+    task.track(5)  # type: ignore[arg-type]
+    task.emit()  # type: ignore[call-arg]
+
 
 tracker = get_progress_tracker("job_123")
 assert_type(tracker, ProgressTracker)

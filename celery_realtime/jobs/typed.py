@@ -1,0 +1,43 @@
+"""What a type checker should know of a task: the methods that this package adds to Celery's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol, TypeVar
+
+from celery_realtime.jobs import task
+
+T = TypeVar("T")
+
+
+class RealtimeTask(Protocol):
+    """A task of an app with :class:`~celery_realtime.Realtime`, to annotate the ``self`` of a bound task with.
+
+    Each task has these methods, whatever its class. Of Celery's own, those are here that a task uses of itself, without
+    types, since Celery has none. Where ``celery-types`` is installed, derive a class from Celery's and this one, and
+    use it as ``task_cls`` of the app, or as the ``base`` of a task, and for ``self``::
+
+        class StudioTask(Task[..., Any], RealtimeTask):
+            abstract = True
+    """
+
+    name: Any
+    app: Any
+    request: Any
+    retry: Any
+    replace: Any
+    update_state: Any
+
+    def update_progress(
+        self, progress: object = None, message: object = None, *, current: object = None, total: object = None
+    ) -> None:
+        """Report how far the job is; see :func:`celery_realtime.jobs.task.update_progress`."""
+        task.update_progress(self, progress, message, current=current, total=total)
+
+    def track(self, items: Iterable[T], message: object = None, *, total: int | None = None) -> Iterator[T]:
+        """Iterate, and report; see :func:`celery_realtime.jobs.task.track`."""
+        return task.track(self, items, message, total=total)
+
+    def emit(self, event: str, data: Any = None) -> None:
+        """Send a custom event; see :func:`celery_realtime.jobs.task.emit`."""
+        task.emit(self, event, data)
