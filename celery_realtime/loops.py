@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +12,18 @@ from typing import Any
 from celery_realtime.clocks import time
 from celery_realtime.forks import after_fork
 from celery_realtime.logs import RateLimitedLogger, describe
+
+
+def start_detached(thread: threading.Thread) -> None:
+    """Start a thread that belongs to nothing that goes on now.
+
+    Sentry and OpenTelemetry hand what surrounds ``Thread.start`` on to the thread: what ours do for all jobs would
+    become part of the one request or task that came first. Python 3.14 can do the same with the whole context.
+
+    Raises:
+        RuntimeError: There are too many threads, or the interpreter ends.
+    """
+    contextvars.Context().run(thread.start)
 
 
 class BackgroundLoop:
@@ -126,7 +139,7 @@ class PeriodicLoop:
                 run = self._run = _Run()
                 name = f"celery-realtime-{self.record.name.replace(' ', '-')}"
                 run.thread = threading.Thread(target=self._go_on, args=(run,), name=name, daemon=True)
-                run.thread.start()
+                start_detached(run.thread)
         run.has_turned.wait(patience)
 
     def wake(self) -> None:

@@ -99,6 +99,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of one :class:`~celery_realtime.Realtime`, each readable as ``realtime_<name>`` in ``app.conf``.
 
     Attributes:
+        enabled: False for tests: nothing is reported, stored, sent or waited for, and no broker is needed.
         url: Broker URL that events travel over; default: Celery's own broker.
         channel: Name of the fan-out exchange or channel, the same on both sides.
         wire: ``frames`` (many events in a broker message) or ``stock`` (python-socketio's own format).
@@ -134,6 +135,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         metrics: Reserved: accepted, and without effect in this version.
     """
 
+    enabled: bool = True
     url: Annotated[str | None, _a_broker] = None
     channel: Word = "socketio"
     wire: Annotated[str, _a_wire] = "frames"

@@ -14,7 +14,7 @@ from celery_realtime.forks import talking
 from celery_realtime.jobs.lineage import run_of_request
 from celery_realtime.jobs.seams import WorkerRequests
 from celery_realtime.logs import RateLimitedLogger
-from celery_realtime.loops import BackgroundLoop, PeriodicLoop
+from celery_realtime.loops import BackgroundLoop, PeriodicLoop, start_detached
 
 if TYPE_CHECKING:
     from celery_realtime.history.store import History
@@ -90,7 +90,7 @@ class Cancellations:
                 return
             thread = threading.Thread(target=self._run, name="celery-realtime-cancel", daemon=True)
             try:
-                thread.start()
+                start_detached(thread)
             except RuntimeError as error:  # too many threads; the next call tries again
                 self._log.error("no thread can be started, so running jobs cannot be cancelled for now: %s", error)
             else:

@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 #: Celery's own, where nothing is set.
 DEFAULT_BROKER = "amqp://"
 
+#: Where web servers listen, in vain, if nothing is enabled: kombu's transport within one process.
+_NOWHERE: dict[str, Any] = {"url": "memory://", "connection_options": {}, "history_url": None}
+
 
 class Configuration:
     """Where the settings of a Realtime come from.
@@ -63,7 +66,7 @@ class Configuration:
 
     def _check(self, app: Celery, conf: Mapping[str, Any], broker_url: Any) -> None:
         values = check(self._keywords, conf, app.namespace)
-        if values.get("url") is None:
+        if values.get("url") is None and values.get("enabled", True):
             check_broker(broker_url or DEFAULT_BROKER)
 
     def read(self, app: Celery) -> Settings:
@@ -74,6 +77,8 @@ class Configuration:
         """
         conf = app.conf
         values = check(self._keywords, conf, app.namespace)
+        if not values.get("enabled", True):
+            return Settings(**{**values, **_NOWHERE})
         options = values.get("connection_options") or {}
         if values.get("url") is None:
             values["url"] = check_broker(conf.broker_write_url or DEFAULT_BROKER)

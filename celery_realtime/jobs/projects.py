@@ -168,7 +168,7 @@ class Projects:
             TypeError, ValueError: Its ``project_id`` header is not a project id.
         """
         check_header(call.fields)
-        return self.of_publication(call)
+        return self._named(call, self._inherited())
 
     def of_request(self, request: Any) -> str | None:
         """Return the project of a job that a worker has received, runs, or is told the end of.
@@ -188,6 +188,9 @@ class Projects:
         return self._decide(call, inherited)
 
     def _decide(self, call: Call, inherited: str | None) -> str | None:
+        return self._named(call, inherited) if self._settings().enabled else None
+
+    def _named(self, call: Call, inherited: str | None) -> str | None:
         continued = call.fields.get(CONTINUED_HEADER)
         if isinstance(continued, dict) and call.job_id in continued:
             return self.readable(continued[call.job_id], call.task)

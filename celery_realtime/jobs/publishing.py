@@ -76,11 +76,12 @@ class Publishing:
         @functools.wraps(self._app.send_task)
         def watched(name: str, args: Any = None, kwargs: Any = None, *more: Any, **options: Any) -> Any:
             check_header(options.get("headers"))
-            self._settings()  # a bad one is an error of the call
-            sending = _Sending()
-            token = self._sending.set(sending)
             # That of its class as it is by then: Sentry wraps it there, be it before or after this.
             send_task = functools.partial(type(self._app).send_task, self._app) if own is None else own
+            if not self._settings().enabled:  # a bad setting is an error of the call
+                return send_task(name, args, kwargs, *more, **options)
+            sending = _Sending()
+            token = self._sending.set(sending)
             try:
                 return send_task(name, args, kwargs, *more, **options)
             except Exception as error:

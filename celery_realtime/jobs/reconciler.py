@@ -20,7 +20,7 @@ from celery_realtime.jobs.departures import GRACE, Departure, Departures
 from celery_realtime.jobs.statuses import StatusReporter
 from celery_realtime.jobs.stored_results import Meta, StoredResults
 from celery_realtime.logs import RateLimitedLogger, describe
-from celery_realtime.loops import BackgroundLoop, WakeUp
+from celery_realtime.loops import BackgroundLoop, WakeUp, start_detached
 from celery_realtime.sending.manager import SocketIOManager
 from celery_realtime.settings import Settings
 
@@ -122,7 +122,7 @@ class Reconciler:
             if self._thread is None:
                 self._is_ending = False
                 self._thread = threading.Thread(target=self._run, name="celery-realtime-reconciler", daemon=True)
-                self._thread.start()
+                start_detached(self._thread)
 
     def finish(self, timeout: float) -> None:
         """Look at all that has left, and at what leaves with the worker, at once, and then end: the worker ends.

@@ -13,7 +13,7 @@ from celery_realtime import databases
 from celery_realtime.forks import after_fork, talking
 from celery_realtime.jobs.seams import stored_meta
 from celery_realtime.logs import RateLimitedLogger
-from celery_realtime.loops import BackgroundLoop
+from celery_realtime.loops import BackgroundLoop, start_detached
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class StoredResults:
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="celery-realtime-results", daemon=True)
                 try:
-                    thread.start()
+                    start_detached(thread)
                 except RuntimeError as error:  # too many threads, or the interpreter ends
                     self._log.warning("no thread can be started to look up the ends of jobs: %s", error)
                     return False

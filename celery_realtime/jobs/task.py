@@ -78,7 +78,7 @@ def host_of(task: Any) -> TaskHost:
 
 
 def _job_host_of(task: Any) -> TaskHost | None:
-    """Return the running jobs of a task's app; None in a direct call, which is no job and needs no Realtime.
+    """Return the running jobs of a task's app; None if nothing is reported: in a plain call without a Realtime, too.
 
     Raises:
         ImproperlyConfigured: The task runs a job, and its app has no Realtime.
@@ -87,7 +87,7 @@ def _job_host_of(task: Any) -> TaskHost | None:
     if realtime is None:
         return None if task.request.id is None else host_of(task)
     host: TaskHost = realtime.running_jobs
-    return host
+    return host if realtime.settings.enabled else None
 
 
 def update_progress(
@@ -186,7 +186,8 @@ def _observed(original: Any) -> Any:
     def update_state(
         self: Any, task_id: Any = None, state: Any = None, meta: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
-        if getattr(self.app, "realtime", None) is not None and self.request.id is not None:
+        realtime = getattr(self.app, "realtime", None)
+        if realtime is not None and self.request.id is not None and realtime.settings.enabled:
             _observe(self, task_id, state, meta)
         return original(self, task_id, state, meta, *args, **kwargs)
 

@@ -381,7 +381,8 @@ class RunningJobs:
             self._yielding.after_report(job)
 
     def _store(self, job: Job, report: Progress, due: float) -> None:
-        self.mirror.put(job, report, due)
+        if self._settings().enabled:
+            self.mirror.put(job, report, due)
 
     def report_other(self, task: Any, job_id: str, report: Progress) -> None:
         """Report progress of another job than the one that a task runs now, by its id.

@@ -94,7 +94,8 @@ class WorkerSupport:
         Raises:
             ImproperlyConfigured: A setting is mistaken; the worker does not start then.
         """
-        self._settings()
+        if not self._settings().enabled:
+            return
         self._manager.preload()
         register_command()
         turnstile.install()
@@ -107,6 +108,8 @@ class WorkerSupport:
         Args:
             worker: The worker (``celery.worker.WorkController``).
         """
+        if not self._settings().enabled:
+            return
         self._reconciler.start()
         if self._manager.history is not None:
             self._held_messages = HeldMessages(worker.app)

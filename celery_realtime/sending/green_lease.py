@@ -39,7 +39,7 @@ from celery_realtime.clocks import time
 from celery_realtime.forks import after_fork
 from celery_realtime.history.lease_helper import Renewal, Renewer
 from celery_realtime.logs import RateLimitedLogger, describe
-from celery_realtime.loops import BackgroundLoop
+from celery_realtime.loops import BackgroundLoop, start_detached
 from celery_realtime.sending.seams import start_real_thread
 
 logger = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class GreenLease:
     def start(self) -> None:
         """Start the helper, and look after it until :meth:`stop`."""
         self._helper = self._new_helper()
-        threading.Thread(target=self._watch, name="celery-realtime-lease-helper", daemon=True).start()
+        start_detached(threading.Thread(target=self._watch, name="celery-realtime-lease-helper", daemon=True))
 
     def stop(self) -> None:
         """End the helper."""

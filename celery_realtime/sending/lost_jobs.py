@@ -17,7 +17,7 @@ import msgspec
 from celery_realtime import events
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.forks import talking
-from celery_realtime.loops import BackgroundLoop
+from celery_realtime.loops import BackgroundLoop, start_detached
 from celery_realtime.sending.manager import SocketIOManager
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class LostJobs:
             self._waiting.put_nowait((name, work))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="celery-realtime-lost-jobs", daemon=True)
-                self._thread.start()
+                start_detached(self._thread)
             return True
 
     def _run(self) -> None:

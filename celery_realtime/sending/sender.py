@@ -10,7 +10,7 @@ from typing import Generic
 
 from celery_realtime.clocks import time
 from celery_realtime.forks import talking
-from celery_realtime.loops import BackgroundLoop, WakeUp
+from celery_realtime.loops import BackgroundLoop, WakeUp, start_detached
 from celery_realtime.sending.backlog import LONGEST_TURN, Backlog
 from celery_realtime.sending.changes import Changes
 from celery_realtime.sending.event_queue import Batch, EventQueue, Owner, T, items_of, owner_of
@@ -135,7 +135,7 @@ class Sender(Generic[T]):
             )
         self._thread = threading.Thread(target=self._run, name="celery-realtime-outbox", daemon=True)
         try:
-            self._thread.start()
+            start_detached(self._thread)
         except RuntimeError as error:  # too many threads, or the interpreter ends
             self._thread = None
             self._ledger.stranded(len(self._queue), error)

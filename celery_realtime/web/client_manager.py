@@ -15,7 +15,7 @@ from celery_realtime.channel.listener import Listener
 from celery_realtime.channel.speaker import Speaker
 from celery_realtime.forks import after_fork
 from celery_realtime.logs import RateLimitedLogger
-from celery_realtime.loops import BackgroundLoop
+from celery_realtime.loops import BackgroundLoop, start_detached
 from celery_realtime.web import seams
 from celery_realtime.web.audiences import AudienceFilter
 from celery_realtime.web.catchup import CatchUp
@@ -347,7 +347,7 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
         if self.listener_thread is None or not self.listener_thread.is_alive():
             thread = threading.Thread(target=self._hand_over, name="celery-realtime-listener", daemon=True)
             self.listener_thread = thread
-            thread.start()
+            start_detached(thread)
 
     def stop_listening(self) -> None:
         """End the thread that listens, within about a second."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from celery_realtime.backoff import Backoff
 from celery_realtime.clocks import time
-from celery_realtime.loops import BackgroundLoop
+from celery_realtime.loops import BackgroundLoop, start_detached
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class HistoryReader:
         self._changed.notify_all()
         if not self._closed and (self._thread is None or not self._thread.is_alive()):
             self._thread = threading.Thread(target=self._run, name="celery-realtime-catch-up", daemon=True)
-            self._thread.start()
+            start_detached(self._thread)
 
     def answers(self) -> Iterator[tuple[Missing, Any]]:
         """Take, one by one, what has been read by now: what was missing, and the snapshot."""

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 PROGRAM = """
-import celery_realtime
+from celery_realtime import RealtimeError
 from celery import Celery, shared_task
 
 @shared_task(bind=True)
