@@ -61,7 +61,11 @@ class _Parts:
     def __init__(self, settings: dict[str, Any]) -> None:
         self._configuration = Configuration(settings)
         self._settings = Lazy(lambda: self._configuration.read(self.app))
-        self._manager = SocketIOManager(lambda: self.settings, lambda: self._web.client_manager(write_only=True))
+        self._manager = SocketIOManager(
+            lambda: self.settings,
+            lambda: self._web.client_manager(write_only=True),
+            is_eager=lambda: bool(self.app.conf.task_always_eager),
+        )
         self._keeper = Lazy(lambda: _new_keeper(self, self._attached.results))
         self._web = _WebSide(self)
         #: What takes access back, and carries out here what other processes have taken back.

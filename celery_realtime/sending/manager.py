@@ -22,6 +22,7 @@ from celery_realtime.rooms import normalise_project_id
 from celery_realtime.sending.appending import HistoryAppender
 from celery_realtime.sending.client_rooms import ClientRooms
 from celery_realtime.sending.connections import Connections
+from celery_realtime.sending.eager import Servers
 from celery_realtime.sending.filtering import EventFilter
 from celery_realtime.sending.journal import Journal
 from celery_realtime.sending.ledger import Counts
@@ -51,16 +52,26 @@ class SocketIOManager:
     Args:
         settings: Returns the settings; asked when they are first needed.
         connect: Returns a new write-only Kombu manager.
+        is_eager: Tells whether tasks run in their caller; then it is nothing worth a word or a wait if there is no
+            broker.
 
     Attributes:
         counts: How many events had ``no_project``, were ``filtered`` (``event_filter`` dropped them), ``hidden`` (it
-            failed on a status, which went out without what it says) or ``stale`` (the history knew better).
+            failed on a status, which went out without what it says), ``stale`` (the history knew better) or
+            ``unreachable`` (of eager tasks, where there is no broker).
         spools: What children of this process have not sent, and in a child its own.
         connections: Those that it has open.
     """
 
-    def __init__(self, settings: Callable[[], Settings], connect: Callable[[], RealtimeKombuManager]) -> None:
+    def __init__(
+        self,
+        settings: Callable[[], Settings],
+        connect: Callable[[], RealtimeKombuManager],
+        is_eager: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._settings = settings
+        self._is_eager = is_eager
+        self._servers = Lazy(lambda: Servers(filter(None, (settings().url, settings().history_url))))
         self._outbox = Lazy(self._new_outbox)
         self._publisher = Lazy(connect)
         self._history = Lazy(lambda: _open_history(settings(), self._appender.look_later))
@@ -97,7 +108,7 @@ class SocketIOManager:
         outbox: Outbox[Outgoing] = Outbox(
             self._publish,
             # Opened by the thread that sends, so that a call that publishes a job does not wait until redis is loaded.
-            append=None if settings.history_url is None else self._appender.append,
+            append=None if settings.history_url is None else self._append,
             queue_size=settings.queue_size,
             batch_size=settings.batch_size,
             linger=settings.linger,
@@ -138,8 +149,8 @@ class SocketIOManager:
             connect: Returns the new publisher, such as a recorder in tests; by default as before.
         """
         if connect is not None:
-            self._publisher = Lazy(connect)
-        for part in (self._outbox, self._publisher, self._history, self._filter, self._journal):
+            self._publisher, self._servers = Lazy(connect), Lazy(lambda: Servers(()))
+        for part in (self._outbox, self._publisher, self._history, self._filter, self._journal, self._servers):
             part.forget()
 
     @contextlib.contextmanager
@@ -193,7 +204,18 @@ class SocketIOManager:
         is_ready = self._publisher.is_made and (self._history.is_made or self._settings().history_url is None)
         return is_ready and self.outbox.wait_until_sent((job.project_id or "", job.job_id), timeout)
 
+    def _append(self, batch: list[Outgoing]) -> list[Outgoing] | None:
+        return [] if self._drop(batch) else self._appender.append(batch)
+
+    def _drop(self, batch: list[Outgoing]) -> bool:
+        """Drop events of eager tasks, if there is no broker; returns whether they are."""
+        is_dropped = self._is_eager() and not self._servers.get().are_there()
+        self._counts.add("unreachable", len(batch) if is_dropped else 0)
+        return is_dropped
+
     def _publish(self, batch: list[Outgoing]) -> int:
+        if self._settings().history_url is None and self._drop(batch):
+            return len(batch)
         return self.publisher.publish_events(batch)
 
     def _filtered(self, event: Outgoing) -> Outgoing | None:

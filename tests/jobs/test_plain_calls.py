@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 PROGRAM = """
-from celery_realtime import RealtimeError
+from celery_realtime import Realtime
 from celery import Celery, shared_task
 
 @shared_task(bind=True)

@@ -1,0 +1,88 @@
+"""Eager tasks where there is no broker: no wait, and no word."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import subprocess
+import sys
+
+import pytest
+from celery import Celery
+
+from celery_realtime import Realtime
+from celery_realtime.sending.eager import Servers
+from tests.recording import record
+
+NOWHERE = ["redis://127.0.0.1:1/0", "amqp://127.0.0.1:1//", "redis://127.0.0.1:1/0;redis://127.0.0.1:2/0"]
+
+PROGRAM = """
+import sys
+from celery import Celery
+from celery_realtime import Realtime
+
+app = Celery("studio", broker=sys.argv[1], backend="cache+memory://")
+app.conf.task_always_eager = True
+realtime = Realtime(app, flush_timeout=3600)
+
+@app.task(bind=True)
+def transcribe(self):
+    self.update_progress(25, "Downloading")
+    self.emit("line", {})
+
+transcribe.delay(project_id="p")
+"""
+
+
+def eager_app() -> Celery:
+    app = Celery("studio", broker=NOWHERE[1], set_as_current=False)
+    app.conf.task_always_eager = True
+    return app
+
+
+def noop() -> None: ...
+
+
+@pytest.mark.parametrize("url", NOWHERE)
+def test_a_program_ends_without_a_wait_or_a_line(url: str) -> None:
+    command = [sys.executable, "-c", PROGRAM, url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_all_is_dropped_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    app = eager_app()
+    realtime = Realtime(app)
+    app.task(noop, name="noop", shared=False).delay(project_id="p")
+    assert realtime.flush(60)
+    assert realtime.manager.counts["unreachable"] == 2
+    ours = [record for record in caplog.records if record.name.startswith("celery_realtime")]
+    assert [record for record in ours if record.levelno > logging.INFO] == []
+
+
+def test_what_is_not_eager_waits() -> None:
+    app = Celery("studio", broker=NOWHERE[1], set_as_current=False)
+    realtime = Realtime(app)
+    realtime.manager.emit_to_project("p", "notice", {})
+    assert realtime.flush(0.5) is False
+    assert realtime.manager.counts["unreachable"] == 0
+    realtime.manager.outbox.start_over()  # or the end of this process would wait for it
+
+
+def test_a_recorder_in_place_of_the_broker_gets_all() -> None:
+    app = eager_app()
+    realtime = Realtime(app)
+    wire = record(realtime)
+    app.task(noop, name="noop", shared=False).delay(project_id="p")
+    assert realtime.flush(60)
+    assert [sent.data["state"] for sent in wire.sent] == ["STARTED", "SUCCESS"]
+
+
+@pytest.mark.parametrize(("urls", "there"), [([], True), (["memory://"], True), (NOWHERE[:1], False), (NOWHERE, False)])
+def test_servers_are_asked_for_by_their_addresses(urls: list[str], there: bool) -> None:
+    assert Servers(urls).are_there() is there
+
+
+def test_of_several_addresses_one_is_enough() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert Servers([f"{NOWHERE[0]};redis://127.0.0.1:{server.getsockname()[1]}/0"]).are_there()
