@@ -32,6 +32,7 @@ from celery_realtime.jobs.trackers import ProgressTracker, RunningJobs
 from celery_realtime.jobs.worker import WorkerSupport
 from celery_realtime.lazy import Lazy
 from celery_realtime.loops import loops_of
+from celery_realtime.sending.eager import Road
 from celery_realtime.sending.filtering import EventFilter
 from celery_realtime.sending.manager import SocketIOManager
 from celery_realtime.settings import Settings
@@ -64,7 +65,7 @@ class _Parts:
         self._manager = SocketIOManager(
             lambda: self.settings,
             lambda: self._web.client_manager(write_only=True),
-            is_eager=lambda: bool(self.app.conf.task_always_eager),
+            Road(lambda: self.settings, lambda: bool(self.app.conf.task_always_eager)).guard,
         )
         self._keeper = Lazy(lambda: _new_keeper(self, self._attached.results))
         self._web = _WebSide(self)

@@ -66,7 +66,7 @@ def test_an_unknown_setting_in_the_configuration_is_named_beside_the_one_that_wa
 
 
 def test_a_name_that_is_like_no_other_brings_the_list_of_all() -> None:
-    with pytest.raises(ImproperlyConfigured, match="unknown setting zzzzzz: the settings are: url, channel,"):
+    with pytest.raises(ImproperlyConfigured, match="unknown setting zzzzzz: the settings are: enabled, url, channel,"):
         settle(zzzzzz=1)
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from urllib.parse import urlsplit
 
 from celery_realtime.clocks import time
+from celery_realtime.events import Outgoing
+from celery_realtime.sending.ledger import Counts
+from celery_realtime.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +42,60 @@ class Servers:
             if not self._are_there:
                 logger.info("tasks are eager and there is no broker, so their events are dropped")
         return self._are_there
+
+
+Append = Callable[[list[Outgoing]], "list[Outgoing] | None"]
+Publish = Callable[[list[Outgoing]], int]
+Guard = Callable[[Publish, "Append | None", Counts], "tuple[Publish, Append | None]"]
+
+
+def unguarded(publish: Publish, append: Append | None, _counts: Counts) -> tuple[Publish, Append | None]:
+    """Drop nothing."""
+    return publish, append
+
+
+class Road:
+    """Drops the events of eager tasks, if there is no broker.
+
+    Args:
+        settings: Returns the settings.
+        is_eager: Tells whether tasks run in their caller.
+    """
+
+    def __init__(self, settings: Callable[[], Settings], is_eager: Callable[[], bool]) -> None:
+        self._settings = settings
+        self._is_eager = is_eager
+        self._of: Settings | None = None
+        self._servers = Servers(())
+
+    def guard(self, publish: Publish, append: Append | None, counts: Counts) -> tuple[Publish, Append | None]:
+        """Return what publishes and appends what can arrive; what cannot counts as done.
+
+        Args:
+            publish: Publishes a batch, and returns how much of it.
+            append: Stores a batch first, and returns what is to be published, if there is a history.
+            counts: Counts what is dropped as ``unreachable``.
+        """
+
+        def drops(batch: list[Outgoing]) -> bool:
+            is_dropped = self._is_eager() and not self._are_there()
+            counts.add("unreachable", len(batch) if is_dropped else 0)
+            return is_dropped
+
+        def guarded_publish(batch: list[Outgoing]) -> int:
+            return len(batch) if append is None and drops(batch) else publish(batch)
+
+        def guarded_append(batch: list[Outgoing]) -> list[Outgoing] | None:
+            assert append is not None
+            return [] if drops(batch) else append(batch)
+
+        return guarded_publish, None if append is None else guarded_append
+
+    def _are_there(self) -> bool:
+        settings = self._settings()
+        if settings is not self._of:  # they have been changed
+            self._of, self._servers = settings, Servers(filter(None, (settings.url, settings.history_url)))
+        return self._servers.are_there()
 
 
 def _answers(url: str) -> bool:

@@ -22,7 +22,7 @@ from celery_realtime.rooms import normalise_project_id
 from celery_realtime.sending.appending import HistoryAppender
 from celery_realtime.sending.client_rooms import ClientRooms
 from celery_realtime.sending.connections import Connections
-from celery_realtime.sending.eager import Servers
+from celery_realtime.sending.eager import Guard, unguarded
 from celery_realtime.sending.filtering import EventFilter
 from celery_realtime.sending.journal import Journal
 from celery_realtime.sending.ledger import Counts
@@ -52,26 +52,20 @@ class SocketIOManager:
     Args:
         settings: Returns the settings; asked when they are first needed.
         connect: Returns a new write-only Kombu manager.
-        is_eager: Tells whether tasks run in their caller; then it is nothing worth a word or a wait if there is no
-            broker.
+        guard: Drops what cannot arrive anyway.
 
     Attributes:
         counts: How many events had ``no_project``, were ``filtered`` (``event_filter`` dropped them), ``hidden`` (it
-            failed on a status, which went out without what it says), ``stale`` (the history knew better) or
-            ``unreachable`` (of eager tasks, where there is no broker).
+            failed on a status, which went out without what it says), ``stale`` or (of eager tasks) ``unreachable``.
         spools: What children of this process have not sent, and in a child its own.
         connections: Those that it has open.
     """
 
     def __init__(
-        self,
-        settings: Callable[[], Settings],
-        connect: Callable[[], RealtimeKombuManager],
-        is_eager: Callable[[], bool] = lambda: False,
+        self, settings: Callable[[], Settings], connect: Callable[[], RealtimeKombuManager], guard: Guard = unguarded
     ) -> None:
         self._settings = settings
-        self._is_eager = is_eager
-        self._servers = Lazy(lambda: Servers(filter(None, (settings().url, settings().history_url))))
+        self._guard = guard
         self._outbox = Lazy(self._new_outbox)
         self._publisher = Lazy(connect)
         self._history = Lazy(lambda: _open_history(settings(), self._appender.look_later))
@@ -105,10 +99,11 @@ class SocketIOManager:
         settings = self._settings()
         # Registered before the outbox registers its flush, so it runs after it.
         atexit.register(_close_publisher, weakref.ref(self))
+        append = None if settings.history_url is None else self._appender.append
+        publish, stores = self._guard(lambda batch: self.publisher.publish_events(batch), append, self._counts)
         outbox: Outbox[Outgoing] = Outbox(
-            self._publish,
-            # Opened by the thread that sends, so that a call that publishes a job does not wait until redis is loaded.
-            append=None if settings.history_url is None else self._append,
+            publish,
+            append=stores,
             queue_size=settings.queue_size,
             batch_size=settings.batch_size,
             linger=settings.linger,
@@ -149,8 +144,8 @@ class SocketIOManager:
             connect: Returns the new publisher, such as a recorder in tests; by default as before.
         """
         if connect is not None:
-            self._publisher, self._servers = Lazy(connect), Lazy(lambda: Servers(()))
-        for part in (self._outbox, self._publisher, self._history, self._filter, self._journal, self._servers):
+            self._publisher, self._guard = Lazy(connect), unguarded
+        for part in (self._outbox, self._publisher, self._history, self._filter, self._journal):
             part.forget()
 
     @contextlib.contextmanager
@@ -172,7 +167,7 @@ class SocketIOManager:
             event: The event.
             due: For progress, the :func:`time.monotonic` time before which it is held back.
         """
-        allowed = self._filtered(event) if self._settings().enabled else None
+        allowed = self._filtered(event)
         if allowed is not None:
             self.outbox.put(allowed, due)
 
@@ -204,22 +199,10 @@ class SocketIOManager:
         is_ready = self._publisher.is_made and (self._history.is_made or self._settings().history_url is None)
         return is_ready and self.outbox.wait_until_sent((job.project_id or "", job.job_id), timeout)
 
-    def _append(self, batch: list[Outgoing]) -> list[Outgoing] | None:
-        return [] if self._drop(batch) else self._appender.append(batch)
-
-    def _drop(self, batch: list[Outgoing]) -> bool:
-        """Drop events of eager tasks, if there is no broker; returns whether they are."""
-        is_dropped = self._is_eager() and not self._servers.get().are_there()
-        self._counts.add("unreachable", len(batch) if is_dropped else 0)
-        return is_dropped
-
-    def _publish(self, batch: list[Outgoing]) -> int:
-        if self._settings().history_url is None and self._drop(batch):
-            return len(batch)
-        return self.publisher.publish_events(batch)
-
     def _filtered(self, event: Outgoing) -> Outgoing | None:
-        """Return what ``event_filter`` leaves of an event, or None if it is dropped."""
+        """Return what ``event_filter`` leaves of an event, or None if it is dropped, as all are that nobody wants."""
+        if not self._settings().enabled:
+            return None
         event_filter = self._filter.get()
         return event if event_filter is None else event_filter.outgoing(event)
 
@@ -263,8 +246,7 @@ class SocketIOManager:
         project = normalise_project_id(project_id)
         limit = self._settings().max_payload
         checked = [events.outgoing_custom(*_pair(item), project, job_id, limit) for item in named_data]
-        if self._settings().enabled:
-            self.outbox.put_all([allowed for allowed in map(self._filtered, checked) if allowed is not None])
+        self.outbox.put_all([allowed for allowed in map(self._filtered, checked) if allowed is not None])
 
     async def emit_to_project_async(self, project_id: object, event: str, data: Any) -> None:
         """Send a custom event as :meth:`emit_to_project` does, which does not block an event loop either."""
