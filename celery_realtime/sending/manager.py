@@ -167,7 +167,7 @@ class SocketIOManager:
             event: The event.
             due: For progress, the :func:`time.monotonic` time before which it is held back.
         """
-        allowed = self._filtered(event)
+        allowed = self._filtered(event) if self._settings().enabled else None
         if allowed is not None:
             self.outbox.put(allowed, due)
 
@@ -200,9 +200,7 @@ class SocketIOManager:
         return is_ready and self.outbox.wait_until_sent((job.project_id or "", job.job_id), timeout)
 
     def _filtered(self, event: Outgoing) -> Outgoing | None:
-        """Return what ``event_filter`` leaves of an event, or None if it is dropped, as all are that nobody wants."""
-        if not self._settings().enabled:
-            return None
+        """Return what ``event_filter`` leaves of an event, or None if it is dropped."""
         event_filter = self._filter.get()
         return event if event_filter is None else event_filter.outgoing(event)
 
@@ -246,7 +244,8 @@ class SocketIOManager:
         project = normalise_project_id(project_id)
         limit = self._settings().max_payload
         checked = [events.outgoing_custom(*_pair(item), project, job_id, limit) for item in named_data]
-        self.outbox.put_all([allowed for allowed in map(self._filtered, checked) if allowed is not None])
+        if self._settings().enabled:
+            self.outbox.put_all([allowed for allowed in map(self._filtered, checked) if allowed is not None])
 
     async def emit_to_project_async(self, project_id: object, event: str, data: Any) -> None:
         """Send a custom event as :meth:`emit_to_project` does, which does not block an event loop either."""
