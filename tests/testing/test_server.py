@@ -136,6 +136,7 @@ def test_the_python_client_ends_right_behind_a_bad_network(
     assert sorted(heard) == sorted((job_id, number) for job_id in ids for number in range(10))
 
 
+@pytest.mark.long
 def test_the_browsers_client_ends_right_behind_a_bad_network(
     realtime_server: RealtimeServer, lossy: Callable[..., LossyProxy], follow: Callable[..., Follower]
 ) -> None:
@@ -145,7 +146,9 @@ def test_the_browsers_client_ends_right_behind_a_bad_network(
     ids = run(shop(), 20, 10)
     net.heal()
     wait_for(
-        lambda: {name for name, job in follower.jobs().items() if job["status"] == "success"} == ids, timeout=PATIENCE
+        lambda: {name for name, job in follower.jobs().items() if job["status"] == "success"} == ids,
+        timeout=PATIENCE,
+        ignoring=(AssertionError,),  # it may be too busy to answer in time
     )
     places = follower.places()
     assert [offset for _, offset in places] == list(range(1, len(places) + 1))
