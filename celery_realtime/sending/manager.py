@@ -100,7 +100,11 @@ class SocketIOManager:
         # Registered before the outbox registers its flush, so it runs after it.
         atexit.register(_close_publisher, weakref.ref(self))
         append = None if settings.history_url is None else self._appender.append
-        publish, stores = self._guard(lambda batch: self.publisher.publish_events(batch), append, self._counts)
+        publish, stores = self._guard(
+            lambda batch: self.publisher.publish_events(batch),  # noqa: PLW0108 - made by the thread that sends
+            append,
+            self._counts,
+        )
         outbox: Outbox[Outgoing] = Outbox(
             publish,
             append=stores,
