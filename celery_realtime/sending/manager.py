@@ -46,23 +46,17 @@ class JobListeners(Protocol):
         """Start to report every job to ``manager``."""
 
 
-class SocketIOManager:
-    """Send events to projects, from any process.
+class _Parts:
+    """What a manager consists of, each part made when it is needed first.
 
     Args:
         settings: Returns the settings; asked when they are first needed.
         connect: Returns a new write-only Kombu manager.
         guard: Drops what cannot arrive anyway.
-
-    Attributes:
-        counts: How many events had ``no_project``, were ``filtered`` (``event_filter`` dropped them), ``hidden`` (it
-            failed on a status, which went out without what it says), ``stale`` or (of eager tasks) ``unreachable``.
-        spools: What children of this process have not sent, and in a child its own.
-        connections: Those that it has open.
     """
 
     def __init__(
-        self, settings: Callable[[], Settings], connect: Callable[[], RealtimeKombuManager], guard: Guard = unguarded
+        self, settings: Callable[[], Settings], connect: Callable[[], RealtimeKombuManager], guard: Guard
     ) -> None:
         self._settings = settings
         self._guard = guard
@@ -70,25 +64,16 @@ class SocketIOManager:
         self._publisher = Lazy(connect)
         self._history = Lazy(lambda: _open_history(settings(), self._appender.look_later))
         self._filter = Lazy(lambda: EventFilter.for_everybody(settings(), self._counts.add))
-        self._tracked: BoundedDict[str, str] = BoundedDict(TRACKED_JOBS)
         self._counts = Counts()
         self._appender = HistoryAppender(self._history.get, self._outbox.get, self._counts)
         self.connections = Connections(lambda: (self._publisher.peek(), self._history.peek()))
         self.spools = Spools()
         self._journal = Lazy(lambda: Journal(self.outbox, self.spools, self._pack))
-        self._rooms = ClientRooms(lambda: self.publisher, lambda: settings().namespace)
-
-    @property
-    def sio(self) -> Any:
-        """The Socket.IO server of this process, once one is attached; else None."""
-        return self._rooms.server
 
     @property
     def counts(self) -> Counter[str]:
         """What became of events before they were put into the outbox, or instead."""
         return self._counts.values
-
-    # -- parts --------------------------------------------------------------------------------------------------
 
     @property
     def outbox(self) -> Outbox[Outgoing]:
@@ -162,6 +147,57 @@ class SocketIOManager:
         finally:
             self._outbox, self._history = before
 
+    def _pack(self, event: Outgoing) -> bytes:
+        history = self._history.peek()  # as long as it has not been made, it has stored nothing
+        return events.pack(event, "" if history is None else history.writer)
+
+    def secure(self) -> None:
+        """Keep what waits from being lost with this process, if it is a child of a pool."""
+        if self.spools.mine is not None:
+            self._journal.get().write()
+
+    def close(self) -> None:
+        """Flush, then close the connection: RabbitMQ may discard the last messages of a client that merely hangs up."""
+        self.flush()
+        self.close_publisher()
+
+    def close_publisher(self) -> None:
+        """Close the connection that events are published through; the next event makes a new one."""
+        self.connections.close_publisher()
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until everything accepted has been sent, at most ``timeout`` seconds; returns whether it has."""
+        outbox = self._outbox.peek()
+        return True if outbox is None else outbox.flush(timeout)
+
+
+class SocketIOManager(_Parts):
+    """Send events to projects, from any process.
+
+    Args:
+        settings: Returns the settings; asked when they are first needed.
+        connect: Returns a new write-only Kombu manager.
+        guard: Drops what cannot arrive anyway.
+
+    Attributes:
+        counts: How many events had ``no_project``, were ``filtered`` (``event_filter`` dropped them), ``hidden`` (it
+            failed on a status, which went out without what it says), ``stale`` or (of eager tasks) ``unreachable``.
+        spools: What children of this process have not sent, and in a child its own.
+        connections: Those that it has open.
+    """
+
+    def __init__(
+        self, settings: Callable[[], Settings], connect: Callable[[], RealtimeKombuManager], guard: Guard = unguarded
+    ) -> None:
+        super().__init__(settings, connect, guard)
+        self._tracked: BoundedDict[str, str] = BoundedDict(TRACKED_JOBS)
+        self._rooms = ClientRooms(lambda: self.publisher, lambda: settings().namespace)
+
+    @property
+    def sio(self) -> Any:
+        """The Socket.IO server of this process, once one is attached; else None."""
+        return self._rooms.server
+
     # -- events -------------------------------------------------------------------------------------------------
 
     def put(self, event: Outgoing, due: float = 0.0) -> None:
@@ -178,15 +214,6 @@ class SocketIOManager:
     def put_status(self, change: StatusChange) -> None:
         """Put a job's new status into the outbox."""
         self.put(events.outgoing_status(change))
-
-    def secure(self) -> None:
-        """Keep what waits from being lost with this process, if it is a child of a pool."""
-        if self.spools.mine is not None:
-            self._journal.get().write()
-
-    def _pack(self, event: Outgoing) -> bytes:
-        history = self._history.peek()  # as long as it has not been made, it has stored nothing
-        return events.pack(event, "" if history is None else history.writer)
 
     def wait_until_sent(self, job: Job, timeout: float) -> bool:
         """Wait until no status of a job waits to be sent.
@@ -300,20 +327,6 @@ class SocketIOManager:
         """Take events of jobs from a bridge, as ``Realtime(app)`` does from its own; twice is the same as once."""
         bridge.connect(self)
 
-    def close(self) -> None:
-        """Flush, then close the connection: RabbitMQ may discard the last messages of a client that merely hangs up."""
-        self.flush()
-        self.close_publisher()
-
-    def close_publisher(self) -> None:
-        """Close the connection that events are published through; the next event makes a new one."""
-        self.connections.close_publisher()
-
-    def flush(self, timeout: float | None = None) -> bool:
-        """Wait until everything accepted has been sent, at most ``timeout`` seconds; returns whether it has."""
-        outbox = self._outbox.peek()
-        return True if outbox is None else outbox.flush(timeout)
-
 
 def _open_history(settings: Settings, on_workflows_due: Callable[[str, float], None]) -> History | None:
     address = settings.history_address
@@ -332,7 +345,7 @@ def _open_history(settings: Settings, on_workflows_due: Callable[[str, float], N
     return history
 
 
-def _close_publisher(reference: weakref.ref[SocketIOManager]) -> None:
+def _close_publisher(reference: weakref.ref[_Parts]) -> None:
     manager = reference()
     if manager is not None:
         manager.close_publisher()

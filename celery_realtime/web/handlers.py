@@ -145,9 +145,8 @@ class SocketIOEventHandlers:
             sources.jobs, self._clients, access=access, authorize_cancel=may_cancel, manager=self._manager
         )
         read = None if sources.read is None else type(self)._share(_reviewed(sources.read, self._manager))
-        self._subscriptions = Subscriptions(
-            self._clients, access=access, jobs=self._jobs, manager=self._manager, read=read
-        )
+        manager = self._manager
+        self._subscriptions = Subscriptions(self._clients, access=access, jobs=self._jobs, manager=manager, read=read)
         self._gate = Gate(server, settings)
         owner_of, longest = self._gate.owner_of, settings.max_request
         self._in_turn = InTurn(Turns(KINDS), owner_of, max_request=longest, lane=self._lane, start=self._start)
