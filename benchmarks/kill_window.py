@@ -16,6 +16,7 @@ from celery import Celery
 
 from benchmarks.figures import Figure, percentile
 from benchmarks.stage import Stage
+from celery_realtime.environments import name_in_history
 from celery_realtime.history.store import History
 from celery_realtime.web.client_manager import RealtimeClientManager
 from celery_realtime.web.delivery import Emit
@@ -44,7 +45,7 @@ def measure(stage: Stage) -> Iterator[Figure]:
 
 @contextlib.contextmanager
 def _in_history(broker: Broker) -> Iterator[Survivors]:
-    history = History(broker.backend_url, "socketio", 1000, 86400)
+    history = History(broker.backend_url, name_in_history("socketio", broker.url, {}, None), 1000, 86400)
     yield lambda project: sum(event["event"] == "line" for event in _events(history, project))
     history.close()
 
