@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,6 +68,18 @@ def pytest_collection() -> Any:
 def _is_quick(item: pytest.Item) -> bool:
     """Tell whether a test is of those that come last: the last ones of a run have to wait for each other."""
     return _folder(item.path.parent) not in SLOW
+
+
+@pytest.fixture(autouse=True)
+def _logging() -> Iterator[None]:
+    """Undo what a worker in the process of a test does to the root logger: its level hides the lines of later tests."""
+    root = logging.getLogger()
+    level, handlers = root.level, [*root.handlers]
+    yield
+    root.setLevel(level)
+    for handler in root.handlers[:]:
+        if handler not in handlers and not type(handler).__module__.startswith("_pytest"):
+            root.removeHandler(handler)
 
 
 @functools.cache

@@ -132,6 +132,9 @@ class _Parts:
         Args:
             connect: Returns the new publisher, such as a recorder in tests; by default as before.
         """
+        outbox = self._outbox.peek()
+        if outbox is not None:
+            outbox.stop()  # it would send what waits with the new settings
         if connect is not None:
             self._publisher, self._guard = Lazy(connect), unguarded
         for part in (self._outbox, self._publisher, self._history, self._filter, self._journal):

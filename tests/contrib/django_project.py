@@ -36,6 +36,7 @@ def set_up() -> None:
     settings.configure(
         SECRET_KEY="only for tests",
         ALLOWED_HOSTS=["testserver"],
+        STATIC_URL="static/",  # pytest-celery looks at each object, storages among them
         ROOT_URLCONF="tests.contrib.django_project",
         DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "file:django?mode=memory&cache=shared"}},
         INSTALLED_APPS=[

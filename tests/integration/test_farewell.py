@@ -320,11 +320,11 @@ def test_a_script_ends_while_the_broker_refuses_connections_and_all_that_it_said
     launcher: Launcher, redis_broker: Broker, scheme: str
 ) -> None:
     project = new_project()
-    env = without_broker(f"{scheme}://{HOST}:{free_port()}/")
-    script = run_script(launcher, redis_broker, "leave", project, **env)
+    url = f"{scheme}://{HOST}:{free_port()}/"
+    script = run_script(launcher, redis_broker, "leave", project, **without_broker(url))
     script.wait_for_log("said all")
     assert ended(script) == 3
-    assert recorded(redis_broker, project) == SPEECH
+    assert recorded(redis_broker, project, url) == SPEECH
 
 
 @pytest.mark.parametrize("scheme", long_unless(["amqp"], SCHEMES))  # whose connections take the most steps
@@ -335,7 +335,7 @@ def test_a_script_ends_while_the_broker_does_not_answer_and_all_that_it_said_is_
     script = run_script(launcher, redis_broker, "crash", project, **without_broker(silent_broker))
     script.wait_for_log("said all")
     assert ended(script) == 1
-    assert recorded(redis_broker, project) == SPEECH
+    assert recorded(redis_broker, project, silent_broker) == SPEECH
 
 
 @pytest.mark.parametrize("scheme", ["amqp"])
@@ -350,9 +350,9 @@ def test_a_worker_ends_while_the_broker_does_not_answer(
     assert ended(worker) == 0
 
 
-def recorded(broker: Broker, project: str) -> list[int]:
-    """Return the numbers that the history has of a project."""
-    with producing(broker):
+def recorded(broker: Broker, project: str, url: str) -> list[int]:
+    """Return the numbers that the history has of a project whose events go to a URL."""
+    with producing(broker, url=url, flush_timeout=0.0):
         history = farewell_jobs.celery.realtime.manager.history
         epoch = history.position(project)["epoch"]
         missed = history.read(project, epoch, 0).events

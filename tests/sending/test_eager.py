@@ -13,7 +13,7 @@ from celery_realtime import Realtime
 from celery_realtime.sending.eager import Servers
 from tests.recording import record
 
-NOWHERE = ["redis://127.0.0.1:1/0", "amqp://127.0.0.1:1//", "redis://127.0.0.1:1/0;redis://127.0.0.1:2/0"]
+NOWHERE = ["redis://127.0.0.1:1/0", "amqp://127.0.0.1:1//", "amqp://127.0.0.1:1//;amqp://127.0.0.1:2//"]
 
 PROGRAM = """
 import sys
