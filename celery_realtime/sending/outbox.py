@@ -284,4 +284,7 @@ class Outbox(Generic[T]):
 def _flush_if_alive(reference: weakref.ref[Outbox[Any]], pid: int) -> None:
     outbox = reference()
     if outbox is not None and os.getpid() == pid and not outbox.flush():
-        logger.error("this process ends before it could send its events; lost are %d and its last batch", outbox.size)
+        logger.error(
+            "this process ends, and its last batch and %d events after it were not sent within realtime_flush_timeout",
+            outbox.size,
+        )

@@ -267,12 +267,11 @@ def test_a_manager_used_before_a_fork_goes_on_in_the_parent_and_in_each_child(ch
 
 
 ENDING = """
-import faulthandler, os, sys
-faulthandler.dump_traceback_later(8)
+import os, sys
 from celery import Celery, signals
 from celery_realtime import Realtime
 
-realtime = Realtime(Celery("worker", broker=sys.argv[1]), history_url=None)
+realtime = Realtime(Celery("worker", broker=sys.argv[1]), history_url=None, flush_timeout=200)  # a busy machine
 for number in range(100):
     realtime.manager.emit_to_project("alpha", "step", {"number": number})
 if sys.argv[2] == "as a prefork child":
