@@ -14,6 +14,7 @@ import pytest
 from hypothesis import settings
 
 from celery_realtime.history import connection
+from celery_realtime.instances import instances
 from tests.client_recorder import Recorder
 from tests.launcher import Brokers, Launcher
 from tests.processes import ManagedProcess, WebServer, Worker
@@ -41,6 +42,12 @@ def pytest_configure() -> None:
     # Celery obeys these before an app's own settings; only the tests' children shall have them.
     for name in ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL", "CELERY_RESULT_BACKEND"):
         os.environ.pop(name, None)
+
+
+def pytest_unconfigure() -> None:
+    """Let this process end at once: nobody waits for what its tests have not sent."""
+    for realtime in instances:
+        realtime.manager.start_over()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
