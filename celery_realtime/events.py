@@ -170,6 +170,7 @@ class Ending(msgspec.Struct, frozen=True):
         truncated: Whether the result is left out, and can be fetched.
         died: Whether it is that of a process that was killed, of which somebody says so who outlives it. If the message
             is delivered again, the next start of the task takes it back.
+        earlier: Whether a start before the one that is lost has reached it, and nobody knows more of that one.
     """
 
     state: str
@@ -177,6 +178,7 @@ class Ending(msgspec.Struct, frozen=True):
     result: bytes = b"null"
     truncated: bool = False
     died: bool = False
+    earlier: bool = False
 
 
 class Cancellation(msgspec.Struct, frozen=True):

@@ -17,6 +17,7 @@ from celery_realtime.events import Ending, Job
 from celery_realtime.forks import after_fork, talking
 from celery_realtime.jobs import endings
 from celery_realtime.jobs.departures import GRACE, Departure, Departures
+from celery_realtime.jobs.lineage import published_at
 from celery_realtime.jobs.statuses import StatusReporter
 from celery_realtime.jobs.stored_results import Meta, StoredResults
 from celery_realtime.logs import RateLimitedLogger, describe
@@ -273,10 +274,18 @@ def ends_of_lost(
     """
     answers = results.ask([(job.job_id, job.task) for job in jobs], timeout)
     return {
-        events.name_of(job): endings.of_meta(answers[job.job_id], settings, since=_since(job))
-        for job in jobs
-        if job.job_id in answers
+        events.name_of(job): _end_of_lost(job, answers[job.job_id], settings) for job in jobs if job.job_id in answers
     }
+
+
+def _end_of_lost(job: Any, meta: Meta | None, settings: Settings) -> Ending | None:
+    """Return the end of a job, or that of an earlier start in the same run: whoever asks the backend is told that."""
+    end = endings.of_meta(meta, settings, since=_since(job))
+    is_redelivered = job.running and job.execution is not None and job.execution.redelivered
+    if end is not None or not is_redelivered or job.run is None:
+        return end
+    before = endings.of_meta(meta, settings, since=published_at(job.run) / 1000 + endings.CLOCK)
+    return None if before is None else msgspec.structs.replace(before, died=False, earlier=True)
 
 
 def _since(job: Any) -> float | None:

@@ -229,6 +229,8 @@ class LostJobs:
         if end is None:
             error = f"WorkerLost: {job.worker or 'its worker'} has not been heard of for {self._lease:g} s"
             end, gate = events.Ending("LOST", error), "S" if job.running else ""
+        elif end.earlier:
+            gate = "S"  # the start that is lost may come back, as that of a worker that was only cut off
         self._manager.put(events.outgoing_end(job, end, incarnation=incarnation, gate=gate, since=job.since))
         return end
 
@@ -243,4 +245,4 @@ def _looks(jobs: list[HeldJob], ends: Mapping[str, events.Ending | None]) -> int
     answers = [ends.get(name) for name in names]
     if any(name not in ends for name in names):
         return TRIES
-    return LOOKS if None in answers else 1
+    return LOOKS if any(answer is None or answer.earlier for answer in answers) else 1

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from celery.exceptions import Ignore, Retry, TimeLimitExceeded, WorkerLostError
 
-from celery_realtime.events import Job, pack
+from celery_realtime.events import Execution, Job, pack
 from celery_realtime.history.leases import HeldJob
 from celery_realtime.history.store import History
 from celery_realtime.jobs import reconciler as reconcilers
@@ -415,3 +415,24 @@ def test_the_ends_of_a_dead_worker_s_jobs_are_those_that_are_stored(play: Play) 
     jobs = [HeldJob(job_id=name, project_id="p", since=1.7e9) for name in ("a", "b", "old")]
     ends = ends_of_lost(jobs, play.results, play.studio.realtime.settings, 5.0)  # type: ignore[arg-type]
     assert {name: end and end.state for name, end in ends.items()} == {"p\na": "SUCCESS", "p\nb": None, "p\nold": None}
+
+
+@pytest.mark.parametrize(
+    ("redelivered", "stored", "expected"),
+    [
+        (True, "2026-01-01T00:00:10+00:00", ("FAILURE", False, True)),
+        (False, "2026-01-01T00:00:10+00:00", None),
+        (True, "2025-12-31T23:59:50+00:00", None),  # of an earlier job of the same id
+        (True, "2026-01-01T00:01:30+00:00", ("FAILURE", True, False)),  # of the start that is lost
+    ],
+)
+def test_of_a_lost_start_the_end_of_an_earlier_one_in_the_same_run_is_told_until_more_is_known(
+    play: Play, redelivered: bool, stored: str, expected: tuple[str, bool, bool] | None
+) -> None:
+    published = 1767225600  # 2026-01-01
+    error = {"status": "FAILURE", "result": WorkerLostError("gone"), "date_done": stored}
+    play.results.stored = {"a": error}
+    again = Execution("e2", published + 60.0, redelivered=redelivered)
+    job = HeldJob(job_id="a", project_id="p", run=f"{published}000-0123abcd", running=True, execution=again)
+    [end] = ends_of_lost([job], play.results, play.studio.realtime.settings, 5.0).values()  # type: ignore[arg-type]
+    assert (end and (end.state, end.died, end.earlier)) == expected

@@ -62,6 +62,19 @@ def test_an_end_that_somebody_knows_is_reported_and_all_others_are_lost(studio: 
     assert not is_remembered(studio)
 
 
+def test_the_end_of_an_earlier_start_is_taken_back_by_the_start_that_was_taken_for_lost(studio: Studio) -> None:
+    earlier = Ending("FAILURE", "WorkerLostError: gone", earlier=True)
+    lost_jobs(studio, lambda _: {"p\na": earlier}).report("i", [held("a")])
+    history = studio.realtime.manager.history
+    assert history is not None
+    before = history.job("p", "a")
+    append(history, status("SUCCESS", job="a", incarnation="i"))
+    after = history.job("p", "a")
+    assert before is not None
+    assert after is not None
+    assert [before["state"], after["state"]] == ["FAILURE", "SUCCESS"]
+
+
 def test_of_jobs_that_waited_those_are_lost_that_have_begun_all_the_same(studio: Studio) -> None:
     history = studio.realtime.manager.history
     assert history is not None
