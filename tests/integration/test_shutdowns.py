@@ -101,11 +101,12 @@ def test_a_job_whose_task_gives_its_message_back_is_queued_again_and_runs_again(
         job = start(jobs.give_back_once, str(path), project=project)
         end = client.wait_for_end(job)
         assert (end["state"], end["result"]) == ("SUCCESS", "the second time")
-        # The broker may deliver it, and the next child begin, before the worker has said that it was given back.
-        seen = [state for _, state, _ in states(client, job)]
-        assert [state for state in seen if state != "PENDING"] == ["STARTED", "STARTED", "SUCCESS"]
+        # The broker may deliver it, and the next child begin, before the worker has said that it was given back; and on
+        # a busy machine the worker may say so before the child could send that it had begun, which is old news then.
+        seen = [state for _, state, _ in states(client, job) if state != "PENDING"]
         progress = [data["progress"] for event, data in client.for_job(job) if event == "agent_progress"]
-        assert progress == [80, 20]
+        assert seen in (["STARTED", "STARTED", "SUCCESS"], ["STARTED", "SUCCESS"])
+        assert progress in ([80, 20], [20])
 
 
 # -- every pool, by every signal -------------------------------------------------------------------------------------
