@@ -42,7 +42,7 @@ demo: $(VENV)/.demo
 
 test: services
 	@$(MAKE) --no-print-directory --jobs 2 lint $(VENV)/.compiled
-	$(PYTEST) -n $(PROCESSES) -m "not long" $(ARGS)
+	$(PYTEST) -n $(PROCESSES) -m "not long" $(ARGS) || { test $$? -eq 1 && $(BIN)/python -m tests.tools.try_again; }
 
 check: lint
 	CELERY_TEST_SERVICES=no $(PYTEST) -n 2 -m "not long and not service" $(ARGS)

@@ -1,0 +1,47 @@
+"""Run the tests that have failed once more, each alone: ``python -m tests.tools.try_again``, after pytest.
+
+On a machine that others keep busy, a test can fail that has nothing to do with what was changed. One that passes alone
+is named, and has to be mended all the same; one that fails twice, and more than a few failures, fail the run.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.processes import ROOT
+
+#: Where pytest notes what failed.
+FAILED = ROOT / ".pytest_cache" / "v" / "cache" / "lastfailed"
+
+#: Failures that may be the machine's.
+MOST = 5
+
+
+def failed(path: Path = FAILED) -> list[str]:
+    """Return the tests that failed in the last run."""
+    return sorted(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else []
+
+
+def passes(test: str) -> bool:
+    """Run a test alone, and return whether it passes."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", test]
+    return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+
+
+def main() -> int:
+    """Return 0 if all tests that failed pass alone."""
+    tests = failed()
+    if not 0 < len(tests) <= MOST:
+        print(f"{len(tests)} tests failed; up to {MOST} are run again", file=sys.stderr)
+        return 1
+    results = {test: passes(test) for test in tests}
+    for test, has_passed in results.items():
+        print(f"{'passed only alone, which has to be mended' if has_passed else 'failed twice'}: {test}")
+    return 0 if all(results.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
