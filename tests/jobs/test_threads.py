@@ -93,7 +93,7 @@ def test_jobs_side_by_side_are_told_apart(studio: Studio) -> None:
         meeting.wait(60)
 
     task = task_of(studio.app, body)
-    assert task.request_stack is not None  # Celery binds a task at its first use, and one thread must not see half of it
+    assert task.request_stack is not None  # bound at its first use, of which no thread must see half
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(lambda n: task.apply((n,), headers={"project_id": f"p{n}"}), (10, 20)))
     told = {data["job_id"]: (data["project_id"], data["progress"]) for data in progress_of(studio)}
