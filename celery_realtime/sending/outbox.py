@@ -205,7 +205,7 @@ class Outbox(Generic[T]):
         return len(events)
 
     def stop(self) -> None:
-        """Let the thread that sends end after its present batch; the next event starts another."""
+        """Let the thread that sends end, after its present batch if it has one; the next event starts another."""
         with self._lock:
             self._sender.stop()
 
