@@ -19,6 +19,7 @@ from tests.client_recorder import Recorder
 from tests.launcher import Brokers, Launcher
 from tests.processes import ManagedProcess, WebServer, Worker
 from tests.services import BROKERS, Broker, RabbitMQServer, RedisServer
+from tests.tools import try_again
 
 HERE = Path(__file__).parent
 #: What starts processes. Each test that uses one of them, by whatever way, is marked as one that needs a service.
@@ -98,6 +99,14 @@ def _folder(path: Path) -> str:
 def _needs_service(item: pytest.Item) -> bool:
     marked = any(item.get_closest_marker(name) for name in ("browser", "integration"))
     return marked or bool(SERVICES & {*getattr(item, "fixturenames", ())})
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Note what failed in this run."""
+    cache = getattr(config, "cache", None)  # there is none with -p no:cacheprovider
+    if cache is not None:
+        failed = [report.nodeid for kind in ("failed", "error") for report in terminalreporter.getreports(kind)]
+        cache.set(try_again.NOTE, sorted({*failed}))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from tests.processes import ROOT
 
-#: Where pytest notes what failed.
-FAILED = ROOT / ".pytest_cache" / "v" / "cache" / "lastfailed"
+#: Under this name a run notes in pytest's cache what failed in it. pytest's own note also has what failed before.
+NOTE = "celery_realtime/failed"
+FAILED = ROOT / ".pytest_cache" / "v" / NOTE
 
 #: Failures that may be the machine's.
 MOST = 5
