@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from collections import deque
@@ -308,19 +309,25 @@ class Site:
     def _decide(decision: Any, then: Callable[[Any], None] | None) -> Steps:
         outcome: Any = None
         error: Exception | None = None
-        while True:
-            try:
-                step = decision.send(outcome) if error is None else decision.throw(error)
-            except StopIteration as end:
-                if then is not None:
-                    then(end.value)
-                return
-            outcome, error = None, None
-            try:
-                outcome = step()
-            except Exception as failed:
-                error = failed
-            yield
+        with contextlib.closing(decision):
+            while True:
+                try:
+                    step = decision.send(outcome) if error is None else decision.throw(error)
+                except StopIteration as end:
+                    if then is not None:
+                        then(end.value)
+                    return
+                outcome, error = None, None
+                try:
+                    outcome = step()
+                except Exception as failed:
+                    error = failed
+                yield
+
+    def close(self) -> None:
+        """End all threads here: one that holds a lock can release it in no other thread of the test's process."""
+        for thread in self.threads:
+            thread.close()
 
     def step(self, number: int) -> None:
         """Let one thread go one step."""

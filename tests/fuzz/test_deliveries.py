@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from typing import Any
 
@@ -53,11 +54,13 @@ class World:
         self.deeds = deeds
         self.clock = Clock()
         self.past = Past()
+        self.all_sites: list[Site] = []
         self.sites = [self._new_site()]
         self.clients: list[Client] = []
 
     def _new_site(self) -> Site:
-        return Site(self.past, self.clock)
+        self.all_sites.append(Site(self.past, self.clock))
+        return self.all_sites[-1]
 
     def act(self) -> None:
         (deed,) = self.chance.choices(list(self.deeds), list(self.deeds.values()))
@@ -136,6 +139,10 @@ class World:
 
     # -- the end ------------------------------------------------------------------------------------------------
 
+    def close(self) -> None:
+        for site in self.all_sites:
+            site.close()
+
     def settle(self) -> None:
         for _ in range(400):
             self.clock.now += 0.05
@@ -192,10 +199,11 @@ def run(seed: int, count: int) -> None:
     for module, names in HELD.items():
         for name in names:
             setattr(module, name, world.clock if name == "time" else FOR_EVER)
-    for _ in range(count):
-        world.act()
-    world.settle()
-    for _ in range(4):
-        world.publish()
-    world.settle()
-    world.check()
+    with contextlib.closing(world):
+        for _ in range(count):
+            world.act()
+        world.settle()
+        for _ in range(4):
+            world.publish()
+        world.settle()
+        world.check()
