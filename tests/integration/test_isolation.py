@@ -169,8 +169,8 @@ class Guest(Recorder):
         self.since: dict[Topic, int] = {}
         #: From the request to subscribe until it was taken back, by either side.
         self.asked = Stretches(clock)
-        #: When it last asked to be subscribed to something, and when that was answered.
-        self.asked_again: dict[Topic, int] = {}
+        #: Up to when all had been dealt with as it last asked to be subscribed to something; when that was answered.
+        self.drained: dict[Topic, int] = {}
         self.answered: dict[Topic, int] = {}
         self.lock = threading.RLock()
 
@@ -376,7 +376,8 @@ class Story:
             data["since"] = guest.places[topic]
         with guest.lock:
             guest.asked.begin(topic)
-            asked = guest.asked_again[topic] = self.clock.tick()
+            asked = self.clock.tick()
+            guest.drained[topic] = self.drains[-1]
         guest.ask(event, data, topic, lambda answer: self._subscribed(guest, topic, asked, answer))
 
     def _batch(self, guest: Guest, topic: Topic) -> bool:
@@ -439,19 +440,18 @@ class Story:
         """Note up to when a client had to hear everything: what is under way now may come too late for it.
 
         So may what is held for it until its server has answered a request to subscribe to anything of the project, if
-        its access ends meanwhile; the server goes on to what it held just after the answer.
+        its access ends meanwhile; the server goes on to what it held just after the answer. A request may overtake what
+        was told before it, and had not come to its server.
         """
         first = guest.since.pop(topic, None)
         if first is not None:
             drained = self.drains[-1]
-            asked = [
-                guest.asked_again[other] for other in _topics(topic.project) if self._may_hold(guest, other, drained)
-            ]
-            guest.stays.append(Stay(topic, first, min([drained, *asked])))
+            held = [guest.drained[other] for other in _topics(topic.project) if self._may_hold(guest, other, drained)]
+            guest.stays.append(Stay(topic, first, min([drained, *held])))
 
     def _may_hold(self, guest: Guest, topic: Topic, drained: int) -> bool:
         """Tell whether a server may still hold for a client what was told before all was drained last."""
-        return topic in guest.asked_again and (topic in guest.busy or guest.answered.get(topic, 0) > drained)
+        return topic in guest.drained and (topic in guest.busy or guest.answered.get(topic, 0) > drained)
 
     def _of(self, user: str) -> list[Guest]:
         return [guest for guest in self.guests if guest.user == user]
