@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks import (
     child_memory,
+    fan_out,
     first_publish,
     history_cost,
     kill_window,
@@ -35,6 +36,7 @@ ROWS: dict[str, Callable[[Stage], Iterator[Figure]]] = {
         sender,
         listener,
         latency,
+        fan_out,
         history_cost,
         kill_window,
         storm,

@@ -46,7 +46,7 @@ def measure(stage: Stage) -> Iterator[Figure]:
 
 def _compare(stage: Stage, broker: Broker, history: str) -> Iterator[Figure]:
     options = {"history_url": broker.backend_url if history == "on" else None}
-    with Listeners(broker.url, options) as listeners, _child(speak, broker.url, options) as emitter:
+    with Listeners(broker.url, options) as listeners, child(speak, broker.url, options) as emitter:
         listeners.hear(emitter, 5)
         rounds = [listeners.hear(emitter, stage.count(RATE * 3)) for _ in range(stage.rounds)]
     for kind in KINDS[1:]:
@@ -71,7 +71,7 @@ class Listeners:
         self._heard: dict[str, list[float]] = collections.defaultdict(list)
         token = realtime(url, secret_key=SECRET).issue_token("ada", [PROJECT])
         for serve in (serve_stock, serve_ours):
-            pipe = self._stack.enter_context(_child(serve, url, options))
+            pipe = self._stack.enter_context(child(serve, url, options))
             self._connect(pipe.recv(), token, serve.__name__.removeprefix("serve_"))
 
     def _connect(self, address: str, token: str, side: str) -> None:
@@ -103,7 +103,7 @@ class Listeners:
 
 
 @contextlib.contextmanager
-def _child(target: Any, *args: Any) -> Iterator[Connection]:
+def child(target: Any, *args: Any) -> Iterator[Connection]:
     """Run a function in a process of its own meanwhile; it gets the other end of the pipe that this returns."""
     here, there = _processes.Pipe()
     process = _processes.Process(target=target, args=(there, *args), daemon=True)

@@ -16,6 +16,7 @@ from wsproto.utilities import RemoteProtocolError
 
 from celery_realtime.clocks import time
 from celery_realtime.web.budgets import Budget
+from celery_realtime.web.pipes import piped
 from celery_realtime.web.shares import AsyncShares, Shares
 from celery_realtime.web.socket_watch import WATCHED_KEY, SocketWatches, WatchedSocket
 
@@ -106,14 +107,14 @@ def _handle(
         _meter_eventlet(websocket, budget, breaths)
     metered = _metered(websocket, budget, environ, users, breaths)
     if is_asyncio:
-        return _awaited(handler, metered)
+        return _awaited(handler, metered, environ)
     with metered:
         return handler(metered)
 
 
-async def _awaited(handler: Callable[[Any], Any], metered: MeteredWebSocket) -> Any:
-    with metered:
-        return await handler(metered)
+async def _awaited(handler: Callable[[Any], Any], metered: MeteredWebSocket, environ: dict[str, Any]) -> Any:
+    with metered, piped(getattr(handler, "__self__", None), environ, metered) as websocket:
+        return await handler(websocket)
 
 
 def _metered(

@@ -28,6 +28,7 @@ from celery_realtime.rooms import project_of_room
 from celery_realtime.web.budgets import Budget
 from celery_realtime.web.metering import BUDGET_KEY, MeteredSocket, Users, budget_of, metered_upgrade
 from celery_realtime.web.pings import Pings
+from celery_realtime.web.pipes import Crowd, TrackedQueue
 from celery_realtime.web.server_errors import ServerLogs
 from celery_realtime.web.socket_watch import WATCHED_KEY
 
@@ -60,6 +61,7 @@ SEAMS = (
     Seam("eio.handle_request", "requests that are too long would be read", True),
     Seam("eio._async", "WebSocket messages that are too long would be read", True),
     Seam("eio.handlers", "connections that never show a token, and slow WebSockets, stay open", False),
+    Seam("eio.create_queue", "a task for each client of each event makes emitting slow", False),
     Seam("eio.cors_allowed_origins", "a server that is open to every web page is not warned of", False),
 )
 
@@ -445,6 +447,25 @@ def guard_websockets(server: Any, users: Users) -> None:
     modes = server.eio._async
     if modes.get("websocket") is not None:
         server.eio._async = {**modes, "websocket": metered_upgrade(modes["websocket"], server.sleep, users)}
+
+
+def track_queues(server: Any, limit: int) -> Crowd | None:
+    """Have the queues of an asyncio server's connections know what is on its way; return None where that cannot be.
+
+    It cannot where a class of the application, or of a test, sends in a way of its own.
+
+    Args:
+        server: The server, to which no client has connected yet.
+        limit: Packets of one connection beyond which it lags.
+    """
+    if not _has(server, "eio.create_queue") or not _has(server, "eio.sockets"):
+        return None
+    ways = getattr(type(server), "_send_eio_packet", None), getattr(type(server.eio), "send_packet", None)
+    if [getattr(way, "__module__", None) for way in ways] != ["socketio.async_server", "engineio.async_server"]:
+        return None
+    crowd = Crowd(limit)
+    server.eio.create_queue = functools.partial(TrackedQueue, crowd)
+    return crowd
 
 
 def guard_messages(

@@ -48,6 +48,8 @@ class SlowClients:
         max_backlog_bytes: Bytes that may wait for a client.
         disconnect: Disconnects a client, given its session id and that of its Engine.IO socket.
         give_way: Lets the threads that write to clients have a turn; None where emitting itself does.
+        anybody_lags: Tells whether more than a quarter of ``max_backlog`` packets wait for any client; None where each
+            has to be looked at.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class SlowClients:
         max_backlog_bytes: int,
         disconnect: Callable[[str, str], Any],
         give_way: Callable[[], Any] | None,
+        anybody_lags: Callable[[], bool] | None = None,
     ) -> None:
         self._clients = clients
         self._namespace = namespace
@@ -66,6 +69,7 @@ class SlowClients:
         self._max_backlog_bytes = max_backlog_bytes
         self._disconnect_client = disconnect
         self._give_way = give_way
+        self._anybody_lags = anybody_lags
         #: By client, the newest progress of each job that is held back.
         self._held: dict[str, dict[str, Emit]] = {}
         self._disconnected: set[str] = set()
@@ -94,6 +98,8 @@ class SlowClients:
 
     def _lagging_in(self, emit: Emit) -> list[tuple[str, str]]:
         """Return the clients of a room that have much to read, or for which something is held back."""
+        if not self._held and self._anybody_lags is not None and not self._anybody_lags():
+            return []
         participants = self._clients.participants(emit.namespace, emit.room)
         return [(sid, eio_sid) for sid, eio_sid in participants if sid in self._held or self._lags(eio_sid)]
 

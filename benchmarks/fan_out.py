@@ -1,0 +1,164 @@
+"""What it costs a web server to emit to many browsers, and how long it takes."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import psutil
+import socketio
+
+from benchmarks.browsers import browse
+from benchmarks.figures import Figure, Goal, alternate, percentile
+from benchmarks.latency import SECRET, child
+from benchmarks.speech import payload, realtime
+from benchmarks.stage import Stage
+from celery_realtime.events import PROGRESS_EVENT
+from celery_realtime.rooms import project_room
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+ROW = "fan-out"
+BURST = 200
+SINGLE, RATE = 48, 16
+#: The web servers that are measured, with what is asked of each in a burst and of single events.
+HOSTS = {
+    "uvicorn": (Goal(1 / 20), Goal(1 / 5)),
+    "threading": (Goal(1 / 5), Goal(1.0)),
+    "gevent": (Goal(1.0), Goal(1.0)),
+    "eventlet": (Goal(1.0), Goal(1.0)),
+}
+
+
+class Delivered(NamedTuple):
+    """What came of some events.
+
+    Attributes:
+        processor: Seconds of the server's processor time for one delivery.
+        rate: Deliveries a second, from the first event sent until the last was received.
+        took: How long each event took to each browser, in seconds.
+    """
+
+    processor: float
+    rate: float
+    took: list[float]
+
+
+def measure(stage: Stage) -> Iterator[Figure]:
+    """Emit to browsers that offer compression, as all do, by this package's server and by python-socketio's."""
+    for host in HOSTS:
+        for clients, projects in ((500, 1), (500, 100)):
+            yield from _compare(stage, host, stage.count(clients), min(projects, stage.count(clients)))
+
+
+def _compare(stage: Stage, host: str, clients: int, projects: int) -> Iterator[Figure]:
+    broker = stage.broker("redis")
+    names = [f"project-{number}" for number in range(projects)]
+    burst, single = HOSTS[host]
+    with (
+        Audience("stock", host, broker.url, names, clients) as stock,
+        Audience("ours", host, broker.url, names, clients) as ours,
+    ):
+        what = f"{clients} browsers, {projects} project{'s' if projects > 1 else ''}, {host}"
+        kinds = ((f"a burst of {BURST}", BURST, 0, burst), ("single events", stage.count(SINGLE), RATE, single))
+        for kind, count, rate, goal in kinds:
+            sides = [functools.partial(side.emit, count, rate) for side in (stock, ours)]
+            for side in sides:
+                side()
+            before, after = alternate(stage.rounds, *sides)
+            yield _figure(f"{what}, {kind}: processor time of a delivery", "s", before, after, "processor", goal)
+            if not rate:
+                yield _figure(f"{what}, {kind}: deliveries", "/s", before, after, "rate", None)
+            for percent in (50, 99):
+                stock_took, took = ([percentile(run.took, percent) for run in runs] for runs in (before, after))
+                yield Figure(ROW, f"{what}, {kind}: p{percent}", "redis", "s", stock_took, took, Goal(1.0))
+        memory = [[side.memory() / clients] for side in (stock, ours)]
+        what = f"{what}: memory of a client"
+        yield Figure(ROW, what, "redis", "B", memory[0], memory[1], Goal(64 * 1024, is_ratio=False))
+
+
+def _figure(
+    what: str, unit: str, before: list[Delivered], after: list[Delivered], name: str, goal: Goal | None
+) -> Figure:
+    stock, ours = ([float(getattr(run, name)) for run in runs] for runs in (before, after))
+    return Figure(ROW, what, "redis", unit, stock, ours, goal)
+
+
+@contextlib.contextmanager
+def _serving(side: str, host: str, url: str) -> Iterator[tuple[str, psutil.Process]]:
+    """Run a web server meanwhile; yields its address and its process."""
+    command = [sys.executable, "-m", "benchmarks.fan_out_host", side, host, url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().strip(), psutil.Process(process.pid)
+        finally:
+            process.kill()
+
+
+class Audience:
+    """A web server of one side in a process of its own, and browsers in another.
+
+    Args:
+        side: ``stock`` or ``ours``.
+        host: The web server, see ``HOSTS``.
+        url: The broker.
+        projects: The projects.
+        clients: How many browsers follow them.
+    """
+
+    def __init__(self, side: str, host: str, url: str, projects: list[str], clients: int) -> None:
+        self._side = side
+        self._projects = projects
+        self._clients = clients
+        self._stack = contextlib.ExitStack()
+        hub = realtime(url, channel="ours", secret_key=SECRET)
+        self._emit = self._emitter(hub, url)
+        address, self._server = self._stack.enter_context(_serving(side, host, url))
+        self._empty = self._server.memory_info().rss
+        tokens = {project: hub.issue_token("ada", [project]) for project in projects}
+        self._browsers = self._stack.enter_context(child(browse, address, tokens, clients))
+        assert self._browsers.recv() == "ready"
+
+    def _emitter(self, hub: Any, url: str) -> Any:
+        if self._side == "ours":
+            return lambda project, data: hub.manager.emit_to_project(project, "told", data)
+        manager = socketio.RedisManager(url, write_only=True)
+        return lambda project, data: manager.emit(PROGRESS_EVENT, data, room=project_room(project))
+
+    def emit(self, count: int, rate: int) -> Delivered:
+        """Emit so many events to each project.
+
+        Args:
+            count: How many.
+            rate: How many a second, one by one; 0 for all at once.
+        """
+        self._browsers.send(count)
+        begin, worked = time.monotonic(), self._worked()
+        for number in range(count):
+            for project in self._projects:
+                self._emit(project, payload(number, repr(time.monotonic())))
+            time.sleep(1 / rate if rate else 0)
+        end, took = self._browsers.recv()
+        deliveries = count * self._clients
+        return Delivered((self._worked() - worked) / deliveries, deliveries / (end - begin), took)
+
+    def _worked(self) -> float:
+        times = self._server.cpu_times()
+        return float(times.user + times.system)
+
+    def memory(self) -> float:
+        """Return by how many bytes the server has grown."""
+        return float(self._server.memory_info().rss - self._empty)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
