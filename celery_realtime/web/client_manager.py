@@ -21,7 +21,7 @@ from celery_realtime.web.audiences import AudienceFilter
 from celery_realtime.web.catchup import CatchUp
 from celery_realtime.web.channel_reader import ChannelReader, Gap, Item, OrderObservers, is_order
 from celery_realtime.web.delivery import Delivery, Emit
-from celery_realtime.web.fan_out import FanOut
+from celery_realtime.web.fan_out import Emitter
 from celery_realtime.web.history_reader import Positions, Read
 from celery_realtime.web.loop_queue import LoopQueue
 from celery_realtime.web.newcomers import Newcomers
@@ -281,8 +281,7 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
         #: What it publishes through.
         self.speaker = Speaker(url, channel, namespace=namespace, **options)
         self.host_id = self.speaker.host_id
-        #: Emits past Engine.IO's queues, where that is possible.
-        self.fan_out: FanOut | None = None
+        self.emitter = Emitter(self, max_backlog // 4)
         self._backlogs = seams.ClientBacklogs(self, self.namespace)
         #: Which rooms of this server an event goes to.
         self.delivery = Delivery(self.is_occupied, audience_filter, self._backlogs)
@@ -302,9 +301,8 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
             max_backlog_bytes=max_backlog_bytes,
             disconnect=self._disconnect_slow_client,
             give_way=None,  # emitting pauses anyway
-            anybody_lags=self._anybody_lags,
+            anybody_lags=self.emitter.anybody_lags,
         )
-        self._lag = max_backlog // 4
         self._orders = OrderObservers()
         self._on_slow_client: Callable[[str, str], Any] = self._close_socket
         self._failures = RateLimitedLogger(logging.getLogger(__name__))
@@ -321,11 +319,7 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
     def set_server(self, server: Any) -> None:
         """Take the server whose clients these are, before any has connected; python-socketio calls it."""
         super().set_server(server)
-        crowd = seams.track_queues(server, self._lag)
-        self.fan_out = None if crowd is None else FanOut(self, crowd)
-
-    def _anybody_lags(self) -> bool:
-        return self.fan_out is None or self.fan_out.crowd.lags()
+        self.emitter.attach(server)
 
     def after_fork(self) -> None:
         """Start over in a child process, which has neither the parent's event loop nor its threads."""
@@ -469,17 +463,7 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
 
     async def emit_here(self, emit: Emit) -> None:
         """Emit on this server only."""
-        is_watched = "emit" in vars(self)  # as python-socketio's page for administrators does it
-        if self.fan_out is not None and not is_watched and await self.fan_out.emit(emit):
-            return
-        await self.emit(
-            emit.event,
-            emit.data,
-            namespace=emit.namespace,
-            room=emit.room,
-            skip_sid=emit.skip_sid,
-            ignore_queue=True,
-        )
+        await self.emitter.emit(emit)
 
     # -- publishing ---------------------------------------------------------------------------------------------
 

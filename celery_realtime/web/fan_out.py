@@ -8,6 +8,7 @@ from typing import Any
 
 from engineio.packet import MESSAGE, Packet
 
+from celery_realtime.web import seams
 from celery_realtime.web.delivery import Emit
 from celery_realtime.web.pipes import Crowd, Pipe, text_frame
 from celery_realtime.web.several import skipped_by
@@ -19,8 +20,48 @@ EVENT = 2
 MOST_AT_ONCE = 500
 
 
+class Emitter:
+    """Emits on one asyncio server only, in whatever way is possible there.
+
+    Args:
+        manager: The server's client manager.
+        lag: Packets that wait for a client beyond which it lags.
+
+    Attributes:
+        fan_out: The fast way; None where that is not possible.
+    """
+
+    def __init__(self, manager: Any, lag: int) -> None:
+        self.fan_out: FanOut | None = None
+        self._manager = manager
+        self._lag = lag
+
+    def attach(self, server: Any) -> None:
+        """Take the server, to which no client has connected yet."""
+        crowd = seams.track_queues(server, self._lag)
+        self.fan_out = None if crowd is None else FanOut(self._manager, crowd)
+
+    def anybody_lags(self) -> bool:
+        """Tell whether more waits for any client than for one that lags, or that is not known."""
+        return self.fan_out is None or self.fan_out.crowd.lags()
+
+    async def emit(self, emit: Emit) -> None:
+        """Emit to all in a room."""
+        is_watched = "emit" in vars(self._manager)  # as python-socketio's page for administrators does it
+        if self.fan_out is not None and not is_watched and await self.fan_out.emit(emit):
+            return
+        await self._manager.emit(
+            emit.event,
+            emit.data,
+            namespace=emit.namespace,
+            room=emit.room,
+            skip_sid=emit.skip_sid,
+            ignore_queue=True,
+        )
+
+
 class FanOut:
-    """Emits to all clients of a room of an asyncio server.
+    """Emits to all clients of a room of an asyncio server, past Engine.IO's queues where these are empty.
 
     Args:
         manager: The server's client manager, with its server.

@@ -84,7 +84,7 @@ def test_what_goes_by_both_roads_comes_in_the_order_in_which_it_was_emitted(web:
 
 def test_a_server_that_sends_in_its_own_way_is_left_to_it(own_web: Web) -> None:
     client = own_web.subscriber("alpha")
-    assert own_web.manager.fan_out is None
+    assert own_web.manager.emitter.fan_out is None
 
     do(own_web, emit_in_turn(own_web, 50))
 
@@ -162,8 +162,8 @@ def test_a_client_that_goes_meanwhile_is_no_error_and_others_hear_all(
 
 
 def test_a_room_in_which_nobody_is_costs_no_packet(web: Web) -> None:
-    assert web.manager.fan_out is not None
-    assert asyncio.run(web.manager.fan_out.emit(Emit("step", object(), "/", "project:nobody")))
+    assert web.manager.emitter.fan_out is not None
+    assert asyncio.run(web.manager.emitter.fan_out.emit(Emit("step", object(), "/", "project:nobody")))
 
 
 def test_what_has_attachments_is_left_to_python_socketio(web: Web) -> None:
