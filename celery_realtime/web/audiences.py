@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import msgspec
@@ -126,15 +129,19 @@ def _progress_of(job: dict[str, Any]) -> dict[str, Any]:
     return {**update, "stalled": True} if job["stalled"] else update
 
 
-def _members(event: type[msgspec.Struct]) -> dict[str, Any]:
-    """Return the members that each event of a kind is published with, with their defaults, or None."""
+@functools.cache
+def _members(event: type[msgspec.Struct]) -> Mapping[str, Any]:
+    """Return the members that each event of a kind is published with, with their defaults, or None.
+
+    Once: a snapshot has a thousand jobs, and msgspec reads all annotations of the class each time.
+    """
     fields = {field.name: field.default for field in msgspec.structs.fields(event)}
     members = {
         name: None if default is msgspec.NODEFAULT else default
         for name, default in fields.items()
         if default is not msgspec.UNSET
     }
-    return {"event": event.__struct_config__.tag, **members}
+    return MappingProxyType({"event": event.__struct_config__.tag, **members})
 
 
 def _as_published(event: str, data: Any) -> Any:
