@@ -17,7 +17,8 @@ from celery_realtime.history.snapshot import UNREADABLE
 REVOKED_TTL = 30 * 86400
 DISCONNECTED_TTL = 86400
 
-#: Seconds for which a server is listed that says nothing any more.
+#: Seconds for which a server is listed that says nothing any more. When a list was lost, the one that is made since is
+#: whole after that time: whoever is not on it would have been forgotten.
 SERVER_TTL = 600
 
 #: How far back, in seconds, a server looks that has not looked before: to when it cannot have heard yet.
@@ -77,6 +78,18 @@ class ServerState(msgspec.Struct, frozen=True):
 
     up_to: float
     silence: float
+
+
+class Servers(dict[str, ServerState]):
+    """How far each web server is that is listed, by its name.
+
+    Attributes:
+        is_whole: Whether these are known to be all of them.
+        has_order: Whether what they are to carry out is on record; else how far they are says nothing about it.
+    """
+
+    is_whole = False
+    has_order = True
 
 
 class RedisClock:
@@ -219,19 +232,20 @@ class AccessRecord:
         record, lost = _state(None if name is None else name.decode(errors="replace"), of_revoked, of_ended, now)
         return Look(taken, start, up_to, record, lost)
 
-    def confirm(self, server: str, up_to: float, remembered: Iterable[str] = ()) -> None:
+    def confirm(self, server: str, up_to: float, remembered: Iterable[str] = (), *, was_listed: bool = False) -> None:
         """Note what a web server has carried out, and that it is there; begin another record if a part of it was lost.
 
         Args:
             server: What it is called.
             up_to: When the last of that was taken back.
             remembered: The names of records that it remembers.
+            was_listed: Whether it has said so a short time ago, so that a list without it was made anew.
 
         Raises:
             redis.RedisError: Redis cannot be reached, or refuses.
         """
         state = f"{up_to!r} {self.clock.now()!r}"
-        arguments = [NAMED + new_epoch(), server, state, REVOKED_TTL, SERVER_TTL, *remembered]
+        arguments = [NAMED + new_epoch(), server, state, REVOKED_TTL, int(was_listed), *remembered]
         self._runner.run(call(_CONFIRM, [self._id, *self._taken, self._servers], arguments))
 
     def leave(self, server: str) -> None:
@@ -242,23 +256,44 @@ class AccessRecord:
         """
         self._runner.run(command("HDEL", self._servers, server))
 
-    def servers(self) -> dict[str, ServerState]:
+    def servers(self, order: Taken | None = None) -> Servers:
         """Return how far each web server is; those that have said nothing for :data:`SERVER_TTL` are forgotten.
+
+        Args:
+            order: What they are to carry out.
 
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
-        listed: Any = self._runner.client.hgetall(self._servers)
-        now, states = self.clock.now(), {}
+        with self._runner.client.pipeline(transaction=False) as pipeline:
+            pipeline.hgetall(self._servers)
+            if order is not None:
+                pipeline.zscore(*self._place_of(order))
+            listed, *scores = pipeline.execute()
+        now, servers = self.clock.now(), Servers()
+        since = listed.pop(_SINCE, None)
         for name, state in listed.items():
             with contextlib.suppress(ValueError):  # an entry of another writer
                 up_to, seen_at = (float(part) for part in state.split())
-                states[name.decode(errors="replace")] = ServerState(up_to, max(0.0, now - seen_at))
-        gone = [name for name, state in states.items() if state.silence > SERVER_TTL]
+                servers[name.decode(errors="replace")] = ServerState(up_to, max(0.0, now - seen_at))
+        gone = [name for name, state in servers.items() if state.silence > SERVER_TTL]
         if gone:
             self._runner.run(command("HDEL", self._servers, *gone))
-        return {name: state for name, state in states.items() if name not in gone}
+        for name in gone:
+            del servers[name]
+        servers.has_order = order is None or (scores[0] is not None and scores[0] >= order.at)
+        servers.is_whole = since is not None and now - float(since) > SERVER_TTL
+        return servers
 
+    def _place_of(self, order: Taken) -> tuple[str, bytes]:
+        """Return the key in which something that was taken back is noted, and its member."""
+        if order.project is None:
+            return self._taken[1], msgspec.json.encode(order.user)
+        return self._taken[0], msgspec.json.encode([order.user, order.project])
+
+
+#: The entry of the list of servers that says when it was noticed that one was lost.
+_SINCE = b"since"
 
 #: How entries begin that say which record a key is of, and of which records the revocations are gone.
 _RECORD, _LOST = "record ", "lost "

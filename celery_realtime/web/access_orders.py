@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
@@ -22,7 +23,7 @@ from celery_realtime.web.order_results import OrderResult
 from celery_realtime.web.revocations import Revocations
 
 if TYPE_CHECKING:
-    from celery_realtime.history.access import AccessRecord, Look, ServerState, Taken
+    from celery_realtime.history.access import AccessRecord, Look, Servers, Taken
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,9 @@ CLOCK_PAUSE = 10.0
 #: Seconds, after a part of the record was lost, for which it is read from where it was before: each server notes again
 #: what it remembers.
 RESTORING = 10.0
+
+#: Seconds for which a server that has noted what it has carried out counts on being listed.
+LISTED = 300.0
 
 #: Ends of connections, and names of records, that are remembered.
 MOST_ENDED, MOST_RECORDS = 10_000, 100
@@ -154,7 +158,7 @@ class AccessOrders:
         #: Up to when all that is on record has been carried out here; None before the first look.
         self._up_to: float | None = None
         self._remembered = Remembered(self.revocations)
-        self._confirmed_at = -math.inf
+        self._confirmed_at = self._listed_at = -math.inf
         self._no_clock_until = 0.0
 
     @property
@@ -224,14 +228,17 @@ class AccessOrders:
         is_published = self._manager.publisher.order(order)
         self._periodic.wake()
         is_accepted = is_published and (at is not None or self._record is None)
-        result = OrderResult(is_accepted=is_accepted, at=at, read=self._states)
+        result = OrderResult(is_accepted=is_accepted, at=at, read=functools.partial(self._servers_after, order))
         result.wait(0.0 if _is_on_event_loop() else wait)
         return result
 
-    def _states(self) -> dict[str, ServerState] | None:
+    def _servers_after(self, order: Order) -> Servers | None:
+        """Return how far the web servers are that are to carry out an order."""
+        from celery_realtime.history.access import Taken
+
         record = self._record
         with self._log.suppressing("cannot read which web servers have carried out an order"):
-            return None if record is None else record.servers()
+            return None if record is None else record.servers(Taken(order["user"], order.get("project"), order["at"]))
         return None
 
     def time_of_tokens(self) -> float | None:
@@ -262,6 +269,7 @@ class AccessOrders:
         if record is not None and self._up_to is not None:
             with self._log.suppressing("cannot note that this web server has ended; it is listed for ten minutes"):
                 record.leave(self.name)
+                self._listed_at = -math.inf
 
     def note_heard(self) -> None:
         """Look at the record soon, since an order was heard."""
@@ -292,7 +300,9 @@ class AccessOrders:
     def _confirm(self, record: AccessRecord, up_to: float) -> None:
         self._confirmed_at = time.monotonic()
         with self._log.suppressing("cannot note which orders this web server has carried out; they count as open"):
-            record.confirm(self.name, up_to, self._remembered.records)
+            was_listed = self._confirmed_at - self._listed_at < LISTED
+            record.confirm(self.name, up_to, self._remembered.records, was_listed=was_listed)
+            self._listed_at = self._confirmed_at
 
     def _restored(self, record: AccessRecord) -> Look:
         """Note again what is remembered of a record that was lost, and have all access decided again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from celery_realtime.clocks import time
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from celery_realtime.history.access import ServerState
+    from celery_realtime.history.access import Servers
 
 #: Seconds between two looks at who has confirmed.
 LOOK_INTERVAL = 0.01
@@ -29,7 +30,9 @@ class OrderResult(int):
         confirmed: The web servers that have carried it out, each as ``host:process:name``.
         unconfirmed: Those that are listed and have not said so, and for how many seconds each has said nothing.
             Servers are listed from their first client on, until 10 minutes after they were last heard of.
-        knows_servers: Whether there is a list: that needs a history, which has to answer.
+        knows_servers: Whether these are known to be all servers. It is not without a history, while that does not
+            answer, before any server has been listed, for 10 minutes after the list was lost from Redis, and if the
+            order itself has been lost from there.
         at: When it was noted, by the clock of Redis; None if it was not.
     """
 
@@ -38,20 +41,20 @@ class OrderResult(int):
     unconfirmed: dict[str, float]
     knows_servers: bool
 
-    def __new__(cls, *, is_accepted: bool, at: float | None, read: Callable[[], dict[str, ServerState] | None]) -> Self:
+    def __new__(cls, *, is_accepted: bool, at: float | None, read: Callable[[], Servers | None]) -> Self:
         """Make the result of an order.
 
         Args:
             is_accepted: Whether it was accepted.
             at: As the attribute.
-            read: Returns how far each web server is, or None where that is not known.
+            read: Returns how far each web server is; None where there is no list, or it cannot be read.
         """
         result = super().__new__(cls, is_accepted)
         result.at, result._read = at, read
         result.confirmed, result.unconfirmed, result.knows_servers = [], {}, False
         return result
 
-    _read: Callable[[], dict[str, ServerState] | None]
+    _read: Callable[[], Servers | None]
 
     @property
     def is_complete(self) -> bool:
@@ -64,8 +67,8 @@ class OrderResult(int):
         if states is None:
             self.knows_servers = False
             return self
-        self.knows_servers = True
-        at = self.at or 0.0
+        self.knows_servers = states.is_whole and states.has_order
+        at = self.at or 0.0 if states.has_order else math.inf
         self.confirmed = sorted(name for name, state in states.items() if state.up_to >= at)
         self.unconfirmed = {name: state.silence for name, state in sorted(states.items()) if state.up_to < at}
         return self
@@ -86,7 +89,9 @@ class OrderResult(int):
 
     def __repr__(self) -> str:
         """Show all that is known."""
-        known: Any = {"confirmed": self.confirmed, "unconfirmed": self.unconfirmed} if self.knows_servers else "unknown"
-        return f"<OrderResult accepted={bool(self)} servers={known}>"
+        servers: dict[str, Any] = {"confirmed": self.confirmed, "unconfirmed": self.unconfirmed}
+        if not self.knows_servers:
+            servers["others"] = "unknown"
+        return f"<OrderResult accepted={bool(self)} servers={servers}>"
 
     __str__ = __repr__

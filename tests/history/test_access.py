@@ -13,7 +13,7 @@ from celery_realtime.history.access import DISCONNECTED_TTL, REVOKED_TTL, Access
 from celery_realtime.history.lua import Runner
 from tests.lua_scripts import KEYS
 
-REVOKED, DISCONNECTED, NAME = KEYS.leases("revoked", "disconnected", "access")
+REVOKED, DISCONNECTED, NAME, SERVERS = KEYS.leases("revoked", "disconnected", "access", "servers")
 
 
 @pytest.fixture
@@ -142,13 +142,82 @@ def test_servers_say_what_they_have_carried_out(record: AccessRecord) -> None:
 
 def test_a_server_that_says_nothing_any_more_is_listed_for_a_while(record: AccessRecord, client: redis.Redis) -> None:
     now = redis_time(client)
-    [servers] = KEYS.leases("servers")
     entries = {"long": f"1.0 {now - access.SERVER_TTL - 1}", "short": f"1.0 {now - 30}", "junk": "x"}
-    client.hset(servers, mapping=entries)
+    client.hset(SERVERS, mapping=entries)
     states = record.servers()
     assert list(states) == ["short"]
     assert states["short"].silence == pytest.approx(30, abs=5)
-    assert not client.hexists(servers, "long")
+    assert not client.hexists(SERVERS, "long")
+
+
+def test_it_is_known_which_servers_there_are_from_the_first_one_on(record: AccessRecord) -> None:
+    record.revoke("ada", "p")  # by a script, before any server has started
+    assert not record.servers().is_whole
+    record.confirm("a:1", 1.0)
+    assert record.servers().is_whole
+    record.confirm("b:1", 1.0, [str(record.look(None).record)])
+    record.confirm("a:1", 2.0, was_listed=True)
+    assert record.servers().is_whole
+    for server in ("a:1", "b:1"):
+        record.leave(server)
+    assert (record.servers(), record.servers().is_whole) == ({}, True)
+
+
+def forget_loss(client: redis.Redis) -> None:
+    """Let a loss have been noticed more than ten minutes ago."""
+    client.hset(SERVERS, "since", f"{float(client.hget(SERVERS, 'since') or 0) - access.SERVER_TTL - 60!r}")
+
+
+@pytest.mark.parametrize("is_first_remembering", [True, False])
+@pytest.mark.parametrize("others", [[], [REVOKED], [NAME], [NAME, REVOKED, DISCONNECTED]])
+def test_for_ten_minutes_after_the_list_of_servers_was_lost_it_is_not_known_which_there_are(
+    record: AccessRecord, client: redis.Redis, others: list[str], is_first_remembering: bool
+) -> None:
+    record.revoke("ada", "p")
+    for server in ("here:1", "deaf:1"):
+        record.confirm(server, 1.0)
+    name = str(record.look(None).record)
+    client.delete(SERVERS, *others)
+    assert not record.servers().is_whole
+
+    new, old = ("new:1", 2.0, []), ("here:1", 2.0, [name])
+    for server, up_to, remembered in [old, new] if is_first_remembering else [new, old]:
+        record.confirm(server, up_to, remembered, was_listed=server == "here:1")
+    assert sorted(record.servers()) == ["here:1", "new:1"]
+    assert not record.servers().is_whole
+
+    forget_loss(client)
+    record.confirm("here:1", 3.0, [name], was_listed=True)
+    assert record.servers().is_whole
+
+
+def test_a_list_from_which_a_server_was_lost_is_not_whole(record: AccessRecord, client: redis.Redis) -> None:
+    """A Redis that was restored from an older copy has an older list."""
+    for server in ("here:1", "there:1"):
+        record.confirm(server, 1.0)
+    client.hdel(SERVERS, "here:1")
+    record.confirm("here:1", 1.0, was_listed=True)
+    assert not record.servers().is_whole
+
+
+def test_the_list_of_servers_is_kept_as_long_as_the_record(record: AccessRecord, client: redis.Redis) -> None:
+    record.confirm("a:1", 1.0)
+    assert client.ttl(SERVERS) > client.ttl(NAME) > 0  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("project", ["p", None])
+def test_an_order_that_was_lost_has_been_carried_out_by_nobody_for_all_that_is_known(
+    record: AccessRecord, client: redis.Redis, project: str | None
+) -> None:
+    at = record.disconnect("ada") if project is None else record.revoke("ada", project)
+    order = Taken("ada", project, at)
+    record.confirm("a:1", at)
+    assert record.servers(order).has_order
+    client.delete(DISCONNECTED if project is None else REVOKED)
+    record.confirm("a:1", record.revoke("bob", "q"))
+    assert not record.servers(order).has_order
+    record.restore([order])
+    assert record.servers(order).has_order
 
 
 def test_a_record_has_a_name_until_it_is_lost(record: AccessRecord, client: redis.Redis) -> None:

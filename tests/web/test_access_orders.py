@@ -259,6 +259,36 @@ def evict(redis_url: str, name: str) -> None:
     assert redis.Redis.from_url(redis_url).delete(Keys("test").leases(name)[0])
 
 
+@pytest.mark.parametrize("lost", [["servers"], ["revoked"], ["servers", "access", "revoked", "disconnected"]])
+def test_a_result_does_not_count_a_server_as_informed_that_was_lost_from_the_record(
+    make_process: Callable[[], Process], redis_url: str, lost: list[str]
+) -> None:
+    """Neither one that is not listed any more, nor one that has carried out all but the order that was lost."""
+    here, deaf = make_process(), make_process()
+    for _ in range(2):
+        for process in (here, deaf):
+            process.orders.catch_up()
+    revoker = make_process()  # without the loop that reads the record, as in a script
+    for name in lost:
+        evict(redis_url, name)
+    result = revoker.orders.revoke("ada", "p", 0)
+    if "revoked" in lost:
+        evict(redis_url, "revoked")
+    here.orders.disconnect("bob", 0)
+    here.orders.catch_up()
+    assert not result.look().is_complete
+    assert not result.knows_servers
+    assert "unknown" in repr(result)
+
+
+def test_after_its_end_a_server_can_be_listed_again(make_process: Callable[[], Process]) -> None:
+    process = make_process()
+    for _ in range(2):
+        process.orders.catch_up()
+        assert process.orders.revoke("ada", "p", 0).knows_servers
+        process.orders.stop()
+
+
 def opens(process: Process, user: str, issued_at: float) -> bool:
     token_user = TokenUser(user)
     token_user.projects, token_user.issued_at = frozenset(["p"]), issued_at

@@ -9,13 +9,14 @@
 --   2 revoked  sorted set, see take_access.lua; "record <name>" at -1; "lost <name>" at minus the time (s) at which
 --              it was noticed that the revocations of that record are gone, by a server that did not remember them
 --   3 ended    sorted set, see take_access.lua; "record <name>" at -1
---   4 servers  hash: by server, up to when it has carried out what is on record, and when it said so
+--   4 servers  hash: by server, up to when it has carried out what is on record, and when it said so; "since": when
+--              it was noticed that a list of them was lost, and 0 if none was
 -- ARGV
 --   1 name     of a record that begins now, if one does
 --   2 server   string
 --   3 state    string
 --   4 keep     seconds that the record is kept
---   5 keep     seconds that servers are kept
+--   5 listed   1 if the server was listed a short time ago, and has to be still
 --   6 ...      names of records that the server remembers
 
 -- include: common
@@ -32,6 +33,14 @@ end
 local name = redis.call('GET', KEYS[1])
 if name and name:sub(1, 3) ~= 'v2-' then name = false end -- of a version that named no sorted sets
 local revoked, ended = name_in(KEYS[2]), name_in(KEYS[3])
+
+-- The list of servers was lost if there has been a record, and no list, or one that lacks what was on it.
+local has_list, is_listed = redis.call('HEXISTS', KEYS[4], 'since'), redis.call('HEXISTS', KEYS[4], ARGV[2])
+if has_list == 0 or (ARGV[5] == '1' and is_listed == 0) then
+  local is_first = not (name or revoked or ended or ARGV[6]) and ARGV[5] ~= '1'
+  redis.call('HSET', KEYS[4], 'since', is_first and '0' or string.format('%.6f', common.now()))
+end
+
 if not name or revoked ~= name or ended ~= name then
   redis.call('SET', KEYS[1], ARGV[1])
   for place = 2, 3 do
@@ -50,5 +59,4 @@ redis.call('ZREMRANGEBYSCORE', KEYS[2], ARGV[4] - common.now(), '(-1')
 redis.call('HSET', KEYS[4], ARGV[2], ARGV[3])
 -- The first of them goes first where no server has said anything for so long: what goes after it is not lost.
 redis.call('EXPIRE', KEYS[1], ARGV[4])
-for place = 2, 3 do redis.call('EXPIRE', KEYS[place], ARGV[4] + DAY) end
-redis.call('EXPIRE', KEYS[4], ARGV[5])
+for place = 2, 4 do redis.call('EXPIRE', KEYS[place], ARGV[4] + DAY) end
