@@ -7,11 +7,11 @@ ARGS ?=
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # What of the package is not code: an editable install must be made anew when one of these changes.
 METADATA := pyproject.toml
-# Test processes that run side by side. Half of what they do is waiting for servers: two or three for each core do well.
-PROCESSES ?= 5
+# Test processes that run side by side. Half of what they do is waiting for servers: three for each core do well.
+PROCESSES ?= 6
 # Tests start hundreds of processes: each would compile all modules again where the environment forbids to keep them.
 export PYTHONDONTWRITEBYTECODE :=
-PYTEST = $(BIN)/python -m pytest --dist worksteal --durations 10 --ignore tests/matrix --ignore tests/chaos
+PYTEST = $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --durations 10 --ignore tests/matrix --ignore tests/chaos
 
 .PHONY: help venv demo test check services lint typing format docs long matrix chaos fuzz attack audit bench package clean
 .DEFAULT_GOAL := help

@@ -24,7 +24,21 @@ from tests.tools import try_again
 HERE = Path(__file__).parent
 #: What starts processes. Each test that uses one of them, by whatever way, is marked as one that needs a service.
 SERVICES = {"redis_server", "results_server", "rabbitmq_server", "brokers", "launcher", "module_launcher"}
-#: Folders with tests that take seconds each.
+#: The files whose tests take longest together, longest first. Processes of tests take file by file in this order, so
+#: that none of them is left with a long one when the others have nothing more to do.
+LONG_FILES = [
+    *("integration/test_leases", "web/test_open_connections", "integration/test_isolation"),
+    *("integration/test_handed_on", "channel/test_broker_outages", "integration/test_hosts", "web/test_pings"),
+    *("web/test_housekeeping", "integration/test_cancel_namesakes", "integration/test_child_turnover", "web/test_gate"),
+    *("web/test_subscribe_race", "integration/test_demo", "browser/test_example_page", "integration/test_reconciling"),
+    *("integration/test_outages", "integration/test_farewell", "client/test_browser_token", "integration/test_cancel"),
+    *("web/test_missed_orders", "integration/test_green", "integration/test_slow_clients", "web/test_job_requests"),
+    *("channel/test_listener", "integration/test_without_redis", "integration/test_matrix", "web/test_refusals"),
+    *("web/test_slow_clients", "integration/test_shutdowns", "integration/test_shared_ids", "web/test_subscribing"),
+    *("web/test_admission", "deaths/test_sample", "web/test_emit_order", "integration/test_lost_steps"),
+    *("integration/test_runs", "channel/test_kombu_manager", "integration/test_plain_producer"),
+]
+#: Folders with tests that take seconds each: before all others.
 SLOW = ("browser", "deaths", "integration")
 
 
@@ -52,7 +66,7 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=_is_quick)
+    items.sort(key=_turn)
     for item in items:
         folder = _folder(item.path.parent)
         if folder in ("browser", "integration"):
@@ -73,9 +87,15 @@ def pytest_collection() -> Any:
         gc.enable()
 
 
-def _is_quick(item: pytest.Item) -> bool:
-    """Tell whether a test is of those that come last: the last ones of a run have to wait for each other."""
-    return _folder(item.path.parent) not in SLOW
+def _turn(item: pytest.Item) -> tuple[int, bool]:
+    """Return when it is a test's turn: a lower one comes first."""
+    return _place(item.path), _folder(item.path.parent) not in SLOW
+
+
+@functools.cache
+def _place(path: Path) -> int:
+    name = path.relative_to(HERE).with_suffix("").as_posix()
+    return LONG_FILES.index(name) if name in LONG_FILES else len(LONG_FILES)
 
 
 @pytest.fixture(autouse=True)
