@@ -1,13 +1,16 @@
-"""A client of a Socket.IO server in the same process: it has a connection of Engine.IO's, and no socket."""
+"""Clients of Socket.IO servers in the same process: they have a connection of Engine.IO's, and no socket."""
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import engineio
 import engineio.packet
+from engineio.async_socket import AsyncSocket
 from engineio.socket import Socket
 
 from tests.waiting import wait_for
@@ -16,6 +19,9 @@ if TYPE_CHECKING:
     import socketio
 
 _CONNECT, _EVENT, _ACKNOWLEDGEMENT, _REFUSAL = "0", "2", "3", "4"
+_ENVIRON = {"REQUEST_METHOD": "GET", "QUERY_STRING": "", "REMOTE_ADDR": "127.0.0.1"}
+#: Seconds that an event loop has for what a client does.
+_PATIENCE = 60
 _numbers = itertools.count()
 
 
@@ -46,8 +52,7 @@ class DirectClient:
         self._socket = Socket(self._server.eio, self._eio_sid)
         self._server.eio.sockets[self._eio_sid] = self._socket
         self._socket.connected = True
-        environ = {"REQUEST_METHOD": "GET", "QUERY_STRING": "", "REMOTE_ADDR": "127.0.0.1"}
-        self._server.eio._trigger_event("connect", self._eio_sid, environ, run_async=False)
+        self._server.eio._trigger_event("connect", self._eio_sid, dict(_ENVIRON), run_async=False)
         self._send(f"{_CONNECT}{json.dumps({'token': token})}")
         self.read()
         return self
@@ -64,13 +69,20 @@ class DirectClient:
 
     def answer(self, number: int) -> Any:
         """Return an acknowledgement, for which the server may need a while."""
-        self.read()
         if number not in self.answers:
             wait_for(lambda: self.read() or number in self.answers)
         return self.answers.pop(number)
 
     def read(self) -> None:
         """Read what waits."""
+        self.begin_to_read()()
+
+    def begin_to_read(self) -> Callable[[], object]:
+        """Begin to read, and return what waits until that is done."""
+        self._read_queue()
+        return lambda: None
+
+    def _read_queue(self) -> None:
         while self._socket.queue.qsize():
             packet = self._socket.queue.get_nowait()
             self._socket.queue.task_done()
@@ -105,3 +117,54 @@ class DirectClient:
             self._server.eio.sockets.pop(self._eio_sid, None)
         self._socket.closed = True
         self.is_connected = False
+
+
+class AsyncDirectClient(DirectClient):
+    """The same of an asyncio server; what it sends is sent, in order, when it reads.
+
+    Args:
+        server: As that of :class:`DirectClient`.
+        loop: The event loop, which runs in another thread.
+    """
+
+    def __init__(self, server: socketio.AsyncServer, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(server)
+        self._loop = loop
+        self._unsent: list[str] = []
+
+    def connect(self, token: Any) -> AsyncDirectClient:
+        self._unsent.append(f"{_CONNECT}{json.dumps({'token': token})}")
+        self._begin(self._connect())()
+        return self
+
+    async def _connect(self) -> None:
+        self._socket = AsyncSocket(self._server.eio, self._eio_sid)
+        self._server.eio.sockets[self._eio_sid] = self._socket
+        self._socket.connected = True
+        await self._server.eio._trigger_event("connect", self._eio_sid, dict(_ENVIRON), run_async=False)
+        await self._exchange()
+
+    def _send(self, message: str) -> None:
+        self._unsent.append(message)
+
+    def begin_to_read(self) -> Callable[[], object]:
+        return self._begin(self._exchange())
+
+    async def _exchange(self) -> None:
+        while self._unsent:
+            await self._server.eio._trigger_event("message", self._eio_sid, self._unsent.pop(0), run_async=False)
+        self._read_queue()
+
+    def close(self) -> None:
+        self._begin(self._close())()
+
+    async def _close(self) -> None:
+        if self._eio_sid in self._server.eio.sockets:
+            await self._server.eio._trigger_event("disconnect", self._eio_sid, "test", run_async=False)
+            self._server.eio.sockets.pop(self._eio_sid, None)
+        self._socket.closed = True
+        self.is_connected = False
+
+    def _begin(self, doing: Coroutine[Any, Any, None]) -> Callable[[], object]:
+        done = asyncio.run_coroutine_threadsafe(doing, self._loop)
+        return lambda: done.result(_PATIENCE)

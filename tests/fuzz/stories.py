@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import itertools
 import random
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
-import socketio
-from celery import Celery
-
-from celery_realtime import Realtime, events
+from celery_realtime import events
 from celery_realtime.auth import issue_token
 from celery_realtime.events import Job, Outgoing
 from celery_realtime.jobs.progress import Progress, progress_update
 from tests.fuzz.direct import DirectClient
+from tests.fuzz.worlds import Kind, World, read_all, world_of
 from tests.web_servers import SECRET
 
 #: Jobs, and their tasks; of those of the task ``secret`` members see nothing. Each project has a job of each name.
@@ -32,6 +29,8 @@ VOLATILE = frozenset(("epoch", "timestamp", "expires_in"))
 DAY = 86400.0
 #: Steps of a story.
 LENGTH = 100
+#: Stories that may fail before no more are told.
+MOST_FAILURES = 5
 
 _numbers = itertools.count()
 
@@ -158,82 +157,6 @@ def _random_request(dice: random.Random) -> Request:
     return Request(dice.choice([*PEOPLE]), event, project, job, since, dice.random() < 0.3, dice.random() < 0.8)
 
 
-class World:
-    """A web server in this process, in which some of all happens.
-
-    Args:
-        url: Of a Redis of its own.
-        happens: Tells what of all happens in it.
-    """
-
-    def __init__(self, url: str, happens: Callable[[Deed], bool]) -> None:
-        self.happens = happens
-        app = Celery("world", broker=url, backend=url, set_as_current=False)
-        self.realtime = Realtime(
-            app, history_url=url, secret_key=SECRET, linger=0.0, request_rate=1e6, event_filter=hide_secrets
-        )
-        self.manager = self.realtime.client_manager()
-        self.server = socketio.Server(async_mode="threading", async_handlers=False, client_manager=self.manager)
-        self._settled = threading.Event()
-        self.manager.on_order(self._note_settled)
-        self.realtime.init_socketio(self.server, audience=lambda user, _: PEOPLE[user].audience)
-        #: Jobs whose progress may not have been sent yet.
-        self._in_progress: set[tuple[str, str]] = set()
-        self._is_settled = True
-        self._orders = 0
-        self._until = -1
-
-    def _note_settled(self, order: dict[str, Any]) -> None:
-        if order.get("action") == "settle" and order.get("number") == self._until:
-            self._settled.set()
-
-    def begin(self) -> None:
-        assert self.manager.reader.listener.wait(60)
-
-    def do(self, deed: Deed, job: Job, outgoing: Outgoing, content: str) -> None:
-        """Let something happen, if it does in this world."""
-        if not self.happens(deed):
-            return
-        if deed.kind == "progress":
-            self._send_progress_before((str(job.project_id), job.job_id))
-        if deed.with_result and deed.kind in ("SUCCESS", "FAILURE"):
-            result = ValueError(content) if deed.kind == "FAILURE" else content
-            self.realtime.app.backend.store_result(job.job_id, result, deed.kind)
-        self.realtime.manager.put(outgoing)
-        self._is_settled = False
-
-    def _send_progress_before(self, job: tuple[str, str]) -> None:
-        """Send the last progress of a job: whether newer progress replaces it depends on the machine."""
-        if job in self._in_progress:
-            assert self.realtime.flush(60)
-            self._in_progress.clear()
-        self._in_progress.add(job)
-
-    def begin_to_settle(self) -> None:
-        """Send an order that comes after all else."""
-        if self._is_settled:
-            return
-        assert self.realtime.flush(60)
-        self._in_progress.clear()
-        self._orders += 1
-        self._until = self._orders
-        self._settled.clear()
-        assert self.realtime.manager.publisher.order({"action": "settle", "number": self._orders})
-
-    def settle(self) -> None:
-        """Wait until the server has received everything that was published before."""
-        assert self._is_settled or self._settled.wait(60), "a world does not settle"
-        self._is_settled = True
-
-    def stop(self) -> None:
-        self.realtime.keeper.stop()
-        self.realtime.access.stop()
-        self.manager.stop_listening()
-        self.realtime.manager.publisher.order({"action": "wake up"})
-        self.manager.thread.join(60)
-        self.realtime.manager.publisher.close()
-
-
 class Names:
     """The ids of one story, which no other has."""
 
@@ -266,7 +189,7 @@ class Watcher:
         if self._client is not None:
             self.collect()
             self._client.close()
-        self._client = DirectClient(self._world.server).connect(token)
+        self._client = self._world.client().connect(token)
         assert self._client.is_connected, self._client.refusal
 
     def ask(self, request: Request) -> None:
@@ -300,8 +223,14 @@ class Watcher:
                 data["since"] = {"epoch": place["epoch"], "offset": max(0, place["offset"] - back)}
         return data
 
+    @property
+    def client(self) -> DirectClient:
+        """The client; it has to have entered."""
+        assert self._client is not None
+        return self._client
+
     def collect(self) -> tuple[list[Any], list[Any]]:
-        """Read what there is to read, and return the events and the answers."""
+        """Return the events and the answers that have been read since the last time."""
         assert self._client is not None
         answers = []
         for project, number in self._waiting:
@@ -310,7 +239,6 @@ class Watcher:
                 self._places[project] = {"epoch": answer["epoch"], "offset": answer["offset"]}
             answers.append(answer)
         self._waiting.clear()
-        self._client.read()
         heard = list(_unfolded(self._client.heard))
         self._client.heard.clear()
         return heard, answers
@@ -448,6 +376,7 @@ class Story:
         It has no contents of a project that the client may not see now; and the client cannot tell by it that its world
         is not that of everything.
         """
+        read_all(watcher.client for watchers in self._watchers.values() for watcher in watchers)
         for name, (watcher, own) in self._watchers.items():
             given, model = watcher.collect(), own.collect()
             forbidden = {*PROJECTS} - self._rights.allow(name)
@@ -500,53 +429,88 @@ def _is_hidden(part: Any) -> bool:
 
 
 @contextmanager
-def all_worlds(fresh_url: Callable[[], str]) -> Iterator[dict[str, World]]:
+def all_worlds(kind: Kind, fresh_url: Callable[[], str]) -> Iterator[dict[str, World]]:
     """Make the world of everything, and for each user that in which what the user may come to see happens."""
 
     def is_for(name: str) -> Callable[[Deed], bool]:
         person = PEOPLE[name]
         return lambda deed: deed.project in person.happens and (person.audience == "owner" or JOBS[deed.job] == "open")
 
+    happens = {"all": lambda _: True, **{name: is_for(name) for name in PEOPLE}}
     with ExitStack() as stack:
-        worlds = {"all": World(fresh_url(), lambda _: True)}
-        worlds |= {name: World(fresh_url(), is_for(name)) for name in PEOPLE}
+        worlds = {
+            name: world_of(kind)(fresh_url(), does, event_filter=hide_secrets, audience=_audience)
+            for name, does in happens.items()
+        }
         for world in worlds.values():
             stack.callback(world.stop)
             world.begin()
         yield worlds
 
 
-def tell_many(fresh_url: Callable[[], str], seed: object, steps: int, done: Counter[str]) -> None:
-    """Tell stories until so many steps are done.
+def _audience(user: Any, _project: str) -> str:
+    return PEOPLE[user].audience
+
+
+class Outcome:
+    """What has come of many stories.
+
+    Attributes:
+        kind: Of which kind their worlds are.
+        seed: Of all of them.
+        steps: How many steps there were of each kind.
+        stories: How many stories.
+        failures: What each story says that failed.
+    """
+
+    def __init__(self, kind: Kind, seed: object) -> None:
+        self.kind = kind
+        self.seed = seed
+        self.steps: Counter[str] = Counter()
+        self.stories = 0
+        self.failures: list[str] = []
+
+    def __str__(self) -> str:
+        steps = ", ".join(f"{count} {name}" for name, count in self.steps.most_common())
+        return (
+            f"{self.kind}: {self.steps.total()} steps in {self.stories} stories, {len(self.failures)} failed "
+            f"(FUZZ_SEED={self.seed}; {steps})"
+        )
+
+
+def tell_many(fresh_url: Callable[[], str], steps: int, outcome: Outcome) -> None:
+    """Tell stories until so many steps are done, or too many stories have failed.
 
     Args:
         fresh_url: Returns the address of an empty database.
-        seed: Of all the stories.
         steps: How many.
-        done: Gets how many steps there were of each kind.
-
-    Raises:
-        AssertionError: A client could tell that something happens which it may not see; with as little of the story as
-            it takes.
+        outcome: Says of which kind the worlds are, and the seed; gets what has come of each story as that ends.
     """
-    with all_worlds(fresh_url) as worlds:
-        for number in itertools.count():
-            parts = list(itertools.islice(random_parts(random.Random(f"{seed}-{number}")), LENGTH))
+    with all_worlds(outcome.kind, fresh_url) as worlds:
+        while outcome.steps.total() < steps and len(outcome.failures) < MOST_FAILURES:
+            number = outcome.stories
+            parts = list(itertools.islice(random_parts(random.Random(f"{outcome.seed}-{number}")), LENGTH))
             story = Story(worlds)
-            try:
-                story.tell(parts)
-            except AssertionError as error:
-                rest = "\n  ".join(map(str, reduced(worlds, parts[: story.steps.total()])))
-                raise AssertionError(
-                    f"{error}\nin story {number} of the seed {seed}, of which this is left:\n  {rest}"
-                ) from None
-            done += story.steps
-            if done.total() >= steps:
-                return
+            failure = _failure_of(story, parts)
+            outcome.stories += 1
+            outcome.steps += story.steps
+            if failure is not None:
+                rest = reduced(worlds, parts[: story.steps.total()])
+                outcome.failures.append(f"story {number} of the seed {outcome.seed}: {failure}\n{rest}")
 
 
-def reduced(worlds: dict[str, World], parts: list[Part]) -> list[Part]:
-    """Leave out of a story that failed what does not matter."""
+def _failure_of(story: Story, parts: list[Part]) -> str | None:
+    try:
+        story.tell(parts)
+    except AssertionError as error:
+        return str(error) or "an assertion failed"
+    return None
+
+
+def reduced(worlds: dict[str, World], parts: list[Part]) -> str:
+    """Return what is left of a story that failed without what does not matter."""
+    if not _fails(worlds, parts):
+        return "it does not fail again"
     size = len(parts)
     while size > 1:
         size //= 2
@@ -557,12 +521,8 @@ def reduced(worlds: dict[str, World], parts: list[Part]) -> list[Part]:
                 parts = without
             else:
                 start += size
-    return parts
+    return "of which this is left:\n  " + "\n  ".join(map(str, parts))
 
 
 def _fails(worlds: dict[str, World], parts: list[Part]) -> bool:
-    try:
-        Story(worlds).tell(parts)
-    except AssertionError:
-        return True
-    return False
+    return _failure_of(Story(worlds), parts) is not None

@@ -11,8 +11,6 @@ from __future__ import annotations
 import itertools
 import os
 import random
-import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,13 +23,14 @@ from celery_realtime import events
 from celery_realtime.events import Job
 from celery_realtime.jobs.progress import Progress, progress_update
 from tests.fuzz.budget import tried
-from tests.fuzz.stories import tell_many
+from tests.fuzz.conftest import RECORDED
+from tests.fuzz.stories import Outcome, tell_many
+from tests.fuzz.worlds import KINDS, Kind
 from tests.web_servers import Web
 
 if TYPE_CHECKING:
     from tests.client_recorder import Recorder
     from tests.services import RedisServer
-    from tests.web_servers import Kind
 
 #: Jobs, and their tasks; of those of the task ``secret`` members see nothing.
 JOBS = {"report": "open", "audit": "secret"}
@@ -274,19 +273,20 @@ def _is_hidden(part: Any) -> bool:
 
 # -- long stories, without sockets ---------------------------------------------------------------------------------
 
-#: Steps of all stories together: what happens, what is asked, and changes of rights.
+#: Steps of all stories together: what happens, what is asked, and changes of rights; half of them for each kind.
 STEPS = int(os.environ.get("FUZZ_STEPS") or 1500)
 
 
 @pytest.mark.timeout(0)
+@pytest.mark.parametrize("kind", KINDS)
 def test_in_long_stories_with_changing_rights_no_client_is_given_what_is_not_its_own(
-    results_server: RedisServer, capsys: pytest.CaptureFixture[str]
+    kind: Kind, results_server: RedisServer, record_property: Callable[[str, object], None]
 ) -> None:
     seed = os.environ.get("FUZZ_SEED") or (random.SystemRandom().randrange(10**9) if "FUZZ_STEPS" in os.environ else 1)
-    steps: Counter[str] = Counter()
+    outcome = Outcome(kind, seed)
     try:
-        tell_many(results_server.fresh_url, seed, STEPS, steps)
+        tell_many(results_server.fresh_url, STEPS // len(KINDS), outcome)
     finally:
-        with capsys.disabled():
-            sys.stdout.write(f"\nisolation: {steps.total()} steps of stories with FUZZ_SEED={seed}: {dict(steps)}\n")
-    assert steps.total() >= STEPS
+        record_property(RECORDED, str(outcome))
+    assert not outcome.failures, "\n\n".join(outcome.failures)
+    assert outcome.steps.total() >= STEPS // len(KINDS)
