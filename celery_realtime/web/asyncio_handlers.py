@@ -10,12 +10,13 @@ from typing import Any
 
 from celery_realtime.web import decisions
 from celery_realtime.web.decisions import Decision
+from celery_realtime.web.doubts import WORKERS
 from celery_realtime.web.handlers import Read, SocketIOEventHandlers
 from celery_realtime.web.lanes import Lanes
 from celery_realtime.web.shared_reads import AsyncSharedReads
 
-#: Threads for each kind of request.
-LANES = {"connect": 16, "subscribe": 32, "result": 4, "cancel": 16, "refresh": 16}
+#: Threads for each kind of request, and for what is decided again: all that decides, and the reading of the record.
+LANES = {"connect": 16, "subscribe": 32, "result": 4, "cancel": 16, "refresh": 16, "again": WORKERS + 2}
 
 #: Seconds that it is waited for an event loop to carry out an order.
 CARRY_OUT_TIMEOUT = 5.0
@@ -104,7 +105,8 @@ class AsyncSocketIOEventHandlers(SocketIOEventHandlers):
         if self._loop is None:
             decision.close()
         elif _running_loop() is self._loop:
-            self._keep(asyncio.ensure_future(self._run(decision)))
+            with self._lanes.of("again"):
+                self._keep(asyncio.ensure_future(self._run(decision)))
         else:
             # What arrives after it is handed over after it.
             self._loop.call_soon_threadsafe(self._begin, decision)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import threading
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +17,18 @@ from celery_realtime.web.decisions import Blocking, Decision, Step
 from celery_realtime.web.membership import Clients
 from celery_realtime.web.revocations import Revocations
 from celery_realtime.web.sessions import Session
+from celery_realtime.web.turns import Owner, Rotation
 
 if TYPE_CHECKING:
     from celery_realtime.web.stock_manager import ClientManager
 
 logger = logging.getLogger(__name__)
 
-#: How many are decided at the same time.
-WORKERS = 8
+#: How many are decided at the same time: of all clients, and of one user, for whom the rule may take long.
+WORKERS, OF_USER = 8, 6
+
+#: The place of the user among the names of an owner; those before it are not known here.
+USER = Owner._fields.index("user")
 
 #: Seconds between two tries to decide what could not be decided.
 RETRY = 0.25
@@ -51,9 +55,16 @@ class Doubt:
         """Which client's, and which project's."""
         return self.session.sid, self.project_id
 
+    @property
+    def owner(self) -> tuple[str, str]:
+        """Whose turn it is when it is decided: the user's, and the client's."""
+        return str(self.session.user), self.session.sid
+
 
 class Doubts:
     """Holds what is emitted for clients whose access is in doubt, and asks the rule for access again.
+
+    Users take turns, and of each its clients: one that follows much on many connections does not keep others waiting.
 
     Args:
         clients: The clients of the server.
@@ -80,8 +91,10 @@ class Doubts:
         self._log = RateLimitedLogger(logger)
         self._lock = threading.Lock()
         self._doubts: dict[Pair, Doubt] = {}
-        self._waiting: deque[Doubt] = deque()
+        self._waiting: Rotation[Doubt] = Rotation(len(Owner._fields) - USER)
         self._workers = 0
+        #: By user, how many are being decided.
+        self._deciding: Counter[str] = Counter()
         #: How often orders may have been missed, and how many of these times the record has been read since.
         self._gaps = 0
         self._gaps_read = 0
@@ -136,12 +149,14 @@ class Doubts:
             doubt.count += 1
             return
         doubt = self._doubts[session.sid, project_id] = Doubt(session, project_id)
-        self._waiting.append(doubt)
+        self._waiting.put(doubt.owner, doubt)
 
     def _start_workers(self) -> None:
-        """Start as many workers as there is to decide: those that are there may be held up by the rule."""
+        """Start as many workers as there may be to decide: those that are there may be held up by the rule."""
         with self._lock:
-            missing = 0 if self._is_record_due else min(WORKERS - self._workers, len(self._waiting))
+            missing = (
+                min(WORKERS - self._workers, len(self._doubts)) if self._waiting and not self._is_record_due else 0
+            )
             self._workers += missing
         for _ in range(missing):
             self._begin(self._work())
@@ -183,7 +198,7 @@ class Doubts:
             while not has_retired:
                 doubt = self._next()
                 has_retired = doubt is None
-                if doubt is not None and not (yield from self._decide(doubt)):
+                if doubt is not None and not (yield from self._decide_in_turn(doubt)):
                     yield functools.partial(self._clients.sender.pause, RETRY)
         finally:
             if not has_retired:
@@ -193,12 +208,25 @@ class Doubts:
     def _next(self) -> Doubt | None:
         """Return what is to be decided next; None for nothing, after which this worker is none any more."""
         with self._lock:
-            while self._waiting and not self._is_record_due:
-                doubt = self._waiting.popleft()
+            while not self._is_record_due and (doubt := self._waiting.take(self._has_room)) is not None:
                 if self._is_current(doubt):
+                    self._deciding[doubt.owner[0]] += 1
                     return doubt
             self._workers -= 1
         return None
+
+    def _has_room(self, place: int, name: str) -> bool:
+        return place != USER or self._deciding[name] < OF_USER
+
+    def _decide_in_turn(self, doubt: Doubt) -> Decision[bool]:
+        user = doubt.owner[0]
+        try:
+            return (yield from self._decide(doubt))
+        finally:
+            with self._lock:
+                self._deciding[user] -= 1
+                if not self._deciding[user]:
+                    del self._deciding[user]
 
     def _is_current(self, doubt: Doubt) -> bool:
         """Tell whether something is still in doubt: it may have taken too long, or its client may have gone."""
@@ -221,7 +249,7 @@ class Doubts:
             if allowed is not None and holds():
                 del self._doubts[doubt.pair]
             elif self._is_current(doubt):
-                self._waiting.append(doubt)
+                self._waiting.put(doubt.owner, doubt)
         return allowed is not None
 
     def _release(self, doubt: Doubt, holds: Callable[[], bool]) -> Decision[None]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
+
+T = TypeVar("T")
 
 Start = Callable[[], Any]
 
@@ -83,11 +85,11 @@ class Waiting(NamedTuple):
     weight: int
 
 
-class Rotation:
+class Rotation(Generic[T]):
     """What waits, taken in turn: each time of the next address, there of the next user, and of that of the next client.
 
     Args:
-        depth: How many names an owner has from here on.
+        depth: How many of the names of an owner, the last ones, it has from here on.
     """
 
     def __init__(self, depth: int = len(Owner._fields)) -> None:
@@ -98,7 +100,7 @@ class Rotation:
     def __bool__(self) -> bool:
         return bool(self._branches)
 
-    def put(self, names: tuple[str, ...], item: Waiting) -> None:
+    def put(self, names: tuple[str, ...], item: T) -> None:
         """Add what waits of an owner."""
         if self._depth == 1:
             self._branches.setdefault(names[0], deque()).append(item)
@@ -107,19 +109,19 @@ class Rotation:
             self._branches[names[0]] = Rotation(self._depth - 1)
         self._branches[names[0]].put(names[1:], item)
 
-    def of(self, names: tuple[str, ...]) -> deque[Waiting]:
+    def of(self, names: tuple[str, ...]) -> deque[T]:
         """Return what waits of an owner."""
         branch = self._branches.get(names[0])
         if branch is None:
             return deque()
         return branch if self._depth == 1 else branch.of(names[1:])  # type: ignore[no-any-return]
 
-    def take(self, has_room: Callable[[int, str], bool]) -> Waiting | None:
+    def take(self, has_room: Callable[[int, str], bool]) -> T | None:
         """Take what comes next of those that ``(place, name) -> bool`` has room for, or None."""
         for name, branch in self._branches.items():
             if not has_room(len(Owner._fields) - self._depth, name):
                 continue
-            item: Waiting | None = branch.popleft() if self._depth == 1 else branch.take(has_room)
+            item: T | None = branch.popleft() if self._depth == 1 else branch.take(has_room)
             if item is not None:
                 del self._branches[name]
                 if branch:
@@ -152,7 +154,7 @@ class Turns:
         self._of_kind: Counter[str] = Counter()
         #: By kind, place and name, how many are being answered.
         self._of_name: Counter[tuple[str, int, str]] = Counter()
-        self._waiting = {kind: Rotation() for kind in kinds}
+        self._waiting: dict[str, Rotation[Waiting]] = {kind: Rotation() for kind in kinds}
         #: By kind and user, how much waits; and of all.
         self._weights: Counter[tuple[str, str]] = Counter()
         self._weight = 0
