@@ -45,7 +45,7 @@ class AsyncSocketIOEventHandlers(SocketIOEventHandlers):
         Raises:
             socketio.exceptions.ConnectionRefusedError: It is not, with the code in its data.
         """
-        with self._connects.deciding(sid, environ, asyncio.Event) as arriving, self._lanes.of("connect"):
+        with self._connects.deciding(sid, environ, auth, asyncio.Event) as arriving, self._lanes.of("connect"):
             await arriving.event.wait()
             return await self._run(self._connect(sid, environ, auth, arriving))
 

@@ -1,4 +1,4 @@
-"""Let connections wait for their turn to have their token looked at: addresses in turn, and first attempts first."""
+"""Let connections wait for their turn to have their token looked at: addresses, and of each its users, in turn."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from celery_realtime.exceptions import SubscribeError
+from celery_realtime.web.client_requests import token_of
 from celery_realtime.web.metering import budget_of
 from celery_realtime.web.seams import is_asyncio, peer_of
 from celery_realtime.web.turns import WEIGHT, Kind, Owner, Turn, Turns
@@ -51,8 +52,9 @@ class Arriving:
 class ConnectTurns:
     """Says when the attempts of connections are decided.
 
-    Whoever has shown a bad token, and tries it again on the same connection, waits behind those that have not: of an
-    address, the two take turns, and neither has all that are decided at once.
+    Of an address, those take turns that show tokens of different users, and no user has all that are decided at once.
+    Who it is, is not known yet, and whoever claims to be another waits with that one's. Who has shown a bad token, and
+    tries again on the same connection, waits with all others that do so, as if they were one user.
 
     Args:
         server: The Socket.IO server.
@@ -70,15 +72,18 @@ class ConnectTurns:
         return len(self._arriving)
 
     @contextmanager
-    def deciding(self, sid: str, environ: dict[str, Any], make_event: Callable[[], Any]) -> Iterator[Arriving]:
+    def deciding(
+        self, sid: str, environ: dict[str, Any], given: Any, make_event: Callable[[], Any]
+    ) -> Iterator[Arriving]:
         """Decide about an attempt in the block, which begins with waiting for the event.
 
         Args:
             sid: Of the client that is to be.
             environ: Its request.
+            given: Its Socket.IO ``auth`` object.
             make_event: Returns an event.
         """
-        arriving = Arriving(Turn(_owner_of(sid, environ), _KIND), make_event())
+        arriving = Arriving(Turn(_owner_of(sid, environ, given), _KIND), make_event())
         with self._lock:
             self._arriving.setdefault(arriving.turn.owner.client, []).append(arriving)
         try:
@@ -115,8 +120,17 @@ class ConnectTurns:
             start()
 
 
-def _owner_of(sid: str, environ: dict[str, Any]) -> Owner:
+def _owner_of(sid: str, environ: dict[str, Any], given: Any) -> Owner:
     budget, peer = budget_of(environ), peer_of(environ)
     is_repeated = budget is not None and budget.connects > 1 and not budget.has_token
     client = sid if budget is None or budget.eio_sid is None else budget.eio_sid
-    return Owner(peer, f"{peer} {'again' if is_repeated else 'first'}", client)
+    return Owner(peer, f"{peer} {'again' if is_repeated else _claimed_by(environ, given)}", client)
+
+
+def _claimed_by(environ: dict[str, Any], given: Any) -> str:
+    """Return what is the same for all attempts that show one token, or tokens ``user:...`` of one user."""
+    token = token_of(environ, given)
+    if token is None:
+        return f"{hash((environ.get('HTTP_COOKIE'), environ.get('HTTP_AUTHORIZATION'))):x}"
+    text = token if isinstance(token, str) else ""
+    return f"{hash(text.rpartition(':')[0] or text):x}"

@@ -290,7 +290,7 @@ class SocketIOEventHandlers:
         Raises:
             socketio.exceptions.ConnectionRefusedError: It is not, with the code in its data.
         """
-        with self._connects.deciding(sid, environ, self.server.eio.create_event) as arriving:
+        with self._connects.deciding(sid, environ, auth, self.server.eio.create_event) as arriving:
             arriving.event.wait()
             return self._run(self._connect(sid, environ, auth, arriving))
 

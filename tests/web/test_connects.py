@@ -34,12 +34,12 @@ class Arrivals:
         self.turns = ConnectTurns(Server(), self._gone.append)
         self._stacks: dict[str, ExitStack] = {}
 
-    def begin(self, name: str, peer: str = "1.2.3.4", *, attempts: int = 1) -> Arriving:
+    def begin(self, name: str, peer: str = "1.2.3.4", *, attempts: int = 1, given: Any = None, **more: str) -> Arriving:
         budget = Budget(Allowance.before_token(Limits.of(Settings())), peer, lambda _: None)
         budget.eio_sid, budget.connects = name, attempts
-        environ = {"REMOTE_ADDR": peer, BUDGET_KEY: budget}
+        environ = {"REMOTE_ADDR": peer, BUDGET_KEY: budget, **more}
         stack = self._stacks.setdefault(name, ExitStack())
-        return stack.enter_context(self.turns.deciding(name, environ, threading.Event))
+        return stack.enter_context(self.turns.deciding(name, environ, given, threading.Event))
 
     def end(self, name: str) -> None:
         self._stacks.pop(name).close()
@@ -66,6 +66,28 @@ def test_what_is_tried_again_leaves_room_for_first_attempts(arrivals: Arrivals) 
     assert "first" in begun(made)
     made["elsewhere"] = arrivals.begin("elsewhere", "5.6.7.8")
     assert "elsewhere" in begun(made)
+
+
+SHOWN: list[tuple[list[dict[str, Any]], dict[str, Any]]] = [
+    ([{"given": {"token": "mallory:a"}}, {"given": {"token": "mallory:b"}}], {"given": {"token": "ada:a"}}),
+    ([{"given": {"token": "header.mallory.x"}}], {"given": {"token": "header.ada.x"}}),
+    ([{"QUERY_STRING": "token=mallory%3Aa"}, {"given": {"token": "mallory:b"}}], {"QUERY_STRING": "token=ada%3Aa"}),
+    ([{"HTTP_COOKIE": "session=mallory"}], {"HTTP_COOKIE": "session=ada"}),
+    ([{"given": {"token": ["mallory"]}}, {"given": {"token": {"a": 1}}}], {"given": {"token": "ada:a"}}),
+]
+
+
+@pytest.mark.parametrize(("flood", "other"), SHOWN)
+def test_a_user_with_many_connections_does_not_keep_others_of_the_address_waiting(
+    arrivals: Arrivals, flood: list[dict[str, Any]], other: dict[str, Any]
+) -> None:
+    made = {f"flood-{number}": arrivals.begin(f"flood-{number}", **flood[number % len(flood)]) for number in range(9)}
+    assert begun(made) == ["flood-0", "flood-1"]
+    made |= {name: arrivals.begin(name, **other) for name in ("other", "later")}
+    assert begun(made) == ["flood-0", "flood-1", "other"]
+    for name in ("flood-0", "flood-1"):
+        arrivals.end(name)
+    assert "later" in begun(made)
 
 
 def test_those_that_wait_begin_in_turn(arrivals: Arrivals) -> None:
@@ -138,4 +160,38 @@ def test_no_more_tokens_are_looked_at_at_once_than_a_server_decides(
         assert (len(clients), most[0]) == (8, 3)
     finally:
         may_answer.set()
+        web.stop()
+
+
+def test_a_user_whose_tokens_take_long_to_look_at_does_not_keep_others_from_connecting(
+    kind: Any, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OF_THREADS", "OF_LOOPS"):
+        monkeypatch.setattr(connects, name, Kind(at_once=3, of_peer=3, of_user=2))
+    looked_at, may_answer = [], threading.Event()
+
+    def authenticate(token: str, _environ: dict[str, Any]) -> str:
+        user = token.partition(":")[0]
+        if user == "mallory":
+            looked_at.append(token)
+            assert may_answer.wait(300)
+        return user
+
+    web = Web(kind, redis_url, connect_timeout=300.0)
+    web.attach(authenticate=authenticate, authorize=lambda *_: True).start()
+    crowd = [
+        threading.Thread(target=web.connect, args=(f"mallory:{number}",), kwargs={"timeout": 300}, daemon=True)
+        for number in range(6)
+    ]
+    try:
+        for thread in crowd:
+            thread.start()
+        wait_for(lambda: len(looked_at) == 2)
+        for _ in range(3):
+            web.connect("ada:1")
+        assert len(looked_at) == 2
+    finally:
+        may_answer.set()
+        for thread in crowd:
+            thread.join(60)
         web.stop()
