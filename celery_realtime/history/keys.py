@@ -48,6 +48,10 @@ class Keys(msgspec.Struct, frozen=True):
         """Return the keys that hold which projects jobs are of, each for one period of time."""
         return self._in_slot("places", *map(str, periods))
 
+    def older_places(self, *periods: int) -> list[str]:
+        """Return the keys that hold which other projects have had jobs of ids that very many use."""
+        return self._in_slot("places", *(f"{period}-older" for period in periods))
+
     def cancelled(self, job_id: str) -> str:
         """Return the key that has which runs of a job are cancelled."""
         return f"{self._prefix}cancelled:{quote(job_id, safe='', errors='replace')}"

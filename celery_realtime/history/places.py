@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from celery_realtime.clocks import time
@@ -11,8 +12,12 @@ from celery_realtime.events import Outgoing
 from celery_realtime.history.keys import Keys
 from celery_realtime.history.lua import Command, Runner, Script, call, command
 
-#: Bytes of the projects of one job that are remembered: an application may use one id in each of its projects.
+#: Bytes of the list of one job's projects: an application may use one id in each of its projects. Each event of a job
+#: has its list read, so those before are noted apart.
 MOST_BYTES = 16 * 1024
+
+#: Projects that are looked for in one question.
+MOST_WANTED = 1000
 
 _PLACE = Script("place")
 
@@ -20,8 +25,8 @@ _PLACE = Script("place")
 class Places:
     """The projects of the jobs of a channel, each known for a ``ttl`` at least.
 
-    A job has one project for its run; of several jobs with the same id each may have another. One hash holds those of
-    one period of a ``ttl``, and expires as a whole.
+    A job has one project for its run; of several jobs with the same id each may have another. Two hashes hold those of
+    one period of a ``ttl``, and expire as a whole.
 
     Args:
         keys: Of the channel.
@@ -44,32 +49,54 @@ class Places:
         ]
         if not pairs:
             return []
-        [key] = self._keys.places(self._period())
-        return [call(_PLACE, [key], [max(1, int(self._ttl * 2)), MOST_BYTES, *pairs])]
+        period = self._period()
+        keys = [*self._keys.places(period), *self._keys.older_places(period)]
+        return [call(_PLACE, keys, [max(1, int(self._ttl * 2)), MOST_BYTES, *pairs])]
 
     def projects_of(self, job_id: str) -> list[str]:
-        """Return the projects that have a job of an id, each once, the latest first.
+        """Return the projects that have a job of an id, each once, the latest first; of very many, the latest.
 
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
-        now = self._period()
-        # A host whose clock is ahead may have written into the next period.
-        keys = self._keys.places(now, now - 1, now + 1)
-        lists = self._runner.run_all([command("HGET", key, legible(job_id)) for key in keys])
-        for projects in lists:
-            if isinstance(projects, Exception):
-                raise projects
-        named = (projects.decode(errors="replace").split("\n") for projects in lists if projects is not None)
-        return list(dict.fromkeys(itertools.chain.from_iterable(named)))
+        return _merged(self._ask([("HGET", key, legible(job_id)) for key in self._keys.places(*self._periods())]))
 
-    def project_of(self, job_id: str) -> str | None:
-        """Return the project that has the latest job of an id, or None when none is known.
+    def project_of(self, job_id: str, wanted: Collection[str] = ()) -> str | None:
+        """Return the project of some that has a job of an id, else the one that has the latest job of it, or None.
+
+        It is asked for all of them whether they are found or not, so that it takes the same time.
+
+        Args:
+            job_id: The id.
+            wanted: The projects; if several have a job of the id, the latest comes first. Of more than
+                :data:`MOST_WANTED`, the others are not found beyond the latest of very many that use the id.
 
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
-        return next(iter(self.projects_of(job_id)), None)
+        name, asked = legible(job_id), list(itertools.islice(wanted, MOST_WANTED))
+        periods = self._periods()
+        questions: list[tuple[Any, ...]] = [("HGET", key, name) for key in self._keys.places(*periods)]
+        if asked:
+            fields = [f"{legible(project)}\n{name}" for project in asked]
+            questions += [("HMGET", key, *fields) for key in self._keys.older_places(*periods)]
+        replies = self._ask(questions)
+        listed = _merged(replies[: len(periods)])
+        older = (
+            project
+            for found in replies[len(periods) :]
+            for project, is_there in zip(asked, found, strict=True)
+            if is_there is not None
+        )
+        among = (project for project in listed if project in wanted)
+        return next(itertools.chain(among, older, listed), None)
+
+    def _ask(self, questions: Sequence[tuple[Any, ...]]) -> list[Any]:
+        replies = self._runner.run_all([command(*question) for question in questions])
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
 
     def projects(self) -> set[str]:
         """Return the projects of which there were jobs within the last ``ttl`` seconds.
@@ -77,16 +104,32 @@ class Places:
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
-        now = self._period()
+        periods = self._periods()
         projects: set[str] = set()
-        for key in self._keys.places(now, now - 1, now + 1):
-            cursor: Any = 0
-            while True:
-                cursor, pairs = self._runner.run(command("HSCAN", key, cursor, "COUNT", 1000))
-                projects.update(*(listed.decode(errors="replace").split("\n") for listed in pairs.values()))
-                if not int(cursor):
-                    break
+        for key in self._keys.places(*periods):
+            for _, listed in self._entries(key):
+                projects.update(listed.decode(errors="replace").split("\n"))
+        for key in self._keys.older_places(*periods):
+            projects.update(field.decode(errors="replace").partition("\n")[0] for field, _ in self._entries(key))
         return projects
+
+    def _entries(self, key: str) -> Iterator[tuple[bytes, bytes]]:
+        cursor: Any = 0
+        while True:
+            cursor, pairs = self._runner.run(command("HSCAN", key, cursor, "COUNT", 1000))
+            yield from pairs.items()
+            if not int(cursor):
+                break
 
     def _period(self) -> int:
         return int(time.time() // self._ttl)
+
+    def _periods(self) -> tuple[int, int, int]:
+        """Return the periods that are remembered; a host whose clock is ahead may have written into the next one."""
+        now = self._period()
+        return now, now - 1, now + 1
+
+
+def _merged(lists: Iterable[bytes | None]) -> list[str]:
+    named = (projects.decode(errors="replace").split("\n") for projects in lists if projects is not None)
+    return list(dict.fromkeys(itertools.chain.from_iterable(named)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import redis
@@ -204,16 +204,18 @@ class History:
             if epoch is not None and offset is not None and offset.isdigit()
         }
 
-    def project_of(self, job_id: str) -> str | None:
-        """Return the project of the latest job of an id, as :meth:`projects_of` has it, or None.
+    def project_of(self, job_id: str, wanted: Collection[str] = ()) -> str | None:
+        """Return the project of some that has a job of an id, else that of the latest job of it, if any is known.
 
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
-        return self.places.project_of(job_id)
+        return self.places.project_of(job_id, wanted)
 
     def projects_of(self, job_id: str) -> list[str]:
         """Return the projects that have had a job of an id within the last ``ttl`` seconds, the latest first.
+
+        Of very many, these are the latest: 16 KiB of names.
 
         Raises:
             redis.RedisError: Redis cannot be reached.

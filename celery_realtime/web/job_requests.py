@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Container
+from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -153,7 +153,7 @@ class JobRequests:
         self._results = Results(app, settings)
         self._filter = Lazy(lambda: EventFilter.for_everybody(settings()))
 
-    def project_of(self, job_id: str, own: Container[str] = ()) -> str | None:
+    def project_of(self, job_id: str, own: Collection[str] = ()) -> str | None:
         """Return the project of a job, or None: it was too long ago, or there is no history.
 
         Args:
@@ -161,8 +161,7 @@ class JobRequests:
             own: Of several projects that have a job of this id, those that come first; of the others, the latest does.
         """
         history = self._history()
-        projects = [] if history is None else history.projects_of(job_id)
-        return next((project for project in projects if project in own), next(iter(projects), None))
+        return None if history is None else history.project_of(job_id, own)
 
     def state_of(self, project_id: str, job_id: str) -> dict[str, Any] | None:
         """Return a job as its project's snapshot has it, or None."""
@@ -426,7 +425,7 @@ class SingleJobs:
         """
         job_id = job_id_of(data)
         named = _named_project(data)
-        own = _own_projects(session) if named is None else {named}
+        own = _own_projects(session) if named is None else [named]
         recorded = None if self._jobs is None else (yield Blocking(self._jobs.project_of, job_id, own))
         allowed = yield from self._access.allows(session.user, named or recorded or NOWHERE)
         if not allowed or recorded is None or named not in (None, recorded):
@@ -511,8 +510,9 @@ def _named_project(data: dict[str, Any]) -> str | None:
     return None if data.get("project_id") is None else project_id_of(data)
 
 
-def _own_projects(session: Session) -> set[str]:
+def _own_projects(session: Session) -> Collection[str]:
     """Return projects that are no secret to a client: what it is subscribed to, and what its token names."""
     named = getattr(session.user, "projects", ())
     named = named if isinstance(named, (list, tuple, set, frozenset)) else ()
-    return {*(topic.project_id for topic in session.topics()), *(name for name in named if isinstance(name, str))}
+    subscribed = (topic.project_id for topic in session.topics())
+    return dict.fromkeys([*subscribed, *(name for name in named if isinstance(name, str))]).keys()

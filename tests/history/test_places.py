@@ -66,13 +66,45 @@ def test_projects_of_two_periods_are_known_once_each(runner: Runner, monkeypatch
     assert places.projects_of("job") == ["p", "q"]
 
 
-def test_of_an_id_that_very_many_projects_use_the_oldest_are_forgotten(
+def test_of_an_id_that_very_many_projects_use_the_latest_are_listed_and_all_are_known(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("celery_realtime.history.places.time.time", lambda: 60.0 * 1000)
     monkeypatch.setattr("celery_realtime.history.places.MOST_BYTES", 20)
     places = Places(KEYS, runner, ttl=60.0)
-    for number in range(10):
-        runner.run_all(places.commands([status("PENDING", project=f"proj-{number}")]))
+    made = [f"proj-{number}" for number in range(10)]
+    for project in made:
+        runner.run_all(places.commands([status("PENDING", project=project)]))
     assert places.projects_of("job") == ["proj-9", "proj-8"]
-    runner.run_all(places.commands([status("PENDING", project="long" * 10)]))
-    assert places.projects_of("job") == ["long" * 10]
+    long = "long" * 10
+    runner.run_all(places.commands([status("PENDING", project=long)]))
+    assert places.projects_of("job") == [long]
+    assert places.projects() == {*made, long}
+    assert [places.project_of("job", [project]) for project in (*made, long)] == [*made, long]
+    assert places.project_of("job", ["elsewhere"]) == places.project_of("job") == long
+    assert places.project_of("job", ["elsewhere", "proj-0"]) == "proj-0"
+    assert places.project_of("another", made) is None
+    ttls = [runner.client.ttl(key) for key in (*KEYS.places(1000), *KEYS.older_places(1000))]
+    assert all(0 < ttl <= 120 for ttl in ttls)  # type: ignore[operator]
+
+
+def test_the_projects_of_a_job_that_is_named_like_a_list_are_its_own(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("celery_realtime.history.places.MOST_BYTES", 2)
+    places = Places(KEYS, runner, ttl=60.0)
+    for job, project in (("a\nb", "p"), ("a\nb", "q"), ("b", "a"), ("b", "r"), ("\na", "s"), ("\na", "t")):
+        runner.run_all(places.commands([status("PENDING", job=job, project=project)]))
+    wanted = ["a", "p", "s"]
+    assert [places.project_of(job, wanted) for job in ("a\nb", "b", "\na", "a")] == ["p", "a", "s", None]
+    assert places.projects() == {*"pqarst"}
+
+
+def test_so_many_projects_are_looked_for_at_once(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("celery_realtime.history.places.MOST_WANTED", 2)
+    places = Places(KEYS, runner, ttl=60.0)
+    runner.run_all(places.commands([status("PENDING", project=project) for project in ("p", "q")]))
+    assert places.project_of("job", ["x", "y", "p"]) == "p"
+    monkeypatch.setattr("celery_realtime.history.places.MOST_BYTES", 1)
+    runner.run_all(places.commands([status("PENDING", project="r")]))
+    assert [places.project_of("job", ["x", "p"]), places.project_of("job", ["x", "y", "p"])] == ["p", "r"]

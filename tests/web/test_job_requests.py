@@ -161,6 +161,24 @@ def test_as_much_is_asked_about_a_job_that_is_not_there_as_about_one_that_is_ano
     assert steps[0] == steps[1] == (1, ["project_of"])
 
 
+def test_an_id_that_very_many_projects_use_is_found_in_each_of_them(
+    make_web: Callable[..., Web], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("celery_realtime.history.places.MOST_BYTES", 20)
+    web = make_web().attach().start()
+    for number in range(5):
+        tell(web, "nightly", "SUCCESS", project=f"proj-{number}", result=f'"{number}"'.encode())
+    for number in (0, 4):
+        client = web.connect(web.token(projects=[f"proj-{number}"]))
+        for named in ({}, {"project_id": f"proj-{number}"}):
+            answer = ask(client, "get_result", "nightly", **named)
+            assert (answer["ok"], answer["project_id"], answer["result"]) == (True, f"proj-{number}", str(number))
+            assert ask(client, "cancel_job", "nightly", **named)["error"]["message"] == "you may not cancel this job"
+        assert ask(client, "subscribe_job", "nightly")["project_id"] == f"proj-{number}"
+        assert not ask(client, "get_result", "nightly", project_id="proj-1")["ok"]
+    assert not ask(web.connect(web.token(projects=["elsewhere"])), "get_result", "nightly")["ok"]
+
+
 def _counted(answer: Callable[..., Any], question: str, questions: list[tuple[str, ...]]) -> Callable[..., Any]:
     def counted(jobs: JobRequests, *args: str) -> Any:
         questions.append((question, *args))
@@ -434,6 +452,7 @@ def test_no_more_is_asked_for_a_result_than_has_to_be_known(
     for owner, name, what in (
         (type(backend.client), "strlen", "length"),
         (type(backend), "get_task_meta", "result"),
+        (history, "project_of", "project"),
         (history, "projects_of", "projects"),
     ):
         monkeypatch.setattr(owner, name, _noted(asked, what, getattr(owner, name)))
@@ -441,7 +460,7 @@ def test_no_more_is_asked_for_a_result_than_has_to_be_known(
     answer = ask(client, "get_result", "one", project_id="alpha")
     assert answer.get("result") == (stored if stored == "short" else None)
     # First, whether there is such a job; then, before and after the result is read, whether it may be another's.
-    assert asked == ["projects", *questions]
+    assert asked == ["project", *questions]
 
 
 def test_a_result_of_anothers_that_is_too_long_looks_as_if_there_were_none(make_web: Callable[..., Web]) -> None:
