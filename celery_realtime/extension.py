@@ -16,6 +16,7 @@ from celery_realtime.instances import instances
 from celery_realtime.jobs import task
 from celery_realtime.jobs.configuration import Configuration
 from celery_realtime.jobs.departures import Departures
+from celery_realtime.jobs.eager_jobs import EagerJobs
 from celery_realtime.jobs.handle import JobHandle, new_handle, signature_of
 from celery_realtime.jobs.held_messages import HeldMessages
 from celery_realtime.jobs.incarnation import Incarnation
@@ -65,7 +66,7 @@ class _Parts:
         self._manager = SocketIOManager(
             lambda: self.settings,
             lambda: self._web.client_manager(write_only=True),
-            Road(lambda: self.settings, lambda: bool(self.app.conf.task_always_eager)).guard,
+            Road(lambda: self.settings, lambda: self._attached.eager_jobs.are_all).guard,
         )
         self._keeper = Lazy(lambda: _new_keeper(self, self._attached.results))
         self._web = _WebSide(self)
@@ -411,6 +412,7 @@ class _CelerySide:
         )
         self.running_jobs = RunningJobs(app, reader=reader, manager=manager, settings=settings)
         reporter.on_end(self.running_jobs.end)
+        self.eager_jobs = EagerJobs(app)
         self.worker = WorkerSupport(
             settings,
             manager,
@@ -428,6 +430,8 @@ class _CelerySide:
         """Begin to report the app's jobs."""
         task.install()
         self._manager.register_job_listeners(self.bridge)
+        self.eager_jobs.watch()
+        self.bridge.on_start(self.eager_jobs.begin)
         self.bridge.on_start(self.running_jobs.begin)
         self.bridge.on_start(lambda _: watch_items(self.app.current_worker_task, self.running_jobs.tracker_of))
         self.worker.install(self.app)

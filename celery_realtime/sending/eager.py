@@ -1,4 +1,4 @@
-"""Where tasks run in their caller (``task_always_eager``), as in tests, there may be no broker at all: ask first."""
+"""Where tasks run in their caller, as in tests, there may be no broker at all: ask first."""
 
 from __future__ import annotations
 

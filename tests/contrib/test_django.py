@@ -342,6 +342,7 @@ def test_a_project_without_a_realtime_is_told_so(monkeypatch: pytest.MonkeyPatch
         ({"secret_key": [SECRET, "django-insecure-abc7d8e9"]}, ["E003"]),
         ({"secret_key": "changeme"}, ["E001"]),
         ({"secret_key": SECRET, "broker": "memory://"}, ["W002"]),
+        ({"secret_key": SECRET, "broker": "memory://", "enabled": False}, []),
     ],
 )
 def test_secrets_and_brokers_are_checked(

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from celery import Celery
+from celery.app.trace import build_tracer
 
 from celery_realtime import Realtime
 from celery_realtime.sending.eager import Servers
@@ -21,7 +22,6 @@ from celery import Celery
 from celery_realtime import Realtime
 
 app = Celery("studio", broker=sys.argv[1], backend="cache+memory://")
-app.conf.task_always_eager = True
 realtime = Realtime(app, flush_timeout=3600)
 
 @app.task(bind=True)
@@ -29,8 +29,20 @@ def transcribe(self):
     self.update_progress(25, "Downloading")
     self.emit("line", {})
 
-transcribe.delay(project_id="p")
+{call}
 """
+
+#: Ways in which tests have their jobs run where they are called.
+CALLS = {
+    "always eager": 'app.conf.task_always_eager = True; transcribe.delay(project_id="p")',
+    "eager for a while": """
+app.conf.task_always_eager = True
+transcribe.delay(project_id="p")
+app.conf.task_always_eager = False
+realtime.manager.emit_to_project("p", "notice", {})
+""",
+    "applied": 'transcribe.apply(headers={"project_id": "p"})',
+}
 
 
 def eager_app() -> Celery:
@@ -42,19 +54,41 @@ def eager_app() -> Celery:
 def noop() -> None: ...
 
 
-@pytest.mark.parametrize("url", NOWHERE)
-def test_a_program_ends_without_a_wait_or_a_line(url: str) -> None:
-    command = [sys.executable, "-c", PROGRAM, url]
+@pytest.mark.parametrize(
+    ("url", "call"), [*((url, "always eager") for url in NOWHERE), *((NOWHERE[0], call) for call in [*CALLS][1:])]
+)
+def test_a_program_ends_without_a_wait_or_a_line(url: str, call: str) -> None:
+    command = [sys.executable, "-c", PROGRAM.replace("{call}", CALLS[call]), url]
     done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_all_is_dropped_and_counted() -> None:
+@pytest.mark.parametrize("how", ["delay", "apply"])
+def test_all_is_dropped_and_counted(how: str) -> None:
     app = eager_app()
+    app.conf.task_always_eager = how == "delay"
     realtime = Realtime(app)
-    app.task(noop, name="noop", shared=False).delay(project_id="p")
+    task = app.task(noop, name="noop", shared=False)
+    task.delay(project_id="p") if how == "delay" else task.apply(headers={"project_id": "p"})
     assert realtime.flush(60)
     assert realtime.manager.counts["unreachable"] == 2
+
+
+@pytest.mark.parametrize("first", ["a job", "a message"])
+def test_where_jobs_come_and_go_by_messages_nothing_is_dropped(first: str) -> None:
+    """A broker that is not there now may be back, and a job that applies another one is no test."""
+    app = eager_app()
+    app.conf.update(task_always_eager=False, broker_url="memory://")
+    realtime = Realtime(app, url=NOWHERE[0])
+    task = app.task(noop, name="noop", shared=False)
+    if first == "a message":
+        task.delay()
+    else:
+        build_tracer(task.name, task, app=app)("id", (), {}, {"id": "id", "task": task.name})
+    task.apply(headers={"project_id": "p"})
+    assert not realtime.flush(0.5)
+    assert realtime.manager.counts["unreachable"] == 0
+    realtime.manager.start_over()
 
 
 def test_a_recorder_in_place_of_the_broker_gets_all() -> None:

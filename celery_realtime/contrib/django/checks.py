@@ -79,7 +79,7 @@ def _without_secret() -> CheckMessage:
 
 def _of_broker(realtime: Realtime) -> Iterator[CheckMessage]:
     url = realtime.settings.url or ""
-    if url.startswith("memory:"):
+    if realtime.settings.enabled and url.startswith("memory:"):
         yield checks.Warning(
             "the broker is memory://, which ends at the border of a process: no event of a worker gets here",
             hint=f"Set CELERY_BROKER_URL, or {PREFIX}URL, to a Redis or RabbitMQ.",
