@@ -1,6 +1,7 @@
 """A producer and a worker under a tracer, with this package and without: each process writes down its spans and errors.
 
-``python -m tests.integration.traced_app TRACER US FILE BROKER [worker]``
+``TRACED_APP="TRACER ORDER FILE BROKER [POOL]" python -m tests.integration.traced_app``; with a pool it is a worker. The
+order says who comes first: ``us`` or the ``tracer``; with ``no-us-`` in front, only the tracer comes, at that time.
 """
 
 from __future__ import annotations
@@ -12,14 +13,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-TRACER, US, FILE, BROKER, *IS_WORKER = os.environ["TRACED_APP"].split(" ")
-
-from celery import Celery, Task  # noqa: E402
+TRACER, ORDER, FILE, BROKER, *POOL = os.environ["TRACED_APP"].split(" ")
 
 
 def note(**what: Any) -> None:
     with Path(FILE).open("a") as file:
-        file.write(json.dumps({"role": "worker" if IS_WORKER else "producer", **what}) + "\n")
+        file.write(json.dumps({"role": "worker" if POOL else "producer", **what}) + "\n")
 
 
 def note_sentry(envelope: Any) -> None:
@@ -65,10 +64,48 @@ def start_otel() -> None:
         trace.set_tracer_provider(provider)
         CeleryInstrumentor().instrument()
 
-    if IS_WORKER:
+    if POOL == ["prefork"]:
         worker_process_init.connect(begin, weak=False)
     else:
         begin()
+
+
+def start_newrelic() -> None:
+    os.environ.update(NEW_RELIC_DEVELOPER_MODE="true", NEW_RELIC_STARTUP_TIMEOUT="60", NEW_RELIC_LOG=os.devnull)
+    import newrelic.agent
+    from newrelic.core.application import Application
+
+    record = Application.record_transaction
+
+    def note_newrelic(self: Any, transaction: Any) -> Any:
+        spans = {segment for each in transaction.root.children for segment in segments(each)}
+        spans.discard(TOLD)
+        errors = [error.type for error in transaction.errors]
+        note(name=transaction.path, spans=sorted(spans), errors=errors, trace=bool(transaction.parent_tx))
+        return record(self, transaction)
+
+    Application.record_transaction = note_newrelic
+    newrelic.agent.initialize()
+    if not POOL:
+        newrelic.agent.register_application(timeout=60)
+
+
+#: A result is told or asked for, whichever is sooner.
+TOLD = ("FunctionNode", "Named/Unknown/Serialization/Value")
+
+
+def segments(node: Any) -> list[tuple[str, str]]:
+    """Return the kind and the name of a segment and of those below it."""
+    own = type(node).__name__, str(getattr(node, "name", None) or getattr(node, "operation", ""))
+    return [own, *(below for child in node.children for below in segments(child))]
+
+
+#: As ``newrelic-admin`` does, before Celery is imported.
+IS_FIRST = TRACER == "newrelic" and ORDER.endswith("tracer")
+if IS_FIRST:
+    start_newrelic()
+
+from celery import Celery, Task  # noqa: E402
 
 
 def attach() -> None:
@@ -77,12 +114,13 @@ def attach() -> None:
     Realtime(app)
 
 
-STARTS = {"sentry": start_sentry, "otel": start_otel}
+STARTS = {"sentry": start_sentry, "otel": start_otel, "newrelic": start_newrelic}
 app = Celery("traced", broker=BROKER, backend=BROKER)
-if US == "before":
+if ORDER == "us":
     attach()
-STARTS[TRACER]()
-if US == "after":
+if not IS_FIRST:
+    STARTS[TRACER]()
+if ORDER == "tracer":
     attach()
 
 
@@ -95,7 +133,7 @@ class Base(Task):
 
 @app.task(bind=True, base=Base, name="outer")
 def outer(self: Any) -> str:
-    if US != "without":
+    if hasattr(app, "realtime"):
         self.update_progress(50, "on it")
     inner.delay()
     app.send_task("inner", ())
@@ -127,14 +165,19 @@ def produce() -> None:
         with sentry_sdk.start_transaction(name="request"):
             publish()
         sentry_sdk.flush()
+    elif TRACER == "newrelic":
+        import newrelic.agent
+
+        with newrelic.agent.BackgroundTask(newrelic.agent.application(), "request"):
+            publish()
     else:
         publish()
 
 
 if __name__ == "__main__":
     logging.basicConfig(level="ERROR")
-    if IS_WORKER:
-        app.worker_main(["worker", "-P", "prefork", "-c", "1", "-l", "ERROR", "--without-gossip", "--without-mingle"])
+    if POOL:
+        app.worker_main(["worker", "-P", *POOL, "-c", "1", "-l", "ERROR", "--without-gossip", "--without-mingle"])
     else:
         produce()
     sys.exit(0)
