@@ -23,6 +23,17 @@ def is_older(done: Any, since: float | None) -> bool:
     return False
 
 
+def backend_of(app: Any, task: Any) -> Any:
+    """Return the result backend of the jobs of a task: its own, if this process knows it, else the app's.
+
+    Args:
+        app: The Celery app. Its backend is one for each thread (celery/app/base.py, ``Celery.backend``).
+        task: The task's name, or None if it is unknown.
+    """
+    known = None if task is None else app.tasks.get(task)
+    return app.backend if known is None else known.backend
+
+
 def keeps_nothing(backend: Any) -> bool:
     """Tell whether a result backend has no results for others than the caller of a job.
 

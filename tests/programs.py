@@ -74,6 +74,10 @@ def find_luacheck() -> str | None:
     return shutil.which("luacheck")
 
 
+def find_memcached() -> str | None:
+    return _first("memcached", "/opt/homebrew/bin/memcached")
+
+
 def find_node() -> str | None:
     return shutil.which("node")
 
@@ -101,6 +105,7 @@ PROGRAMS = {
     "epmd": Program(find_epmd, "integration tests on RabbitMQ", ("erlang-base",), "erlang"),
     "chromium": Program(find_chromium, "tests/browser", ("chromium",), "--cask chromium"),
     "luacheck": Program(find_luacheck, "the check of Lua scripts in make lint", ("lua-check",), "luacheck"),
+    "memcached": Program(find_memcached, "tests of results in memcached", ("memcached",), "memcached"),
     "node": Program(find_node, "tests of the JavaScript client", ("nodejs",), "node"),
     "nginx": Program(find_nginx, "tests of several web servers", ("nginx-light",), "nginx"),
     "npm": Program(find_npm, "tests of plain socket.io clients", ("npm",), "node"),

@@ -14,6 +14,7 @@ from celery_realtime.forks import after_fork, talking
 from celery_realtime.jobs.seams import stored_meta
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.loops import BackgroundLoop, start_detached
+from celery_realtime.stored import backend_of
 
 logger = logging.getLogger(__name__)
 
@@ -134,10 +135,6 @@ class StoredResults:
                 return
             # Backends raise what their libraries raise, and results may be of classes that this process lacks.
             with self._log.suppressing("cannot read the result of a job, so its end is told without it"), talking:
-                meta = stored_meta(self._backend_of(task), job_id)
+                meta = stored_meta(backend_of(self._app, task), job_id)
                 # Asked last: a job is on record before its result is stored.
                 question.answers[job_id] = None if meta is None or self._is_shared(job_id) else meta
-
-    def _backend_of(self, task: str | None) -> Any:
-        known = self._app.tasks.get(task)
-        return self._app.backend if known is None else known.backend

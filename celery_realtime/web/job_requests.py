@@ -20,7 +20,7 @@ from celery_realtime.exceptions import SubscribeError
 from celery_realtime.lazy import Lazy
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.sending.filtering import EventFilter
-from celery_realtime.stored import is_consumed_by_reading, is_older, keeps_nothing
+from celery_realtime.stored import backend_of, is_consumed_by_reading, is_older, keeps_nothing
 from celery_realtime.web.access import Access
 from celery_realtime.web.answers import NO_JOB, size_of
 from celery_realtime.web.audiences import status_of
@@ -57,6 +57,9 @@ CONSUMED = (
     "that called the task"
 )
 
+#: Seconds within which a connection has failed that had broken before it was used; then another one is made.
+AT_ONCE = 1.0
+
 _ENDED = ("success", "error")
 
 #: Seconds in which a worker may report itself that it has dropped a cancelled job, before a reaper does.
@@ -85,10 +88,10 @@ def _take_any_length(_length: int | None) -> None:
 
 
 class Results:
-    """What the result backend of an app has of jobs.
+    """What the result backends of an app have of jobs.
 
     Args:
-        app: The Celery app.
+        app: The Celery app. Of a task that this process knows, the task's own backend is asked.
         settings: Returns the settings.
     """
 
@@ -97,32 +100,43 @@ class Results:
         self._settings = settings
         self._log = RateLimitedLogger(logger)
 
-    def length_of(self, job_id: str) -> int | None:
-        """Return how many bytes the result backend has of a job; None if it cannot say so."""
-        strlen = getattr(getattr(self._app.backend, "client", None), "strlen", None)  # that of Redis
-        if strlen is None:
-            return None
+    def are_consumed(self, task: Any) -> bool:
+        """Tell whether reading a result of a task takes it away from the process that called it."""
+        return is_consumed_by_reading(backend_of(self._app, task))
+
+    def length_of(self, job_id: str, task: Any) -> int | None:
+        """Return how many bytes the result backend has of a job of a task; None if it cannot say so."""
         with self._log.suppressing("cannot ask how long a result is, so it is read as it is"):
-            return int(strlen(self._app.backend.get_key_for_task(job_id)))
+            backend = backend_of(self._app, task)
+            strlen = getattr(getattr(backend, "client", None), "strlen", None)  # that of Redis
+            return None if strlen is None else int(strlen(backend.get_key_for_task(job_id)))
         return None
 
-    def meta_of(self, job_id: str) -> dict[str, Any]:
-        """Return what the backend has of a job; nothing if results are not kept.
+    def meta_of(self, job_id: str, task: Any) -> dict[str, Any]:
+        """Return what the backend has of a job of a task; nothing if results are not kept.
 
         Raises:
             SubscribeError: It cannot be read.
         """
-        if keeps_nothing(self._app.backend):
+        if keeps_nothing(backend_of(self._app, task)):
             return {}
-        meta: dict[str, Any] | None = None
-        with (
-            self._log.suppressing("cannot read a result from the result backend, so a request for it is refused"),
-            in_any_thread(),
-        ):
-            meta = self._app.backend.get_task_meta(job_id)
+        began = time.monotonic()
+        meta = self._read(job_id, task)
+        if meta is None and time.monotonic() - began < AT_ONCE:
+            meta = self._read(job_id, task)
         if meta is None:
             raise SubscribeError("the result cannot be read now; try again later", "unavailable")
         return meta
+
+    def _read(self, job_id: str, task: Any) -> dict[str, Any] | None:
+        """Return what the backend has of a job, nothing remembered; None if it cannot be read."""
+        with (
+            self._log.suppressing("cannot read a result from the result backend; if that fails again, it is refused"),
+            in_any_thread(),
+        ):
+            meta: dict[str, Any] = backend_of(self._app, task).get_task_meta(job_id, cache=False)
+            return meta
+        return None
 
     def describe(self, meta: dict[str, Any]) -> dict[str, Any]:
         """Return what a client is given of what the backend has of a job."""
@@ -191,16 +205,17 @@ class JobRequests:
         state, run = self._standing(project_id, job_id)
         if _says_all(state):
             return {**status_of(state), "project_id": project_id}
-        if is_consumed_by_reading(self._app.backend):
+        if self._results.are_consumed(state.get("task")):
             return self._without_backend(project_id, state)
-        stored = self._stored(project_id, job_id, _began(state, run), check_length)
+        stored = self._stored(project_id, job_id, state, run, check_length)
         is_unknown = not state and (stored is None or self._settings().event_filter is not None)
         if is_unknown:  # a rule would not be shown what it decides by
             raise SubscribeError(NO_JOB, "forbidden")
         if stored is None or (_is_ahead(state, stored) and stored["status"] not in _ENDED):
             return {**status_of(state), "project_id": project_id}
         identity = {"event": "status_change", "job_id": job_id, "project_id": project_id}
-        return self._filtered(project_id, {**(status_of(state) if state else {}), **identity, **stored})
+        recorded = {name: value for name, value in status_of(state).items() if name != "truncated"} if state else {}
+        return self._filtered(project_id, {**recorded, **identity, **stored})
 
     def _without_backend(self, project_id: str, state: dict[str, Any]) -> dict[str, Any]:
         """Return a job that has no result, if that is known; the backend may not be read.
@@ -215,26 +230,31 @@ class JobRequests:
         return {**status_of(state), "project_id": project_id}
 
     def _stored(
-        self, project_id: str, job_id: str, since: float | None, check_length: Callable[[int | None], None]
+        self,
+        project_id: str,
+        job_id: str,
+        state: dict[str, Any],
+        run: str | None,
+        check_length: Callable[[int | None], None],
     ) -> dict[str, Any] | None:
         """Return what the result backend has of a job, or None if that may be another project's, long or not.
 
         That is not read: the time that it takes would tell of it.
         """
         is_shared = self._is_shared(project_id, job_id)
-        refusal, meta, place = None, {}, NOWHERE if is_shared else job_id
+        refusal, meta, place, task = None, {}, NOWHERE if is_shared else job_id, state.get("task")
         try:
-            check_length(self._results.length_of(place))
+            check_length(self._results.length_of(place, task))
         except SubscribeError as error:
             refusal = error
         else:
-            meta = self._results.meta_of(place)
+            meta = self._results.meta_of(place, task)
         # Asked again: a job is on record when it is published, and so before its result is stored.
         if is_shared or self._is_shared(project_id, job_id):
             return None
         if refusal is not None:
             raise refusal
-        return None if is_older(meta.get("date_done"), since) else self._results.describe(meta)
+        return None if is_older(meta.get("date_done"), _began(state, run)) else self._results.describe(meta)
 
     def _is_shared(self, project_id: str, job_id: str) -> bool:
         """Tell whether another project has a job of this id on record."""
@@ -468,6 +488,8 @@ class SingleJobs:
         if whole is None:
             raise SubscribeError(NO_JOB, "forbidden")
         end = {name: whole.get(name) for name in ("status", "state", "result", "error")}
+        if whole.get("truncated") is True:  # the result backend does not have it, or not for this project
+            end["truncated"] = True
         size = size_of(end)
         self._clients.budget.check_length(size)
         self._clients.budget.reserve(session, size)

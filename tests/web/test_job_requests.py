@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 from celery.app.task import Context
+from celery.backends.redis import RedisBackend
 
 from celery_realtime import Realtime, events
 from celery_realtime.events import Job
@@ -322,6 +323,7 @@ def test_a_stored_result_that_may_be_another_projects_is_given_to_neither(web: W
     for project in ("alpha", "beta"):
         answer = ask(web.connect(web.token("ada", projects=[project])), "get_result", "same")
         assert (answer["state"], answer["result"], answer["error"]) == (state, None, end.get("error"))
+        assert answer.get("truncated") is end.get("truncated")
 
 
 def test_a_stored_result_that_may_be_another_projects_is_not_even_read(
@@ -493,6 +495,32 @@ def test_while_the_length_of_a_result_cannot_be_asked_it_is_read_as_it_is(make_w
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backend, "get_key_for_task", _fails_once(backend.get_key_for_task))
         assert ask(web.connect(), "get_result", "one")["result"] == 5
+
+
+def test_over_a_connection_that_had_broken_a_result_is_asked_for_once_more(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = type(web.realtime.app.backend)
+    tell(web, "one", "SUCCESS", truncated=True)
+    web.realtime.app.backend.store_result("one", 5, "SUCCESS")
+    client = web.connect()
+    monkeypatch.setattr(backend, "get_task_meta", _fails_once(backend.get_task_meta))
+    assert ask(client, "get_result", "one")["result"] == 5
+
+
+def test_the_result_of_a_task_with_a_backend_of_its_own_is_there(web: Web) -> None:
+    own = RedisBackend(app=web.realtime.app, url=web.realtime.app.conf.result_backend)
+    own.task_keyprefix = b"own-"
+    web.realtime.app.task(tell, name="own", backend=own, shared=False)
+    for job_id, task in (("one", "own"), ("two", "unknown")):
+        job = Job(job_id=job_id, project_id="alpha", task=task)
+        web.realtime.manager.put_status(events.status_change(job, "SUCCESS", truncated=True))
+    assert web.realtime.flush(60)
+    own.store_result("one", "own", "SUCCESS")
+    web.realtime.app.backend.store_result("one", "the app's", "SUCCESS")
+    web.realtime.app.backend.store_result("two", "the app's", "SUCCESS")
+    client = web.connect()
+    assert [ask(client, "get_result", job_id)["result"] for job_id in ("one", "two")] == ["own", "the app's"]
 
 
 def _noted(asked: list[str], what: str, theirs: Callable[..., Any]) -> Callable[..., Any]:
