@@ -47,7 +47,8 @@ test: services
 check: lint
 	CELERY_TEST_SERVICES=no $(PYTEST) -n 2 -m "not long and not service" $(ARGS)
 
-long: services
+long: $(VENV)/.test
+	$(BIN)/python -m tests.tools.install_services --large
 	$(PYTEST) -n $(PROCESSES) -m long $(ARGS)
 
 services: $(VENV)/.test

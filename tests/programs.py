@@ -86,6 +86,12 @@ def find_nginx() -> str | None:
     return _first("nginx", "/usr/sbin/nginx", "/opt/homebrew/bin/nginx", "/usr/local/bin/nginx")
 
 
+def find_postgres() -> str | None:
+    """Find the server, which Debian keeps off PATH."""
+    here = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+    return str(here[-1]) if here else _first("postgres")
+
+
 def find_npm() -> str | None:
     return shutil.which("npm")
 
@@ -111,6 +117,11 @@ PROGRAMS = {
     "npm": Program(find_npm, "tests of plain socket.io clients", ("npm",), "node"),
 }
 
+#: Those that only tests of ``make long`` need, and that are large: they are installed for that alone.
+LARGE = {
+    "postgres": Program(find_postgres, "tests of a restart of PostgreSQL", ("postgresql",), "postgresql"),
+}
+
 
 def missing() -> dict[str, Program]:
     return {name: program for name, program in PROGRAMS.items() if not program.find()}
@@ -118,20 +129,20 @@ def missing() -> dict[str, Program]:
 
 @functools.cache
 def find(name: str) -> str | None:
-    return _npm_package(name) if name in NPM_PACKAGES else PROGRAMS[name].find()
+    return _npm_package(name) if name in NPM_PACKAGES else (PROGRAMS | LARGE)[name].find()
 
 
 def require(name: str) -> str:
     """Return the path of a program, or skip the test; with ``CI`` set, fail it.
 
     Args:
-        name: A key of ``PROGRAMS``, or one of the npm packages of ``tests/client``.
+        name: A key of ``PROGRAMS`` or of ``LARGE``, or one of the npm packages of ``tests/client``.
     """
     path = find(name)
     if path:
         return path
     absent = f"{name} is not installed: make test, or python -m tests.tools.install_services"
-    if on_ci():
+    if on_ci() and name not in LARGE:
         pytest.fail(absent)
     pytest.skip(absent)
 

@@ -22,6 +22,11 @@ from celery_realtime import JobCancelled, Realtime, get_progress_tracker
 SECRET = "a secret of the tests"
 PR_SET_PDEATHSIG = 1
 
+if "DJANGO_SETTINGS_MODULE" in os.environ:
+    import django
+
+    django.setup()
+
 celery = Celery("jobs")
 celery.conf.update(broker_connection_retry_on_startup=True, result_extended=True, task_send_sent_event=False)
 

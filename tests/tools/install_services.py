@@ -1,6 +1,6 @@
 """Install what the tests need beside Python, where that is possible, and say what is missing where it is not.
 
-Run it with ``python -m tests.tools.install_services``. As root on Debian it installs packages; elsewhere it tells what
+Run it with ``python -m tests.tools.install_services``; with ``--large``, it installs what ``make long`` needs, too. As root on Debian it installs packages; elsewhere it tells what
 to install. Tests skip what is missing, so that is no failure, except where ``CI`` is set.
 """
 
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tests.programs import CLIENT, PROGRAMS, Program, find_npm, find_socketio_client, missing, on_ci
+from tests.programs import CLIENT, LARGE, PROGRAMS, Program, find_npm, find_socketio_client, missing, on_ci
 
 LOCK = CLIENT / "package-lock.json"
 # npm writes it at the end of a successful installation.
@@ -25,6 +25,8 @@ POLICY = Path("/usr/sbin/policy-rc.d")
 
 def main() -> int:
     absent = missing()
+    if "--large" in sys.argv[1:]:
+        absent |= {name: program for name, program in LARGE.items() if not program.find()}
     if absent:
         print("Missing:", ", ".join(absent))
         install(absent.values())
