@@ -1,6 +1,6 @@
 """Install what the tests need beside Python, where that is possible, and say what is missing where it is not.
 
-Run it with ``python -m tests.tools.install_services``; with ``--large``, it installs what only ``make long`` needs, too.
+Run it with ``python -m tests.tools.install_services``; with ``--large``, it installs what ``make long`` needs, too.
 As root on Debian it installs packages; elsewhere it tells what to install. Tests skip what is missing, so that is no
 failure, except where ``CI`` is set.
 """
