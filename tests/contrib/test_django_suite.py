@@ -14,15 +14,21 @@ from tests.contrib.sites import EXAMPLES, SECRET
 from tests.processes import python_path
 from tests.variants import long_unless
 
-pytest.importorskip("django", reason="pip install django")
+pytest.importorskip("django_celery_results", reason="pip install django-celery-results")
 
-#: A broker that is not there, in whose place each job runs in its caller, and one that is in the process.
-BROKERS = {"studio.tests": "redis://127.0.0.1:1/0", "tests.contrib.django_suite": "memory://"}
+#: A broker that is not there, in whose place each job runs in its caller, and one that is in the process; and results
+#: in the database of the tests, and in the process.
+PLACES = {
+    "studio.tests": ("redis://127.0.0.1:1/0", "django-db"),
+    "tests.contrib.django_suite": ("memory://", "cache+memory://"),
+}
 
 #: Whoever waits to send something waits for an hour; the check of the broker is right, and beside the point.
 SETTINGS = """
 from studio.settings import *
 
+INSTALLED_APPS = [*INSTALLED_APPS, "django_celery_results"]
+CELERY_TASK_STORE_EAGER_RESULT = True
 CELERY_REALTIME_FLUSH_TIMEOUT = 3600
 SILENCED_SYSTEM_CHECKS = ["celery_realtime.W002"]
 """
@@ -57,8 +63,8 @@ def test_the_tests_of_a_project_pass_and_nothing_else_is_seen_or_waited_for(
             **os.environ,
             "PYTHONPATH": os.pathsep.join(paths),
             "DJANGO_SETTINGS_MODULE": "quiet_settings",
-            "CELERY_BROKER_URL": BROKERS[tests],
-            "CELERY_RESULT_BACKEND": "cache+memory://",
+            "CELERY_BROKER_URL": PLACES[tests][0],
+            "CELERY_RESULT_BACKEND": PLACES[tests][1],
             "REALTIME_SECRET_KEY": SECRET,
         },
         capture_output=True,

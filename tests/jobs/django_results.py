@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import django
@@ -29,6 +30,8 @@ from celery.app.task import Context  # noqa: E402
 from django.core.management import call_command  # noqa: E402
 from django.db.backends.signals import connection_created  # noqa: E402
 
+from celery_realtime.jobs.progress import Progress  # noqa: E402
+from celery_realtime.jobs.progress_mirror import MirroredProgress, ProgressMirror  # noqa: E402
 from celery_realtime.jobs.progress_stores import store_of  # noqa: E402
 from celery_realtime.jobs.stored_results import StoredResults  # noqa: E402
 
@@ -63,6 +66,12 @@ for percent in (10, 20):
 seen["twice"] = state("twice")
 app.backend.store_result("twice", "done", "SUCCESS", request=twice)
 seen["ended"] = state("twice")
+
+mirror = ProgressMirror(queue_size=10)
+for name, is_eager in (("by a worker", False), ("by its caller", True)):
+    mirror.expect("p", SimpleNamespace(backend=app.backend), Context(id=name, is_eager=is_eager))
+    mirror.store([MirroredProgress("p", name, Progress(40))])
+    seen[name] = state(name)
 
 results = StoredResults(app)
 seen["asked"] = [results.ask([("twice", None)], 30.0)["twice"]["status"] for _ in range(2)]  # type: ignore[index]

@@ -39,6 +39,13 @@ def test_newer_progress_replaces_older_and_the_end_replaces_both(seen: dict[str,
     assert seen["ended"] == ["SUCCESS", "done"]
 
 
+def test_progress_of_a_job_that_runs_in_its_caller_is_not_stored_outside_of_the_transaction_there(
+    seen: dict[str, Any],
+) -> None:
+    assert seen["by a worker"][0] == "PROGRESS"
+    assert seen["by its caller"] == ["PENDING", None]
+
+
 def test_a_thread_of_ours_opens_a_connection_for_each_question_and_closes_it(seen: dict[str, Any]) -> None:
     assert seen["asked"] == ["SUCCESS", "SUCCESS"]
     assert seen["opened"] == ["celery-realtime-results"] * 2
