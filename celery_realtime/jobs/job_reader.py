@@ -15,9 +15,9 @@ from celery import Celery
 from celery_realtime.clocks import time
 from celery_realtime.events import Execution, Job
 from celery_realtime.jobs.celery_tasks import is_celerys_own
-from celery_realtime.jobs.lineage import continued_execution_of, lineage_of, task_of
+from celery_realtime.jobs.lineage import continued_execution_of, lineage_of, note_origin, task_of
 from celery_realtime.jobs.projects import Call, Projects, call_of_request
-from celery_realtime.jobs.seams import TaskMessage, is_redelivered, request_fields
+from celery_realtime.jobs.seams import TaskMessage, is_redelivered, outer_request, request_fields
 from celery_realtime.logs import RateLimitedLogger
 
 logger = logging.getLogger(__name__)
@@ -144,16 +144,27 @@ class JobReader:
     def begin(self, task: Any) -> Job:
         """Return the job that a task begins to run, with this execution of it, and note it on its request."""
         request, redelivered = task.request, is_redelivered(task.request)
+        if request.is_eager:  # nothing publishes it
+            self._note_origin(task, request)
         continued = None if redelivered else continued_execution_of(request.id, request_fields(request))
         execution = Execution(continued or secrets.token_hex(4), time.time(), redelivered)
         job = msgspec.structs.replace(self._read_running(task), execution=execution)
-        if request.is_eager and self._projects.is_outside(job.project_id):  # nothing publishes it
-            job = msgspec.structs.replace(job, parent_id=None, root_id=job.job_id)
         notes = notes_of(request)
         notes.job, notes.here = job, self._here.set((task.name, request))
         running = self._running
         running[ref(request, lambda gone: running.pop(gone, None))] = task.name
         return job
+
+    def _note_origin(self, task: Any, request: Any) -> None:
+        """Note in which job an eager one runs: Celery up to 5.5 does not say. It names no job of another project."""
+        outer = outer_request(task)
+        if self._projects.is_outside(self._projects.of_request(request)):
+            note_origin(request, parent_id=None, root_id=request.id)
+        elif request.root_id is None or (outer is not None and outer.id == request.id):
+            fields = {} if outer is None else request_fields(outer)
+            before = lineage_of(request.id, fields)
+            parent = before.parent_id if fields.get("id") == request.id else fields.get("id")  # or it replaces that one
+            note_origin(request, parent_id=parent, root_id=before.root_id or request.id)
 
     def _read_running(self, task: Any) -> Job:
         job = self.of_request(task.request)

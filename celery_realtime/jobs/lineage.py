@@ -63,6 +63,11 @@ def lineage_of(job_id: str, fields: Mapping[str, Any]) -> Lineage:
     )
 
 
+def note_origin(request: Any, *, parent_id: str | None, root_id: str) -> None:
+    """Note the parent and the root of a job that was not published on its request, over those that Celery names."""
+    vars(request).update({PARENT_HEADER: parent_id, ROOT_HEADER: root_id})
+
+
 def run_of_request(request: Any) -> str | None:
     """Return the run that the request of a worker, or of a task, is of; None of a message without a mark."""
     return _checked_run(request_fields(request).get(RUN_HEADER))

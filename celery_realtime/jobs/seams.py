@@ -19,6 +19,7 @@ import celery.app.task
 from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import Terminated, WorkerLostError
 from celery import Celery
+from celery._state import _task_stack
 from celery.app.task import Context, Task
 from celery.backends.base import Backend
 from celery.canvas import group
@@ -123,6 +124,19 @@ def is_redelivered(request: Any) -> bool:
     """
     info = request.delivery_info
     return bool(isinstance(info, dict) and info.get("redelivered"))
+
+
+def outer_request(task: Any) -> Any:
+    """Return the request of the job, or of the plain call, in which a running task was run eagerly; None if in none.
+
+    What ``Task.apply`` names as parent since Celery 5.6, where it is the top of ``celery._state._task_stack`` before
+    the task is. Seen in Celery 5.4 and 5.7. Without it, eager jobs have no parent with Celery up to 5.5.
+    """
+    stack = _task_stack.stack
+    requests = stack[-2].request_stack if len(stack) > 1 else None
+    if requests is task.request_stack:  # a job of the same task; the task itself may be a proxy of it
+        return requests.stack[-2]
+    return None if requests is None else requests.top
 
 
 def embed_of_request(request: Any) -> Mapping[str, Any]:

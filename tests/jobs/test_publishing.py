@@ -112,6 +112,63 @@ def test_a_job_that_runs_inside_one_of_another_project_does_not_name_it() -> Non
     assert lineage["in-p"] == ("root", "job")
 
 
+def test_jobs_that_run_inside_each_other_name_each_other_and_what_they_publish_is_in_their_workflow() -> None:
+    studio = Studio()
+
+    @studio.app.task(shared=False, name="nest")
+    def nest(depth: int) -> None:
+        if depth:
+            nest.apply((depth - 1,), task_id=f"nest-{depth - 1}")
+        else:
+            studio.app.send_task("add", task_id="published")
+
+    request = {"id": "nest-2", "task": "nest", "root_id": "root", "parent_id": "above", "project_id": "p"}
+    trace_task(nest, "nest-2", (2,), {}, request, app=studio.app)
+    lineage = {sent.data["job_id"]: (sent.data["root_id"], sent.data["parent_id"]) for sent in studio.sent}
+    assert lineage == {
+        "nest-2": ("root", "above"),
+        "nest-1": ("root", "nest-2"),
+        "nest-0": ("root", "nest-1"),
+        "published": ("root", "nest-0"),
+    }
+
+
+def test_a_job_that_runs_in_no_other_is_a_root_of_its_own_and_one_that_replaces_it_stays_one() -> None:
+    studio = Studio()
+
+    @studio.app.task(shared=False, name="after")
+    def after() -> None: ...
+
+    @studio.app.task(bind=True, shared=False, name="alone")
+    def alone(self: Any) -> None:
+        self.replace(after.si())
+
+    with studio.realtime.project("p"):
+        alone.apply(task_id="job")
+    assert {(sent.data["task"], sent.data["root_id"], sent.data["parent_id"]) for sent in studio.sent} == {
+        ("alone", "job", None),
+        ("after", "job", None),
+    }
+
+
+def test_what_is_published_inside_a_job_of_another_project_knows_nothing_of_the_one_around_it() -> None:
+    studio = Studio()
+
+    @studio.app.task(shared=False, name="inner")
+    def inner() -> None:
+        studio.app.send_task("add", task_id="published")
+
+    @studio.app.task(shared=False, name="outer")
+    def outer() -> None:
+        inner.apply(headers={"project_id": "q"}, task_id="inner")
+
+    trace_task(
+        outer, "job", [], {}, {"id": "job", "task": "outer", "root_id": "root", "project_id": "p"}, app=studio.app
+    )
+    sent = next(sent for sent in studio.sent if sent.data["job_id"] == "published")
+    assert (sent.project_id, sent.data["root_id"], sent.data["parent_id"]) == ("q", "inner", "inner")
+
+
 def test_a_job_stays_in_its_project_when_it_is_retried_with_another_in_its_headers(studio: Studio) -> None:
     @studio.app.task(bind=True, shared=False, name="moving", max_retries=1)
     def moving(self: Any) -> None:
