@@ -13,7 +13,7 @@ PROCESSES ?= 6
 export PYTHONDONTWRITEBYTECODE :=
 PYTEST = $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --durations 10 --ignore tests/matrix --ignore tests/chaos
 
-.PHONY: help venv demo test check services lint typing format docs long matrix chaos fuzz attack audit bench package clean
+.PHONY: help venv demo test check services lint typing format docs long versions matrix chaos fuzz attack audit bench package clean
 .DEFAULT_GOAL := help
 
 help:
@@ -23,7 +23,8 @@ help:
 	@echo "make lint     ruff, codespell, import-linter, luacheck (if it is there) and mypy"
 	@echo "make format   let ruff mend what it can"
 	@echo "make docs     build the documentation into docs/_build/html"
-	@echo "make long     run the variants that make test leaves out: more hosts, brokers and seeds (minutes)"
+	@echo "make long     run the variants that make test leaves out: more hosts, brokers, seeds and versions (an hour)"
+	@echo "make versions run a part of the tests on each Python here, each Celery, and the oldest of all (VERSIONS: some)"
 	@echo "make matrix   run every outcome of a job in every pool on every broker (long)"
 	@echo "make chaos    kill 500 workers and servers at random, and break brokers under 20,000 events (ten minutes)"
 	@echo "make fuzz     feed arbitrary input to all that reads what others write (FUZZ_EXAMPLES each, FUZZ_STEPS)"
@@ -50,6 +51,15 @@ check: lint
 long: $(VENV)/.test
 	$(BIN)/python -m tests.tools.install_services --large
 	$(PYTEST) -n $(PROCESSES) -m long $(ARGS)
+	@test -n "$(ARGS)" || $(MAKE) --no-print-directory versions
+
+# Names of those to try; all by default.
+VERSIONS ?=
+versions: services
+	@test -x $(VENV)/versions/uv/bin/uv || { $(PYTHON) -m venv $(VENV)/versions/uv && \
+	  $(VENV)/versions/uv/bin/pip install --quiet --disable-pip-version-check 'uv>=0.11,<1'; } || \
+	  echo "uv cannot be installed here"
+	PATH="$(CURDIR)/$(VENV)/versions/uv/bin:$$PATH" PROCESSES=$(PROCESSES) $(BIN)/python -m tests.tools.versions $(VERSIONS)
 
 services: $(VENV)/.test
 	$(BIN)/python -m tests.tools.install_services

@@ -25,7 +25,7 @@ def test_the_run_is_good_if_all_of_a_few_failures_pass_alone(
     passing: set[str],
     code: int,
 ) -> None:
-    monkeypatch.setattr(try_again, "failed", lambda: noted)
+    monkeypatch.setattr(try_again, "failed", lambda cache: noted)
     monkeypatch.setattr(try_again, "passes", passing.__contains__)
     assert try_again.main() == code
     assert ("has to be mended: a" in capsys.readouterr().out) == (0 < len(noted) <= try_again.MOST)
