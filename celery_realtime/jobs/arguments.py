@@ -11,16 +11,12 @@ import functools
 import inspect
 import weakref
 from collections.abc import Iterator
-from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 from celery.app.task import Task
 
-#: How far calls of helpers are followed, in the search for who mentions an argument.
-DEPTH = 3
-
-#: How many functions are looked into at most for one wrapper.
-MOST = 200
+from celery_realtime.jobs.mentions import Search, body_of
+from celery_realtime.jobs.seams import wrapper_of
 
 
 class Answers(NamedTuple):
@@ -92,36 +88,48 @@ def _layers(function: Any) -> Iterator[Any]:
 
 def _takes(task_class: type, run: Any, name: str) -> bool:
     layers = list(_layers(run))
+    before = getattr(task_class, "before_start", None)  # it is passed the same dict as the function
+    if before is not vars(Task).get("before_start") and Search(name, layers, task_class).finds_in(before):
+        return True
     for call in _own_calls(task_class):
-        answer = _answer(call, name, [call, *layers], task_class)
+        answer = _first_answer(list(_layers(call)), name, layers, task_class)
         if answer is not None:
             return answer
-    for layer in layers:
-        answer = _answer(layer, name, layers, task_class)
-        if answer is not None:
-            return answer
-    return True  # the last one takes whatever comes
+    answer = _first_answer(layers, name, layers, task_class)
+    return True if answer is None else answer  # the last one takes whatever comes
 
 
-def _own_calls(task_class: type) -> Iterator[FunctionType]:
+def _own_calls(task_class: type) -> Iterator[Any]:
     """Yield each ``__call__`` that is not Celery's own, in the order in which they call each other."""
     for base in task_class.__mro__[: task_class.__mro__.index(Task)] if Task in task_class.__mro__ else ():
         call = vars(base).get("__call__")
-        if isinstance(call, FunctionType):
+        if callable(call):
             yield call
+
+
+def _first_answer(calls: list[Any], name: str, layers: list[Any], task_class: type) -> bool | None:
+    for call in calls:
+        answer = _answer(call, name, [*calls, *layers], task_class)
+        if answer is not None:
+            return answer
+    return None
 
 
 def _answer(function: Any, name: str, layers: list[Any], task_class: type) -> bool | None:
     """Tell whether a callable takes a keyword argument; None if it passes on what comes."""
-    code = _code_of(function)
-    if code is None or isinstance(function, functools.partial):
+    wrapper = wrapper_of(function)
+    if wrapper is not None:
+        return True if Search(name, layers, task_class).finds_in(wrapper) else None
+    body = body_of(function)
+    if body is None or isinstance(function, functools.partial):
         return _answer_of_signature(function, name)
+    code = body.__code__
     by_keyword = code.co_varnames[code.co_posonlyargcount : code.co_argcount + code.co_kwonlyargcount]
     if name in by_keyword:
         return True
     if not code.co_flags & inspect.CO_VARKEYWORDS:
         return False
-    return True if _Search(name, layers, task_class).finds_in(function) else None
+    return True if Search(name, layers, task_class).finds_in(function) else None
 
 
 def _answer_of_signature(function: Any, name: str) -> bool | None:
@@ -133,102 +141,6 @@ def _answer_of_signature(function: Any, name: str) -> bool | None:
     return name in named or any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
-def _code_of(function: Any) -> CodeType | None:
-    """Return the code that runs when something is called, if it is Python's."""
-    body = _body_of(function)
-    return None if body is None else body.__code__
-
-
-def _body_of(function: Any) -> FunctionType | None:
-    """Return the function that runs when something is called, if it is Python's; asks nothing of proxies."""
-    kind = type(function)
-    if issubclass(kind, FunctionType):
-        return function  # type: ignore[no-any-return]
-    if issubclass(kind, (MethodType, staticmethod, classmethod)):
-        return _body_of(function.__func__)
-    call = inspect.getattr_static(kind, "__call__", None)
-    return call if type(call) is FunctionType else None
-
-
-class _Search:
-    """A search for the name of an argument in what a wrapper consists of.
-
-    It looks at constants, at what a decorator was given (its closure, or the attributes of an instance), at globals,
-    and at the helpers that are called. What is wrapped is left out: that has its own turn.
-
-    Args:
-        name: The name.
-        layers: What is left out.
-        task_class: Whose methods a ``self`` has.
-    """
-
-    def __init__(self, name: str, layers: list[Any], task_class: type) -> None:
-        self._name = name
-        self._seen = {id(body) for body in map(_body_of, layers) if body is not None}
-        self._layers = {id(layer) for layer in layers}
-        self._task_class = task_class
-
-    def finds_in(self, wrapper: Any) -> bool:
-        """Tell whether a wrapper, which may be one of the layers, has the name."""
-        body = _body_of(wrapper)
-        assert body is not None
-        attributes = [] if body is wrapper else list(vars(wrapper).values())
-        return self._is_in_body(body, DEPTH) or any(self._is_in(value, DEPTH) for value in attributes)
-
-    def _is_in(self, value: Any, depth: int) -> bool:
-        kind = type(value)  # isinstance() would have proxies look for what they stand for
-        if issubclass(kind, str):
-            return bool(value == self._name)
-        if issubclass(kind, (tuple, list, set, frozenset, dict)):
-            return len(value) < MOST and any(type(item) is str and item == self._name for item in list(value))
-        is_function = issubclass(kind, (FunctionType, MethodType, staticmethod, classmethod))
-        if not is_function or id(value) in self._layers or depth == 0:
-            return False
-        body = _body_of(value)
-        if body is None or id(body) in self._seen or len(self._seen) > MOST:
-            return False
-        self._seen.add(id(body))
-        return self._is_in_body(body, depth)
-
-    def _is_in_body(self, body: FunctionType, depth: int) -> bool:
-        return self._is_constant(body.__code__) or any(self._is_in(part, depth - 1) for part in self._parts(body))
-
-    def _is_constant(self, code: CodeType) -> bool:
-        for constant in code.co_consts:
-            if isinstance(constant, CodeType):
-                if self._name in constant.co_varnames or self._is_constant(constant):
-                    return True
-            elif isinstance(constant, (str, tuple, frozenset)) and self._is_in(constant, 1):
-                return True
-        return False
-
-    def _parts(self, body: FunctionType) -> Iterator[Any]:
-        """Yield what the code of a function refers to, as far as that can be said without running it."""
-        names = _names_in(body.__code__)
-        values = [content for cell in body.__closure__ or () for content in _contents(cell)]
-        values += [body.__globals__[name] for name in names if name in body.__globals__]
-        yield from values
-        for holder in (self._task_class, *values):
-            yield from _attributes(holder, names)
-
-
-def _names_in(code: CodeType) -> set[str]:
-    inner = [_names_in(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
-    return set(code.co_names).union(*inner)
-
-
-def _contents(cell: Any) -> list[Any]:
-    try:
-        return [cell.cell_contents]
-    except ValueError:  # it is empty
-        return []
-
-
-def _attributes(holder: Any, names: set[str]) -> Iterator[Any]:
-    """Yield the attributes of those names that a class, a module or an instance's class has, all but Celery's own."""
-    kind = type(holder)
-    place = holder if issubclass(kind, (type, ModuleType)) else kind
-    for name in names:
-        value = inspect.getattr_static(place, name, None)
-        if value is not None and value is not vars(Task).get(name):
-            yield value
+def looks_for(task_class: type, method: Any, name: str) -> bool:
+    """Tell whether a method of a task's class, which is passed the arguments of a call as a dict, looks for one."""
+    return Search(name, (), task_class).finds_in(method)

@@ -16,9 +16,12 @@ from typing import Any
 
 from celery.app.task import Task
 
+from celery_realtime.jobs.arguments import looks_for
 from celery_realtime.jobs.canvas import HEADER
 from celery_realtime.jobs.projects import takes_project
 from celery_realtime.jobs.seams import bound_task_classes, on_bind
+from celery_realtime.jobs.star_calls import names_beside
+from celery_realtime.rooms import normalise_project_id
 
 #: The methods that publish or run a job.
 METHODS = ("apply_async", "apply")
@@ -43,7 +46,7 @@ def _put_in_front(task_class: type) -> None:
         if present is vars(Task)[method] or present in _in_front or not isinstance(present, FunctionType):
             continue  # whoever has changed Celery's own method sees it first, as in each plain task
         is_own = method in vars(task_class)
-        setattr(task_class, method, _taking_off(present if is_own else _inherited(task_class, method)))
+        setattr(task_class, method, _taking_off(present if is_own else _inherited(task_class, method), present))
 
 
 def _inherited(task_class: type, method: str) -> Any:
@@ -56,8 +59,14 @@ def _inherited(task_class: type, method: str) -> Any:
     return inherited
 
 
-def _taking_off(original: Any) -> Any:
-    takes_headers = _takes_headers(original)
+def _taking_off(original: Any, own: Any = None) -> Any:
+    """Put it in front of a method.
+
+    Args:
+        original: The method.
+        own: What is called by it, if that is not Celery's own.
+    """
+    takes_headers = _takes_headers(original if own is None else own)
 
     @functools.wraps(original)
     def call(self: Any, *args: Any, **options: Any) -> Any:
@@ -67,22 +76,32 @@ def _taking_off(original: Any) -> Any:
         realtime = getattr(self.app, "realtime", None)
         if realtime is None or takes_project(self):
             return original(self, *args, **options)
-        others = dict(kwargs)
-        project = others.pop(HEADER)
+        project = kwargs[HEADER]
+        if own is not None and looks_for(type(self), own, HEADER):  # Celery's own method, which it calls, takes it off
+            with _block(realtime, project):
+                return original(self, *args, **options)
+        others = {name: value for name, value in kwargs.items() if name != HEADER}
         if "kwargs" in options:
             options["kwargs"] = others
         else:
             args = (args[0], others, *args[2:])
-        block: Any = contextlib.nullcontext()
         if project is not None and takes_headers:
             options["headers"] = _with_project(options.get("headers"), project)
-        elif project is not None:
-            block = realtime.project(project)
-        with block:
+            return original(self, *args, **options)
+        with contextlib.nullcontext() if project is None else realtime.project(project):
             return original(self, *args, **options)
 
     _in_front.add(call)
     return call
+
+
+def _block(realtime: Any, project: Any) -> contextlib.AbstractContextManager[Any]:
+    """Return a block in a project, if it is one: what a method takes may mean something else to it."""
+    try:
+        block: contextlib.AbstractContextManager[Any] = realtime.project(normalise_project_id(project))
+    except (TypeError, ValueError):
+        return contextlib.nullcontext()
+    return block
 
 
 def _with_project(headers: Any, project: Any) -> dict[str, Any]:
@@ -93,6 +112,8 @@ def _with_project(headers: Any, project: Any) -> dict[str, Any]:
 
 
 def _takes_headers(method: Any) -> bool:
-    """Tell whether a method can be called with ``headers=``; one of a subclass may have no such option."""
+    """Tell whether a method can be called with ``headers=``: it may have no such option, or pass on some of its own."""
     parameters = inspect.signature(method).parameters
-    return "headers" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    if "headers" in parameters:
+        return True
+    return any(p.kind is p.VAR_KEYWORD for p in parameters.values()) and not names_beside(method, "headers")

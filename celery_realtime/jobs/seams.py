@@ -544,6 +544,20 @@ def batch_of(task: Any, args: Any) -> list[Any] | None:
     return list(args[0])
 
 
+# -- functions of tasks -----------------------------------------------------------------------------------------
+
+
+def wrapper_of(function: Any) -> Any:
+    """Return the function of a decorator that wrapt has made, or None of any other callable.
+
+    ``_self_wrapper`` of wrapt's ``FunctionWrapper``, which has no Python code of its own. Seen in wrapt 2.5, and in the
+    copy that New Relic's agent has. Without it, an argument that such a decorator takes is taken off before.
+    """
+    kind = type(function)
+    is_wrapt = any(base.__name__ in ("FunctionWrapper", "_FunctionWrapperBase") for base in kind.__mro__)
+    return getattr(function, "_self_wrapper", None) if is_wrapt else None
+
+
 # -- transactions -----------------------------------------------------------------------------------------------
 
 

@@ -36,6 +36,9 @@ class TaskHost(Protocol):
     def tracker_of(self, task: Any) -> ProgressTracker | None:
         """Return the tracker of the job that ``task`` runs now, or None outside a job."""
 
+    def runs(self, job_id: object) -> bool:
+        """Tell whether this process runs a job of an id."""
+
     def report_other(self, task: Any, job_id: str, report: Progress) -> None:
         """Report progress of another job than the one that ``task`` runs now, by its id."""
 
@@ -187,8 +190,11 @@ def _observed(original: Any) -> Any:
         self: Any, task_id: Any = None, state: Any = None, meta: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
         realtime = getattr(self.app, "realtime", None)
-        if realtime is not None and self.request.id is not None and realtime.settings.enabled:
-            _observe(self, task_id, state, meta)
+        if realtime is not None and realtime.settings.enabled:
+            if self.request.id is not None:
+                _observe(self, task_id, state, meta)
+            elif task_id is not None:
+                _observe_elsewhere(self, task_id, state, meta)
         return original(self, task_id, state, meta, *args, **kwargs)
 
     return update_state
@@ -208,6 +214,18 @@ def _observe(task: Any, task_id: Any, state: Any, meta: Any) -> None:
         tracker = host.tracker_of(task)
         if tracker is not None:
             tracker.report(report, mirror=False)
+    else:
+        host.report_other(task, task_id, report)
+
+
+def _observe_elsewhere(task: Any, task_id: Any, state: Any, meta: Any) -> None:
+    """Observe what a thread without a job says of one that runs in this process, by its id."""
+    host = host_of(task)
+    if state in NO_STEPS or not host.runs(task_id):
+        return
+    report = read_meta(meta)
+    if report is None:
+        _warn_of(task, state, meta)
     else:
         host.report_other(task, task_id, report)
 

@@ -227,6 +227,33 @@ class Trackers:
             return self._trackers.pop((job.project_id, job.job_id))
 
 
+class _BegunJobs:
+    """The jobs that have begun in this process and have not ended. Jobs of several projects may have one id."""
+
+    def __init__(self) -> None:
+        self._jobs: BoundedDict[str, tuple[Job, ...]] = BoundedDict(REMEMBERED)
+
+    def by_id(self, job_id: str) -> Job | None:
+        """Return the only job of an id."""
+        jobs = self._jobs.get(job_id) or ()
+        return jobs[0] if len(jobs) == 1 else None
+
+    def add(self, job: Job) -> None:
+        """Note that a job has begun."""
+        self._jobs[job.job_id] = (*self._others(job), job)
+
+    def forget(self, job: Job) -> None:
+        """Note that a job has ended."""
+        others = self._others(job)
+        if others:
+            self._jobs[job.job_id] = others
+        else:
+            self._jobs.pop(job.job_id)
+
+    def _others(self, job: Job) -> tuple[Job, ...]:
+        return tuple(other for other in self._jobs.get(job.job_id) or () if other.project_id != job.project_id)
+
+
 class RunningJobs:
     """The jobs that run in this process.
 
@@ -253,6 +280,7 @@ class RunningJobs:
         self.cancellations = Cancellations(lambda: manager.history)
         self._mirror = Lazy(lambda: ProgressMirror(queue_size=settings().queue_size, client_at=self._client_at))
         self._yielding = Yielding(manager)
+        self._begun = _BegunJobs()
         before_fork(self._share)
 
     def _client_at(self, options: Mapping[str, Any]) -> Any:
@@ -322,7 +350,11 @@ class RunningJobs:
             tracker = self.tracker_of(running)
         else:
             tracker = self._trackers.by_id(job_id)
-        return tracker if tracker is not None else self._new_tracker(Job(job_id=job_id))
+        return tracker if tracker is not None else self._new_tracker(self._begun.by_id(job_id) or Job(job_id=job_id))
+
+    def runs(self, job_id: object) -> bool:
+        """Tell whether this process runs a job of an id, and one only."""
+        return isinstance(job_id, str) and self._begun.by_id(job_id) is not None
 
     def _new_tracker(self, job: Job) -> ProgressTracker:
         tracker = ProgressTracker(job, self._put, self._store, self._settings().progress_interval)
@@ -343,6 +375,7 @@ class RunningJobs:
 
     def begin(self, job: Job) -> None:
         """Note that a job has started in this process."""
+        self._begun.add(job)
         if job.project_id is not None:
             self._yielding.after_start(job)
 
@@ -351,6 +384,7 @@ class RunningJobs:
         tracker = self._trackers.of(job)
         if tracker is not None and _is_earlier(job, tracker.job):
             return
+        self._begun.forget(job)
         ended = self._ended[job.project_id, job.job_id] = job, time.time()
         self._ended_last[job.job_id] = ended
         self._yielding.forget(job)

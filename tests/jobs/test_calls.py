@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import json
 import logging
+import operator
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import pydantic
 import pytest
+import wrapt
 from celery import Celery, Task, chain, chord, group, shared_task, signals
 from celery.app.trace import trace_task
 from celery_once import AlreadyQueued, QueueOnce
@@ -186,9 +191,130 @@ def without_a_trace(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
+@wrapt.decorator  # type: ignore[untyped-decorator]
+def popping_by_wrapt(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+    return [kwargs.pop("project_id"), wrapped(*args, **kwargs)]
+
+
+def open_project(project_id: Any, **_: Any) -> Any:
+    return project_id
+
+
+@contextlib.contextmanager
+def inside_of(project_id: Any, **_: Any) -> Iterator[Any]:
+    yield project_id
+
+
+def call_with(function: Any, *args: Any, project_id: Any, **kwargs: Any) -> Any:
+    return [project_id, function(*args, **kwargs)]
+
+
+class Place(NamedTuple):
+    project_id: str
+
+
+@dataclasses.dataclass
+class PlaceRecord:
+    project_id: str
+
+
+class PlaceModel(pydantic.BaseModel):
+    project_id: str
+
+
+def passing_all_to(helper: Callable[..., Any]) -> Callable[[Any], Any]:
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            place = helper(**kwargs)
+            return [getattr(place, "project_id", place), function(*args)]
+
+        return wrapper
+
+    return decorate
+
+
+def passing_all_to_a_context(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        with inside_of(**kwargs) as project:
+            return [project, function(*args)]
+
+    return wrapper
+
+
+def passing_all_on_to_what_calls(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return call_with(function, *args, **kwargs)
+
+    return wrapper
+
+
+class Configured:
+    __slots__ = ("inner", "key")
+
+    def __init__(self, key: Any) -> None:
+        self.key = key
+        self.inner = self
+
+
+CONFIGURED = Configured("project_id")
+
+
+def popping_what_is_configured(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return [kwargs.pop(CONFIGURED.inner.key), function(*args, **kwargs)]
+
+    return wrapper
+
+
+def popping_a_default(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, _key: str = "project_id", **kwargs: Any) -> Any:
+        return [kwargs.pop(_key), function(*args, **kwargs)]
+
+    return wrapper
+
+
+project_in = operator.itemgetter("project_id")
+
+
+def taking_by_a_getter(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return [project_in(kwargs), function(*args)]
+
+    return wrapper
+
+
+def popping_by_the_end_of_its_name(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        ids = [kwargs.pop(name) for name in list(kwargs) if name.endswith("_id")]
+        return [*ids, function(*args, **kwargs)]
+
+    return wrapper
+
+
+def popping_by_what_a_registry_has(function: Callable[..., Any]) -> Callable[..., Any]:
+    registry = {"tenancy": [Tenancy()]}
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return [registry["tenancy"][0].project_out_of(kwargs), function(*args, **kwargs)]
+
+    return wrapper
+
+
 TAKING = [
     *(taking_by_name, popping, popping_what_it_was_given("project_id"), popping_all_of("tenant", "project_id")),
     *(popping_a_global, popping_by_a_helper, popping_by_a_class, popping_by_an_object, PoppingObject, without_a_trace),
+    *(popping_by_wrapt, popping_what_is_configured, popping_a_default, taking_by_a_getter),
+    *(popping_by_the_end_of_its_name, popping_by_what_a_registry_has),
+    *(passing_all_to(helper) for helper in (open_project, Place, PlaceRecord, PlaceModel)),
+    *(passing_all_to_a_context, passing_all_on_to_what_calls),
 ]
 
 
@@ -199,9 +325,39 @@ def test_a_decorator_that_takes_it_gets_it(studio: Studio, worker: Worker, decor
         return x + 1
 
     function = decorate(add)
-    task = studio.app.task((around or (lambda same: same))(function), name=next(names), shared=False)
+    task = (around or (lambda same: same))(function)
+    # wrapt's have the signature of what they wrap, by which Celery would refuse the call.
+    task = studio.app.task(task, name=next(names), shared=False, typing=decorate is not popping_by_wrapt)
     task.delay(1, project_id="p")
     assert outcome(studio, worker) == (("SUCCESS", ["p", 2]), *SHOWN)
+
+
+@wrapt.decorator  # type: ignore[untyped-decorator]
+def passing_on_by_wrapt(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+    return wrapped(*args, **kwargs)
+
+
+def in_a_block(function: Callable[..., Any]) -> Callable[..., Any]:
+    realtime = Realtime(new_app())
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        with realtime.project("r"), inside_of("s"):
+            open_project("q")
+            return function(*args, **kwargs)
+
+    return wrapper
+
+
+@pytest.mark.parametrize("decorate", [passing_on_by_wrapt, in_a_block])
+def test_what_speaks_of_projects_and_takes_no_argument_is_left_out(
+    studio: Studio, worker: Worker, decorate: Any
+) -> None:
+    def add(x: int) -> int:
+        return x + 1
+
+    studio.app.task(decorate(add), name=next(names), shared=False).delay(1, project_id="p")
+    assert outcome(studio, worker) == (("SUCCESS", 2), *SHOWN)
 
 
 PASSING = [passing_on, popping_all_of("tenant"), popping_what_it_was_given("tenant")]
@@ -253,6 +409,26 @@ class PoppingByMethod(Task):
         return [self.take_project(kwargs), self.run(*args, **kwargs)]
 
 
+class PoppingBefore(Task):
+    typing = False
+
+    def before_start(self, task_id: str, args: Any, kwargs: dict[str, Any]) -> None:
+        self.project = kwargs.pop("project_id")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return [self.project, self.run(*args, **kwargs)]
+
+
+class PassingAllToAMethod(Task):
+    typing = False
+
+    def scope(self, project_id: Any) -> Any:
+        return project_id
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return [self.scope(**kwargs), self.run(*args)]
+
+
 class PoppingBelow(PassingBase, PoppingBase):
     typing = False
 
@@ -264,6 +440,8 @@ class PoppingBelow(PassingBase, PoppingBase):
         (PoppingByMethod, ["p", 2]),
         (PassingBase, [2]),
         (PoppingBelow, [["p", 2]]),
+        (PoppingBefore, ["p", 2]),
+        (PassingAllToAMethod, ["p", 2]),
     ],
 )
 def test_a_call_of_a_base_that_takes_it_gets_it(studio: Studio, worker: Worker, base: Any, result: Any) -> None:
@@ -490,6 +668,54 @@ def test_a_base_that_publishes_in_its_own_way_does_not_see_it(base: Any, headers
     task.apply_async(args=(1,), kwargs={"project_id": "p"})
     worker.close()
     assert task.seen == [((1,), {}, headers)]
+    assert outcome(studio, worker) == (("SUCCESS", [1]), *SHOWN)
+
+
+class Popping(Task):
+    """Takes it itself; and passes on headers of its own."""
+
+    typing = False
+    seen: list[Any]
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        type(self).seen.append((kwargs or {}).pop("project_id"))
+        return super().apply_async(args, kwargs, headers={"tenant": "t"}, **options)
+
+
+class Reading(Task):
+    """Looks at it."""
+
+    seen: list[Any]
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        type(self).seen.append(kwargs["project_id"])
+        return super().apply_async(args, kwargs, **options)
+
+
+class WithHeaders(Task):
+    """Passes on headers of its own, and would fail if it was given others."""
+
+    seen: list[Any]
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        type(self).seen.append("p")
+        return super().apply_async(args, kwargs, headers={"tenant": "t"}, **options)
+
+
+@pytest.mark.parametrize("base", [Popping, Reading, WithHeaders])
+def test_a_base_whose_way_to_publish_looks_for_it_sees_it(studio: Studio, worker: Worker, base: Any) -> None:
+    own = type("Own", (base,), {"seen": []})
+    studio.app.task(plain, base=own, name=next(names), shared=False).delay(1, project_id="p")
+    assert own.seen == ["p"]  # type: ignore[attr-defined]
+    assert outcome(studio, worker) == (("SUCCESS", [1]), *SHOWN)
+
+
+def test_what_means_something_else_to_a_base_is_no_project(studio: Studio, worker: Worker) -> None:
+    own = type("Own", (Popping,), {"seen": []})
+    task = studio.app.task(plain, base=own, name=next(names), shared=False)
+    with studio.realtime.project("p"):
+        task.delay(1, project_id={"no": "id"})
+    assert own.seen == [{"no": "id"}]  # type: ignore[attr-defined]
     assert outcome(studio, worker) == (("SUCCESS", [1]), *SHOWN)
 
 

@@ -9,12 +9,14 @@ from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import billiard
 import celery
 import kombu
 import kombu.exceptions
 import pytest
+import wrapt
 from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import Terminated, WorkerLostError
 from celery import signals
@@ -51,6 +53,7 @@ from celery_realtime.jobs.seams import (
     task_of_request,
     unproxied,
     was_killed,
+    wrapper_of,
 )
 from tests.recording import current, new_app
 from tests.result_databases import result_database
@@ -491,3 +494,14 @@ def test_a_call_that_wants_a_result_overrules_its_task_where_celery_lets_it() ->
     is_let = hasattr(celery.app.task, "get_actual_ignore_result")
     assert ignores_result(work) is not is_let
     work.pop_request()
+
+
+def test_the_function_of_a_decorator_that_wrapt_has_made_is_found() -> None:
+    def wrapper(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        return wrapped(*args, **kwargs)
+
+    def function() -> None: ...
+
+    assert wrapper_of(wrapt.decorator(wrapper)(function)) is wrapper
+    assert wrapper_of(function) is None
+    assert wrapper_of(mock.MagicMock()) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -113,4 +114,53 @@ def test_a_thread_that_outlives_its_job_reports_for_no_other(studio: Studio) -> 
     task = task_of(studio.app, body)
     for first in (True, False):
         assert task.apply((first,), headers={"project_id": "p"}).state == "SUCCESS"
+    assert progress_of(studio) == []
+
+
+@pytest.mark.parametrize("way", [in_executor, in_pool])
+def test_a_state_that_is_stored_by_the_id_of_a_job_is_progress_of_that_job(
+    studio: Studio, way: Callable[..., None]
+) -> None:
+    def body(self: Any) -> None:
+        way(
+            functools.partial(
+                self.update_state, task_id=self.request.id, state="PROGRESS", meta={"done": 3, "total": 4}
+            )
+        )
+
+    result = task_of(studio.app, body).apply(headers={"project_id": "p"})
+    assert result.state == "SUCCESS"
+    assert [(data["job_id"], data["project_id"], data["progress"]) for data in progress_of(studio)] == [
+        (result.id, "p", 75)
+    ]
+
+
+@pytest.mark.parametrize("way", [in_executor, in_pool])
+def test_a_tracker_that_is_asked_for_in_a_thread_is_that_of_the_job(studio: Studio, way: Callable[..., None]) -> None:
+    def body(self: Any) -> None:
+        way(lambda job_id: studio.realtime.progress_tracker(job_id).set_progress(75), self.request.id)
+
+    result = task_of(studio.app, body).apply(headers={"project_id": "p"})
+    assert (result.state, [data["progress"] for data in progress_of(studio)]) == ("SUCCESS", [75])
+
+
+def test_of_two_projects_with_one_id_a_thread_reports_for_neither(studio: Studio) -> None:
+    meeting = threading.Barrier(2)
+
+    def body(self: Any) -> None:
+        meeting.wait(60)
+        in_pool(functools.partial(self.update_state, task_id="job-1", state="PROGRESS", meta={"progress": 75}))
+        meeting.wait(60)
+
+    task = task_of(studio.app, body, ignore_result=True)
+    assert task.request_stack is not None
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda name: task.apply(task_id="job-1", headers={"project_id": name}), ("p", "q")))
+    assert progress_of(studio) == []
+
+
+def test_after_the_end_of_a_job_its_id_says_nothing_of_it(studio: Studio) -> None:
+    task = task_of(studio.app, lambda self: None)
+    job = task.apply(headers={"project_id": "p"})
+    task.update_state(task_id=job.id, state="PROGRESS", meta={"progress": 75})
     assert progress_of(studio) == []
