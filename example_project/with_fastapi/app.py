@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Depends, FastAPI, Header, HTTPException
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse
+from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 from tasks import realtime, transcribe
 
@@ -60,9 +61,7 @@ def start(
         return {"job": transcribe.delay(meeting.title, meeting.seconds).id}
 
 
-@app.get("/socket.io.min.js")
-def socket_io() -> FileResponse:
-    return FileResponse(FOLDER.parent / "static" / "socket.io.min.js")
+app.mount("/static", StaticFiles(directory=FOLDER.parent / "static"))
 
 
 @app.get("/")

@@ -110,9 +110,9 @@ def add_views(app, realtime):
             job = transcribe.delay(meeting.id, float(request.form.get("seconds", 2)))
         return {"job": job.id}, 202
 
-    @app.get("/socket.io.min.js")
-    def socket_io():
-        return send_from_directory(Path(app.root_path).parent / "static", "socket.io.min.js")
+    @app.get("/<name>.js")
+    def script(name):
+        return send_from_directory(Path(app.root_path).parent / "static", f"{name}.js", mimetype="text/javascript")
 
 
 def make_demo_data():

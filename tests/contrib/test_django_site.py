@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import socketio.exceptions
 
+from tests.contrib.pages import shows_a_job_to_its_end
 from tests.contrib.sites import LONG, Browser, Site
 from tests.processes import HOST
 from tests.variants import long_unless
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
     from tests.launcher import Brokers, Launcher
 
 #: By name: the command, and what is in the environment. ASGI and WSGI once; daphne has to be installed.
@@ -58,6 +61,14 @@ def log_in(url: str, name: str = "ada") -> Browser:
 def watch(site: Site, host: tuple[str, list[str]], name: str = "ada", token: str | None = None) -> tuple[Browser, Any]:
     browser = log_in(host[0], name)
     return browser, browser.socket(site.launcher, token, host[1])
+
+
+def test_the_page_shows_a_job_to_its_end(host: tuple[str, list[str]], page: Page) -> None:
+    page.goto(f"{host[0]}/login")
+    page.get_by_label("Username").fill("ada")
+    page.get_by_label("Password").fill("demo")
+    page.get_by_role("button").click()
+    shows_a_job_to_its_end(page)
 
 
 def test_who_is_logged_in_follows_a_job_from_its_commit_to_its_end(site: Site, host: tuple[str, list[str]]) -> None:

@@ -9,12 +9,14 @@ import pytest
 import socketio.exceptions
 import websocket
 
-from tests.contrib.pages import not_in_example
+from tests.contrib.pages import not_in_example, shows_a_job_to_its_end
 from tests.contrib.sites import LONG, Answer, Browser, Site
 from tests.processes import HOST
 from tests.variants import long_unless
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
     from tests.launcher import Brokers, Launcher
 
 HOSTS = {
@@ -41,6 +43,11 @@ def url(request: pytest.FixtureRequest, site: Site) -> str:
 
 def token(url: str, project: str = "apollo") -> str:
     return str(Browser(url).get(f"/celery-realtime/token?project={project}", ADA).json()["token"])
+
+
+def test_the_page_shows_a_job_to_its_end(url: str, page: Page) -> None:
+    page.goto(url)
+    shows_a_job_to_its_end(page)
 
 
 def test_who_has_a_token_follows_a_job_to_its_end(site: Site, url: str) -> None:

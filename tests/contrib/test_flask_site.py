@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 import socketio.exceptions
 
-from tests.contrib.pages import not_in_example
+from tests.contrib.pages import not_in_example, shows_a_job_to_its_end
 from tests.contrib.sites import LONG, Browser, Site
 from tests.processes import HOST
 from tests.variants import long_unless
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
     from tests.launcher import Brokers, Launcher
 
 HOSTS = {
@@ -39,6 +41,12 @@ def log_in(url: str, name: str) -> Browser:
     browser = Browser(url)
     assert browser.post("/login", name=name).status == 200
     return browser
+
+
+def test_the_page_shows_a_job_to_its_end(url: str, page: Page) -> None:
+    page.goto(url)
+    page.get_by_role("button", name="I am ada").click()
+    shows_a_job_to_its_end(page)
 
 
 def test_who_is_logged_in_follows_a_job_to_its_end(site: Site, url: str) -> None:
