@@ -1,4 +1,4 @@
-// The recipe for React in docs/browser.md, compiled and rendered as it stands there.
+// The recipe for React in docs/react.md, compiled and rendered as it stands there.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -17,13 +17,13 @@ mock.method(console, "error", (message, ...more) => {
 });
 
 function recipe() {
-  const page = readFileSync(new URL("../../docs/browser.md", import.meta.url), "utf8");
+  const page = readFileSync(new URL("../../docs/react.md", import.meta.url), "utf8");
   const [, source] = page.match(/```jsx\n(.*?)```/s);
   const options = { module: ts.ModuleKind.CommonJS, jsx: ts.JsxEmit.React, target: ts.ScriptTarget.ES2022 };
   const { outputText } = ts.transpileModule(source, { compilerOptions: options });
   const require = createRequire(import.meta.url);
-  const names = ["require", "exports", "React", "subscribeProject"];
-  return new Function(...names, `${outputText}; return Jobs;`)(require, {}, React, subscribeProject);
+  const load = (name) => name === "./celery-realtime.js" ? { subscribeProject } : require(name);
+  return new Function("require", "exports", "React", `${outputText}; return Jobs;`)(load, {}, React);
 }
 
 const Jobs = recipe();
