@@ -7,13 +7,16 @@ child forked during another thread's TLS handshake can wait for ever in its own 
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import itertools
 import os
 import sys
 import threading
 import weakref
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any
+from types import MethodType, TracebackType
+from typing import Any, cast
 
 #: Most seconds that a fork waits. A thread that talks for longer waits for the other side, and then holds no such lock.
 LONGEST_WAIT = 1.0
@@ -75,27 +78,83 @@ class Gate:
                 self._changed.notify_all()
 
 
-def after_fork(method: Callable[[], None]) -> None:
-    """Call a method in each child of a fork, for as long as its object lives."""
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_while_it_lives(method))
+class Hooks:
+    """Methods of objects, each called for as long as its object lives. ``os.register_at_fork`` itself forgets none."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count()
+        self._calls: dict[int, Callable[[], None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def add(self, method: Callable[[], None]) -> None:
+        """Call a method too, after those that there are."""
+        number = next(self._numbers)
+        self._calls[number] = _while_it_lives(method, lambda: self._calls.pop(number, None))
+
+    def call(self) -> None:
+        """Call all in the order in which they came, and the others if one raises."""
+        self._call(list(self._calls.values())[::-1])
+
+    def call_newest_first(self) -> None:
+        """Call all as :meth:`call`, but in the other order."""
+        self._call(list(self._calls.values()))
+
+    @staticmethod
+    def _call(calls: list[Callable[[], None]]) -> None:
+        with contextlib.ExitStack() as stack:  # which begins with the last
+            for call in calls:
+                stack.callback(call)
 
 
-def before_fork(method: Callable[[], None]) -> None:
-    """Call a method before each fork, for as long as its object lives."""
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(before=_while_it_lives(method))
-
-
-def _while_it_lives(method: Callable[[], None]) -> Callable[[], None]:
-    reference = weakref.WeakMethod(method)
+def _while_it_lives(method: Callable[[], None], forget: Callable[[], object]) -> Callable[[], None]:
+    """Return what calls a method of an object, without keeping that alive; ``forget`` is called when it is gone."""
+    bound = cast(MethodType, method)
+    function, reference = bound.__func__, weakref.ref(bound.__self__, lambda _: forget())
 
     def call() -> None:
         alive = reference()
         if alive is not None:
-            alive()
+            function(alive)
 
     return call
+
+
+def after_fork(method: Callable[[], None]) -> None:
+    """Call a method in each child of a fork, for as long as its object lives."""
+    after_forks.add(method)
+
+
+def before_fork(method: Callable[[], None]) -> None:
+    """Call a method before each fork, for as long as its object lives."""
+    before_forks.add(method)
+
+
+def at_exit(method: Callable[[], None]) -> None:
+    """Call a method when this process ends, for as long as its object lives; not where a child of a fork ends.
+
+    Processes of multiprocessing and of billiard run no ``atexit``, but finalizers: ``util.Finalize`` of both, which is
+    public by name only; seen in Python 3.11 and billiard 4.3. Without it, what such a process has said last is lost.
+    Children of Celery's prefork pool run neither, and send a signal instead.
+    """
+    pid, finalizers = os.getpid(), list[Any]()
+
+    def end() -> None:
+        if os.getpid() == pid:
+            call()
+
+    def forget() -> None:
+        atexit.unregister(end)
+        for finalizer in finalizers:
+            finalizer.cancel()
+
+    call = _while_it_lives(method, forget)
+    atexit.register(end)
+    for name in ("multiprocessing", "billiard"):
+        util, process = sys.modules.get(f"{name}.util"), sys.modules.get(f"{name}.process")
+        if util is not None and process is not None and process.current_process().name != "MainProcess":
+            finalizers.append(util.Finalize(None, end, exitpriority=10))
 
 
 def is_spawned_by_multiprocessing() -> bool:
@@ -108,18 +167,12 @@ def is_spawned_by_multiprocessing() -> bool:
     return bool((method or multiprocessing.get_start_method()) != "fork")
 
 
-def at_end_of_child(function: Callable[..., None], *args: Any) -> None:
-    """Call a function when this process ends, if it is one of multiprocessing or of billiard: no ``atexit`` runs there.
-
-    ``util.Finalize`` of both, which is public by name only; seen in Python 3.11 and billiard 4.3. Children of Celery's
-    prefork pool run neither, and send a signal instead. Without it, what a child has said last is lost.
-    """
-    for name in ("multiprocessing", "billiard"):
-        util, process = sys.modules.get(f"{name}.util"), sys.modules.get(f"{name}.process")
-        if util is not None and process is not None and process.current_process().name != "MainProcess":
-            util.Finalize(None, function, args=args, exitpriority=10)
-
-
 #: That of this process.
 talking = Gate()
 talking.guard()
+
+#: What is called around the forks of this process.
+#: What is called before each fork of this process, and after it in the child.
+before_forks, after_forks = Hooks(), Hooks()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=before_forks.call_newest_first, after_in_child=after_forks.call)

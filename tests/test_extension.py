@@ -16,11 +16,13 @@ from celery_realtime import (
     ProgressTracker,
     Realtime,
     SocketIOManager,
+    forks,
     get_progress_tracker,
     get_socketio_manager,
 )
 from celery_realtime.events import stamp
 from tests.recording import Studio, current, new_app, record
+from tests.waiting import wait_for
 
 STAMP = {"epoch": "k3f9", "offset": 41}
 
@@ -745,16 +747,25 @@ def test_flushing_says_when_something_is_left(studio: Studio) -> None:
     assert studio.told() == ["line"]
 
 
-def test_apps_that_nobody_uses_any_more_leave_nothing_behind() -> None:
-    before = [len(signal.receivers) for signal in (signals.task_prerun, signals.worker_shutdown)]
-    left = []
-    for _ in range(50):
+def use_and_drop_apps(count: int) -> None:
+    left: list[weakref.ref[Any]] = []
+    for _ in range(count):
         app = new_app()
         app.task(name="task", shared=False)(lambda: None)
-        left += [weakref.ref(app), weakref.ref(Realtime(app))]
-    del app
-    gc.collect()
-    assert {one() for one in left} == {None}
+        realtime = Realtime(app, history_url=None)
+        realtime.manager.emit_to_project("p", "line", {})
+        assert realtime.flush(60)
+        left += [weakref.ref(app), weakref.ref(realtime)]
+    del app, realtime
+    wait_for(lambda: gc.collect() is not None and not any(one() for one in left))
+
+
+def test_apps_that_nobody_uses_any_more_leave_nothing_behind() -> None:
+    use_and_drop_apps(1)  # loads modules, which have hooks of their own
+    before = [len(signal.receivers) for signal in (signals.task_prerun, signals.worker_shutdown)]
+    hooks = len(forks.before_forks), len(forks.after_forks)
+    use_and_drop_apps(50)
+    wait_for(lambda: len(forks.before_forks) <= hooks[0] and len(forks.after_forks) <= hooks[1])
     signals.worker_process_shutdown.send(sender=None)  # Celery drops receivers that have gone as it sends
     for signal, count in zip((signals.task_prerun, signals.worker_shutdown), before, strict=True):
         signal.send(sender=None)

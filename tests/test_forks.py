@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import threading
 import pytest
 
 from celery_realtime import forks
-from celery_realtime.forks import Gate
+from celery_realtime.forks import Gate, Hooks
 from tests.waiting import wait_for
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
@@ -104,3 +105,68 @@ def test_a_thread_that_talks_may_fork_and_a_fork_waits_for_nobody_for_ever(monke
     stuck.leave()
     assert not gate.is_closed
     Talker(gate).leave()
+
+
+# -- hooks --------------------------------------------------------------------------------------------------------
+
+
+class Hooked:
+    """Notes when it is called; raises if it is to."""
+
+    def __init__(self, name: str, calls: list[str], fails: bool = False) -> None:
+        self.name, self.calls, self.fails = name, calls, fails
+
+    def call(self) -> None:
+        self.calls.append(self.name)
+        if self.fails:
+            raise ValueError(self.name)
+
+
+def test_hooks_are_called_in_order_each_though_another_fails_and_only_while_their_objects_live() -> None:
+    hooks, calls = Hooks(), list[str]()
+    objects = [Hooked("a", calls), Hooked("b", calls, fails=True), Hooked("c", calls), Hooked("d", calls)]
+    for hooked in objects:
+        hooks.add(hooked.call)
+    del hooked
+    with pytest.raises(ValueError, match="b"):
+        hooks.call()
+    assert calls == ["a", "b", "c", "d"]
+    calls.clear()
+    del objects[1:3]
+    gc.collect()  # the error knows the frames that it has come through
+    assert len(hooks) == 2
+    hooks.call_newest_first()
+    assert calls == ["d", "a"]
+
+
+EXITING = """
+import multiprocessing, os, sys
+from celery_realtime.forks import at_exit
+
+class Ending:
+    def __init__(self, name):
+        self.name = name
+        at_exit(self.end)
+
+    def end(self):
+        os.write(1, f"{self.name}\\n".encode())
+
+def work():
+    global own
+    own, gone = Ending("of a child"), Ending("gone in a child")
+
+lives, gone = Ending("lives"), Ending("gone")
+del gone
+if not os.fork():
+    sys.exit()
+os.wait()
+child = multiprocessing.get_context("fork").Process(target=work)
+child.start()
+child.join()
+"""
+
+
+@needs_fork
+def test_objects_are_called_at_the_exit_of_their_own_process_while_they_live() -> None:
+    done = subprocess.run([sys.executable, "-c", EXITING], capture_output=True, text=True, timeout=240, check=False)
+    assert (done.stdout, done.stderr) == ("of a child\nlives\n", "")

@@ -54,6 +54,7 @@ class History:
         ttl: Seconds that they are kept.
 
     Attributes:
+        connection: What it talks to Redis through.
         keys: The names of the keys.
         leases: Which jobs each worker runs.
         marks: Which jobs were cancelled.
@@ -72,8 +73,8 @@ class History:
         self._size = size
         self._ttl = ttl
         self._log = RateLimitedLogger(logger)
-        self._connection = _connect(plain_address(address))
-        self._runner = Runner(self._connection.client)
+        self.connection = _connect(plain_address(address))
+        self._runner = Runner(self.connection.client)
         self.keys = Keys(channel, prefix_of(address) or "")
         self.leases = Leases(self.keys, self._runner)
         self.marks = Marks(self.keys, self._runner)
@@ -250,19 +251,11 @@ class History:
 
     def client_at(self, options: Mapping[str, Any]) -> redis.Redis | None:
         """Return the client of the history, if it is where connections with these options of redis-py lead to."""
-        return self._connection.client_at(options)
-
-    def confine(self) -> None:
-        """Make do with one connection from now on, in a process of which there are many."""
-        self._connection.confine()
-
-    def close_free(self) -> None:
-        """Close the connections that no thread uses now."""
-        self._connection.close_free()
+        return self.connection.client_at(options)
 
     def close(self) -> None:
         """Close the connections."""
-        self._connection.close()
+        self.connection.close()
 
     def _log_refused_note(self, error: Exception) -> None:
         self._log.error(

@@ -2,39 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from celery_realtime.channel.kombu_manager import RealtimeKombuManager
-    from celery_realtime.history.store import History
+
+class ToBroker(Protocol):
+    """What events are published through."""
+
+    def close(self) -> None:
+        """Close the connection; whoever needs it connects again."""
+
+
+class ToHistory(Protocol):
+    """What the history talks to Redis through."""
+
+    def confine(self) -> None:
+        """Make do with one connection from now on."""
+
+    def close_free(self) -> None:
+        """Close the connections that no thread uses now."""
 
 
 class Connections:
     """The connections to the broker, for publishing, and to the history.
 
-    Args:
-        made: Returns what events are published through, and the history; None for what has not been made.
+    It knows nothing of whose they are: the thread that closes them outlives that.
+
+    Attributes:
+        broker: What events are published through; None until it has been made.
+        history: What the history talks to Redis through; None until it has been made.
     """
 
-    def __init__(self, made: Callable[[], tuple[RealtimeKombuManager | None, History | None]]) -> None:
-        self._made = made
+    def __init__(self) -> None:
+        self.broker: ToBroker | None = None
+        self.history: ToHistory | None = None
 
     def confine(self) -> None:
         """Make do with one to the history, in a process that has sent nothing yet."""
-        _, history = self._made()
-        if history is not None:
-            history.confine()
+        if self.history is not None:
+            self.history.confine()
 
     def close_publisher(self) -> None:
         """Close that to the broker; the next event makes a new one."""
-        publisher, _ = self._made()
-        if publisher is not None:
-            publisher.close()
+        if self.broker is not None:
+            self.broker.close()
 
     def close_idle(self) -> None:
         """Close those that nobody uses; whoever needs one connects again."""
-        _, history = self._made()
-        if history is not None:
-            history.close_free()
+        if self.history is not None:
+            self.history.close_free()
         self.close_publisher()

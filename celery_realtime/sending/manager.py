@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import concurrent.futures.thread  # noqa: F401  (python-socketio loads it, which cannot be done once an exit has begun)
 import contextlib
 import logging
-import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
@@ -61,12 +59,13 @@ class _Parts:
         self._settings = settings
         self._guard = guard
         self._outbox = Lazy(self._new_outbox)
-        self._publisher = Lazy(connect)
-        self._history = Lazy(lambda: _open_history(settings(), self._appender.look_later))
+        self._connect = connect
+        self._publisher = Lazy(self._new_publisher)
+        self._history = Lazy(self._new_history)
         self._filter = Lazy(lambda: EventFilter.for_everybody(settings(), self._counts.add))
         self._counts = Counts()
         self._appender = HistoryAppender(self._history.get, self._outbox.get, self._counts)
-        self.connections = Connections(lambda: (self._publisher.peek(), self._history.peek()))
+        self.connections = Connections()
         self.spools = Spools()
         self._journal = Lazy(lambda: Journal(self.outbox, self.spools, self._pack))
 
@@ -82,8 +81,6 @@ class _Parts:
 
     def _new_outbox(self) -> Outbox[Outgoing]:
         settings = self._settings()
-        # Registered before the outbox registers its flush, so it runs after it.
-        atexit.register(_close_publisher, weakref.ref(self))
         append = None if settings.history_url is None else self._appender.append
         publish, stores = self._guard(
             lambda batch: self.publisher.publish_events(batch),  # noqa: PLW0108 - made by the thread that sends
@@ -100,6 +97,16 @@ class _Parts:
         )
         outbox.on_idle(self.connections.close_idle)
         return outbox
+
+    def _new_publisher(self) -> RealtimeKombuManager:
+        publisher = self.connections.broker = self._connect()
+        return publisher
+
+    def _new_history(self) -> History | None:
+        history = _open_history(self._settings(), self._appender.look_later)
+        if history is not None:
+            self.connections.history = history.connection
+        return history
 
     @property
     def publisher(self) -> RealtimeKombuManager:
@@ -136,7 +143,8 @@ class _Parts:
         if outbox is not None:
             outbox.stop()  # it would send what waits with the new settings
         if connect is not None:
-            self._publisher, self._guard = Lazy(connect), unguarded
+            self._connect, self._guard = connect, unguarded
+        self.connections = Connections()  # the thread that ends closes those that there were
         for part in (self._outbox, self._publisher, self._history, self._filter, self._journal):
             part.forget()
 
@@ -346,12 +354,6 @@ def _open_history(settings: Settings, on_workflows_due: Callable[[str, float], N
     history = History(address, settings.history_channel, settings.history_size, settings.history_ttl)
     history.on_workflows_due(on_workflows_due)
     return history
-
-
-def _close_publisher(reference: weakref.ref[_Parts]) -> None:
-    manager = reference()
-    if manager is not None:
-        manager.close_publisher()
 
 
 def _pair(item: Any) -> tuple[Any, Any]:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
-import os
 import sys
 import threading
-import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, Generic
 
 from celery_realtime.backoff import Backoff
 from celery_realtime.clocks import time
-from celery_realtime.forks import after_fork, at_end_of_child
+from celery_realtime.forks import after_fork, at_exit
 from celery_realtime.loops import BackgroundLoop
 from celery_realtime.sending.backlog import STUCK, Backlog
 from celery_realtime.sending.changes import Changes
@@ -107,7 +104,7 @@ class Outbox(Generic[T]):
             ledger=self._ledger,
         )
         self._sender.on_idle(self._idle_observers)
-        self._flushes_at_exit = False
+        self._is_sent_at_exit = False
 
     # Modules are torn down when the interpreter ends, and then a global of this one may be None.
     _is_finalizing = staticmethod(sys.is_finalizing)
@@ -154,14 +151,16 @@ class Outbox(Generic[T]):
             self._wake(is_news)
 
     def _wake(self, is_news: bool) -> None:
-        if not self._flushes_at_exit:
-            self._flushes_at_exit = True
-            atexit.register(_flush_if_alive, weakref.ref(self), os.getpid())
-            at_end_of_child(_flush_if_alive, weakref.ref(self), os.getpid())
+        if not self._is_sent_at_exit:
+            self._is_sent_at_exit = True
+            at_exit(self._end)
         self._sender.wake(is_news)
 
     def on_idle(self, observer: Callable[[], None]) -> None:
-        """Call ``observer`` when nothing has been sent for long, in the thread that has nothing to do then."""
+        """Call ``observer`` when all has been sent for long, or for good: nobody has the outbox any more, or an exit.
+
+        In the thread that sends, but at an exit. It must not know of whoever has the outbox, which would live for it.
+        """
         self._idle_observers.append(observer)
 
     # -- looking ------------------------------------------------------------------------------------------------
@@ -280,11 +279,13 @@ class Outbox(Generic[T]):
                 change = self._idle.next()
             change.wait(min(left, STUCK))
 
-
-def _flush_if_alive(reference: weakref.ref[Outbox[Any]], pid: int) -> None:
-    outbox = reference()
-    if outbox is not None and os.getpid() == pid and not outbox.flush():
-        logger.error(
-            "this process ends, and its last batch and %d events after it were not sent within realtime_flush_timeout",
-            outbox.size,
-        )
+    def _end(self) -> None:
+        if not self.flush():
+            logger.error(
+                "this process ends, and its last batch and %d events after it were not sent within"
+                " realtime_flush_timeout",
+                self.size,
+            )
+        # RabbitMQ may discard the last messages of a client that merely hangs up.
+        for observer in self._idle_observers:
+            observer()

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Generic
+from typing import Any, Generic
 
 from celery_realtime.clocks import time
 from celery_realtime.forks import talking
@@ -14,6 +14,7 @@ from celery_realtime.loops import BackgroundLoop, WakeUp, start_detached
 from celery_realtime.sending.backlog import LONGEST_TURN, Backlog
 from celery_realtime.sending.changes import Changes
 from celery_realtime.sending.event_queue import Batch, EventQueue, Owner, T, items_of, owner_of
+from celery_realtime.sending.hold import Hold
 from celery_realtime.sending.ledger import Ledger
 from celery_realtime.sending.pace import Pace
 from celery_realtime.sending.seams import threads_stand_still
@@ -21,12 +22,16 @@ from celery_realtime.sending.seams import threads_stand_still
 logger = logging.getLogger(__name__)
 
 #: Seconds after which a sender without work takes a turn all the same, to be seen by health checks. If nothing waits to
-#: be sent later either, its thread ends, which would keep what nobody uses any more; the next event starts another.
+#: be sent later either, its thread ends, and closes the connections; the next event starts another.
 IDLE_TURN = 20.0
+
+THREAD = "celery-realtime-outbox"
 
 
 class Sender(Generic[T]):
     """A thread that empties a queue. It starts when it is first needed, and again if it was killed.
+
+    It ends when all has been sent and nobody has the sender any more (:class:`~celery_realtime.sending.hold.Hold`).
 
     All methods but :meth:`expediting` are called with ``lock`` held.
 
@@ -65,10 +70,13 @@ class Sender(Generic[T]):
         self._lock = lock
         self._idle = idle
         self._work = WakeUp()
+        self._hold: Hold[Sender[T]] = Hold(self, self._work)
         self._batch_size = batch_size
         self._ledger = ledger
         self._thread: threading.Thread | None = None
         self._in_flight: Batch[T] = []
+        #: When it will have had nothing to do for long, of :func:`time.monotonic`; None while it has.
+        self._idle_at: float | None = None
         #: Whether it will look at what comes soon enough by itself.
         self._is_resting = False
         #: One for each thread that waits for something to be sent.
@@ -76,7 +84,7 @@ class Sender(Generic[T]):
         self._idle_observers: Sequence[Callable[[], None]] = ()
 
     def on_idle(self, observers: Sequence[Callable[[], None]]) -> None:
-        """Call ``observers`` in the thread when it ends, since there has been nothing to do for long."""
+        """Call ``observers`` in the thread when it ends, since there has been, or will be, nothing to do."""
         self._idle_observers = observers
 
     @property
@@ -111,6 +119,7 @@ class Sender(Generic[T]):
 
     def wake(self, is_news: bool) -> None:
         """Let the thread look at what has come, unless it rests: then it looks soon enough."""
+        self._hold.kept = self
         if self._thread is None or self._backlog.is_sending:
             self.ensure()
         if is_news and (not self._is_resting or self._queue.urgent == 1 or len(self._queue) >= self._batch_size):
@@ -133,7 +142,9 @@ class Sender(Generic[T]):
             logger.warning(
                 "this uWSGI runs no threads outside requests, so events are late or lost: start it with enable-threads"
             )
-        self._thread = threading.Thread(target=self._run, name="celery-realtime-outbox", daemon=True)
+        self._thread = threading.Thread(
+            target=_send_on, args=(self._hold, self.loop, self._idle_observers), name=THREAD, daemon=True
+        )
         try:
             start_detached(self._thread)
         except RuntimeError as error:  # too many threads, or the interpreter ends
@@ -147,57 +158,67 @@ class Sender(Generic[T]):
 
     # -- in the thread ------------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        me = threading.current_thread()
-        try:
-            while self._thread is me:
-                with self.loop.turn():
-                    self._take_turn(me)
-            self._note_idle()
-        finally:
-            if self._thread is me:  # it was killed; the next event starts another
-                self._thread = None
+    def turn(self, me: threading.Thread) -> float | None:
+        """Send what may be sent now; without the lock.
 
-    def _note_idle(self) -> None:
-        if self._thread is None:
-            for observer in self._idle_observers:
-                with self.loop.turn(), talking:
-                    observer()
+        Args:
+            me: The thread that calls.
 
-    def _take_turn(self, me: threading.Thread) -> None:
-        batch = self._next_batch(me)
-        if not batch:
-            return
-        began = time.thread_time()
-        self._send_batch(batch)
-        self._backlog.publish()
-        with self._lock:
-            if self._thread is me:
-                self._pace.rest(time.monotonic(), time.thread_time() - began)
-
-    def _next_batch(self, me: threading.Thread) -> Batch[T]:
-        """Wait for what may be sent now, and take it; nothing after a long time without any."""
-        until = time.monotonic() + IDLE_TURN
-        while True:
+        Returns:
+            The seconds to wait before the next turn, unless woken; None if ``me`` is to end.
+        """
+        with self.loop.turn():
+            batch, pause = self._next_batch(me)
+            if not batch:
+                return pause
+            began = time.thread_time()
+            self._send_batch(batch)
+            self._backlog.publish()
             with self._lock:
-                if self._thread is not me:  # what has come is for the thread that has taken its place
-                    self._work.call()
-                    return []
-                wait = self._wait_time()
-                if wait <= 0:
-                    self._is_resting = False
-                    self._in_flight = self._queue.take(self._pace.batch_size)
-                    return self._in_flight
-                left = until - time.monotonic()
-                if left <= 0:
-                    if not self._has_work:
-                        self._thread = None
-                    return []
-            self._work.wait(min(wait, left))
+                if self._thread is me:
+                    self._pace.rest(time.monotonic(), time.thread_time() - began)
+        return 0.0
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether there is to be no thread."""
+        return self._thread is None
+
+    def note_end(self, thread: threading.Thread) -> None:
+        """Note that a thread has ended; if it was killed, the next event starts another."""
+        if self._thread is thread:
+            self._thread = None
+
+    def _next_batch(self, me: threading.Thread) -> tuple[Batch[T], float | None]:
+        """Take what may be sent now; returns it, and if that is nothing, what :meth:`turn` does."""
+        with self._lock:
+            if self._thread is not me:  # what has come is for the thread that has taken its place
+                self._work.call()
+                return [], None
+            wait, clock = self._wait_time(), time.monotonic()
+            if wait <= 0:
+                self._is_resting, self._idle_at = False, None
+                self._in_flight = self._queue.take(self._pace.batch_size)
+                return self._in_flight, None
+            self._hold.kept = self if self._has_events else None
+            if self._idle_at is None:
+                self._idle_at = clock + IDLE_TURN
+            if clock < self._idle_at:
+                return [], min(wait, self._idle_at - clock)
+            self._idle_at = None
+            if self._has_work:
+                return [], 0.0
+            self._thread = None
+            return [], None
 
     @property
     def _has_work(self) -> bool:
-        return bool(self._queue or self._queue.held or self._backlog or self._waiting)
+        return bool(self._has_events or self._backlog or self._waiting)
+
+    @property
+    def _has_events(self) -> bool:
+        """Whether something is left to this thread; what another one sends, that one keeps."""
+        return bool(self._queue or self._queue.held or (self._backlog and not self._backlog.is_recovering))
 
     def _wait_time(self) -> float:
         """Return how long nothing may be sent, in seconds; 0 or less when something may."""
@@ -235,3 +256,25 @@ class Sender(Generic[T]):
                 self._queue.put_back(batch[done:])
                 self._pace.failed(began, time.monotonic())
             self._idle.notify_all()
+
+
+def _send_on(hold: Hold[Sender[Any]], loop: BackgroundLoop, idle_observers: Sequence[Callable[[], None]]) -> None:
+    """Send whatever comes to a sender, for as long as there is one: while there is nothing, nothing here keeps it."""
+    me = threading.current_thread()
+    try:
+        while (sender := hold.get()) is not None:
+            pause = sender.turn(me)
+            del sender
+            if pause is None:
+                break
+            if pause > 0:
+                hold.work.wait(pause)
+    finally:
+        sender = hold.get()
+        if sender is not None:
+            sender.note_end(me)
+    if sender is None or sender.is_stopped:
+        del sender
+        for observer in idle_observers:
+            with loop.turn(), talking:
+                observer()
