@@ -30,7 +30,7 @@ help:
 	@echo "make fuzz     feed arbitrary input to all that reads what others write (FUZZ_EXAMPLES each, FUZZ_STEPS)"
 	@echo "make attack   attack web servers of each kind, and measure what it costs them (half an hour; ARGS)"
 	@echo "make audit    look for known holes in what this depends on (with pip-audit, if its data can be reached)"
-	@echo "make celery-suite  run Celery's own integration suite with this attached, and without (half an hour)"
+	@echo "make celery-suite  run Celery's own integration suite with this attached, and without (half an hour; ARGS)"
 	@echo "make bench    compare with python-socketio's own manager, and with no extension (minutes)"
 	@echo "make package  build the wheel with its bill of materials (SBOM), and check what is in it"
 	@echo "make venv     make $(VENV) with all that contributors need"
@@ -105,6 +105,7 @@ audit: $(VENV)/.test
 	  echo "pip-audit cannot be installed here"
 	PATH="$(CURDIR)/$(VENV)/audit/bin:$$PATH" $(BIN)/python -m tests.tools.audit
 
+# It goes on where it was interrupted; ARGS=--table prints what there is, ARGS=test_chain runs a part.
 celery-suite: services
 	$(BIN)/python -m tests.tools.celery_suite $(ARGS)
 
@@ -119,7 +120,7 @@ package: $(VENV)/.package
 
 clean:
 	rm -rf build dist docs/_build *.egg-info tests/client/node_modules
-	rm -rf .attacks .coverage* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .tox
+	rm -rf .attacks .celery-suite .coverage* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .tox
 	rm -f $(VENV)/.compiled
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
