@@ -11,11 +11,11 @@ from pathlib import Path
 from benchmarks import (
     child_memory,
     fan_out,
-    first_publish,
     history_cost,
     kill_window,
     latency,
     listener,
+    publish,
     sender,
     storm,
     task_cost,
@@ -30,7 +30,7 @@ ROWS: dict[str, Callable[[Stage], Iterator[Figure]]] = {
     module.ROW: module.measure
     for module in (
         task_cost,
-        first_publish,
+        publish,
         child_memory,
         throughput,
         sender,

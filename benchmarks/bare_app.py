@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,15 @@ def remember(self: Any, count: int) -> dict[str, int]:
     now = memory()
     gc.collect()
     return {**now, "collected": memory()["private"]}
+
+
+@app.task
+def publish(count: int) -> float:
+    """Publish jobs from a task, and return what one takes, in seconds."""
+    began = time.perf_counter()
+    for _ in range(count):
+        noop_kept.apply_async(queue="benchmarks")
+    return (time.perf_counter() - began) / count
 
 
 @app.task(ignore_result=True)

@@ -151,9 +151,10 @@ class Bridge:
             notes_of(request).token = self._projects.enter(job.project_id)
         if request.is_eager and job.attempt:
             self._reporter.report(job, "RETRY")  # nothing publishes the retry of a job that runs in its caller
-        if not job.attempt and not request.is_eager:
-            self._reporter.report_publication(job)
-        self._reporter.report(job, "STARTED")
+        if request.is_eager:
+            self._reporter.report(job, "STARTED")
+        else:
+            self._reporter.report_start(job, continues=notes_of(request).continues)
         for observer in self._start_observers:
             observer(job)
 
