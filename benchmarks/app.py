@@ -15,7 +15,7 @@ from benchmarks.speech import MESSAGE, payload, stock_emit, stock_manager
 from celery_realtime import Realtime, get_progress_tracker
 
 app = Celery("benchmarks")
-app.conf.update(broker_connection_retry_on_startup=True)
+app.conf.update(broker_connection_retry_on_startup=True, worker_send_task_events=os.environ.get("EVENTS") == "on")
 
 if os.environ.get("EXTENSION") != "off":
     Realtime(app, progress_interval=0, **({"history_url": None} if os.environ.get("HISTORY") == "off" else {}))

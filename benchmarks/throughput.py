@@ -1,11 +1,14 @@
-"""How many tasks that do nothing a worker gets through, with the extension and without."""
+"""How many tasks that do nothing a worker gets through, with the extension, without, and with Celery's own events."""
 
 from __future__ import annotations
 
 import functools
 import itertools
 from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import NamedTuple
 
+import psutil
 from celery import Celery
 
 from benchmarks.figures import Figure, Goal, alternate
@@ -14,17 +17,32 @@ from tests.processes import Worker
 from tests.services import Broker
 
 ROW = "throughput"
-GOAL = Goal(0.9, is_least=True)
+GOAL = Goal(0.95, is_least=True)
+EVENTS_GOAL = Goal(1.5, is_least=True)
+CPU_GOAL = Goal(0.15e-3, is_ratio=False)
+MANY = 4000
 RESULTS = {"noop": "results ignored", "noop_kept": "results kept"}
 CASES = (
     ("prefork", "on", ("noop", "noop_kept")),
     ("prefork", "off", ("noop",)),
-    ("threads", "on", ("noop",)),
+    ("threads", "on", ("noop", "noop_kept")),
 )
 
 
+class Drain(NamedTuple):
+    """What it was like to work off a queue.
+
+    Attributes:
+        rate: Tasks a second.
+        cpu: Time of all processors that the worker and all servers have taken for a task, in seconds.
+    """
+
+    rate: float
+    cpu: float
+
+
 def measure(stage: Stage) -> Iterator[Figure]:
-    """Let a worker with the extension, and one without, work off a queue that is full already."""
+    """Let workers, each in turn, work off a queue that is full already."""
     for name in stage.brokers:
         for pool, history, kinds in CASES:
             yield from _compare(stage, stage.broker(name), pool, history, kinds)
@@ -32,21 +50,33 @@ def measure(stage: Stage) -> Iterator[Figure]:
 
 def _compare(stage: Stage, broker: Broker, pool: str, history: str, kinds: tuple[str, ...]) -> Iterator[Figure]:
     run = Run(broker)
-    many = stage.count(600)
-    with (
-        stage.worker(broker, pool=pool, queue="idle-1", HISTORY=history) as worker,
-        stage.worker(broker, pool=pool, queue="idle-2", EXTENSION="off") as plain,
-    ):
-        for one in (worker, plain):
-            run.rate(one, "noop_kept", stage.count(100))
+    workers = (
+        stage.worker(broker, pool=pool, queue="idle-1", HISTORY=history),
+        stage.worker(broker, pool=pool, queue="idle-2", EXTENSION="off"),
+        stage.worker(broker, pool=pool, queue="idle-3", EXTENSION="off", EVENTS="on"),
+    )
+    with ExitStack() as stack:
+        sides = [stack.enter_context(worker) for worker in workers]
+        for side in sides:
+            run.drain(side, "noop_kept", stage.count(100))
         for kind in kinds:
-            ours, stock = alternate(
-                stage.rounds,
-                functools.partial(run.rate, worker, kind, many),
-                functools.partial(run.rate, plain, kind, many),
+            drains = alternate(
+                stage.rounds, *(functools.partial(run.drain, side, kind, stage.count(MANY)) for side in sides)
             )
             what = f"no-op tasks, {pool}, history {history}, {RESULTS[kind]}"
-            yield Figure(ROW, what, broker.name, "/s", stock, ours, GOAL if history == "on" else None)
+            yield from _figures(what, broker.name, drains, has_goals=history == "on")
+
+
+def _figures(what: str, broker: str, drains: list[list[Drain]], *, has_goals: bool) -> Iterator[Figure]:
+    ours, stock, with_events = ([drain.rate for drain in side] for side in drains)
+    yield Figure(ROW, what, broker, "/s", stock, ours, GOAL if has_goals else None)
+    yield Figure(
+        ROW, f"{what}; stock: with Celery's -E", broker, "/s", with_events, ours, EVENTS_GOAL if has_goals else None
+    )
+    more = [mine.cpu - plain.cpu for mine, plain in zip(drains[0], drains[1], strict=True)]
+    yield Figure(
+        ROW, f"{what}: CPU a task, all processes, difference", broker, "s", [], more, CPU_GOAL if has_goals else None
+    )
 
 
 class Run:
@@ -57,21 +87,32 @@ class Run:
     """
 
     def __init__(self, broker: Broker) -> None:
+        self._broker = broker
         self._client: Celery = broker.app("client")
         self._numbers = itertools.count()
 
-    def rate(self, worker: Worker, task: str, count: int) -> float:
-        """Return how many tasks a worker gets through in a second, all of them waiting when it begins."""
+    def drain(self, worker: Worker, task: str, count: int) -> Drain:
+        """Have a worker work off a queue in which all tasks wait when it begins."""
         number = next(self._numbers)
         queue, headers = f"full-{number}", {"project_id": f"project-{number}"}
         first = self._client.send_task("benchmarks.app.mark", queue=queue)
         for _ in range(count):
             self._client.send_task(f"benchmarks.app.{task}", queue=queue, headers=headers)
         last = self._client.send_task("benchmarks.app.mark", queue=queue)
+        before = self._cpu(worker)
         self._consume(queue, worker)
-        found: float = count / (last.get(timeout=120) - first.get(timeout=10))
+        took = last.get(timeout=300) - first.get(timeout=10)
         self._client.control.cancel_consumer(queue, destination=[worker.hostname], reply=True)
-        return found
+        return Drain(count / took, (self._cpu(worker) - before) / count)
+
+    def _cpu(self, worker: Worker) -> float:
+        """Return what the worker, its children and the servers have taken so far, in seconds."""
+        main, total = psutil.Process(worker.pid), 0.0
+        servers = {psutil.Process(server.pid) for server in (self._broker.server, self._broker.backend)}
+        for process in {main, *main.children(recursive=True), *servers}:
+            times = process.cpu_times()
+            total += times.user + times.system
+        return total
 
     def _consume(self, queue: str, worker: Worker) -> None:
         answers = self._client.control.add_consumer(queue, destination=[worker.hostname], reply=True, timeout=5)

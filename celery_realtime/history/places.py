@@ -41,16 +41,17 @@ class Places:
 
     def commands(self, events: list[Outgoing]) -> list[Command]:
         """Return the commands that note the projects of the jobs of some events."""
-        pairs = [
-            part
-            for event in events
+        # Each once, in the order of the latest: the batch of a short job has its end, too.
+        jobs = {
+            (event.job_id, event.project_id): None
+            for event in reversed(events)
             if event.job_id and event.rank is not None
-            for part in (legible(event.job_id), event.project_id)
-        ]
-        if not pairs:
+        }
+        if not jobs:
             return []
         period = self._period()
         keys = [*self._keys.places(period), *self._keys.older_places(period)]
+        pairs = [part for job_id, project_id in reversed(jobs) for part in (legible(job_id), project_id)]
         return [call(_PLACE, keys, [max(1, int(self._ttl * 2)), MOST_BYTES, *pairs])]
 
     def projects_of(self, job_id: str) -> list[str]:
