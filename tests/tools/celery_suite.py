@@ -49,8 +49,8 @@ REQUIREMENTS = [
 FOLDER = "t/integration"
 #: What is run by neither, and why.
 LEFT_OUT = {"test_backend.py": "it needs a cloud"}
-#: Run class by class: each has dozens of tests.
-LARGE = ("test_canvas.py", "test_tasks.py")
+#: Run class by class: it has hundreds of tests. Classes of others count on a worker that one before has started.
+LARGE = ("test_canvas.py",)
 PLUGIN = "tests.tools.attach_everywhere"
 NOTES = "tests.tools.note_outcomes"
 
