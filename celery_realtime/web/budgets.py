@@ -165,6 +165,9 @@ class Budget:
         has_token: Whether it has entered a namespace.
         connects: How often it has asked to enter a namespace.
         is_connecting: Whether it is being decided if it may enter a namespace.
+        has_left: Whether its client is known to have closed it.
+        is_leaving: Whether it has the room to end that few have at once.
+        pause: Seconds that its first request has to wait.
         max_message: Bytes that one message may have now.
         requests: The HTTP requests that are being answered, in which it may be cut.
     """
@@ -183,6 +186,8 @@ class Budget:
         self.has_token = False
         self.connects = 0
         self.is_connecting = False
+        self.has_left = self.is_leaving = False
+        self.pause = 0.0
         self.requests: list[tuple[str, Any]] = []
         self._began = time.monotonic()
         self._collected = collected or Collected()
@@ -261,6 +266,7 @@ class Budget:
     def release(self) -> None:
         """Give back what is collected: the connection has gone."""
         self._collect(0)
+        self._on_admitted.clear()
 
     def _collect(self, size: int) -> None:
         self._collected.change(size - self._share)

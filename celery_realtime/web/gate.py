@@ -15,6 +15,7 @@ from celery_realtime.web import capacity
 from celery_realtime.web.budgets import MOST_ATTACHMENTS, Allowance, Budget, Collected, Rates
 from celery_realtime.web.cors import OuterCors
 from celery_realtime.web.decisions import Blocking, Decision
+from celery_realtime.web.failures import Failures
 from celery_realtime.web.memory import Memory
 from celery_realtime.web.metering import Users, budget_of
 from celery_realtime.web.pings import Pings
@@ -88,6 +89,7 @@ class Gate:
         self._capacity: int | None = None
         #: The requests that are being answered.
         self._answering: set[int] = set()
+        self._failures = Failures()
         self._rates_of: BoundedDict[str, Rates] = BoundedDict(MOST_USERS)
         self._budgets: dict[str, Budget] = {}
         #: Those without a token, the oldest first.
@@ -118,7 +120,7 @@ class Gate:
         """Return the budget of the connection that a request is of, or None where it has to be refused."""
         self._outer_cors.look(request.environ)
         budget = self._budgets.get(request.sid or "") or self._new_budget(request.peer)
-        if not budget.begin_request(request.method, request.environ):
+        if not self._may_enter(budget) or not budget.begin_request(request.method, request.environ):
             return None
         self._answering.add(id(request.environ))
         self._keep_free(budget, request)
@@ -128,6 +130,16 @@ class Gate:
         if not may_come:
             self._end_request(budget, request)
         return budget if may_come else None
+
+    def _may_enter(self, budget: Budget) -> bool:
+        """Return whether a connection may begin, maybe after a pause; one that has begun may go on."""
+        if budget.eio_sid is not None:
+            return True
+        pause = self._failures.pause_before_entry(budget.peer)
+        if pause is None or (pause and self._capacity and len(self._answering) > self._capacity // 2):
+            return False
+        budget.pause = pause
+        return True
 
     def _new_budget(self, peer: str) -> Budget:
         return Budget(self._before, peer, self._end, self._collected)
@@ -188,6 +200,7 @@ class Gate:
     def _end_newcomer(self, budget: Budget) -> None:
         self._newcomers.pop(budget.eio_sid or "", None)
         budget.exceed("connections without a token")
+        self.sockets.stop_reading(budget.eio_sid or "")
 
     def on_gone(self, gone: Callable[[str], None]) -> None:
         """Call a function with the Engine.IO session id of each connection that has gone."""
@@ -258,6 +271,8 @@ class Gate:
         if found is not None and self.sockets.has_entered(eio_sid, found[3] or "/"):
             budget.admit(self._after)
             self._newcomers.pop(eio_sid, None)
+        else:
+            self._failures.note(budget.peer)
 
     # -- ending --------------------------------------------------------------------------------------------------
 

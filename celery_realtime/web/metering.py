@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from wsproto.utilities import RemoteProtocolError
 
 from celery_realtime.clocks import time
 from celery_realtime.web.budgets import Budget
+from celery_realtime.web.exits import Exits
 from celery_realtime.web.pipes import piped
 from celery_realtime.web.shares import AsyncShares, Shares
 from celery_realtime.web.socket_watch import WATCHED_KEY, SocketWatches, WatchedSocket
@@ -25,6 +27,9 @@ BUDGET_KEY = "celery_realtime.budget"
 
 #: Messages that simple-websocket may hold that no handler has taken yet; after that, it reads no more.
 MOST_UNHANDLED = 32
+
+#: The state of a connection that neither side has closed, as ``struct tcp_info`` has it.
+ESTABLISHED = 1
 
 #: Seconds between two looks whether they have been taken.
 PAUSE = 0.02
@@ -64,7 +69,8 @@ def metered_upgrade(
             inner = theirs(functools.partial(_handle, handler, budget, environ, users, Breaths(sleep)), server)
             if hasattr(inner, "server_args"):  # Engine.IO's wrapper of simple-websocket
                 thread = inner.server_args.get("thread_class")
-                inner.server_args["thread_class"] = functools.partial(_begin_thread, budget, sleep, thread)
+                begin = functools.partial(_begin_thread, budget, sleep, users.exits, thread)
+                inner.server_args["thread_class"] = begin
             if _prepare_protocol(environ, budget) or "asgi.scope" not in environ:
                 return inner(environ, *rest)
             return _watched(watches, environ["asgi.scope"], budget, functools.partial(inner, environ, *rest))
@@ -82,15 +88,16 @@ async def _watched(
 
 
 class Users(NamedTuple):
-    """Which users have a message that is being handled."""
+    """Which users have a message that is being handled, and how many of those without a token are about to go."""
 
     shares: Shares
     async_shares: AsyncShares
+    exits: Exits
 
     @classmethod
     def nobody(cls) -> Users:
         """Return that of a server to which nothing has come yet."""
-        return cls(Shares(), AsyncShares())
+        return cls(Shares(), AsyncShares(), Exits())
 
 
 def _handle(
@@ -104,7 +111,7 @@ def _handle(
     """Have a WebSocket handled with what comes over it counted; awaitable on an asyncio server."""
     is_asyncio = "asgi.scope" in environ
     if hasattr(websocket, "max_frame_length"):  # eventlet's
-        _meter_eventlet(websocket, budget, breaths)
+        _meter_eventlet(websocket, budget, breaths, users.exits)
     metered = _metered(websocket, budget, environ, users, breaths)
     if is_asyncio:
         return _awaited(handler, metered, environ)
@@ -124,8 +131,12 @@ def _metered(
     scope = environ.get("asgi.scope")
     watched = scope.get(WATCHED_KEY) if isinstance(scope, dict) else None
     if scope is None:
-        return MeteredWebSocket(websocket, budget, shares=users.shares, breaths=breaths)
-    return MeteredWebSocket(websocket, budget, shares=users.async_shares, watched=watched)
+        held = getattr(websocket, "socket", None)
+        return MeteredWebSocket(
+            websocket, budget, shares=users.shares, breaths=breaths, exits=users.exits, connection=held
+        )
+    transport = getattr(getattr(environ.get("asgi.send"), "__self__", None), "transport", None)
+    return MeteredWebSocket(websocket, budget, shares=users.async_shares, watched=watched, connection=transport)
 
 
 class MeteredWebSocket:
@@ -140,6 +151,8 @@ class MeteredWebSocket:
         shares: Of the users; awaitable on an asyncio server.
         watched: Its socket, if that is watched.
         breaths: Taken before each message; not on an asyncio server.
+        exits: The room for its end; not on an asyncio server.
+        connection: The socket of eventlet, or the transport of an asyncio server, if that is known.
     """
 
     def __init__(
@@ -150,12 +163,16 @@ class MeteredWebSocket:
         shares: Shares | AsyncShares,
         watched: WatchedSocket | None = None,
         breaths: Breaths | None = None,
+        exits: Exits | None = None,
+        connection: Any = None,
     ) -> None:
         self._websocket = websocket
         self._budget = budget
         self._shares = shares
         self._watched = watched
         self._breaths = breaths
+        self._exits = exits
+        self._connection = connection
         #: The user whose share this has.
         self._user: str | None = None
 
@@ -167,6 +184,8 @@ class MeteredWebSocket:
 
     def __exit__(self, *_: object) -> None:
         self._give()
+        if self._exits is not None:
+            self._exits.leave(self._budget)
 
     def wait(self) -> Any:
         """Return the next message, or None at the end; awaitable on an asyncio server."""
@@ -194,25 +213,46 @@ class MeteredWebSocket:
         if user is not None:
             self._shares.give(user)
 
+    def _is_pointless(self) -> bool:
+        """Tell whether a client has gone that has shown a bad token: nobody reads whether another one is better."""
+        budget = self._budget
+        if budget.has_token or not budget.connects:
+            return False
+        return budget.has_left or _has_closed(self._connection)
+
     def _checked(self, message: Any) -> Any:
         budget = self._budget
         if self._watched is not None:
             self._watched.note_message()
-        if message is None or budget.exceeded is not None:
+        if message is None or budget.exceeded is not None or self._is_pointless():
             return None
         if not message or (isinstance(message, str) and message[0] not in "123456b"):
             budget.exceed("packets that are none of Engine.IO's")
         return message if budget.take_packet() and budget.take_message(len(message)) else None
 
 
+def _has_closed(connection: Any) -> bool:
+    """Tell whether a client has closed its socket, of which not all is read, or is not seen to have ended; on Linux."""
+    if hasattr(connection, "is_closing"):  # a transport
+        return bool(connection.is_closing())
+    if not hasattr(socket, "TCP_INFO") or not hasattr(connection, "getsockopt"):
+        return False
+    try:
+        return bool(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != ESTABLISHED)
+    except OSError:
+        return False  # it is none of TCP
+
+
 # -- simple-websocket: threads, gevent, gunicorn ---------------------------------------------------------------------
 
 
-def _begin_thread(budget: Budget, sleep: Callable[[float], Any], thread_class: Any, *, target: Any) -> Any:
+def _begin_thread(
+    budget: Budget, sleep: Callable[[float], Any], exits: Exits, thread_class: Any, *, target: Any
+) -> Any:
     """Count what a WebSocket's thread reads; it is made after the handshake, and has not begun yet."""
     websocket = target.__self__
     wait_for_handler, breaths = functools.partial(_wait_for_handler, websocket, budget, sleep), Breaths(sleep)
-    websocket.sock = MeteredSocket(websocket.sock, budget, wait_for_handler, breaths)
+    websocket.sock = MeteredSocket(websocket.sock, budget, wait_for_handler, breaths, exits)
     websocket.ws = MeteredFrames(websocket.ws, budget)
     return (thread_class or threading.Thread)(target=target)
 
@@ -252,6 +292,7 @@ class MeteredSocket:
         budget: Its budget.
         wait: Called before each read.
         breaths: Taken before each read.
+        exits: Waited for when the client has closed.
     """
 
     def __init__(
@@ -260,12 +301,14 @@ class MeteredSocket:
         budget: Budget,
         wait: Callable[[], None] | None = None,
         breaths: Breaths | None = None,
+        exits: Exits | None = None,
     ) -> None:
         #: The socket itself.
         self.connection = connection
         self._budget = budget
         self._wait = wait
         self._breaths = breaths
+        self._exits = exits
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.connection, name)
@@ -280,10 +323,25 @@ class MeteredSocket:
             self._wait()
         if self._breaths is not None:
             self._breaths.take()
-        data: bytes = self.connection.recv(size, *flags)
+        data = self._received(size, *flags)
         if not self._budget.take_bytes(len(data)):
             raise OSError("the client sends more than it may")
         return data
+
+    def _received(self, size: int, *flags: int) -> bytes:
+        data: bytes = b""
+        try:
+            data = self.connection.recv(size, *flags)
+        finally:
+            if not data and self._exits is not None:
+                self._budget.has_left = True
+                self._exits.enter(self._budget)
+        return data
+
+    def close(self) -> None:
+        """Close the socket, and forget the WebSocket that refers to this: what both take is free at once."""
+        self._wait = None
+        self.connection.close()
 
 
 # -- wsproto: simple-websocket, uvicorn, hypercorn -------------------------------------------------------------------
@@ -343,9 +401,9 @@ class MeteredFrames:
 # -- eventlet --------------------------------------------------------------------------------------------------------
 
 
-def _meter_eventlet(websocket: Any, budget: Budget, breaths: Breaths) -> None:
+def _meter_eventlet(websocket: Any, budget: Budget, breaths: Breaths, exits: Exits) -> None:
     """Bound what eventlet collects of one message: it bounds each frame of it, and not their sum."""
-    reader = _EventletReader(websocket.socket, budget, breaths=breaths)
+    reader = _EventletReader(websocket.socket, budget, breaths=breaths, exits=exits)
     websocket.socket = reader
     if hasattr(websocket, "_apply_mask"):
         websocket._apply_mask = _unmasked

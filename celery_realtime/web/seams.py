@@ -366,7 +366,9 @@ def guard_requests(server: Any, begin: Begin, end: End) -> None:
 
 
 def _pause_of(budget: Budget, request: Request) -> float:
-    return budget.pause_before_poll() if request.method == "GET" and request.sid is not None else 0.0
+    if request.sid is None:
+        return budget.pause
+    return budget.pause_before_poll() if request.method == "GET" else 0.0
 
 
 def _pause_poll(budget: Budget, request: Request, sleep: Callable[[float], Any]) -> None:
@@ -412,8 +414,12 @@ def _end_reading(request: Request) -> None:
     only loop, for up to two seconds, until the client has closed, too.
     """
     environ = request.environ
-    is_last = request.method == WEBSOCKET or environ.get("HTTP_CONNECTION", "").lower() == "close"
-    connection = _socket_of(environ) if is_last else None
+    if request.method == WEBSOCKET or environ.get("HTTP_CONNECTION", "").lower() == "close":
+        _shut_reading(environ)
+
+
+def _shut_reading(environ: dict[str, Any]) -> None:
+    connection = _socket_of(environ)
     if connection is None:
         return
     with contextlib.suppress(OSError, AttributeError, ValueError):  # the last of these where it has been closed
@@ -582,6 +588,17 @@ class EngineSockets:
         finally:
             self._websockets.pop(eio_sid, None)
             self._closed_at.pop(eio_sid, None)
+            self._forget_closed(eio_sid, connection)
+
+    def _forget_closed(self, eio_sid: str, connection: Any) -> None:
+        """Let what a WebSocket has taken be freed at once: each refers to itself, by way of what stands in front of it.
+
+        Engine.IO lists closed connections for up to a minute, and Python looks for such circles rarely.
+        """
+        if connection.closed:
+            self._server.eio.sockets.pop(eio_sid, None)
+            for name in ("_upgrade_websocket", "_websocket_handler"):
+                vars(connection).pop(name, None)
 
     def ping_from(self, pings: Pings, eio_sid: str) -> None:
         """Have a connection pinged from one place."""
@@ -704,6 +721,12 @@ class EngineSockets:
         yield functools.partial(connection.close, wait=False, abort=True)
         if is_asyncio(self._server):
             connection.queue.put_nowait(None)  # ends the writer; the other servers' ``close`` does so itself
+
+    def stop_reading(self, eio_sid: str) -> None:
+        """End a WebSocket at once, unless something is being written to it; asyncio servers end it when it is cut."""
+        environ, _ = self._websockets.get(eio_sid, (None, None))
+        if environ is not None and "asgi.scope" not in environ:
+            _shut_reading(environ)
 
     def drop(self, eio_sid: str) -> None:
         """End a connection for good, and do not wait for Engine.IO to notice, which takes up to 20 seconds."""

@@ -196,6 +196,31 @@ def idle_sockets(attack: Attack) -> None:
         time.sleep(0.002)
 
 
+def silent_sockets(attack: Attack) -> None:
+    """Connections on which no request comes."""
+    _hold(attack, b"")
+
+
+def half_requests(attack: Attack) -> None:
+    """Connections on which half of a request comes."""
+    _hold(attack, b"GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost:")
+
+
+def _hold(attack: Attack, beginning: bytes) -> None:
+    held = []
+    while attack.goes_on:
+        with contextlib.suppress(*GONE):
+            held.append(http(attack.url, beginning))
+            attack.seen["sockets"] += 1
+        time.sleep(0.002)
+
+
+def brief_sockets(attack: Attack) -> None:
+    """WebSockets that are closed as soon as they are open."""
+    while attack.goes_on:
+        attack.opened().close()
+
+
 def polling_sessions(attack: Attack) -> None:
     """Polling sessions, each with requests that wait."""
     held = []
@@ -378,7 +403,16 @@ ATTACKS: dict[str, Callable[[Attack], None]] = {
         *(endless_message, endless_frame, empty_fragments, pings, deflate_bomb, endless_body),
         *(unfinished_messages, long_namespaces, many_namespaces, bad_tokens, bad_connects, closed_and_unread),
         *(attachments, many_attachments, packets, unknown_events),
-        *(idle_sockets, polling_sessions, upgrades, member_sockets, member_polls),
+        *(
+            idle_sockets,
+            silent_sockets,
+            half_requests,
+            brief_sockets,
+            polling_sessions,
+            upgrades,
+            member_sockets,
+            member_polls,
+        ),
         *(cancels, subscriptions, many_users, new_epochs, waiting_requests),
         *(unread_results, unread_refusals, unread_polls, quick_polls),
     )
@@ -386,7 +420,15 @@ ATTACKS: dict[str, Callable[[Attack], None]] = {
 
 
 #: Those that leave something behind, which could grow for as long as they go on.
-GROWING = ["idle_sockets", "member_sockets", "unfinished_messages", "polling_sessions", "waiting_requests"]
+GROWING = [
+    "idle_sockets",
+    "silent_sockets",
+    "half_requests",
+    "member_sockets",
+    "unfinished_messages",
+    "polling_sessions",
+    "waiting_requests",
+]
 
 
 def main() -> None:

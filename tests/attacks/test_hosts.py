@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.attacks.hosts import KINDS, PROJECT, Attacked, is_missing, token_of
-from tests.attacks.raw import Raw
+from tests.attacks.raw import TEXT, Raw, Refused, frame
 from tests.attacks.senders import AFTER, BEFORE, LONG, Send, sent
 from tests.launcher import Launcher
 from tests.variants import long_unless
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.service
 
@@ -25,7 +26,8 @@ def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         pytest.skip(f"{request.param} is not installed: run this with the venv of make attack, .venv/attack")
     folder = tmp_path_factory.mktemp(request.param)
     with Launcher(folder) as launcher:
-        yield launcher.start(Attacked(request.param, Path(folder), {"CELERY_BROKER_URL": "memory://"}))
+        env = {"CELERY_BROKER_URL": "memory://", "HOST_COUNTS": "1"}
+        yield launcher.start(Attacked(request.param, Path(folder), env))
 
 
 @pytest.mark.parametrize("send", BEFORE)
@@ -50,6 +52,26 @@ def test_nothing_is_inflated(host: Attacked) -> None:
     assert not connection.deflates
     sent(connection, lambda raw: raw.write(raw.bomb(LONG)))
     assert connection.is_closed(60)
+
+
+def test_nobody_looks_at_the_tokens_of_those_that_have_gone(host: Attacked) -> None:
+    before = looked_at(host)
+    for _ in range(5):
+        connection = Raw(host.url)
+        connection.wait_for("0")
+        connection.write(frame(TEXT, b'40{"token":"bad"}') * 8)
+        connection.close()
+    client = Raw(host.url).enter(token_of())
+    wait_for(lambda: looked_at(host) > before)
+    for _ in range(8):  # as long as another eight tokens take
+        with pytest.raises(Refused):
+            Raw(host.url).enter("bad")
+    client.close()
+    assert looked_at(host) - before - 9 < 5 * 8
+
+
+def looked_at(host: Attacked) -> int:
+    return host.log.count("a token is looked at")
 
 
 def test_others_are_served_after_all_that(host: Attacked) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import select
 import socket
 import time
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from celery_realtime.web import gate
+from celery_realtime.web import failures, gate
 from celery_realtime.web.budgets import MOST_CONNECTS, SHORT_MESSAGE
 from tests.attacks.raw import Raw, Refused, handshake, http
 from tests.attacks.senders import AFTER, BEFORE, LONG, Send, no_packet, sent
@@ -75,6 +77,39 @@ def test_what_a_client_is_cut_with_is_gone_at_once(web: Web) -> None:
     no_packet(connection)
     wait_for(lambda: held.queue.qsize() <= 1)
     wait_for(lambda: eio_sid not in web.server.eio.sockets)
+
+
+def test_what_a_websocket_has_taken_is_free_when_it_has_gone(web: Web) -> None:
+    if web.server.is_asyncio_based():
+        pytest.skip("in an event loop, tasks and futures refer to each other, and Python looks for that itself")
+    earlier = set(web.server.eio.sockets)
+    connection = Raw(web.url)
+    connection.wait_for("0")
+    [eio_sid] = set(web.server.eio.sockets) - earlier
+    held = weakref.ref(web.server.eio.sockets[eio_sid])
+    gc.disable()
+    try:
+        connection.close()
+        wait_for(lambda: held() is None)
+    finally:
+        gc.enable()
+
+
+def test_while_an_address_fails_all_the_time_its_connections_wait(
+    make_web: Callable[..., Web], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failures, "MOST_FAILURES", 2)
+    monkeypatch.setattr(failures, "FAILURE_RATE", 0.001)
+    monkeypatch.setattr(failures, "MEMORY", 600.0)
+    web = make_web().attach().start()
+    for _ in range(3):
+        with pytest.raises(Refused, match="unauthorized"):
+            Raw(web.url).enter("bad")
+    monkeypatch.setattr(failures, "LONGEST", -1.0)
+    with pytest.raises((Refused, ConnectionError)):
+        Raw(web.url)
+    monkeypatch.setattr(failures, "LONGEST", 60.0)
+    Raw(web.url).enter(web.token()).close()
 
 
 # -- polling ---------------------------------------------------------------------------------------------------------
