@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.clocks import time
-from celery_realtime.web.budgets import Bucket
+from celery_realtime.web.budgets import Bucket, Budget
 
 #: Attempts to connect of one address that may fail: so many at once, and so many a second after that.
 MOST_FAILURES, FAILURE_RATE = 100, 10.0
@@ -41,6 +41,19 @@ class Failures:
             known = self._peers[peer] = _Peer()
         if not known.failures.take():
             known.fails_until = time.monotonic() + MEMORY
+
+    def admit(self, budget: Budget, *, may_wait: bool) -> bool:
+        """Return whether a connection may begin, and note in its budget for how long it has to wait before that.
+
+        Args:
+            budget: The budget; of a connection that has begun already, nothing is asked.
+            may_wait: Whether there is room for connections that wait.
+        """
+        if budget.eio_sid is not None:
+            return True
+        pause = self.pause_before_entry(budget.peer)
+        budget.pause = pause or 0.0
+        return pause is not None and (may_wait or not pause)
 
     def pause_before_entry(self, peer: str) -> float | None:
         """Return for how many seconds a new connection of an address has to wait; None if it is refused."""

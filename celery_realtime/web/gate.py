@@ -120,7 +120,9 @@ class Gate:
         """Return the budget of the connection that a request is of, or None where it has to be refused."""
         self._outer_cors.look(request.environ)
         budget = self._budgets.get(request.sid or "") or self._new_budget(request.peer)
-        if not self._may_enter(budget) or not budget.begin_request(request.method, request.environ):
+        may_wait = not self._capacity or len(self._answering) < self._capacity // 2
+        may_begin = self._failures.admit(budget, may_wait=may_wait)
+        if not (may_begin and budget.begin_request(request.method, request.environ)):
             return None
         self._answering.add(id(request.environ))
         self._keep_free(budget, request)
@@ -130,16 +132,6 @@ class Gate:
         if not may_come:
             self._end_request(budget, request)
         return budget if may_come else None
-
-    def _may_enter(self, budget: Budget) -> bool:
-        """Return whether a connection may begin, maybe after a pause; one that has begun may go on."""
-        if budget.eio_sid is not None:
-            return True
-        pause = self._failures.pause_before_entry(budget.peer)
-        if pause is None or (pause and self._capacity and len(self._answering) > self._capacity // 2):
-            return False
-        budget.pause = pause
-        return True
 
     def _new_budget(self, peer: str) -> Budget:
         return Budget(self._before, peer, self._end, self._collected)
@@ -159,13 +151,7 @@ class Gate:
         if not self._capacity or len(self._answering) <= self._capacity - max(1, self._capacity // RESERVE):
             return
         holding = [other for other in list(self._newcomers.values()) if other is not budget and other.requests]
-        late = time.monotonic() - PATIENCE_OF_THREADS
-        silent = next((other for other in holding if other.is_idle(late)), None)
-        victim = (
-            silent
-            or _greediest(list(self._budgets.values()), self._capacity // MOST_OF_USER)
-            or next(iter(holding), None)
-        )
+        victim = _first_to_go(holding, list(self._budgets.values()), self._capacity // MOST_OF_USER)
         if victim is not None and victim.exceeded is None:
             self._log.warning("the threads of this web server are about to be used up; a connection is ended")
             victim.exceed("requests that wait")
@@ -324,6 +310,13 @@ class Gate:
         self.sockets.discard(eio_sid)
         self.sockets.drop(eio_sid)
         self.forget(eio_sid)
+
+
+def _first_to_go(newcomers: list[Budget], everybody: list[Budget], most_of_user: int) -> Budget | None:
+    """Return the connection that ends while threads are about to be used up: a silent one, if there is any."""
+    late = time.monotonic() - PATIENCE_OF_THREADS
+    silent = next((budget for budget in newcomers if budget.is_idle(late)), None)
+    return silent or _greediest(everybody, most_of_user) or next(iter(newcomers), None)
 
 
 def _greediest(budgets: list[Budget], most: int) -> Budget | None:

@@ -26,6 +26,7 @@ from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.logs import RareErrors, RateLimitedLogger
 from celery_realtime.rooms import project_of_room
 from celery_realtime.web.budgets import Budget
+from celery_realtime.web.doors import Doors
 from celery_realtime.web.metering import BUDGET_KEY, MeteredSocket, Users, budget_of, metered_upgrade
 from celery_realtime.web.pings import Pings
 from celery_realtime.web.pipes import Crowd, TrackedQueue
@@ -326,10 +327,11 @@ def guard_requests(server: Any, begin: Begin, end: End) -> None:
         begin: Returns the budget of the connection that a request is of, or None to refuse it.
         end: Called when a request that was not refused has been answered.
     """
-    theirs, logs, errors = server.eio.handle_request, ServerLogs(), RareErrors(logger)
+    theirs, logs, doors, errors = server.eio.handle_request, ServerLogs(), Doors(), RareErrors(logger)
 
     def call(environ: dict[str, Any], start_response: Any) -> Any:
         logs.install()
+        doors.install()
         request = Request.of_wsgi(environ)
         budget = begin(request)
         if budget is None:
@@ -596,6 +598,7 @@ class EngineSockets:
         Engine.IO lists closed connections for up to a minute, and Python looks for such circles rarely.
         """
         if connection.closed:
+            self._empty(connection)
             self._server.eio.sockets.pop(eio_sid, None)
             for name in ("_upgrade_websocket", "_websocket_handler"):
                 vars(connection).pop(name, None)

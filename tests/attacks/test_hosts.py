@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import select
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from celery_realtime.web.doors import MOST_WAITING
 from tests.attacks.hosts import KINDS, PROJECT, Attacked, is_missing, token_of
-from tests.attacks.raw import TEXT, Raw, Refused, frame
+from tests.attacks.raw import TEXT, Raw, Refused, frame, http
 from tests.attacks.senders import AFTER, BEFORE, LONG, Send, sent
 from tests.launcher import Launcher
 from tests.variants import long_unless
@@ -68,6 +71,21 @@ def test_nobody_looks_at_the_tokens_of_those_that_have_gone(host: Attacked) -> N
             Raw(host.url).enter("bad")
     client.close()
     assert looked_at(host) - before - 9 < 5 * 8
+
+
+def test_connections_that_wait_for_a_request_are_bounded(host: Attacked) -> None:
+    Raw(host.url).enter(token_of()).close()
+    waiting = [http(host.url, beginning) for beginning in (b"", b"GET / HTTP/1.1\r\nHost:") * MOST_WAITING]
+    wait_for(lambda: closed(waiting[:MOST_WAITING]) == MOST_WAITING)
+    client = Raw(host.url, timeout=60).enter(token_of())
+    assert '"ok":true' in client.ask("subscribe_project", {"project_id": PROJECT})
+    for connection in [client, *waiting]:
+        connection.close()
+
+
+def closed(connections: list[socket.socket]) -> int:
+    """Return how many of some connections, on which nothing is answered, the server has closed."""
+    return len(select.select(connections, [], [], 0)[0])
 
 
 def looked_at(host: Attacked) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from celery_realtime.web import budgets, failures
+from celery_realtime.web.budgets import Allowance, Budget
 from celery_realtime.web.failures import ENTRY_RATE, FAILURE_RATE, LONGEST, MEMORY, MOST_FAILURES, Failures
 
 
@@ -49,6 +50,19 @@ def test_too_many_are_refused_and_take_no_turn(clock: list[float]) -> None:
     assert len(allowed) == pytest.approx(1 + LONGEST * ENTRY_RATE, abs=1)
     clock[0] += 1.0
     assert seen.pause_before_entry("192.0.2.1") is not None
+
+
+def test_a_connection_that_would_have_to_wait_is_refused_where_there_is_no_room(clock: list[float]) -> None:
+    seen = Failures()
+    fail(seen)
+    allowance = Allowance(max_message=1000, byte_rate=1000, packet_rate=10, frame_rate=10)
+    first, second, begun = (Budget(allowance, "192.0.2.1", lambda _: None) for _ in range(3))
+    begun.eio_sid = "begun"
+    assert seen.admit(first, may_wait=False)
+    assert not seen.admit(second, may_wait=False)
+    assert seen.admit(second, may_wait=True)
+    assert second.pause > 0
+    assert seen.admit(begun, may_wait=False)
 
 
 def test_it_is_forgotten_soon(clock: list[float]) -> None:
