@@ -135,8 +135,8 @@ def _metered(
         return MeteredWebSocket(
             websocket, budget, shares=users.shares, breaths=breaths, exits=users.exits, connection=held
         )
-    transport = getattr(getattr(environ.get("asgi.send"), "__self__", None), "transport", None)
-    return MeteredWebSocket(websocket, budget, shares=users.async_shares, watched=watched, connection=transport)
+    held = transport_of(environ) if watched is None else watched.connection
+    return MeteredWebSocket(websocket, budget, shares=users.async_shares, watched=watched, connection=held)
 
 
 class MeteredWebSocket:
@@ -234,7 +234,7 @@ class MeteredWebSocket:
 def _has_closed(connection: Any) -> bool:
     """Tell whether a client has closed its socket, of which not all is read, or is not seen to have ended; on Linux."""
     if hasattr(connection, "is_closing"):  # a transport
-        return bool(connection.is_closing())
+        return bool(connection.is_closing() or _has_closed(connection.get_extra_info("socket")))
     if not hasattr(socket, "TCP_INFO") or not hasattr(connection, "getsockopt"):
         return False
     try:
@@ -443,6 +443,20 @@ class _EventletReader(MeteredSocket):
 
 
 # -- ASGI servers ----------------------------------------------------------------------------------------------------
+
+
+def transport_of(environ: dict[str, Any]) -> Any:
+    """Return the transport of an ASGI server's connection, or what watches its socket; None where there is neither."""
+    scope = environ.get("asgi.scope")
+    if isinstance(scope, dict) and WATCHED_KEY in scope:
+        return scope[WATCHED_KEY]
+    protocols = [getattr(environ.get(name), "__self__", None) for name in ("asgi.receive", "asgi.send")]
+    # Hypercorn's stream sends through its protocol, and that through the server of the connection.
+    for _ in range(2):
+        protocols.append(getattr(getattr(protocols[-1], "send", None), "__self__", None))
+    writers = (getattr(protocol, "writer", None) for protocol in protocols)
+    transports = (getattr(holder, "transport", None) for holder in [*protocols, *writers])
+    return next((transport for transport in transports if transport is not None), None)
 
 
 def _prepare_protocol(environ: dict[str, Any], budget: Budget) -> bool:

@@ -27,11 +27,10 @@ from celery_realtime.logs import RareErrors, RateLimitedLogger
 from celery_realtime.rooms import project_of_room
 from celery_realtime.web.budgets import Budget
 from celery_realtime.web.doors import Doors
-from celery_realtime.web.metering import BUDGET_KEY, MeteredSocket, Users, budget_of, metered_upgrade
+from celery_realtime.web.metering import BUDGET_KEY, MeteredSocket, Users, budget_of, metered_upgrade, transport_of
 from celery_realtime.web.pings import Pings
 from celery_realtime.web.pipes import Crowd, TrackedQueue
 from celery_realtime.web.server_errors import ServerLogs
-from celery_realtime.web.socket_watch import WATCHED_KEY
 
 logger = logging.getLogger(__name__)
 
@@ -751,7 +750,7 @@ class EngineSockets:
             Whether the request led to a connection.
         """
         with self._log.suppressing("cannot cut the connection of a slow client; it ends by Engine.IO's time-out"):
-            transport = _transport_of(environ)
+            transport = transport_of(environ)
             if transport is not None:
                 transport.abort()
                 return True
@@ -906,20 +905,6 @@ def _within(
 
 
 # -- web servers --------------------------------------------------------------------------------------------------
-
-
-def _transport_of(environ: dict[str, Any]) -> Any:
-    """Return the transport of an ASGI server's connection, or what watches its socket; None where there is neither."""
-    scope = environ.get("asgi.scope")
-    if isinstance(scope, dict) and WATCHED_KEY in scope:
-        return scope[WATCHED_KEY]
-    protocols = [getattr(environ.get(name), "__self__", None) for name in ("asgi.receive", "asgi.send")]
-    # Hypercorn's stream sends through its protocol, and that through the server of the connection.
-    for _ in range(2):
-        protocols.append(getattr(getattr(protocols[-1], "send", None), "__self__", None))
-    writers = (getattr(protocol, "writer", None) for protocol in protocols)
-    transports = (getattr(holder, "transport", None) for holder in [*protocols, *writers])
-    return next((transport for transport in transports if transport is not None), None)
 
 
 def _socket_of(environ: dict[str, Any]) -> Any:

@@ -52,7 +52,7 @@ class Attacked(ManagedProcess):
     """
 
     def __init__(self, kind: str, folder: Path, env: dict[str, str]) -> None:
-        port = free_port()
+        port, self.kind = free_port(), kind
         self.url = f"http://{HOST}:{port}"
         where = f"{HOST}:{port}"
         commands = {
