@@ -132,6 +132,10 @@ class Rates:
 MOST_COLLECTED = 32 * 1024 * 1024
 
 
+#: Bytes of a body of HTTP that is taken in any case.
+SHORT_BODY = 8 * 1024
+
+
 class Collected:
     """The bytes of unfinished messages that a server has collected, of all its connections.
 
@@ -193,6 +197,8 @@ class Budget:
         self._collected = collected or Collected()
         self._share = 0
         self._of_user: list[Rates] = []
+        #: By request, the bytes of its body.
+        self._bodies: dict[int, int] = {}
         self._on_exceeded = on_exceeded
         self._on_admitted: list[Callable[[], Any]] = []
         self._connects = Bucket(CONNECT_RATE, MOST_CONNECTS)
@@ -263,6 +269,15 @@ class Budget:
         has_room = size <= SHORT_MESSAGE or self._collected.size <= MOST_COLLECTED
         return self._within(has_room, "bytes in messages that do not end") and self.take_message(size)
 
+    def take_body(self, size: int, request: Any) -> bool:
+        """Take the body of an HTTP request, which is collected until that has been answered."""
+        has_room = size <= SHORT_BODY or self._collected.size + size <= MOST_COLLECTED
+        fits = self._within(has_room, "bytes in bodies that do not end") and self.take_message(size)
+        if fits:
+            self._bodies[id(request)] = size
+            self._collected.change(size)
+        return fits
+
     def release(self) -> None:
         """Give back what is collected: the connection has gone."""
         self._collect(0)
@@ -289,6 +304,7 @@ class Budget:
 
     def end_request(self, method: str, request: Any) -> None:
         """Note that an HTTP request has been answered."""
+        self._collected.change(-self._bodies.pop(id(request), 0))
         self.requests = [other for other in self.requests if other[0] != method or other[1] is not request]
 
     def _within(self, is_within: bool, what: str) -> bool:

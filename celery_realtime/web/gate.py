@@ -128,7 +128,8 @@ class Gate:
         self._keep_free(budget, request)
         if request.method != "POST":
             return budget
-        may_come = budget.take_packet() and budget.take_message(request.length) and budget.take_bytes(request.length)
+        size = max(0, request.length)
+        may_come = budget.take_packet() and budget.take_body(size, request.environ) and budget.take_bytes(size)
         if not may_come:
             self._end_request(budget, request)
         return budget if may_come else None

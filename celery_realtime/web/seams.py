@@ -25,8 +25,10 @@ from celery_realtime.clocks import time
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.logs import RareErrors, RateLimitedLogger
 from celery_realtime.rooms import project_of_room
+from celery_realtime.web.bodies import Body, end_input, let_others_read
 from celery_realtime.web.budgets import Budget
 from celery_realtime.web.doors import Doors
+from celery_realtime.web.lingering import Lingering
 from celery_realtime.web.metering import BUDGET_KEY, MeteredSocket, Users, budget_of, metered_upgrade, transport_of
 from celery_realtime.web.pings import Pings
 from celery_realtime.web.pipes import Crowd, TrackedQueue
@@ -327,25 +329,31 @@ def guard_requests(server: Any, begin: Begin, end: End) -> None:
         end: Called when a request that was not refused has been answered.
     """
     theirs, logs, doors, errors = server.eio.handle_request, ServerLogs(), Doors(), RareErrors(logger)
+    Lingering().install()
+    if not is_asyncio(server):
+        let_others_read(server.sleep)
 
     def call(environ: dict[str, Any], start_response: Any) -> Any:
         logs.install()
         doors.install()
+        server.sleep(0)  # a client may send request upon request on one connection: others have their turn in between
         request = Request.of_wsgi(environ)
         budget = begin(request)
         if budget is None:
-            _end_reading(request)
-            start_response(REFUSED, [("Content-Type", "text/plain"), ("Connection", "close")])
-            return [b"too many requests"]
+            return _refuse_wsgi(environ, start_response)
         environ[BUDGET_KEY] = budget
+        body = Body(environ, budget, server.sleep)
+        start = Start(start_response, lambda: body.has_more or budget.exceeded is not None)
         try:
             _pause_poll(budget, request, server.sleep)
             with errors:
-                return theirs(environ, start := Start(start_response))
+                return theirs(environ, start)
+            return start.fail()
         finally:
+            body.release()
             end(budget, request)
-            _end_reading(request)
-        return start.fail()
+            if start.is_last or body.has_more or _is_last(request):
+                end_input(environ, start_response, _socket_of(environ))
 
     async def call_async(*args: Any) -> Any:
         if not args or not isinstance(args[0], dict) or "type" not in args[0]:
@@ -385,38 +393,53 @@ async def _pause_poll_async(budget: Budget, request: Request) -> None:
 
 
 class Start:
-    """A request's ``start_response``, which knows whether it was called.
+    """A request's ``start_response``, which knows whether it was called, and whether another request may follow.
 
     Args:
         theirs: The server's.
+        is_over: Tells whether nothing more is read from the connection.
+
+    Attributes:
+        is_last: Whether the answer says that the connection is closed after it.
     """
 
-    def __init__(self, theirs: Any) -> None:
+    def __init__(self, theirs: Any, is_over: Callable[[], bool]) -> None:
         self._theirs = theirs
+        self._is_over = is_over
         self._was_called = False
+        self.is_last = False
 
-    def __call__(self, *args: Any) -> Any:
-        """Begin the answer."""
+    def __call__(self, status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+        """Begin the answer; after one that says that something is wrong, the client does not come back over this."""
         self._was_called = True
-        return self._theirs(*args)
+        if status >= "4" or self._is_over():
+            self.is_last = True
+            headers = [*headers, ("Connection", "close")]
+        return self._theirs(status, headers, *rest)
 
     def fail(self) -> list[bytes]:
         """Answer a request that could not be handled, as a server does whose application raises, but without a line."""
         if not self._was_called:
             with contextlib.suppress(OSError):
-                self._theirs(FAILED, [("Content-Type", "text/plain"), ("Connection", "close")])
+                self(FAILED, [("Content-Type", "text/plain")])
         return []
 
 
-def _end_reading(request: Request) -> None:
-    """Read no more from a connection that is over with its request, which its client may keep open.
+def _refuse_wsgi(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    """Refuse a request: nothing of its body is read, and its connection is closed."""
+    end_input(environ, start_response, _socket_of(environ))
+    start_response(REFUSED, [("Content-Type", "text/plain"), ("Connection", "close")])
+    return [b"too many requests"]
 
-    Werkzeug waits for another request after a WebSocket, for ever. A worker of gunicorn (27) with threads waits in its
-    only loop, for up to two seconds, until the client has closed, too.
+
+def _is_last(request: Request) -> bool:
+    """Tell whether a connection is over with its request, though its client may keep it open.
+
+    Werkzeug has one request to a connection, and waits for another one after a WebSocket, for ever. A worker of
+    gunicorn (27) with threads waits in its only loop, for up to two seconds, until the client has closed, too.
     """
-    environ = request.environ
-    if request.method == WEBSOCKET or environ.get("HTTP_CONNECTION", "").lower() == "close":
-        _shut_reading(environ)
+    says_so = request.environ.get("HTTP_CONNECTION", "").lower() == "close"
+    return says_so or request.method == WEBSOCKET or "werkzeug.socket" in request.environ
 
 
 def _shut_reading(environ: dict[str, Any]) -> None:

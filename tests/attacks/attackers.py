@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -16,8 +17,25 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.attacks.raw import BINARY, CONTINUATION, PING, TEXT, Polling, Raw, Refused, frame, handshake, http
+from tests.attacks.senders import BYTES, CHUNKED, ENDLESS_BODIES, HEAD, LONG_BODY
+from tests.attacks.senders import CHUNK as ONE_CHUNK
 
 CHUNK = 32 * 1024
+
+CLOSE_AFTER = "Connection: close\r\n"
+
+#: Beginnings of requests, and what comes of them again and again.
+ENDLESS: list[tuple[str, bytes]] = [
+    *ENDLESS_BODIES.values(),
+    *((f"{method} / HTTP/1.1\r\nHost: x\r\n{CHUNKED}", ONE_CHUNK) for method in ("POST", "GET")),
+    *((f"{method} / HTTP/1.1\r\nHost: x\r\n{LONG_BODY}", BYTES) for method in ("POST", "GET")),
+    (HEAD.format("POST", "SID") + "Content-Length: 3\r\n\r\n", BYTES),
+    (HEAD.format("GET", "SID"), b"X-Header: y\r\n" * 100),
+    (HEAD.format("GET", "SID") + "X: ", BYTES),
+    ("GET /", BYTES),
+    ("", BYTES),
+    ("", b"\r\n" * 1000),
+]
 GONE = (OSError, Refused)
 
 
@@ -129,6 +147,78 @@ def endless_body(attack: Attack) -> None:
         while attack.goes_on:
             connection.sendall(b"%x\r\n%s\r\n" % (CHUNK, b"4" * CHUNK))
             attack.seen["bytes"] += CHUNK
+
+
+def endless_requests(attack: Attack) -> None:
+    """Requests of other kinds that do not end, one after the other: refused, on other paths, with long heads."""
+    sid = handshake(attack.url) if attack.seen["requests"] % 2 else "nobody"
+    begin, more = ENDLESS[attack.seen["requests"] % len(ENDLESS)]
+    attack.seen["requests"] += 1
+    end = time.monotonic() + 0.3
+    with http(attack.url, begin.replace("SID", sid).encode()) as connection:
+        while attack.goes_on and time.monotonic() < end:
+            connection.sendall(more)
+            attack.seen["bytes"] += len(more)
+
+
+def pipelined(attack: Attack) -> None:
+    """Requests upon requests on one connection, whose answers are read."""
+    request = HEAD.format("OPTIONS", "nobody").encode() + b"\r\n"
+    with http(attack.url, request) as connection:
+        threading.Thread(target=_read_all, args=(connection,), daemon=True).start()
+        while attack.goes_on:
+            connection.sendall(request * 100)
+            attack.seen["requests"] += 100
+
+
+def _read_all(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while connection.recv(65536):
+            pass
+
+
+def stalled_bodies(attack: Attack) -> None:
+    """Polling sessions with bodies of which the last byte does not come, and what is no body behind other requests."""
+    held = []
+    while attack.goes_on:
+        with contextlib.suppress(*GONE):
+            sid = handshake(attack.url)
+            attack.seen["sessions"] += 1
+            body = b"4" + b"x" * 65_000
+            head = HEAD.format("POST", sid) + f"Content-Length: {len(body) + 1}\r\n\r\n"
+            held += [_stalled(attack, head.encode() + body) for _ in range(2)]
+            held.append(_stalled(attack, HEAD.format("GET", "nobody").encode() + b"\r\n" + b"x" * 2_000_000))
+    for connection in held:
+        connection.close()
+
+
+def _stalled(attack: Attack, data: bytes) -> socket.socket:
+    connection = http(attack.url, b"", timeout=0.2)
+    with contextlib.suppress(OSError):
+        connection.sendall(data)
+        attack.seen["bytes"] += len(data)
+    return connection
+
+
+def kept_open(attack: Attack) -> None:
+    """Requests after which the server closes the connection, and the client does not."""
+    held = []
+    while attack.goes_on:
+        for head in (HEAD.format("GET", "nobody"), HEAD.format("POST", "nobody"), "GET / HTTP/1.1\r\n"):
+            request = head.replace("HTTP/1.1", "HTTP/1.0") if attack.seen["requests"] % 2 else head + CLOSE_AFTER
+            with contextlib.suppress(OSError):
+                held.append(http(attack.url, f"{request}\r\n".encode()))
+            attack.seen["requests"] += 1
+        time.sleep(0.01)
+        while len(held) > 1000:
+            held.pop(0).close()
+
+
+def handshakes(attack: Attack) -> None:
+    """Polling sessions that are begun, and nothing else."""
+    while attack.goes_on:
+        handshake(attack.url)
+        attack.seen["sessions"] += 1
 
 
 def long_namespaces(attack: Attack) -> None:
@@ -401,6 +491,7 @@ ATTACKS: dict[str, Callable[[Attack], None]] = {
     attempt.__name__: attempt
     for attempt in (
         *(endless_message, endless_frame, empty_fragments, pings, deflate_bomb, endless_body),
+        *(endless_requests, pipelined, stalled_bodies, kept_open, handshakes),
         *(unfinished_messages, long_namespaces, many_namespaces, bad_tokens, bad_connects, closed_and_unread),
         *(attachments, many_attachments, packets, unknown_events),
         *(

@@ -80,5 +80,23 @@ BEFORE = [
     *(loose_bytes, no_packet, an_object, many_packets),
 ]
 
+#: Beginnings of requests of a polling session, and what comes of their bodies again and again.
+HEAD = "{} /socket.io/?EIO=4&transport=polling&sid={} HTTP/1.1\r\nHost: x\r\n"
+CHUNKED, LONG_BODY = "Transfer-Encoding: chunked\r\n\r\n", "Content-Length: 1000000000000\r\n\r\n"
+UPGRADE = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+SIZE = 32 * 1024
+BYTES = b"4" * SIZE
+CHUNK = b"%x\r\n%s\r\n" % (SIZE, BYTES)
+ENDLESS_BODIES = {
+    **{f"{method} in chunks": (HEAD.format(method, "SID") + CHUNKED, CHUNK) for method in ("POST", "OPTIONS", "PUT")},
+    **{f"{method} with length": (HEAD.format(method, "SID") + LONG_BODY, BYTES) for method in ("POST", "OPTIONS")},
+    "GET of nobody": (HEAD.format("GET", "nobody") + LONG_BODY, BYTES),
+    "of nobody": (HEAD.format("POST", "nobody") + CHUNKED, CHUNK),
+    "upgrade": (HEAD.format("GET", "SID").replace("polling", "websocket") + UPGRADE + CHUNKED, CHUNK),
+    "expect": (HEAD.format("POST", "SID") + "Expect: 100-continue\r\n" + LONG_BODY, BYTES),
+    "extension of a chunk": (HEAD.format("POST", "SID") + CHUNKED + "5;", BYTES),
+    "trailers": (HEAD.format("POST", "SID") + CHUNKED + "0\r\n", b"X: y\r\n" * 100),
+}
+
 #: What is not taken from clients with a token either.
 AFTER = [attachment, attachments_of_another_namespace, loose_bytes, no_packet, an_object]

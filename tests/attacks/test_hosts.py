@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 from collections.abc import Iterator
@@ -11,8 +12,8 @@ import pytest
 
 from celery_realtime.web.doors import MOST_WAITING
 from tests.attacks.hosts import KINDS, PROJECT, Attacked, is_missing, token_of
-from tests.attacks.raw import TEXT, Raw, Refused, frame, http
-from tests.attacks.senders import AFTER, BEFORE, LONG, Send, sent
+from tests.attacks.raw import TEXT, Raw, Refused, frame, handshake, http
+from tests.attacks.senders import AFTER, BEFORE, ENDLESS_BODIES, HEAD, LONG, Send, sent
 from tests.launcher import Launcher
 from tests.variants import long_unless
 from tests.waiting import wait_for
@@ -24,6 +25,12 @@ SAMPLE = ("eventlet", "gthread")
 
 #: Those whose connections without a request are bounded.
 WITH_DOORS = ("threading", "gthread", "gevent", "eventlet")
+
+#: Bytes that no host takes that reads no more than it has to: what the kernels of both sides hold is less.
+MOST_READ = 100_000_000
+
+#: These close each connection after its answer.
+ONE_REQUEST = ("threading",)
 
 
 @pytest.fixture(scope="module", params=long_unless(SAMPLE, KINDS))
@@ -97,6 +104,50 @@ def closed(connections: list[socket.socket]) -> int:
 
 def looked_at(host: Attacked) -> int:
     return host.log.count("a token is looked at")
+
+
+@pytest.mark.parametrize("name", ENDLESS_BODIES)
+def test_a_body_that_does_not_end_is_not_read_to_its_end(host: Attacked, name: str) -> None:
+    beginning, more = ENDLESS_BODIES[name]
+    with http(host.url, beginning.replace("SID", handshake(host.url)).encode(), timeout=60) as connection:
+        assert is_closed_while_sending(connection, more, MOST_READ)
+
+
+def is_closed_while_sending(connection: socket.socket, more: bytes, most: int) -> bool:
+    """Return whether the server closes a connection over which at most so many bytes are sent."""
+    connection.setblocking(False)
+    sent, unsent = 0, more
+    with contextlib.suppress(ConnectionError):
+        while sent < most:
+            readable, writable, _ = select.select([connection], [connection], [], 60)
+            assert readable or writable
+            if readable and not connection.recv(65536):
+                return True
+            if writable:
+                count = connection.send(unsent)
+                sent, unsent = sent + count, unsent[count:] or more
+        return False
+    return True
+
+
+def test_a_connection_is_closed_after_a_refusal(host: Attacked) -> None:
+    with http(host.url, HEAD.format("GET", "nobody").encode() + b"\r\n", timeout=60) as connection:
+        answer = b""
+        while data := connection.recv(4096):
+            answer += data
+    assert b" 400 " in answer
+
+
+def test_a_session_goes_on_over_one_connection(host: Attacked) -> None:
+    request = HEAD.format("POST", handshake(host.url)).encode() + b"Content-Length: 1\r\n\r\n3"
+    answers = b""
+    with http(host.url, b"", timeout=60) as connection:
+        for count in range(1, 2 if host.kind in ONE_REQUEST else 4):
+            connection.sendall(request)
+            while answers.count(b" 200 ") < count:
+                data = connection.recv(4096)
+                assert data
+                answers += data
 
 
 def test_others_are_served_after_all_that(host: Attacked) -> None:
