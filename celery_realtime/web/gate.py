@@ -19,6 +19,7 @@ from celery_realtime.web.failures import Failures
 from celery_realtime.web.memory import Memory
 from celery_realtime.web.metering import Users, budget_of
 from celery_realtime.web.pings import Pings
+from celery_realtime.web.polls import PART, Polls
 from celery_realtime.web.seams import (
     EngineSockets,
     Request,
@@ -85,6 +86,8 @@ class Gate:
         self._after = Allowance.after_token(limits, sockets.max_message)
         self._collected = Collected()
         self.most_newcomers = capacity.most_without_token(server.async_mode, {})
+        #: Those that wait, of connections without a token.
+        self.polls = Polls(sockets.answer_poll, self.most_newcomers // PART)
         #: How many requests the web server answers at once; None before the first, and 0 for any number.
         self._capacity: int | None = None
         #: The requests that are being answered.
@@ -126,6 +129,8 @@ class Gate:
             return None
         self._answering.add(id(request.environ))
         self._keep_free(budget, request)
+        if request.method == "GET" and request.sid is not None and not budget.has_token:
+            self.polls.begin(budget, request.environ)
         if request.method != "POST":
             return budget
         size = max(0, request.length)
@@ -139,6 +144,7 @@ class Gate:
 
     def _end_request(self, budget: Budget, request: Request) -> None:
         self._answering.discard(id(request.environ))
+        self.polls.end(budget, request.environ)
         budget.end_request(request.method, request.environ)
 
     def _keep_free(self, budget: Budget, request: Request) -> None:
@@ -149,6 +155,7 @@ class Gate:
         if self._capacity is None:
             self._capacity = capacity.requests_at_once() or 0
             self.most_newcomers = capacity.most_without_token(self._server.async_mode, request.environ)
+            self.polls.most = max(1, min(self.most_newcomers, self._capacity or self.most_newcomers) // PART)
         if not self._capacity or len(self._answering) <= self._capacity - max(1, self._capacity // RESERVE):
             return
         holding = [other for other in list(self._newcomers.values()) if other is not budget and other.requests]

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
-from engineio.packet import MESSAGE, Packet
+from engineio.packet import MESSAGE, NOOP, Packet
 
 from celery_realtime.clocks import time
 from celery_realtime.exceptions import ImproperlyConfigured
@@ -32,6 +32,7 @@ from celery_realtime.web.lingering import Lingering
 from celery_realtime.web.metering import BUDGET_KEY, MeteredSocket, Users, budget_of, metered_upgrade, transport_of
 from celery_realtime.web.pings import Pings
 from celery_realtime.web.pipes import Crowd, TrackedQueue
+from celery_realtime.web.polls import LAST_KEY
 from celery_realtime.web.server_errors import ServerLogs
 
 logger = logging.getLogger(__name__)
@@ -343,7 +344,7 @@ def guard_requests(server: Any, begin: Begin, end: End) -> None:
             return _refuse_wsgi(environ, start_response)
         environ[BUDGET_KEY] = budget
         body = Body(environ, budget, server.sleep)
-        start = Start(start_response, lambda: body.has_more or budget.exceeded is not None)
+        start = Start(start_response, lambda: body.has_more or budget.exceeded is not None or LAST_KEY in environ)
         try:
             _pause_poll(budget, request, server.sleep)
             with errors:
@@ -732,6 +733,12 @@ class EngineSockets:
             return asyncio.QueueEmpty
         empty: type[Exception] = self._server.eio.get_queue_empty_exception()
         return empty
+
+    def answer_poll(self, eio_sid: str) -> None:
+        """Answer a poll that waits with nothing, after which its client polls again."""
+        connection = self._server.eio.sockets.get(eio_sid)
+        if connection is not None and not connection.closed:
+            connection.queue.put_nowait(Packet(NOOP))
 
     def close(self, eio_sid: str) -> Any:
         """Close a connection with a word to its client; on an asyncio server, return what has to be awaited."""
