@@ -47,7 +47,7 @@ def test_one_whose_client_has_not_is_closed_later(pair: Pair, monkeypatch: pytes
     there.sendall(b"more")
     there.close()
     wait_for(lambda: is_closed(here))
-    assert len(waiting) == 0
+    wait_for(lambda: len(waiting) == 0)
 
 
 def test_it_is_not_waited_for_longer_than_gunicorn_would(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
