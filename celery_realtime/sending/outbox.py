@@ -7,19 +7,20 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any, Generic
+from typing import Generic
 
 from celery_realtime.backoff import Backoff
 from celery_realtime.clocks import time
 from celery_realtime.forks import after_fork, at_exit
 from celery_realtime.loops import BackgroundLoop
-from celery_realtime.sending.backlog import STUCK, Backlog
+from celery_realtime.sending.backlog import Backlog
 from celery_realtime.sending.changes import Changes
 from celery_realtime.sending.event_queue import Batch, EventQueue, Owner, T
 from celery_realtime.sending.ledger import Ledger
 from celery_realtime.sending.pace import Pace
 from celery_realtime.sending.sender import Sender
 from celery_realtime.sending.slow_start import SlowStart
+from celery_realtime.sending.waits import Waits
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +105,7 @@ class Outbox(Generic[T]):
             ledger=self._ledger,
         )
         self._sender.on_idle(self._idle_observers)
+        self._waits = Waits(self._sender, self._lock, self._idle)
         self._is_sent_at_exit = False
 
     # Modules are torn down when the interpreter ends, and then a global of this one may be None.
@@ -174,8 +176,6 @@ class Outbox(Generic[T]):
         """
         self._idle_observers.append(observer)
 
-    # -- looking ------------------------------------------------------------------------------------------------
-
     def on_settled(self, observer: Callable[[Batch[T]], None]) -> None:
         """Call ``observer`` with events that have been sent, or given up, while nothing else happens in the outbox."""
         self._settlement_observers.append(observer)
@@ -219,8 +219,6 @@ class Outbox(Generic[T]):
         with self._lock:
             self._sender.stop()
 
-    # -- waiting ------------------------------------------------------------------------------------------------
-
     def flush(self, timeout: float | None = None) -> bool:
         """Send all that waits, delayed progress too, and wait until it has left.
 
@@ -237,7 +235,7 @@ class Outbox(Generic[T]):
             self._queue.release_all()
             if self._queue:
                 self._sender.ensure()
-        return self._wait(lambda: not (self._queue or self._sender.is_sending or self._backlog), deadline)
+        return self._waits.until(lambda: not (self._queue or self._sender.is_sending or self._backlog), deadline)
 
     def wait_until_sent(self, job: Owner, timeout: float) -> bool:
         """Wait until no status of a job waits, whatever else does; during an outage, not at all.
@@ -249,7 +247,7 @@ class Outbox(Generic[T]):
         Returns:
             Whether its statuses have left, or there is an outage.
         """
-        return self._wait(lambda: not self._is_leaving(job), time.monotonic() + timeout)
+        return self._waits.until(lambda: not self._is_leaving(job), time.monotonic() + timeout)
 
     def _is_leaving(self, job: Owner) -> bool:
         """Return whether a status of a job waits that is going to leave soon."""
@@ -267,28 +265,7 @@ class Outbox(Generic[T]):
 
     def wait_until_drained(self, timeout: float) -> bool:
         """Wait ``timeout`` seconds at most until nothing is ready to leave, at its pace; returns whether nothing is."""
-        return self._wait_at_its_pace(lambda: not self.has_ready, time.monotonic() + timeout)
-
-    def _wait(self, is_over: Callable[[], bool], deadline: float) -> bool:
-        with self._lock:
-            if is_over():
-                return True
-        with self._sender.expediting():
-            return self._wait_at_its_pace(is_over, deadline, self._sender.ensure)
-
-    def _wait_at_its_pace(
-        self, is_over: Callable[[], bool], deadline: float, before_each_wait: Callable[[], Any] = lambda: None
-    ) -> bool:
-        while True:
-            with self._lock:
-                if is_over():
-                    return True
-                left = deadline - time.monotonic()
-                if left <= 0 or not self._sender.is_alive:
-                    return False
-                before_each_wait()
-                change = self._idle.next()
-            change.wait(min(left, STUCK))
+        return self._waits.at_its_pace(lambda: not self.has_ready, time.monotonic() + timeout)
 
     def _end(self) -> None:
         if not self.flush():

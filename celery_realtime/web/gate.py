@@ -90,8 +90,7 @@ class Gate:
         self.polls = Polls(sockets.answer_poll, self.most_newcomers // PART)
         #: How many requests the web server answers at once; None before the first, and 0 for any number.
         self._capacity: int | None = None
-        #: The requests that are being answered.
-        self._answering: set[int] = set()
+        self._answering: set[int] = set()  # requests
         self._failures = Failures()
         self._rates_of: BoundedDict[str, Rates] = BoundedDict(MOST_USERS)
         self._budgets: dict[str, Budget] = {}
@@ -161,7 +160,7 @@ class Gate:
         holding = [other for other in list(self._newcomers.values()) if other is not budget and other.requests]
         victim = _first_to_go(holding, list(self._budgets.values()), self._capacity // MOST_OF_USER)
         if victim is not None and victim.exceeded is None:
-            self._log.warning("the threads of this web server are about to be used up; a connection is ended")
+            self._log.warning("the threads of this web server are about to be used up, so a connection is ended")
             victim.exceed("requests that wait")
             for _, environ in victim.requests:
                 self.sockets.cut(environ)
@@ -182,14 +181,8 @@ class Gate:
     def _end_idle(self) -> None:
         """End connections without a token that say nothing, if they are too many."""
         late = time.monotonic() - PATIENCE
-        idle = [budget for budget in list(self._newcomers.values()) if budget.is_idle(late)]
-        if len(idle) <= MOST_IDLE:
-            return
-        by_peer: dict[str, deque[Budget]] = {}
-        for budget in idle:
-            by_peer.setdefault(budget.peer, deque()).append(budget)
-        for _ in range(len(idle) - MOST_IDLE):
-            self._end_newcomer(max(by_peer.values(), key=len).popleft())
+        for budget in _surplus([budget for budget in list(self._newcomers.values()) if budget.is_idle(late)]):
+            self._end_newcomer(budget)
 
     def _end_newcomer(self, budget: Budget) -> None:
         self._newcomers.pop(budget.eio_sid or "", None)
@@ -318,6 +311,14 @@ class Gate:
         self.sockets.discard(eio_sid)
         self.sockets.drop(eio_sid)
         self.forget(eio_sid)
+
+
+def _surplus(idle: list[Budget]) -> list[Budget]:
+    """Return those of too many idle connections that end: the oldest of the addresses with most of them."""
+    by_peer: dict[str, deque[Budget]] = {}
+    for budget in idle:
+        by_peer.setdefault(budget.peer, deque()).append(budget)
+    return [max(by_peer.values(), key=len).popleft() for _ in range(len(idle) - MOST_IDLE)]
 
 
 def _first_to_go(newcomers: list[Budget], everybody: list[Budget], most_of_user: int) -> Budget | None:

@@ -356,6 +356,11 @@ def guard_requests(server: Any, begin: Begin, end: End) -> None:
             if start.is_last or body.has_more or _is_last(request):
                 end_input(environ, start_response, _socket_of(environ))
 
+    guarded = _guarded_async(theirs, begin, end, errors) if is_asyncio(server) else call
+    server.eio.handle_request = guarded
+
+
+def _guarded_async(theirs: Callable[..., Any], begin: Begin, end: End, errors: RareErrors) -> Callable[..., Any]:
     async def call_async(*args: Any) -> Any:
         if not args or not isinstance(args[0], dict) or "type" not in args[0]:
             return await theirs(*args)  # not ASGI
@@ -372,7 +377,7 @@ def guard_requests(server: Any, begin: Begin, end: End) -> None:
         finally:
             end(budget, request)
 
-    server.eio.handle_request = call_async if is_asyncio(server) else call
+    return call_async
 
 
 def _pause_of(budget: Budget, request: Request) -> float:
