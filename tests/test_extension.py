@@ -764,7 +764,7 @@ def test_apps_that_nobody_uses_any_more_leave_nothing_behind() -> None:
     use_and_drop_apps(1)  # loads modules, which have hooks of their own
     before = [len(signal.receivers) for signal in (signals.task_prerun, signals.worker_shutdown)]
     hooks = len(forks.before_forks), len(forks.after_forks)
-    use_and_drop_apps(50)
+    use_and_drop_apps(20)
     wait_for(lambda: len(forks.before_forks) <= hooks[0] and len(forks.after_forks) <= hooks[1])
     signals.worker_process_shutdown.send(sender=None)  # Celery drops receivers that have gone as it sends
     for signal, count in zip((signals.task_prerun, signals.worker_shutdown), before, strict=True):

@@ -31,7 +31,8 @@ def test_the_run_is_good_if_all_of_a_few_failures_pass_alone(
     assert ("has to be mended: a" in capsys.readouterr().out) == (0 < len(noted) <= try_again.MOST)
 
 
-def test_a_test_is_run_by_pytest(tmp_path: Path) -> None:
+def test_a_test_is_run_by_pytest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # the test needs none, and they take a second to load
     file = tmp_path / "test_it.py"
     file.write_text("def test_good():\n    pass\n\n\ndef test_bad():\n    assert False\n", encoding="utf-8")
     assert [try_again.passes(f"{file}::test_{name}") for name in ("good", "bad")] == [True, False]

@@ -15,6 +15,7 @@ import pytest
 from celery_realtime.channel.kombu_manager import RealtimeKombuManager
 from tests.channels import Channel, numbers, returns, step
 from tests.processes import HOST, free_port, python_path
+from tests.variants import long_unless
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -280,7 +281,7 @@ if sys.argv[2] == "as a prefork child":
 """
 
 
-@pytest.mark.parametrize("how", ["as a prefork child", "as any process"])
+@pytest.mark.parametrize("how", long_unless(["as a prefork child"], ["as a prefork child", "as any process"]))
 def test_a_process_that_ends_at_once_is_heard_to_its_last_word(channel: Channel, broker: Broker, how: str) -> None:
     listener = channel.recorder()
 

@@ -63,6 +63,7 @@ def watch(site: Site, host: tuple[str, list[str]], name: str = "ada", token: str
     return browser, browser.socket(site.launcher, token, host[1])
 
 
+@pytest.mark.parametrize("host", long_unless(["uvicorn"], HOSTS), indirect=True)
 def test_the_page_shows_a_job_to_its_end(host: tuple[str, list[str]], page: Page) -> None:
     page.goto(f"{host[0]}/login")
     page.get_by_label("Username").fill("ada")

@@ -42,7 +42,7 @@ QUIET = re.compile(
 @pytest.mark.parametrize(
     ("tests", "options", "number"),
     long_unless(
-        [("studio.tests", (), 5), ("tests.contrib.django_suite", (), 8)],
+        [("tests.contrib.django_suite", (), 8)],
         [
             ("studio.tests", (), 5),
             ("tests.contrib.django_suite", (), 8),

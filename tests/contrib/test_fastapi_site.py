@@ -45,6 +45,7 @@ def token(url: str, project: str = "apollo") -> str:
     return str(Browser(url).get(f"/celery-realtime/token?project={project}", ADA).json()["token"])
 
 
+@pytest.mark.long  # the page of Django's example has the same script for its rows
 def test_the_page_shows_a_job_to_its_end(url: str, page: Page) -> None:
     page.goto(url)
     shows_a_job_to_its_end(page)

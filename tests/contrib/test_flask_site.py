@@ -43,6 +43,7 @@ def log_in(url: str, name: str) -> Browser:
     return browser
 
 
+@pytest.mark.long  # the page of Django's example has the same script for its rows
 def test_the_page_shows_a_job_to_its_end(url: str, page: Page) -> None:
     page.goto(url)
     page.get_by_role("button", name="I am ada").click()

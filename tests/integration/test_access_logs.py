@@ -13,6 +13,7 @@ import pytest
 from tests.integration.stage import Stage
 from tests.integration.test_hosts import HostProcess
 from tests.launcher import Launcher
+from tests.variants import long_unless
 from tests.waiting import wait_for
 
 #: What makes each host log its requests.
@@ -54,7 +55,8 @@ def addresses(token: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("name", LOGGING)
+#: One for each server: gunicorn writes its lines in one place, whatever its workers are.
+@pytest.mark.parametrize("name", long_unless(["flask-threading", "uvicorn", "gunicorn-gthread"], LOGGING))
 def test_no_log_has_a_token(launcher: Launcher, shared_stage: Callable[..., Stage], name: str) -> None:
     env = shared_stage("redis").broker.env
     web = launcher.start(HostProcess(name, folder=launcher.folder, env=env, options=LOGGING[name]))

@@ -14,6 +14,7 @@ from tests.integration.stage import new_project, producing
 from tests.integration.test_jobs import start
 from tests.launcher import Launcher
 from tests.services import Broker
+from tests.variants import long_unless
 from tests.waiting import wait_for
 
 JOBS = 50
@@ -26,7 +27,7 @@ ENDS: dict[str, tuple[Any, tuple[Any, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", ["redis", "sqlite"])
+@pytest.mark.parametrize("kind", long_unless(["sqlite"], ["redis", "sqlite"]))  # of Redis, tests/jobs shows it
 def test_a_job_that_reports_right_before_its_end_ends_as_it_does(
     launcher: Launcher, redis_broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:

@@ -37,7 +37,7 @@ def time_of(event: dict[str, Any]) -> float:
 @pytest.mark.parametrize(
     "pool", long_unless(["prefork", "gevent"], ["prefork", "threads", "solo", "gevent", "eventlet"])
 )
-@pytest.mark.parametrize("how", ["spin", "sleep", "thread"])
+@pytest.mark.parametrize("how", long_unless(["spin", "thread"], ["spin", "sleep", "thread"]))
 def test_an_update_leaves_at_once_then_one_in_each_interval_and_the_last_with_the_end(
     shared_stage: GetStage, tmp_path: Path, pool: str, how: str
 ) -> None:
