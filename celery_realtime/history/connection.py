@@ -67,6 +67,8 @@ class RedisConnection:
         self.client = _client(address) if self._sentinel is None else _master_client(address, self._sentinel)
         pool: Any = self.client.connection_pool
         pool.connection_kwargs.setdefault("redis_connect_func", self._on_connect)
+        if issubclass(pool.connection_class, redis.SSLConnection) and "ssl_context" not in pool.connection_kwargs:
+            _check_name(pool.connection_kwargs)
         pool.connection_class(**pool.connection_kwargs)  # it connects later, and says now what it cannot take
 
     def _on_connect(self, connection: Any) -> None:
@@ -178,6 +180,12 @@ def _new_provider(name: str) -> Any:
     return getattr(importlib.import_module(module), kind)()
 
 
+def _check_name(options: dict[str, Any]) -> None:
+    """Let the certificate be that of the server's name where one is asked for: redis-py does so from 6.0 on only."""
+    asks_for_one = options.get("ssl_cert_reqs", "required") not in (None, "none", ssl.CERT_NONE)
+    options.setdefault("ssl_check_hostname", asks_for_one)
+
+
 def _cert_reqs(value: Any) -> Any:
     return ssl.VerifyMode(value) if isinstance(value, int) else _CERT_REQS.get(value, value)
 
@@ -195,6 +203,8 @@ def _sentinel(address: RedisAddress) -> Sentinel:
         **_with_tls(_in_redis_py_words(address.options.get("sentinel_kwargs") or {})),
         **_from_url({name.removeprefix(SENTINEL_PREFIX): value for name, value in in_url.items()}),
     }
+    if to_sentinels.get("ssl"):
+        _check_name(to_sentinels)
     return Sentinel(  # type: ignore[no-untyped-call]
         [_host_and_port(part) for part in address.url.split(";")],
         min_other_sentinels=int(options.get("min_other_sentinels", 0)),

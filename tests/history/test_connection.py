@@ -24,7 +24,7 @@ from celery_realtime.urls import RedisAddress
 from tests.appended import append, status
 from tests.launcher import Launcher
 from tests.processes import HOST, free_port
-from tests.services import RedisServer
+from tests.services import TAKING, RedisServer
 from tests.waiting import wait_for
 
 SENTINELS = "sentinel://user:p%40ss@one:26380/3;sentinel://two"
@@ -104,6 +104,27 @@ def test_without_tls_options_a_certificate_is_verified_all_the_same() -> None:
     assert (connection.cert_reqs, connection.check_hostname) == (ssl.CERT_REQUIRED, True)
 
 
+@pytest.mark.parametrize("url", ["rediss://host", "sentinel://host?master_name=m&ssl_ca_certs=/ca.pem"])
+@pytest.mark.parametrize(
+    ("given", "checked"),
+    [
+        ({}, True),
+        ({"ssl_cert_reqs": "CERT_NONE"}, False),
+        ({"ssl_cert_reqs": ssl.CERT_NONE}, False),
+        ({"ssl_check_hostname": False}, False),
+    ],
+)
+def test_a_certificate_has_to_be_that_of_the_name_unless_that_is_turned_off(
+    url: str, given: dict[str, Any], checked: bool
+) -> None:
+    assert made(connect(url, **given)).check_hostname is checked
+
+
+def test_sentinels_certificates_have_to_be_those_of_their_names() -> None:
+    [sentinel] = connect("sentinel://host?master_name=m&sentinel_ssl=true").sentinels
+    assert made(sentinel).check_hostname is True
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -165,7 +186,7 @@ def test_what_sentinels_need_may_stand_beside_the_url() -> None:
     assert not isinstance(made(connection), redis.SSLConnection)
     [first, _] = sentinels(SENTINELS, **given)
     assert (first["password"], first["socket_timeout"]) == ("w", TIMEOUT)
-    assert first["retry"].get_retries() == 2  # redis-py copies it
+    assert first["retry"]._retries == 2  # redis-py copies it
 
 
 def test_sentinels_that_are_away_are_an_outage_that_is_soon_noticed(caplog: pytest.LogCaptureFixture) -> None:
@@ -257,7 +278,7 @@ def open_connections(url: str, name: str) -> int:
 def use_at_once(client: redis.Redis, count: int) -> None:
     """Have so many connections in use at the same time."""
     pool: Any = client.connection_pool
-    for taken in [pool.get_connection() for _ in range(count)]:
+    for taken in [pool.get_connection(*TAKING) for _ in range(count)]:
         pool.release(taken)
 
 
@@ -276,7 +297,7 @@ def test_of_connections_that_were_needed_at_once_one_is_kept(redis_url: str, mon
 def test_a_connection_in_use_is_not_closed_under_its_user(redis_url: str) -> None:
     used = connect(redis_url, client_name="used")
     pool: Any = used.client.connection_pool
-    taken = pool.get_connection()
+    taken = pool.get_connection(*TAKING)
     used.close_free()
     taken.send_command("PING")
     assert taken.read_response() == b"PONG"

@@ -18,6 +18,7 @@ from celery_realtime.history.seams import BlockingSentinelPool, close_sentinels,
 from celery_realtime.history.store import History
 from celery_realtime.urls import RedisAddress
 from tests.processes import HOST
+from tests.services import TAKING
 from tests.tls import TlsProxy, make_certificate
 from tests.waiting import wait_for
 
@@ -53,7 +54,7 @@ def test_a_thread_that_finds_all_connections_in_use_waits_for_one(redis_url: str
     master = OneMaster(int(redis_url.rpartition(":")[2].partition("/")[0]))
     client: Any = master.master_for("m", connection_pool_class=BlockingSentinelPool, max_connections=1, timeout=10)
     pool = client.connection_pool
-    taken = pool.get_connection()
+    taken = pool.get_connection(*TAKING)
     answers: list[bool] = []
     waiting = threading.Thread(target=lambda: answers.append(client.ping()))
     waiting.start()
