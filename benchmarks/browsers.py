@@ -115,6 +115,8 @@ class Browser:
                 payload = self._inflate.decompress(payload + b"\x00\x00\xff\xff")
             if first & 0x0F == 1:
                 messages.append(payload)
+            elif first & 0x0F == 9:
+                self.socket.sendall(b"\x8a\x80" + bytes(4))
         self._buffer = data[at:]
         return messages
 
@@ -130,19 +132,26 @@ def browse(pipe: Connection, url: str, tokens: dict[str, str], count: int) -> No
     """
     address = urlsplit(url)
     where, projects = (str(address.hostname), int(address.port or 80)), [*tokens]
-    browsers = [Browser(where, tokens[name], name) for name in (projects[n % len(projects)] for n in range(count))]
+    browsers: list[Browser] = []
     selector = selectors.DefaultSelector()
-    for browser in browsers:
-        selector.register(browser.socket, selectors.EVENT_READ, browser)
+    for number in range(count):
+        project = projects[number % len(projects)]
+        browsers.append(Browser(where, tokens[project], project))
+        selector.register(browsers[-1].socket, selectors.EVENT_READ, browsers[-1])
+        for key, _ in selector.select(0):
+            key.data.read()
+    selector.register(pipe, selectors.EVENT_READ)
     pipe.send("ready")
+    wanted: int | None = None
     while True:
-        wanted = pipe.recv()
-        deadline = time.monotonic() + 120
-        while any(browser.events < wanted for browser in browsers):
-            assert time.monotonic() < deadline, "events are missing"
-            for key, _ in selector.select(1):
+        for key, _ in selector.select():
+            if key.data is None:
+                wanted = pipe.recv()
+            else:
                 key.data.read()
-        took = [seconds for browser in browsers for seconds in browser.took]
-        for browser in browsers:
-            browser.events, browser.took = 0, []
-        pipe.send((time.monotonic(), took))
+        if wanted is not None and all(browser.events >= wanted for browser in browsers):
+            took = [seconds for browser in browsers for seconds in browser.took]
+            for browser in browsers:
+                browser.events, browser.took = 0, []
+            wanted = None
+            pipe.send((time.monotonic(), took))
