@@ -14,7 +14,7 @@ from tests.integration import jobs
 from tests.integration.stage import Stage, new_project, producing
 from tests.launcher import Launcher
 from tests.services import Broker
-from tests.variants import long_unless
+from tests.variants import any_broker, long_unless
 from tests.waiting import wait_for
 
 #: Jobs at a time of each worker, and in all of both.
@@ -75,6 +75,7 @@ def occupy(client: Recorder, project: str, path: Path) -> list[str]:
 
 
 @many
+@any_broker  # what runs is cancelled by the worker
 @pytest.mark.parametrize(("task", "how"), [(jobs.hold_late, "terminate"), (jobs.patient_late, "cooperative")])
 def test_jobs_that_run_are_cancelled_and_no_other(
     stage: Stage, tmp_path: Path, task: Any, how: str, count: int

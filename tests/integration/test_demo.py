@@ -204,6 +204,7 @@ def test_nothing_outlives_a_killed_one_while_a_job_runs(start, prefix, family):
     demo.wait_until_gone(ORPHAN_TIMEOUT)
 
 
+@pytest.mark.long  # each start of the demo takes seconds of a processor; the tests beside it start and stop it, too
 def test_ctrl_c_works_although_a_shell_had_it_ignored_and_stops_the_broker_last(start):
     demo = start("--verbose", prefix=IGNORING_SIGINT)
     demo.wait_until_up()
@@ -221,6 +222,7 @@ def test_a_running_job_delays_the_stop_by_seconds_only(start):
     assert demo.wait_for_exit() == 0
 
 
+@pytest.mark.long  # each start of the demo takes seconds of a processor; the tests beside it start and stop it, too
 def test_a_second_ctrl_c_waits_for_nobody(start):
     demo = start("--verbose", command=PATIENT_DEMO)
     start_long_job(demo, demo.wait_until_up())
@@ -242,6 +244,7 @@ def test_a_program_that_dies_is_named_and_ends_the_rest(start, name):
     assert f"The {name} was killed by SIGKILL" in demo.output
 
 
+@pytest.mark.long  # each start of the demo takes seconds of a processor; the tests beside it start and stop it, too
 def test_a_guard_that_dies_takes_its_program_along(start):
     demo = start()
     demo.wait_until_up()
@@ -272,6 +275,7 @@ def test_a_taken_port_is_refused_with_advice(start, taken_port):
     assert re.search(rf"Port {taken_port} .*--port", demo.output)
 
 
+@pytest.mark.long  # each start of the demo takes seconds of a processor; the tests beside it start and stop it, too
 def test_the_next_free_port_is_taken_when_none_is_asked_for(start):
     first = start(port=None).wait_until_up()
     demo = start(port=None)

@@ -14,6 +14,7 @@ import pytest
 
 from tests.forks import CAN_FORK, Forked, fork_server
 from tests.processes import ROOT, Worker, python_path
+from tests.variants import long_unless
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.skipif(not CAN_FORK, reason="begins no process as a fork")
@@ -83,7 +84,7 @@ def test_its_main_process_can_be_killed_and_it_can_start_again(start: Callable[.
             child.kill()
 
 
-@pytest.mark.parametrize("pool", ["gevent", "eventlet"])
+@pytest.mark.parametrize("pool", long_unless(["eventlet"], ["gevent", "eventlet"]))
 def test_a_green_pool_has_a_server_that_is_patched_for_it(start: Callable[..., Worker], pool: str) -> None:
     worker = start(pool)
     worker.wait_for_log(rf"concurrency: \d+ \({pool}\)")

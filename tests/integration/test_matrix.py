@@ -57,6 +57,7 @@ def web(celery_setup: CeleryTestSetup) -> Iterator[Web]:
     web.stop()
 
 
+@any_setup
 def test_a_browser_hears_of_a_job_until_its_end_and_again_after_the_broker_was_restarted(
     celery_setup: CeleryTestSetup, web: Web
 ) -> None:

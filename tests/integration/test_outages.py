@@ -74,7 +74,16 @@ SCENES = [
 ]
 
 
-@pytest.fixture(scope="module", params=SCENES, ids="-".join)
+#: One for each kind of thread that sends, and both brokers.
+SHOWN = [("redis", "prefork"), ("rabbitmq", "gevent"), ("redis", "eventlet")]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(scene, id="-".join(scene), marks=[] if scene in SHOWN else pytest.mark.long) for scene in SCENES
+    ],
+)
 def scene(request: pytest.FixtureRequest, module_launcher: Launcher, brokers: Brokers) -> Iterator[Scene]:
     scene = Scene(module_launcher, brokers, *request.param)
     with scene.proxy, scene.producing():

@@ -25,8 +25,12 @@ Told = tuple[str, Any]
 EACH_ARROW = pytest.mark.parametrize("arrow", ARROWS)
 EACH_CLIENT = pytest.mark.parametrize(
     ("make_follower", "batch"),
-    [(make, batch) for make in FOLLOWERS.values() for batch in (False, True)],
-    ids=[f"in {name}{how}" for name in FOLLOWERS for how in ("", ", in batches")],
+    [
+        pytest.param(make, batch, id=f"in {name}{how}", marks=[] if is_shown else pytest.mark.long)
+        for name, make in FOLLOWERS.items()
+        # Batches and single events differ in the server, and threads and event loops in the client.
+        for batch, how, is_shown in ((False, "", name == "a thread"), (True, ", in batches", name != "a thread"))
+    ],
 )
 
 MakeFollower = Callable[..., Follower]
