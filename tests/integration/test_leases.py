@@ -32,6 +32,7 @@ def stage(launcher: Launcher, broker: Broker) -> Iterator[Stage]:
         yield Stage(launcher, broker, env={"LOST_AFTER": str(LOST_AFTER)})
 
 
+@any_broker
 def test_a_killed_worker_s_job_is_lost_after_the_stated_time(stage: Stage, tmp_path: Path) -> None:
     project = new_project()
     with stage.watch(project) as client:
@@ -203,7 +204,7 @@ def test_two_workers_of_one_name_each_stand_on_their_own_lease(
             assert client.wait_for_end(first)["status"] == "success"
 
 
-@pytest.mark.parametrize("how", ["main", "thread", "again"])
+@pytest.mark.parametrize("how", long_unless(["thread", "again"], ["main", "thread", "again"]))
 def test_however_a_worker_is_run_its_job_is_lost_when_its_process_is_killed(
     launcher: Launcher, redis_broker: Broker, tmp_path: Path, how: str
 ) -> None:
@@ -257,7 +258,7 @@ def embed(launcher: Launcher, broker: Broker, how: str, **env: str) -> ManagedPr
     )
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", long_unless(["prefork"], ["prefork", "threads"]))
 def test_after_a_loss_of_the_history_only_what_runs_is_running(
     launcher: Launcher, redis_broker: Broker, tmp_path: Path, pool: str
 ) -> None:

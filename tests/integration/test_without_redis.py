@@ -19,6 +19,7 @@ from tests.node_client import Follower as NodeFollower
 from tests.processes import ROOT, WebServer
 from tests.race_followers import FOLLOWERS, Follower
 from tests.services import Broker, RabbitMQServer
+from tests.variants import long_unless
 from tests.waiting import wait_for
 from tests.web_servers import Web
 
@@ -91,7 +92,8 @@ def start(project: str, task: Any, *args: Any) -> str:
     return str(task.apply_async(args, headers={"project_id": project}).id)
 
 
-@pytest.fixture(params=["rpc://", "disabled"], scope="module")
+#: What has no result backend at all has nothing more to tell than one that nobody can ask.
+@pytest.fixture(params=long_unless(["rpc://"], ["rpc://", "disabled"]), scope="module")
 def place(
     request: pytest.FixtureRequest,
     module_launcher: Launcher,
