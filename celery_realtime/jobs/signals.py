@@ -68,7 +68,7 @@ class Bridge:
         self._departures = departures
         self._reader = reader
         self._batches = BatchedJobs(reader, self._reporter, self._report_success)
-        self._unreached = UnreachedSteps(projects, self._reporter)
+        self._unreached = UnreachedSteps(projects, self._reporter, received.by_id)
         self._publishing = Publishing(
             app, settings, projects=projects, reporter=reporter, unreached=self._unreached, received=received.by_id
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -39,7 +39,7 @@ class _MemberError(NamedTuple):
     """The error of a member of a chord, and the projects that have a job of the member's id."""
 
     text: str
-    projects: list[str]
+    projects: set[str]
 
 
 class UnreachedSteps:
@@ -50,11 +50,15 @@ class UnreachedSteps:
     Args:
         projects: Which project a job belongs to.
         reporter: Reports their ends.
+        received: Returns the job that this process has received under an id, if it is known to be that alone.
     """
 
-    def __init__(self, projects: Projects, reporter: StatusReporter) -> None:
+    def __init__(
+        self, projects: Projects, reporter: StatusReporter, received: Callable[[str], Job | None] | None = None
+    ) -> None:
         self._projects = projects
         self._reporter = reporter
+        self._received = received
         self._log = RateLimitedLogger(logger)
 
     def end(
@@ -112,10 +116,18 @@ class UnreachedSteps:
         member = _MEMBER.match(str(error))
         if member is None or member[1] == before.job_id:
             return text
-        projects: list[str] = []
+        projects: set[str] = set()
         with self._log.suppressing("cannot look up which project a job is of, so its error is not repeated"):
-            projects = self._reporter.projects_of(member[1])
+            projects = self._projects_of(member[1])
         return _MemberError(text, projects)
+
+    def _projects_of(self, job_id: str) -> set[str]:
+        """Return the projects that have a job of an id: one that has come here may not be on record yet."""
+        projects = {*self._reporter.projects_of(job_id)}
+        received = None if self._received is None else self._received(job_id)
+        if received is not None and received.project_id is not None and self._reporter.has_history:
+            projects.add(received.project_id)
+        return projects
 
     def _end(self, step: Step, error: str, state: str) -> None:
         if step.continues and state == "LOST":
@@ -168,7 +180,7 @@ def _within_borders(job: Job, steps: list[Step]) -> list[Step]:
 def _words(job: Job, step: Job, behind: Behind, reason: str | BaseException | _MemberError) -> str:
     """Return why a step will not run: of what waits for a chord, the error that Celery stores for its body."""
     if isinstance(reason, _MemberError):
-        return reason.text if reason.projects == [step.project_id] else OTHER_PROJECT
+        return reason.text if reason.projects == {step.project_id} else OTHER_PROJECT
     if job.job_id and job.project_id != step.project_id:
         return OTHER_PROJECT  # its error is for the eyes of its own project
     if not isinstance(reason, BaseException):

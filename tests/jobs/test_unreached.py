@@ -11,12 +11,13 @@ from celery.exceptions import ChordError
 
 from celery_realtime.events import Job
 from celery_realtime.jobs.incarnation import Incarnation
+from celery_realtime.jobs.job_reader import JobReader
 from celery_realtime.jobs.lineage import ATTEMPT_HEADER, CONTINUED_RUN_HEADER, TASK_HEADER
 from celery_realtime.jobs.projects import Projects
 from celery_realtime.jobs.statuses import StatusReporter
 from celery_realtime.jobs.unreached import MOST_RECORDED, UnreachedSteps
 from celery_realtime.settings import Settings
-from tests.recording import Studio
+from tests.recording import Studio, new_app
 
 RUN = "1795762121624-3a930231"
 JOB = Job(job_id="job", project_id="p", root_id="root")
@@ -101,6 +102,35 @@ def test_the_body_of_a_chord_repeats_the_error_of_a_member_that_is_known_to_be_o
     [told] = [sent.data for sent in studio.sent if sent.data["job_id"] == "body"]
     assert told["error"] == f"not run: {text}"
     assert asked == ["member"]
+
+
+@pytest.mark.parametrize(
+    ("url", "on_record", "received", "text"),
+    [
+        ("redis://history", [], "p", "ChordError: Dependency member raised WorkerLostError('no')"),
+        ("redis://history", ["p"], "p", "ChordError: Dependency member raised WorkerLostError('no')"),
+        ("redis://history", [], "other", "an earlier step did not succeed"),
+        ("redis://history", ["other"], "p", "an earlier step did not succeed"),
+        ("redis://history", [], None, "an earlier step did not succeed"),
+        (None, [], "p", "an earlier step did not succeed"),
+    ],
+)
+def test_a_worker_knows_of_which_project_a_member_is_that_it_has_received_before_that_is_on_record(
+    url: str | None, on_record: list[str], received: str | None, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Celery's main process fails the body of a chord at once when a member's process dies."""
+    studio, reporter = Studio(), StatusReporter(Incarnation(), lambda: Settings(history_url=url))
+    reporter.report_to(studio.realtime.manager)
+    monkeypatch.setattr(StatusReporter, "projects_of", lambda _self, _job_id: on_record)
+    projects = Projects(studio.app, lambda: studio.realtime.settings, lambda _: None)
+    members = {"member": Job(job_id="member", project_id=received)}
+    app = new_app()
+    UnreachedSteps(projects, reporter, members.get).follow_chords(app, JobReader(app, projects))
+    body = Signature(step("body", headers={"project_id": "p"}), app=app)
+    with contextlib.suppress(Exception):
+        app.backend.chord_error_from_stack(body, ChordError("Dependency member raised WorkerLostError('no')"))
+    [told] = [sent.data for sent in studio.sent]
+    assert told["error"] == f"not run: {text}"
 
 
 def test_a_step_has_the_project_that_its_arguments_name() -> None:
