@@ -40,6 +40,8 @@ LONG_FILES = [
 ]
 #: Folders with tests that take seconds each: before all others.
 SLOW = ("browser", "deaths", "integration")
+#: Celery obeys these before an app's own settings; only the tests' children shall have them.
+OVERRIDING = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL", "CELERY_RESULT_BACKEND")
 
 
 # A busy machine is slow, and chance has tried more by the next run.
@@ -54,8 +56,7 @@ pytest.register_assert_rewrite("tests.integration.scenario")
 
 
 def pytest_configure() -> None:
-    # Celery obeys these before an app's own settings; only the tests' children shall have them.
-    for name in ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL", "CELERY_RESULT_BACKEND"):
+    for name in OVERRIDING:
         os.environ.pop(name, None)
 
 
@@ -108,6 +109,14 @@ def _logging() -> Iterator[None]:
     for handler in root.handlers[:]:
         if handler not in handlers and not type(handler).__module__.startswith("_pytest"):
             root.removeHandler(handler)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _environment() -> Iterator[None]:
+    """Fail where a file leaves its brokers and backends to the files that come after it in this process."""
+    yield
+    left = [name for name in OVERRIDING if os.environ.pop(name, None) is not None]
+    assert not left, "what has set these has to take them back"
 
 
 @functools.cache

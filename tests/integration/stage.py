@@ -143,10 +143,17 @@ def new_project() -> str:
 
 
 @contextmanager
-def producing(broker: Broker, **settings: Any) -> Iterator[None]:
-    """Let this process publish the jobs' tasks to a broker, with these settings beside its own."""
-    before = {name: os.environ.get(name) for name in broker.env}
-    os.environ.update(broker.env)
+def producing(broker: Broker, *, results: str | None = None, **settings: Any) -> Iterator[None]:
+    """Let this process publish the jobs' tasks to a broker.
+
+    Args:
+        broker: The broker, and where results are.
+        results: The address of another result backend.
+        **settings: Of the Realtime, beside those of the jobs' module.
+    """
+    env = broker.env if results is None else {**broker.env, "CELERY_RESULT_BACKEND": results}
+    before = {name: os.environ.get(name) for name in env}
+    os.environ.update(env)
     begin_anew(**settings)
     jobs.realtime.manager.preload()  # else the first job does not wait for its own event, which may come too late
     overtaking, publishing.OVERTAKING = publishing.OVERTAKING, 10.0  # which a busy machine may take

@@ -29,14 +29,13 @@ ENDS: dict[str, tuple[Any, tuple[Any, ...]]] = {
 
 @pytest.mark.parametrize("kind", long_unless(["sqlite"], ["redis", "sqlite"]))  # of Redis, tests/jobs shows it
 def test_a_job_that_reports_right_before_its_end_ends_as_it_does(
-    launcher: Launcher, redis_broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    launcher: Launcher, redis_broker: Broker, tmp_path: Path, kind: str
 ) -> None:
     url = redis_broker.backend_url if kind == "redis" else f"db+sqlite:///{tmp_path}/results.db"
     env = {"HISTORY_URL": redis_broker.backend_url, "CELERY_RESULT_BACKEND": url}
     project, let_go = new_project(), tmp_path / "let go"
-    with producing(redis_broker):
+    with producing(redis_broker, results=url):  # which wins over what an app is given
         worker = launcher.worker("tests.integration.jobs", broker=redis_broker, env=env)
-        monkeypatch.setenv("CELERY_RESULT_BACKEND", url)  # which wins over what an app is given
         results = Celery("results", set_as_current=False)
         held = start(jobs.hold, str(let_go), 60.0, project=project)
         wait_for(lambda: AsyncResult(held, app=results).state == "PROGRESS")

@@ -50,11 +50,10 @@ UNSHARED: dict[str, Backend] = {
 
 
 @contextmanager
-def stage_with(url: str, launcher: Launcher, broker: Broker, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+def stage_with(url: str, launcher: Launcher, broker: Broker) -> Iterator[Stage]:
     """Make a stage whose results are there; this process reads them, too."""
     env = {"LOST_AFTER": str(LOST_AFTER), "HISTORY_URL": broker.backend_url, "CELERY_RESULT_BACKEND": url}
-    with producing(broker, history_url=broker.backend_url):
-        monkeypatch.setenv("CELERY_RESULT_BACKEND", url)
+    with producing(broker, results=url, history_url=broker.backend_url):
         yield Stage(launcher, broker, env=env)
 
 
@@ -69,10 +68,10 @@ def result_of(client: Recorder, job: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", long_unless(["memcached"], [*SHARED, *UNSHARED]))
 def test_jobs_are_shown_and_their_callers_get_what_they_return(
-    kind: str, launcher: Launcher, redis_broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, launcher: Launcher, redis_broker: Broker, tmp_path: Path
 ) -> None:
     project, url = new_project(), {**SHARED, **UNSHARED}[kind](launcher, tmp_path)
-    with stage_with(url, launcher, redis_broker, monkeypatch) as stage, stage.watch(project) as client:
+    with stage_with(url, launcher, redis_broker) as stage, stage.watch(project) as client:
         called = jobs.add.apply_async((1, 2), headers={"project_id": project})
         long = jobs.named.apply_async((), {"project_id": LONG}, headers={"project_id": project})
         assert client.wait_for_end(called.id)["result"] == 3
@@ -96,11 +95,11 @@ def test_jobs_are_shown_and_their_callers_get_what_they_return(
 
 @pytest.mark.parametrize("kind", long_unless(["files"], [*SHARED, *UNSHARED]))
 def test_the_job_of_a_killed_worker_ends_as_its_backend_says_if_that_can_be_asked(
-    kind: str, launcher: Launcher, redis_broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, launcher: Launcher, redis_broker: Broker, tmp_path: Path
 ) -> None:
     project, stored = new_project(), tmp_path / "stored"
     url = {**SHARED, **UNSHARED}[kind](launcher, tmp_path)
-    with stage_with(url, launcher, redis_broker, monkeypatch) as stage, stage.watch(project) as client:
+    with stage_with(url, launcher, redis_broker) as stage, stage.watch(project) as client:
         ended_in_child = ended(client, jobs.succeed_and_die, project=project)
         job = jobs.succeed_and_die.apply_async((str(stored),), headers={"project_id": project})
         wait_for(stored.exists)
@@ -115,11 +114,11 @@ def test_the_job_of_a_killed_worker_ends_as_its_backend_says_if_that_can_be_aske
 
 @pytest.mark.long
 def test_a_memcached_that_was_started_again_is_asked_over_new_connections(
-    launcher: Launcher, redis_broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    launcher: Launcher, redis_broker: Broker, tmp_path: Path
 ) -> None:
     project, url = new_project(), memcached(launcher, tmp_path)
     server = launcher.processes[-1]
-    with stage_with(url, launcher, redis_broker, monkeypatch) as stage, stage.watch(project) as client:
+    with stage_with(url, launcher, redis_broker) as stage, stage.watch(project) as client:
         long = start(jobs.named, project=project, project_id=LONG)
         client.wait_for_end(long)
         for _ in range(20):  # each of the threads that may answer has a connection
