@@ -1,6 +1,6 @@
 """Everything that this package uses of redis-py beyond its documentation, all in one place.
 
-Seen in redis-py 4.6 to 8.1. For each: why, and what happens without it. ``tests/history/test_seams.py`` fails then.
+Seen in redis-py 4.5.4 and 8.1. For each: why, and what happens without it. ``tests/history/test_seams.py`` fails then.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from redis.connection import BlockingConnectionPool, SSLConnection, parse_url
+from redis.connection import BlockingConnectionPool, Connection, SSLConnection, parse_url
 from redis.sentinel import Sentinel, SentinelConnectionPool, SentinelManagedSSLConnection
 
 from celery_realtime.clocks import time
@@ -104,16 +104,25 @@ class BlockingSentinelPool(SentinelConnectionPool, FrugalPool):
     """Connections to the master that Sentinels name; a thread that finds all in use waits for one.
 
     Why: redis-py has pools that wait, and pools that ask Sentinels, and none that does both.
-    Relies on: ``SentinelConnectionPool`` calling ``super()`` in ``__init__``, ``reset`` and ``owns_connection``.
+    Relies on: ``SentinelConnectionPool`` calling ``super()`` in ``__init__``, ``reset`` and ``owns_connection``, and
+    ``disconnect(inuse_connections=False)`` when the master is another one, which a blocking pool of 4.5 does not take.
     Without it: behind Sentinels, more readers than connections get ``MaxConnectionsError`` instead of a turn.
     """
+
+    def disconnect(self, inuse_connections: bool = True) -> None:
+        """Close all connections, or those that no thread uses."""
+        if inuse_connections:
+            super().disconnect()
+        else:
+            self.close_free()
 
 
 class _OwnContext:
     """TLS by an :class:`ssl.SSLContext` that the application has made.
 
     Why: ``SSLConnection`` makes a context of its own from options, and takes none.
-    Relies on: ``SSLConnection._wrap_socket_with_ssl(sock)``, which returns the wrapped socket.
+    Relies on: ``SSLConnection._wrap_socket_with_ssl(sock)``, which returns the wrapped socket; before redis-py had it,
+    ``SSLConnection._connect()`` wrapped that of ``Connection._connect()``.
     Without it: the option ``ssl_context`` of a history would be ignored, and its server's certificate be refused.
     """
 
@@ -122,6 +131,11 @@ class _OwnContext:
     def __init__(self, *, ssl_context: ssl.SSLContext, **options: Any) -> None:
         self._own_context = ssl_context
         super().__init__(**options)
+
+    def _connect(self) -> Any:
+        if hasattr(SSLConnection, "_wrap_socket_with_ssl"):
+            return super()._connect()  # type: ignore[misc]
+        return self._wrap_socket_with_ssl(Connection._connect(self))  # type: ignore[arg-type,no-untyped-call]
 
     def _wrap_socket_with_ssl(self, sock: Any) -> ssl.SSLSocket:
         return self._own_context.wrap_socket(sock, server_hostname=self.host)

@@ -81,7 +81,7 @@ class Pair:
         """Let the replica hear nothing more of what the master stores."""
         with redis.Redis(HOST, self.replica.port) as replica, redis.Redis(HOST, self.master.port) as master:
             replica.config_set("masterauth", "wrong")  # so that it does not come back
-            master.client_kill_filter(_type="replica")
+            master.execute_command("CLIENT", "KILL", "TYPE", "replica")
             wait_for(lambda: not self.is_linked())
 
     def fail_over(self) -> None:
