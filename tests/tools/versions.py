@@ -126,8 +126,7 @@ def prepare(combination: Combination) -> None:
     if not Path(combination.interpreter).exists():
         shutil.rmtree(combination.venv, ignore_errors=True)
         uv("venv", "--python", find_python(combination.python), str(combination.venv))
-    # Compiled as pip does: what Python says of others' sources, as it compiles them, is not for the tests.
-    into = ("pip", "install", "--compile-bytecode", "--python", combination.interpreter)
+    into = ("pip", "install", "--python", combination.interpreter)
     uv(*into, "--upgrade", "--requirements", "pyproject.toml", "--extra", "test", *combination.options)
     uv(*into, "--no-deps", "--editable", ".")
 
