@@ -18,12 +18,19 @@ from celery_realtime.instances import instances
 from tests.client_recorder import Recorder
 from tests.launcher import Brokers, Launcher
 from tests.processes import ManagedProcess, WebServer, Worker
+from tests.programs import require
 from tests.services import BROKERS, Broker, RabbitMQServer, RedisServer
+from tests.shared_rabbitmq import Address, SharedRabbitMQ, SharedServer
 from tests.tools import try_again
 
 HERE = Path(__file__).parent
 #: What starts processes. Each test that uses one of them, by whatever way, is marked as one that needs a service.
-SERVICES = {"redis_server", "results_server", "rabbitmq_server", "brokers", "launcher", "module_launcher"}
+SERVICES = {
+    *("redis_server", "results_server", "rabbitmq_server", "own_rabbitmq_server"),
+    *("brokers", "launcher", "module_launcher"),
+}
+#: What the main process of a run offers to all others.
+SHARED = pytest.StashKey[SharedServer]()
 #: The files whose tests take longest together, longest first. Processes of tests take file by file in this order, so
 #: that none of them is left with a long one when the others have nothing more to do.
 LONG_FILES = [
@@ -55,13 +62,23 @@ connection.TIMEOUT = 10.0
 pytest.register_assert_rewrite("tests.integration.scenario")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        config.stash[SHARED] = SharedServer()
     for name in OVERRIDING:
         os.environ.pop(name, None)
 
 
-def pytest_unconfigure() -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Say where the shared server is to be had, to a process of pytest-xdist."""
+    node.workerinput["shared_rabbitmq"] = tuple(node.config.stash[SHARED].address)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
     """Let this process end at once: nobody waits for what its tests have not sent."""
+    if shared := config.stash.get(SHARED, None):
+        shared.end()
     for realtime in instances:
         realtime.manager.start_over()
 
@@ -164,9 +181,24 @@ def results_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSe
 
 
 @pytest.fixture(scope="session")
-def rabbitmq_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQServer]:
-    """The RabbitMQ that brokers are made on: one for the whole run, since it takes seconds to start."""
-    server = RabbitMQServer(tmp_path_factory.mktemp("rabbitmq")).start()
+def shared_rabbitmq_address(pytestconfig: pytest.Config) -> Address:
+    """Where the main process of the run is asked for its RabbitMQ."""
+    given = getattr(pytestconfig, "workerinput", {}).get("shared_rabbitmq")
+    return Address(*given) if given else pytestconfig.stash[SHARED].address
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server(shared_rabbitmq_address: Address, tmp_path_factory: pytest.TempPathFactory) -> RabbitMQServer:
+    """The RabbitMQ that brokers are made on: one for all processes of a run, so it refuses whatever disturbs others."""
+    for program in ("epmd", "rabbitmq"):
+        require(program)
+    return SharedRabbitMQ(shared_rabbitmq_address, tmp_path_factory.mktemp("rabbitmq"))
+
+
+@pytest.fixture(scope="session")
+def own_rabbitmq_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQServer]:
+    """A RabbitMQ of this process alone, to be stopped, paused, blocked. Few files have such tests: it takes seconds."""
+    server = RabbitMQServer(tmp_path_factory.mktemp("own-rabbitmq")).start()
     yield server
     server.kill()
 
@@ -179,8 +211,12 @@ def brokers(request: pytest.FixtureRequest) -> Brokers:
 
 @pytest.fixture(params=BROKERS)
 def broker(request: pytest.FixtureRequest, brokers: Brokers) -> Broker:
-    """A broker for one test, of each kind in turn. What the test does to its server is undone for the next."""
-    return brokers.make(request.param)
+    """A broker for one test, of each kind in turn. What the test does to its server is undone for the next.
+
+    A test that disturbs the server is marked with ``own_rabbitmq``.
+    """
+    own = request.param == "rabbitmq" and request.node.get_closest_marker("own_rabbitmq")
+    return brokers.make("own_rabbitmq" if own else request.param)
 
 
 @pytest.fixture(params=BROKERS, scope="module")
@@ -197,6 +233,12 @@ def redis_broker(brokers: Brokers) -> Broker:
 @pytest.fixture
 def rabbitmq_broker(brokers: Brokers) -> Broker:
     return brokers.make("rabbitmq")
+
+
+@pytest.fixture
+def own_rabbitmq_broker(brokers: Brokers) -> Broker:
+    """A broker on a RabbitMQ that the test may disturb."""
+    return brokers.make("own_rabbitmq")
 
 
 @pytest.fixture

@@ -33,13 +33,13 @@ class Brokers:
         """Make a broker.
 
         Args:
-            name: redis or rabbitmq.
+            name: redis or rabbitmq; own_rabbitmq for one on a server that no other process uses.
         """
         server = self._get_server(f"{name}_server")
         backend: RedisServer = self._get_server("results_server")
         server.ensure_running()
         backend.ensure_running()
-        return Broker(name, server, server.fresh_url(), backend, backend.fresh_url())
+        return Broker(name.removeprefix("own_"), server, server.fresh_url(), backend, backend.fresh_url())
 
 
 class Launcher:

@@ -70,6 +70,9 @@ class ManagedProcess:
         forks: The pool whose fork server starts it, see ``tests/forks.py``; by default it is an interpreter of its own.
     """
 
+    #: Whether it is killed when its parent ends, and not asked to end.
+    KILLED_WITH_PARENT = False
+
     def __init__(
         self,
         argv: Sequence[str],
@@ -90,7 +93,7 @@ class ManagedProcess:
         self.start_timeout = start_timeout
         self._forks = forks if CAN_FORK and argv[0] == sys.executable else None
         self._ready = ready or (lambda: True)
-        self._log_path = folder / f"{name}.log"
+        self.log_path = folder / f"{name}.log"
         self._log_start = 0
         self._process: Started | None = None
         self._group_is_gone = False
@@ -104,7 +107,7 @@ class ManagedProcess:
             raise ProcessError(f"{self.name} is running already")
         if os.environ.get("CELERY_TEST_SERVICES") == "no":
             raise ProcessError(f"{self.name} is not started in this run: mark the test with pytest.mark.service")
-        with self._log_path.open("ab") as log:
+        with self.log_path.open("ab") as log:
             self._log_start = log.tell()
             self._process = self._spawn(log)
         self._group_is_gone = False
@@ -119,9 +122,9 @@ class ManagedProcess:
     def _spawn(self, log: BinaryIO) -> Started:
         if self._forks is not None:
             server = fork_server(self._forks)
-            return server.run(self.argv[1:], env=self._whole_environment, cwd=self.cwd, stdout=self._log_path)
+            return server.run(self.argv[1:], env=self._whole_environment, cwd=self.cwd, stdout=self.log_path)
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", str(LAUNCHER), *self.argv],
+            [sys.executable, "-I", "-S", str(LAUNCHER), *(["--kill"] if self.KILLED_WITH_PARENT else []), *self.argv],
             cwd=self.cwd,
             env=self._whole_environment,
             stdin=subprocess.DEVNULL,
@@ -242,9 +245,9 @@ class ManagedProcess:
             os.killpg(self._started.pid, number)
 
     def _read_log(self, offset: int) -> str:
-        if not self._log_path.exists():
+        if not self.log_path.exists():
             return ""
-        with self._log_path.open("rb") as log:
+        with self.log_path.open("rb") as log:
             log.seek(offset)
             return log.read().decode(errors="replace")
 
@@ -322,17 +325,20 @@ class WebServer(ManagedProcess):
         )
 
 
+FIRST_PORT = 10000
+#: Those of servers that all processes of a test run share: no test is given one of them.
+SHARED_PORTS = range(31800, 32000)
 #: Those that this process has given away: whoever has one may close it for a while, and listen again.
 _given_ports: set[int] = set()
 
 
-def free_port() -> int:
+def free_port(ports: range | None = None) -> int:
     """Find a port that nobody listens on, and that no other test of this run is given.
 
     It is below the range of outgoing connections: a client that keeps trying to reach a stopped server there cannot
     end up connected to itself, and so keep the server from coming back; nor can anybody else's connection have it.
     """
-    ports = _own_ports()
+    ports = ports or _own_ports()
     # Hypothesis seeds the other generator: test runs beside this one would draw the same ports.
     for port in random.SystemRandom().sample(ports, len(ports)):
         if port in _given_ports:
@@ -347,8 +353,8 @@ def free_port() -> int:
 def _own_ports() -> range:
     """Return those of which this process of pytest-xdist may give some away."""
     number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    size = 22000 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    return range(10000 + number * size, 10000 + (number + 1) * size)
+    size = (SHARED_PORTS.start - FIRST_PORT) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    return range(FIRST_PORT + number * size, FIRST_PORT + (number + 1) * size)
 
 
 def accepts_connections(port: int) -> bool:

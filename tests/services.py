@@ -93,16 +93,22 @@ class RabbitMQServer(ManagedProcess):
     Args:
         folder: Where its log, data and configuration go.
         certificate: Its file and that of its key, to speak TLS on another port too.
+        ports: Those to choose its own from; by default those of this process.
 
     Attributes:
-        tls_port: That port.
+        management_port: Where the management plugin listens.
+        tls_port: That of TLS.
     """
 
-    def __init__(self, folder: Path, *, certificate: tuple[Path, Path] | None = None) -> None:
-        self.tls_port = free_port()
+    KILLED_WITH_PARENT = True
+
+    def __init__(
+        self, folder: Path, *, certificate: tuple[Path, Path] | None = None, ports: range | None = None
+    ) -> None:
         self._certificate = certificate
-        self.port, self._management_port = free_port(), free_port()
-        self._distribution_port, names_port = free_port(), free_port()
+        self.port, self.management_port, self.tls_port, self._distribution_port, names_port = (
+            free_port(ports) for _ in range(5)
+        )
         # Without one on its port, RabbitMQ starts an epmd of its own, which outlives it.
         self._epmd = ManagedProcess(
             [require("epmd"), "-port", str(names_port), "-address", HOST],
@@ -150,7 +156,7 @@ class RabbitMQServer(ManagedProcess):
 
     def answers(self) -> bool:
         return "startup complete" in self.current_log and all(
-            accepts_connections(port) for port in (self.port, self._management_port)
+            accepts_connections(port) for port in (self.port, self.management_port)
         )
 
     def close_connections(self) -> int:
@@ -171,14 +177,15 @@ class RabbitMQServer(ManagedProcess):
         """Make a user who may listen to exchanges of a virtual host, not publish to them, and return the address."""
         vhost = url.rpartition("/")[2]
         rights = {"configure": ".*", "write": "python-socketio\\..*", "read": ".*"}
-        self.manage("PUT", "users/listener", {"password": "listener", "tags": ""})
-        self.manage("PUT", f"permissions/{vhost}/listener", rights)
-        return url.replace("guest:guest@", "listener:listener@")
+        user = f"listener-{vhost}"  # users are those of all virtual hosts
+        self.manage("PUT", f"users/{user}", {"password": "listener", "tags": ""})
+        self.manage("PUT", f"permissions/{vhost}/{user}", rights)
+        return url.replace("guest:guest@", f"{user}:listener@")
 
     def manage(self, method: str, path: str, body: object = None) -> Any:
         """Ask the management plugin, and return its answer."""
         request = urllib.request.Request(
-            f"http://{HOST}:{self._management_port}/api/{path}",
+            f"http://{HOST}:{self.management_port}/api/{path}",
             method=method,
             data=None if body is None else json.dumps(body).encode(),
             headers={
@@ -197,7 +204,7 @@ class RabbitMQServer(ManagedProcess):
         (folder / "rabbitmq.conf").write_text(
             f"listeners.tcp.1 = {HOST}:{self.port}\n"
             f"management.tcp.ip = {HOST}\n"
-            f"management.tcp.port = {self._management_port}\n"
+            f"management.tcp.port = {self.management_port}\n"
             "log.console = true\n"
             "log.file = false\n"
             "disk_free_limit.absolute = 50MB\n"
@@ -231,6 +238,9 @@ class RabbitMQServer(ManagedProcess):
             "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
             "RABBITMQ_CONF_ENV_FILE": str(folder / "env.conf"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
+            # Its script becomes the node, and is no shell before it: what kills the one kills the other.
+            "RABBITMQ_ALLOW_INPUT": "1",
+            "RABBITMQ_SERVER_START_ARGS": "-noinput",
             # Its schedulers give the processor to others at once when they have nothing to do.
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
                 "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none +sbwtdio none"

@@ -8,12 +8,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import redis
 
 from celery_realtime.channel.kombu_manager import RealtimeKombuManager
 from celery_realtime.channel.listener import DEAF_AFTER
 from celery_realtime.events import Outgoing
 from celery_realtime.web.delivery import Emit
-from tests.channels import client_manager
+from tests.channels import PROBE, Channel, client_manager, numbers, returns
 from tests.proxy import Proxy
 from tests.waiting import wait_for
 
@@ -131,10 +132,10 @@ def test_a_connection_that_goes_on_after_a_pause_has_lost_nothing(
 
 
 def test_a_publisher_that_a_memory_alarm_blocks_writes_nothing_twice_and_loses_nothing(
-    rabbitmq_broker: Broker, make_rabbitmq_ears: Callable[[str], Ears], alarm: Callable[[bool], None]
+    own_rabbitmq_broker: Broker, make_rabbitmq_ears: Callable[[str], Ears], alarm: Callable[[bool], None]
 ) -> None:
-    ears = make_rabbitmq_ears(rabbitmq_broker.url)
-    publisher = RealtimeKombuManager(rabbitmq_broker.url, write_only=True)
+    ears = make_rabbitmq_ears(own_rabbitmq_broker.url)
+    publisher = RealtimeKombuManager(own_rabbitmq_broker.url, write_only=True)
     publisher.publish_events([step(0)])
     events = [step(number) for number in range(1, 501)]
 
@@ -151,8 +152,10 @@ def test_a_publisher_that_a_memory_alarm_blocks_writes_nothing_twice_and_loses_n
     publisher.close()
 
 
-def test_offering_during_a_memory_alarm_does_not_wait(rabbitmq_broker: Broker, alarm: Callable[[bool], None]) -> None:
-    publisher = RealtimeKombuManager(rabbitmq_broker.url, write_only=True)
+def test_offering_during_a_memory_alarm_does_not_wait(
+    own_rabbitmq_broker: Broker, alarm: Callable[[bool], None]
+) -> None:
+    publisher = RealtimeKombuManager(own_rabbitmq_broker.url, write_only=True)
     publisher.publish_events([step(0)])
     alarm(True)
     wait_for(lambda: publisher.publish_events([step(1), step(2)]) == 0)
@@ -165,7 +168,7 @@ def test_offering_during_a_memory_alarm_does_not_wait(rabbitmq_broker: Broker, a
 
 
 @pytest.fixture
-def make_rabbitmq_ears(rabbitmq_broker: Broker) -> Iterator[Callable[[str], Ears]]:
+def make_rabbitmq_ears(own_rabbitmq_broker: Broker) -> Iterator[Callable[[str], Ears]]:
     made: list[Ears] = []
 
     def make(url: str) -> Ears:
@@ -178,14 +181,14 @@ def make_rabbitmq_ears(rabbitmq_broker: Broker) -> Iterator[Callable[[str], Ears
 
 
 @pytest.fixture
-def alarm(rabbitmq_server: RabbitMQServer) -> Iterator[Callable[[bool], None]]:
+def alarm(own_rabbitmq_server: RabbitMQServer) -> Iterator[Callable[[bool], None]]:
     """Switch the alarm of a RabbitMQ that is short of memory on and off."""
     is_on = False
 
     def switch(on: bool) -> None:
         nonlocal is_on
         is_on = on
-        rabbitmq_server.set_memory_alarm(on)
+        own_rabbitmq_server.set_memory_alarm(on)
 
     yield switch
     if is_on:
@@ -247,9 +250,9 @@ def test_a_quiet_channel_is_heard_to_be_quiet(broker: Broker, make_ears: Callabl
 
 
 def test_a_listener_that_a_memory_alarm_keeps_from_speaking_goes_on_listening(
-    rabbitmq_broker: Broker, make_rabbitmq_ears: Callable[[str], Ears], alarm: Callable[[bool], None]
+    own_rabbitmq_broker: Broker, make_rabbitmq_ears: Callable[[str], Ears], alarm: Callable[[bool], None]
 ) -> None:
-    ears = make_rabbitmq_ears(rabbitmq_broker.url)
+    ears = make_rabbitmq_ears(own_rabbitmq_broker.url)
     wait_for(lambda: ears.manager.is_hearing)
 
     alarm(True)
@@ -263,11 +266,11 @@ def test_a_listener_that_a_memory_alarm_keeps_from_speaking_goes_on_listening(
 
 
 def test_a_listener_that_may_not_publish_hears_all_the_same(
-    rabbitmq_server: RabbitMQServer, rabbitmq_broker: Broker, make_rabbitmq_ears: Callable[[str], Ears]
+    own_rabbitmq_server: RabbitMQServer, own_rabbitmq_broker: Broker, make_rabbitmq_ears: Callable[[str], Ears]
 ) -> None:
-    publisher: Any = RealtimeKombuManager(rabbitmq_broker.url, write_only=True)
+    publisher: Any = RealtimeKombuManager(own_rabbitmq_broker.url, write_only=True)
     publisher.publish_events([step(0)])
-    ears = make_rabbitmq_ears(rabbitmq_server.listen_only_url(rabbitmq_broker.url))
+    ears = make_rabbitmq_ears(own_rabbitmq_server.listen_only_url(own_rabbitmq_broker.url))
 
     wait_for(lambda: ears.manager.generation == 2, message="being forbidden to speak has not ended the connection")
     wait_for(lambda: ears.manager.is_hearing)
@@ -276,3 +279,87 @@ def test_a_listener_that_may_not_publish_hears_all_the_same(
     wait_for(lambda: ears.numbers == [1])
     assert ears.manager.generation == 2
     publisher.close()
+
+
+# -- both ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def channel(broker: Broker) -> Iterator[Channel]:
+    channel = Channel(broker.url)
+    yield channel
+    broker.server.ensure_running()
+    channel.close()
+
+
+@pytest.mark.own_rabbitmq
+def test_both_sides_go_on_by_themselves_when_the_broker_comes_back(channel: Channel, broker: Broker) -> None:
+    listener, publisher, leaving = channel.recorder(), channel.publisher(), channel.publisher()
+    publisher.publish_events([step(0)])
+    leaving.publish_events([step(0)])
+    listener.wait_for_count(2)
+
+    broker.server.stop()
+    leaving.close()
+    wait_for(lambda: publisher.publish_events([step(-1)]) == 0)
+    wait_for(lambda: not listener.manager.wait_until_listening(0))
+    broker.server.start()
+
+    wait_for(lambda: publisher.publish_events([PROBE]) and listener.probed.wait(0.05))
+    listener.emits.clear()
+    assert publisher.publish_events([step(number) for number in range(1, 101)]) == 100
+    assert numbers(listener.wait_for_count(100)) == list(range(1, 101))
+    assert listener.manager.generation >= 2
+
+
+@pytest.mark.own_rabbitmq
+def test_both_sides_go_on_by_themselves_when_an_operator_cuts_them_off(channel: Channel, broker: Broker) -> None:
+    listener, publisher = channel.recorder(), channel.publisher()
+    publisher.publish_events([step(0)])
+    listener.wait_for_count(1)
+
+    _cut_all_connections(broker)
+    wait_for(lambda: listener.manager.generation >= 2)
+
+    wait_for(lambda: publisher.publish_events([PROBE]) and listener.probed.wait(0.05))
+    publisher.publish_events([step(number) for number in range(1, 11)])
+    assert numbers(listener.wait_for_count(11)) == list(range(11))
+
+
+def _cut_all_connections(broker: Broker) -> None:
+    if broker.name == "rabbitmq":
+        broker.server.manage("DELETE", "connections/username/guest")  # type: ignore[union-attr]
+        return
+    with redis.Redis.from_url(broker.url) as client:
+        client.client_kill_filter(_type="pubsub")
+        client.client_kill_filter(_type="normal", skipme=True)
+
+
+@pytest.mark.own_rabbitmq
+def test_a_paused_broker_holds_up_nobody_and_is_used_again_when_it_goes_on(channel: Channel, broker: Broker) -> None:
+    listener, publisher = channel.recorder(), channel.publisher()
+    publisher.publish_events([step(0)])
+
+    broker.server.pause()
+    try:
+        returns(publisher.publish_events, [step(-1)])
+    finally:
+        broker.server.resume()
+
+    wait_for(lambda: publisher.publish_events([PROBE]) and listener.probed.wait(0.05))
+    publisher.publish_events([step(1)])
+    wait_for(lambda: numbers(listener.emits)[-1:] == [1])
+
+
+@pytest.mark.own_rabbitmq
+def test_closing_does_not_wait_for_a_broker_that_does_not_answer(channel: Channel, broker: Broker) -> None:
+    publisher = channel.publisher()
+    publisher.publish_events([step(1)])
+
+    broker.server.pause()
+    try:
+        returns(publisher.close)
+    finally:
+        broker.server.resume()
+
+    assert wait_for(lambda: publisher.publish_events([step(2)]))

@@ -26,7 +26,7 @@ from celery_realtime.channel.listener import Listener
 from celery_realtime.environments import with_transport_options
 from celery_realtime.events import Outgoing
 from tests.channel.test_wire import NO_MESSAGES
-from tests.channels import PROBE, Channel, async_client_manager, client_manager, numbers, returns, step
+from tests.channels import Channel, async_client_manager, client_manager, numbers, step
 from tests.processes import HOST, ROOT, free_port
 from tests.waiting import wait_for
 
@@ -43,7 +43,6 @@ SCHEMES = pytest.mark.parametrize("scheme", ["redis", "amqp"])
 def channel(broker: Broker) -> Iterator[Channel]:
     channel = Channel(broker.url)
     yield channel
-    broker.server.ensure_running()
     channel.close()
 
 
@@ -253,62 +252,6 @@ def test_making_a_manager_opens_no_connection_and_starts_no_thread(scheme: str) 
         assert set(threading.enumerate()) <= threads
         with pytest.raises(TimeoutError):
             broker.accept()
-
-
-def test_both_sides_go_on_by_themselves_when_the_broker_comes_back(channel: Channel, broker: Broker) -> None:
-    listener, publisher, leaving = channel.recorder(), channel.publisher(), channel.publisher()
-    publisher.publish_events([step(0)])
-    leaving.publish_events([step(0)])
-    listener.wait_for_count(2)
-
-    broker.server.stop()
-    leaving.close()
-    wait_for(lambda: publisher.publish_events([step(-1)]) == 0)
-    wait_for(lambda: not listener.manager.wait_until_listening(0))
-    broker.server.start()
-
-    wait_for(lambda: publisher.publish_events([PROBE]) and listener.probed.wait(0.05))
-    listener.emits.clear()
-    assert publisher.publish_events([step(number) for number in range(1, 101)]) == 100
-    assert numbers(listener.wait_for_count(100)) == list(range(1, 101))
-    assert listener.manager.generation >= 2
-
-
-def test_both_sides_go_on_by_themselves_when_an_operator_cuts_them_off(channel: Channel, broker: Broker) -> None:
-    listener, publisher = channel.recorder(), channel.publisher()
-    publisher.publish_events([step(0)])
-    listener.wait_for_count(1)
-
-    _cut_all_connections(broker)
-    wait_for(lambda: listener.manager.generation >= 2)
-
-    wait_for(lambda: publisher.publish_events([PROBE]) and listener.probed.wait(0.05))
-    publisher.publish_events([step(number) for number in range(1, 11)])
-    assert numbers(listener.wait_for_count(11)) == list(range(11))
-
-
-def _cut_all_connections(broker: Broker) -> None:
-    if broker.name == "rabbitmq":
-        broker.server.manage("DELETE", "connections/username/guest")  # type: ignore[union-attr]
-        return
-    with redis.Redis.from_url(broker.url) as client:
-        client.client_kill_filter(_type="pubsub")
-        client.client_kill_filter(_type="normal", skipme=True)
-
-
-def test_a_paused_broker_holds_up_nobody_and_is_used_again_when_it_goes_on(channel: Channel, broker: Broker) -> None:
-    listener, publisher = channel.recorder(), channel.publisher()
-    publisher.publish_events([step(0)])
-
-    broker.server.pause()
-    try:
-        returns(publisher.publish_events, [step(-1)])
-    finally:
-        broker.server.resume()
-
-    wait_for(lambda: publisher.publish_events([PROBE]) and listener.probed.wait(0.05))
-    publisher.publish_events([step(1)])
-    wait_for(lambda: numbers(listener.emits)[-1:] == [1])
 
 
 # -- what is left behind ------------------------------------------------------------------------------------------

@@ -100,9 +100,9 @@ else:
         return LocalRedis(results_server)
 
     @pytest.fixture
-    def default_rabbitmq_broker(rabbitmq_server: RabbitMQServer) -> LocalRabbitMQ:
-        rabbitmq_server.ensure_running()
-        return LocalRabbitMQ(rabbitmq_server)
+    def default_rabbitmq_broker(own_rabbitmq_server: RabbitMQServer) -> LocalRabbitMQ:
+        own_rabbitmq_server.ensure_running()
+        return LocalRabbitMQ(own_rabbitmq_server)
 
     @pytest.fixture
     def default_worker_container(

@@ -41,6 +41,7 @@ def test_a_worker_of_each_pool_runs_tasks_on_each_broker(start_worker: StartWork
     assert [result.get(timeout=60) for result in waiting] == list(range(1, 21))
 
 
+@pytest.mark.own_rabbitmq
 def test_a_worker_goes_on_after_a_pause_of_the_broker(start_worker: StartWorker, broker: Broker) -> None:
     worker = start_worker(APP, broker=broker)
     app = broker.app()

@@ -118,6 +118,7 @@ def test_a_worker_that_was_away_for_too_long_takes_its_job_back(stage: Stage, tm
 POOLS = ("threads", "prefork", "gevent", "eventlet")
 
 
+@pytest.mark.own_rabbitmq
 @pytest.mark.parametrize(
     ("broker", "pool"),
     long_unless([("redis", "threads")], [("redis", "threads"), *(("rabbitmq", pool) for pool in POOLS)]),

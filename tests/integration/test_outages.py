@@ -164,35 +164,35 @@ def test_a_redis_that_is_paused_stops_no_task(
 
 
 def test_in_a_memory_alarm_no_task_is_stopped_and_nothing_is_lost_or_doubled(
-    launcher: Launcher, brokers: Brokers, rabbitmq_server: RabbitMQServer
+    launcher: Launcher, brokers: Brokers, own_rabbitmq_server: RabbitMQServer
 ) -> None:
-    scene = Scene(launcher, brokers, "rabbitmq", "prefork")
+    scene = Scene(launcher, brokers, "own_rabbitmq", "prefork")
     project = new_project()
     with scene.proxy, scene.producing(), scene.stage.watch(project) as client:
         first = ends(run(project))
-        rabbitmq_server.set_memory_alarm(True)
+        own_rabbitmq_server.set_memory_alarm(True)
         try:
             during = [ends(task) for task in [run(project) for _ in range(3)]]
         finally:
-            rabbitmq_server.set_memory_alarm(False)
+            own_rabbitmq_server.set_memory_alarm(False)
         all_told(client, first.id, *(task.id for task in during))
 
 
 def test_without_a_history_a_memory_alarm_doubles_nothing_either(
-    launcher: Launcher, brokers: Brokers, rabbitmq_server: RabbitMQServer
+    launcher: Launcher, brokers: Brokers, own_rabbitmq_server: RabbitMQServer
 ) -> None:
-    broker, channel, project = brokers.make("redis"), brokers.make("rabbitmq"), new_project()
+    broker, channel, project = brokers.make("redis"), brokers.make("own_rabbitmq"), new_project()
     env = {"PROGRESS_INTERVAL": "0", "REALTIME_URL": channel.url, "HISTORY": "off"}
     with producing(broker, url=channel.url, history_url=None):
         stage = Stage(launcher, broker, env=env, concurrency=1)
         with stage.watch(project) as client:
             jobs.chatter.apply_async(headers={"project_id": project}).get(timeout=60)
-            rabbitmq_server.set_memory_alarm(True)
+            own_rabbitmq_server.set_memory_alarm(True)
             try:
                 result = jobs.chatter.apply_async(headers={"project_id": project})
                 result.get(timeout=60)
             finally:
-                rabbitmq_server.set_memory_alarm(False)
+                own_rabbitmq_server.set_memory_alarm(False)
             client.wait_for_end(result.id)
             lines = [data["number"] for data in client.of("line") if data["_realtime"]["job_id"] == result.id]
             assert lines == list(range(0, 1000, 100))
