@@ -27,12 +27,21 @@ class BatchedJobs:
     Args:
         reader: Reads which job a request is.
         reporter: Reports their statuses.
+        begin: Notes and reports that a job starts.
         report_success: Reports that a job has succeeded, with a result.
     """
 
-    def __init__(self, reader: JobReader, reporter: StatusReporter, report_success: Callable[[Job, Any], None]) -> None:
+    def __init__(
+        self,
+        reader: JobReader,
+        reporter: StatusReporter,
+        *,
+        begin: Callable[[Job], None],
+        report_success: Callable[[Job, Any], None],
+    ) -> None:
         self._reader = reader
         self._reporter = reporter
+        self._begin = begin
         self._report_success = report_success
         self._log = RateLimitedLogger(logger)
 
@@ -40,7 +49,7 @@ class BatchedJobs:
         """Report that the jobs of a batch run; returns whether a task runs a batch at all."""
         batch = batch_of(task, args)
         for request in batch or ():
-            self._reporter.report(self._job(request), "STARTED")
+            self._begin(self._job(request))
         return batch is not None
 
     def end(self, task: Any, args: Any, state: str) -> bool:

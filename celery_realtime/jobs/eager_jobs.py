@@ -28,7 +28,8 @@ class EagerJobs:
 
     def begin(self, _job: Job) -> None:
         """Take notice of the job that begins in this thread."""
-        self._kinds.add(bool(self._app.current_worker_task.request.is_eager))
+        running = self._app.current_worker_task  # none where a worker runs a batch
+        self._kinds.add(running is not None and bool(running.request.is_eager))
 
     def _on_publish(self, **_: Any) -> None:
         self._is_any_published = True

@@ -67,7 +67,7 @@ class Bridge:
         self._reporter = reporter
         self._departures = departures
         self._reader = reader
-        self._batches = BatchedJobs(reader, self._reporter, self._report_success)
+        self._batches = BatchedJobs(reader, reporter, begin=self._begin, report_success=self._report_success)
         self._unreached = UnreachedSteps(projects, self._reporter, received.by_id)
         self._publishing = Publishing(
             app, settings, projects=projects, reporter=reporter, unreached=self._unreached, received=received.by_id
@@ -155,6 +155,13 @@ class Bridge:
             self._reporter.report(job, "STARTED")
         else:
             self._reporter.report_start(job, continues=notes_of(request).continues)
+        self._note_start(job)
+
+    def _begin(self, job: Job) -> None:
+        self._reporter.report_start(job)
+        self._note_start(job)
+
+    def _note_start(self, job: Job) -> None:
         for observer in self._start_observers:
             observer(job)
 

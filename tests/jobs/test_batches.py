@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import uuid
+from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 from celery import Task, signals
 
+from celery_realtime.events import PROGRESS_EVENT, STATUS_EVENT
 from celery_realtime.jobs.batches import FAILED
 from tests.recording import Studio
 
@@ -38,13 +40,17 @@ def requests(*job_ids: str) -> tuple[list[Any]]:
     return ([SimpleNamespace(id=job_id, request_dict={"project_id": "p"}, **common) for job_id in job_ids],)
 
 
-def run(studio: Studio, base: type[Task], args: Any, state: str) -> list[tuple[str, str, Any]]:
+def run(
+    studio: Studio, base: type[Task], args: Any, state: str, meanwhile: Callable[[], None] = lambda: None
+) -> list[tuple[str, str, Any]]:
     """Return what is reported of a batch that ends in a state: job, state and error."""
     task = studio.app.task(name="batch", base=base, shared=False)(run_all)
     call = {"sender": task, "task_id": "batch", "task": task, "args": args, "kwargs": {}}
     signals.task_prerun.send(**call)
+    meanwhile()
     signals.task_postrun.send(**call, retval=None, state=state)
-    return [(sent.data["job_id"], sent.data["state"], sent.data["error"]) for sent in studio.sent]
+    statuses = [sent.data for sent in studio.sent if sent.event == STATUS_EVENT]
+    return [(data["job_id"], data["state"], data["error"]) for data in statuses]
 
 
 def test_each_job_ends_as_its_task_has_stored_it_or_as_the_batch(studio: Studio) -> None:
@@ -66,3 +72,20 @@ def test_each_job_ends_as_its_task_has_stored_it_or_as_the_batch(studio: Studio)
 def test_the_jobs_of_a_batch_that_raises_fail(studio: Studio) -> None:
     job = str(uuid.uuid4())
     assert run(studio, Batches, requests(job), "FAILURE")[1:] == [(job, "FAILURE", FAILED)]
+
+
+def test_each_job_of_a_batch_reports_by_its_id_until_it_ends(studio: Studio) -> None:
+    one, other = (f"{name}-{uuid.uuid4()}" for name in ("one", "other"))
+
+    def report() -> None:
+        for number, job in enumerate((one, other)):
+            studio.realtime.progress_tracker(job).set_progress(40 + number)
+
+    run(studio, Batches, requests(one, other), "SUCCESS", report)
+    report()
+    reported = [(sent.project_id, sent.data["job_id"], sent.data["progress"]) for sent in sent_progress(studio)]
+    assert reported == [("p", one, 40), ("p", other, 41)]
+
+
+def sent_progress(studio: Studio) -> list[Any]:
+    return [sent for sent in studio.sent if sent.event == PROGRESS_EVENT]
