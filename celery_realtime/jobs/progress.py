@@ -52,12 +52,15 @@ def check_progress(
 
 _PLAIN = (int, float)
 
+#: What sums of parts, such as ten times 0.1, may be beyond their bounds, as a share of the upper one.
+_ROUNDING = 1e-6
+
 #: Up to here every plain number is fine as it is; a larger one may not fit into a float.
 _FAR = 1e15
 
 
 def check_number(name: str, value: object, most: Number | None) -> Number:
-    """Return a number that is finite, 0 or more, and at most ``most``.
+    """Return a number that is finite, 0 or more, and at most ``most``; what rounding has put beyond that is put back.
 
     Raises:
         TypeError: It is not a number.
@@ -74,9 +77,17 @@ def check_number(name: str, value: object, most: Number | None) -> Number:
         raise ValueError(f"{name} must be a number that a float can hold") from None
     if not finite:
         raise ValueError(f"{name} must be finite, not {number}")
+    if isinstance(number, float) and most is not None:
+        number = _unrounded(number, most)
     if number < 0 or (most is not None and number > most):
         raise ValueError(f"{name} must be {'0 or more' if most is None else f'between 0 and {most}'}, not {number}")
     return number
+
+
+def _unrounded(number: float, most: Number) -> Number:
+    """Return the bound that a number is beyond by no more than rounding, or else the number."""
+    bound = max(0, min(number, most))
+    return bound if abs(number - bound) <= most * _ROUNDING else number
 
 
 def _percent(current: Number, total: Number) -> Number:

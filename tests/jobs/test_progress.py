@@ -49,6 +49,15 @@ def test_a_percentage_beyond_is_refused_and_named(percent: float) -> None:
         check_progress(percent)
 
 
+def test_what_rounding_has_put_beyond_a_bound_is_put_back() -> None:
+    assert sum([100 / 6] * 7) - 100 / 6 > 100  # what a loop comes to that adds its part each time
+    assert check_progress(sum([100 / 6] * 7) - 100 / 6) == Progress(100)
+    assert check_progress(1 - 0.9 - 0.1) == Progress(0)
+    assert check_progress(current=sum([0.1] * 3), total=0.3) == Progress(100, None, 0.3, 0.3)
+    with pytest.raises(ValueError, match="current must be between 0 and 10000000, not 10000001"):
+        check_progress(current=10_000_001, total=10_000_000)
+
+
 @pytest.mark.parametrize("percent", [math.nan, math.inf, -math.inf, np.float32("nan"), Decimal("inf")])
 def test_a_percentage_that_is_no_finite_number_is_refused(percent: float) -> None:
     with pytest.raises(ValueError, match=f"progress must be finite, not {float(percent)}"):
