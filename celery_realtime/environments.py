@@ -108,9 +108,17 @@ def name_in_history(channel: str, url: str, options: Mapping[str, Any], prefix: 
         The name itself, of a channel in the first database or the virtual host ``/`` whose prefix the history has too.
     """
     own = channel_prefix(options)
-    other = own if prefix not in (None, own, f"{own}_") else ""
+    other = "" if prefix is None or _is_of(prefix, own) else own
     parts = [quote(part, safe=":") for part in (other, _place(url, options)) if part]
     return "/".join([*parts, channel.replace("/", "%2F")])
+
+
+def _is_of(prefix: str, own: str) -> bool:
+    """Tell whether a prefix of the history says that of a broker, and no other.
+
+    Celery's result backend puts an underscore behind one that has none, so ``p_`` is that of ``p``, not of ``p_``.
+    """
+    return prefix == own + "_" or (prefix == own and not own.endswith("_"))
 
 
 def _place(url: str, options: Mapping[str, Any]) -> str:

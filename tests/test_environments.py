@@ -74,6 +74,11 @@ def test_all_keys_begin_with_the_prefix_of_the_environment(
         ({"broker_url": "amqp://b//"}, {"broker_url": "amqp://b/staging"}),
         # A prefix of results that both have, and of tasks that each has for itself.
         ({**BACKEND, "broker_transport_options": {"global_keyprefix": "a:"}}, BACKEND),
+        # For results, Celery makes one of these two.
+        (
+            {name: {"global_keyprefix": "live"} for name in (*BROKER, *BACKEND)},
+            {name: {"global_keyprefix": "live_"} for name in (*BROKER, *BACKEND)},
+        ),
     ],
 )
 def test_what_celery_keeps_apart_has_no_history_in_common(one: dict[str, Any], other: dict[str, Any]) -> None:
