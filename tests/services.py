@@ -12,8 +12,10 @@ import urllib.request
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError
 from urllib.parse import quote
 
 import redis
@@ -164,7 +166,11 @@ class RabbitMQServer(ManagedProcess):
         self.disturbances += 1
         connections = self.manage("GET", "connections")
         for connection in connections:
-            self.manage("DELETE", f"connections/{quote(connection['name'])}")
+            try:
+                self.manage("DELETE", f"connections/{quote(connection['name'], safe='')}")
+            except HTTPError as error:
+                if error.code != HTTPStatus.NOT_FOUND:  # it has gone by itself
+                    raise
         return len(connections)
 
     def set_memory_alarm(self, on: bool) -> None:

@@ -218,19 +218,14 @@ class Bridge:
         elif not isinstance(cause, Exception):
             self._departures.cut_off(job, request)
 
-    # -- ends -----------------------------------------------------------------------------------------------------
-
     def _on_success(self, sender: Any = None, result: Any = None, **_: Any) -> None:
         job = self._reader.running(sender)
         if job is not None and not notes_of(sender.request).republished:
-            self._report_end(job, endings.returned(sender, result, self._settings()))
+            _report(self._reporter, job, endings.returned(sender, result, self._settings()))
             self._reporter.secure()
 
     def _report_success(self, job: Job, result: Any) -> None:
-        self._report_end(job, endings.success(result, self._settings()))
-
-    def _report_end(self, job: Job, ending: Ending) -> None:
-        self._reporter.report(job, ending.state, result=ending.result, error=ending.error, truncated=ending.truncated)
+        _report(self._reporter, job, endings.success(result, self._settings()))
 
     def _on_failure(
         self, sender: Any = None, task_id: str = "", exception: Any = None, einfo: Any = None, **_: Any
@@ -291,6 +286,10 @@ class Bridge:
             self._departures.give_back(job, received)
         else:
             self._reporter.report(job, "LOST", error=endings.SHUTDOWN)
+
+
+def _report(reporter: StatusReporter, job: Job, ending: Ending) -> None:
+    reporter.report(job, ending.state, result=ending.result, error=ending.error, truncated=ending.truncated)
 
 
 def _stored_error(meta: Any) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 import threading
@@ -21,6 +22,7 @@ from celery_realtime.sending.pace import Pace
 from celery_realtime.sending.sender import Sender
 from celery_realtime.sending.slow_start import SlowStart
 from celery_realtime.sending.waits import Waits
+from celery_realtime.sending.ways import Ways
 
 logger = logging.getLogger(__name__)
 
@@ -82,8 +84,9 @@ class Outbox(Generic[T]):
         self._lock = threading.RLock()
         self._idle = Changes(self._lock)
         self._queue: EventQueue[T] = EventQueue(self._queue_size, self._ledger, settled=self._settle)
+        ways = Ways(self._publish, self._append, self._ledger)
         self._backlog: Backlog[T] = Backlog(
-            self._publish_counted,
+            ways.publish,
             changed=self._idle,
             size=self._queue_size,
             # What is stored as one batch is published as one, the updates of workflows that come with it included.
@@ -93,7 +96,7 @@ class Outbox(Generic[T]):
         )
         self._sender: Sender[T] = Sender(
             self._queue,
-            self._publish_all if self._append is None else self._append_all,
+            functools.partial(ways.send, self._queue, self._backlog),
             backlog=self._backlog,
             # What a broker that blocks has been given and not confirmed, a publisher knows only of the same batch.
             pace=Pace(
@@ -202,27 +205,6 @@ class Outbox(Generic[T]):
             observer([*self._sender.since(key), *self._queue.since(key)])
 
     # -- sending ------------------------------------------------------------------------------------------------
-
-    def _publish_counted(self, events: list[T]) -> int:
-        sent = self._publish(events)
-        self._ledger.count("sent", sent)
-        return sent
-
-    def _publish_all(self, events: list[T]) -> int:
-        sent = self._publish_counted(events)
-        if sent < len(events):
-            self._ledger.delayed(self.size + len(events) - sent)
-        return sent
-
-    def _append_all(self, events: list[T]) -> int:
-        """Store events; returns how many are done with, since from now on the backlog has them."""
-        assert self._append is not None
-        stored = self._append(events)
-        if stored is None:
-            self._ledger.delayed(self.size + len(events), "the history")
-            return 0
-        self._backlog.add(stored)
-        return len(events)
 
     def stop(self) -> None:
         """Let the thread that sends end, after its present batch if it has one; the next event starts another."""

@@ -108,6 +108,8 @@ def looked_at(host: Attacked) -> int:
 
 @pytest.mark.parametrize("name", ENDLESS_BODIES)
 def test_a_body_that_does_not_end_is_not_read_to_its_end(host: Attacked, name: str) -> None:
+    if host.kind not in WITH_DOORS:
+        pytest.skip(f"{host.kind} throws away what comes, and others have their turn meanwhile")
     beginning, more = ENDLESS_BODIES[name]
     with http(host.url, beginning.replace("SID", handshake(host.url)).encode(), timeout=60) as connection:
         assert is_closed_while_sending(connection, more, MOST_READ)

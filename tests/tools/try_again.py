@@ -16,8 +16,10 @@ from tests.processes import ROOT
 #: Where pytest has its cache, unless it was told of another folder.
 CACHE = ROOT / ".pytest_cache"
 
-#: Under this name a run notes there what failed in it. pytest's own note also has what failed before.
+#: Under this name a run of this project's tests notes there what failed in it. pytest's own note also has what failed
+#: before.
 NOTE = "celery_realtime/failed"
+THEIRS = "cache/lastfailed"
 
 #: What is said of a test that passes, and of one that fails, the second time.
 VERDICTS = ("passed only alone, which has to be mended", "failed twice")
@@ -28,8 +30,8 @@ MOST = 5
 
 def failed(cache: Path = CACHE) -> list[str]:
     """Return the tests that failed in the last run."""
-    path = cache / "v" / NOTE
-    return sorted(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else []
+    path = next((path for name in (NOTE, THEIRS) if (path := cache / "v" / name).exists()), None)
+    return [] if path is None else sorted(json.loads(path.read_text(encoding="utf-8")))
 
 
 def passes(test: str) -> bool:
