@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +31,7 @@ def measure(stage: Stage) -> Iterator[Figure]:
 def _times(stage: Stage, broker: Broker) -> list[list[float]]:
     hub = realtime(broker.url, channel="ours")
     publisher, writer = hub.manager.publisher, stock_manager(broker.url)
-    ours = Ear(hub.client_manager(), lambda message: publisher.publish(json.dumps(message).encode()))
+    ours = Ear(hub.client_manager(), publisher._publish)
     stock = Ear(socketio.KombuManager(broker.url), writer._publish)
 
     def tell_ours(count: int, size: int) -> None:

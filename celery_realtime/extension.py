@@ -43,7 +43,6 @@ from celery_realtime.web.surroundings import celery_app_of, is_flask, surroundin
 
 if TYPE_CHECKING:
     from celery_realtime.channel.kombu_manager import RealtimeKombuManager
-    from celery_realtime.channel.speaker import Speaker
     from celery_realtime.sending.keeper import Keeper
     from celery_realtime.sending.spool import Spool
     from celery_realtime.web.client_manager import AsyncRealtimeClientManager
@@ -66,7 +65,7 @@ class _Parts:
         self._settings = Lazy(lambda: self._configuration.read(self.app))
         self._manager = SocketIOManager(
             lambda: self.settings,
-            lambda: self._web.new_speaker(),  # noqa: PLW0108 - made after this
+            lambda: self._web.client_manager(write_only=True),
             Road(lambda: self.settings, lambda: self._attached.eager_jobs.are_all).guard,
         )
         self._keeper = Lazy(lambda: _new_keeper(self, self._attached.results))
@@ -478,12 +477,6 @@ class _WebSide:
         from celery_realtime.web.client_manager import RealtimeClientManager
 
         return RealtimeClientManager(**self._manager_options(), **self._server_options())
-
-    def new_speaker(self) -> Speaker:
-        """Return what publishes alone, and needs no python-socketio."""
-        from celery_realtime.channel.speaker import Speaker
-
-        return Speaker(**self._manager_options())
 
     def async_client_manager(self) -> AsyncRealtimeClientManager:
         """Return a new client manager for an asyncio server."""

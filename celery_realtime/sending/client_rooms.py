@@ -11,12 +11,12 @@ from celery_realtime.rooms import normalise_project_id, project_room
 
 
 class Publisher(Protocol):
-    """What tells the other servers, such as a :class:`~celery_realtime.channel.speaker.Speaker`."""
+    """What tells the other servers, such as a write-only Kombu manager."""
 
-    def enter_room(self, sid: str, *, namespace: str, room: str) -> Any:
+    def enter_room(self, sid: str, namespace: str, room: str) -> Any:
         """Have the server that a client is connected to put it into a room."""
 
-    def leave_room(self, sid: str, *, namespace: str, room: str) -> Any:
+    def leave_room(self, sid: str, namespace: str, room: str) -> Any:
         """Have the server that a client is connected to take it out of a room."""
 
 
@@ -44,7 +44,7 @@ class ClientRooms:
         if self._moves_here():
             self._finish(self.server.enter_room(sid, room, namespace=self._namespace()))
         else:
-            self._publisher().enter_room(sid, namespace=self._namespace(), room=room)
+            self._publisher().enter_room(sid, self._namespace(), room)
 
     def leave(self, project_id: object, sid: str) -> None:
         """Take a client out of the room of a project."""
@@ -52,7 +52,7 @@ class ClientRooms:
         if self._moves_here():
             self._finish(self.server.leave_room(sid, room, namespace=self._namespace()))
         else:
-            self._publisher().leave_room(sid, namespace=self._namespace(), room=room)
+            self._publisher().leave_room(sid, self._namespace(), room)
 
     def _moves_here(self) -> bool:
         """Return whether this process's server can be asked, which an asyncio server can be in its event loop only."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import concurrent.futures.thread  # noqa: F401  (redis-py loads it, which cannot be done once an exit has begun)
+import concurrent.futures.thread  # noqa: F401  (python-socketio loads it, which cannot be done once an exit has begun)
 import contextlib
 import logging
 from collections import Counter
@@ -29,7 +29,7 @@ from celery_realtime.sending.spool import Spools
 from celery_realtime.settings import Settings
 
 if TYPE_CHECKING:
-    from celery_realtime.channel.speaker import Speaker
+    from celery_realtime.channel.kombu_manager import RealtimeKombuManager
     from celery_realtime.history.store import History
 
 logger = logging.getLogger(__name__)
@@ -49,11 +49,13 @@ class _Parts:
 
     Args:
         settings: Returns the settings; asked when they are first needed.
-        connect: Returns a new publisher of the channel.
+        connect: Returns a new write-only Kombu manager.
         guard: Drops what cannot arrive anyway.
     """
 
-    def __init__(self, settings: Callable[[], Settings], connect: Callable[[], Speaker], guard: Guard) -> None:
+    def __init__(
+        self, settings: Callable[[], Settings], connect: Callable[[], RealtimeKombuManager], guard: Guard
+    ) -> None:
         self._settings = settings
         self._guard = guard
         self._outbox = Lazy(self._new_outbox)
@@ -96,7 +98,7 @@ class _Parts:
         outbox.on_idle(self.connections.close_idle)
         return outbox
 
-    def _new_publisher(self) -> Speaker:
+    def _new_publisher(self) -> RealtimeKombuManager:
         publisher = self.connections.broker = self._connect()
         return publisher
 
@@ -107,8 +109,8 @@ class _Parts:
         return history
 
     @property
-    def publisher(self) -> Speaker:
-        """What events are published through."""
+    def publisher(self) -> RealtimeKombuManager:
+        """The write-only Kombu manager that events are published through."""
         return self._publisher.get()
 
     @property
@@ -131,7 +133,7 @@ class _Parts:
         outbox = self._outbox.peek()
         return [] if outbox is None else outbox.loops
 
-    def start_over(self, connect: Callable[[], Speaker] | None = None) -> None:
+    def start_over(self, connect: Callable[[], RealtimeKombuManager] | None = None) -> None:
         """Forget the outbox, the publisher and the history; the next event makes them with the present settings.
 
         Args:
@@ -185,7 +187,7 @@ class SocketIOManager(_Parts):
 
     Args:
         settings: Returns the settings; asked when they are first needed.
-        connect: Returns a new publisher of the channel.
+        connect: Returns a new write-only Kombu manager.
         guard: Drops what cannot arrive anyway.
 
     Attributes:
@@ -196,7 +198,7 @@ class SocketIOManager(_Parts):
     """
 
     def __init__(
-        self, settings: Callable[[], Settings], connect: Callable[[], Speaker], guard: Guard = unguarded
+        self, settings: Callable[[], Settings], connect: Callable[[], RealtimeKombuManager], guard: Guard = unguarded
     ) -> None:
         super().__init__(settings, connect, guard)
         self._tracked: BoundedDict[str, str] = BoundedDict(TRACKED_JOBS)
@@ -228,9 +230,7 @@ class SocketIOManager(_Parts):
 
     def wake(self) -> None:
         """Let the thread that sends look at what was put quietly."""
-        outbox = self._outbox.peek()  # without one, nothing was
-        if outbox is not None:
-            outbox.wake()
+        self.outbox.wake()
 
     def put_status(self, change: StatusChange) -> None:
         """Put a job's new status into the outbox."""
@@ -239,7 +239,7 @@ class SocketIOManager(_Parts):
     def wait_until_sent(self, job: Job, timeout: float) -> bool:
         """Wait until no status of a job waits to be sent.
 
-        Nothing waits during an outage, nor for a process's first event, which has a connection made, or modules loaded.
+        Nothing waits during an outage, nor for a process's first event, which has python-socketio loaded.
 
         Args:
             job: The job, which must have a project.

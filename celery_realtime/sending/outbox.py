@@ -140,16 +140,13 @@ class Outbox(Generic[T]):
             event: The event.
             due: For progress, the :func:`time.monotonic` time before which it is held back, or what it replaces was.
             quietly: Whether the thread that sends is left alone until :meth:`wake`, so that what the caller does
-                meanwhile does not wait for the interpreter. It may send the event before. It is started now if it is
-                needed, so that a wake-up is all that is left to do then.
+                meanwhile does not wait for the interpreter. It may send the event before.
         """
         if self._is_finalizing():
             return  # no thread runs any more, and one that was stopped may hold the lock
         with self._lock:
             is_news = self._queue.put(event, due)
-            if quietly:
-                self._prepare()
-            else:
+            if not quietly:
                 self._wake(is_news)
 
     def wake(self) -> None:
@@ -169,18 +166,11 @@ class Outbox(Generic[T]):
                 is_news |= self._queue.put(event)
             self._wake(is_news)
 
-    def _prepare(self) -> None:
-        self._send_at_exit()
-        self._sender.prepare()
-
     def _wake(self, is_news: bool) -> None:
-        self._send_at_exit()
-        self._sender.wake(is_news)
-
-    def _send_at_exit(self) -> None:
         if not self._is_sent_at_exit:
             self._is_sent_at_exit = True
             at_exit(self._end)
+        self._sender.wake(is_news)
 
     def on_idle(self, observer: Callable[[], None]) -> None:
         """Call ``observer`` when all has been sent for long, or for good: nobody has the outbox any more, or an exit.

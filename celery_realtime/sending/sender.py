@@ -25,9 +25,6 @@ logger = logging.getLogger(__name__)
 #: be sent later either, its thread ends, and closes the connections; the next event starts another.
 IDLE_TURN = 20.0
 
-#: Most seconds that a thread which was started for what is to come waits to be woken, before it looks by itself.
-LONGEST_SLEEP = 2.0
-
 THREAD = "celery-realtime-outbox"
 
 
@@ -120,12 +117,6 @@ class Sender(Generic[T]):
         if not self.is_alive or self._backlog.detach_stuck():
             self._start()
 
-    def prepare(self) -> None:
-        """Start the thread, if there is none, and let it sleep until :meth:`wake`, if that comes soon."""
-        self._hold.kept = self
-        if self._thread is None:
-            self._start(asleep=True)
-
     def wake(self, is_news: bool) -> None:
         """Let the thread look at what has come, unless it rests: then it looks soon enough."""
         self._hold.kept = self
@@ -146,16 +137,13 @@ class Sender(Generic[T]):
         finally:
             self._waiting.discard(waiting)  # in one step: whoever is killed may not get the lock any more
 
-    def _start(self, *, asleep: bool = False) -> None:
+    def _start(self) -> None:
         if threads_stand_still():
             logger.warning(
                 "this uWSGI runs no threads outside requests, so events are late or lost: start it with enable-threads"
             )
         self._thread = threading.Thread(
-            target=_send_on,
-            args=(self._hold, self.loop, self._idle_observers, LONGEST_SLEEP if asleep else 0.0),
-            name=THREAD,
-            daemon=True,
+            target=_send_on, args=(self._hold, self.loop, self._idle_observers), name=THREAD, daemon=True
         )
         try:
             start_detached(self._thread)
@@ -272,21 +260,10 @@ class Sender(Generic[T]):
             self._idle.notify_all()
 
 
-def _send_on(
-    hold: Hold[Sender[Any]], loop: BackgroundLoop, idle_observers: Sequence[Callable[[], None]], sleep: float
-) -> None:
-    """Send whatever comes to a sender, for as long as there is one: while there is nothing, nothing here keeps it.
-
-    Args:
-        hold: Of the sender.
-        loop: The record of the turns.
-        idle_observers: Called when nothing is left to do.
-        sleep: Seconds to wait first, unless woken.
-    """
+def _send_on(hold: Hold[Sender[Any]], loop: BackgroundLoop, idle_observers: Sequence[Callable[[], None]]) -> None:
+    """Send whatever comes to a sender, for as long as there is one: while there is nothing, nothing here keeps it."""
     me = threading.current_thread()
     try:
-        if sleep:
-            hold.work.wait(sleep)
         while (sender := hold.get()) is not None:
             pause = sender.turn(me)
             del sender

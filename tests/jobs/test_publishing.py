@@ -9,7 +9,6 @@ from celery.app.trace import trace_task
 from kombu.exceptions import EncodeError
 
 from celery_realtime.jobs.projects import Call
-from celery_realtime.sending import sender
 from tests.recording import Studio, new_app
 from tests.waiting import wait_for
 
@@ -45,10 +44,7 @@ def test_the_project_is_written_into_the_message(studio: Studio) -> None:
     assert published[0]["project_id"] == "around"
 
 
-def test_the_thread_that_sends_is_there_before_the_message_is_out_and_left_alone_until_then(
-    studio: Studio, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sender, "LONGEST_SLEEP", 600.0)
+def test_the_thread_that_sends_is_left_alone_until_the_message_is_out(studio: Studio) -> None:
     waiting: list[tuple[int, int]] = []
 
     def look(**_: Any) -> None:
@@ -60,14 +56,9 @@ def test_the_thread_that_sends_is_there_before_the_message_is_out_and_left_alone
         studio.app.send_task("add", headers=HEADERS, task_id="job")
     finally:
         signals.after_task_publish.disconnect(look)
-    assert waiting == [(1, 1)]
+    assert waiting == [(1, 0)]
     wait_for(lambda: studio.wire.outgoing)  # without a flush
     assert studio.told() == ["PENDING"]
-
-
-def test_nothing_is_made_for_a_job_that_nobody_sees(studio: Studio) -> None:
-    studio.app.send_task("add", task_id="job")
-    assert studio.realtime.health()["loops"] == []
 
 
 def test_when_it_expires_is_noted(studio: Studio) -> None:

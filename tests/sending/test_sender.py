@@ -278,35 +278,3 @@ def test_what_a_broken_sender_lost_is_counted_as_lost_and_not_as_sent(make: Make
     outbox.put(status("lost"))
     assert outbox.flush(60)
     assert (outbox.counts["dropped_error"], outbox.counts["sent"]) == (1, 0)
-
-
-# -- what is put quietly ----------------------------------------------------------------------------------------
-
-
-def test_a_thread_that_was_started_for_what_is_put_quietly_sleeps_until_it_is_woken(
-    make: Make, broker: Broker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sender, "LONGEST_SLEEP", 600.0)
-    outbox = make()
-    outbox.put(status("quiet", rank=0), quietly=True)
-    assert len(outbox.loops) == 1
-    assert outbox.size == 1
-    outbox.wake()
-    wait_for(lambda: broker.taken == ["quiet"])
-
-
-def test_whatever_else_comes_wakes_it_too(make: Make, broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sender, "LONGEST_SLEEP", 600.0)
-    outbox = make()
-    outbox.put(status("quiet", rank=0), quietly=True)
-    outbox.put(progress("loud", "other"))
-    wait_for(lambda: broker.taken == ["quiet", "loud"])
-
-
-def test_a_thread_that_nobody_wakes_looks_by_itself(
-    make: Make, broker: Broker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sender, "LONGEST_SLEEP", 0.01)
-    outbox = make()
-    outbox.put(status("quiet", rank=0), quietly=True)
-    wait_for(lambda: broker.taken == ["quiet"])
