@@ -11,6 +11,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import celery
+import kombu
 from celery import chain, chord
 
 from celery_realtime.events import STATUS_OF_STATE
@@ -92,6 +93,7 @@ class Outcome:
         never: The brokers and pools where Celery itself cannot be relied on to go on.
         starts: How often "job" may be seen to start in one attempt, where its message is delivered more than once.
         published_again: By pool, the jobs that Celery itself publishes a second time under their id.
+        possible: Whether the Celery and the kombu that are installed can do it.
     """
 
     name: str
@@ -105,9 +107,10 @@ class Outcome:
     never: tuple[tuple[str, str], ...] = ()
     starts: tuple[int, ...] = ()
     published_again: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    possible: bool = True
 
     def happens(self, broker: str, pool: str) -> bool:
-        return broker in self.brokers and pool in self.pools and (broker, pool) not in self.never
+        return self.possible and broker in self.brokers and pool in self.pools and (broker, pool) not in self.never
 
     def configuration(self, pool: str) -> Configuration:
         return Configuration(pool, tuple(self.env.items()), self.options)
@@ -369,6 +372,9 @@ LOST = End("PENDING STARTED LOST", error="^WorkerShutdown: ")
 #: Green threads are cut off before or after they acknowledge, whatever was asked for: the message may come back.
 CUT_OFF = (LOST, LET_GO, success("let go", states="PENDING STARTED LOST STARTED SUCCESS"))
 WORKER_LOST = failure("^WorkerLostError: ")
+
+#: Up to Celery 5.6, the main process is not told of an exit, and the child is all that reports it.
+EXIT_AS_ANY_END = () if celery.VERSION >= (5, 7) else (failure("^SystemExit: 3$"),)
 DIED = {"job": WORKER_LOST, "errback": success("noted")}
 RETRIED = "PENDING STARTED RETRY STARTED SUCCESS"
 EXHAUSTED = "PENDING STARTED RETRY STARTED FAILURE"
@@ -491,8 +497,11 @@ DEATHS = [
         "sys_exit",
         leave,
         # Its process may end before it has said that the job runs.
-        by_pool(failure("^SystemExit: 3$"), prefork=(WORKER_LOST, failure("^WorkerLostError: ", "PENDING FAILURE"))),
-        by_pool((("postrun", 1),), prefork=(("failure", 1),)),
+        by_pool(
+            failure("^SystemExit: 3$"),
+            prefork=(WORKER_LOST, failure("^WorkerLostError: ", "PENDING FAILURE"), *EXIT_AS_ANY_END),
+        ),
+        by_pool((("postrun", 1),), prefork=(("postrun", 1),) if EXIT_AS_ANY_END else (("failure", 1),)),
     ),
 ]
 
@@ -522,9 +531,12 @@ CANVAS = [
             eventlet=success(),
         ),
         # Its parent process handles the failure once more, and calls its errbacks once more.
-        published_again={"prefork": ("errback",)} if celery.VERSION >= (5, 7) else {},
+        published_again={"prefork": ("errback",)},
     ),
 ]
+
+#: Up to 5.4, a cold shutdown fails what runs instead of giving it back, and there is no soft one.
+GIVES_BACK = celery.VERSION >= (5, 5)
 
 #: These end their worker.
 SHUTDOWNS = [
@@ -533,11 +545,13 @@ SHUTDOWNS = [
         "cold_shutdown",
         shut_down_cold(tasks.hold),
         by_pool(CUT_OFF, prefork=LOST, threads=LET_GO, solo=failure("^NotImplementedError")),
+        possible=GIVES_BACK,
     ),
     Outcome(
         "cold_shutdown_late_ack",
         shut_down_cold(tasks.hold_late),
         by_pool(CUT_OFF, prefork=LET_GO, threads=LET_GO, solo=failure("^NotImplementedError")),
+        possible=GIVES_BACK,
     ),
 ]
 
@@ -551,6 +565,7 @@ APART = [
         by_pool(LET_GO, solo=failure("^NotImplementedError"), eventlet=CUT_OFF, gevent=CUT_OFF),
         by_pool((), prefork=(("retry", 1),)),
         env={"SOFT_SHUTDOWN": "3"},
+        possible=GIVES_BACK,
     ),
     *(
         Outcome(
@@ -591,6 +606,7 @@ APART = [
                 {"visibility_timeout": 1, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
             )
         },
+        possible=kombu.VERSION >= (5, 6),  # before, it looks each five minutes only
     ),
 ]
 
