@@ -31,7 +31,7 @@ def make_app(broker: str, backend: str, history: str, **options: Any) -> Celery:
     app.conf.update(broker_connection_retry_on_startup=True, result_extended=True, result_chord_retry_interval=0.1)
     Realtime(app, history_url=history, lost_after=60.0)
     for name, task in TASKS.items():
-        app.task(name=name, bind=True, max_retries=1)(task)
+        app.task(name=name, bind=True, max_retries=1, shared=False)(task)
     app.on_after_finalize.connect(limit_looks, weak=False)
     return app
 

@@ -118,7 +118,9 @@ def test_a_job_that_waits_where_nobody_will_get_it_ends_when_it_is_cancelled(sta
         stage.wait_until_handed_on(job)
         assert client.call("cancel_job", {"job_id": job})["cancel"] == "requested"
         end = client.wait_for_end(job)
-    assert (end["state"], end["error"]) == ("REVOKED", "TaskRevokedError: revoked")
+    # "terminated", if the order overtakes what the first worker has still to do.
+    assert end["state"] == "REVOKED"
+    assert end["error"] in ("TaskRevokedError: revoked", "TaskRevokedError: terminated")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -80,9 +81,17 @@ def test_of_too_many_the_oldest_is_waited_for_no_longer(monkeypatch: pytest.Monk
     wait_for(lambda: all(is_closed(here) for here, _ in pairs))
 
 
-def test_a_worker_of_gunicorn_does_not_wait(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def gthread() -> Iterator[Any]:
+    """The module of gunicorn's workers with threads; servers of later tests must not take this process for one."""
+    was_loaded = "gunicorn.workers.gthread" in sys.modules
+    yield pytest.importorskip("gunicorn.workers.gthread")
+    if not was_loaded:
+        sys.modules.pop("gunicorn.workers.gthread", None)
+
+
+def test_a_worker_of_gunicorn_does_not_wait(pair: Pair, gthread: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without this, the call returns after two seconds, and with the connection closed."""
-    gthread: Any = pytest.importorskip("gunicorn.workers.gthread")
     monkeypatch.setattr(lingering, "LONGEST", 3600.0)
     monkeypatch.setattr(gthread.TConn, "close", gthread.TConn.close)
     Lingering().install()
@@ -94,8 +103,9 @@ def test_a_worker_of_gunicorn_does_not_wait(pair: Pair, monkeypatch: pytest.Monk
     wait_for(lambda: is_closed(here))
 
 
-def test_one_that_is_not_to_be_waited_for_is_closed_as_ever(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    gthread: Any = pytest.importorskip("gunicorn.workers.gthread")
+def test_one_that_is_not_to_be_waited_for_is_closed_as_ever(
+    pair: Pair, gthread: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(gthread.TConn, "close", gthread.TConn.close)
     Lingering().install()
     gthread.TConn.close(SimpleNamespace(sock=pair[0]))
