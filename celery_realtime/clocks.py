@@ -21,7 +21,8 @@ class HostTime:
 
     def __init__(self) -> None:
         original = _unfrozen()
-        self.monotonic: Callable[[], float] = original.monotonic
+        # Not monotonic, which time-machine up to 2.x changes for all who hold it. They read the same clock.
+        self.monotonic: Callable[[], float] = original.perf_counter
         self.thread_time: Callable[[], float] = original.thread_time
         self._time_ns: Callable[[], int] = original.time_ns
 
