@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,17 +49,18 @@ class Crowd:
 
     Attributes:
         limit: As given.
-        lagging: The queues in which more wait, or did a moment ago.
+        lagging: The queues in which more wait, or did a moment ago; not those of connections that have gone.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.lagging: set[TrackedQueue] = set()
+        self.lagging: weakref.WeakSet[TrackedQueue] = weakref.WeakSet()
 
     def lags(self) -> bool:
         """Tell whether more than the limit waits for any connection."""
-        if self.lagging:
-            self.lagging = {queue for queue in self.lagging if queue.qsize() > self.limit}
+        for queue in list(self.lagging):
+            if queue.qsize() <= self.limit:
+                self.lagging.discard(queue)
         return bool(self.lagging)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from wsproto.events import TextMessage
 
 from celery_realtime.rooms import project_room
 from celery_realtime.web.delivery import Emit
-from celery_realtime.web.pipes import text_frame
+from celery_realtime.web.pipes import Crowd, TrackedQueue, text_frame
 from tests.attacks.raw import Raw
 from tests.web_servers import Web, steps
 
@@ -159,6 +160,21 @@ def test_a_client_that_goes_meanwhile_is_no_error_and_others_hear_all(
     for client in going:
         assert steps(client) == [*range(len(steps(client)))]
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+def test_a_connection_lags_until_its_client_has_read_or_gone() -> None:
+    crowd = Crowd(2)
+    reader, gone = TrackedQueue(crowd), TrackedQueue(crowd)
+    for queue in (reader, gone):
+        for number in range(3):
+            queue.put_nowait(number)
+    assert crowd.lags()
+
+    del queue, gone
+    gc.collect()
+    assert crowd.lags()
+    reader.get_nowait()
+    assert not crowd.lags()
 
 
 def test_a_room_in_which_nobody_is_costs_no_packet(web: Web) -> None:
