@@ -332,8 +332,6 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False, array_like=True):
             offset.
         number: Tells it from all other events of the process, for the history; 0 of one that need not be told.
         origin: The event as another process may have stored it already.
-        publication: Of a job's start, the JSON of its ``queued`` event, for the history to store first if nobody has
-            reported it: publishers do not wait until their own report is on record. Empty if it need not.
     """
 
     project_id: str
@@ -348,7 +346,6 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False, array_like=True):
     mark: dict[str, Any] | None = None
     number: int = 0
     origin: Origin | None = None
-    publication: bytes = b""
 
 
 #: Numbers of events; a child of a fork goes on from those of its parent, which are events of another process.
@@ -472,27 +469,6 @@ def outgoing_status(
         deadlines=Deadlines(expires_at, stall_after, may_stall=_may_stall(job)),
         number=next(_numbers),
     )
-
-
-def with_publication(start: Outgoing, publication: StatusChange) -> Outgoing:
-    """Return the start of a job with the report of its publication; see :class:`Outgoing`."""
-    return replace(start, publication=encode(publication))
-
-
-def publication_of(start: Outgoing, payload: bytes) -> Outgoing:
-    """Return the report of a job's publication that came with its start."""
-    standing = Standing(kind="queued", root_id=start.standing.root_id, run=start.standing.run)
-    return Outgoing(
-        *(start.project_id, start.event, payload, start.job_id, start.attempt, RANK_OF_STATUS["queued"]),
-        standing=standing,
-    )
-
-
-def published_and(event: Outgoing) -> list[Outgoing]:
-    """Return an event, behind the report of its job's publication if it has one, for who has no history to ask."""
-    if not event.publication:
-        return [event]
-    return [publication_of(event, event.publication), replace(event, publication=b"")]
 
 
 def _may_stall(job: Job | None) -> bool:

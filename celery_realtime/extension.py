@@ -387,7 +387,9 @@ class _CelerySide:
     """
 
     def __init__(self, app: Celery, realtime: _Parts, original: _CelerySide | None = None) -> None:
-        settings = realtime._settings.get  # asked several times by each publication
+        def settings() -> Settings:
+            return realtime.settings
+
         manager = realtime.manager
         self.app = app
         self.projects: Projects = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -12,17 +11,7 @@ import msgspec
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.clocks import time
 from celery_realtime.encoding import legible
-from celery_realtime.events import (
-    NEW_RUN,
-    WORKFLOW_EVENT,
-    Execution,
-    Outgoing,
-    is_note,
-    now,
-    publication_of,
-    published_and,
-    stamp,
-)
+from celery_realtime.events import NEW_RUN, WORKFLOW_EVENT, Execution, Outgoing, is_note, now, stamp
 from celery_realtime.history.keys import Keys, new_epoch
 from celery_realtime.history.leases import Leases
 from celery_realtime.history.lua import Command, Runner, Script, call
@@ -148,10 +137,8 @@ class Appender:
         arguments += [msgspec.json.encode(now()), msgspec.json.encode(project_id)]
         arguments += [*self._witnessed.get(project_id, ("", 0)), MAX_LIVE]
         arguments += [self.writer.id, write, " ".join([str(event.number) for event in events])]
-        publications: list[bytes] = []
-        arguments.append(_pack([_describe(event, len(events), publications) for event in events]))
+        arguments.append(_pack([_describe(event) for event in events]))
         arguments += [event.payload for event in events]
-        arguments += publications
         server = ["server"] if self._has_sentinels else []
         return call(_APPEND, self._keys.project_and_begun(project_id, *server), arguments)
 
@@ -160,9 +147,9 @@ class Appender:
         if isinstance(reply, Exception):
             self._refused(reply)
             return {place: unnumbered(event) for place, event in group}
-        epoch, words, others, has_made_due = reply
+        epoch, words, updates, has_made_due = reply
         self._note_due(project_id, has_made_due)
-        stored = Stored.of_reply(epoch, words, others)
+        stored = Stored.of_reply(epoch, words, updates)
         self._witness(project_id, stored)
         return {place: _answer(event, of_event) for (place, event), of_event in zip(group, stored, strict=True)}
 
@@ -189,7 +176,7 @@ def _by_project(events: Iterable[tuple[int, Outgoing]]) -> dict[str, list[tuple[
 
 def unnumbered(event: Outgoing) -> list[Outgoing]:
     """Return what to publish for an event that could not be stored."""
-    return [] if is_note(event) else published_and(event)
+    return [] if is_note(event) else [event]
 
 
 def _answer(event: Outgoing, stored: Stored) -> list[Outgoing]:
@@ -198,24 +185,10 @@ def _answer(event: Outgoing, stored: Stored) -> list[Outgoing]:
     if stored.is_new_run:
         fields[NEW_RUN] = True
     answer = [stamp(event, fields)] if stored.offset else []
-    if not stored.updates and stored.publication is None:
-        return answer
-    return _in_order(answer, event, stored)
-
-
-def _in_order(answer: list[Outgoing], event: Outgoing, stored: Stored) -> list[Outgoing]:
-    """Return what to publish for an event with what was stored beside it, by offset."""
-    placed = [(stored.offset, one) for one in answer]
     for payload, offset in stored.updates:
         update = Outgoing(event.project_id, WORKFLOW_EVENT, payload, rank=0)
-        placed.append((offset, stamp(update, {"epoch": stored.epoch, "offset": offset})))
-    if stored.publication is not None:
-        payload, offset, is_new_run = stored.publication
-        fields: dict[str, Any] = {"epoch": stored.epoch, "offset": offset}
-        if is_new_run:
-            fields[NEW_RUN] = True
-        placed.append((offset, stamp(publication_of(event, payload), fields)))
-    return [one for _, one in sorted(placed, key=itemgetter(0))]
+        answer.append(stamp(update, {"epoch": stored.epoch, "offset": offset}))
+    return answer
 
 
 def _rank(event: Outgoing) -> str:
@@ -226,25 +199,15 @@ def _rank(event: Outgoing) -> str:
     return event.standing.gate or str(event.rank)
 
 
-def _describe(event: Outgoing, first: int, publications: list[bytes]) -> list[Any]:
-    """Return what append.lua has to know of an event beside its payload; see ``describe`` there.
-
-    Args:
-        event: The event.
-        first: The place of the first publication, behind the payloads of all events.
-        publications: Those of the events before it, to add its own to.
-    """
+def _describe(event: Outgoing) -> list[Any]:
+    """Return what append.lua has to know of an event beside its payload; see ``describe`` there."""
     standing, root = event.standing, event.standing.root_id
     # The first line of a job's entry is separated by blanks: a root with blanks would be several words.
     root = root if root and root.split() == [root] else "-"
-    description = [
+    return [
         *(event.event, event.job_id or "", event.attempt, _rank(event), standing.percent),
         *(_word(standing.incarnation), standing.kind, root, _word(standing.run), *_start(standing.execution)),
     ]
-    if event.publication:
-        description.append(first + len(publications))
-        publications.append(event.publication)
-    return description
 
 
 def _start(execution: Execution | None) -> tuple[str, int, bool]:

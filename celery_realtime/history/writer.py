@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from celery_realtime.bounded import BoundedDict
-from celery_realtime.events import WORKFLOW_EVENT, Outgoing
+from celery_realtime.events import Outgoing
 from celery_realtime.forks import after_fork
 
 #: Events of unanswered writes that are remembered until somebody asks for them; those that were dropped, nobody does.
@@ -16,8 +16,6 @@ REMEMBERED = 10000
 
 #: Higher than the number of any write: what a dead process has written and what is still on its way is refused.
 LAST_WRITE = 2**53
-
-_WORKFLOW_EVENT = WORKFLOW_EVENT.encode()
 
 
 class Stored(NamedTuple):
@@ -28,32 +26,26 @@ class Stored(NamedTuple):
         offset: Its offset; 0: it was not news.
         updates: The workflow updates that it led to: their JSON and their offsets.
         is_new_run: Whether it is the first event of a newer run of its job.
-        publication: The report that its job was published, which was stored with it: its JSON, its offset, and whether
-            that is the first event of a newer run; None if somebody had reported that.
     """
 
     epoch: str
     offset: int
     updates: list[tuple[bytes, int]]
     is_new_run: bool = False
-    publication: tuple[bytes, int, bool] | None = None
 
     @classmethod
-    def of_reply(cls, epoch: bytes, offsets: bytes, others: list[tuple[int, bytes, int, bytes, int]]) -> list[Stored]:
+    def of_reply(cls, epoch: bytes, offsets: bytes, updates: list[tuple[int, bytes, int]]) -> list[Stored]:
         """Return what became of each event of a write."""
         name = epoch.decode(errors="replace")
         stored = [cls(name, abs(offset), [], offset < 0) for offset in map(int, offsets.split())]
-        for index, payload, offset, event, is_new_run in others:
-            if event == _WORKFLOW_EVENT:
-                stored[index].updates.append((payload, offset))
-            else:
-                stored[index] = stored[index]._replace(publication=(payload, offset, bool(is_new_run)))
+        for index, payload, offset in updates:
+            stored[index].updates.append((payload, offset))
         return stored
 
     @property
     def highest(self) -> int:
         """The highest offset that has been given away for it."""
-        return max([self.offset, *(offset for _, offset in self.updates)]) if self.updates else self.offset
+        return max([self.offset, *(offset for _, offset in self.updates)])
 
 
 class Doubt(NamedTuple):
@@ -127,8 +119,8 @@ class Writer:
 
     def settle(self, doubt: Doubt, reply: Any) -> list[Stored]:
         """Take over settle.lua's answer to a doubt, and return what has been stored."""
-        epoch, numbers, offsets, others, _ = reply
-        stored = Stored.of_reply(epoch, offsets, others)
+        epoch, numbers, offsets, updates, _ = reply
+        stored = Stored.of_reply(epoch, offsets, updates)
         for number, of_event in zip(map(int, numbers.split()), stored, strict=True):
             if number in doubt.numbers:
                 self._stored[doubt.numbers[number]] = of_event

@@ -35,10 +35,9 @@ class RunNotes:
         republished: Whether it lives on in a message that it has published: a retry or a replacement.
         stored: The state and the result that the task has stored itself.
         retry_reason: The exception that it is retried for.
-        continues: Whether it goes on with an execution that another message has begun.
     """
 
-    __slots__ = ("continues", "here", "job", "republished", "retry_reason", "stored", "token")
+    __slots__ = ("here", "job", "republished", "retry_reason", "stored", "token")
 
     def __init__(self) -> None:
         self.job: Job | None = None
@@ -47,7 +46,6 @@ class RunNotes:
         self.republished = False
         self.stored: tuple[Any, Any] | None = None
         self.retry_reason: Any = None
-        self.continues = False
 
 
 def notes_of(request: Any) -> RunNotes:
@@ -152,7 +150,7 @@ class JobReader:
         execution = Execution(continued or secrets.token_hex(4), time.time(), redelivered)
         job = msgspec.structs.replace(self._read_running(task), execution=execution)
         notes = notes_of(request)
-        notes.job, notes.here, notes.continues = job, self._here.set((task.name, request)), continued is not None
+        notes.job, notes.here = job, self._here.set((task.name, request))
         running = self._running
         running[ref(request, lambda gone: running.pop(gone, None))] = task.name
         return job

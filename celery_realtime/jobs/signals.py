@@ -151,17 +151,12 @@ class Bridge:
             notes_of(request).token = self._projects.enter(job.project_id)
         if request.is_eager and job.attempt:
             self._reporter.report(job, "RETRY")  # nothing publishes the retry of a job that runs in its caller
-        if request.is_eager:
-            self._reporter.report(job, "STARTED")
-        else:
-            self._reporter.report_start(job, continues=notes_of(request).continues)
-        self._note_start(job)
+        self._begin(job, is_published=not request.is_eager)
 
-    def _begin(self, job: Job) -> None:
-        self._reporter.report_start(job)
-        self._note_start(job)
-
-    def _note_start(self, job: Job) -> None:
+    def _begin(self, job: Job, *, is_published: bool = True) -> None:
+        if is_published and not job.attempt:
+            self._reporter.report_publication(job)
+        self._reporter.report(job, "STARTED")
         for observer in self._start_observers:
             observer(job)
 

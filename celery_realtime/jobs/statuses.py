@@ -10,7 +10,7 @@ import msgspec
 from celery_realtime import events
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.clocks import time
-from celery_realtime.events import RANK_OF_STATUS, TERMINAL_RANK, Job, Outgoing
+from celery_realtime.events import RANK_OF_STATUS, TERMINAL_RANK, Job
 from celery_realtime.jobs.celery_tasks import is_celerys_own
 from celery_realtime.jobs.incarnation import Incarnation
 from celery_realtime.jobs.lineage import published_at
@@ -19,7 +19,7 @@ from celery_realtime.settings import Settings
 if TYPE_CHECKING:
     from celery_realtime.sending.manager import SocketIOManager
 
-#: Seconds after a publication in which no start of its job is taken to have been seen, however often it was delivered.
+#: Seconds after a publication in which its publisher's report of it may still be on its way.
 FRESH = 5.0
 
 #: Jobs whose last status a process remembers.
@@ -127,23 +127,6 @@ class StatusReporter:
         """Call ``observer`` with each job that ends in this process, before its end is reported."""
         self._end_observers.append(observer)
 
-    def report_queued(self, job: Job, expires_at: float | None) -> None:
-        """Report that a job is published; :meth:`let_leave` is called when its message is out.
-
-        Args:
-            job: The job.
-            expires_at: When it expires if it has not started by then, in seconds since the epoch.
-        """
-        if self._gate.admit(job, RANK_OF_STATUS["queued"]) and self._manager is not None:
-            outgoing = self._encoded(self._manager, job, "PENDING", expires_at, {})
-            if outgoing is not None:
-                self._manager.put(outgoing, quietly=True)
-
-    def let_leave(self) -> None:
-        """Let what :meth:`report_queued` has reported be sent."""
-        if self._manager is not None:
-            self._manager.wake()
-
     def report(self, job: Job, state: str, *, expires_at: float | None = None, gate: str = "", **details: Any) -> None:
         """Report that a job has come to a Celery state, unless that is no news.
 
@@ -175,43 +158,24 @@ class StatusReporter:
         if self._gate.admit(job, TERMINAL_RANK, is_final=False) and self._manager is not None:
             self._put(self._manager, job, "LOST", None, {"error": error}, incarnation="")
 
-    def report_start(self, job: Job, *, continues: bool = False) -> None:
-        """Report that a job starts in this worker, and that it was published, should nobody have said so yet.
+    def report_publication(self, job: Job) -> None:
+        """Report, from a worker that starts a job, that it was published lately.
 
-        Its publisher does not wait until its own report is on record, and may have died before; the worker may be
-        quicker. The history takes what it does not know yet, and web servers drop what comes after the start.
+        Its publisher does not wait for its own report, and the worker may be quicker. Of the two, the history takes the
+        first and drops the other. Without a history nobody would, so there the publisher waits.
 
         Args:
-            job: The job.
-            continues: Whether it goes on with an execution that has been reported, in a message that it has published.
+            job: The job, in its first attempt.
         """
-        if job.run is None or job.attempt or not self._may_report_publication(job, continues):
-            self.report(job, "STARTED")
+        if job.run is None or not self.has_history:
             return
-        publication = msgspec.structs.replace(job, worker=None, execution=None)
-        if not self._gate.admit(publication, RANK_OF_STATUS["queued"]):  # this process has published it itself
-            self.report(job, "STARTED")
-        elif self._gate.admit(job, RANK_OF_STATUS["running"]) and self._manager is not None:
-            self._put_start(self._manager, job, publication)
-
-    def _put_start(self, manager: SocketIOManager, job: Job, publication: Job) -> None:
-        start = self._encoded(manager, job, "STARTED", None, {})
-        if start is None:
-            return
-        when = events.at(published_at(publication.run or "0"))
-        both = events.with_publication(start, events.status_change(publication, "PENDING", timestamp=when))
-        if self.has_history:
-            manager.put(both)
-        else:
-            manager.put_all(events.published_and(both))
-
-    def _may_report_publication(self, job: Job, continues: bool) -> bool:
-        """Return whether nobody can have seen a job run before it starts, or it was published just now."""
-        if not self.is_ordered:
-            return False
-        if job.execution is not None and not job.execution.redelivered and not continues:
-            return True
-        return abs(time.time() * 1000 - published_at(job.run or "0")) < FRESH * 1000
+        published = published_at(job.run)
+        if abs(time.time() * 1000 - published) < FRESH * 1000:
+            publication = msgspec.structs.replace(job, worker=None, execution=None)
+            if self._gate.admit(publication, RANK_OF_STATUS["queued"]) and self._manager is not None:
+                # In the name of the worker: else the history takes it for a second try of the publisher's report.
+                details = {"timestamp": events.at(published)}
+                self._put(self._manager, publication, "PENDING", None, details, incarnation=self._incarnation.id)
 
     def report_handed_on(self, job: Job) -> None:
         """Note that a job that runs goes on in a message that it publishes, which any worker may get.
@@ -227,14 +191,6 @@ class StatusReporter:
         """Whether a history decides which report is news, and in which order."""
         return self._settings().history_url is not None
 
-    @property
-    def is_ordered(self) -> bool:
-        """Whether somebody drops a report that comes behind a newer one: a history, or else the web servers.
-
-        Those that read python-socketio's own messages may have its own manager, which passes on what comes.
-        """
-        return self.has_history or self._settings().wire != "stock"
-
     def _put(
         self,
         manager: SocketIOManager,
@@ -246,31 +202,17 @@ class StatusReporter:
         gate: str = "",
         incarnation: str | None = None,
     ) -> None:
-        outgoing = self._encoded(manager, job, state, expires_at, details, gate=gate, incarnation=incarnation)
-        if outgoing is not None:
-            manager.put(outgoing)
-
-    def _encoded(
-        self,
-        manager: SocketIOManager,
-        job: Job,
-        state: str,
-        expires_at: float | None,
-        details: dict[str, Any],
-        *,
-        gate: str = "",
-        incarnation: str | None = None,
-    ) -> Outgoing | None:
-        """Return a status as it is sent; None of a job that nobody sees, which is counted."""
         if job.project_id is None:
             if not is_celerys_own(job.task):
                 manager.count_without_project(job)
-            return None
+            return
         stall_after = job.stall_after if state == "STARTED" else None
         change = events.status_change(job, state, **details)
         if incarnation is None:
             incarnation = "" if state == "PENDING" else self._incarnation.id  # no worker has it yet
-        return events.outgoing_status(change, expires_at, stall_after, gate=gate, incarnation=incarnation, job=job)
+        manager.put(
+            events.outgoing_status(change, expires_at, stall_after, gate=gate, incarnation=incarnation, job=job)
+        )
 
     @property
     def incarnation(self) -> str:

@@ -8,18 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from msgspec.structs import replace
 
-from celery_realtime.events import (
-    IDENTITY,
-    MARK,
-    PROGRESS_EVENT,
-    STATUS_EVENT,
-    WORKFLOW_EVENT,
-    Outgoing,
-    publication_of,
-    refilled,
-)
+from celery_realtime.events import IDENTITY, MARK, PROGRESS_EVENT, STATUS_EVENT, WORKFLOW_EVENT, Outgoing, refilled
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.settings import Settings
 
@@ -66,16 +56,7 @@ class EventFilter:
         return cls(settings.event_filter, by_audience=True)
 
     def outgoing(self, event: Outgoing) -> Outgoing | None:
-        """Return what may leave of an event, and of the publication that comes with it, or None if it is dropped."""
-        if not event.publication:
-            return self._allowed(event)
-        publication = self._allowed(publication_of(event, event.publication))
-        start = self._allowed(replace(event, publication=b""))
-        if start is None or publication is None:
-            return publication if start is None else start
-        return replace(start, publication=publication.payload)
-
-    def _allowed(self, event: Outgoing) -> Outgoing | None:
+        """Return what may leave of an event, or None if it is dropped."""
         data = msgspec.json.decode(event.payload)
         visible = self.visible(event.event, event.project_id, data)
         if visible is None:

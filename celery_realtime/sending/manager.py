@@ -211,26 +211,16 @@ class SocketIOManager(_Parts):
 
     # -- events -------------------------------------------------------------------------------------------------
 
-    def put(self, event: Outgoing, due: float = 0.0, *, quietly: bool = False) -> None:
+    def put(self, event: Outgoing, due: float = 0.0) -> None:
         """Put an encoded event into the outbox; returns at once.
 
         Args:
             event: The event.
             due: For progress, the :func:`time.monotonic` time before which it is held back.
-            quietly: Whether the thread that sends is left alone until :meth:`wake`.
         """
         allowed = self._filtered(event) if self._settings().enabled else None
         if allowed is not None:
-            self.outbox.put(allowed, due, quietly=quietly)
-
-    def put_all(self, outgoing: Iterable[Outgoing]) -> None:
-        """Put encoded events into the outbox that leave together; returns at once."""
-        if self._settings().enabled:
-            self.outbox.put_all([allowed for allowed in map(self._filtered, outgoing) if allowed is not None])
-
-    def wake(self) -> None:
-        """Let the thread that sends look at what was put quietly."""
-        self.outbox.wake()
+            self.outbox.put(allowed, due)
 
     def put_status(self, change: StatusChange) -> None:
         """Put a job's new status into the outbox."""
@@ -296,7 +286,8 @@ class SocketIOManager(_Parts):
         project = normalise_project_id(project_id)
         limit = self._settings().max_payload
         checked = [events.outgoing_custom(*_pair(item), project, job_id, limit) for item in named_data]
-        self.put_all(checked)
+        if self._settings().enabled:
+            self.outbox.put_all([allowed for allowed in map(self._filtered, checked) if allowed is not None])
 
     async def emit_to_project_async(self, project_id: object, event: str, data: Any) -> None:
         """Send a custom event as :meth:`emit_to_project` does, which does not block an event loop either."""

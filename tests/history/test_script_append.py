@@ -30,8 +30,6 @@ class Append:
         self.writes = 0
         #: The offsets of the events that were answered to be the first of a newer run.
         self.new_runs: list[int] = []
-        #: What the last answer says of publications that were stored with starts.
-        self.publications: list[tuple[int, bytes, int, bool]] = []
 
     def __call__(
         self,
@@ -40,23 +38,16 @@ class Append:
         server: bool = False,
         writer: str = "me",
         write: int | None = None,
-        publications: dict[int, str] | None = None,
     ) -> tuple[str, list[int], list[Any]]:
-        limits, publications = self.limits, publications or {}
-        places = {index: [len(events) + place] for place, index in enumerate(publications)}
+        limits = self.limits
         self.writes += 1
-        epoch, offsets, others, self.has_made_due = self._call(
+        epoch, offsets, updates, self.has_made_due = self._call(
             KEYS.project_and_begun("p", *(["server"] if server else [])),
             *("new", limits["max_events"], limits["ttl"], limits["ended_ttl"], '"now"', '"p"', *witnessed),
             *(limits["max_live"], writer, write or self.writes, " ".join(str(100 + n) for n in range(len(events)))),
-            msgspec.msgpack.encode([[*event[:-1], *places.get(index, [])] for index, event in enumerate(events)]),
+            msgspec.msgpack.encode([event[:-1] for event in events]),
             *(event[-1] for event in events),
-            *publications.values(),
         )
-        self.publications = [
-            (index, payload, at, bool(is_new)) for index, payload, at, name, is_new in others if name == b"agent_status"
-        ]
-        updates = [other[:3] for other in others if other[3] == b"agent_workflow"]
         answers = [int(word) for word in offsets.split()]
         self.new_runs += [-answer for answer in answers if answer < 0]
         return epoch.decode(), [abs(answer) for answer in answers], updates
@@ -332,52 +323,6 @@ def test_a_write_that_is_answered_as_then_brings_the_updates_of_workflows_of_the
     append(event("c", "c"), writer="other", write=1)
     assert append(*write, write=7) == first
     assert append.has_made_due == 0
-
-
-def test_of_a_start_that_is_the_first_that_is_heard_the_publication_is_stored_before_it(append: Append) -> None:
-    start = event("1", "started", run=RUN, incarnation="w1", execution="x")
-    assert append(start, publications={0: "published"})[1] == [2]
-    assert append.publications == [(0, b"published", 1, False)]
-    entries: Any = append.redis.xrange(NAMES["events"])
-    assert [(fields[b"e"], fields[b"p"]) for _, fields in entries] == [
-        (b"agent_status", b"published"),
-        (b"agent_status", b"started"),
-    ]
-    assert append(event("0", "from the publisher", run=RUN))[1] == [0]
-
-
-def test_a_publication_that_its_publisher_has_reported_is_not_stored_again(append: Append) -> None:
-    append(event("0", "from the publisher", run=RUN))
-    assert append(event("1", "started", run=RUN), publications={0: "published"})[1] == [2]
-    assert append.publications == []
-
-
-def test_a_publication_is_not_stored_behind_what_the_job_has_come_to(append: Append) -> None:
-    for earlier in (event("p", "half", run=RUN, percent=50), event("1", "started", run=RUN, execution="x")):
-        append.redis.flushdb()
-        append(earlier)
-        append(event("1", "again", run=RUN, execution="y", age=-1), publications={0: "published"})
-        assert append.publications == []
-
-
-def test_the_publication_of_a_newer_run_is_its_first_event(append: Append) -> None:
-    append(event("0", "q", run=RUN), event("2", "done", run=RUN))
-    assert append(event("1", "started", run=LATER_RUN), publications={0: "published"})[1] == [4]
-    assert append.publications == [(0, b"published", 3, True)]
-    assert append.new_runs == []
-    assert append(event("1", "late", run=RUN), publications={0: "older"})[1] == [0]
-    assert append.publications == []
-
-
-def test_a_publication_counts_in_its_workflow_and_is_answered_as_then(append: Append) -> None:
-    append(event("0", "q", job="r", root="r", run=RUN), write=1)
-    start = event("1", "started", job="s", root="r", run=RUN)
-    first = append(event("c", "c"), start, write=2, publications={1: "published"})
-    assert (first[1], append.publications) == ([2, 5], [(1, b"published", 3, False)])
-    assert [(index, json.loads(update)["queued"], offset) for index, update, offset in first[2]] == [(1, 2, 4)]
-    stored = append.publications
-    assert append(event("c", "c"), start, write=2, publications={1: "published"})[:2] == first[:2]
-    assert append.publications == stored
 
 
 def test_a_write_that_was_given_up_is_refused(append: Append) -> None:

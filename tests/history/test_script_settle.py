@@ -49,20 +49,7 @@ def test_updates_of_workflows_come_as_they_were_stored(append: Append, settle: S
     _, _, updates = append(event("0", "q", root="r"), event("0", "s", job="other", root="r"), write=1)
     assert len(updates) == 1
     append(event("0", "t", job="third", root="r"), writer="other", write=1)
-    assert settle(1) == ("new", {100: 1, 101: 2}, [[*updates[0], b"agent_workflow", 0]], 1)
-
-
-@pytest.mark.parametrize(
-    ("earlier", "is_new_run"), [([], 0), ([event("1", "earlier", run="1000000000000-0000abcd")], 1)]
-)
-def test_a_publication_that_was_stored_with_a_start_comes_as_it_was_stored(
-    append: Append, settle: Settle, earlier: list[Any], is_new_run: int
-) -> None:
-    append(*earlier, writer="other", write=1)
-    start = event("1", "started", run="2000000000000-0000abcd")
-    [stored] = append(start, write=1, publications={0: "published"})[1]
-    publication = [0, b"published", stored - 1, b"agent_status", is_new_run]
-    assert settle(1) == ("new", {100: stored}, [publication], 0)
+    assert settle(1) == ("new", {100: 1, 101: 2}, updates, 1)
 
 
 def test_of_a_write_that_never_came_nothing_is_told_and_it_is_refused_when_it_comes(

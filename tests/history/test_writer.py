@@ -27,7 +27,7 @@ def test_a_doubt_that_is_settled_says_what_was_stored_until_somebody_needs_it() 
     writer.begin(events)
     [doubt] = writer.doubts(events)
     numbers = f"{events[0].number} {events[1].number}"
-    writer.settle(doubt, [b"e", numbers.encode(), b"7 0", [(1, b"{}", 8, b"agent_workflow", 0)], 0])
+    writer.settle(doubt, [b"e", numbers.encode(), b"7 0", [(1, b"{}", 8)], 0])
     assert writer.doubts(events) == []
     expected = [Stored("e", 7, []), Stored("e", 0, [(b"{}", 8)]), None]
     assert [writer.stored(event) for event in events] == expected
@@ -35,14 +35,6 @@ def test_a_doubt_that_is_settled_says_what_was_stored_until_somebody_needs_it() 
     assert [writer.stored(event) for event in events] == expected
     writer.end([events[0], events[2]])
     assert [writer.stored(event) for event in events] == [None, expected[1], None]
-
-
-def test_a_publication_that_was_stored_with_a_start_is_no_update_of_a_workflow() -> None:
-    others = [(1, b"{}", 8, b"agent_workflow", 0), (1, b"q", 6, b"agent_status", 1)]
-    assert Stored.of_reply(b"e", b"5 7", others) == [
-        Stored("e", 5, []),
-        Stored("e", 7, [(b"{}", 8)], False, (b"q", 6, True)),
-    ]
 
 
 def test_what_an_answered_write_has_stored_says_nothing_of_the_events_in_doubt() -> None:

@@ -262,22 +262,6 @@ def test_a_job_whose_producer_is_gone_at_once_was_queued_first(
         assert [status["state"] for status in statuses if status["job_id"] == job] == STATES
 
 
-def test_without_a_history_too_a_job_whose_producer_is_gone_was_queued_first(
-    launcher: Launcher, start_worker: Callable[..., Worker], broker: Broker, ear: Ear
-) -> None:
-    project = new_project()
-    assert ended(run_script(launcher, broker, "vanish", project, HISTORY="off")) == 0
-    start_worker(WORKER_APP, broker=broker, concurrency=1, env={"HISTORY": "off"})
-
-    def states() -> list[str]:
-        return [
-            data["state"] for name, data in list(ear.heard) if name == "agent_status" and data["project_id"] == project
-        ]
-
-    wait_for(lambda: "SUCCESS" in states())
-    assert states()[-3:] == STATES
-
-
 ENDS = [("crash", 1, "RuntimeError: unhandled"), ("leave", 3, "said all")]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from celery_realtime.events import RANK_OF_STATUS, STATUS_OF_STATE, Execution, Job, published_and
+from celery_realtime.events import RANK_OF_STATUS, STATUS_OF_STATE, Execution, Job
 from celery_realtime.jobs.incarnation import Incarnation
 from celery_realtime.jobs.statuses import StatusGate, StatusReporter
 from celery_realtime.settings import Settings
@@ -155,71 +155,34 @@ def test_a_job_without_project_is_counted() -> None:
     assert studio.realtime.manager.counts["no_project"] == 1
 
 
-def started(seconds_ago: float, *, continues: bool = False, redelivered: bool = False, **settings: Any) -> list[str]:
-    """Return what a worker reports of a job that it starts, so long after its publication, in order."""
-    studio = Studio(**{"history_url": "redis://127.0.0.1:1/0", **settings})
+def published(seconds_ago: float, **settings: Any) -> list[str]:
+    """Return the states that a worker reports of a job's publication, so long after it."""
+    studio = Studio(history_url=settings.get("history_url", "redis://127.0.0.1:1/0"))
     reporter = StatusReporter(Incarnation(), lambda: studio.realtime.settings)
-    recorded: list[Any] = []
-    manager: Any = SimpleNamespace(put=recorded.append, put_all=recorded.extend)
+    recorded: list[str] = []
+    manager: Any = SimpleNamespace(put=lambda outgoing: recorded.append(json.loads(outgoing.payload)["state"]))
     reporter.report_to(manager)
     mark = f"{int((time.time() - seconds_ago) * 1000):013d}-0123abcd"
-    execution = Execution("x", time.time(), redelivered)
-    job = msgspec.structs.replace(JOB, run=mark, worker="w@host", execution=execution)
-    reporter.report_start(job, continues=continues)
-    return [json.loads(sent.payload)["state"] for event in recorded for sent in published_and(event)]
+    job = msgspec.structs.replace(JOB, run=mark, worker="w@host")
+    reporter.report_publication(job)
+    reporter.report(job, "STARTED")
+    return recorded
 
 
-@pytest.mark.parametrize("seconds_ago", [0.1, 3600.0])
-@pytest.mark.parametrize("history_url", ["redis://127.0.0.1:1/0", None])
-def test_a_worker_reports_the_publication_of_a_job_that_it_starts(seconds_ago: float, history_url: str | None) -> None:
-    assert started(seconds_ago, history_url=history_url) == ["PENDING", "STARTED"]
+def test_a_worker_reports_the_publication_of_a_job_that_it_starts_at_once() -> None:
+    assert published(0.1) == ["PENDING", "STARTED"]
 
 
-@pytest.mark.parametrize("how", [{"redelivered": True}, {"continues": True}])
-def test_of_a_start_that_may_not_be_the_first_only_a_fresh_publication_is_reported(how: dict[str, bool]) -> None:
-    assert started(60.0, **how) == ["STARTED"]
-    assert started(0.1, **how) == ["PENDING", "STARTED"]
+def test_of_a_publication_long_ago_its_publisher_has_reported() -> None:
+    assert published(60.0) == ["STARTED"]
 
 
-def test_where_nobody_drops_what_is_older_only_the_publisher_reports_a_publication() -> None:
-    assert started(0.1, history_url=None, wire="stock") == ["STARTED"]
-    assert started(0.1, wire="stock") == ["PENDING", "STARTED"]
+def test_without_a_history_only_the_publisher_reports_a_publication() -> None:
+    assert published(0.1, history_url=None) == ["STARTED"]
 
 
-def test_a_publication_says_when_it_was_and_names_no_worker() -> None:
-    studio, recorded = Studio(history_url="redis://127.0.0.1:1/0"), list[Any]()
-    reporter = StatusReporter(Incarnation(), lambda: studio.realtime.settings)
-    manager: Any = SimpleNamespace(put=recorded.append)
-    reporter.report_to(manager)
-    execution = Execution("x", time.time())
-    reporter.report_start(msgspec.structs.replace(JOB, run="1795762121624-3a930231", worker="w", execution=execution))
-    publication, start = published_and(recorded[0])
-    said = json.loads(publication.payload)
-    assert (said["timestamp"], said["worker"], said["status"]) == ("2026-11-27T06:48:41.624Z", None, "queued")
-    assert (publication.rank, publication.job_id, publication.standing.run) == (0, "job", "1795762121624-3a930231")
-    assert json.loads(start.payload)["worker"] == "w"
-    assert start.publication == b""
-
-
-def test_what_this_process_has_published_itself_it_does_not_report_again() -> None:
-    studio, recorded = Studio(history_url="redis://127.0.0.1:1/0"), list[Any]()
-    reporter = StatusReporter(Incarnation(), lambda: studio.realtime.settings)
-    manager: Any = SimpleNamespace(put=lambda event, **_: recorded.append(event))
-    reporter.report_to(manager)
-    job = msgspec.structs.replace(JOB, run="1795762121624-3a930231")
-    reporter.report_queued(job, None)
-    reporter.report_start(msgspec.structs.replace(job, execution=Execution("x", time.time())))
-    assert [(json.loads(event.payload)["state"], event.publication) for event in recorded] == [
-        ("PENDING", b""),
-        ("STARTED", b""),
-    ]
-
-
-@pytest.mark.parametrize("attempt", [0, 1])
-def test_a_job_without_a_mark_or_in_a_later_attempt_has_only_its_start_reported(attempt: int) -> None:
+def test_a_job_without_a_mark_was_published_by_somebody_who_reports_nothing() -> None:
     studio, reporter = Studio(), StatusReporter(Incarnation(), Settings)
     reporter.report_to(studio.realtime.manager)
-    run = "1795762121624-3a930231" if attempt else None
-    job = msgspec.structs.replace(JOB, attempt=attempt, run=run, execution=Execution("x", time.time()))
-    reporter.report_start(job)
-    assert studio.told() == ["STARTED"]
+    reporter.report_publication(JOB)
+    assert studio.sent == []

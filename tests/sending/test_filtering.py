@@ -35,37 +35,6 @@ def for_audiences(rule: Any) -> EventFilter:
     return made
 
 
-# -- publications -----------------------------------------------------------------------------------------------
-
-
-def started() -> events.Outgoing:
-    """Return a job's start, with its publication."""
-    job = Job(job_id="job", project_id="p", task="secret")
-    return events.with_publication(
-        events.outgoing_status(events.status_change(job, "STARTED"), job=job), events.status_change(job, "PENDING")
-    )
-
-
-def test_a_publication_that_comes_with_a_start_is_filtered_too() -> None:
-    def redact(_event: str, _project: str, payload: Any) -> Any:
-        return {**payload, "task": None}
-
-    allowed = for_everybody(redact).outgoing(started())
-    assert allowed is not None
-    said = [json.loads(event.payload) for event in events.published_and(allowed)]
-    assert [(data["state"], data["task"]) for data in said] == [("PENDING", None), ("STARTED", None)]
-
-
-@pytest.mark.parametrize(("dropped", "left"), [("STARTED", ["PENDING"]), ("PENDING", ["STARTED"])])
-def test_of_a_start_and_its_publication_either_may_be_dropped(dropped: str, left: list[str]) -> None:
-    def drop(_event: str, _project: str, payload: Any) -> Any:
-        return None if payload["state"] == dropped else payload
-
-    allowed = for_everybody(drop).outgoing(started())
-    assert allowed is not None
-    assert [json.loads(event.payload)["state"] for event in events.published_and(allowed)] == left
-
-
 # -- who decides ------------------------------------------------------------------------------------------------
 
 

@@ -31,13 +31,12 @@
 --  11 write             number: of this write, higher than that of each earlier one of this writer
 --  12 numbers           string: the numbers that the writer has given the events, with blanks between
 --  13 descriptions      msgpack: a list for each event, see describe
---  14 ...               JSON: the payload of each event; behind them, those that a `publication` is the place of
+--  14 ...               JSON: the payload of each event
 --
 -- If this write has been applied before, nothing happens, and the answer is that of then.
 --
 -- Returns {epoch, offsets as one text with blanks between (0: not news; below 0: of the first event of a newer run),
--- what else was stored {index, JSON, offset, name, 1 if it is the first event of a newer run, else 0}: updates of
--- workflows, and publications that nobody had reported; 1 if these events made further updates due later, else 0}.
+-- workflow updates {index, JSON, offset}, 1 if these events made further workflow updates due later, else 0}.
 
 -- include: common
 
@@ -93,13 +92,11 @@ local WORKFLOW_PAUSE = 0.25
 local now = common.now()
 local now_ms, now_text = math.floor(now * 1000), string.format('%.6f', now)
 local project
--- What was stored beside the events; see the answer.
-local others = {}
+local workflow_updates = {}
 local has_made_due = 0
 
 local function describe(index, fields)
-  local name, job, attempt, rank, percent, incarnation, kind, root, run, execution, age, is_redelivered, publication =
-    unpack(fields)
+  local name, job, attempt, rank, percent, incarnation, kind, root, run, execution, age, is_redelivered = unpack(fields)
   return {
     index = index, name = name, job = job, attempt = attempt, rank = rank, percent = percent,
     incarnation = incarnation, kind = kind, root = root, payload = ARGV[FIRST_PAYLOAD + index],
@@ -108,8 +105,6 @@ local function describe(index, fields)
     -- What is queued has not started, though a job may say of itself that it is tried once more.
     run = run, execution = rank == QUEUED and '-' or execution, started = now_ms - age,
     is_redelivered = is_redelivered,
-    -- Of a start, the report of the job's publication, should that of the publisher not be here.
-    publication = publication and ARGV[FIRST_PAYLOAD + publication],
   }
 end
 
@@ -256,7 +251,7 @@ local function store_workflow_update(event, root, flow)
   local payload = string.format(format, cjson.encode(root), project_id, flow.total, flow.queued, flow.running,
     flow.done, flow.failed, flow.progress, timestamp)
   local at = store(WORKFLOW_EVENT, payload)
-  others[#others + 1] = {event.index, payload, at, WORKFLOW_EVENT, 0}
+  workflow_updates[#workflow_updates + 1] = {event.index, payload, at}
   flow.updated = now_ms
   if project.due then common.take(keys.flows_due, root) end
 end
@@ -556,19 +551,6 @@ local function status_state(event, state, order, at)
   }
 end
 
--- Store that a job was published, of which its start is the first that is heard: its publisher died before it said so,
--- or has not come to it yet. Then what it says is no news.
-local function store_publication(event, before, order)
-  local at = (order == NEWER and store_first_of_run or store)(event.name, event.publication)
-  others[#others + 1] = {event.index, event.publication, at, event.name, order == NEWER and 1 or 0}
-  local queued = {
-    index = event.index, name = event.name, job = event.job, attempt = event.attempt, rank = QUEUED,
-    payload = event.publication, incarnation = '-', kind = 'queued', root = event.root, run = event.run,
-    execution = '-', started = event.started,
-  }
-  keep_job(queued, before, status_state(queued, nil, order, at), at)
-end
-
 local function append_status(event)
   local before = read_job(event.job)
   -- The same write a second time, its first answer having been lost.
@@ -598,11 +580,6 @@ local function append_status(event)
     return 0
   end
   if not is_news(event, state) then return 0 end
-  if event.publication and not state and event.rank == RUNNING then
-    store_publication(event, before, order)
-    before, order = read_job(event.job), SAME
-    state = before
-  end
   local at = (order == NEWER and store_first_of_run or store)(event.name, event.payload)
   keep_job(event, before, status_state(event, state, order, at), at)
   return order == NEWER and -at or at
@@ -698,8 +675,8 @@ local function answer_again(receipt)
   local applied = receipts.write_of(receipt)
   if applied > write then return redis.error_reply('STALE the writer has given this write up') end
   if applied < write then return nil end
-  local _, offsets, stored = receipts.recall(keys, receipt, project.epoch)
-  return offsets ~= '' and {project.epoch, offsets, stored, project.due and 1 or 0}
+  local _, offsets, updates = receipts.recall(keys, receipt, project.epoch)
+  return offsets ~= '' and {project.epoch, offsets, updates, project.due and 1 or 0}
 end
 
 project = common.open(keys, new_epoch, find_lost, now, ttl)
@@ -709,7 +686,7 @@ if answer then return answer end
 
 local offsets = append_all()
 if receipt or project.offset > offset_before then
-  project.noted = receipts.make(writer, write, project, numbers, offsets, others)
+  project.noted = receipts.make(writer, write, project, numbers, offsets, workflow_updates)
 end
 close_project()
-return {project.epoch, offsets, others, has_made_due}
+return {project.epoch, offsets, workflow_updates, has_made_due}

@@ -6,7 +6,7 @@
 --   write epoch offset          the write, the epoch that it was stored in, and the project's offset then
 --   number ...                  the numbers of its events
 --   offset ...                  their offsets, as append.lua returns them
---   index offset ...            for what else was stored, the index of the event that it came with, and its own offset
+--   index offset ...            for each workflow update, the index of the event that led to it, and its own offset
 --
 -- A writer has the answer to a write, or asks settle.lua for it, before the next one. So what is in its receipt is all
 -- that it can be in doubt about, whatever others have stored since; and a write that comes late, after it was given up,
@@ -23,27 +23,24 @@ function receipts.read(keys, writer) return redis.call('HGET', keys.meta, PREFIX
 -- Return the number of the write that a receipt is of.
 function receipts.write_of(receipt) return tonumber(string.match(receipt, '^%d+')) or 0 end
 
--- Return what a receipt says of events that are there: their numbers and their offsets, each as one text, and what else
--- was stored, as append.lua returns it. What was stored in an earlier epoch has been lost.
+-- Return what a receipt says of events that are there: their numbers and their offsets, each as one text, and workflow
+-- updates as append.lua returns them. What was stored in an earlier epoch has been lost.
 function receipts.recall(keys, receipt, present_epoch)
   local epoch, numbers, offsets, made = string.match(receipt, '^%d+ (%S+) %d+\n([^\n]*)\n([^\n]*)\n(.*)$')
   if epoch ~= present_epoch then return '', '', {} end
-  local others = {}
+  local updates = {}
   for index, offset in string.gmatch(made, '(%d+) (%d+)') do
     local id = offset .. '-0'
     local entry = redis.call('XRANGE', keys.events, id, id)[1]
-    if entry then
-      local fields = entry[2]
-      others[#others + 1] = {tonumber(index), fields[4], tonumber(offset), fields[2], fields[7] == 'n' and 1 or 0}
-    end
+    if entry then updates[#updates + 1] = {tonumber(index), entry[2][4], tonumber(offset)} end
   end
-  return numbers, offsets, others
+  return numbers, offsets, updates
 end
 
 -- Return the field of `meta` that a receipt is, and the receipt.
-function receipts.make(writer, write, project, numbers, offsets, others)
+function receipts.make(writer, write, project, numbers, offsets, updates)
   local made = {}
-  for place, other in ipairs(others) do made[place] = string.format('%d %d', other[1], other[3]) end
+  for place, update in ipairs(updates) do made[place] = string.format('%d %d', update[1], update[3]) end
   return {PREFIX .. writer, string.format('%.0f %s %d\n%s\n%s\n%s', write, project.epoch, project.offset, numbers,
     offsets, table.concat(made, ' '))}
 end

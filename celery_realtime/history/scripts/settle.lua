@@ -9,7 +9,7 @@
 --   4 write      number: the highest write to refuse
 --
 -- Returns {epoch, numbers of the events as one text with blanks between, their offsets likewise, as append.lua has
--- them, what else was stored as there, 1 if further workflow updates are due, else 0}. Nothing has been stored
+-- them, workflow updates {index, JSON, offset}, 1 if further workflow updates are due, else 0}. Nothing has been stored
 -- of an event that is not among these.
 
 -- include: common
@@ -21,9 +21,9 @@ local new_epoch, ttl, writer, write = unpack(ARGV)
 local project = common.open(keys, new_epoch, function() return false end, common.now(), tonumber(ttl))
 
 local receipt = receipts.read(keys, writer)
-local numbers, offsets, others = '', '', {}
-if receipt then numbers, offsets, others = receipts.recall(keys, receipt, project.epoch) end
+local numbers, offsets, updates = '', '', {}
+if receipt then numbers, offsets, updates = receipts.recall(keys, receipt, project.epoch) end
 local refused = math.max(tonumber(write), receipt and receipts.write_of(receipt) or 0)
-project.noted = receipts.make(writer, refused, project, numbers, offsets, others)
+project.noted = receipts.make(writer, refused, project, numbers, offsets, updates)
 if common.close(keys, project, common.now(), tonumber(ttl)) > 0 then receipts.forget_old(keys, project.offset) end
-return {project.epoch, numbers, offsets, others, project.due and 1 or 0}
+return {project.epoch, numbers, offsets, updates, project.due and 1 or 0}
