@@ -215,6 +215,7 @@ def test_ctrl_c_works_although_a_shell_had_it_ignored_and_stops_the_broker_last(
     assert "Cannot" not in demo.output
 
 
+@pytest.mark.long  # each start of the demo takes seconds of a processor; the tests beside it start and stop it, too
 def test_a_running_job_delays_the_stop_by_seconds_only(start):
     demo = start("--verbose")
     start_long_job(demo, demo.wait_until_up())

@@ -28,6 +28,7 @@ def test_a_setup_answers_and_a_child_of_its_prefork_worker_runs_the_task(celery_
     celery_setup.worker.assert_log_exists("Task tests.integration.matrix_tasks.count")
 
 
+@pytest.mark.long  # tests/integration/test_shutdowns restarts workers of every pool
 @any_setup
 def test_a_restarted_worker_runs_what_was_sent_while_it_was_dead(celery_setup: CeleryTestSetup) -> None:
     worker_pid.s().apply_async().get(timeout=RESULT_TIMEOUT)
