@@ -171,7 +171,6 @@ def is_spawned_by_multiprocessing() -> bool:
 talking = Gate()
 talking.guard()
 
-#: What is called around the forks of this process.
 #: What is called before each fork of this process, and after it in the child.
 before_forks, after_forks = Hooks(), Hooks()
 if hasattr(os, "register_at_fork"):

@@ -217,14 +217,7 @@ class RealtimeClientManager(RealtimeKombuManager):
 
     def emit_here(self, emit: Emit) -> None:
         """Emit on this server only."""
-        self.emit(
-            emit.event,
-            emit.data,
-            namespace=emit.namespace,
-            room=emit.room,
-            skip_sid=emit.skip_sid,
-            ignore_queue=True,
-        )
+        emit.through(self)
 
     # -- slow clients -------------------------------------------------------------------------------------------
 

@@ -47,6 +47,17 @@ class Emit(msgspec.Struct, frozen=True):
         """The rooms in one of which a client has to be to get it."""
         return self.room, *self.also
 
+    def through(self, manager: Any) -> Any:
+        """Have python-socketio's client manager emit it, on this server only; awaitable on an asyncio server."""
+        return manager.emit(
+            self.event,
+            self.data,
+            namespace=self.namespace,
+            room=self.room,
+            skip_sid=self.skip_sid,
+            ignore_queue=True,
+        )
+
     def is_for(self, sid: str) -> bool:
         """Return whether a client that is in one of the rooms gets it."""
         return self.only in (None, sid) and sid not in skipped_by(self.skip_sid)

@@ -50,14 +50,7 @@ class Emitter:
         is_watched = "emit" in vars(self._manager)  # as python-socketio's page for administrators does it
         if self.fan_out is not None and not is_watched and await self.fan_out.emit(emit):
             return
-        await self._manager.emit(
-            emit.event,
-            emit.data,
-            namespace=emit.namespace,
-            room=emit.room,
-            skip_sid=emit.skip_sid,
-            ignore_queue=True,
-        )
+        await emit.through(self._manager)
 
 
 class FanOut:
