@@ -18,7 +18,7 @@ from wsproto.utilities import RemoteProtocolError
 from celery_realtime.clocks import time
 from celery_realtime.web.budgets import Budget
 from celery_realtime.web.exits import Exits
-from celery_realtime.web.pipes import piped
+from celery_realtime.web.pipes import piped, senders
 from celery_realtime.web.shares import AsyncShares, Shares
 from celery_realtime.web.socket_watch import WATCHED_KEY, SocketWatches, WatchedSocket
 
@@ -450,10 +450,8 @@ def transport_of(environ: dict[str, Any]) -> Any:
     scope = environ.get("asgi.scope")
     if isinstance(scope, dict) and WATCHED_KEY in scope:
         return scope[WATCHED_KEY]
-    protocols = [getattr(environ.get(name), "__self__", None) for name in ("asgi.receive", "asgi.send")]
-    # Hypercorn's stream sends through its protocol, and that through the server of the connection.
-    for _ in range(2):
-        protocols.append(getattr(getattr(protocols[-1], "send", None), "__self__", None))
+    receiver, server = (getattr(environ.get(name), "__self__", None) for name in ("asgi.receive", "asgi.send"))
+    protocols = [receiver, *senders(server)]
     writers = (getattr(protocol, "writer", None) for protocol in protocols)
     transports = (getattr(holder, "transport", None) for holder in [*protocols, *writers])
     return next((transport for transport in transports if transport is not None), None)

@@ -218,12 +218,15 @@ class PipedWebSocket:
 
 def _ways(server: Any) -> Iterator[tuple[Any, Any]]:
     """Yield where a web server may have a WebSocket's transport, and what has its state."""
-    transport = getattr(server, "transport", None)
-    yield transport, getattr(server, "conn", None)  # uvicorn, with websockets or wsproto
-    yield transport, server  # uvicorn, with websockets in its old way
-    # Hypercorn's stream sends through its protocol, and that through the server of the connection.
-    holder = server
-    for _ in range(2):
-        holder = getattr(getattr(holder, "send", None), "__self__", None)
-        writer = getattr(holder, "writer", None)
-        yield getattr(writer, "transport", None), getattr(server, "connection", None)
+    for holder in senders(server):
+        transport = getattr(getattr(holder, "writer", holder), "transport", None)
+        yield transport, getattr(server, "conn", None)  # uvicorn, with websockets or wsproto
+        yield transport, server  # uvicorn, with websockets in its old way
+        yield transport, getattr(server, "connection", None)  # hypercorn
+
+
+def senders(server: Any) -> Iterator[Any]:
+    """Yield what sends for an ASGI server: hypercorn's stream sends through its protocol, and that through another."""
+    for _ in range(3):
+        yield server
+        server = getattr(getattr(server, "send", None), "__self__", None)
