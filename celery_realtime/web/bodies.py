@@ -92,6 +92,41 @@ def let_others_read(sleep: Callable[[float], Any]) -> None:
             bodies.read = _with_breaths(theirs, Breaths(sleep))
 
 
+def discard_in_slices() -> None:
+    """Have Werkzeug discard what is left of a request in slices, on whatever path: not ten megabytes at a time."""
+    handlers: Any = getattr(sys.modules.get("werkzeug.serving"), "WSGIRequestHandler", None)
+    theirs = getattr(handlers, "make_environ", None)
+    if theirs is None or hasattr(theirs, "__wrapped__"):
+        return
+
+    @functools.wraps(theirs)
+    def make_environ(handler: Any) -> Any:
+        handler.rfile = getattr(handler.rfile, "of_requests", handler.rfile)
+        environ = theirs(handler)
+        # The application has got the file itself: what the handler reads from now on is what nobody wanted.
+        handler.rfile = _Discarded(handler.rfile)
+        return environ
+
+    handlers.make_environ = make_environ
+
+
+class _Discarded:
+    """A file of which only as much memory is taken to read from it as a slice has."""
+
+    def __init__(self, file: Any) -> None:
+        self.of_requests = file
+
+    def read(self, size: int) -> bytes:
+        """Discard so many bytes, or as many as come, and return the last slice: empty if none have come."""
+        data = last = b""
+        while size > 0 and (data := self.of_requests.read(min(size, SLICE))):
+            size, last = size - len(data), data
+        return last
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.of_requests, name)
+
+
 def _with_breaths(theirs: Callable[..., bytes], breaths: Breaths) -> Callable[..., bytes]:
     @functools.wraps(theirs)
     def read(*args: Any, **options: Any) -> bytes:

@@ -25,7 +25,7 @@ from celery_realtime.clocks import time
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.logs import RareErrors, RateLimitedLogger
 from celery_realtime.rooms import project_of_room
-from celery_realtime.web.bodies import Body, end_input, let_others_read
+from celery_realtime.web.bodies import Body, discard_in_slices, end_input, let_others_read
 from celery_realtime.web.budgets import Budget
 from celery_realtime.web.doors import Doors
 from celery_realtime.web.lingering import Lingering
@@ -333,6 +333,7 @@ def guard_requests(server: Any, begin: Begin, end: End) -> None:
     Lingering().install()
     if not is_asyncio(server):
         let_others_read(server.sleep)
+        discard_in_slices()
 
     def call(environ: dict[str, Any], start_response: Any) -> Any:
         logs.install()

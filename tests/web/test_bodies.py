@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from celery_realtime.web import bodies
-from celery_realtime.web.bodies import SLICE, Body, end_input, let_others_read
+from celery_realtime.web.bodies import SLICE, Body, discard_in_slices, end_input, let_others_read
 from celery_realtime.web.budgets import Allowance, Budget
 
 ALLOWANCE = Allowance(max_message=1_000_000, byte_rate=1_000_000, packet_rate=100, frame_rate=100)
@@ -216,3 +216,68 @@ def test_others_have_their_turn_while_a_server_of_greenlets_reads(name: str, mon
     body = module.Input(io.BytesIO(b"x" * 50_000), 50_000, None)
     assert body.read(16_384) == b"x" * 16_384
     assert breaths == [0]
+
+
+class Measured(io.RawIOBase):
+    """What a client sends, of which the largest read is noted."""
+
+    def __init__(self, size: int) -> None:
+        self.left, self.largest = size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self.largest = max(self.largest, len(buffer))
+        size = min(self.left, len(buffer))
+        self.left -= size
+        return size
+
+
+@pytest.fixture
+def werkzeug(monkeypatch: pytest.MonkeyPatch) -> Any:
+    serving: Any = pytest.importorskip("werkzeug.serving")
+    theirs = serving.WSGIRequestHandler.make_environ
+    monkeypatch.setattr(serving.WSGIRequestHandler, "make_environ", getattr(theirs, "__wrapped__", theirs))
+    discard_in_slices()
+    discard_in_slices()  # another server in the process changes nothing
+    return serving
+
+
+def test_werkzeug_discards_in_slices(werkzeug: Any) -> None:
+    """Of a request on a path of the application's own, too, which reads what it wants as before."""
+    client = Measured(4_000_000)
+    read: list[int] = []
+
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        read.append(len(environ["wsgi.input"].read(1_000_000)))
+        client.largest = 0
+        there.sendall(b"more to come")
+        start_response("413 Content Too Large", [])
+        return [b"too long"]
+
+    here, there = socket.socketpair()
+    with here, there:
+        there.sendall(b"POST /uploads HTTP/1.1\r\nHost: x\r\nContent-Length: 4000000\r\n\r\n")
+
+        class Handler(werkzeug.WSGIRequestHandler):  # type: ignore[misc]  # pytest imports it
+            def make_environ(self) -> Any:
+                self.rfile = io.BufferedReader(client)
+                return super().make_environ()
+
+        server = SimpleNamespace(
+            app=application,
+            multithread=True,
+            multiprocess=False,
+            server_address=("", 80),
+            ssl_context=None,
+            passthrough_errors=True,
+            _send_silently=False,
+            log=lambda *_: None,
+        )
+        Handler(here, ("127.0.0.1", 1), server)
+        here.shutdown(socket.SHUT_WR)
+        assert b"413" in b"".join(iter(lambda: there.recv(65_536), b""))
+    assert read == [1_000_000]
+    assert client.left == 0
+    assert 0 < client.largest <= SLICE
