@@ -1,7 +1,7 @@
 """Bound the connections that have not finished a request, each of which takes a thread or a greenlet of a web server.
 
 Only where a server lets itself be changed, and from the first request for Engine.IO on. Seen in Werkzeug 3.1, gunicorn
-27 (gthread), gevent 26.9 and eventlet 0.41.
+27, gevent 26.9 and eventlet 0.41. Those of asyncio are in ``loop_doors``.
 """
 
 from __future__ import annotations
@@ -14,13 +14,25 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from celery_realtime.clocks import time
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.web import capacity
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 logger = logging.getLogger(__name__)
 
-#: Connections that may wait for a request, or for the rest of it; beyond, the oldest are closed.
+#: Connections that may wait for a request, or for the rest of it, for longer than ``GRACE``.
 MOST_WAITING = 200
+
+#: Seconds that a request may take to come: many clients may connect at once, after an outage.
+GRACE = 2.0
+
+#: Connections whose request is to come, at most, and the part that they may be of the files that a process may open.
+MOST_AT_ONCE, PART_OF_FILES = 2000, 2
 
 #: The part of a fixed number of threads that they may take, and how many in any case.
 PART, FEWEST = 4, 4
@@ -36,45 +48,69 @@ MAKERS = {
 ANSWERING = ("handle_request", "handle_http2", "handle_h2c_upgrade")
 
 
+def most_at_once() -> int:
+    """Return how many connections may wait for a request in this process, by the files that it may open."""
+    if resource is None:
+        return MOST_AT_ONCE
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_AT_ONCE if files == resource.RLIM_INFINITY else min(MOST_AT_ONCE, files // PART_OF_FILES)
+
+
+def shut(connection: Any) -> bool:
+    """Have what waits for a request on a socket end."""
+    with contextlib.suppress(OSError):  # its client was quicker
+        connection.shutdown(2)
+    return True
+
+
 class Waiting:
     """The connections that wait for a request.
 
     Args:
-        most: How many there may be.
+        most: How many there may be for longer than ``grace``.
+        close: Closes a connection, and returns whether it was still waiting.
+        at_once: How many there may be altogether.
+        grace: In seconds.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(
+        self, most: int, close: Callable[[Any], bool] = shut, *, at_once: int | None = None, grace: float = GRACE
+    ) -> None:
+        self._most, self._close, self._grace = most, close, grace
+        self._at_once = max(most, most_at_once() if at_once is None else at_once)
         self._lock = threading.Lock()
-        #: The oldest first.
-        self._connections: dict[int, Any] = {}
+        #: Each, and since when it waits, the oldest first.
+        self._connections: dict[int, tuple[Any, float]] = {}
         self._log = RateLimitedLogger(logger)
 
     def __len__(self) -> int:
         return len(self._connections)
 
     def enter(self, holder: Any, connection: Any) -> None:
-        """Note that a request is waited for, and close the oldest of too many.
+        """Note that a request is waited for from now on, and close the oldest of too many.
 
         Args:
             holder: What handles the connection.
-            connection: Its socket.
+            connection: What closes it, or is closed.
         """
-        oldest = None
+        now, too_many = time.monotonic(), []
         with self._lock:
-            self._connections[id(holder)] = connection
-            if len(self._connections) > self._most:
-                oldest = self._connections.pop(next(iter(self._connections)))
-        if oldest is not None:
+            self._connections.pop(id(holder), None)
+            self._connections[id(holder)] = connection, now
+            while len(self._connections) > self._most:
+                oldest, (waiting, since) = next(iter(self._connections.items()))
+                if now - since < self._grace and len(self._connections) <= self._at_once:
+                    break
+                del self._connections[oldest]
+                too_many.append(waiting)
+        if sum(self._close(waiting) for waiting in too_many):
             self._log.warning("too many connections wait for a request; the oldest is closed")
-            with contextlib.suppress(OSError):  # its client was quicker
-                oldest.shutdown(2)
 
-    def leave(self, *holders: Any) -> None:
-        """Note that the request has come, or that the connection has ended."""
+    def leave(self, *holders: Any) -> list[tuple[Any, Any]]:
+        """Note that the request has come, or that the connection has ended; return those that have waited."""
         with self._lock:
-            for holder in holders:
-                self._connections.pop(id(holder), None)
+            waited = [(holder, self._connections.pop(id(holder), None)) for holder in holders]
+        return [(holder, entry[0]) for holder, entry in waited if entry is not None]
 
 
 class Doors:
@@ -88,6 +124,7 @@ class Doors:
         if self._is_installed:
             return
         self._is_installed = True
+        follow_green_worker()
         frame: FrameType | None = sys._getframe(1)
         while frame is not None:
             holder = frame.f_locals.get("self")
@@ -100,7 +137,8 @@ def follow(holder: Any) -> bool:
     """Bound the server of what handles a request; return whether that is what was given."""
     if type(holder).__module__ == "gunicorn.workers.gthread" and hasattr(holder, "handle"):
         threads = capacity.requests_at_once() or MOST_WAITING * PART
-        _follow_worker(holder, Waiting(min(MOST_WAITING, max(FEWEST, threads // PART))))
+        most = min(MOST_WAITING, max(FEWEST, threads // PART))
+        _follow_worker(holder, Waiting(most, at_once=most))  # the other threads are for requests
         return True
     for kind in type(holder).__mro__:
         attribute, answer = MAKERS.get(kind.__module__, ("", ""))
@@ -113,11 +151,35 @@ def follow(holder: Any) -> bool:
     return False
 
 
+def follow_green_worker() -> None:
+    """Bound the worker of gunicorn with greenlets in this process, if there is one."""
+    workers: Any = getattr(sys.modules.get("gunicorn.workers.base_async"), "AsyncWorker", None)
+    theirs = getattr(workers, "handle", None)
+    if theirs is None or hasattr(workers, "waiting_connections"):
+        return
+    waiting = Waiting(MOST_WAITING)
+
+    def handle(worker: Any, listener: Any, client: Any, *args: Any) -> Any:
+        waiting.enter(client, client)
+        try:
+            return theirs(worker, listener, client, *args)
+        finally:
+            waiting.leave(client)
+
+    workers.waiting_connections, workers.handle = waiting, handle
+    for name in ANSWERING:
+        if hasattr(workers, name):
+            setattr(workers, name, _answering(getattr(workers, name), waiting))
+
+
 def _following(theirs: Any, answer: str, waiting: Waiting) -> Any:
     """Return a class that handles a connection as another does, and says what it waits for."""
 
-    def handle(self: Any) -> Any:
+    def enter(self: Any) -> None:
         waiting.enter(self, getattr(self, "connection", None) or self.socket)
+
+    def handle(self: Any) -> Any:
+        enter(self)
         try:
             return theirs.handle(self)
         finally:
@@ -125,7 +187,10 @@ def _following(theirs: Any, answer: str, waiting: Waiting) -> Any:
 
     def answer_request(self: Any, *args: Any) -> Any:
         waiting.leave(self)
-        return getattr(theirs, answer)(self, *args)
+        try:
+            return getattr(theirs, answer)(self, *args)
+        finally:
+            enter(self)  # for the next one; until ``handle`` ends
 
     members = {
         "handle": handle,
@@ -153,8 +218,12 @@ def _follow_worker(worker: Any, waiting: Waiting) -> None:
 
 
 def _answering(theirs: Callable[..., Any], waiting: Waiting) -> Callable[..., Any]:
-    def answer(*args: Any) -> Any:
-        waiting.leave(*args)
-        return theirs(*args)
+    def answer(*args: Any, **options: Any) -> Any:
+        waited = waiting.leave(*args)
+        try:
+            return theirs(*args, **options)
+        finally:
+            for holder, connection in waited:
+                waiting.enter(holder, connection)  # for the next one; until ``handle`` ends
 
     return answer

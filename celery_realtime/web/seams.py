@@ -29,6 +29,7 @@ from celery_realtime.web.bodies import Body, discard_in_slices, end_input, let_o
 from celery_realtime.web.budgets import Budget
 from celery_realtime.web.doors import Doors
 from celery_realtime.web.lingering import Lingering
+from celery_realtime.web.loop_doors import LoopDoors
 from celery_realtime.web.metering import BUDGET_KEY, MeteredSocket, Users, budget_of, metered_upgrade, transport_of
 from celery_realtime.web.pings import Pings
 from celery_realtime.web.pipes import Crowd, TrackedQueue
@@ -362,10 +363,13 @@ def guard_requests(server: Any, begin: Begin, end: End) -> None:
 
 
 def _guarded_async(theirs: Callable[..., Any], begin: Begin, end: End, errors: RareErrors) -> Callable[..., Any]:
+    doors = LoopDoors()
+
     async def call_async(*args: Any) -> Any:
         if not args or not isinstance(args[0], dict) or "type" not in args[0]:
             return await theirs(*args)  # not ASGI
         scope, _, send = args
+        doors.install()
         request = Request.of_asgi(scope, send)
         budget = begin(request)
         if budget is None:

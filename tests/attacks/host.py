@@ -11,7 +11,7 @@ if KIND == "eventlet":
     import eventlet.wsgi
 
     eventlet.monkey_patch()
-elif KIND == "gevent":
+elif KIND in ("gevent", "ggevent"):
     from gevent import monkey
 
     monkey.patch_all()
@@ -73,7 +73,7 @@ def make() -> Any:
         realtime.init_socketio(server, **RULES)
         add_raising(server)
         return socketio.ASGIApp(server)
-    mode = KIND if KIND in ("eventlet", "gevent") else "threading"
+    mode = {"eventlet": "eventlet", "gevent": "gevent", "ggevent": "gevent"}.get(KIND, "threading")
     server = socketio.Server(async_mode=mode, client_manager=realtime.client_manager(), **PINGS)
     realtime.init_socketio(server, **RULES)
     add_raising(server)
@@ -95,7 +95,7 @@ def add_raising(server: Any) -> None:
     server.on("connect", fail_async if is_asyncio else fail, namespace="/raising")
 
 
-application = make() if KIND in ("gthread", "hypercorn", "granian", "daphne") else None
+application = make() if KIND in ("gthread", "ggevent", "hypercorn", "granian", "daphne") else None
 
 
 def serve(host: str, port: int) -> None:

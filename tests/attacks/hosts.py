@@ -15,7 +15,18 @@ from celery_realtime import Realtime
 from tests.processes import HOST, ManagedProcess, free_port, python_path
 
 MB = 1024 * 1024
-KINDS = ("threading", "gthread", "gevent", "eventlet", "wsproto", "websockets", "hypercorn", "granian", "daphne")
+KINDS = (
+    "threading",
+    "gthread",
+    "gevent",
+    "ggevent",
+    "eventlet",
+    "wsproto",
+    "websockets",
+    "hypercorn",
+    "granian",
+    "daphne",
+)
 #: Hosts that are no dependency of the tests.
 OPTIONAL = ("websockets", "hypercorn", "granian", "daphne")
 SECRET = "a long and random string of the attacked"
@@ -65,6 +76,7 @@ class Attacked(ManagedProcess):
                 "--bind",
                 where,
             ],
+            "ggevent": ["gunicorn", "--worker-class", "gevent", "--bind", where],
             "hypercorn": ["hypercorn", "--bind", where],
             "daphne": ["daphne", "--bind", HOST, "--port", str(port)],
             "granian": ["granian", "--interface", "asgi", "--host", HOST, "--port", str(port)],

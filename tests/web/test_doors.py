@@ -28,7 +28,7 @@ def pairs() -> Iterator[list[tuple[socket.socket, socket.socket]]]:
 
 
 def test_the_oldest_of_too_many_is_closed(pairs: list[tuple[socket.socket, socket.socket]]) -> None:
-    waiting, holders = Waiting(2), [Holder() for _ in pairs]
+    waiting, holders = Waiting(2, at_once=2), [Holder() for _ in pairs]
     for holder, (ours, _) in zip(holders, pairs, strict=True):
         waiting.enter(holder, ours)
     assert len(waiting) == 2
@@ -38,8 +38,32 @@ def test_the_oldest_of_too_many_is_closed(pairs: list[tuple[socket.socket, socke
     assert pairs[1][1].recv(1) == b"x"
 
 
+def test_a_request_may_take_a_moment_to_come(pairs: list[tuple[socket.socket, socket.socket]]) -> None:
+    """As when many clients connect at once; those that have waited for long are closed when another comes."""
+    (first, _), (second, _), (third, _) = pairs
+    closed: list[Any] = []
+    waiting = Waiting(1, lambda connection: bool(closed.append(connection)), at_once=3, grace=3600)
+    for connection in (first, second, third):
+        waiting.enter(connection, connection)
+    assert closed == []
+    waiting.enter(waiting, waiting)
+    assert closed == [first]
+    waiting = Waiting(1, lambda connection: bool(closed.append(connection)), at_once=3, grace=0)
+    for connection in (first, second, third):
+        waiting.enter(connection, connection)
+    assert closed == [first, first, second]
+
+
+def test_what_waits_again_is_the_newest(pairs: list[tuple[socket.socket, socket.socket]]) -> None:
+    closed: list[Any] = []
+    waiting = Waiting(2, lambda connection: bool(closed.append(connection)), at_once=2)
+    for connection in "abac":
+        waiting.enter(connection, connection)
+    assert closed == ["b"]
+
+
 def test_what_has_sent_its_request_is_not_counted(pairs: list[tuple[socket.socket, socket.socket]]) -> None:
-    waiting, holders = Waiting(1), [Holder() for _ in pairs]
+    waiting, holders = Waiting(1, at_once=1), [Holder() for _ in pairs]
     for holder, (ours, _) in zip(holders, pairs, strict=True):
         waiting.enter(holder, ours)
         waiting.leave(holder)
@@ -58,6 +82,7 @@ def test_werkzeug_is_bounded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from werkzeug.serving import make_server
 
     monkeypatch.setattr(doors, "MOST_WAITING", 1)
+    monkeypatch.setattr(doors, "MOST_AT_ONCE", 1)
 
     def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         start_response("200 OK", [])
