@@ -133,12 +133,19 @@ class Doors:
             frame = frame.f_back
 
 
+def _waiting() -> Waiting:
+    """Return what bounds the server of the request in which this is called: most of a fixed number is for requests."""
+    number = capacity.requests_at_once()
+    if number is None:
+        return Waiting(MOST_WAITING)
+    part = max(FEWEST, number // PART)
+    return Waiting(min(MOST_WAITING, part), at_once=min(most_at_once(), part))
+
+
 def follow(holder: Any) -> bool:
     """Bound the server of what handles a request; return whether that is what was given."""
     if type(holder).__module__ == "gunicorn.workers.gthread" and hasattr(holder, "handle"):
-        threads = capacity.requests_at_once() or MOST_WAITING * PART
-        most = min(MOST_WAITING, max(FEWEST, threads // PART))
-        _follow_worker(holder, Waiting(most, at_once=most))  # the other threads are for requests
+        _follow_worker(holder, _waiting())
         return True
     for kind in type(holder).__mro__:
         attribute, answer = MAKERS.get(kind.__module__, ("", ""))
@@ -146,7 +153,7 @@ def follow(holder: Any) -> bool:
         if attribute and hasattr(kind, answer) and isinstance(getattr(server, attribute, None), type):
             theirs = getattr(server, attribute)
             if not hasattr(theirs, "waiting_connections"):
-                setattr(server, attribute, _following(theirs, answer, Waiting(MOST_WAITING)))
+                setattr(server, attribute, _following(theirs, answer, _waiting()))
             return True
     return False
 
@@ -157,7 +164,7 @@ def follow_green_worker() -> None:
     theirs = getattr(workers, "handle", None)
     if theirs is None or hasattr(workers, "waiting_connections"):
         return
-    waiting = Waiting(MOST_WAITING)
+    waiting = _waiting()
 
     def handle(worker: Any, listener: Any, client: Any, *args: Any) -> Any:
         waiting.enter(client, client)

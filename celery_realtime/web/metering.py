@@ -280,8 +280,12 @@ class Breaths:
     def take(self) -> None:
         """Pause, if the last time is some while ago."""
         if time.monotonic() - self._since > SLICE:
-            self._sleep(0)
-            self._since = time.monotonic()
+            self.take_one()
+
+    def take_one(self) -> None:
+        """Pause now."""
+        self._sleep(0)
+        self._since = time.monotonic()
 
 
 class MeteredSocket:
@@ -335,6 +339,8 @@ class MeteredSocket:
         finally:
             if not data and self._exits is not None:
                 self._budget.has_left = True
+                if self._breaths is not None:  # a writer that has not begun would not be waited for
+                    self._breaths.take_one()
                 self._exits.enter(self._budget)
         return data
 
@@ -418,6 +424,7 @@ def _meter_eventlet(websocket: Any, budget: Budget, breaths: Breaths, exits: Exi
         return message
 
     websocket.wait = wait
+    reader.on_close = lambda: vars(websocket).pop("wait", None)  # it refers to the WebSocket
 
 
 def _unmasked(data: bytes, mask: tuple[int, ...], length: int | None = None, offset: int = 0) -> bytes:
@@ -432,6 +439,14 @@ class _EventletReader(MeteredSocket):
     """Eventlet reads a message when one is asked for, and nothing beyond it."""
 
     received = 0
+    on_close: Callable[[], Any] | None = None
+
+    def close(self) -> None:
+        """Close the socket, and forget the WebSocket."""
+        super().close()
+        forget, self.on_close = self.on_close, None
+        if forget is not None:
+            forget()
 
     def recv(self, size: int, *flags: int) -> bytes:
         data = super().recv(size, *flags)

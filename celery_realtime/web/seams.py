@@ -357,6 +357,7 @@ def guard_requests(server: Any, begin: Begin, end: End) -> None:
             end(budget, request)
             if start.is_last or body.has_more or _is_last(request):
                 end_input(environ, start_response, _socket_of(environ))
+            del environ[BUDGET_KEY]  # eventlet's requests are there for longer than they last
 
     guarded = _guarded_async(theirs, begin, end, errors) if is_asyncio(server) else call
     server.eio.handle_request = guarded
@@ -728,14 +729,19 @@ class EngineSockets:
         return 0 if connection is None else self._empty(connection)
 
     def _empty(self, connection: Any) -> int:
-        discarded = 0
+        discarded, has_end = 0, False
         while connection.queue.qsize():
             try:
-                connection.queue.get_nowait()
+                packet = connection.queue.get_nowait()
             except self._queue_empty():  # another thread took the last packet
                 break
             connection.queue.task_done()
-            discarded += 1
+            if packet is None:
+                has_end = True
+            else:
+                discarded += 1
+        if has_end:  # a writer that has not begun yet would wait for another end, and keep what the connection takes
+            connection.queue.put_nowait(None)
         return discarded
 
     def _queue_empty(self) -> type[Exception]:

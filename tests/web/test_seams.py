@@ -352,6 +352,11 @@ def test_what_waits_for_a_client_is_counted_and_discarded(make_server: MakeServe
     assert sockets.waiting("eio") == 5
     assert sockets.discard("eio") == 5
     assert (sockets.waiting("eio"), sockets.discard("eio")) == (0, 0)
+    for item in ("late", None):  # the second ends the writer, which may not have begun yet
+        held.queue.put_nowait(item)
+    assert sockets.discard("eio") == 1
+    assert held.queue.get_nowait() is None
+    held.queue.task_done()
     assert (sockets.waiting("nobody"), sockets.discard("nobody")) == (0, 0)
     assert held.queue._unfinished_tasks == 0 if seams.is_asyncio(server) else held.queue.unfinished_tasks == 0
 
