@@ -32,7 +32,7 @@ MOST_WAITING = 200
 GRACE = 2.0
 
 #: Connections whose request is to come, at most, and the part that they may be of the files that a process may open.
-MOST_AT_ONCE, PART_OF_FILES = 2000, 2
+MOST_AT_ONCE, PART_OF_FILES = 1000, 2
 
 #: The part of a fixed number of threads that they may take, and how many in any case.
 PART, FEWEST = 4, 4
