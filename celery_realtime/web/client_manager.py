@@ -21,7 +21,7 @@ from celery_realtime.web.audiences import AudienceFilter
 from celery_realtime.web.catchup import CatchUp
 from celery_realtime.web.channel_reader import ChannelReader, Gap, Item, OrderObservers, is_order
 from celery_realtime.web.delivery import Delivery, Emit
-from celery_realtime.web.fan_out import Emitter
+from celery_realtime.web.fan_out import LoopEmitter, ThreadEmitter
 from celery_realtime.web.history_reader import Positions, Read
 from celery_realtime.web.loop_queue import LoopQueue
 from celery_realtime.web.newcomers import Newcomers
@@ -86,6 +86,7 @@ class RealtimeClientManager(RealtimeKombuManager):
         **options: Any,
     ) -> None:
         super().__init__(url, channel, write_only=False, **options)
+        self.emitter = ThreadEmitter(self, max_backlog // 4)
         self._backlogs = seams.ClientBacklogs(self, self.namespace)
         #: Which rooms of this server an event goes to.
         self.delivery = Delivery(self.is_occupied, audience_filter, self._backlogs)
@@ -104,11 +105,17 @@ class RealtimeClientManager(RealtimeKombuManager):
             max_backlog_bytes=max_backlog_bytes,
             disconnect=self._disconnect_slow_client,
             give_way=self._give_way,
+            anybody_lags=self.emitter.anybody_lags,
         )
         self._orders = OrderObservers()
         self._on_slow_client: Callable[[str, str], Any] = self._close_socket
         self._failures = RateLimitedLogger(logger)
         after_fork(self.after_fork)
+
+    def set_server(self, server: Any) -> None:
+        """Take the server whose clients these are, before any has connected; python-socketio calls it."""
+        super().set_server(server)
+        self.emitter.attach(server)
 
     def after_fork(self) -> None:
         """Start over in a child process; the thread that listened is the parent's."""
@@ -203,12 +210,13 @@ class RealtimeClientManager(RealtimeKombuManager):
                     self._orders.notify(item)
                 else:
                     yield item
+            self.emitter.flush()
 
     def _emit(self, emit: Emit) -> None:
         if any(self.is_occupied(emit.namespace, room) for room in emit.rooms):
             with self._failures.suppressing("the event %s could not be emitted to all its clients", emit.event):
                 for part in _parts(self, emit):
-                    self.emit_here(part)
+                    self.emitter.emit(part)
 
     def emit_alone(self, sid: str, emit: Emit) -> None:
         """Emit to one client of a room what was held for it."""
@@ -274,7 +282,7 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
         #: What it publishes through.
         self.speaker = Speaker(url, channel, namespace=namespace, **options)
         self.host_id = self.speaker.host_id
-        self.emitter = Emitter(self, max_backlog // 4)
+        self.emitter = LoopEmitter(self, max_backlog // 4)
         self._backlogs = seams.ClientBacklogs(self, self.namespace)
         #: Which rooms of this server an event goes to.
         self.delivery = Delivery(self.is_occupied, audience_filter, self._backlogs)

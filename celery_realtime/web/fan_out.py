@@ -1,60 +1,31 @@
-"""Emit to all clients of a room of an asyncio server: past Engine.IO's queues where that is possible."""
+"""Emit to all clients of a room: past Engine.IO's queues where that is possible."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Generic, TypeVar
 
+from engineio.exceptions import SocketIsClosedError
 from engineio.packet import MESSAGE, Packet
 
 from celery_realtime.web import seams
 from celery_realtime.web.delivery import Emit
+from celery_realtime.web.lines import Line
 from celery_realtime.web.pipes import Crowd, Pipe, text_frame
 from celery_realtime.web.several import skipped_by
 
 #: The type of a packet that is an event (Socket.IO's protocol, version 5).
 EVENT = 2
 
-#: Clients that are written to before the event loop gets a turn.
+#: Clients that are written to before others get a turn.
 MOST_AT_ONCE = 500
 
-
-class Emitter:
-    """Emits on one asyncio server only, in whatever way is possible there.
-
-    Args:
-        manager: The server's client manager.
-        lag: Packets that wait for a client beyond which it lags.
-
-    Attributes:
-        fan_out: The fast way; None where that is not possible.
-    """
-
-    def __init__(self, manager: Any, lag: int) -> None:
-        self.fan_out: FanOut | None = None
-        self._manager = manager
-        self._lag = lag
-
-    def attach(self, server: Any) -> None:
-        """Take the server, to which no client has connected yet."""
-        crowd = seams.track_queues(server, self._lag)
-        self.fan_out = None if crowd is None else FanOut(self._manager, crowd)
-
-    def anybody_lags(self) -> bool:
-        """Tell whether more waits for any client than for one that lags, or that is not known."""
-        return self.fan_out is None or self.fan_out.crowd.lags()
-
-    async def emit(self, emit: Emit) -> None:
-        """Emit to all in a room."""
-        is_watched = "emit" in vars(self._manager)  # as python-socketio's page for administrators does it
-        if self.fan_out is not None and not is_watched and await self.fan_out.emit(emit):
-            return
-        await emit.through(self._manager)
+Way = TypeVar("Way", bound="FanOut")
 
 
 class FanOut:
-    """Emits to all clients of a room of an asyncio server, past Engine.IO's queues where these are empty.
+    """Makes a frame once for all clients of a room, and collects it for those past whose queues it can be written.
 
     Args:
         manager: The server's client manager, with its server.
@@ -62,30 +33,29 @@ class FanOut:
 
     Attributes:
         crowd: As given.
+        collecting: The ways to the clients for which something was collected.
     """
 
     def __init__(self, manager: Any, crowd: Crowd) -> None:
         self.crowd = crowd
+        self.collecting: list[Pipe | Line] = []
         self._manager = manager
         self._connections = manager.server.eio.sockets
-        self._collecting: list[Pipe] = []
-        self._is_scheduled = False
 
-    async def emit(self, emit: Emit) -> bool:
-        """Emit to all in a room; return False where that has to be left to python-socketio."""
-        members = self._manager.rooms.get(emit.namespace, {}).get(emit.room)
-        if not members:
-            return True
+    def collect(self, emit: Emit, members: Mapping[str, str]) -> bool | None:
+        """Emit to clients, some of them when what was collected is flushed.
+
+        Args:
+            emit: What.
+            members: The Engine.IO session ids of the clients, by their session ids.
+
+        Returns:
+            Whether it went into any queue; None where it has to be left to python-socketio.
+        """
         message = self._encoded(emit)
         if not isinstance(message, str):  # it has attachments
-            return False
-        went_into_queues = self._emit(message, members, {*skipped_by(emit.skip_sid)})
-        if self._collecting and not self._is_scheduled:
-            self._is_scheduled = True
-            asyncio.get_running_loop().call_soon(self._flush)
-        if went_into_queues:
-            await asyncio.sleep(0)  # those that poll take what there is: some clients take 16 packets at once, no more
-        return True
+            return None
+        return self._emit(message, members, {*skipped_by(emit.skip_sid)})
 
     def _encoded(self, emit: Emit) -> Any:
         """Return the Socket.IO packet of an event, as python-socketio makes it."""
@@ -97,7 +67,7 @@ class FanOut:
         """Emit a packet, and return whether it went into any queue."""
         frame: bytes | None = None
         packet: Packet | None = None
-        connections, collecting = self._connections, self._collecting
+        connections, collecting = self._connections, self.collecting
         for sid, eio_sid in members.items():
             connection = connections.get(eio_sid)
             if connection is None or sid in skipped:
@@ -113,14 +83,133 @@ class FanOut:
                     continue
             if not connection.closed:
                 packet = packet or Packet(MESSAGE, message)
-                connection.queue.put_nowait(packet)
+                self._put(connection, packet)
         return packet is not None
+
+    def _put(self, connection: Any, packet: Packet) -> None:
+        connection.queue.put_nowait(packet)
+
+
+class LoopFanOut(FanOut):
+    """That of an asyncio server, which writes when the event loop gets its next turn.
+
+    Args:
+        manager, crowd: As those of :class:`FanOut`.
+    """
+
+    def __init__(self, manager: Any, crowd: Crowd) -> None:
+        super().__init__(manager, crowd)
+        self._is_scheduled = False
+
+    async def emit(self, emit: Emit) -> bool:
+        """Emit to all in a room; return False where that has to be left to python-socketio."""
+        members = self._manager.rooms.get(emit.namespace, {}).get(emit.room)
+        if not members:
+            return True
+        went_into_queues = self.collect(emit, members)
+        if went_into_queues is None:
+            return False
+        if self.collecting and not self._is_scheduled:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._flush)
+        if went_into_queues:
+            await asyncio.sleep(0)  # those that poll take what there is: some clients take 16 packets at once, no more
+        return True
 
     def _flush(self) -> None:
         """Write what was collected, some clients at a time."""
-        now, self._collecting = self._collecting[:MOST_AT_ONCE], self._collecting[MOST_AT_ONCE:]
-        self._is_scheduled = bool(self._collecting)
+        now, self.collecting = self.collecting[:MOST_AT_ONCE], self.collecting[MOST_AT_ONCE:]
+        self._is_scheduled = bool(self.collecting)
         if self._is_scheduled:
             asyncio.get_running_loop().call_soon(self._flush)
         for pipe in now:
             pipe.flush()
+
+
+class ThreadFanOut(FanOut):
+    """That of a server of threads or greenlets, whose listening thread alone uses it, and writes when it says so."""
+
+    def emit(self, emit: Emit) -> bool:
+        """Emit to all in a room; return False where that has to be left to python-socketio."""
+        if not self._manager.is_occupied(emit.namespace, emit.room):
+            return True
+        members = dict(self._manager.get_participants(emit.namespace, emit.room))  # others change the room meanwhile
+        return self.collect(emit, members) is not None
+
+    def _put(self, connection: Any, packet: Packet) -> None:
+        try:
+            connection.send(packet)
+        except SocketIsClosedError:  # since it was looked at
+            return
+
+    def flush(self) -> None:
+        """Write what was collected."""
+        collecting = self.collecting
+        if not collecting:
+            return
+        self.collecting = []
+        for number, line in enumerate(collecting, 1):
+            line.flush()
+            if not number % MOST_AT_ONCE:
+                self._manager.server.sleep(0)
+
+
+class Emitter(Generic[Way]):
+    """Emits on one server only, in whatever way is possible there.
+
+    Args:
+        manager: The server's client manager.
+        lag: Packets that wait for a client beyond which it lags.
+
+    Attributes:
+        fan_out: The fast way; None where that is not possible.
+    """
+
+    #: The class of the fast way.
+    way: type[Way]
+
+    def __init__(self, manager: Any, lag: int) -> None:
+        self.fan_out: Way | None = None
+        self._manager = manager
+        self._lag = lag
+
+    def attach(self, server: Any) -> None:
+        """Take the server, to which no client has connected yet."""
+        crowd = seams.track_queues(server, self._lag)
+        self.fan_out = None if crowd is None else self.way(self._manager, crowd)
+
+    def anybody_lags(self) -> bool:
+        """Tell whether more waits for any client than for one that lags, or that is not known."""
+        return self.fan_out is None or self.fan_out.crowd.lags()
+
+    def _is_watched(self) -> bool:
+        """Tell whether somebody looks at what is emitted, as python-socketio's page for administrators does."""
+        return "emit" in vars(self._manager)
+
+
+class LoopEmitter(Emitter[LoopFanOut]):
+    """Emits on an asyncio server."""
+
+    way = LoopFanOut
+
+    async def emit(self, emit: Emit) -> None:
+        """Emit to all in a room."""
+        if self.fan_out is not None and not self._is_watched() and await self.fan_out.emit(emit):
+            return
+        await emit.through(self._manager)
+
+
+class ThreadEmitter(Emitter[ThreadFanOut]):
+    """Emits on a server of threads or greenlets, in its listening thread."""
+
+    way = ThreadFanOut
+
+    def emit(self, emit: Emit) -> None:
+        """Emit to all in a room; some get it when what was collected is flushed."""
+        if self.fan_out is None or self._is_watched() or not self.fan_out.emit(emit):
+            emit.through(self._manager)
+
+    def flush(self) -> None:
+        """Write what was collected."""
+        if self.fan_out is not None:
+            self.fan_out.flush()

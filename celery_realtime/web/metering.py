@@ -18,6 +18,7 @@ from wsproto.utilities import RemoteProtocolError
 from celery_realtime.clocks import time
 from celery_realtime.web.budgets import Budget
 from celery_realtime.web.exits import Exits
+from celery_realtime.web.outlets import WholeSocket
 from celery_realtime.web.pipes import piped, senders
 from celery_realtime.web.shares import AsyncShares, Shares
 from celery_realtime.web.socket_watch import WATCHED_KEY, SocketWatches, WatchedSocket
@@ -288,7 +289,7 @@ class Breaths:
         self._since = time.monotonic()
 
 
-class MeteredSocket:
+class MeteredSocket(WholeSocket):
     """A socket from which no more is read than a budget allows.
 
     Args:
@@ -307,15 +308,11 @@ class MeteredSocket:
         breaths: Breaths | None = None,
         exits: Exits | None = None,
     ) -> None:
-        #: The socket itself.
-        self.connection = connection
+        super().__init__(connection)
         self._budget = budget
         self._wait = wait
         self._breaths = breaths
         self._exits = exits
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.connection, name)
 
     def recv(self, size: int, *flags: int) -> bytes:
         """Read as :meth:`socket.socket.recv` does.

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
+import threading
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -54,14 +55,28 @@ class Crowd:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.lagging: weakref.WeakSet[TrackedQueue] = weakref.WeakSet()
+        self.lagging: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._lock = threading.Lock()
+
+    def add(self, queue: Any) -> None:
+        """Note that more than the limit waits in a queue."""
+        with self._lock:
+            self.lagging.add(queue)
 
     def lags(self) -> bool:
         """Tell whether more than the limit waits for any connection."""
-        for queue in list(self.lagging):
+        if not self.lagging:
+            return False
+        with self._lock:
+            lagging = list(self.lagging)
+        for queue in lagging:  # whoever adds one has its lock
             if queue.qsize() <= self.limit:
-                self.lagging.discard(queue)
+                self._discard(queue)
         return bool(self.lagging)
+
+    def _discard(self, queue: Any) -> None:
+        with self._lock:
+            self.lagging.discard(queue)
 
 
 class TrackedQueue(asyncio.Queue[Any]):
@@ -88,7 +103,7 @@ class TrackedQueue(asyncio.Queue[Any]):
         super().put_nowait(item)
         self.unfinished += 1
         if self.qsize() > self._crowd.limit:
-            self._crowd.lagging.add(self)
+            self._crowd.add(self)
 
     def task_done(self) -> None:
         """Note that a packet was taken."""

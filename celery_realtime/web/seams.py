@@ -28,9 +28,11 @@ from celery_realtime.rooms import project_of_room
 from celery_realtime.web.bodies import Body, discard_in_slices, end_input, let_others_read
 from celery_realtime.web.budgets import Budget
 from celery_realtime.web.doors import Doors
+from celery_realtime.web.lines import IdleQueue, lined
 from celery_realtime.web.lingering import Lingering
 from celery_realtime.web.loop_doors import LoopDoors
-from celery_realtime.web.metering import BUDGET_KEY, MeteredSocket, Users, budget_of, metered_upgrade, transport_of
+from celery_realtime.web.metering import BUDGET_KEY, Users, budget_of, metered_upgrade, transport_of
+from celery_realtime.web.outlets import WholeSocket
 from celery_realtime.web.pings import Pings
 from celery_realtime.web.pipes import Crowd, TrackedQueue
 from celery_realtime.web.polls import LAST_KEY
@@ -65,7 +67,7 @@ SEAMS = (
     Seam("eio.handle_request", "requests that are too long would be read", True),
     Seam("eio._async", "WebSocket messages that are too long would be read", True),
     Seam("eio.handlers", "connections that never show a token, and slow WebSockets, stay open", False),
-    Seam("eio.create_queue", "a task for each client of each event makes emitting slow", False),
+    Seam("eio.create_queue", "a task, or a thread, for each client of each event makes emitting slow", False),
     Seam("eio.cors_allowed_origins", "a server that is open to every web page is not warned of", False),
 )
 
@@ -491,8 +493,15 @@ def guard_websockets(server: Any, users: Users) -> None:
         server.eio._async = {**modes, "websocket": metered_upgrade(modes["websocket"], server.sleep, users)}
 
 
+#: Where python-socketio and Engine.IO have the ways in which a packet is sent, of servers of threads and of asyncio.
+SENDING = (
+    ["socketio.server", "engineio.server"],
+    ["socketio.async_server", "engineio.async_server"],
+)
+
+
 def track_queues(server: Any, limit: int) -> Crowd | None:
-    """Have the queues of an asyncio server's connections know what is on its way; return None where that cannot be.
+    """Have the queues of a server's connections know what is on its way; return None where that cannot be.
 
     It cannot where a class of the application, or of a test, sends in a way of its own.
 
@@ -503,10 +512,11 @@ def track_queues(server: Any, limit: int) -> Crowd | None:
     if not _has(server, "eio.create_queue") or not _has(server, "eio.sockets"):
         return None
     ways = getattr(type(server), "_send_eio_packet", None), getattr(type(server.eio), "send_packet", None)
-    if [getattr(way, "__module__", None) for way in ways] != ["socketio.async_server", "engineio.async_server"]:
+    is_async = is_asyncio(server)
+    if [getattr(way, "__module__", None) for way in ways] != SENDING[is_async]:
         return None
-    crowd = Crowd(limit)
-    server.eio.create_queue = functools.partial(TrackedQueue, crowd)
+    crowd, theirs = Crowd(limit), server.eio.create_queue
+    server.eio.create_queue = functools.partial(TrackedQueue, crowd) if is_async else lambda: IdleQueue(crowd, theirs())
     return crowd
 
 
@@ -813,39 +823,13 @@ class EngineSockets:
         return False
 
 
-class WholeSends:
-    """A socket of gevent that sends all that it is given, one caller after the other.
-
-    simple-websocket (1.1) takes for granted that ``send`` does so. That of gevent sends what fits at the moment: the
-    rest of a frame is lost, and with it the connection of any client that reads slower than the server writes.
-
-    Args:
-        theirs: The socket.
-    """
-
-    def __init__(self, theirs: Any) -> None:
-        from gevent.lock import BoundedSemaphore  # the module of threads may not be patched
-
-        self._theirs = theirs
-        self._lock = BoundedSemaphore()
-
-    def send(self, data: bytes) -> int:
-        """Send all of the data, and return how many bytes that is."""
-        with self._lock:
-            self._theirs.sendall(data)
-        return len(data)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._theirs, name)
-
-
 def _handle_whole(handle: Callable[[Any], Any], websocket: Any) -> Any:
-    """Handle a WebSocket whose frames are sent as wholes."""
+    """Handle a WebSocket whose frames are sent as wholes, and past which events are written where that is possible."""
     server: Any = getattr(websocket, "ws", None)  # simple-websocket's, if that is used
-    held = getattr(server, "sock", None)
-    if type(held.connection if isinstance(held, MeteredSocket) else held).__module__.startswith("gevent."):
-        server.sock = WholeSends(server.sock)
-    return handle(websocket)
+    if type(getattr(server, "sock", None)).__module__.startswith("gevent."):  # it is not metered
+        server.sock = WholeSocket(server.sock)
+    with lined(getattr(handle, "__self__", None), websocket) as ours:
+        return handle(ours)
 
 
 class ClientBacklogs:

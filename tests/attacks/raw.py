@@ -11,7 +11,7 @@ import socket
 import struct
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -80,6 +80,8 @@ class Raw:
         if b" 101 " not in head.split(b"\r\n", 1)[0]:
             raise Refused(head.decode(errors="replace"))
         self.deflates = b"permessage-deflate" in head.lower()
+        #: Called with the opcode and the payload of each control frame that is read.
+        self.on_control: Callable[[int, bytes], Any] = lambda _opcode, _payload: None
 
     # -- sending ------------------------------------------------------------------------------------------------
 
@@ -111,6 +113,8 @@ class Raw:
                 size = struct.unpack("!Q", self._read(8))[0]
             payload = self._read(size)
             opcode = head[0] & 15
+            if opcode & 8:
+                self.on_control(opcode, payload)
             if opcode == CLOSE:
                 return
             if opcode in (TEXT, CONTINUATION):
