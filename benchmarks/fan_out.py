@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
+import os
 import subprocess
 import sys
 import time
@@ -20,6 +22,7 @@ from benchmarks.speech import payload, realtime
 from benchmarks.stage import Stage
 from celery_realtime.events import PROGRESS_EVENT
 from celery_realtime.rooms import project_room
+from tests.processes import HOST, free_port
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -29,11 +32,18 @@ BURST = 200
 SINGLE, RATE = 48, 16
 #: The web servers that are measured, with what is asked of each in a burst and of single events.
 HOSTS = {
-    "uvicorn": (Goal(1 / 20), Goal(1 / 5)),
-    "threading": (Goal(1 / 5), Goal(1.0)),
+    "uvicorn": (Goal(1 / 20), Goal(1 / 5)),  # with wsproto
+    "websockets": (Goal(1 / 20), Goal(1 / 5)),  # uvicorn with websockets
+    "threading": (Goal(1 / 5), Goal(1 / 5)),
+    "gthread": (Goal(1 / 5), Goal(1 / 5)),
     "gevent": (Goal(1.0), Goal(1.0)),
     "eventlet": (Goal(1.0), Goal(1.0)),
+    "hypercorn": (Goal(1.0), Goal(1.0)),
+    "granian": (Goal(1.0), Goal(1.0)),
+    "daphne": (Goal(1.0), Goal(1.0)),
 }
+#: Those that are no dependency of the tests, and left out where they are not installed.
+OPTIONAL = ("websockets", "hypercorn", "granian", "daphne")
 
 
 class Delivered(NamedTuple):
@@ -53,6 +63,9 @@ class Delivered(NamedTuple):
 def measure(stage: Stage) -> Iterator[Figure]:
     """Emit to browsers that offer compression, as all do, by this package's server and by python-socketio's."""
     for host in HOSTS:
+        if host in OPTIONAL and importlib.util.find_spec(host) is None:
+            print(f"{host} is not installed: its lines are missing", file=sys.stderr)
+            continue
         for clients, projects in ((500, 1), (500, 100)):
             yield from _compare(stage, host, stage.count(clients), min(projects, stage.count(clients)))
 
@@ -93,12 +106,17 @@ def _figure(
 @contextlib.contextmanager
 def _serving(side: str, host: str, url: str) -> Iterator[tuple[str, psutil.Process]]:
     """Run a web server meanwhile; yields its address and its process."""
-    command = [sys.executable, "-m", "benchmarks.fan_out_host", side, host, url]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    port = str(free_port())
+    names = {"SIDE": side, "HOST": host, "BROKER": url, "PORT": port}
+    environment = {**os.environ, **{f"FAN_OUT_{name}": value for name, value in names.items()}}
+    command = [sys.executable, "-m", "benchmarks.fan_out_host"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+        server = psutil.Process(process.pid)
         try:
-            assert process.stdout is not None
-            yield process.stdout.readline().strip(), psutil.Process(process.pid)
+            yield f"http://{HOST}:{port}", server
         finally:
+            for child_process in server.children(recursive=True):
+                child_process.kill()
             process.kill()
 
 
@@ -121,7 +139,9 @@ class Audience:
         hub = realtime(url, channel="ours", secret_key=SECRET)
         self._emit = self._emitter(hub, url)
         address, self._server = self._stack.enter_context(_serving(side, host, url))
-        self._empty = self._server.memory_info().rss
+        with child(browse, address, {projects[0]: hub.issue_token("ada", projects)}, 1) as first:
+            assert first.recv() == "ready"  # the server has loaded what it needs
+        self._empty = self._memory()
         tokens = {project: hub.issue_token("ada", [project]) for project in projects}
         self._browsers = self._stack.enter_context(child(browse, address, tokens, clients))
         assert self._browsers.recv() == "ready"
@@ -149,13 +169,19 @@ class Audience:
         deliveries = count * self._clients
         return Delivered((self._worked() - worked) / deliveries, deliveries / (end - begin), took)
 
+    def _processes(self) -> list[psutil.Process]:
+        return [self._server, *self._server.children(recursive=True)]
+
     def _worked(self) -> float:
-        times = self._server.cpu_times()
-        return float(times.user + times.system)
+        times = [process.cpu_times() for process in self._processes()]
+        return float(sum(each.user + each.system for each in times))
+
+    def _memory(self) -> int:
+        return sum(int(process.memory_info().rss) for process in self._processes())
 
     def memory(self) -> float:
         """Return by how many bytes the server has grown."""
-        return float(self._server.memory_info().rss - self._empty)
+        return float(self._memory() - self._empty)
 
     def __enter__(self) -> Self:
         return self

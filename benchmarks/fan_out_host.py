@@ -1,11 +1,13 @@
-"""A web server that emits to many browsers: ``python -m benchmarks.fan_out_host SIDE HOST BROKER``."""
+"""A web server that emits to many browsers; what it is says its environment."""
 # ruff: noqa: E402
 
 from __future__ import annotations
 
+import os
 import sys
 
-SIDE, KIND, URL = sys.argv[1:]
+#: Whose server, on which host, with which broker, and where it listens.
+SIDE, KIND, URL, PORT = (os.environ[f"FAN_OUT_{name}"] for name in ("SIDE", "HOST", "BROKER", "PORT"))
 if KIND == "eventlet":
     import eventlet
     import eventlet.wsgi
@@ -23,15 +25,23 @@ import socketio
 from benchmarks.latency import SECRET
 from benchmarks.speech import realtime
 from celery_realtime.rooms import project_room
-from tests.processes import HOST, free_port
+from tests.processes import HOST
 
-IS_ASGI = KIND not in ("threading", "gevent", "eventlet")
+IS_ASGI = KIND not in ("threading", "gthread", "gevent", "eventlet")
+#: What runs a host that is a program of its own, and loads ``application`` from here.
+BIND = f"{HOST}:{PORT}"
+COMMANDS = {
+    "gthread": ["gunicorn", "--worker-class", "gthread", "--threads", "2000", "--bind", BIND],
+    "hypercorn": ["hypercorn", "--bind", BIND],
+    "daphne": ["daphne", "--bind", HOST, "--port", PORT, "--verbosity", "0"],
+    "granian": ["granian", "--interface", "asgi", "--host", HOST, "--port", PORT],
+}
 
 
 def make() -> Any:
     """Return the application."""
     server_class = socketio.AsyncServer if IS_ASGI else socketio.Server
-    mode = "asgi" if IS_ASGI else KIND
+    mode = "asgi" if IS_ASGI else "threading" if KIND == "gthread" else KIND
     if SIDE == "ours":
         hub = realtime(URL, channel="ours", secret_key=SECRET)
         manager: Any = hub.async_client_manager() if IS_ASGI else hub.client_manager()
@@ -60,25 +70,31 @@ def _follow_async(server: Any) -> Any:
     return follow
 
 
+#: For hosts that are programs of their own.
+application = make() if KIND in COMMANDS and __name__ != "__main__" else None
+
+
 def main() -> None:
-    """Serve, and say where."""
-    port = free_port()
-    print(f"http://{HOST}:{port}", flush=True)
-    application = make()
+    """Serve."""
+    if KIND in COMMANDS:
+        command = [sys.executable, "-m", *COMMANDS[KIND], "benchmarks.fan_out_host:application"]
+        os.execv(sys.executable, command)
+    ours, port = make(), int(PORT)
     if IS_ASGI:
         import uvicorn
 
-        uvicorn.run(application, host=HOST, port=port, log_level="error")
+        way: Any = {"uvicorn": "wsproto", "websockets": "websockets-sansio"}.get(KIND, KIND)
+        uvicorn.run(ours, host=HOST, port=port, log_level="error", ws=way)
     elif KIND == "eventlet":
-        eventlet.wsgi.server(eventlet.listen((HOST, port)), application, log_output=False)
+        eventlet.wsgi.server(eventlet.listen((HOST, port)), ours, log_output=False)
     elif KIND == "gevent":
         from gevent.pywsgi import WSGIServer
 
-        WSGIServer((HOST, port), application, log=None).serve_forever()
+        WSGIServer((HOST, port), ours, log=None).serve_forever()
     else:
         from werkzeug.serving import make_server
 
-        make_server(HOST, port, application, threaded=True).serve_forever()
+        make_server(HOST, port, ours, threaded=True).serve_forever()
 
 
 if __name__ == "__main__":
