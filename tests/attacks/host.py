@@ -71,17 +71,17 @@ def make() -> Any:
     if IS_ASGI:
         server: Any = socketio.AsyncServer(async_mode="asgi", client_manager=realtime.async_client_manager(), **PINGS)
         realtime.init_socketio(server, **RULES)
-        add_raising(server)
+        add_own(server)
         return socketio.ASGIApp(server)
     mode = {"eventlet": "eventlet", "gevent": "gevent", "ggevent": "gevent"}.get(KIND, "threading")
     server = socketio.Server(async_mode=mode, client_manager=realtime.client_manager(), **PINGS)
     realtime.init_socketio(server, **RULES)
-    add_raising(server)
+    add_own(server)
     return socketio.WSGIApp(server)
 
 
-def add_raising(server: Any) -> None:
-    """Add handlers of the application's own that raise."""
+def add_own(server: Any) -> None:
+    """Add handlers of the application's own: some that raise, and one that counts WebSockets that are written to."""
     is_asyncio = server.is_asyncio_based()
 
     def fail(*_: Any) -> None:
@@ -93,6 +93,11 @@ def add_raising(server: Any) -> None:
     server.on("raise", fail_async if is_asyncio else fail)
     server.on("too_few", lambda: None)
     server.on("connect", fail_async if is_asyncio else fail, namespace="/raising")
+
+    def count_pipes(_sid: str, _data: Any) -> int:
+        return sum(getattr(held.queue, "pipe", None) is not None for held in list(server.eio.sockets.values()))
+
+    server.on("count_pipes", count_pipes)
 
 
 application = make() if KIND in ("gthread", "ggevent", "hypercorn", "granian", "daphne") else None
