@@ -116,7 +116,7 @@ class Browser:
             if first & 0x0F == 1:
                 messages.append(payload)
             elif first & 0x0F == 9:
-                self.socket.sendall(b"\x8a\x80" + bytes(4))
+                self.socket.sendall(bytes([0x8A, 0x80 | len(payload)]) + bytes(4) + payload)  # no answer has another
         self._buffer = data[at:]
         return messages
 
