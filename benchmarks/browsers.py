@@ -116,7 +116,9 @@ class Browser:
             if first & 0x0F == 1:
                 messages.append(payload)
             elif first & 0x0F == 9:
-                self.socket.sendall(bytes([0x8A, 0x80 | len(payload)]) + bytes(4) + payload)  # no answer has another
+                self.socket.sendall(
+                    bytes([0x8A, 0x80 | len(payload)]) + bytes(4) + payload
+                )  # RFC 6455: the same payload
         self._buffer = data[at:]
         return messages
 
