@@ -57,7 +57,7 @@ class HeldMessage(msgspec.Struct, frozen=True):
     tag: str
 
 
-class HeldJob(Job, frozen=True, kw_only=True):
+class HeldJob(Job, frozen=True, kw_only=True, omit_defaults=True):
     """A job that an incarnation has taken from its queue.
 
     Attributes:

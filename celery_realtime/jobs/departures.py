@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -44,19 +44,25 @@ class Departure:
     Attributes:
         due_first: As ``due`` was at first.
         left_at: When it left, in seconds since the epoch.
+        left_clock: The same, of :func:`time.monotonic`.
         started_at: When the pool accepted it, in seconds since the epoch; None for a job that never started.
         pid: The process that ran it, or None.
+        description: What a lease says of it, once that has been made.
     """
 
-    __slots__ = ("due", "due_first", "job", "left_at", "pid", "report", "request", "started_at")
+    __slots__ = (
+        *("description", "due", "due_first", "job", "left_at"),
+        *("left_clock", "pid", "report", "request", "started_at"),
+    )
 
     def __init__(self, job: Job, report: PoolReport, request: Any, due: float) -> None:
         self.job = job
         self.report = report
         self.due = self.due_first = due
-        self.left_at = time.time()
+        self.left_at, self.left_clock = time.time(), time.monotonic()
         self.started_at: float | None = getattr(request, "time_start", None)
         self.pid: int | None = getattr(request, "worker_pid", None)
+        self.description: Any = None
         # The steps behind a job that has not succeeded are in its request; that of any other is not needed any more.
         self.request = None if report.kind == "returned" else request
 
@@ -181,11 +187,17 @@ class Departures:
         departures = [self._departures.get(key) for key in self._departures.names()]
         return [departure for departure in departures if departure is not None]
 
+    def since(self, clock: float) -> list[Departure]:
+        """Return those that have left at ``clock`` of :func:`time.monotonic` or later, the oldest first."""
+        departures = (self._departures.get(key) for key in reversed(self._departures.names()))
+        there = (departure for departure in departures if departure is not None)
+        return list(itertools.takewhile(lambda departure: departure.left_clock >= clock, there))[::-1]
+
     def due(self, most: int, *, clock: float) -> list[Departure]:
         """Return jobs that are due at ``clock``, the oldest first, at most so many."""
         return list(itertools.islice((one for one in self.all() if one.due <= clock), most))
 
-    def postpone(self, departures: list[Departure], until: float) -> None:
+    def postpone(self, departures: Collection[Departure], until: float) -> None:
         """Look at jobs later, at ``until`` of :func:`time.monotonic`."""
         for departure in departures:
             departure.due = max(departure.due, until)

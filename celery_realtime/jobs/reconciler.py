@@ -109,11 +109,13 @@ class Reconciler:
         self._wake.call()
 
     def unsent(self) -> list[Departure]:
-        """Return the jobs that have left, and whose processes have not sent all that they have said."""
-        pids: set[int | None] = {*self._manager.spools.unsent()}
-        if self._manager.outbox.size:
-            pids |= {os.getpid(), None}  # of a job that never started, this process reports the end
-        return [departure for departure in self._departures.all() if departure.pid in pids]
+        """Return the jobs that have left, and of which their processes have perhaps not sent all, the oldest first."""
+        since: dict[int | None, float] = dict(self._manager.spools.unsent_since().items())
+        own = self._manager.outbox.unsent_since
+        if own is not None:
+            since |= {os.getpid(): own, None: own}  # of a job that never started, this process reports the end
+        recent = self._departures.since(min(since.values())) if since else []
+        return [departure for departure in recent if departure.left_clock >= since.get(departure.pid, math.inf)]
 
     # -- the thread ---------------------------------------------------------------------------------------------
 
@@ -170,15 +172,18 @@ class Reconciler:
             self._manager.outbox.put_all(salvaged)
 
     def _reconcile(self, due: list[Departure], clock: float) -> None:
-        waiting = [departure for departure in due if self._will_send(departure, clock)]
+        since = self._manager.spools.unsent_since()
+        waiting = {departure for departure in due if _will_send(departure, since, clock)}
         self._departures.postpone(waiting, clock + PAUSE)
-        unsure = [departure for departure in due if departure not in waiting and self._may_go_back(departure, clock)]
+        unsure = {departure for departure in due if departure not in waiting and self._may_go_back(departure, clock)}
         if unsure:
             self._departures.postpone(unsure, clock + SHORT_PAUSE)
             self._pause = SHORT_PAUSE
-        looked_at = self._give_back([departure for departure in due if departure not in waiting + unsure])
+        later = waiting | unsure
+        looked_at = self._give_back([departure for departure in due if departure not in later])
         unsettled = self._unsettled(looked_at)
-        self._departures.settle([departure for departure in looked_at if departure not in unsettled])
+        missing = set(unsettled)
+        self._departures.settle([departure for departure in looked_at if departure not in missing])
         self._establish(unsettled, clock)
 
     def _give_back(self, due: list[Departure]) -> list[Departure]:
@@ -190,11 +195,6 @@ class Reconciler:
             )
         self._departures.settle(given_back)
         return [departure for departure in due if departure not in given_back]
-
-    def _will_send(self, departure: Departure, clock: float) -> bool:
-        """Tell whether the child of a job lives and has not sent all yet."""
-        is_patient = clock < departure.due_first + CHILD_PATIENCE
-        return is_patient and departure.pid is not None and self._manager.spools.has_unsent(departure.pid)
 
     def _may_go_back(self, departure: Departure, clock: float) -> bool:
         """Tell whether the message of a job whose process was killed is going to be acknowledged, or to go back."""
@@ -255,6 +255,13 @@ class Reconciler:
         self._manager.put(events.outgoing_end(job, ending, incarnation=incarnation, gate=gate, since=since))
         if ending.error is not None and ending.state != "RETRY":
             self._failed(job, departure.request, ending)
+
+
+def _will_send(departure: Departure, unsent_since: Mapping[int, float], clock: float) -> bool:
+    """Tell whether the child of a job lives and has not sent all yet that it said before the job left."""
+    is_patient = clock < departure.due_first + CHILD_PATIENCE
+    since = None if departure.pid is None else unsent_since.get(departure.pid)
+    return is_patient and since is not None and departure.left_clock >= since
 
 
 def ends_of_lost(

@@ -164,6 +164,16 @@ def noted_behind(request: Any) -> tuple[Any, ...]:
     return steps
 
 
+def note_description(request: Any, description: Any) -> None:
+    """Note on a worker's request what a lease says of its job; see :func:`noted_behind`."""
+    request.realtime_description = description
+
+
+def noted_description(request: Any) -> Any:
+    """Return what has been noted with :func:`note_description`, or None."""
+    return vars(request).get("realtime_description")
+
+
 def task_of_request(request: Any) -> str:
     """Return the task's name in a request; a worker's main process has the task itself in ``Request.task``."""
     name: str = request.task if isinstance(request, Context) else request.task.name

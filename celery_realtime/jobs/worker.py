@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from celery import Celery, bootsteps, signals
 
 from celery_realtime.crowd import turnstile
@@ -13,10 +12,11 @@ from celery_realtime.environments import plain_address
 from celery_realtime.events import Cancellation, Job, job_name
 from celery_realtime.jobs.broker_watch import BrokerWatch
 from celery_realtime.jobs.cancelling import CancelOrders, cancel_request, register_command
+from celery_realtime.jobs.held_jobs import HeldJobs
 from celery_realtime.jobs.held_messages import HeldMessages
 from celery_realtime.jobs.incarnation import Incarnation
 from celery_realtime.jobs.redis_broker import RedisBroker
-from celery_realtime.jobs.seams import WorkerRequests, noted_behind, runs_greenlets
+from celery_realtime.jobs.seams import WorkerRequests, runs_greenlets
 from celery_realtime.loops import BackgroundLoop
 from celery_realtime.sending.manager import SocketIOManager
 from celery_realtime.settings import Settings
@@ -62,7 +62,7 @@ class WorkerSupport:
         self._settings = settings
         self._manager = manager
         self._incarnation = incarnation
-        self._received = received
+        self._held_jobs = HeldJobs(received, reconciler.unsent)
         self.project_of = project_of
         self._keeper = keeper
         self._reconciler = reconciler
@@ -188,37 +188,8 @@ class WorkerSupport:
                 self._keeper().abandon(self._incarnation.id)
 
     def held_jobs(self) -> list[HeldJob]:
-        """Return the jobs that this worker has taken from the queue, and that have a project.
-
-        Those that it has finished are among them until their ends have been sent: should the host fail before that,
-        somebody has to look for them.
-        """
-        from celery_realtime.history.leases import HeldJob
-
-        left = [
-            HeldJob(
-                **msgspec.structs.asdict(departure.job),
-                running=True,
-                left=True,
-                since=departure.started_at,
-                behind=() if departure.request is None else noted_behind(departure.request),
-            )
-            for departure in self._reconciler.unsent()
-        ]
-        held = [(self._received(request), request) for request in WorkerRequests().reserved()]
-        return left + [self._held_job(job, request) for job, request in held if job.project_id is not None]
-
-    def _held_job(self, job: Job, request: Any) -> HeldJob:
-        from celery_realtime.history.leases import HeldJob
-
-        is_running, messages = WorkerRequests.is_running(request), self._held_messages
-        return HeldJob(
-            **msgspec.structs.asdict(job),
-            running=is_running,
-            since=WorkerRequests.since(request),
-            behind=noted_behind(request),
-            message=None if is_running or messages is None else messages.message_of(request),
-        )
+        """Return the jobs that this worker has taken from the queue, and that have a project."""
+        return self._held_jobs.all(self._held_messages)
 
     def _on_child(self, **_: Any) -> None:
         self._manager.connections.confine()

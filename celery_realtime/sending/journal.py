@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Generic
 
+from celery_realtime.clocks import time
 from celery_realtime.forks import after_fork
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.sending.event_queue import Batch, T
@@ -34,8 +35,8 @@ class Journal(Generic[T]):
         outbox.on_settled(self._settle)
 
     def _start_over(self) -> None:
-        #: By key, where the events are that are in the spool and have not been sent.
-        self._places: dict[int, int] = {}
+        #: By key, where the events are that are in the spool and have not been sent, and when they were written.
+        self._places: dict[int, tuple[int, float]] = {}
         #: The key of the newest event that is, or was, in the spool.
         self._newest = -1
 
@@ -47,10 +48,11 @@ class Journal(Generic[T]):
         spool = self._spools.mine
         if spool is None or not batch:
             return
+        clock = time.monotonic()
         for key, item in batch:
             place = self._write_item(spool, item)
             if place is not None:
-                self._places[key] = place
+                self._places[key] = place, clock
         self._newest = batch[-1][0]
 
     def _write_item(self, spool: Spool, item: T) -> int | None:
@@ -71,17 +73,28 @@ class Journal(Generic[T]):
 
     def _compact(self, spool: Spool) -> None:
         """Make room: what has been sent needs none any more."""
-        unsent = [(key, spool.read(place)) for key, place in self._places.items()]
+        unsent = [(key, spool.read(place), clock) for key, (place, clock) in self._places.items()]
         spool.clear()
-        self._places = {key: place for key, record in unsent if (place := spool.write(record)) is not None}
+        self._places = {
+            key: (place, clock) for key, record, clock in unsent if (place := spool.write(record)) is not None
+        }
+        self._date(spool)
+
+    def _date(self, spool: Spool) -> None:
+        """Note in the spool since when something is in it that has not been sent."""
+        for _, clock in self._places.values():
+            spool.date(clock)
+            return
 
     def _settle(self, batch: Batch[T]) -> None:
         spool = self._spools.mine
         if spool is None or not self._places:
             return
         for key, _ in batch:
-            place = self._places.pop(key, None)
-            if place is not None:
-                spool.strike(place)
-        if not self._places:
+            written = self._places.pop(key, None)
+            if written is not None:
+                spool.strike(written[0])
+        if self._places:
+            self._date(spool)
+        else:
             spool.clear()

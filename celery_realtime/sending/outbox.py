@@ -131,6 +131,13 @@ class Outbox(Generic[T]):
         """How many events wait."""
         return len(self._queue) + self._queue.held + len(self._backlog)
 
+    @property
+    def unsent_since(self) -> float | None:
+        """Before when all that was put has been sent, of :func:`time.monotonic`; None if nothing but progress waits."""
+        with self._lock:
+            is_sent = not (self._queue or self._sender.is_sending or self._backlog)
+            return None if is_sent else self._sender.done_until
+
     # -- putting ------------------------------------------------------------------------------------------------
 
     def put(self, event: T, due: float = 0.0) -> None:

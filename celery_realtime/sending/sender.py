@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic
@@ -48,6 +49,7 @@ class Sender(Generic[T]):
 
     Attributes:
         loop: The record of its turns.
+        done_until: All that was put before that time, of :func:`time.monotonic`, is done with.
     """
 
     def __init__(
@@ -75,6 +77,9 @@ class Sender(Generic[T]):
         self._ledger = ledger
         self._thread: threading.Thread | None = None
         self._in_flight: Batch[T] = []
+        self.done_until = -math.inf
+        #: When the batch that is being sent was taken, if it was all that waited; None if something will be left.
+        self._took_all_at: float | None = None
         #: When it will have had nothing to do for long, of :func:`time.monotonic`; None while it has.
         self._idle_at: float | None = None
         #: Whether it will look at what comes soon enough by itself.
@@ -177,7 +182,12 @@ class Sender(Generic[T]):
             with self._lock:
                 if self._thread is me:
                     self._pace.rest(time.monotonic(), time.thread_time() - began)
+                    self._note_done()
         return 0.0
+
+    def _note_done(self) -> None:
+        if self._took_all_at is not None and not self._backlog:
+            self.done_until = self._took_all_at
 
     @property
     def is_stopped(self) -> bool:
@@ -199,6 +209,7 @@ class Sender(Generic[T]):
             if wait <= 0:
                 self._is_resting, self._idle_at = False, None
                 self._in_flight = self._queue.take(self._pace.batch_size)
+                self._took_all_at = None if self._queue else clock
                 return self._in_flight, None
             self._hold.kept = self if self._has_events else None
             if self._idle_at is None:
@@ -254,6 +265,7 @@ class Sender(Generic[T]):
                 self._pace.succeeded(began, time.monotonic(), len(self._queue))
             else:
                 self._queue.put_back(batch[done:])
+                self._took_all_at = None
                 self._pace.failed(began, time.monotonic())
             self._idle.notify_all()
 

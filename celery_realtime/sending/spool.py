@@ -16,6 +16,7 @@ import tempfile
 import weakref
 from collections.abc import Callable
 
+from celery_realtime.clocks import time
 from celery_realtime.logs import RateLimitedLogger, describe
 
 logger = logging.getLogger(__name__)
@@ -23,8 +24,10 @@ logger = logging.getLogger(__name__)
 #: Bytes that a child may have written and not sent; the system gives memory only to those that are used.
 SIZE = 256 * 1024
 
-_HEADER = struct.Struct("<QQ")  # the process that writes, and the end of what it has written
-_END = struct.Struct("<Q")
+#: The process that writes, the end of what it has written, and when it wrote the oldest that it has not sent.
+_HEADER = struct.Struct("<QQd")
+_PID, _END, _SINCE = struct.Struct("<Q"), struct.Struct("<Q"), struct.Struct("<d")
+_END_AT, _SINCE_AT = _PID.size, _PID.size + _END.size
 _RECORD = struct.Struct("<IB")  # the length of a record, and whether it has been sent
 
 Record = bytes
@@ -83,20 +86,22 @@ class Spool:
     @property
     def pid(self) -> int:
         """The process that writes; 0 before there is one."""
-        pid: int = _HEADER.unpack_from(self._area)[0]
+        pid: int = _PID.unpack_from(self._area)[0]
         return pid
 
     # -- for the writer -----------------------------------------------------------------------------------------
 
     def claim(self) -> None:
         """Be the process that writes."""
-        _HEADER.pack_into(self._area, 0, os.getpid(), self._end)
+        _PID.pack_into(self._area, 0, os.getpid())
 
     def write(self, record: Record) -> int | None:
         """Add a record, and return its place; None when it does not fit."""
         place, end = self._end, self._end + _RECORD.size + len(record)
         if end > self._size:
             return None
+        if place == _HEADER.size:
+            self.date(time.monotonic())
         _RECORD.pack_into(self._area, place, len(record), 0)
         self._area[place + _RECORD.size : end] = record
         self._set_end(end)
@@ -105,6 +110,10 @@ class Spool:
     def strike(self, place: int) -> None:
         """Note that a record has been sent."""
         self._area[place + _RECORD.size - 1] = 1
+
+    def date(self, since: float) -> None:
+        """Note when the oldest record was written that has not been sent, of :func:`time.monotonic`."""
+        _SINCE.pack_into(self._area, _SINCE_AT, since)
 
     def read(self, place: int) -> Record:
         """Return the record at a place."""
@@ -118,19 +127,30 @@ class Spool:
 
     def _set_end(self, end: int) -> None:
         self._end = end
-        _END.pack_into(self._area, _HEADER.size - _END.size, end)
+        _END.pack_into(self._area, _END_AT, end)
 
     # -- for the reader -----------------------------------------------------------------------------------------
 
     @property
     def is_empty(self) -> bool:
         """Whether all that was written has been sent."""
-        return bool(_HEADER.unpack_from(self._area)[1] <= _HEADER.size)
+        return bool(_END.unpack_from(self._area, _END_AT)[0] <= _HEADER.size)
+
+    @property
+    def unsent_since(self) -> float | None:
+        """When the oldest was written that has not been sent, of :func:`time.monotonic`; None if all has been.
+
+        What was written before has been sent. The clock is one for all processes of a host.
+        """
+        if self.is_empty:
+            return None
+        since: float = _SINCE.unpack_from(self._area, _SINCE_AT)[0]
+        return since
 
     def unsent(self) -> list[Record]:
         """Return the records that have not been sent, in order."""
         records, place = [], _HEADER.size
-        end = min(_HEADER.unpack_from(self._area)[1], self._size)
+        end = min(_END.unpack_from(self._area, _END_AT)[0], self._size)
         while place + _RECORD.size <= end:
             length, is_sent = _RECORD.unpack_from(self._area, place)
             if not is_sent:
@@ -204,14 +224,13 @@ class Spools:
         if self.mine is not None:
             self.mine.claim()
 
-    def has_unsent(self, pid: int) -> bool:
-        """Tell whether a child lives, and has something to send."""
-        return any(spool.pid == pid and not spool.is_empty and _lives(pid) for spool in list(self._spools))
+    def unsent_since(self) -> dict[int, float]:
+        """Return the pids of the children that live and have something to send, and when they said the oldest of it.
 
-    def unsent(self) -> set[int]:
-        """Return the pids of the children that live and have something to send."""
-        pids = {spool.pid for spool in list(self._spools) if not spool.is_empty}
-        return {pid for pid in pids if _lives(pid)}
+        What a child had said before, by :func:`time.monotonic`, it has sent.
+        """
+        spools = ((spool.pid, spool.unsent_since) for spool in list(self._spools))
+        return {pid: since for pid, since in spools if since is not None and _lives(pid)}
 
     def take_dead(self) -> list[Record]:
         """Return what children have not sent that are dead, once."""

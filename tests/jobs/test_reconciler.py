@@ -122,12 +122,37 @@ def test_what_has_left_is_unsent_as_long_as_its_process_has_something_to_send(
     ):
         play.leave(job, pid=pid)
     assert play.reconciler.unsent() == []
-    monkeypatch.setattr(play.manager.spools, "unsent", lambda: {7})
+    monkeypatch.setattr(play.manager.spools, "unsent_since", lambda: {7: 0.0})
     assert [departure.job.job_id for departure in play.reconciler.unsent()] == ["of a child"]
     play.studio.wire.down = True
     play.manager.put(status("SUCCESS", job="of this process"))
     jobs = [departure.job.job_id for departure in play.reconciler.unsent()]
     assert jobs == ["of a child", "of this process", "of none"]
+
+
+def test_what_has_left_before_all_that_its_process_has_to_send_was_said_is_not_unsent(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for job in ("before", "after"):
+        play.leave(job, pid=7)
+    before, after = play.departures.all()
+    before.left_clock, after.left_clock = 1.0, 3.0
+    monkeypatch.setattr(play.manager.spools, "unsent_since", lambda: {7: 2.0})
+    assert [departure.job.job_id for departure in play.reconciler.unsent()] == ["after"]
+
+
+def test_what_this_process_sends_of_a_job_is_unsent_until_it_has_been_sent(play: Play) -> None:
+    assert play.manager.outbox.flush(60)
+    play.manager.put(status("STARTED", job="first"))
+    assert play.manager.outbox.flush(60)
+    play.leave("first", pid=os.getpid())
+    play.studio.wire.down = True
+    play.manager.put(status("STARTED", job="second"))
+    play.leave("second", pid=os.getpid())
+    assert "second" in [departure.job.job_id for departure in play.reconciler.unsent()]
+    play.studio.wire.down = False
+    assert play.manager.outbox.flush(60)
+    assert play.reconciler.unsent() == []
 
 
 # -- what is on record ----------------------------------------------------------------------------------------------
@@ -241,10 +266,21 @@ def test_a_child_that_lives_and_has_something_to_send_is_given_time(
     play.store(status("STARTED", job="a"))
     play.leave("a", pid=7)
     [left] = play.departures.due(1, clock=math.inf)
-    monkeypatch.setattr(play.manager.spools, "has_unsent", lambda pid: pid == 7)
+    monkeypatch.setattr(play.manager.spools, "unsent_since", lambda: {7: left.left_clock})
     play.reconciler.look(left.due)
     assert play.studio.sent == []
     play.reconciler.look(left.due + reconcilers.CHILD_PATIENCE)
+    assert play.studio.told() == ["SUCCESS"]
+
+
+def test_a_child_that_has_sent_all_of_a_job_is_not_waited_for_though_it_is_never_done(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play.store(status("STARTED", job="a"))
+    play.leave("a", pid=7)
+    [left] = play.departures.due(1, clock=math.inf)
+    monkeypatch.setattr(play.manager.spools, "unsent_since", lambda: {7: left.left_clock + 0.001})
+    play.reconciler.look(left.due)
     assert play.studio.told() == ["SUCCESS"]
 
 

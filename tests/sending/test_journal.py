@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -99,3 +100,30 @@ def test_packed_events_come_back_with_what_they_were_in_the_process_that_packed_
         assert copy == replace(event, number=copy.number, origin=Origin("child", event.number))
         assert copy.number != event.number
         assert unpack(pack(event)).origin is None
+
+
+def test_the_spool_says_since_when_the_oldest_that_has_not_been_sent_is_in_it() -> None:
+    batches: list[list[str]] = []
+    is_open = threading.Semaphore(0)
+
+    def publish(events: list[Outgoing]) -> int:
+        is_open.acquire()
+        batches.append([event.event for event in events])
+        return 1
+
+    outbox: Outbox[Outgoing] = new_outbox(publish, linger=0.0, pauses=(0.01, 0.02))
+    spools = Spools()
+    spool = spools.mine = Spool()
+    journal = Journal(outbox, spools, pack)
+    for event in (status("STARTED"), status("SUCCESS")):
+        outbox.put(event)
+        between = time.monotonic()
+        journal.write()
+    assert spool.unsent_since is not None
+    assert spool.unsent_since < between
+    is_open.release()
+    wait_for(lambda: spool.unsent_since is not None and spool.unsent_since >= between)
+    is_open.release()
+    wait_for(lambda: spool.is_empty)
+    assert outbox.flush(60)
+    outbox.stop()

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -83,15 +84,31 @@ def test_a_record_can_be_read_back() -> None:
     assert spool.read(place) == b"record"
 
 
+def test_it_says_since_when_something_waits_in_it() -> None:
+    spool = Spool(4096)
+    assert spool.unsent_since is None
+    before = time.monotonic()
+    spool.write(b"one")
+    first = spool.unsent_since
+    assert first is not None
+    assert before <= first <= time.monotonic()
+    spool.write(b"two")
+    assert spool.unsent_since == first
+    spool.date(first + 1)
+    assert spool.unsent_since == first + 1
+    spool.clear()
+    assert spool.unsent_since is None
+
+
 # -- over forks -----------------------------------------------------------------------------------------------------
 
 
 def test_what_a_killed_child_had_not_sent_is_taken_once(spools: Spools, children: list[int]) -> None:
     pid = fork(spools, children, lambda spool: spool.write(b"said"))
-    wait_for(lambda: spools.has_unsent(pid))
+    wait_for(lambda: pid in spools.unsent_since())
     assert spools.take_dead() == []
     kill(children, pid)
-    assert not spools.has_unsent(pid)
+    assert pid not in spools.unsent_since()
     assert spools.take_dead() == [b"said"]
     assert spools.take_dead() == []
 
@@ -99,11 +116,10 @@ def test_what_a_killed_child_had_not_sent_is_taken_once(spools: Spools, children
 def test_each_child_has_a_spool_of_its_own(spools: Spools, children: list[int]) -> None:
     first = fork(spools, children, lambda spool: spool.write(b"first"))
     second = fork(spools, children, lambda spool: spool.write(b"second"))
-    wait_for(lambda: spools.has_unsent(first) and spools.has_unsent(second))
+    wait_for(lambda: spools.unsent_since().keys() == {first, second})
     kill(children, first)
     assert spools.take_dead() == [b"first"]
-    assert spools.has_unsent(second)
-    assert spools.unsent() == {second}
+    assert spools.unsent_since().keys() == {second}
 
 
 def test_a_child_of_a_child_has_none(spools: Spools, children: list[int]) -> None:
@@ -115,7 +131,7 @@ def test_a_child_of_a_child_has_none(spools: Spools, children: list[int]) -> Non
         spool.write(str(os.waitstatus_to_exitcode(status)).encode())
 
     pid = fork(spools, children, fork_again)
-    wait_for(lambda: spools.has_unsent(pid))
+    wait_for(lambda: pid in spools.unsent_since())
     kill(children, pid)
     assert spools.take_dead() == [b"0"]
 
