@@ -431,9 +431,9 @@ class _CelerySide:
         task.install()
         self._manager.register_job_listeners(self.bridge)
         self.eager_jobs.watch()
-        self.bridge.on_start(self.eager_jobs.begin)
-        self.bridge.on_start(self.running_jobs.begin)
-        self.bridge.on_start(lambda _: watch_items(self.app.current_worker_task, self.running_jobs.tracker_of))
+        self.bridge.on_start(lambda _, task: self.eager_jobs.begin(task))
+        self.bridge.on_start(lambda job, _: self.running_jobs.begin(job))
+        self.bridge.on_start(lambda _, task: watch_items(task, self.running_jobs.tracker_of))
         self.worker.install(self.app)
         self._recipe.install()
 

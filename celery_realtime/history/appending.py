@@ -122,8 +122,9 @@ class Appender:
         groups = _by_project((place, event) for place, event in enumerate(events) if place not in stored)
         write = self.writer.begin(events[place] for group in groups.values() for place, _ in group)
         appends = [self._append_command(name, [event for _, event in group], write) for name, group in groups.items()]
-        notes_before = [*self._leases.commands_before(events), *self._places.commands(events)]
-        replies = self._runner.run_all([*notes_before, *appends, *self._leases.commands_after(events)])
+        of_leases, notes_after = self._leases.commands(events)
+        notes_before = [*of_leases, *self._places.commands(events)]
+        replies = self._runner.run_all([*notes_before, *appends, *notes_after])
         start, end = len(notes_before), len(notes_before) + len(appends)
         for reply in [*replies[:start], *replies[end:]]:
             if isinstance(reply, Exception):

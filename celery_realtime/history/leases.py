@@ -271,25 +271,23 @@ class Leases:
 
     # -- what events say of jobs --------------------------------------------------------------------------------
 
-    def commands_before(self, events: list[Outgoing]) -> list[Command]:
-        """Return commands that note which jobs start: their worker may be killed before it renews its lease."""
-        commands: list[Command] = []
-        for incarnation, changes in _running_changes(events).items():
-            started = [part for field, job in changes.items() if job is not None for part in (field, job)]
-            if started:
-                commands.append(
-                    call(_NOTE_RUNNING, self._keys_of(incarnation), [legible(incarnation), HELD_TTL, *started])
-                )
-        return commands
+    def commands(self, events: list[Outgoing]) -> tuple[list[Command], list[Command]]:
+        """Return commands that belong to events: some to be run before the events are stored, and some after that.
 
-    def commands_after(self, events: list[Outgoing]) -> list[Command]:
-        """Return commands that note which jobs run no more, when queued ones expire, and when running ones stall."""
-        commands: list[Command] = []
+        First which jobs start is noted, as their worker may be killed before it renews its lease; and then which jobs
+        run no more, when queued ones expire, and when running ones stall.
+        """
+        before: list[Command] = []
+        after: list[Command] = []
         for incarnation, changes in _running_changes(events).items():
-            ended = [field for field, job in changes.items() if job is None]
+            started = [part for field, event in changes.items() if event for part in (field, _describe_job(event))]
+            ended = [field for field, event in changes.items() if event is None]
+            keys = self._keys_of(incarnation)
+            if started:
+                before.append(call(_NOTE_RUNNING, keys, [legible(incarnation), HELD_TTL, *started]))
             if ended:
-                commands.append(command("HDEL", self._keys_of(incarnation)[2], *ended))
-        return [*commands, *self._note_expiries(events), *self._note_stalls(events), *self._forget_stalls(events)]
+                after.append(command("HDEL", keys[2], *ended))
+        return before, [*after, *self._note_expiries(events), *self._note_stalls(events), *self._forget_stalls(events)]
 
     def _note_expiries(self, events: list[Outgoing]) -> list[Command]:
         expiring, jobs = self._keys.leases("expiring", "expiring-jobs")
@@ -330,16 +328,19 @@ class Leases:
         return self._keys.leases("alive", f"held:{name}", f"running:{name}", "noted")
 
 
-def _running_changes(events: list[Outgoing]) -> dict[str, dict[str, bytes | None]]:
-    """Return, by incarnation and field, the jobs that run after some events, and None for those that run no more."""
-    changes: dict[str, dict[str, bytes | None]] = {}
+def _running_changes(events: list[Outgoing]) -> dict[str, dict[str, Outgoing | None]]:
+    """Return, by incarnation and field, the starts of jobs that run after some events, and None where they run no more.
+
+    Of a short job the same batch has the start and the end: nothing is to be noted of it.
+    """
+    changes: dict[str, dict[str, Outgoing | None]] = {}
     for event in events:
         if event.job_id and event.rank is not None and event.standing.incarnation:
             of_incarnation = changes.setdefault(event.standing.incarnation, {})
             if event.rank == TERMINAL_RANK or event.standing.gate in (GIVEN_BACK_GATE, HANDED_ON_GATE):
                 of_incarnation[_field(event, event.attempt)] = None
             elif event.rank == _RUNNING_RANK:
-                of_incarnation[_field(event, event.attempt)] = _describe_job(event)
+                of_incarnation[_field(event, event.attempt)] = event
             elif event.attempt:  # a retry: the attempt before it is over, and its message may be back already
                 of_incarnation[_field(event, event.attempt - 1)] = None
     return changes

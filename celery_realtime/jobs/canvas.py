@@ -59,6 +59,11 @@ def tasks_behind(job_id: str, embed: Mapping[str, Any]) -> Iterator[Behind]:
         waiting += [Behind(part, member) for part in reversed(parts_of(signature))]
 
 
+def carries_any(embed: Mapping[str, Any]) -> bool:
+    """Tell whether a message carries anything along that its job's success leads to."""
+    return any(embed.get(name) for name in _BEHIND_MESSAGE)
+
+
 def _following(
     holder: Mapping[str, Any], names: tuple[str, ...], holder_id: str | None, member: str | None
 ) -> list[Behind]:

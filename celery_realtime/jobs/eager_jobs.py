@@ -6,8 +6,6 @@ from typing import Any
 
 from celery import Celery, signals
 
-from celery_realtime.events import Job
-
 
 class EagerJobs:
     """Whether the jobs of this process are eager: run by ``task_always_eager``, or by ``task.apply()`` alone.
@@ -26,10 +24,9 @@ class EagerJobs:
         """Take notice of what is published from now on."""
         signals.after_task_publish.connect(self._on_publish, dispatch_uid=f"celery_realtime.{id(self)}.published")
 
-    def begin(self, _job: Job) -> None:
-        """Take notice of the job that begins in this thread."""
-        running = self._app.current_worker_task  # none where a worker runs a batch
-        self._kinds.add(running is not None and bool(running.request.is_eager))
+    def begin(self, task: Any) -> None:
+        """Take notice of the job that a task begins to run in this thread; None where a worker runs a batch."""
+        self._kinds.add(task is not None and bool(task.request.is_eager))
 
     def _on_publish(self, **_: Any) -> None:
         self._is_any_published = True

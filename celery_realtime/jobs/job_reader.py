@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import Mapping
 from contextvars import ContextVar, Token
 from typing import Any
@@ -19,6 +18,7 @@ from celery_realtime.jobs.lineage import continued_execution_of, lineage_of, not
 from celery_realtime.jobs.projects import Call, Projects, call_of_request
 from celery_realtime.jobs.seams import TaskMessage, is_redelivered, outer_request, request_fields
 from celery_realtime.logs import RateLimitedLogger
+from celery_realtime.random_words import RandomWords
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +83,7 @@ class JobReader:
         self._app = app
         self._projects = projects
         self._log = RateLimitedLogger(logger)
+        self._words = RandomWords()
         #: The name of the task, and the request, of the job that this context belongs to.
         self._here: ContextVar[tuple[str, Any] | None] = ContextVar("celery_realtime_job", default=None)
         #: By its request, the name of the task of each job that runs in this process.
@@ -94,7 +95,8 @@ class JobReader:
         Args:
             request: A worker's ``Request`` or a task's ``Context``.
         """
-        return job_of_call(call_of_request(request), self._projects.of_request(request), request.hostname)
+        call = call_of_request(request)
+        return job_of_call(call, self._projects.of_request_and_call(request, call), request.hostname)
 
     def of_message(self, task: str, job_id: str, message: TaskMessage) -> Job:
         """Return the job of a message that a worker has received, and cannot or did not make a request of."""
@@ -107,7 +109,7 @@ class JobReader:
         if request.id is None or task.app is not self._app:
             return None
         job = notes_of(request).job
-        return job if job is not None and job.job_id == request.id else self._read_running(task)
+        return job if job is not None and job.job_id == request.id else self._read_running(task, request)
 
     def elsewhere(self, task: Any) -> Any:
         """Return a task as it is where its job runs, if this is another thread, to which the job's context was passed.
@@ -143,12 +145,13 @@ class JobReader:
 
     def begin(self, task: Any) -> Job:
         """Return the job that a task begins to run, with this execution of it, and note it on its request."""
-        request, redelivered = task.request, is_redelivered(task.request)
+        request = task.request
+        redelivered = is_redelivered(request)
         if request.is_eager:  # nothing publishes it
             self._note_origin(task, request)
         continued = None if redelivered else continued_execution_of(request.id, request_fields(request))
-        execution = Execution(continued or secrets.token_hex(4), time.time(), redelivered)
-        job = msgspec.structs.replace(self._read_running(task), execution=execution)
+        execution = Execution(continued or self._words.new(), time.time(), redelivered)
+        job = self._read_running(task, request, execution)
         notes = notes_of(request)
         notes.job, notes.here = job, self._here.set((task.name, request))
         running = self._running
@@ -166,9 +169,9 @@ class JobReader:
             parent = before.parent_id if fields.get("id") == request.id else fields.get("id")  # or it replaces that one
             note_origin(request, parent_id=parent, root_id=before.root_id or request.id)
 
-    def _read_running(self, task: Any) -> Job:
-        job = self.of_request(task.request)
-        return msgspec.structs.replace(job, stall_after=self._stall_after(task, request_fields(task.request)))
+    def _read_running(self, task: Any, request: Any, execution: Execution | None = None) -> Job:
+        stall_after = self._stall_after(task, request_fields(request))
+        return msgspec.structs.replace(self.of_request(request), stall_after=stall_after, execution=execution)
 
     def _stall_after(self, task: Any, fields: Mapping[str, Any]) -> float | None:
         """Return after how many seconds of silence a job counts as stalled: its header, or its task's attribute."""

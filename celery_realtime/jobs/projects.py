@@ -176,8 +176,12 @@ class Projects:
         Args:
             request: A worker's ``Request`` or a task's ``Context``.
         """
+        return self.of_request_and_call(request, call_of_request(request))
+
+    def of_request_and_call(self, request: Any, call: Call) -> str | None:
+        """Return the project of a job as :meth:`of_request` does, given its call too."""
         inherited = self._surrounding.get() if getattr(request, "is_eager", False) else None
-        return self._decide(call_of_request(request), inherited)
+        return self._decide(call, inherited)
 
     def of_message(self, call: Call) -> str | None:
         """Return the project of a job that a worker has received and cannot make a request of."""

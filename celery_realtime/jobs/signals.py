@@ -62,7 +62,7 @@ class Bridge:
         self._settings = settings
         self._projects = projects
         self._is_connected = False
-        self._start_observers: list[Callable[[Job], None]] = []
+        self._start_observers: list[Callable[[Job, Any], None]] = []
         received = self._received = ReceivedJobs(reader)
         self._reporter = reporter
         self._departures = departures
@@ -102,8 +102,11 @@ class Bridge:
             signals.task_retry: self._on_retry,
         }
 
-    def on_start(self, observer: Callable[[Job], None]) -> None:
-        """Call ``observer`` with each job that starts in this process, when its start has been reported."""
+    def on_start(self, observer: Callable[[Job, Any], None]) -> None:
+        """Call ``observer`` with each job that starts in this process, when its start has been reported, and its task.
+
+        The task is None of a job that runs in a batch.
+        """
         self._start_observers.append(observer)
 
     def received(self, request: Any) -> Job:
@@ -151,14 +154,15 @@ class Bridge:
             notes_of(request).token = self._projects.enter(job.project_id)
         if request.is_eager and job.attempt:
             self._reporter.report(job, "RETRY")  # nothing publishes the retry of a job that runs in its caller
-        self._begin(job, is_published=not request.is_eager)
+        self._begin(job, task)
 
-    def _begin(self, job: Job, *, is_published: bool = True) -> None:
+    def _begin(self, job: Job, task: Any = None) -> None:
+        is_published = task is None or not task.request.is_eager
         if is_published and not job.attempt:
             self._reporter.report_publication(job)
         self._reporter.report(job, "STARTED")
         for observer in self._start_observers:
-            observer(job)
+            observer(job, task)
 
     def _on_postrun(self, task: Any = None, args: Any = None, state: Any = None, retval: Any = None, **_: Any) -> None:
         if task.app is not self._app or self._batches.end(task, args, str(state)):

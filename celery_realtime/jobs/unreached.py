@@ -14,7 +14,7 @@ from celery.utils.saferepr import saferepr
 
 from celery_realtime.encoding import describe_error, one_line
 from celery_realtime.events import NOT_RUN, Job, Step
-from celery_realtime.jobs.canvas import Behind, options_of, tasks_behind
+from celery_realtime.jobs.canvas import Behind, carries_any, options_of, tasks_behind
 from celery_realtime.jobs.celery_tasks import carried_by, is_celerys_own
 from celery_realtime.jobs.job_reader import JobReader, job_of_call
 from celery_realtime.jobs.lineage import RUN_HEADER, continued_run_of, continues
@@ -88,7 +88,10 @@ class UnreachedSteps:
 
     def behind(self, job: Job, request: Any) -> tuple[Step, ...]:
         """Return the jobs behind one that a worker has received, as many as are recorded, that have a project."""
-        steps = (step for step, _ in self._walk(job, _embed_of(request)) if step.project_id is not None)
+        embed = _embed_of(request)
+        if not carries_any(embed):  # most jobs are alone, and a worker's main process has many to receive
+            return ()
+        steps = (step for step, _ in self._walk(job, embed) if step.project_id is not None)
         return tuple(_within_borders(job, list(itertools.islice(steps, MOST_RECORDED))))
 
     def follow_chords(self, app: Celery, reader: JobReader) -> None:

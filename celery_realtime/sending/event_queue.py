@@ -145,6 +145,8 @@ class EventQueue(Generic[T]):
         self._ledger = ledger
         self._counts = ledger.counts  # without its lock: nothing else counts these, and the queue's owner has one
         self._keys = itertools.count()
+        #: The key of the entry that came last; -1 when there was none.
+        self.last_key = -1
         self._entries: dict[int, T] = {}
         self._held: HeldProgress[T] = HeldProgress()
         #: By job, the key of the progress that newer progress replaces.
@@ -224,7 +226,7 @@ class EventQueue(Generic[T]):
 
     def _append(self, item: T) -> int:
         self._make_room()
-        key = next(self._keys)
+        key = self.last_key = next(self._keys)
         self._entries[key] = item
         return key
 

@@ -42,7 +42,8 @@ class Journal(Generic[T]):
 
     def write(self) -> None:
         """Write what waits to be sent, as far as it has not been written before; the outbox does nothing meanwhile."""
-        self._outbox.look(self._newest, self._write)
+        if self._outbox.last_key > self._newest:
+            self._outbox.look(self._newest, self._write)
 
     def _write(self, batch: Batch[T]) -> None:
         spool = self._spools.mine

@@ -183,6 +183,11 @@ class Outbox(Generic[T]):
         for observer in self._settlement_observers:
             observer(batch)
 
+    @property
+    def last_key(self) -> int:
+        """The key of what came last; -1 if nothing has come."""
+        return self._queue.last_key
+
     def look(self, key: int, observer: Callable[[Batch[T]], None]) -> None:
         """Call ``observer`` with what waits or is being sent and came after a key, while nothing else happens."""
         if self._is_finalizing():

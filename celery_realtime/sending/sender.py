@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import math
 import threading
@@ -109,7 +110,8 @@ class Sender(Generic[T]):
 
     def since(self, key: int) -> Batch[T]:
         """Return what it is sending and is newer than a key."""
-        return [(own, item) for own, item in self._in_flight if own > key]
+        newer = itertools.takewhile(lambda entry: entry[0] > key, reversed(self._in_flight))
+        return list(newer)[::-1]
 
     def is_sending_status(self, job: Owner) -> bool:
         """Return whether a status of a job is on its way."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from celery import Celery, signals
 from celery.app.trace import build_tracer
 
-from celery_realtime.events import Job
 from celery_realtime.jobs.eager_jobs import EagerJobs
 from tests.recording import new_app
 
@@ -32,7 +31,7 @@ def test_they_are_if_some_were_applied_and_until_one_is_published() -> None:
     app, jobs = watched()
     task = app.task(noop, name="noop", shared=False)
     task.bind(app)
-    signals.task_prerun.connect(begin := lambda **_: jobs.begin(Job(job_id="id")), sender=task)
+    signals.task_prerun.connect(begin := lambda **_: jobs.begin(task), sender=task)
     task.apply()
     assert jobs.are_all
     task.delay()
@@ -43,7 +42,7 @@ def test_they_are_if_some_were_applied_and_until_one_is_published() -> None:
 def test_they_are_not_where_a_message_was_run() -> None:
     app, jobs = watched()
     task = app.task(noop, name="noop", shared=False)
-    signals.task_prerun.connect(begin := lambda **_: jobs.begin(Job(job_id="id")), sender=task)
+    signals.task_prerun.connect(begin := lambda **_: jobs.begin(task), sender=task)
     build_tracer(task.name, task, app=app)("id", (), {}, {"id": "id", "task": task.name})
     task.apply()
     assert not jobs.are_all
