@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import OrderedDict
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
@@ -22,14 +23,15 @@ class BoundedDict(Generic[K, V]):
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._entries: dict[K, V] = {}
+        # Not a dict, in which the way to the oldest entry leads past all those that have been removed before it.
+        self._entries: OrderedDict[K, V] = OrderedDict()
 
     def __setitem__(self, key: K, value: V) -> None:
         self._entries.pop(key, None)
         self._entries[key] = value
         while len(self._entries) > self._limit:
-            with contextlib.suppress(RuntimeError, StopIteration):  # it has changed meanwhile
-                self._entries.pop(next(iter(self._entries)), None)
+            with contextlib.suppress(KeyError):  # it has changed meanwhile
+                self._entries.popitem(last=False)
 
     def get(self, key: K, default: D = None) -> V | D:  # type: ignore[assignment]
         """Return the entry of a key, else the default."""
