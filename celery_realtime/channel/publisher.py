@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from celery_realtime.backoff import Backoff
 from celery_realtime.channel.connections import Preference, errors_of, hang_up
-from celery_realtime.channel.seams import clients_of_redis, close_reading_connection, on_confirms
+from celery_realtime.channel.seams import clients_of_redis, close_reading_connection, keep_client, on_confirms
 from celery_realtime.clocks import time
 from celery_realtime.crowd import Crowd, turnstile
 from celery_realtime.logs import RateLimitedLogger, describe
@@ -196,6 +196,7 @@ class Publisher:
         if not self._is_guest:
             self._end_turn()
         close_reading_connection(channel)
+        keep_client(channel)
         producer = self._connection.Producer(channel, exchange=self._exchange(), **self._options)
         self._confirms = on_confirms(channel, self._on_ack, self._on_nack)
         return producer

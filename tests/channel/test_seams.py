@@ -14,7 +14,14 @@ import pytest
 from redis import Redis
 
 from celery_realtime.channel.connections import connection, fanout_exchange, fanout_queue, hang_up
-from celery_realtime.channel.seams import keep_queues, leave_compressed, on_confirms, read_buffered, shorten_farewell
+from celery_realtime.channel.seams import (
+    keep_client,
+    keep_queues,
+    leave_compressed,
+    on_confirms,
+    read_buffered,
+    shorten_farewell,
+)
 from tests.processes import HOST
 from tests.waiting import wait_for
 
@@ -184,3 +191,41 @@ def test_kombu_inflates_messages_unless_it_is_kept_from_it(name: str, request: p
 def test_of_another_transport_nothing_is_read() -> None:
     with kombu.Connection("memory://") as broker:
         read_buffered(broker.default_channel, Guard())
+
+
+# -- a client for each message --------------------------------------------------------------------------------------
+
+
+def test_what_is_published_on_a_channel_goes_through_one_client(redis: Any, redis_broker: Broker) -> None:
+    channel = redis.default_channel
+    before = [channel._create_client() for _ in range(2)]
+    assert before[0] is not before[1], "kombu keeps one itself: this is not needed any more"
+    keep_client(channel)
+    with channel.conn_or_acquire() as first, channel.conn_or_acquire() as second:
+        assert first is second
+    assert channel._create_client(asynchronous=True) is not first
+    with contextlib.closing(Redis.from_url(redis_broker.url)) as reader, reader.pubsub() as subscribed:
+        subscribed.psubscribe("*")
+        assert subscribed.get_message(timeout=60) is not None
+        redis.Producer(channel, exchange=fanout_exchange("kept", {})).publish(b"{}")
+        message = wait_for(lambda: subscribed.get_message(timeout=1))
+        assert message is not None
+        assert message["type"] == "pmessage"
+
+
+def test_a_client_is_not_kept_longer_than_its_connections(redis: Any) -> None:
+    channel = redis.default_channel
+    keep_client(channel)
+    before = channel._create_client()
+    channel._disconnect_pools()
+    after = channel._create_client()
+    assert after is not before
+    assert after.connection_pool is channel.pool
+    assert after.ping()
+
+
+def test_a_broker_without_such_clients_is_left_alone(amqp: Any) -> None:
+    channel = amqp.default_channel
+    attributes = {*vars(channel)}
+    keep_client(channel)
+    assert {*vars(channel)} == attributes
