@@ -142,10 +142,12 @@ class Reconciler:
             thread.join(timeout)
 
     def _run(self) -> None:
-        while not self._is_ending:
+        is_last = False
+        while not is_last:
             self._wake.wait(self._pause if self._departures else IDLE_PAUSE)
+            is_last = self._is_ending  # which may be said in the middle of a turn: then there is another one
             with self.loop.turn():
-                self.look(math.inf if self._is_ending else time.monotonic())
+                self.look(math.inf if is_last else time.monotonic())
 
     # -- a turn ---------------------------------------------------------------------------------------------------
 

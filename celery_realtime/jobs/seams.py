@@ -251,6 +251,16 @@ def runs_greenlets(worker: Any) -> bool:
     return bool(getattr(worker.pool_cls, "is_green", False))
 
 
+def come_first(worker: Any, step: Any) -> None:
+    """Have a boot step started before all others of a worker, and so stopped or terminated after them.
+
+    ``WorkController.steps``, to which ``StartStopStep.include`` appends. A step can name those that it ``requires``,
+    and not those that are to require it; Celery sorts all others at random. Seen in Celery 5.4 and 5.7. Without it, no
+    worker starts.
+    """
+    worker.steps.insert(0, step)
+
+
 class WorkerRequests:
     """The jobs that a worker's main process has taken from the queue.
 

@@ -16,7 +16,7 @@ from celery_realtime.jobs.held_jobs import HeldJobs
 from celery_realtime.jobs.held_messages import HeldMessages
 from celery_realtime.jobs.incarnation import Incarnation
 from celery_realtime.jobs.redis_broker import RedisBroker
-from celery_realtime.jobs.seams import WorkerRequests, runs_greenlets
+from celery_realtime.jobs.seams import WorkerRequests, come_first, runs_greenlets
 from celery_realtime.loops import BackgroundLoop
 from celery_realtime.sending.manager import SocketIOManager
 from celery_realtime.settings import Settings
@@ -81,7 +81,7 @@ class WorkerSupport:
 
     def install(self, app: Celery) -> None:
         """Have it done in each worker of an app."""
-        app.steps["worker"].add(WorkerStep)
+        app.steps["worker"].update((WorkerStep, WorkerEnd))
         # A prefork child ends by os._exit, so only its own signal reaches it; a cold shutdown skips worker_shutdown.
         for signal in (signals.worker_process_shutdown, signals.worker_shutting_down, signals.worker_shutdown):
             signal.connect(self._on_end, dispatch_uid=f"celery_realtime.{id(self)}.{signal.name}")
@@ -208,7 +208,12 @@ class WorkerSupport:
 
 
 class WorkerStep(bootsteps.StartStopStep):
-    """Celery's step in the start of a worker; see :class:`WorkerSupport`."""
+    """Celery's step in the start of a worker; see :class:`WorkerSupport`.
+
+    It starts when the pool has forked its first children: they are forked without a thread of ours.
+    """
+
+    requires = ("celery.worker.components:Pool",)
 
     def __init__(self, parent: Any, **kwargs: Any) -> None:
         parent.app.realtime.worker.prepare()
@@ -217,6 +222,19 @@ class WorkerStep(bootsteps.StartStopStep):
     def start(self, parent: Any) -> None:
         """Begin, in the worker's main process."""
         parent.app.realtime.worker.start(parent)
+
+
+class WorkerEnd(bootsteps.StartStopStep):
+    """Celery's step in the end of a worker that is cut off; see :meth:`WorkerSupport.abandon`.
+
+    What becomes of the jobs that run is known when the pool has ended them, and the hub has sent what Celery
+    acknowledges of that. Celery 5.4 fails them then; newer ones fail what they have not given back before.
+    """
+
+    def include(self, parent: Any) -> bool:
+        """Come before all other steps, and so be terminated after them."""
+        come_first(parent, self)
+        return True
 
     def terminate(self, parent: Any) -> None:
         """Abandon the lease: a cold shutdown sends no ``worker_shutdown``, and an embedded process lives on."""

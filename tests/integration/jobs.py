@@ -16,6 +16,8 @@ from typing import Any
 
 from celery import Celery, Task, shared_task, signals
 from celery.exceptions import Ignore, Reject
+from celery.worker import state
+from celery.worker.control import control_command
 
 from celery_realtime import JobCancelled, Realtime, get_progress_tracker
 
@@ -76,6 +78,13 @@ if "STUCK" in os.environ:
             time.sleep(120)  # noqa: TID251
 
     MAIN = os.getpid()
+
+
+@control_command()
+def cut_off(_: Any) -> dict[str, str]:
+    """End the worker as an application does that embeds it: as at a SIGQUIT with Celery 5.4, nothing is given back."""
+    state.should_terminate = 1
+    return {"ok": "cut off"}
 
 
 class OwnBase(Task):  # type: ignore[misc]
@@ -193,6 +202,12 @@ def patient_late(self: Any, path: str, seconds: float = 20.0) -> str:
 @celery.task(bind=True, acks_late=True)
 def hold_late(self: Any, path: str, seconds: float = 20.0) -> str:
     """Hold, and be delivered again when the worker dies."""
+    return str(hold.run(path, seconds))
+
+
+@celery.task(bind=True, acks_late=True, reject_on_worker_lost=True)
+def hold_or_go_back(self: Any, path: str, seconds: float = 20.0) -> str:
+    """Hold, and have the worker give the message back if this process dies."""
     return str(hold.run(path, seconds))
 
 

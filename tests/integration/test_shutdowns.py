@@ -17,6 +17,7 @@ from tests.integration import jobs
 from tests.integration.stage import Stage, new_project, producing
 from tests.integration.test_jobs import start, states
 from tests.launcher import Launcher
+from tests.processes import Worker
 from tests.services import Broker
 from tests.variants import any_broker, long_unless
 from tests.waiting import WaitTimeout, wait_for
@@ -90,6 +91,39 @@ def test_a_job_that_a_prefork_worker_gives_back_is_queued_again_and_one_that_it_
             *("PENDING", "STARTED", "PENDING", "STARTED", "SUCCESS")
         ]
         assert [state for _, state, _ in states(client, early)] == ["PENDING", "STARTED", "LOST"]
+
+
+def cut_off(worker: Worker, how: str) -> None:
+    if how == "by its application":
+        jobs.celery.control.broadcast("cut_off")
+    else:
+        worker.send_signal(signal.SIGQUIT)
+
+
+@pytest.mark.parametrize("how", ["by its application"] if has_soft_shutdown else ["by its application", "cold"])
+@any_broker
+def test_a_job_that_fails_with_a_worker_which_gives_nothing_back_is_shown_as_failed(
+    make_stage: Callable[..., Stage], tmp_path: Path, how: str
+) -> None:
+    """Celery acknowledges the message of a job whose process it has killed, unless its task says otherwise."""
+    project, path = new_project(), tmp_path / "go"
+    stage = make_stage("prefork", {"LOST_AFTER": "5"})  # then it is said, if the worker could not in its last second
+    with stage.watch(project) as client:
+        failing = start(jobs.hold_late, str(path), 60.0, project=project)
+        going_back = start(jobs.hold_or_go_back, str(path), 60.0, project=project)
+        wait_until_running(client, failing, going_back)
+        waiting = start(jobs.add, 1, 2, project=project)
+        stage.worker.wait_for_log(rf"{waiting}\] received")
+        cut_off(stage.worker, how)
+        wait_for(lambda: not stage.worker.running)
+        client.wait(lambda _: states(client, failing)[-1][1] == "FAILURE")
+        client.wait(lambda _: states(client, going_back)[-1][0] == "queued")
+        assert client.wait_for_end(failing)["error"].startswith("WorkerLostError")
+        assert jobs.celery.AsyncResult(failing).state == "FAILURE"
+        next_worker(stage, path)
+        for job in (going_back, waiting):
+            client.wait(lambda _, job=job: states(client, job)[-1][1] == "SUCCESS")
+        assert states(client, failing)[-1][1] == "FAILURE"
 
 
 @any_broker

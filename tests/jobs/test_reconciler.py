@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -432,6 +433,31 @@ def test_a_worker_that_ends_looks_at_all_that_has_left(running: Play) -> None:
     running.reconciler.finish(10)
     assert running.studio.told() == ["SUCCESS"]
     assert running.reconciler.loops == []
+
+
+def test_a_worker_that_ends_in_the_middle_of_a_look_looks_once_more(
+    running: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What leaves during a look is not in it."""
+    ask, ends = running.results.ask, []
+
+    def end_meanwhile(jobs: Sequence[tuple[str, str | None]], timeout: float) -> dict[str, Meta | None]:
+        if not ends:
+            running.leave("b")
+            ends.append(threading.Thread(target=running.reconciler.finish, args=(60,)))
+            ends[0].start()
+            wait_for(lambda: running.reconciler.loops == [])
+        return ask(jobs, timeout)
+
+    monkeypatch.setattr(running.results, "ask", end_meanwhile)
+    running.store(status("STARTED", job="a"), status("STARTED", job="b"))
+    running.leave("a")
+    [left] = running.departures.due(1, clock=math.inf)
+    left.due = 0.0
+    wait_for(lambda: ends)
+    ends[0].join(60)
+    running.manager.flush(60)
+    assert running.studio.told() == ["SUCCESS", "SUCCESS"]
 
 
 def test_it_looks_by_itself_when_a_job_is_due(running: Play, monkeypatch: pytest.MonkeyPatch) -> None:

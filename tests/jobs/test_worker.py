@@ -136,6 +136,13 @@ def test_before_it_forks_a_worker_has_loaded_what_its_children_need_and_takes_th
     assert studio.wire.preloaded
 
 
+def test_a_worker_begins_when_its_pool_has_forked_and_ends_when_all_else_of_it_has() -> None:
+    worker = Studio().app.WorkController(pool="prefork", concurrency=1)
+    places = {step.alias: place for place, step in enumerate(worker.steps)}
+    assert places["Pool"] < places["WorkerStep"] < places["Consumer"]
+    assert places["WorkerEnd"] == 0  # they end in the opposite order
+
+
 def test_a_worker_without_a_history_holds_no_lease() -> None:
     studio = Studio(history_url=None)
     studio.realtime.worker.start(SimpleNamespace(app=studio.app))
