@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 #: What starts processes. Each test that uses one of them, by whatever way, is marked as one that needs a service.
 SERVICES = {
     *("redis_server", "results_server", "rabbitmq_server", "own_rabbitmq_server"),
-    *("brokers", "launcher", "module_launcher"),
+    *("brokers", "launcher", "module_launcher", "deaths"),
 }
 #: What the main process of a run offers to all others.
 SHARED = pytest.StashKey[SharedServer]()

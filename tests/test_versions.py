@@ -86,8 +86,10 @@ def test_the_python_of_a_combination_is_run_with_its_programs_before_others(
     combination: Combination, tmp_path: Path
 ) -> None:
     (tmp_path / "here" / "bin" / "python").symlink_to(sys.executable)
-    code, printed = versions.python(combination, "-c", "import os; print(os.environ['PATH']); raise SystemExit(3)")
-    assert code == 3
+    log = tmp_path / "log"
+    log.write_text("what was before\n", encoding="utf-8")
+    code, printed = versions.python(combination, log, "-c", "import os; print(os.environ['PATH']); raise SystemExit(3)")
+    assert (code, len(printed)) == (3, 1)
     assert printed[-1].startswith(f"{tmp_path / 'here' / 'bin'}{os.pathsep}")
 
 

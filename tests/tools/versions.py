@@ -25,11 +25,14 @@ PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 CELERYS = ("5.4", "5.5", "5.6")
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 
-#: What starts no server; then, on Redis, jobs in a real worker, handlers on both kinds of server, and each outcome in
-#: two pools. Runs of pytest, since the last one has tests that others do not have to begin with.
+#: What starts no server; then, on Redis, jobs in a worker and what becomes of them when it leaves, handlers on both
+#: kinds of server, and each outcome in two pools. Runs of pytest, since the last one has tests that others have not.
 SELECTION = (
-    ("-m", "not long and not service", "tests"),
-    ("-m", "not long", "-k", "not rabbitmq", "tests/integration/test_jobs.py", "tests/web/test_handlers.py"),
+    ("-m", "not long and not service", "--ignore=tests/matrix", "tests"),
+    (
+        *("-m", "not long", "-k", "not rabbitmq"),
+        *("tests/integration/test_jobs.py", "tests/integration/test_shutdowns.py", "tests/web/test_handlers.py"),
+    ),
     ("-k", "test_outcome and (redis-prefork or redis-threads)", "tests/matrix/test_outcomes.py"),
 )
 LEFT_OUT = ("tests/attacks", "tests/browser", "tests/chaos", "tests/fuzz")
@@ -183,32 +186,29 @@ def run_pytest(combination: Combination, log: Path, selection: Sequence[str]) ->
     cache = combination.venv / "pytest"
     shutil.rmtree(cache, ignore_errors=True)
     command = ["-m", "pytest", "-q", "-n", PROCESSES, "--dist", "worksteal", "-o", f"cache_dir={cache}", *selection]
-    code, printed = python(combination, *command, *(f"--ignore={folder}" for folder in LEFT_OUT))
+    code, printed = python(combination, log, *command, *(f"--ignore={folder}" for folder in LEFT_OUT))
     summary = printed[-1] if printed else "nothing was printed"
     failures: list[str] = []
     if code == 1:
-        code, again = python(combination, "-m", "tests.tools.try_again", str(cache))
+        code, again = python(combination, log, "-m", "tests.tools.try_again", str(cache))
         failures = [line for line in again if line.startswith(try_again.VERDICTS)]
-        printed += again
-    with log.open("a", encoding="utf-8") as output:
-        output.write("\n".join(printed) + "\n")
     return Run(code == 0, summary, failures)
 
 
-def python(combination: Combination, *arguments: str) -> tuple[int, list[str]]:
-    """Run the Python of a combination; returns its exit code, and the lines that it has printed."""
+def python(combination: Combination, log: Path, *arguments: str) -> tuple[int, list[str]]:
+    """Run the Python of a combination; returns its exit code, and the lines that it has printed to the end of a log."""
     path = f"{combination.venv / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        [combination.interpreter, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PATH": path, "PYTHONDONTWRITEBYTECODE": ""},  # hundreds of processes import the same
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    return done.returncode, done.stdout.rstrip().splitlines()
+    with log.open("ab") as output:
+        before = output.tell()
+        done = subprocess.run(
+            [combination.interpreter, *arguments],
+            cwd=ROOT,
+            env={**os.environ, "PATH": path, "PYTHONDONTWRITEBYTECODE": ""},  # hundreds of processes import the same
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    return done.returncode, log.read_bytes()[before:].decode(errors="replace").rstrip().splitlines()
 
 
 def attempt(combination: Combination) -> bool:
