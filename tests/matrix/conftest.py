@@ -11,9 +11,9 @@ from tests.launcher import Brokers
 from tests.matrix.stage import Theatre
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def theatre(brokers: Brokers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Theatre]:
-    """Keeps the stages of all tests of the matrix."""
+    """Keeps the stages of the tests of a file, and takes back what they set in the environment, as each file has to."""
     theatre = Theatre(brokers.make, tmp_path_factory.mktemp)
     yield theatre
     theatre.close()

@@ -535,8 +535,10 @@ CANVAS = [
     ),
 ]
 
-#: Up to 5.4, a cold shutdown fails what runs instead of giving it back, and there is no soft one.
+#: Up to 5.4, a cold shutdown fails what runs instead of giving it back, in prefork alone, and there is no soft one.
 GIVES_BACK = celery.VERSION >= (5, 5)
+CUTS_OFF = POOLS if GIVES_BACK else ("prefork",)
+FAILED_WITH_WORKER = failure("^WorkerLostError: ")
 
 #: These end their worker.
 SHUTDOWNS = [
@@ -544,14 +546,24 @@ SHUTDOWNS = [
     Outcome(
         "cold_shutdown",
         shut_down_cold(tasks.hold),
-        by_pool(CUT_OFF, prefork=LOST, threads=LET_GO, solo=failure("^NotImplementedError")),
-        possible=GIVES_BACK,
+        by_pool(
+            CUT_OFF,
+            prefork=LOST if GIVES_BACK else FAILED_WITH_WORKER,
+            threads=LET_GO,
+            solo=failure("^NotImplementedError"),
+        ),
+        pools=CUTS_OFF,
     ),
     Outcome(
         "cold_shutdown_late_ack",
         shut_down_cold(tasks.hold_late),
-        by_pool(CUT_OFF, prefork=LET_GO, threads=LET_GO, solo=failure("^NotImplementedError")),
-        possible=GIVES_BACK,
+        by_pool(
+            CUT_OFF,
+            prefork=LET_GO if GIVES_BACK else FAILED_WITH_WORKER,
+            threads=LET_GO,
+            solo=failure("^NotImplementedError"),
+        ),
+        pools=CUTS_OFF,
     ),
 ]
 
