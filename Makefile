@@ -24,7 +24,7 @@ help:
 	@echo "make format   let ruff mend what it can"
 	@echo "make docs     build the documentation into docs/_build/html"
 	@echo "make long     run the variants that make test leaves out: more hosts, brokers, seeds and versions (an hour)"
-	@echo "make versions run a part of the tests on each Python here, each Celery, and the oldest of all (VERSIONS: some)"
+	@echo "make versions run a part of the tests on each Python here, each Celery, and the oldest of all (VERSIONS: some; --quick)"
 	@echo "make matrix   run every outcome of a job in every pool on every broker (long)"
 	@echo "make chaos    kill 500 workers and servers at random, and break brokers under 20,000 events (ten minutes)"
 	@echo "make fuzz     feed arbitrary input to all that reads what others write (FUZZ_EXAMPLES each, FUZZ_STEPS)"
@@ -51,7 +51,7 @@ check: lint
 long: $(VENV)/.test
 	$(BIN)/python -m tests.tools.install_services --large
 	$(PYTEST) -n $(PROCESSES) -m long $(ARGS)
-	@test -n "$(ARGS)" || $(MAKE) --no-print-directory versions
+	@test -n "$(ARGS)" || $(MAKE) --no-print-directory versions VERSIONS="--quick $(VERSIONS)"
 
 # Names of those to try; all by default.
 VERSIONS ?=

@@ -58,7 +58,7 @@ def test_what_cannot_be_had_is_named_and_is_no_failure(
     combination: Combination, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", "")
-    assert versions.attempt(combination)
+    assert versions.attempt(combination, [["tests"]])
     assert capsys.readouterr().out.startswith("here: not tried: uv cannot be started")
 
 
@@ -73,10 +73,9 @@ def test_what_fails_alone_too_is_a_failure(
     verdict: str,
 ) -> None:
     printed = iter([(code, [f"failed twice: test {code}"]) for code in codes])
-    monkeypatch.setattr(versions, "SELECTION", [["tests"]])
     monkeypatch.setattr(versions, "python", lambda *_: next(printed))
     monkeypatch.setattr(versions, "packages_in", lambda _: "Python, Celery")
-    assert versions.run(combination) == (verdict == "passed")
+    assert versions.run(combination, [["tests"]]) == (verdict == "passed")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"here (Python, Celery): {verdict} in ")
     assert [line.strip() for line in lines[1:]] == [f"failed twice: test {code}" for code in codes[1:]]
@@ -96,13 +95,14 @@ def test_the_python_of_a_combination_is_run_with_its_programs_before_others(
 def test_the_run_fails_if_one_of_those_that_were_asked_for_does(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[str] = []
 
-    def attempt(combination: Combination) -> bool:
-        tried.append(combination.name)
+    def attempt(combination: Combination, selection: object) -> bool:
+        tried.append(combination.name + ("" if selection is versions.SELECTION else " quickly"))
         return combination.name != "oldest"
 
     monkeypatch.setattr(versions, "attempt", attempt)
-    assert [versions.main(names) for names in (["celery5.4"], ["celery5.4", "oldest"], ["nosuch"])] == [0, 1, 2]
-    assert tried == ["celery5.4", "celery5.4", "oldest"]
+    runs = (["celery5.4"], ["celery5.4", "oldest"], ["nosuch"], ["--quick", "celery5.4"])
+    assert [versions.main(names) for names in runs] == [0, 1, 2, 0]
+    assert tried == ["celery5.4", "celery5.4", "oldest", "celery5.4 quickly"]
 
 
 @pytest.mark.long  # four runs of pytest; test_what_fails_alone_too_is_a_failure shows what becomes of them

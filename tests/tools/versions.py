@@ -1,4 +1,4 @@
-"""Run a selection of the tests on each Python and each set of packages: ``python -m tests.tools.versions [NAME ...]``.
+"""Run a selection of tests on each Python and set of packages: ``python -m tests.tools.versions [--quick] [NAME ...]``.
 
 Each combination has a venv of its own below ``.venv/versions``, which uv brings up to date first; what was printed is
 in its ``log``. A line for each says how it went, or why it could not be tried.
@@ -34,6 +34,11 @@ SELECTION = (
         *("tests/integration/test_jobs.py", "tests/integration/test_shutdowns.py", "tests/web/test_handlers.py"),
     ),
     ("-k", "test_outcome and (redis-prefork or redis-threads)", "tests/matrix/test_outcomes.py"),
+)
+#: What ``--quick`` runs: what starts no server, and what differs most between the versions of Celery.
+QUICK = (
+    SELECTION[0],
+    ("-k", "gives_nothing_back and redis", "tests/integration/test_shutdowns.py"),
 )
 LEFT_OUT = ("tests/attacks", "tests/browser", "tests/chaos", "tests/fuzz")
 
@@ -158,12 +163,12 @@ def packages_in(combination: Combination) -> str:
     ).stdout.strip()
 
 
-def run(combination: Combination) -> bool:
-    """Run the selection, print how it went, and return whether all has passed."""
+def run(combination: Combination, selection: Sequence[Sequence[str]]) -> bool:
+    """Run a selection, print how it went, and return whether all has passed."""
     log = combination.venv / "log"
     log.unlink(missing_ok=True)
     started = time.monotonic()
-    runs = [run_pytest(combination, log, selection) for selection in SELECTION]
+    runs = [run_pytest(combination, log, part) for part in selection]
     passed = all(run.passed for run in runs)
     counts = "; ".join(run.summary for run in runs)
     verdict = f"{'passed' if passed else 'FAILED'} in {time.monotonic() - started:.0f} s"
@@ -211,24 +216,26 @@ def python(combination: Combination, log: Path, *arguments: str) -> tuple[int, l
     return done.returncode, log.read_bytes()[before:].decode(errors="replace").rstrip().splitlines()
 
 
-def attempt(combination: Combination) -> bool:
+def attempt(combination: Combination, selection: Sequence[Sequence[str]]) -> bool:
     """Try a combination; returns False if tests fail on it. What cannot be had here is no failure."""
     try:
         prepare(combination)
     except NotTried as error:
         print(f"{combination.name}: not tried: {error}", flush=True)
         return True
-    return run(combination)
+    return run(combination, selection)
 
 
-def main(names: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Try the combinations of these names, or all; returns 1 if tests fail on one of them."""
+    names = [argument for argument in arguments if argument != "--quick"]
+    selection = SELECTION if len(names) == len(arguments) else QUICK
     known = {combination.name: combination for combination in combinations()}
     unknown = [name for name in names if name not in known]
     if unknown:
         print(f"there is no {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
         return 2
-    results = [attempt(known[name]) for name in names or known]
+    results = [attempt(known[name], selection) for name in names or known]
     return 0 if all(results) else 1
 
 
