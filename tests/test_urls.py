@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from kombu.transport import TRANSPORT_ALIASES
 
 from celery_realtime import Realtime
 from celery_realtime.exceptions import ImproperlyConfigured
@@ -144,8 +145,13 @@ def test_with_another_backend_the_history_is_at_the_broker(name: str) -> None:
 # -- brokers ----------------------------------------------------------------------------------------------------------
 
 
+#: Up to 5.3, kombu knows it by one name.
+KAFKA = "kafka" if "kafka" in TRANSPORT_ALIASES else "confluentkafka"
+
+
 @pytest.mark.parametrize(
-    "url", ["sqla+sqlite:///b.db", "sqlalchemy+sqlite:///b.db", "sqs://key:secret@", "zookeeper://h", "kafka://h"]
+    "url",
+    ["sqla+sqlite:///b.db", "sqlalchemy+sqlite:///b.db", "sqs://key:secret@", "zookeeper://h", f"{KAFKA}://h"],
 )
 def test_a_broker_without_fan_out_is_refused_with_what_to_set(url: str) -> None:
     for read in (lambda: Realtime(new_app(broker_url=url)), lambda: Realtime(new_app(), url=url)):

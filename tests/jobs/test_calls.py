@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import celery
 import pydantic
 import pytest
 import wrapt
@@ -736,6 +737,10 @@ def once(studio: Studio, tmp_path: Path) -> Studio:
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize(("function", "result"), [(plain, [1]), (by_name, [1, "p"])])
 def test_celery_once_locks_and_lets_go(once: Studio, worker: Worker, function: Any, result: Any, call: Any) -> None:
+    if call is send_task and celery.VERSION < (5, 7):
+        pytest.skip(
+            "up to 5.6, Celery fails a job whose after_return raises, as celery-once's does if nothing is locked"
+        )
     task = once.app.task(function, base=QueueOnce, name=next(names), shared=False)
     call(once, task)
     if call is not send_task:
