@@ -67,6 +67,7 @@ class _Parts:
             lambda: self.settings,
             lambda: self._web.client_manager(write_only=True),
             Road(lambda: self.settings, lambda: self._attached.eager_jobs.are_all).guard,
+            behind=lambda event: self._attached.bridge.running_steps.of(event),  # noqa: PLW0108 - attached after this
         )
         self._keeper = Lazy(lambda: _new_keeper(self, self._attached.results))
         self._web = _WebSide(self)

@@ -13,7 +13,7 @@ from celery_realtime.clocks import time
 from celery_realtime.encoding import legible
 from celery_realtime.events import NEW_RUN, WORKFLOW_EVENT, Execution, Outgoing, is_note, now, stamp
 from celery_realtime.history.keys import Keys, new_epoch
-from celery_realtime.history.leases import Leases
+from celery_realtime.history.leases import Leases, StepsBehind
 from celery_realtime.history.lua import Command, Runner, Script, call
 from celery_realtime.history.places import Places
 from celery_realtime.history.writer import Doubt, Stored, Writer
@@ -111,8 +111,12 @@ class Appender:
         arguments = [new_epoch(), self._limits.ttl, doubt.writer, doubt.write]
         return call(_SETTLE, self._keys.project_and_begun(doubt.project_id), arguments)
 
-    def append(self, events: list[Outgoing]) -> list[list[Outgoing]]:
+    def append(self, events: list[Outgoing], behind: StepsBehind) -> list[list[Outgoing]]:
         """Store events of which it is not known that they are stored, and return what to publish for each.
+
+        Args:
+            events: The events.
+            behind: What waits for the jobs that start.
 
         Raises:
             redis.RedisError: Redis cannot be reached, or refuses all.
@@ -122,7 +126,7 @@ class Appender:
         groups = _by_project((place, event) for place, event in enumerate(events) if place not in stored)
         write = self.writer.begin(events[place] for group in groups.values() for place, _ in group)
         appends = [self._append_command(name, [event for _, event in group], write) for name, group in groups.items()]
-        of_leases, notes_after = self._leases.commands(events)
+        of_leases, notes_after = self._leases.commands(events, behind)
         notes_before = [*of_leases, *self._places.commands(events)]
         replies = self._runner.run_all([*notes_before, *appends, *notes_after])
         start, end = len(notes_before), len(notes_before) + len(appends)

@@ -7,7 +7,7 @@ those of the Redis server, so that the clocks of the hosts do not matter.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -74,6 +74,15 @@ class HeldJob(Job, frozen=True, kw_only=True, omit_defaults=True):
     since: float | None = None
     behind: tuple[Step, ...] = ()
     message: HeldMessage | None = None
+
+
+#: Returns the jobs that the success of the job of an event leads to, as far as this process runs it.
+StepsBehind = Callable[[Outgoing], tuple[Step, ...]]
+
+
+def nothing_behind(_event: Outgoing) -> tuple[Step, ...]:
+    """Return that nothing is known to be behind a job."""
+    return ()
 
 
 class StalledJob(msgspec.Struct, frozen=True):
@@ -271,16 +280,23 @@ class Leases:
 
     # -- what events say of jobs --------------------------------------------------------------------------------
 
-    def commands(self, events: list[Outgoing]) -> tuple[list[Command], list[Command]]:
+    def commands(
+        self, events: list[Outgoing], behind: StepsBehind = nothing_behind
+    ) -> tuple[list[Command], list[Command]]:
         """Return commands that belong to events: some to be run before the events are stored, and some after that.
 
         First which jobs start is noted, as their worker may be killed before it renews its lease; and then which jobs
         run no more, when queued ones expire, and when running ones stall.
+
+        Args:
+            events: What is going to be appended.
+            behind: What waits for those that start.
         """
         before: list[Command] = []
         after: list[Command] = []
         for incarnation, changes in _running_changes(events).items():
-            started = [part for field, event in changes.items() if event for part in (field, _describe_job(event))]
+            starts = [(field, event) for field, event in changes.items() if event is not None]
+            started = [part for field, event in starts for part in (field, _describe_job(event, behind(event)))]
             ended = [field for field, event in changes.items() if event is None]
             keys = self._keys_of(incarnation)
             if started:
@@ -376,7 +392,7 @@ class _Origin(msgspec.Struct):
 _origin = msgspec.json.Decoder(_Origin)
 
 
-def _describe_job(event: Outgoing) -> bytes:
+def _describe_job(event: Outgoing, behind: tuple[Step, ...] = ()) -> bytes:
     """Return the JSON of the job that a status event is about."""
     origin = _origin.decode(event.payload) if event.payload.startswith(b"{") else _Origin()
     return encode(
@@ -388,6 +404,7 @@ def _describe_job(event: Outgoing) -> bytes:
             running=event.rank == _RUNNING_RANK,
             run=event.standing.run or None,
             execution=event.standing.execution,
+            behind=behind,
             **msgspec.structs.asdict(origin),
         )
     )
@@ -419,7 +436,8 @@ def _describe_progress(event: Outgoing) -> bytes:
 def _one_of_each(jobs: list[HeldJob]) -> list[HeldJob]:
     """Return the first description of each attempt of a job: that of the process that runs it comes first.
 
-    What is behind a job is known to its worker's main process alone. The mark of a run is of one project.
+    What is behind a job, its worker's main process knows, and the process that runs it if it has steps at all. The mark
+    of a run is of one project.
     """
     described: dict[tuple[str, str | None, int], HeldJob] = {}
     for job in jobs:

@@ -24,7 +24,7 @@ from celery_realtime.history.brokers import Brokers
 from celery_realtime.history.connection import OUTAGES, RedisConnection
 from celery_realtime.history.ends import Ends
 from celery_realtime.history.keys import Keys, new_epoch
-from celery_realtime.history.leases import Leases
+from celery_realtime.history.leases import Leases, StepsBehind, nothing_behind
 from celery_realtime.history.lua import Command, Runner, Script, call, command
 from celery_realtime.history.marks import Marks
 from celery_realtime.history.places import Places
@@ -105,11 +105,15 @@ class History:
         """
         self._appender.on_workflows_due(observer)
 
-    def append(self, events: list[Outgoing]) -> list[list[Outgoing]] | None:
+    def append(self, events: list[Outgoing], behind: StepsBehind = nothing_behind) -> list[list[Outgoing]] | None:
         """Store events, and return what to publish for each: itself with epoch and offset, and its workflow's update.
 
         There is nothing to publish for an event that is not news: its job has reached a higher attempt, or a higher
         rank in the same one.
+
+        Args:
+            events: The events.
+            behind: Returns, of the start of a job, what its success leads to: that ends if the job is lost.
 
         Returns:
             What to publish, or None when Redis cannot be reached. Some events may have been stored then; appending
@@ -119,7 +123,7 @@ class History:
         with self._appender.writer.lock:
             try:
                 self._appender.settle_doubts(events)
-                appended = self._appender.append(events)
+                appended = self._appender.append(events, behind)
             except OUTAGES as error:
                 self._log.error("cannot store events at %s (they wait, and are tried again): %s", *self._where(error))
                 return None

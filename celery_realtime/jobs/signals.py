@@ -20,6 +20,7 @@ from celery_realtime.jobs.job_reader import JobReader, notes_of
 from celery_realtime.jobs.projects import Projects, take_off
 from celery_realtime.jobs.publishing import Publishing
 from celery_realtime.jobs.received import ReceivedJobs
+from celery_realtime.jobs.running_steps import RunningSteps
 from celery_realtime.jobs.seams import (
     TaskMessage,
     dict_fields,
@@ -46,6 +47,9 @@ class Bridge:
         reader: Reads which job something is about.
         reporter: Reports their statuses.
         departures: Is told which jobs this worker receives.
+
+    Attributes:
+        running_steps: What is behind the jobs that run in this process.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Bridge:
         self._reader = reader
         self._batches = BatchedJobs(reader, reporter, begin=self._begin, report_success=self._report_success)
         self._unreached = UnreachedSteps(projects, self._reporter, received.by_id)
+        self.running_steps = RunningSteps(self._unreached.behind)
         self._publishing = Publishing(
             app, settings, projects=projects, reporter=reporter, unreached=self._unreached, received=received.by_id
         )
@@ -154,6 +159,7 @@ class Bridge:
             notes_of(request).token = self._projects.enter(job.project_id)
         if request.is_eager and job.attempt:
             self._reporter.report(job, "RETRY")  # nothing publishes the retry of a job that runs in its caller
+        self.running_steps.begin(job, request)
         self._begin(job, task)
 
     def _begin(self, job: Job, task: Any = None) -> None:

@@ -12,6 +12,7 @@ from celery_realtime.sending.ledger import Counts
 from celery_realtime.sending.outbox import Outbox
 
 if TYPE_CHECKING:
+    from celery_realtime.history.leases import StepsBehind
     from celery_realtime.history.store import History
 
 
@@ -22,20 +23,26 @@ class HistoryAppender:
         history: Returns the history.
         outbox: Returns the outbox, for looks at workflows whose updates are due later.
         counts: Counts the events that the history knew better as ``stale``.
+        behind: Returns what waits for a job that starts.
     """
 
     def __init__(
-        self, history: Callable[[], History | None], outbox: Callable[[], Outbox[Outgoing]], counts: Counts
+        self,
+        history: Callable[[], History | None],
+        outbox: Callable[[], Outbox[Outgoing]],
+        counts: Counts,
+        behind: StepsBehind,
     ) -> None:
         self._history = history
         self._outbox = outbox
         self._counts = counts
+        self._behind = behind
 
     def append(self, batch: list[Outgoing]) -> list[Outgoing] | None:
         """Append events to the history, and return what to publish for them; None when Redis is away."""
         history = self._history()
         assert history is not None
-        answers = history.append(batch)
+        answers = history.append(batch, self._behind)
         if answers is None:
             return None
         pairs = zip(batch, answers, strict=True)

@@ -30,6 +30,7 @@ from celery_realtime.settings import Settings
 
 if TYPE_CHECKING:
     from celery_realtime.channel.kombu_manager import RealtimeKombuManager
+    from celery_realtime.history.leases import StepsBehind
     from celery_realtime.history.store import History
 
 logger = logging.getLogger(__name__)
@@ -51,10 +52,15 @@ class _Parts:
         settings: Returns the settings; asked when they are first needed.
         connect: Returns a new write-only Kombu manager.
         guard: Drops what cannot arrive anyway.
+        behind: Returns what waits for a job that starts in this process.
     """
 
     def __init__(
-        self, settings: Callable[[], Settings], connect: Callable[[], RealtimeKombuManager], guard: Guard
+        self,
+        settings: Callable[[], Settings],
+        connect: Callable[[], RealtimeKombuManager],
+        guard: Guard,
+        behind: StepsBehind,
     ) -> None:
         self._settings = settings
         self._guard = guard
@@ -64,7 +70,7 @@ class _Parts:
         self._history = Lazy(self._new_history)
         self._filter = Lazy(lambda: EventFilter.for_everybody(settings(), self._counts.add))
         self._counts = Counts()
-        self._appender = HistoryAppender(self._history.get, self._outbox.get, self._counts)
+        self._appender = HistoryAppender(self._history.get, self._outbox.get, self._counts, behind)
         self.connections = Connections()
         self.spools = Spools()
         self._journal = Lazy(lambda: Journal(self.outbox, self.spools, self._pack))
@@ -189,6 +195,7 @@ class SocketIOManager(_Parts):
         settings: Returns the settings; asked when they are first needed.
         connect: Returns a new write-only Kombu manager.
         guard: Drops what cannot arrive anyway.
+        behind: Returns what waits for a job that starts in this process, and ends if that is lost.
 
     Attributes:
         counts: How many events had ``no_project``, were ``filtered`` (``event_filter`` dropped them), ``hidden`` (it
@@ -198,9 +205,14 @@ class SocketIOManager(_Parts):
     """
 
     def __init__(
-        self, settings: Callable[[], Settings], connect: Callable[[], RealtimeKombuManager], guard: Guard = unguarded
+        self,
+        settings: Callable[[], Settings],
+        connect: Callable[[], RealtimeKombuManager],
+        guard: Guard = unguarded,
+        *,
+        behind: StepsBehind = lambda _: (),
     ) -> None:
-        super().__init__(settings, connect, guard)
+        super().__init__(settings, connect, guard, behind)
         self._tracked: BoundedDict[str, str] = BoundedDict(TRACKED_JOBS)
         self._rooms = ClientRooms(lambda: self.publisher, lambda: settings().namespace)
 
