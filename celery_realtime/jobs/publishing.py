@@ -20,6 +20,7 @@ from celery_realtime.jobs.projects import CONTINUED_HEADER, Call, Projects, chec
 from celery_realtime.jobs.seams import follow_groups, read_message
 from celery_realtime.jobs.statuses import StatusReporter
 from celery_realtime.jobs.unreached import UnreachedSteps
+from celery_realtime.sending.standby import publication
 from celery_realtime.settings import Settings
 
 #: Longest time, in seconds, that the message of a retry, or without a history any message, waits for its ``queued``
@@ -83,7 +84,8 @@ class Publishing:
             sending = _Sending()
             token = self._sending.set(sending)
             try:
-                return send_task(name, args, kwargs, *more, **options)
+                with publication():
+                    return send_task(name, args, kwargs, *more, **options)
             except Exception as error:
                 self._retract(sending, error)
                 raise
