@@ -20,16 +20,13 @@ from celery_realtime.sending.hold import Hold
 from celery_realtime.sending.ledger import Ledger
 from celery_realtime.sending.pace import Pace
 from celery_realtime.sending.seams import threads_stand_still
-from celery_realtime.sending.standby import call_after_publication
+from celery_realtime.sending.standby import Standby
 
 logger = logging.getLogger(__name__)
 
 #: Seconds after which a sender without work takes a turn all the same, to be seen by health checks. If nothing waits to
 #: be sent later either, its thread ends, and closes the connections; the next event starts another.
 IDLE_TURN = 20.0
-
-#: Most seconds that a new thread waits for the publication that has started it: a broker may be away for long.
-LONGEST_STANDBY = 1.0
 
 THREAD = "celery-realtime-outbox"
 
@@ -77,8 +74,7 @@ class Sender(Generic[T]):
         self._lock = lock
         self._idle = idle
         self._work = WakeUp()
-        #: Lets a new thread begin.
-        self._beginning = WakeUp()
+        self._standby = Standby()
         self._hold: Hold[Sender[T]] = Hold(self, self._work)
         self._batch_size = batch_size
         self._ledger = ledger
@@ -145,7 +141,7 @@ class Sender(Generic[T]):
         try:
             with self._lock:
                 self._waiting.add(waiting)
-                self._beginning.call()
+                self._standby.cut_short()
                 self._work.call()
             yield
         finally:
@@ -156,11 +152,10 @@ class Sender(Generic[T]):
             logger.warning(
                 "this uWSGI runs no threads outside requests, so events are late or lost: start it with enable-threads"
             )
-        self._beginning = WakeUp()
-        call_after_publication(self._beginning)
+        self._standby = Standby()
         self._thread = threading.Thread(
             target=_send_on,
-            args=(self._hold, self.loop, self._idle_observers, self._beginning),
+            args=(self._hold, self.loop, self._idle_observers, self._standby),
             name=THREAD,
             daemon=True,
         )
@@ -285,12 +280,12 @@ class Sender(Generic[T]):
 
 
 def _send_on(
-    hold: Hold[Sender[Any]], loop: BackgroundLoop, idle_observers: Sequence[Callable[[], None]], beginning: WakeUp
+    hold: Hold[Sender[Any]], loop: BackgroundLoop, idle_observers: Sequence[Callable[[], None]], standby: Standby
 ) -> None:
     """Send whatever comes to a sender, for as long as there is one: while there is nothing, nothing here keeps it."""
     me = threading.current_thread()
     try:
-        beginning.wait(LONGEST_STANDBY)
+        standby.wait()
         while (sender := hold.get()) is not None:
             pause = sender.turn(me)
             del sender

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from celery_realtime.loops import WakeUp
-from celery_realtime.sending import sender
-from celery_realtime.sending.standby import call_after_publication, publication
+from celery_realtime.sending import standby
+from celery_realtime.sending.standby import Standby, publication
 from tests.outboxes import Broker, new_outbox, status
 from tests.waiting import wait_for
 
@@ -18,7 +17,7 @@ FOR_EVER = 600.0
 
 @pytest.fixture(autouse=True)
 def _for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sender, "LONGEST_STANDBY", FOR_EVER)
+    monkeypatch.setattr(standby, "LONGEST_STANDBY", FOR_EVER)
 
 
 @pytest.fixture
@@ -85,7 +84,7 @@ def test_a_publication_in_another_thread_keeps_nothing_waiting(broker: Broker) -
 
 
 def test_one_that_takes_long_is_waited_for_no_longer(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sender, "LONGEST_STANDBY", 0.01)
+    monkeypatch.setattr(standby, "LONGEST_STANDBY", 0.01)
     outbox = new_outbox(broker.publish)
     with publication():
         outbox.put(status("queued"))
@@ -93,11 +92,13 @@ def test_one_that_takes_long_is_waited_for_no_longer(broker: Broker, monkeypatch
 
 
 def test_a_publication_inside_another_ends_by_itself() -> None:
-    inner, outer = WakeUp(), WakeUp()
     with publication():
-        call_after_publication(outer)
+        outer, is_over = Standby(), threading.Event()
+        thread = threading.Thread(target=lambda: (outer.wait(), is_over.set()), daemon=True)
+        thread.start()
         with publication():
-            call_after_publication(inner)
-        assert inner.wait(60)
-        assert not outer.wait(0)
-    assert outer.wait(60)
+            inner = Standby()
+        inner.wait()
+        assert not is_over.is_set()
+    assert is_over.wait(60)
+    thread.join(60)
