@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib
 import itertools
 import os
 import sys
@@ -29,9 +30,10 @@ class Gate:
     """
 
     def __init__(self) -> None:
-        self._start_over()
+        self.start_over()
 
-    def _start_over(self) -> None:
+    def start_over(self) -> None:
+        """Forget who is inside, in the child of a fork."""
         self._changed = threading.Condition()  # a signal's handler may fork too: the lock is a reentrant one
         self._inside: dict[int, int] = {}
         self._forks = 0
@@ -39,7 +41,7 @@ class Gate:
     def guard(self) -> None:
         """Have all forks of this process, by whomever, wait for the threads inside."""
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(before=self.close, after_in_parent=self.open, after_in_child=self._start_over)
+            os.register_at_fork(before=self.close, after_in_parent=self.open, after_in_child=self.start_over)
 
     def close(self) -> None:
         """Let nobody in, and wait until the others have left, at most for :data:`LONGEST_WAIT`."""
@@ -175,3 +177,38 @@ talking.guard()
 before_forks, after_forks = Hooks(), Hooks()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=before_forks.call_newest_first, after_in_child=after_forks.call)
+
+
+def follow_uwsgi() -> None:
+    """Learn of the forks of uWSGI, which imports an application and then forks its workers, and does not tell Python.
+
+    Python's own hooks run there only with uWSGI's option ``py-call-osafterfork``. ``uwsgi.post_fork_hook`` is called in
+    each worker, in one that was not forked too. ``uwsgidecorators`` replaces it when it is imported, which fails in a
+    uWSGI without a master; its list is used where it can be. All of that is documented; seen in uWSGI 2.0.26 and
+    2.0.31. Without it, an application that publishes while it is imported loses all events of its workers.
+    """
+    uwsgi: Any = sys.modules.get("uwsgi")
+    if uwsgi is None:
+        return
+    pid = os.getpid()
+
+    def begin_anew() -> None:
+        if os.getpid() != pid:
+            talking.start_over()
+            after_forks.call()
+
+    if getattr(uwsgi, "masterpid", int)():
+        with contextlib.suppress(ImportError):
+            importlib.import_module("uwsgidecorators").postfork(begin_anew)
+            return
+    others = getattr(uwsgi, "post_fork_hook", None)
+
+    def call_all() -> None:
+        begin_anew()
+        if others is not None:
+            others()
+
+    uwsgi.post_fork_hook = call_all
+
+
+follow_uwsgi()

@@ -7,12 +7,15 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 from celery_realtime import forks
 from celery_realtime.forks import Gate, Hooks
 from tests.waiting import wait_for
+
+ROOT = Path(__file__).parents[1]
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
@@ -170,3 +173,46 @@ child.join()
 def test_objects_are_called_at_the_exit_of_their_own_process_while_they_live() -> None:
     done = subprocess.run([sys.executable, "-c", EXITING], capture_output=True, text=True, timeout=240, check=False)
     assert (done.stdout, done.stderr) == ("of a child\nlives\n", "")
+
+
+#: A process in which the module that uWSGI alone has is a stand-in, and a fork that Python does not learn of.
+UNDER_UWSGI = """
+import ctypes, os, sys, types
+
+uwsgi = types.ModuleType("uwsgi")
+uwsgi.version, uwsgi.opt, uwsgi.masterpid = b"2.0.31", {}, lambda: int(sys.argv[1] != "no master")
+others = []
+uwsgi.post_fork_hook = lambda: others.append("called")
+sys.modules["uwsgi"] = uwsgi
+if sys.argv[1] == "decorators":
+    decorators = types.ModuleType("uwsgidecorators")
+    def postfork(function):
+        uwsgi.post_fork_hook = lambda: (others.append("called"), function())
+    decorators.postfork = postfork
+    sys.modules["uwsgidecorators"] = decorators
+
+from tests.outboxes import custom, new_outbox
+
+sent = []
+outbox = new_outbox(lambda events: sent.extend(events) or len(events))
+outbox.put(custom("before"))
+assert outbox.flush(60)
+uwsgi.post_fork_hook()
+assert (len(sent), others) == (1, ["called"]), "a worker that was not forked has begun anew"
+outbox.put(custom("before too"))
+assert outbox.flush(60)
+pid = ctypes.PyDLL(None).fork()
+if not pid:
+    uwsgi.post_fork_hook()
+    outbox.put(custom("in the child"))
+    os._exit(0 if outbox.flush(60) and others == ["called", "called"] and len(sent) == 3 else 9)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks as uWSGI does")
+@pytest.mark.parametrize("kind", ["no master", "master", "decorators"])
+def test_a_worker_of_uwsgi_begins_anew_though_python_knows_nothing_of_its_fork(kind: str) -> None:
+    command = [sys.executable, "-c", UNDER_UWSGI, kind]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
