@@ -16,7 +16,7 @@ from celery_realtime.events import Execution, Job
 from celery_realtime.jobs.celery_tasks import is_celerys_own
 from celery_realtime.jobs.lineage import continued_execution_of, lineage_of, note_origin, task_of
 from celery_realtime.jobs.projects import Call, Projects, call_of_request
-from celery_realtime.jobs.seams import TaskMessage, is_redelivered, outer_request, request_fields
+from celery_realtime.jobs.seams import TaskMessage, is_redelivered, note_arguments, outer_request, request_fields
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.random_words import RandomWords
 
@@ -142,6 +142,11 @@ class JobReader:
                 self._here.reset(token)
             except ValueError:  # it ended in another context than it began in
                 self._here.set(None)
+
+    def on_prerun(self, task: Any = None, args: Any = None, kwargs: Any = None, **_: Any) -> None:
+        """Note with which arguments a job came, before its application may change them: ``task_prerun``."""
+        if task.app is self._app:
+            note_arguments(task.request, args, kwargs)
 
     def begin(self, task: Any) -> Job:
         """Return the job that a task begins to run, with this execution of it, and note it on its request."""

@@ -15,7 +15,7 @@ from celery import Celery
 from celery_realtime.jobs.arguments import answers_of
 from celery_realtime.jobs.canvas import HEADER
 from celery_realtime.jobs.celery_tasks import is_celerys_own
-from celery_realtime.jobs.seams import follow_commits, request_fields, task_of_request
+from celery_realtime.jobs.seams import arguments_of, follow_commits, request_fields, task_of_request
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.rooms import normalise_project_id
 from celery_realtime.settings import Settings
@@ -50,7 +50,7 @@ def call_of_request(request: Any) -> Call:
     Args:
         request: A worker's ``Request`` or a task's ``Context``.
     """
-    return Call(task_of_request(request), request.id, request_fields(request), request.args, request.kwargs)
+    return Call(task_of_request(request), request.id, request_fields(request), *arguments_of(request))
 
 
 class _Deferring:

@@ -149,6 +149,35 @@ def embed_of_request(request: Any) -> Mapping[str, Any]:
     return vars(request) if isinstance(request, Context) else request._payload[2] or {}
 
 
+def connect_first(signal: Any, receiver: Callable[..., None], uid: str) -> None:
+    """Connect a receiver to a signal of Celery's, and have it called before those that there are.
+
+    ``Signal.receivers`` is a list of keys and receivers, in the order of their calls; the key begins with the
+    ``dispatch_uid``. Seen in Celery 5.4 and 5.7. Without it, a receiver of an application's that came first may have
+    changed the arguments of a task, and the project among them, when they are read.
+    """
+    signal.connect(receiver, dispatch_uid=uid)
+    receivers = getattr(signal, "receivers", None)
+    if isinstance(receivers, list) and receivers and receivers[-1][0][0] == uid:
+        receivers.insert(0, receivers.pop())
+
+
+def note_arguments(request: Any, args: Any, kwargs: Any) -> None:
+    """Note on the ``Context`` of a job with which arguments it came; see :func:`arguments_of`."""
+    request.realtime_arguments = tuple(args or ()), dict(kwargs or {})
+
+
+def arguments_of(request: Any) -> tuple[Any, Any]:
+    """Return the arguments of a job, as they came where that has been noted.
+
+    The dict that a running task's ``Context`` has is the one that the task is called with: receivers of
+    ``task_prerun`` and ``before_start`` may change it. ``Context`` takes attributes of others. Seen in Celery 5.7.
+    Without it, a worker's main process and its child may disagree about a job's project.
+    """
+    noted: tuple[Any, Any] | None = vars(request).get("realtime_arguments")
+    return (request.args, request.kwargs) if noted is None else noted
+
+
 def note_behind(request: Any, steps: tuple[Any, ...]) -> None:
     """Note on a worker's request what runs after its job; see :func:`noted_behind`."""
     if steps:

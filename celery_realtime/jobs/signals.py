@@ -23,6 +23,7 @@ from celery_realtime.jobs.received import ReceivedJobs
 from celery_realtime.jobs.running_steps import RunningSteps
 from celery_realtime.jobs.seams import (
     TaskMessage,
+    connect_first,
     dict_fields,
     is_prefork_child,
     note_behind,
@@ -91,6 +92,7 @@ class Bridge:
         for signal, receiver in self._receivers().items():
             # The id keeps two apps apart: Celery up to 5.6 takes two instances' methods for one receiver.
             signal.connect(receiver, dispatch_uid=f"celery_realtime.{id(self)}.{signal.name}")
+        connect_first(signals.task_prerun, self._reader.on_prerun, f"celery_realtime.{id(self)}.arguments")
 
     def _receivers(self) -> dict[Any, Callable[..., None]]:
         return {
