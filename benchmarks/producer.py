@@ -118,10 +118,12 @@ def main(kind: str, count: int) -> None:
     publish()
     first = time.perf_counter() - began
     settle()
-    cpu = time.process_time()
+    cpu, own = time.process_time(), time.thread_time()
     later = KINDS[kind](count)
+    own = time.thread_time() - own
     settle()
-    print(json.dumps({"first": first, "later": later, "cpu": (time.process_time() - cpu) / count}))
+    cpu = time.process_time() - cpu
+    print(json.dumps({"first": first, "later": later, "thread": own / count, "cpu": cpu / count}))
     with app.connection_for_write() as connection:
         connection.default_channel.queue_purge("benchmarks")
 

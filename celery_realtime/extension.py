@@ -388,9 +388,7 @@ class _CelerySide:
     """
 
     def __init__(self, app: Celery, realtime: _Parts, original: _CelerySide | None = None) -> None:
-        def settings() -> Settings:
-            return realtime.settings
-
+        settings = realtime._settings.get  # asked several times by each publication
         manager = realtime.manager
         self.app = app
         self.projects: Projects = (

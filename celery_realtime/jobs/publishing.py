@@ -23,9 +23,10 @@ from celery_realtime.jobs.unreached import UnreachedSteps
 from celery_realtime.sending.standby import publication
 from celery_realtime.settings import Settings
 
-#: Longest time, in seconds, that the message of a retry, or without a history any message, waits for its ``queued``
-#: event to leave: an idle worker's ``running`` would otherwise come first. It is mostly a fifth of a millisecond, and
-#: nothing while the broker is away. With a history, the worker that starts a job reports its publication too.
+#: Longest time, in seconds, that the message of a retry waits for its ``queued`` event to leave: an idle worker's
+#: ``running`` would otherwise come first, and the reason of the retry would be no news. It is mostly a fifth of a
+#: millisecond, and nothing while the broker is away. Of other messages only those wait whose reports nobody puts in
+#: order: the worker that starts a job reports its publication too.
 OVERTAKING = 0.25
 
 
@@ -91,6 +92,8 @@ class Publishing:
                 raise
             finally:
                 self._sending.reset(token)
+                if sending.queued is not None:
+                    self._reporter.let_leave()
 
         self._app.send_task = watched
 
@@ -112,7 +115,8 @@ class Publishing:
         job = self._write(sender, publication)
         if self._report(job, publication):
             sending.queued = job, publication
-        if job.attempt or publication.continues_running or not self._reporter.has_history:
+        if job.attempt or publication.continues_running or not self._reporter.is_ordered:
+            self._reporter.let_leave()
             self._reporter.wait_until_sent(job, OVERTAKING)
 
     def _running_request(self) -> Any:
@@ -138,7 +142,8 @@ class Publishing:
         """Return the project of the job that publishes, or that has ended in this worker and leads to the job."""
         running = publication.running
         if running is None:
-            parent = self._received(str(publication.message.fields.get("parent_id")))
+            parent_id = publication.message.fields.get("parent_id")
+            parent = None if parent_id is None else self._received(str(parent_id))
             return None if parent is None else parent.project_id
         job = notes_of(running).job
         is_noted = job is not None and job.job_id == running.id and job.project_id is not None
@@ -159,7 +164,7 @@ class Publishing:
         if publication.continues_attempt:
             return False
         if job.attempt == 0:
-            self._reporter.report(job, "PENDING", expires_at=_epoch_seconds(publication.message.fields.get("expires")))
+            self._reporter.report_queued(job, _epoch_seconds(publication.message.fields.get("expires")))
             return True
         self._reporter.report(job, "RETRY", error=_retry_error(publication.running))
         return False

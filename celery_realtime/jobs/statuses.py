@@ -10,7 +10,7 @@ import msgspec
 from celery_realtime import events
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.clocks import time
-from celery_realtime.events import RANK_OF_STATUS, TERMINAL_RANK, Job
+from celery_realtime.events import RANK_OF_STATUS, TERMINAL_RANK, Job, Outgoing
 from celery_realtime.jobs.celery_tasks import is_celerys_own
 from celery_realtime.jobs.incarnation import Incarnation
 from celery_realtime.jobs.lineage import published_at
@@ -127,6 +127,23 @@ class StatusReporter:
         """Call ``observer`` with each job that ends in this process, before its end is reported."""
         self._end_observers.append(observer)
 
+    def report_queued(self, job: Job, expires_at: float | None) -> None:
+        """Report that a job is published; :meth:`let_leave` is called when its message is out.
+
+        Args:
+            job: The job.
+            expires_at: When it expires if it has not started by then, in seconds since the epoch.
+        """
+        if self._gate.admit(job, RANK_OF_STATUS["queued"]) and self._manager is not None:
+            outgoing = self._encoded(self._manager, job, "PENDING", expires_at, {}, incarnation="")
+            if outgoing is not None:
+                self._manager.put(outgoing, quietly=True)
+
+    def let_leave(self) -> None:
+        """Let what :meth:`report_queued` has reported be sent."""
+        if self._manager is not None:
+            self._manager.wake()
+
     def report(self, job: Job, state: str, *, expires_at: float | None = None, gate: str = "", **details: Any) -> None:
         """Report that a job has come to a Celery state, unless that is no news.
 
@@ -161,13 +178,13 @@ class StatusReporter:
     def report_publication(self, job: Job) -> None:
         """Report, from a worker that starts a job, that it was published lately.
 
-        Its publisher does not wait for its own report, and the worker may be quicker. Of the two, the history takes the
-        first and drops the other. Without a history nobody would, so there the publisher waits.
+        Its publisher does not wait for its own report, and the worker may be quicker. Of the two, the history, or a web
+        server without one, takes the first and drops the other. Where nobody would, the publisher waits.
 
         Args:
             job: The job, in its first attempt.
         """
-        if job.run is None or not self.has_history:
+        if job.run is None or not self.is_ordered:
             return
         published = published_at(job.run)
         if abs(time.time() * 1000 - published) < FRESH * 1000:
@@ -191,6 +208,15 @@ class StatusReporter:
         """Whether a history decides which report is news, and in which order."""
         return self._settings().history_url is not None
 
+    @property
+    def is_ordered(self) -> bool:
+        """Whether somebody drops a report that comes behind a newer one: a history, or else the web servers.
+
+        Those that read python-socketio's own messages may have its own manager, which passes on what comes.
+        """
+        settings = self._settings()
+        return settings.history_url is not None or settings.wire != "stock"
+
     def _put(
         self,
         manager: SocketIOManager,
@@ -202,17 +228,31 @@ class StatusReporter:
         gate: str = "",
         incarnation: str | None = None,
     ) -> None:
+        outgoing = self._encoded(manager, job, state, expires_at, details, gate=gate, incarnation=incarnation)
+        if outgoing is not None:
+            manager.put(outgoing)
+
+    def _encoded(
+        self,
+        manager: SocketIOManager,
+        job: Job,
+        state: str,
+        expires_at: float | None,
+        details: dict[str, Any],
+        *,
+        gate: str = "",
+        incarnation: str | None = None,
+    ) -> Outgoing | None:
+        """Return a status as it is sent; None of a job that nobody sees, which is counted."""
         if job.project_id is None:
             if not is_celerys_own(job.task):
                 manager.count_without_project(job)
-            return
+            return None
         stall_after = job.stall_after if state == "STARTED" else None
         change = events.status_change(job, state, **details)
         if incarnation is None:
             incarnation = "" if state == "PENDING" else self._incarnation.id  # no worker has it yet
-        manager.put(
-            events.outgoing_status(change, expires_at, stall_after, gate=gate, incarnation=incarnation, job=job)
-        )
+        return events.outgoing_status(change, expires_at, stall_after, gate=gate, incarnation=incarnation, job=job)
 
     @property
     def incarnation(self) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Generic, Protocol, TypeVar
 
 from celery_realtime.clocks import time
+from celery_realtime.events import RANK_OF_STATUS
 from celery_realtime.sending.ledger import Ledger
 
 #: Whose something is: a project, and the id of a job there. Jobs of several projects may have one id.
@@ -45,6 +46,8 @@ class Item(OfJob, Protocol):
 
 
 T = TypeVar("T", bound=Item)
+
+QUEUED = RANK_OF_STATUS["queued"]
 
 #: Items and their keys, which grow in the order in which the items came.
 Batch = list[tuple[int, T]]
@@ -155,8 +158,10 @@ class EventQueue(Generic[T]):
         self._passed: dict[int, None] = {}
         #: By job, the key of its newest status.
         self._statuses: dict[Owner, int] = {}
-        #: How many of the entries are no progress.
+        #: How many of the entries are neither progress nor say that a job is queued.
         self.urgent = 0
+        #: How many say that a job is queued.
+        self.queued = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -170,6 +175,11 @@ class EventQueue(Generic[T]):
     def next_due(self) -> float:
         """When the next held-back progress is due, of :func:`time.monotonic`; infinity for never."""
         return self._held.next_due
+
+    @property
+    def has_first(self) -> bool:
+        """Whether something has come of a kind that did not wait, and for which one rests for another time."""
+        return self.urgent == 1 or (not self.urgent and self.queued == 1)
 
     def has_status(self, job: Owner) -> bool:
         """Return whether a status of a job waits."""
@@ -194,8 +204,14 @@ class EventQueue(Generic[T]):
             self._put_status(item, owner_of(item))
         else:
             self._append(item)
-        self.urgent += 1
+        self._count(item, 1)
         return True
+
+    def _count(self, item: T, change: int) -> None:
+        if item.rank == QUEUED:
+            self.queued += change
+        else:
+            self.urgent += change
 
     def _put_progress(self, item: T, job: Owner, due: float) -> bool:
         latest = self._latest.get(job)
@@ -287,7 +303,7 @@ class EventQueue(Generic[T]):
         item = self._entries.pop(key)
         job = owner_of(item)
         if not item.progress:
-            self.urgent -= 1
+            self._count(item, -1)
             if item.rank is not None and self._statuses.get(job) == key:
                 del self._statuses[job]
         elif self._latest.get(job) == key:
@@ -309,7 +325,7 @@ class EventQueue(Generic[T]):
         """Return what takes the place of an item that was not sent: itself, newer progress, or nothing."""
         job = owner_of(item)
         if not item.progress:
-            self.urgent += 1
+            self._count(item, 1)
             if item.rank is not None:
                 self._statuses.setdefault(job, key)  # a newer one has been put, or put back, before
             return item

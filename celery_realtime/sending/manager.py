@@ -223,16 +223,21 @@ class SocketIOManager(_Parts):
 
     # -- events -------------------------------------------------------------------------------------------------
 
-    def put(self, event: Outgoing, due: float = 0.0) -> None:
+    def put(self, event: Outgoing, due: float = 0.0, *, quietly: bool = False) -> None:
         """Put an encoded event into the outbox; returns at once.
 
         Args:
             event: The event.
             due: For progress, the :func:`time.monotonic` time before which it is held back.
+            quietly: Whether the thread that sends is left alone until :meth:`wake`.
         """
         allowed = self._filtered(event) if self._settings().enabled else None
         if allowed is not None:
-            self.outbox.put(allowed, due)
+            self.outbox.put(allowed, due, quietly=quietly)
+
+    def wake(self) -> None:
+        """Let the thread that sends look at what was put quietly."""
+        self.outbox.wake()
 
     def put_status(self, change: StatusChange) -> None:
         """Put a job's new status into the outbox."""

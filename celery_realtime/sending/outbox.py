@@ -140,17 +140,28 @@ class Outbox(Generic[T]):
 
     # -- putting ------------------------------------------------------------------------------------------------
 
-    def put(self, event: T, due: float = 0.0) -> None:
+    def put(self, event: T, due: float = 0.0, *, quietly: bool = False) -> None:
         """Accept an event; never blocks, never raises for want of a broker or of room.
 
         Args:
             event: The event.
             due: For progress, the :func:`time.monotonic` time before which it is held back, or what it replaces was.
+            quietly: Whether the thread that sends is left alone until :meth:`wake`, so that what the caller does
+                meanwhile does not wait for the interpreter. It may send the event before.
         """
         if self._is_finalizing():
             return  # no thread runs any more, and one that was stopped may hold the lock
         with self._lock:
-            self._wake(self._queue.put(event, due))
+            is_news = self._queue.put(event, due)
+            if not quietly:
+                self._wake(is_news)
+
+    def wake(self) -> None:
+        """Let the thread that sends look at what was put quietly."""
+        if self._is_finalizing():
+            return
+        with self._lock:
+            self._wake(bool(self._queue))
 
     def put_all(self, events: Iterable[T]) -> None:
         """Accept events that leave together, as :meth:`put` does one."""

@@ -14,6 +14,11 @@ LONGEST_REST = 0.05
 #: How many times as long as sending the rest after it is, both in time of the processor.
 REST_SHARE = 19.0
 
+#: The same while nothing waits but reports that jobs were published: whoever publishes many jobs in a row waits for the
+#: interpreter while another thread sends. A worker that starts such a job earlier reports its publication itself.
+LONGEST_REST_OF_QUEUED = 0.2
+REST_SHARE_OF_QUEUED = 99.0
+
 
 class Pace:
     """The rests between batches, and the pauses after failures. Not locked.
@@ -29,7 +34,7 @@ class Pace:
         self._linger = linger
         self._backoff = backoff
         self._slow_start = slow_start
-        self._rests_until = self._lingers_until = 0.0
+        self._rests_until = self._lingers_until = self._queued_until = 0.0
         self._paused_until = 0.0
         self._is_failing = False
 
@@ -38,10 +43,22 @@ class Pace:
         if self._linger:
             rest = min(max(self._linger, REST_SHARE * busy), LONGEST_REST)
             self._rests_until, self._lingers_until = clock + rest, clock + max(self._linger, rest)
+            self._queued_until = clock + max(rest, min(REST_SHARE_OF_QUEUED * busy, LONGEST_REST_OF_QUEUED))
 
-    def rest_left(self, clock: float, *, urgent: bool) -> float:
-        """Return the seconds that are left to rest; fewer if anything but progress waits."""
-        return (self._rests_until if urgent else self._lingers_until) - clock
+    def rest_left(self, clock: float, *, urgent: bool, queued: bool = False, progress: bool = True) -> float:
+        """Return the seconds that are left to rest, which depend on what waits.
+
+        Args:
+            clock: Now.
+            urgent: Whether something waits that is neither progress nor says that a job is queued.
+            queued: Whether something waits that says that a job is queued.
+            progress: Whether progress waits.
+        """
+        if urgent:
+            return self._rests_until - clock
+        if not queued:
+            return self._lingers_until - clock
+        return (min(self._lingers_until, self._queued_until) if progress else self._queued_until) - clock
 
     @property
     def batch_size(self) -> int:

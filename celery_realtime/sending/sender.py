@@ -131,7 +131,7 @@ class Sender(Generic[T]):
         self._hold.kept = self
         if self._thread is None or self._backlog.is_sending:
             self.ensure()
-        if is_news and (not self._is_resting or self._queue.urgent == 1 or len(self._queue) >= self._batch_size):
+        if is_news and (not self._is_resting or self._queue.has_first or len(self._queue) >= self._batch_size):
             self._work.call()
 
     @contextlib.contextmanager
@@ -252,7 +252,9 @@ class Sender(Generic[T]):
             return self._queue.next_due - clock
         if self._waiting or len(self._queue) >= self._batch_size:
             return 0.0
-        return self._pace.rest_left(clock, urgent=self._queue.urgent > 0)
+        urgent, queued = self._queue.urgent, self._queue.queued
+        progress = len(self._queue) > urgent + queued
+        return self._pace.rest_left(clock, urgent=urgent > 0, queued=queued > 0, progress=progress)
 
     def _send_batch(self, batch: Batch[T]) -> None:
         done: int | None = None

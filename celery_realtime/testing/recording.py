@@ -26,9 +26,12 @@ class RecordingOutbox(Outbox[Outgoing]):
         super().__init__(len, queue_size=1, batch_size=1, linger=0.0, flush_timeout=0.0)
         self._record = record
 
-    def put(self, event: Outgoing, due: float = 0.0) -> None:  # noqa: ARG002 - nothing is held back
+    def put(self, event: Outgoing, due: float = 0.0, *, quietly: bool = False) -> None:  # noqa: ARG002 - at once
         """Hand an event over, progress that would be held back too."""
         self._record(event)
+
+    def wake(self) -> None:
+        """Do nothing: nothing waits."""
 
     def put_all(self, events: Iterable[Outgoing]) -> None:
         """Hand events over, in order."""

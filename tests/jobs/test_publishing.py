@@ -10,6 +10,7 @@ from kombu.exceptions import EncodeError
 
 from celery_realtime.jobs.projects import Call
 from tests.recording import Studio, new_app
+from tests.waiting import wait_for
 
 HEADERS = {"project_id": "p"}
 
@@ -41,6 +42,23 @@ def test_the_project_is_written_into_the_message(studio: Studio) -> None:
     finally:
         signals.after_task_publish.disconnect(look)
     assert published[0]["project_id"] == "around"
+
+
+def test_the_thread_that_sends_is_left_alone_until_the_message_is_out(studio: Studio) -> None:
+    waiting: list[tuple[int, int]] = []
+
+    def look(**_: Any) -> None:
+        outbox = studio.realtime.manager.outbox
+        waiting.append((outbox.size, len(outbox.loops)))
+
+    signals.after_task_publish.connect(look)
+    try:
+        studio.app.send_task("add", headers=HEADERS, task_id="job")
+    finally:
+        signals.after_task_publish.disconnect(look)
+    assert waiting == [(1, 0)]
+    wait_for(lambda: studio.wire.outgoing)  # without a flush
+    assert studio.told() == ["PENDING"]
 
 
 def test_when_it_expires_is_noted(studio: Studio) -> None:

@@ -157,7 +157,7 @@ def test_a_job_without_project_is_counted() -> None:
 
 def published(seconds_ago: float, **settings: Any) -> list[str]:
     """Return the states that a worker reports of a job's publication, so long after it."""
-    studio = Studio(history_url=settings.get("history_url", "redis://127.0.0.1:1/0"))
+    studio = Studio(**{"history_url": "redis://127.0.0.1:1/0", **settings})
     reporter = StatusReporter(Incarnation(), lambda: studio.realtime.settings)
     recorded: list[str] = []
     manager: Any = SimpleNamespace(put=lambda outgoing: recorded.append(json.loads(outgoing.payload)["state"]))
@@ -177,8 +177,13 @@ def test_of_a_publication_long_ago_its_publisher_has_reported() -> None:
     assert published(60.0) == ["STARTED"]
 
 
-def test_without_a_history_only_the_publisher_reports_a_publication() -> None:
-    assert published(0.1, history_url=None) == ["STARTED"]
+def test_without_a_history_web_servers_drop_the_second_of_two_reports() -> None:
+    assert published(0.1, history_url=None) == ["PENDING", "STARTED"]
+
+
+def test_where_nobody_drops_what_is_older_only_the_publisher_reports_a_publication() -> None:
+    assert published(0.1, history_url=None, wire="stock") == ["STARTED"]
+    assert published(0.1, wire="stock") == ["PENDING", "STARTED"]
 
 
 def test_a_job_without_a_mark_was_published_by_somebody_who_reports_nothing() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from celery_realtime.backoff import Backoff
-from celery_realtime.sending.pace import LONGEST_REST, REST_SHARE, Pace
+from celery_realtime.sending.pace import LONGEST_REST, LONGEST_REST_OF_QUEUED, REST_SHARE, REST_SHARE_OF_QUEUED, Pace
 from celery_realtime.sending.slow_start import FIRST, LONGEST_SPREAD, SlowStart
 
 
@@ -69,3 +69,21 @@ def test_after_an_outage_a_small_batch_comes_first_and_a_pause_before_the_rest()
     returning.succeeded(102.0, 102.001, 0)
     assert returning.batch_size == 100
     assert returning.pause_left(102.001) <= 0
+
+
+def test_what_only_says_that_jobs_are_queued_rests_longest() -> None:
+    resting = pace()
+    resting.rest(100.0, 0.001)
+    assert resting.rest_left(100.0, urgent=False, queued=True, progress=False) == pytest.approx(
+        REST_SHARE_OF_QUEUED * 0.001
+    )
+    assert resting.rest_left(100.0, urgent=True, queued=True) == pytest.approx(REST_SHARE * 0.001)
+    resting.rest(200.0, 1.0)
+    assert resting.rest_left(200.0, urgent=False, queued=True, progress=False) == pytest.approx(LONGEST_REST_OF_QUEUED)
+
+
+def test_what_says_that_a_job_is_queued_does_not_wait_as_progress_does() -> None:
+    resting = pace(60.0)
+    resting.rest(100.0, 0.0001)
+    assert resting.rest_left(100.0, urgent=False, queued=True) < 1
+    assert resting.rest_left(100.0, urgent=False) == pytest.approx(60.0)
