@@ -177,9 +177,9 @@ class EventQueue(Generic[T]):
         return self._held.next_due
 
     @property
-    def has_first(self) -> bool:
-        """Whether something has come of a kind that did not wait, and for which one rests for another time."""
-        return self.urgent == 1 or (not self.urgent and self.queued == 1)
+    def urgency(self) -> int:
+        """How soon what waits is to leave: 2 if something is urgent, 1 if a job is said to be queued, else 0."""
+        return 2 if self.urgent else 1 if self.queued else 0
 
     def has_status(self, job: Owner) -> bool:
         """Return whether a status of a job waits."""

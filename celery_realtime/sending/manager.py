@@ -237,7 +237,9 @@ class SocketIOManager(_Parts):
 
     def wake(self) -> None:
         """Let the thread that sends look at what was put quietly."""
-        self.outbox.wake()
+        outbox = self._outbox.peek()
+        if outbox is not None:
+            outbox.wake()
 
     def put_status(self, change: StatusChange) -> None:
         """Put a job's new status into the outbox."""

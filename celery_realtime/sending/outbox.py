@@ -161,7 +161,8 @@ class Outbox(Generic[T]):
         if self._is_finalizing():
             return
         with self._lock:
-            self._wake(bool(self._queue))
+            if self._queue:
+                self._wake(is_news=True)
 
     def put_all(self, events: Iterable[T]) -> None:
         """Accept events that leave together, as :meth:`put` does one."""

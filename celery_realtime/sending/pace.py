@@ -16,7 +16,7 @@ REST_SHARE = 19.0
 
 #: The same while nothing waits but reports that jobs were published: whoever publishes many jobs in a row waits for the
 #: interpreter while another thread sends. A worker that starts such a job earlier reports its publication itself.
-LONGEST_REST_OF_QUEUED = 0.2
+LONGEST_REST_OF_QUEUED = 0.1
 REST_SHARE_OF_QUEUED = 99.0
 
 

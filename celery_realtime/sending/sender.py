@@ -87,6 +87,8 @@ class Sender(Generic[T]):
         self._idle_at: float | None = None
         #: Whether it will look at what comes soon enough by itself.
         self._is_resting = False
+        #: The urgency of what it rests for.
+        self._urgency = 0
         #: One for each thread that waits for something to be sent.
         self._waiting: set[object] = set()
         self._idle_observers: Sequence[Callable[[], None]] = ()
@@ -131,8 +133,13 @@ class Sender(Generic[T]):
         self._hold.kept = self
         if self._thread is None or self._backlog.is_sending:
             self.ensure()
-        if is_news and (not self._is_resting or self._queue.has_first or len(self._queue) >= self._batch_size):
+        if is_news and (not self._is_resting or self._is_rest_too_long):
             self._work.call()
+
+    @property
+    def _is_rest_too_long(self) -> bool:
+        """Whether something waits that is more urgent than what the thread rests for, or as much as fits in a batch."""
+        return self._queue.urgency > self._urgency or len(self._queue) >= self._batch_size
 
     @contextlib.contextmanager
     def expediting(self) -> Iterator[None]:
@@ -245,6 +252,7 @@ class Sender(Generic[T]):
         clock = time.monotonic()
         self._queue.release_due(clock)
         pause = self._pace.pause_left(clock)
+        self._urgency = self._queue.urgency
         self._is_resting = pause > 0 or len(self._queue) > 0
         if pause > 0:
             return pause

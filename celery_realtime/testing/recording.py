@@ -30,9 +30,6 @@ class RecordingOutbox(Outbox[Outgoing]):
         """Hand an event over, progress that would be held back too."""
         self._record(event)
 
-    def wake(self) -> None:
-        """Do nothing: nothing waits."""
-
     def put_all(self, events: Iterable[Outgoing]) -> None:
         """Hand events over, in order."""
         for event in events:

@@ -61,6 +61,12 @@ def test_the_thread_that_sends_is_left_alone_until_the_message_is_out(studio: St
     assert studio.told() == ["PENDING"]
 
 
+def test_what_nobody_sees_starts_no_thread(studio: Studio) -> None:
+    studio.app.send_task("add")
+    assert studio.realtime.manager.counts["no_project"] == 1
+    assert studio.realtime.manager.loops == []
+
+
 def test_when_it_expires_is_noted(studio: Studio) -> None:
     # In a message of protocol 1, Celery up to 5.4 takes no text.
     studio.app.send_task("add", headers=HEADERS, expires=datetime(2031, 2, 3, 4, 5, 6, tzinfo=timezone.utc))

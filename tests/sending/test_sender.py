@@ -65,6 +65,29 @@ def test_what_is_no_progress_hardly_waits(make: Make, broker: Broker) -> None:
     wait_for(lambda: broker.taken == ["a", "b", "c"])
 
 
+def test_what_is_put_quietly_waits_for_a_call_and_then_does_not_rest_as_progress_does(
+    make: Make, broker: Broker
+) -> None:
+    outbox = make(linger=600.0)
+    outbox.wake()
+    outbox.put(status("1", "j1", rank=0), quietly=True)
+    assert outbox.loops == []
+    outbox.wake()
+    wait_for(lambda: broker.taken == ["1"])
+    outbox.put(progress("2", "j2"))
+    outbox.put(status("3", "j3", rank=0), quietly=True)
+    outbox.put(status("4", "j4", rank=0), quietly=True)
+    outbox.wake()
+    wait_for(lambda: broker.taken == ["1", "2", "3", "4"])
+
+
+def test_what_was_put_quietly_and_never_called_for_is_flushed(make: Make, broker: Broker) -> None:
+    outbox = make()
+    outbox.put(status("1", "j1", rank=0), quietly=True)
+    assert outbox.flush(60)
+    assert broker.taken == ["1"]
+
+
 def test_waiting_for_an_event_to_leave_sends_it_at_once(make: Make, broker: Broker) -> None:
     outbox = make(linger=60.0)
     for name in ("a", "b", "c"):
