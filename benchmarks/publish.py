@@ -75,6 +75,7 @@ def _kind(stage: Stage, broker: Broker, kind: Kind, count: int, goal: Goal) -> I
     yield _figure(f"apply_async, {kind.what}{where}", broker.name, stock, ours, "later", goal)
     if kind.name == "script" and goal is NEAR:
         yield _figure("CPU of a process for each job that it publishes", broker.name, stock, ours, "cpu", None)
+        yield _figure("CPU of the thread that publishes, for each job", broker.name, stock, ours, "thread", None)
 
 
 def _figure(

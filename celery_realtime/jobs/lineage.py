@@ -137,6 +137,7 @@ class Publication:
         message: The message.
         running: That request.
         behind: What the message carries along: ``chain``, ``chord`` and ``callbacks``.
+        continues_running: Whether the running job lives on in it, as a retry or replacement, or in a later step of it.
     """
 
     def __init__(self, task: str, message: TaskMessage, headers: MutableMapping[str, Any], running: Any) -> None:
@@ -145,14 +146,10 @@ class Publication:
         self._group = group_of(task, message.args, message.fields)
         self._headers = headers
         self.running = running
+        #: What the message of the running job carried; nothing outside a job.
+        self._fields: Mapping[str, Any] = {} if running is None else request_fields(running)
+        self.continues_running = running is not None and (self.is_running or leads_to(self.behind, running.id))
         self._carried: dict[str, Any] = {}
-
-    @property
-    def continues_running(self) -> bool:
-        """Whether the running job lives on in it, as a retry or replacement, or in a later step of it."""
-        if self.running is None:
-            return False
-        return self.is_running or leads_to(self.behind, self.running.id)
 
     @property
     def is_running(self) -> bool:
@@ -165,7 +162,7 @@ class Publication:
         job_id = self.message.job_id
         if self.running is None or job_id is None or self.running.id != job_id:
             return False
-        return attempt_of(job_id, self.message.fields) <= attempt_of(job_id, request_fields(self.running))
+        return attempt_of(job_id, self.message.fields) <= attempt_of(job_id, self._fields)
 
     @property
     def retries_running(self) -> bool:
@@ -187,7 +184,7 @@ class Publication:
         at the attempt that was replaced: Celery counts from 0 again. Of a group that starts a workflow, Celery makes
         each member a root.
         """
-        fields = {} if self.running is None else request_fields(self.running)
+        fields = self._fields
         if self.continues_running:
             self._continue(fields)
         elif is_celerys_own(fields.get("task")):
@@ -235,13 +232,13 @@ class Publication:
         """Return the run that the message is of; None of a retry of a job that has no mark itself."""
         job_id = self.message.job_id
         if self.running is not None and self.running.id == job_id:
-            return lineage_of(self.running.id, request_fields(self.running)).run
+            return lineage_of(self.running.id, self._fields).run
         return continued_run_of(job_id, self.message.fields) or new_run()
 
     def _root(self) -> str | None:
         fields = self.message.fields
         if self.running is not None:
-            return lineage_of(self.running.id, request_fields(self.running)).root_id
+            return lineage_of(self.running.id, self._fields).root_id
         root = fields.get(ROOT_HEADER) or fields.get("root_id")
         is_its_own = root in (None, self.message.job_id)
         return (published_group() or self._group or root) if is_its_own else root
