@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 import msgspec
@@ -89,7 +90,9 @@ class Append:
 
 def event(rank: str, payload: str, **more: Any) -> list[Any]:
     """Return the description of an event, and its payload."""
-    kind = {"0": "queued", "B": "queued", "1": "running", "2": "done", **dict.fromkeys("LSENU", "failed")}.get(rank, "")
+    kind = {"0": "queued", "B": "queued", "1": "running", "2": "done", **dict.fromkeys("LSENUD", "failed")}.get(
+        rank, ""
+    )
     fields = {"job": "job", "attempt": 0, "percent": 0, "incarnation": "-", "kind": kind, "root": "-"}
     fields |= {"run": "-", "execution": "-", "age": 0, "redelivered": False}
     assert more.keys() <= fields.keys()
@@ -805,3 +808,62 @@ def test_a_start_that_fails_while_the_next_one_runs_does_not_end_the_job_and_one
 def test_a_death_replaces_what_a_reaper_has_said(append: Append) -> None:
     append(event("1", "r", age=9000, **KILLED), event("L", "lost", incarnation="i1"))
     assert append(failed("D", "killed", incarnation="i1", age=8000))[1] == [3]
+
+
+#: The ages (ms) of starts, far apart: what is decided must not depend on how long this test takes.
+STARTS = {"-": 0, "x1": 300_000, "x2": 200_000, "x3": 100_000}
+
+
+def random_event(rng: random.Random, number: int) -> list[Any]:
+    """Return an event of one of three jobs: mostly progress, and mostly of the same start."""
+    job, attempt, run, execution = rng.choice("abc"), 0, RUN, "x1"
+    if rng.random() < 0.2:
+        attempt, run, execution = rng.choice([0, 1]), rng.choice(["-", RUN, LATER_RUN]), rng.choice(list(STARTS))
+    return event(
+        rng.choice("02LSEUNDc" if rng.random() < 0.1 else "1psppppppp"),
+        f"{number}" if rng.random() < 0.6 else "the same",
+        job=job,
+        attempt=attempt,
+        percent=rng.choice([0, 33.5, number, 50]),
+        incarnation=rng.choice(["-", "i1", "i1", "i2"]),
+        root=rng.choice(["-", job, job, "a", "root"]),
+        run=run,
+        execution=execution,
+        age=STARTS[execution],
+    )
+
+
+def outcome(append: Append, *writes: list[list[Any]]) -> dict[str, Any]:
+    """Store writes in an empty history, and return what has come of them but for times and offsets."""
+    append.redis.flushdb()
+    answers = [offset > 0 for write in writes for offset in append(*write)[1]]
+    stored: Any = append.redis.xrange(NAMES["events"])
+    jobs: Any = append.redis.hgetall(NAMES["jobs"])
+    words = {job.decode(): append.entry(job.decode()) for job in jobs}
+    return {
+        **append.state(),
+        "events": [(fields[b"p"], b"n" in fields) for _, fields in stored if fields[b"e"] != b"agent_workflow"],
+        "answers": answers,
+        "jobs": {job: [*entry[:3], *entry[5:11], entry[12] != "0", *entry[13:]] for job, entry in words.items()},
+        "live": append.redis.zrange(NAMES["live"], 0, -1),
+    }
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_it_makes_no_difference_in_how_many_writes_events_come(append: Append, seed: int) -> None:
+    rng = random.Random(seed)
+    events = [random_event(rng, number) for number in range(40)]
+    singly = outcome(append, *([one] for one in events))
+    assert outcome(append, events) == singly
+    assert outcome(append, *(events[start : start + 7] for start in range(0, len(events), 7))) == singly
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_further_progress_is_stored_as_any_progress_is(append: Append, seed: int) -> None:
+    rng = random.Random(seed)
+    events = [random_event(rng, number) for number in range(40)]
+    singly = outcome(append, *([one] for one in events))
+    # What changes nothing, and has the job's entry parsed: then the short way is not taken.
+    parsed = outcome(append, *([event("H", "-", job=one[1], attempt=99), one] for one in events))
+    assert list(parsed.pop("answers")[1::2]) == singly.pop("answers")
+    assert parsed == singly

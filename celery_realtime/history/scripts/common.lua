@@ -23,8 +23,9 @@ local was_taken_from = {}
 -- Whether a key may have been emptied, and made anew, in this call: then it does not expire yet.
 common.may_be_new = false
 
-function common.add(key, score, member)
-  redis.call('ZADD', key, score, member)
+-- Add members, each behind its score.
+function common.add(key, ...)
+  redis.call('ZADD', key, ...)
   if was_taken_from[key] then common.may_be_new = true end
 end
 
