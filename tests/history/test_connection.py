@@ -331,3 +331,16 @@ def test_a_client_is_lent_to_those_who_want_the_same_data(given: dict[str, Any],
     lender = connect("redis://h/2")
     assert lender.client_at(given) is (lender.client if is_there else None)
     assert connect(f"{SENTINELS}?master_name=m").client_at({"db": 3}) is None
+
+
+@pytest.mark.long
+def test_hiredis_is_used_where_it_is_installed(redis_url: str) -> None:
+    pytest.importorskip("hiredis", reason="needs: pip install hiredis")
+    history = History(redis_url, "hiredis", size=1000, ttl=60)
+    for number in range(200):
+        append(history, status("STARTED", job=f"job-{number}"))
+    snapshot = history.read("p", history.read("p").epoch, 0)
+    assert (snapshot.offset, snapshot.jobs_total, len(snapshot.jobs), len(snapshot.events)) == (200, 200, 200, 200)
+    reader = history.connection.client.connection_pool.get_connection(*TAKING)
+    assert "hiredis" in type(reader._parser).__name__.lower()
+    history.close()
