@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
-from benchmarks.figures import Figure, alternate
+from benchmarks.figures import Figure, Goal, alternate
 from benchmarks.speech import MESSAGE, job, outgoing, realtime
 from benchmarks.stage import Stage
 from celery_realtime.events import Outgoing, outgoing_status, status_change
@@ -22,6 +22,9 @@ JOBS = 100
 MANY_JOBS = 100000
 KEPT = 1000
 
+NO_SLOWER_THAN = Goal(1.5)
+MOST_MEMORY = Goal(700, is_ratio=False)
+
 
 def measure(stage: Stage) -> Iterator[Figure]:
     """Compare with the bare commands of Redis that move the same bytes and decide nothing."""
@@ -30,7 +33,7 @@ def measure(stage: Stage) -> Iterator[Figure]:
     assert history is not None
     with redis.Redis.from_url(url) as client:
         for size in (1, 100):
-            yield _append(stage, history, client, size)
+            yield from _append(stage, history, client, size)
         for jobs in (10, 100, 1000):
             yield _read(stage, history, client, jobs)
         for missed in (10, 100, 1000):
@@ -41,7 +44,7 @@ def measure(stage: Stage) -> Iterator[Figure]:
     history.close()
 
 
-def _append(stage: Stage, history: History, client: redis.Redis, size: int) -> Figure:
+def _append(stage: Stage, history: History, client: redis.Redis, size: int) -> Iterator[Figure]:
     count = stage.count(200) * size if size > 1 else stage.count(2000)
     numbers = itertools.count()
 
@@ -49,19 +52,37 @@ def _append(stage: Stage, history: History, client: redis.Redis, size: int) -> F
         told = (outgoing(number % JOBS, f"{MESSAGE} {number}") for number in itertools.islice(numbers, count))
         return [list(batch) for batch in iter(lambda: tuple(itertools.islice(told, size)), ())]
 
-    ours, stock = alternate(
+    rounds = alternate(
         stage.rounds,
-        lambda: _time(history.append, events()) / count,
-        lambda: _time(lambda batch: _add(client, batch), events()) / count,
+        lambda: _costs(client, history.append, events(), count),
+        lambda: _costs(client, lambda batch: _add(client, batch), events(), count),
     )
-    return Figure(ROW, f"store progress, {size} at a time; stock: XADD", "redis", "s", stock, ours)
+    what = f"store progress, {size} at a time"
+    for name, goal in (
+        ("", NO_SLOWER_THAN if size > 1 else None),
+        (": CPU of both sides", None),
+        (": CPU of Redis", None),
+    ):
+        ours, stock = ([costs.pop(0) for costs in side] for side in rounds)
+        yield Figure(ROW, f"{what}{name}; stock: XADD", "redis", "s", stock, ours, goal)
 
 
-def _time(store: Callable[[list[Outgoing]], Any], batches: list[list[Outgoing]]) -> float:
-    started = time.perf_counter()
+def _costs(
+    client: redis.Redis, store: Callable[[list[Outgoing]], Any], batches: list[list[Outgoing]], count: int
+) -> list[float]:
+    """Return what storing an event takes: the time, the processor time of both sides, and that of Redis."""
+    started, of_redis, of_client = time.perf_counter(), _cpu(client), time.process_time()
     for batch in batches:
         assert store(batch)
-    return time.perf_counter() - started
+    of_client, took = time.process_time() - of_client, time.perf_counter() - started
+    of_redis = _cpu(client) - of_redis
+    return [took / count, (of_client + of_redis) / count, of_redis / count]
+
+
+def _cpu(client: redis.Redis) -> float:
+    """Return the processor time that a Redis has used, in seconds."""
+    spent: Any = client.info("cpu")
+    return float(spent["used_cpu_user"] + spent["used_cpu_sys"])
 
 
 def _add(client: redis.Redis, batch: list[Outgoing], key: str = "bare") -> object:
@@ -92,7 +113,9 @@ def _read(stage: Stage, history: History, client: redis.Redis, jobs: int) -> Fig
     ours, stock = alternate(
         stage.rounds, lambda: mean(lambda: history.read(project).jobs), lambda: mean(lambda: client.hgetall(key))
     )
-    return Figure(ROW, f"snapshot of {jobs:,} jobs; stock: HGETALL of the same hash", "redis", "s", stock, ours)
+    return Figure(
+        ROW, f"snapshot of {jobs:,} jobs; stock: HGETALL of the same hash", "redis", "s", stock, ours, NO_SLOWER_THAN
+    )
 
 
 def _recover(stage: Stage, history: History, client: redis.Redis, missed: int) -> Figure:
@@ -117,7 +140,9 @@ def _recover(stage: Stage, history: History, client: redis.Redis, missed: int) -
         lambda: mean(lambda: history.read(project, epoch, 0, 0).events),
         lambda: mean(lambda: client.xrange(key)),
     )
-    return Figure(ROW, f"recover {missed:,} missed events; stock: XRANGE of the same", "redis", "s", stock, ours)
+    return Figure(
+        ROW, f"recover {missed:,} missed events; stock: XRANGE of the same", "redis", "s", stock, ours, NO_SLOWER_THAN
+    )
 
 
 def _memory_of_events(history: History, client: redis.Redis) -> Figure:
@@ -135,7 +160,10 @@ def _memory(history: History, client: redis.Redis, jobs: int) -> Figure:
     project = f"kept-{jobs}"
     _fill(history, project, jobs)
     size = sum(client.memory_usage(key, samples=0) or 0 for key in _keys(client, project))
-    return Figure(ROW, f"memory of a project with {jobs:,} running jobs, per job", "redis", "B", (), (size / jobs,))
+    goal = MOST_MEMORY if jobs == MANY_JOBS else None
+    return Figure(
+        ROW, f"memory of a project with {jobs:,} running jobs, per job", "redis", "B", (), (size / jobs,), goal
+    )
 
 
 def _fill(history: History, project: str, jobs: int) -> None:
