@@ -207,8 +207,8 @@ def _rank(event: Outgoing) -> str:
 def _describe(event: Outgoing) -> list[Any]:
     """Return what append.lua has to know of an event beside its payload; see ``describe`` there."""
     standing, root = event.standing, event.standing.root_id
-    # The first line of a job's entry is separated by blanks: a root with blanks would be several words.
-    root = root if root and root.split() == [root] else "-"
+    # The first line of a job's entry is separated by blanks: a root with blanks would be several words. "=" is taken.
+    root = root if root and root.split() == [root] and root != "=" else "-"
     return [
         *(event.event, event.job_id or "", event.attempt, _rank(event), standing.percent),
         *(_word(standing.incarnation), standing.kind, root, _word(standing.run), *_start(standing.execution)),

@@ -27,6 +27,9 @@ _RUNNING = {"event": "status_change", "status": "running", "state": "STARTED", "
 #: Where the run stands in the first line of a job's entry, which common.lua describes.
 _RUN_PLACE = 9
 
+#: What JSON begins with in place of its first members.
+_SHORT = b"~"
+
 #: The counts of a workflow, in the order in which append.lua stores them.
 _COUNTS = ("total", "queued", "running", "done", "failed", "share", "progress", "updated")
 
@@ -58,9 +61,10 @@ class Snapshot(msgspec.Struct, frozen=True):
     @classmethod
     def of_reply(cls, project_id: str, reply: list[Any]) -> Snapshot:
         """Return what the reply of ``read.lua`` says of a project; entries that cannot be read are left out."""
-        epoch, offset, is_complete, entries, job_entries, jobs_total, flows = reply
+        epoch, offset, is_complete, entries, job_entries, jobs_total, flows, ids = reply
         word = epoch.decode(errors="replace")
-        jobs = [decode_job(entry) for entry in reversed(job_entries) if entry]
+        described = zip(reversed(ids), reversed(job_entries), strict=True)
+        jobs = [decode_job(entry, name.decode(errors="replace"), project_id) for name, entry in described if entry]
         events = _decode_all_events(entries, word)
         return cls(
             epoch=word,
@@ -74,11 +78,12 @@ class Snapshot(msgspec.Struct, frozen=True):
         )
 
 
-def decode_job(entry: bytes) -> dict[str, Any] | None:
+def decode_job(entry: bytes, job_id: str, project_id: str) -> dict[str, Any] | None:
     """Return the job of an entry: its latest status with its progress; None if the entry cannot be read."""
+    names = {"job_id": job_id, "project_id": project_id}
     try:
         _, status_json, progress_json = entry.split(b"\n", 2)
-        status, progress = _object.decode(status_json or b"{}"), _object.decode(progress_json or b"{}")
+        status, progress = _whole(status_json, names), _whole(progress_json, names)
     except UNREADABLE:
         return None
     status = status or {**progress, **_RUNNING}
@@ -87,6 +92,13 @@ def decode_job(entry: bytes) -> dict[str, Any] | None:
     status.setdefault("status", None)  # an event filter may have removed it, and all readers ask for it
     reached = {name: progress.get(name) for name in PROGRESS_FIELDS}
     return {**status, **reached, "stalled": status.get("status") == "running" and bool(progress.get("stalled"))}
+
+
+def _whole(stored: bytes, names: dict[str, str]) -> dict[str, Any]:
+    """Return the object of JSON of which append.lua may have left out the beginning."""
+    if not stored.startswith(_SHORT):
+        return _object.decode(stored or b"{}")
+    return {"event": "status_change", **names, **_object.decode(b"{" + stored[len(_SHORT) :])}
 
 
 def decode_run(entry: bytes) -> str | None:

@@ -242,7 +242,7 @@ class History:
             redis.RedisError: Redis cannot be reached.
         """
         entry: Any = self._runner.client.hget(self.keys.project(project_id)[2], legible(job_id))
-        return (None, None) if entry is None else (decode_job(entry), decode_run(entry))
+        return (None, None) if entry is None else (decode_job(entry, legible(job_id), project_id), decode_run(entry))
 
     # -- the connection -----------------------------------------------------------------------------------------
 

@@ -819,9 +819,14 @@ def random_event(rng: random.Random, number: int) -> list[Any]:
     job, attempt, run, execution = rng.choice("abc"), 0, RUN, "x1"
     if rng.random() < 0.2:
         attempt, run, execution = rng.choice([0, 1]), rng.choice(["-", RUN, LATER_RUN]), rng.choice(list(STARTS))
+    rank = rng.choice("02LSEUNDc" if rng.random() < 0.1 else "1psppppppp")
+    payload = f"{number}" if rng.random() < 0.6 else "the same"
+    if rng.random() < 0.5:
+        name = "progress_update" if rank in "ps" else "status_change"
+        payload = f'{{"event":"{name}","job_id":"{job}","project_id":"p","said":"{payload}"}}'
     return event(
-        rng.choice("02LSEUNDc" if rng.random() < 0.1 else "1psppppppp"),
-        f"{number}" if rng.random() < 0.6 else "the same",
+        rank,
+        payload,
         job=job,
         attempt=attempt,
         percent=rng.choice([0, 33.5, number, 50]),
@@ -849,7 +854,7 @@ def outcome(append: Append, *writes: list[list[Any]]) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(10))
 def test_it_makes_no_difference_in_how_many_writes_events_come(append: Append, seed: int) -> None:
     rng = random.Random(seed)
     events = [random_event(rng, number) for number in range(40)]
@@ -858,7 +863,7 @@ def test_it_makes_no_difference_in_how_many_writes_events_come(append: Append, s
     assert outcome(append, *(events[start : start + 7] for start in range(0, len(events), 7))) == singly
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(10))
 def test_further_progress_is_stored_as_any_progress_is(append: Append, seed: int) -> None:
     rng = random.Random(seed)
     events = [random_event(rng, number) for number in range(40)]

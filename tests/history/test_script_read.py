@@ -41,9 +41,18 @@ def read(redis_url: str) -> Read:
 
 
 def test_the_live_jobs_come_first_and_of_each_kind_the_latest(read: Read) -> None:
-    assert read() == [b"e", 5, 0, [], [b"LIVE2", b"LIVE1", b"ENDED"], 3, [b"root", b"counts"]]
+    assert read() == [
+        b"e",
+        5,
+        0,
+        [],
+        [b"LIVE2", b"LIVE1", b"ENDED"],
+        3,
+        [b"root", b"counts"],
+        [b"live2", b"live1", b"ended"],
+    ]
     assert read(max_jobs=1)[4:6] == [[b"LIVE2"], 3]
-    assert read(max_jobs=0)[4:] == [[], 0, []]
+    assert read(max_jobs=0)[4:] == [[], 0, [], []]
     assert read(max_bytes=9)[4] == [b"LIVE2"]
     assert read(max_ended=0)[4:6] == [[b"LIVE2", b"LIVE1"], 2]
 
@@ -78,12 +87,12 @@ def test_a_hole_in_what_was_missed_is_noticed(read: Read) -> None:
 
 def test_a_project_that_has_not_begun_is_empty_and_nothing_is_written(read: Read) -> None:
     read.redis.flushall()
-    assert read(("e", 3)) == [b"new", 0, 0, [], [], 0, []]
+    assert read(("e", 3)) == [b"new", 0, 0, [], [], 0, [], []]
     assert read.redis.dbsize() == 0
     read.redis.hset(BEGUN, "id", "a")
     epoch = read()[0]
     assert len(epoch) == 8
-    assert read((epoch.decode(), 0)) == [epoch, 0, 1, [], [], 0, []]
+    assert read((epoch.decode(), 0)) == [epoch, 0, 1, [], [], 0, [], []]
     assert read.redis.dbsize() == 1
 
 
@@ -104,13 +113,13 @@ def test_a_project_of_which_a_part_was_lost_goes_on_in_a_new_epoch(read: Read, k
     read.redis.hset(JOBS, mapping=entries)
     read.redis.hset(FLOWS, mapping={"root": "3 0 1 2 0 200 66 0", "old root": "2 0 0 2 0 200 100 0"})
     read.redis.delete(key)
-    epoch, offset, is_complete, missed, jobs, total, flows = read(("e", 3))
+    epoch, offset, is_complete, missed, jobs, total, flows, ids = read(("e", 3))
     assert (epoch, offset, is_complete, missed) == (b"new", 5, 0, [])
     if key != JOBS:
         assert [job.split(b"\n")[1] for job in jobs[:2]] == [b"LIVE2", b"LIVE1"]
         assert total == 4
         assert len(flows) == (0 if key == FLOWS else 4)
-    assert read(("new", 5)) == [b"new", 5, 1, [], jobs, total, flows]
+    assert read(("new", 5)) == [b"new", 5, 1, [], jobs, total, flows, ids]
 
 
 def test_nothing_else_is_written(read: Read) -> None:

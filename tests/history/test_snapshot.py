@@ -16,6 +16,10 @@ REACHED = {"progress": 40, "message": "at 40", "current": None, "total": None}
 NOTHING_REACHED = dict.fromkeys(REACHED)
 
 
+def decode(stored: bytes) -> dict[str, Any] | None:
+    return decode_job(stored, "one", "p")
+
+
 def entry(status: Any, progress: Any) -> bytes:
     parts = [b"" if part is None else json.dumps(part).encode() for part in (status, progress)]
     return HEAD + b"\n".join(parts)
@@ -24,16 +28,31 @@ def entry(status: Any, progress: Any) -> bytes:
 def snapshot(
     events: list[Any] | None = None, jobs: list[Any] | None = None, flows: list[bytes] | None = None, complete: int = 1
 ) -> Snapshot:
-    return Snapshot.of_reply("p", [b"epoch", 7, complete, events or [], jobs or [], len(jobs or []), flows or []])
+    return Snapshot.of_reply(
+        "p", [b"epoch", 7, complete, events or [], jobs or [], len(jobs or []), flows or [], [b"one"] * len(jobs or [])]
+    )
 
 
 def test_a_job_is_its_latest_status_with_its_progress() -> None:
-    assert decode_job(entry(STATUS, PROGRESS)) == {**STATUS, **REACHED, "stalled": False}
-    assert decode_job(entry(STATUS, None)) == {**STATUS, **NOTHING_REACHED, "stalled": False}
+    assert decode(entry(STATUS, PROGRESS)) == {**STATUS, **REACHED, "stalled": False}
+    assert decode(entry(STATUS, None)) == {**STATUS, **NOTHING_REACHED, "stalled": False}
+
+
+def test_json_is_whole_again_of_which_the_beginning_was_left_out() -> None:
+    short = HEAD + b'~"status":"running","timestamp":"2"}\n~"progress":40,"message":"at 40","timestamp":"3"}'
+    names = {"event": "status_change", "job_id": "one", "project_id": "p"}
+    assert decode(short) == {**names, "status": "running", "timestamp": "2", **REACHED, "stalled": False}
+    begun = decode(HEAD + b"\n" + short.rpartition(b"\n")[2])
+    assert begun is not None
+    assert {name: begun[name] for name in (*names, "progress", "timestamp")} == {
+        **names,
+        "progress": 40,
+        "timestamp": "3",
+    }
 
 
 def test_a_job_of_which_only_progress_is_known_is_running() -> None:
-    job = decode_job(entry(None, PROGRESS))
+    job = decode(entry(None, PROGRESS))
     assert job is not None
     assert (job["event"], job["status"], job["state"], job["result"]) == ("status_change", "running", "STARTED", None)
     assert job["progress"] == 40
@@ -41,21 +60,21 @@ def test_a_job_of_which_only_progress_is_known_is_running() -> None:
 
 def test_a_job_is_stalled_only_while_it_runs() -> None:
     stalled = {**PROGRESS, "stalled": True}
-    running, ended = decode_job(entry(STATUS, stalled)), decode_job(entry({**STATUS, "status": "success"}, stalled))
+    running, ended = decode(entry(STATUS, stalled)), decode(entry({**STATUS, "status": "success"}, stalled))
     assert running is not None
     assert ended is not None
     assert (running["stalled"], ended["stalled"]) == (True, False)
 
 
 def test_a_job_whose_status_a_filter_has_removed_has_the_member_all_the_same() -> None:
-    job = decode_job(entry({"job_id": "one"}, None))
+    job = decode(entry({"job_id": "one"}, None))
     assert job is not None
     assert job["status"] is None
 
 
 @pytest.mark.parametrize("junk", [b"", b"x", HEAD, HEAD + b"[]\n", HEAD + b"{\n{}", entry({"job_id": 5}, None)])
 def test_an_entry_that_cannot_be_read_is_none(junk: bytes) -> None:
-    assert decode_job(junk) is None
+    assert decode(junk) is None
     assert [job["job_id"] for job in snapshot(jobs=[junk, entry(STATUS, None), None]).jobs] == ["one"]
 
 

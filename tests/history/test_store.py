@@ -539,3 +539,16 @@ def test_after_a_loss_a_workflow_counts_what_has_been_reported_since_and_goes_do
         seen += [[(flow["total"], flow["running"], flow["done"]) for flow in after.workflows]]
 
     assert seen == [[], [(2, 2, 0)], [(2, 1, 1)], [(2, 0, 2)]]
+
+
+def test_what_all_events_of_a_job_begin_with_is_not_stored_with_its_state(history: History) -> None:
+    for job in ("one", 'a "quoted" one', "caf\u00e9/2"):
+        append(history, status("STARTED", job=job, root_id=job), progress(40, job=job, root_id=job))
+        stored: Any = history.connection.client.hget(history.keys.project("p")[2], job)
+        assert b"project_id" not in stored or "/" in job
+        state, told = history.job("p", job), [event["data"] for event in history.recent("p")]
+        assert state is not None
+        of_status, of_progress = ({k: v for k, v in data.items() if k not in ("epoch", "offset")} for data in told[-2:])
+        reached = {name: of_progress[name] for name in ("progress", "message", "current", "total")}
+        assert state == {**of_status, **reached, "stalled": False}
+        assert state in history.read("p").jobs

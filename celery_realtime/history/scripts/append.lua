@@ -244,11 +244,31 @@ local function read_entries(described)
   end)
 end
 
+-- What nearly all JSON of a job begins with is no part of its entry: with it a job would take a third more memory.
+local STATUS, UPDATE = 'status_change', 'progress_update'
+local SHORT = '~'
+
+local function beginning(event, job)
+  return '{"event":"' .. event .. '","job_id":' .. cjson.encode(job) .. ',"project_id":' .. project_id .. ','
+end
+
+local function shorten(json, event, job)
+  local start = beginning(event, job)
+  return string.sub(json, 1, #start) == start and SHORT .. string.sub(json, #start + 1) or json
+end
+
+local function lengthen(stored, event, job)
+  return string.sub(stored, 1, 1) == SHORT and beginning(event, job) .. string.sub(stored, 2) or stored
+end
+
 local function read_job(job)
   if states[job] then return states[job] end
   if entries[job] == nil then entries[job] = redis.call('HGET', keys.jobs, job) end
-  states[job] = entries[job] and common.parse_job(entries[job]) or nil
-  return states[job]
+  local state = entries[job] and common.parse_job(job, entries[job])
+  if not state then return nil end
+  state.status, state.progress = lengthen(state.status, STATUS, job), lengthen(state.progress, UPDATE, job)
+  states[job] = state
+  return state
 end
 
 local function write_job(job, state)
@@ -265,18 +285,19 @@ local function take_out(key, job)
   common.take(key, job)
 end
 
-local function format_job(state)
+local function format_job(job, state)
   return state.attempt .. ' ' .. state.rank .. ' ' .. state.percent .. ' ' .. state.status_at .. ' '
     .. state.progress_at .. ' ' .. state.incarnation .. state.former .. ' ' .. state.kind .. ' ' .. state.share .. ' '
-    .. state.root .. ' ' .. state.run .. ' ' .. state.execution .. ' ' .. state.started .. ' ' .. state.ended .. '\n'
-    .. state.status .. '\n' .. state.progress
+    .. (state.root == job and '=' or state.root) .. ' ' .. state.run .. ' ' .. state.execution .. ' '
+    .. state.started .. ' ' .. state.ended .. '\n' .. shorten(state.status, STATUS, job) .. '\n'
+    .. shorten(state.progress, UPDATE, job)
 end
 
 local function write_entries()
   local fields = {}
   for job in pairs(changed) do
     fields[#fields + 1] = job
-    fields[#fields + 1] = states[job] and format_job(states[job]) or entries[job]
+    fields[#fields + 1] = states[job] and format_job(job, states[job]) or entries[job]
   end
   in_chunks(fields, function(...) redis.call('HSET', keys.jobs, ...) end)
   for key, scores in pairs(filed) do
@@ -711,15 +732,16 @@ local function append_further_progress(event)
   if not entry or states[event.job] then return nil end
   local attempt, percent, status_at, worker, share, root, start, started = string.match(entry, RUNNING_ENTRY)
   if tonumber(attempt or '') ~= event.attempt or start ~= event.run .. ' ' .. event.execution then return nil end
-  if event.percent < tonumber(percent) or root ~= '-' and (root ~= event.job or are_flows_stored()) then return nil end
+  if event.percent < tonumber(percent) or root ~= '-' and (root ~= '=' or are_flows_stored()) then return nil end
   local status_end = string.find(entry, '\n', string.find(entry, '\n', 1, true) + 1, true)
-  if not status_end or string.sub(entry, status_end + 1) == event.payload then return nil end
+  local progress = shorten(event.payload, UPDATE, event.job)
+  if not status_end or string.sub(entry, status_end + 1) == progress then return nil end
   local at = store(event.name, event.payload)
   if event.execution == '-' then started = event.started end
   if event.percent > tonumber(share) then share = event.percent end
   entries[event.job] = attempt .. ' 1 ' .. event.percent .. ' ' .. status_at .. ' ' .. at .. ' ' .. worker .. ' '
     .. share .. ' ' .. root .. ' ' .. start .. ' ' .. started .. ' 0'
-    .. string.sub(entry, string.find(entry, '\n', 1, true), status_end) .. event.payload
+    .. string.sub(entry, string.find(entry, '\n', 1, true), status_end) .. progress
   changed[event.job] = true
   file(keys.live, at, event.job)
   return at

@@ -38,12 +38,13 @@ end
 -- An entry has three lines: "attempt rank percent status-offset progress-offset incarnation kind share root run
 -- execution started ended", the latest status, the latest progress (JSON, or empty). Of a job that is gone only the
 -- first line is left. Behind the incarnation stand those that have had the attempt before, with commas before them.
--- `ended` is the time (ms) of the end, 0 for none; for the rest see append.lua.
+-- `ended` is the time (ms) of the end, 0 for none; for the rest see append.lua. A root `=` is the job itself. Of JSON
+-- that begins as all of the job's does, `~` stands for that: the name, the job's id and the project; see append.lua.
 local HEAD = '^(%S+) ([012LEBD]) (%S+) (%d+) (%d+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%d+) (%d+)'
 local KINDS = {queued = true, running = true, done = true, failed = true}
 
--- Return what an entry says; nil if it cannot be read: it must not keep out all that comes after it.
-function common.parse_job(entry)
+-- Return what the entry of a job says; nil if it cannot be read: it must not keep out all that comes after it.
+function common.parse_job(job, entry)
   local attempt, rank, percent, status_at, progress_at, incarnation, kind, share, root, run, execution, started, ended =
     string.match(entry, HEAD)
   attempt, percent, share = tonumber(attempt), tonumber(percent), tonumber(share)
@@ -57,7 +58,8 @@ function common.parse_job(entry)
   return {
     attempt = attempt, rank = rank, percent = percent, status_at = tonumber(status_at),
     progress_at = tonumber(progress_at), incarnation = incarnation, former = former, kind = kind, share = share,
-    root = root, run = run, execution = execution, started = tonumber(started), ended = tonumber(ended),
+    root = root == '=' and job or root, run = run, execution = execution, started = tonumber(started),
+    ended = tonumber(ended),
     status = status, progress = progress, is_gone = status == '' and progress == '',
   }
 end
@@ -180,7 +182,7 @@ local function restore(keys, now)
     redis.call('DEL', keys.live, keys.ended, keys.gone)
     local stored, states = redis.call('HGETALL', keys.jobs), {}
     for place = 1, #stored, 2 do
-      local job, state = stored[place], common.parse_job(stored[place + 1])
+      local job, state = stored[place], common.parse_job(stored[place], stored[place + 1])
       if state then
         states[job] = state
         file_job(job, state)

@@ -16,7 +16,8 @@
 --   9 max_bytes     number: most bytes of job entries, and most bytes of payloads
 --
 -- Returns {epoch, offset, whether the events are complete (1 or 0), events (stream entries), entries of jobs (those
--- that have not ended first, and of each kind the latest first), number of jobs, workflows (root id and counts, ...)}.
+-- that have not ended first, and of each kind the latest first), number of jobs, workflows (root id and counts, ...),
+-- ids of the jobs}.
 
 -- include: common
 
@@ -62,15 +63,16 @@ local function shown_ids()
 end
 
 local function read_jobs()
-  local entries, room, ids = {}, max_bytes, shown_ids()
+  local entries, shown, room, ids = {}, {}, max_bytes, shown_ids()
   for start = 1, #ids, 100 do
     for _, entry in ipairs(redis.call('HMGET', keys.jobs, unpack(ids, start, math.min(start + 99, #ids)))) do
       room = room - (entry and #entry or 0)
-      if room < 0 then return entries end
+      if room < 0 then return entries, shown end
       entries[#entries + 1] = entry
+      shown[#shown + 1] = ids[#entries]
     end
   end
-  return entries
+  return entries, shown
 end
 
 local function count_jobs()
@@ -97,5 +99,6 @@ end
 
 local epoch, offset = open_project()
 local is_complete, missed = read_missed(epoch, offset)
-if max_jobs == 0 then return {epoch, offset, is_complete, missed, {}, 0, {}} end
-return {epoch, offset, is_complete, missed, read_jobs(), count_jobs(), read_workflows()}
+if max_jobs == 0 then return {epoch, offset, is_complete, missed, {}, 0, {}, {}} end
+local entries, ids = read_jobs()
+return {epoch, offset, is_complete, missed, entries, count_jobs(), read_workflows(), ids}

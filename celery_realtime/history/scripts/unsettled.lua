@@ -28,7 +28,7 @@ end
 local function is_settled(job, attempt, run)
   local entry = redis.call('HGET', jobs_key, job)
   if not entry then return may_have_been_forgotten end
-  local state = common.parse_job(entry)
+  local state = common.parse_job(job, entry)
   if not state then return false end
   if is_of_another_run(state, run) then return published(state.run) > published(run) end
   return state.attempt > attempt or state.attempt == attempt and (state.rank == ENDED or state.rank == DIED)
