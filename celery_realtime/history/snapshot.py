@@ -61,11 +61,11 @@ class Snapshot(msgspec.Struct, frozen=True):
     @classmethod
     def of_reply(cls, project_id: str, reply: list[Any]) -> Snapshot:
         """Return what the reply of ``read.lua`` says of a project; entries that cannot be read are left out."""
-        epoch, offset, is_complete, entries, job_entries, jobs_total, flows, ids = reply
+        epoch, offset, is_complete, missed, job_entries, jobs_total, flows, ids = reply
         word = epoch.decode(errors="replace")
         described = zip(reversed(ids), reversed(job_entries), strict=True)
         jobs = [decode_job(entry, name.decode(errors="replace"), project_id) for name, entry in described if entry]
-        events = _decode_all_events(entries, word)
+        events = _decode_all_events(missed, word)
         return cls(
             epoch=word,
             offset=offset,
@@ -116,18 +116,23 @@ def decode_event(entry: Any, epoch: str) -> dict[str, Any]:
     """
     offset = int(entry[0].split(b"-")[0])
     fields = dict(zip(entry[1][::2], entry[1][1::2], strict=True))
-    name = fields[b"e"].decode()
+    return _decode_event(epoch, -offset if b"n" in fields else offset, fields[b"e"], fields[b"p"])
+
+
+def _decode_event(epoch: str, offset: int, event_name: bytes, payload: bytes) -> dict[str, Any]:
+    """Return an event by its offset, which is below 0 if it is the first of a newer run."""
+    name = event_name.decode()
     is_custom = name not in (STATUS_EVENT, PROGRESS_EVENT, WORKFLOW_EVENT)
-    position: dict[str, Any] = {"epoch": epoch, "offset": offset}
-    is_new_run = {NEW_RUN: True} if b"n" in fields else {}
-    stamped = stamp(Outgoing("", name, fields[b"p"], rank=None if is_custom else 0), {**position, **is_new_run})
+    position: dict[str, Any] = {"epoch": epoch, "offset": abs(offset)}
+    is_new_run = {NEW_RUN: True} if offset < 0 else {}
+    stamped = stamp(Outgoing("", name, payload, rank=None if is_custom else 0), {**position, **is_new_run})
     event = {"event": name, "data": msgspec.json.decode(stamped.payload)}
     return event if stamped.mark is None else {**position, **event}
 
 
-def _decode_all_events(entries: list[Any], epoch: str) -> list[dict[str, Any]] | None:
+def _decode_all_events(parts: list[Any], epoch: str) -> list[dict[str, Any]] | None:
     try:
-        return [decode_event(entry, epoch) for entry in entries]
+        return [_decode_event(epoch, *event) for event in zip(parts[::3], parts[1::3], parts[2::3], strict=True)]
     except UNREADABLE:
         return None
 

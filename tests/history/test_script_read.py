@@ -76,7 +76,15 @@ def test_what_was_missed_comes_whole_or_not_at_all(
 ) -> None:
     _, _, is_complete, missed, *_ = read(since, **limits)
     assert is_complete == (offsets is not None)
-    assert [int(name.split(b"-")[0]) for name, _ in missed] == (offsets or [])
+    assert missed == [part for n in offsets or [] for part in (n, b"line", f"payload {n}".encode())]
+
+
+def test_what_was_missed_says_what_is_the_first_of_a_newer_run_and_what_is_of_somebody_else(read: Read) -> None:
+    read.redis.delete(EVENTS)
+    read.redis.xadd(EVENTS, {"e": "a", "p": "1", "t": "2.5"}, id="3-0")
+    read.redis.xadd(EVENTS, {"e": "a", "p": "2", "t": "2.5", "n": 1}, id="4-0")
+    read.redis.xadd(EVENTS, {"p": "3"}, id="5-0")
+    assert read(("e", 2))[2:4] == [1, [3, b"a", b"1", -4, b"a", b"2", 5, b"", b""]]
 
 
 def test_a_hole_in_what_was_missed_is_noticed(read: Read) -> None:

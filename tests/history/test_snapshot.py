@@ -108,13 +108,24 @@ def test_the_first_event_of_a_newer_run_says_so() -> None:
 
 
 @pytest.mark.parametrize("fields", [[], [b"e", b"line"], [b"e", b"line", b"p", b"{"], [b"e", b"\xff", b"p", b"1"]])
-def test_one_event_that_cannot_be_read_makes_the_whole_unrecoverable(fields: list[bytes]) -> None:
+def test_an_entry_of_the_stream_that_is_no_event_of_ours_cannot_be_read(fields: list[bytes]) -> None:
     with pytest.raises(UNREADABLE):
         decode_event((b"3-0", fields), "e")
-    good = (b"2-0", [b"e", b"line", b"p", b"1"])
-    assert snapshot(events=[good]).recovered
-    broken = snapshot(events=[good, (b"3-0", fields)])
+
+
+@pytest.mark.parametrize("stored", [[3], [3, b"", b""], [3, b"line", b"{"], [3, b"\xff", b"1"]])
+def test_one_missed_event_that_cannot_be_read_makes_the_whole_unrecoverable(stored: list[Any]) -> None:
+    assert snapshot(events=[2, b"line", b"1"]).recovered
+    broken = snapshot(events=[2, b"line", b"1", *stored])
     assert (broken.recovered, broken.events, broken.offset) == (False, [], 7)
+
+
+def test_missed_events_say_which_is_the_first_of_a_newer_run() -> None:
+    missed = snapshot(events=[2, b"agent_status", b'{"a":1}', -3, b"agent_status", b'{"a":2}']).events
+    assert [event["data"] for event in missed] == [
+        {"a": 1, "epoch": "epoch", "offset": 2},
+        {"a": 2, "epoch": "epoch", "offset": 3, "new_run": True},
+    ]
 
 
 def test_workflows_of_more_than_one_job_are_counted() -> None:

@@ -15,9 +15,10 @@
 --   8 max_jobs      number: most jobs to return; 0: neither jobs nor workflows are asked for
 --   9 max_bytes     number: most bytes of job entries, and most bytes of payloads
 --
--- Returns {epoch, offset, whether the events are complete (1 or 0), events (stream entries), entries of jobs (those
--- that have not ended first, and of each kind the latest first), number of jobs, workflows (root id and counts, ...),
--- ids of the jobs}.
+-- Returns {epoch, offset, whether the events are complete (1 or 0), events (of each the offset, below 0 if it is the
+-- first of a newer run, the name and the JSON: nested lists take longer to read), entries of jobs (those that have not
+-- ended first, and of each kind the latest first), number of jobs, workflows (root id and counts, ...), ids of these
+-- jobs}.
 
 -- include: common
 
@@ -40,16 +41,28 @@ local function open_project()
   return new_epoch, 0
 end
 
+-- Return what append.lua has stored of an event. JSON of what somebody else has stored is empty, and no JSON.
+local function read_event(first, name, second, json, _, _, third)
+  if first ~= 'e' or second ~= 'p' then return '', '' end
+  return name, json, third == 'n'
+end
+
 -- A position of another epoch, or from the future, cannot be recovered. That is the caller's loss alone: if the server
 -- has lost events, those that stored them will notice.
 local function read_missed(epoch, offset)
   local count = offset - since_offset
   if since_epoch ~= epoch or since_offset < 0 or count < 0 or count > max_missed then return 0, {} end
   local entries = redis.call('XRANGE', keys.events, (since_offset + 1) .. '-0', '+')
-  local bytes = 0
-  for _, entry in ipairs(entries) do bytes = bytes + #(entry[2][4] or '') end
+  local bytes, missed = 0, {}
+  for place, entry in ipairs(entries) do
+    local name, json, is_new_run = read_event(unpack(entry[2]))
+    bytes = bytes + #json
+    missed[3 * place - 2] = is_new_run and -(since_offset + place) or since_offset + place
+    missed[3 * place - 1] = name
+    missed[3 * place] = json
+  end
   if #entries ~= count or bytes > max_bytes then return 0, {} end
-  return 1, entries
+  return 1, missed
 end
 
 local function shown_ids()
