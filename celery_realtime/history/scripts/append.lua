@@ -245,16 +245,15 @@ local function read_entries(described)
 end
 
 -- What nearly all JSON of a job begins with is no part of its entry: with it a job would take a third more memory.
-local STATUS, UPDATE = 'status_change', 'progress_update'
+local STATUS, UPDATE = '{"event":"status_change","job_id":', '{"event":"progress_update","job_id":'
+local PROJECT = ',"project_id":' .. project_id .. ','
 local SHORT = '~'
 
-local function beginning(event, job)
-  return '{"event":"' .. event .. '","job_id":' .. cjson.encode(job) .. ',"project_id":' .. project_id .. ','
-end
+local function beginning(event, job) return event .. cjson.encode(job) .. PROJECT end
 
 local function shorten(json, event, job)
   local start = beginning(event, job)
-  return string.sub(json, 1, #start) == start and SHORT .. string.sub(json, #start + 1) or json
+  return string.find(json, start, 1, true) == 1 and SHORT .. string.sub(json, #start + 1) or json
 end
 
 local function lengthen(stored, event, job)
