@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmarks import (
     child_memory,
     fan_out,
+    hearing,
     history_cost,
     kill_window,
     latency,
@@ -35,6 +36,7 @@ ROWS: dict[str, Callable[[Stage], Iterator[Figure]]] = {
         throughput,
         sender,
         listener,
+        hearing,
         latency,
         fan_out,
         history_cost,

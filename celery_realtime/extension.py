@@ -493,6 +493,7 @@ class _WebSide:
             "connection_options": settings.connection_options,
             "stock": settings.wire == "stock",
             "namespace": settings.namespace,
+            "shards": settings.shards,
         }
 
     def _server_options(self) -> dict[str, Any]:

@@ -16,6 +16,9 @@ from celery_realtime.urls import RedisAddress, check_broker_url, check_fan_out, 
 
 PREFIX = "realtime_"
 
+#: The most shards that the projects can be divided into.
+MOST_SHARDS = 16384
+
 #: The longest length of time, in seconds: what is much longer, no clock can wait.
 LONGEST_TIME = 10 * 365 * 86400.0
 
@@ -88,6 +91,11 @@ def _a_broker(name: str, value: Any) -> None:
         check_fan_out(value, f"{PREFIX}{name}", f"{PREFIX}{name}")
 
 
+def _a_number_of_shards(name: str, value: Any) -> None:
+    if not 1 <= value <= MOST_SHARDS:
+        raise ImproperlyConfigured(f"{PREFIX}{name} must be from 1 to {MOST_SHARDS}, not {value!r}")
+
+
 Number = Annotated[int, _above_zero]
 Rate = Annotated[float, _above_zero]
 Span = Annotated[float, _above_zero, _not_endless]
@@ -104,6 +112,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         channel: Name of the fan-out exchange or channel, the same on both sides.
         wire: ``frames`` (many events in a broker message) or ``stock`` (python-socketio's own format).
         namespace: Socket.IO namespace.
+        shards: Parts that the projects are divided into; a web server hears of those only that its clients watch.
         connection_options: Further keyword arguments of :class:`kombu.Connection`.
         history_url: Redis URL of the history; None for none, "auto" for the result backend or broker if it is Redis.
         history_options: Further keyword arguments of redis-py's connections to the history, such as ``ssl_context``.
@@ -140,6 +149,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     channel: Word = "socketio"
     wire: Annotated[str, _a_wire] = "frames"
     namespace: Annotated[str, _a_namespace] = "/"
+    shards: Annotated[int, _a_number_of_shards] = 1
     connection_options: dict[str, Any] = {}
     history_url: str | None = "auto"
     history_options: dict[str, Any] = {}
@@ -238,6 +248,11 @@ def check(keywords: Mapping[str, Any], conf: Mapping[str, Any], namespace: str |
     checked = {name: _checked(name, value) for name, value in {**values, **keywords}.items()}
     settings = Settings(**checked)
     _check_filter(settings)
+    if settings.wire == "stock" and settings.shards > 1:
+        raise ImproperlyConfigured(
+            f"{PREFIX}shards needs {PREFIX}wire='frames': python-socketio's own managers listen to one channel, and "
+            f"would hear of nothing; leave {PREFIX}shards at 1"
+        )
     if settings.history_url != "auto" and settings.history_address is not None:
         check_history_address(settings.history_address, f"{PREFIX}history_url")
     return checked

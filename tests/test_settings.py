@@ -156,6 +156,19 @@ def test_there_are_two_wires(wire: str) -> None:
         settle(wire="FRAMES")
 
 
+@pytest.mark.parametrize("shards", [0, -1, 16385, True, 1.5, "16", None])
+def test_a_bad_number_of_shards_is_refused(shards: Any) -> None:
+    with pytest.raises(ImproperlyConfigured, match="realtime_shards"):
+        resolve({"shards": shards}, {}, "redis://")
+
+
+def test_shards_are_refused_with_messages_that_all_servers_must_hear() -> None:
+    with pytest.raises(ImproperlyConfigured, match="realtime_shards needs realtime_wire='frames'"):
+        resolve({"shards": 16, "wire": "stock"}, {}, "redis://")
+    assert resolve({"shards": 1, "wire": "stock"}, {}, "redis://").shards == 1
+    assert resolve({}, {"realtime_shards": 16384}, "redis://").shards == 16384
+
+
 def test_a_namespace_starts_with_a_slash() -> None:
     assert settle(namespace="/jobs").namespace == "/jobs"
     with pytest.raises(ImproperlyConfigured, match="realtime_namespace must start with '/', not 'jobs'"):

@@ -64,6 +64,21 @@ def fanout_exchange(channel: str, options: dict[str, Any]) -> Any:
     return kombu.Exchange(channel, **{"type": "fanout", "durable": False, **options})
 
 
+def shards_exchange(url: str, channel: str, options: dict[str, Any], total: int) -> Any:
+    """Return the :class:`kombu.Exchange` of a channel's shards, whose numbers are its routing keys.
+
+    Its name has their number, so that nobody takes a shard for another one of a different division.
+
+    Args:
+        url: Broker URL. On a RabbitMQ it is a direct exchange; elsewhere kombu fans out by that type alone.
+        channel: Name of the channel.
+        options: Further keyword arguments of the exchange.
+        total: How many shards there are.
+    """
+    kind = "direct" if url.partition("://")[0] in AMQP_SCHEMES else "fanout"
+    return kombu.Exchange(f"{channel}.{total}", **{"durable": False, **options, "type": kind})
+
+
 def fanout_queue(exchange: Any, options: dict[str, Any], name: str | None = None) -> Any:
     """Return a new :class:`kombu.Queue` of an exchange, as python-socketio's KombuManager declares it.
 

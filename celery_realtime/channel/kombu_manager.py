@@ -24,6 +24,7 @@ class RealtimeKombuManager(socketio.KombuManager):
         connection_options: Further keyword arguments of :class:`kombu.Connection`; ``transport_options`` are merged.
         stock: Publish one stock message an event, which python-socketio's own KombuManager understands too.
         namespace: Socket.IO namespace of the events.
+        shards: How many shards the projects are divided into, see :class:`~celery_realtime.channel.speaker.Speaker`.
         **options: Further keyword arguments of :class:`socketio.KombuManager`.
     """
 
@@ -38,11 +39,13 @@ class RealtimeKombuManager(socketio.KombuManager):
         connection_options: dict[str, Any] | None = None,
         stock: bool = False,
         namespace: str = "/",
+        shards: int = 1,
         **options: Any,
     ) -> None:
         super().__init__(url, channel, write_only, connection_options=connection_options, **options)
         self.stock = stock
         self.namespace = namespace
+        self.shards = shards
         #: What it publishes through.
         self.speaker = Speaker(
             url,
@@ -52,6 +55,7 @@ class RealtimeKombuManager(socketio.KombuManager):
             producer_options=self.producer_options,
             stock=stock,
             namespace=namespace,
+            shards=shards,
         )
         self.host_id = self.speaker.host_id
 

@@ -13,13 +13,16 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from celery_realtime.backoff import Backoff
+from celery_realtime.channel.bindings import Binder, Bindings
 from celery_realtime.channel.connections import (
+    SOCKET_TIMEOUT,
     Preference,
     connection,
     errors_of,
     fanout_exchange,
     fanout_queue,
     hang_up,
+    shards_exchange,
 )
 from celery_realtime.channel.seams import clients_of_redis, leave_compressed, read_buffered
 from celery_realtime.channel.wire import PING, log_ignored
@@ -32,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 POLL_INTERVAL = 1.0
 SHORTEST_POLL = 0.01
+FIRST_POLL = 0.02
 FIRST_BACKOFF = 0.1
 LONGEST_BACKOFF = 2.0
 ECHO_TIMEOUT = 2.5
@@ -60,6 +64,8 @@ class Listener:
     Attributes:
         generation: How many connections have been listened on; when it changes, messages may have been missed.
         last_heard: When the last message came, of :func:`time.monotonic`; None before the first.
+        bindings: Which shards of the channel it listens to, beside the channel itself; all of those that are wanted
+            are listened to before a new connection counts, and before any of its messages is yielded.
     """
 
     def __init__(
@@ -74,9 +80,12 @@ class Listener:
         self._connect = functools.partial(connection, url, connection_options or {}, reading=True)
         self._preference = Preference(url, connection_options or {})
         exchange = fanout_exchange(channel, exchange_options or {})
+        self._shards_exchange = functools.partial(shards_exchange, url, channel, exchange_options or {})
+        self._channel = channel
         self._has_name_in_broker = is_redis(url)
         name = QUEUE_OF_ALL if is_redis(url) else None
         self._make_queue = functools.partial(fanout_queue, exchange, queue_options or {}, name)
+        self._shards_queue_options = queue_options or {}
         self._name = redact(url)
         self._failures = RateLimitedLogger(logger)
         self._echo = Echo()
@@ -87,6 +96,7 @@ class Listener:
     def after_fork(self) -> None:
         """Forget the parent's connection: the thread that listened is not in the child."""
         self._listening = threading.Event()
+        self.bindings = Bindings()
         self._deaf_since: float | None = None
         self.last_heard: float | None = None
 
@@ -100,6 +110,10 @@ class Listener:
         if not self._listening.is_set() or not self._echo.is_possible:
             return self._listening.is_set()
         return self.last_heard is not None and time.monotonic() - self.last_heard < DEAF_AFTER
+
+    def is_of_shard(self, message: Any) -> bool:
+        """Return whether a message was published to a shard of the channel, and not to all of it."""
+        return bool(message.delivery_info.get("exchange") != self._channel)
 
     def messages(self, patience: Callable[[], float] = lambda: POLL_INTERVAL) -> Generator[Any, None, None]:
         """Yield every message, for ever; None for each silence, each new connection and each failed one.
@@ -132,6 +146,10 @@ class Listener:
             describe(error),
         )
 
+    def _queue_of_shards(self, exchange: Any) -> Any:
+        """Return the queue of the shards' exchange where each exchange needs one: not on a RabbitMQ."""
+        return fanout_queue(exchange, self._shards_queue_options, f"{QUEUE_OF_ALL}.{exchange.name}")
+
     def leave(self) -> None:
         """Remove from the broker what it has of a listener; what it has of others that use it, it has again soon.
 
@@ -141,9 +159,11 @@ class Listener:
             return
         broker = self._connect()
         try:
-            queue = self._make_queue()(broker.default_channel)
-            queue.declare()  # a connection deletes what it has declared
-            queue.delete()
+            of_shards = [self._queue_of_shards(self._shards_exchange(total)) for total in list(self.bindings.totals)]
+            for queue in (self._make_queue(), *of_shards):
+                bound = queue(broker.default_channel)
+                bound.declare()  # a connection deletes what it has declared
+                bound.delete()
             broker.release()
         except errors_of(broker) as error:
             logger.debug("cannot take leave of %s: %r", self._name, error)
@@ -160,6 +180,7 @@ class Listener:
 
     def _note_deaf(self) -> None:
         self._listening.clear()
+        self.bindings.note_deaf()
         if self._deaf_since is None:
             self._deaf_since = time.monotonic()
 
@@ -188,7 +209,9 @@ class Listener:
             accept=["json", "text/plain"],
         )
         consumer.consume()
-        _drain(broker, 0.02)  # kombu subscribes on Redis at the first poll only
+        _drain(broker, FIRST_POLL)  # kombu subscribes on Redis at the first poll only
+        binder = Binder(self.bindings, consumer, self._queue_of_shards, self._shards_exchange)
+        binder.wait(functools.partial(_drain, broker, FIRST_POLL), SOCKET_TIMEOUT)
         producer = broker.Producer(exchange=channel_queue.exchange, auto_declare=False)
         self._note_hearing()
         self._ping(producer)
@@ -201,6 +224,7 @@ class Listener:
                 pings_at = self.last_heard + POLL_INTERVAL
             while inbox:
                 yield inbox.popleft()
+            binder.turn()
             if self._preference.is_back(broker):
                 raise ConnectionError("the first broker works again, where all others are going to be")
             _drain(broker, min(POLL_INTERVAL, max(SHORTEST_POLL, patience())))

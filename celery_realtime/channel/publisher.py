@@ -37,6 +37,13 @@ _inherited: list[object] = []
 Item = TypeVar("Item")
 Pack = Callable[[list[Item]], Iterable[tuple[list[Item], bytes]]]
 
+#: Which routing key of the further exchange a message with these items has; None for a message to everybody.
+Route = Callable[[list[Any]], str | None]
+
+
+def to_everybody(_items: list[Any]) -> None:
+    """Address a message to every listener of the channel."""
+
 
 class Publisher:
     """One connection to publish on, for any number of threads.
@@ -53,6 +60,7 @@ class Publisher:
         options: Further keyword arguments of :class:`kombu.Producer`.
         name: The broker's name in the log.
         preference: Which of several brokers to be connected to.
+        further: Returns a further exchange, for what has a routing key; None for none.
     """
 
     def __init__(
@@ -62,7 +70,9 @@ class Publisher:
         options: dict[str, Any],
         name: str,
         preference: Preference,
+        further: Callable[[], Any] | None = None,
     ) -> None:
+        self._further = further
         self._preference = preference
         self._connect = connect
         self._exchange = exchange
@@ -105,8 +115,10 @@ class Publisher:
         """Whether locks are still of the kind that they were of when this was made; monkey patching changes it."""
         return type(self._lock) is type(threading.Lock())
 
-    def send(self, items: list[Item], pack: Pack[Item]) -> int:
+    def send(self, items: list[Item], pack: Pack[Item], route: Route = to_everybody) -> int:
         """Publish items in order, in the messages that ``pack`` puts them in.
+
+        Messages to different routing keys may overtake each other.
 
         Items that are passed again after a failure are not written again if the broker has accepted them meanwhile, or
         still has them to read. Whatever ``pack`` raises is raised.
@@ -115,7 +127,7 @@ class Publisher:
             How many of the first ones the broker accepted. Failures are logged at most once a minute.
         """
         with self._lock:
-            return self._send(items, pack)
+            return self._send(items, pack, route)
 
     def offer(self, body: bytes) -> bool:
         """Publish one message unless publishing has just failed; returns whether the broker accepted it."""
@@ -123,13 +135,13 @@ class Publisher:
             return False
         try:
             # Another thread may have failed while this one waited for the lock.
-            return time.monotonic() >= self._broken_until and self._send([body], _alone) == 1
+            return time.monotonic() >= self._broken_until and self._send([body], _alone, to_everybody) == 1
         finally:
             self._lock.release()
 
-    def _send(self, items: list[Item], pack: Pack[Item]) -> int:
+    def _send(self, items: list[Item], pack: Pack[Item], route: Route) -> int:
         try:
-            self._write_in_two_attempts(items, pack)
+            self._write_in_two_attempts(items, pack, route)
         except errors_of(self._connection) as error:
             self._broken_until = time.monotonic() + self._backoff.pause()
             self._failures.error(
@@ -146,17 +158,17 @@ class Publisher:
         self._accepted = {id(item): item for item in items[count:] if id(item) in self._accepted}
         return count
 
-    def _write_in_two_attempts(self, items: list[Item], pack: Pack[Item]) -> None:
+    def _write_in_two_attempts(self, items: list[Item], pack: Pack[Item], route: Route) -> None:
         """Write items, and once more over a new connection: the old one may have been dead for long."""
         try:
-            self._write_or_hang_up(items, pack)
+            self._write_or_hang_up(items, pack, route)
         except errors_of(self._connection) as error:
             logger.debug("publishing to %s again, after %r", self._name, error)
-            self._write_or_hang_up(items, pack)
+            self._write_or_hang_up(items, pack, route)
 
-    def _write_or_hang_up(self, items: list[Item], pack: Pack[Item]) -> None:
+    def _write_or_hang_up(self, items: list[Item], pack: Pack[Item], route: Route) -> None:
         try:
-            self._write(items, pack)
+            self._write(items, pack, route)
         except BaseException:  # whatever it was, the connection may be in the middle of a message
             self._hang_up()
             raise
@@ -171,7 +183,7 @@ class Publisher:
             self._has_turn = False
             turnstile.leave()
 
-    def _write(self, items: list[Item], pack: Pack[Item]) -> None:
+    def _write(self, items: list[Item], pack: Pack[Item], route: Route) -> None:
         # Not through kombu's ensure(), which tries again for ever once a connection has worked.
         if self._producer is not None and not self._unconfirmed and self._preference.is_back(self._connection):
             self._hang_up()
@@ -182,10 +194,14 @@ class Publisher:
         for packed, body in () if self._blocked else pack(rest):
             self._next_tag += 1
             self._unconfirmed[self._next_tag] = packed
-            self._producer.publish(body, content_type="text/plain", content_encoding="utf-8")
+            to = self._addressed(route(packed))
+            self._producer.publish(body, content_type="text/plain", content_encoding="utf-8", **to)
             if not self._confirms:
                 self._on_ack(self._next_tag, False)
         self._await_confirms()
+
+    def _addressed(self, routing_key: str | None) -> dict[str, str]:
+        return {} if routing_key is None else {"exchange": self._further_name, "routing_key": routing_key}
 
     def _new_producer(self) -> Any:
         self._has_turn = turnstile.enter()
@@ -198,6 +214,10 @@ class Publisher:
         close_reading_connection(channel)
         keep_client(channel)
         producer = self._connection.Producer(channel, exchange=self._exchange(), **self._options)
+        if self._further is not None:
+            further = self._further()(channel)
+            further.declare()
+            self._further_name: str = further.name
         self._confirms = on_confirms(channel, self._on_ack, self._on_nack)
         return producer
 

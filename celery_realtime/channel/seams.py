@@ -161,3 +161,64 @@ def _headers_of(message: Any) -> dict[str, Any]:
 
 def _set_plain_headers(message: Any, headers: dict[str, Any]) -> None:
     vars(message)["headers"] = {name: value for name, value in headers.items() if name != "compression"}
+
+
+class RedisTopics:
+    """What one connection to a Redis is subscribed to, beside what kombu has subscribed it to.
+
+    Why: kombu subscribes to the topics of all its queues once, when it first polls, and each exchange has one queue
+    with one topic. Seen: ``_get_publish_topic`` (and ``_get_publish_topics``) of a Redis channel, its ``subclient``, a
+    ``PubSub`` of redis-py, and ``_handle_message``, which is given what Redis confirms, in kombu 5.7.0. Without them:
+    nothing is subscribed to, and web servers with ``realtime_shards`` hear of no project; test_shards.py fails, too.
+
+    Args:
+        channel: A kombu channel, of whatever transport.
+        confirmed: Called with an exchange and a routing key when Redis has confirmed their topic.
+    """
+
+    def __init__(self, channel: Any, confirmed: Callable[[str, str], None]) -> None:
+        self._channel = channel
+        self._confirmed = confirmed
+        #: By topic, what it was subscribed to for.
+        self._wanted: dict[str, list[tuple[str, str]]] = {}
+        self._handle = getattr(channel, "_handle_message", None)
+        #: Whether this is a Redis, which confirms what it is asked for.
+        self.are_there = hasattr(channel, "_get_publish_topic") and self._handle is not None
+        if self.are_there:
+            channel._handle_message = self._note
+
+    def subscribe(self, exchange: str, routing_key: str) -> None:
+        """Subscribe to the topic of a routing key."""
+        if not self.are_there:
+            return
+        topics = self._topics_of(exchange, routing_key)
+        self._wanted.setdefault(topics[0], []).append((exchange, routing_key))
+        self._channel.subclient.subscribe(*topics)  # not by a pattern: Redis compares each message with all of those
+
+    def unsubscribe(self, exchange: str, routing_key: str) -> None:
+        """End the subscription to the topic of a routing key, unless another one has the same."""
+        if not self.are_there:
+            return
+        topics = self._topics_of(exchange, routing_key)
+        users = self._wanted[topics[0]]
+        users.remove((exchange, routing_key))
+        if not users:
+            del self._wanted[topics[0]]
+            self._channel.subclient.unsubscribe(*topics)
+
+    def _topics_of(self, exchange: str, routing_key: str) -> list[str]:
+        topic: str = self._channel._get_publish_topic(exchange, routing_key)
+        several = getattr(self._channel, "_get_publish_topics", None)
+        others: list[str] = [] if several is None else several(exchange, routing_key)
+        return [topic, *(other for other in others if other != topic)]
+
+    def _note(self, client: Any, response: Any) -> Any:
+        if response[0] in (b"subscribe", "subscribe"):
+            for exchange, routing_key in list(self._wanted.get(_text(response[1]), ())):
+                self._confirmed(exchange, routing_key)
+        assert self._handle is not None
+        return self._handle(client, response)
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import functools
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
 from celery_realtime.channel import wire
-from celery_realtime.channel.connections import Preference, connection, fanout_exchange
+from celery_realtime.channel.connections import Preference, connection, fanout_exchange, shards_exchange
 from celery_realtime.channel.publisher import Publisher
+from celery_realtime.channel.shards import by_shard, shard_of
+from celery_realtime.clocks import time
 from celery_realtime.events import Outgoing
 from celery_realtime.forks import after_fork
 from celery_realtime.urls import redact
+
+#: Seconds between two announcements of how many shards there are, while events are published.
+ANNOUNCE_EVERY = 15.0
 
 
 class Speaker:
@@ -30,6 +36,7 @@ class Speaker:
         producer_options: Further keyword arguments of :class:`kombu.Producer`.
         stock: Publish one stock message an event, which python-socketio's own KombuManager understands too.
         namespace: Socket.IO namespace of the events.
+        shards: How many shards the projects are divided into; 1 for none, so that every server hears every event.
 
     Attributes:
         host_id: Names this publisher in its messages, so that a server ignores what it has published itself.
@@ -45,9 +52,12 @@ class Speaker:
         producer_options: dict[str, Any] | None = None,
         stock: bool = False,
         namespace: str = "/",
+        shards: int = 1,
     ) -> None:
         self.host_id = uuid.uuid4().hex
         self.namespace = namespace
+        self._shards = shards
+        self._announces_at = 0.0
         self._pack = wire.stock_messages if stock else wire.frames
         self._publisher = Publisher(
             functools.partial(connection, url, connection_options or {}),
@@ -55,6 +65,7 @@ class Speaker:
             producer_options or {},
             redact(url),
             Preference(url, connection_options or {}),
+            None if shards == 1 else functools.partial(shards_exchange, url, channel, exchange_options or {}, shards),
         )
         after_fork(self._publisher.after_fork)
 
@@ -68,7 +79,21 @@ class Speaker:
         Returns:
             How many of the first ones the broker accepted.
         """
+        if self._shards > 1:
+            return self._publisher.send(events, self._parcels_by_shard, self._routing_key)
         return self._publisher.send(events, lambda rest: self._pack(rest, self.host_id, self.namespace))
+
+    def _parcels_by_shard(self, events: list[Outgoing]) -> Iterator[wire.Parcel]:
+        """Yield a message a shard, at least; and before, now and then, one to every server with their number."""
+        if events and time.monotonic() >= self._announces_at:
+            self._announces_at = time.monotonic() + ANNOUNCE_EVERY
+            yield [], wire.announcement(self._shards, self.host_id)
+        for group in by_shard(events, self._shards):
+            yield from self._pack(group, self.host_id, self.namespace)
+
+    def _routing_key(self, packed: list[Outgoing]) -> str | None:
+        shard = shard_of(packed[0].project_id, self._shards) if packed else None
+        return None if shard is None else shard.routing_key
 
     def publish(self, body: bytes) -> bool:
         """Publish the body of one message; returns whether the broker accepted it."""

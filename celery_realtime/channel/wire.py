@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 
@@ -17,6 +17,9 @@ FRAME_VERSION = 1
 
 #: The method of a message that has every web server of the channel do something.
 ORDER_METHOD = "celery_realtime_order"
+
+#: The method of a message that says into how many shards its sender divides the projects.
+SHARDS_METHOD = "celery_realtime_shards"
 MAX_FRAME = 262144
 MAX_MESSAGE = 16 * 1024 * 1024
 CONTENT_TYPES = (None, "", "text/plain", "application/json", "application/data")
@@ -24,6 +27,11 @@ CONTENT_TYPES = (None, "", "text/plain", "application/json", "application/data")
 #: python-socketio's servers take it for the acknowledgement of somebody else's callback, and do nothing.
 PING_HOST = "celery-realtime-ping"
 PING = msgspec.json.encode({"method": "callback", "host_id": PING_HOST})
+
+_FRAME_START = b'{"method":"%s",' % FRAME_METHOD.encode()
+
+#: Within a text of JSON the quotes would be escaped.
+_HEAD_END = b',"events":['
 
 #: What says of an event which job and which place in its project's history it has.
 _OWNER_FIELDS = ("job_id", "epoch", "offset")
@@ -72,25 +80,71 @@ def hidden(event: Heard) -> Heard:
 def frames(events: Iterable[Outgoing], host_id: str, namespace: str) -> Iterator[Parcel]:
     """Pack events into frames of at most 256 KiB, or of one event if that is larger."""
     head = {"method": FRAME_METHOD, "v": FRAME_VERSION, "host_id": host_id, "namespace": namespace}
-    start = msgspec.json.encode(head)[:-1] + b',"events":['
     packed: list[Outgoing] = []
     entries: list[bytes] = []
     size = 0
     for event in events:
         entry = _frame_entry(event)
         if packed and size + len(entry) > MAX_FRAME:
-            yield packed, start + b",".join(entries) + b"]}"
+            yield packed, _frame(head, packed, entries)
             packed, entries, size = [], [], 0
         packed.append(event)
         entries.append(entry)
         size += len(entry)
     if packed:
-        yield packed, start + b",".join(entries) + b"]}"
+        yield packed, _frame(head, packed, entries)
+
+
+def _frame(head: dict[str, Any], packed: list[Outgoing], entries: list[bytes]) -> bytes:
+    """Return a frame, which begins with the projects that it is of: so much is read by servers that need no more."""
+    projects = list(dict.fromkeys([event.project_id for event in packed]))
+    return b"".join((msgspec.json.encode({**head, "projects": projects})[:-1], _HEAD_END, b",".join(entries), b"]}"))
 
 
 def _frame_entry(event: Outgoing) -> bytes:
     entry = [event.event, project_room(event.project_id), msgspec.Raw(event.payload)]
     return msgspec.json.encode(entry if event.mark is None else [*entry, event.mark])
+
+
+class FrameHead(msgspec.Struct, frozen=True):
+    """What a frame begins with.
+
+    Attributes:
+        projects: The projects of its events.
+        namespace: The Socket.IO namespace to emit them in.
+    """
+
+    projects: list[str]
+    namespace: str | None = None
+
+
+_decode_head = msgspec.json.Decoder(FrameHead).decode
+
+
+def head_of_frame(body: object) -> FrameHead | None:
+    """Read of a frame what it is of, without the events; None if that does not say it, or it is no frame.
+
+    Args:
+        body: The body of a broker message.
+    """
+    frame = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
+    if not isinstance(frame, bytes) or not frame.startswith(_FRAME_START):
+        return None
+    end = frame.find(_HEAD_END)
+    try:
+        return _decode_head(frame[:end] + b"}") if end > 0 else None
+    except (msgspec.MsgspecError, ValueError):
+        return None
+
+
+def announcement(shards: int, host_id: str) -> bytes:
+    """Return the message by which a publisher says to all servers into how many shards it divides the projects."""
+    return msgspec.json.encode({"method": SHARDS_METHOD, "host_id": host_id, "shards": shards})
+
+
+def is_announcement(item: Heard | Message) -> TypeGuard[Message]:
+    """Return whether a message says into how many shards its sender divides the projects."""
+    return isinstance(item, dict) and item["method"] == SHARDS_METHOD
 
 
 def stock_messages(events: Iterable[Outgoing], host_id: str, namespace: str) -> Iterator[Parcel]:

@@ -17,6 +17,7 @@ from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.loops import BackgroundLoop
 from celery_realtime.web.catchup import CatchUp
 from celery_realtime.web.delivery import Delivery, Emit
+from celery_realtime.web.watched_shards import WatchedShards
 
 logger = logging.getLogger(__name__)
 
@@ -51,14 +52,18 @@ class ChannelReader:
         listener: Receives the messages.
         catch_up: Puts events in order, and recovers what was missed.
         delivery: Names the rooms.
+        shards: Knows which parts of the channel are to be listened to.
         host_id: Of this server's own messages, which python-socketio has emitted here already.
     """
 
-    def __init__(self, listener: Listener, catch_up: CatchUp, delivery: Delivery, host_id: str) -> None:
+    def __init__(
+        self, listener: Listener, catch_up: CatchUp, delivery: Delivery, *, shards: WatchedShards, host_id: str
+    ) -> None:
         self.listener = listener
         self.loop = BackgroundLoop("channel reader", logger, LONGEST_TURN)
         self._catch_up = catch_up
         self._delivery = delivery
+        self._shards = shards
         self._host_id = host_id
         self._failures = RateLimitedLogger(logger)
         self.after_fork()
@@ -66,6 +71,7 @@ class ChannelReader:
     def after_fork(self) -> None:
         """Start over in a child process, which has not the thread that read."""
         self.listener.after_fork()
+        self._shards.start_over(self.listener.bindings)
         self._catch_up.after_fork()
         self._stopped = threading.Event()
         self._generation = 0
@@ -103,7 +109,10 @@ class ChannelReader:
             self._generation = self.listener.generation
             self._catch_up.fall_behind()
             gaps.append(Gap(self._generation))
-        decoded = [] if message is None else wire.decode_message(message.body, message.content_type)
+        bound_late = self._shards.sweep()
+        if bound_late:
+            self._catch_up.fall_behind(bound_late, started_only=True)
+        decoded = [] if message is None else self._decoded(message)
         is_due = self._catch_up.turns_in <= 0
         if (decoded or is_due) and not has_room():
             return [*gaps, *self._without_room(decoded)]
@@ -112,6 +121,29 @@ class ChannelReader:
         if is_due:
             items += self._recovered()
         return items
+
+    def _decoded(self, message: Any) -> list[Heard | Message]:
+        head = wire.head_of_frame(message.body)
+        if head is not None and self._is_for_nobody(head):
+            return []
+        decoded = wire.decode_message(message.body, message.content_type)
+        if decoded and wire.is_announcement(decoded[0]):
+            self._shards.learn(decoded[0].get("shards"))
+            return []
+        if self._shards.are_there and head is not None and not self.listener.is_of_shard(message):
+            self._shards.learn(1)
+        return decoded
+
+    def _is_for_nobody(self, head: wire.FrameHead) -> bool:
+        """Tell whether no client follows, or is about to follow, any project of a frame.
+
+        Whoever joins later reads a snapshot that has its events.
+        """
+        namespace = head.namespace or "/"
+        return not any(
+            self._catch_up.is_tracked(project_id) or self._delivery.is_watched(namespace, project_id)
+            for project_id in head.projects
+        )
 
     def _recovered(self) -> list[Item]:
         """Return what was missed and has been recovered; the rest of very much of it at once in the next turn."""

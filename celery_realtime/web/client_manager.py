@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from typing import Any
 
 from socketio.async_pubsub_manager import AsyncPubSubManager
 
 from celery_realtime.channel.kombu_manager import RealtimeKombuManager
 from celery_realtime.channel.listener import Listener
+from celery_realtime.channel.shards import Shard
 from celery_realtime.channel.speaker import Speaker
+from celery_realtime.channel.wire import PING
+from celery_realtime.clocks import time
 from celery_realtime.forks import after_fork
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.loops import BackgroundLoop, start_detached
+from celery_realtime.rooms import project_of_room
 from celery_realtime.web import seams
 from celery_realtime.web.audiences import AudienceFilter
 from celery_realtime.web.catchup import CatchUp
@@ -27,6 +32,7 @@ from celery_realtime.web.loop_queue import LoopQueue
 from celery_realtime.web.newcomers import Newcomers
 from celery_realtime.web.slow_clients import SlowClients
 from celery_realtime.web.suspensions import Suspensions
+from celery_realtime.web.watched_shards import WatchedShards
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +42,9 @@ MAX_WAITING = 10_000
 #: Seconds that the listening thread waits for an event loop that does not keep up, before it leaves messages out.
 #: Shorter than the silence after which a listener counts as deaf.
 ROOM_TIMEOUT = 2.0
+
+#: Seconds after which it is looked again whether what one of many clients waits for is listened to.
+GLANCE = 0.1
 
 #: Emits after which the event loop has a turn, however many wait.
 TURN = 100
@@ -53,6 +62,21 @@ def _parts_alone(manager: RealtimeClientManager | AsyncRealtimeClientManager, si
     """Yield what to emit at once to one client of what was held for it."""
     for part in manager.newcomers.alone(sid, emit):
         yield from manager.slow_clients.paced(part)
+
+
+def _watch_room(manager: RealtimeClientManager | AsyncRealtimeClientManager, namespace: str, room: Any) -> None:
+    """Have the events of a project heard, should it be the application that places a client in its room."""
+    project_id = project_of_room(room)
+    if project_id is not None and namespace == manager.namespace:
+        manager.watched.watch(project_id)
+
+
+def _watched_shards(
+    manager: RealtimeClientManager | AsyncRealtimeClientManager, listener: Listener, count: int
+) -> WatchedShards:
+    is_watched = functools.partial(manager.delivery.is_watched, manager.namespace)
+    # What the listener hears has it look at once at what is wanted; all others ignore it.
+    return WatchedShards(count, listener.bindings, is_watched, lambda: manager.speaker.publish(PING))
 
 
 class RealtimeClientManager(RealtimeKombuManager):
@@ -92,8 +116,11 @@ class RealtimeClientManager(RealtimeKombuManager):
         self.delivery = Delivery(self.is_occupied, audience_filter, self._backlogs)
         #: Puts the events of each project in order, and recovers what was missed.
         self.catch_up = CatchUp(read, self.delivery.is_watched, self.namespace, positions=positions)
+        listener = self._listener()
+        #: Which parts of the channel are listened to.
+        self.watched = _watched_shards(self, listener, self.shards)
         #: Reads the channel.
-        self.reader = ChannelReader(self._listener(), self.catch_up, self.delivery, self.host_id)
+        self.reader = ChannelReader(listener, self.catch_up, self.delivery, shards=self.watched, host_id=self.host_id)
         #: What is held for clients that are being given a snapshot, and for those whose access is decided again.
         self.newcomers = Newcomers(self._backlogs.is_in_room, self.namespace)
         self.suspensions = Suspensions(self._backlogs)
@@ -165,9 +192,23 @@ class RealtimeClientManager(RealtimeKombuManager):
         """End the thread that listens, within about a second."""
         self.reader.stop()
 
-    def wait_until_listening(self, timeout: float) -> bool:
-        """Wait until messages are received, at most ``timeout`` seconds; returns whether they are."""
-        return self.reader.listener.wait(timeout)
+    def wait_until_listening(self, timeout: float, project_id: str | None = None) -> bool:
+        """Wait until messages are received, at most ``timeout`` seconds; returns whether they are.
+
+        Args:
+            timeout: The longest wait, in seconds.
+            project_id: A project of which a client has entered a room, and whose messages count; None for those only
+                that go to every server.
+        """
+        deadline = time.monotonic() + timeout
+        if not self.reader.listener.wait(timeout) or project_id is None:
+            return self.reader.listener.wait(0)
+        return self.watched.wait(project_id, max(0.0, deadline - time.monotonic()))
+
+    def basic_enter_room(self, sid: str, namespace: str, room: Any, eio_sid: str | None = None) -> None:
+        """Let a client enter a room; python-socketio calls it, whoever places the client there."""
+        super().basic_enter_room(sid, namespace, room, eio_sid)
+        _watch_room(self, namespace, room)
 
     @property
     def filters(self) -> bool:
@@ -255,7 +296,7 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
         audience_filter: As that of :class:`RealtimeClientManager`; called in the thread that listens.
         read, positions: As those of :class:`RealtimeClientManager`; called in threads.
         namespace: Socket.IO namespace of the events.
-        **options: ``logger``, ``stock`` and ``connection_options``, as those of :class:`RealtimeClientManager`.
+        **options: ``logger``, ``stock``, ``shards`` and ``connection_options``, as of :class:`RealtimeClientManager`.
     """
 
     name = "celery-realtime-async"
@@ -289,8 +330,10 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
         #: Puts the events of each project in order, and recovers what was missed.
         self.catch_up = CatchUp(read, self.delivery.is_watched, namespace, positions=positions)
         listener = Listener(url, channel, connection_options=options.get("connection_options"))
+        #: Which parts of the channel are listened to.
+        self.watched = _watched_shards(self, listener, options.get("shards", 1))
         #: Reads the channel.
-        self.reader = ChannelReader(listener, self.catch_up, self.delivery, self.host_id)
+        self.reader = ChannelReader(listener, self.catch_up, self.delivery, shards=self.watched, host_id=self.host_id)
         #: What is held for clients that are being given a snapshot, and for those whose access is decided again.
         self.newcomers = Newcomers(self._backlogs.is_in_room, namespace)
         self.suspensions = Suspensions(self._backlogs)
@@ -367,24 +410,35 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
         """How much waits for the event loop."""
         return 0 if self._queue is None else len(self._queue)
 
-    async def wait_until_listening(self, timeout: float) -> bool:
-        """Wait until messages are received, at most ``timeout`` seconds; returns whether they are."""
+    async def wait_until_listening(self, timeout: float, project_id: str | None = None) -> bool:
+        """Wait until messages are received; see :meth:`RealtimeClientManager.wait_until_listening`."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         if self._attached.is_set():
             self.start_listening()  # again, should the thread have ended
-        while not self._is_listening() and (left := deadline - loop.time()) > 0:
+        shards = () if project_id is None else self.watched.watch(project_id)
+        while not self._is_listening(shards) and (left := deadline - loop.time()) > 0:
             # One thread waits for all: in an outage every client of a server may come here at once.
             if self._waiting is None or self._waiting.done():
                 self._waiting = loop.create_task(asyncio.to_thread(self._wait, left))
             await asyncio.wait([self._waiting], timeout=left)
-        return self._is_listening()
+        return self._is_listening(shards)
 
-    def _is_listening(self) -> bool:
-        return self._attached.is_set() and self.reader.listener.wait(0)
+    def _is_listening(self, shards: Collection[Shard] = ()) -> bool:
+        listener = self.reader.listener
+        return self._attached.is_set() and listener.wait(0) and listener.bindings.wait(shards, 0)
 
     def _wait(self, timeout: float) -> bool:
-        return self._attached.wait(timeout) and self.reader.listener.wait(timeout)
+        listener = self.reader.listener
+        is_listening = self._attached.wait(timeout) and listener.wait(timeout)
+        if is_listening:
+            self.watched.wake()
+        return is_listening and listener.bindings.wait_for_change(min(timeout, GLANCE))
+
+    def basic_enter_room(self, sid: str, namespace: str, room: Any, eio_sid: str | None = None) -> None:
+        """Let a client enter a room; python-socketio calls it, whoever places the client there."""
+        super().basic_enter_room(sid, namespace, room, eio_sid)
+        _watch_room(self, namespace, room)
 
     @property
     def filters(self) -> bool:

@@ -136,8 +136,8 @@ class ClientManager(Protocol):
     def generation(self) -> int:
         """How many connections to the broker have been listened on; when it changes, messages may have been missed."""
 
-    def wait_until_listening(self, timeout: float) -> Any:
-        """Wait until messages arrive, at most ``timeout`` seconds; awaitable on an asyncio server."""
+    def wait_until_listening(self, timeout: float, project_id: str | None = None) -> Any:
+        """Wait until messages arrive, those of a project too, for at most so many seconds; awaitable if asyncio."""
 
     def emit_here(self, emit: Emit) -> Any:
         """Emit on this server only."""
@@ -195,7 +195,7 @@ class StockManager:
         """Redact nothing."""
         return _WholeDelivery()
 
-    def wait_until_listening(self, timeout: float) -> None:
+    def wait_until_listening(self, timeout: float, project_id: str | None = None) -> None:
         """Do not wait: a stock manager does not say when it listens."""
 
     def emit_here(self, emit: Emit) -> None:

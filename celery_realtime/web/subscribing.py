@@ -235,7 +235,7 @@ class Subscription:
     def _read(self) -> Decision[tuple[dict[str, Any], int]]:
         """Return the snapshot, and about how many bytes it takes."""
         manager, project_id = self._shared.manager, self._topic.project_id
-        yield functools.partial(manager.wait_until_listening, LISTEN_TIMEOUT)
+        yield functools.partial(manager.wait_until_listening, LISTEN_TIMEOUT, project_id)
         if self._shared.read is None:
             return NO_HISTORY, 0
         reading: Any = None

@@ -14,7 +14,7 @@ from celery_realtime.channel.kombu_manager import RealtimeKombuManager
 from celery_realtime.channel.listener import DEAF_AFTER
 from celery_realtime.events import Outgoing
 from celery_realtime.web.delivery import Emit
-from tests.channels import PROBE, Channel, client_manager, numbers, returns
+from tests.channels import PROBE, Channel, every_room, numbers, returns
 from tests.proxy import Proxy
 from tests.waiting import wait_for
 
@@ -39,7 +39,7 @@ class Ears:
     """
 
     def __init__(self, url: str) -> None:
-        self.manager = client_manager(url)
+        self.manager = every_room(url)
         self.numbers: list[int] = []
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()

@@ -15,6 +15,7 @@ from redis import Redis
 
 from celery_realtime.channel.connections import connection, fanout_exchange, fanout_queue, hang_up
 from celery_realtime.channel.seams import (
+    RedisTopics,
     keep_client,
     keep_queues,
     leave_compressed,
@@ -229,3 +230,50 @@ def test_a_broker_without_such_clients_is_left_alone(amqp: Any) -> None:
     attributes = {*vars(channel)}
     keep_client(channel)
     assert {*vars(channel)} == attributes
+
+
+# -- topics of shards -----------------------------------------------------------------------------------------------
+
+
+def test_redis_confirms_the_topics_of_routing_keys_and_ends_them(redis: Any, redis_broker: Broker) -> None:
+    confirmed: list[tuple[str, str]] = []
+    received: list[Any] = []
+    channel = redis.default_channel
+    exchange = fanout_exchange("seams.8", {})
+    topics = RedisTopics(channel, lambda *which: confirmed.append(which))
+    assert topics.are_there
+    consumer = redis.Consumer(fanout_queue(exchange, {}, "seams"), on_message=received.append, no_ack=True)
+    consumer.consume()
+    with contextlib.suppress(TimeoutError):
+        redis.drain_events(timeout=0.1)
+
+    def drained(until: Any) -> Any:
+        with contextlib.suppress(TimeoutError):
+            redis.drain_events(timeout=0.1)
+        return until()
+
+    for key in ("1", "2"):
+        topics.subscribe("seams.8", key)
+    wait_for(lambda: drained(lambda: len(confirmed) == 2))
+    assert confirmed == [("seams.8", "1"), ("seams.8", "2")]
+
+    with kombu.Connection(redis_broker.url) as other:
+        producer = other.Producer(exchange=exchange)
+        for key in ("2", "3", "1"):
+            producer.publish(b"{}", routing_key=key, content_type="text/plain", content_encoding="utf-8")
+        wait_for(lambda: drained(lambda: len(received) == 2))
+        topics.unsubscribe("seams.8", "1")
+        topic = f"/{redis_broker.url.rpartition('/')[2]}.seams.8/1"
+        with Redis.from_url(redis_broker.url) as client:
+            wait_for(lambda: client.pubsub_numsub(topic)[0][1] == 0)
+        for key in ("1", "2"):
+            producer.publish(b"{}", routing_key=key, content_type="text/plain", content_encoding="utf-8")
+        wait_for(lambda: drained(lambda: len(received) == 3))
+    assert [message.delivery_info["routing_key"] for message in received] == ["2", "1", "2"]
+
+
+def test_rabbitmq_has_no_such_topics(amqp: Any) -> None:
+    topics = RedisTopics(amqp.default_channel, lambda *_: None)
+    assert not topics.are_there
+    topics.subscribe("seams.8", "1")
+    topics.unsubscribe("seams.8", "1")

@@ -133,6 +133,39 @@ def test_whatever_a_publisher_frames_decodes_to_the_same(event: str, project_id:
     assert (decoded.event, decoded.project_id, decoded.data) == (event, project_id, data)
 
 
+@given(st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=5))
+def test_the_head_of_a_frame_says_which_projects_it_is_of(project_ids: list[str]) -> None:
+    [(_, body)] = wire.frames([Outgoing(name, ',"events":[', b'{"events":[1]}') for name in project_ids], "me", "/jobs")
+    for frame in (body, body.decode()):
+        head = wire.head_of_frame(frame)
+        assert head is not None
+        assert (set(head.projects), head.namespace) == (set(project_ids), "/jobs")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(
+            None,
+            7,
+            b"",
+            "",
+            b"{",
+            wire.PING,
+            b'{"method":"celery_realtime",',
+            b'{"method":"celery_realtime","events":[]}',
+        ),
+        b'{"method":"celery_realtime","v":1,"events":[["step","project:a",{}]]}',
+        b'{"method":"celery_realtime","projects":"a","events":[]}',
+        b'{"method":"celery_realtime","projects":[1],"events":[]}',
+        b'{"method":"celery_realtime","projects":["a"],"namespace":7,"events":[]}',
+        '{"method":"celery_realtime","projects":["\ud800"],"events":[]}',
+    ],
+)
+def test_what_has_no_such_head_has_to_be_read_whole(body: Any) -> None:
+    assert wire.head_of_frame(body) is None
+
+
 # -- what is known of an event -------------------------------------------------------------------------------------
 
 MARK = {"job_id": "one", "project_id": "alpha", "epoch": "e", "offset": 7}

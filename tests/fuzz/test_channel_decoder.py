@@ -20,7 +20,7 @@ from celery_realtime.history.store import Snapshot
 from celery_realtime.rooms import rooms_of
 from celery_realtime.sending.filtering import EventFilter
 from celery_realtime.web.delivery import Emit
-from tests.channels import client_manager
+from tests.channels import client_manager, every_room
 from tests.fuzz import material
 from tests.fuzz.budget import tried
 from tests.waiting import wait_for
@@ -176,7 +176,7 @@ class Channel:
     def __init__(self, url: str) -> None:
         self.heard: list[int] = []
         self._numbers = itertools.count()
-        self._ears, self._mouth = client_manager(url), RealtimeKombuManager(url, write_only=True)
+        self._ears, self._mouth = every_room(url), RealtimeKombuManager(url, write_only=True)
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
         assert self._ears.wait_until_listening(60)

@@ -60,6 +60,7 @@ realtime = Realtime(
     secret_key=SECRET,
     progress_interval=float(os.environ.get("PROGRESS_INTERVAL", "0.1")),
     wire=os.environ.get("WIRE", "frames"),
+    shards=int(os.environ.get("SHARDS", "1")),
     history_size=int(os.environ.get("HISTORY_SIZE", "1000")),
     lost_after=float(os.environ.get("LOST_AFTER", "30")),
     **({"history_url": None} if os.environ.get("HISTORY") == "off" else {}),

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from celery_realtime.web.delivery import Emit
-from tests.channels import client_manager
+from tests.channels import every_room
 from tests.integration import farewell_jobs, jobs
 from tests.integration.farewell_scripts import LINES
 from tests.integration.stage import new_project, producing
@@ -49,7 +49,7 @@ class Ear:
 
     def __init__(self, url: str) -> None:
         self.heard: list[tuple[str, Any]] = []
-        self._manager = client_manager(url)
+        self._manager = every_room(url)
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
         assert self._manager.wait_until_listening(60)

@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from celery_realtime.channel.bindings import Bindings
+from celery_realtime.channel.wire import frames
+from celery_realtime.events import Outgoing
 from celery_realtime.history.store import Snapshot
 from celery_realtime.web import channel_reader
 from celery_realtime.web.catchup import CatchUp
 from celery_realtime.web.channel_reader import ChannelReader, OrderObservers
 from celery_realtime.web.delivery import Delivery, Emit
+from celery_realtime.web.watched_shards import WatchedShards
 from tests.log_records import logged_by
 from tests.waiting import wait_for
 from tests.web.test_delivery import Members
@@ -34,6 +38,7 @@ class Connection:
 
     def __init__(self, *connections: list[Any]) -> None:
         self.generation = 0
+        self.bindings = Bindings()
         self._connections = list(connections)
 
     def messages(self, _patience: Any = None) -> Generator[Any, None, None]:
@@ -69,7 +74,9 @@ class Server:
         self.last = 0
         delivery = Delivery(lambda _namespace, room: not room.startswith("batch"), None, Members())
         self.catch_up = CatchUp(self._read, delivery.is_watched, "/")
-        self.reader = ChannelReader(Connection(*connections), self.catch_up, delivery, "me")  # type: ignore[arg-type]
+        connection: Any = Connection(*connections)
+        shards = WatchedShards(1, connection.bindings, lambda _project_id: True, lambda: None)
+        self.reader = ChannelReader(connection, self.catch_up, delivery, shards=shards, host_id="me")
         self.emitted: list[tuple[str, Any]] = []
 
     def _read(self, project_id: str, epoch: str, offset: int, _most_jobs: int) -> Snapshot:
@@ -97,6 +104,25 @@ def servers() -> Iterator[list[Server]]:
     yield made
     for server in made:
         server.close()
+
+
+def test_a_frame_for_nobody_is_not_decoded() -> None:
+    """All that is read of it is its head: what comes behind need not even be JSON."""
+    followed = frozenset({"project:alpha"})
+    delivery = Delivery(lambda _namespace, room: room in followed, None, Members())
+    catch_up = CatchUp(None, delivery.is_watched, "/")
+    connection: Any = Connection()
+    shards = WatchedShards(1, connection.bindings, lambda _project_id: True, lambda: None)
+    reader = ChannelReader(connection, catch_up, delivery, shards=shards, host_id="me")
+    events = [Outgoing(project, "step", b'{"number":1}') for project in ("beta", "gamma")]
+    [(_, body)] = frames(events, "worker", "/")
+
+    assert reader.items(Message(body.decode()[:-3])) == []
+    assert reader.loop.failures == 0
+    [(_, body)] = frames([*events, Outgoing("alpha", "step", b'{"number":2}')], "worker", "/")
+    assert ("project:alpha", {"number": 2}) in [(item.room, item.data) for item in reader.items(Message(body.decode()))]
+    [(_, body)] = frames([Outgoing("alpha", "step", b"{}")], "worker", "/elsewhere")
+    assert [item.namespace for item in reader.items(Message(body.decode()))] == ["/elsewhere"]
 
 
 def read_until(server: Server, emitted: list[tuple[str, Any]], has_room: Any = lambda: True) -> None:
