@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from celery_realtime.backoff import Backoff
+from celery_realtime.channel.audience import Audience
 from celery_realtime.channel.connections import Preference, errors_of, hang_up
 from celery_realtime.channel.seams import clients_of_redis, close_reading_connection, keep_client, on_confirms
 from celery_realtime.clocks import time
@@ -194,14 +195,13 @@ class Publisher:
         for packed, body in () if self._blocked else pack(rest):
             self._next_tag += 1
             self._unconfirmed[self._next_tag] = packed
-            to = self._addressed(route(packed))
-            self._producer.publish(body, content_type="text/plain", content_encoding="utf-8", **to)
+            key = route(packed)
+            if key is None or self._audience.is_there(key):
+                to = {} if key is None else self._audience.address(key)
+                self._producer.publish(body, content_type="text/plain", content_encoding="utf-8", **to)
             if not self._confirms:
                 self._on_ack(self._next_tag, False)
         self._await_confirms()
-
-    def _addressed(self, routing_key: str | None) -> dict[str, str]:
-        return {} if routing_key is None else {"exchange": self._further_name, "routing_key": routing_key}
 
     def _new_producer(self) -> Any:
         self._has_turn = turnstile.enter()
@@ -217,7 +217,7 @@ class Publisher:
         if self._further is not None:
             further = self._further()(channel)
             further.declare()
-            self._further_name: str = further.name
+            self._audience = Audience(channel, further.name)
         self._confirms = on_confirms(channel, self._on_ack, self._on_nack)
         return producer
 

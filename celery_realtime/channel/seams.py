@@ -220,5 +220,28 @@ class RedisTopics:
         return self._handle(client, response)
 
 
+def has_listeners(channel: Any, exchange: str, routing_key: str) -> bool:
+    """Return whether anybody is subscribed to the topic of a routing key, as far as a Redis says so.
+
+    Why: what nobody hears need not be sent to the broker, and kombu does not pass on what Redis answers to a message.
+    Seen: ``_get_publish_topic``, ``client`` (redis-py's, with ``pubsub_numsub``) and ``global_keyprefix`` of a Redis
+    channel, in kombu 5.7.0; and ``sentinel_fanout_compat``, with which others may be subscribed to another topic.
+    Without them: each message is sent.
+
+    Args:
+        channel: A kombu channel, of whatever transport.
+        exchange: A fan-out exchange.
+        routing_key: Its routing key.
+    """
+    topic_of = getattr(channel, "_get_publish_topic", None)
+    ask = getattr(getattr(channel, "client", None), "pubsub_numsub", None)
+    if topic_of is None or ask is None or getattr(channel, "sentinel_fanout_compat", False):
+        return True
+    prefix = getattr(channel, "global_keyprefix", None) or ""
+    with contextlib.suppress(*channel.connection.channel_errors):  # such as where an ACL forbids it
+        return any(count > 0 for _, count in ask(prefix + topic_of(exchange, routing_key)))
+    return True
+
+
 def _text(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

@@ -110,10 +110,6 @@ class CatchUp:
                 self._order(project_id)
                 self._expected[project_id] = self._clock()
 
-    def is_tracked(self, project_id: str) -> bool:
-        """Return whether a client follows a project, or is about to, as far as the history says where it stands."""
-        return project_id in self._orders
-
     def seed(self, project_id: str, epoch: str, offset: int) -> str | None:
         """Note that a client has read a snapshot; return the older epoch that this server is still in, if it is."""
         if self._reader is None:
@@ -188,12 +184,7 @@ class CatchUp:
         return [shown for event in due if (shown := self._standings.shown(event)) is not None]
 
     def fall_behind(self, project_ids: Iterable[str] | None = None, *, started_only: bool = False) -> None:
-        """Note that events may have been missed.
-
-        Args:
-            project_ids: The projects; None for all that are tracked, such as after an outage.
-            started_only: Whether those do not count of which nobody has read a snapshot yet.
-        """
+        """Note that events may have been missed; of all projects, of some, or of those of which there is a snapshot."""
         with self._lock:
             for name in self._orders if project_ids is None else self._orders.keys() & set(project_ids):
                 order = self._orders[name]

@@ -135,15 +135,9 @@ class ChannelReader:
         return decoded
 
     def _is_for_nobody(self, head: wire.FrameHead) -> bool:
-        """Tell whether no client follows, or is about to follow, any project of a frame.
-
-        Whoever joins later reads a snapshot that has its events.
-        """
+        """Tell whether no client follows any project of a frame: who joins later reads a snapshot with its events."""
         namespace = head.namespace or "/"
-        return not any(
-            self._catch_up.is_tracked(project_id) or self._delivery.is_watched(namespace, project_id)
-            for project_id in head.projects
-        )
+        return not any(self._delivery.is_watched(namespace, project_id) for project_id in head.projects)
 
     def _recovered(self) -> list[Item]:
         """Return what was missed and has been recovered; the rest of very much of it at once in the next turn."""

@@ -281,6 +281,42 @@ class RealtimeClientManager(RealtimeKombuManager):
         self._backlogs.close(eio_sid)
 
 
+class ListeningWait:
+    """Waits in an event loop for the thread that listens. One thread waits for all clients, of which many may come.
+
+    Args:
+        attached: Set when the event loop takes what is received.
+        listener: Receives the messages.
+        watched: Which parts of the channel are listened to.
+    """
+
+    def __init__(self, attached: threading.Event, listener: Listener, watched: WatchedShards) -> None:
+        self._attached = attached
+        self._listener = listener
+        self._watched = watched
+        self._waiting: asyncio.Task[bool] | None = None
+
+    async def wait(self, timeout: float, project_id: str | None) -> bool:
+        """Wait until messages, and those of a project, are received; returns whether they are."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        shards = () if project_id is None else self._watched.watch(project_id)
+        while not self._is_over(shards) and (left := deadline - loop.time()) > 0:
+            if self._waiting is None or self._waiting.done():
+                self._waiting = loop.create_task(asyncio.to_thread(self._block, left))
+            await asyncio.wait([self._waiting], timeout=left)
+        return self._is_over(shards)
+
+    def _is_over(self, shards: Collection[Shard]) -> bool:
+        return self._attached.is_set() and self._listener.wait(0) and self._listener.bindings.wait(shards, 0)
+
+    def _block(self, timeout: float) -> bool:
+        if not (self._attached.wait(timeout) and self._listener.wait(timeout)):
+            return False
+        self._watched.wake()
+        return self._listener.bindings.wait_for_change(min(timeout, GLANCE))
+
+
 class AsyncRealtimeClientManager(AsyncPubSubManager):
     """The asyncio counterpart of :class:`RealtimeClientManager`, on every broker that kombu fans out on.
 
@@ -358,7 +394,7 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
         self.listener_thread: threading.Thread | None = None
         self._queue: LoopQueue[Item] | None = None
         self._attached = threading.Event()
-        self._waiting: asyncio.Task[bool] | None = None
+        self._wait = ListeningWait(self._attached, self.reader.listener, self.watched)
 
     def set_server(self, server: Any) -> None:
         """Take the server whose clients these are, before any has connected; python-socketio calls it."""
@@ -412,28 +448,9 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
 
     async def wait_until_listening(self, timeout: float, project_id: str | None = None) -> bool:
         """Wait until messages are received; see :meth:`RealtimeClientManager.wait_until_listening`."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout
         if self._attached.is_set():
             self.start_listening()  # again, should the thread have ended
-        shards = () if project_id is None else self.watched.watch(project_id)
-        while not self._is_listening(shards) and (left := deadline - loop.time()) > 0:
-            # One thread waits for all: in an outage every client of a server may come here at once.
-            if self._waiting is None or self._waiting.done():
-                self._waiting = loop.create_task(asyncio.to_thread(self._wait, left))
-            await asyncio.wait([self._waiting], timeout=left)
-        return self._is_listening(shards)
-
-    def _is_listening(self, shards: Collection[Shard] = ()) -> bool:
-        listener = self.reader.listener
-        return self._attached.is_set() and listener.wait(0) and listener.bindings.wait(shards, 0)
-
-    def _wait(self, timeout: float) -> bool:
-        listener = self.reader.listener
-        is_listening = self._attached.wait(timeout) and listener.wait(timeout)
-        if is_listening:
-            self.watched.wake()
-        return is_listening and listener.bindings.wait_for_change(min(timeout, GLANCE))
+        return await self._wait.wait(timeout, project_id)
 
     def basic_enter_room(self, sid: str, namespace: str, room: Any, eio_sid: str | None = None) -> None:
         """Let a client enter a room; python-socketio calls it, whoever places the client there."""

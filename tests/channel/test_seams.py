@@ -16,6 +16,7 @@ from redis import Redis
 from celery_realtime.channel.connections import connection, fanout_exchange, fanout_queue, hang_up
 from celery_realtime.channel.seams import (
     RedisTopics,
+    has_listeners,
     keep_client,
     keep_queues,
     leave_compressed,
@@ -277,3 +278,30 @@ def test_rabbitmq_has_no_such_topics(amqp: Any) -> None:
     assert not topics.are_there
     topics.subscribe("seams.8", "1")
     topics.unsubscribe("seams.8", "1")
+
+
+def test_redis_says_whether_anybody_hears_a_routing_key(redis: Any, redis_broker: Broker) -> None:
+    channel = redis.default_channel
+    database = redis_broker.url.rpartition("/")[2]
+    assert not has_listeners(channel, "seams.8", "1")
+    with Redis.from_url(redis_broker.url) as client, client.pubsub() as pubsub:
+        pubsub.subscribe(f"/{database}.seams.8/1")
+        wait_for(lambda: has_listeners(channel, "seams.8", "1"))
+        assert not has_listeners(channel, "seams.8", "2")
+        pubsub.unsubscribe()
+        wait_for(lambda: not has_listeners(channel, "seams.8", "1"))
+
+
+def test_where_nobody_can_say_who_hears_all_count_as_heard(amqp: Any) -> None:
+    assert has_listeners(amqp.default_channel, "seams.8", "1")
+    assert has_listeners(object(), "seams.8", "1")
+
+
+def test_a_redis_that_does_not_say_who_hears_counts_as_heard(redis: Any) -> None:
+    channel = redis.default_channel
+
+    def forbidden(*_: Any) -> Any:
+        raise redis.channel_errors[0]("no permissions to run 'pubsub|numsub'")
+
+    channel.client.pubsub_numsub = forbidden
+    assert has_listeners(channel, "seams.8", "1")

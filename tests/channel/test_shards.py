@@ -263,32 +263,70 @@ def test_an_asyncio_server_hears_what_its_clients_watch(channel: Channel) -> Non
 # -- Redis --------------------------------------------------------------------------------------------------------
 
 
+def topic(broker: Broker, shard: int | None = None, prefix: str = "") -> str:
+    """Return the name of a channel of Redis: that of a shard, or that of all servers."""
+    name = "socketio" if shard is None else f"socketio.{SHARDS}/{shard}"
+    return f"{prefix}/{broker.url.rpartition('/')[2]}.{name}"
+
+
 def test_a_batch_becomes_one_message_a_shard_and_an_announcement_now_and_then(redis_broker: Broker) -> None:
     channel = Channel(redis_broker.url)
     publisher = channel.publisher(shards=SHARDS)
     with redis.Redis.from_url(redis_broker.url) as client, client.pubsub() as pubsub:
-        pubsub.psubscribe("*socketio*")
-        wait_for(lambda: (pubsub.get_message(timeout=1) or {}).get("type") == "psubscribe")
+        pubsub.subscribe(topic(redis_broker), *(topic(redis_broker, shard) for shard in range(3)))
+        confirmed = [wait_for(lambda: pubsub.get_message(timeout=1)) for _ in range(4)]
+        assert {message["type"] for message in confirmed} == {"subscribe"}
         for start in (0, 100):
-            events = [step(start + number, PROJECTS[number % 3]) for number in range(30)]
-            assert publisher.publish_events(events) == 30
-        topics: list[str] = []
-        while (message := pubsub.get_message(timeout=1)) is not None:
-            topics.append(message["channel"].decode())
+            events = [step(start + number, PROJECTS[number % 4]) for number in range(40)]
+            assert publisher.publish_events(events) == 40
+        topics = [wait_for(lambda: pubsub.get_message(timeout=1))["channel"].decode() for _ in range(7)]
+        assert pubsub.get_message(timeout=0.1) is None
     channel.close()
-    database = redis_broker.url.rpartition("/")[2]
-    shards = [f"/{database}.socketio.{SHARDS}/{number}" for number in range(3)]
-    assert sorted(topics[1:]) == sorted(2 * shards)
-    assert topics[0] == f"/{database}.socketio"
+    assert topics[0] == topic(redis_broker)
+    assert topics[1:] == 2 * [topic(redis_broker, shard) for shard in range(3)]
+
+
+def test_nothing_is_sent_to_redis_for_a_shard_that_nobody_hears_until_somebody_does(redis_broker: Broker) -> None:
+    channel = Channel(redis_broker.url)
+    publisher = channel.publisher(shards=SHARDS)
+    assert publisher.publish_events([step(0, PROJECTS[3])]) == 1  # with the announcement
+    with redis.Redis.from_url(redis_broker.url) as client:
+        before = client.info("commandstats")["cmdstat_publish"]["calls"]
+        for number in range(1, 11):
+            assert publisher.publish_events([step(number, PROJECTS[3])]) == 1
+        assert client.info("commandstats")["cmdstat_publish"]["calls"] == before
+    recorder = channel.recorder(shards=SHARDS)
+    watch(recorder, PROJECTS[3])
+    for number in range(11, 21):
+        assert publisher.publish_events([step(number, PROJECTS[3])]) == 1
+    assert heard_by(recorder, publisher) == list(range(11, 21))
+    channel.close()
+
+
+def test_shards_are_heard_behind_a_prefix_of_all_keys(redis_broker: Broker) -> None:
+    options = {"connection_options": {"transport_options": {"global_keyprefix": "staging:"}}, "shards": SHARDS}
+    channel = Channel(redis_broker.url)
+    recorder, publisher = channel.recorder(**options), channel.publisher(**options)
+    watch(recorder, PROJECTS[3])
+    for number in range(10):
+        assert publisher.publish_events([step(number, PROJECTS[3]), step(number, PROJECTS[4])]) == 2
+    assert heard_by(recorder, publisher) == list(range(10))
+    with redis.Redis.from_url(redis_broker.url) as client:
+        assert client.pubsub_numsub(topic(redis_broker, 3, "staging:"), topic(redis_broker, 3)) == [
+            (topic(redis_broker, 3, "staging:").encode(), 1),
+            (topic(redis_broker, 3).encode(), 0),
+        ]
+    recorder.stop()  # the channel's own probe has no prefix
+    publisher.publish_events([step(11, PROJECTS[3])])
+    channel.close()
 
 
 def test_nothing_reaches_a_server_of_a_shard_that_it_does_not_watch(redis_broker: Broker) -> None:
     channel = Channel(redis_broker.url)
     recorder = channel.recorder(shards=SHARDS)
     watch(recorder, PROJECTS[3])
-    database = redis_broker.url.rpartition("/")[2]
     with redis.Redis.from_url(redis_broker.url) as client:
-        receivers = [client.publish(f"/{database}.socketio.{SHARDS}/{number}", b"{}") for number in range(SHARDS)]
+        receivers = [client.publish(topic(redis_broker, shard), b"{}") for shard in range(SHARDS)]
     assert receivers == [0, 0, 0, 1, 0, 0, 0, 0]
     channel.close()
 
