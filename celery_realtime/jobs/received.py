@@ -52,6 +52,10 @@ class ReceivedJobs:
         """
         return None if job_id in self._shared else self._jobs.get(job_id)
 
+    def of_task(self, task: Any, job_id: str) -> Job | None:
+        """Return the job that a task runs or, in a worker's main process, one that was received."""
+        return self._reader.running(task) if task.request.id == job_id else self.by_id(job_id)
+
     def request(self, job_id: str) -> Any:
         """Return the request that was received last under an id, or None if it is gone."""
         return self._requests.get(job_id)

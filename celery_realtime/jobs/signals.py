@@ -191,8 +191,7 @@ class Bridge:
         if state == "IGNORED":
             self._end_ignored(job, request)
         elif state == "REJECTED" and not getattr(retval, "requeue", False):
-            error = endings.rejection_error(retval)
-            self._reporter.report(job, "REJECTED", error=error)
+            self._reporter.report(job, "REJECTED", error=(error := endings.rejection_error(retval)))
             self._unreached.end_behind(job, request, error)
         elif state is None:
             self._end_interrupted(job, request, sys.exc_info()[1])
@@ -239,7 +238,7 @@ class Bridge:
     ) -> None:
         # Celery 5.7 sends it for a Reject too, from the main process; the child has reported that in task_postrun.
         if sender.app is self._app and not isinstance(exception, Reject):
-            job = self._job_by_id(sender, task_id)
+            job = self._received.of_task(sender, task_id)
             request = sender.request if sender.request.id == task_id else self._received.request(task_id)
             if job is None or not self._departures.hasten(job, exception):
                 self._report_failure(job, exception, einfo, error=endings.failed(sender, exception))
@@ -252,10 +251,6 @@ class Bridge:
             error = error or describe_error(exception)
             gate = DIED_GATE if was_killed(exception) and not is_prefork_child() else ""
             self._reporter.report(job, "FAILURE", gate=gate, error=error, traceback=traceback)
-
-    def _job_by_id(self, task: Any, job_id: str) -> Job | None:
-        """Return the job that a task runs or, in a worker's main process, one that was received."""
-        return self._reader.running(task) if task.request.id == job_id else self._received.by_id(job_id)
 
     def _on_revoked(
         self, sender: Any = None, request: Any = None, terminated: Any = None, expired: Any = None, **_: Any
@@ -271,7 +266,7 @@ class Bridge:
         """Report a job that failed in Celery's own hands: bad kwargs, no result backend, an eager one that raises."""
         if sender.app is not self._app:
             return
-        job = self._job_by_id(sender, task_id)
+        job = self._received.of_task(sender, task_id)
         if request and sender.request.id != task_id:
             # Not what was received last under this id: that may be the next attempt.
             message = TaskMessage(task_id, dict_fields(request), details.get("args"), details.get("kwargs"), {})

@@ -133,13 +133,10 @@ class Sender(Generic[T]):
         self._hold.kept = self
         if self._thread is None or self._backlog.is_sending:
             self.ensure()
-        if is_news and (not self._is_resting or self._is_rest_too_long):
+        # It rests for too long if something more urgent has come, or as much as fits in a batch.
+        has_to_end = self._queue.urgency > self._urgency or len(self._queue) >= self._batch_size
+        if is_news and (has_to_end or not self._is_resting):
             self._work.call()
-
-    @property
-    def _is_rest_too_long(self) -> bool:
-        """Whether something waits that is more urgent than what the thread rests for, or as much as fits in a batch."""
-        return self._queue.urgency > self._urgency or len(self._queue) >= self._batch_size
 
     @contextlib.contextmanager
     def expediting(self) -> Iterator[None]:
@@ -198,12 +195,9 @@ class Sender(Generic[T]):
             with self._lock:
                 if self._thread is me:
                     self._pace.rest(time.monotonic(), time.thread_time() - began)
-                    self._note_done()
+                    if self._took_all_at is not None and not self._backlog:
+                        self.done_until = self._took_all_at
         return 0.0
-
-    def _note_done(self) -> None:
-        if self._took_all_at is not None and not self._backlog:
-            self.done_until = self._took_all_at
 
     @property
     def is_stopped(self) -> bool:

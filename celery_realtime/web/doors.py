@@ -31,8 +31,9 @@ MOST_WAITING = 200
 #: Seconds that a request may take to come: many clients may connect at once, after an outage.
 GRACE = 2.0
 
-#: Connections whose request is to come, at most, and the part that they may be of the files that a process may open.
-MOST_AT_ONCE, PART_OF_FILES = 1000, 2
+#: Connections whose request is to come, at most: of servers of asyncio, and where each has a thread or a greenlet;
+#: and the part that they may be of the files that a process may open.
+MOST_AT_ONCE, MOST_THREADS, PART_OF_FILES = 1000, 400, 2
 
 #: The part of a fixed number of threads that they may take, and how many in any case.
 PART, FEWEST = 4, 4
@@ -137,7 +138,7 @@ def _waiting() -> Waiting:
     """Return what bounds the server of the request in which this is called: most of a fixed number is for requests."""
     number = capacity.requests_at_once()
     if number is None:
-        return Waiting(MOST_WAITING)
+        return Waiting(MOST_WAITING, at_once=min(most_at_once(), MOST_THREADS))
     part = max(FEWEST, number // PART)
     return Waiting(min(MOST_WAITING, part), at_once=min(most_at_once(), part))
 

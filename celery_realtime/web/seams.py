@@ -567,6 +567,24 @@ TOO_MUCH = {"code": "too_many_requests", "message": "this connection sends more 
 CLOSING = 1.0
 
 
+def _emptied(queue: Any, empty_error: type[Exception]) -> int:
+    """Discard the packets of a queue, and return how many there were; the end that tells its writer to end stays."""
+    discarded, has_end = 0, False
+    while queue.qsize():
+        try:
+            packet = queue.get_nowait()
+        except empty_error:  # another thread took the last packet
+            break
+        queue.task_done()
+        if packet is None:
+            has_end = True
+        else:
+            discarded += 1
+    if has_end:  # a writer that has not begun yet would wait for another end, and keep what the connection takes
+        queue.put_nowait(None)
+    return discarded
+
+
 class EngineSockets:
     """The Engine.IO connections of a server, by their Engine.IO session ids.
 
@@ -642,7 +660,7 @@ class EngineSockets:
         Engine.IO lists closed connections for up to a minute, and Python looks for such circles rarely.
         """
         if connection.closed:
-            self._empty(connection)
+            _emptied(connection.queue, self._queue_empty())
             self._server.eio.sockets.pop(eio_sid, None)
             for name in ("_upgrade_websocket", "_websocket_handler"):
                 vars(connection).pop(name, None)
@@ -718,7 +736,7 @@ class EngineSockets:
             if connection.closed and self._closed_at.setdefault(eio_sid, now) < now - CLOSING:
                 self._websockets.pop(eio_sid, None)
                 self._closed_at.pop(eio_sid, None)
-                self._empty(connection)
+                _emptied(connection.queue, self._queue_empty())
                 self.cut(environ)
 
     def __contains__(self, eio_sid: object) -> bool:
@@ -736,23 +754,7 @@ class EngineSockets:
     def discard(self, eio_sid: str) -> int:
         """Discard the packets that a client has not read, and return how many there were."""
         connection = self._server.eio.sockets.get(eio_sid)
-        return 0 if connection is None else self._empty(connection)
-
-    def _empty(self, connection: Any) -> int:
-        discarded, has_end = 0, False
-        while connection.queue.qsize():
-            try:
-                packet = connection.queue.get_nowait()
-            except self._queue_empty():  # another thread took the last packet
-                break
-            connection.queue.task_done()
-            if packet is None:
-                has_end = True
-            else:
-                discarded += 1
-        if has_end:  # a writer that has not begun yet would wait for another end, and keep what the connection takes
-            connection.queue.put_nowait(None)
-        return discarded
+        return 0 if connection is None else _emptied(connection.queue, self._queue_empty())
 
     def _queue_empty(self) -> type[Exception]:
         if is_asyncio(self._server):

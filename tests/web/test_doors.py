@@ -82,7 +82,7 @@ def test_werkzeug_is_bounded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from werkzeug.serving import make_server
 
     monkeypatch.setattr(doors, "MOST_WAITING", 1)
-    monkeypatch.setattr(doors, "MOST_AT_ONCE", 1)
+    monkeypatch.setattr(doors, "MOST_THREADS", 1)
 
     def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         start_response("200 OK", [])
