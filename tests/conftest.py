@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery._state import _set_task_join_will_block, task_join_will_block
 from hypothesis import settings
 
 from celery_realtime.history import connection
@@ -116,11 +117,15 @@ def _place(path: Path) -> int:
 
 
 @pytest.fixture(autouse=True)
-def _logging() -> Iterator[None]:
-    """Undo what a worker in the process of a test does to the root logger: its level hides the lines of later tests."""
-    root = logging.getLogger()
+def _worker() -> Iterator[None]:
+    """Undo what a worker in the process of a test does to the root logger, and to those that wait for results.
+
+    The level of the one hides the lines of later tests; the others may not wait in a process with a pool.
+    """
+    root, may_not_wait = logging.getLogger(), task_join_will_block()
     level, handlers = root.level, [*root.handlers]
     yield
+    _set_task_join_will_block(may_not_wait)
     root.setLevel(level)
     for handler in root.handlers[:]:
         if handler not in handlers and not type(handler).__module__.startswith("_pytest"):

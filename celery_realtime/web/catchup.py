@@ -36,6 +36,10 @@ MOST_HELD = 20_000
 _random = random.Random()
 
 
+def _taken(events: deque[Heard]) -> list[Heard]:
+    return [events.popleft() for _ in range(len(events))]
+
+
 class CatchUp:
     """Sorts the events of all projects that clients of this server follow.
 
@@ -110,6 +114,10 @@ class CatchUp:
                 self._order(project_id)
                 self._expected[project_id] = self._clock()
 
+    def is_tracked(self, project_id: str) -> bool:
+        """Tell whether it is known where a project stands, or a client is about to read that."""
+        return project_id in self._orders
+
     def seed(self, project_id: str, epoch: str, offset: int) -> str | None:
         """Note that a client has read a snapshot; return the older epoch that this server is still in, if it is."""
         if self._reader is None:
@@ -143,7 +151,7 @@ class CatchUp:
         """Return, in order, what has to be emitted now that these events have come from the channel."""
         clock, unwatched = self._clock(), set[str]()
         with self._lock:
-            due = list(self._taken_due())
+            due = _taken(self._due)
             for event in events:
                 order = self._orders.get(event.project_id)
                 if order is None and event.project_id not in unwatched:
@@ -155,10 +163,6 @@ class CatchUp:
                 else:
                     due += self._sorted(order, event, clock)
         return due
-
-    def _taken_due(self) -> Iterator[Heard]:
-        while self._due:
-            yield self._due.popleft()
 
     def _begin(self, event: Heard) -> ProjectOrder | None:
         """Track a project that clients follow which the application has placed in its room by itself."""
@@ -213,7 +217,7 @@ class CatchUp:
             self._turns_at = self._clock() + IDLE_INTERVAL
             return
         with self._lock:
-            due = list(self._taken_due())
+            due = _taken(self._due)
             self._look_around(self._reader)
         yield due
         for missing, snapshot in self._reader.answers():

@@ -135,9 +135,13 @@ class ChannelReader:
         return decoded
 
     def _is_for_nobody(self, head: wire.FrameHead) -> bool:
-        """Tell whether no client follows any project of a frame: who joins later reads a snapshot with its events."""
-        namespace = head.namespace or "/"
-        return not any(self._delivery.is_watched(namespace, project_id) for project_id in head.projects)
+        """Tell whether no client follows any project of a frame: a snapshot that is read later has its events.
+
+        Of a project whose clients have left a moment ago it is still known where it stands; what it misses would be
+        looked for when they come back.
+        """
+        namespace, is_tracked = head.namespace or "/", self._catch_up.is_tracked
+        return not any(is_tracked(name) or self._delivery.is_watched(namespace, name) for name in head.projects)
 
     def _recovered(self) -> list[Item]:
         """Return what was missed and has been recovered; the rest of very much of it at once in the next turn."""
