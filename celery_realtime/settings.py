@@ -169,7 +169,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     flush_timeout: Pause = 5.0
     lost_after: Span = 30.0
     max_subscriptions: Number = 200
-    max_connections: Number = 1200
+    max_connections: Number = 800
     request_rate: Rate = 200.0
     max_request: Number = 16384
     connect_timeout: Span = 10.0

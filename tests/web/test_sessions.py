@@ -20,7 +20,7 @@ def sessions(**limits: Any) -> Sessions:
 
 def test_the_limits_are_those_of_the_settings() -> None:
     assert Limits.of(Settings(max_subscriptions=3, request_rate=1.5)) == Limits(
-        3, 1200, 1.5, 16384, 10.0, 16 * 1024 * 1024
+        3, 800, 1.5, 16384, 10.0, 16 * 1024 * 1024
     )
 
 
