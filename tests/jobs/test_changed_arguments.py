@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import celery
 import pytest
 from celery import Celery, Task, signals
 from celery.app.trace import trace_task
@@ -100,7 +101,9 @@ def test_nor_of_what_the_job_goes_on_in_or_publishes(app: Celery, base: type) ->
     finally:
         signals.before_task_publish.disconnect(note)
     assert projects(studio) == {("job", "p"), ("child", "p")}
-    assert published == ["p", "p"]
+    # Outside of a worker, Celery 5.4 takes a call of the base class for one of the application, and retries nothing.
+    is_retried = base is Popping or celery.VERSION >= (5, 5)
+    assert published == ["p", "p"][: 1 + is_retried]
 
 
 def test_the_task_gets_what_the_receivers_have_made_of_its_arguments(app: Celery) -> None:
