@@ -40,6 +40,7 @@ from celery_realtime.settings import Settings
 from celery_realtime.web.access_orders import CONFIRM_TIMEOUT, AccessOrders
 from celery_realtime.web.order_results import OrderResult
 from celery_realtime.web.surroundings import celery_app_of, is_flask, surroundings_of
+from celery_realtime.web.watch_marks import WatchMarks
 
 if TYPE_CHECKING:
     from celery_realtime.channel.kombu_manager import RealtimeKombuManager
@@ -73,6 +74,8 @@ class _Parts:
         self._web = _WebSide(self)
         #: What takes access back, and carries out here what other processes have taken back.
         self.access = self._web.access
+        #: Marks what clients of this process watch.
+        self.watch_marks = self._web.marks
         self._celery: _CelerySide | None = None
 
     @property
@@ -459,6 +462,7 @@ class _WebSide:
     def __init__(self, realtime: _Parts) -> None:
         self._realtime = realtime
         self.access = AccessOrders(realtime.manager)
+        self.marks = WatchMarks(realtime.manager)
         #: What serves clients in this process: handlers and client managers.
         self.serving: weakref.WeakSet[Any] = weakref.WeakSet()
         #: The Flask app that serves this, if ``init_app`` was given one.
@@ -467,7 +471,7 @@ class _WebSide:
     @property
     def parts(self) -> list[Any]:
         """What runs here, if anything is served."""
-        return [*self.serving, self.access] if self.serving else []
+        return [*self.serving, self.access, self.marks] if self.serving else []
 
     def client_manager(self, write_only: bool) -> RealtimeKombuManager:
         """Return a new client manager for a synchronous server, or one that only publishes."""
@@ -508,7 +512,7 @@ class _WebSide:
 
     def attach(self, server: Any, handlers: type[SocketIOEventHandlers] | None, rules: Rules) -> SocketIOEventHandlers:
         """Register handlers on a server; see :meth:`Realtime.init_socketio`."""
-        from celery_realtime.web.attach import attach
+        from celery_realtime.web.attach import attach, client_manager_of
         from celery_realtime.web.handlers import Sources
         from celery_realtime.web.job_requests import JobRequests
 
@@ -519,6 +523,7 @@ class _WebSide:
         attached = attach(server, realtime.settings, handlers=handlers, rules=rules, sources=sources)
         manager.attach(attached.server)
         self.access.add(attached)
+        self.marks.add(client_manager_of(attached.server).watched)
         self.serving.update((attached, attached.server.manager))
         if manager.history is not None:
             attached.on_first_client(self._start)
@@ -527,6 +532,7 @@ class _WebSide:
     def _start(self) -> None:
         self._realtime.keeper.start()
         self.access.start()
+        self.marks.start()
 
     def _read(self, project_id: str, *position: Any) -> Any:
         """Read a project, and then carry out the orders that were not heard: what was read may be newer than these."""

@@ -119,6 +119,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         history_size: Events kept for each project.
         history_ttl: Seconds that a quiet project's history is kept.
         progress_interval: Shortest time between two progress events of a job, in seconds.
+        progress_interval_watched: The same while somebody watches the job's project, if that is shorter and there is a
+            history.
         max_payload: Largest result or custom event that is sent, in bytes of JSON.
         include_result: Whether a success carries the task's return value.
         include_traceback: Whether an error carries the traceback.
@@ -156,6 +158,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     history_size: Number = 1000
     history_ttl: Span = 86400.0
     progress_interval: Pause = 5.0
+    progress_interval_watched: Pause = 0.25
     max_payload: Number = 65536
     include_result: bool = True
     include_traceback: bool = False

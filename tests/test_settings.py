@@ -20,7 +20,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
     settings = settle()
     assert settings.url == BROKER
     assert (settings.channel, settings.wire, settings.namespace) == ("socketio", "frames", "/")
-    assert settings.progress_interval == 5.0
+    assert (settings.progress_interval, settings.progress_interval_watched) == (5.0, 0.25)
     assert settings.max_payload == 65536
     assert (settings.include_result, settings.include_traceback, settings.metrics) == (True, False, False)
     assert settings.secret_key is None
@@ -89,6 +89,8 @@ def test_a_name_that_is_like_no_other_brings_the_list_of_all() -> None:
         ("progress_interval", "5"),
         ("progress_interval", None),
         ("progress_interval", True),
+        ("progress_interval_watched", "0.25"),
+        ("progress_interval_watched", None),
         ("max_payload", True),
         ("include_result", 1),
         ("include_traceback", "yes"),
@@ -121,7 +123,7 @@ def test_what_must_be_above_zero_is_refused_below_one(name: str, value: int) -> 
     assert getattr(settle(**{name: 1}), name) == 1
 
 
-@pytest.mark.parametrize("name", ["progress_interval", "linger", "flush_timeout"])
+@pytest.mark.parametrize("name", ["progress_interval", "progress_interval_watched", "linger", "flush_timeout"])
 @pytest.mark.parametrize("value", [-1, -0.001, math.nan])
 def test_a_length_of_time_is_never_negative(name: str, value: float) -> None:
     with pytest.raises(ImproperlyConfigured, match=f"realtime_{name} must be 0 or more"):

@@ -164,6 +164,7 @@ class Web:
         if self.realtime.manager.history is not None:
             self.realtime.keeper.stop()
             self.realtime.access.stop()
+            self.realtime.watch_marks.stop()
         self.manager.stop_listening()
         self._stack.close()
         if self._listener is not None:

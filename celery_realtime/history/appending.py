@@ -86,10 +86,15 @@ class Appender:
         self.writer = Writer()
         self._witnessed: BoundedDict[str, tuple[str, int]] = BoundedDict(WITNESSED)
         self._due_observers: list[Callable[[str, float], None]] = []
+        self._watch_observers: list[Callable[[str, bool], None]] = []
 
     def on_workflows_due(self, observer: Callable[[str, float], None]) -> None:
         """Call ``observer`` with a project and the seconds until an update of a workflow of it is due."""
         self._due_observers.append(observer)
+
+    def on_watch(self, observer: Callable[[str, bool], None]) -> None:
+        """Call ``observer`` with each project that something was appended to, and whether somebody watches it."""
+        self._watch_observers.append(observer)
 
     def settle_doubts(self, events: list[Outgoing]) -> None:
         """Ask what became of the latest write if it was not answered, and of events that others may have stored.
@@ -144,16 +149,18 @@ class Appender:
         arguments += [self.writer.id, write, " ".join([str(event.number) for event in events])]
         arguments.append(_pack([_describe(event) for event in events]))
         arguments += [event.payload for event in events]
-        server = ["server"] if self._has_sentinels else []
-        return call(_APPEND, self._keys.project_and_begun(project_id, *server), arguments)
+        more = ["watched", "server"] if self._has_sentinels else ["watched"]
+        return call(_APPEND, self._keys.project_and_begun(project_id, *more), arguments)
 
     def _answers(self, project_id: str, group: list[tuple[int, Outgoing]], reply: Any) -> dict[int, list[Outgoing]]:
         """Return what to publish for the events of one project, by their places in the batch."""
         if isinstance(reply, Exception):
             self._refused(reply)
             return {place: unnumbered(event) for place, event in group}
-        epoch, words, updates, has_made_due = reply
+        epoch, words, updates, has_made_due, is_watched = reply
         self._note_due(project_id, has_made_due)
+        for observer in self._watch_observers:
+            observer(project_id, is_watched == 1)
         stored = Stored.of_reply(epoch, words, updates)
         self._witness(project_id, stored)
         return {place: _answer(event, of_event) for (place, event), of_event in zip(group, stored, strict=True)}

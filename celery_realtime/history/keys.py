@@ -52,6 +52,10 @@ class Keys(msgspec.Struct, frozen=True):
         """Return the keys that hold which other projects have had jobs of ids that very many use."""
         return self._in_slot("places", *(f"{period}-older" for period in periods))
 
+    def watched(self, project_id: str) -> str:
+        """Return the key that is there while somebody watches a project."""
+        return self._in_slot(quote(project_id, safe=""), "watched")[0]
+
     def cancelled(self, job_id: str) -> str:
         """Return the key that has which runs of a job are cancelled."""
         return f"{self._prefix}cancelled:{quote(job_id, safe='', errors='replace')}"

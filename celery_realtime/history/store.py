@@ -29,6 +29,7 @@ from celery_realtime.history.lua import Command, Runner, Script, call, command
 from celery_realtime.history.marks import Marks
 from celery_realtime.history.places import Places
 from celery_realtime.history.snapshot import Snapshot, decode_event, decode_job, decode_run
+from celery_realtime.history.watches import Watches
 from celery_realtime.logs import RateLimitedLogger, describe
 from celery_realtime.urls import RedisAddress, is_sentinel, redact
 
@@ -62,6 +63,7 @@ class History:
         ends: Which jobs have no end on record.
         places: Of which projects each job is.
         brokers: Which brokers have been marked.
+        watches: Which projects somebody watches.
 
     Raises:
         ImproperlyConfigured: The URL cannot be used.
@@ -82,6 +84,7 @@ class History:
         self.ends = Ends(self.keys, self._runner, size)
         self.places = Places(self.keys, self._runner, ttl)
         self.brokers = Brokers(self.keys, self._runner)
+        self.watches = Watches(self.keys, self._runner)
         self._appender = Appender(
             *(self.keys, self._runner, self.leases, self.places),
             limits=Limits(size, ttl),
@@ -104,6 +107,10 @@ class History:
         :func:`~celery_realtime.events.workflow_look`. The last update of a workflow never waits.
         """
         self._appender.on_workflows_due(observer)
+
+    def on_watch(self, observer: Callable[[str, bool], None]) -> None:
+        """Call ``observer`` with each project that something was appended to, and whether somebody watches it."""
+        self._appender.on_watch(observer)
 
     def append(self, events: list[Outgoing], behind: StepsBehind = nothing_behind) -> list[list[Outgoing]] | None:
         """Store events, and return what to publish for each: itself with epoch and offset, and its workflow's update.

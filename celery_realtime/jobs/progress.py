@@ -147,7 +147,7 @@ class Throttle:
     The first leaves at once. The next ones wait until the interval is over, when the newest of them leaves.
 
     Args:
-        interval: Shortest time between two updates, in seconds.
+        interval: Shortest time between two updates, in seconds; may be changed.
     """
 
     def __init__(self, interval: float) -> None:
@@ -162,8 +162,21 @@ class Throttle:
         if clock >= self._last + self.interval:
             self._last, self._held = clock, None
             return clock
-        self._held = self._last + self.interval
+        due = self._last + self.interval
+        # What waits never moves later: it was put with the interval of then.
+        self._held = due if self._held is None else min(due, self._held)
         return self._held
+
+    def hasten(self, clock: float) -> float | None:
+        """Return when what waits may leave by the present interval, which may be shorter; None if nothing waits."""
+        if self._held is None or clock >= self._held:
+            return None
+        self._held = min(self._held, max(clock, self._last + self.interval))
+        return self._held
+
+    def holds(self, clock: float) -> bool:
+        """Return whether an update waits at ``clock``."""
+        return self._held is not None and clock < self._held
 
     def sent(self, clock: float) -> None:
         """Note that an update has left at ``clock``, outside the rule."""

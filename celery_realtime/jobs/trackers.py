@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ from celery_realtime.exceptions import JobCancelled
 from celery_realtime.forks import after_fork, before_fork, is_spawned_by_multiprocessing
 from celery_realtime.jobs.cancelling import Cancellations
 from celery_realtime.jobs.job_reader import JobReader, notes_of
+from celery_realtime.jobs.paces import Paces
 from celery_realtime.jobs.progress import Number, Progress, Throttle, check_number, check_progress, progress_update
 from celery_realtime.jobs.progress_mirror import ProgressMirror
 from celery_realtime.jobs.shared_sum import SharedSum
@@ -34,6 +36,9 @@ logger = logging.getLogger(__name__)
 
 #: Shortest time, in seconds, between two updates of a job in the result backend.
 MIRROR_INTERVAL = 1.0
+
+#: Seconds after which a tracker that reports asks again how often it may.
+PACE_LIFE = 0.1
 
 #: Jobs whose trackers a process remembers.
 REMEMBERED = 10000
@@ -58,12 +63,25 @@ class ProgressTracker:
         publish: Sends an update; gets the job, the report and the time before which it is held back.
         mirror: Stores it in the result backend; the same arguments.
         interval: Seconds between two updates.
+        pace: ``(job) -> seconds``: those between two updates as of now, where that may change; the result backend has
+            nothing to do with it.
     """
 
-    def __init__(self, job: Job, publish: Publish, mirror: Publish, interval: float) -> None:
+    def __init__(
+        self,
+        job: Job,
+        publish: Publish,
+        mirror: Publish,
+        interval: float,
+        pace: Callable[[Job], float] | None = None,
+    ) -> None:
         self.job = job
         self._publish = publish
         self._mirror = mirror
+        self._interval = interval
+        self._pace = pace
+        #: When the pace is asked for again, of :func:`time.monotonic`: at each report it would cost too much.
+        self._paced_until = math.inf if pace is None else -math.inf
         self._events = Throttle(interval)
         self._stores = Throttle(max(interval, MIRROR_INTERVAL))
         self._reached: Number = 0
@@ -81,14 +99,35 @@ class ProgressTracker:
 
     @property
     def min_update_interval(self) -> float:
-        """Shortest time between two updates, in seconds."""
-        return self._events.interval
+        """Shortest time between two updates, in seconds; what it is set to counts, whoever watches."""
+        return self._interval
 
     @min_update_interval.setter
     def min_update_interval(self, seconds: float) -> None:
         checked = check_number("min_update_interval", seconds, None)
-        self._events.interval = checked
-        self._stores.interval = max(checked, MIRROR_INTERVAL)
+        with self._locked():
+            self._pace, self._paced_until = None, math.inf
+            self._interval = self._events.interval = checked
+            self._stores.interval = max(checked, MIRROR_INTERVAL)
+
+    def _keep_pace(self, clock: float) -> None:
+        if self._pace is not None:
+            self._events.interval = self._pace(self.job)
+            self._paced_until = clock + PACE_LIFE
+
+    @property
+    def holds_by_pace(self) -> bool:
+        """Whether an update is held back for as long as the pace says."""
+        return self._pace is not None and not self._ended and self._events.holds(time.monotonic())
+
+    def hasten(self) -> float | None:
+        """Let an update that is held back leave as the present pace says; return when that is, None if none is held."""
+        with self._locked():
+            clock = time.monotonic()
+            if not self.holds_by_pace:
+                return None
+            self._keep_pace(clock)
+            return self._events.hasten(clock)
 
     @property
     def progress(self) -> Number:
@@ -168,6 +207,8 @@ class ProgressTracker:
                 progress = msgspec.structs.replace(progress, progress=self._reached)
             self._reached = progress.progress
             clock = time.monotonic()
+            if clock >= self._paced_until:
+                self._keep_pace(clock)
             if at_once:
                 self._events.sent(clock)
             self._publish(self.job, progress, 0.0 if at_once else self._events.due(clock))
@@ -211,10 +252,14 @@ class Trackers:
             self._trackers[job.project_id, job.job_id] = tracker
             self._projects[job.job_id] = (self._projects.get(job.job_id) or frozenset()) | {job.project_id}
 
+    def all(self) -> list[ProgressTracker]:
+        """Return all of them."""
+        trackers = (self._trackers.get(name) for name in self._trackers.names())
+        return [tracker for tracker in trackers if tracker is not None]
+
     def share(self) -> None:
         """Have those of jobs that run in this process count together with the processes that it forks from now on."""
-        trackers = [self._trackers.get(name) for name in self._trackers.names()]
-        here = [tracker for tracker in trackers if tracker is not None and tracker.job.execution is not None]
+        here = [tracker for tracker in self.all() if tracker.job.execution is not None]
         for tracker in here[-MOST_SHARED:]:
             tracker.share()
 
@@ -273,6 +318,8 @@ class RunningJobs:
         self._settings = settings
         self._log = RateLimitedLogger(logger)
         self._trackers = Trackers()
+        self._paces = Paces(manager, settings, self._trackers.all)
+        manager.watched.serve(self._paces)
         #: The jobs that have ended, and when; and of each id the one that has ended last.
         self._ended: BoundedDict[tuple[str | None, str], tuple[Job, float]] = BoundedDict(REMEMBERED)
         self._ended_last: BoundedDict[str, tuple[Job, float]] = BoundedDict(REMEMBERED)
@@ -357,7 +404,8 @@ class RunningJobs:
         return isinstance(job_id, str) and self._begun.by_id(job_id) is not None
 
     def _new_tracker(self, job: Job) -> ProgressTracker:
-        tracker = ProgressTracker(job, self._put, self._store, self._settings().progress_interval)
+        interval = self._settings().progress_interval
+        tracker = ProgressTracker(job, self._put, self._store, interval, self._paces.interval)
         earlier = self._trackers.of(job)
         if earlier is not None:
             earlier.end()

@@ -10,6 +10,7 @@ from celery_realtime.clocks import time
 from celery_realtime.events import Outgoing
 from celery_realtime.sending.ledger import Counts
 from celery_realtime.sending.outbox import Outbox
+from celery_realtime.sending.watched_projects import WatchedProjects
 
 if TYPE_CHECKING:
     from celery_realtime.history.leases import StepsBehind
@@ -24,6 +25,7 @@ class HistoryAppender:
         outbox: Returns the outbox, for looks at workflows whose updates are due later.
         counts: Counts the events that the history knew better as ``stale``.
         behind: Returns what waits for a job that starts.
+        watched: Is to know which projects are watched.
     """
 
     def __init__(
@@ -32,11 +34,13 @@ class HistoryAppender:
         outbox: Callable[[], Outbox[Outgoing]],
         counts: Counts,
         behind: StepsBehind,
+        watched: WatchedProjects,
     ) -> None:
         self._history = history
         self._outbox = outbox
         self._counts = counts
         self._behind = behind
+        self._watched = watched
 
     def append(self, batch: list[Outgoing]) -> list[Outgoing] | None:
         """Append events to the history, and return what to publish for them; None when Redis is away."""
@@ -44,6 +48,7 @@ class HistoryAppender:
         assert history is not None
         answers = history.append(batch, self._behind)
         if answers is None:
+            self._watched.forget()
             return None
         pairs = zip(batch, answers, strict=True)
         self._counts.add("stale", sum(not answer and not events.is_note(event) for event, answer in pairs))

@@ -26,6 +26,7 @@ from celery_realtime.sending.journal import Journal
 from celery_realtime.sending.ledger import Counts
 from celery_realtime.sending.outbox import Outbox
 from celery_realtime.sending.spool import Spools
+from celery_realtime.sending.watched_projects import WatchedProjects
 from celery_realtime.settings import Settings
 
 if TYPE_CHECKING:
@@ -70,7 +71,9 @@ class _Parts:
         self._history = Lazy(self._new_history)
         self._filter = Lazy(lambda: EventFilter.for_everybody(settings(), self._counts.add))
         self._counts = Counts()
-        self._appender = HistoryAppender(self._history.get, self._outbox.get, self._counts, behind)
+        #: The projects that somebody watches, as far as the history has said so.
+        self.watched = WatchedProjects(self._history.get)
+        self._appender = HistoryAppender(self._history.get, self._outbox.get, self._counts, behind, self.watched)
         self.connections = Connections()
         self.spools = Spools()
         self._journal = Lazy(lambda: Journal(self.outbox, self.spools, self._pack))
@@ -102,6 +105,8 @@ class _Parts:
             flush_timeout=settings.flush_timeout,
         )
         outbox.on_idle(self.connections.close_idle)
+        if self.has_watched_pace:
+            outbox.on_held(self.watched.look)
         return outbox
 
     def _new_publisher(self) -> RealtimeKombuManager:
@@ -111,8 +116,15 @@ class _Parts:
     def _new_history(self) -> History | None:
         history = _open_history(self._settings(), self._appender.look_later)
         if history is not None:
+            history.on_watch(self.watched.note)
             self.connections.history = history.connection
         return history
+
+    @property
+    def has_watched_pace(self) -> bool:
+        """Whether progress leaves more often while somebody watches."""
+        settings = self._settings()
+        return settings.history_url is not None and settings.progress_interval_watched < settings.progress_interval
 
     @property
     def publisher(self) -> RealtimeKombuManager:
@@ -150,6 +162,7 @@ class _Parts:
             outbox.stop()  # it would send what waits with the new settings
         if connect is not None:
             self._connect, self._guard = connect, unguarded
+        self.watched.forget()
         self.connections = Connections()  # the thread that ends closes those that there were
         for part in (self._outbox, self._publisher, self._history, self._filter, self._journal):
             part.forget()

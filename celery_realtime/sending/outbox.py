@@ -66,13 +66,12 @@ class Outbox(Generic[T]):
         destination: str = "the broker",
     ) -> None:
         self._idle_observers: list[Callable[[], None]] = []
+        self._looks: list[Callable[[bool], float]] = []
         self._settlement_observers: list[Callable[[Batch[T]], None]] = []
         self._publish = publish
         self._append = append
-        self._queue_size = queue_size
-        self._batch_size = batch_size
-        self._linger = linger
-        self._flush_timeout = flush_timeout
+        self._queue_size, self._batch_size = queue_size, batch_size
+        self._linger, self._flush_timeout = linger, flush_timeout
         self._pauses = pauses
         self._destination = destination
         self.start_over()
@@ -94,14 +93,13 @@ class Outbox(Generic[T]):
             backoff=Backoff(*self._pauses),
             ledger=self._ledger,
         )
+        # What a broker that blocks has been given and not confirmed, a publisher knows only of the same batch.
+        slow_start = SlowStart(self._batch_size, splits=self._append is not None)
         self._sender: Sender[T] = Sender(
             self._queue,
             functools.partial(ways.send, self._queue, self._backlog),
             backlog=self._backlog,
-            # What a broker that blocks has been given and not confirmed, a publisher knows only of the same batch.
-            pace=Pace(
-                self._linger, Backoff(*self._pauses), SlowStart(self._batch_size, splits=self._append is not None)
-            ),
+            pace=Pace(self._linger, Backoff(*self._pauses), slow_start, self._looks),
             lock=self._lock,
             idle=self._idle,
             batch_size=self._batch_size,
@@ -164,6 +162,12 @@ class Outbox(Generic[T]):
             if self._queue:
                 self._wake(is_news=True)
 
+    def hasten(self, job: Owner, due: float) -> None:
+        """Let held-back progress of a job leave at ``due``, of :func:`time.monotonic`, if that is earlier."""
+        with self._lock:
+            if self._queue.hasten(job, due):
+                self._wake(is_news=True)
+
     def put_all(self, events: Iterable[T]) -> None:
         """Accept events that leave together, as :meth:`put` does one."""
         if self._is_finalizing():
@@ -186,6 +190,10 @@ class Outbox(Generic[T]):
         In the thread that sends, but at an exit. It must not know of whoever has the outbox, which would live for it.
         """
         self._idle_observers.append(observer)
+
+    def on_held(self, look: Callable[[bool], float]) -> None:
+        """Call ``look`` in the thread that sends, with whether progress is held; it says in how many seconds again."""
+        self._looks.append(look)
 
     def on_settled(self, observer: Callable[[Batch[T]], None]) -> None:
         """Call ``observer`` with events that have been sent, or given up, while nothing else happens in the outbox."""

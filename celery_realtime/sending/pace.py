@@ -5,6 +5,9 @@ And how large it may be, which only an outage changes.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
+
 from celery_realtime.backoff import Backoff
 from celery_realtime.sending.slow_start import SlowStart
 
@@ -28,12 +31,16 @@ class Pace:
             until sending takes a twentieth of the process's time. 0 for none at all.
         backoff: The pauses after failures.
         slow_start: The way back from an outage.
+        looks: See :meth:`~celery_realtime.sending.outbox.Outbox.on_held`.
     """
 
-    def __init__(self, linger: float, backoff: Backoff, slow_start: SlowStart) -> None:
+    def __init__(
+        self, linger: float, backoff: Backoff, slow_start: SlowStart, looks: Sequence[Callable[[bool], float]] = ()
+    ) -> None:
         self._linger = linger
         self._backoff = backoff
         self._slow_start = slow_start
+        self._looks = looks
         self._rests_until = self._lingers_until = self._queued_until = 0.0
         self._paused_until = 0.0
         self._is_failing = False
@@ -59,6 +66,10 @@ class Pace:
         if not queued:
             return self._lingers_until - clock
         return (min(self._lingers_until, self._queued_until) if progress else self._queued_until) - clock
+
+    def look(self, holds: bool) -> float:
+        """Look at progress that is held back, if there is any; returns the seconds until the next look."""
+        return min((look(holds and not self._is_failing) for look in self._looks), default=math.inf)
 
     @property
     def batch_size(self) -> int:

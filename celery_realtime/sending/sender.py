@@ -85,10 +85,8 @@ class Sender(Generic[T]):
         self._took_all_at: float | None = None
         #: When it will have had nothing to do for long, of :func:`time.monotonic`; None while it has.
         self._idle_at: float | None = None
-        #: Whether it will look at what comes soon enough by itself.
-        self._is_resting = False
-        #: The urgency of what it rests for.
-        self._urgency = 0
+        #: Whether it will look at what comes soon enough by itself, and the urgency of what it rests for.
+        self._is_resting, self._urgency = False, 0
         #: One for each thread that waits for something to be sent.
         self._waiting: set[object] = set()
         self._idle_observers: Sequence[Callable[[], None]] = ()
@@ -157,12 +155,8 @@ class Sender(Generic[T]):
                 "this uWSGI runs no threads outside requests, so events are late or lost: start it with enable-threads"
             )
         self._standby = Standby()
-        self._thread = threading.Thread(
-            target=_send_on,
-            args=(self._hold, self.loop, self._idle_observers, self._standby),
-            name=THREAD,
-            daemon=True,
-        )
+        arguments = (self._hold, self.loop, self._idle_observers, self._standby)
+        self._thread = threading.Thread(target=_send_on, args=arguments, name=THREAD, daemon=True)
         try:
             start_detached(self._thread)
         except RuntimeError as error:  # too many threads, or the interpreter ends
@@ -186,9 +180,10 @@ class Sender(Generic[T]):
             The seconds to wait before the next turn, unless woken; None if ``me`` is to end.
         """
         with self.loop.turn():
+            look_in = self._pace.look(self._queue.held > 0)
             batch, pause = self._next_batch(me)
             if not batch:
-                return pause
+                return pause if pause is None else min(pause, look_in)
             began = time.thread_time()
             self._send_batch(batch)
             self._backlog.publish()

@@ -134,6 +134,7 @@ class RealtimeServer:
         manager.flush(FLUSH_TIMEOUT)
         self.realtime.keeper.stop()
         self.realtime.access.stop()
+        self.realtime.watch_marks.stop()
         manager.close_publisher()
 
 

@@ -57,7 +57,7 @@ def attach(
     if serves:
         refusals.check_gunicorn(inner.async_mode)
         refusals.check_patches(inner.async_mode, is_native=_is_native(inner.manager))
-    manager = _client_manager(inner)
+    manager = client_manager_of(inner)
     made = chosen(inner, settings, rules=rules, sources=sources, manager=manager)
     Registration(inner, made).install()
     log_redaction.install(inner)
@@ -77,7 +77,7 @@ def _is_celery_command() -> bool:
 # -- client managers ----------------------------------------------------------------------------------------------
 
 
-def _client_manager(server: Any) -> ClientManager:
+def client_manager_of(server: Any) -> ClientManager:
     """Return a server's client manager as the handlers use it."""
     return server.manager if _is_ours(server.manager) else StockManager()
 

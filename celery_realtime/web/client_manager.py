@@ -201,6 +201,8 @@ class RealtimeClientManager(RealtimeKombuManager):
                 that go to every server.
         """
         deadline = time.monotonic() + timeout
+        if project_id is not None:
+            self.watched.watch(project_id)  # whatever comes of the wait
         if not self.reader.listener.wait(timeout) or project_id is None:
             return self.reader.listener.wait(0)
         return self.watched.wait(project_id, max(0.0, deadline - time.monotonic()))

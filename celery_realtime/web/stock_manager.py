@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, Protocol
 
 from celery_realtime.web.audiences import Audiences
@@ -101,6 +102,13 @@ class Delivery(Protocol):
         """Forget all projects and jobs but these."""
 
 
+class Watched(Protocol):
+    """Knows which projects the clients of this server watch."""
+
+    def projects(self, but: AbstractSet[str] = frozenset()) -> set[str]:
+        """Return those that they watch now, but for some."""
+
+
 class ClientManager(Protocol):
     """The listening half of a web server, as the web side uses it.
 
@@ -131,6 +139,10 @@ class ClientManager(Protocol):
     @property
     def delivery(self) -> Delivery:
         """Knows which rooms a message goes to."""
+
+    @property
+    def watched(self) -> Watched:
+        """Knows which projects the clients of this server watch."""
 
     @property
     def generation(self) -> int:
@@ -195,6 +207,11 @@ class StockManager:
         """Redact nothing."""
         return _WholeDelivery()
 
+    @property
+    def watched(self) -> Watched:
+        """Know nothing of who watches."""
+        return _NobodyWatches()
+
     def wait_until_listening(self, timeout: float, project_id: str | None = None) -> None:
         """Do not wait: a stock manager does not say when it listens."""
 
@@ -241,6 +258,11 @@ class _NoPositions:
 
     def review_job(self, _project_id: str, _epoch: str, job: dict[str, Any] | None) -> dict[str, Any] | None:
         return job
+
+
+class _NobodyWatches:
+    def projects(self, but: AbstractSet[str] = frozenset()) -> set[str]:  # noqa: ARG002
+        return set()
 
 
 class _NoNewcomers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from celery_realtime.channel.bindings import Bindings
@@ -75,6 +76,12 @@ class WatchedShards:
             if shards and self._bindings.want(shards):
                 self._is_news = True
             return shards
+
+    def projects(self, but: AbstractSet[str] = frozenset()) -> set[str]:
+        """Return the projects that clients of this server watch now, but for some; from any thread."""
+        with self._lock:
+            names = self._projects.keys() - but
+        return {name for name in names if self._is_watched(name)}
 
     def _shards_of(self, project_id: str) -> list[Shard]:
         found = (shard_of(project_id, count) for count in self._counts)

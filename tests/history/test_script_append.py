@@ -42,8 +42,8 @@ class Append:
     ) -> tuple[str, list[int], list[Any]]:
         limits = self.limits
         self.writes += 1
-        epoch, offsets, updates, self.has_made_due = self._call(
-            KEYS.project_and_begun("p", *(["server"] if server else [])),
+        epoch, offsets, updates, self.has_made_due, self.is_watched = self._call(
+            KEYS.project_and_begun("p", "watched", *(["server"] if server else [])),
             *("new", limits["max_events"], limits["ttl"], limits["ended_ttl"], '"now"', '"p"', *witnessed),
             *(limits["max_live"], writer, write or self.writes, " ".join(str(100 + n) for n in range(len(events)))),
             msgspec.msgpack.encode([event[:-1] for event in events]),
@@ -872,3 +872,12 @@ def test_further_progress_is_stored_as_any_progress_is(append: Append, seed: int
     parsed = outcome(append, *([event("H", "-", job=one[1], attempt=99), one] for one in events))
     assert list(parsed.pop("answers")[1::2]) == singly.pop("answers")
     assert parsed == singly
+
+
+def test_the_answer_says_whether_somebody_watches_the_first_time_and_again(append: Append) -> None:
+    assert (append(event("c", "one")), append.is_watched) == (("new", [1], []), 0)
+    append.redis.set(KEYS.watched("p"), 1)
+    assert (append(event("c", "two"), write=5), append.is_watched) == (("new", [2], []), 1)
+    assert (append(event("c", "two"), write=5), append.is_watched) == (("new", [2], []), 1)
+    append.redis.delete(KEYS.watched("p"))
+    assert (append(event("c", "two"), write=5), append.is_watched) == (("new", [2], []), 0)

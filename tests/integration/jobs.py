@@ -459,10 +459,14 @@ REPORT_PAUSE = 0.002
 
 
 @celery.task(bind=True)
-def report_busily(self: Any, path: str, interval: float, how: str) -> int:
-    """Report busily until a file is there, computing or sleeping in between, or in a thread; return how often."""
+def report_busily(self: Any, path: str, interval: float | None, how: str) -> int:
+    """Report busily until a file is there, computing or sleeping in between, or in a thread; return how often.
+
+    Without an interval of its own the job has that of the settings.
+    """
     tracker = get_progress_tracker(self.request.id)
-    tracker.min_update_interval = interval
+    if interval is not None:
+        tracker.min_update_interval = interval
     numbers: list[int] = []
 
     def report() -> None:

@@ -14,12 +14,16 @@ from tests.integration import jobs
 from tests.integration.stage import Stage, new_project
 from tests.integration.test_jobs import start
 from tests.variants import long_unless
+from tests.waiting import wait_for
 
 GetStage = Callable[..., Stage]
 
 #: Seconds between two updates that leave.
 INTERVAL = 0.25
 
+
+#: The same while somebody watches, by default.
+WATCHED_INTERVAL = 0.25
 
 #: Jobs of which one is to be reported at once.
 TRIES = 5
@@ -63,3 +67,26 @@ def test_an_update_leaves_at_once_then_one_in_each_interval_and_the_last_with_th
     of_interval = Counter(int(at / INTERVAL) for at in times[:-1])
     assert max(of_interval.values()) <= 2, times
     assert len(times) <= (time_of(end) - time_of(running)) / INTERVAL + 3, times
+
+
+@pytest.mark.parametrize("pool", long_unless(["prefork"], ["prefork", "threads", "gevent"]))
+def test_updates_leave_more_often_from_when_on_somebody_watches(
+    shared_stage: GetStage, tmp_path: Path, pool: str
+) -> None:
+    """The worker's processes would send one update in ten minutes, and nobody tells them but the history."""
+    project, path = new_project(), tmp_path / "enough"
+    stage = shared_stage(pool=pool, env={"PROGRESS_INTERVAL": "600"})
+    job = start(jobs.report_busily, str(path), None, "sleep", project=project)
+    with stage.connect(project) as client:
+        history = jobs.realtime.manager.history
+        assert history is not None
+        first_shown = wait_for(lambda: (history.job(project, job) or {}).get("message"))
+        answer = client.subscribe(project)
+        [shown] = answer["jobs"]
+        client.wait(lambda _: len(progress_of(client, job)) >= 6)
+        path.touch()
+        end = client.wait_for_end(job)
+        updates = progress_of(client, job)
+    assert shown["message"] == first_shown
+    first, last = time_of(updates[0]), time_of(end)
+    assert len(updates) <= (last - first) / WATCHED_INTERVAL + 3

@@ -273,6 +273,40 @@ def test_an_update_that_left_outside_the_rule_starts_the_interval_anew() -> None
     assert throttle.due(103.0) == 107.0
 
 
+def test_an_interval_that_becomes_shorter_counts_from_the_last_that_left() -> None:
+    throttle = Throttle(5)
+    throttle.due(100.0)
+    assert throttle.hasten(100.5) is None
+    assert (throttle.due(101.0), throttle.holds(101.0)) == (105.0, True)
+    throttle.interval = 2
+    assert throttle.due(101.5) == 102.0
+    throttle.interval = 0.5
+    assert throttle.due(101.6) == 101.6
+    assert not throttle.holds(101.6)
+
+
+def test_what_waits_leaves_at_once_if_it_would_have_left_at_the_shorter_interval() -> None:
+    throttle = Throttle(5)
+    throttle.due(100.0)
+    throttle.due(101.0)
+    throttle.interval = 2
+    assert throttle.hasten(101.5) == 102.0
+    throttle.interval = 0.25
+    assert throttle.hasten(101.5) == 101.5
+    assert throttle.hasten(101.5) is None
+    assert throttle.due(101.6) == 101.75
+
+
+def test_what_waits_never_waits_longer_when_the_interval_grows() -> None:
+    throttle = Throttle(0.25)
+    throttle.due(100.0)
+    assert throttle.due(100.1) == 100.25
+    throttle.interval = 5
+    assert throttle.hasten(100.1) == 100.25
+    assert throttle.due(100.2) == 100.25
+    assert throttle.due(100.3) == 105.25
+
+
 @given(
     st.floats(0, 10),
     st.lists(st.floats(0, 20), min_size=1, max_size=30),

@@ -4,6 +4,7 @@ import math
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,12 +25,12 @@ JOB = Job(job_id="job_123", project_id="project_456")
 class Reports:
     """Records what a tracker sends, and when it may leave."""
 
-    def __init__(self, interval: float = 0.0, job: Job = JOB) -> None:
+    def __init__(self, interval: float = 0.0, job: Job = JOB, pace: Callable[[Job], float] | None = None) -> None:
         self.reports: list[Progress] = []
         self.dues: list[float] = []
         self.stored: list[Progress] = []
         self.stored_dues: list[float] = []
-        self.tracker = ProgressTracker(job, self._publish, self._mirror, interval)
+        self.tracker = ProgressTracker(job, self._publish, self._mirror, interval, pace)
 
     def _publish(self, job: Job, report: Progress, due: float) -> None:
         assert job is self.tracker.job
@@ -127,6 +128,58 @@ def test_the_interval_can_be_changed_for_one_job() -> None:
     assert sent.tracker.min_update_interval == 1
     sent.tracker.set_progress(20)
     assert sent.dues[1] == sent.dues[0] + 1
+
+
+def test_a_pace_that_changes_is_that_of_events_and_not_of_the_result_backend() -> None:
+    seconds = 60.0
+    sent = Reports(interval=60, pace=lambda _: seconds)
+    sent.tracker.set_progress(10)
+    assert not sent.tracker.holds_by_pace
+    assert sent.tracker.hasten() is None
+    sent.tracker.set_progress(20)
+    assert sent.tracker.holds_by_pace
+    assert sent.dues[1] == sent.dues[0] + 60
+    seconds = 0.0
+    due = sent.tracker.hasten()
+    assert due is not None
+    assert due <= time.monotonic()
+    sent.tracker.set_progress(30)
+    assert sent.dues[2] <= time.monotonic()
+    assert sent.stored_dues[1:] == [sent.stored_dues[0] + 60] * 2
+    assert sent.tracker.min_update_interval == 60
+
+
+def test_a_pace_that_changes_is_noticed_by_who_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("celery_realtime.jobs.trackers.PACE_LIFE", 0.0)
+    seconds = 60.0
+    sent = Reports(interval=60, pace=lambda _: seconds)
+    for percent in (10, 20):
+        sent.tracker.set_progress(percent)
+    seconds = 0.0
+    sent.tracker.set_progress(30)
+    assert sent.dues[2] <= time.monotonic()
+    seconds = 60.0
+    sent.tracker.set_progress(40)
+    assert sent.dues[3] == sent.dues[2] + 60
+
+
+def test_an_interval_that_is_set_beats_the_pace() -> None:
+    sent = Reports(interval=60, pace=lambda _: 0.0)
+    sent.tracker.min_update_interval = 30
+    sent.tracker.set_progress(10)
+    sent.tracker.set_progress(20)
+    assert sent.dues[1] == sent.dues[0] + 30
+    assert not sent.tracker.holds_by_pace
+    assert sent.tracker.hasten() is None
+
+
+def test_nothing_of_a_job_that_has_ended_is_hastened() -> None:
+    sent = Reports(interval=60, pace=lambda _: 60.0)
+    sent.tracker.set_progress(10)
+    sent.tracker.set_progress(20)
+    sent.tracker.end()
+    assert not sent.tracker.holds_by_pace
+    assert sent.tracker.hasten() is None
 
 
 @pytest.mark.parametrize("seconds", [-1, math.nan])

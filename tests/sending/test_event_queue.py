@@ -139,6 +139,21 @@ def test_the_due_time_of_held_back_progress_never_moves_later(waiting: Queue) ->
     assert waiting.take() == ["newer"]
 
 
+def test_held_back_progress_can_be_let_out_earlier_and_never_later(waiting: Queue) -> None:
+    soon, late = time.monotonic() + LATER, time.monotonic() + 2 * LATER
+    waiting.queue.put(progress("of a", "a"), soon)
+    waiting.queue.put(progress("of b", "b"), late)
+    assert not waiting.queue.hasten(("p", "nothing is held of it"), 0.0)
+    assert not waiting.queue.hasten(("p", "a"), late)
+    assert waiting.queue.next_due == soon
+    assert not waiting.queue.hasten(("p", "b"), soon + 1)
+    assert waiting.queue.hasten(("p", "b"), soon - 1)
+    assert waiting.queue.next_due == soon - 1
+    waiting.queue.release_due(soon - 1)
+    assert waiting.take() == ["of b"]
+    assert waiting.queue.held == 1
+
+
 def test_a_job_that_reports_all_the_time_is_heard_each_interval_however_late_the_sender_looks(
     waiting: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,6 +110,27 @@ def test_a_thread_that_has_had_nothing_to_do_for_long_ends_and_the_next_event_st
     assert broker.taken == ["a", "b", "held back"]
 
 
+def test_it_is_looked_again_and_again_while_progress_is_held_and_what_is_hastened_leaves(
+    make: Make, broker: Broker
+) -> None:
+    looks: list[bool] = []
+
+    def look(holds: bool) -> float:
+        looks.append(holds)
+        if looks.count(True) == 5:
+            outbox.hasten(("p", "j"), 0.0)
+        return 0.01 if holds else math.inf
+
+    outbox = make()
+    outbox.on_held(look)
+    outbox.put(custom("a"))
+    wait_for(lambda: broker.taken == ["a"])
+    assert not any(looks)
+    outbox.put(progress("held back", "j"), due=time.monotonic() + LATER)
+    wait_for(lambda: broker.taken == ["a", "held back"])
+    assert looks.count(True) >= 5
+
+
 def test_a_thread_that_was_stopped_ends_without_the_one_that_has_taken_its_place(
     make: Make, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,8 @@
 --   9 flows-due    sorted set: root ids of workflows that have changed since their latest update, by the time (s) at
 --                  which the next one is due
 --  10 begun        hash, of all projects: id, random; and the `meta` of each project -> how often it has begun
---  11 server       string, only where Sentinels choose the server: which server stored the latest event
+--  11 watched      string, there while somebody watches the project
+--  12 server       string, only where Sentinels choose the server: which server stored the latest event
 -- ARGV
 --   1 new_epoch         string: random; the epoch to go on in, should something of this project be lost
 --   2 max_events        number: entries that each of `events`, `ended` and `flows-ended` keep
@@ -36,14 +37,15 @@
 -- If this write has been applied before, nothing happens, and the answer is that of then.
 --
 -- Returns {epoch, offsets as one text with blanks between (0: not news; below 0: of the first event of a newer run),
--- workflow updates {index, JSON, offset}, 1 if these events made further workflow updates due later, else 0}.
+-- workflow updates {index, JSON, offset}, 1 if these events made further workflow updates due later, else 0, 1 if
+-- somebody watches the project, else 0}.
 
 -- include: common
 
 -- include: receipts
 
 local keys = common.project_keys()
-local server_key = KEYS[11]
+local watched_key, server_key = KEYS[11], KEYS[12]
 local new_epoch, max_events, ttl, ended_ttl, timestamp, project_id, witnessed_epoch, witnessed_offset, max_live,
   writer, write, numbers, descriptions = unpack(ARGV, 1, 13)
 local FIRST_PAYLOAD = 14
@@ -786,13 +788,15 @@ local function append_all()
   return table.concat(offsets, ' ')
 end
 
+local function is_watched() return redis.call('EXISTS', watched_key) end
+
 -- Return the answer to this write if it has been applied before.
 local function answer_again(receipt)
   local applied = receipts.write_of(receipt)
   if applied > write then return redis.error_reply('STALE the writer has given this write up') end
   if applied < write then return nil end
   local _, offsets, updates = receipts.recall(keys, receipt, project.epoch)
-  return offsets ~= '' and {project.epoch, offsets, updates, project.due and 1 or 0}
+  return offsets ~= '' and {project.epoch, offsets, updates, project.due and 1 or 0, is_watched()}
 end
 
 project = common.open(keys, new_epoch, find_lost, now, ttl)
@@ -805,4 +809,4 @@ if receipt or project.offset > offset_before then
   project.noted = receipts.make(writer, write, project, numbers, offsets, workflow_updates)
 end
 close_project()
-return {project.epoch, offsets, workflow_updates, has_made_due}
+return {project.epoch, offsets, workflow_updates, has_made_due, is_watched()}
