@@ -21,6 +21,9 @@ ORDER_METHOD = "celery_realtime_order"
 #: The method of a message that says into how many shards its sender divides the projects.
 SHARDS_METHOD = "celery_realtime_shards"
 MAX_FRAME = 262144
+
+#: Bytes within which a frame says what it is of: each of its projects is in the room of an event, too.
+MAX_HEAD = 2 * MAX_FRAME
 MAX_MESSAGE = 16 * 1024 * 1024
 CONTENT_TYPES = (None, "", "text/plain", "application/json", "application/data")
 
@@ -127,13 +130,14 @@ def head_of_frame(body: object) -> FrameHead | None:
     Args:
         body: The body of a broker message.
     """
-    frame = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
-    if not isinstance(frame, bytes) or not frame.startswith(_FRAME_START):
+    if not isinstance(body, (str, bytes)):
         return None
-    end = frame.find(_HEAD_END)
+    start = body[:MAX_HEAD]
+    head = start.encode("utf-8", "surrogatepass") if isinstance(start, str) else start
+    end = head.find(_HEAD_END) if head.startswith(_FRAME_START) else -1
     try:
-        return _decode_head(frame[:end] + b"}") if end > 0 else None
-    except (msgspec.MsgspecError, ValueError):
+        return _decode_head(head[:end] + b"}") if end > 0 else None
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
 
 

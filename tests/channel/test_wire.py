@@ -142,6 +142,11 @@ def test_the_head_of_a_frame_says_which_projects_it_is_of(project_ids: list[str]
         assert (set(head.projects), head.namespace) == (set(project_ids), "/jobs")
 
 
+def repr_of_start(body: Any) -> str:
+    """Return the name of a message that may be very long."""
+    return repr(body[:60] if isinstance(body, (str, bytes)) else body)
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -160,7 +165,10 @@ def test_the_head_of_a_frame_says_which_projects_it_is_of(project_ids: list[str]
         b'{"method":"celery_realtime","projects":[1],"events":[]}',
         b'{"method":"celery_realtime","projects":["a"],"namespace":7,"events":[]}',
         '{"method":"celery_realtime","projects":["\ud800"],"events":[]}',
+        b'{"method":"celery_realtime","deep":%s%s,"projects":["a"],"events":[]}' % (b"[" * 100_000, b"]" * 100_000),
+        b'{"method":"celery_realtime","projects":[%s"a"],"events":[]}' % (b'"a",' * 1_000_000),
     ],
+    ids=repr_of_start,
 )
 def test_what_has_no_such_head_has_to_be_read_whole(body: Any) -> None:
     assert wire.head_of_frame(body) is None
