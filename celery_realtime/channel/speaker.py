@@ -86,8 +86,8 @@ class Speaker:
     def _parcels_by_shard(self, events: list[Outgoing]) -> Iterator[wire.Parcel]:
         """Yield a message a shard, at least; and before, now and then, one to every server with their number."""
         if events and time.monotonic() >= self._announces_at:
-            self._announces_at = time.monotonic() + ANNOUNCE_EVERY
             yield [], wire.announcement(self._shards, self.host_id)
+            self._announces_at = time.monotonic() + ANNOUNCE_EVERY  # it has been written, or this would have ended
         for group in by_shard(events, self._shards):
             yield from self._pack(group, self.host_id, self.namespace)
 
