@@ -224,9 +224,10 @@ def has_listeners(channel: Any, exchange: str, routing_key: str) -> bool:
     """Return whether anybody is subscribed to the topic of a routing key, as far as a Redis says so.
 
     Why: what nobody hears need not be sent to the broker, and kombu does not pass on what Redis answers to a message.
-    Seen: ``_get_publish_topic``, ``client`` (redis-py's, with ``pubsub_numsub``) and ``global_keyprefix`` of a Redis
-    channel, in kombu 5.7.0; and ``sentinel_fanout_compat``, with which others may be subscribed to another topic.
-    Without them: each message is sent.
+    Seen: ``_get_publish_topic``, ``conn_or_acquire`` (which yields the client of redis-py that publishes, with
+    ``pubsub_numsub``; ``client`` would open one more connection) and ``global_keyprefix`` of a Redis channel, in kombu
+    5.7.0; and ``sentinel_fanout_compat``, with which others may be subscribed to another topic. Without them: each
+    message is sent.
 
     Args:
         channel: A kombu channel, of whatever transport.
@@ -234,12 +235,12 @@ def has_listeners(channel: Any, exchange: str, routing_key: str) -> bool:
         routing_key: Its routing key.
     """
     topic_of = getattr(channel, "_get_publish_topic", None)
-    ask = getattr(getattr(channel, "client", None), "pubsub_numsub", None)
-    if topic_of is None or ask is None or getattr(channel, "sentinel_fanout_compat", False):
+    borrowed = getattr(channel, "conn_or_acquire", None)
+    if topic_of is None or borrowed is None or getattr(channel, "sentinel_fanout_compat", False):
         return True
     prefix = getattr(channel, "global_keyprefix", None) or ""
-    with contextlib.suppress(*channel.connection.channel_errors):  # such as where an ACL forbids it
-        return any(count > 0 for _, count in ask(prefix + topic_of(exchange, routing_key)))
+    with contextlib.suppress(*channel.connection.channel_errors), borrowed() as client:  # an ACL may forbid it
+        return any(count > 0 for _, count in client.pubsub_numsub(prefix + topic_of(exchange, routing_key)))
     return True
 
 

@@ -303,5 +303,7 @@ def test_a_redis_that_does_not_say_who_hears_counts_as_heard(redis: Any) -> None
     def forbidden(*_: Any) -> Any:
         raise redis.channel_errors[0]("no permissions to run 'pubsub|numsub'")
 
-    channel.client.pubsub_numsub = forbidden
+    keep_client(channel)
+    with channel.conn_or_acquire() as client:
+        client.pubsub_numsub = forbidden
     assert has_listeners(channel, "seams.8", "1")
