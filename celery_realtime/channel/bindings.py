@@ -6,9 +6,12 @@ import threading
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
-from celery_realtime.channel.seams import RedisTopics
+from celery_realtime.channel.seams import RedisTopics, answered_within
 from celery_realtime.channel.shards import Shard
 from celery_realtime.clocks import time
+
+#: Seconds that a RabbitMQ may be silent when it is asked for something, as long as a silent listener counts as hearing.
+ANSWER_TIMEOUT = 5.0
 
 
 class Bindings:
@@ -22,13 +25,16 @@ class Bindings:
         self._fresh: set[Shard] = set()
         #: Into how many shards projects have been divided of those that were ever wanted.
         self.totals: set[int] = set()
+        #: Of these, what others have announced, and what of that the broker does not allow.
+        self._announced: set[int] = set()
+        self._forbidden: frozenset[int] = frozenset()
         #: Changes with what is wanted.
         self.version = 0
 
     def want(self, shards: Iterable[Shard]) -> bool:
         """Have shards listened to from now on; returns whether any of them was not wanted before."""
         with self._changed:
-            new = set(shards) - self._wanted
+            new = {shard for shard in shards if shard.total not in self._forbidden} - self._wanted
             self._wanted |= new
             self.totals.update(shard.total for shard in new)
             self.version += bool(new)
@@ -43,11 +49,17 @@ class Bindings:
             self._bound.intersection_update(self._wanted)
 
     def wait(self, shards: Collection[Shard], timeout: float) -> bool:
-        """Wait until shards are listened to, at most ``timeout`` seconds; returns whether they are."""
-        if self._bound.issuperset(shards):
+        """Wait until shards are listened to, at most ``timeout`` seconds; returns whether they are.
+
+        Those that the broker does not allow are not waited for.
+        """
+        if self._are_bound(shards):
             return True
         with self._changed:
-            return self._changed.wait_for(lambda: self._bound.issuperset(shards), timeout)
+            return self._changed.wait_for(lambda: self._are_bound(shards), timeout)
+
+    def _are_bound(self, shards: Collection[Shard]) -> bool:
+        return all(shard in self._bound or shard.total in self._forbidden for shard in shards)
 
     def wait_for_change(self, timeout: float) -> bool:
         """Wait until one more shard is listened to, or all are that are wanted; returns whether all are."""
@@ -75,6 +87,22 @@ class Bindings:
                 self._bound.add(shard)
                 self._fresh.add(shard)
                 self._changed.notify_all()
+
+    def note_announced(self, total: int) -> None:
+        """Note that shards of this number are wanted because others have announced it."""
+        with self._changed:
+            self._announced.add(total)
+
+    def forbid_announced(self) -> set[int]:
+        """Do without the shards that others have announced, since the broker has refused something; return of which."""
+        with self._changed:
+            new = self._announced - self._forbidden
+            self._forbidden |= new
+            self._wanted = {shard for shard in self._wanted if shard.total not in new}
+            self._bound &= self._wanted
+            self.version += bool(new)
+            self._changed.notify_all()
+            return new
 
     def note_deaf(self) -> None:
         """Note that nothing is listened to any more."""
@@ -174,15 +202,17 @@ class Binder:
             self._topics.unsubscribe(name, shard.routing_key)
 
     def _amqp(self, method: str, name: str, shard: Shard, **options: Any) -> None:
-        change = getattr(self._consumer.channel, method)
-        change(self._consumer.queues[0].name, name, routing_key=shard.routing_key, **options)
+        channel = self._consumer.channel
+        with answered_within(channel, ANSWER_TIMEOUT):
+            getattr(channel, method)(self._consumer.queues[0].name, name, routing_key=shard.routing_key, **options)
 
     def _exchange_of(self, total: int) -> str:
         """Declare the exchange of the shards, once, and return its name."""
         if total not in self._declared:
             exchange = self._exchange(total)
             if self._binds:
-                exchange(self._consumer.channel).declare()
+                with answered_within(self._consumer.channel, ANSWER_TIMEOUT):
+                    exchange(self._consumer.channel).declare()
             else:
                 self._consumer.add_queue(self._queue(exchange))
                 self._consumer.consume()

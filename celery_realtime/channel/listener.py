@@ -113,7 +113,8 @@ class Listener:
 
     def is_of_shard(self, message: Any) -> bool:
         """Return whether a message was published to a shard of the channel, and not to all of it."""
-        return bool(message.delivery_info.get("exchange") != self._channel)
+        where = message.delivery_info  # on a Redis it is the publisher's word
+        return not isinstance(where, dict) or where.get("exchange") != self._channel
 
     def messages(self, patience: Callable[[], float] = lambda: POLL_INTERVAL) -> Generator[Any, None, None]:
         """Yield every message, for ever; None for each silence, each new connection and each failed one.
@@ -135,7 +136,15 @@ class Listener:
             time.sleep(backoff.pause())
 
     def _note_outage(self, error: BaseException) -> None:
-        if _is_forbidden(error) and not self._echo.forbidden:
+        forbidden = self.bindings.forbid_announced() if _is_forbidden(error) else ()
+        if forbidden:
+            logger.warning(
+                "%s does not let this user listen to the shards of %s, which others have announced as their "
+                "realtime_shards, so events of theirs are not heard live; going on without",
+                self._name,
+                ", ".join(map(str, sorted(forbidden))),
+            )
+        elif _is_forbidden(error) and not self._echo.forbidden:
             self._echo.forbidden = True
             logger.warning(
                 "%s lets this user listen but not publish, so dead connections will be noticed late", self._name

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -57,6 +57,27 @@ def shorten_farewell(connection: Any, seconds: float) -> None:
     sock = getattr(transport, "sock", None)
     if sock is not None:
         sock.settimeout(seconds)
+
+
+@contextlib.contextmanager
+def answered_within(channel: Any, seconds: float) -> Iterator[None]:
+    """Have py-amqp not wait longer than this for what a RabbitMQ says next, in the block.
+
+    Why: its methods that wait for an answer do so for ever, also if the connection is dead. Seen: ``transport`` of the
+    connection of a channel, and its ``having_timeout``, in py-amqp 5.4.2. Without them: a listener whose connection
+    dies just when it binds a shard hears nothing until TCP gives up.
+
+    Args:
+        channel: A kombu channel, of whatever transport.
+        seconds: The longest silence.
+
+    Raises:
+        TimeoutError: It was longer.
+    """
+    transport = getattr(channel.connection, "transport", None)
+    having_timeout = getattr(transport, "having_timeout", contextlib.nullcontext)
+    with having_timeout(seconds):
+        yield
 
 
 def read_buffered(channel: Any, guard: Callable[[], contextlib.AbstractContextManager[None]]) -> None:

@@ -25,6 +25,13 @@ SWEEP_INTERVAL = 5.0
 #: The most numbers of shards of publishers that disagree which are followed; each of them costs bindings.
 MOST_COUNTS = 4
 
+DIFFERS = "a publisher has realtime_shards = %d, and this web server %d: give all processes the same number. "
+FOLLOWED = (
+    "Until then this server listens to the shards of both, which costs more; what it has missed before it knew is read "
+    "from the history, if there is one"
+)
+NOT_FOLLOWED = "This server listens to the shards of several numbers already, and hears no live events of this one"
+
 
 class WatchedShards:
     """The projects that clients of a server watch, and the shards that are listened to for them.
@@ -109,18 +116,21 @@ class WatchedShards:
         if type(announced) is not int or announced in self._reported or not 1 <= announced <= MOST_SHARDS:
             return
         self._reported.add(announced)
-        self._failures.warning(
-            "a publisher has realtime_shards = %d, and this web server %d: give all processes the same number. "
-            "Until then this server listens to the shards of both, which costs more; what it has missed before it "
-            "knew is read from the history, if there is one",
-            announced,
-            self._count,
-        )
+        consequence = FOLLOWED if self._follow(announced) else NOT_FOLLOWED
+        self._failures.warning(DIFFERS + consequence, announced, self._count)
+
+    def _follow(self, announced: int) -> bool:
+        """Listen to the shards of another number, too; return whether that is done."""
+        if announced == 1:  # every server hears them
+            return True
         with self._lock:
-            if announced > 1 and len(self._counts) < MOST_COUNTS:
-                self._counts = self._counts | {announced}
-                for project_id in self._projects:
-                    self._bindings.want(self._shards_of(project_id))
+            if len(self._counts) >= MOST_COUNTS:
+                return False
+            self._counts = self._counts | {announced}
+            self._bindings.note_announced(announced)
+            for project_id in self._projects:
+                self._bindings.want(self._shards_of(project_id))
+            return True
 
     def sweep(self) -> set[str]:
         """Return the projects of shards that have been listened to since the last call; and listen to fewer.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import logging
 import threading
 from typing import TYPE_CHECKING, Any
@@ -13,9 +15,12 @@ import redis
 
 from celery_realtime.channel.bindings import Bindings
 from celery_realtime.channel.shards import Shard, by_shard, shard_of
+from celery_realtime.channel.speaker import Speaker
+from celery_realtime.channel.wire import announcement, frames
 from celery_realtime.web import watched_shards
 from tests.channels import PROBE, Channel, ChannelRecorder, async_client_manager, numbers, step
 from tests.log_records import logged_by
+from tests.proxy import Proxy
 from tests.waiting import PATIENCE, wait_for
 
 if TYPE_CHECKING:
@@ -241,6 +246,20 @@ def test_an_announcement_of_no_number_is_ignored(channel: Channel, announced: An
     assert recorder.manager.reader.listener.bindings.totals == {SHARDS}
 
 
+def test_a_frame_that_says_nothing_sensible_of_where_it_was_published_is_heard(redis_broker: Broker) -> None:
+    channel = Channel(redis_broker.url)
+    recorder, publisher = channel.recorder(shards=SHARDS), channel.publisher(shards=SHARDS)
+    [(_, body)] = frames([step(1)], "a stranger", "/")
+    with redis.Redis.from_url(redis_broker.url) as client:
+        for where in (["exchange"], "socketio", 7, True):
+            properties = {"delivery_tag": "1", "delivery_info": where}
+            message = {"body": body.decode(), "content-type": "text/plain", "headers": {}, "properties": properties}
+            client.publish(topic(redis_broker), json.dumps(message))
+    assert heard_by(recorder, publisher) == [1, 1, 1, 1]
+    assert recorder.manager.reader.loop.failures == 0
+    channel.close()
+
+
 def test_an_asyncio_server_hears_what_its_clients_watch(channel: Channel) -> None:
     publisher = channel.publisher(shards=SHARDS)
 
@@ -309,6 +328,19 @@ def test_nothing_is_sent_to_redis_for_a_shard_that_nobody_hears_until_somebody_d
     for number in range(11, 21):
         assert publisher.publish_events([step(number, PROJECTS[3])]) == 1
     assert heard_by(recorder, publisher) == list(range(11, 21))
+    channel.close()
+
+
+def test_shards_cost_a_publisher_no_further_connection(redis_broker: Broker) -> None:
+    channel = Channel(redis_broker.url)
+    options = {"connection_options": {"transport_options": {"client_name": "publishes-shards"}}}
+    publisher = channel.publisher(shards=SHARDS, **options)
+    with redis.Redis.from_url(redis_broker.url) as client, client.pubsub() as pubsub:
+        pubsub.subscribe(topic(redis_broker, 3))
+        assert wait_for(lambda: pubsub.get_message(timeout=1))["type"] == "subscribe"
+        assert publisher.publish_events([step(1, PROJECTS[3]), step(2, PROJECTS[4])]) == 2
+        assert b"step" in base64.b64decode(json.loads(wait_for(lambda: pubsub.get_message(timeout=1))["data"])["body"])
+        assert [entry["name"] for entry in client.client_list()].count("publishes-shards") == 1
     channel.close()
 
 
@@ -390,6 +422,76 @@ def test_a_server_whose_broker_restarts_hears_all_its_shards_before_anything_els
     heard_by(recorder, publisher)
     assert {emit.room for emit in recorder.emits} == {f"project:{name}" for name in PROJECTS.values()}
     assert set(complete) == {True}
+    channel.close()
+
+
+def test_an_announcement_that_a_dead_connection_has_swallowed_is_made_again(
+    redis_broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = Channel(redis_broker.url)
+    with Proxy(redis_broker.url) as proxy, redis.Redis.from_url(redis_broker.url) as client, client.pubsub() as pubsub:
+        publisher = channel.publisher(shards=SHARDS)
+        publisher.speaker = Speaker(proxy.url, shards=SHARDS)
+        with monkeypatch.context() as patched:
+            patched.setattr("celery_realtime.channel.speaker.ANNOUNCE_EVERY", 0.0)
+            assert publisher.publish_events([step(1)]) == 1
+        pubsub.subscribe(topic(redis_broker))
+        assert wait_for(lambda: pubsub.get_message(timeout=1))["type"] == "subscribe"
+        proxy.refuse()
+        proxy.heal()
+        wait_for(lambda: publisher.publish_events([step(2)]) == 1)
+        message = wait_for(lambda: pubsub.get_message(timeout=1))
+        body = base64.b64decode(json.loads(message["data"])["body"])
+        assert body == announcement(SHARDS, publisher.speaker.host_id)
+        channel.close()
+
+
+def test_a_listener_whose_connection_is_dead_when_it_has_to_bind_a_shard_makes_a_new_one(
+    channel: Channel, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("celery_realtime.channel.bindings.ANSWER_TIMEOUT", 1.0)
+    with Proxy(broker.url) as proxy:
+        recorder, publisher = ChannelRecorder(proxy.url, shards=SHARDS), channel.publisher(shards=SHARDS)
+        watch(recorder, PROJECTS[0])
+        generation = recorder.manager.generation
+        proxy.stall(new=False)
+        enter(recorder.manager, PROJECTS[1])
+        wait_for(lambda: recorder.manager.generation > generation)
+        watch(recorder, PROJECTS[1])
+        publisher.publish_events([step(1, PROJECTS[1])])
+        assert heard_by(recorder, publisher) == [1]
+        recorder.stop()
+        publisher.publish_events([PROBE])
+        recorder.close()
+
+
+def test_a_server_that_may_not_listen_to_shards_which_others_announce_goes_on_without_them(
+    brokers: Brokers, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = brokers.make("redis")
+    database = broker.url.rpartition("/")[2]
+    user = f"listens{database}"
+    rights = ["on", ">secret", "~*", "resetchannels", f"&/{database}.socketio", "+@all", "-@dangerous"]
+    channel = Channel(broker.url)
+    with redis.Redis.from_url(broker.url) as client:
+        client.execute_command("ACL", "SETUSER", user, *rights)
+        try:
+            recorder = ChannelRecorder(broker.url.replace("//", f"//{user}:secret@"))
+            watch(recorder, "alpha")
+            publisher, plain = channel.publisher(shards=SHARDS), channel.publisher()
+            listener = recorder.manager.reader.listener
+            wait_for(lambda: publisher.publish_events([step(0)]) and listener.bindings.totals == {SHARDS})
+            wait_for(lambda: "does not let this user listen to the shards of 8" in caplog.text)
+            wait_for(lambda: plain.publish_events([step(1)]) and recorder.emits)  # it had to listen anew
+            heard_by(recorder, plain)
+            assert "but not publish" not in caplog.text
+            wait_for(lambda: recorder.manager.is_hearing)
+            watch(recorder, "beta")  # which waits for nothing that cannot be
+            recorder.stop()
+            plain.publish_events([PROBE])
+            recorder.close()
+        finally:
+            client.execute_command("ACL", "DELUSER", user)
     channel.close()
 
 

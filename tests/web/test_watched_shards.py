@@ -95,8 +95,11 @@ def test_each_number_of_shards_is_reported_once_and_only_a_few_are_followed(capl
         server.shards.learn(announced)
     assert len(server.bindings.totals) == MOST_COUNTS
     server.shards.learn(8)
-    first, *_ = logged_by(caplog, watched_shards.__name__)
-    assert "realtime_shards = 2, and this web server 8" in first.getMessage()
+    followed, not_followed = [record.getMessage() for record in logged_by(caplog, watched_shards.__name__)]
+    assert "realtime_shards = 2, and this web server 8" in followed
+    assert "listens to the shards of both" in followed
+    assert "realtime_shards = 5, and this web server 8" in not_followed
+    assert "hears no live events of this one" in not_followed
 
 
 def test_a_child_of_a_fork_starts_over() -> None:
