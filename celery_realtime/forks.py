@@ -137,13 +137,14 @@ def at_exit(method: Callable[[], None]) -> None:
     """Call a method when this process ends, for as long as its object lives; not where a child of a fork ends.
 
     Processes of multiprocessing and of billiard run no ``atexit``, but finalizers: ``util.Finalize`` of both, which is
-    public by name only; seen in Python 3.11 and billiard 4.3. Without it, what such a process has said last is lost.
+    public by name only; seen in Python 3.11 to 3.13 and billiard 4.3. Without it, what they have said last is lost.
     Children of Celery's prefork pool run neither, and send a signal instead.
     """
     pid, finalizers = os.getpid(), list[Any]()
 
     def end() -> None:
         if os.getpid() == pid:
+            forget()  # a child of multiprocessing runs both since Python 3.13
             call()
 
     def forget() -> None:

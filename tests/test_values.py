@@ -80,7 +80,7 @@ SHOWN = [
     (np.bool_(True), True),
     (np.str_("text"), "text"),
     (np.datetime64("2024-01-15T10:30:00", "ns"), "2024-01-15T10:30:00.000000000"),
-    (np.datetime64("NaT"), None),
+    (np.datetime64("NaT", "s"), None),
     (np.timedelta64(5, "s"), "5 seconds"),
     (np.array(["2024-01-15", "NaT"], dtype="datetime64[D]"), ["2024-01-15", None]),
     (np.arange(3), [0, 1, 2]),
