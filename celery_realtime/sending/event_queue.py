@@ -143,11 +143,11 @@ class EventQueue(Generic[T]):
     Args:
         size: How many events may wait, held-back progress among them.
         ledger: Counts what was dropped, and what newer progress has replaced.
-        settled: Called with what was taken and is done with.
+        settled: Called with what is done with: with what was dropped too.
     """
 
     def __init__(self, size: int, ledger: Ledger, settled: Callable[[Batch[T]], None] = lambda _: None) -> None:
-        #: Called with entries that were taken, when they have been sent or given up.
+        #: Called with entries that were taken, when they have been sent or given up, and with those that are dropped.
         self.settle = settled
         self._size = size
         self._ledger = ledger
@@ -280,15 +280,18 @@ class EventQueue(Generic[T]):
 
     def _drop_least(self) -> None:
         if self._passed:
-            self._remove(next(iter(self._passed)))
+            self._drop(next(iter(self._passed)))
         elif self._latest:
-            self._remove(next(iter(self._latest.values())))
+            self._drop(next(iter(self._latest.values())))
         elif self._held:
             self._held.pop_oldest()
         else:
-            self._remove(next(iter(self._entries)))
+            self._drop(next(iter(self._entries)))
             return self._ledger.dropped("lifecycle")
         return self._ledger.dropped("progress")
+
+    def _drop(self, key: int) -> None:
+        self.settle([(key, self._remove(key))])
 
     # -- looking ------------------------------------------------------------------------------------------------
 
@@ -326,7 +329,9 @@ class EventQueue(Generic[T]):
         restored: Batch[T] = []
         for key, item in reversed(batch):
             remaining = self._restore(key, item)
-            if remaining is not None:
+            if remaining is None:
+                self.settle([(key, item)])
+            else:
                 restored.append((key, remaining))
         self._entries = {**dict(reversed(restored)), **self._entries}
 

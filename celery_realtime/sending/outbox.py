@@ -46,7 +46,8 @@ class Outbox(Generic[T]):
         queue_size: How many events may wait.
         batch_size: The most events in a batch; fewer after an outage (:mod:`celery_realtime.sending.slow_start`).
         linger: Least time between two batches, in seconds; after a longer silence an event leaves at once. Under load
-            it grows up to :data:`~celery_realtime.sending.pace.LONGEST_REST`, the most that all but progress waits.
+            it grows up to :data:`~celery_realtime.sending.pace.LONGEST_REST`, the most that all but progress waits, and
+            what only says that a job is queued: that waits longer, see there.
         flush_timeout: Longest wait, in seconds, at interpreter exit.
         append: Stores a batch and returns what to publish for it, or None when that has to be tried again.
         pauses: The first and the longest pause after a failure, in seconds.
@@ -196,7 +197,7 @@ class Outbox(Generic[T]):
         self._looks.append(look)
 
     def on_settled(self, observer: Callable[[Batch[T]], None]) -> None:
-        """Call ``observer`` with events that have been sent, or given up, while nothing else happens in the outbox."""
+        """Call ``observer`` with events that are sent, given up or dropped, while nothing else happens here."""
         self._settlement_observers.append(observer)
 
     def _settle(self, batch: Batch[T]) -> None:

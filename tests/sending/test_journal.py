@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -19,9 +20,9 @@ from tests.waiting import wait_for
 class Desk:
     """An outbox with a journal, and a broker that takes nothing until it may."""
 
-    def __init__(self, size: int = 64 * 1024) -> None:
+    def __init__(self, size: int = 64 * 1024, **options: Any) -> None:
         self.is_open = threading.Event()
-        self.outbox: Outbox[Outgoing] = new_outbox(self._publish, linger=0.0, pauses=(0.01, 0.02))
+        self.outbox: Outbox[Outgoing] = new_outbox(self._publish, linger=0.0, pauses=(0.01, 0.02), **options)
         self.spools = Spools()
         self.spool = self.spools.mine = Spool(size)
         self.journal = Journal(self.outbox, self.spools, pack)
@@ -78,6 +79,45 @@ def test_a_spool_that_is_full_makes_room_and_says_so_when_it_cannot(caplog: pyte
     finally:
         desk.is_open.set()
         desk.outbox.flush(60)
+
+
+def test_what_was_dropped_for_want_of_room_is_not_in_the_spool_any_more() -> None:
+    desk = Desk(queue_size=4)
+    try:
+        for number in range(12):
+            desk.outbox.put(custom({"number": number}))
+            desk.journal.write()
+        desk.is_open.set()
+        assert desk.outbox.flush(60)
+        assert desk.outbox.counts["dropped_lifecycle"] > 0
+        wait_for(lambda: desk.spool.is_empty)
+    finally:
+        desk.is_open.set()
+        desk.outbox.flush(60)
+
+
+def test_nor_is_progress_that_could_not_be_sent_and_of_which_there_is_newer() -> None:
+    is_taken, may_fail = threading.Event(), threading.Event()
+
+    def publish(events: list[Outgoing]) -> int:
+        if is_taken.is_set():
+            return len(events)
+        is_taken.set()
+        assert may_fail.wait(60)
+        return 0
+
+    outbox: Outbox[Outgoing] = new_outbox(publish, linger=0.0, pauses=(0.01, 0.02))
+    spools = Spools()
+    spool = spools.mine = Spool()
+    journal = Journal(outbox, spools, pack)
+    outbox.put(progress(10))
+    assert is_taken.wait(60)
+    journal.write()
+    outbox.put(progress(20))
+    may_fail.set()
+    assert outbox.flush(60)
+    assert outbox.counts["coalesced"] == 1
+    wait_for(lambda: spool.is_empty)
 
 
 def test_an_event_that_has_no_such_form_is_left_out(desk: Desk) -> None:
