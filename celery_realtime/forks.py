@@ -180,13 +180,36 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=before_forks.call_newest_first, after_in_child=after_forks.call)
 
 
+#: What ``uwsgidecorators`` replaces in the module ``uwsgi``, beside the hook after forks.
+_UWSGI_HOOKS = ("spooler", "mule_msg_hook")
+
+
+def _decorators_of(uwsgi: Any) -> Any:
+    """Return ``uwsgidecorators``; the hooks that an application has set before it is imported here stay.
+
+    Raises:
+        ImportError: There is none.
+    """
+    if "uwsgidecorators" in sys.modules:
+        return sys.modules["uwsgidecorators"]
+    after_fork_before = getattr(uwsgi, "post_fork_hook", None)
+    before = {name: getattr(uwsgi, name) for name in _UWSGI_HOOKS if hasattr(uwsgi, name)}
+    decorators = importlib.import_module("uwsgidecorators")
+    for name, hook in before.items():
+        setattr(uwsgi, name, hook)
+    if after_fork_before is not None:
+        decorators.postfork(after_fork_before)
+    return decorators
+
+
 def follow_uwsgi() -> None:
     """Learn of the forks of uWSGI, which imports an application and then forks its workers, and does not tell Python.
 
     Python's own hooks run there only with uWSGI's option ``py-call-osafterfork``. ``uwsgi.post_fork_hook`` is called in
     each worker, in one that was not forked too. ``uwsgidecorators`` replaces it when it is imported, which fails in a
-    uWSGI without a master; its list is used where it can be. All of that is documented; seen in uWSGI 2.0.26 and
-    2.0.31. Without it, an application that publishes while it is imported loses all events of its workers.
+    uWSGI without a master; its list is used where it can be, and what an application has set itself stays. All of that
+    is documented; seen in uWSGI 2.0.26 and 2.0.31. Without it, an application that publishes while it is imported loses
+    all events of its workers.
     """
     uwsgi: Any = sys.modules.get("uwsgi")
     if uwsgi is None:
@@ -200,7 +223,7 @@ def follow_uwsgi() -> None:
 
     if getattr(uwsgi, "masterpid", int)():
         with contextlib.suppress(ImportError):
-            importlib.import_module("uwsgidecorators").postfork(begin_anew)
+            _decorators_of(uwsgi).postfork(begin_anew)
             return
     others = getattr(uwsgi, "post_fork_hook", None)
 

@@ -177,22 +177,32 @@ def test_objects_are_called_at_the_exit_of_their_own_process_while_they_live() -
 
 #: A process in which the module that uWSGI alone has is a stand-in, and a fork that Python does not learn of.
 UNDER_UWSGI = """
-import ctypes, os, sys, types
+import ctypes, os, pathlib, sys, tempfile, types
 
 uwsgi = types.ModuleType("uwsgi")
 uwsgi.version, uwsgi.opt, uwsgi.masterpid = b"2.0.31", {}, lambda: int(sys.argv[1] != "no master")
 others = []
 uwsgi.post_fork_hook = lambda: others.append("called")
+uwsgi.spooler = spooler = lambda task: -2
 sys.modules["uwsgi"] = uwsgi
-if sys.argv[1] == "decorators":
-    decorators = types.ModuleType("uwsgidecorators")
-    def postfork(function):
-        uwsgi.post_fork_hook = lambda: (others.append("called"), function())
-    decorators.postfork = postfork
-    sys.modules["uwsgidecorators"] = decorators
+if "decorators" in sys.argv[1]:  # what it does when it is imported, as of uWSGI 2.0.31
+    folder = tempfile.TemporaryDirectory()
+    pathlib.Path(folder.name, "uwsgidecorators.py").write_text('''
+import uwsgi
+chain = []
+postfork = chain.append
+uwsgi.spooler, uwsgi.mule_msg_hook = (lambda task: 0), print
+uwsgi.post_fork_hook = lambda: [function() for function in chain]
+''')
+    sys.path.insert(0, folder.name)
+if sys.argv[1] == "decorators of its own":
+    import uwsgidecorators
+    uwsgidecorators.postfork(lambda: others.append("called"))
+    uwsgi.spooler = spooler
 
 from tests.outboxes import custom, new_outbox
 
+assert uwsgi.spooler is spooler, "what the application had set is gone"
 sent = []
 outbox = new_outbox(lambda events: sent.extend(events) or len(events))
 outbox.put(custom("before"))
@@ -211,7 +221,7 @@ assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks as uWSGI does")
-@pytest.mark.parametrize("kind", ["no master", "master", "decorators"])
+@pytest.mark.parametrize("kind", ["no master", "master", "decorators", "decorators of its own"])
 def test_a_worker_of_uwsgi_begins_anew_though_python_knows_nothing_of_its_fork(kind: str) -> None:
     command = [sys.executable, "-c", UNDER_UWSGI, kind]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, cwd=ROOT)
