@@ -94,6 +94,16 @@ def test_a_job_that_starts_is_held_before_its_worker_renews_its_lease(history: H
     assert (job.job_id, job.project_id, job.task, job.worker, job.running) == ("job", "p", "t", "w@host", True)
 
 
+def test_any_number_of_jobs_starts_in_one_batch(redis_url: str) -> None:
+    """As many as ``realtime_batch_size`` may be: Lua passes some 8,000 values on at once, and no more."""
+    client = redis.Redis.from_url(redis_url)
+    starts, _ = Leases(KEYS, Runner(client)).commands(
+        [status("STARTED", job=f"job-{number}", incarnation="i") for number in range(4500)]
+    )
+    assert Runner(client).run_all(starts) == [None]
+    assert client.hlen(KEYS.leases("running:i")[0]) == 4500
+
+
 def test_what_a_child_has_noted_outlives_the_renewals_of_its_main_process(history: History) -> None:
     """It may know a project that the main process does not: from an argument, or from a resolver."""
     history.leases.hold("i", [], lease=0.2)

@@ -376,6 +376,14 @@ def test_an_entry_that_cannot_be_read_is_written_anew(append: Append) -> None:
     assert append.entry()[1] == "0"
 
 
+@pytest.mark.parametrize("damaged", ["0 1 x 1 1 - running 0 - - - 0 0\nr\n", "0 1 0 1 1 - running x - - - 0 0\nr\n"])
+def test_progress_keeps_coming_though_an_entry_cannot_be_read(append: Append, damaged: str) -> None:
+    append(event("1", "r"))
+    append.redis.hset(NAMES["jobs"], "job", damaged)
+    assert append(event("p", "p", percent=50), event("p", "p2", percent=60))[1] == [2, 3]
+    assert append.entry()[1:3] == ["1", "60"]
+
+
 def test_workflows_are_counted_from_their_second_job_on(append: Append) -> None:
     assert append(event("1", "a", job="r", root="r"))[2] == []
     _, offsets, updates = append(event("0", "b", job="s", root="r"))

@@ -733,13 +733,15 @@ local function append_further_progress(event)
   if not entry or states[event.job] then return nil end
   local attempt, percent, status_at, worker, share, root, start, started = string.match(entry, RUNNING_ENTRY)
   if tonumber(attempt or '') ~= event.attempt or start ~= event.run .. ' ' .. event.execution then return nil end
-  if event.percent < tonumber(percent) or root ~= '-' and (root ~= '=' or are_flows_stored()) then return nil end
+  percent, share = tonumber(percent), tonumber(share)
+  if not percent or not share or event.percent < percent then return nil end
+  if root ~= '-' and (root ~= '=' or are_flows_stored()) then return nil end
   local status_end = string.find(entry, '\n', string.find(entry, '\n', 1, true) + 1, true)
   local progress = shorten(event.payload, UPDATE, event.job)
   if not status_end or string.sub(entry, status_end + 1) == progress then return nil end
   local at = store(event.name, event.payload)
   if event.execution == '-' then started = event.started end
-  if event.percent > tonumber(share) then share = event.percent end
+  if event.percent > share then share = event.percent end
   entries[event.job] = attempt .. ' 1 ' .. event.percent .. ' ' .. status_at .. ' ' .. at .. ' ' .. worker .. ' '
     .. share .. ' ' .. root .. ' ' .. start .. ' ' .. started .. ' 0'
     .. string.sub(entry, string.find(entry, '\n', 1, true), status_end) .. progress

@@ -14,8 +14,12 @@
 local alive_key, _, running_key, noted_key = unpack(KEYS)
 local incarnation, keep = unpack(ARGV, 1, 2)
 local FIRST_JOB = 3
+-- Lua passes some 8,000 values on at once, and no more.
+local CHUNK = 1000
 
-redis.call('HSET', running_key, unpack(ARGV, FIRST_JOB))
+for first = FIRST_JOB, #ARGV, CHUNK do
+  redis.call('HSET', running_key, unpack(ARGV, first, math.min(first + CHUNK - 1, #ARGV)))
+end
 redis.call('EXPIRE', running_key, keep)
 -- Without a lease, nobody would look for its jobs.
 if not redis.call('ZSCORE', alive_key, incarnation) then
