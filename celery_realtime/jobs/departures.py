@@ -46,7 +46,7 @@ class Departure:
         left_at: When it left, in seconds since the epoch.
         left_clock: The same, of :func:`time.monotonic`.
         started_at: When the pool accepted it, in seconds since the epoch; None for a job that never started.
-        pid: The process that ran it, or None.
+        pid: The process that ran it, or None; under eventlet and gevent, the id of the greenlet.
         description: What a lease says of it, once that has been made.
     """
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -112,10 +111,15 @@ class Reconciler:
         """Return the jobs that have left, and of which their processes have perhaps not sent all, the oldest first."""
         since: dict[int | None, float] = dict(self._manager.spools.unsent_since().items())
         own = self._manager.outbox.unsent_since
-        if own is not None:
-            since |= {os.getpid(): own, None: own}  # of a job that never started, this process reports the end
-        recent = self._departures.since(min(since.values())) if since else []
-        return [departure for departure in recent if departure.left_clock >= since.get(departure.pid, math.inf)]
+        # Of a job that no child ran, this process reports the end. Celery has greenlets' ids in place of its pid.
+        of_others = math.inf if own is None else own
+        oldest, children = min([of_others, *since.values()]), self._manager.spools.pids
+        recent = self._departures.since(oldest) if oldest < math.inf else []
+        return [
+            departure
+            for departure in recent
+            if departure.left_clock >= since.get(departure.pid, math.inf if departure.pid in children else of_others)
+        ]
 
     # -- the thread ---------------------------------------------------------------------------------------------
 

@@ -224,6 +224,11 @@ class Spools:
         if self.mine is not None:
             self.mine.claim()
 
+    @property
+    def pids(self) -> set[int]:
+        """The pids of the children that live, or whose spools nobody has taken yet."""
+        return {spool.pid for spool in list(self._spools)}
+
     def unsent_since(self) -> dict[int, float]:
         """Return the pids of the children that live and have something to send, and when they said the oldest of it.
 

@@ -119,16 +119,18 @@ def test_what_has_left_is_unsent_as_long_as_its_process_has_something_to_send(
         ("of a child", 7),
         ("of another", 8),
         ("of this process", os.getpid()),
+        ("of a greenlet", id(play)),
         ("of none", None),
     ):
         play.leave(job, pid=pid)
     assert play.reconciler.unsent() == []
+    monkeypatch.setattr(type(play.manager.spools), "pids", {7, 8})
     monkeypatch.setattr(play.manager.spools, "unsent_since", lambda: {7: 0.0})
     assert [departure.job.job_id for departure in play.reconciler.unsent()] == ["of a child"]
     play.studio.wire.down = True
     play.manager.put(status("SUCCESS", job="of this process"))
     jobs = [departure.job.job_id for departure in play.reconciler.unsent()]
-    assert jobs == ["of a child", "of this process", "of none"]
+    assert jobs == ["of a child", "of this process", "of a greenlet", "of none"]
 
 
 def test_what_has_left_before_all_that_its_process_has_to_send_was_said_is_not_unsent(
@@ -154,6 +156,16 @@ def test_what_this_process_sends_of_a_job_is_unsent_until_it_has_been_sent(play:
     play.studio.wire.down = False
     assert play.manager.outbox.flush(60)
     assert play.reconciler.unsent() == []
+
+
+def test_what_had_left_when_this_process_sent_all_is_unsent_no_more_though_it_has_more_to_send(play: Play) -> None:
+    play.leave("first", pid=os.getpid())
+    play.manager.put(status("SUCCESS", job="first"))
+    assert play.manager.outbox.flush(60)
+    play.studio.wire.down = True
+    play.manager.put(status("SUCCESS", job="second"))
+    play.leave("second", pid=os.getpid())
+    wait_for(lambda: [departure.job.job_id for departure in play.reconciler.unsent()] == ["second"])
 
 
 # -- what is on record ----------------------------------------------------------------------------------------------
