@@ -6,16 +6,15 @@ continues the job keeps the mark: retries, replacements and redeliveries.
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Mapping, MutableMapping
 from typing import Any, NamedTuple
 
 from celery_realtime.clocks import time
-from celery_realtime.forks import after_fork
 from celery_realtime.jobs.canvas import leads_to, write_headers
 from celery_realtime.jobs.celery_tasks import carried_by, group_of, is_celerys_own, shown_name
 from celery_realtime.jobs.seams import TaskMessage, published_group, request_fields
+from celery_realtime.random_words import RandomWords
 
 PARENT_HEADER = "realtime_parent_id"
 ATTEMPT_HEADER = "realtime_attempt"
@@ -31,10 +30,7 @@ CONTINUED_RUN_HEADER = "realtime_continued_run"
 #: By the id of a job that has replaced itself: the execution that goes on in the replacement, or in a later step of it.
 CONTINUED_EXECUTION_HEADER = "realtime_continued_execution"
 
-#: Of random words that need not be secret. Those of the system cost a call of it, in which the interpreter may go on
-#: with another thread. Not that of the module, which applications seed.
-_words = random.Random()
-after_fork(_words.seed)
+_words = RandomWords()
 
 _RUN = re.compile(r"\d{13}-[0-9a-f]{8}")
 _EXECUTION = re.compile(r"[0-9a-f]{8}")
@@ -81,7 +77,7 @@ def run_of_request(request: Any) -> str | None:
 
 def new_run() -> str:
     """Return the mark of a publication that is made now. Later ones are greater, as texts too."""
-    return f"{time.time_ns() // 1_000_000:013d}-{_words.getrandbits(32):08x}"
+    return f"{time.time_ns() // 1_000_000:013d}-{_words.new()}"
 
 
 def published_at(run: str) -> int:

@@ -75,6 +75,18 @@ def test_a_worker_holds_the_jobs_that_it_has_received_and_that_have_a_project(re
     ]
 
 
+def test_a_held_job_is_described_once_and_again_when_it_has_begun(reserved: list[Any]) -> None:
+    studio = Studio()
+    receive(studio, reserved, ("one", "p"))
+    [waiting] = studio.realtime.worker.held_jobs()
+    assert studio.realtime.worker.held_jobs()[0] is waiting
+    reserved[0].time_start = 7.0
+    [begun] = studio.realtime.worker.held_jobs()
+    assert (waiting.running, begun.running, begun.since) == (False, True, 7.0)
+    assert begun.behind == waiting.behind != ()
+    assert studio.realtime.worker.held_jobs()[0] is begun
+
+
 def test_jobs_of_two_projects_that_have_one_id_are_held_and_end_each_as_its_own(reserved: list[Any]) -> None:
     studio = Studio()
     receive(studio, reserved, ("same", "p"), ("same", "q"))
