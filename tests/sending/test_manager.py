@@ -295,6 +295,7 @@ def test_nothing_waits_for_a_broker_that_does_not_answer(silent_broker: str) -> 
 
     assert manager.outbox.counts["sent"] == 0
     assert not manager.flush(0.1)
+    manager.outbox.start_over()  # else the end of the run says that they were not sent
 
 
 def test_what_was_said_while_the_broker_was_away_goes_out_in_order_when_it_is_back(
