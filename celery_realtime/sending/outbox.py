@@ -73,8 +73,7 @@ class Outbox(Generic[T]):
         self._append = append
         self._queue_size, self._batch_size = queue_size, batch_size
         self._linger, self._flush_timeout = linger, flush_timeout
-        self._pauses = pauses
-        self._destination = destination
+        self._pauses, self._destination = pauses, destination
         self.start_over()
         after_fork(self.start_over)
 
