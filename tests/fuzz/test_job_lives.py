@@ -164,13 +164,21 @@ class Lives(RuleBasedStateMachine):
         self.heard.shown = self.shown()
         ClockedRunner.losses = [self.site.pick(LOSSES) for _ in range(self.site.pick((0, 0, 0, 1, 2)))]
         tell(f"lost: {ClockedRunner.losses}")
+        self.heard.oldest = 0
         while ClockedRunner.losses:
             assert self.history.append(batch) is None
+            self.heard.oldest = self.oldest()
         cut = self.site.pick(range(len(batch)))
         for part in (batch[:cut], batch[cut:]):
             self.heard.shown &= self.shown()
             self.heard.take(part, self.history.append(part), self.now)
         ClockedRunner.deliver_late()
+
+    def oldest(self) -> int:
+        """Return the offset of the oldest event that the history has."""
+        events_of_it = self.history.keys.project("p")[PROJECT.index("events")]
+        entries: Any = self.redis.xrange(events_of_it, count=1)
+        return int(entries[0][0].partition(b"-")[0]) if entries else 0
 
     def shown(self) -> set[str]:
         return {job["job_id"] for job in self.history.read("p").jobs}
