@@ -23,6 +23,7 @@ class Heard:
         is_true: Whether nothing of it was lost.
         updates: Of the workflow, each with its time.
         shown: The jobs of which the history still has what their statuses say.
+        returned: Those that it had forgotten, and shows again since: what they have reported before is lost.
         oldest: The oldest offset in the history where answers have been lost; else 0.
     """
 
@@ -34,6 +35,7 @@ class Heard:
         self.is_true = True
         self.updates: list[tuple[float, dict[str, Any]]] = []
         self.shown: set[str] = set()
+        self.returned: set[str] = set()
         self.oldest = 0
 
     def take(self, batch: list[Outgoing], answers: list[list[Outgoing]] | None, now: float) -> None:
@@ -52,6 +54,7 @@ class Heard:
         job = str(event.job_id)
         before = self.known.get(job)
         if before is not None and is_stored and job not in self.shown:
+            self.returned.add(job)
             before = before._replace(says=("forgotten", None))  # that it has ended is all that is left of it
         after = apply(report, before, now)
         assert is_stored == (after is not None), (report, before)

@@ -212,7 +212,9 @@ class Lives(RuleBasedStateMachine):
             assert (snapshot.epoch, snapshot.offset) == self.heard.position
         for job in snapshot.jobs:
             heard = self.heard.client.view[job["job_id"]]
-            names = ["status", "state", "attempt", "stalled", "progress", "message", "worker"]
+            names = ["status", "state", "attempt", "stalled", "worker"]
+            if job["job_id"] not in self.heard.returned or job.get("progress") is not None:
+                names += ["progress", "message"]
             assert [heard.get(name) for name in names] == [job.get(name) for name in names]
         for job_id, known in self.heard.known.items():
             shown = [job for job in snapshot.jobs if job["job_id"] == job_id]
