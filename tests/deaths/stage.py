@@ -139,7 +139,7 @@ class Stage:
             incarnations = [name for key in keys.leases("alive", "noted") for name in connection.zrange(key, 0, -1)]
             notes = keys.leases(*(f"{kind}:{name}" for name in incarnations for kind in ("held", "running")))
             jobs = [json.loads(note) for key in notes for note in connection.hvals(key)]
-        return {job["job_id"] for job in jobs if job["running"]}
+        return {job["job_id"] for job in jobs if job.get("running")}
 
     # -- deaths -------------------------------------------------------------------------------------------------
 
