@@ -466,7 +466,7 @@ def test_a_worker_that_ends_in_the_middle_of_a_look_looks_once_more(
     running.leave("a")
     [left] = running.departures.due(1, clock=math.inf)
     left.due = 0.0
-    wait_for(lambda: ends)
+    wait_for(lambda: ends and ends[0].ident is not None)  # it has been started
     ends[0].join(60)
     running.manager.flush(60)
     assert running.studio.told() == ["SUCCESS", "SUCCESS"]
