@@ -27,11 +27,13 @@ class BoundedDict(Generic[K, V]):
         self._entries: OrderedDict[K, V] = OrderedDict()
 
     def __setitem__(self, key: K, value: V) -> None:
-        self._entries.pop(key, None)
-        self._entries[key] = value
-        while len(self._entries) > self._limit:
+        entries = self._entries
+        if key in entries:
+            entries.pop(key, None)
+        entries[key] = value
+        while len(entries) > self._limit:
             with contextlib.suppress(KeyError):  # it has changed meanwhile
-                self._entries.popitem(last=False)
+                entries.popitem(last=False)
 
     def get(self, key: K, default: D = None) -> V | D:  # type: ignore[assignment]
         """Return the entry of a key, else the default."""

@@ -125,7 +125,7 @@ class Execution(msgspec.Struct, frozen=True, gc=False):
     redelivered: bool = False
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
+class Job(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Everything about one task invocation that its events repeat.
 
     Attributes:
@@ -220,7 +220,7 @@ def name_of(job: Job) -> str:
     return job_name(job.job_id, job.project_id)
 
 
-class StatusChange(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="status_change"):
+class StatusChange(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="event", tag="status_change"):
     """A job's new status, on the wire as ``agent_status``."""
 
     job_id: str

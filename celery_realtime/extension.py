@@ -11,6 +11,7 @@ import celery
 from celery import Celery
 
 from celery_realtime import auth
+from celery_realtime.events import Job
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.instances import instances
 from celery_realtime.jobs import task
@@ -432,12 +433,15 @@ class _CelerySide:
         """Begin to report the app's jobs."""
         task.install()
         self._manager.register_job_listeners(self.bridge)
-        self.eager_jobs.watch()
-        self.bridge.on_start(lambda _, task: self.eager_jobs.begin(task))
-        self.bridge.on_start(lambda job, _: self.running_jobs.begin(job))
-        self.bridge.on_start(lambda _, task: watch_items(task, self.running_jobs.tracker_of))
+        self.bridge.publishing.on_publication(self.eager_jobs.note_publication)
+        self.bridge.on_start(self._note_start)
         self.worker.install(self.app)
         self._recipe.install()
+
+    def _note_start(self, job: Job, task: Any, is_eager: bool) -> None:
+        self.eager_jobs.begin(is_eager=is_eager)
+        self.running_jobs.begin(job)
+        watch_items(task, self.running_jobs.tracker_of)
 
 
 def _new_keeper(realtime: _Parts, results: StoredResults) -> Keeper:

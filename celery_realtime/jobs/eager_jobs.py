@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery import Celery, signals
+from celery import Celery
 
 
 class EagerJobs:
@@ -20,15 +20,12 @@ class EagerJobs:
         self._kinds: set[bool] = set()
         self._is_any_published = False
 
-    def watch(self) -> None:
-        """Take notice of what is published from now on."""
-        signals.after_task_publish.connect(self._on_publish, dispatch_uid=f"celery_realtime.{id(self)}.published")
+    def begin(self, *, is_eager: bool) -> None:
+        """Take notice of a job that begins to run in this process."""
+        self._kinds.add(is_eager)
 
-    def begin(self, task: Any) -> None:
-        """Take notice of the job that a task begins to run in this thread; None where a worker runs a batch."""
-        self._kinds.add(task is not None and bool(task.request.is_eager))
-
-    def _on_publish(self, **_: Any) -> None:
+    def note_publication(self) -> None:
+        """Take notice of a job that has been published."""
         self._is_any_published = True
 
     @property

@@ -32,12 +32,12 @@ NOT_RUN = "TypeError: the task is %s, which Celery calls and never runs: no line
 _log = RateLimitedLogger(logger)
 
 
-def returned(task: Any, result: Any, settings: Settings) -> Ending:
+def returned(task: Any, request: Any, result: Any, settings: Settings) -> Ending:
     """Return the end of the job that a task runs, and that Celery takes for a success."""
     kind = _never_run(task, result)
     if kind is None:
-        return success(None if ignores_result(task) else result, settings)
-    if task.request.is_eager:  # its caller may run it
+        return success(None if ignores_result(task, request) else result, settings)
+    if request.is_eager:  # its caller may run it
         return success(None, settings)
     _warn_of(task, kind)
     return Ending("FAILURE", NOT_RUN % kind)

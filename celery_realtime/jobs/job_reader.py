@@ -105,7 +105,10 @@ class JobReader:
 
     def running(self, task: Any) -> Job | None:
         """Return the job that a task runs now, or None outside a job or in a task of another app."""
-        request = task.request
+        return self.running_in(task, task.request)
+
+    def running_in(self, task: Any, request: Any) -> Job | None:
+        """Return what :meth:`running` does, given the request of the task, which takes a while to be found."""
         if request.id is None or task.app is not self._app:
             return None
         job = notes_of(request).job
@@ -132,11 +135,11 @@ class JobReader:
             )
         return task
 
-    def end(self, task: Any) -> None:
-        """Note that the job that a task runs now has ended."""
-        request = task.request
+    def end(self, request: Any) -> None:
+        """Note that the job of a request has ended, which a task runs now."""
         self._running.pop(ref(request), None)
-        token, notes_of(request).here = notes_of(request).here, None
+        notes = notes_of(request)
+        token, notes.here = notes.here, None
         if token is not None:
             try:
                 self._here.reset(token)
@@ -148,9 +151,8 @@ class JobReader:
         if task.app is self._app:
             note_arguments(task.request, args, kwargs)
 
-    def begin(self, task: Any) -> Job:
+    def begin(self, task: Any, request: Any) -> Job:
         """Return the job that a task begins to run, with this execution of it, and note it on its request."""
-        request = task.request
         redelivered = is_redelivered(request)
         if request.is_eager:  # nothing publishes it
             self._note_origin(task, request)

@@ -68,6 +68,7 @@ class Publishing:
         self._reporter = reporter
         self._unreached = unreached
         self._received = received
+        self._observers: list[Callable[[], None]] = []
         self._sending: ContextVar[_Sending | None] = ContextVar("celery_realtime_sending", default=None)
 
     def watch(self) -> None:
@@ -86,7 +87,7 @@ class Publishing:
             token = self._sending.set(sending)
             try:
                 with publication():
-                    return send_task(name, args, kwargs, *more, **options)
+                    sent = send_task(name, args, kwargs, *more, **options)
             except Exception as error:
                 self._retract(sending, error)
                 raise
@@ -94,8 +95,15 @@ class Publishing:
                 self._sending.reset(token)
                 if sending.queued is not None:
                     self._reporter.let_leave()
+            for observer in self._observers:
+                observer()
+            return sent
 
         self._app.send_task = watched
+
+    def on_publication(self, observer: Callable[[], None]) -> None:
+        """Call ``observer`` whenever this process has published a job."""
+        self._observers.append(observer)
 
     def _retract(self, sending: _Sending, error: Exception) -> None:
         if sending.queued is None:

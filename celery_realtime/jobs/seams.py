@@ -35,16 +35,16 @@ from celery_realtime.stored import keeps_nothing
 # -- results ----------------------------------------------------------------------------------------------------
 
 
-def ignores_result(task: Any) -> bool:
-    """Tell whether nobody is to have what the job that a task runs returns.
+def ignores_result(task: Any, request: Any) -> bool:
+    """Tell whether nobody is to have what the job of a request returns, which a task runs.
 
     Celery 5.7 has a function of its own for it, undocumented, by which a call overrides its task; before, either of
     them is enough. Seen in Celery 5.4 and 5.7; without it, a call's ``ignore_result=False`` is not seen.
     """
     decide = getattr(celery.app.task, "get_actual_ignore_result", None)
     if decide is None:
-        return bool(task.ignore_result or task.request.ignore_result)
-    return bool(decide(task, task.request))
+        return bool(task.ignore_result or request.ignore_result)
+    return bool(decide(task, request))
 
 
 def is_unencodable(error: object) -> bool:

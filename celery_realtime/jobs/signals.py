@@ -37,6 +37,9 @@ from celery_realtime.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+#: Called with a job, its task, which is None of a job that runs in a batch, and whether it is eager.
+StartObserver = Callable[[Job, Any, bool], None]
+
 
 class Bridge:
     """Report the jobs of an app to a manager, from Celery's signals.
@@ -51,6 +54,7 @@ class Bridge:
 
     Attributes:
         running_steps: What is behind the jobs that run in this process.
+        publishing: Follows what the app publishes.
     """
 
     def __init__(
@@ -67,7 +71,7 @@ class Bridge:
         self._settings = settings
         self._projects = projects
         self._is_connected = False
-        self._start_observers: list[Callable[[Job, Any], None]] = []
+        self._start_observers: list[StartObserver] = []
         received = self._received = ReceivedJobs(reader)
         self._reporter = reporter
         self._departures = departures
@@ -75,7 +79,7 @@ class Bridge:
         self._batches = BatchedJobs(reader, reporter, begin=self._begin, report_success=self._report_success)
         self._unreached = UnreachedSteps(projects, self._reporter, received.by_id)
         self.running_steps = RunningSteps(self._unreached.behind)
-        self._publishing = Publishing(
+        self.publishing = Publishing(
             app, settings, projects=projects, reporter=reporter, unreached=self._unreached, received=received.by_id
         )
 
@@ -87,7 +91,7 @@ class Bridge:
         if self._is_connected:
             return
         self._is_connected = True
-        self._publishing.watch()
+        self.publishing.watch()
         self._unreached.follow_chords(self._app, self._reader)
         for signal, receiver in self._receivers().items():
             # The id keeps two apps apart: Celery up to 5.6 takes two instances' methods for one receiver.
@@ -96,7 +100,7 @@ class Bridge:
 
     def _receivers(self) -> dict[Any, Callable[..., None]]:
         return {
-            signals.before_task_publish: self._publishing.on_publish,
+            signals.before_task_publish: self.publishing.on_publish,
             signals.task_received: self._on_received,
             signals.task_prerun: self._on_prerun,
             signals.task_postrun: self._on_postrun,
@@ -109,11 +113,8 @@ class Bridge:
             signals.task_retry: self._on_retry,
         }
 
-    def on_start(self, observer: Callable[[Job, Any], None]) -> None:
-        """Call ``observer`` with each job that starts in this process, when its start has been reported, and its task.
-
-        The task is None of a job that runs in a batch.
-        """
+    def on_start(self, observer: StartObserver) -> None:
+        """Call ``observer`` with each job that starts in this process, when its start has been reported."""
         self._start_observers.append(observer)
 
     def received(self, request: Any) -> Job:
@@ -155,27 +156,28 @@ class Bridge:
     def _on_prerun(self, task: Any = None, args: Any = None, kwargs: Any = None, **_: Any) -> None:
         if task.app is not self._app or self._batches.start(task, args):
             return
-        request, job = task.request, self._reader.begin(task)
+        request = task.request
+        job = self._reader.begin(task, request)
         take_off(task, kwargs)  # they are those that the task is called with: Celery passes its own dict
         if job.project_id is not None or not request.is_eager:
             notes_of(request).token = self._projects.enter(job.project_id)
         if request.is_eager and job.attempt:
             self._reporter.report(job, "RETRY")  # nothing publishes the retry of a job that runs in its caller
         self.running_steps.begin(job, request)
-        self._begin(job, task)
+        self._begin(job, task, is_eager=bool(request.is_eager))
 
-    def _begin(self, job: Job, task: Any = None) -> None:
-        is_published = task is None or not task.request.is_eager
-        if is_published and not job.attempt:
+    def _begin(self, job: Job, task: Any = None, *, is_eager: bool = False) -> None:
+        if not is_eager and not job.attempt:
             self._reporter.report_publication(job)
         self._reporter.report(job, "STARTED")
         for observer in self._start_observers:
-            observer(job, task)
+            observer(job, task, is_eager)
 
     def _on_postrun(self, task: Any = None, args: Any = None, state: Any = None, retval: Any = None, **_: Any) -> None:
         if task.app is not self._app or self._batches.end(task, args, str(state)):
             return
-        request, job = task.request, self._reader.running(task)
+        request = task.request
+        job = self._reader.running_in(task, request)
         if job is None:
             return
         notes = notes_of(request)
@@ -183,7 +185,7 @@ class Bridge:
             self._end_quietly(job, request, state, retval)
         if notes.token is not None:
             self._projects.leave(notes.token)
-        self._reader.end(task)
+        self._reader.end(request)
         self._reporter.secure()
 
     def _end_quietly(self, job: Job, request: Any, state: Any, retval: Any) -> None:
@@ -225,9 +227,10 @@ class Bridge:
             self._departures.cut_off(job, request)
 
     def _on_success(self, sender: Any = None, result: Any = None, **_: Any) -> None:
-        job = self._reader.running(sender)
-        if job is not None and not notes_of(sender.request).republished:
-            _report(self._reporter, job, endings.returned(sender, result, self._settings()))
+        request = sender.request
+        job = self._reader.running_in(sender, request)
+        if job is not None and not notes_of(request).republished:
+            _report(self._reporter, job, endings.returned(sender, request, result, self._settings()))
             self._reporter.secure()
 
     def _report_success(self, job: Job, result: Any) -> None:

@@ -18,8 +18,8 @@ from celery_realtime.jobs.canvas import Behind, carries_any, options_of, tasks_b
 from celery_realtime.jobs.celery_tasks import carried_by, is_celerys_own
 from celery_realtime.jobs.job_reader import JobReader, job_of_call
 from celery_realtime.jobs.lineage import RUN_HEADER, continued_run_of, continues
-from celery_realtime.jobs.projects import Call, Projects, call_of_request
-from celery_realtime.jobs.seams import embed_of_request, follow_chord_errors, unproxied
+from celery_realtime.jobs.projects import Call, Projects
+from celery_realtime.jobs.seams import arguments_of, embed_of_request, follow_chord_errors, task_of_request, unproxied
 from celery_realtime.jobs.statuses import StatusReporter
 from celery_realtime.logs import RateLimitedLogger
 
@@ -164,8 +164,7 @@ class UnreachedSteps:
 
 
 def _embed_of(request: Any) -> Mapping[str, Any]:
-    call = call_of_request(request)
-    return carried_by(call.task, call.args, embed_of_request(request))
+    return carried_by(task_of_request(request), arguments_of(request)[0], embed_of_request(request))
 
 
 def _within_borders(job: Job, steps: list[Step]) -> list[Step]:

@@ -246,7 +246,7 @@ class SocketIOManager(_Parts):
         """
         allowed = self._filtered(event) if self._settings().enabled else None
         if allowed is not None:
-            self.outbox.put(allowed, due, quietly=quietly)
+            self._outbox.get().put(allowed, due, quietly=quietly)
 
     def wake(self) -> None:
         """Let the thread that sends look at what was put quietly."""

@@ -15,9 +15,7 @@ def noop() -> None: ...
 def watched() -> tuple[Celery, EagerJobs]:
     app = new_app(broker="memory://")
     app.conf.task_always_eager = False
-    jobs = EagerJobs(app)
-    jobs.watch()
-    return app, jobs
+    return app, EagerJobs(app)
 
 
 def test_they_are_if_the_app_says_so() -> None:
@@ -31,10 +29,10 @@ def test_they_are_if_some_were_applied_and_until_one_is_published() -> None:
     app, jobs = watched()
     task = app.task(noop, name="noop", shared=False)
     task.bind(app)
-    signals.task_prerun.connect(begin := lambda **_: jobs.begin(task), sender=task)
+    signals.task_prerun.connect(begin := lambda **_: jobs.begin(is_eager=bool(task.request.is_eager)), sender=task)
     task.apply()
     assert jobs.are_all
-    task.delay()
+    jobs.note_publication()
     assert not jobs.are_all
     signals.task_prerun.disconnect(begin, sender=task)
 
@@ -42,7 +40,7 @@ def test_they_are_if_some_were_applied_and_until_one_is_published() -> None:
 def test_they_are_not_where_a_message_was_run() -> None:
     app, jobs = watched()
     task = app.task(noop, name="noop", shared=False)
-    signals.task_prerun.connect(begin := lambda **_: jobs.begin(task), sender=task)
+    signals.task_prerun.connect(begin := lambda **_: jobs.begin(is_eager=bool(task.request.is_eager)), sender=task)
     build_tracer(task.name, task, app=app)("id", (), {}, {"id": "id", "task": task.name})
     task.apply()
     assert not jobs.are_all

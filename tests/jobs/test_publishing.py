@@ -225,3 +225,13 @@ def test_a_job_that_replaces_itself_by_steps_of_another_project_ends_in_its_own(
     assert last["options"]["task_id"] == "job"
     call = Call("add", "job", last["options"]["headers"], (), {})
     assert studio.realtime._attached.projects.of_message(call) == "p"
+
+
+def test_an_observer_is_called_once_a_job_is_published(studio: Studio) -> None:
+    published: list[bool] = []
+    studio.realtime._attached.bridge.publishing.on_publication(lambda: published.append(True))
+    studio.app.send_task("add", headers=HEADERS)
+    assert published == [True]
+    with pytest.raises(EncodeError):
+        studio.app.send_task("add", args=(object(),), headers=HEADERS)
+    assert published == [True]

@@ -483,7 +483,7 @@ def test_celery_says_whether_a_result_is_ignored(task: bool | None, call: bool |
     app = new_app()
     work = app.task(do_nothing, name="work", shared=False, **({} if task is None else {"ignore_result": task}))
     work.push_request(**({} if call is None else {"ignore_result": call}))
-    assert ignores_result(work) is ignored
+    assert ignores_result(work, work.request) is ignored
     work.pop_request()
 
 
@@ -492,7 +492,7 @@ def test_a_call_that_wants_a_result_overrules_its_task_where_celery_lets_it() ->
     work = app.task(do_nothing, name="work", shared=False, ignore_result=True)
     work.push_request(ignore_result=False)
     is_let = hasattr(celery.app.task, "get_actual_ignore_result")
-    assert ignores_result(work) is not is_let
+    assert ignores_result(work, work.request) is not is_let
     work.pop_request()
 
 
