@@ -118,11 +118,14 @@ class Execution(msgspec.Struct, frozen=True, gc=False):
         id: A random word.
         started: When it began, in seconds since the epoch, by the clock of the host that runs it.
         redelivered: Whether the broker says that it has delivered the message before.
+        clock: When it began, in microseconds of the host's clock that never goes back, which all processes of a
+            worker share; None where that is not known.
     """
 
     id: str
     started: float
     redelivered: bool = False
+    clock: int | None = None
 
 
 class Job(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -476,7 +479,9 @@ def _may_stall(job: Job | None) -> bool:
     return job is None or job.execution is None or job.stall_after is not None
 
 
-def outgoing_end(job: Job, ending: Ending, *, incarnation: str, gate: str = "", since: float | None = None) -> Outgoing:
+def outgoing_end(
+    job: Job, ending: Ending, *, incarnation: str, gate: str = "", since: Execution | float | None = None
+) -> Outgoing:
     """Encode the end of a job, which must have a project, as somebody else than the job's process reports it.
 
     Args:
@@ -485,10 +490,10 @@ def outgoing_end(job: Job, ending: Ending, *, incarnation: str, gate: str = "", 
         incarnation: The incarnation of the worker that ran it.
         gate: As in :func:`outgoing_status`; by default that of the end.
         since: Of a job whose execution is not known: when it began, or, if its message is lost or its process was
-            killed, when that was.
+            killed, when that was: in seconds since the epoch, or by more than one clock.
     """
     if job.execution is None and since is not None:
-        job = replace(job, execution=Execution("", since))
+        job = replace(job, execution=since if isinstance(since, Execution) else Execution("", since))
     change = status_change(job, ending.state, result=ending.result, error=ending.error, truncated=ending.truncated)
     gate = gate or (DIED_GATE if ending.died else "")
     return outgoing_status(change, incarnation=incarnation, gate=gate, job=job)
@@ -510,19 +515,18 @@ def outgoing_unreached(step: Step, before: Job, ending: Ending) -> Outgoing:
     return outgoing_end(step, Ending("FAILURE", f"{NOT_RUN}{reason}"), incarnation="", gate=UNREACHED_GATE)
 
 
-def outgoing_given_back(job: Job, clock: float, *, incarnation: str) -> Outgoing:
+def outgoing_given_back(job: Job, when: Execution, *, incarnation: str) -> Outgoing:
     """Encode that the message of a job that has started went back to the broker: it is queued again.
 
     It has that worker and that time, for clients to compare with those of the start where there are no offsets.
 
     Args:
         job: The job, which must have a project.
-        clock: When that was, in seconds since the epoch.
+        when: When that was; it names no start.
         incarnation: The incarnation of the worker that gave it back.
     """
-    change = status_change(job, "PENDING", timestamp=at(round(clock * 1000)))
-    job = replace(job, execution=Execution("", clock))
-    return outgoing_status(change, gate=GIVEN_BACK_GATE, incarnation=incarnation, job=job)
+    change = status_change(job, "PENDING", timestamp=at(round(when.started * 1000)))
+    return outgoing_status(change, gate=GIVEN_BACK_GATE, incarnation=incarnation, job=replace(job, execution=when))
 
 
 def outgoing_handed_on(job: Job, clock: float, *, incarnation: str) -> Outgoing:

@@ -222,11 +222,12 @@ def _describe(event: Outgoing) -> list[Any]:
     ]
 
 
-def _start(execution: Execution | None) -> tuple[str, int, bool]:
-    """Return a start's id, its age in milliseconds, and whether its message was delivered before."""
+def _start(execution: Execution | None) -> tuple[str, int, bool, int]:
+    """Return a start's id, its age in milliseconds, whether its message was delivered before, and its clock or -1."""
     if execution is None:
-        return "-", 0, False
-    return _word(execution.id), max(0, round((time.time() - execution.started) * 1000)), execution.redelivered
+        return "-", 0, False, -1
+    age = max(0, round((time.time() - execution.started) * 1000))
+    return _word(execution.id), age, execution.redelivered, -1 if execution.clock is None else execution.clock
 
 
 def _pack(descriptions: list[list[Any]]) -> bytes:

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.clocks import time
-from celery_realtime.events import Job
+from celery_realtime.events import Execution, Job
 from celery_realtime.forks import after_fork
 from celery_realtime.jobs.seams import (
     PoolReport,
@@ -65,6 +65,11 @@ class Departure:
         self.description: Any = None
         # The steps behind a job that has not succeeded are in its request; that of any other is not needed any more.
         self.request = None if report.kind == "returned" else request
+
+    @property
+    def when(self) -> Execution:
+        """When it left, as the history compares it with the starts of jobs; which start it was of is not known."""
+        return Execution("", self.left_at, clock=round(self.left_clock * 1_000_000))
 
     @property
     def was_killed(self) -> bool:

@@ -157,7 +157,8 @@ class JobReader:
         if request.is_eager:  # nothing publishes it
             self._note_origin(task, request)
         continued = None if redelivered else continued_execution_of(request.id, request_fields(request))
-        execution = Execution(continued or self._words.new(), time.time(), redelivered)
+        clock = round(time.monotonic() * 1_000_000)
+        execution = Execution(continued or self._words.new(), time.time(), redelivered, clock)
         job = self._read_running(task, request, execution)
         notes = notes_of(request)
         notes.job, notes.here = job, self._here.set((task.name, request))

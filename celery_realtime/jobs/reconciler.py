@@ -197,7 +197,7 @@ class Reconciler:
         given_back = [departure for departure in due if departure.report.kind == "requeued"]
         for departure in given_back:
             self._manager.put(
-                events.outgoing_given_back(departure.job, departure.left_at, incarnation=self._reporter.incarnation)
+                events.outgoing_given_back(departure.job, departure.when, incarnation=self._reporter.incarnation)
             )
         self._departures.settle(given_back)
         return [departure for departure in due if departure not in given_back]
@@ -256,7 +256,7 @@ class Reconciler:
             job = msgspec.structs.replace(job, attempt=job.attempt + 1)
         # It had started, even if its child could not send that any more.
         gate = "S" if ending.state == "LOST" and departure.report.kind == "abandoned" else ""
-        since = departure.left_at if ending.died else departure.started_at if gate else None
+        since = departure.when if ending.died else departure.started_at if gate else None
         incarnation = self._reporter.incarnation
         self._manager.put(events.outgoing_end(job, ending, incarnation=incarnation, gate=gate, since=since))
         if ending.error is not None and ending.state != "RETRY":

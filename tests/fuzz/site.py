@@ -127,7 +127,7 @@ class Site:
         job = job_of(message)
         if message.acks_late:
             self.queue.append(message.again())
-            end = events.outgoing_given_back(job, self.now, incarnation=worker.incarnation)
+            end = events.outgoing_given_back(job, events.Execution("", self.now), incarnation=worker.incarnation)
         else:
             end = self.end_of(start, state)
         worker.outbox.append(end)

@@ -88,6 +88,17 @@ def test_a_snapshot_names_the_worker_in_which_a_job_goes_on(history: History) ->
     assert history.read("p").jobs[0]["status"] == "success"
 
 
+def test_a_start_that_is_reported_sooner_than_the_one_before_is_still_the_later_one(history: History) -> None:
+    """How long a report was on its way here is not known: what started a moment later may seem to be the earlier."""
+    now = time.time()
+    executions = Execution("a", now, clock=1000), Execution("b", now - 50, clock=1002)
+    first, second = (Job(job_id="job", project_id="p", run="1-a", execution=execution) for execution in executions)
+    append(history, outgoing_status(status_change(first, "STARTED"), incarnation="i1", job=first), progress(80))
+    starts_again = outgoing_status(status_change(second, "STARTED"), incarnation="i1", job=second)
+    assert append(history, starts_again) == ["agent_status"]
+    assert history.read("p").jobs[0]["progress"] is None
+
+
 class Line:
     """What lies between a history and its Redis: commands, answers or both may be lost."""
 

@@ -94,7 +94,7 @@ def event(rank: str, payload: str, **more: Any) -> list[Any]:
         rank, ""
     )
     fields = {"job": "job", "attempt": 0, "percent": 0, "incarnation": "-", "kind": kind, "root": "-"}
-    fields |= {"run": "-", "execution": "-", "age": 0, "redelivered": False}
+    fields |= {"run": "-", "execution": "-", "age": 0, "redelivered": False, "clock": -1}
     assert more.keys() <= fields.keys()
     fields |= more
     name = {"p": "agent_progress", "s": "agent_progress", "c": "line"}.get(rank, "agent_status")
@@ -813,6 +813,87 @@ def test_a_start_that_fails_while_the_next_one_runs_does_not_end_the_job_and_one
     assert append(failed("2", "failed", age=4000, **NEXT))[1] == [0]
 
 
+#: Of a start, and of the next one, the report of which came here sooner after it: it seems to have begun before.
+SLOW, SWIFT = {"age": 0, "execution": "a"}, {"age": 50_000, "execution": "b"}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"incarnation": "i1", "clock": 1000}, {"incarnation": "i1", "clock": 1002}),
+        ({"incarnation": "i1", "clock": 1000}, {"incarnation": "i2", "clock": 70, "redelivered": True}),
+    ],
+    ids=["by its clock", "in another worker"],
+)
+def test_a_second_start_is_known_by_more_than_when_it_is_heard_of(
+    append: Append, first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    first, second = first | SLOW, second | SWIFT
+    append(event("0", "q"), event("1", "r", **first), event("p", "80", percent=80, **first))
+    assert append(event("1", "r2", **second), event("p", "10", percent=10, **second))[1] == [4, 5]
+    assert append(event("p", "85", percent=85, **first), failed("2", "failed", **first))[1] == [0, 0]
+    assert append(event("p", "20", percent=20, **second), event("2", "done", **second))[1] == [6, 7]
+
+
+def test_the_first_start_is_no_news_after_the_second_however_late_it_is(append: Append) -> None:
+    append(event("1", "r2", incarnation="i1", execution="b", age=50_000, clock=1002))
+    assert append(event("1", "r", incarnation="i1", execution="a", age=0, clock=1000))[1] == [0]
+    append(event("1", "r3", incarnation="i1", execution="c", age=50_000, clock=1004, redelivered=True))
+    assert append(event("1", "r", incarnation="i2", execution="a", age=0, clock=2000))[1] == [0]
+
+
+def test_when_a_message_went_back_is_compared_with_its_start_by_their_clock(append: Append) -> None:
+    start = {"incarnation": "i1", "execution": "a", "age": 0, "clock": 1000}
+    again = {"incarnation": "i1", "execution": "b", "age": 60_000, "clock": 1004}
+    back = {"incarnation": "i1", "age": 50_000, "clock": 1002}
+    append(event("1", "r", **start))
+    assert append(event("B", "back", **back), event("1", "r", **start))[1] == [2, 0]
+    assert append(event("1", "r2", **again), event("B", "back", **back))[1] == [3, 0]
+
+
+def test_that_a_message_went_back_once_more_may_be_heard_of_before_that_it_went_back(append: Append) -> None:
+    append(event("0", "q"), event("B", "back", incarnation="i1", age=50_000, clock=1006))
+    append(event("B", "back", incarnation="i1", age=0, clock=1002))
+    assert append.entry()[13] == "1006"
+    append(event("B", "back", incarnation="i1", age=60_000, clock=1008))
+    assert append.entry()[13] == "1008"
+
+
+@pytest.mark.parametrize("redelivered", [False, True])
+def test_a_start_that_was_given_back_unseen_is_told_from_the_next_by_their_clock(
+    append: Append, redelivered: bool
+) -> None:
+    append(event("0", "q"), event("B", "back", incarnation="i1", age=50_000, clock=1002))
+    start = {"incarnation": "i1", "redelivered": redelivered}
+    assert append(event("1", "r", age=0, execution="a", clock=1000, **start))[1] == [0]
+    assert append(event("1", "r2", age=60_000, execution="b", clock=1004, **start))[1] == [2]
+
+
+def test_a_death_is_compared_with_the_next_start_by_their_clock(append: Append) -> None:
+    append(event("1", "r", age=0, clock=1000, **KILLED))
+    append(event("1", "r2", age=50, incarnation="i1", execution="e2", clock=1004))
+    assert append(failed("D", "killed", incarnation="i1", age=0, clock=1002))[1] == [0]
+    assert append(failed("D", "killed", incarnation="i1", age=100, clock=1006))[1] == [3]
+
+
+def test_an_entry_without_a_clock_is_read_and_gets_one(append: Append) -> None:
+    append(event("1", "r", incarnation="i1", execution="a", age=500))
+    assert append.entry()[12:] == ["0", "r", ""]
+    append(event("p", "5", percent=5, execution="a", age=500, clock=1000))
+    assert append.entry()[12:] == ["0", "r", "5"]  # the start is known without one
+    again = {"execution": "b", "clock": 4_123_456_789_012_345, "redelivered": True}  # more digits than Lua writes
+    append(event("1", "r2", incarnation="i1", **again), event("p", "6", percent=6, **again))
+    assert append.entry()[12:] == ["0", "4123456789012345r", "r2", "6"]
+
+
+def test_the_clock_of_one_worker_is_not_taken_for_that_of_another(append: Append) -> None:
+    append(event("1", "r", incarnation="i1", execution="a", age=500, clock=9000), event("H", "-", incarnation="i1"))
+    append(event("B", "back", incarnation="i2", age=300, clock=20))
+    assert append.entry()[12:] == ["0", "back", ""]
+    append(event("B", "back again", incarnation="i2", age=100, clock=30))
+    assert append.entry()[12:] == ["0", "30", "back", ""]
+
+
 def test_a_death_replaces_what_a_reaper_has_said(append: Append) -> None:
     append(event("1", "r", age=9000, **KILLED), event("L", "lost", incarnation="i1"))
     assert append(failed("D", "killed", incarnation="i1", age=8000))[1] == [3]
@@ -820,6 +901,8 @@ def test_a_death_replaces_what_a_reaper_has_said(append: Append) -> None:
 
 #: The ages (ms) of starts, far apart: what is decided must not depend on how long this test takes.
 STARTS = {"-": 0, "x1": 300_000, "x2": 200_000, "x3": 100_000}
+#: Of those of which it is known, their time by the clock of the host.
+CLOCKS = {"x2": 1_200_000, "x3": 1_300_000}
 
 
 def random_event(rng: random.Random, number: int) -> list[Any]:
@@ -843,6 +926,8 @@ def random_event(rng: random.Random, number: int) -> list[Any]:
         run=run,
         execution=execution,
         age=STARTS[execution],
+        redelivered=execution == "x3",
+        clock=CLOCKS.get(execution, -1),
     )
 
 

@@ -67,6 +67,7 @@ def test_a_job_that_has_returned_has_left(departures: Departures) -> None:
     [left] = departures.due(10, clock=math.inf)
     assert (left.job, left.report.kind, left.started_at, left.pid, left.request) == (JOB, "returned", 5.0, 7, None)
     assert request.calls == ["success"]
+    assert (left.when.id, left.when.started, left.when.clock) == ("", left.left_at, round(left.left_clock * 1_000_000))
 
 
 def test_a_request_that_has_left_is_not_watched_any_more(departures: Departures) -> None:

@@ -403,18 +403,22 @@ def looks_at(play: Play, seconds: float) -> list[str]:
 
 def test_the_end_of_a_killed_child_is_reported_when_its_message_is_acknowledged(killed: Play) -> None:
     assert looks_at(killed, 1.0) == []
+    [left] = killed.departures.all()
     killed.request.message.acknowledged = True
     assert looks_at(killed, 2.0) == ["FAILURE"]
-    assert killed.studio.wire.outgoing[-1].standing.gate == "D"
+    standing = killed.studio.wire.outgoing[-1].standing
+    assert (standing.gate, standing.execution) == ("D", left.when)
     assert killed.failed == [("a", "WorkerLostError: killed")]
 
 
 def test_one_whose_message_goes_back_after_all_is_queued_again(killed: Play) -> None:
     [left] = killed.departures.all()
     killed.departures.give_back(left.job, killed.request)
+    [left] = killed.departures.all()
     killed.reconciler.look(math.inf)
     killed.manager.flush(30)
     assert killed.studio.told() == ["PENDING"]
+    assert killed.studio.wire.outgoing[-1].standing.execution == left.when
 
 
 @pytest.mark.parametrize("seconds", [reconcilers.ACKNOWLEDGEMENT_PATIENCE + 0.1, math.inf])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
+import time
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -46,6 +47,19 @@ def progress_of(studio: Studio) -> list[Any]:
     """Return all progress updates so far."""
     assert studio.realtime.flush(60)
     return studio.wire.named("agent_progress")
+
+
+def test_each_start_of_a_job_has_its_time_by_the_clock_that_all_processes_of_a_host_share(studio: Studio) -> None:
+    before = round(time.perf_counter() * 1_000_000)
+    for _ in range(2):
+        run(studio, lambda _: None)
+    after = round(time.perf_counter() * 1_000_000)
+    assert studio.realtime.flush(60)
+    executions = [outgoing.standing.execution for outgoing in studio.wire.outgoing if outgoing.rank == 1]
+    first, second = (execution.clock for execution in executions if execution is not None)
+    assert first is not None
+    assert second is not None
+    assert before <= first <= second <= after
 
 
 # -- every kind of task -----------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ def check(play: Play, outcome: Outcome) -> None:
     published_again = [play.id(name) for name in outcome.published_again.get(play.pool, ())]
     for job, job_statuses in statuses.items():
         latest = latest_run(job_statuses) if job in published_again else job_statuses
-        check_order(job, latest, starts=outcome.starts if job == play.id() else ())
+        check_order(job, latest, starts=outcome.starts_in(play.pool) if job == play.id() else ())
     for progress in play.progress().values():
         assert progress == sorted(progress), "progress went back"
     for name, ends in outcome.ends_in(play.pool).items():

@@ -98,7 +98,8 @@ local workflow_updates = {}
 local has_made_due = 0
 
 local function describe(index, fields)
-  local name, job, attempt, rank, percent, incarnation, kind, root, run, execution, age, is_redelivered = unpack(fields)
+  local name, job, attempt, rank, percent, incarnation, kind, root, run, execution, age, is_redelivered,
+    clock = unpack(fields)
   return {
     index = index, name = name, job = job, attempt = attempt, rank = rank, percent = percent,
     incarnation = incarnation, kind = kind, root = root, payload = ARGV[FIRST_PAYLOAD + index],
@@ -107,6 +108,8 @@ local function describe(index, fields)
     -- What is queued has not started, though a job may say of itself that it is tried once more.
     run = run, execution = rank == QUEUED and '-' or execution, started = now_ms - age,
     is_redelivered = is_redelivered,
+    -- The same (us) by the clock of the host, which all processes of a worker share; -1 where it is not known.
+    clock = clock or -1,
   }
 end
 
@@ -286,11 +289,16 @@ local function take_out(key, job)
   common.take(key, job)
 end
 
+local function format_clock(state)
+  if state.clock < 0 then return '' end
+  return string.format(' %d', state.clock) .. (state.is_redelivered and 'r' or '')
+end
+
 local function format_job(job, state)
   return state.attempt .. ' ' .. state.rank .. ' ' .. state.percent .. ' ' .. state.status_at .. ' '
     .. state.progress_at .. ' ' .. state.incarnation .. state.former .. ' ' .. state.kind .. ' ' .. state.share .. ' '
     .. (state.root == job and '=' or state.root) .. ' ' .. state.run .. ' ' .. state.execution .. ' '
-    .. state.started .. ' ' .. state.ended .. '\n' .. shorten(state.status, STATUS, job) .. '\n'
+    .. state.started .. ' ' .. state.ended .. format_clock(state) .. '\n' .. shorten(state.status, STATUS, job) .. '\n'
     .. shorten(state.progress, UPDATE, job)
 end
 
@@ -444,18 +452,33 @@ local function is_of_another_execution(event, state)
   return event.execution ~= '-' and state.execution ~= '-' and event.execution ~= state.execution
 end
 
+-- Tell whether the times of an event and of a job were read from one clock, that of the host of one worker.
+local function is_by_same_clock(event, state)
+  return event.clock >= 0 and state.clock >= 0 and event.incarnation == state.incarnation and event.incarnation ~= '-'
+end
+
+-- Return a number above 0 if what an event is of came after what is known of a job, and one below 0 if before. Reports
+-- take their time to come here, and one may overtake the other: what was read from one clock counts before that. Of the
+-- starts of one run, those of a message that was delivered before come after the one of a message that was not.
+local function time_since(event, state)
+  if is_by_same_clock(event, state) then return event.clock - state.clock end
+  local are_known = event.clock >= 0 and state.clock >= 0 and event.execution ~= '-' and state.execution ~= '-'
+  if are_known and event.is_redelivered ~= state.is_redelivered then return event.is_redelivered and 1 or -1 end
+  return event.started - state.started
+end
+
 -- Running a second time in the same attempt: the message was delivered again.
 local function starts_again(event, state)
   if event.execution == '-' or state.execution == '-' then return event.incarnation ~= state.incarnation end
-  return event.execution ~= state.execution and event.started >= state.started
+  return event.execution ~= state.execution and time_since(event, state) >= 0
 end
 
 -- Of a start after the one that is known to have died. If it is not known which that was, its message has been
 -- delivered before, and it began after that death was reported.
 local function is_of_later_start(event, state)
   if event.execution == '-' or event.rank == QUEUED then return false end
-  if state.execution == '-' then return event.is_redelivered and event.started > state.started end
-  return event.execution ~= state.execution and event.started >= state.started
+  if state.execution == '-' then return event.is_redelivered and time_since(event, state) > 0 end
+  return event.execution ~= state.execution and time_since(event, state) >= 0
 end
 
 -- Jobs ----------------------------------------------------------------------------------------------------------------
@@ -502,6 +525,7 @@ local function is_queued(state) return state.rank == QUEUED or state.rank == GIV
 local function is_of_start_that_was_given_back(event, state)
   if state.rank ~= GIVEN_BACK or event.execution == '-' then return false end
   if state.execution ~= '-' then return event.execution == state.execution end
+  if is_by_same_clock(event, state) then return time_since(event, state) <= 0 end
   return event.incarnation == state.incarnation and event.started <= state.started and not event.is_redelivered
 end
 
@@ -512,13 +536,13 @@ local function is_given_back(event, state)
   local is_its_own = state.incarnation == '-' or event.incarnation == state.incarnation or is_handed_on(state)
   local may_go_back = state.rank == RUNNING or state.rank == DIED or has_soft_end(state)
   return is_its_own and event.attempt == state.attempt and may_go_back
-    and (state.execution == '-' or state.started <= event.started)
+    and (state.execution == '-' or time_since(event, state) >= 0)
 end
 
 -- Tell whether the message has gone back of a start that is not on record: it may still be reported.
 local function is_given_back_unseen(event, state)
   local is_same_attempt = event.rank == GIVEN_BACK and state and event.attempt == state.attempt
-  return is_same_attempt and (state.rank == QUEUED or state.rank == GIVEN_BACK and event.started > state.started)
+  return is_same_attempt and (state.rank == QUEUED or state.rank == GIVEN_BACK and time_since(event, state) > 0)
 end
 
 -- Tell whether it is of an earlier start that an incarnation has had a job: the job was handed on since, or the message
@@ -536,10 +560,11 @@ end
 local function is_of_start_before(event, state)
   if state.rank ~= RUNNING or is_handed_on(state) then return false end
   if event.execution ~= '-' and state.execution ~= '-' then
-    return event.execution ~= state.execution and event.started < state.started
+    return event.execution ~= state.execution and time_since(event, state) < 0
   end
   local is_former = string.find(state.former .. ',', ',' .. event.incarnation .. ',', 1, true) ~= nil
   if event.rank ~= DIED then return event.incarnation ~= state.incarnation and is_former end
+  if is_by_same_clock(event, state) then return time_since(event, state) < 0 end
   if event.incarnation == state.incarnation then return state.started > event.started + REPORT_TIME end
   return state.started + (is_former and REPORT_TIME or 0) > event.started
 end
@@ -636,6 +661,9 @@ local function status_state(event, state, order, at)
     root = state and state.root ~= '-' and state.root or event.root, run = run_after(event, state, order),
     execution = is_execution_kept and same.execution or event.execution,
     started = is_execution_kept and same.started or event.started,
+    -- Of a start in another worker it would be by another clock.
+    clock = not is_execution_kept and event.clock or same.incarnation == event.incarnation and same.clock or -1,
+    is_redelivered = (is_execution_kept and same or event).is_redelivered,
     ended = is_end and now_ms or 0, share = is_end and 100 or share,
     percent = progress.percent, progress = progress.progress, progress_at = progress.progress_at,
   }
@@ -657,7 +685,7 @@ local function append_status(event)
   end
   if is_continued(event, state) then
     state.former = former_before(event.incarnation, state)
-    state.incarnation, state.started = event.incarnation, event.started
+    state.incarnation, state.started, state.clock = event.incarnation, event.started, event.clock
     -- Who asks from now on is given the worker that has the job. The blank tells the status from that of an event.
     state.status = event.payload .. ' '
     write_job(event.job, state)
@@ -666,6 +694,7 @@ local function append_status(event)
   if is_given_back_unseen(event, state) then
     state.former, state.execution = former_before(event.incarnation, state), '-'
     state.rank, state.incarnation, state.started = GIVEN_BACK, event.incarnation, event.started
+    state.clock, state.is_redelivered = event.clock, false
     write_job(event.job, state)
     return 0
   end
@@ -708,7 +737,8 @@ local function state_begun_by_progress(event, state, order, at)
     attempt = event.attempt, rank = RUNNING, kind = 'running', incarnation = earlier.incarnation, former = '',
     root = earlier.root,
     status = '', status_at = earlier.status_at, run = run_after(event, state, order), execution = event.execution,
-    started = event.started, ended = 0, share = math.max(has_ended(earlier) and 0 or earlier.share, event.percent),
+    started = event.started, clock = event.clock, is_redelivered = event.is_redelivered, ended = 0,
+    share = math.max(has_ended(earlier) and 0 or earlier.share, event.percent),
     percent = event.percent, progress = event.payload, progress_at = at,
   }
 end
@@ -719,19 +749,22 @@ local function advance(event, state, at)
   state.percent, state.progress, state.progress_at = event.percent, event.payload, at
   if event.percent > state.share then state.share = event.percent end
   if event.run ~= '-' then state.run = event.run end
-  if state.execution == '-' then state.execution, state.started = event.execution, event.started end
+  if state.execution == '-' then
+    state.execution, state.started, state.clock = event.execution, event.started, event.clock
+    state.is_redelivered = event.is_redelivered
+  end
   return counted
 end
 
 -- An entry, as common.parse_job has it, of a job that runs and has a first report.
-local RUNNING_ENTRY = '^(%d+) 1 (%S+) (%d+) %d+ (%S+ running) (%S+) (%S+) (%S+ %S+) (%d+) 0\n'
+local RUNNING_ENTRY = '^(%d+) 1 (%S+) (%d+) %d+ (%S+ running) (%S+) (%S+) (%S+ %S+) (%d+) 0( ?%d*r?)\n'
 
 -- Most events are further progress of a start that is known. Store it with what `append_progress` would make of it, in
 -- a third of the time; return nil where that has to decide.
 local function append_further_progress(event)
   local entry = entries[event.job]
   if not entry or states[event.job] then return nil end
-  local attempt, percent, status_at, worker, share, root, start, started = string.match(entry, RUNNING_ENTRY)
+  local attempt, percent, status_at, worker, share, root, start, started, clock = string.match(entry, RUNNING_ENTRY)
   if tonumber(attempt or '') ~= event.attempt or start ~= event.run .. ' ' .. event.execution then return nil end
   percent, share = tonumber(percent), tonumber(share)
   if not percent or not share or event.percent < percent then return nil end
@@ -740,10 +773,10 @@ local function append_further_progress(event)
   local progress = shorten(event.payload, UPDATE, event.job)
   if not status_end or string.sub(entry, status_end + 1) == progress then return nil end
   local at = store(event.name, event.payload)
-  if event.execution == '-' then started = event.started end
+  if event.execution == '-' then started, clock = event.started, '' end
   if event.percent > share then share = event.percent end
   entries[event.job] = attempt .. ' 1 ' .. event.percent .. ' ' .. status_at .. ' ' .. at .. ' ' .. worker .. ' '
-    .. share .. ' ' .. root .. ' ' .. start .. ' ' .. started .. ' 0'
+    .. share .. ' ' .. root .. ' ' .. start .. ' ' .. started .. ' 0' .. clock
     .. string.sub(entry, string.find(entry, '\n', 1, true), status_end) .. progress
   changed[event.job] = true
   file(keys.live, at, event.job)

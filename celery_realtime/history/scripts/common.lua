@@ -36,17 +36,20 @@ end
 -- Jobs ----------------------------------------------------------------------------------------------------------------
 
 -- An entry has three lines: "attempt rank percent status-offset progress-offset incarnation kind share root run
--- execution started ended", the latest status, the latest progress (JSON, or empty). Of a job that is gone only the
--- first line is left. Behind the incarnation stand those that have had the attempt before, with commas before them.
--- `ended` is the time (ms) of the end, 0 for none; for the rest see append.lua. A root `=` is the job itself. Of JSON
--- that begins as all of the job's does, `~` stands for that: the name, the job's id and the project; see append.lua.
-local HEAD = '^(%S+) ([012LEBD]) (%S+) (%d+) (%d+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%d+) (%d+)'
+-- execution started ended clock", the latest status, the latest progress (JSON, or empty). Of a job that is gone only
+-- the first line is left. Behind the incarnation stand those that have had the attempt before, with commas before them.
+-- `ended` is the time (ms) of the end, 0 for none. `clock`, where it is known, is `started` (us) by the clock of the
+-- host, with an `r` behind it if the message was delivered before. For the rest see append.lua. A root `=` is the job
+-- itself. Of JSON that begins as all of the job's does, `~` stands for that: the name, the job's id and the project;
+-- see append.lua.
+local HEAD = '^(%S+) ([012LEBD]) (%S+) (%d+) (%d+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) '
+  .. '(%d+) (%d+) ?(%d*)(r?)'
 local KINDS = {queued = true, running = true, done = true, failed = true}
 
 -- Return what the entry of a job says; nil if it cannot be read: it must not keep out all that comes after it.
 function common.parse_job(job, entry)
-  local attempt, rank, percent, status_at, progress_at, incarnation, kind, share, root, run, execution, started, ended =
-    string.match(entry, HEAD)
+  local attempt, rank, percent, status_at, progress_at, incarnation, kind, share, root, run, execution, started, ended,
+    clock, redelivered = string.match(entry, HEAD)
   attempt, percent, share = tonumber(attempt), tonumber(percent), tonumber(share)
   local comma, former = incarnation and string.find(incarnation, ',', 1, true), ''
   if comma then incarnation, former = string.sub(incarnation, 1, comma - 1), string.sub(incarnation, comma) end
@@ -59,7 +62,7 @@ function common.parse_job(job, entry)
     attempt = attempt, rank = rank, percent = percent, status_at = tonumber(status_at),
     progress_at = tonumber(progress_at), incarnation = incarnation, former = former, kind = kind, share = share,
     root = root == '=' and job or root, run = run, execution = execution, started = tonumber(started),
-    ended = tonumber(ended),
+    ended = tonumber(ended), clock = tonumber(clock) or -1, is_redelivered = redelivered == 'r',
     status = status, progress = progress, is_gone = status == '' and progress == '',
   }
 end
