@@ -25,7 +25,9 @@ from tests.waiting import WaitTimeout, wait_for
 #: Longer than any test here: no lease lapses.
 LOST_AFTER = 600.0
 
-has_soft_shutdown = tuple(map(int, version("celery").split(".")[:2])) >= (5, 5)
+CELERY = tuple(map(int, version("celery").split(".")[:2]))
+
+has_soft_shutdown = CELERY >= (5, 5)
 
 SHUTDOWNS = [
     pytest.param(
@@ -199,6 +201,12 @@ def test_however_a_worker_is_shut_down_its_jobs_are_shown_as_what_has_become_of_
             with contextlib.suppress(AssertionError):  # in some pools nobody can cut it off
                 client.wait_for_end(held[-1], timeout=CUTTING_OFF)
             path.touch()
+            if (pool, how) == ("solo", "cold") and (5, 5) <= CELERY < (5, 7):
+                # Its signal handler raises in the job, which fails, before it has noted that the worker is to end. The
+                # worker goes on: that of 5.5 runs what waits, and that of 5.6 takes no more messages.
+                if CELERY < (5, 6):
+                    client.wait_for_end(waiting)
+                stage.worker.send_signal(signal.SIGQUIT)
             wait_for(lambda: not stage.worker.running)
             launcher.worker("tests.integration.jobs", broker=redis_broker, name="next", env=env)
             traces = {job: tmp_path / task.__name__ for job, task in zip(held, tasks, strict=True)}
