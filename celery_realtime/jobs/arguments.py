@@ -1,8 +1,9 @@
 """Tell what a call of a task does with an argument: whether somebody takes it, and which one stands where.
 
 A task's function may be wrapped in decorators, and called by a ``__call__`` of its base. Each of them may take an
-argument by its name, refuse it, or pass it on. Who passes on whatever comes (``**kwargs``), and nowhere mentions the
-name, does not take it: then it is up to what is called next.
+argument by its name, refuse it, or pass it on. One that passes on whatever comes (``**kwargs``), and neither mentions
+the name nor looks for names that are made when it runs, does not take it: then it is up to what is called next. In
+doubt it is taken.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 from celery.app.task import Task
 
+from celery_realtime.jobs.keyword_uses import Wrapped, keeps_some, takes_unnamed
 from celery_realtime.jobs.mentions import Search, body_of
 from celery_realtime.jobs.seams import wrapper_of
 
@@ -89,7 +91,7 @@ def _layers(function: Any) -> Iterator[Any]:
 def _takes(task_class: type, run: Any, name: str) -> bool:
     layers = list(_layers(run))
     before = getattr(task_class, "before_start", None)  # it is passed the same dict as the function
-    if before is not vars(Task).get("before_start") and Search(name, layers, task_class).finds_in(before):
+    if before is not vars(Task).get("before_start") and _is_looked_for(before, name, layers, task_class):
         return True
     for call in _own_calls(task_class):
         answer = _first_answer(list(_layers(call)), name, layers, task_class)
@@ -119,7 +121,7 @@ def _answer(function: Any, name: str, layers: list[Any], task_class: type) -> bo
     """Tell whether a callable takes a keyword argument; None if it passes on what comes."""
     wrapper = wrapper_of(function)
     if wrapper is not None:
-        return True if Search(name, layers, task_class).finds_in(wrapper) else None
+        return True if _is_looked_for(wrapper, name, layers, task_class) else None
     body = body_of(function)
     if body is None or isinstance(function, functools.partial):
         return _answer_of_signature(function, name)
@@ -129,7 +131,21 @@ def _answer(function: Any, name: str, layers: list[Any], task_class: type) -> bo
         return True
     if not code.co_flags & inspect.CO_VARKEYWORDS:
         return False
-    return True if Search(name, layers, task_class).finds_in(function) else None
+    of_self = task_class if body is function else function
+    if Search(name, layers, task_class).finds_in(function) or keeps_some(
+        body, Wrapped(layers, name, task_class), of_self
+    ):
+        return True
+    return None
+
+
+def _is_looked_for(function: Any, name: str, layers: list[Any], task_class: type) -> bool:
+    """Tell whether a function that is passed keyword arguments in a dict, as the last argument, may take one."""
+    body = body_of(function)
+    if body is None or Search(name, layers, task_class).finds_in(function):
+        return body is not None
+    last = body.__code__.co_varnames[: body.__code__.co_argcount][-1:]
+    return any(takes_unnamed(body, dictionary, task_class) for dictionary in last)
 
 
 def _answer_of_signature(function: Any, name: str) -> bool | None:
@@ -143,4 +159,7 @@ def _answer_of_signature(function: Any, name: str) -> bool | None:
 
 def looks_for(task_class: type, method: Any, name: str) -> bool:
     """Tell whether a method of a task's class, which is passed the arguments of a call as a dict, looks for one."""
-    return Search(name, (), task_class).finds_in(method)
+    dictionary = method.__code__.co_varnames[2 : method.__code__.co_argcount][:1]
+    return Search(name, (), task_class).finds_in(method) or any(
+        takes_unnamed(method, each, task_class) for each in dictionary
+    )

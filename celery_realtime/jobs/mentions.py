@@ -18,7 +18,7 @@ from celery.app.task import Task
 from celery_realtime.jobs.star_calls import callees_of, resolve
 
 #: How far calls of helpers are followed, and attributes of attributes.
-DEPTH = 3
+DEPTH = 6
 
 #: How many functions are looked into at most for one wrapper.
 MOST = 200
@@ -40,6 +40,18 @@ def body_of(function: Any) -> FunctionType | None:
         return body_of(function.__func__)
     call = inspect.getattr_static(kind, "__call__", None)
     return call if type(call) is FunctionType else None
+
+
+def parts_of(value: Any) -> list[Any]:
+    """Return what something has been given: the closure of a function, what is bound or partial, own attributes."""
+    kind = type(value)
+    if issubclass(kind, functools.partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if issubclass(kind, MethodType):
+        return [value.__func__, value.__self__]
+    if issubclass(kind, FunctionType):
+        return [content for cell in value.__closure__ or () for content in _contents(cell)]
+    return [attribute for _, attribute in _static_attributes(value, None)]
 
 
 class Search:

@@ -40,7 +40,7 @@ def resolve(path: tuple[str, ...], function: FunctionType, of_self: type) -> Any
         value = _closure(function).get(first, function.__globals__.get(first))
     for name in rest:
         value = inspect.getattr_static(value, name, None)
-    return value.__func__ if isinstance(value, (staticmethod, classmethod)) else value
+    return value.__func__ if issubclass(type(value), (staticmethod, classmethod)) else value  # a proxy is not asked
 
 
 def _closure(function: FunctionType) -> dict[str, Any]:

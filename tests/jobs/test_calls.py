@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import enum
 import functools
+import inspect
 import json
 import logging
 import operator
+import re
+import threading
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -309,7 +314,158 @@ def popping_by_what_a_registry_has(function: Callable[..., Any]) -> Callable[...
     return wrapper
 
 
+# -- whose names are made, or chosen, when they run -------------------------------------------------------------
+
+
+def popping_a_made_name(make: Callable[[], str]) -> Callable[[Any], Any]:
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return [kwargs.pop(make()), function(*args, **kwargs)]
+
+        return wrapper
+
+    return decorate
+
+
+def popping_by_an_f_string(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        ids = [kwargs.pop(f"{kind}_id") for kind in ("project",)]
+        return [*ids, function(*args, **kwargs)]
+
+    return wrapper
+
+
+PARTS = ["project", "id"]
+
+
+class Lazy:
+    def __getattr__(self, name: str) -> str:
+        return "project_id"
+
+
+class Names(enum.Enum):
+    PROJECT = "project_id"
+
+
+LAZY = Lazy()
+
+
+def popping_what_is_read_later(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return [kwargs.pop(LAZY.KEY), function(*args, **kwargs)]
+
+    return wrapper
+
+
+def popping_the_value_of_an_enum(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return [kwargs.pop(Names.PROJECT.value), function(*args, **kwargs)]
+
+    return wrapper
+
+
+def popping_by_a_pattern(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        ids = [kwargs.pop(name) for name in list(kwargs) if re.fullmatch(r"proj\w+", name)]
+        return [*ids, function(*args, **kwargs)]
+
+    return wrapper
+
+
+def popping_what_the_function_has_no_parameter_for(function: Callable[..., Any]) -> Callable[..., Any]:
+    parameters = inspect.signature(function).parameters
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        others = [kwargs.pop(name) for name in list(kwargs) if name not in parameters]
+        return [*others, function(*args, **kwargs)]
+
+    return wrapper
+
+
+def parting_all(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        others = [kwargs[name] for name in kwargs if name != "x"]
+        kwargs = {name: value for name, value in kwargs.items() if name == "x"}
+        return [*others, function(*args, **kwargs)]
+
+    return wrapper
+
+
+def popping_all_but_some(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        others = [kwargs.pop(name) for name in set(kwargs) - {"x", "y"}]
+        return [*others, function(*args, **kwargs)]
+
+    return wrapper
+
+
+def taking_all(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return [*json.loads(json.dumps(kwargs)).values(), function(*args)]
+
+    return wrapper
+
+
+def walking_over_all(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return [*(value for _, value in kwargs.items()), function(*args)]
+
+    return wrapper
+
+
+def handing_all_to_an_object(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return [*vars(types.SimpleNamespace(**kwargs)).values(), function(*args)]
+
+    return wrapper
+
+
+def popping_by_what_it_is_called_with(function: Callable[..., Any]) -> Callable[..., Any]:
+    def fourth(kwargs: dict[str, Any]) -> Any:
+        return kwargs.pop("project_id")
+
+    def third(kwargs: dict[str, Any]) -> Any:
+        return fourth(kwargs)
+
+    def second(kwargs: dict[str, Any]) -> Any:
+        return third(kwargs)
+
+    hooks = [("project", second)]
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return [*(hook(kwargs) for _, hook in hooks), function(*args, **kwargs)]
+
+    return wrapper
+
+
+@wrapt.decorator  # type: ignore[untyped-decorator]
+def popping_a_made_name_by_wrapt(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+    return [kwargs.pop("_".join(PARTS)), wrapped(*args, **kwargs)]
+
+
+BY_WRAPT = (popping_by_wrapt, popping_a_made_name_by_wrapt)
+
+UNNAMED = [
+    *(popping_a_made_name(make) for make in (lambda: "_".join(PARTS), lambda: PARTS[0] + "_id")),
+    *(popping_by_an_f_string, popping_what_is_read_later, popping_the_value_of_an_enum, popping_by_a_pattern),
+    *(popping_what_the_function_has_no_parameter_for, parting_all, popping_all_but_some, taking_all, walking_over_all),
+    *(handing_all_to_an_object, popping_by_what_it_is_called_with, popping_a_made_name_by_wrapt),
+]
+
 TAKING = [
+    *UNNAMED,
     *(taking_by_name, popping, popping_what_it_was_given("project_id"), popping_all_of("tenant", "project_id")),
     *(popping_a_global, popping_by_a_helper, popping_by_a_class, popping_by_an_object, PoppingObject, without_a_trace),
     *(popping_by_wrapt, popping_what_is_configured, popping_a_default, taking_by_a_getter),
@@ -328,7 +484,7 @@ def test_a_decorator_that_takes_it_gets_it(studio: Studio, worker: Worker, decor
     function = decorate(add)
     task = (around or (lambda same: same))(function)
     # wrapt's have the signature of what they wrap, by which Celery would refuse the call.
-    task = studio.app.task(task, name=next(names), shared=False, typing=decorate is not popping_by_wrapt)
+    task = studio.app.task(task, name=next(names), shared=False, typing=decorate not in BY_WRAPT)
     task.delay(1, project_id="p")
     assert outcome(studio, worker) == (("SUCCESS", ["p", 2]), *SHOWN)
 
@@ -352,6 +508,113 @@ def in_a_block(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.mark.parametrize("decorate", [passing_on_by_wrapt, in_a_block])
 def test_what_speaks_of_projects_and_takes_no_argument_is_left_out(
+    studio: Studio, worker: Worker, decorate: Any
+) -> None:
+    def add(x: int) -> int:
+        return x + 1
+
+    studio.app.task(decorate(add), name=next(names), shared=False).delay(1, project_id="p")
+    assert outcome(studio, worker) == (("SUCCESS", 2), *SHOWN)
+
+
+def logging_all(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        log = logging.getLogger("calls")
+        log.debug("%s %s %s", args, kwargs, json.dumps(kwargs))
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+def making_a_key_of_all(function: Callable[..., Any]) -> Callable[..., Any]:
+    results: dict[str, Any] = {}
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        key = "&".join(f"{name}={value}" for name, value in sorted(kwargs.items()))
+        if key not in results:
+            results[key] = function(*args, **kwargs)
+        return results[key]
+
+    return wrapper
+
+
+def passing_on_in_a_thread(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        results: list[Any] = []
+        thread = threading.Thread(target=lambda: results.append(function(*args, **kwargs)))
+        thread.start()
+        thread.join()
+        return results[0]
+
+    return wrapper
+
+
+def call_again(function: Any, args: Any = None, kwargs: Any = None) -> Any:
+    return function(*(args or ()), **(kwargs or {}))
+
+
+def passing_on_by_a_helper(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return call_again(function, args=args, kwargs=kwargs)
+
+    return wrapper
+
+
+def passing_on_what_an_inner_one_passes_on(function: Callable[..., Any]) -> Callable[..., Any]:
+    def inner(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return inner(*args, **kwargs)
+
+    return wrapper
+
+
+def passing_on_a_copy(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        given = kwargs or {}
+        given = {name: value for name, value in given.items() if value is not None}
+        return function(*args, **given)
+
+    return wrapper
+
+
+def binding(function: Callable[..., Any]) -> Callable[..., Any]:
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(*args, **kwargs)
+        return function(*bound.args, **bound.kwargs)
+
+    return wrapper
+
+
+class PassingObject:
+    def __init__(self, function: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, function)
+        self.function, self.key = function, "tenant"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        kwargs.pop(self.key, None)
+        return self.function(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "decorate",
+    [
+        *(logging_all, making_a_key_of_all, passing_on_in_a_thread, passing_on_by_a_helper),
+        *(passing_on_what_an_inner_one_passes_on, passing_on_a_copy, binding, PassingObject),
+        *(pydantic.validate_call, contextlib.contextmanager(lambda: (yield))()),
+    ],
+)
+def test_what_is_done_with_all_arguments_takes_none_of_them_if_they_are_passed_on(
     studio: Studio, worker: Worker, decorate: Any
 ) -> None:
     def add(x: int) -> int:
