@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
 import msgspec
 
@@ -207,6 +207,59 @@ def _has_readable_port(url: str) -> bool:
 # -- what Celery knows --------------------------------------------------------------------------------------------
 
 
+#: Schemes of brokers that have a host, a port, a user and a virtual host, which Celery also takes from other settings.
+_WITH_HOST = ("amqp", "amqps", "pyamqp", "librabbitmq", "redis", "rediss", "valkey", "valkeys", "sentinel")
+
+
+def celery_broker_url(conf: Mapping[str, Any], urls: str | Iterable[str] | None) -> str:
+    """Return the URL of Celery's broker, or of several, with what Celery is told beside it.
+
+    ``broker_user``, ``broker_password``, ``broker_port``, ``broker_vhost`` and ``broker_transport`` say what the first
+    URL leaves out (celery/app/base.py, ``_connection``). It may be a mere host.
+
+    Args:
+        conf: The Celery configuration.
+        urls: The URL, or URLs; None for Celery's own.
+    """
+    url = urls if isinstance(urls, str) else ";".join(urls or ())
+    first, semicolon, others = url.partition(";")
+    return _with_scheme(conf, first) + semicolon + others
+
+
+def _with_scheme(conf: Mapping[str, Any], url: str) -> str:
+    transport = _scheme_of_transport(conf.get("broker_transport"))
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        scheme, rest = transport or "amqp", url
+    elif "+" not in scheme:
+        scheme = transport or scheme.lower()
+    url = f"{scheme}://{rest}"
+    return _with_parts(conf, url) if scheme in _WITH_HOST and _has_readable_port(url) else url
+
+
+def _scheme_of_transport(transport: object) -> str:
+    """Return the name of a transport that may be given by its class, as ``kombu.transport.redis:Transport``."""
+    from kombu.transport import TRANSPORT_ALIASES
+
+    name = str(transport or "")
+    return next((alias for alias, path in TRANSPORT_ALIASES.items() if path == name), name)
+
+
+def _with_parts(conf: Mapping[str, Any], url: str) -> str:
+    named = {name: str(conf.get(f"broker_{name}") or "") for name in ("user", "password", "port", "vhost")}
+    if not any(named.values()):
+        return url
+    user, password, port, vhost = (quote(value, safe="") for value in named.values())
+    parts = urlsplit(url)
+    login, _, place = parts.netloc.rpartition("@")
+    own_user, _, own_password = login.partition(":")
+    login = f"{own_user or user}:{own_password or password}".removesuffix(":")
+    place = f"{place}:{port}" if port and parts.port is None else place
+    path = f"/{vhost.removeprefix('%2F') if is_redis(url) else vhost}" if parts.path in ("", "/") else parts.path
+    query = f"?{parts.query}" if parts.query else ""
+    return f"{parts.scheme}://{login + '@' if login else ''}{place}{path}{query}"
+
+
 def celery_broker_options(conf: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return keyword arguments of :class:`kombu.Connection` for Celery's own broker: those of Celery, then ours.
 
@@ -246,7 +299,7 @@ def _celery_backend(conf: Any) -> RedisAddress | None:
     if separator and scheme in (*_REDIS_BACKENDS, "sentinel", _SENTINEL_BACKEND) and not rest.startswith("socket:"):
         named = rest
     address = redis_address(named, tls, {name: options[name] for name in _SENTINEL_OPTIONS if name in options})
-    return None if address is None else _with_backend_options(conf, address)
+    return None if address is None else _with_backend_options(conf, _with_backend_parts(conf, address))
 
 
 def _with_backend_options(conf: Any, address: RedisAddress) -> RedisAddress:
@@ -256,6 +309,19 @@ def _with_backend_options(conf: Any, address: RedisAddress) -> RedisAddress:
     if prefix:  # celery/backends/base.py, ``_add_global_keyprefix``
         named["global_keyprefix"] = prefix if prefix[-1] in ":_-." else f"{prefix}_"
     given = {name: value for name, value in named.items() if value}
+    return msgspec.structs.replace(address, options={**given, **address.options})
+
+
+def _with_backend_parts(conf: Any, address: RedisAddress) -> RedisAddress:
+    """Return the address of the result backend with what its URL leaves to ``redis_host``, ``redis_password`` ..."""
+    first = urlsplit(address.url.partition(";")[0])
+    in_url: dict[str, object] = {"username": first.username, "password": first.password}
+    if first.scheme in ("redis", "rediss"):
+        in_url |= {"host": first.hostname, "port": first.port if _has_readable_port(address.url) else None}
+    if "credential_provider" in url_options(address.url) or conf.get("redis_backend_credential_provider"):
+        in_url = {name: value for name, value in in_url.items() if name in ("host", "port")}
+    beside = {name: conf.get(f"redis_{name}") for name, value in in_url.items() if not value}
+    given = {name: value for name, value in beside.items() if value}
     return msgspec.structs.replace(address, options={**given, **address.options})
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ssl
 from typing import Any
 
+import kombu
 import pytest
 from celery import Celery
-from kombu.transport import TRANSPORT_ALIASES
+from kombu.transport import TRANSPORT_ALIASES, resolve_transport
 
 from celery_realtime import Realtime
 from celery_realtime.exceptions import ImproperlyConfigured
@@ -123,11 +124,16 @@ SHORT: list[dict[str, Any]] = [
     {"result_backend": "redis://"},
     {"result_backend": "redis+redis://:secret@r:7000/2"},
     {"result_backend": "celery.backends.redis:RedisBackend+redis://r:7000/2"},
+    # What a URL leaves out.
+    {"result_backend": "redis://", "redis_host": "r", "redis_port": 7000, "redis_db": 3},
+    {"result_backend": "redis://u@r", "redis_username": "x", "redis_password": "p/ä@:", "redis_port": 7000},
+    {"result_backend": "redis://u:own@r:7000/2", "redis_host": "x", "redis_password": "p", "redis_port": 1},
+    {"result_backend": "redis+socket:///s?virtual_host=2", "redis_password": "p", "redis_host": "r"},
 ]
 
 
 @pytest.mark.parametrize("conf", SHORT)
-def test_a_short_name_of_the_result_backend_is_read_as_celery_reads_it(conf: dict[str, Any]) -> None:
+def test_a_result_backend_that_is_not_all_in_its_url_is_read_as_celery_reads_it(conf: dict[str, Any]) -> None:
     app = new_app(broker_url="redis://b:1/9", **conf)
     address = celery_redis(app.conf, "redis://b:1/9", {})
     assert address is not None
@@ -142,7 +148,76 @@ def test_with_another_backend_the_history_is_at_the_broker(name: str) -> None:
     assert celery_redis(new_app(result_backend=name).conf, "redis://b:1/9", {}) == RedisAddress("redis://b:1/9")
 
 
+def test_a_password_beside_the_url_is_for_the_master_behind_sentinels_too_and_a_provider_stands_alone() -> None:
+    master = {"result_backend_transport_options": {"master_name": "m"}, "redis_password": "p"}
+    address = celery_redis(new_app(result_backend="sentinel://a/1;sentinel://:q@b", **master).conf, None, {})
+    assert address == RedisAddress("sentinel://a/1;sentinel://:q@b", {"password": "p", "master_name": "m"})
+    provider = {"redis_backend_credential_provider": "m.C", "redis_password": "p", "redis_port": 7000}
+    address = celery_redis(new_app(result_backend="redis://r/1", **provider).conf, None, {})
+    assert address == RedisAddress("redis://r/1", {"credential_provider": "m.C", "port": 7000})
+
+
 # -- brokers ----------------------------------------------------------------------------------------------------------
+
+BESIDE: list[dict[str, Any]] = [
+    {
+        "broker_url": "amqp://b",
+        "broker_user": "u@",
+        "broker_password": "p/@:#ä",
+        "broker_vhost": "a/b",
+        "broker_port": 1,
+    },
+    {"broker_url": "amqp://u@b//", "broker_user": "x", "broker_password": "p", "broker_vhost": "x"},
+    {
+        "broker_url": "amqp://u:own@b:2/own",
+        "broker_user": "x",
+        "broker_password": "p",
+        "broker_vhost": "x",
+        "broker_port": 1,
+    },
+    {"broker_url": "amqp://", "broker_password": "p", "broker_port": 1},
+    {"broker_url": "amqp://[::1]", "broker_password": "p", "broker_port": 1},
+    {"broker_url": ["amqp://a", "amqp://u:own@b/own"], "broker_user": "x", "broker_password": "p"},
+    {"broker_url": "redis://b", "broker_password": "p", "broker_vhost": "/3"},
+    {"broker_url": "redis://b?ssl_ca_certs=/a", "broker_user": "u", "broker_password": "p", "broker_vhost": "3"},
+    {"broker_url": "rabbit.internal"},
+    {"broker_url": "b", "broker_transport": "redis", "broker_port": 1, "broker_vhost": "3"},
+    {"broker_host": "b", "broker_transport": "kombu.transport.redis:Transport"},
+    {"broker_transport": "redis"},
+    {"broker_url": "amqp://b/3", "broker_transport": "redis"},
+    {"broker_url": "REDIS://b/3"},
+]
+
+
+def places_of(connection: Any) -> list[tuple[Any, ...]]:
+    """Return where a connection leads to, and where it leads to when that is away."""
+    places = []
+    for _ in range(2):
+        host, database = connection.hostname or "localhost", str(connection.virtual_host).strip("/")
+        login = (connection.userid, connection.password)
+        places.append((resolve_transport(connection.transport_cls), host, connection.port, *login, database))
+        connection.maybe_switch_next()
+    return places
+
+
+@pytest.mark.parametrize("conf", BESIDE)
+def test_a_broker_that_is_not_all_in_its_url_is_where_celery_has_it(conf: dict[str, Any]) -> None:
+    settings = Realtime(new_app(**conf)).settings
+    assert settings.url is not None
+    with new_app(**conf).connection_for_write() as celerys:
+        expected = places_of(celerys)
+    assert places_of(kombu.Connection(settings.url, **settings.connection_options)) == expected
+
+
+def test_a_history_at_the_broker_has_the_password_beside_the_url() -> None:
+    app = new_app(broker_url="redis://b/2", broker_password="p@")
+    assert Realtime(app).settings.history_address == RedisAddress("redis://:p%40@b/2")
+
+
+def test_what_the_environment_says_of_the_broker_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CELERY_BROKER_URL", "redis://env/0")
+    app = Celery("app", broker="sqla+sqlite:///b.db", set_as_current=False)
+    assert Realtime(app).settings.url == app.conf.broker_url == "redis://env/0"
 
 
 #: Up to 5.3, kombu knows it by one name.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,12 +14,9 @@ from celery import Celery
 from celery_realtime.environments import PREFIX, channel_prefix, in_environment, prefix_of, with_transport_options
 from celery_realtime.jobs.seams import conf_so_far
 from celery_realtime.settings import Settings, check, check_broker, check_names
-from celery_realtime.urls import celery_broker_options, celery_redis, is_redis
+from celery_realtime.urls import celery_broker_options, celery_broker_url, celery_redis, is_redis
 
 logger = logging.getLogger(__name__)
-
-#: Celery's own, where nothing is set.
-DEFAULT_BROKER = "amqp://"
 
 #: Where web servers listen, in vain, if nothing is enabled: kombu's transport within one process.
 _NOWHERE: dict[str, Any] = {"url": "memory://", "connection_options": {}, "history_url": None}
@@ -62,12 +60,12 @@ class Configuration:
             self._check(app, app.conf, app.conf.broker_write_url)
         else:
             so_far = conf_so_far(app)
-            self._check(app, so_far, so_far.get("broker_write_url") or so_far.get("broker_url"))
+            self._check(app, so_far, _broker_so_far(so_far))
 
     def _check(self, app: Celery, conf: Mapping[str, Any], broker_url: Any) -> None:
         values = check(self._keywords, conf, app.namespace)
         if values.get("url") is None and values.get("enabled", True):
-            check_broker(broker_url or DEFAULT_BROKER)
+            check_broker(celery_broker_url(conf, broker_url))
 
     def read(self, app: Celery) -> Settings:
         """Load the app's configuration, and return the settings.
@@ -81,7 +79,7 @@ class Configuration:
             return Settings(**{**values, **_NOWHERE})
         options = values.get("connection_options") or {}
         if values.get("url") is None:
-            values["url"] = check_broker(conf.broker_write_url or DEFAULT_BROKER)
+            values["url"] = check_broker(celery_broker_url(conf, conf.broker_write_url))
             values["connection_options"] = celery_broker_options(conf, options)
         else:
             url, options = with_transport_options(values["url"], options)
@@ -89,6 +87,18 @@ class Configuration:
             values |= {"url": url, "connection_options": in_environment(url, options, prefix)}
         settings = Settings(**values)
         return _with_prefix(_find_history(conf, settings) if settings.history_url == "auto" else settings)
+
+
+def _broker_so_far(conf: Mapping[str, Any]) -> Any:
+    """Return the broker of a configuration that is not loaded, as Celery finds it (celery/app/utils.py)."""
+    environ = os.environ.get
+    return (
+        environ("CELERY_BROKER_WRITE_URL")
+        or conf.get("broker_write_url")
+        or environ("CELERY_BROKER_URL")
+        or conf.get("broker_url")
+        or conf.get("broker_host")
+    )
 
 
 def _with_prefix(settings: Settings) -> Settings:
