@@ -2,7 +2,8 @@
 
 Celery gives such a child a copy of the app, made of its configuration, and the child imports the modules of the tasks.
 What is set up there belongs to the app of those modules, and the tasks run as those of the copy. So a recipe travels
-with the app: it finds the Realtime where the main process has it, and has it go on with the copy.
+with the app: it finds the Realtime where the main process has it, or else the only one that has been made in the child
+for an app of that name, and has it go on with the copy.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Protocol
 
 from celery import Celery, signals
 
+from celery_realtime.instances import instances
 from celery_realtime.jobs.seams import inherited_file
 from celery_realtime.sending.spool import Spool
 
@@ -90,30 +92,42 @@ class Arrival:
 
     def _join(self, **_: Any) -> None:
         signals.worker_process_init.disconnect(dispatch_uid=self._receiver)
-        realtime = None if self._place is None else self._find(*self._place)
+        assert self._app is not None
+        realtime = self._at_place() or _only_one_of(self._app.main)
         if realtime is None:
             logger.error(
                 "this child of the pool reports nothing, and update_progress fails in it, because it was not forked "
-                "(worker_pool_start_method) and no module has the Realtime in a variable: write "
-                "`realtime = Realtime(app)` in the module of the app"
+                "(worker_pool_start_method), no module has the Realtime in a variable, and it is not the only one for "
+                "an app of the name %r: write `realtime = Realtime(app)` in the module of the app",
+                self._app.main,
             )
             return
-        assert self._app is not None
         realtime.join_worker(
             self._app, self._incarnation, None if self._file is None else Spool.of_file(self._file.detach())
         )
 
-    @staticmethod
-    def _find(module: str, name: str) -> Moving | None:
+    def _at_place(self) -> Moving | None:
+        if self._place is None:
+            return None
+        module, name = self._place
         value = getattr(importlib.import_module(module), name, None)
-        found: Moving | None = value.realtime if isinstance(value, Celery) else value
+        found: Moving | None = getattr(value, "realtime", None) if isinstance(value, Celery) else value
         return found
 
 
+def _only_one_of(name: str) -> Moving | None:
+    """Return the Realtime of the only app of a name in this process that has one."""
+    found: list[Moving] = [realtime for realtime in instances if realtime.app.main == name]
+    return found[0] if len(found) == 1 else None
+
+
 def place_of(value: object) -> tuple[str, str] | None:
-    """Return the module that has a value in a variable, and the name of the variable; None if none has."""
+    """Return the module that has a value in a variable, and the name of the variable; None if none has.
+
+    Celery has its current app in variables too, which is another one in another process.
+    """
     for module_name, module in list(sys.modules.items()):
-        if isinstance(module, ModuleType):
+        if isinstance(module, ModuleType) and module_name.partition(".")[0] != "celery":
             for name, other in list(vars(module).items()):
                 if other is value:
                     return module_name, name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import pickle
@@ -9,7 +10,7 @@ import sys
 from types import ModuleType
 
 import pytest
-from celery import Celery, signals
+from celery import Celery, _state, signals
 
 from celery_realtime import Realtime
 from celery_realtime.jobs.spawning import place_of
@@ -25,7 +26,12 @@ def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def arrive(app: Celery) -> Celery:
     """Return the copy of an app, as a child of a pool gets it that was not forked, when the child is set up."""
-    copy: Celery = pickle.loads(pickle.dumps(app))
+    return arrive_from(pickle.dumps(app))
+
+
+def arrive_from(pickled: bytes) -> Celery:
+    """Return the copy of an app that was pickled."""
+    copy: Celery = pickle.loads(pickled)
     signals.worker_process_init.send(sender="worker")
     return copy
 
@@ -55,13 +61,46 @@ def test_what_surrounds_a_call_surrounds_it_in_both(module: ModuleType) -> None:
         assert before.projects.is_outside("q")  # type: ignore[union-attr]
 
 
-def test_a_realtime_that_no_module_has_is_asked_for(caplog: pytest.LogCaptureFixture) -> None:
-    app = new_app(broker="redis://localhost:1/0")
+def test_one_that_is_in_no_variable_of_a_module_is_the_only_one_for_an_app_of_its_name(module: ModuleType) -> None:
+    app = new_app("kept in a dict", broker="redis://localhost:1/0")
+    others = [Realtime(new_app(name)) for name in ("another", "and another")]
+    module.apps = {"studio": app, "others": others}  # type: ignore[attr-defined]
+    realtime = Realtime(app)
+    copy = arrive(app)
+    assert copy is not app
+    assert copy.realtime is realtime
+    assert realtime.app is copy
+
+
+def test_celerys_own_variables_are_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = new_app()
+    monkeypatch.setattr(_state, "default_app", app)
+    assert place_of(app) is None
+
+
+def a_pickled_app() -> bytes:
+    app = new_app("gone", broker="redis://localhost:1/0")
     Realtime(app)
+    return pickle.dumps(app)
+
+
+def test_one_that_is_not_there_is_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+    pickled = a_pickled_app()
+    gc.collect()
     with caplog.at_level(logging.ERROR, "celery_realtime"):
-        copy = arrive(app)
+        copy = arrive_from(pickled)
     assert getattr(copy, "realtime", None) is None
     assert "realtime = Realtime(app)" in caplog.text
+
+
+def test_of_several_for_one_name_none_is_chosen(caplog: pytest.LogCaptureFixture) -> None:
+    apps = [new_app("of one name", broker="redis://localhost:1/0") for _ in range(2)]
+    realtimes = [Realtime(app) for app in apps]
+    with caplog.at_level(logging.ERROR, "celery_realtime"):
+        copy = arrive(apps[0])
+    assert getattr(copy, "realtime", None) is None
+    assert "'of one name'" in caplog.text
+    assert [realtime.app for realtime in realtimes] == apps
 
 
 def test_places_are_modules_and_names() -> None:
