@@ -1,8 +1,8 @@
-"""The clocks of the host, also where a test freezes or moves the time.
+"""The clocks of the host, also where a test freezes or moves the time, or replaces functions of the module ``time``.
 
 What waits, measures, or compares with other processes goes by these: with freezegun, ``time.monotonic()`` stands still,
-and a wait for it would never end. What an application shows or checks itself goes by the application's time, and uses
-the module: the timestamps of events, and until when tokens are valid.
+and a wait for it would never end. What an application shows or checks itself goes by the application's time: the
+timestamps of events, and until when tokens are valid.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import importlib.machinery
 import importlib.util
 import sys
+import threading
 import time as module
 from collections.abc import Callable
 from typing import Any
@@ -39,10 +40,23 @@ class HostTime:
                     return int(travel.escape_hatch.time.time_ns())
         return self._time_ns()
 
+    def shown_time_ns(self) -> int:
+        """Return the nanoseconds since the epoch as the application sees them: frozen or moved.
+
+        What else has been put in place of the module's function, such as a mock that counts its calls or has only so
+        many answers, is not for this package.
+        """
+        current = module.time_ns
+        if getattr(current, "__module__", "").startswith("freezegun."):
+            return current()
+        return self._time_ns()  # which time-machine changes itself
+
     @staticmethod
     def sleep(seconds: float) -> None:
-        """Sleep, as the module does by then: gevent and eventlet have one of their own."""
-        module.sleep(seconds)
+        """Sleep, by a lock: tests replace the module's function, and gevent and eventlet have locks of their own."""
+        lock = threading.Lock()
+        lock.acquire()
+        lock.acquire(timeout=seconds)
 
 
 def _unfrozen() -> Any:

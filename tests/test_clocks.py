@@ -116,3 +116,40 @@ with freeze_time("2001-01-01"):
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stderr
+
+
+REPLACED = ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "thread_time", "sleep")
+
+
+def test_what_a_test_puts_in_place_of_functions_of_time_is_called_by_nobody_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    callers = set()
+
+    def noting(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            callers.add(str(sys._getframe(1).f_globals.get("__name__")))
+            return real(*args)
+
+        return call
+
+    studio = Studio(progress_interval=0.01)
+    studio.wire.down = True
+    for name in REPLACED:
+        monkeypatch.setattr(module, name, noting(getattr(module, name)))
+    module.time()
+    task_of(studio.app, lambda self: list(self.track("abc"))).apply(headers={"project_id": "p"})
+    studio.app.send_task("add", headers={"project_id": "p"})
+    assert studio.realtime.flush(0.2) is False  # it has been tried, and waits for the next time
+    time.sleep(0.001)
+    studio.wire.down = False
+    assert {"STARTED", "SUCCESS", "PENDING"} <= {*studio.told()}
+    assert __name__ in callers
+    assert {caller for caller in callers if caller.startswith("celery_realtime")} == set()
+
+
+def test_a_frozen_time_is_shown_although_it_is_asked_for_elsewhere() -> None:
+    with freeze_time(LONG_AGO):
+        assert time.shown_time_ns() // 10**9 == int(module.time())
+    with time_machine.travel(LONG_AGO, tick=False):
+        assert time.shown_time_ns() // 10**9 == int(module.time())
