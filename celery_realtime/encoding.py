@@ -80,10 +80,7 @@ def _substitute(value: object) -> object:
         return value.__json__()
     if isinstance(value, BaseException):
         return describe_error(value)
-    try:
-        return plain_form(value)
-    except TypeError:
-        return str(value)
+    return _guarded(lambda: plain_form(value), lambda _: str(value))
 
 
 _encoder = msgspec.json.Encoder()
@@ -188,8 +185,31 @@ def encode_strict(value: object, what: str, limit: int) -> bytes:
 
 
 def _strictly(value: object) -> bytes:
-    plain = _builtins(value, plain_form, plain_key)
-    return legible(json.dumps(plain, allow_nan=False, ensure_ascii=False, separators=(",", ":"))).encode()
+    plain = _plainly(value)
+    # What an enum stands for msgspec leaves as it is.
+    text = json.dumps(plain, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_plainly)
+    return legible(text).encode()
+
+
+def _plainly(value: object) -> Any:
+    return _builtins(value, _form, plain_key)
+
+
+def _form(value: object) -> object:
+    """Return what stands in JSON for a value that msgspec does not know.
+
+    Raises:
+        TypeError: Nothing does, or a method of the value's has failed.
+    """
+
+    def fail(error: Exception) -> object:
+        if isinstance(error, (TypeError, ValueError)):
+            raise error
+        raise TypeError(
+            f"an object of type {type(value).__name__} has no JSON form: {describe_error(error)}"
+        ) from error
+
+    return _guarded(lambda: plain_form(value), fail)
 
 
 def _place(value: object) -> str:

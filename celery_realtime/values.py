@@ -7,7 +7,6 @@ import datetime as dt
 import numbers
 from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
-from fractions import Fraction
 from typing import Any
 
 import msgspec
@@ -44,9 +43,9 @@ def _is_missing(value: object) -> bool:
     return kind.__name__ in MISSING and kind.__module__.startswith("pandas.")
 
 
-def _is_array(value: object) -> bool:
-    """Tell whether a value is an array or a scalar of NumPy, or like one."""
-    return hasattr(type(value), "tolist") and hasattr(type(value), "dtype")
+def _is_array(value: Any) -> bool:
+    """Tell whether a value is an array or a scalar of NumPy, or like one; a quantity of Pint is if its magnitude is."""
+    return hasattr(type(value), "tolist") and hasattr(type(value), "dtype") and hasattr(value, "dtype")
 
 
 def _is_time(value: Any) -> bool:
@@ -65,7 +64,7 @@ def _listed(value: Any) -> object:
 def _times(listed: Any) -> object:
     if isinstance(listed, list):
         return [_times(time) for time in listed]
-    return None if listed == "NaT" else listed
+    return listed if isinstance(listed, str) and listed != "NaT" else None  # Pandas 3 has a NaN for NaT
 
 
 def _number(value: Any) -> object:
@@ -99,10 +98,10 @@ def plain_form(value: Any) -> object:
         return _listed(value)
     if isinstance(value, numbers.Integral):
         return int(value)
-    if isinstance(value, float):
-        return float(value)
-    if isinstance(value, Fraction):
+    if isinstance(value, numbers.Rational):
         return str(value)
+    if isinstance(value, numbers.Real):  # of gmpy2, mpmath, SymPy
+        return _listed(value) if _is_array(value) else float(value)
     if _is_missing(value):
         return None
     return _time_form(value) if isinstance(value, (dt.date, dt.time, dt.timedelta)) else _structure(value)

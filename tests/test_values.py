@@ -9,6 +9,7 @@ import enum
 import fractions
 import json
 import math
+import numbers
 import tracemalloc
 import types
 import uuid
@@ -26,6 +27,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_realtime.encoding import encode_lenient, encode_strict, encode_within, text_of
+from celery_realtime.jobs.progress import check_progress
 from celery_realtime.values import is_surely_larger, is_text
 
 CLOCK = dt.datetime(2024, 1, 15, 10, 30)  # noqa: DTZ001 - as most are
@@ -69,9 +71,72 @@ class Opaque:
     """Has no JSON form."""
 
 
+class Precise:
+    """A number as mpmath, gmpy2 and SymPy have it: no float, and not of Python's own classes."""
+
+    def __float__(self) -> float:
+        return 0.5
+
+
+numbers.Real.register(Precise)
+
+
+class Ratio:
+    def __str__(self) -> str:
+        return "1/3"
+
+
+numbers.Rational.register(Ratio)
+
+
+class Quantity:
+    """Looks like an array, as those of Pint do, and is none if its magnitude is a number."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"the magnitude has no {name}")
+
+    @property
+    def dtype(self) -> Any:
+        return self.missing
+
+    def tolist(self) -> Any:
+        return self.missing
+
+    def __str__(self) -> str:
+        return "5 meter"
+
+
+class Failing:
+    """Looks like an array, and does not answer."""
+
+    dtype = None
+
+    def tolist(self) -> Any:
+        raise KeyError("gone")
+
+    def __str__(self) -> str:
+        return "failing"
+
+
+class Price(enum.Enum):
+    LOW = decimal.Decimal("1.50")
+
+
+class Level(enum.Enum):
+    LOW = np.int64(5)
+
+
+class Strange(enum.Enum):
+    LOW = Opaque()
+
+
 SHOWN = [
     (decimal.Decimal("1.50"), "1.50"),
     (fractions.Fraction(1, 3), "1/3"),
+    (Ratio(), "1/3"),
+    (Precise(), 0.5),
+    (Price.LOW, "1.50"),
+    (Level.LOW, 5),
     (np.float32(0.5), 0.5),
     (np.float64(0.5), 0.5),
     (np.longdouble(0.5), 0.5),
@@ -112,7 +177,9 @@ def test_what_other_libraries_have_is_shown_as_the_plain_value_that_it_is(value:
 def test_what_pandas_has_is_shown_as_the_plain_value_that_it_is() -> None:
     pd = pytest.importorskip("pandas")
     values = [pd.NA, pd.NaT, pd.Timestamp(CLOCK), pd.Timedelta("1s"), pd.Series([1, None], dtype="Int64")]
-    shown = [None, None, "2024-01-15T10:30:00", "PT1S", [1, None]]
+    shown: list[Any] = [None, None, "2024-01-15T10:30:00", "PT1S", [1, None]]
+    values.append(pd.Series(pd.to_datetime(["2024-01-15", None])))
+    shown.append(["2024-01-15", None])
     assert json.loads(encode_lenient(values)) == shown
     assert json.loads(encode_strict(values, "it", 10000)) == shown
 
@@ -154,6 +221,9 @@ class Model(msgspec.Struct):
         ({"model": Model(1j)}, r"at \['model'\]\.size: an object of type complex"),
         ({"model": Odd(thing=Opaque())}, r"at \['model'\]\.thing: an object of type Opaque"),
         (Opaque(), r"JSON: an object of type Opaque"),
+        ({"level": Strange.LOW}, r"at \['level'\].*: an object of type Opaque has no JSON form"),
+        ({"size": Quantity()}, r"at \['size'\]: an object of type Quantity has no JSON form"),
+        ({"size": Failing()}, r"at \['size'\]: an object of type Failing has no JSON form: KeyError: 'gone'"),
         ({"a": {(1, 2): 1}}, r"at \['a'\]: a key must be a text or a number, not \(1, 2\)"),
     ],
 )
@@ -174,6 +244,14 @@ def test_data_that_refers_to_itself_is_refused_without_looking_for_the_place() -
     loop["again"] = loop
     with pytest.raises(ValueError, match="it refers to itself"):
         encode_strict(loop, "it", 1000)
+
+
+@pytest.mark.parametrize(("value", "shown"), [(Quantity(), "5 meter"), (Failing(), "failing")])
+def test_a_part_whose_methods_fail_costs_only_itself(value: object, shown: str) -> None:
+    assert json.loads(encode_lenient({"length": value, "other": 1})) == {"length": shown, "other": 1}
+    assert not is_surely_larger(value, 100)
+    with pytest.raises(TypeError, match="progress must be a number, not Quantity"):
+        check_progress(Quantity())
 
 
 def test_keys_without_json_form_cost_only_themselves() -> None:
