@@ -30,7 +30,7 @@ from celery_realtime.jobs.signals import Bridge
 from celery_realtime.jobs.spawning import Recipe
 from celery_realtime.jobs.statuses import StatusReporter
 from celery_realtime.jobs.stored_results import StoredResults
-from celery_realtime.jobs.trackers import ProgressTracker, RunningJobs
+from celery_realtime.jobs.trackers import ProgressTracker, RunningJobs, silent_tracker
 from celery_realtime.jobs.worker import WorkerSupport
 from celery_realtime.lazy import Lazy
 from celery_realtime.loops import loops_of
@@ -248,8 +248,10 @@ class Realtime(_Parts):
         signature = signature_of(task, args, kwargs, options)
         return new_handle(signature, self._attached.projects, self.manager.position)
 
-    def progress_tracker(self, job_id: str) -> ProgressTracker:
+    def progress_tracker(self, job_id: str | None) -> ProgressTracker:
         """Return the tracker of a job, for code that has its id and not its task.
+
+        None is what ``self.request.id`` is in a plain call, which is no job: that tracker only checks its arguments.
 
         Raises:
             TypeError: It is not a job id.
@@ -313,8 +315,8 @@ class Realtime(_Parts):
             authorize_cancel: ``(user_id, project_id, job_id) -> bool``, for users who may see the project; sync or
                 async. Without it nobody may cancel a job.
             audience: ``(user_id, project_id) -> str``: for whom ``event_filter`` is to decide; sync or async.
-            around: ``(rule) -> rule``: wraps each of these rules, and the methods that stand for them. With
-                Flask-SocketIO the default gives them the app context.
+            around: ``(rule) -> rule``: wraps each of these rules, and the methods that stand for them. The
+                default closes stale connections of Django, and gives them the app context of Flask-SocketIO.
             handlers: Your subclass of ``SocketIOEventHandlers`` or ``AsyncSocketIOEventHandlers``.
 
         Returns:
@@ -564,13 +566,17 @@ def current_realtime() -> Realtime:
     return realtime
 
 
-def get_progress_tracker(job_id: str) -> ProgressTracker:
+def get_progress_tracker(job_id: str | None) -> ProgressTracker:
     """Return the progress tracker of a job of the current Celery app.
+
+    Args:
+        job_id: Its id; None, as ``self.request.id`` is in a plain call, for a tracker that only checks its arguments.
 
     Raises:
         ImproperlyConfigured: The current app has no :class:`Realtime`.
+        TypeError: It is not a job id.
     """
-    return current_realtime().progress_tracker(job_id)
+    return silent_tracker() if job_id is None else current_realtime().progress_tracker(job_id)
 
 
 def get_socketio_manager() -> SocketIOManager:

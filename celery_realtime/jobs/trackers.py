@@ -216,6 +216,15 @@ class ProgressTracker:
                 self._mirror(self.job, progress, self._stores.due(clock))
 
 
+def silent_tracker() -> ProgressTracker:
+    """Return a tracker of no job, for a plain call of a task: it only checks its arguments."""
+    return ProgressTracker(Job(job_id=""), _ignore, _ignore, 0.0)
+
+
+def _ignore(_job: Job, _report: Progress, _due: float) -> None:
+    """Report nothing."""
+
+
 class Trackers:
     """The trackers of a process, each of a job of one project.
 
@@ -381,8 +390,8 @@ class RunningJobs:
         with self._log.suppressing("cannot share a job's progress with a process that is forked; it counts by itself"):
             self._trackers.share()
 
-    def tracker_by_id(self, job_id: str) -> ProgressTracker:
-        """Return the tracker of a job, for code that has its id and not its task.
+    def tracker_by_id(self, job_id: str | None) -> ProgressTracker:
+        """Return the tracker of a job, for code that has its id and not its task; None is the id of a plain call.
 
         Where several projects have a job of this id, it may be of any of them, and what is reported of it reaches
         nobody, unless :meth:`SocketIOManager.track_job_for_project` has named one.
@@ -390,6 +399,8 @@ class RunningJobs:
         Raises:
             TypeError: It is not a job id.
         """
+        if job_id is None:
+            return silent_tracker()
         if not isinstance(job_id, str) or not job_id:
             raise TypeError(f"job_id must be a non-empty str, not {job_id!r}")
         running = self._app.current_task

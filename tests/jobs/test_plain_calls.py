@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
+
+from tests.jobs.test_task import task_of
+from tests.recording import Studio
 
 PROGRAM = """
-from celery_realtime import Realtime
+from celery_realtime import Realtime, get_progress_tracker
 from celery import Celery, shared_task
 
 @shared_task(bind=True)
@@ -15,6 +19,18 @@ def transcribe(self, parts):
     self.emit("line", {"text": "..."})
     for part in self.track(parts):
         pass
+    tracker = get_progress_tracker(self.request.id)
+    tracker.min_update_interval = 1
+    tracker.set_progress(25, "Downloading")
+    tracker.increment_progress(25)
+    tracker.mark_complete()
+    assert tracker.progress == 100
+    try:
+        tracker.set_progress(250)
+    except ValueError:
+        pass
+    else:
+        return "no error"
     try:
         self.update_progress(250)
     except ValueError:
@@ -30,3 +46,15 @@ assert not hasattr(app, "realtime")
 def test_the_methods_are_there_and_only_check_their_arguments() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_task_that_another_calls_reports_by_the_id_that_it_does_not_have() -> None:
+    studio = Studio()
+
+    def inner(self: Any) -> None:
+        tracker = studio.realtime.progress_tracker(self.request.id)
+        tracker.set_progress(50, "inside")
+
+    called = studio.app.task(inner, name="studio.inner", bind=True, shared=False)
+    task_of(studio.app, lambda _: called()).apply(headers={"project_id": "p"})
+    assert studio.told() == ["STARTED", "SUCCESS"]
