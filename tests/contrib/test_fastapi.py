@@ -13,7 +13,12 @@ import uvicorn
 from celery import Celery
 from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.middleware.gzip import GZipMiddleware
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.middleware.sessions import SessionMiddleware
+from starlette.routing import Mount
 
 from celery_realtime import Realtime
 from celery_realtime.contrib import fastapi as fastapi_module
@@ -148,6 +153,72 @@ def test_a_server_that_is_mounted_by_hand_answers_twice_and_the_log_says_so(
     app.mount("/socket.io", socketio.ASGIApp(server, socketio_path=None))
     assert asyncio.run(ask(app)) == [b"https://a.example", b"https://a.example"]
     assert len(logged_by(caplog, OUTER)) == 1
+
+
+def around_all(socket: Any) -> Any:
+    return CORSMiddleware(socket, allow_origins=["https://a.example"])
+
+
+def behind_others(socket: Any) -> Any:
+    return CORSMiddleware(GZipMiddleware(ServerErrorMiddleware(socket)), allow_origins=["https://a.example"])
+
+
+def around_a_mount(socket: Any) -> Any:
+    cors = Middleware(CORSMiddleware, allow_origins=["https://a.example"])
+    return Starlette(routes=[Mount("/socket.io", socket, middleware=[cors])])
+
+
+def around_an_app_in_an_app(socket: Any) -> Any:
+    app = app_with_cors(allow_origins=["https://a.example"])
+    app.mount("/", Starlette(routes=[Mount("/socket.io", socket)]))
+    return app
+
+
+def of_a_function(socket: Any) -> Any:
+    """A middleware as functions make one."""
+
+    def cors(app: Any) -> Any:
+        async def call(scope: Any, receive: Any, send: Any) -> None:
+            async def send_with_headers(message: Any) -> None:
+                if message["type"] == "http.response.start":
+                    allowed = (b"access-control-allow-origin", b"https://a.example")
+                    message = {**message, "headers": [*message["headers"], allowed]}
+                await send(message)
+
+            await app(scope, receive, send_with_headers)
+
+        return call
+
+    return cors(socket)
+
+
+@pytest.mark.parametrize("origins", [["https://a.example"], None])
+@pytest.mark.parametrize(
+    "wrap",
+    [around_all, behind_others, around_a_mount, around_an_app_in_an_app, of_a_function],
+    ids=lambda f: f.__name__,
+)
+def test_a_middleware_is_noticed_wherever_it_stands(
+    realtime: Realtime, caplog: pytest.LogCaptureFixture, wrap: Any, origins: Any
+) -> None:
+    manager = realtime.async_client_manager()
+    server = socketio.AsyncServer(async_mode="asgi", client_manager=manager, cors_allowed_origins=origins)
+    realtime.init_socketio(server)
+    app = wrap(socketio.ASGIApp(server, socketio_path=None))
+    assert asyncio.run(ask(app)) == [b"https://a.example"] * (1 if origins is None else 2)
+    (line,) = logged_by(caplog, OUTER)
+    assert "is around this Socket.IO server" in line.getMessage()
+
+
+def test_a_middleware_of_the_application_inside_is_none_around_the_server(
+    realtime: Realtime, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager = realtime.async_client_manager()
+    server = socketio.AsyncServer(async_mode="asgi", client_manager=manager, cors_allowed_origins=["https://a.example"])
+    realtime.init_socketio(server)
+    app = socketio.ASGIApp(server, app_with_cors(allow_origins=["https://a.example"]))
+    assert asyncio.run(ask(GZipMiddleware(app))) == [b"https://a.example"]
+    assert logged_by(caplog, OUTER) == []
 
 
 @pytest.mark.parametrize("cors", [None, ["https://a.example"], "*"])
