@@ -7,8 +7,10 @@ database from being dropped. Django is looked up and never imported.
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -31,6 +33,42 @@ def in_any_thread() -> Iterator[None]:
         yield
     finally:
         _close_old()
+
+
+def connection_safe(rule: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a rule around which stale database connections are closed, as Django does around a request.
+
+    Where the process does not use Django the rule is called as it is.
+
+    Args:
+        rule: A plain function, called in a thread, or a coroutine function.
+    """
+
+    @functools.wraps(rule)
+    def call(*args: Any) -> Any:
+        with in_any_thread():
+            outcome = rule(*args)
+        return _awaited(outcome) if inspect.isawaitable(outcome) else outcome
+
+    @functools.wraps(rule)
+    async def call_async(*args: Any) -> Any:
+        return await _awaited(rule(*args))
+
+    return call_async if inspect.iscoroutinefunction(rule) else call
+
+
+async def _awaited(outcome: Any) -> Any:
+    if _django() is None:
+        return await outcome
+    from asgiref.sync import sync_to_async  # Django's own, and so there
+
+    # In the thread in which Django's own asynchronous methods use their connections.
+    close = sync_to_async(_close_old)
+    await close()
+    try:
+        return await outcome
+    finally:
+        await close()
 
 
 def _close_old() -> None:

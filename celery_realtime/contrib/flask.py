@@ -14,7 +14,7 @@ from markupsafe import Markup
 from celery_realtime.auth import verify_token
 from celery_realtime.contrib import browser
 from celery_realtime.extension import Realtime
-from celery_realtime.web.surroundings import within
+from celery_realtime.web.surroundings import surroundings_of
 
 #: Seconds for which a token is good.
 TOKEN_SECONDS = 3600
@@ -38,7 +38,8 @@ def init_flask(
     """Serve the sockets of an app: call ``init_socketio``, and register :func:`blueprint`.
 
     Args:
-        app: The Flask app. Each rule is called in its application context, which is torn down afterwards.
+        app: The Flask app. Each rule is called in its application context, which is torn down afterwards; the one for
+            users in the context of the connection's request.
         server: Flask-SocketIO's ``SocketIO``, with its app, or a :class:`socketio.Server`.
         realtime: The Realtime.
         user: Returns the id of the user of a request, or None; by default that of Flask-Login, if the app has it.
@@ -55,7 +56,9 @@ def init_flask(
     user = user or (login_user_id if hasattr(app, "login_manager") else None)
     if user is not None:
         rules = {"authenticate": token_or_request_user(app, realtime, user), **rules}
-    handlers = realtime.init_socketio(server, **{"authorize": authorize, "around": within(app.app_context), **rules})
+    handlers = realtime.init_socketio(
+        server, **{"authorize": authorize, "around": surroundings_of(server, app), **rules}
+    )
     app.register_blueprint(blueprint(realtime, user=user, authorize=authorize), url_prefix=url_prefix)
     return handlers
 

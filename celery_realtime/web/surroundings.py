@@ -8,28 +8,50 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
+from celery_realtime.databases import connection_safe
 from celery_realtime.exceptions import ImproperlyConfigured
 
 Rule = Callable[..., Any]
+Surroundings = Callable[[], AbstractContextManager[Any]]
 
 
-def within(surroundings: Callable[[], AbstractContextManager[Any]]) -> Callable[[Rule], Rule]:
+def within(surroundings: Surroundings) -> Callable[[Rule], Rule]:
     """Return a decorator: the rule, sync or async, is called and comes to its end inside of such a block.
 
     Args:
         surroundings: Makes the block for one call.
     """
+    return _within(lambda _args: surroundings)
+
+
+def within_flask(app: Any) -> Callable[[Rule], Rule]:
+    """Return a decorator: a rule is called in the application context of a Flask app.
+
+    The one for users, which is given the environment of the connection's request, is called in the context of that:
+    ``request``, ``session`` and Flask-Login's ``current_user`` are there.
+    """
+
+    def context_of(args: tuple[Any, ...]) -> Surroundings:
+        environ = args[1] if len(args) > 1 else None
+        return functools.partial(app.request_context, environ) if isinstance(environ, dict) else app.app_context
+
+    return _within(context_of)
+
+
+def _within(surroundings_of: Callable[[tuple[Any, ...]], Surroundings]) -> Callable[[Rule], Rule]:
+    """Return a decorator as :func:`within`, whose block may depend on the arguments of the call."""
 
     def around(rule: Rule) -> Rule:
         @functools.wraps(rule)
         def call(*args: Any) -> Any:
+            surroundings = surroundings_of(args)
             with surroundings():
                 outcome = rule(*args)
             return _awaited_within(surroundings, outcome) if inspect.isawaitable(outcome) else outcome
 
         @functools.wraps(rule)
         async def call_async(*args: Any) -> Any:
-            with surroundings():
+            with surroundings_of(args)():
                 return await rule(*args)
 
         return call_async if inspect.iscoroutinefunction(rule) else call
@@ -37,7 +59,7 @@ def within(surroundings: Callable[[], AbstractContextManager[Any]]) -> Callable[
     return around
 
 
-async def _awaited_within(surroundings: Callable[[], AbstractContextManager[Any]], outcome: Any) -> Any:
+async def _awaited_within(surroundings: Surroundings, outcome: Any) -> Any:
     with surroundings():
         return await outcome
 
@@ -45,12 +67,14 @@ async def _awaited_within(surroundings: Callable[[], AbstractContextManager[Any]
 def surroundings_of(server: Any, flask_app: Any = None) -> Callable[[Rule], Rule]:
     """Return what the rules of a server are called in: the context of its Flask app, if it is of one.
 
+    In a process that uses Django, its stale database connections are closed before and after each call.
+
     Args:
         server: A python-socketio server, or Flask-SocketIO's ``SocketIO``, which holds its app with its middleware.
         flask_app: The app, where the server does not say.
     """
     app = getattr(getattr(server, "sockio_mw", None), "flask_app", flask_app)
-    return unchanged if app is None else within(app.app_context)
+    return connection_safe if app is None else lambda rule: within_flask(app)(connection_safe(rule))
 
 
 def is_flask(app: Any) -> bool:

@@ -8,6 +8,7 @@ import uuid
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import django.db
 import pytest
 from celery import Celery
 from django.contrib.auth import get_user_model
@@ -29,6 +30,7 @@ from celery_realtime.contrib.django import (
 from celery_realtime.contrib.django.templatetags import celery_realtime as tags
 from tests.contrib import django_project
 from tests.contrib.pages import not_in_example
+from tests.web_servers import Web
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -137,7 +139,7 @@ def test_a_token_is_asked_before_the_session(realtime: Realtime, browser: Client
 
 
 def count_closings(monkeypatch: pytest.MonkeyPatch, log: list[str]) -> None:
-    monkeypatch.setattr(rules, "close_old_connections", lambda: log.append("closed"))
+    monkeypatch.setattr(django.db, "close_old_connections", lambda: log.append("closed"))
 
 
 @pytest.mark.parametrize("kind", ["sync", "async", "sync that returns an awaitable"])
@@ -167,6 +169,30 @@ def test_stale_connections_are_closed_before_and_after_each_call(monkeypatch: py
 
 async def settled(outcome: Any) -> Any:
     return await outcome
+
+
+@pytest.mark.service
+@pytest.mark.parametrize("kind", ["sync", "asgi", "flask"])
+def test_so_they_are_around_rules_of_a_server_that_is_attached_without_the_module(
+    monkeypatch: pytest.MonkeyPatch, redis_url: str, kind: Any
+) -> None:
+    log: list[str] = []
+    count_closings(monkeypatch, log)
+
+    def authorize(*_: Any) -> bool:
+        log.append("called")
+        return True
+
+    web = Web(kind, redis_url).attach(authorize=authorize).start()
+    try:
+        client = web.connect()
+        log.clear()
+        assert client.subscribe("alpha")["ok"] is True
+    finally:
+        web.stop()
+    place = log.index("called")
+    assert "closed" in log[:place]
+    assert "closed" in log[place:]
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])

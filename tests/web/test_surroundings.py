@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from flask import Flask, current_app, g
+from flask import Flask, current_app, g, request, session, url_for
+from flask_login import LoginManager, current_user
 
 from celery_realtime import SocketIOEventHandlers
 from celery_realtime.web.surroundings import surroundings_of, unchanged, within
@@ -85,9 +86,12 @@ def test_the_block_is_left_by_a_rule_that_fails() -> None:
 
 
 def test_a_server_of_no_framework_has_nothing_around_its_rules() -> None:
-    assert surroundings_of(object()) is unchanged
-    rule = Steps().rule
-    assert unchanged(rule) == rule
+    steps = Steps()
+    assert surroundings_of(object())(steps.rule)("ada") is True
+    assert asyncio.run(surroundings_of(object())(steps.rule_async)("ada")) is True
+    assert asyncio.run(surroundings_of(object())(steps.rule_that_returns_an_awaitable)("ada")) is True
+    assert steps.all == ["called with ('ada',)"] * 3
+    assert unchanged(steps.rule) == steps.rule
 
 
 def note_context(app: Flask, torn_down: list[str]) -> None:
@@ -120,6 +124,32 @@ def test_each_rule_has_the_context_of_the_flask_app_and_it_is_torn_down(start: C
     assert client.subscribe("beta")["error"]["code"] == "forbidden"
     assert client.call("cancel_job", {"job_id": "none"})["ok"] is False
     assert torn_down[:3] == ["authenticate", "authorize", "authorize"]
+
+
+def of_request(token: Any, _environ: Any) -> Any:
+    return token if request.args["EIO"] == "4" and request.remote_addr == "127.0.0.1" else None
+
+
+def of_session(token: Any, _environ: Any) -> Any:
+    return token if session.get("user_id") is None else None
+
+
+def of_login(token: Any, _environ: Any) -> Any:
+    return None if current_user.is_authenticated else token
+
+
+async def of_url(token: Any, _environ: Any) -> Any:
+    return token if url_for("static", filename="page.js") == "/static/page.js" else None
+
+
+@pytest.mark.parametrize("authenticate", [of_request, of_session, of_login, of_url])
+def test_the_rule_for_users_has_the_context_of_the_connections_request(
+    start: Callable[..., Web], authenticate: Any
+) -> None:
+    web = start("flask", authenticate=authenticate, authorize=lambda user, _project: user == "ada")
+    web.flask.secret_key = "a secret of the tests"
+    LoginManager(web.flask).user_loader(lambda _: None)
+    assert web.connect("ada").subscribe("alpha")["ok"] is True
 
 
 def test_so_have_the_methods_of_a_subclass(start: Callable[..., Web]) -> None:

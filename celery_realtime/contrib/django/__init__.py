@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from celery_realtime.contrib.django.rules import connection_safe
     from celery_realtime.contrib.django.serving import realtime_asgi, realtime_wsgi
     from celery_realtime.contrib.django.sessions import session_user
+    from celery_realtime.databases import connection_safe
 
 __all__ = ["connection_safe", "realtime_asgi", "realtime_wsgi", "session_user"]
 
@@ -15,7 +15,7 @@ __all__ = ["connection_safe", "realtime_asgi", "realtime_wsgi", "session_user"]
 def __getattr__(name: str) -> Any:
     # Workers load this module with INSTALLED_APPS, before Django is set up, and serve nobody.
     if name == "connection_safe":
-        from celery_realtime.contrib.django.rules import connection_safe
+        from celery_realtime.databases import connection_safe
 
         return connection_safe
     if name in ("realtime_asgi", "realtime_wsgi"):

@@ -3,55 +3,20 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any
 
-from asgiref.sync import sync_to_async
 from django.conf import settings
-from django.db import close_old_connections
 from django.utils.module_loading import import_string
 
 from celery_realtime.auth import verify_token
 from celery_realtime.contrib.django.sessions import has_sessions, session_user
+from celery_realtime.databases import connection_safe
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.extension import Realtime
 from celery_realtime.settings import OF_DJANGO
 
 PREFIX = "CELERY_REALTIME_"
-
-
-def connection_safe(rule: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a rule around which stale database connections are closed, as Django does around a request.
-
-    Args:
-        rule: A plain function, called in a thread, or a coroutine function.
-    """
-
-    @functools.wraps(rule)
-    def call(*args: Any) -> Any:
-        close_old_connections()
-        try:
-            outcome = rule(*args)
-        finally:
-            close_old_connections()
-        return _awaited(outcome) if inspect.isawaitable(outcome) else outcome
-
-    @functools.wraps(rule)
-    async def call_async(*args: Any) -> Any:
-        return await _awaited(rule(*args))
-
-    return call_async if inspect.iscoroutinefunction(rule) else call
-
-
-async def _awaited(outcome: Any) -> Any:
-    # In the thread in which Django's own asynchronous methods use their connections.
-    close = sync_to_async(close_old_connections)
-    await close()
-    try:
-        return await outcome
-    finally:
-        await close()
 
 
 def rules(realtime: Realtime) -> dict[str, Any]:
