@@ -49,6 +49,14 @@ def test_a_mark_is_renewed_and_lapses_by_itself(
     wait_for(lambda: not marks.of(["p"]))
 
 
+def test_a_mark_does_not_outlast_those_who_watch_because_something_is_appended(
+    history: History, client: redis.Redis
+) -> None:
+    history.watches.mark(["p"])
+    append(history, status("PENDING"))
+    assert 0 < client.ttl(history.keys.watched("p")) <= MARK_TTL  # type: ignore[operator]
+
+
 def test_a_mark_has_no_member_that_says_who_watches(marks: Watches, client: redis.Redis) -> None:
     marks.mark(["p"])
     assert client.get(KEYS.watched("p")) == b"1"

@@ -113,6 +113,8 @@ end
 -- The project ---------------------------------------------------------------------------------------------------------
 
 local META, LAST = 1, 9
+-- The key of another kind that append.lua takes, which is kept by those who watch.
+local WATCHED = 11
 -- Part of the time that a project is kept, after which its keys are given the whole time again.
 local RENEWAL = 0.01
 
@@ -147,7 +149,9 @@ function common.close(keys, project, now, ttl)
   local added = redis.call('HSET', keys.meta, 'epoch', project.epoch, 'offset', project.offset, 'keys', key_count,
     'renewed', project.renewed, 'due', project.due or '', unpack(project.noted or {}))
   if renews then
-    for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, math.ceil(ttl)) end
+    for place, key in ipairs(KEYS) do
+      if place ~= WATCHED then redis.call('EXPIRE', key, math.ceil(ttl)) end
+    end
   end
   return added
 end
