@@ -9,13 +9,16 @@ import re
 import ssl
 from collections.abc import Iterable, Mapping
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import msgspec
 
 from celery_realtime.exceptions import ImproperlyConfigured
 
 REDIS_SCHEMES = ("redis", "rediss", "redis+socket", "unix", "valkey", "valkeys", "sentinel")
+
+#: The schemes of clusters, each with that of one of its nodes.
+CLUSTER_SCHEMES = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
 
 _PASSWORD_OPTION = re.compile(r"([?&]\w*password=)[^&;]*")
 
@@ -47,11 +50,13 @@ class RedisAddress(msgspec.Struct, frozen=True):
     """Where a Redis is, and how to connect to it.
 
     Attributes:
-        url: ``redis://``, ``rediss://``, ``unix://``, ``redis+socket://``, or ``sentinel://host:port;sentinel://...``.
+        url: ``redis://``, ``rediss://``, ``unix://``, ``redis+socket://``, ``sentinel://host:port;sentinel://...``, or
+            ``redis+cluster://host:port,host:port`` and ``rediss+cluster://...`` with nodes of a cluster.
             Options, such as ``ssl_ca_certs``, may follow a question mark, and win over ``options``.
         options: Further keyword arguments of redis-py's connections. Also ``ssl_context``, an
             :class:`ssl.SSLContext`; and, behind Sentinels, ``master_name``, ``min_other_sentinels`` and
-            ``sentinel_kwargs``, the keyword arguments of the connections to the Sentinels.
+            ``sentinel_kwargs``, the keyword arguments of the connections to the Sentinels; and, of a cluster,
+            ``address_remap``, a function that is given host and port of a node and returns where it is reached.
     """
 
     url: str
@@ -75,6 +80,37 @@ def is_plain_redis(url: object) -> bool:
 def is_sentinel(url: object) -> bool:
     """Tell whether a URL names Sentinels, which know where the Redis server is."""
     return isinstance(url, str) and all(part.startswith("sentinel://") for part in url.split(";"))
+
+
+def is_cluster(url: object) -> bool:
+    """Tell whether a URL names nodes of a Redis Cluster."""
+    return isinstance(url, str) and all(part.partition("://")[0] in CLUSTER_SCHEMES for part in url.split(";"))
+
+
+def node_urls(url: str) -> list[str]:
+    """Return the URL of each node that the URL of a cluster names, as that of one Redis; that of another as it is.
+
+    Nodes have commas between them, or each has a URL of its own, with semicolons between these. As with Sentinels, the
+    first one has the user, password and database of all.
+    """
+    if not is_cluster(url):
+        return [url]
+    first = urlsplit(url.partition(";")[0])
+    hosts = [host for part in url.split(";") for host in urlsplit(part).netloc.rpartition("@")[2].split(",")]
+    return [_with_host(first, host, urlencode(url_options(url))) for host in hosts]
+
+
+def at_node(url: str, host: str, port: int) -> str:
+    """Return the URL of another node of a cluster, given that of one node or of some."""
+    [first, *_] = node_urls(url)
+    parts = urlsplit(first)
+    return _with_host(parts, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", parts.query)
+
+
+def _with_host(parts: SplitResult, host: str, query: str) -> str:
+    login, at, _ = parts.netloc.rpartition("@")
+    scheme = CLUSTER_SCHEMES.get(parts.scheme, parts.scheme)
+    return urlunsplit((scheme, f"{login}{at}{host}", parts.path, query, ""))
 
 
 def is_redis(url: str | None) -> bool:
@@ -112,6 +148,11 @@ def check_broker_url(url: str, setting: str) -> None:
         ImproperlyConfigured: It cannot be used.
     """
     for part in url.split(";"):
+        if is_cluster(part):
+            raise ImproperlyConfigured(
+                f"{setting} {redact(url)!r} is a Redis Cluster, which kombu cannot use as a broker; "
+                "as a place for the history, set it as realtime_history_url"
+            )
         if not _has_transport(part):
             raise ImproperlyConfigured(
                 f"{setting} {redact(url)!r} is not a broker URL; write one such as redis://localhost:6379/0"
@@ -167,7 +208,7 @@ def _fans_out(scheme: str) -> bool:
 
 
 def check_history_address(address: RedisAddress, setting: str) -> None:
-    """Refuse an address that is not that of one Redis, or of Sentinels and one of their masters.
+    """Refuse an address that is not that of one Redis, of Sentinels and one of their masters, or of a cluster.
 
     Args:
         address: The address.
@@ -177,11 +218,12 @@ def check_history_address(address: RedisAddress, setting: str) -> None:
         ImproperlyConfigured: It cannot be used.
     """
     url = address.url
-    is_known = is_plain_redis(url) or is_sentinel(url)
-    if not is_known or not all(_has_readable_port(part) for part in url.split(";")):
+    is_known = is_plain_redis(url) or is_sentinel(url) or is_cluster(url)
+    if not is_known or not _has_readable_servers(url):
         raise ImproperlyConfigured(
             f"{setting} {redact(url)!r} is not the URL of one Redis; write one such as redis://localhost:6379/0,"
-            ' sentinel://localhost:26379/0?master_name=mymaster, "auto", or None for no history'
+            " sentinel://localhost:26379/0?master_name=mymaster, redis+cluster://one:6379,two:6379,"
+            ' "auto", or None for no history'
         )
     if is_sentinel(url) and not address.has_master:
         raise ImproperlyConfigured(
@@ -202,6 +244,13 @@ def _has_readable_port(url: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _has_readable_servers(url: str) -> bool:
+    try:
+        return all(map(_has_readable_port, node_urls(url) if is_cluster(url) else url.split(";")))
+    except ValueError:  # of an odd address in brackets
+        return False
 
 
 # -- what Celery knows --------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import msgspec
 
 from celery_realtime.clocks import time
 from celery_realtime.history.keys import Keys, new_epoch
-from celery_realtime.history.lua import Runner, Script, call, command
+from celery_realtime.history.lua import Command, Runner, Script, call, command
 from celery_realtime.history.snapshot import UNREADABLE
 
 #: Seconds that a revocation is remembered, and that a user was disconnected, which concerns connections that were open.
@@ -100,10 +100,12 @@ class RedisClock:
 
     Args:
         runner: Of the Redis.
+        near: In a cluster, a key of the node whose clock is meant.
     """
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, near: str = "") -> None:
         self._runner = runner
+        self._near = near
         #: By how much it is ahead of :func:`time.monotonic`; None before the first answer.
         self._ahead: float | None = None
         self._asked_at = 0.0
@@ -133,7 +135,7 @@ class RedisClock:
         ahead = []
         for _ in range(MOST_QUESTIONS):
             began = time.monotonic()
-            seconds, microseconds = self._runner.run(command("TIME"))
+            seconds, microseconds = self._runner.run(command("TIME", at=self._near))
             answered = time.monotonic()
             ahead.append(int(seconds) + int(microseconds) / 1e6 - answered)
             if answered - began < SLOW_ANSWER:
@@ -156,7 +158,7 @@ class AccessRecord:
         self._taken = keys.leases("revoked", "disconnected")
         self._servers, self._id = keys.leases("servers", "access")
         #: The clock of Redis.
-        self.clock = RedisClock(runner)
+        self.clock = RedisClock(runner, self._id)
 
     # -- taking access back -------------------------------------------------------------------------------------
 
@@ -219,13 +221,14 @@ class AccessRecord:
         now = self.clock.now()
         start = now - FIRST_LOOK if since is None else since
         after = f"({start!r}"
-        with self._runner.client.pipeline(transaction=False) as pipeline:
-            pipeline.get(self._id)
-            pipeline.zrangebyscore(self._taken[0], "0" if since is None else after, "+inf", withscores=True)
-            pipeline.zrangebyscore(self._taken[1], after, "+inf", withscores=True)
-            for key in self._taken:
-                pipeline.zrangebyscore(key, "-inf", "(0", withscores=True)
-            name, revoked, ended, of_revoked, of_ended = pipeline.execute()
+        name, revoked, ended, of_revoked, of_ended = self._runner.read(
+            [
+                command("GET", self._id),
+                _range(self._taken[0], "0" if since is None else after, "+inf"),
+                _range(self._taken[1], after, "+inf"),
+                *(_range(key, "-inf", "(0") for key in self._taken),
+            ]
+        )
         taken = [*_decoded(revoked, tuple[str, str]), *_decoded(ended, str)]
         taken.sort(key=lambda one: one.at)
         up_to = max([start, *(float(at) for _, at in (*revoked, *ended))])
@@ -265,11 +268,10 @@ class AccessRecord:
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
-        with self._runner.client.pipeline(transaction=False) as pipeline:
-            pipeline.hgetall(self._servers)
-            if order is not None:
-                pipeline.zscore(*self._place_of(order))
-            listed, *scores = pipeline.execute()
+        questions = [command("HGETALL", self._servers)]
+        if order is not None:
+            questions.append(command("ZSCORE", *self._place_of(order)))
+        listed, *scores = self._runner.read(questions)
         now, servers = self.clock.now(), Servers()
         since = listed.pop(_SINCE, None)
         for name, state in listed.items():
@@ -290,6 +292,11 @@ class AccessRecord:
         if order.project is None:
             return self._taken[1], msgspec.json.encode(order.user)
         return self._taken[0], msgspec.json.encode([order.user, order.project])
+
+
+def _range(key: str, first: str, last: str) -> Command:
+    """Return the command that reads a part of a sorted set, with its scores."""
+    return command("ZRANGEBYSCORE", key, first, last, "WITHSCORES", withscores=True)
 
 
 #: The entry of the list of servers that says when it was noticed that one was lost.

@@ -133,7 +133,7 @@ class Appender:
         appends = [self._append_command(name, [event for _, event in group], write) for name, group in groups.items()]
         of_leases, notes_after = self._leases.commands(events, behind)
         notes_before = [*of_leases, *self._places.commands(events)]
-        replies = self._runner.run_all([*notes_before, *appends, *notes_after])
+        replies = self._runner.run_in_turn(notes_before, appends, notes_after)
         start, end = len(notes_before), len(notes_before) + len(appends)
         for reply in [*replies[:start], *replies[end:]]:
             if isinstance(reply, Exception):
@@ -149,8 +149,10 @@ class Appender:
         arguments += [self.writer.id, write, " ".join([str(event.number) for event in events])]
         arguments.append(_pack([_describe(event) for event in events]))
         arguments += [event.payload for event in events]
-        more = ["watched", "server"] if self._has_sentinels else ["watched"]
-        return call(_APPEND, self._keys.project_and_begun(project_id, *more), arguments)
+        *keys, server = self._keys.project_and_begun(project_id, "watched", "server")
+        if self._has_sentinels:
+            return call(_APPEND, [*keys, server], arguments)
+        return call(_APPEND, keys, arguments, keys_in_cluster=[server])
 
     def _answers(self, project_id: str, group: list[tuple[int, Outgoing]], reply: Any) -> dict[int, list[Outgoing]]:
         """Return what to publish for the events of one project, by their places in the batch."""

@@ -1,7 +1,8 @@
-"""Turn the address of a Redis into a client: over TCP, a unix socket or TLS, or found by Sentinels."""
+"""Turn the address of a Redis into clients: over TCP, a unix socket or TLS, found by Sentinels, or of a cluster."""
 
 from __future__ import annotations
 
+import functools
 import importlib
 import ssl
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from celery_realtime.crowd import Crowd, CrowdedError, clients_of
+from celery_realtime.history.cluster import Cluster
 from celery_realtime.history.seams import (
     BlockingSentinelPool,
     ContextConnection,
@@ -22,13 +24,11 @@ from celery_realtime.history.seams import (
     close_sentinels,
     parse_options,
 )
-from celery_realtime.urls import RedisAddress, is_sentinel, url_options
+from celery_realtime.history.slots import Place
+from celery_realtime.urls import RedisAddress, at_node, is_cluster, is_sentinel, node_urls, url_options
 
 #: Whatever can go wrong with Redis.
 ERRORS = (redis.RedisError,)
-
-#: What passes by itself.
-OUTAGES = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.ReadOnlyError, redis.exceptions.BusyLoadingError)
 
 #: Seconds that connecting, or an answer, may take.
 TIMEOUT = 1.0
@@ -39,6 +39,10 @@ MOST_CONNECTIONS = 8
 TURN_TIMEOUT = 5.0
 
 SENTINEL_PORT = 26379
+PORT = 6379
+
+#: Of a cluster, the option that is a function of host and port, as redis-py has it.
+REMAP = "address_remap"
 
 #: In a URL, the names of options that are for the Sentinels themselves begin with this.
 SENTINEL_PREFIX = "sentinel_"
@@ -50,13 +54,14 @@ _BOUNDS: dict[str, Any] = {"max_connections": MOST_CONNECTIONS, "timeout": TURN_
 
 
 class RedisConnection:
-    """A client that connects when it is first used, and never waits long.
+    """Clients that connect when they are first used, and never wait long.
 
     Args:
         address: Of the Redis.
 
     Attributes:
-        client: The client.
+        client: The client; of a cluster, that of a node which its URL names.
+        cluster: The nodes, of a cluster and of what may turn out to be one; None behind Sentinels or a unix socket.
 
     Raises:
         ValueError, TypeError, redis.RedisError: The address cannot be used.
@@ -64,27 +69,40 @@ class RedisConnection:
 
     def __init__(self, address: RedisAddress) -> None:
         self._sentinel = _sentinel(address) if is_sentinel(address.url) else None
-        self.client = _client(address) if self._sentinel is None else _master_client(address, self._sentinel)
-        pool: Any = self.client.connection_pool
-        pool.connection_kwargs.setdefault("redis_connect_func", self._on_connect)
+        self._is_confined = False
+        remap = address.options.get(REMAP)
+        self._address = RedisAddress(
+            address.url, {name: value for name, value in address.options.items() if name != REMAP}
+        )
+        first, *others = node_urls(address.url)
+        if self._sentinel is not None:
+            self.client = self._prepare(_master_client(self._address, self._sentinel))
+        else:
+            self.client = self._prepare(_client(RedisAddress(first, self._address.options)))
+        self.cluster = None
+        if first.startswith(("redis:", "rediss:")):
+            seeds = [_host_and_port(url, PORT) for url in (first, *others)]
+            self.cluster = Cluster(seeds, self._connect, remap=remap, is_cluster=is_cluster(address.url))
+
+    def _connect(self, place: Place) -> redis.Redis:
+        """Return the client of a node."""
+        options = {name: value for name, value in self._address.options.items() if name not in ("host", "port")}
+        client = self._prepare(_client(RedisAddress(at_node(self._address.url, *place), options)))
+        if self._is_confined:
+            _confine(client)
+        return client
+
+    def _prepare(self, client: redis.Redis) -> redis.Redis:
+        pool: Any = client.connection_pool
+        pool.connection_kwargs.setdefault("redis_connect_func", functools.partial(_greet, pool))
         if issubclass(pool.connection_class, redis.SSLConnection) and "ssl_context" not in pool.connection_kwargs:
             _check_name(pool.connection_kwargs)
         pool.connection_class(**pool.connection_kwargs)  # it connects later, and says now what it cannot take
+        return client
 
-    def _on_connect(self, connection: Any) -> None:
-        """Greet the server, and leave again if it needs the room for others.
-
-        Raises:
-            redis.ConnectionError: It does.
-        """
-        connection.on_connect()
-        crowd = Crowd(_clients(connection))
-        pool: Any = self.client.connection_pool
-        pool.keeps_none = crowd.is_dense
-        try:
-            crowd.check()
-        except CrowdedError as error:
-            raise redis.ConnectionError(str(error)) from None
+    @property
+    def _clients(self) -> list[redis.Redis]:
+        return [self.client, *([] if self.cluster is None else self.cluster.clients)]
 
     @property
     def sentinels(self) -> list[redis.Redis]:
@@ -94,30 +112,54 @@ class RedisConnection:
     def client_at(self, options: Mapping[str, Any]) -> redis.Redis | None:
         """Return the client if another one of redis-py with these options of its connections has the same data.
 
-        Behind Sentinels there is no telling.
+        Behind Sentinels there is no telling, and in a cluster it would have only a part.
         """
-        if self._sentinel is not None or "service_name" in options:
+        is_elsewhere = self._sentinel is not None or (self.cluster is not None and self.cluster.is_cluster)
+        if is_elsewhere or "service_name" in options:
             return None
         own: Any = self.client.connection_pool
         return self.client if _place(options) == _place(own.connection_kwargs) else None
 
     def confine(self) -> None:
-        """Make do with one connection from now on, for which threads wait; while none is in use."""
-        pool: Any = self.client.connection_pool
-        pool.max_connections = 1
-        pool.reset()
+        """Make do with one connection from now on, to each node, for which threads wait; while none is in use."""
+        self._is_confined = True
+        for client in self._clients:
+            _confine(client)
 
     def close_free(self) -> None:
         """Close what no thread uses now; the next command connects again."""
-        pool: Any = self.client.connection_pool
-        pool.close_free()
+        for client in self._clients:
+            pool: Any = client.connection_pool
+            pool.close_free()
 
     def close(self) -> None:
         """Close all connections."""
-        self.client.close()
-        self.client.connection_pool.disconnect()
+        for client in self._clients:
+            client.close()
+            client.connection_pool.disconnect()
         if self._sentinel is not None:
             close_sentinels(self._sentinel)
+
+
+def _confine(client: redis.Redis) -> None:
+    pool: Any = client.connection_pool
+    pool.max_connections = 1
+    pool.reset()
+
+
+def _greet(pool: Any, connection: Any) -> None:
+    """Greet the server with a new connection, and leave again if it needs the room for others.
+
+    Raises:
+        redis.ConnectionError: It does.
+    """
+    connection.on_connect()
+    crowd = Crowd(_clients(connection))
+    pool.keeps_none = crowd.is_dense
+    try:
+        crowd.check()
+    except CrowdedError as error:
+        raise redis.ConnectionError(str(error)) from None
 
 
 def _place(options: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -206,15 +248,15 @@ def _sentinel(address: RedisAddress) -> Sentinel:
     if to_sentinels.get("ssl"):
         _check_name(to_sentinels)
     return Sentinel(  # type: ignore[no-untyped-call]
-        [_host_and_port(part) for part in address.url.split(";")],
+        [_host_and_port(part, SENTINEL_PORT) for part in address.url.split(";")],
         min_other_sentinels=int(options.get("min_other_sentinels", 0)),
         sentinel_kwargs=to_sentinels,
     )
 
 
-def _host_and_port(url: str) -> tuple[str, int]:
+def _host_and_port(url: str, default: int) -> tuple[str, int]:
     parts = urlsplit(url)
-    return unquote(parts.hostname or "localhost"), parts.port or SENTINEL_PORT
+    return unquote(parts.hostname or "localhost"), parts.port or default
 
 
 def _master_client(address: RedisAddress, sentinel: Sentinel) -> redis.Redis:

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from celery_realtime.history.connection import ERRORS, RedisConnection
+from celery_realtime.history.lua import Runner, command
 from celery_realtime.urls import RedisAddress
 
 #: Where the helper hears whether its worker lives, and where it says what became of each renewal.
@@ -49,12 +50,13 @@ class Renewer:
     def __init__(self, renewal: Renewal) -> None:
         self._renewal = renewal
         self._connection = RedisConnection(renewal.address)
-        self._script = self._connection.client.register_script(renewal.script)
+        self._runner = Runner(self._connection.client, self._connection.cluster)
 
     def renew(self) -> str:
         """Renew the lease once, and return why that failed, in one line; empty when it did not."""
+        keys = self._renewal.keys
         try:
-            self._script(self._renewal.keys, self._renewal.arguments)
+            self._runner.run(command("EVAL", self._renewal.script, len(keys), *keys, *self._renewal.arguments))
         except ERRORS as error:
             return " ".join(f"{type(error).__name__}: {error}".split())
         return ""

@@ -272,7 +272,7 @@ class Leases:
         """
         expiring, jobs = self._keys.leases("expiring", "expiring-jobs")
         name = _name(job)
-        seconds, microseconds = self._runner.run(command("TIME"))
+        seconds, microseconds = self._runner.run(command("TIME", at=expiring))
         at = int(seconds) + int(microseconds) / 1e6 + after
         fields = {field: getattr(job, field) for field in Job.__struct_fields__}
         description = encode(ExpiredJob(**fields, reason="revoked"))

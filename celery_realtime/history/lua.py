@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 import redis
+from redis.exceptions import (
+    AskError,
+    BusyLoadingError,
+    ClusterCrossSlotError,
+    ClusterDownError,
+    ReadOnlyError,
+    TryAgainError,
+)
 
-from celery_realtime.history.connection import OUTAGES
+#: What a node of a cluster answers that does not have the keys of a command, or not all of them, or not yet.
+#: ``MovedError`` is an ``AskError``.
+REDIRECTIONS = (AskError, TryAgainError, ClusterDownError)
+
+#: What passes by itself.
+OUTAGES = (redis.ConnectionError, redis.TimeoutError, ReadOnlyError, BusyLoadingError, *REDIRECTIONS)
 
 _INCLUDE = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
 
@@ -48,34 +63,66 @@ def _read(name: str) -> str:
 
 
 class Command(NamedTuple):
-    """A command for Redis: its words, and the script that it runs, if it runs one."""
+    """A command for Redis.
+
+    Attributes:
+        words: Its words.
+        script: The script that it runs, if it runs one.
+        at: In a cluster, the key whose node is meant, of a command whose first key does not say it.
+        keys_in_cluster: Further keys, which a script takes in a cluster only.
+        options: How redis-py reads the reply.
+    """
 
     words: Sequence[Any]
     script: Script | None = None
+    at: str | None = None
+    keys_in_cluster: Sequence[str] = ()
+    options: Mapping[str, Any] = MappingProxyType({})
 
 
-def command(*words: Any) -> Command:
+def command(*words: Any, at: str | None = None, **options: Any) -> Command:
     """Return a plain command, such as ``command("DEL", key)``."""
-    return Command(words)
+    return Command(words, at=at, options=options)
 
 
-def call(script: Script, keys: Sequence[str], arguments: Sequence[Any] = ()) -> Command:
+def call(
+    script: Script, keys: Sequence[str], arguments: Sequence[Any] = (), *, keys_in_cluster: Sequence[str] = ()
+) -> Command:
     """Return the command that runs a script."""
-    return Command(["EVALSHA", script.sha, len(keys), *keys, *arguments], script)
+    words = ["EVALSHA", script.sha, len(keys), *keys, *arguments]
+    return Command(words, script, keys_in_cluster=keys_in_cluster)
+
+
+class Nodes(Protocol):
+    """The nodes of a cluster.
+
+    Attributes:
+        is_cluster: Whether they are known to be nodes of one.
+    """
+
+    is_cluster: bool
+
+    def recognize(self) -> None:
+        """Note that they are."""
+
+    def run(self, commands: Sequence[Command]) -> list[Any]:
+        """Run commands, each where its keys are, and return their replies; what went wrong is among them."""
 
 
 class Runner:
-    """Runs commands on a Redis.
+    """Runs commands on a Redis, or on the nodes of a cluster.
 
     Loads a script only when Redis does not know it, as redis-py's ``Script`` does, but for all commands of a pipeline
     at once.
 
     Args:
         client: The Redis.
+        nodes: Those that it may be one of: what belongs to others is run there, and all that comes later.
     """
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(self, client: redis.Redis, nodes: Nodes | None = None) -> None:
         self.client = client
+        self._nodes = nodes
 
     def run(self, one: Command) -> Any:
         """Run one command, and return its reply.
@@ -83,16 +130,65 @@ class Runner:
         Raises:
             redis.RedisError: Redis cannot be reached, or refuses.
         """
-        [reply] = self.run_all([one])
-        if isinstance(reply, Exception):
-            raise reply
+        [reply] = self.read([one])
         return reply
+
+    def read(self, commands: Sequence[Command]) -> list[Any]:
+        """Run commands as :meth:`run_all` does, and return their replies.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached, or refuses one of them.
+        """
+        replies = self.run_all(commands)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
 
     def run_all(self, commands: Sequence[Command]) -> list[Any]:
         """Run commands in one round trip, and return their replies; a refusal is an exception among them.
 
+        In a cluster there is a round trip for each node, and the order is kept on each node only.
+
         Raises:
             redis.RedisError: Redis cannot be reached. Some of the commands may have been run.
+        """
+        return self.run_in_turn(commands)
+
+    def run_in_turn(self, *stages: Sequence[Command]) -> list[Any]:
+        """Run commands as :meth:`run_all` does, those of a stage before those of the next one in a cluster too.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached. Some of the commands may have been run.
+        """
+        commands = [*itertools.chain.from_iterable(stages)]
+        if self._nodes is not None and self._nodes.is_cluster:
+            return self._run_on_nodes(stages, [None] * len(commands), set(range(len(commands))))
+        replies = self.replies(commands)
+        astray = {place for place, reply in enumerate(replies) if isinstance(reply, Exception) and _is_astray(reply)}
+        if self._nodes is None or not astray:
+            return _without_outage(replies)
+        self._nodes.recognize()
+        return self._run_on_nodes(stages, replies, astray)
+
+    def _run_on_nodes(self, stages: Sequence[Sequence[Command]], replies: list[Any], missing: set[int]) -> list[Any]:
+        """Return replies with those that are missing."""
+        assert self._nodes is not None
+        start = 0
+        for stage in stages:
+            places = [place for place in range(start, start + len(stage)) if place in missing]
+            late = self._nodes.run([stage[place - start] for place in places])
+            for place, reply in zip(places, late, strict=True):
+                replies[place] = reply
+            _without_outage(replies[start : start + len(stage)])
+            start += len(stage)
+        return replies
+
+    def replies(self, commands: Sequence[Command]) -> list[Any]:
+        """Run commands on this server, and return its replies, whatever they are.
+
+        Raises:
+            redis.RedisError: It cannot be reached. Some of the commands may have been run.
         """
         replies = self._run_once(commands)
         unknown = [place for place, reply in enumerate(replies) if isinstance(reply, redis.exceptions.NoScriptError)]
@@ -102,15 +198,25 @@ class Runner:
                     self.client.script_load(loaded.source)
             for place, reply in zip(unknown, self._run_once([commands[place] for place in unknown]), strict=True):
                 replies[place] = reply
-        outage = next((reply for reply in replies if isinstance(reply, OUTAGES)), None)
-        if outage is not None:
-            raise outage
         return replies
 
     def _run_once(self, commands: Sequence[Command]) -> list[Any]:
         if not commands:
             return []
         with self.client.pipeline(transaction=False) as pipeline:
-            for words, _ in commands:
-                pipeline.execute_command(*words)  # type: ignore[no-untyped-call]
+            for one in commands:
+                pipeline.execute_command(*one.words, **one.options)  # type: ignore[no-untyped-call]
             return pipeline.execute(raise_on_error=False)
+
+
+def _is_astray(refusal: Exception) -> bool:
+    """Tell whether a refusal is that of a node of a cluster whose client takes it for a whole Redis."""
+    return isinstance(refusal, (*REDIRECTIONS, ClusterCrossSlotError))
+
+
+def _without_outage(replies: list[Any]) -> list[Any]:
+    """Return replies, or raise the first one that says that Redis cannot do it now."""
+    for reply in replies:
+        if isinstance(reply, Exception) and isinstance(reply, OUTAGES):
+            raise reply
+    return replies

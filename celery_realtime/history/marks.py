@@ -45,7 +45,8 @@ class Marks:
         mark = command("SET", self._keys.cancelled(job_id), encode(cancellation), "EX", CANCELLED_TTL)
         forget = command("DEL", self._keys.cancel_answer(job_id))
         note = call(_NOTE_CANCELLED, [cancellations], [legible(job_id), CANCELLED_TTL, MOST_CANCELLED])
-        for reply in self._runner.run_all([mark, forget, note]):
+        # Whoever reads the list looks up the marks of those on it, and does so once.
+        for reply in self._runner.run_in_turn([mark, forget], [note]):
             if isinstance(reply, Exception):
                 raise reply
 
@@ -59,7 +60,8 @@ class Marks:
             redis.RedisError: Redis cannot be reached.
         """
         [cancellations] = self._keys.leases("cancellations")
-        listed: Any = self._runner.client.zrangebyscore(cancellations, f"({since!r}", "+inf", withscores=True)
+        words = ("ZRANGEBYSCORE", cancellations, f"({since!r}", "+inf", "WITHSCORES")
+        listed: Any = self._runner.run(command(*words, withscores=True))
         job_ids = [job_id.decode(errors="replace") for job_id, _ in listed]
         return self.cancelled(job_ids), float(listed[-1][1]) if listed else since
 

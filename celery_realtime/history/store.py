@@ -21,11 +21,11 @@ from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.history.access import AccessRecord
 from celery_realtime.history.appending import ENDED_TTL, Appender, Limits, unnumbered
 from celery_realtime.history.brokers import Brokers
-from celery_realtime.history.connection import OUTAGES, RedisConnection
+from celery_realtime.history.connection import RedisConnection
 from celery_realtime.history.ends import Ends
 from celery_realtime.history.keys import Keys, new_epoch
 from celery_realtime.history.leases import Leases, StepsBehind, nothing_behind
-from celery_realtime.history.lua import Command, Runner, Script, call, command
+from celery_realtime.history.lua import OUTAGES, Command, Runner, Script, call, command
 from celery_realtime.history.marks import Marks
 from celery_realtime.history.places import Places
 from celery_realtime.history.snapshot import Snapshot, decode_event, decode_job, decode_run
@@ -76,7 +76,7 @@ class History:
         self._ttl = ttl
         self._log = RateLimitedLogger(logger)
         self.connection = _connect(plain_address(address))
-        self._runner = Runner(self.connection.client)
+        self._runner = Runner(self.connection.client, self.connection.cluster)
         self.keys = Keys(channel, prefix_of(address) or "")
         self.leases = Leases(self.keys, self._runner)
         self.marks = Marks(self.keys, self._runner)
@@ -175,10 +175,9 @@ class History:
 
     def _begin(self, project_id: str, read: Command) -> Snapshot | None:
         """Read again once this Redis has what tells the epochs of projects that have not begun; None if it is full."""
-        ttl = max(1, math.ceil(self._ttl))
-        replies = self._runner.run_all(
-            [command("HSETNX", self.keys.begun, "id", new_epoch()), command("EXPIRE", self.keys.begun, ttl), read]
-        )
+        ttl, begun, meta = max(1, math.ceil(self._ttl)), self.keys.begun, self.keys.project(project_id)[0]
+        note = [command("HSETNX", begun, "id", new_epoch(), at=meta), command("EXPIRE", begun, ttl, at=meta)]
+        replies = self._runner.run_all([*note, read])
         refused = any(isinstance(reply, Exception) for reply in replies)
         return None if refused else Snapshot.of_reply(project_id, replies[-1])
 
@@ -189,7 +188,7 @@ class History:
             redis.RedisError: Redis cannot be reached.
         """
         epoch = self.read(project_id, most_jobs=0).epoch
-        entries: Any = self._runner.client.xrange(self.keys.project(project_id)[1])
+        entries: Any = self._runner.run(command("XRANGE", self.keys.project(project_id)[1], "-", "+"))
         return [decode_event((name, [*itertools.chain(*fields.items())]), epoch) for name, fields in entries]
 
     def position(self, project_id: str) -> dict[str, Any] | None:
@@ -248,7 +247,7 @@ class History:
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
-        entry: Any = self._runner.client.hget(self.keys.project(project_id)[2], legible(job_id))
+        entry: Any = self._runner.run(command("HGET", self.keys.project(project_id)[2], legible(job_id)))
         return (None, None) if entry is None else (decode_job(entry, legible(job_id), project_id), decode_run(entry))
 
     # -- the connection -----------------------------------------------------------------------------------------
@@ -256,7 +255,7 @@ class History:
     def ping(self) -> bool:
         """Tell whether Redis answers."""
         try:
-            return bool(self._runner.client.ping())
+            return self._runner.run(command("EXISTS", *self.keys.leases("alive"))) is not None
         except OUTAGES:
             return False
 

@@ -11,6 +11,7 @@ from celery_realtime.clocks import time
 from celery_realtime.events import Outgoing
 from celery_realtime.sending.ledger import Counts
 from celery_realtime.settings import Settings
+from celery_realtime.urls import is_cluster, node_urls
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class Servers:
         """Tell whether all are there, or have been once."""
         is_known = self._asked_at is not None and time.monotonic() - self._asked_at < PAUSE
         if not self._are_there and not is_known:
-            self._are_there = all(any(map(_answers, url.split(";"))) for url in self._urls)
+            self._are_there = all(any(map(_answers, _parts(url))) for url in self._urls)
             self._asked_at = time.monotonic()
             if not self._are_there:
                 logger.info("tasks are eager and there is no broker, so their events are dropped")
@@ -96,6 +97,10 @@ class Road:
         if settings is not self._of:  # they have been changed
             self._of, self._servers = settings, Servers(filter(None, (settings.url, settings.history_url)))
         return self._servers.are_there()
+
+
+def _parts(url: str) -> list[str]:
+    return node_urls(url) if is_cluster(url) else url.split(";")
 
 
 def _answers(url: str) -> bool:

@@ -39,13 +39,13 @@ class ClockedRunner(Runner):
     losses: ClassVar[list[str]] = []
     late: ClassVar[list[tuple[Runner, Any]]] = []
 
-    def run_all(self, commands: Any) -> list[Any]:
+    def replies(self, commands: Any) -> list[Any]:
         """Run commands."""
         clocked = [_clocked(command) for command in commands]
         loss = self.losses.pop() if self.losses and commands else ""
         if loss == "late":
             self.late.append((self, clocked))
-        replies = [] if loss in ("late", "command") else super().run_all(clocked)
+        replies = [] if loss in ("late", "command") else super().replies(clocked)
         if loss:
             raise redis.TimeoutError("no answer")
         return replies
@@ -60,7 +60,7 @@ class ClockedRunner(Runner):
         """Let the commands come whose answers nobody waits for any more."""
         while cls.late:
             runner, commands = cls.late.pop()
-            Runner.run_all(runner, commands)
+            Runner.replies(runner, commands)
 
 
 def _clocked(command: Command) -> Command:

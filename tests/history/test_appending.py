@@ -34,14 +34,14 @@ def test_events_whose_storing_was_not_answered_are_stored_once(
     history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = [status("STARTED"), custom({"n": 1}), progress(10), custom([2]), custom({"n": 3}), status("SUCCESS")]
-    run_all = Runner.run_all
+    answers = Runner.replies
 
     def lose_the_answer(runner: Runner, commands: Any) -> Any:
-        run_all(runner, commands)
+        answers(runner, commands)
         raise redis.TimeoutError("the answer does not come")
 
     with monkeypatch.context() as lossy:
-        lossy.setattr(Runner, "run_all", lose_the_answer)
+        lossy.setattr(Runner, "replies", lose_the_answer)
         assert history.append(batch) is None
         assert history.append(batch) is None
     append(history, custom({"n": "other"}))
@@ -103,7 +103,7 @@ class Line:
     """What lies between a history and its Redis: commands, answers or both may be lost."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._run_all = run_all = Runner.run_all
+        self._answers = answers = Runner.replies
         self.loses = ""
         self.round_trips = 0
         self._late: list[tuple[Runner, Any]] = []
@@ -112,18 +112,18 @@ class Line:
             self.round_trips += bool(commands)
             if self.loses == "command":
                 self._late.append((runner, commands))
-            replies = run_all(runner, commands) if self.loses != "command" else None
+            replies = answers(runner, commands) if self.loses != "command" else None
             if self.loses:
                 raise redis.TimeoutError("the answer does not come")
             return replies
 
-        monkeypatch.setattr(Runner, "run_all", carry)
+        monkeypatch.setattr(Runner, "replies", carry)
 
     def deliver_late(self) -> None:
         """Let the commands that were lost arrive after all, when nobody waits for their answers any more."""
         late, self._late = self._late, []
         for runner, commands in late:
-            self._run_all(runner, commands)
+            self._answers(runner, commands)
 
 
 @pytest.fixture

@@ -270,13 +270,13 @@ def test_expiries_and_stalls_travel_with_the_events(
     append(history, status("PENDING"))
     batch = [status("PENDING", job=f"job{n}", expires_at=time.time() + 60, stall_after=60.0) for n in range(100)]
     trips: list[int] = []
-    run_all = Runner.run_all
+    answers = Runner.replies
 
     def count(runner: Runner, calls: Any) -> Any:
         trips.append(len(calls))
-        return run_all(runner, calls)
+        return answers(runner, calls)
 
-    monkeypatch.setattr(Runner, "run_all", count)
+    monkeypatch.setattr(Runner, "replies", count)
     append(history, *batch)
     with redis.Redis.from_url(redis_url) as client:
         stored = [client.zcard(key) for key in KEYS.leases("expiring", "stalling")]

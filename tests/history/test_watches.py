@@ -66,9 +66,9 @@ def test_many_projects_are_marked_in_few_round_trips(
     marks: Watches, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trips: list[int] = []
-    run_all = Runner.run_all
+    replies = Runner.replies
     monkeypatch.setattr(
-        Runner, "run_all", lambda self, commands: trips.append(len(commands)) or run_all(self, commands)
+        Runner, "replies", lambda self, commands: trips.append(len(commands)) or replies(self, commands)
     )
     marks.mark(f"p{number}" for number in range(2500))
     assert trips == [1000, 1000, 500]
@@ -81,7 +81,7 @@ def test_a_refusal_to_mark_is_raised_and_one_to_answer_counts_as_nobody(
     marks: Watches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refusal = redis.exceptions.ResponseError("OOM command not allowed when used memory > 'maxmemory'.")
-    monkeypatch.setattr(Runner, "run_all", lambda _self, commands: [refusal for _ in commands])
+    monkeypatch.setattr(Runner, "replies", lambda _self, commands: [refusal for _ in commands])
     with pytest.raises(redis.exceptions.ResponseError, match="OOM"):
         marks.mark(["p"])
     assert marks.of(["p"]) == set()
@@ -105,9 +105,9 @@ def test_the_same_write_is_answered_again_with_who_watches_now(
     history.on_watch(lambda _, is_watched: answers.append(is_watched))
     append(history, custom({"n": 1}))
     history.watches.mark(["p"])
-    run_all = Runner.run_all
+    replies = Runner.replies
     # As where a write is sent a second time, since the line broke before its answer.
-    monkeypatch.setattr(Runner, "run_all", lambda self, commands: (run_all(self, commands), run_all(self, commands))[1])
+    monkeypatch.setattr(Runner, "replies", lambda self, commands: (replies(self, commands), replies(self, commands))[1])
     append(history, custom({"n": 2}))
     assert answers == [False, True]
     monkeypatch.undo()

@@ -17,7 +17,7 @@
 --                  which the next one is due
 --  10 begun        hash, of all projects: id, random; and the `meta` of each project -> how often it has begun
 --  11 watched      string, there while somebody watches the project
---  12 server       string, only where Sentinels choose the server: which server stored the latest event
+--  12 server       string, only behind Sentinels and in a cluster: which server stored the latest event
 -- ARGV
 --   1 new_epoch         string: random; the epoch to go on in, should something of this project be lost
 --   2 max_events        number: entries that each of `events`, `ended` and `flows-ended` keep
@@ -115,15 +115,21 @@ end
 
 -- The project ---------------------------------------------------------------------------------------------------------
 
--- Behind Sentinels, a server that takes over may lack the newest events, and would give their offsets away a second
--- time.
+-- Behind Sentinels and in a cluster, a server that takes over may lack the newest events, and would give their offsets
+-- away a second time.
+--
+-- In a cluster, keys may also have come from a server that has not died: those are complete. A server that has taken
+-- over knows whose replica it was.
 local function is_another_server()
   if not server_key then return false end
   local info = redis.pcall('INFO', 'replication')
-  local server = type(info) == 'string' and string.match(info, 'master_replid:(%x+)') or 'unknown'
-  if redis.call('GET', server_key) == server then return false end
+  local function named(field) return type(info) == 'string' and string.match(info, field .. ':(%x+)') end
+  local server, former = named('master_replid') or 'unknown', redis.call('GET', server_key)
+  if former == server then return false end
   redis.call('SET', server_key, server, 'EX', math.ceil(ttl))
-  return true
+  if not former or former == named('master_replid2') then return true end
+  local mode = redis.pcall('INFO', 'server') -- redis_mode, or Valkey's server_mode
+  return not (type(mode) == 'string' and string.find(mode, '_mode:cluster', 1, true))
 end
 
 -- Tell whether the server has lost what the caller itself has stored there, and up to which offset.

@@ -1,0 +1,188 @@
+"""Run commands on the nodes of a Redis Cluster: each where its keys are, also while those move."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import redis
+from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainError
+
+from celery_realtime.clocks import time
+from celery_realtime.history.lua import OUTAGES, Command, Runner, command
+from celery_realtime.history.slots import Place, SlotMap, joined, located, parts_of, with_source
+
+logger = logging.getLogger(__name__)
+
+#: Seconds before each try of what a node refuses since keys are on their way, or have arrived elsewhere.
+PAUSES = (0.0, 0.005, 0.02, 0.05, 0.1)
+
+#: Nodes that are asked, one after the other, where slots are.
+MOST_ASKED = 3
+
+#: Seconds in which they are not asked again because a slot was moved: then others will be, and each answer says it.
+LOOK_PAUSE = 1.0
+
+
+class Cluster:
+    """The nodes of a cluster that have its slots; replicas are not read.
+
+    In place of redis-py's ``RedisCluster``, which connects when it is made, keeps many connections, and tries again for
+    longer than a web server can wait.
+
+    Args:
+        seeds: Nodes that are asked first where slots are.
+        connect: Returns the client of a node, which connects later.
+        remap: Returns where a node is to be reached that is said to be elsewhere.
+        is_cluster: Whether it is known to be one.
+
+    Attributes:
+        is_cluster: Whether it is known to be one.
+    """
+
+    def __init__(
+        self,
+        seeds: Iterable[Place],
+        connect: Callable[[Place], redis.Redis],
+        *,
+        remap: Callable[[Place], Place] | None = None,
+        is_cluster: bool,
+    ) -> None:
+        self.is_cluster = is_cluster
+        self._connect = connect
+        self._map = SlotMap(seeds, remap)
+        self._nodes: dict[Place, Runner] = {}
+        self._looked_at: float | None = None
+
+    @property
+    def clients(self) -> list[redis.Redis]:
+        """The clients of the nodes that are talked to."""
+        return [node.client for node in list(self._nodes.values())]
+
+    def recognize(self) -> None:
+        """Note that it is one."""
+        if not self.is_cluster:
+            logger.info("the history is on a Redis Cluster; all of its nodes are used")
+        self.is_cluster = True
+
+    def run(self, commands: Sequence[Command]) -> list[Any]:
+        """Run commands, each where its keys are, and return their replies; what went wrong is among them.
+
+        Raises:
+            redis.RedisError: No node says where slots are. None of the commands has been run.
+        """
+        parts = [parts_of(one) for one in commands]
+        replies = iter(self._run_parts([located(part) for part in itertools.chain.from_iterable(parts)]))
+        taken = ([*itertools.islice(replies, len(of_one))] for of_one in parts)
+        return [joined(one, of_one) for one, of_one in zip(commands, taken, strict=True)]
+
+    def _run_parts(self, parts: Sequence[tuple[int, Command]]) -> list[Any]:
+        if self._map.is_empty:
+            self._look()
+        replies: list[Any] = [None] * len(parts)
+        left: Sequence[int] = range(len(parts))
+        for pause in PAUSES:
+            if pause:
+                time.sleep(pause)
+            left = self._try(parts, left, replies)
+            if not left:
+                break
+        return replies
+
+    def _try(self, parts: Sequence[tuple[int, Command]], places: Sequence[int], replies: list[Any]) -> list[int]:
+        """Run some of the parts, fill in the replies, and return which are to be tried again."""
+        asked: dict[Place | None, list[int]] = {}
+        for place in places:
+            asked.setdefault(self._map.owner(parts[place][0]), []).append(place)
+        refused: dict[int, Place | None] = {}
+        for node, of_node in asked.items():
+            for place, reply in zip(of_node, self._ask(node, [parts[place][1] for place in of_node]), strict=True):
+                replies[place] = reply
+                if isinstance(reply, OUTAGES):
+                    refused[place] = node
+        if refused:
+            self._learn({parts[place][0]: (node, replies[place]) for place, node in refused.items()})
+        return [
+            place
+            for place, node in refused.items()
+            if isinstance(replies[place], (AskError, TryAgainError)) or self._map.owner(parts[place][0]) != node
+        ]
+
+    # -- one node -----------------------------------------------------------------------------------------------
+
+    def _node(self, place: Place) -> Runner:
+        node = self._nodes.get(place)
+        # Of two threads one makes a client in vain, which has not connected.
+        return self._nodes.setdefault(place, Runner(self._connect(place))) if node is None else node
+
+    def _ask(self, place: Place | None, commands: Sequence[Command]) -> Sequence[Any]:
+        """Return what a node replies, or why it does not."""
+        if place is None:
+            return [ClusterDownError("CLUSTERDOWN no node has the hash slot")] * len(commands)
+        try:
+            replies = self._node(place).replies(commands)
+        except redis.RedisError as error:
+            return [error] * len(commands)
+        for number, reply in enumerate(replies):
+            if isinstance(reply, AskError) and not isinstance(reply, MovedError):
+                replies[number] = self._ask_next(self._map.place(reply.host, reply.port, place), commands[number])
+        return replies
+
+    def _ask_next(self, place: Place, one: Command) -> Any:
+        """Run a command on the node to which its slot is being moved."""
+        try:
+            return self._node(place).replies([command("ASKING"), with_source(one)])[1]
+        except redis.RedisError as error:
+            return error
+
+    # -- where slots are ----------------------------------------------------------------------------------------
+
+    def _learn(self, refusals: Mapping[int, tuple[Place | None, Exception]]) -> None:
+        """Look where slots are after nodes have refused something, or have not answered."""
+        moved = {slot: (node, answer) for slot, (node, answer) in refusals.items() if isinstance(answer, MovedError)}
+        failed = {node for node, error in refusals.values() if not isinstance(error, (AskError, TryAgainError))}
+        looked_at = self._looked_at
+        if failed or (moved and (looked_at is None or time.monotonic() - looked_at > LOOK_PAUSE)):
+            try:
+                self._look(failed)
+            except redis.RedisError as error:
+                logger.debug("no node says where slots are: %s", type(error).__name__)
+        for slot, (node, answer) in moved.items():
+            assert node is not None
+            self._map.move(slot, self._map.place(answer.host, answer.port, node))
+
+    def _look(self, failed: Iterable[Place | None] = ()) -> None:
+        """Ask nodes where slots are, those that have just failed at the end.
+
+        Raises:
+            redis.RedisError: None says it.
+        """
+        self._looked_at = time.monotonic()
+        places = list(self._map.places)
+        random.shuffle(places)
+        reply: Any = None
+        for place in sorted(places, key={*failed}.__contains__)[:MOST_ASKED]:
+            [reply] = self._ask(place, [command("CLUSTER", "SLOTS")])
+            if not isinstance(reply, Exception):
+                self._map.read(reply, place)
+                self._forget_others()
+                return
+        raise _explained(reply)
+
+    def _forget_others(self) -> None:
+        """Close the connections to nodes that have no slots."""
+        for place in {*self._nodes} - self._map.owners:
+            node = self._nodes.pop(place, None)
+            if node is not None:
+                pool: Any = node.client.connection_pool
+                pool.close_free()
+
+
+def _explained(error: Exception) -> Exception:
+    """Return an error of a node, with what to do if it is not a node at all."""
+    if isinstance(error, redis.ResponseError) and "cluster support disabled" in str(error):
+        return redis.ResponseError("it is no node of a cluster: write redis:// in place of redis+cluster://")
+    return error
