@@ -524,14 +524,15 @@ class _WebSide:
 
         realtime, manager = self._realtime, self._realtime.manager
         jobs = JobRequests(realtime.app, lambda: manager.history, lambda: realtime.settings)
-        read = None if manager.history is None else self._read
-        sources = Sources(read, jobs, self.access.revocations)
+        has_history = manager.history is not None
+        read, read_on = (self._read, self._read_on) if has_history else (None, None)
+        sources = Sources(read, jobs, self.access.revocations, read_on)
         attached = attach(server, realtime.settings, handlers=handlers, rules=rules, sources=sources)
         manager.attach(attached.server)
         self.access.add(attached)
         self.marks.add(client_manager_of(attached.server).watched)
         self.serving.update((attached, attached.server.manager))
-        if manager.history is not None:
+        if has_history:
             attached.on_first_client(self._start)
         return attached
 
@@ -545,6 +546,14 @@ class _WebSide:
         history = self._realtime.manager.history
         assert history is not None
         snapshot = history.read(project_id, *position)
+        self.access.catch_up()
+        return snapshot
+
+    def _read_on(self, project_id: str, page: str) -> Any:
+        """Read further jobs of a project, as :meth:`_read` does."""
+        history = self._realtime.manager.history
+        assert history is not None
+        snapshot = history.read_on(project_id, page)
         self.access.catch_up()
         return snapshot
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -21,6 +21,9 @@ from celery_realtime.client.protocol import (
 _PROGRESS_FIELDS = ("progress", "message", "current", "total")
 
 Entry = Mapping[str, Any]
+
+#: An event, its data, and whether it came in the order of offsets.
+Update = tuple[str, Any, bool]
 
 
 class Entries:
@@ -53,10 +56,30 @@ class Entries:
             if anew and _is_final(entry):
                 self._ends[name] = entry
         self._entries.clear()
+        self._entries.update(self._read(entries))
+
+    def _read(self, entries: Any) -> dict[str, Entry]:
+        by_name = {}
         for entry in entries if isinstance(entries, list) else []:
             key = entry.get(self._key) if isinstance(entry, dict) else None
             if isinstance(key, str) and not self._is_outlasted(key, entry):
-                self._entries[key] = entry
+                by_name[key] = entry
+        return by_name
+
+    def insert(self, entries: Any, updates: Iterable[Update]) -> None:
+        """Take further entries of a snapshot, which are older than those that are there.
+
+        Args:
+            entries: The entries; they replace those of the same name.
+            updates: What came after these entries were read, in order.
+        """
+        page = self._read(entries)
+        for event, data, numbered in updates:
+            if isinstance(data, dict) and data.get(self._key) in page:
+                self._apply(page, event, data, numbered=numbered)
+        merged = {**page, **self._entries, **page}
+        self._entries.clear()
+        self._entries.update(merged)
 
     def _is_outlasted(self, name: str, data: Entry) -> bool:
         end = self._ends.get(name)
@@ -75,16 +98,20 @@ class Entries:
             Whether it was merged; not if it names no entry, or is out of date.
         """
         name = data.get(self._key) if isinstance(data, dict) else None
-        if not isinstance(name, str):
+        if not isinstance(name, str) or not self._apply(self._entries, event, data, numbered=numbered):
             return False
-        before = self._entries.get(name)
+        self._forget_beyond_limit(name)
+        return True
+
+    def _apply(self, entries: dict[str, Entry], event: str, data: dict[str, Any], *, numbered: bool) -> bool:
+        name = data[self._key]
+        before = entries.get(name)
         if before is not None and _is_of_new_run(before, event, data, numbered=numbered):
             before = None
         is_outdated = not numbered and before is not None and _is_outdated(before, event, data)
         if is_outdated or self._is_outlasted(name, data):
             return False
-        self._entries[name] = _merge(before, event, _without_position(data))
-        self._forget_beyond_limit(name)
+        entries[name] = _merge(before, event, _without_position(data))
         return True
 
     def _forget_beyond_limit(self, newest: str) -> None:

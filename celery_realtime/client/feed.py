@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from celery_realtime.backoff import Backoff
-from celery_realtime.client.entries import Entries, Entry
+from celery_realtime.client.entries import Entry
 from celery_realtime.client.messages import Answer, Item, items_of, read_answer, refusal_in
 from celery_realtime.client.ordering import EventOrder
-from celery_realtime.client.protocol import ENTRY_EVENTS, HIDDEN_EVENT, RESYNC_EVENT, TRANSIENT_CODES, WORKFLOW_EVENT
+from celery_realtime.client.pages import Pages
+from celery_realtime.client.project_state import ProjectState
+from celery_realtime.client.protocol import RESYNC_EVENT, TRANSIENT_CODES
 from celery_realtime.client.timers import Timers, spread
 from celery_realtime.clocks import time
-from celery_realtime.logs import RateLimitedLogger
-
-logger = logging.getLogger(__name__)
 
 ACK_TIMEOUT = 5.0
 GAP_TIMEOUT = 0.25
@@ -40,7 +38,8 @@ class FeedOptions:
             or ``state``.
         since: Where to begin, of a :class:`~celery_realtime.jobs.handle.JobHandle`.
         batch: Whether events come as lists.
-        max_jobs: Beyond so many, jobs and workflows that have ended are forgotten, the oldest first.
+        max_jobs: Beyond so many, jobs and workflows that have ended are forgotten, the oldest first, and no further
+            jobs of a snapshot are asked for.
         ack_timeout: Seconds to wait for an answer before the server is asked again.
         first_pause: Seconds until the first retry; doubled each time, up to ``LONGEST_PAUSE``.
         clock: Returns the time in seconds.
@@ -50,7 +49,7 @@ class FeedOptions:
     on_change: OnChange = lambda _feed, _reason: None
     since: Mapping[str, Any] | None = None
     batch: bool = False
-    max_jobs: int = 2000
+    max_jobs: int = 5000
     ack_timeout: float = ACK_TIMEOUT
     first_pause: float = FIRST_PAUSE
     clock: Callable[[], float] = time.monotonic
@@ -63,6 +62,8 @@ class Feed:
         project_id: The project.
         ask: ``(number, request)``: sends a request for a subscription.
         options: Callbacks, and where and how to begin.
+        ask_page: ``(number, request)``: sends a request for further jobs, which :meth:`page_answered` gets with the
+            number; None for never asking.
 
     Attributes:
         state: ``subscribing``, ``subscribed``, ``stale`` or ``refused``.
@@ -71,28 +72,28 @@ class Feed:
         workflows: The latest state of each workflow, by the id of its first job.
     """
 
-    def __init__(self, project_id: str, ask: Ask, options: FeedOptions | None = None) -> None:
+    def __init__(
+        self, project_id: str, ask: Ask, options: FeedOptions | None = None, *, ask_page: Ask | None = None
+    ) -> None:
         self._options = options or FeedOptions()
         self.project_id = project_id
         self.state = "subscribing"
         self.error: dict[str, str] | None = None
-        self._jobs = Entries("job_id", self._options.max_jobs)
-        self._workflows = Entries("root_id", self._options.max_jobs)
-        self.jobs: Mapping[str, Entry] = self._jobs.view
-        self.workflows: Mapping[str, Entry] = self._workflows.view
+        self._shown = ProjectState(self, self._options)
+        self.jobs: Mapping[str, Entry] = self._shown.jobs.view
+        self.workflows: Mapping[str, Entry] = self._shown.workflows.view
         self._send_request = ask
+        self._pages = Pages(project_id, ask_page)
         self._order = EventOrder(self._options.since)
         self._timers = Timers(self._options.clock)
         self._backoff = Backoff(self._options.first_pause, LONGEST_PAUSE)
-        self._log = RateLimitedLogger(logger)
         #: How many requests have been sent, which numbers them.
         self.requests = 0
         #: Ask once more after the answer that is awaited.
         self._ask_again_later = False
-        self._connected = False
+        self._connected = self._closed = False
         #: There has been a snapshot.
         self._began = False
-        self._closed = False
         self._last_event_at = 0.0
         self._reset()
 
@@ -103,6 +104,7 @@ class Feed:
         self._live = False
         self._backoff.reset()
         self._timers.clear()
+        self._pages.drop()
 
     @property
     def epoch(self) -> str | None:
@@ -136,9 +138,8 @@ class Feed:
     def close(self) -> None:
         """Call no callback any more."""
         self._closed = True
+        self._shown.close()
         self._reset()
-
-    # -- time ---------------------------------------------------------------------------------------------------
 
     @property
     def wakes_at(self) -> float | None:
@@ -164,6 +165,7 @@ class Feed:
         if self._closed or not self._connected:
             return
         self._timers.clear()
+        self._pages.drop()
         self.requests += 1
         self._awaited = number = self.requests
         self._ask_again_later = False
@@ -206,6 +208,8 @@ class Feed:
         self._watch_hole()
         if self._ask_again_later:
             self._ask_again()
+        else:
+            self._read_on()
 
     def refused(self, error: dict[str, Any] | None) -> None:
         """Note that the server has refused the connection, or the subscription.
@@ -237,10 +241,25 @@ class Feed:
             self._sort(item)
 
     def _load(self, answer: Answer, *, anew: bool = False) -> None:
-        self._began = True
-        self._jobs.replace(answer.jobs, anew=anew)
-        self._workflows.replace(answer.workflows)
-        self._call(self._options.on_change, self, "snapshot")
+        self._began, self._pages.next = True, answer.next
+        self._shown.load(answer, anew=anew)
+
+    def _read_on(self) -> None:
+        """Ask for the next page of a snapshot; without an answer of use, the subscription goes on from there."""
+        if self._live and self._pages.are_left and len(self.jobs) < self._options.max_jobs:
+            self._timers.set("page", self._options.ack_timeout, self._ask)
+            self._pages.ask()
+
+    def page_answered(self, number: int, answer: Any) -> None:
+        """Take the answer to a request for further jobs; None if there is none."""
+        self._pages.answered(number, answer, self.epoch)
+        self._take_page()
+
+    def _take_page(self) -> None:
+        if (page := self._pages.take(self.offset)) is not None:
+            self._timers.cancel("page")
+            self._shown.insert(*page)
+            self._read_on()
 
     def heard(self, name: str, data: Any) -> None:
         """Take an event that the client received, of whatever project."""
@@ -269,6 +288,7 @@ class Feed:
         for due in self._order.insert(item):
             self._timers.cancel("gap")  # the next hole gets a timer of its own
             self._deliver(due, numbered=True)
+        self._take_page()
         self._watch_hole()
 
     def _watch_hole(self) -> None:
@@ -277,27 +297,11 @@ class Feed:
         elif self.held_offsets and self._live and not self._awaited and "gap" not in self._timers:
             self._timers.set("gap", GAP_TIMEOUT, self._ask)
 
-    # -- passing on ---------------------------------------------------------------------------------------------
-
     def _deliver(self, item: Item, *, numbered: bool) -> None:
-        name, data = item.event, item.data
-        if name == HIDDEN_EVENT:
-            return
-        if name not in ENTRY_EVENTS:
-            self._call(self._options.on_event, name, data)
-            return
-        kind, entries = ("workflows", self._workflows) if name == WORKFLOW_EVENT else ("jobs", self._jobs)
-        if entries.update(name, data, numbered=numbered):
-            self._call(self._options.on_event, name, data)
-            self._call(self._options.on_change, self, kind)
+        self._pages.note(item, numbered=numbered)
+        self._shown.deliver(item, numbered=numbered)
 
     def _set_state(self, state: str, error: dict[str, str] | None) -> None:
         if (state, error) != (self.state, self.error):
             self.state, self.error = state, error
-            self._call(self._options.on_change, self, "state")
-
-    def _call(self, callback: Callable[..., Any], *args: Any) -> None:
-        """Call a user's function, whose failure must not cost it the next event."""
-        if not self._closed:
-            with self._log.suppressing("a callback for project %s failed and misses this call", self.project_id):
-                callback(*args)
+            self._shown.changed("state")

@@ -27,6 +27,7 @@ class Answer(NamedTuple):
         events: What was missed.
         jobs: The jobs of the snapshot, as they came.
         workflows: The workflows of the snapshot, as they came.
+        next: Where to read on for further jobs; None if there are no others.
     """
 
     epoch: str | None
@@ -35,6 +36,23 @@ class Answer(NamedTuple):
     events: list[Item]
     jobs: Any
     workflows: Any
+    next: str | None
+
+
+class Page(NamedTuple):
+    """Further jobs of a snapshot.
+
+    Args:
+        epoch: Of the project's history.
+        offset: The last event that the page covers.
+        jobs: The jobs, as they came.
+        next: Where to read on; None if nothing is left.
+    """
+
+    epoch: str
+    offset: int
+    jobs: Any
+    next: str | None
 
 
 def _position_in(fields: Mapping[str, Any]) -> tuple[str, int] | tuple[None, None]:
@@ -86,7 +104,22 @@ def read_answer(answer: Any) -> Answer | None:
     first = (offset or 0) - len(events) + 1
     items = [Item(item["event"], item.get("data"), epoch, number) for number, item in enumerate(events, first)]
     recovered = bool(answer.get("recovered")) and epoch is not None
-    return Answer(epoch, offset, recovered, items, answer.get("jobs"), answer.get("workflows"))
+    return Answer(epoch, offset, recovered, items, answer.get("jobs"), answer.get("workflows"), _next_in(answer))
+
+
+def read_page(answer: Any) -> Page | None:
+    """Return an answer that has further jobs, and says as of when; else None."""
+    if not isinstance(answer, dict) or not answer.get("ok"):
+        return None
+    epoch, offset = _position_in(answer)
+    if epoch is None or offset is None:
+        return None
+    return Page(epoch, offset, answer.get("jobs"), _next_in(answer))
+
+
+def _next_in(answer: Mapping[str, Any]) -> str | None:
+    place = answer.get("next")
+    return place if isinstance(place, str) and place else None
 
 
 def refusal_in(answer: Any) -> dict[str, Any] | None:

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 SUBSCRIBE = "subscribe_project"
 UNSUBSCRIBE = "unsubscribe_project"
+READ_JOBS = "read_jobs"
 
 #: A subscription wakes up every second; without a turn for so many it stands still.
 LONGEST_TURN = 30.0
@@ -51,7 +52,7 @@ class _Subscription(ABC):
 
     def __init__(self, client: Any, project_id: object, *, namespace: str, options: FeedOptions) -> None:
         self.namespace = namespace
-        self.feed = Feed(str(project_id), self._ask, options)
+        self.feed = Feed(str(project_id), self._ask, options, ask_page=self._ask_page)
         #: The record of the background loop that watches the time and the connection.
         self.loop = BackgroundLoop("client-subscription", logger, LONGEST_TURN)
         self._client = client
@@ -64,8 +65,14 @@ class _Subscription(ABC):
         """Guard a change of the feed, and see to its timers afterwards."""
 
     @abstractmethod
-    def _ask(self, number: int, request: dict[str, Any]) -> None:
+    def _send(self, event: str, request: dict[str, Any], answered: Callable[[Any], None]) -> None:
         """Send a request of the feed's."""
+
+    def _ask(self, number: int, request: dict[str, Any]) -> None:
+        self._send(SUBSCRIBE, request, lambda answer: self.feed.answered(number, answer))
+
+    def _ask_page(self, number: int, request: dict[str, Any]) -> None:
+        self._send(READ_JOBS, request, lambda answer: self.feed.page_answered(number, answer))
 
     @property
     def _pause(self) -> float:
@@ -78,12 +85,12 @@ class _Subscription(ABC):
         if self.namespace in self._client.namespaces:
             self.connected()
 
-    def _answered(self, number: int, answer: Any) -> None:
-        with self._turn():
-            self.feed.answered(number, answer)
+    def _acknowledgement(self, answered: Callable[[Any], None]) -> Callable[..., None]:
+        def acknowledged(*answer: Any) -> None:
+            with self._turn():
+                answered(answer[0] if answer else None)
 
-    def _acknowledgement(self, number: int) -> Callable[..., None]:
-        return lambda *answer: self._answered(number, answer[0] if answer else None)
+        return acknowledged
 
     def connected(self) -> None:
         """Note that the client has connected."""
@@ -119,7 +126,7 @@ class ProjectSubscription(_Subscription):
             it has been replaced, else ``jobs``, ``workflows`` or ``state``.
         namespace: The Socket.IO namespace.
         **options: ``since``, the position to begin at, of a :class:`~celery_realtime.jobs.handle.JobHandle`; ``batch``,
-            whether events come as lists; ``max_jobs``, beyond which jobs that have ended are forgotten, 2000;
+            whether events come as lists; ``max_jobs``, beyond which jobs that have ended are forgotten, 5000;
             ``ack_timeout``, seconds to wait for an answer, 5; ``first_pause``, seconds until the first retry, 0.5.
 
     Attributes:
@@ -151,9 +158,9 @@ class ProjectSubscription(_Subscription):
             yield
             self._condition.notify_all()
 
-    def _ask(self, number: int, request: dict[str, Any]) -> None:
+    def _send(self, event: str, request: dict[str, Any], answered: Callable[[Any], None]) -> None:
         with contextlib.suppress(NotConnected):  # if the connection has just ended, the next one asks again
-            self._client.emit(SUBSCRIBE, request, self.namespace, callback=self._acknowledgement(number))
+            self._client.emit(event, request, self.namespace, callback=self._acknowledgement(answered))
 
     def _keep_time(self) -> None:
         while not self._closed:
@@ -228,12 +235,12 @@ class AsyncProjectSubscription(_Subscription):
         yield
         self._set_timer()
 
-    def _ask(self, number: int, request: dict[str, Any]) -> None:
-        self._start(self._emit(request, self._acknowledgement(number)))
+    def _send(self, event: str, request: dict[str, Any], answered: Callable[[Any], None]) -> None:
+        self._start(self._emit(event, request, self._acknowledgement(answered)))
 
-    async def _emit(self, request: dict[str, Any], acknowledgement: Callable[..., None]) -> None:
+    async def _emit(self, event: str, request: dict[str, Any], acknowledgement: Callable[..., None]) -> None:
         with contextlib.suppress(NotConnected):  # if the connection has just ended, the next one asks again
-            await self._client.emit(SUBSCRIBE, request, self.namespace, callback=acknowledgement)
+            await self._client.emit(event, request, self.namespace, callback=acknowledgement)
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = self._event_loop.create_task(coroutine)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -37,6 +37,32 @@ _COUNTS = ("total", "queued", "running", "done", "failed", "share", "progress", 
 _HIDDEN_COUNTS = ("share", "updated")
 
 
+_Score = Annotated[str, msgspec.Meta(pattern=r"^([0-9]{1,20}(\.[0-9]{1,20})?)?\Z")]
+_Place = tuple[_Score, str]
+
+
+class _Page(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Where to read on, as ``read.lua`` has it: it comes back from clients, which may send anything."""
+
+    first_offset: _Score
+    first_time: _Score
+    section: Literal[1, 2, 3]
+    place: _Place
+    ended_place: _Place
+
+
+_page = msgspec.json.Decoder(_Page)
+
+
+def check_page(text: str) -> bytes:
+    """Return the place to read on at, if a text is one.
+
+    Raises:
+        ValueError: It is none.
+    """
+    return msgspec.json.encode(_page.decode(text))
+
+
 class Snapshot(msgspec.Struct, frozen=True):
     """What a subscriber receives first.
 
@@ -48,6 +74,7 @@ class Snapshot(msgspec.Struct, frozen=True):
         jobs_total: How many there are; when ``jobs`` has fewer, it has the live ones, and of them the latest, first.
         workflows: The counts of every workflow of more than one job.
         events: ``{event, data}`` of what was missed, in order; empty unless ``recovered``.
+        next: Where to read on for the jobs that are not among these; None if there are no others.
     """
 
     epoch: str
@@ -57,11 +84,12 @@ class Snapshot(msgspec.Struct, frozen=True):
     jobs_total: int
     workflows: list[dict[str, Any]]
     events: list[dict[str, Any]]
+    next: str | None = None
 
     @classmethod
     def of_reply(cls, project_id: str, reply: list[Any]) -> Snapshot:
         """Return what the reply of ``read.lua`` says of a project; entries that cannot be read are left out."""
-        epoch, offset, is_complete, missed, job_entries, jobs_total, flows, ids = reply
+        epoch, offset, is_complete, missed, job_entries, jobs_total, flows, ids, next_page = reply
         word = epoch.decode(errors="replace")
         described = zip(reversed(ids), reversed(job_entries), strict=True)
         jobs = [decode_job(entry, name.decode(errors="replace"), project_id) for name, entry in described if entry]
@@ -75,6 +103,7 @@ class Snapshot(msgspec.Struct, frozen=True):
             jobs_total=jobs_total,
             workflows=_decode_workflows(project_id, flows),
             events=events or [],
+            next=next_page.decode(errors="replace") or None,
         )
 
 

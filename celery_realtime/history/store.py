@@ -28,7 +28,7 @@ from celery_realtime.history.leases import Leases, StepsBehind, nothing_behind
 from celery_realtime.history.lua import OUTAGES, Command, Runner, Script, call, command
 from celery_realtime.history.marks import Marks
 from celery_realtime.history.places import Places
-from celery_realtime.history.snapshot import Snapshot, decode_event, decode_job, decode_run
+from celery_realtime.history.snapshot import Snapshot, check_page, decode_event, decode_job, decode_run
 from celery_realtime.history.watches import Watches
 from celery_realtime.logs import RateLimitedLogger, describe
 from celery_realtime.urls import RedisAddress, is_sentinel, redact
@@ -162,16 +162,32 @@ class History:
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
-        epoch = new_epoch()
-        arguments = [
-            *(epoch, since_epoch, since_offset, min(MAX_RECOVERED, self._size)),
-            *(max(1, int(self._ttl)), min(ENDED_TTL, self._ttl), self._size, most_jobs, most_bytes),
-        ]
-        read = call(_READ, self.keys.project_and_begun(project_id), arguments)
+        epoch, read = self._reading(project_id, (since_epoch, since_offset), most_jobs, most_bytes)
         snapshot = Snapshot.of_reply(project_id, self._runner.run(read))
         if (snapshot.epoch, snapshot.offset) == (epoch, 0):
             return self._begin(project_id, read) or snapshot
         return snapshot
+
+    def read_on(self, project_id: str, page: str, most_jobs: int = MAX_SNAPSHOT) -> Snapshot:
+        """Return further jobs of a project, as of ``offset``, without workflows and events.
+
+        Args:
+            project_id: The project.
+            page: Where to read on: ``next`` of its snapshot, or of the page before this one.
+            most_jobs: Most jobs; of more than ``MAX_ANSWER`` bytes only the first ones, and at least one.
+
+        Raises:
+            ValueError: ``page`` is no such place.
+            redis.RedisError: Redis cannot be reached.
+        """
+        _, read = self._reading(project_id, ("", -1), most_jobs, MAX_ANSWER, check_page(page))
+        return Snapshot.of_reply(project_id, self._runner.run(read))
+
+    def _reading(self, project_id: str, position: tuple[str, int], *limits: Any) -> tuple[str, Command]:
+        """Return what reads a project, and the epoch in which it is to go on if a part of it is lost."""
+        epoch, since = new_epoch(), (*position, min(MAX_RECOVERED, self._size))
+        arguments = [epoch, *since, max(1, int(self._ttl)), min(ENDED_TTL, self._ttl), self._size, *limits]
+        return epoch, call(_READ, self.keys.project_and_begun(project_id), arguments)
 
     def _begin(self, project_id: str, read: Command) -> Snapshot | None:
         """Read again once this Redis has what tells the epochs of projects that have not begun; None if it is full."""

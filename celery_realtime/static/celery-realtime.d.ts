@@ -92,10 +92,10 @@ export interface Snapshot {
 
 /**
  * Why `onChange` is called. `snapshot`: all jobs and workflows have been replaced, and events may have been missed
- * (`recovered: false`). `jobs`, `workflows`: the entry `key` has changed. `state`: only `state` or `error` has.
+ * (`recovered: false`), or further jobs of a large project have come (`recovered: true`). `jobs`, `workflows`: the entry `key` has changed. `state`: only `state` or `error` has.
  */
 export type Change =
-  | { readonly reason: "snapshot"; readonly recovered: false }
+  | { readonly reason: "snapshot"; readonly recovered: boolean }
   | { readonly reason: "jobs" | "workflows"; readonly key: string }
   | { readonly reason: "state" };
 
@@ -135,7 +135,7 @@ export interface Options {
   firstPause?: number;
   /** Longest pause between two retries, in milliseconds; 10000. */
   longestPause?: number;
-  /** Beyond this many jobs, those that have ended are dropped, oldest first; 2000. Workflows likewise. */
+  /** Beyond this many jobs, those that have ended are dropped, oldest first; 5000. Workflows likewise. A snapshot is read up to there. */
   maxJobs?: number;
 }
 

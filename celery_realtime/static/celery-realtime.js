@@ -11,7 +11,7 @@ const OURS = {
 };
 const MAX_HELD = 2000;
 const DEFAULTS = {
-  ackTimeout: 5000, gapTimeout: 250, checkInterval: 30000, firstPause: 500, longestPause: 10000, maxJobs: 2000,
+  ackTimeout: 5000, gapTimeout: 250, checkInterval: 30000, firstPause: 500, longestPause: 10000, maxJobs: 5000,
 };
 
 const shares = new WeakMap(); // socket -> project -> { users, leaving }
@@ -26,7 +26,7 @@ class ProjectSubscription {
   _listeners = new Set();
   _timers = {};
   _waiting = new Map(); // offset -> an event above a hole
-  _early = []; // until the next answer
+  _early = [];
   _foreign = new Set(); // epochs asked about, or over
   _past = new Map(); // jobs of epochs that are over
 
@@ -85,7 +85,7 @@ class ProjectSubscription {
   }
 
   _reset() {
-    this._asking = null; // the request under way
+    this._asking = this._reading = null; // requests under way
     this._live = false;
     this._pause = 0;
     this._clear();
@@ -99,9 +99,10 @@ class ProjectSubscription {
     else this._after("check", checkInterval * (0.75 + Math.random() / 2), this._check);
   };
 
-  _ask() {
+  _ask = () => {
     if (this._closed || !this._socket.connected) return;
     this._clear();
+    this._reading = null;
     const { ackTimeout, batch } = this._options;
     if (this._share.leaving?.id === this._socket.id) return this._after("retry", ackTimeout, () => left(this._share));
     const request = (this._asking = { project_id: this.projectId });
@@ -111,7 +112,7 @@ class ProjectSubscription {
     const answered = (answer) => this._answered(request, answer);
     this._after("ack", ackTimeout, answered);
     this._socket.emit("subscribe_project", request, answered);
-  }
+  };
 
   // Unsubscribed, a request is due anyway, or in vain.
   _askAgain() {
@@ -132,7 +133,7 @@ class ProjectSubscription {
     if (recovered && epoch && epoch === this.epoch) {
       let place = offset - events.length;
       for (const item of events) this._place({ ...item, offset: ++place });
-      if (!this._began) this._load(answer); // the events began with a handle
+      if (!this._began) this._load(answer);
     } else if (!this._began || epoch !== this.epoch || offset > this.offset) {
       this._early.push(...this._waiting.values());
       this._waiting.clear();
@@ -142,11 +143,36 @@ class ProjectSubscription {
       this._load(answer);
     }
     for (const item of this._early.splice(0)) this._sort(item);
-    if (!this._live) return; // a callback has closed it
+    if (!this._live) return; // closed
     if (this.state !== "subscribed") this._set({ state: "subscribed", error: null });
     this._check();
     this._watchHole();
     if (this._again) this._askAgain();
+    else this._readOn();
+  }
+
+  // A page includes what came before it.
+  _readOn() {
+    const { projectId: project_id, _next: from, _options: { ackTimeout, maxJobs } } = this;
+    if (!from || !this._live || this._snapshot.jobs.size >= maxJobs) return;
+    const reading = (this._reading = { recent: [] });
+    this._after("page", ackTimeout, this._ask);
+    this._socket.emit("read_jobs", { project_id, from }, (page) => {
+      if (page?.ok && page.epoch === this.epoch) reading.page = page;
+      this._takePage();
+    });
+  }
+
+  _takePage() {
+    const { page, recent } = this._reading ?? {};
+    if (!page?.offset || page.offset > this.offset) return;
+    this._clear(["page"]);
+    this._reading = null;
+    this._next = page.next;
+    const jobs = this._byId(page.jobs, "job_id");
+    for (const item of recent) if (!(item.offset <= page.offset) && jobs.has(item.data.job_id)) this._deliver(item, jobs);
+    this._set({ jobs: new Map([...jobs, ...this._snapshot.jobs, ...jobs]) }, { reason: "snapshot", recovered: true });
+    this._readOn();
   }
 
   _refused(reason) {
@@ -155,16 +181,21 @@ class ProjectSubscription {
     this._live = false;
     this._clear();
     this._pause = Math.min(this._pause * 2 || this._options.firstPause, this._options.longestPause);
-    if (passing) this._after("retry", this._pause * (0.5 + Math.random() / 2), () => this._ask());
+    if (passing) this._after("retry", this._pause * (0.5 + Math.random() / 2), this._ask);
     this._set({ state: passing ? "stale" : "refused", error });
     for (const user of this._share.users) user._askAgain(); // the socket may be out of the room
   }
 
   _load(answer) {
     this._began = true;
-    const [jobs, workflows] = [byId(answer.jobs, "job_id"), byId(answer.workflows, "root_id")];
-    for (const [id, job] of jobs) if (precedes(job, this._past.get(id))) jobs.delete(id);
+    this._next = answer.next;
+    const [jobs, workflows] = [this._byId(answer.jobs, "job_id"), this._byId(answer.workflows, "root_id")];
     this._set({ jobs, workflows, jobsTotal: answer.jobs_total ?? jobs.size }, { reason: "snapshot", recovered: false });
+  }
+
+  _byId(list, id) {
+    const entries = itemsOf(list, id).filter((entry) => !precedes(entry, this._past.get(entry[id])));
+    return new Map(entries.map((entry) => [entry[id], Object.freeze(entry)]));
   }
 
   _listener = (name, payload) => {
@@ -189,7 +220,7 @@ class ProjectSubscription {
     if (numbered && !foreign) return this._place(item);
     if (foreign && !this._foreign.has(epoch)) this._askAgain();
     if (foreign) this._foreign.add(epoch);
-    if (!numbered || this.epoch === null) this._deliver(item, true);
+    if (!numbered || this.epoch === null) this._deliver({ ...item, unnumbered: true });
   }
 
   _place(item) {
@@ -197,9 +228,10 @@ class ProjectSubscription {
     this._waiting.set(item.offset, item);
     for (let next; (next = this._waiting.get(this.offset + 1)); ) {
       this._waiting.delete(++this.offset);
-      this._clear(["gap"]); // the next hole has its own
+      this._clear(["gap"]);
       this._deliver(next);
     }
+    this._takePage();
     this._watchHole();
   }
 
@@ -209,22 +241,26 @@ class ProjectSubscription {
       this._waiting.clear();
       this._askAgain();
     } else if (size && this._live && !this._asking && !this._timers.gap) {
-      this._after("gap", this._options.gapTimeout, () => this._ask());
+      this._after("gap", this._options.gapTimeout, this._ask);
     }
   }
 
-  _deliver({ event, data }, unnumbered) {
+  _deliver(item, page) {
+    const { event, data, unnumbered } = item;
     if (!OURS[event]) return this._call(this._options.onEvent, event, data, this);
     const [callback, kind, id, merge] = OURS[event];
     const key = data?.[id];
     if (typeof key !== "string") return;
-    const current = this._snapshot[kind];
+    if (kind === "jobs" && this._reading?.recent.push(item) > MAX_HELD) this._reading = null;
+    const current = page ?? this._snapshot[kind];
     const known = current.get(key);
-    const before = data.new_run || (!unnumbered && isFinal(known)) ? undefined : known; // another run begins clean
+    const before = data.new_run || (!unnumbered && isFinal(known)) ? undefined : known;
     if (precedes(data, this._past.get(key)) || (unnumbered && before && isOld(before, event, data))) return;
     const { epoch, offset, new_run, ...entry } = merge(before, data);
-    const entries = this._unseen.has(current) ? current : new Map(current);
-    this._unseen.add(entries.set(key, Object.freeze(entry)));
+    const entries = page || this._unseen.has(current) ? current : new Map(current);
+    entries.set(key, Object.freeze(entry));
+    if (page) return;
+    this._unseen.add(entries);
     if (entries.size > this._options.maxJobs) forgetOne(entries, key);
     this._set({ [kind]: entries }, { reason: kind, key });
     this._call(this._options[callback], data, this);
@@ -299,9 +335,7 @@ function precedes(data, end) {
   return isFinal(end) && !(RANK[data.status] > 1) && data.attempt <= end.attempt && data.timestamp <= end.timestamp;
 }
 
-// A server may leave out anything.
 const itemsOf = (list, id) => (Array.isArray(list) ? list : []).filter((item) => typeof item?.[id] === "string");
-const byId = (list, id) => new Map(itemsOf(list, id).map((entry) => [entry[id], Object.freeze(entry)]));
 const isPosition = (epoch, offset) => typeof epoch === "string" && Number.isInteger(offset);
 
 function progressOf({ progress = null, message = null, current = null, total = null } = {}) {

@@ -214,7 +214,8 @@ def of_one_job(snapshot: dict[str, Any], job_id: str, state: dict[str, Any] | No
     """Return the part of a project's snapshot that is about one job."""
     jobs = [] if state is None else [state]
     missed = [item for item in snapshot["events"] if _is_about(item, job_id)]
-    return {**snapshot, "jobs": jobs, "jobs_total": len(jobs), "workflows": [], "events": missed}
+    position = {name: value for name, value in snapshot.items() if name != "next"}
+    return {**position, "jobs": jobs, "jobs_total": len(jobs), "workflows": [], "events": missed}
 
 
 def _is_about(item: dict[str, Any], job_id: str) -> bool:

@@ -8,6 +8,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from celery_realtime.exceptions import SubscribeError
+from celery_realtime.history.snapshot import check_page
 from celery_realtime.rooms import normalise_project_id, rooms_of
 
 MAX_JOB_ID = 255
@@ -98,6 +99,20 @@ def since_of(data: dict[str, Any]) -> Since | None:
         return msgspec.convert(data["since"], Since)
     except msgspec.ValidationError as error:
         raise SubscribeError(f"since must be {{epoch, offset}}: {error}", "bad_request") from None
+
+
+def page_of(data: dict[str, Any]) -> str:
+    """Return where a client wants to read on for the jobs of a project.
+
+    Raises:
+        SubscribeError: It does not say, or it is no such place.
+    """
+    page = data.get("from")
+    try:
+        check_page(page if isinstance(page, str) else "")
+    except ValueError:
+        raise SubscribeError("from must be the next of the answer before", "bad_request") from None
+    return str(page)
 
 
 def token_of(environ: dict[str, Any], given: Any) -> Any:

@@ -22,6 +22,7 @@ from celery_realtime.web.answers import AnswerBudget, Sender
 from celery_realtime.web.connects import Arriving, ConnectTurns
 from celery_realtime.web.decisions import Decision
 from celery_realtime.web.doubts import Doubts
+from celery_realtime.web.further_jobs import FurtherJobs
 from celery_realtime.web.gate import Gate
 from celery_realtime.web.housekeeping import Housekeeper
 from celery_realtime.web.in_turn import KIND_OF, KINDS, OVERFULL, InTurn, first_of
@@ -44,14 +45,15 @@ logger = logging.getLogger(__name__)
 
 Authenticate = Callable[[Any, dict[str, Any]], Any]
 Authorize = Callable[[Any, str], Any]
-Read = Callable[[str, str, int], Any]
+Read = Callable[[Any, str, int], Any]
+ReadOn = Callable[[str, str], Any]
 
 #: Stands in a handler's arguments where the client asked for no acknowledgement; no client can send it.
 NO_ACKNOWLEDGEMENT = object()
 
 #: The events of clients that are answered, each by the method ``on_...`` of its name.
 REQUESTS = (
-    *("subscribe_project", "unsubscribe_project", "subscribe_job", "unsubscribe_job"),
+    *("subscribe_project", "unsubscribe_project", "subscribe_job", "unsubscribe_job", "read_jobs"),
     *("get_result", "cancel_job", "refresh_token"),
 )
 
@@ -82,11 +84,13 @@ class Sources(msgspec.Struct, frozen=True):
         read: ``(project_id, epoch, offset) -> snapshot``, where there is a history.
         jobs: Answers questions about single jobs, where something can.
         revocations: Tokens that open a project no more.
+        read_on: ``(project_id, page) -> snapshot``, further jobs, where there is a history.
     """
 
     read: Read | None = None
     jobs: JobRequests | None = None
     revocations: Revocations = msgspec.field(default_factory=Revocations)
+    read_on: ReadOn | None = None
 
 
 class Client(msgspec.Struct, frozen=True):
@@ -135,27 +139,24 @@ class SocketIOEventHandlers:
         self.namespace = settings.namespace
         self._secret_key = settings.secret_key
         self._manager: ClientManager = manager or StockManager()
-        self._clients = _clients_of(server, settings, self._manager)
+        manager = self._manager
+        self._clients = clients = _clients_of(server, settings, manager)
         around, audience = rules.around, rules.audience and rules.around(rules.audience)
         access = Access(around(rules.authorize or self._validate_project_access), audience, sources.revocations)
         self._revocations = sources.revocations
-        self._admission = Admission(self._clients, self._identification(rules), access, self._revocations)
+        self._admission = Admission(clients, self._identification(rules), access, self._revocations)
         may_cancel = around(rules.authorize_cancel or self._validate_cancel_access)
-        self._jobs = SingleJobs(
-            sources.jobs, self._clients, access=access, authorize_cancel=may_cancel, manager=self._manager
-        )
-        read = None if sources.read is None else type(self)._share(_reviewed(sources.read, self._manager))
-        manager = self._manager
-        self._subscriptions = Subscriptions(self._clients, access=access, jobs=self._jobs, manager=manager, read=read)
+        self._jobs = SingleJobs(sources.jobs, clients, access=access, authorize_cancel=may_cancel, manager=manager)
+        read, read_on = _readers(sources, type(self)._share, manager)
+        self._subscriptions = Subscriptions(clients, access=access, jobs=self._jobs, manager=manager, read=read)
+        self._further_jobs = FurtherJobs(clients, access=access, manager=manager, read_on=read_on)
         self._gate = Gate(server, settings)
         owner_of, longest = self._gate.owner_of, settings.max_request
         self._in_turn = InTurn(Turns(KINDS), owner_of, max_request=longest, lane=self._lane, start=self._start)
         self._gate.on_gone(self._in_turn.forget)
         self._connects = ConnectTurns(server, self._gate.on_gone)
-        self._doubts = Doubts(
-            self._clients, self._manager, access=access, revocations=self._revocations, begin=self._begin
-        )
-        self._orders = Orders(self._clients, self._revocations, self._doubts, self._manager.slow_clients)
+        self._doubts = Doubts(clients, manager, access=access, revocations=self._revocations, begin=self._begin)
+        self._orders = Orders(clients, self._revocations, self._doubts, manager.slow_clients)
         #: Ends expired tokens, silent connections and slow clients.
         self.housekeeper = Housekeeper(
             server, type(self)._run, clients=self._clients, manager=self._manager, doubts=self._doubts, gate=self._gate
@@ -335,6 +336,10 @@ class SocketIOEventHandlers:
         """Unsubscribe a client from one job; return the acknowledgement."""
         return self._acknowledge(sid, self._subscriptions.unsubscribe_job(sid, data))
 
+    def on_read_jobs(self, sid: str, data: Any = None, *_: Any) -> Any:
+        """Return further jobs of a project that a client is subscribed to, in the acknowledgement."""
+        return self._acknowledge(sid, self._further_jobs.read_jobs(sid, data))
+
     def on_get_result(self, sid: str, data: Any = None, *_: Any) -> Any:
         """Return how a job ended, from the result backend, in the acknowledgement."""
         return self._acknowledge(sid, self._jobs.result(sid, data))
@@ -347,9 +352,8 @@ class SocketIOEventHandlers:
         """Let a client stay that shows a new token; return the acknowledgement."""
         return self._acknowledge(sid, self._admission.refresh(sid, data, self._environ_of))
 
-    def _environ_of(self, sid: str) -> dict[str, Any] | None:
-        environ: dict[str, Any] | None = self.server.get_environ(sid, namespace=self.namespace)
-        return environ
+    def _environ_of(self, sid: str) -> Any:
+        return self.server.get_environ(sid, namespace=self.namespace)
 
     def _acknowledge(self, sid: str, decision: Decision[dict[str, Any]]) -> Any:
         return self._run(self._clients.sender.acknowledge(sid, decision))
@@ -365,13 +369,27 @@ def _clients_of(server: Any, settings: Settings, manager: ClientManager) -> Clie
     )
 
 
-def _reviewed(read: Read, manager: ClientManager) -> Read:
-    """Read without what is older than what this server has shown.
+def _readers(
+    sources: Sources, share: Callable[[Read], Callable[..., Any]], manager: ClientManager
+) -> tuple[Read | None, ReadOn | None]:
+    """Return what reads a project, and what reads on, where there is a history; each once for all that ask meanwhile.
 
-    Of a project only one read is under way (:mod:`~celery_realtime.web.shared_reads`), so that this server begins with
-    the oldest snapshot that a client is given, whichever of them is answered first.
+    Without what is older than what this server has shown. Of a project only one read is under way
+    (:mod:`~celery_realtime.web.shared_reads`), so that this server begins with the oldest snapshot that a client is
+    given, whichever of them is answered first.
     """
+    read, read_on = sources.read, sources.read_on
+    if read is None or read_on is None:
+        return None if read is None else share(_reviewed(read, manager)), None
 
+    def read_page(place: tuple[str, str], *_: Any) -> Any:
+        return manager.catch_up.review(place[0], read_on(*place))
+
+    pages = share(read_page)
+    return share(_reviewed(read, manager)), lambda project_id, page: pages((project_id, page), "", -1)
+
+
+def _reviewed(read: Read, manager: ClientManager) -> Read:
     def reviewed(project_id: str, *position: Any) -> Any:
         snapshot = read(project_id, *position)
         manager.catch_up.seed(project_id, snapshot.epoch, snapshot.offset)

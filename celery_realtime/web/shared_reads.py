@@ -6,7 +6,7 @@ import asyncio
 import bisect
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import msgspec
@@ -40,7 +40,7 @@ class Round:
         self._readings: dict[Position, Reading] = {}
         self._error: Exception | None = RuntimeError("the read that was shared was interrupted; try again")
 
-    def run(self, read: Read, project_id: str) -> None:
+    def run(self, read: Read, project_id: Hashable) -> None:
         """Read what answers all positions: a few times, however many epochs and offsets callers have made up."""
         try:
             self._read_all(read, project_id)
@@ -48,7 +48,7 @@ class Round:
         except Exception as error:  # noqa: BLE001 - it is raised again for each caller
             self._error = error
 
-    def _read_all(self, read: Read, project_id: str) -> None:
+    def _read_all(self, read: Read, project_id: Hashable) -> None:
         first = min(self.positions)
         snapshot = read(project_id, *first)
         current = {position for position in self.positions if position[0] == snapshot.epoch}
@@ -125,16 +125,16 @@ class SharedReads:
     would miss events.
 
     Args:
-        read: ``(project_id, epoch, offset) -> snapshot``.
+        read: ``(project_id, epoch, offset) -> snapshot``; in place of a project it may be a page of one.
     """
 
     def __init__(self, read: Read) -> None:
         self._read = read
         self._lock = threading.Lock()
-        self._next: dict[str, tuple[Round, threading.Event]] = {}
-        self._turns: dict[str, threading.Lock] = {}
+        self._next: dict[Hashable, tuple[Round, threading.Event]] = {}
+        self._turns: dict[Hashable, threading.Lock] = {}
 
-    def __call__(self, project_id: str, epoch: str, offset: int) -> Reading:
+    def __call__(self, project_id: Hashable, epoch: str, offset: int) -> Reading:
         """Return a snapshot that was read after this call began, as ``History.read`` of the history does."""
         with self._lock:
             leads = project_id not in self._next
@@ -147,7 +147,7 @@ class SharedReads:
             done.wait()
         return round_.answer(epoch, offset)
 
-    def _lead(self, project_id: str, turn: threading.Lock) -> None:
+    def _lead(self, project_id: Hashable, turn: threading.Lock) -> None:
         """Read for all; whatever ends this thread meanwhile, those that wait for it are answered."""
         round_, done = self._next[project_id]
         try:
@@ -158,7 +158,7 @@ class SharedReads:
             self._close(project_id, round_)
             done.set()
 
-    def _close(self, project_id: str, round_: Round) -> None:
+    def _close(self, project_id: Hashable, round_: Round) -> None:
         """Let callers from now on wait for the next round."""
         with self._lock:
             if self._next.get(project_id, (None,))[0] is round_:
@@ -166,7 +166,7 @@ class SharedReads:
             if len(self._turns) > MOST_TURNS:
                 self._turns = {name: turn for name, turn in self._turns.items() if turn.locked() or name in self._next}
 
-    def waiting(self, project_id: str) -> int:
+    def waiting(self, project_id: Hashable) -> int:
         """Return how many positions of a project the next read is to answer."""
         with self._lock:
             return len(self._next[project_id][0].positions) if project_id in self._next else 0
@@ -186,11 +186,11 @@ class AsyncSharedReads:
 
     def __init__(self, read: Read) -> None:
         self._read = read
-        self._next: dict[str, tuple[Round, asyncio.Event]] = {}
+        self._next: dict[Hashable, tuple[Round, asyncio.Event]] = {}
         #: By project; asyncio itself holds tasks weakly.
-        self._reading: dict[str, asyncio.Task[None]] = {}
+        self._reading: dict[Hashable, asyncio.Task[None]] = {}
 
-    async def __call__(self, project_id: str, epoch: str, offset: int) -> Reading:
+    async def __call__(self, project_id: Hashable, epoch: str, offset: int) -> Reading:
         """Return a snapshot that was read after this call began, as ``History.read`` of the history does."""
         round_, done = self._next.setdefault(project_id, (Round(), asyncio.Event()))
         round_.positions.add((epoch, offset))
@@ -200,7 +200,7 @@ class AsyncSharedReads:
         await done.wait()
         return round_.answer(epoch, offset)
 
-    async def _read_rounds(self, project_id: str) -> None:
+    async def _read_rounds(self, project_id: Hashable) -> None:
         try:
             while project_id in self._next:
                 round_, done = self._next.pop(project_id)

@@ -244,7 +244,7 @@ class Subscription:
         if reading is None:
             yield from self._leave()
             raise SubscribeError("the history cannot be read now; try again later", "unavailable")
-        snapshot = msgspec.structs.asdict(reading.snapshot)
+        snapshot = _without_nothing_next(msgspec.structs.asdict(reading.snapshot))
         older_epoch = manager.catch_up.seed(project_id, snapshot["epoch"], snapshot["offset"])
         for newcomer in self._newcomers:
             newcomer.place(snapshot["epoch"], snapshot["offset"], older_epoch)
@@ -274,3 +274,10 @@ class Subscription:
 
 def _position(since: Since | None) -> tuple[str, int]:
     return (since.epoch, since.offset) if since else ("", -1)
+
+
+def _without_nothing_next(snapshot: dict[str, Any]) -> dict[str, Any]:
+    """Return a snapshot that says where to read on only if that leads to something."""
+    if snapshot["next"] is None:
+        del snapshot["next"]
+    return snapshot

@@ -26,6 +26,8 @@ class Run {
   constructor(options) {
     this.acknowledgements = [];
     this.asked = [];
+    this.pages = []; // requests for pages
+    this.pageAnswers = [];
     this.left = 0;
     this.calls = [];
     this.resets = 0;
@@ -36,12 +38,17 @@ class Run {
       onStatus: record("agent_status"),
       onProgress: record("agent_progress"),
       onEvent: (name, data) => this.calls.push([name, data?._realtime?.offset ?? data?.n ?? data]),
-      onChange: (_, change) => { this.resets += change.reason === "snapshot"; },
+      onChange: (_, { reason, recovered }) => { this.resets += reason === "snapshot" && !recovered; },
     });
   }
 
   request(name, data, acknowledge) {
     if (name === "unsubscribe_project") { this.left++; return; }
+    if (name === "read_jobs") {
+      this.pages.push(data);
+      this.pageAnswers.push(acknowledge);
+      return;
+    }
     this.asked.push(data);
     this.acknowledgements.push(acknowledge);
   }
@@ -65,6 +72,9 @@ class Run {
       },
       answer: () => this.acknowledgements.at(-1)(structuredClone(value)),
       late_answer: () => this.acknowledgements.at(-2)(structuredClone(value)),
+      page_asked: () => expect(this.take(this.pages), value === null ? [] : [value]),
+      page: () => this.pageAnswers.at(-1)(structuredClone(value)),
+      late_page: () => this.pageAnswers.at(-2)(structuredClone(value)),
       event: () => socket.hear(...value),
       burst: () => { for (let n = value[0]; n <= value[1]; n++) socket.hear("step", step(n)); },
       wait: () => tick(value),
@@ -72,6 +82,7 @@ class Run {
       state: () => expect(project.state, value),
       error: () => expect(project.error?.code ?? null, value),
       jobs: () => expect(jobs(), value),
+      order: () => expect([...project.jobs.keys()], value),
       fields: () => {
         for (const [id, fields] of Object.entries(value))
           for (const name in fields) expect(project.jobs.get(id)[name] ?? null, fields[name]);
@@ -105,7 +116,7 @@ class Follower {
       onProgress: (data, one) => note("agent_progress", data, one),
       onWorkflow: (data, one) => note("agent_workflow", data, one),
       onEvent: note,
-      onChange: (one, { reason }) => { if (reason === "snapshot") note(null, null, one); },
+      onChange: (one, { reason, recovered }) => { if (reason === "snapshot" && !recovered) note(null, null, one); },
     });
   }
 
@@ -135,7 +146,8 @@ class Ordeal {
   constructor(seed) {
     this.random = randomFrom(seed);
     this.where = `seed ${seed}`;
-    this.server = new FakeServer(this.random, { kept: 20 + Math.floor(this.random() * 200) });
+    const [kept, pageSize] = [20 + Math.floor(this.random() * 200), 1 + Math.floor(this.random() * 6)];
+    this.server = new FakeServer(this.random, { kept, pageSize });
     this.following = [];
     this.gone = [];
   }

@@ -77,8 +77,8 @@ const NO_PROGRESS = { progress: null, message: null, current: null, total: null,
 
 // A project's history, one socket's rooms, and a network that drops, delays, doubles and reorders events.
 export class FakeServer {
-  constructor(random, { kept = 50, drop = 0.05, double = 0.05, delay = 400 } = {}) {
-    Object.assign(this, { random, kept, drop, double, delay });
+  constructor(random, { kept = 50, drop = 0.05, double = 0.05, delay = 400, pageSize = 1000 } = {}) {
+    Object.assign(this, { random, kept, drop, double, delay, pageSize });
     this.calm = false;
     this.epoch = "e1";
     this.epochs = 1;
@@ -94,13 +94,19 @@ export class FakeServer {
     this.events = []; // as answers have them
     this.batch = [];
     this.jobs = new Map();
+    this.changedAt = new Map(); // job -> offset of its latest event
     this.workflows = new Map();
   }
 
   // Requests are answered side by side, so that one may overtake another.
   _asked(name, data, acknowledge) {
     this._onThisConnection(() => {
-      const answer = name === "subscribe_project" ? this._subscribe(data) : this._unsubscribe();
+      const answers = {
+        subscribe_project: () => this._subscribe(data),
+        read_jobs: () => this._readOn(data),
+        unsubscribe_project: () => this._unsubscribe(),
+      };
+      const answer = answers[name]();
       if (this._isLost(0.05)) return;
       this._onThisConnection(() => acknowledge(answer));
     });
@@ -124,8 +130,31 @@ export class FakeServer {
     const recovered = behind <= this.kept;
     if (since && !recovered) this.unrecovered++;
     const events = recovered && behind > 0 ? this.events.slice(-behind) : [];
-    const [jobs, workflows] = [[...this.jobs.values()], [...this.workflows.values()]];
-    return structuredClone({ ok: true, project_id: "p", epoch, offset, recovered, jobs, workflows, events });
+    const workflows = [...this.workflows.values()];
+    const page = this._page({ since: offset, below: Infinity }, true);
+    return structuredClone({ ok: true, project_id: "p", epoch, offset, recovered, ...page, workflows, events });
+  }
+
+  _readOn({ from }) {
+    if (this._isLost(0.1)) return { ok: false, error: { code: "unavailable", message: "later" } };
+    const { epoch, offset } = this;
+    return structuredClone({ ok: true, project_id: "p", epoch, offset, ...this._page(JSON.parse(from)) });
+  }
+
+  // The latest first, then what has changed since the first page.
+  _page({ since, below, above }, isFirst = false) {
+    const order = [...this.changedAt].sort(([, one], [, other]) => other - one);
+    const take = (places) => [places.slice(0, this.pageSize), places.length > this.pageSize];
+    const answer = (places, next) => ({
+      jobs: places.map(([id]) => this.jobs.get(id)), next: next && JSON.stringify({ since, ...next }),
+    });
+    if (above === undefined) {
+      const [places, isMore] = take(order.filter(([, at]) => at < (below ?? Infinity)));
+      if (isMore) return answer(places, { below: places.at(-1)[1] });
+      return answer(places, isFirst ? null : { above: since });
+    }
+    const [places, isMore] = take(order.reverse().filter(([, at]) => at > above));
+    return answer(places, isMore ? { above: places.at(-1)[1] } : null);
   }
 
   connect() {
@@ -173,8 +202,9 @@ export class FakeServer {
     const [job_id, state] = [this._one(["a", "b", "c", "d", "e"]), this._one(Object.keys(STATES))];
     const attempt = (this.random() < 0.3 && this.jobs.get(job_id)?.attempt) || number;
     const status = { event: "status_change", job_id, project_id: "p", status: STATES[state], state, attempt };
-    this.jobs.set(job_id, { ...status, ...NO_PROGRESS });
-    return attempt === number ? status : { ...status, new_run: true };
+    this.jobs.set(job_id, { ...status, ...NO_PROGRESS, queue: "q" });
+    this.changedAt.set(job_id, this.offset);
+    return { ...status, queue: "q", ...(attempt === number ? {} : { new_run: true }) };
   }
 
   // A history takes no progress of a job that has ended.
@@ -184,6 +214,7 @@ export class FakeServer {
     const { job_id, attempt } = this._one(this._unended());
     const done = { progress, message: `at ${progress}`, current: null, total: null };
     Object.assign(this.jobs.get(job_id), done);
+    this.changedAt.set(job_id, this.offset);
     return { event: "progress_update", job_id, project_id: "p", attempt, ...done };
   }
 

@@ -22,15 +22,21 @@ class Run:
         self.clock = 0.0
         self.numbers: list[int] = []
         self.asked: list[dict[str, Any]] = []
+        self.page_numbers: list[int] = []
+        self.pages: list[dict[str, Any]] = []
         self.calls: list[list[Any]] = []
         self.resets = 0
         self.online = False
         callbacks = {"on_event": self.on_event, "on_change": self.on_change, "clock": lambda: self.clock}
-        self.feed = Feed("p", self.ask, FeedOptions(**{**callbacks, **options}))
+        self.feed = Feed("p", self.ask, FeedOptions(**{**callbacks, **options}), ask_page=self.ask_page)
 
     def ask(self, number: int, request: dict[str, Any]) -> None:
         self.numbers.append(number)
         self.asked.append(copy.deepcopy(request))
+
+    def ask_page(self, number: int, request: dict[str, Any]) -> None:
+        self.page_numbers.append(number)
+        self.pages.append(copy.deepcopy(request))
 
     def on_event(self, name: str, data: Any) -> None:
         fields = data if isinstance(data, dict) else {}
@@ -82,6 +88,15 @@ class Run:
     def step_late_answer(self, value: Any) -> None:
         self.feed.answered(self.numbers[-2], value)
 
+    def step_page_asked(self, value: Any) -> None:
+        assert self.take(self.pages) == ([] if value is None else [value])
+
+    def step_page(self, value: Any) -> None:
+        self.feed.page_answered(self.page_numbers[-1], value)
+
+    def step_late_page(self, value: Any) -> None:
+        self.feed.page_answered(self.page_numbers[-2], value)
+
     def step_event(self, value: Any) -> None:
         if self.online:
             self.feed.heard(*value)
@@ -105,6 +120,9 @@ class Run:
 
     def step_jobs(self, value: Any) -> None:
         assert {name: [job["status"], job["state"], job["progress"]] for name, job in self.feed.jobs.items()} == value
+
+    def step_order(self, value: Any) -> None:
+        assert list(self.feed.jobs) == value
 
     def step_fields(self, value: Any) -> None:
         for name, fields in value.items():

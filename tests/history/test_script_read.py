@@ -28,9 +28,9 @@ class Read:
         self.redis.hset(FLOWS, mapping={"root": "counts", "old root": "counts"})
         self.redis.zadd(FLOWS_ENDED, {"old root": 1})
 
-    def __call__(self, since: tuple[str, int] = ("", -1), **limits: int) -> list[Any]:
+    def __call__(self, since: tuple[str, int] = ("", -1), page: str = "", **limits: int) -> list[Any]:
         most = {"max_missed": 100, "max_ended": 100, "max_jobs": 100, "max_bytes": 1000} | limits
-        arguments = [most["max_missed"], 60, 60, most["max_ended"], most["max_jobs"], most["max_bytes"]]
+        arguments = [most["max_missed"], 60, 60, most["max_ended"], most["max_jobs"], most["max_bytes"], page]
         reply: list[Any] = self._call([*PROJECT, BEGUN], "new", *since, *arguments)
         return reply
 
@@ -50,9 +50,10 @@ def test_the_live_jobs_come_first_and_of_each_kind_the_latest(read: Read) -> Non
         3,
         [b"root", b"counts"],
         [b"live2", b"live1", b"ended"],
+        b"",
     ]
     assert read(max_jobs=1)[4:6] == [[b"LIVE2"], 3]
-    assert read(max_jobs=0)[4:] == [[], 0, [], []]
+    assert read(max_jobs=0)[4:] == [[], 0, [], [], b""]
     assert read(max_bytes=9)[4] == [b"LIVE2"]
     assert read(max_ended=0)[4:6] == [[b"LIVE2", b"LIVE1"], 2]
 
@@ -95,12 +96,12 @@ def test_a_hole_in_what_was_missed_is_noticed(read: Read) -> None:
 
 def test_a_project_that_has_not_begun_is_empty_and_nothing_is_written(read: Read) -> None:
     read.redis.flushall()
-    assert read(("e", 3)) == [b"new", 0, 0, [], [], 0, [], []]
+    assert read(("e", 3)) == [b"new", 0, 0, [], [], 0, [], [], b""]
     assert read.redis.dbsize() == 0
     read.redis.hset(BEGUN, "id", "a")
     epoch = read()[0]
     assert len(epoch) == 8
-    assert read((epoch.decode(), 0)) == [epoch, 0, 1, [], [], 0, [], []]
+    assert read((epoch.decode(), 0)) == [epoch, 0, 1, [], [], 0, [], [], b""]
     assert read.redis.dbsize() == 1
 
 
