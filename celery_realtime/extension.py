@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import celery
 from celery import Celery
 
-from celery_realtime import auth
+from celery_realtime import auth, health
 from celery_realtime.events import Job
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.instances import instances
@@ -33,7 +33,7 @@ from celery_realtime.jobs.stored_results import StoredResults
 from celery_realtime.jobs.trackers import ProgressTracker, RunningJobs, silent_tracker
 from celery_realtime.jobs.worker import WorkerSupport
 from celery_realtime.lazy import Lazy
-from celery_realtime.loops import loops_of
+from celery_realtime.loops import BackgroundLoop, loops_of
 from celery_realtime.sending.eager import Road
 from celery_realtime.sending.filtering import EventFilter
 from celery_realtime.sending.manager import SocketIOManager
@@ -270,16 +270,27 @@ class Realtime(_Parts):
         return self.manager.flush(timeout)
 
     def health(self) -> dict[str, Any]:
-        """Return how what runs in the background of this process is doing, fit for JSON; makes and starts nothing.
+        """Return how this process is doing, fit for JSON; makes and starts nothing, and waits for nothing.
 
         Returns:
-            ``{"loops": [...]}``: of each loop its ``name``, whether it is ``turning``, how many of its turns have
-            failed (``failures``), and the ``error`` of the last turn, or None.
+            ``live``: whether all loops that have begun turn; ``ready``: whether no check fails; ``checks``: by the name
+            of each its ``state`` (``ok``, ``idle`` or ``failing``) and details; ``loops``: of each background loop what
+            :meth:`celery_realtime.loops.BackgroundLoop.health` returns.
         """
-        side = self._celery
+        side, web, keeper = self._celery, self._web, self._keeper.peek()
         of_celery = [] if side is None else [side.running_jobs, side.reconciler, side.worker]
-        parts = [self.manager, *of_celery, self._keeper.peek(), *self._web.parts]
-        return {"loops": [loop.health() for loop in loops_of(*parts)]}
+        loops = loops_of(self.manager, *of_celery, keeper, *web.parts)
+        of_history = [*([] if keeper is None else [keeper.loop]), *web.history_loops]
+        of_history += [] if side is None else side.worker.history_loops
+        checks = (
+            health.check_loops(loops),
+            health.check_hearing(web.managers),
+            health.check_history(of_history),
+            health.check_outbox(self.manager.outbox_in_use),
+            health.check_keeper(keeper),
+            health.check_leases(keeper),
+        )
+        return health.report(checks, loops)
 
     # -- web server ---------------------------------------------------------------------------------------------
 
@@ -471,6 +482,8 @@ class _WebSide:
         self.marks = WatchMarks(realtime.manager)
         #: What serves clients in this process: handlers and client managers.
         self.serving: weakref.WeakSet[Any] = weakref.WeakSet()
+        #: The client managers of ours among them.
+        self.managers: weakref.WeakSet[Any] = weakref.WeakSet()
         #: The Flask app that serves this, if ``init_app`` was given one.
         self.flask_app: Any = None
 
@@ -478,6 +491,11 @@ class _WebSide:
     def parts(self) -> list[Any]:
         """What runs here, if anything is served."""
         return [*self.serving, self.access, self.marks] if self.serving else []
+
+    @property
+    def history_loops(self) -> list[BackgroundLoop]:
+        """The loops that read or write the history."""
+        return [self.access.loop, self.marks.loop, *loops_of(*(manager.catch_up for manager in self.managers))]
 
     def client_manager(self, write_only: bool) -> RealtimeKombuManager:
         """Return a new client manager for a synchronous server, or one that only publishes."""
@@ -518,7 +536,7 @@ class _WebSide:
 
     def attach(self, server: Any, handlers: type[SocketIOEventHandlers] | None, rules: Rules) -> SocketIOEventHandlers:
         """Register handlers on a server; see :meth:`Realtime.init_socketio`."""
-        from celery_realtime.web.attach import attach, client_manager_of
+        from celery_realtime.web.attach import attach, client_manager_of, is_ours
         from celery_realtime.web.handlers import Sources
         from celery_realtime.web.job_requests import JobRequests
 
@@ -532,6 +550,8 @@ class _WebSide:
         self.access.add(attached)
         self.marks.add(client_manager_of(attached.server).watched)
         self.serving.update((attached, attached.server.manager))
+        if is_ours(attached.server.manager):
+            self.managers.add(attached.server.manager)
         if has_history:
             attached.on_first_client(self._start)
         return attached

@@ -49,6 +49,11 @@ class BackgroundLoop:
         self._log = RateLimitedLogger(logger)
         self._last_error: str | None = None
         self._turned_at: float | None = None
+        after_fork(self.rest)  # the thread is not in the child
+
+    def rest(self) -> None:
+        """Note that no turn is to come until there is something to do again."""
+        self._turned_at = self._last_error = None
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
@@ -68,11 +73,35 @@ class BackgroundLoop:
     @property
     def is_turning(self) -> bool:
         """Whether a turn began or ended within the last ``longest`` seconds."""
-        return self._turned_at is not None and time.monotonic() - self._turned_at < self.longest
+        turned_at = self._turned_at
+        return turned_at is not None and time.monotonic() - turned_at < self.longest
+
+    @property
+    def state(self) -> str:
+        """``turning``, ``failing`` (the last turn was), ``stuck`` (no turn for long), or ``idle`` (nothing to do)."""
+        turned_at = self._turned_at
+        if turned_at is None:
+            return "idle"
+        if time.monotonic() - turned_at >= self.longest:
+            return "stuck"
+        return "turning" if self._last_error is None else "failing"
 
     def health(self) -> dict[str, Any]:
-        """Return ``name``, ``turning``, ``failures`` and ``error`` (of the last turn, or None), fit for JSON."""
-        return {"name": self.name, "turning": self.is_turning, "failures": self.failures, "error": self._last_error}
+        """Return what health checks show of it, fit for JSON.
+
+        Returns:
+            Its ``name`` and ``state``; whether it is ``turning``, ``age`` seconds after the last turn (or None); how
+            many turns have failed (``failures``), and the ``error`` of the last turn, or None.
+        """
+        turned_at = self._turned_at
+        return {
+            "name": self.name,
+            "state": self.state,
+            "turning": self.is_turning,
+            "age": None if turned_at is None else round(time.monotonic() - turned_at, 3),
+            "failures": self.failures,
+            "error": self._last_error,
+        }
 
 
 class WakeUp:
@@ -172,6 +201,8 @@ class PeriodicLoop:
             run.has_turned.set()
             if not run.is_over:
                 run.wake.wait(self._pause() if callable(self._pause) else self._pause)
+        if self._run is None:  # and has not been started again meanwhile
+            self.record.rest()
 
 
 class _Run:

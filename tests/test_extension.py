@@ -702,16 +702,27 @@ def test_whatever_a_filter_makes_of_a_custom_event_it_can_be_stamped(kept: dict[
 
 
 def test_health_makes_nothing(app: Celery) -> None:
-    assert Realtime().health() == {"loops": []}
-    assert Realtime(app).health() == {"loops": []}
+    for realtime in (Realtime(), Realtime(app)):
+        health = realtime.health()
+        assert health["loops"] == []
+        assert {name: check["state"] for name, check in health["checks"].items()} == dict.fromkeys(CHECKS, "idle")
+        assert health["live"]
+        assert health["ready"]
+
+
+#: The checks of a process.
+CHECKS = ("loops", "hearing", "history", "outbox", "keeper", "leases")
 
 
 def test_health_shows_what_runs_in_the_background(studio: Studio) -> None:
     studio.realtime.manager.emit_to_project("p", "line", {})
     assert studio.told() == ["line"]
-    (loop,) = studio.realtime.health()["loops"]
-    assert loop == {"name": loop["name"], "turning": True, "failures": 0, "error": None}
-    assert json.dumps(loop)
+    health = studio.realtime.health()
+    (loop,) = health["loops"]
+    expected = {"name": loop["name"], "state": "turning", "turning": True, "failures": 0, "error": None}
+    assert loop == {**expected, "age": loop["age"]}
+    assert health["checks"]["loops"] == {"state": "ok", "stuck": []}
+    assert json.dumps(health)
 
 
 # -- starting over ----------------------------------------------------------------------------------------------

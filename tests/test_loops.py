@@ -25,14 +25,22 @@ def test_a_turn_that_fails_does_not_end_the_loop_and_is_logged_once(caplog: pyte
 
 
 def test_health_says_whether_it_turns_and_what_failed_last() -> None:
-    loop = BackgroundLoop("keeper", logger, longest=60.0)
-    assert loop.health() == {"name": "keeper", "turning": False, "failures": 0, "error": None}
+    loop = BackgroundLoop("keeper", logger, longest=600.0)
+    assert shown(loop) == {"name": "keeper", "state": "idle", "turning": False, "failures": 0, "error": None}
+    assert loop.health()["age"] is None
     with loop.turn():
         raise ValueError("broken")
-    assert loop.health() == {"name": "keeper", "turning": True, "failures": 1, "error": "ValueError: broken"}
+    failed = {"name": "keeper", "state": "failing", "turning": True, "failures": 1, "error": "ValueError: broken"}
+    assert shown(loop) == failed
     with loop.turn():
         pass
-    assert loop.health() == {"name": "keeper", "turning": True, "failures": 1, "error": None}
+    assert shown(loop) == {"name": "keeper", "state": "turning", "turning": True, "failures": 1, "error": None}
+    assert loop.health()["age"] >= 0
+
+
+def shown(loop: BackgroundLoop) -> dict[str, Any]:
+    """Return what health checks show of a loop, but for its age."""
+    return {name: value for name, value in loop.health().items() if name != "age"}
 
 
 def test_a_loop_without_a_turn_for_long_stands_still() -> None:
@@ -40,6 +48,26 @@ def test_a_loop_without_a_turn_for_long_stands_still() -> None:
     with loop.turn():
         pass
     assert not loop.is_turning
+    assert loop.state == "stuck"
+
+
+def test_a_loop_with_nothing_to_do_does_not_stand_still() -> None:
+    loop = BackgroundLoop("keeper", logger, longest=0.0)
+    with loop.turn():
+        raise ValueError
+    loop.rest()
+    assert (loop.state, loop.failures, loop.health()["error"]) == ("idle", 1, None)
+
+
+def test_a_loop_of_the_parent_does_not_stand_still_in_the_child_of_a_fork() -> None:
+    loop = BackgroundLoop("keeper", logger, longest=0.0)
+    with loop.turn():
+        pass
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if loop.state == "idle" else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert loop.state == "stuck"
 
 
 def test_an_exit_ends_the_loop() -> None:
@@ -74,6 +102,15 @@ def threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "celery-realtime-test-loop"]
 
 
+def test_a_periodic_loop_that_was_stopped_does_not_stand_still(new_loop: NewLoop) -> None:
+    loop = new_loop(lambda: None)
+    assert loop.record.state == "idle"
+    loop.start(60)
+    assert loop.record.state == "turning"
+    assert loop.stop(60)
+    assert loop.record.state == "idle"
+
+
 def test_a_periodic_loop_turns_from_a_thread_of_its_own_until_it_is_stopped(new_loop: NewLoop) -> None:
     turns: list[threading.Thread] = []
     loop = new_loop(lambda: turns.append(threading.current_thread()))
@@ -82,7 +119,7 @@ def test_a_periodic_loop_turns_from_a_thread_of_its_own_until_it_is_stopped(new_
     wait_for(lambda: len(turns) > 3)
     assert set(turns) == {*threads()}
     assert loop.stop(10)
-    assert (loop.record.is_turning, threads()) == (True, [])
+    assert (loop.record.state, threads()) == ("idle", [])
     assert loop.stop()
 
 

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
@@ -16,6 +16,8 @@ from starlette.requests import HTTPConnection
 
 from celery_realtime.contrib import browser
 from celery_realtime.extension import Realtime
+from celery_realtime.health import health_pages
+from celery_realtime.pages import Page, Pages
 from celery_realtime.web.cors import HANDLED_KEY
 
 logger = logging.getLogger(__name__)
@@ -115,6 +117,36 @@ def realtime_router(user: Callable[..., Any], authorize: Authorize, *, expires_i
         return _module(name, if_none_match)
 
     return router
+
+
+def health_router(realtime: Realtime, *, path: str = "/health") -> APIRouter:
+    """Return a router that answers health checks, at ``/health/live`` and ``/health/ready``.
+
+    Args:
+        realtime: The Realtime.
+        path: In place of ``/health``.
+    """
+    return pages_router(health_pages(realtime, path))
+
+
+def pages_router(pages: Pages) -> APIRouter:
+    """Return a router with plain pages, which no schema lists.
+
+    Args:
+        pages: By path.
+    """
+    router = APIRouter()
+    for path, make in pages.items():
+        router.add_api_route(path, _endpoint(make), methods=["GET", "HEAD"], include_in_schema=False)
+    return router
+
+
+def _endpoint(make: Callable[[], Page]) -> Callable[[], Awaitable[Response]]:
+    async def endpoint() -> Response:  # in the event loop: it waits for nothing
+        page = make()
+        return Response(page.body, page.status, page.headers)
+
+    return endpoint
 
 
 async def _token(realtime: Realtime, user_id: Any, projects: list[str], authorize: Authorize, expires_in: float) -> str:

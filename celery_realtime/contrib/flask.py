@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,8 @@ from markupsafe import Markup
 from celery_realtime.auth import verify_token
 from celery_realtime.contrib import browser
 from celery_realtime.extension import Realtime
+from celery_realtime.health import health_pages
+from celery_realtime.pages import Page, Pages
 from celery_realtime.web.surroundings import surroundings_of
 
 #: Seconds for which a token is good.
@@ -117,6 +120,34 @@ def blueprint(realtime: Realtime, *, user: User | None = None, authorize: Author
         return _token(realtime, user_id, projects)
 
     return made
+
+
+def health_blueprint(realtime: Realtime, *, url_prefix: str = "/health") -> Blueprint:
+    """Return a blueprint that answers health checks, at ``/health/live`` and ``/health/ready``.
+
+    Args:
+        realtime: The Realtime.
+        url_prefix: In place of ``/health``.
+    """
+    return pages_blueprint(f"{NAME}_health", health_pages(realtime, url_prefix))
+
+
+def pages_blueprint(name: str, pages: Pages) -> Blueprint:
+    """Return a blueprint with plain pages.
+
+    Args:
+        name: Of the blueprint.
+        pages: By path.
+    """
+    made = Blueprint(name, __name__)
+    for number, (path, make) in enumerate(pages.items()):
+        made.add_url_rule(path, f"page{number}", functools.partial(_page, make), strict_slashes=False)
+    return made
+
+
+def _page(make: Callable[[], Page]) -> Response:
+    page = make()
+    return Response(page.body, page.status, page.headers)
 
 
 def realtime_script(nonce: object = None) -> Markup:

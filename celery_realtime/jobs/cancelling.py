@@ -102,6 +102,7 @@ class Cancellations:
             with self.loop.turn():
                 self._ask()
             pause.wait(LOOK_INTERVAL)
+        self.loop.rest()
 
     def _is_needed(self) -> bool:
         with self._lock:

@@ -118,6 +118,7 @@ class StoredResults:
         while (question := self._next()) is not None:
             with self.loop.turn(), databases.in_own_thread():
                 self._answer(question)
+            self.loop.rest()
             with self._changed:
                 self._question = None
             question.is_over.set()

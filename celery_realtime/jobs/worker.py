@@ -79,6 +79,11 @@ class WorkerSupport:
         parts = (self._green_lease, self._cancel_orders, self._broker_watch)
         return [part.loop for part in parts if part is not None]
 
+    @property
+    def history_loops(self) -> list[BackgroundLoop]:
+        """Those of them that read or write the history."""
+        return [part.loop for part in (self._green_lease, self._cancel_orders) if part is not None]
+
     def install(self, app: Celery) -> None:
         """Have it done in each worker of an app."""
         app.steps["worker"].update((WorkerStep, WorkerEnd))

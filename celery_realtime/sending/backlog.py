@@ -161,6 +161,7 @@ class Backlog(Generic[T]):
                 self._remove(key)
             if not self._entries:  # in one step, so that nothing is added of which nobody takes care
                 self._publisher = self._sender_since = None
+                self.loop.rest()
             self._changed.notify_all()
 
     def _release(self, publisher: threading.Thread) -> None:

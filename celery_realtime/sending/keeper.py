@@ -76,6 +76,22 @@ class Keeper:
         #: When leases have to be renewed, of :func:`time.monotonic`.
         self._due = -math.inf
 
+    @property
+    def loops(self) -> list[BackgroundLoop]:
+        """Its loop, and that of what reports the jobs of dead workers, for health checks."""
+        reaper = self._reaper
+        return [self.loop] if reaper is None else [self.loop, reaper.loop]
+
+    @property
+    def lease_ages(self) -> list[float]:
+        """How many seconds ago each lease that is held here was renewed, or was to be for the first time."""
+        return [renewal.age for renewal in list(self._renewals.values())]
+
+    @property
+    def lease(self) -> float:
+        """How many seconds a lease lasts."""
+        return self._lease
+
     def start(self) -> None:
         """Look for what has lapsed until :meth:`stop`; without a history, this changes nothing."""
         self._is_wanted_without_leases = True
@@ -198,6 +214,11 @@ class LeaseRenewal:
         self._noted: set[tuple[str | None, str, str | None, int, bool]] = set()
         self._log = RateLimitedLogger(logger)
 
+    @property
+    def age(self) -> float:
+        """How many seconds ago the lease was renewed last, or was to be for the first time."""
+        return time.monotonic() - (self._since if self._renewed_at == math.inf else self._renewed_at)
+
     def renew(self) -> None:
         """Renew the lease. If it has lapsed meanwhile, its jobs were reported as lost: report those that run on.
 
@@ -279,6 +300,8 @@ class Reaper:
         self._lost = lost
         self._lease = lease
         self._pause = pause
+        #: The record of what reports the jobs of dead workers.
+        self.loop = lost.loop
 
     def reap(self) -> None:
         """Look once, and report what is found.

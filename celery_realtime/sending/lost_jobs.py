@@ -150,6 +150,7 @@ class LostJobs:
                 work()
             with self._lock:
                 self._in_work.discard(name)
+        self.loop.rest()
 
     def _is_needed(self) -> bool:
         """Tell whether there is something to do; if not, the thread ends."""

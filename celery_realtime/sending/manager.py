@@ -146,6 +146,11 @@ class _Parts:
         _ = self.history
 
     @property
+    def outbox_in_use(self) -> Outbox[Outgoing] | None:
+        """The outbox, if anything has been put into it."""
+        return self._outbox.peek()
+
+    @property
     def loops(self) -> list[BackgroundLoop]:
         """The loops that send, for health checks."""
         outbox = self._outbox.peek()

@@ -136,6 +136,14 @@ class Outbox(Generic[T]):
             is_sent = not (self._queue or self._sender.is_sending or self._backlog)
             return None if is_sent else self._sender.done_until
 
+    @property
+    def age(self) -> float:
+        """For how many seconds something may have waited to be sent; 0 if nothing does but progress held back."""
+        with self._lock:
+            if not (self._queue or self._sender.is_sending or self._backlog):
+                return 0.0
+            return max(0.0, time.monotonic() - max(self._sender.done_until, self._sender.idle_until))
+
     # -- putting ------------------------------------------------------------------------------------------------
 
     def put(self, event: T, due: float = 0.0, *, quietly: bool = False) -> None:

@@ -81,6 +81,8 @@ class Sender(Generic[T]):
         self._thread: threading.Thread | None = None
         self._in_flight: Batch[T] = []
         self.done_until = -math.inf
+        #: When nothing waited to be sent, of :func:`time.monotonic`.
+        self.idle_until = -math.inf
         #: When the batch that is being sent was taken, if it was all that waited; None if something will be left.
         self._took_all_at: float | None = None
         #: When it will have had nothing to do for long, of :func:`time.monotonic`; None while it has.
@@ -155,6 +157,8 @@ class Sender(Generic[T]):
                 "this uWSGI runs no threads outside requests, so events are late or lost: start it with enable-threads"
             )
         self._standby = Standby()
+        if not self._in_flight:
+            self.idle_until = time.monotonic()  # what has come since has started this
         arguments = (self._hold, self.loop, self._idle_observers, self._standby)
         self._thread = threading.Thread(target=_send_on, args=arguments, name=THREAD, daemon=True)
         try:
@@ -217,6 +221,8 @@ class Sender(Generic[T]):
                 self._took_all_at = None if self._queue else clock
                 return self._in_flight, None
             self._hold.kept = self if self._has_events else None
+            if not (self._queue or self._backlog):
+                self.idle_until = clock
             if self._idle_at is None:
                 self._idle_at = clock + IDLE_TURN
             if clock < self._idle_at:
@@ -296,8 +302,10 @@ def _send_on(
         sender = hold.get()
         if sender is not None:
             sender.note_end(me)
+        loop.rest()
     if sender is None or sender.is_stopped:
         del sender
         for observer in idle_observers:
             with loop.turn(), talking:
                 observer()
+        loop.rest()

@@ -63,7 +63,7 @@ def attach(
     log_redaction.install(inner)
     if seams.allows_every_origin(inner):
         logger.warning('cors_allowed_origins="*" lets every page on the web connect as your users; name the origins')
-    if serves and _is_ours(inner.manager):
+    if serves and is_ours(inner.manager):
         inner.manager.start_listening()
     return made
 
@@ -79,10 +79,11 @@ def _is_celery_command() -> bool:
 
 def client_manager_of(server: Any) -> ClientManager:
     """Return a server's client manager as the handlers use it."""
-    return server.manager if _is_ours(server.manager) else StockManager()
+    return server.manager if is_ours(server.manager) else StockManager()
 
 
-def _is_ours(manager: Any) -> bool:
+def is_ours(manager: Any) -> bool:
+    """Tell whether a server's client manager is one of this package."""
     return isinstance(manager, (RealtimeClientManager, AsyncRealtimeClientManager))
 
 

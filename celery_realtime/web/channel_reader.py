@@ -88,6 +88,10 @@ class ChannelReader:
             has_room: Whether there is room for what is yielded next. Events that there is no room for are not emitted,
                 and their projects are recovered from the history later.
         """
+        yield from self._read_on(has_room)
+        self.loop.rest()
+
+    def _read_on(self, has_room: Callable[[], bool]) -> Iterator[list[Item]]:
         while not self._stopped.is_set():
             with self.loop.turn(), contextlib.closing(self.listener.messages(self._patience)) as messages:
                 for message in messages:

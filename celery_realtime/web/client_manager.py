@@ -223,6 +223,11 @@ class RealtimeClientManager(RealtimeKombuManager):
         return [self.reader.loop, *self.catch_up.loops]
 
     @property
+    def listening(self) -> BackgroundLoop:
+        """The background loop that listens."""
+        return self.reader.loop
+
+    @property
     def is_hearing(self) -> bool:
         """Whether there is proof from the last five seconds that messages are received, such as an own ping."""
         return self.reader.listener.is_hearing
@@ -468,6 +473,11 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
     def loops(self) -> list[BackgroundLoop]:
         """The background loops, for health checks."""
         return [self.reader.loop, *self.catch_up.loops]
+
+    @property
+    def listening(self) -> BackgroundLoop:
+        """The background loop that listens."""
+        return self.reader.loop
 
     @property
     def is_hearing(self) -> bool:

@@ -132,6 +132,7 @@ class HistoryReader:
             with self.loop.turn():
                 self._read_next()
             self._rest()
+        self.loop.rest()
 
     def _read_next(self) -> None:
         missing, project_ids = self._next()

@@ -132,6 +132,7 @@ class Housekeeper:
                     with self.loop.turn():
                         yield from chore()
             is_interrupted = False
+            self.loop.rest()
         finally:
             if is_interrupted:
                 self._is_running = False  # the next connection starts it again

@@ -83,6 +83,7 @@ class Pings:
                         with contextlib.suppress(SocketIsClosedError):  # since it was looked at
                             connection.send(Packet(PING))
                 self._server.eio.sleep(self._pause())
+            self.loop.rest()
         except BaseException:
             self._is_running = False  # the next connection starts it again
             raise
@@ -95,6 +96,7 @@ class Pings:
                         with contextlib.suppress(SocketIsClosedError):
                             await connection.send(Packet(PING))
                 await self._server.eio.sleep(self._pause())
+            self.loop.rest()
         except BaseException:
             self._is_running = False
             raise

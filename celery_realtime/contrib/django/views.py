@@ -12,6 +12,8 @@ from django.views.decorators.http import condition, require_safe
 from celery_realtime.contrib import browser
 from celery_realtime.contrib.django.rules import rule
 from celery_realtime.extension import current_realtime
+from celery_realtime.health import page_of
+from celery_realtime.pages import Page
 
 #: Seconds for which a token is good.
 TOKEN_SECONDS = 3600
@@ -51,6 +53,23 @@ def token(request: HttpRequest) -> JsonResponse:
     except ValueError as error:
         return _refusal("bad_request", str(error), 400)
     return JsonResponse({"token": signed, "expires_in": TOKEN_SECONDS}, headers={"Cache-Control": "no-store"})
+
+
+@require_safe
+def live(_request: HttpRequest) -> HttpResponse:
+    """Answer 200 if the background loops of this process turn, else 503."""
+    return respond(page_of(current_realtime(), "live"))
+
+
+@require_safe
+def ready(_request: HttpRequest) -> HttpResponse:
+    """Answer 200 if this process can serve clients, else 503."""
+    return respond(page_of(current_realtime(), "ready"))
+
+
+def respond(page: Page) -> HttpResponse:
+    """Return a plain page as Django's response."""
+    return HttpResponse(page.body, status=page.status, headers=page.headers)
 
 
 def _may_see(user_id: Any, project_id: str) -> bool:
