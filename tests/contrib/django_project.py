@@ -26,7 +26,11 @@ def home(request: HttpRequest) -> HttpResponse:
     return HttpResponse("hello")
 
 
-urlpatterns = [path("", home), path("rt/", include("celery_realtime.contrib.django.urls"))]
+urlpatterns = [
+    path("", home),
+    path("rt/", include("celery_realtime.contrib.django.urls")),
+    path("health/", include("celery_realtime.contrib.django.health_urls")),
+]
 
 
 def set_up() -> None:

@@ -450,3 +450,19 @@ def test_without_their_settings_the_usual_modules_are_looked_at(tmp_path: Any, m
     (tmp_path / "usual" / "asgi.py").write_text(ASGI)
     with override_settings(ROOT_URLCONF="usual.urls", WSGI_APPLICATION=None):
         assert checks.check_wiring() == []
+
+
+# -- health ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/health/ready", "/health/live", "/health/"])
+def test_health_checks_are_answered(monkeypatch: pytest.MonkeyPatch, realtime: Realtime, path: str) -> None:
+    answer = Client().get(path)
+    assert (answer.status_code, answer.json()["status"], answer["Cache-Control"]) == (200, "ok", "no-store")
+    monkeypatch.setattr(realtime, "health", lambda: {"live": False, "ready": False, "checks": {"loops": FAILING}})
+    answer = Client().get(path)
+    assert (answer.status_code, answer.json()) == (503, {"status": "failing", "checks": {"loops": "failing"}})
+    assert Client().post(path).status_code == 405
+
+
+FAILING = {"state": "failing", "stuck": ["keeper of redis.internal"]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,16 @@ from starlette.routing import Mount
 
 from celery_realtime import Realtime
 from celery_realtime.contrib import fastapi as fastapi_module
-from celery_realtime.contrib.fastapi import Origins, get_realtime, mount_realtime, realtime_lifespan
+from celery_realtime.contrib.fastapi import (
+    Origins,
+    get_realtime,
+    health_router,
+    mount_realtime,
+    pages_router,
+    realtime_lifespan,
+)
+from celery_realtime.health import health_asgi
+from celery_realtime.pages import Page
 from celery_realtime.web.client_manager import AsyncRealtimeClientManager
 from tests.contrib.sites import Browser
 from tests.log_records import logged_by
@@ -325,3 +335,42 @@ def test_a_session_of_starlette_s_names_its_user(redis_url: str, launcher: Launc
         stranger = Browser(url)
         with pytest.raises(socketio.exceptions.ConnectionError):
             stranger.socket(launcher, transports=["polling"])
+
+
+# -- health ---------------------------------------------------------------------------------------------------------
+
+
+async def get(app: Any, path: str, method: str = "GET") -> tuple[int, bytes]:
+    """Ask an application without a server."""
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(), "headers": [], "root_path": ""}
+    await app({**scope, "query_string": b"", "scheme": "http", "server": (HOST, 80), "app": app}, receive, send)
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
+
+
+@pytest.mark.parametrize("framework", ["fastapi", "starlette"])
+def test_health_checks_are_answered(monkeypatch: pytest.MonkeyPatch, realtime: Realtime, framework: str) -> None:
+    app: Any = FastAPI() if framework == "fastapi" else Starlette(routes=[Mount("/", health_asgi(realtime))])
+    if framework == "fastapi":
+        app.include_router(health_router(realtime))
+        app.include_router(pages_router({"/metrics": lambda: Page(b"m 1", media_type="text/plain")}))
+        assert asyncio.run(get(app, "/metrics")) == (200, b"m 1")
+        assert not app.openapi()["paths"]
+    for path in ("/health", "/health/ready", "/health/live"):
+        status, body = asyncio.run(get(app, path))
+        assert (status, json.loads(body)["status"]) == (200, "ok")
+    monkeypatch.setattr(realtime, "health", lambda: {"live": False, "ready": False, "checks": {"loops": FAILING}})
+    for path in ("/health", "/health/ready", "/health/live"):
+        status, body = asyncio.run(get(app, path))
+        assert (status, json.loads(body)) == (503, {"status": "failing", "checks": {"loops": "failing"}})
+    assert asyncio.run(get(app, "/health", "POST"))[0] == 405
+
+
+FAILING = {"state": "failing", "stuck": ["keeper of redis.internal"]}

@@ -14,7 +14,15 @@ from flask_sqlalchemy import SQLAlchemy
 from werkzeug.test import EnvironBuilder
 
 from celery_realtime import ImproperlyConfigured, Realtime
-from celery_realtime.contrib.flask import blueprint, init_flask, login_user_id, token_or_request_user
+from celery_realtime.contrib.flask import (
+    blueprint,
+    health_blueprint,
+    init_flask,
+    login_user_id,
+    pages_blueprint,
+    token_or_request_user,
+)
+from celery_realtime.pages import Page
 from celery_realtime.web.client_manager import RealtimeClientManager
 from celery_realtime.web.surroundings import celery_app_of, surroundings_of
 from tests.web_servers import SECRET, Web
@@ -225,3 +233,25 @@ def test_init_flask_serves_a_plain_server_too(realtime: Realtime, monkeypatch: p
     handlers = init_flask(app, server, realtime, user=user, authorize=of_user, authorize_cancel=lambda *_: True)
     assert handlers.server is server
     assert app.test_client().get("/celery-realtime/celery-realtime.js").status_code == 200
+
+
+# -- health ---------------------------------------------------------------------------------------------------------
+
+
+def test_health_checks_are_answered(monkeypatch: pytest.MonkeyPatch, realtime: Realtime) -> None:
+    app = new_app()
+    app.register_blueprint(health_blueprint(realtime))
+    app.register_blueprint(pages_blueprint("metrics", {"/metrics": lambda: Page(b"m 1\n", media_type="text/plain")}))
+    browser = app.test_client()
+    for path in ("/health", "/health/", "/health/ready", "/health/live"):
+        answer = browser.get(path)
+        assert (answer.status_code, answer.json["status"], answer.headers["Cache-Control"]) == (200, "ok", "no-store")
+    monkeypatch.setattr(realtime, "health", lambda: {"live": False, "ready": False, "checks": {"loops": FAILING}})
+    for path in ("/health", "/health/ready", "/health/live"):
+        answer = browser.get(path)
+        assert (answer.status_code, answer.json) == (503, {"status": "failing", "checks": {"loops": "failing"}})
+    assert browser.post("/health/live").status_code == 405
+    assert browser.get("/metrics").data == b"m 1\n"
+
+
+FAILING = {"state": "failing", "stuck": ["keeper of redis.internal"]}
