@@ -143,6 +143,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         max_backlog: Packets that may wait for a client that reads slowly before it is disconnected; of a quarter of
             that on, its progress waits apart, the newest of each job.
         max_backlog_bytes: Bytes that may wait for such a client, answers to its requests included.
+        health_file: File into which a worker writes its health every second, for probes; None for none.
         metrics: Reserved: accepted, and without effect in this version.
     """
 
@@ -178,6 +179,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     connect_timeout: Span = 10.0
     max_backlog: Number = 1000
     max_backlog_bytes: Number = 16 * 1024 * 1024
+    health_file: Annotated[str | None, _not_empty] = None
     metrics: bool = False
 
     @property

@@ -103,6 +103,8 @@ def test_a_name_that_is_like_no_other_brings_the_list_of_all() -> None:
         ("batch_size", False),
         ("linger", "0"),
         ("flush_timeout", []),
+        ("health_file", 5),
+        ("health_file", b"/tmp/health"),
         ("metrics", "on"),
     ],
 )
@@ -139,7 +141,8 @@ def test_a_length_of_time_that_no_clock_can_wait_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("channel", ""), ("secret_key", ""), ("secret_key", []), ("secret_key", ("a", ""))]
+    ("name", "value"),
+    [("channel", ""), ("health_file", ""), ("secret_key", ""), ("secret_key", []), ("secret_key", ("a", ""))],
 )
 def test_what_must_not_be_empty_is_refused_when_it_is(name: str, value: object) -> None:
     with pytest.raises(ImproperlyConfigured, match=f"realtime_{name} must not be empty"):

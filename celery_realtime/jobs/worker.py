@@ -12,6 +12,7 @@ from celery_realtime.environments import plain_address
 from celery_realtime.events import Cancellation, Job, job_name
 from celery_realtime.jobs.broker_watch import BrokerWatch
 from celery_realtime.jobs.cancelling import CancelOrders, cancel_request, register_command
+from celery_realtime.jobs.health_file import HealthFile
 from celery_realtime.jobs.held_jobs import HeldJobs
 from celery_realtime.jobs.held_messages import HeldMessages
 from celery_realtime.jobs.incarnation import Incarnation
@@ -72,11 +73,12 @@ class WorkerSupport:
         self._cancel_orders: CancelOrders | None = None
         self._broker_watch: BrokerWatch | None = None
         self._held_messages: HeldMessages | None = None
+        self._health_file: HealthFile | None = None
 
     @property
     def loops(self) -> list[BackgroundLoop]:
         """Its background loops, for health checks."""
-        parts = (self._green_lease, self._cancel_orders, self._broker_watch)
+        parts = (self._green_lease, self._cancel_orders, self._broker_watch, self._health_file)
         return [part.loop for part in parts if part is not None]
 
     @property
@@ -113,8 +115,11 @@ class WorkerSupport:
         Args:
             worker: The worker (``celery.worker.WorkController``).
         """
-        if not self._settings().enabled:
-            return
+        if self._settings().enabled:
+            self._start_loops(worker)
+        self._start_health_file(worker)
+
+    def _start_loops(self, worker: Any) -> None:
         self._reconciler.start()
         if self._manager.history is not None:
             self._held_messages = HeldMessages(worker.app)
@@ -123,6 +128,12 @@ class WorkerSupport:
                 self._start_green_lease(self._manager.history.leases)
             self._start_cancel_orders(worker)
             self._start_broker_watch(worker.app)
+
+    def _start_health_file(self, worker: Any) -> None:
+        path = self._settings().health_file
+        if path is not None:
+            self._health_file = HealthFile(path, worker.hostname, worker.app.realtime.health)
+            self._health_file.start()
 
     def _start_cancel_orders(self, worker: Any) -> None:
         cancellations = worker.app.realtime.running_jobs.cancellations
@@ -168,7 +179,8 @@ class WorkerSupport:
         lease, self._green_lease = self._green_lease, None
         orders, self._cancel_orders = self._cancel_orders, None
         watch, self._broker_watch = self._broker_watch, None
-        for part in (lease, orders, watch):
+        health_file, self._health_file = self._health_file, None
+        for part in (lease, orders, watch, health_file):
             if part is not None:
                 part.stop()
 

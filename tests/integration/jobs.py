@@ -62,6 +62,7 @@ realtime = Realtime(
     wire=os.environ.get("WIRE", "frames"),
     shards=int(os.environ.get("SHARDS", "1")),
     history_size=int(os.environ.get("HISTORY_SIZE", "1000")),
+    health_file=os.environ.get("HEALTH_FILE"),
     lost_after=float(os.environ.get("LOST_AFTER", "30")),
     **({"history_url": None} if os.environ.get("HISTORY") == "off" else {}),
     **({"history_url": os.environ["HISTORY_URL"]} if "HISTORY_URL" in os.environ else {}),
