@@ -82,9 +82,9 @@ class Holding(Protocol):
 
 def check_loops(loops: Iterable[BackgroundLoop]) -> Check:
     """Check that no loop stands still."""
-    states = {loop.name: loop.state for loop in loops}
-    stuck = sorted(name for name, state in states.items() if state == "stuck")
-    state = FAILING if stuck else OK if set(states.values()) - {"idle"} else IDLE
+    states = [(loop.name, loop.state) for loop in loops]
+    stuck = sorted(name for name, state in states if state == "stuck")
+    state = FAILING if stuck else OK if any(state != "idle" for _, state in states) else IDLE
     return Check("loops", state, {"stuck": stuck}, is_vital=True)
 
 

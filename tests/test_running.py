@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from celery_realtime.probe import problem_of
 from tests.client_recorder import Recorder
 from tests.processes import HOST, ROOT, ManagedProcess, accepts_connections, free_port
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from tests.launcher import Brokers, Launcher
@@ -112,16 +114,46 @@ def test_the_labels_of_the_manifests_agree() -> None:
         assert spec["selector"]["matchLabels"] == spec["template"]["metadata"]["labels"]
 
 
-def of_quickstart(folder: Path) -> None:
-    """Write the quickstart's programs, which take less time."""
+def of_quickstart(folder: Path) -> Path:
+    """Write the quickstart's programs, which take less time, with what the page adds; return the file for probes."""
+    health_file = folder / "health.json"
+    of_tasks, of_web = blocks("python")
+    added = {
+        "tasks.py": of_tasks.replace("/tmp/health.json", str(health_file)),
+        "web.py": f"import celery_realtime.contrib.flask\n\n{of_web}",
+    }
     for name, text in FILE.findall(QUICKSTART):
-        (folder / name).write_text(re.sub(r"time\.sleep\([\d.]+\)", "time.sleep(0.02)", text))
+        begin, main, end = text.partition("if __name__")
+        quick = re.sub(r"time\.sleep\([\d.]+\)", "time.sleep(0.02)", begin)
+        (folder / name).write_text(f"{quick}\n{added[name]}\n{main}{end}")
+    return health_file
+
+
+def probes() -> dict[str, list[Any]]:
+    """Return the commands, and the paths, that say whether a worker and a web server are well."""
+    worker, web = (manifest["spec"]["template"]["spec"]["containers"][0] for manifest in MANIFESTS)
+    kinds = ("readinessProbe", "livenessProbe")
+    commands = [worker[kind]["exec"]["command"] for kind in kinds]
+    checks = [COMPOSE["services"][name]["healthcheck"]["test"][1:] for name in ("worker", "web")]
+    return {"commands": [*commands, *checks], "paths": [web[kind]["httpGet"]["path"] for kind in kinds]}
+
+
+def check_probes(health_file: Path, port: int) -> None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    for path in probes()["paths"]:
+        assert opener.open(f"http://{HOST}:{port}{path}", timeout=LONG).status == 200
+    for command in probes()["commands"]:
+        here = [word.replace("/tmp/health.json", str(health_file)) for word in command]
+        here = [word.replace("127.0.0.1:8080", f"{HOST}:{port}") for word in here]
+        here[0] = sys.executable if here[0] == "python" else here[0]
+        done = subprocess.run(here, capture_output=True, text=True, timeout=LONG, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_what_they_start_runs_and_ends_when_it_is_asked_to(
     launcher: Launcher, brokers: Brokers, tmp_path: Path
 ) -> None:
-    of_quickstart(tmp_path)
+    health_file = of_quickstart(tmp_path)
     port = free_port()
     names = COMPOSE["services"]["worker"]["environment"]
     env = {**brokers.make("redis").env, "SECRET_KEY": os.urandom(32).hex()}
@@ -147,6 +179,8 @@ def test_what_they_start_runs_and_ends_when_it_is_asked_to(
     for process in started.values():
         process.wait_ready()
     follow_a_job(launcher, f"http://{HOST}:{port}")
+    wait_for(lambda: problem_of(str(health_file), "ready", LONG) == "")
+    check_probes(health_file, port)
     assert [process.stop(timeout=LONG) for process in started.values()] == [0, 0]
 
 
