@@ -1,21 +1,21 @@
-"""``celery -A proj realtime ...``: look at a project's events from a terminal, and make tokens."""
+"""``celery -A proj realtime ...``: look at a project's events and at the set-up from a terminal, and make tokens."""
 
 from __future__ import annotations
 
 import click
 
-from celery_realtime.cli import history, token, watch
+from celery_realtime.cli import doctor, history, token, watch
 
 
 @click.group()
 @click.pass_context
 def realtime(ctx: click.Context) -> None:
-    """Look at a project's events, and make tokens for browsers."""
+    """Look at a project's events and at the set-up, and make tokens for browsers."""
     app = ctx.obj.app
     if getattr(app, "realtime", None) is None:
         raise click.ClickException(f"the Celery app {app.main!r} has no Realtime: write Realtime(app) beside it")
     ctx.obj = app.realtime
 
 
-for command in (history.command, token.command, watch.command):
+for command in (doctor.command, history.command, token.command, watch.command):
     realtime.add_command(command)

@@ -17,6 +17,7 @@ from celery_realtime.jobs.held_jobs import HeldJobs
 from celery_realtime.jobs.held_messages import HeldMessages
 from celery_realtime.jobs.incarnation import Incarnation
 from celery_realtime.jobs.redis_broker import RedisBroker
+from celery_realtime.jobs.reporting import register_report
 from celery_realtime.jobs.seams import WorkerRequests, come_first, runs_greenlets
 from celery_realtime.loops import BackgroundLoop
 from celery_realtime.sending.manager import SocketIOManager
@@ -101,6 +102,7 @@ class WorkerSupport:
         Raises:
             ImproperlyConfigured: A setting is mistaken; the worker does not start then.
         """
+        register_report()
         if not self._settings().enabled:
             return
         self._manager.preload()
