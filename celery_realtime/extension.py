@@ -34,6 +34,8 @@ from celery_realtime.jobs.trackers import ProgressTracker, RunningJobs, silent_t
 from celery_realtime.jobs.worker import WorkerSupport
 from celery_realtime.lazy import Lazy
 from celery_realtime.loops import BackgroundLoop, loops_of
+from celery_realtime.metrics.readings import Observed
+from celery_realtime.observers import Nothing, Observers
 from celery_realtime.sending.eager import Road
 from celery_realtime.sending.filtering import EventFilter
 from celery_realtime.sending.manager import SocketIOManager
@@ -64,12 +66,14 @@ class _Parts:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._configuration = Configuration(settings)
-        self._settings = Lazy(lambda: self._configuration.read(self.app))
+        self._settings = Lazy(self._read_settings)
+        self._observers: Observers = Nothing()
         self._manager = SocketIOManager(
             lambda: self.settings,
             lambda: self._web.client_manager(write_only=True),
             Road(lambda: self.settings, lambda: self._attached.eager_jobs.are_all).guard,
             behind=lambda event: self._attached.bridge.running_steps.of(event),  # noqa: PLW0108 - attached after this
+            stages=lambda: self.observers.stages,
         )
         self._keeper = Lazy(lambda: _new_keeper(self, self._attached.results))
         self._web = _WebSide(self)
@@ -123,6 +127,31 @@ class _Parts:
     def keeper(self) -> Keeper:
         """What renews leases, and finds jobs whose workers have died."""
         return self._keeper.get()
+
+    def _read_settings(self) -> Settings:
+        settings = self._configuration.read(self.app)
+        self._observers = _new_observers(self, settings)
+        return settings
+
+    @property
+    def observers(self) -> Observers:
+        """What observes this process, as the settings say."""
+        self._settings.get()
+        return self._observers
+
+    @property
+    def observed(self) -> Observed:
+        """What there is to observe; makes and starts nothing."""
+        side = self._celery
+        reconciler = None if side is None else side.reconciler
+        return Observed(self.manager, reconciler, self._keeper.peek(), list(self._web.serving), self.looping)
+
+    @property
+    def looping(self) -> list[Any]:
+        """All that runs in the background of this process; makes and starts nothing."""
+        side = self._celery
+        of_celery = [] if side is None else [side.running_jobs, side.reconciler, side.worker]
+        return [self.manager, *of_celery, self._keeper.peek(), *self._web.parts]
 
     def _forget(self) -> None:
         self._settings.forget()
@@ -278,8 +307,7 @@ class Realtime(_Parts):
             :meth:`celery_realtime.loops.BackgroundLoop.health` returns.
         """
         side, web, keeper = self._celery, self._web, self._keeper.peek()
-        of_celery = [] if side is None else [side.running_jobs, side.reconciler, side.worker]
-        loops = loops_of(self.manager, *of_celery, keeper, *web.parts)
+        loops = loops_of(*self.looping)
         of_history = [*([] if keeper is None else [keeper.loop]), *web.history_loops]
         of_history += [] if side is None else side.worker.history_loops
         checks = (
@@ -439,6 +467,7 @@ class _CelerySide:
             departures=departures,
             reconciler=self.reconciler,
         )
+        self.worker.on_end(lambda: realtime.observers.end())  # noqa: PLW0108 - others after a change of the settings
         self._recipe = Recipe(realtime, app, incarnation=lambda: incarnation.id, new_spool=manager.spools.for_spawned)
         self._manager = manager
 
@@ -455,6 +484,14 @@ class _CelerySide:
         self.eager_jobs.begin(is_eager=is_eager)
         self.running_jobs.begin(job)
         watch_items(task, self.running_jobs.tracker_of)
+
+
+def _new_observers(realtime: _Parts, settings: Settings) -> Observers:
+    if not (settings.metrics and settings.enabled):
+        return Nothing()
+    from celery_realtime.metrics.measuring import Metrics
+
+    return Metrics(realtime, settings)
 
 
 def _new_keeper(realtime: _Parts, results: StoredResults) -> Keeper:
@@ -532,6 +569,7 @@ class _WebSide:
             "audience_filter": EventFilter.for_audiences(settings),
             "read": None if history is None else self._read,
             "positions": None if history is None else history.positions,
+            "stages": self._realtime.observers.stages,
         }
 
     def attach(self, server: Any, handlers: type[SocketIOEventHandlers] | None, rules: Rules) -> SocketIOEventHandlers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Protocol, get_args, get_origin, get_type_hints
@@ -96,6 +97,11 @@ def _a_number_of_shards(name: str, value: Any) -> None:
         raise ImproperlyConfigured(f"{PREFIX}{name} must be from 1 to {MOST_SHARDS}, not {value!r}")
 
 
+def _a_port(name: str, value: Any) -> None:
+    if value is not None and not 1 <= value <= 65535:
+        raise ImproperlyConfigured(f"{PREFIX}{name} must be from 1 to 65535, not {value!r}")
+
+
 Number = Annotated[int, _above_zero]
 Rate = Annotated[float, _above_zero]
 Span = Annotated[float, _above_zero, _not_endless]
@@ -144,7 +150,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             that on, its progress waits apart, the newest of each job.
         max_backlog_bytes: Bytes that may wait for such a client, answers to its requests included.
         health_file: File into which a worker writes its health every second, for probes; None for none.
-        metrics: Reserved: accepted, and without effect in this version.
+        metrics: Whether metrics are collected for Prometheus; needs ``celery-realtime[metrics]``.
+        metrics_port: TCP port on which a worker's main process serves them; None for none.
+        metrics_host: Address on which it does.
+        metrics_tasks: Whether published events are counted by the name of their task too.
     """
 
     enabled: bool = True
@@ -181,6 +190,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_backlog_bytes: Number = 16 * 1024 * 1024
     health_file: Annotated[str | None, _not_empty] = None
     metrics: bool = False
+    metrics_port: Annotated[int | None, _a_port] = None
+    metrics_host: Word = "127.0.0.1"
+    metrics_tasks: bool = False
 
     @property
     def history_address(self) -> RedisAddress | None:
@@ -258,9 +270,19 @@ def check(keywords: Mapping[str, Any], conf: Mapping[str, Any], namespace: str |
             f"{PREFIX}shards needs {PREFIX}wire='frames': python-socketio's own managers listen to one channel, and "
             f"would hear of nothing; leave {PREFIX}shards at 1"
         )
+    _check_metrics(settings)
     if settings.history_url != "auto" and settings.history_address is not None:
         check_history_address(settings.history_address, f"{PREFIX}history_url")
     return checked
+
+
+def _check_metrics(settings: Settings) -> None:
+    if settings.metrics and importlib.util.find_spec("prometheus_client") is None:
+        raise ImproperlyConfigured(
+            f"{PREFIX}metrics needs prometheus_client: pip install celery-realtime[metrics], or leave it off"
+        )
+    if settings.metrics_port is not None and not settings.metrics:
+        raise ImproperlyConfigured(f"{PREFIX}metrics_port needs {PREFIX}metrics=True: without it there is nothing")
 
 
 def check_broker(broker_url: str | Iterable[str]) -> str:

@@ -68,6 +68,7 @@ class Reconciler:
 
     Attributes:
         loop: The record of the thread's loop.
+        established: How many ends were not on record, and have been reported.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Reconciler:
         self._settings = settings
         self._failed = failed
         self._log = RateLimitedLogger(logger)
+        self.established = 0
         self.loop = BackgroundLoop("reconciler", logger, LONGEST_TURN)
         self._start_over()
         after_fork(self._start_over)
@@ -248,6 +250,7 @@ class Reconciler:
         return stored or endings.of_report(report)
 
     def _report(self, departure: Departure, ending: Ending) -> None:
+        self.established += 1
         self._log.warning(
             "the end of job %s was not on record, and has been established as %s", departure.job.job_id, ending.state
         )

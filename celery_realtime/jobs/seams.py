@@ -280,6 +280,15 @@ def runs_greenlets(worker: Any) -> bool:
     return bool(getattr(worker.pool_cls, "is_green", False))
 
 
+def has_children(worker: Any) -> bool:
+    """Tell whether the pool of a worker (``celery.worker.WorkController``) runs tasks in processes of its own.
+
+    By Celery's module that has ``WorkController.pool_cls``, seen in Celery 5.4 and 5.7. Without it, nobody is told that
+    metrics of these processes need a directory.
+    """
+    return str(getattr(worker.pool_cls, "__module__", "")).rpartition(".")[2] == "prefork"
+
+
 def come_first(worker: Any, step: Any) -> None:
     """Have a boot step started before all others of a worker, and so stopped or terminated after them.
 

@@ -18,7 +18,7 @@ from celery_realtime.jobs.held_messages import HeldMessages
 from celery_realtime.jobs.incarnation import Incarnation
 from celery_realtime.jobs.redis_broker import RedisBroker
 from celery_realtime.jobs.reporting import register_report
-from celery_realtime.jobs.seams import WorkerRequests, come_first, runs_greenlets
+from celery_realtime.jobs.seams import WorkerRequests, come_first, has_children, runs_greenlets
 from celery_realtime.loops import BackgroundLoop
 from celery_realtime.sending.manager import SocketIOManager
 from celery_realtime.settings import Settings
@@ -70,6 +70,7 @@ class WorkerSupport:
         self._reconciler = reconciler
         departures.on_change(self._note_soon)
         departures.drop_if(self._is_cancelled)
+        self._end_observers: list[Callable[[], None]] = []
         self._green_lease: GreenLease | None = None
         self._cancel_orders: CancelOrders | None = None
         self._broker_watch: BrokerWatch | None = None
@@ -95,6 +96,10 @@ class WorkerSupport:
             signal.connect(self._on_end, dispatch_uid=f"celery_realtime.{id(self)}.{signal.name}")
         child_begins = signals.worker_process_init
         child_begins.connect(self._on_child, dispatch_uid=f"celery_realtime.{id(self)}.{child_begins.name}")
+
+    def on_end(self, observer: Callable[[], None]) -> None:
+        """Call ``observer`` when a worker of this process, or this child of its pool, has sent its last."""
+        self._end_observers.append(observer)
 
     def prepare(self) -> None:
         """Do what has to be done before the pool forks its children.
@@ -224,6 +229,9 @@ class WorkerSupport:
             self._stop_loops()
             self._leave(is_settled=is_settled)
             self._incarnation.end()
+        if signal is not signals.worker_shutting_down:
+            for observer in self._end_observers:
+                observer()
 
 
 class WorkerStep(bootsteps.StartStopStep):
@@ -236,11 +244,13 @@ class WorkerStep(bootsteps.StartStopStep):
 
     def __init__(self, parent: Any, **kwargs: Any) -> None:
         parent.app.realtime.worker.prepare()
+        parent.app.realtime.observers.prepare()
         super().__init__(parent, **kwargs)
 
     def start(self, parent: Any) -> None:
         """Begin, in the worker's main process."""
         parent.app.realtime.worker.start(parent)
+        parent.app.realtime.observers.start(has_children=has_children(parent))
 
 
 class WorkerEnd(bootsteps.StartStopStep):

@@ -167,6 +167,7 @@ class EventQueue(Generic[T]):
         self.urgent = 0
         #: How many say that a job is queued.
         self.queued = 0
+        self._dropped_held = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -175,6 +176,12 @@ class EventQueue(Generic[T]):
     def held(self) -> int:
         """How many events are held back."""
         return len(self._held)
+
+    @property
+    def accepted(self) -> int:
+        """How many items have been put, whatever became of them."""
+        # Each has a key, or is held, or has replaced one that has, or is: nothing is counted for it when it is put.
+        return self.last_key + 1 + self._counts["coalesced"] + len(self._held) + self._dropped_held
 
     @property
     def next_due(self) -> float:
@@ -285,6 +292,7 @@ class EventQueue(Generic[T]):
             self._drop(next(iter(self._latest.values())))
         elif self._held:
             self._held.pop_oldest()
+            self._dropped_held += 1
         else:
             self._drop(next(iter(self._entries)))
             return self._ledger.dropped("lifecycle")

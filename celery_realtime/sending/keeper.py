@@ -112,6 +112,16 @@ class Keeper:
             self._reaper = Reaper(self._manager, history.leases, lost, lease=self._lease, pause=self._pause)
         self._periodic.start()
 
+    @property
+    def renewals(self) -> list[LeaseRenewal]:
+        """The leases that this process holds."""
+        return list(self._renewals.values())
+
+    @property
+    def reaper(self) -> Reaper | None:
+        """What looks for jobs of dead workers; None unless it has begun."""
+        return self._reaper
+
     def note_soon(self) -> None:
         """Note soon what has been received, since its worker may be killed before it renews its lease."""
         self._periodic.wake()
@@ -246,6 +256,11 @@ class LeaseRenewal:
                     self._manager.put(events.outgoing_status(change, incarnation=self._incarnation, job=job))
         self._is_new = False
 
+    @property
+    def jobs(self) -> int:
+        """How many jobs it has, as far as Redis knows."""
+        return len(self._noted)
+
     def note(self) -> None:
         """Note the jobs that the incarnation has received, or begun, since the last time.
 
@@ -302,6 +317,12 @@ class Reaper:
         self._pause = pause
         #: The record of what reports the jobs of dead workers.
         self.loop = lost.loop
+        self._stalled = 0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What has been found: as :attr:`LostJobs.counts`, and how many jobs had ``stalled``."""
+        return {**self._lost.counts, "stalled": self._stalled}
 
     def reap(self) -> None:
         """Look once, and report what is found.
@@ -315,5 +336,6 @@ class Reaper:
             self._lost.put(incarnation, jobs)
         self._lost.put_expired(lapsed.expired)
         for stalled in lapsed.stalled:
+            self._stalled += 1
             progress = msgspec.structs.replace(stalled.progress, stalled=True, timestamp=events.now())
             self._manager.put(events.outgoing_progress(progress, job=stalled.job))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -79,6 +79,8 @@ class LostJobs:
 
     Attributes:
         loop: The record of the thread's loop.
+        counts: How many incarnations were ``dead``, how many of their jobs were ``lost``, or had ``ended`` as somebody
+            knew, and how many other jobs had ``expired``.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class LostJobs:
         self._find_ends = find_ends
         self._find_begun = find_begun
         self.loop = BackgroundLoop("lost jobs", logger, LONGEST_TURN)
+        self.counts: Counter[str] = Counter()
         self._lock = threading.Lock()
         #: What is to be done, with the incarnation that it is about, or :data:`EXPIRIES`.
         self._waiting: queue.Queue[tuple[str, Callable[[], None]]] = queue.Queue(ROOM)
@@ -181,6 +184,7 @@ class LostJobs:
             if job is not None and job.project_id is not None:
                 gate = EXPIRED_GATE if job.reason == "expired" else events.UNDELIVERED_GATE
                 end = events.Ending("REVOKED", f"TaskRevokedError: {job.reason}")
+                self.counts["expired"] += 1
                 self._manager.put(events.outgoing_end(job, end, incarnation="", gate=gate))
         if self._manager.flush():
             with talking:
@@ -192,6 +196,8 @@ class LostJobs:
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
+        if incarnation not in self._tries:
+            self.counts["dead"] += 1
         begun = self._find_begun(jobs)
         jobs = [_as_begun(job) if events.name_of(job) in (begun or ()) else job for job in jobs]
         jobs = sorted(jobs, key=lambda job: not job.running)  # if there is no time for all, those that ran come first
@@ -227,6 +233,8 @@ class LostJobs:
 
     def _report(self, incarnation: str, job: HeldJob, end: events.Ending | None) -> events.Ending:
         gate = ""
+        if incarnation not in self._tries:  # else this has been reported before
+            self.counts["lost" if end is None else "ended"] += 1
         if end is None:
             error = f"WorkerLost: {job.worker or 'its worker'} has not been heard of for {self._lease:g} s"
             end, gate = events.Ending("LOST", error), "S" if job.running else ""

@@ -28,6 +28,7 @@ from celery_realtime.sending.outbox import Outbox
 from celery_realtime.sending.spool import Spools
 from celery_realtime.sending.watched_projects import WatchedProjects
 from celery_realtime.settings import Settings
+from celery_realtime.stages import UNOBSERVED, Stages
 
 if TYPE_CHECKING:
     from celery_realtime.channel.kombu_manager import RealtimeKombuManager
@@ -54,6 +55,7 @@ class _Parts:
         connect: Returns a new write-only Kombu manager.
         guard: Drops what cannot arrive anyway.
         behind: Returns what waits for a job that starts in this process.
+        stages: Returns what observes appending and publishing.
     """
 
     def __init__(
@@ -62,8 +64,10 @@ class _Parts:
         connect: Callable[[], RealtimeKombuManager],
         guard: Guard,
         behind: StepsBehind,
+        stages: Callable[[], Stages],
     ) -> None:
         self._settings = settings
+        self._stages = stages
         self._guard = guard
         self._outbox = Lazy(self._new_outbox)
         self._connect = connect
@@ -89,10 +93,12 @@ class _Parts:
         return self._outbox.get()
 
     def _new_outbox(self) -> Outbox[Outgoing]:
-        settings = self._settings()
-        append = None if settings.history_url is None else self._appender.append
+        settings, stages = self._settings(), self._stages()
+        append = None if settings.history_url is None else stages.append(self._appender.append)
         publish, stores = self._guard(
-            lambda batch: self.publisher.publish_events(batch),  # noqa: PLW0108 - made by the thread that sends
+            stages.publish(
+                lambda batch: self.publisher.publish_events(batch),  # noqa: PLW0108 - made by the thread that sends
+            ),
             append,
             self._counts,
         )
@@ -214,6 +220,7 @@ class SocketIOManager(_Parts):
         connect: Returns a new write-only Kombu manager.
         guard: Drops what cannot arrive anyway.
         behind: Returns what waits for a job that starts in this process, and ends if that is lost.
+        stages: Returns what observes appending and publishing.
 
     Attributes:
         counts: How many events had ``no_project``, were ``filtered`` (``event_filter`` dropped them), ``hidden`` (it
@@ -229,8 +236,9 @@ class SocketIOManager(_Parts):
         guard: Guard = unguarded,
         *,
         behind: StepsBehind = lambda _: (),
+        stages: Callable[[], Stages] = lambda: UNOBSERVED,
     ) -> None:
-        super().__init__(settings, connect, guard, behind)
+        super().__init__(settings, connect, guard, behind, stages)
         self._tracked: BoundedDict[str, str] = BoundedDict(TRACKED_JOBS)
         self._rooms = ClientRooms(lambda: self.publisher, lambda: settings().namespace)
 

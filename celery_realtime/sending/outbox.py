@@ -118,6 +118,26 @@ class Outbox(Generic[T]):
         return self._ledger.counts
 
     @property
+    def ledger(self) -> Ledger:
+        """What counts what became of events; another one when it starts over."""
+        return self._ledger
+
+    @property
+    def accepted(self) -> int:
+        """How many events have been put since it started over."""
+        return self._queue.accepted
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the history, if there is one, has accepted what was last to be stored."""
+        return self._append is None or not self._sender.is_failing
+
+    @property
+    def is_published(self) -> bool:
+        """Whether the broker has accepted what was last to be published."""
+        return not (self._backlog.is_recovering or (self._append is None and self._sender.is_failing))
+
+    @property
     def loops(self) -> list[BackgroundLoop]:
         """The records of the loops that have something to do in this process."""
         with self._lock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,10 @@ SENT_AWAY: Refusal = {"code": "unauthorized", "message": "you have been disconne
 FORBIDDEN: Refusal = {"code": "forbidden", "message": NO_PROJECT}
 UNAVAILABLE: Refusal = {"code": "unavailable", "message": "this cannot be answered now; try again later"}
 
+#: Codes of refusals, and what all others are counted as, which rules of the application may make up.
+CODES = frozenset(("unauthorized", "forbidden", "bad_request", "too_many_requests", "unavailable"))
+OTHER_CODE = "other"
+
 #: The snapshot of a project where nothing is remembered.
 NO_HISTORY: dict[str, Any] = {
     "epoch": None,
@@ -57,9 +62,13 @@ class Sender:
     Args:
         server: The Socket.IO server, sync or asyncio.
         namespace: The namespace of the clients.
+
+    Attributes:
+        refusals: How many requests and connections were refused, by code.
     """
 
     def __init__(self, server: Any, namespace: str) -> None:
+        self.refusals: Counter[str] = Counter()
         self._server = server
         self._namespace = namespace
         self._log = RateLimitedLogger(logger)
@@ -118,7 +127,9 @@ class Sender:
     def refusal_of(self, error: Exception) -> Refusal:
         """Return how a client is refused after an error; only a :class:`SubscribeError` says what was wrong."""
         if isinstance(error, SubscribeError):
+            self.refusals[error.code if error.code in CODES else OTHER_CODE] += 1
             return {"code": error.code, "message": str(error)}
+        self.refusals[UNAVAILABLE["code"]] += 1
         self._log.error("a request failed and is refused as unavailable; the client may try again: %s", describe(error))
         logger.debug("where the request failed", exc_info=error)
         return dict(UNAVAILABLE)
@@ -126,6 +137,7 @@ class Sender:
     def refusal_to_connect(self, error: Exception) -> Exception:
         """Return what to raise in python-socketio's ``connect``: any other error would leave the client unanswered."""
         if isinstance(error, socketio.exceptions.ConnectionRefusedError):
+            self.refusals[OTHER_CODE] += 1
             raised: Exception = error
             return raised
         refusal = self.refusal_of(error)

@@ -56,6 +56,9 @@ class CatchUp:
         namespace: The namespace of the projects.
         positions: ``(project_ids) -> Positions``; None for never looking up how far histories go.
         clock: Returns the time in seconds.
+
+    Attributes:
+        recovered: How many events that were missed have been read from the history.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class CatchUp:
         self._is_watched = is_watched
         self._namespace = namespace
         self._clock = clock
+        self.recovered = 0
         self._start_over()
 
     def _start_over(self) -> None:
@@ -88,6 +92,11 @@ class CatchUp:
         self._turns_at = 0.0
         self._idles_at = 0.0
         self._lookout = Lookout()
+
+    @property
+    def is_history_prompt(self) -> bool:
+        """Whether the history, if there is one, answers."""
+        return self._reader is None or self._reader.is_prompt
 
     @property
     def loops(self) -> list[BackgroundLoop]:
@@ -229,7 +238,10 @@ class CatchUp:
             order = self._orders.get(missing.project_id)
             if order is None:  # every client has left
                 return []
-            return self._noted(order.answer(missing, snapshot, self._clock()))
+            waiting = order.waiting
+            due = list(order.answer(missing, snapshot, self._clock()))
+            self.recovered += max(0, len(due) - (waiting - order.waiting))
+            return self._noted(due)
 
     def _look_around(self, reader: HistoryReader) -> None:
         clock = self._clock()

@@ -15,6 +15,7 @@ from celery_realtime.channel.listener import Listener
 from celery_realtime.channel.wire import Heard, Message
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.loops import BackgroundLoop
+from celery_realtime.stages import UNOBSERVED, Stages
 from celery_realtime.web.catchup import CatchUp
 from celery_realtime.web.delivery import Delivery, Emit
 from celery_realtime.web.watched_shards import WatchedShards
@@ -54,10 +55,22 @@ class ChannelReader:
         delivery: Names the rooms.
         shards: Knows which parts of the channel are to be listened to.
         host_id: Of this server's own messages, which python-socketio has emitted here already.
+        stages: What observes the hearing of a message.
+
+    Attributes:
+        messages, events: How many messages of the channel, and events in them that a client follows, have been heard.
+        left_out: Of these events, how many there was no room for.
     """
 
     def __init__(
-        self, listener: Listener, catch_up: CatchUp, delivery: Delivery, *, shards: WatchedShards, host_id: str
+        self,
+        listener: Listener,
+        catch_up: CatchUp,
+        delivery: Delivery,
+        *,
+        shards: WatchedShards,
+        host_id: str,
+        stages: Stages = UNOBSERVED,
     ) -> None:
         self.listener = listener
         self.loop = BackgroundLoop("channel reader", logger, LONGEST_TURN)
@@ -65,6 +78,8 @@ class ChannelReader:
         self._delivery = delivery
         self._shards = shards
         self._host_id = host_id
+        self._stages = stages
+        self.messages = self.events = self.left_out = 0
         self._failures = RateLimitedLogger(logger)
         self.after_fork()
 
@@ -92,6 +107,7 @@ class ChannelReader:
         self.loop.rest()
 
     def _read_on(self, has_room: Callable[[], bool]) -> Iterator[list[Item]]:
+        hear = self._stages.hear(lambda *given: self.items(*given))  # noqa: PLW0108 - as it is by then
         while not self._stopped.is_set():
             with self.loop.turn(), contextlib.closing(self.listener.messages(self._patience)) as messages:
                 for message in messages:
@@ -99,7 +115,7 @@ class ChannelReader:
                         return
                     items: list[Item] = []
                     with self.loop.turn():
-                        items = self.items(message, has_room)
+                        items = hear(message, has_room)
                     yield items
             self._stopped.wait(PAUSE)
 
@@ -127,6 +143,7 @@ class ChannelReader:
         return items
 
     def _decoded(self, message: Any) -> list[Heard | Message]:
+        self.messages += 1
         head = wire.head_of_frame(message.body)
         if head is not None and self._is_for_nobody(head):
             return []
@@ -136,6 +153,7 @@ class ChannelReader:
             return []
         if self._shards.are_there and head is not None and not self.listener.is_of_shard(message):
             self._shards.learn(1)
+        self.events += len(decoded) if head is not None else sum(isinstance(item, Heard) for item in decoded)
         return decoded
 
     def _is_for_nobody(self, head: wire.FrameHead) -> bool:
@@ -164,6 +182,7 @@ class ChannelReader:
         """Return the orders among messages that there is no room for: what they take from a client must be taken."""
         orders: list[Item] = [item for item in decoded if not isinstance(item, Heard) and is_order(item)]
         if len(orders) < len(decoded):
+            self.left_out += len(decoded) - len(orders)
             self._catch_up.fall_behind({event.project_id for event in decoded if isinstance(event, Heard)})
             self._failures.error(
                 "messages are left out, because the event loop does not keep up; "

@@ -21,6 +21,7 @@ from celery_realtime.forks import after_fork
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.loops import BackgroundLoop, start_detached
 from celery_realtime.rooms import project_of_room
+from celery_realtime.stages import UNOBSERVED, Stages
 from celery_realtime.web import seams
 from celery_realtime.web.audiences import AudienceFilter
 from celery_realtime.web.catchup import CatchUp
@@ -30,6 +31,7 @@ from celery_realtime.web.fan_out import LoopEmitter, ThreadEmitter
 from celery_realtime.web.history_reader import Positions, Read
 from celery_realtime.web.loop_queue import LoopQueue
 from celery_realtime.web.newcomers import Newcomers
+from celery_realtime.web.several import skipped_by
 from celery_realtime.web.slow_clients import SlowClients
 from celery_realtime.web.suspensions import Suspensions
 from celery_realtime.web.watched_shards import WatchedShards
@@ -64,6 +66,15 @@ def _parts_alone(manager: RealtimeClientManager | AsyncRealtimeClientManager, si
         yield from manager.slow_clients.paced(part)
 
 
+def _deliveries(manager: RealtimeClientManager | AsyncRealtimeClientManager, emit: Emit) -> int:
+    """Return how many events the clients of this server get by an emit, each counted for itself."""
+    if emit.only is not None:
+        return len(emit.events)
+    members = manager.rooms.get(emit.namespace, {}).get(emit.room, ())
+    skipped = 0 if emit.skip_sid is None else sum(sid in members for sid in skipped_by(emit.skip_sid))
+    return (len(members) - skipped) * len(emit.events)
+
+
 def _watch_room(manager: RealtimeClientManager | AsyncRealtimeClientManager, namespace: str, room: Any) -> None:
     """Have the events of a project heard, should it be the application that places a client in its room."""
     project_id = project_of_room(room)
@@ -90,6 +101,7 @@ class RealtimeClientManager(RealtimeKombuManager):
         audience_filter: Decides what each audience sees of an event; None where all see everything.
         read: ``(project_id, epoch, offset, most_jobs) -> snapshot``, reads the history; None where there is none.
         positions: ``(project_ids) -> Positions``, says how far histories go; None for never looking.
+        stages: What observes hearing and delivering.
         namespace: Socket.IO namespace of the events.
         **options: Further keyword arguments of :class:`~celery_realtime.channel.kombu_manager.RealtimeKombuManager`.
     """
@@ -107,9 +119,11 @@ class RealtimeClientManager(RealtimeKombuManager):
         audience_filter: AudienceFilter | None = None,
         read: Read | None = None,
         positions: Callable[[list[str]], Positions] | None = None,
+        stages: Stages = UNOBSERVED,
         **options: Any,
     ) -> None:
         super().__init__(url, channel, write_only=False, **options)
+        self._stages = stages
         self.emitter = ThreadEmitter(self, max_backlog // 4)
         self._backlogs = seams.ClientBacklogs(self, self.namespace)
         #: Which rooms of this server an event goes to.
@@ -120,7 +134,9 @@ class RealtimeClientManager(RealtimeKombuManager):
         #: Which parts of the channel are listened to.
         self.watched = _watched_shards(self, listener, self.shards)
         #: Reads the channel.
-        self.reader = ChannelReader(listener, self.catch_up, self.delivery, shards=self.watched, host_id=self.host_id)
+        self.reader = ChannelReader(
+            listener, self.catch_up, self.delivery, shards=self.watched, host_id=self.host_id, stages=stages
+        )
         #: What is held for clients that are being given a snapshot, and for those whose access is decided again.
         self.newcomers = Newcomers(self._backlogs.is_in_room, self.namespace)
         self.suspensions = Suspensions(self._backlogs)
@@ -248,10 +264,11 @@ class RealtimeClientManager(RealtimeKombuManager):
 
     def _listen(self) -> Iterator[dict[str, Any]]:
         """Emit the events of the channel, and yield python-socketio's own messages for it to handle."""
+        deliver = self._stages.deliver(self._emit, functools.partial(_deliveries, self))
         for items in self.reader.read():
             for item in items:
                 if isinstance(item, Emit):
-                    self._emit(item)
+                    deliver(item)
                 elif isinstance(item, Gap):
                     self._orders.notify_gap(item)
                 elif is_order(item):
@@ -339,7 +356,8 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
         audience_filter: As that of :class:`RealtimeClientManager`; called in the thread that listens.
         read, positions: As those of :class:`RealtimeClientManager`; called in threads.
         namespace: Socket.IO namespace of the events.
-        **options: ``logger``, ``stock``, ``shards`` and ``connection_options``, as of :class:`RealtimeClientManager`.
+        **options: ``logger``, ``stages``, ``stock``, ``shards`` and ``connection_options``, as of
+            :class:`RealtimeClientManager`.
     """
 
     name = "celery-realtime-async"
@@ -361,6 +379,7 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
         **options: Any,
     ) -> None:
         super().__init__(channel=channel, write_only=False, logger=options.pop("logger", None))
+        self._stages: Stages = options.pop("stages", UNOBSERVED)
         self.url = url
         self.namespace = namespace
         #: What it publishes through.
@@ -376,7 +395,9 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
         #: Which parts of the channel are listened to.
         self.watched = _watched_shards(self, listener, options.get("shards", 1))
         #: Reads the channel.
-        self.reader = ChannelReader(listener, self.catch_up, self.delivery, shards=self.watched, host_id=self.host_id)
+        self.reader = ChannelReader(
+            listener, self.catch_up, self.delivery, shards=self.watched, host_id=self.host_id, stages=self._stages
+        )
         #: What is held for clients that are being given a snapshot, and for those whose access is decided again.
         self.newcomers = Newcomers(self._backlogs.is_in_room, namespace)
         self.suspensions = Suspensions(self._backlogs)
@@ -521,11 +542,12 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
         queue = self._queue = LoopQueue[Item](asyncio.get_running_loop(), MAX_WAITING)
         self._attached.set()
         self.start_listening()
+        deliver = self._stages.deliver(self._emit, functools.partial(_deliveries, self))
         while True:
             for _ in range(TURN):
                 item = await queue.get()
                 if isinstance(item, Emit):
-                    await self._emit(item)
+                    await deliver(item)
                 elif isinstance(item, Gap):
                     self._orders.notify_gap(item)
                 elif is_order(item):

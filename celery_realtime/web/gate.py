@@ -72,6 +72,7 @@ class Gate:
         sockets: The connections of the server.
         pings: Pings them.
         most_newcomers: Connections without a token altogether; beyond, the oldest ends.
+        ended: How many connections it has ended because they sent too much, or did not read.
     """
 
     def __init__(self, server: Any, settings: Settings) -> None:
@@ -81,6 +82,7 @@ class Gate:
         self._namespace = settings.namespace
         self._on_gone: list[Callable[[str], None]] = []
         self._memory = Memory()
+        self.ended = 0
         self._max_unread = settings.max_backlog, settings.max_backlog_bytes
         self._before = Allowance.before_token(limits)
         self._after = Allowance.after_token(limits, sockets.max_message)
@@ -265,6 +267,7 @@ class Gate:
 
     def _end(self, budget: Budget) -> None:
         """Begin to end a connection: nothing more is read from it, and what it has not read is gone at once."""
+        self.ended += 1
         self._log.warning("a client sends too much (%s) and is disconnected", budget.exceeded)
         if budget.eio_sid is not None:
             self.sockets.refuse(budget.eio_sid, self._namespace)

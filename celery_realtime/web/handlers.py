@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +107,25 @@ class Client(msgspec.Struct, frozen=True):
     topics: list[tuple[str, str | None]]
 
 
+class Figures(msgspec.Struct, frozen=True):
+    """How many there are, or have been, on a server.
+
+    Attributes:
+        clients: Clients that are connected.
+        subscriptions: What they are subscribed to.
+        accepted: Subscriptions that were accepted, by what was recovered, see
+            :class:`~celery_realtime.web.subscribing.Subscriptions`.
+        refusals: Requests and connections that were refused, by code.
+        ended: Connections that were ended because they sent too much, or did not read.
+    """
+
+    clients: int
+    subscriptions: int
+    accepted: Mapping[str, int]
+    refusals: Mapping[str, int]
+    ended: int
+
+
 class SocketIOEventHandlers:
     """Handle connections and requests on a synchronous Socket.IO server.
 
@@ -180,6 +199,14 @@ class SocketIOEventHandlers:
             session.sid: Client(session.user, session.expires_in, sorted(session.rooms.copy(), key=repr))
             for session in self._clients.sessions.all()
         }
+
+    @property
+    def figures(self) -> Figures:
+        """How many clients there are, and what has become of their requests."""
+        sessions = self._clients.sessions.all()
+        subscriptions = sum(len(session.rooms) for session in sessions)
+        refusals = self._clients.sender.refusals
+        return Figures(len(sessions), subscriptions, self._subscriptions.accepted, refusals, self._gate.ended)
 
     # -- the application's rules --------------------------------------------------------------------------------
 

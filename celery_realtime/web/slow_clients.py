@@ -50,6 +50,9 @@ class SlowClients:
         give_way: Lets the threads that write to clients have a turn; None where emitting itself does.
         anybody_lags: Tells whether more than a quarter of ``max_backlog`` packets wait for any client; None where each
             has to be looked at.
+
+    Attributes:
+        disconnections: How many clients it has disconnected.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class SlowClients:
         #: By client, the newest progress of each job that is held back.
         self._held: dict[str, dict[str, Emit]] = {}
         self._disconnected: set[str] = set()
+        self.disconnections = 0
         # Held while what was held back is emitted, so that nothing newer overtakes it.
         self._lock = threading.RLock()
 
@@ -141,6 +145,7 @@ class SlowClients:
             if sid in self._disconnected:
                 return
             self._disconnected.add(sid)
+            self.disconnections += 1
         self._disconnect_client(sid, eio_sid)
 
     def due(self) -> Iterator[Emit]:

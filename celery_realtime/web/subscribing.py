@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,10 @@ class Subscriptions:
         jobs: Says which project a job is of.
         manager: The server's client manager.
         read: ``(project_id, epoch, offset) -> Reading``, or None where there is no history.
+
+    Attributes:
+        accepted: How many subscriptions were, by what was recovered: ``all`` or ``not_all`` of what was missed, or
+            ``none`` if the client had nothing before.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class Subscriptions:
         self.manager = manager
         self.read = read
         self.log = RateLimitedLogger(logger)
+        self.accepted: Counter[str] = Counter()
 
     def subscribe_project(self, sid: str, data: Any, *, replays: bool, after: AfterAnswer) -> Decision[dict[str, Any]]:
         """Subscribe a client to a project.
@@ -174,6 +180,8 @@ class Subscription:
                 self._pending.is_doubtful = False
                 snapshot = yield from self._attempt()
                 if snapshot is not None:
+                    recovered = "all" if snapshot["recovered"] else "not_all"
+                    self._shared.accepted["none" if self._since is None else recovered] += 1
                     return {"project_id": self._topic.project_id, **snapshot}
         finally:
             self._session.pending.remove(self._pending)

@@ -67,6 +67,8 @@ realtime = Realtime(
     **({"history_url": None} if os.environ.get("HISTORY") == "off" else {}),
     **({"history_url": os.environ["HISTORY_URL"]} if "HISTORY_URL" in os.environ else {}),
     **({"url": os.environ["REALTIME_URL"]} if "REALTIME_URL" in os.environ else {}),
+    metrics="METRICS" in os.environ,
+    metrics_port=int(os.environ["METRICS_PORT"]) if "METRICS_PORT" in os.environ else None,
 )
 
 

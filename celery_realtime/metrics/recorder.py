@@ -1,0 +1,142 @@
+"""Time the stages of an event's way, and count what only they see."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+
+from celery_realtime.clocks import time
+from celery_realtime.events import PROGRESS_EVENT, STATUS_EVENT, WORKFLOW_EVENT, Outgoing
+from celery_realtime.forks import after_fork
+from celery_realtime.metrics.catalogue import OF_CALLS
+from celery_realtime.metrics.timings import Timing
+from celery_realtime.stages import Stages
+
+#: What the label ``event`` says of ours. Applications name as many others as they like, so those are all one.
+KINDS = {STATUS_EVENT: "status", PROGRESS_EVENT: "progress", WORKFLOW_EVENT: "workflow"}
+CUSTOM = "custom"
+
+#: Task names of which there are labels of their own, and the label of all further ones.
+MOST_TASKS, OTHER_TASKS = 500, "(others)"
+
+_event_of = attrgetter("event")
+
+
+class _Task(msgspec.Struct):
+    task: str | None = None
+
+
+class Recorder:
+    """Observes the stages.
+
+    Args:
+        by_task: Whether published events are counted by the name of their task too.
+        begin: Called by the first stage that is observed in a process, and again in the child of a fork.
+
+    Attributes:
+        append, publish, hear, deliver: How long each stage took.
+        stored: Events that the history has returned to be published.
+        published: By kind and task name, events that the broker has accepted.
+        delivered: Events that were emitted, counted once for each client.
+        stages: What wraps each stage.
+    """
+
+    def __init__(self, *, by_task: bool, begin: Callable[[], object]) -> None:
+        self.append, self.publish, self.hear, self.deliver = (Timing(OF_CALLS) for _ in range(4))
+        self.stored = self.delivered = 0
+        self.published: Counter[tuple[str, str]] = Counter()
+        self._names = self._by_task if by_task else _by_kind
+        self._tasks: set[str] = set()
+        self._decode_task = msgspec.json.Decoder(_Task).decode
+        self._begin = begin
+        self._has_begun = False
+        self.stages = Stages(self._appending, self._publishing, self._hearing, self._delivering)
+        after_fork(self._begin_again)
+
+    def _begin_again(self) -> None:
+        self._has_begun = False
+
+    def _observe(self, timing: Timing, began: float) -> None:
+        timing.observe(time.monotonic() - began)
+        if not self._has_begun:
+            self._has_begun = True
+            self._begin()
+
+    def _appending(self, append: Callable[[list[Outgoing]], list[Outgoing] | None]) -> Callable[..., Any]:
+        def observed(batch: list[Outgoing]) -> list[Outgoing] | None:
+            began = time.monotonic()
+            stored = append(batch)
+            self._observe(self.append, began)
+            self.stored += len(stored or ())
+            return stored
+
+        return observed
+
+    def _publishing(self, publish: Callable[[list[Outgoing]], int]) -> Callable[..., Any]:
+        def observed(batch: list[Outgoing]) -> int:
+            began = time.monotonic()
+            number = publish(batch)
+            self._observe(self.publish, began)
+            self.published.update(self._names(batch[:number]))
+            return number
+
+        return observed
+
+    def _hearing(self, hear: Callable[..., list[Any]]) -> Callable[..., Any]:
+        def observed(message: Any, *more: Any) -> list[Any]:
+            if message is None:
+                return hear(message, *more)
+            began = time.monotonic()
+            items = hear(message, *more)
+            self._observe(self.hear, began)
+            return items
+
+        return observed
+
+    def _delivering(self, deliver: Callable[..., Any], deliveries: Callable[[Any], int]) -> Callable[..., Any]:
+        def note(number: int, began: float) -> None:
+            self._observe(self.deliver, began)
+            self.delivered += number
+
+        def observed(emit: Any) -> None:
+            number, began = deliveries(emit), time.monotonic()
+            deliver(emit)
+            if number:
+                note(number, began)
+
+        async def observed_in_loop(emit: Any) -> None:
+            number, began = deliveries(emit), time.monotonic()
+            await deliver(emit)
+            if number:
+                note(number, began)
+
+        return observed_in_loop if inspect.iscoroutinefunction(deliver) else observed
+
+    # -- labels -------------------------------------------------------------------------------------------------
+
+    def _by_task(self, batch: list[Outgoing]) -> dict[tuple[str, str], int]:
+        return Counter((KINDS.get(event.event, CUSTOM), self._task_of(event)) for event in batch)
+
+    def _task_of(self, event: Outgoing) -> str:
+        """Return the name of an event's task; empty where its data do not say."""
+        if event.event not in (STATUS_EVENT, PROGRESS_EVENT):
+            return ""
+        name = self._decode_task(event.payload).task or ""
+        if name not in self._tasks:
+            if len(self._tasks) >= MOST_TASKS:
+                return OTHER_TASKS
+            self._tasks.add(name)
+        return name
+
+
+def _by_kind(batch: list[Outgoing]) -> dict[tuple[str, str], int]:
+    counts: dict[tuple[str, str], int] = {}
+    for event, number in Counter(map(_event_of, batch)).items():
+        kind = KINDS.get(event, CUSTOM), ""
+        counts[kind] = counts.get(kind, 0) + number
+    return counts
