@@ -100,7 +100,12 @@ WEB = (
 
 #: What is measured in all processes.
 LOOPS = (
-    _gauge("loop_up", "Whether a background loop that has something to do turns, and without failing.", "loop", combined="min"),
+    _gauge(
+        "loop_up",
+        "Whether a background loop that is in use turns without failing.",
+        "loop",
+        combined="min",
+    ),
     _counter("loop_failures", "Turns of a background loop that an exception has ended.", "loop"),
 )
 
