@@ -10,7 +10,7 @@ import msgspec
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def unobserved(function: Function, *_: Any) -> Function:
+def unobserved(function: Function) -> Function:
     """Return a function as it is."""
     return function
 
@@ -22,8 +22,7 @@ class Stages(msgspec.Struct, frozen=True):
         append: Wraps ``(batch) -> events to publish, or None``, which appends events to the history.
         publish: Wraps ``(batch) -> number``, which publishes events and returns how many of the first were.
         hear: Wraps ``(message, has_room) -> items``, which turns a message of the channel into what is emitted.
-        deliver: Wraps ``(emit) -> None``, a coroutine function or not, which emits to the clients of this server;
-            given ``(emit) -> number`` too, which says how many events clients get by it, each counted for itself.
+        deliver: Wraps ``(emit) -> None``, a coroutine function or not, which emits to the clients of this server.
     """
 
     append: Callable[..., Any] = unobserved
@@ -46,8 +45,8 @@ def _around(inner: Callable[..., Any], outer: Callable[..., Any]) -> Callable[..
     if unobserved in (inner, outer):
         return outer if inner is unobserved else inner
 
-    def wrap(function: Callable[..., Any], *further: Any) -> Callable[..., Any]:
-        wrapped: Callable[..., Any] = outer(inner(function, *further), *further)
+    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+        wrapped: Callable[..., Any] = outer(inner(function))
         return wrapped
 
     return wrap

@@ -126,7 +126,6 @@ class Source:
         yield Durations("hear_seconds", recorder.hear)
         yield Durations("deliver_seconds", recorder.deliver)
         yield Total(recorder, "events_stored_total", recorder.stored)
-        yield Total(recorder, "events_delivered_total", recorder.delivered)
         yield from _by_label(recorder, "events_published_total", recorder.published)
 
     def _sending(self, manager: Any) -> Iterator[Reading]:
@@ -185,6 +184,7 @@ def _client_manager(manager: Any) -> Iterator[Reading]:
     yield Total(reader, "events_heard_total", reader.events)
     yield Total(reader, "events_left_out_total", reader.left_out)
     yield Total(reader, "events_recovered_total", manager.catch_up.recovered)
+    yield Total(manager.emitter, "events_delivered_total", manager.emitter.delivered)
     yield Level("slow_clients", len(manager.slow_clients.held))
     yield Total(reader, "slow_clients_disconnected_total", manager.slow_clients.disconnections)
 

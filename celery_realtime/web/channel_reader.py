@@ -107,7 +107,7 @@ class ChannelReader:
         self.loop.rest()
 
     def _read_on(self, has_room: Callable[[], bool]) -> Iterator[list[Item]]:
-        hear = self._stages.hear(lambda *given: self.items(*given))  # noqa: PLW0108 - as it is by then
+        hear = self._stages.hear(lambda message, has_room: self.items(message, has_room))  # noqa: PLW0108 - as it is then
         while not self._stopped.is_set():
             with self.loop.turn(), contextlib.closing(self.listener.messages(self._patience)) as messages:
                 for message in messages:

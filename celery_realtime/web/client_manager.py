@@ -31,7 +31,6 @@ from celery_realtime.web.fan_out import LoopEmitter, ThreadEmitter
 from celery_realtime.web.history_reader import Positions, Read
 from celery_realtime.web.loop_queue import LoopQueue
 from celery_realtime.web.newcomers import Newcomers
-from celery_realtime.web.several import skipped_by
 from celery_realtime.web.slow_clients import SlowClients
 from celery_realtime.web.suspensions import Suspensions
 from celery_realtime.web.watched_shards import WatchedShards
@@ -64,15 +63,6 @@ def _parts_alone(manager: RealtimeClientManager | AsyncRealtimeClientManager, si
     """Yield what to emit at once to one client of what was held for it."""
     for part in manager.newcomers.alone(sid, emit):
         yield from manager.slow_clients.paced(part)
-
-
-def _deliveries(manager: RealtimeClientManager | AsyncRealtimeClientManager, emit: Emit) -> int:
-    """Return how many events the clients of this server get by an emit, each counted for itself."""
-    if emit.only is not None:
-        return len(emit.events)
-    members = manager.rooms.get(emit.namespace, {}).get(emit.room, ())
-    skipped = 0 if emit.skip_sid is None else sum(sid in members for sid in skipped_by(emit.skip_sid))
-    return (len(members) - skipped) * len(emit.events)
 
 
 def _watch_room(manager: RealtimeClientManager | AsyncRealtimeClientManager, namespace: str, room: Any) -> None:
@@ -123,8 +113,7 @@ class RealtimeClientManager(RealtimeKombuManager):
         **options: Any,
     ) -> None:
         super().__init__(url, channel, write_only=False, **options)
-        self._stages = stages
-        self.emitter = ThreadEmitter(self, max_backlog // 4)
+        self.emitter = ThreadEmitter(self, max_backlog // 4, stages)
         self._backlogs = seams.ClientBacklogs(self, self.namespace)
         #: Which rooms of this server an event goes to.
         self.delivery = Delivery(self.is_occupied, audience_filter, self._backlogs)
@@ -264,11 +253,10 @@ class RealtimeClientManager(RealtimeKombuManager):
 
     def _listen(self) -> Iterator[dict[str, Any]]:
         """Emit the events of the channel, and yield python-socketio's own messages for it to handle."""
-        deliver = self._stages.deliver(self._emit, functools.partial(_deliveries, self))
         for items in self.reader.read():
             for item in items:
                 if isinstance(item, Emit):
-                    deliver(item)
+                    self._emit(item)
                 elif isinstance(item, Gap):
                     self._orders.notify_gap(item)
                 elif is_order(item):
@@ -281,7 +269,7 @@ class RealtimeClientManager(RealtimeKombuManager):
         if any(self.is_occupied(emit.namespace, room) for room in emit.rooms):
             with self._failures.suppressing("the event %s could not be emitted to all its clients", emit.event):
                 for part in _parts(self, emit):
-                    self.emitter.emit(part)
+                    self.emitter.deliver(part)
 
     def emit_alone(self, sid: str, emit: Emit) -> None:
         """Emit to one client of a room what was held for it."""
@@ -290,7 +278,7 @@ class RealtimeClientManager(RealtimeKombuManager):
 
     def emit_here(self, emit: Emit) -> None:
         """Emit on this server only."""
-        emit.through(self)
+        self.emitter.leave(emit)
 
     # -- slow clients -------------------------------------------------------------------------------------------
 
@@ -379,13 +367,13 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
         **options: Any,
     ) -> None:
         super().__init__(channel=channel, write_only=False, logger=options.pop("logger", None))
-        self._stages: Stages = options.pop("stages", UNOBSERVED)
+        stages: Stages = options.pop("stages", UNOBSERVED)
         self.url = url
         self.namespace = namespace
         #: What it publishes through.
         self.speaker = Speaker(url, channel, namespace=namespace, **options)
         self.host_id = self.speaker.host_id
-        self.emitter = LoopEmitter(self, max_backlog // 4)
+        self.emitter = LoopEmitter(self, max_backlog // 4, stages)
         self._backlogs = seams.ClientBacklogs(self, self.namespace)
         #: Which rooms of this server an event goes to.
         self.delivery = Delivery(self.is_occupied, audience_filter, self._backlogs)
@@ -396,7 +384,7 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
         self.watched = _watched_shards(self, listener, options.get("shards", 1))
         #: Reads the channel.
         self.reader = ChannelReader(
-            listener, self.catch_up, self.delivery, shards=self.watched, host_id=self.host_id, stages=self._stages
+            listener, self.catch_up, self.delivery, shards=self.watched, host_id=self.host_id, stages=stages
         )
         #: What is held for clients that are being given a snapshot, and for those whose access is decided again.
         self.newcomers = Newcomers(self._backlogs.is_in_room, namespace)
@@ -542,12 +530,11 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
         queue = self._queue = LoopQueue[Item](asyncio.get_running_loop(), MAX_WAITING)
         self._attached.set()
         self.start_listening()
-        deliver = self._stages.deliver(self._emit, functools.partial(_deliveries, self))
         while True:
             for _ in range(TURN):
                 item = await queue.get()
                 if isinstance(item, Emit):
-                    await deliver(item)
+                    await self._emit(item)
                 elif isinstance(item, Gap):
                     self._orders.notify_gap(item)
                 elif is_order(item):
@@ -560,7 +547,7 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
     async def _emit(self, emit: Emit) -> None:
         with self._failures.suppressing("the event %s could not be emitted to all its clients", emit.event):
             for part in _parts(self, emit):
-                await self.emit_here(part)
+                await self.emitter.deliver(part)
 
     async def emit_alone(self, sid: str, emit: Emit) -> None:
         """Emit to one client of a room what was held for it."""

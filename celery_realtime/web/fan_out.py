@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from engineio.exceptions import SocketIsClosedError
 from engineio.packet import MESSAGE, Packet
 
+from celery_realtime.stages import UNOBSERVED, Stages
 from celery_realtime.web import seams
 from celery_realtime.web.delivery import Emit
 from celery_realtime.web.lines import Line
@@ -34,11 +35,13 @@ class FanOut:
     Attributes:
         crowd: As given.
         collecting: The ways to the clients for which something was collected.
+        delivered: How many events it has emitted, each counted once for each client.
     """
 
     def __init__(self, manager: Any, crowd: Crowd) -> None:
         self.crowd = crowd
         self.collecting: list[Pipe | Line] = []
+        self.delivered = 0
         self._manager = manager
         self._connections = manager.server.eio.sockets
 
@@ -55,6 +58,7 @@ class FanOut:
         message = self._encoded(emit)
         if not isinstance(message, str):  # it has attachments
             return None
+        self.delivered += len(members) * len(emit.events)
         return self._emit(message, members, {*skipped_by(emit.skip_sid)})
 
     def _encoded(self, emit: Emit) -> Any:
@@ -160,18 +164,36 @@ class Emitter(Generic[Way]):
     Args:
         manager: The server's client manager.
         lag: Packets that wait for a client beyond which it lags.
+        stages: What observes the emitting.
 
     Attributes:
         fan_out: The fast way; None where that is not possible.
+        deliver: Emits what was heard, as ``emit``, and is observed.
     """
 
     #: The class of the fast way.
     way: type[Way]
 
-    def __init__(self, manager: Any, lag: int) -> None:
+    def __init__(self, manager: Any, lag: int, stages: Stages = UNOBSERVED) -> None:
         self.fan_out: Way | None = None
+        self.deliver = stages.deliver(self.emit)
         self._manager = manager
         self._lag = lag
+        self._left = 0
+
+    def emit(self, emit: Emit) -> Any:
+        """Emit to all in a room; awaitable on an asyncio server."""
+        raise NotImplementedError
+
+    @property
+    def delivered(self) -> int:
+        """How many events of projects were emitted, each counted once for each client."""
+        return self._left + (0 if self.fan_out is None else self.fan_out.delivered)
+
+    def leave(self, emit: Emit) -> Any:
+        """Leave it to python-socketio to emit to all in a room; awaitable on an asyncio server."""
+        self._left += len(self._manager.rooms.get(emit.namespace, {}).get(emit.room, ())) * len(emit.events)
+        return emit.through(self._manager)
 
     def attach(self, server: Any) -> None:
         """Take the server, to which no client has connected yet."""
@@ -196,7 +218,7 @@ class LoopEmitter(Emitter[LoopFanOut]):
         """Emit to all in a room."""
         if self.fan_out is not None and not self._is_watched() and await self.fan_out.emit(emit):
             return
-        await emit.through(self._manager)
+        await self.leave(emit)
 
 
 class ThreadEmitter(Emitter[ThreadFanOut]):
@@ -207,7 +229,7 @@ class ThreadEmitter(Emitter[ThreadFanOut]):
     def emit(self, emit: Emit) -> None:
         """Emit to all in a room; some get it when what was collected is flushed."""
         if self.fan_out is None or self._is_watched() or not self.fan_out.emit(emit):
-            emit.through(self._manager)
+            self.leave(emit)
 
     def flush(self) -> None:
         """Write what was collected."""

@@ -460,8 +460,9 @@ def test_a_worker_that_ends_in_the_middle_of_a_look_looks_once_more(
     def end_meanwhile(jobs: Sequence[tuple[str, str | None]], timeout: float) -> dict[str, Meta | None]:
         if not ends:
             running.leave("b")
-            ends.append(threading.Thread(target=running.reconciler.finish, args=(60,)))
-            ends[0].start()
+            end = threading.Thread(target=running.reconciler.finish, args=(60,))
+            end.start()
+            ends.append(end)
             wait_for(lambda: running.reconciler.loops == [])
         return ask(jobs, timeout)
 
