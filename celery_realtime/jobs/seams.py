@@ -7,6 +7,7 @@ fails when one of them is gone.
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ from celery.utils import uuid
 from kombu.exceptions import EncodeError, KombuError
 
 from celery_realtime.clocks import time
+from celery_realtime.forks import is_spawned_by_multiprocessing
 from celery_realtime.stored import keeps_nothing
 
 # -- results ----------------------------------------------------------------------------------------------------
@@ -255,6 +257,15 @@ def is_prefork_child() -> bool:
     by none.
     """
     return bool(billiard.process.current_process().daemon)
+
+
+def is_spawned_by_worker() -> bool:
+    """Return whether this is a process of multiprocessing that was not forked, and that a task in a worker has started.
+
+    ``CELERY_LOG_LEVEL``, which ``celery.app.log.Logging.setup`` gives to all that a worker starts; seen in Celery 5.4
+    to 5.7. Without it, nobody is told that such a process knows nothing of the job.
+    """
+    return "CELERY_LOG_LEVEL" in os.environ and is_spawned_by_multiprocessing()
 
 
 def inherited_file(new_spool: Callable[[], Any]) -> Any:

@@ -18,6 +18,7 @@ from celery_realtime.jobs.job_reader import notes_of
 from celery_realtime.jobs.mapped import ItemTracker, item_tracker, job_of_item
 from celery_realtime.jobs.progress import MESSAGES, PERCENTS, UNITS, Progress, check_progress, read_meta
 from celery_realtime.jobs.trackers import ProgressTracker
+from celery_realtime.jobs.unshown import UnshownReports
 from celery_realtime.logs import RateLimitedLogger
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,13 @@ T = TypeVar("T")
 
 
 class TaskHost(Protocol):
-    """What the tasks of an app need of its ``app.realtime.running_jobs``."""
+    """What the tasks of an app need of its ``app.realtime.running_jobs``.
+
+    Attributes:
+        unshown: Says what is reported of jobs that this process does not run.
+    """
+
+    unshown: UnshownReports
 
     def tracker_of(self, task: Any) -> ProgressTracker | None:
         """Return the tracker of the job that ``task`` runs now, or None outside a job."""
@@ -119,6 +126,8 @@ def update_progress(
     tracker = host.tracker_of(self) or item_tracker(self)
     if tracker is not None:
         tracker.report(report)
+    else:
+        host.unshown.note_without_job(self)
 
 
 def track(self: Any, items: Iterable[T], message: object = None, *, total: int | None = None) -> Iterator[T]:
@@ -142,8 +151,10 @@ def track(self: Any, items: Iterable[T], message: object = None, *, total: int |
     host = _job_host_of(self)
     if host is None:
         return iter(items)
-    text = None if message is None else text_of(message)
-    return _tracked(self, host.tracker_of(self) or item_tracker(self), iter(items), text, total)
+    text, tracker = None if message is None else text_of(message), host.tracker_of(self) or item_tracker(self)
+    if tracker is None:
+        host.unshown.note_without_job(self)
+    return _tracked(self, tracker, iter(items), text, total)
 
 
 def _tracked(
@@ -220,11 +231,13 @@ def _observe(task: Any, task_id: Any, state: Any, meta: Any) -> None:
 
 def _observe_elsewhere(task: Any, task_id: Any, state: Any, meta: Any) -> None:
     """Observe what a thread without a job says of one that runs in this process, by its id."""
-    host = host_of(task)
-    if state in NO_STEPS or not host.runs(task_id):
+    host, report = host_of(task), read_meta(meta)
+    if state in NO_STEPS:
         return
-    report = read_meta(meta)
-    if report is None:
+    if not host.runs(task_id):
+        if report is not None:
+            host.unshown.note_unknown(task_id)
+    elif report is None:
         _warn_of(task, state, meta)
     else:
         host.report_other(task, task_id, report)

@@ -18,13 +18,14 @@ from celery_realtime.bounded import BoundedDict
 from celery_realtime.clocks import time
 from celery_realtime.events import Job
 from celery_realtime.exceptions import JobCancelled
-from celery_realtime.forks import after_fork, before_fork, is_spawned_by_multiprocessing
+from celery_realtime.forks import after_fork, before_fork
 from celery_realtime.jobs.cancelling import Cancellations
 from celery_realtime.jobs.job_reader import JobReader, notes_of
 from celery_realtime.jobs.paces import Paces
 from celery_realtime.jobs.progress import Number, Progress, Throttle, check_number, check_progress, progress_update
 from celery_realtime.jobs.progress_mirror import ProgressMirror
 from celery_realtime.jobs.shared_sum import SharedSum
+from celery_realtime.jobs.unshown import UnshownReports
 from celery_realtime.jobs.yielding import Yielding
 from celery_realtime.lazy import Lazy
 from celery_realtime.logs import RateLimitedLogger
@@ -326,6 +327,8 @@ class RunningJobs:
         self._manager = manager
         self._settings = settings
         self._log = RateLimitedLogger(logger)
+        #: Says what of them is reported elsewhere.
+        self.unshown = UnshownReports()
         self._trackers = Trackers()
         self._paces = Paces(manager, settings, self._trackers.all)
         manager.watched.serve(self._paces)
@@ -463,12 +466,8 @@ class RunningJobs:
             job = msgspec.structs.replace(job, project_id=self._manager.project_of(job.job_id))
         if job.project_id is None:
             self._manager.count_without_project(job)
-            if is_spawned_by_multiprocessing():
-                self._log.warning(
-                    "this process was not forked and knows no project of job %s, so its progress is not shown: return "
-                    "to the task what is done and report there, or fork",
-                    job.job_id,
-                )
+            if job.task is None:
+                self.unshown.note_unknown(job.job_id)
         else:
             self._manager.put(events.outgoing_progress(progress_update(job, report), job.stall_after, job=job), due)
             self._yielding.after_report(job)
@@ -502,6 +501,8 @@ class RunningJobs:
         events.outgoing_custom(event, data, "", None, self._settings().max_payload)
         if job is not None:
             self._manager.count_without_project(job)
+        else:
+            self.unshown.note_without_job(task)
 
     # -- cancelling -----------------------------------------------------------------------------------------------
 

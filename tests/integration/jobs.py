@@ -558,8 +558,8 @@ def add_up_in_processes(self: Any, how: str, method: str = "fork") -> None:
 
 
 @celery.task(bind=True)
-def speak_in_process(self: Any) -> None:
+def speak_in_process(self: Any, method: str = "fork") -> None:
     """Have a process say something, and end at once."""
-    child = multiprocessing.get_context("fork").Process(target=self.emit, args=("line", {"number": 1}))
+    child = multiprocessing.get_context(method).Process(target=self.emit, args=("line", {"number": 1}))
     child.start()
     child.join()

@@ -42,3 +42,11 @@ def test_others_say_that_they_know_nothing_of_the_job(stage: Stage, method: str)
         job = start(jobs.add_up_in_processes, "processes", method, project=project)
         assert client.wait_for_end(job, timeout=120)["state"] == "SUCCESS"
     assert f"knows no project of job {job}" in stage.worker.current_log
+
+
+def test_nor_does_a_task_know_its_job_there(stage: Stage) -> None:
+    project = new_project()
+    with stage.watch(project) as client:
+        job = start(jobs.speak_in_process, "spawn", project=project)
+        assert client.wait_for_end(job, timeout=120)["state"] == "SUCCESS"
+    assert f"knows no job of task {jobs.speak_in_process.name}" in stage.worker.current_log
