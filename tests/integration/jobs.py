@@ -47,13 +47,10 @@ if "NAMESAKES" in os.environ:
     celery.conf.control_queue_exclusive = False  # with Celery's default, RabbitMQ refuses a second worker of one name
 if "START_METHOD" in os.environ:
     celery.conf.worker_pool_start_method = os.environ["START_METHOD"]
-if "MASTER_NAME" in os.environ:
-    celery.conf.broker_transport_options = {"master_name": os.environ["MASTER_NAME"]}
-    celery.conf.result_backend_transport_options = {"master_name": os.environ["MASTER_NAME"]}
-
-if "KEY_PREFIX" in os.environ:
-    celery.conf.broker_transport_options = {"global_keyprefix": os.environ["KEY_PREFIX"]}
-    celery.conf.result_backend_transport_options = {"global_keyprefix": os.environ["KEY_PREFIX"]}
+PLACE = {"master_name": "MASTER_NAME", "global_keyprefix": "KEY_PREFIX"}
+place = {option: os.environ[name] for option, name in PLACE.items() if name in os.environ}
+if place:
+    celery.conf.broker_transport_options = celery.conf.result_backend_transport_options = place
 
 realtime = Realtime(
     celery,

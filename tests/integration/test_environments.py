@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -10,18 +13,20 @@ import redis
 from celery import Celery
 
 from tests.integration.stage import Stage, new_project
+from tests.integration.test_sentinel import MASTER, Pair
+from tests.integration.test_tls import secure_redis
 from tests.launcher import Brokers, Launcher
 from tests.services import Broker, RedisServer
+from tests.tls import TlsProxy, make_certificate
+from tests.variants import long_unless
 
 PREFIXES = ("prod:", "staging:")
 
 
-def producer(broker: Broker, prefix: str | None = None) -> Celery:
+def producer(broker: Broker, **options: str) -> Celery:
     """Return an app without the extension."""
     app = broker.app()
-    if prefix is not None:
-        app.conf.broker_transport_options = {"global_keyprefix": prefix}
-        app.conf.result_backend_transport_options = {"global_keyprefix": prefix}
+    app.conf.broker_transport_options = app.conf.result_backend_transport_options = options
     return app
 
 
@@ -42,16 +47,61 @@ def check_that_nothing_is_shared(prod: Stage, staging: Stage, app: Celery, path:
     app.close()
 
 
+Shared = tuple[Broker, dict[str, str]]
+
+
+@contextlib.contextmanager
+def over_tcp(_launcher: Launcher, server: RedisServer, _folder: Path) -> Iterator[Shared]:
+    url = server.fresh_url()
+    yield Broker("redis", server, url, server, url), {}
+
+
+@contextlib.contextmanager
+def over_a_unix_socket(launcher: Launcher, _server: RedisServer, folder: Path) -> Iterator[Shared]:
+    server = launcher.start(RedisServer(folder / "redis", options=["--unixsocket", str(folder / "s")]))
+    url = f"redis+socket://{folder / 's'}?virtual_host=2"
+    yield Broker("redis", server, url, server, url), {}
+
+
+@contextlib.contextmanager
+def behind_sentinels(launcher: Launcher, _server: RedisServer, _folder: Path) -> Iterator[Shared]:
+    pair = Pair(launcher)
+    yield Broker("redis", pair.master, pair.url(0), pair.master, pair.url(0)), {"master_name": MASTER}
+
+
+@contextlib.contextmanager
+def over_tls(_launcher: Launcher, server: RedisServer, folder: Path) -> Iterator[Shared]:
+    certificate, url = make_certificate(folder, "ours"), server.fresh_url()
+    with TlsProxy(url, certificate) as proxy:
+        secure = secure_redis(url, proxy.port, certificate[0])
+        yield Broker("redis", server, secure, server, secure), {}
+
+
+def keys_of(server: RedisServer) -> list[str]:
+    with redis.Redis.from_url(server.url(), decode_responses=True) as client:
+        databases = [int(name.removeprefix("db")) for name in client.info("keyspace")]
+    keys: list[str] = []
+    for number in databases:
+        with redis.Redis.from_url(server.url(number), decode_responses=True) as client:
+            keys += client.scan_iter()
+    return keys
+
+
+@pytest.mark.parametrize("way", long_unless([over_tcp], [over_tcp, over_a_unix_socket, behind_sentinels, over_tls]))
 def test_two_prefixes_on_one_redis_are_two_environments(
-    launcher: Launcher, results_server: RedisServer, tmp_path: Path
+    way: Callable[..., AbstractContextManager[Shared]],
+    launcher: Launcher,
+    results_server: RedisServer,
+    tmp_path: Path,
 ) -> None:
-    url = results_server.fresh_url()
-    broker = Broker("redis", results_server, url, results_server, url)
-    stages = [Stage(launcher, broker, env={"KEY_PREFIX": prefix}, concurrency=1) for prefix in PREFIXES]
-    check_that_nothing_is_shared(*stages, producer(broker, PREFIXES[0]), tmp_path / "go")
-    check_that_nothing_is_shared(*reversed(stages), producer(broker, PREFIXES[1]), tmp_path / "go on")
-    with redis.Redis.from_url(url, decode_responses=True) as client:
-        keys = list(client.scan_iter())
+    with way(launcher, results_server, tmp_path) as (broker, options):
+        names = {"MASTER_NAME": options["master_name"]} if options else {}
+        before = set(keys_of(broker.backend))
+        stages = [Stage(launcher, broker, env={**names, "KEY_PREFIX": prefix}, concurrency=1) for prefix in PREFIXES]
+        apps = [producer(broker, **options, global_keyprefix=prefix) for prefix in PREFIXES]
+        check_that_nothing_is_shared(*stages, apps[0], tmp_path / "go")
+        check_that_nothing_is_shared(*reversed(stages), apps[1], tmp_path / "go on")
+        keys = set(keys_of(broker.backend)) - before
     assert any("celery-realtime:" in key for key in keys)
     assert [key for key in keys if not key.startswith(PREFIXES)] == []
 
