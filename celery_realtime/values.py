@@ -6,7 +6,6 @@ import dataclasses
 import datetime as dt
 import numbers
 from collections.abc import Callable, Iterable, Iterator
-from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -81,9 +80,15 @@ def plain_number(value: object) -> object:
         value = _listed(value)
     if isinstance(value, bool):
         return value
-    if isinstance(value, numbers.Integral):
+    return _converted(value)
+
+
+def _converted(value: Any) -> object:
+    """Return what an object is converted to; tensors and quantities are no ``numbers.Real``, but can be."""
+    kind = type(value)
+    if isinstance(value, numbers.Integral) or (hasattr(kind, "__index__") and not hasattr(kind, "__float__")):
         return int(value)
-    return float(value) if isinstance(value, (numbers.Real, Decimal)) else value
+    return float(value) if isinstance(value, numbers.Real) or hasattr(kind, "__float__") else value
 
 
 def plain_form(value: Any) -> object:

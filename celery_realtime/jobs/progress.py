@@ -96,7 +96,7 @@ def _percent(current: Number, total: Number) -> Number:
 
 
 #: Under which names plain Celery code stores a percentage, and units done beside their ``total``; and what it does.
-PERCENTS = ("progress", "percent", "process_percent", "percentage", "pct")
+PERCENTS = ("progress", "percent", "process_percent", "progress_percent", "percent_complete", "percentage", "pct")
 UNITS = ("current", "done", "completed", "processed")
 MESSAGES = ("message", "status", "description")
 

@@ -24,11 +24,21 @@ FINITE = st.floats(allow_nan=False, allow_infinity=False)
 # -- what users report ------------------------------------------------------------------------------------------
 
 
+class Quantity:
+    def __float__(self) -> float:
+        return 12.5
+
+
+class Count:
+    def __index__(self) -> int:
+        return 7
+
+
 @pytest.mark.parametrize(
     "percent",
     [
         *(0, 1, 50, 99.5, 100, 100.0, Fraction(1, 4), Decimal("12.5"), np.float32(0.5), np.int64(7), np.uint8(9)),
-        *(np.float64(3), np.longdouble(2), np.array(5.5)),
+        *(np.float64(3), np.longdouble(2), np.array(5.5), Quantity(), Count()),
     ],
 )
 def test_a_percentage_is_between_0_and_100(percent: float) -> None:
@@ -210,6 +220,8 @@ def test_whatever_is_reported_is_accepted_or_refused_with_one_of_two_errors(
         ({"progress": "50"}, Progress(50)),
         ({"progress": "Downloading", "current": 3, "total": 12}, Progress(25, None, 3, 12)),
         ({"process_percent": 40}, Progress(40)),
+        ({"progress_percent": 40, "time_remaining": 3}, Progress(40)),
+        ({"percent_complete": 40}, Progress(40)),
         ({"percentage": Decimal("40.5")}, Progress(40.5)),
         ({"pct": "140%"}, Progress(100)),
         ({"progress": 40, "status": lazystr("later")}, Progress(40, "later")),
