@@ -173,13 +173,16 @@ class Outbox(Generic[T]):
             event: The event.
             due: For progress, the :func:`time.monotonic` time before which it is held back, or what it replaces was.
             quietly: Whether the thread that sends is left alone until :meth:`wake`, so that what the caller does
-                meanwhile does not wait for the interpreter. It may send the event before.
+                meanwhile does not wait for the interpreter. It may send the event before. If there is none, it is
+                started now: whoever starts one waits for it.
         """
         if self._is_finalizing():
             return  # no thread runs any more, and one that was stopped may hold the lock
         with self._lock:
             is_news = self._queue.put(event, due)
-            if not quietly:
+            if quietly:
+                self._prepare()
+            else:
                 self._wake(is_news)
 
     def wake(self) -> None:
@@ -207,10 +210,14 @@ class Outbox(Generic[T]):
             self._wake(is_news)
 
     def _wake(self, is_news: bool) -> None:
+        self._prepare()
+        self._sender.wake(is_news)
+
+    def _prepare(self) -> None:
         if not self._is_sent_at_exit:
             self._is_sent_at_exit = True
             at_exit(self._end)
-        self._sender.wake(is_news)
+        self._sender.prepare()
 
     def on_idle(self, observer: Callable[[], None]) -> None:
         """Call ``observer`` when all has been sent for long, or for good: nobody has the outbox any more, or an exit.

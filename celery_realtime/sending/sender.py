@@ -128,11 +128,14 @@ class Sender(Generic[T]):
         if not self.is_alive or self._backlog.detach_stuck():
             self._start()
 
-    def wake(self, is_news: bool) -> None:
-        """Let the thread look at what has come, unless it rests: then it looks soon enough."""
+    def prepare(self) -> None:
+        """Have a thread for what has come; one that is started now waits for a publication that goes on here."""
         self._hold.kept = self
         if self._thread is None or self._backlog.is_sending:
             self.ensure()
+
+    def wake(self, is_news: bool) -> None:
+        """Let the thread look at what has come, unless it rests: then it looks soon enough."""
         # It rests for too long if something more urgent has come, or as much as fits in a batch.
         has_to_end = self._queue.urgency > self._urgency or len(self._queue) >= self._batch_size
         if is_news and (has_to_end or not self._is_resting):

@@ -70,8 +70,8 @@ def test_what_is_put_quietly_waits_for_a_call_and_then_does_not_rest_as_progress
 ) -> None:
     outbox = make(linger=600.0)
     outbox.wake()
-    outbox.put(status("1", "j1", rank=0), quietly=True)
     assert outbox.loops == []
+    outbox.put(status("1", "j1", rank=0), quietly=True)
     outbox.wake()
     wait_for(lambda: broker.taken == ["1"])
     outbox.put(progress("2", "j2"))

@@ -36,6 +36,15 @@ def test_what_starts_in_a_publication_is_sent_after_it(broker: Broker) -> None:
     wait_for(lambda: broker.taken == ["queued", "queued too"])
 
 
+def test_the_thread_is_there_before_what_was_put_quietly_may_leave(broker: Broker) -> None:
+    outbox = new_outbox(broker.publish)
+    with publication():
+        outbox.put(status("queued"), quietly=True)
+        [loop] = outbox.loops
+        assert (loop.is_turning, broker.taken) == (False, [])
+    wait_for(lambda: broker.taken == ["queued"])
+
+
 def test_one_that_fails_is_over_too(broker: Broker) -> None:
     outbox = new_outbox(broker.publish)
 
