@@ -294,8 +294,9 @@ def test_only_a_redis_is_watched(url: str, is_redis: bool) -> None:
 
 
 def test_a_password_is_no_part_of_the_name_of_a_broker(studio: Studio, broker: RedisServer) -> None:
-    """A server that asks for none takes any."""
-    studio.app.conf.broker_url = broker.url().replace("redis://", "redis://:secret@")
+    with redis.Redis.from_url(broker.url()) as client:
+        client.acl_setuser("ada", enabled=True, passwords=["+secret"], keys="*", channels="*", categories=["+@all"])
+    studio.app.conf.broker_url = broker.url().replace("redis://", "redis://ada:secret@")
     with connected(studio) as connection:
         assert not connection.is_marked()
         assert "secret" not in connection.name
