@@ -13,7 +13,11 @@ def realtime(ctx: click.Context) -> None:
     """Look at a project's events and at the set-up, and make tokens for browsers."""
     app = ctx.obj.app
     if getattr(app, "realtime", None) is None:
-        raise click.ClickException(f"the Celery app {app.main!r} has no Realtime: write Realtime(app) beside it")
+        raise click.ClickException(
+            "no Celery app was named: celery -A MODULE realtime ..."
+            if app.main in (None, "default")
+            else f"the Celery app {app.main!r} has no Realtime: write Realtime(app) beside it"
+        )
     ctx.obj = app.realtime
 
 

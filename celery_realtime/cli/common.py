@@ -26,13 +26,17 @@ PROJECT = _Project()
 
 
 @contextlib.contextmanager
-def explained_errors() -> Iterator[None]:
-    """End the command with one line, and exit code 1, where the block raises."""
+def explained_errors(what: str = "") -> Iterator[None]:
+    """End the command with one line, and exit code 1, where the block raises.
+
+    Args:
+        what: Before the errors of other libraries: what has failed.
+    """
     try:
         yield
     except (RealtimeError, TypeError, ValueError) as error:
         raise click.ClickException(str(error)) from None
-    except click.ClickException:
+    except (click.ClickException, BrokenPipeError):  # click ends quietly where nobody reads any more
         raise
     except Exception as error:  # noqa: BLE001 - the broker's and Redis' libraries raise errors of their own
-        raise click.ClickException(f"{type(error).__name__}: {error}") from None
+        raise click.ClickException(f"{what}{type(error).__name__}: {error}") from None

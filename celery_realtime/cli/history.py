@@ -22,11 +22,14 @@ NOTHING_STORED = 3
 @click.pass_context
 def command(ctx: click.Context, project: str, events: bool, as_json: bool) -> None:
     """Print the latest state of each job of PROJECT, or its stored events."""
-    with explained_errors():
+    with explained_errors(
+        "cannot read the history (realtime_history_url; by default the result backend or the broker): "
+    ):
         stored = list(_read_events(ctx.obj, project) if events else _read_jobs(ctx.obj, project))
     show = printer(as_json)
-    for name, data in stored:
-        show(name, data)
+    with explained_errors("cannot print: "):
+        for name, data in stored:
+            show(name, data)
     if not stored:
         click.echo(f"no {'events' if events else 'jobs'} are stored for project {project!r}", err=True)
         ctx.exit(NOTHING_STORED)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
 
 import click
 
@@ -20,17 +22,35 @@ TOKEN_LIFE = 86400
 #: Seconds to wait at a time: without a timeout, Ctrl+C is not delivered on every platform.
 WAIT = 1.0
 
+#: Turns of the wait without a connection, and without an attempt at one, after which there will be none. A client that
+#: is to be made to reconnect is within two seconds.
+MOST_IDLE = 5
+
+#: Where Socket.IO is below the address of a web server.
+SOCKET_PATH = "socket.io"
+
 
 def _checked_url(_ctx: click.Context, _param: click.Parameter, url: str) -> str:
-    if not url.startswith(("http://", "https://")):
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise click.BadParameter(f"{url!r} is no address of a web server: {error}") from None
+    if parts.scheme not in ("http", "https"):
         raise click.BadParameter(f"the web server's address begins with http:// or https://, not {url!r}")
+    if not parts.hostname or port == 0:
+        raise click.BadParameter(f"{url!r} names no web server: http://HOST:PORT")
     return url
 
 
 @click.command("watch")
 @click.argument("project", type=PROJECT)
 @click.option(
-    "--url", default="http://127.0.0.1:5000", show_default=True, callback=_checked_url, help="The web server."
+    "--url",
+    default="http://127.0.0.1:5000",
+    show_default=True,
+    callback=_checked_url,
+    help="The web server; with a path if Socket.IO is below one.",
 )
 @click.option("--token", help="The token to connect with; by default one is made with the secret key.")
 @click.option("--user", default="watch", show_default=True, help="The user of the token that is made.")
@@ -47,12 +67,13 @@ def command(realtime: Any, project: str, url: str, token: str | None, user: str,
     try:
         with subscription:
             watcher.connect(client, url, token, subscription)
-            watcher.wait_until_refused()
+            watcher.wait_until_over(client)
     except KeyboardInterrupt:
         return
     finally:
         client.disconnect()
-    raise click.ClickException(f"{project} is refused: {_reason(subscription.feed)}")
+    watcher.raise_failure()
+    raise click.ClickException(f"{project} is refused: {watcher.reason(subscription.feed)}")
 
 
 class Watcher:
@@ -64,13 +85,18 @@ class Watcher:
 
     def __init__(self, show: Printer) -> None:
         self._show = show
-        self._refused = threading.Event()
+        self._over = threading.Event()
+        #: Why nothing can be printed any more.
+        self._failure: OSError | None = None
+        #: What the server said last, before it ended the connection.
+        self._last_error: Any = None
 
     def follow(self, client: Any, project: str, namespace: str) -> ProjectSubscription:
         """Subscribe a client, connected or not, to a project."""
         from celery_realtime.client import ProjectSubscription
 
-        return ProjectSubscription(client, project, self._show, self._on_change, namespace=namespace)
+        client.on("error", self._on_error, namespace=namespace)
+        return ProjectSubscription(client, project, self._print, self._on_change, namespace=namespace)
 
     def connect(self, client: Any, url: str, token: str, subscription: ProjectSubscription) -> None:
         """Connect; the reason of a refusal is the server's, where it gave one.
@@ -80,30 +106,67 @@ class Watcher:
         """
         from socketio.exceptions import ConnectionError as NoConnection
 
+        parts = urlsplit(url)
+        where, path = urlunsplit(parts._replace(path="")), f"{parts.path.strip('/')}/{SOCKET_PATH}".strip("/")
+        namespaces = [subscription.namespace]
         try:
-            client.connect(url, auth={"token": token}, namespaces=[subscription.namespace])
+            client.connect(where, auth={"token": token}, namespaces=namespaces, socketio_path=path)
         except (NoConnection, ValueError) as error:
-            reason = _reason(subscription.feed) if self._refused.is_set() else error
+            reason = self.reason(subscription.feed) if self._over.is_set() else _plain(str(error))
             raise click.ClickException(f"{url} cannot be watched: {reason}") from None
 
-    def wait_until_refused(self) -> None:
-        """Wait until the server refuses the subscription, or a new connection."""
-        while not self._refused.wait(WAIT):
-            pass
+    def wait_until_over(self, client: Any) -> None:
+        """Wait until the server refuses the subscription or a new connection, or nothing can be printed any more."""
+        from celery_realtime.client.seams import is_connected_or_reconnecting
+
+        idle = 0
+        while not self._over.wait(WAIT) and idle < MOST_IDLE:
+            idle = 0 if is_connected_or_reconnecting(client) else idle + 1
+
+    def raise_failure(self) -> None:
+        """Raise what has kept an event from being printed: a closed pipe, a full disk.
+
+        Raises:
+            OSError: It is a closed pipe, of which nothing has to be said.
+            ClickException: It is something else.
+        """
+        if isinstance(self._failure, BrokenPipeError):
+            raise self._failure
+        if self._failure is not None:
+            raise click.ClickException(f"cannot print: {self._failure}")
+
+    def reason(self, feed: Feed) -> str:
+        """Return why there is nothing more to see."""
+        error = feed.error or (self._last_error if isinstance(self._last_error, dict) else None) or {}
+        return str(error.get("message") or error.get("code") or "the server gave no reason")
+
+    def _print(self, event: str, data: Any) -> None:
+        try:
+            self._show(event, data)
+        except OSError as error:
+            self._failure = self._failure or error
+            self._over.set()
+
+    def _on_error(self, error: Any = None) -> None:
+        self._last_error = error
 
     def _on_change(self, feed: Feed, reason: str) -> None:
         if reason == "snapshot":
             for job in list(feed.jobs.values()):
-                self._show(STATUS_EVENT, job)
+                self._print(STATUS_EVENT, job)
         elif reason == "state":
-            click.echo(feed.state, err=True)
+            click.echo(feed.state if feed.error is None else f"{feed.state}: {self.reason(feed)}", err=True)
             if feed.state == "refused":
-                self._refused.set()
+                self._over.set()
 
 
-def _reason(feed: Feed) -> str:
-    error = feed.error or {}
-    return error.get("message") or error.get("code") or "the server gave no reason"
+def _plain(error: str) -> str:
+    """Return the reason of an error of urllib3, which hides it behind what it has tried."""
+    match = re.search(r"Caused by (\w+)\((.*)\)\)$", error)
+    if match is None:
+        return error
+    text = match[2].strip("\"'")
+    return re.sub(r"^\w+\([^)]*\): ", "", text)
 
 
 def _new_client() -> Any:

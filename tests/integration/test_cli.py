@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,14 +16,13 @@ import pytest
 from tests.forks import run_python
 from tests.integration import jobs
 from tests.integration.stage import Stage, new_project, producing
-from tests.processes import ManagedProcess
+from tests.processes import ROOT, ManagedProcess
 from tests.services import BROKERS
 from tests.variants import long_unless
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.launcher import Launcher
     from tests.services import Broker
@@ -103,6 +105,54 @@ def test_a_project_that_the_token_does_not_open_is_refused(
     assert watcher.kill() == 1
 
 
+def test_a_watcher_whose_token_expires_ends_with_the_reason(
+    launcher: Launcher, shared_stage: Callable[..., Stage]
+) -> None:
+    stage = shared_stage()
+    token = jobs.realtime.issue_token("ada", ["apollo"], expires_in=4)  # a slow one is refused before it is connected
+    watcher = launcher.start(Watcher(stage, "apollo", "--token", token, folder=launcher.folder))
+    wait_for(lambda: not watcher.running, timeout=120)
+    assert re.search("Error: .*the token (is invalid or )?has expired", watcher.current_log)
+    assert watcher.kill() == 1
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_watcher_whose_output_nobody_reads_any_more_ends_quietly(
+    shared_stage: Callable[..., Stage], options: list[str]
+) -> None:
+    project, stage = new_project(), shared_stage()
+    command = [*CELERY, "tests.integration.jobs", "realtime", "watch", "--url", stage.web.url, project, *options]
+    env = {**os.environ, **stage.broker.env}
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, *command], cwd=ROOT, env=env, **streams) as watcher:  # type: ignore[call-overload]
+        try:
+            while "subscribed" not in watcher.stderr.readline():
+                assert watcher.poll() is None
+            watcher.stdout.close()
+            jobs.add.apply_async((1, 2), headers={"project_id": project})
+            assert watcher.wait(120) == 1
+            assert watcher.stderr.read() == ""
+        finally:
+            watcher.kill()
+
+
+def test_a_full_disk_is_said_in_one_line(redis_broker: Broker) -> None:
+    full_disk = Path("/dev/full")
+    if not full_disk.exists():
+        pytest.skip("needs /dev/full")
+    project = new_project()
+    with producing(redis_broker):
+        jobs.realtime.handle(jobs.add, (1, 2), project_id=project).publish()
+        assert jobs.realtime.flush(60)
+    command = [sys.executable, *CELERY, "tests.integration.jobs", "realtime", "history", project]
+    with full_disk.open("w") as full:
+        env = {**os.environ, **redis_broker.env}
+        done = subprocess.run(
+            command, cwd=ROOT, env=env, stdout=full, stderr=subprocess.PIPE, text=True, timeout=110, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, "Error: cannot print: OSError: [Errno 28] No space left on device\n")
+
+
 def test_the_history_is_printed_as_jobs_and_as_events(redis_broker: Broker) -> None:
     project = new_project()
     with producing(redis_broker):
@@ -125,12 +175,22 @@ def test_a_token_lets_in(launcher: Launcher, shared_stage: Callable[..., Stage])
 
 
 def test_mistakes_are_named_in_one_line(redis_broker: Broker) -> None:
+    done = run_python(["-m", "celery", "realtime", "token", "ada"], env={**os.environ})
+    assert (done.returncode, done.stderr) == (1, "Error: no Celery app was named: celery -A MODULE realtime ...\n")
     said = run("tests.integration.plain_app", "token", "ada", code=1)
     assert "has no Realtime" in said
     assert "project_id must have" in run("tests.integration.jobs", "history", "", code=2)
     token = ("tests.integration.jobs", "token", "ada")
     assert "expires_in must be above 0" in run(*token, "--project", "p", "--expires-in", "0", code=1)
     assert "exclude each other" in run(*token, "--project", "p", "--no-project", code=2)
-    assert "cannot be watched" in run("tests.integration.jobs", "watch", "p", "--url", "http://127.0.0.1:1", code=1)
-    assert "begins with http://" in run("tests.integration.jobs", "watch", "p", "--url", "127.0.0.1:5000", code=2)
+    said = run("tests.integration.jobs", "watch", "p", "--url", "HTTP://127.0.0.1:1", code=1)
+    assert said.splitlines()[-1].startswith("Error: HTTP://127.0.0.1:1 cannot be watched: Failed to establish")
+    watch = ("tests.integration.jobs", "watch", "p", "--url")
+    assert "begins with http://" in run(*watch, "127.0.0.1:5000", code=2)
+    assert "names no web server" in run(*watch, "http://", code=2)
+    assert "Port out of range" in run(*watch, "http://127.0.0.1:99999", code=2)
     assert "Traceback" not in said
+    nowhere = {"CELERY_BROKER_URL": "redis://127.0.0.1:1/0", "CELERY_RESULT_BACKEND": "redis://127.0.0.1:1/1"}
+    done = run_python([*CELERY, "tests.integration.jobs", "realtime", "history", "p"], env={**os.environ, **nowhere})
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: cannot read the history (realtime_history_url; by default ")
