@@ -111,6 +111,8 @@ def studio(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Studio]:
 
 
 def test_the_quickstart_works_as_it_is_written(studio: Studio, page: Page) -> None:
+    missing: list[str] = []
+    page.on("response", lambda response: missing.append(response.url) if response.status == 404 else None)
     page.goto(studio.url)
     expect(page.locator("#state")).to_have_text("subscribed", timeout=LONG)
     page.evaluate(NOTE_TEXTS)
@@ -118,7 +120,7 @@ def test_the_quickstart_works_as_it_is_written(studio: Studio, page: Page) -> No
     good = page.locator('#jobs li[data-status="success"]')
     expect(good).to_have_count(1, timeout=LONG)
     # A busy machine may show one of them alone.
-    assert {"Downloading monday.wav", "Transcribing"} & {*page.evaluate("texts")}
+    assert {"Downloading monday.wav", "Transcribing monday.wav"} & {*page.evaluate("texts")}
     page.get_by_role("button", name="Transcribe a broken recording").click()
     expect(page.locator("#jobs li")).to_have_count(2, timeout=LONG)
     page.reload()  # while that job runs: the latest state of both is there again
@@ -131,6 +133,9 @@ def test_the_quickstart_works_as_it_is_written(studio: Studio, page: Page) -> No
     expect(page.locator("#jobs li")).to_have_count(2, timeout=LONG)
     expect(bad).to_have_count(1)
     expect(good).to_have_count(1)
+    page.set_viewport_size({"width": 360, "height": 640})  # nothing is wider than a phone
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert missing == []
 
 
 @pytest.mark.parametrize("key", ["", "change-me"])
