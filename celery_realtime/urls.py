@@ -9,7 +9,7 @@ import re
 import ssl
 from collections.abc import Iterable, Mapping
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
 
 import msgspec
 
@@ -110,7 +110,7 @@ def at_node(url: str, host: str, port: int) -> str:
 def _with_host(parts: SplitResult, host: str, query: str) -> str:
     login, at, _ = parts.netloc.rpartition("@")
     scheme = CLUSTER_SCHEMES.get(parts.scheme, parts.scheme)
-    return urlunsplit((scheme, f"{login}{at}{host}", parts.path, query, ""))
+    return f"{scheme}://{login}{at}{host}{parts.path}{'?' if query else ''}{query}"
 
 
 def is_redis(url: str | None) -> bool:

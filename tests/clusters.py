@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
 
 MASTERS = 3
 
-#: Milliseconds after which a node counts as dead. A busy machine may keep a node from the processor for long: a
-#: cluster that loses no node is not to fail over.
+#: Milliseconds after which a node counts as dead. A busy machine may keep one from the processor for long, and a
+#: cluster that loses none is not to fail over.
 NODE_TIMEOUT = 30000
-#: Of a cluster that does. Its tests wait for what comes of it, whenever that is.
-SHORT_NODE_TIMEOUT = 1000
+#: While it is made: nodes talk to each other more often then.
+FIRST_NODE_TIMEOUT = 2000
 
 
 class RedisCluster:
@@ -35,9 +36,10 @@ class RedisCluster:
     """
 
     def __init__(self, folder: Path, node_timeout: int = NODE_TIMEOUT) -> None:
+        self._node_timeout = node_timeout
         self._bus_ports = [free_port() for _ in range(2 * MASTERS)]
         self.nodes = [
-            RedisServer(folder / str(number), name=f"node-{number}", options=_options(bus_port, node_timeout))
+            RedisServer(folder / str(number), name=f"node-{number}", options=_options(bus_port))
             for number, bus_port in enumerate(self._bus_ports)
         ]
 
@@ -51,16 +53,25 @@ class RedisCluster:
             node.start(wait=False)
         for node in self.nodes:
             node.wait_ready()
-        for node, bus_port in zip(self.nodes[1:], self._bus_ports[1:], strict=True):
-            self.ask(self.nodes[0], "CLUSTER", "MEET", HOST, node.port, bus_port)
+        # Each with each: it would take them seconds to hear of each other.
+        for node, other in itertools.combinations(range(len(self.nodes)), 2):
+            self.ask(self.nodes[node], "CLUSTER", "MEET", HOST, self.nodes[other].port, self._bus_ports[other])
+        wait_for(self._have_met, timeout=120, message="the nodes have met")
         for number, node in enumerate(self.nodes[:MASTERS]):
             first, last = SLOTS * number // MASTERS, SLOTS * (number + 1) // MASTERS - 1
             self.ask(node, "CLUSTER", "ADDSLOTSRANGE", first, last)
         for master, replica in zip(self.nodes, self.nodes[MASTERS:], strict=False):
-            name = self.ask(master, "CLUSTER", "MYID")
-            wait_for(lambda: self._replicates(replica, name), timeout=120, message="a replica knows its master")  # noqa: B023
+            self.ask(replica, "CLUSTER", "REPLICATE", self.ask(master, "CLUSTER", "MYID"))
         wait_for(self.is_whole, timeout=120, message="the nodes are a cluster")
+        for node in self.nodes:
+            self.ask(node, "CONFIG", "SET", "cluster-node-timeout", self._node_timeout)
         return self
+
+    def _have_met(self) -> bool:
+        return all(self._has_met_others(self.ask(node, "CLUSTER", "NODES").decode()) for node in self.nodes)
+
+    def _has_met_others(self, listed: str) -> bool:
+        return "handshake" not in listed and listed.count(" connected\n") == len(self.nodes)
 
     def kill(self) -> None:
         for node in self.nodes:
@@ -70,13 +81,6 @@ class RedisCluster:
         """Run a command on one node."""
         with redis.Redis(HOST, node.port, socket_timeout=60) as client:
             return client.execute_command(*words)  # type: ignore[no-untyped-call]
-
-    def _replicates(self, replica: RedisServer, name: bytes) -> bool:
-        try:
-            self.ask(replica, "CLUSTER", "REPLICATE", name)
-        except redis.ResponseError:  # it has not heard of it yet
-            return False
-        return True
 
     def is_whole(self) -> bool:
         """Tell whether all nodes that run know each other and serve all slots, and replicas follow their masters."""
@@ -145,8 +149,8 @@ class RedisCluster:
         return [name for name in names if self.master_of(slot_of(name)) is node]
 
 
-def _options(bus_port: int, node_timeout: int) -> list[str]:
+def _options(bus_port: int) -> list[str]:
     return [
         *("--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-port", str(bus_port)),
-        *("--cluster-node-timeout", str(node_timeout), "--repl-diskless-sync-delay", "0"),
+        *("--cluster-node-timeout", str(FIRST_NODE_TIMEOUT), "--repl-diskless-sync-delay", "0"),
     ]

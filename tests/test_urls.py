@@ -15,10 +15,13 @@ from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.history.connection import RedisConnection
 from celery_realtime.urls import (
     RedisAddress,
+    at_node,
     celery_redis,
     check_history_address,
+    is_cluster,
     is_plain_redis,
     is_redis,
+    node_urls,
     redact,
     redis_address,
 )
@@ -53,6 +56,34 @@ def test_a_redis_is_known_by_its_scheme(url: str) -> None:
 def test_what_is_no_redis_is_not_taken_for_one(url: str | None) -> None:
     assert not is_redis(url) or url == "redis"
     assert not is_plain_redis(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "nodes"),
+    [
+        ("redis://h:1/0", ["redis://h:1/0"]),
+        ("sentinel://a;sentinel://b", ["sentinel://a;sentinel://b"]),
+        ("redis+cluster://", ["redis://"]),
+        ("redis+cluster://a,b:2", ["redis://a", "redis://b:2"]),
+        ("rediss+cluster://u:p%40@a:1,b:2/3?x=1", ["rediss://u:p%40@a:1/3?x=1", "rediss://u:p%40@b:2/3?x=1"]),
+        ("redis+cluster://:p@a/1;redis+cluster://:q@b?x=%2F", ["redis://:p@a/1?x=%2F", "redis://:p@b/1?x=%2F"]),
+        ("redis+cluster://[::1]:1,[::2]", ["redis://[::1]:1", "redis://[::2]"]),
+    ],
+)
+def test_a_cluster_is_named_by_some_of_its_nodes(url: str, nodes: list[str]) -> None:
+    assert node_urls(url) == nodes
+    assert is_cluster(url) == ("cluster" in url)
+    assert not (is_cluster(url) and is_plain_redis(url))
+
+
+def test_other_nodes_are_reached_like_those_that_are_named() -> None:
+    assert at_node("rediss+cluster://u:p%40@a:1,b/3?x=1", "c", 7) == "rediss://u:p%40@c:7/3?x=1"
+    assert at_node("redis://:p@a/0", "::1", 7) == "redis://:p@[::1]:7/0"
+
+
+def test_no_password_of_a_cluster_is_shown() -> None:
+    shown = redact("redis+cluster://u:hunter2@a:1,b:2/0;redis+cluster://u:hunter3@c?ssl_password=hunt4")
+    assert "hunt" not in shown
 
 
 def test_no_password_of_a_sentinel_is_shown() -> None:

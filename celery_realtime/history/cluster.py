@@ -74,6 +74,8 @@ class Cluster:
         Raises:
             redis.RedisError: No node says where slots are. None of the commands has been run.
         """
+        if not commands:
+            return []
         parts = [parts_of(one) for one in commands]
         replies = iter(self._run_parts([located(part) for part in itertools.chain.from_iterable(parts)]))
         taken = ([*itertools.islice(replies, len(of_one))] for of_one in parts)

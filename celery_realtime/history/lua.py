@@ -25,6 +25,9 @@ from redis.exceptions import (
 #: ``MovedError`` is an ``AskError``.
 REDIRECTIONS = (AskError, TryAgainError, ClusterDownError)
 
+#: What a node answers to a client that takes it for a whole Redis. Nothing of the command has been done.
+ASTRAY = (*REDIRECTIONS, ClusterCrossSlotError)
+
 #: What passes by itself.
 OUTAGES = (redis.ConnectionError, redis.TimeoutError, ReadOnlyError, BusyLoadingError, *REDIRECTIONS)
 
@@ -165,9 +168,10 @@ class Runner:
         if self._nodes is not None and self._nodes.is_cluster:
             return self._run_on_nodes(stages, [None] * len(commands), set(range(len(commands))))
         replies = self.replies(commands)
-        astray = {place for place, reply in enumerate(replies) if isinstance(reply, Exception) and _is_astray(reply)}
+        refusals = {place: reply for place, reply in enumerate(replies) if isinstance(reply, Exception)}
+        astray = {place for place, refusal in refusals.items() if isinstance(refusal, ASTRAY)}
         if self._nodes is None or not astray:
-            return _without_outage(replies)
+            return _without_outage(replies) if refusals else replies
         self._nodes.recognize()
         return self._run_on_nodes(stages, replies, astray)
 
@@ -209,14 +213,9 @@ class Runner:
             return pipeline.execute(raise_on_error=False)
 
 
-def _is_astray(refusal: Exception) -> bool:
-    """Tell whether a refusal is that of a node of a cluster whose client takes it for a whole Redis."""
-    return isinstance(refusal, (*REDIRECTIONS, ClusterCrossSlotError))
-
-
 def _without_outage(replies: list[Any]) -> list[Any]:
     """Return replies, or raise the first one that says that Redis cannot do it now."""
     for reply in replies:
-        if isinstance(reply, Exception) and isinstance(reply, OUTAGES):
+        if isinstance(reply, OUTAGES):
             raise reply
     return replies

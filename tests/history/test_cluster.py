@@ -349,6 +349,7 @@ def test_leases_that_are_moving_are_asked_for_where_they_have_gone(history: Hist
 
 
 def test_after_a_failover_events_go_on_in_another_epoch(history: History, cluster: RedisCluster) -> None:
+    wait_for(cluster.is_whole, timeout=120)
     append(history, *(custom({"n": 1}, name) for name in PROJECTS))
     master = cluster.master_of(slot_of("p0"))
     there = cluster.projects_on(master, PROJECTS)
@@ -362,10 +363,10 @@ def test_after_a_failover_events_go_on_in_another_epoch(history: History, cluste
         name: [2] if name in there else [1, 2] for name in PROJECTS
     }
     assert {name for name in PROJECTS if epoch_of(history, name) != before[name]} == {*there}
-    wait_for(cluster.is_whole, timeout=120)
 
 
 def test_after_the_death_of_a_master_nothing_is_stored_twice(history: History, cluster: RedisCluster) -> None:
+    wait_for(cluster.is_whole, timeout=120)
     append(history, *(custom({"n": 1}, name) for name in PROJECTS))
     master = cluster.master_of(slot_of("p0"))
     [mine, *_], other = (
@@ -382,7 +383,6 @@ def test_after_the_death_of_a_master_nothing_is_stored_twice(history: History, c
     append(history, custom({"n": 3}, mine))
     assert offsets(history.read(mine, epoch_of(history, mine), 1).events) == [2, 3]
     master.start()
-    wait_for(cluster.is_whole, timeout=120, ignoring=(redis.RedisError,))
 
 
 # -- settings -------------------------------------------------------------------------------------------------------

@@ -108,3 +108,5 @@ def test_servers_are_asked_for_by_their_addresses(urls: list[str], there: bool) 
 def test_of_several_addresses_one_is_enough() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         assert Servers([f"{NOWHERE[0]};redis://127.0.0.1:{server.getsockname()[1]}/0"]).are_there()
+        assert Servers([f"redis+cluster://:p@127.0.0.1:1,127.0.0.1:{server.getsockname()[1]}/0"]).are_there()
+    assert not Servers(["redis+cluster://127.0.0.1:1,127.0.0.1:2"]).are_there()
