@@ -17,6 +17,7 @@ from redis.exceptions import (
     BusyLoadingError,
     ClusterCrossSlotError,
     ClusterDownError,
+    MovedError,
     ReadOnlyError,
     TryAgainError,
 )
@@ -27,6 +28,16 @@ REDIRECTIONS = (AskError, TryAgainError, ClusterDownError)
 
 #: What a node answers to a client that takes it for a whole Redis. Nothing of the command has been done.
 ASTRAY = (*REDIRECTIONS, ClusterCrossSlotError)
+
+#: By the first word of what a node says: redis-py up to 4.6 knows these in its own client for clusters only.
+_OF_CLUSTERS: dict[str, type[Exception]] = {
+    "ASK": AskError,
+    "CLUSTERDOWN": ClusterDownError,
+    "CROSSSLOT": ClusterCrossSlotError,
+    "MASTERDOWN": ClusterDownError,
+    "MOVED": MovedError,
+    "TRYAGAIN": TryAgainError,
+}
 
 #: What passes by itself.
 OUTAGES = (redis.ConnectionError, redis.TimeoutError, ReadOnlyError, BusyLoadingError, *REDIRECTIONS)
@@ -210,7 +221,14 @@ class Runner:
         with self.client.pipeline(transaction=False) as pipeline:
             for one in commands:
                 pipeline.execute_command(*one.words, **one.options)  # type: ignore[no-untyped-call]
-            return pipeline.execute(raise_on_error=False)
+            replies = pipeline.execute(raise_on_error=False)
+        return [_understood(reply) if type(reply) is redis.ResponseError else reply for reply in replies]
+
+
+def _understood(refusal: redis.ResponseError) -> Exception:
+    """Return a refusal as what it says."""
+    word, _, rest = str(refusal).partition(" ")
+    return _OF_CLUSTERS[word](rest) if word in _OF_CLUSTERS else refusal
 
 
 def _without_outage(replies: list[Any]) -> list[Any]:
