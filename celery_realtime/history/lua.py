@@ -6,7 +6,7 @@ import functools
 import hashlib
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
@@ -175,14 +175,16 @@ class Runner:
         Raises:
             redis.RedisError: Redis cannot be reached. Some of the commands may have been run.
         """
-        commands = [*itertools.chain.from_iterable(stages)]
+        commands = stages[0] if len(stages) == 1 else [*itertools.chain.from_iterable(stages)]
         if self._nodes is not None and self._nodes.is_cluster:
             return self._run_on_nodes(stages, [None] * len(commands), set(range(len(commands))))
         replies = self.replies(commands)
-        refusals = {place: reply for place, reply in enumerate(replies) if isinstance(reply, Exception)}
-        astray = {place for place, refusal in refusals.items() if isinstance(refusal, ASTRAY)}
+        refused = [place for place, reply in enumerate(replies) if isinstance(reply, Exception)]
+        if not refused:
+            return replies
+        astray = {place for place in refused if isinstance(replies[place], ASTRAY)}
         if self._nodes is None or not astray:
-            return _without_outage(replies) if refusals else replies
+            return _without_outage(replies)
         self._nodes.recognize()
         return self._run_on_nodes(stages, replies, astray)
 
@@ -206,14 +208,20 @@ class Runner:
             redis.RedisError: It cannot be reached. Some of the commands may have been run.
         """
         replies = self._run_once(commands)
-        unknown = [place for place, reply in enumerate(replies) if isinstance(reply, redis.exceptions.NoScriptError)]
+        refused = [place for place, reply in enumerate(replies) if isinstance(reply, redis.ResponseError)]
+        unknown = [place for place in refused if isinstance(replies[place], redis.exceptions.NoScriptError)]
         if unknown:
-            for script in {commands[place].script for place in unknown}:
-                for loaded in () if script is None else (script, *script.companions):
-                    self.client.script_load(loaded.source)
+            self._load({commands[place].script for place in unknown})
             for place, reply in zip(unknown, self._run_once([commands[place] for place in unknown]), strict=True):
                 replies[place] = reply
+        for place in refused:
+            replies[place] = _understood(replies[place])
         return replies
+
+    def _load(self, scripts: Iterable[Script | None]) -> None:
+        for script in scripts:
+            for loaded in () if script is None else (script, *script.companions):
+                self.client.script_load(loaded.source)
 
     def _run_once(self, commands: Sequence[Command]) -> list[Any]:
         if not commands:
@@ -221,14 +229,13 @@ class Runner:
         with self.client.pipeline(transaction=False) as pipeline:
             for one in commands:
                 pipeline.execute_command(*one.words, **one.options)  # type: ignore[no-untyped-call]
-            replies = pipeline.execute(raise_on_error=False)
-        return [_understood(reply) if type(reply) is redis.ResponseError else reply for reply in replies]
+            return pipeline.execute(raise_on_error=False)
 
 
-def _understood(refusal: redis.ResponseError) -> Exception:
-    """Return a refusal as what it says."""
-    word, _, rest = str(refusal).partition(" ")
-    return _OF_CLUSTERS[word](rest) if word in _OF_CLUSTERS else refusal
+def _understood(reply: Any) -> Any:
+    """Return a reply, or a refusal as what it says."""
+    word, _, rest = str(reply).partition(" ") if type(reply) is redis.ResponseError else ("", "", "")
+    return _OF_CLUSTERS[word](rest) if word in _OF_CLUSTERS else reply
 
 
 def _without_outage(replies: list[Any]) -> list[Any]:

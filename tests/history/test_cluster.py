@@ -13,6 +13,7 @@ import redis
 from celery_realtime.events import Cancellation, Job, Outgoing
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.history.access import Taken
+from celery_realtime.history.connection import RedisConnection
 from celery_realtime.history.lease_helper import Renewal, Renewer
 from celery_realtime.history.leases import HeldJob
 from celery_realtime.history.slots import slot_of
@@ -267,6 +268,58 @@ def test_nodes_may_be_reached_elsewhere_than_they_say(cluster: RedisCluster, cha
     hosts = {client.connection_pool.connection_kwargs["host"] for client in history.connection.cluster.clients}  # type: ignore[union-attr]
     assert hosts == {"localhost"}
     history.close()
+
+
+@pytest.fixture
+def limited_url(cluster: RedisCluster) -> str:
+    """The URL for a user of all nodes who may do no more than the documentation says."""
+    rights = ["+@all", "-@dangerous", "+info", "~celery-realtime:*"]
+    for node in cluster.nodes:
+        cluster.ask(node, "ACL", "SETUSER", "limited", "on", ">p@ss", *rights)
+    return cluster.url().replace("://", "://limited:p%40ss@")
+
+
+def test_the_login_is_that_of_all_nodes(limited_url: str, channel: str, caplog: pytest.LogCaptureFixture) -> None:
+    history = History(limited_url, channel, size=10, ttl=60.0)
+    assert append(history, *(status("PENDING", project=name) for name in PROJECTS)) == ["agent_status"] * len(PROJECTS)
+    history.leases.reap(30.0, 5.0, 0.0)
+    history.access.confirm("server", 0.0)
+    history.close()
+    stranger = History(limited_url.replace("p%40ss", "wrong"), channel, size=10, ttl=60.0)
+    assert stranger.append([status("PENDING")]) is None
+    assert "invalid username-password pair" in caplog.text
+    stranger.close()
+
+
+def test_a_database_that_the_nodes_do_not_have_is_named(
+    cluster: RedisCluster, channel: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    history = History(f"{cluster.url()}/3", channel, size=10, ttl=60.0)
+    event = status("PENDING")
+    assert history.append([event]) == [[event]]
+    assert "refused to store history" in caplog.text
+    assert "DB index is out of range" in caplog.text or "SELECT is not allowed" in caplog.text
+    history.close()
+
+
+def test_nodes_are_talked_to_over_tls_where_that_is_asked_for() -> None:
+    given = RedisConnection(RedisAddress("rediss+cluster://u:p%40ss@one:1,two/2?ssl_ca_certs=/ca.pem"))
+    pool: Any = given.client.connection_pool
+    made = pool.connection_class(**pool.connection_kwargs)
+    assert isinstance(made, redis.SSLConnection)
+    assert (made.ca_certs, made.check_hostname) == ("/ca.pem", True)
+    assert [pool.connection_kwargs[name] for name in ("host", "port", "username", "password", "db")] == [
+        *("one", 1, "u", "p@ss", 2)
+    ]
+    assert given.cluster is not None
+    assert given.cluster.is_cluster
+
+
+@pytest.mark.parametrize(
+    "url", ["sentinel://a?master_name=m", "unix:///run/redis.sock", "redis+socket:///run/redis.sock"]
+)
+def test_what_cannot_be_a_node_of_a_cluster_is_not_taken_for_one(url: str) -> None:
+    assert RedisConnection(RedisAddress(url)).cluster is None
 
 
 def count_connections(cluster: RedisCluster, name: str) -> list[int]:
