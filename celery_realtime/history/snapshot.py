@@ -44,11 +44,10 @@ _Place = tuple[_Score, str]
 class _Page(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Where to read on, as ``read.lua`` has it: it comes back from clients, which may send anything."""
 
-    first_offset: _Score
-    first_time: _Score
     section: Literal[1, 2, 3]
     place: _Place
-    ended_place: _Place
+    changed: _Place
+    changed_ended: _Place
 
 
 _page = msgspec.json.Decoder(_Page)

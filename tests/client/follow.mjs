@@ -25,7 +25,7 @@ const project = subscribeProject(socket, projectId, {
   onWorkflow: (data) => say("agent_workflow", data),
   onEvent: (event, data, one) => say(event, data?._realtime ? data : { data, epoch: one.epoch, offset: one.offset }),
   onChange: (one, change) => {
-    if (change.reason === "snapshot") say("snapshot", { epoch: one.epoch, offset: one.offset });
+    if (change.reason === "snapshot" && !change.recovered) say("snapshot", { epoch: one.epoch, offset: one.offset });
     if (one.state !== state) say("state", { state: (state = one.state), error: one.error?.code ?? null });
   },
 });

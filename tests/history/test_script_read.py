@@ -122,13 +122,13 @@ def test_a_project_of_which_a_part_was_lost_goes_on_in_a_new_epoch(read: Read, k
     read.redis.hset(JOBS, mapping=entries)
     read.redis.hset(FLOWS, mapping={"root": "3 0 1 2 0 200 66 0", "old root": "2 0 0 2 0 200 100 0"})
     read.redis.delete(key)
-    epoch, offset, is_complete, missed, jobs, total, flows, ids = read(("e", 3))
+    epoch, offset, is_complete, missed, jobs, total, flows, ids, _ = read(("e", 3))
     assert (epoch, offset, is_complete, missed) == (b"new", 5, 0, [])
     if key != JOBS:
         assert [job.split(b"\n")[1] for job in jobs[:2]] == [b"LIVE2", b"LIVE1"]
         assert total == 4
         assert len(flows) == (0 if key == FLOWS else 4)
-    assert read(("new", 5)) == [b"new", 5, 1, [], jobs, total, flows, ids]
+    assert read(("new", 5)) == [b"new", 5, 1, [], jobs, total, flows, ids, b""]
 
 
 def test_nothing_else_is_written(read: Read) -> None:

@@ -28,9 +28,10 @@ def entry(status: Any, progress: Any) -> bytes:
 def snapshot(
     events: list[Any] | None = None, jobs: list[Any] | None = None, flows: list[bytes] | None = None, complete: int = 1
 ) -> Snapshot:
-    return Snapshot.of_reply(
-        "p", [b"epoch", 7, complete, events or [], jobs or [], len(jobs or []), flows or [], [b"one"] * len(jobs or [])]
-    )
+    entries = jobs or []
+    names = [b"one"] * len(entries)
+    reply = [b"epoch", 7, complete, events or [], entries, len(entries), flows or [], names, b""]
+    return Snapshot.of_reply("p", reply)
 
 
 def test_a_job_is_its_latest_status_with_its_progress() -> None:

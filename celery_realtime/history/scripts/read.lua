@@ -12,13 +12,13 @@
 --   5 ttl           seconds that a project without new events is kept
 --   6 ended_ttl     seconds that a job is shown after its end
 --   7 max_ended     number: most jobs that have ended to show
---   8 max_jobs      number: most jobs to return; 0: neither jobs nor workflows are asked for
+--   8 max_jobs      number: most jobs to return, 3 of a later page at least; 0: neither jobs nor workflows
 --   9 max_bytes     number: most bytes of job entries, and most bytes of payloads
 --  10 page          JSON: which jobs to return, as an earlier answer says; none for the first ones, and the workflows
 --
 -- Jobs come in pages: those that have not ended first, and of each kind the latest first. A job that changes meanwhile
--- changes its place, too; so behind all others come those that have changed since the first page. Each job that there
--- was then is in a page as it was then or later, and what has happened since that page comes as events.
+-- changes its place, too; so each page has, in up to half of its room, those that have changed since the page before,
+-- whether that had them or not. After the last one a reader that has applied the events behind each page lacks nothing.
 --
 -- Returns {epoch, offset, whether the events are complete (1 or 0), events (of each the offset, below 0 if it is the
 -- first of a newer run, the name and the JSON: nested lists take longer to read), entries of jobs, number of jobs,
@@ -72,25 +72,28 @@ end
 
 -- Jobs ----------------------------------------------------------------------------------------------------------------
 
-local entries, ids, room = {}, {}, max_bytes
+local entries, ids, bytes_left = {}, {}, max_bytes
 local CHUNK = 100
 
--- Add jobs to the answer; return false if not all have room. A later page has one at least, or reading would not go on.
-local function take(jobs)
+-- Add jobs to the answer that have room in so many bytes; return how many have. Of a later page the first always has:
+-- reading goes on.
+local function take(jobs, bytes)
+  local least = bytes_left - bytes
   for start = 1, #jobs, CHUNK do
     local stored = redis.call('HMGET', keys.jobs, unpack(jobs, start, math.min(start + CHUNK - 1, #jobs)))
     for place, entry in ipairs(stored) do
-      room = room - (entry and #entry or 0)
-      if room < 0 and (page == '' or #ids > 0) then return false end
+      local left, is_first = bytes_left - (entry and #entry or 0), start + place == 2
+      if left < least and not (is_first and page ~= '') then return start + place - 2 end
+      bytes_left = left
       entries[#entries + 1] = entry
       ids[#ids + 1] = jobs[start + place - 1]
     end
   end
-  return true
+  return #jobs
 end
 
--- Return how many members of a sorted set come up to a place, which is a score ('' for the beginning) and a member. That
--- may have moved since: then nothing of its score counts as read.
+-- Return how many members of a sorted set come up to a place, which is a score ('' for the beginning) and a member that
+-- may have moved since: then nothing of the score counts as read.
 local function count_read(key, place, descends)
   local score, member = unpack(place)
   if score == '' then return 0 end
@@ -101,46 +104,52 @@ local function count_read(key, place, descends)
   return redis.call('ZCOUNT', key, '-inf', '(' .. score)
 end
 
--- Read on in a sorted set, of which only the first so many members count. Returns whether all have been read, and the
--- place that has been reached.
-local function read_on(key, place, descends, count)
-  local start, had = count_read(key, place, descends), #ids
-  local last = math.min(start + max_jobs - had, count) - 1
+-- Read on in a sorted set of which so many members count. Returns whether all have been read, and the place that is
+-- reached.
+local function read_on(key, place, count, descends, most, bytes)
+  local start = count_read(key, place, descends)
+  local last = math.min(start + most, count) - 1
   local jobs = last >= start and redis.call(descends and 'ZREVRANGE' or 'ZRANGE', key, start, last) or {}
-  local is_whole = take(jobs) and start + #jobs >= count
-  if #ids == had then return is_whole, place end
-  return is_whole, {redis.call('ZSCORE', key, ids[#ids]), ids[#ids]}
+  local taken = take(jobs, bytes)
+  if taken > 0 then place = {redis.call('ZSCORE', key, jobs[taken]), jobs[taken]} end
+  return start + taken >= count, place
+end
+
+local function read_down(key, place, count)
+  return read_on(key, place, count, true, math.max(max_jobs - #ids, page == '' and 0 or 1), bytes_left)
+end
+
+local function read_changed(key, place)
+  return read_on(key, place, redis.call('ZCARD', key), false, math.max(math.floor(max_jobs / 4), 1), max_bytes / 4)
 end
 
 local function count_shown()
   return math.min(redis.call('ZCOUNT', keys.ended, shown_since, '+inf'), max_ended)
 end
 
-local LIVE, ENDED, CHANGED = 1, 2, 3
+local LIVE, ENDED, OVER = 1, 2, 3
 local BEGINNING = {'', ''}
 
 -- Read a page, and return what the next one is.
 local function read_page(offset)
-  local first = {string.format('%d', offset), string.format('%.6f', common.now()), LIVE, BEGINNING, BEGINNING}
-  local first_offset, first_time, section, place, ended_place = unpack(page == '' and first or cjson.decode(page))
-  local is_read, is_ended_read
-  local function this_one() return cjson.encode({first_offset, first_time, section, place, ended_place}) end
-
+  local section, place, changed, changed_ended = LIVE, BEGINNING, {string.format('%d', offset + 1), ''},
+    {string.format('%.6f', common.now()), ''}
+  local is_read, are_changed_read, are_changed_ended_read = true, true, true
+  if page ~= '' then
+    section, place, changed, changed_ended = unpack(cjson.decode(page))
+    are_changed_read, changed = read_changed(keys.live, changed)
+    are_changed_ended_read, changed_ended = read_changed(keys.ended, changed_ended)
+  end
   if section == LIVE then
-    is_read, place = read_on(keys.live, place, true, redis.call('ZCARD', keys.live))
-    if not is_read then return this_one() end
-    section = ENDED
+    is_read, place = read_down(keys.live, place, redis.call('ZCARD', keys.live))
+    if is_read then section, place = ENDED, BEGINNING end
   end
   if section == ENDED then
-    is_read, ended_place = read_on(keys.ended, ended_place, true, count_shown())
-    if not is_read then return this_one() end
-    if page == '' then return '' end
-    section, place, ended_place = CHANGED, {first_offset, ''}, {first_time, ''}
+    is_read, place = read_down(keys.ended, place, count_shown())
+    if is_read then section, place = OVER, BEGINNING end
   end
-  -- In one step, so that none is missed that ends, or goes on, in between.
-  is_read, place = read_on(keys.live, place, false, redis.call('ZCARD', keys.live))
-  is_ended_read, ended_place = read_on(keys.ended, ended_place, false, redis.call('ZCARD', keys.ended))
-  return is_read and is_ended_read and '' or this_one()
+  if is_read and are_changed_read and are_changed_ended_read then return '' end
+  return cjson.encode({section, place, changed, changed_ended})
 end
 
 local function count_jobs()
