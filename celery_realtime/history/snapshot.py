@@ -9,26 +9,12 @@ import msgspec
 from celery_realtime.events import (
     NEW_RUN,
     PROGRESS_EVENT,
-    PROGRESS_FIELDS,
     STATUS_EVENT,
     WORKFLOW_EVENT,
     Outgoing,
     stamp,
 )
-
-#: What decoding raises for an entry of another writer, or a broken one.
-UNREADABLE = (LookupError, TypeError, ValueError, RecursionError, msgspec.MsgspecError)
-
-_object = msgspec.json.Decoder(dict[str, Any])
-
-#: The status of a job of which only progress has been reported.
-_RUNNING = {"event": "status_change", "status": "running", "state": "STARTED", "result": None, "error": None}
-
-#: Where the run stands in the first line of a job's entry, which common.lua describes.
-_RUN_PLACE = 9
-
-#: What JSON begins with in place of its first members.
-_SHORT = b"~"
+from celery_realtime.history.entries import UNREADABLE, decode_jobs, unpack
 
 #: The counts of a workflow, in the order in which append.lua stores them.
 _COUNTS = ("total", "queued", "running", "done", "failed", "share", "progress", "updated")
@@ -88,52 +74,21 @@ class Snapshot(msgspec.Struct, frozen=True):
     @classmethod
     def of_reply(cls, project_id: str, reply: list[Any]) -> Snapshot:
         """Return what the reply of ``read.lua`` says of a project; entries that cannot be read are left out."""
-        epoch, offset, is_complete, missed, job_entries, jobs_total, flows, ids, next_page = reply
+        epoch, offset, is_complete, missed, entries, jobs_total, flows, ids, next_page = reply
         word = epoch.decode(errors="replace")
-        described = zip(reversed(ids), reversed(job_entries), strict=True)
-        jobs = [decode_job(entry, name.decode(errors="replace"), project_id) for name, entry in described if entry]
+        jobs = decode_jobs(unpack(entries)[::-1], unpack(ids)[::-1], project_id)
         events = _decode_all_events(missed, word)
         return cls(
             epoch=word,
             offset=offset,
             # A client that is given events with one left out would never ask for that one again.
             recovered=bool(is_complete) and events is not None,
-            jobs=sorted((job for job in jobs if job is not None), key=lambda job: str(job.get("timestamp"))),
+            jobs=sorted(jobs, key=lambda job: str(job.get("timestamp"))),
             jobs_total=jobs_total,
             workflows=_decode_workflows(project_id, flows),
             events=events or [],
             next=next_page.decode(errors="replace") or None,
         )
-
-
-def decode_job(entry: bytes, job_id: str, project_id: str) -> dict[str, Any] | None:
-    """Return the job of an entry: its latest status with its progress; None if the entry cannot be read."""
-    names = {"job_id": job_id, "project_id": project_id}
-    try:
-        _, status_json, progress_json = entry.split(b"\n", 2)
-        status, progress = _whole(status_json, names), _whole(progress_json, names)
-    except UNREADABLE:
-        return None
-    status = status or {**progress, **_RUNNING}
-    if not isinstance(status.get("job_id"), str):
-        return None
-    status.setdefault("status", None)  # an event filter may have removed it, and all readers ask for it
-    reached = {name: progress.get(name) for name in PROGRESS_FIELDS}
-    return {**status, **reached, "stalled": status.get("status") == "running" and bool(progress.get("stalled"))}
-
-
-def _whole(stored: bytes, names: dict[str, str]) -> dict[str, Any]:
-    """Return the object of JSON of which append.lua may have left out the beginning."""
-    if not stored.startswith(_SHORT):
-        return _object.decode(stored or b"{}")
-    return {"event": "status_change", **names, **_object.decode(b"{" + stored[len(_SHORT) :])}
-
-
-def decode_run(entry: bytes) -> str | None:
-    """Return the mark of the publication that a job's entry is of; None if it has none."""
-    words = entry.partition(b"\n")[0].split(b" ")
-    run = words[_RUN_PLACE].decode(errors="replace") if len(words) > _RUN_PLACE else ""
-    return run if run[:1].isdigit() else None
 
 
 def decode_event(entry: Any, epoch: str) -> dict[str, Any]:

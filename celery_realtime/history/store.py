@@ -23,12 +23,13 @@ from celery_realtime.history.appending import ENDED_TTL, Appender, Limits, unnum
 from celery_realtime.history.brokers import Brokers
 from celery_realtime.history.connection import RedisConnection
 from celery_realtime.history.ends import Ends
+from celery_realtime.history.entries import decode_job, decode_run
 from celery_realtime.history.keys import Keys, new_epoch
 from celery_realtime.history.leases import Leases, StepsBehind, nothing_behind
 from celery_realtime.history.lua import OUTAGES, Command, Runner, Script, call, command
 from celery_realtime.history.marks import Marks
 from celery_realtime.history.places import Places
-from celery_realtime.history.snapshot import Snapshot, check_page, decode_event, decode_job, decode_run
+from celery_realtime.history.snapshot import Snapshot, check_page, decode_event
 from celery_realtime.history.watches import Watches
 from celery_realtime.logs import RateLimitedLogger, describe
 from celery_realtime.urls import RedisAddress, is_sentinel, redact

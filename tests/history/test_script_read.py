@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from celery_realtime.history.entries import unpack
 from tests.lua_scripts import KEYS, Caller
 
 META, EVENTS, JOBS, ENDED, FLOWS, LIVE, FLOWS_ENDED, GONE, FLOWS_DUE = PROJECT = KEYS.project("p")
@@ -32,6 +33,8 @@ class Read:
         most = {"max_missed": 100, "max_ended": 100, "max_jobs": 100, "max_bytes": 1000} | limits
         arguments = [most["max_missed"], 60, 60, most["max_ended"], most["max_jobs"], most["max_bytes"], page]
         reply: list[Any] = self._call([*PROJECT, BEGUN], "new", *since, *arguments)
+        for place in (4, 7):
+            reply[place] = [text.encode() for text in unpack(reply[place])]
         return reply
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
-from celery_realtime.history.snapshot import UNREADABLE, Snapshot, decode_event, decode_job
+from celery_realtime.history.entries import UNREADABLE, decode_job
+from celery_realtime.history.snapshot import Snapshot, decode_event
 
 HEAD = b"0 1 40 1 2 i running 40 root\n"
 STATUS = {"event": "status_change", "job_id": "one", "status": "running", "state": "STARTED", "timestamp": "2"}
@@ -30,7 +32,8 @@ def snapshot(
 ) -> Snapshot:
     entries = jobs or []
     names = [b"one"] * len(entries)
-    reply = [b"epoch", 7, complete, events or [], entries, len(entries), flows or [], names, b""]
+    packed = [msgspec.msgpack.encode([text and text.decode() for text in texts]) for texts in (entries, names)]
+    reply = [b"epoch", 7, complete, events or [], packed[:1], len(entries), flows or [], packed[1:], b""]
     return Snapshot.of_reply("p", reply)
 
 

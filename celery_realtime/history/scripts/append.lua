@@ -271,12 +271,43 @@ local function lengthen(stored, event, job)
   return string.sub(stored, 1, 1) == SHORT and beginning(event, job) .. string.sub(stored, 2) or stored
 end
 
+-- What most statuses have in them, by what stands for it where an entry has `^` in place of `~`: characters that JSON
+-- has not. entries.py has the same list.
+local SHORTER = '^'
+local WORDS = {
+  ['\1'] = '"status":"running","state":"STARTED","timestamp":"',
+  ['\2'] = '"status":"success","state":"SUCCESS","timestamp":"',
+  ['\3'] = '"status":"queued","state":"PENDING","timestamp":"',
+  ['\4'] = ',"result":null,"error":null,"task":',
+  ['\5'] = ',"parent_id":null,"group_id":null,"worker":',
+}
+local ROOT, ROOT_ID = '\6', ',"root_id":'
+
+local function replace(text, word, sign)
+  local first, last = string.find(text, word, 1, true)
+  return first and string.sub(text, 1, first - 1) .. sign .. string.sub(text, last + 1) or text
+end
+
+local function shorten_status(json, job)
+  local short = shorten(json, STATUS, job)
+  if string.sub(short, 1, 1) ~= SHORT or string.find(short, '%c') then return short end
+  for sign, word in pairs(WORDS) do short = replace(short, word, sign) end
+  return SHORTER .. string.sub(replace(short, ROOT_ID .. cjson.encode(job), ROOT), 2)
+end
+
+local function lengthen_status(stored, job)
+  if string.sub(stored, 1, 1) ~= SHORTER then return lengthen(stored, STATUS, job) end
+  local root = ROOT_ID .. cjson.encode(job)
+  local long = string.gsub(string.sub(stored, 2), '%c', function(sign) return sign == ROOT and root or WORDS[sign] end)
+  return beginning(STATUS, job) .. long
+end
+
 local function read_job(job)
   if states[job] then return states[job] end
   if entries[job] == nil then entries[job] = redis.call('HGET', keys.jobs, job) end
   local state = entries[job] and common.parse_job(job, entries[job])
   if not state then return nil end
-  state.status, state.progress = lengthen(state.status, STATUS, job), lengthen(state.progress, UPDATE, job)
+  state.status, state.progress = lengthen_status(state.status, job), lengthen(state.progress, UPDATE, job)
   states[job] = state
   return state
 end
@@ -304,7 +335,7 @@ local function format_job(job, state)
   return state.attempt .. ' ' .. state.rank .. ' ' .. state.percent .. ' ' .. state.status_at .. ' '
     .. state.progress_at .. ' ' .. state.incarnation .. state.former .. ' ' .. state.kind .. ' ' .. state.share .. ' '
     .. (state.root == job and '=' or state.root) .. ' ' .. state.run .. ' ' .. state.execution .. ' '
-    .. state.started .. ' ' .. state.ended .. format_clock(state) .. '\n' .. shorten(state.status, STATUS, job) .. '\n'
+    .. state.started .. ' ' .. state.ended .. format_clock(state) .. '\n' .. shorten_status(state.status, job) .. '\n'
     .. shorten(state.progress, UPDATE, job)
 end
 

@@ -40,8 +40,8 @@ end
 -- the first line is left. Behind the incarnation stand those that have had the attempt before, with commas before them.
 -- `ended` is the time (ms) of the end, 0 for none. `clock`, where it is known, is `started` (us) by the clock of the
 -- host, with an `r` behind it if the message was delivered before. For the rest see append.lua. A root `=` is the job
--- itself. Of JSON that begins as all of the job's does, `~` stands for that: the name, the job's id and the project;
--- see append.lua.
+-- itself. Of JSON that begins as all of the job's does, `~` or `^` stands for that: the name, the job's id and the
+-- project; see append.lua.
 local HEAD = '^(%S+) ([012LEBD]) (%S+) (%d+) (%d+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) '
   .. '(%d+) (%d+) ?(%d*)(r?)'
 local KINDS = {queued = true, running = true, done = true, failed = true}

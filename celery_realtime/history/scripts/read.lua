@@ -21,8 +21,8 @@
 -- whether that had them or not. After the last one a reader that has applied the events behind each page lacks nothing.
 --
 -- Returns {epoch, offset, whether the events are complete (1 or 0), events (of each the offset, below 0 if it is the
--- first of a newer run, the name and the JSON: nested lists take longer to read), entries of jobs, number of jobs,
--- workflows (root id and counts, ...), ids of these jobs, the next page, '' if there is none}.
+-- first of a newer run, the name and the JSON: nested lists take longer to read), entries of jobs (lists in msgpack),
+-- number of jobs, workflows (root id and counts, ...), ids of these jobs (likewise), the next page ('' for none)}.
 
 -- include: common
 
@@ -72,22 +72,32 @@ end
 
 -- Jobs ----------------------------------------------------------------------------------------------------------------
 
-local entries, ids, bytes_left = {}, {}, max_bytes
+local entries, ids, id_count, bytes_left = {}, {}, 0, max_bytes
 local CHUNK = 100
 
--- Add jobs to the answer that have room in so many bytes; return how many have. Of a later page the first always has:
--- reading goes on.
+-- Return how many of these entries have room. Of a later page the first always has: reading goes on.
+local function count_fitting(stored, least, is_first)
+  for place, entry in ipairs(stored) do
+    local left = bytes_left - (entry and #entry or 0)
+    if left < least and not (is_first and place == 1 and page ~= '') then return place - 1 end
+    bytes_left = left
+  end
+  return #stored
+end
+
+-- Add jobs to the answer that have room in so many bytes; return how many have. A client reads a few long texts much
+-- faster than many short ones.
 local function take(jobs, bytes)
   local least = bytes_left - bytes
   for start = 1, #jobs, CHUNK do
     local stored = redis.call('HMGET', keys.jobs, unpack(jobs, start, math.min(start + CHUNK - 1, #jobs)))
-    for place, entry in ipairs(stored) do
-      local left, is_first = bytes_left - (entry and #entry or 0), start + place == 2
-      if left < least and not (is_first and page ~= '') then return start + place - 2 end
-      bytes_left = left
-      entries[#entries + 1] = entry
-      ids[#ids + 1] = jobs[start + place - 1]
+    local count = count_fitting(stored, least, start == 1)
+    if count > 0 then
+      ids[#ids + 1] = cmsgpack.pack({unpack(jobs, start, start + count - 1)})
+      entries[#entries + 1] = cmsgpack.pack(count < #stored and {unpack(stored, 1, count)} or stored)
     end
+    id_count = id_count + count
+    if count < #stored then return start + count - 1 end
   end
   return #jobs
 end
@@ -116,7 +126,7 @@ local function read_on(key, place, count, descends, most, bytes)
 end
 
 local function read_down(key, place, count)
-  return read_on(key, place, count, true, math.max(max_jobs - #ids, page == '' and 0 or 1), bytes_left)
+  return read_on(key, place, count, true, math.max(max_jobs - id_count, page == '' and 0 or 1), bytes_left)
 end
 
 local function read_changed(key, place)

@@ -1,0 +1,122 @@
+"""Entries of jobs are read as they were written, in whatever form that was, many at once or one by one."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+import pytest
+import redis
+
+from celery_realtime.history.entries import ROOT, ROOT_ID, WORDS, decode_job, decode_jobs, unpack
+from celery_realtime.history.lua import Script
+from celery_realtime.history.store import History
+from tests.appended import append, progress, status
+
+HEAD = "0 1 40 1 2 i running 40 = - - 0 0\n"
+NAMES = {"event": "status_change", "job_id": "one", "project_id": "p"}
+UNSHORTENED = '{"event":"status_change","job_id":"one","project_id":"p","status":"running","error":"\\u0001"}'
+STATUSES = [
+    *("", UNSHORTENED, '~"status":"running"}', '~"state":"STARTED"}', '~"status":null,"root_id":"one"}'),
+    *(f'^{sign}","x":1}}' for sign in "\1\2\3"),
+    '^"status":"error"\4"t"\6\5null}',
+    '^"status":"running","result":{"a":"^~"},"error":"~^"}',
+]
+UPDATES = [
+    *("", '~"progress":40,"message":"at 40","current":1,"total":2}', '~"progress":40,"stalled":true}', "~}"),
+    '{"event":"progress_update","progress":5,"message":null}',
+]
+BROKEN = [
+    "",
+    "x",
+    HEAD,
+    HEAD + "~\n",
+    HEAD + "~{}\n",
+    HEAD + "^\n~",
+    HEAD + "[]\n",
+    HEAD + '~"status":1}\n[]',
+    HEAD + "5\n5",
+]
+
+
+@pytest.fixture
+def history(redis_url: str) -> History:
+    return History(redis_url, "tests", size=1000, ttl=60.0)
+
+
+def stored(history: History, job: str, redis_url: str) -> str:
+    entry: Any = redis.Redis.from_url(redis_url).hget(history.keys.project("p")[2], job)
+    return str(entry.decode())
+
+
+def test_the_script_that_writes_entries_knows_the_same_words() -> None:
+    source = Script("append").source
+    assert dict(re.findall(r"\['\\(\d)'\] = '(.+)',", source)) == {str(ord(sign)): word for sign, word in WORDS.items()}
+    assert f"ROOT, ROOT_ID = '\\{ord(ROOT)}', '{ROOT_ID}'" in source
+
+
+@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("status", STATUSES)
+def test_many_are_read_as_each_by_itself(status: str, update: str) -> None:
+    entries = [f"{HEAD}{status}\n{update}"] * 3
+    names = ["one", "two", 'th"ree é']
+    jobs = [job for job in (decode_job(entry, name, "p") for entry, name in zip(entries, names, strict=True)) if job]
+    assert sorted(decode_jobs(entries, names, "p"), key=repr) == sorted(jobs, key=repr)
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_one_that_cannot_be_read_costs_no_other(broken: str) -> None:
+    good = [f"{HEAD}{status}\n{UPDATES[1]}" for status in STATUSES]
+    names = [str(number) for number in range(len(good))]
+    expected = decode_jobs(good, names, "p")
+    assert decode_job(broken, "broken", "p") is None
+    jobs = decode_jobs([*good[:3], broken, *good[3:]], [*names[:3], "broken", *names[3:]], "p")
+    assert {job["job_id"]: job for job in jobs} == {job["job_id"]: job for job in expected}
+
+
+def test_what_is_missing_or_no_text_is_empty() -> None:
+    packed = [msgspec.msgpack.encode(["a", False, "é"]), b"\x92\xa1b\xa2\xff\xfe", msgspec.msgpack.encode([])]
+    assert unpack(packed) == ["a", "", "é", "b", ""]
+
+
+@pytest.mark.parametrize("job", ["one", 'a "quoted" / name', "é 漢", "x\x7f\n\t\x01", "^~", "\\6", "0"])
+@pytest.mark.parametrize("state", ["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"])
+def test_a_status_comes_back_as_it_was_reported(history: History, state: str, job: str) -> None:
+    told = status(state, job=job, root_id=job, task="t\x7f", worker="w", error='E: "~^" \x01\x06', result=b'{"a":null}')
+    append(history, told, progress(40, job=job))
+    [read] = history.read("p").jobs
+    expected = msgspec.json.decode(told.payload)
+    assert {name: read[name] for name in expected} == expected
+    assert history.job("p", job) == read
+
+
+def test_entries_are_short_and_go_on_as_they_began(history: History, redis_url: str) -> None:
+    append(history, status("STARTED", job="one", root_id="one", task="t", worker="w"))
+    _, short, _ = stored(history, "one", redis_url).split("\n")
+    assert short.startswith("^\1")
+    assert short.endswith('\4"t","attempt":0\6\5"w"}')
+    append(history, progress(40, job="one"), progress(50, job="one"))
+    assert stored(history, "one", redis_url).split("\n")[1] == short
+
+
+def test_entries_of_before_are_read_and_written_anew(history: History, redis_url: str) -> None:
+    """A worker without the shorter form has stored them, or one with an event filter, whose JSON has another order."""
+    append(history, status("STARTED", job="one", root_id="one", task="t", worker="w"))
+    client = redis.Redis.from_url(redis_url)
+    key = history.keys.project("p")[2]
+    before = history.read("p").jobs
+    head, _, update = stored(history, "one", redis_url).split("\n")
+    told = {name: value for name, value in before[0].items() if name not in ("progress", "message", "current", "total")}
+    del told["stalled"]
+    json = msgspec.json.encode(told).decode()
+    start = '{"event":"status_change","job_id":"one","project_id":"p",'
+    assert json.startswith(start)
+    for form in (json, "~" + json[len(start) :]):
+        client.hset(key, "one", f"{head}\n{form}\n{update}")
+        assert history.read("p").jobs == before
+        append(history, progress(30, job="one"))
+        assert stored(history, "one", redis_url).split("\n")[1] == form
+    append(history, status("SUCCESS", job="one", root_id="one", task="t", worker="w"))
+    assert stored(history, "one", redis_url).split("\n")[1].startswith("^\2")
+    assert history.read("p").jobs[0]["progress"] == 30
