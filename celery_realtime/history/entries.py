@@ -28,13 +28,13 @@ WORDS = {
     "\2": '"status":"success","state":"SUCCESS","timestamp":"',
     "\3": '"status":"queued","state":"PENDING","timestamp":"',
     "\4": ',"result":null,"error":null,"task":',
-    "\5": ',"parent_id":null,"group_id":null,"worker":',
+    "\6": ',"parent_id":null,"group_id":null,"worker":',
 }
-ROOT, ROOT_ID = "\6", ',"root_id":'
+ROOT_SIGN, ROOT = "\5", ',"root_id":'
 
 #: The first members of a status, with room for the names that they have; and those of a root that is the job itself.
 _BEGINNING = '{"event":"status_change","job_id":0,"project_id":0,'
-_OWN_ROOT = ROOT_ID + "0"
+_OWN_ROOT = ROOT + "0"
 
 
 class _Reached(msgspec.Struct, gc=False):
@@ -111,7 +111,7 @@ def _decode_usual(parts: Sequence[tuple[str, str, str]], project_id: str) -> lis
 def _lengthened(short: str, root: str) -> str:
     for sign, word in WORDS.items():
         short = short.replace(sign, word)
-    return short.replace(ROOT, root)
+    return short.replace(ROOT_SIGN, root)
 
 
 def decode_job(entry: bytes | str, job_id: str, project_id: str) -> dict[str, Any] | None:
@@ -136,7 +136,7 @@ def _whole(stored: str, names: dict[str, str]) -> dict[str, Any]:
         return _object.decode(stored or "{}")
     rest = stored[1:]
     if stored[0] == SHORTER:
-        rest = _lengthened(rest, ROOT_ID + msgspec.json.encode(names["job_id"]).decode())
+        rest = _lengthened(rest, ROOT + msgspec.json.encode(names["job_id"]).decode())
     return {"event": "status_change", **names, **_object.decode("{" + rest)}
 
 

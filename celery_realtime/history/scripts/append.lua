@@ -274,31 +274,36 @@ end
 -- What most statuses have in them, by what stands for it where an entry has `^` in place of `~`: characters that JSON
 -- has not. entries.py has the same list.
 local SHORTER = '^'
-local WORDS = {
-  ['\1'] = '"status":"running","state":"STARTED","timestamp":"',
-  ['\2'] = '"status":"success","state":"SUCCESS","timestamp":"',
-  ['\3'] = '"status":"queued","state":"PENDING","timestamp":"',
-  ['\4'] = ',"result":null,"error":null,"task":',
-  ['\5'] = ',"parent_id":null,"group_id":null,"worker":',
-}
-local ROOT, ROOT_ID = '\6', ',"root_id":'
+local STATES = {STARTED = {'running', '\1'}, SUCCESS = {'success', '\2'}, PENDING = {'queued', '\3'}}
+local RESULT, RESULT_SIGN = ',"result":null,"error":null,"task":', '\4'
+local ROOT, ROOT_SIGN = ',"root_id":', '\5'
+local PARENT, PARENT_SIGN = ',"parent_id":null,"group_id":null,"worker":', '\6'
 
-local function replace(text, word, sign)
-  local first, last = string.find(text, word, 1, true)
-  return first and string.sub(text, 1, first - 1) .. sign .. string.sub(text, last + 1) or text
+local WORDS = {[RESULT_SIGN] = RESULT, [PARENT_SIGN] = PARENT}
+for state, form in pairs(STATES) do
+  WORDS[form[2]] = string.format('"status":"%s","state":"%s","timestamp":"', form[1], state)
 end
 
 local function shorten_status(json, job)
-  local short = shorten(json, STATUS, job)
-  if string.sub(short, 1, 1) ~= SHORT or string.find(short, '%c') then return short end
-  for sign, word in pairs(WORDS) do short = replace(short, word, sign) end
-  return SHORTER .. string.sub(replace(short, ROOT_ID .. cjson.encode(job), ROOT), 2)
+  local long = shorten(json, STATUS, job)
+  local status, state, rest = string.match(long, '^~"status":"(%l+)","state":"(%u+)","timestamp":"()')
+  local form = STATES[state]
+  if not form or form[1] ~= status then return long end
+  local short = SHORTER .. form[2]
+  local function replace(word, sign)
+    local first, last = string.find(long, word, rest, true)
+    if first then short, rest = short .. string.sub(long, rest, first - 1) .. sign, last + 1 end
+  end
+  replace(RESULT, RESULT_SIGN)
+  replace(ROOT .. cjson.encode(job), ROOT_SIGN)
+  replace(PARENT, PARENT_SIGN)
+  return short .. string.sub(long, rest)
 end
 
 local function lengthen_status(stored, job)
   if string.sub(stored, 1, 1) ~= SHORTER then return lengthen(stored, STATUS, job) end
-  local root = ROOT_ID .. cjson.encode(job)
-  local long = string.gsub(string.sub(stored, 2), '%c', function(sign) return sign == ROOT and root or WORDS[sign] end)
+  WORDS[ROOT_SIGN] = ROOT .. cjson.encode(job)
+  local long = string.gsub(string.sub(stored, 2), '%c', WORDS)
   return beginning(STATUS, job) .. long
 end
 
