@@ -22,8 +22,8 @@ def look_at_channel(context: Context) -> Iterator[Finding]:
             yield finding("no-fanout", f"the channel {context.settings.channel!r} cannot be listened to")
             return
         send_echo(context.realtime.manager, context.project, context.echo)
-        is_sent = context.realtime.flush(context.patience)
-        heard = ear.hear(ECHO_EVENT, context.echo, context.patience)
+        is_sent = context.realtime.flush(context.echo_wait)
+        heard = ear.hear(ECHO_EVENT, context.echo, context.echo_wait)
     if heard is None:
         yield finding("no-fanout") if is_sent else finding("not-sent")
     elif heard.offset is None and context.history is not None:
@@ -36,7 +36,7 @@ def look_at_workers(context: Context) -> Iterator[Finding]:
     arguments = {"project_id": context.project, "echo": context.echo}
     with context.ear() as ear:
         ear.is_listening(context.patience)
-        pongs = app.control.ping(timeout=ANSWER_TIMEOUT)
+        pongs = app.control.ping(context.workers, ANSWER_TIMEOUT)
         names = sorted({name for pong in pongs for name in pong})
         if not names:
             yield finding("no-worker")
@@ -87,7 +87,7 @@ def _shown(report: dict[str, Any]) -> str:
 
 
 def _of_echo(context: Context, ear: Ear, name: str, report: dict[str, Any]) -> Iterator[Finding]:
-    heard = ear.hear(ECHO_EVENT, f"{context.echo}:{name}", context.patience)
+    heard = ear.hear(ECHO_EVENT, f"{context.echo}:{name}", context.echo_wait)
     if heard is None:
         yield finding("worker-silent", f"{name} sends to {_shown(report)}; nothing of it arrives here")
         return

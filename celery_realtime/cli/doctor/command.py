@@ -47,6 +47,7 @@ CHECKS = (
 @click.option("--token", help="What to connect with; by default a token is made with the secret key.")
 @click.option("--project", type=PROJECT_TYPE, default=PROJECT, show_default=True, help="The project to send events in.")
 @click.option("--origin", help="The origin of your pages; by default that of the web server.")
+@click.option("-d", "--destination", "workers", multiple=True, help="A worker to look at; by default all are.")
 @click.option("--timeout", type=float, default=15.0, show_default=True, help="Seconds that each check may take.")
 @click.option("--strict", is_flag=True, help="Exit with 1 for warnings, too.")
 @click.option("--json", "as_json", is_flag=True, help="One object of JSON.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from celery_realtime.channel.inspection import Ear
@@ -28,10 +29,13 @@ class Context:
         token: What to connect with; None for one that is made here.
         project: The project that events are sent round in.
         origin: The origin of the pages; None for that of the web server.
+        workers: The node names of the workers that are looked at; by default all.
         timeout: Seconds that each check may take.
+        patience: Seconds that a server may take to answer; by default a third of it.
+        echo_wait: Seconds that an event may take from one end to the other; by default as long.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one for each option of the command, all by name
         self,
         realtime: Any,
         *,
@@ -40,7 +44,10 @@ class Context:
         token: str | None = None,
         project: str = PROJECT,
         origin: str | None = None,
+        workers: Sequence[str] = (),
         timeout: float = 15.0,
+        patience: float | None = None,
+        echo_wait: float | None = None,
     ) -> None:
         self.realtime = realtime
         self.url = url
@@ -49,8 +56,11 @@ class Context:
         self.project = project
         self.origin = origin
         self.timeout = timeout
-        #: Seconds that an event may take from one end to the other.
-        self.patience = timeout / 3
+        self.workers = list(workers) or None
+        self.patience = timeout / 3 if patience is None else patience
+        #: Seconds that a client may take to connect.
+        self.connect_wait = timeout / 3
+        self.echo_wait = self.patience if echo_wait is None else echo_wait
         #: What events of this checkup say.
         self.echo = uuid.uuid4().hex
 

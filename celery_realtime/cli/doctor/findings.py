@@ -298,8 +298,8 @@ KINDS = (
     Kind(
         "web-not-ours",
         ERROR,
-        "The Socket.IO server does not answer to subscribe_project.",
-        "Call realtime.init_socketio(server) on the server that is served.",
+        "The Socket.IO server does not answer to subscribe_project in the namespace that is set here.",
+        "Call realtime.init_socketio(server) on the server that is served, with the same realtime_namespace.",
     ),
     Kind(
         "no-upgrade",
@@ -343,8 +343,9 @@ KINDS = (
     Kind(
         "deflate",
         NOTE,
-        "The server compresses WebSockets: a client takes up to three times as much memory, and an event more time.",
-        "Turn it off, as with uvicorn --ws-per-message-deflate false, or with your proxy.",
+        "WebSockets are compressed, which servers with init_socketio do not agree to: a client takes up to three times"
+        " as much memory, an event more time, and a small message may inflate without a bound.",
+        "Call realtime.init_socketio on the server that is served, and turn compression off in what stands before it.",
     ),
     Kind(
         "no-tls",

@@ -44,6 +44,7 @@ def look_at_settings(context: Context) -> Iterator[Finding]:
         return
     if not settings.enabled:
         yield finding("disabled")
+        return
     if (settings.url or "").startswith("memory:"):
         yield finding("broker-in-memory")
     if settings.history_url is None:
