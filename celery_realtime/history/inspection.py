@@ -22,7 +22,7 @@ class RedisFacts(msgspec.Struct, frozen=True):
         used_memory: Bytes that it uses.
         clients: What ``INFO clients`` says.
         ahead: Seconds by which its clock is ahead of that of this machine.
-        ours: How exact that is, in seconds: the question took twice as long.
+        tolerance: How exact that is, in seconds: the question took twice as long.
     """
 
     version: tuple[int, ...]
@@ -32,7 +32,7 @@ class RedisFacts(msgspec.Struct, frozen=True):
     used_memory: int
     clients: Mapping[str, Any]
     ahead: float
-    ours: float
+    tolerance: float
 
     @property
     def evicts(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from celery_realtime.cli.doctor.context import Context
 from celery_realtime.cli.doctor.findings import Finding, finding
+from celery_realtime.cli.doctor.web_checks import site_of
 from celery_realtime.clocks import time
 from celery_realtime.jobs.reporting import ECHO_EVENT, send_echo
 
@@ -52,7 +53,7 @@ class Client:
             context.url,
             auth={"token": context.token},
             namespaces=[self._namespace],
-            socketio_path=context.path,
+            socketio_path=site_of(context).path.strip("/"),
             transports=transports,
             wait_timeout=context.connect_wait,
         )

@@ -22,7 +22,14 @@ from celery_realtime.cli.doctor.web_checks import look_at_http, look_at_origins,
 FINE, PROBLEMS, UNCLEAR = 0, 1, 2
 
 _SETTINGS = ("settings-refused",)
-_BROKER = (*_SETTINGS, "broker-in-memory", "broker-unreachable", "broker-forbids", "disabled")
+_BROKER = (
+    *_SETTINGS,
+    "broker-in-memory",
+    "broker-unreachable",
+    "broker-forbids",
+    "disabled",
+    "maxclients-reached",
+)
 _HTTP = (*_SETTINGS, "web-unreachable", "web-not-socketio")
 
 CHECKS = (
@@ -34,9 +41,9 @@ CHECKS = (
     Check("channel", look_at_channel, _BROKER),
     Check("workers", look_at_workers, _BROKER),
     Check("http", look_at_http, _SETTINGS, needs_url=True),
-    Check("origins", look_at_origins, _HTTP, needs_url=True),
+    Check("origins", look_at_origins, (*_HTTP, "polling-off"), needs_url=True),
     Check("websocket", look_at_websocket, _HTTP, needs_url=True),
-    Check("stickiness", look_at_stickiness, _HTTP, needs_url=True),
+    Check("stickiness", look_at_stickiness, (*_HTTP, "polling-off"), needs_url=True),
     Check("client", look_at_client, (*_HTTP, *_BROKER, "no-secret", "token-invalid"), needs_url=True),
 )
 

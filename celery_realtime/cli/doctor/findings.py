@@ -314,6 +314,12 @@ KINDS = (
         "nginx: proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection 'upgrade'.",
     ),
     Kind(
+        "polling-off",
+        NOTE,
+        "The server takes WebSockets only: clients behind proxies that pass none on cannot connect.",
+        "If that is meant, have pages connect with transports: ['websocket'].",
+    ),
+    Kind(
         "not-sticky",
         ERROR,
         "Requests of one polling client reach servers, or processes, that do not know it.",

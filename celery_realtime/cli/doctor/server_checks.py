@@ -32,7 +32,7 @@ def look_at_broker(context: Context) -> Iterator[Finding]:
         with connected(url, settings.connection_options) as client:
             facts = None if client is None else facts_of(client)
     except BrokerError as error:
-        name = "broker-forbids" if error.is_forbidden else "broker-unreachable"
+        name = "broker-forbids" if error.is_forbidden else _name_of(error, "broker-unreachable")
         yield finding(name, f"the broker at {redact(url)} cannot be used: {error}")
         return
     if facts is not None:
@@ -51,10 +51,7 @@ def look_at_history(context: Context) -> Iterator[Finding]:
     try:
         facts = facts_of(history.connection.client)
     except ERRORS as error:
-        if "maxclients" in str(error):
-            yield finding("maxclients-reached", f"{where} takes no more connections: {error}")
-        else:
-            yield finding("history-unreachable", f"{where} cannot be reached: {describe(error)}")
+        yield finding(_name_of(error, "history-unreachable"), f"{where} cannot be used: {describe(error)}")
         return
     if facts is None:
         return
@@ -65,12 +62,20 @@ def look_at_history(context: Context) -> Iterator[Finding]:
     yield from _of_any_redis(facts, where)
 
 
+#: What Redis says if it takes no more connections, and what this package says if it leaves the last to others.
+_FULL_HOUSE = ("max number of clients", "(maxclients)")
+
+
+def _name_of(error: BaseException, other: str) -> str:
+    return "maxclients-reached" if any(words in str(error) for words in _FULL_HOUSE) else other
+
+
 def _of_any_redis(facts: RedisFacts, where: str) -> Iterator[Finding]:
     if facts.is_replica:
         yield finding("redis-read-only", f"{where} is a replica, which takes no writes")
     yield from _of_memory(facts, where)
     yield from _of_clients(facts.clients, where)
-    if abs(facts.ahead) > SKEW + facts.ours:
+    if abs(facts.ahead) > SKEW + facts.tolerance:
         yield skewed(where, facts.ahead)
 
 

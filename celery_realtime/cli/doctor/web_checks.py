@@ -54,6 +54,11 @@ class Answer:
             return found
         return None
 
+    @property
+    def refuses_polling(self) -> bool:
+        """Whether Engine.IO answers, and takes WebSockets only."""
+        return self.status == http.client.BAD_REQUEST and b"nvalid transport" in self.body
+
 
 class Site:
     """A web server.
@@ -70,7 +75,7 @@ class Site:
         self.host = parts.hostname or ""
         self.is_encrypted = parts.scheme == "https"
         self._port = parts.port
-        self._path = f"{parts.path.rstrip('/')}/{path}/"
+        self.path = f"{parts.path.rstrip('/')}/{path}/"
         self._timeout = timeout
 
     def ask(self, query: str, *, body: str | None = None, **headers: str) -> Answer:
@@ -93,7 +98,7 @@ class Site:
             connection = http.client.HTTPConnection(self.host, self._port, timeout=self._timeout)
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         with contextlib.closing(connection):
-            connection.request("GET" if body is None else "POST", f"{self._path}?EIO=4&{query}", body, named)
+            connection.request("GET" if body is None else "POST", f"{self.path}?EIO=4&{query}", body, named)
             response = connection.getresponse()
             is_upgraded = response.status == http.client.SWITCHING_PROTOCOLS
             return Answer(response, b"" if is_upgraded else response.read(100_000))
@@ -131,6 +136,9 @@ def look_at_http(context: Context) -> Iterator[Finding]:
     except (OSError, http.client.HTTPException) as error:
         yield finding("web-unreachable", f"{context.url} does not answer: {describe(error)}")
         return
+    if answer.refuses_polling:
+        yield finding("polling-off")
+        return
     if answer.opened is None:
         start = answer.body[:80].decode(errors="replace")
         yield finding("web-not-socketio", f"{context.url} at /{context.path}/ answers {answer.status}: {start!r}")
@@ -162,13 +170,13 @@ def look_at_origins(context: Context) -> Iterator[Finding]:
 def look_at_websocket(context: Context) -> Iterator[Finding]:
     """Look whether a WebSocket can be had, and whether it is compressed."""
     site = site_of(context)
-    opened = site.poll().opened or {}
-    if "websocket" not in opened.get("upgrades", ()):
+    polled = site.poll()
+    if not polled.refuses_polling and "websocket" not in (polled.opened or {}).get("upgrades", ()):
         yield finding("no-upgrade")
         return
     answer = site.upgrade(context.origin or site.origin)
     if answer.status != http.client.SWITCHING_PROTOCOLS:
-        yield finding("no-websocket", f"the request to upgrade is answered with {answer.status}, and polling works")
+        yield finding("no-websocket", f"the request to upgrade is answered with {answer.status}")
     elif "permessage-deflate" in (answer.headers["Sec-WebSocket-Extensions"] or ""):
         yield finding("deflate")
 

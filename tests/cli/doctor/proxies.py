@@ -57,13 +57,16 @@ def _unchanged(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 @contextlib.contextmanager
-def http_proxy(*urls: str, to_server: Change = _unchanged, to_client: Change = _unchanged) -> Iterator[str]:
+def http_proxy(
+    *urls: str, to_server: Change = _unchanged, to_client: Change = _unchanged, strip: str = ""
+) -> Iterator[str]:
     """Stand in front of web servers, as a proxy that knows nothing of WebSockets, and give its address.
 
     Args:
         *urls: The servers; each request goes to the next one.
         to_server: Changes the headers of requests.
         to_client: Changes the headers of answers.
+        strip: What paths begin with that servers do not know; others lead nowhere.
     """
     targets = itertools.cycle([urlsplit(url).netloc for url in urls])
 
@@ -73,7 +76,8 @@ def http_proxy(*urls: str, to_server: Change = _unchanged, to_client: Change = _
             headers = [pair for pair in self.headers.items() if pair[0].lower() not in _BY_THE_HOP]
             connection = HTTPConnection(next(targets), timeout=60)
             with contextlib.closing(connection):
-                connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+                path = self.path.removeprefix(strip) if self.path.startswith(strip) else "/nowhere"
+                connection.putrequest(self.command, path, skip_host=True, skip_accept_encoding=True)
                 for name, value in to_server(headers):
                     connection.putheader(name, value)
                 connection.endheaders(body)

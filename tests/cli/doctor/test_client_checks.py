@@ -42,6 +42,14 @@ def test_an_event_comes_to_a_client_the_whole_way(serve: Serve, here: Realtime) 
     assert names(here, "broker", "history", "channel", "http", "websocket", "client", url=serve().url) == []
 
 
+def test_a_server_below_a_path_is_reached_there(serve: Serve, here: Realtime) -> None:
+    web = serve()
+    below = web.url + "/studio/app"
+    with http_proxy(web.url, strip="/studio/app") as proxy:
+        assert names(here, "http", "client", url=below.replace(web.url, proxy)) == []
+        assert names(here, "http", "client", url=proxy) == ["web-not-socketio"]
+
+
 def test_a_client_that_can_only_poll_gets_it_too(serve: Serve, here: Realtime) -> None:
     with http_proxy(serve().url) as url:
         assert names(here, "client", url=url) == []

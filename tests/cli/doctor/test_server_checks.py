@@ -45,8 +45,9 @@ def on(url: str, **settings: Any) -> Realtime:
     return new_realtime(url, **{"history_url": url, **settings})
 
 
-def test_nothing_is_found_where_nothing_is_wrong(redis_url: str) -> None:
-    assert names(on(redis_url), "broker", "history", "channel") == []
+@pytest.mark.parametrize("settings", [{}, {"shards": 4}, {"wire": "stock"}, {"event_filter": lambda *_: None}])
+def test_nothing_is_found_where_nothing_is_wrong(redis_url: str, settings: dict[str, Any]) -> None:
+    assert names(on(redis_url, **settings), "broker", "history", "channel") == []
 
 
 @pytest.mark.parametrize("kind", ["redis", pytest.param("rabbitmq", marks=pytest.mark.long)])
@@ -86,7 +87,7 @@ def test_a_redis_that_is_full_is_found(new_server: NewServer) -> None:
 def test_a_redis_that_is_nearly_full_is_found(new_server: NewServer) -> None:
     server = new_server()
     with redis.Redis.from_url(server.url()) as client:
-        client.set("ballast", b"x" * (64 << 20))  # beside which what a connection takes is nothing
+        client.setrange("ballast", 64 << 20, b"x")  # beside which what a connection takes is nothing
         client.config_set("maxmemory", int(client.info("memory")["used_memory"] / 0.945))
         assert names(on(server.url()), "broker") == ["memory-short"]
 
@@ -108,6 +109,13 @@ def test_a_redis_without_room_for_more_connections_is_found(
     server = new_server("--maxclients", "100")
     with connections(server, count):
         assert names(on(server.url()), "broker", "history") == ([] if name is None else [name, name])
+
+
+def test_a_redis_that_takes_no_connection_at_all_is_found(new_server: NewServer) -> None:
+    server = new_server("--maxclients", "20")
+    with connections(server, 18), redis.Redis.from_url(server.url()) as last:
+        last.ping()
+        assert names(on(server.url()), "broker", "history", "channel") == ["maxclients-reached", "maxclients-reached"]
 
 
 def test_a_replica_is_found(new_server: NewServer) -> None:

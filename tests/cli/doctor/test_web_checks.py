@@ -102,6 +102,10 @@ def test_a_server_without_websockets_is_found(serve: Callable[..., Web]) -> None
     assert names(new_realtime(), *LOOKS, url=serve(allow_upgrades=False).url) == ["no-upgrade"]
 
 
+def test_a_server_without_polling_is_found(serve: Callable[..., Web]) -> None:
+    assert names(new_realtime(), *LOOKS, url=serve(transports=["websocket"]).url) == ["polling-off"]
+
+
 def test_a_proxy_that_passes_no_upgrade_on_is_found(web: Web) -> None:
     with http_proxy(web.url) as url:
         assert names(new_realtime(), *LOOKS, url=url) == ["no-websocket"]
