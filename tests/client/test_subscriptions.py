@@ -95,9 +95,12 @@ def test_what_watches_the_time_is_seen_by_health_checks(web: Web) -> None:
     client.connect(web.url, auth={"token": web.token()}, transports=["websocket"], wait_timeout=60)
     with ProjectSubscription(client, "alpha") as project:
         wait_for(lambda: project.loop.is_turning)
-        assert project.loop.health() == {
+        health = project.loop.health()
+        assert health == {
             "name": "client-subscription",
+            "state": "turning",
             "turning": True,
+            "age": health["age"],
             "failures": 0,
             "error": None,
         }

@@ -89,7 +89,13 @@ def test_a_process_renews_it_and_ends_when_it_is_not_wanted_any_more(
     [helper] = helpers()
     assert goes_on(client)
     wait_for(lambda: lease.loop.is_turning)
-    assert lease.loop.health() == {"name": "lease helper", "turning": True, "failures": 0, "error": None}
+    health = lease.loop.health()
+    assert (health["name"], health["state"], health["failures"], health["error"]) == (
+        "lease helper",
+        "turning",
+        0,
+        None,
+    )
     lease.stop()
     assert not helper.is_running()
     assert helpers() == []
