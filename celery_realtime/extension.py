@@ -34,8 +34,7 @@ from celery_realtime.jobs.trackers import ProgressTracker, RunningJobs, silent_t
 from celery_realtime.jobs.worker import WorkerSupport
 from celery_realtime.lazy import Lazy
 from celery_realtime.loops import BackgroundLoop, loops_of
-from celery_realtime.metrics.readings import Observed
-from celery_realtime.observers import Nothing, Observers
+from celery_realtime.observers import Nothing, Observed, Observers
 from celery_realtime.sending.eager import Road
 from celery_realtime.sending.filtering import EventFilter
 from celery_realtime.sending.manager import SocketIOManager

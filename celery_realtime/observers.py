@@ -2,9 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Protocol
 
 from celery_realtime.stages import UNOBSERVED, Stages
+
+
+class Observed(NamedTuple):
+    """What of a Realtime is read.
+
+    Attributes:
+        manager: Sends events.
+        reconciler: Establishes ends; None without a Celery app.
+        keeper: Renews leases; None where nothing has needed it.
+        serving: Handlers and client managers of this process.
+        looping: All that has background loops.
+    """
+
+    manager: Any
+    reconciler: Any
+    keeper: Any
+    serving: Iterable[Any]
+    looping: Iterable[Any]
+
+
+class Realtime(Protocol):
+    """What is read."""
+
+    @property
+    def observed(self) -> Observed:
+        """Its parts, as far as they have been made."""
 
 
 class Observers(Protocol):

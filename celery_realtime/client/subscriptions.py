@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from celery_realtime.client.feed import Feed, FeedOptions, OnChange, OnEvent
 from celery_realtime.client.hub import CHECK_INTERVAL, hub_of
+from celery_realtime.client.lags import LagReports
 from celery_realtime.client.seams import NotConnected
 from celery_realtime.clocks import time
 from celery_realtime.loops import BackgroundLoop
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 SUBSCRIBE = "subscribe_project"
 UNSUBSCRIBE = "unsubscribe_project"
 READ_JOBS = "read_jobs"
+REPORT_LAG = "report_lag"
 
 #: A subscription wakes up every second; without a turn for so many it stands still.
 LONGEST_TURN = 30.0
@@ -53,6 +55,7 @@ class _Subscription(ABC):
     def __init__(self, client: Any, project_id: object, *, namespace: str, options: FeedOptions) -> None:
         self.namespace = namespace
         self.feed = Feed(str(project_id), self._ask, options, ask_page=self._ask_page)
+        self._lags = LagReports(str(project_id), self._report)
         #: The record of the background loop that watches the time and the connection.
         self.loop = BackgroundLoop("client-subscription", logger, LONGEST_TURN)
         self._client = client
@@ -69,10 +72,18 @@ class _Subscription(ABC):
         """Send a request of the feed's."""
 
     def _ask(self, number: int, request: dict[str, Any]) -> None:
-        self._send(SUBSCRIBE, request, lambda answer: self.feed.answered(number, answer))
+        def answered(answer: Any) -> None:
+            self._lags.answered(answer)
+            self.feed.answered(number, answer)
+
+        self._send(SUBSCRIBE, request, answered)
 
     def _ask_page(self, number: int, request: dict[str, Any]) -> None:
         self._send(READ_JOBS, request, lambda answer: self.feed.page_answered(number, answer))
+
+    @abstractmethod
+    def _report(self, report: dict[str, Any], acknowledged: Callable[..., None]) -> None:
+        """Send a report of the lag of events."""
 
     @property
     def _pause(self) -> float:
@@ -110,6 +121,7 @@ class _Subscription(ABC):
     def heard(self, name: str, data: Any) -> None:
         """Take an event that the client received."""
         with self._turn():
+            self._lags.heard(name, data)
             self.feed.heard(name, data)
 
 
@@ -161,6 +173,10 @@ class ProjectSubscription(_Subscription):
     def _send(self, event: str, request: dict[str, Any], answered: Callable[[Any], None]) -> None:
         with contextlib.suppress(NotConnected):  # if the connection has just ended, the next one asks again
             self._client.emit(event, request, self.namespace, callback=self._acknowledgement(answered))
+
+    def _report(self, report: dict[str, Any], acknowledged: Callable[..., None]) -> None:
+        with contextlib.suppress(NotConnected):
+            self._client.emit(REPORT_LAG, report, self.namespace, callback=acknowledged)
 
     def _keep_time(self) -> None:
         while not self._closed:
@@ -237,6 +253,9 @@ class AsyncProjectSubscription(_Subscription):
 
     def _send(self, event: str, request: dict[str, Any], answered: Callable[[Any], None]) -> None:
         self._start(self._emit(event, request, self._acknowledgement(answered)))
+
+    def _report(self, report: dict[str, Any], acknowledged: Callable[..., None]) -> None:
+        self._start(self._emit(REPORT_LAG, report, acknowledged))
 
     async def _emit(self, event: str, request: dict[str, Any], acknowledgement: Callable[..., None]) -> None:
         with contextlib.suppress(NotConnected):  # if the connection has just ended, the next one asks again

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import msgspec
 
+from celery_realtime.web.lags import BOUNDS as OF_LAGS
+
 PREFIX = "celery_realtime_"
 
 COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
 
 #: Upper bounds of what one call to a broker, or to Redis, takes, and of what is done for one message, in seconds.
 OF_CALLS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-
-#: Upper bounds of what users see, in seconds.
-OF_LAGS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
 class Metric(msgspec.Struct, frozen=True):
@@ -95,6 +94,7 @@ WEB = (
     _gauge("slow_clients", "Clients for which progress is held back, because they read slowly."),
     _counter("slow_clients_disconnected", "Clients that were disconnected because they read too slowly."),
     _histogram("hear", "Time that decoding and sorting a message of the channel took."),
+    _histogram("lag", "Time from a task's report until a browser had it, as clients report it.", OF_LAGS),
     _histogram("deliver", "Time that emitting to the clients of a room took, of one delivery in 16."),
 )
 

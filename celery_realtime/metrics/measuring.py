@@ -6,9 +6,10 @@ import logging
 
 from celery_realtime.metrics import processes
 from celery_realtime.metrics.exporter import exporter
-from celery_realtime.metrics.readings import Realtime, Source
+from celery_realtime.metrics.readings import Source
 from celery_realtime.metrics.recorder import Recorder
 from celery_realtime.metrics.serving import Port
+from celery_realtime.observers import Realtime
 from celery_realtime.settings import Settings
 from celery_realtime.stages import Stages
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from celery_realtime.clocks import time
 from celery_realtime.loops import loops_of
 from celery_realtime.metrics.recorder import Recorder
-from celery_realtime.metrics.timings import Timing
+from celery_realtime.observers import Realtime
+from celery_realtime.timings import Timing
 
 #: Counts of a manager, and of an outbox, that are events which are sent to nobody; and their reasons.
 DROPPED_BEFORE = ("no_project", "filtered", "stale", "unreachable")
@@ -66,32 +67,6 @@ class Durations(NamedTuple):
 
 
 Reading = Total | Level | Durations
-
-
-class Observed(NamedTuple):
-    """What of a Realtime is read.
-
-    Attributes:
-        manager: Sends events.
-        reconciler: Establishes ends; None without a Celery app.
-        keeper: Renews leases; None where nothing has needed it.
-        serving: Handlers and client managers of this process.
-        looping: All that has background loops.
-    """
-
-    manager: Any
-    reconciler: Any
-    keeper: Any
-    serving: Iterable[Any]
-    looping: Iterable[Any]
-
-
-class Realtime(Protocol):
-    """What is read."""
-
-    @property
-    def observed(self) -> Observed:
-        """Its parts, as far as they have been made."""
 
 
 class Source:
@@ -164,6 +139,7 @@ def _keeper(keeper: Any) -> Iterator[Reading]:
 
 def _handlers(handlers: Any) -> Iterator[Reading]:
     figures = handlers.figures
+    yield Durations("lag_seconds", handlers.lags.timing)
     yield Level("clients", figures.clients)
     yield Level("subscriptions", figures.subscriptions)
     yield from _by_label(handlers, "subscriptions_made_total", figures.accepted)

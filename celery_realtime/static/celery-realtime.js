@@ -123,13 +123,14 @@ class ProjectSubscription {
   _answered(request, answer) {
     if (request !== this._asking) return;
     this._asking = null;
-    const { ok, error, recovered, epoch = null, offset = null, events } = answer ?? {};
+    const { ok, error, recovered, epoch = null, offset = null, events, report_lag: lag } = answer ?? {};
     const isPlaced = (epoch ?? offset) === null || isPosition(epoch, offset);
     if (!ok || !isPlaced || itemsOf(events, "event").length !== events?.length) return this._refused(error);
     this._clear();
     this._live = true;
     this._pause = 0;
     this._heardAt = Date.now();
+    if (lag) import("./celery-realtime-lag.js").then((module) => module.reportLag(this._socket, lag), () => {});
     if (recovered && epoch && epoch === this.epoch) {
       let place = offset - events.length;
       for (const item of events) this._place({ ...item, offset: ++place });

@@ -27,6 +27,7 @@ from celery_realtime.web.gate import Gate
 from celery_realtime.web.housekeeping import Housekeeper
 from celery_realtime.web.in_turn import KIND_OF, KINDS, OVERFULL, InTurn, first_of
 from celery_realtime.web.job_requests import JobRequests, SingleJobs
+from celery_realtime.web.lags import Lags
 from celery_realtime.web.membership import Clients, Membership
 from celery_realtime.web.orders import Orders
 from celery_realtime.web.revocations import Revocations
@@ -54,7 +55,7 @@ NO_ACKNOWLEDGEMENT = object()
 #: The events of clients that are answered, each by the method ``on_...`` of its name.
 REQUESTS = (
     *("subscribe_project", "unsubscribe_project", "subscribe_job", "unsubscribe_job", "read_jobs"),
-    *("get_result", "cancel_job", "refresh_token"),
+    *("get_result", "cancel_job", "refresh_token", "report_lag"),
 )
 
 
@@ -167,7 +168,11 @@ class SocketIOEventHandlers:
         may_cancel = around(rules.authorize_cancel or self._validate_cancel_access)
         self._jobs = SingleJobs(sources.jobs, clients, access=access, authorize_cancel=may_cancel, manager=manager)
         read, read_on = _readers(sources, type(self)._share, manager)
-        self._subscriptions = Subscriptions(clients, access=access, jobs=self._jobs, manager=manager, read=read)
+        #: What clients report of their lag.
+        self.lags = Lags(clients.sessions, wanted=settings.metrics)
+        self._subscriptions = Subscriptions(
+            clients, access=access, jobs=self._jobs, manager=manager, read=read, extras=self.lags.invitation
+        )
         self._further_jobs = FurtherJobs(clients, access=access, manager=manager, read_on=read_on)
         self._gate = Gate(server, settings)
         owner_of, longest = self._gate.owner_of, settings.max_request
@@ -378,6 +383,10 @@ class SocketIOEventHandlers:
     def on_refresh_token(self, sid: str, data: Any = None, *_: Any) -> Any:
         """Let a client stay that shows a new token; return the acknowledgement."""
         return self._acknowledge(sid, self._admission.refresh(sid, data, self._environ_of))
+
+    def on_report_lag(self, sid: str, data: Any = None, *_: Any) -> Any:
+        """Take what a client reports of its lag; return the acknowledgement, with this server's clock."""
+        return self._acknowledge(sid, self.lags.take(sid, data))
 
     def _environ_of(self, sid: str) -> Any:
         return self.server.get_environ(sid, namespace=self.namespace)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -42,6 +42,7 @@ class Subscriptions:
         jobs: Says which project a job is of.
         manager: The server's client manager.
         read: ``(project_id, epoch, offset) -> Reading``, or None where there is no history.
+        extras: What else each answer says.
 
     Attributes:
         accepted: How many subscriptions were, by what was recovered: ``all`` or ``not_all`` of what was missed, or
@@ -56,7 +57,9 @@ class Subscriptions:
         jobs: SingleJobs,
         manager: ClientManager,
         read: Callable[..., Any] | None,
+        extras: Mapping[str, Any] = {},
     ) -> None:
+        self._extras = extras
         self.clients = clients
         self.access = access
         self.jobs = jobs
@@ -84,7 +87,7 @@ class Subscriptions:
         answer = yield from subscription.decide()
         if replays and not subscription.is_outrun:
             yield from self.clients.sender.replay(sid, answer)
-        return {"ok": True, **answer}
+        return {"ok": True, **answer, **self._extras}
 
     def subscribe_job(self, sid: str, data: Any, *, replays: bool, after: AfterAnswer) -> Decision[dict[str, Any]]:
         """Subscribe a client to one job; as :meth:`subscribe_project`."""
@@ -98,7 +101,7 @@ class Subscriptions:
         answer = yield from subscription.decide()
         if replays and not subscription.is_outrun:
             yield from self.clients.sender.replay(sid, answer)
-        return {"ok": True, "job_id": topic.job_id, **answer}
+        return {"ok": True, "job_id": topic.job_id, **answer, **self._extras}
 
     def unsubscribe_project(self, sid: str, data: Any) -> Decision[dict[str, Any]]:
         """Unsubscribe a client from a project, if it was subscribed to it."""

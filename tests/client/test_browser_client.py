@@ -18,6 +18,10 @@ def test_it_does_what_the_scenarios_say_and_survives_whatever_happens_on_the_way
     run_node("--test", str(CLIENT / "celery-realtime.test.mjs"))
 
 
+def test_a_server_that_asks_is_told_how_late_events_come() -> None:
+    run_node("--test", str(CLIENT / "lag.test.mjs"))
+
+
 def test_the_recipe_for_react_does_what_the_page_says() -> None:
     require("react")
     run_node("--test", str(CLIENT / "react.test.mjs"))

@@ -16,7 +16,7 @@ from celery_realtime.metrics import serving
 from celery_realtime.metrics.catalogue import CATALOGUE, HISTOGRAM
 from celery_realtime.metrics.instruments import Instruments
 from celery_realtime.metrics.seams import observe_many
-from celery_realtime.metrics.timings import Timing
+from celery_realtime.timings import Timing
 from tests.metrics.conftest import Scrape, samples_of
 from tests.processes import ROOT
 from tests.recording import Studio
