@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from tests.integration.test_child_turnover import children
 from tests.integration.test_jobs import start
 from tests.launcher import Launcher
 from tests.metrics.conftest import samples_of
-from tests.processes import HOST, free_port
+from tests.processes import HOST, ManagedProcess, accepts_connections, free_port, python_path
 from tests.services import Broker
 from tests.waiting import wait_for
 
@@ -52,6 +53,7 @@ def make_stage(launcher: Launcher, redis_broker: Broker, tmp_path: Path, port: i
         yield make
 
 
+@pytest.mark.long
 def test_a_worker_of_threads_serves_what_its_jobs_have_said(make_stage: Callable[..., Stage], port: int) -> None:
     project = new_project()
     stage = make_stage(pool="threads")
@@ -68,7 +70,7 @@ def test_children_that_are_recycled_are_counted_and_those_that_are_killed_marked
     make_stage: Callable[..., Stage], port: int, tmp_path: Path
 ) -> None:
     """Counts of a child stay when it has gone, and its gauges go."""
-    project, number = new_project(), 6
+    project, number = new_project(), 3
     stage = make_stage("--max-tasks-per-child", "1")
     with stage.watch(project) as client:
         for _ in range(number):
@@ -116,3 +118,40 @@ def test_a_port_that_is_taken_and_children_that_are_not_counted_are_said_once(
         worker.wait_for_log("PROMETHEUS_MULTIPROC_DIR")
         assert worker.log.count("are not served at") == 1
         assert worker.log.count("PROMETHEUS_MULTIPROC_DIR") == 1
+
+
+def test_the_processes_of_a_web_server_are_scraped_together_and_one_that_is_killed_leaves_its_counts(
+    launcher: Launcher, redis_broker: Broker, tmp_path: Path, port: int
+) -> None:
+    shared = tmp_path / "metrics"
+    shared.mkdir()
+    options = ["--workers", "3", "--worker-class", "gthread", "--threads", "4", "--bind", f"{HOST}:{port}"]
+    launcher.start(
+        ManagedProcess(
+            [sys.executable, "-m", "gunicorn", *options, "tests.metrics.gunicorn_web:application"],
+            folder=tmp_path,
+            name="gunicorn",
+            env={
+                **python_path(),
+                **redis_broker.env,
+                "PROMETHEUS_MULTIPROC_DIR": str(shared),
+                "XDG_RUNTIME_DIR": str(tmp_path),  # gunicorn makes a socket there, else in the user's home
+            },
+            ready=lambda: accepts_connections(port),
+        )
+    )
+    emitted: list[int] = []
+
+    def emit() -> int:
+        with urllib.request.urlopen(f"http://{HOST}:{port}/", timeout=60) as answer:
+            emitted.append(int(answer.read()))
+        return len(set(emitted))
+
+    wait_for(lambda: emit() > 1)
+    wait_for(lambda: published(scraped(port)) == len(emitted))
+    assert scraped(port)["events_put_total"] == len(emitted)
+    killed = emitted[-1]
+    psutil.Process(killed).kill()
+    wait_for(lambda: killed not in pids(shared) or (scraped(port), False)[1])
+    assert published(scraped(port)) == len(emitted)
+    assert scraped(port)["broker_up"] == 1
