@@ -34,11 +34,12 @@ from celery_realtime.jobs.trackers import ProgressTracker, RunningJobs, silent_t
 from celery_realtime.jobs.worker import WorkerSupport
 from celery_realtime.lazy import Lazy
 from celery_realtime.loops import BackgroundLoop, loops_of
-from celery_realtime.observers import Nothing, Observed, Observers
+from celery_realtime.observers import Nothing, Observed, Observers, Several
 from celery_realtime.sending.eager import Road
 from celery_realtime.sending.filtering import EventFilter
 from celery_realtime.sending.manager import SocketIOManager
 from celery_realtime.settings import Settings
+from celery_realtime.urls import kind_of_broker
 from celery_realtime.web.access_orders import CONFIRM_TIMEOUT, AccessOrders
 from celery_realtime.web.order_results import OrderResult
 from celery_realtime.web.surroundings import celery_app_of, is_flask, surroundings_of
@@ -486,11 +487,16 @@ class _CelerySide:
 
 
 def _new_observers(realtime: _Parts, settings: Settings) -> Observers:
-    if not (settings.metrics and settings.enabled):
-        return Nothing()
-    from celery_realtime.metrics.measuring import Metrics
+    observers: list[Observers] = []
+    if settings.metrics and settings.enabled:
+        from celery_realtime.metrics.measuring import Metrics
 
-    return Metrics(realtime, settings)
+        observers.append(Metrics(realtime, settings))
+    if settings.tracing and settings.enabled:
+        from celery_realtime.tracing import Tracing
+
+        observers.append(Tracing(settings.channel, kind_of_broker(settings.url or "")))
+    return Several(observers) if observers else Nothing()
 
 
 def _new_keeper(realtime: _Parts, results: StoredResults) -> Keeper:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
-from celery_realtime.stages import UNOBSERVED, Stages
+from celery_realtime.stages import UNOBSERVED, Stages, both
 
 
 class Observed(NamedTuple):
@@ -62,3 +62,32 @@ class Nothing:
 
     def end(self) -> None:
         """Do nothing."""
+
+
+class Several:
+    """Several that observe the same.
+
+    Args:
+        observers: The first one is closest to what it observes.
+    """
+
+    def __init__(self, observers: list[Observers]) -> None:
+        self._observers = observers
+        self.stages = UNOBSERVED
+        for each in observers:
+            self.stages = both(self.stages, each.stages)
+
+    def prepare(self) -> None:
+        """Have each prepare."""
+        for each in self._observers:
+            each.prepare()
+
+    def start(self, *, has_children: bool) -> None:
+        """Have each start."""
+        for each in self._observers:
+            each.start(has_children=has_children)
+
+    def end(self) -> None:
+        """Have each end."""
+        for each in self._observers:
+            each.end()

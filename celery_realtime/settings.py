@@ -154,6 +154,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         metrics_port: TCP port on which a worker's main process serves them; None for none.
         metrics_host: Address on which it does.
         metrics_tasks: Whether published events are counted by the name of their task too.
+        tracing: Whether OpenTelemetry gets spans of what becomes of events, and events the id of their trace.
     """
 
     enabled: bool = True
@@ -193,6 +194,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     metrics_port: Annotated[int | None, _a_port] = None
     metrics_host: Word = "127.0.0.1"
     metrics_tasks: bool = False
+    tracing: bool = False
 
     @property
     def history_address(self) -> RedisAddress | None:
@@ -270,17 +272,22 @@ def check(keywords: Mapping[str, Any], conf: Mapping[str, Any], namespace: str |
             f"{PREFIX}shards needs {PREFIX}wire='frames': python-socketio's own managers listen to one channel, and "
             f"would hear of nothing; leave {PREFIX}shards at 1"
         )
-    _check_metrics(settings)
+    _check_observers(settings)
     if settings.history_url != "auto" and settings.history_address is not None:
         check_history_address(settings.history_address, f"{PREFIX}history_url")
     return checked
 
 
-def _check_metrics(settings: Settings) -> None:
-    if settings.metrics and importlib.util.find_spec("prometheus_client") is None:
-        raise ImproperlyConfigured(
-            f"{PREFIX}metrics needs prometheus_client: pip install celery-realtime[metrics], or leave it off"
-        )
+def _check_observers(settings: Settings) -> None:
+    for name, is_on, module in (
+        ("metrics", settings.metrics, "prometheus_client"),
+        ("tracing", settings.tracing, "opentelemetry"),
+    ):
+        if is_on and importlib.util.find_spec(module) is None:
+            extra = "otel" if name == "tracing" else name
+            raise ImproperlyConfigured(
+                f"{PREFIX}{name} needs {module}: pip install celery-realtime[{extra}], or leave it off"
+            )
     if settings.metrics_port is not None and not settings.metrics:
         raise ImproperlyConfigured(f"{PREFIX}metrics_port needs {PREFIX}metrics=True: without it there is nothing")
 

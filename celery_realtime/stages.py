@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+Function = TypeVar("Function", bound=Callable[..., Any] | None)
 
 
 def unobserved(function: Function) -> Function:
@@ -19,12 +19,14 @@ class Stages(msgspec.Struct, frozen=True):
     """Wraps what does each stage where it is put together; a wrapper returns, and raises, what the function does.
 
     Attributes:
+        report: Wraps ``(event) -> event, or None``, or None where events pass as they are, in the thread that reports.
         append: Wraps ``(batch) -> events to publish, or None``, which appends events to the history.
         publish: Wraps ``(batch) -> number``, which publishes events and returns how many of the first were.
         hear: Wraps ``(message, has_room) -> items``, which turns a message of the channel into what is emitted.
         deliver: Wraps ``(emit) -> None``, a coroutine function or not, which emits to the clients of this server.
     """
 
+    report: Callable[..., Any] = unobserved
     append: Callable[..., Any] = unobserved
     publish: Callable[..., Any] = unobserved
     hear: Callable[..., Any] = unobserved

@@ -118,6 +118,12 @@ def is_redis(url: str | None) -> bool:
     return bool(url) and str(url).split("://", 1)[0].lower() in REDIS_SCHEMES
 
 
+def kind_of_broker(url: str) -> str:
+    """Return what OpenTelemetry calls the kind of a broker: ``redis``, ``rabbitmq``, or else the scheme of its URL."""
+    scheme = url.partition("://")[0].lower()
+    return "redis" if is_redis(url) else "rabbitmq" if "amqp" in scheme else scheme
+
+
 def url_options(url: str) -> dict[str, str]:
     """Return the options that follow the question marks in a URL, or in several with semicolons between them."""
     return dict(option for part in url.split(";") for option in parse_qsl(urlsplit(part).query))

@@ -57,7 +57,9 @@ class Recorder:
         self._decode_task = msgspec.json.Decoder(_Task).decode
         self._begin = begin
         self._has_begun = False
-        self.stages = Stages(self._appending, self._publishing, self._hearing, self._delivering)
+        self.stages = Stages(
+            append=self._appending, publish=self._publishing, hear=self._hearing, deliver=self._delivering
+        )
         after_fork(self._begin_again)
 
     def _begin_again(self) -> None:

@@ -73,7 +73,7 @@ class _Parts:
         self._connect = connect
         self._publisher = Lazy(self._new_publisher)
         self._history = Lazy(self._new_history)
-        self._filter = Lazy(lambda: EventFilter.for_everybody(settings(), self._counts.add))
+        self._filter = Lazy(self._new_filter)
         self._counts = Counts()
         #: The projects that somebody watches, as far as the history has said so.
         self.watched = WatchedProjects(self._history.get)
@@ -114,6 +114,12 @@ class _Parts:
         if self.has_watched_pace:
             outbox.on_held(self.watched.look)
         return outbox
+
+    def _new_filter(self) -> Callable[[Outgoing], Outgoing | None] | None:
+        event_filter = EventFilter.for_everybody(self._settings(), self._counts.add)
+        wrapped: Callable[[Outgoing], Outgoing | None] | None
+        wrapped = self._stages().report(None if event_filter is None else event_filter.outgoing)
+        return wrapped
 
     def _new_publisher(self) -> RealtimeKombuManager:
         publisher = self.connections.broker = self._connect()
@@ -287,9 +293,9 @@ class SocketIOManager(_Parts):
         return is_ready and self.outbox.wait_until_sent((job.project_id or "", job.job_id), timeout)
 
     def _filtered(self, event: Outgoing) -> Outgoing | None:
-        """Return what ``event_filter`` leaves of an event, or None if it is dropped."""
+        """Return what ``event_filter`` leaves of an event, as it is observed; None if it is dropped."""
         event_filter = self._filter.get()
-        return event if event_filter is None else event_filter.outgoing(event)
+        return event if event_filter is None else event_filter(event)
 
     def count_without_project(self, job: Job) -> None:
         """Count an event of a job whose project is unknown, and which nobody sees."""

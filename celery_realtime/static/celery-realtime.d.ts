@@ -19,6 +19,8 @@ export interface StatusChange {
   /** One line, such as `ValueError: message`. */
   readonly error: string | null;
   readonly traceback?: string;
+  readonly trace_id?: string;
+  readonly span_id?: string;
   readonly task: string | null;
   /** 0 at first; each retry adds 1. */
   readonly attempt: number;
