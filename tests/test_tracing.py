@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from celery_realtime import Realtime, tracing
 from celery_realtime.events import Job, Outgoing, status_change
 from celery_realtime.exceptions import ImproperlyConfigured
+from celery_realtime.stages import Stages, both
 from celery_realtime.tracing import Tracing
 from celery_realtime.urls import kind_of_broker
 from tests.recording import Studio, new_app
@@ -265,12 +266,24 @@ def test_missing_opentelemetry_is_said_when_the_app_is_made(monkeypatch: pytest.
         Realtime(new_app(), tracing=True)
 
 
-def test_metrics_and_traces_observe_the_same(recorded: Recorded) -> None:
-    studio = Studio(tracing=True, metrics=True, history_url=None)
-    with recorded.tracer.start_as_current_span("task"):
-        report(studio)
-    assert "trace_id" in studio.sent[0].data
-    wait_for(lambda: recorded.named("publish"))
+def test_two_that_observe_are_both_called_and_the_second_is_around_the_first() -> None:
+    calls: list[str] = []
+
+    def observing(name: str) -> Stages:
+        def publish(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+            def observed(batch: Any) -> Any:
+                calls.append(name)
+                return function(batch)
+
+            return observed
+
+        return Stages(publish=publish)
+
+    together = both(observing("inner"), observing("outer"))
+    assert together.publish(len)([1, 2]) == 2
+    assert calls == ["outer", "inner"]
+    assert together.hear(len) is len
+    assert together.report(None) is None
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from celery_realtime.forks import after_fork, talking
-from celery_realtime.loops import BackgroundLoop, PeriodicLoop
+from celery_realtime.loops import BackgroundLoop, PeriodicLoop, start_detached
 from celery_realtime.metrics import processes
 from celery_realtime.metrics.catalogue import CATALOGUE
 from celery_realtime.metrics.instruments import Instruments
@@ -75,6 +76,20 @@ class Exporter:
     def end(self) -> None:
         """Do so no more, until :meth:`begin` is called again."""
         self._periodic.stop(PAUSE)
+
+    def finish(self, timeout: float) -> None:
+        """Bring everything over before this process ends.
+
+        In a thread, since Celery ends a worker in the handler of a signal, and the thread that was interrupted may hold
+        prometheus_client's lock: of multiprocess mode there is one for all metrics, the application's included.
+
+        Args:
+            timeout: Longest wait in seconds.
+        """
+        thread = threading.Thread(target=self.refresh, name="celery-realtime-last-metrics", daemon=True)
+        with contextlib.suppress(RuntimeError):  # there are too many threads, or the interpreter ends
+            start_detached(thread)
+            thread.join(timeout)
 
     def _turn(self) -> None:
         self.refresh()

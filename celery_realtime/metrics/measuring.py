@@ -15,6 +15,9 @@ from celery_realtime.stages import Stages
 
 logger = logging.getLogger(__name__)
 
+#: Longest wait, in seconds, for the last values of a process.
+FINISH_TIMEOUT = 1.0
+
 
 class Metrics:
     """Observes a process for Prometheus, see :class:`~celery_realtime.observers.Observers`.
@@ -52,6 +55,6 @@ class Metrics:
 
     def end(self) -> None:
         """Bring over what has been counted since the last time, and serve no more."""
-        self._exporter.refresh()
+        self._exporter.finish(FINISH_TIMEOUT)
         if self._port is not None:
             self._port.close()

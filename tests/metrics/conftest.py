@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,8 +17,9 @@ from tests.waiting import wait_for
 class Scrape:
     """What Prometheus would read of a registry."""
 
-    def __init__(self, registry: Any) -> None:
+    def __init__(self, registry: Any, exporter: Exporter) -> None:
         self.registry = registry
+        self.exporter = exporter
 
     def samples(self) -> dict[str, float]:
         """Return all samples, by their name, and their labels but that of the host."""
@@ -52,7 +51,5 @@ def scrape(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scrape]:
     registry = CollectorRegistry()
     exporter = Exporter(registry)
     monkeypatch.setattr(measuring, "exporter", lambda: exporter)
-    yield Scrape(registry)
+    yield Scrape(registry, exporter)
     exporter.end()
-    gc.collect()
-    assert not [thread for thread in threading.enumerate() if thread.name == "celery-realtime-metrics"]

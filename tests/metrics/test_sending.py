@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -261,3 +262,18 @@ def test_a_port_without_metrics_is_a_mistake() -> None:
 
     with pytest.raises(ImproperlyConfigured, match="realtime_metrics_port needs"):
         Realtime(Celery("app", set_as_current=False), metrics_port=9000)
+
+
+def test_an_end_does_not_wait_for_whoever_cannot_go_on(
+    studio: Studio, scrape: Scrape, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that a signal has interrupted may hold a lock, and goes on only after the end."""
+    emit(studio)
+    assert studio.sent
+    scrape.waits_for("events_put_total", 1)
+    asked, over = threading.Event(), threading.Event()
+    monkeypatch.setattr(scrape.exporter, "refresh", lambda: (asked.set(), over.wait(60)))
+    studio.realtime.observers.end()
+    assert asked.is_set()
+    assert not over.is_set()
+    over.set()
