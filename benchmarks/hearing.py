@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from typing import Any
 
 from benchmarks.figures import Figure, Goal, alternate
 from benchmarks.listener import Ear
@@ -12,7 +11,6 @@ from benchmarks.speech import outgoing, realtime
 from benchmarks.stage import Stage
 from celery_realtime import Realtime
 from celery_realtime.channel.shards import shard_of
-from celery_realtime.web.client_manager import RealtimeClientManager
 from tests.services import Broker
 
 ROW = "hearing"
@@ -37,10 +35,6 @@ def measure(stage: Stage) -> Iterator[Figure]:
             side.stop()
 
 
-def _write_nothing(_emit: Any) -> None:
-    """Stand for the writing to clients, which is the same with any number of shards."""
-
-
 class Side:
     """One of four servers, and a publisher to all.
 
@@ -54,15 +48,11 @@ class Side:
         self._hub: Realtime = realtime(broker.url, channel=f"of{shards}{grouped}", shards=shards)
         self._publisher = self._hub.manager.publisher
         self._names = [f"project_{number}" for number in range(PROJECTS)]
-        manager = self._hub.client_manager()
-        assert isinstance(manager, RealtimeClientManager)
-        manager.emit_here = _write_nothing  # type: ignore[assignment, method-assign]
-        self._ear = Ear(manager, self._publisher._publish)
+        self._ear = Ear(self._hub.client_manager(), self._publisher._publish)
         for number, name in enumerate(self._names):
             shard = shard_of(name, shards)
             if (shard.number if grouped and shard is not None else number) % SERVERS == 0:
-                manager.enter_room(next(iter(manager.rooms["/"][None])), "/", f"project:{name}")
-                assert manager.wait_until_listening(10, name)
+                self._ear.let_follow(name)
 
     def time(self, count: int) -> float:
         """Return the CPU time of the server's listening thread for each of ``count`` events that are published."""

@@ -11,8 +11,9 @@ from typing import Any
 import socketio
 
 from benchmarks.figures import Figure, Goal, alternate
-from benchmarks.speech import outgoing, payload, realtime, stock_emit, stock_manager
+from benchmarks.speech import PROJECT, outgoing, payload, realtime, stock_emit, stock_manager
 from benchmarks.stage import Stage
+from celery_realtime.rooms import project_room
 from tests.services import Broker
 
 ROW = "listener"
@@ -21,22 +22,27 @@ BATCH = 100
 
 
 def measure(stage: Stage) -> Iterator[Figure]:
-    """Let a server that has clients, of other projects, catch up with events that wait on the broker."""
+    """Let a server catch up with events that wait on the broker, of a project with a client and of one without."""
     for name in stage.brokers:
-        full, single, stock = _times(stage, stage.broker(name))
+        full, single, encoded, passed, stock = _times(stage, stage.broker(name))
         yield Figure(ROW, f"CPU per event heard, {BATCH} in a frame", name, "s", stock, full, GOALS[name])
         yield Figure(ROW, "CPU per event heard, 1 in a frame", name, "s", stock, single)
+        what = f"CPU per event heard and encoded for browsers, {BATCH} in a frame"
+        yield Figure(ROW, what, name, "s", stock, encoded)
+        what = f"CPU per event of a project that nobody follows, {BATCH} in a frame"
+        yield Figure(ROW, what, name, "s", stock, passed)
 
 
 def _times(stage: Stage, broker: Broker) -> list[list[float]]:
     hub = realtime(broker.url, channel="ours")
     publisher, writer = hub.manager.publisher, stock_manager(broker.url)
     ours = Ear(hub.client_manager(), publisher._publish)
+    ours.let_follow(PROJECT)
     stock = Ear(socketio.KombuManager(broker.url), writer._publish)
 
-    def tell_ours(count: int, size: int) -> None:
+    def tell_ours(count: int, size: int, project: str = PROJECT) -> None:
         for first in range(0, count, size):
-            batch = [outgoing(number) for number in range(first, first + size)]
+            batch = [outgoing(number, project=project) for number in range(first, first + size)]
             assert publisher.publish_events(batch) == size
 
     def tell_stock(count: int) -> None:
@@ -48,6 +54,8 @@ def _times(stage: Stage, broker: Broker) -> list[list[float]]:
         stage.rounds,
         lambda: ours.time(lambda count: tell_ours(count, BATCH), many),
         lambda: ours.time(lambda count: tell_ours(count, 1), few),
+        lambda: ours.time(lambda count: tell_ours(count, BATCH), many, encodes=True),
+        lambda: ours.time(lambda count: tell_ours(count, BATCH, "nobody-follows-it"), many),
         lambda: stock.time(tell_stock, few),
     )
     ours.stop()
@@ -55,6 +63,10 @@ def _times(stage: Stage, broker: Broker) -> list[list[float]]:
     hub.manager.close()
     writer.publisher_connection.release()
     return found
+
+
+def _do_not_emit(_emit: Any) -> None:
+    """Stand for what is done with an event whose rooms have been named."""
 
 
 class Ear:
@@ -67,6 +79,8 @@ class Ear:
 
     def __init__(self, manager: Any, publish: Callable[[dict[str, Any]], Any]) -> None:
         self._manager = manager
+        self._emitter = getattr(manager, "emitter", None)
+        self._emit = getattr(self._emitter, "emit", None)
         self._publish = publish
         self._cpu = 0.0
         self._is_here = threading.Event()
@@ -77,11 +91,26 @@ class Ear:
         socketio.Server(async_mode="threading", client_manager=manager).manager_initialized = True
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
-        manager.enter_room(manager.connect("somebody", "/"), "/", "project:another")
+        self._client = manager.connect("somebody", "/")
+        manager.enter_room(self._client, "/", "project:another")
         self._wait_until_heard()
 
-    def time(self, tell: Callable[[int], None], count: int) -> float:
-        """Return the CPU time of the listening thread for each of ``count`` events that ``tell`` publishes."""
+    def let_follow(self, project: str) -> None:
+        """Let the server's one client follow a project; it has no connection, so nothing is written to it."""
+        self._manager.enter_room(self._client, "/", project_room(project))
+        assert self._manager.wait_until_listening(10, project)
+
+    def time(self, tell: Callable[[int], None], count: int, *, encodes: bool = False) -> float:
+        """Return the CPU time of the listening thread for each event that is published.
+
+        Args:
+            tell: Publishes so many events.
+            count: How many.
+            encodes: Whether this package's manager makes a frame for the clients of a room, as python-socketio's does
+                for a room without any; else it is measured up to there.
+        """
+        if self._emitter is not None:
+            self._emitter.emit = self._emit if encodes else _do_not_emit
         self._is_here.clear()
         self._may_go_on.clear()
         self._is_through.clear()
