@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import collections
 import json
 import os
 import selectors
@@ -40,8 +41,8 @@ class Browser:
     def __init__(self, address: tuple[str, int], token: str, project: str) -> None:
         self.socket = _connected(address)
         self.events = 0
-        #: How long each event took, in seconds.
-        self.took: list[float] = []
+        #: By event name, how long each event took, in seconds.
+        self.took: dict[str, list[float]] = collections.defaultdict(list)
         self._buffer = b""
         self._shake_hands()
         self._send("40" + json.dumps({"token": token}))
@@ -95,8 +96,8 @@ class Browser:
             if message == b"2":
                 self._send("3")
             elif place > 0:
-                sent = message[place + len(MARK) :].partition(b'"')[0]
-                self.took.append(now - float(sent))
+                name, sent = message.split(b'"', 2)[1].decode(), message[place + len(MARK) :].partition(b'"')[0]
+                self.took[name].append(now - float(sent))
                 self.events += 1
 
     def _messages(self) -> list[bytes]:
@@ -124,7 +125,9 @@ class Browser:
 
 
 def browse(pipe: Connection, url: str, tokens: dict[str, str], count: int) -> None:
-    """Be many browsers: when asked for a number, wait until each has got so many events; answer how long these took.
+    """Be many browsers: when asked for a number, wait until each has got so many events, or until asked for less.
+
+    The answer is the time, and by event name how long each event took.
 
     Args:
         pipe: From where it is asked.
@@ -152,8 +155,15 @@ def browse(pipe: Connection, url: str, tokens: dict[str, str], count: int) -> No
             else:
                 key.data.read()
         if wanted is not None and all(browser.events >= wanted for browser in browsers):
-            took = [seconds for browser in browsers for seconds in browser.took]
-            for browser in browsers:
-                browser.events, browser.took = 0, []
             wanted = None
-            pipe.send((time.monotonic(), took))
+            pipe.send((time.monotonic(), _taken(browsers)))
+
+
+def _taken(browsers: list[Browser]) -> dict[str, list[float]]:
+    """Take from browsers how long the events took, by their names."""
+    took: dict[str, list[float]] = collections.defaultdict(list)
+    for browser in browsers:
+        for name, seconds in browser.took.items():
+            took[name] += seconds
+        browser.events, browser.took = 0, collections.defaultdict(list)
+    return dict(took)

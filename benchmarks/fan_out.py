@@ -167,7 +167,8 @@ class Audience:
             time.sleep(1 / rate if rate else 0)
         end, took = self._browsers.recv()
         deliveries = count * self._clients
-        return Delivered((self._worked() - worked) / deliveries, deliveries / (end - begin), took)
+        spans = [seconds for of_name in took.values() for seconds in of_name]
+        return Delivered((self._worked() - worked) / deliveries, deliveries / (end - begin), spans)
 
     def _processes(self) -> list[psutil.Process]:
         return [self._server, *self._server.children(recursive=True)]

@@ -1,27 +1,25 @@
-"""How long an event takes from a worker to a browser when there is little to do."""
+"""How long an event takes from a worker to a browser: when there is little to do, and under load."""
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import multiprocessing
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import socketio
 from werkzeug.serving import WSGIRequestHandler, make_server
 
+from benchmarks.browsers import browse
 from benchmarks.figures import Figure, Goal, percentile
 from benchmarks.speech import PROJECT, ROOM, outgoing, payload, realtime, stock_emit, stock_manager
 from benchmarks.stage import Stage
 from celery_realtime.events import PROGRESS_EVENT
-from tests.client_recorder import Recorder
 from tests.processes import HOST
 from tests.services import Broker
-from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -29,12 +27,43 @@ if TYPE_CHECKING:
 ROW = "latency"
 GOAL = Goal(1.0)
 CUSTOM_EVENT = "transcribed"
-RATE = 20
+#: What is measured: the stock way, and this package's two.
 KINDS = ("stock", "custom event", "progress")
 SECRET = "a long and random string of the benchmarks"
 
+#: Seconds that a round's last events are waited for; of one that does not keep up, two seconds' events wait by then.
+LONGEST = 20.0
+
 #: Nothing of a program that is measured is inherited from one that measures.
 _processes = multiprocessing.get_context("spawn")
+
+
+class Load(NamedTuple):
+    """How much is said.
+
+    Attributes:
+        rate: Events a second of each kind.
+        events: How many in a round.
+    """
+
+    rate: int
+    events: int
+
+
+#: Of little, the kinds take turns; of much, one comes after the other.
+CALM, BUSY = Load(20, 100), Load(2000, 4000)
+
+
+class Run(NamedTuple):
+    """What came of the events of one kind in a round.
+
+    Attributes:
+        took: How long each took from the call to the browser, in seconds; what never came counts as :data:`LONGEST`.
+        rate: How many came a second, from the first call on.
+    """
+
+    took: list[float]
+    rate: float
 
 
 def measure(stage: Stage) -> Iterator[Figure]:
@@ -47,19 +76,33 @@ def measure(stage: Stage) -> Iterator[Figure]:
 def _compare(stage: Stage, broker: Broker, history: str) -> Iterator[Figure]:
     options = {"history_url": broker.backend_url if history == "on" else None}
     with Listeners(broker.url, options) as listeners, child(speak, broker.url, options) as emitter:
-        listeners.hear(emitter, 5)
-        rounds = [listeners.hear(emitter, stage.count(RATE * 3)) for _ in range(stage.rounds)]
+        listeners.hear(emitter, KINDS, 5, CALM.rate)
+        rounds = [listeners.hear(emitter, KINDS, stage.count(CALM.events), CALM.rate) for _ in range(stage.rounds)]
+        yield from _figures(rounds, CALM, broker.name, history)
+        if history == "on":
+            listeners.hear_each(emitter, 50, BUSY.rate)
+            rounds = [listeners.hear_each(emitter, stage.count(BUSY.events), BUSY.rate) for _ in range(stage.rounds)]
+            yield from _figures(rounds, BUSY, broker.name, history)
+            yield from _rates(rounds, broker.name, history)
+
+
+def _figures(rounds: list[dict[str, Run]], load: Load, broker: str, history: str) -> Iterator[Figure]:
     for kind in KINDS[1:]:
-        what = f"emit to browser, {kind}, history {history}"
-        stock, ours = ([percentile(heard[side], 50) for heard in rounds] for side in ("stock", kind))
-        yield Figure(ROW, f"{what}: p50", broker.name, "s", stock, ours, GOAL)
-        # Of all rounds together: the p99 of one would be its slowest event.
-        stock, ours = ([percentile([took for heard in rounds for took in heard[side]], 99)] for side in ("stock", kind))
-        yield Figure(ROW, f"{what}: p99", broker.name, "s", stock, ours, GOAL)
+        for percent in (50, 99):
+            stock, ours = ([percentile(heard[side].took, percent) for heard in rounds] for side in ("stock", kind))
+            what = f"emit to browser, {load.rate:,} a second, {kind}, history {history}: p{percent}"
+            yield Figure(ROW, what, broker, "s", stock, ours, GOAL)
+
+
+def _rates(rounds: list[dict[str, Run]], broker: str, history: str) -> Iterator[Figure]:
+    for kind in KINDS[1:]:
+        stock, ours = ([heard[side].rate for heard in rounds] for side in ("stock", kind))
+        what = f"received, {BUSY.rate:,} a second to emit, {kind}, history {history}"
+        yield Figure(ROW, what, broker, "/s", stock, ours)
 
 
 class Listeners:
-    """A web server of each side with one browser each.
+    """A web server of each side with one browser each, all in processes of their own.
 
     Args:
         url: The broker.
@@ -68,32 +111,52 @@ class Listeners:
 
     def __init__(self, url: str, options: dict[str, Any]) -> None:
         self._stack = contextlib.ExitStack()
-        self._heard: dict[str, list[float]] = collections.defaultdict(list)
         token = realtime(url, secret_key=SECRET).issue_token("ada", [PROJECT])
-        for serve in (serve_stock, serve_ours):
-            pipe = self._stack.enter_context(child(serve, url, options))
-            self._connect(pipe.recv(), token, serve.__name__.removeprefix("serve_"))
+        self._browsers = {}
+        for side, serve in (("stock", serve_stock), ("ours", serve_ours)):
+            address = self._stack.enter_context(child(serve, url, options)).recv()
+            browser = self._stack.enter_context(child(browse, address, {PROJECT: token}, 1))
+            assert browser.recv() == "ready"
+            self._browsers[side] = browser
 
-    def _connect(self, address: str, token: str, side: str) -> None:
-        browser = self._stack.enter_context(Recorder())
-        for event, kind in (
-            (PROGRESS_EVENT, "stock" if side == "stock" else "progress"),
-            (CUSTOM_EVENT, "custom event"),
-        ):
-            browser.sio.on(event, lambda data, kind=kind: self._note(kind, data))
-        browser.connect(address, token=token, transports=["websocket"])
-        assert browser.subscribe(PROJECT)["ok"]
+    def hear(self, emitter: Connection, kinds: tuple[str, ...], count: int, rate: int) -> dict[str, Run]:
+        """Let the emitter say so many things in each of several ways, in turn; returns what came of each kind.
 
-    def _note(self, kind: str, data: dict[str, Any]) -> None:
-        self._heard[kind].append(time.monotonic() - float(data["message"]))
-
-    def hear(self, emitter: Connection, count: int) -> dict[str, list[float]]:
-        """Let the emitter say ``count`` things in each way; returns how long each took, in seconds."""
-        self._heard.clear()
-        emitter.send(count)
+        Args:
+            emitter: See :func:`speak`.
+            kinds: The ways.
+            count: How many in each.
+            rate: How many a second in each.
+        """
+        sides = {kind: "stock" if kind == "stock" else "ours" for kind in kinds}
+        for side in dict.fromkeys(sides.values()):
+            self._browsers[side].send(count * [*sides.values()].count(side))
+        begin = time.monotonic()
+        emitter.send((kinds, count, rate))
         emitter.recv()
-        wait_for(lambda: [len(self._heard[kind]) for kind in KINDS] == [count] * len(KINDS))
-        return dict(self._heard)
+        answers = {side: self._answer(self._browsers[side]) for side in dict.fromkeys(sides.values())}
+        runs = {}
+        for kind, side in sides.items():
+            end, took = answers[side]
+            spans = took.get(CUSTOM_EVENT if kind == "custom event" else PROGRESS_EVENT, [])
+            runs[kind] = Run([*spans, *[LONGEST] * (count - len(spans))], len(spans) / (end - begin))
+        return runs
+
+    def hear_each(self, emitter: Connection, count: int, rate: int) -> dict[str, Run]:
+        """Do as :meth:`hear`, with one kind after the other."""
+        return {kind: self.hear(emitter, (kind,), count, rate)[kind] for kind in KINDS}
+
+    def _answer(self, browser: Connection) -> Any:
+        """Return what a browser says when it has got all, or after :data:`LONGEST` seconds, and then nothing more."""
+        if browser.poll(LONGEST):
+            return browser.recv()
+        browser.send(0)
+        answer = late = browser.recv()
+        while late[1]:
+            time.sleep(1)
+            browser.send(0)
+            late = browser.recv()
+        return answer
 
     def __enter__(self) -> Self:
         return self
@@ -116,19 +179,23 @@ def child(target: Any, *args: Any) -> Iterator[Connection]:
 
 
 def speak(pipe: Connection, url: str, options: dict[str, Any]) -> None:
-    """Be a worker that says as many things as it is asked to, and when it says them."""
+    """Be a worker that says as many things as it is asked to, in the ways it is asked to, and when it says them."""
     manager = realtime(url, channel="ours", **options).manager
     stock = stock_manager(url)
-    number = 0
+    say: dict[str, Callable[[int, str], Any]] = {
+        "stock": lambda number, now: stock_emit(stock, payload(number, now)),
+        "custom event": lambda number, now: manager.emit_to_project(PROJECT, CUSTOM_EVENT, payload(number, now)),
+        "progress": lambda number, now: manager.put(outgoing(number, now)),
+    }
     while True:
-        for _ in range(pipe.recv()):
-            number += 1
-            time.sleep(1 / RATE / 3)
-            stock_emit(stock, payload(number, repr(time.monotonic())))
-            time.sleep(1 / RATE / 3)
-            manager.emit_to_project(PROJECT, CUSTOM_EVENT, payload(number, repr(time.monotonic())))
-            time.sleep(1 / RATE / 3)
-            manager.put(outgoing(number, repr(time.monotonic())))
+        kinds, count, rate = pipe.recv()
+        due = time.monotonic()
+        # Each of another job: none replaces another.
+        for number in range(count):
+            for kind in kinds:
+                due += 1 / rate / len(kinds)
+                time.sleep(max(0.0, due - time.monotonic()))
+                say[kind](number, repr(time.monotonic()))
         pipe.send("said")
 
 
