@@ -32,7 +32,7 @@ def measure(stage: Stage) -> Iterator[Figure]:
 
 
 def _sides(stage: Stage, broker: Broker) -> list[list[dict[str, int]]]:
-    return alternate(stage.rounds, lambda: _child(stage, broker, "on"), lambda: _child(stage, broker, "off"))
+    return alternate(stage.few, lambda: _child(stage, broker, "on"), lambda: _child(stage, broker, "off"))
 
 
 def _child(stage: Stage, broker: Broker, extension: str) -> dict[str, int]:

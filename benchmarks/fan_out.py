@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib.util
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -28,8 +29,13 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 ROW = "fan-out"
-BURST = 200
-SINGLE, RATE = 48, 16
+#: The most events in a burst, and the most deliveries that come of one.
+BURST, DELIVERIES = 200, 50_000
+SINGLE, RATE = 16, 16
+
+#: How many browsers are compared, in how many projects; and with uvicorn alone: how it is with fewer and with more.
+CLIENTS, PROJECTS = 150, (1, 30)
+FEWER_AND_MORE = (100, 1000, 5000)
 #: The web servers that are measured, with what is asked of each in a burst and of single events.
 HOSTS = {
     "uvicorn": (Goal(1 / 20), Goal(1 / 5)),  # with wsproto
@@ -44,6 +50,8 @@ HOSTS = {
 }
 #: Those that are no dependency of the tests, and left out where they are not installed.
 OPTIONAL = ("websockets", "hypercorn", "granian", "daphne")
+#: Those that are left out unless it may take long: they have what others have.
+LONG = ("gthread", "websockets", "hypercorn", "daphne")
 
 
 class Delivered(NamedTuple):
@@ -66,11 +74,25 @@ def measure(stage: Stage) -> Iterator[Figure]:
         if host in OPTIONAL and importlib.util.find_spec(host) is None:
             print(f"{host} is not installed: its lines are missing", file=sys.stderr)
             continue
-        for clients, projects in ((500, 1), (500, 100)):
-            yield from _compare(stage, host, stage.count(clients), min(projects, stage.count(clients)))
+        if host in LONG and not stage.long:
+            continue
+        clients = stage.count(CLIENTS, 500)
+        for projects in PROJECTS if host == "uvicorn" or stage.long else PROJECTS[:1]:
+            yield from _compare(stage, host, clients, min(projects, clients), stage.rounds)
+    yield from _grown(stage)
 
 
-def _compare(stage: Stage, host: str, clients: int, projects: int) -> Iterator[Figure]:
+def _grown(stage: Stage) -> Iterator[Figure]:
+    """Emit to fewer and to more browsers, as many as files and memory allow."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for clients in FEWER_AND_MORE:
+        if clients + 200 > allowed:
+            print(f"{clients} browsers need a higher ulimit -n: their lines are missing", file=sys.stderr)
+        else:
+            yield from _compare(stage, "uvicorn", stage.count(clients), 1, stage.few)
+
+
+def _compare(stage: Stage, host: str, clients: int, projects: int, rounds: int) -> Iterator[Figure]:
     broker = stage.broker("redis")
     names = [f"project-{number}" for number in range(projects)]
     burst, single = HOSTS[host]
@@ -79,12 +101,14 @@ def _compare(stage: Stage, host: str, clients: int, projects: int) -> Iterator[F
         Audience("ours", host, broker.url, names, clients) as ours,
     ):
         what = f"{clients} browsers, {projects} project{'s' if projects > 1 else ''}, {host}"
-        kinds = ((f"a burst of {BURST}", BURST, 0, burst), ("single events", stage.count(SINGLE), RATE, single))
+        at_once = min(BURST, max(1, DELIVERIES // clients))
+        apart = stage.count(SINGLE, 3 * SINGLE)
+        kinds = ((f"a burst of {at_once}", at_once, 0, burst), ("single events", apart, RATE, single))
         for kind, count, rate, goal in kinds:
             sides = [functools.partial(side.emit, count, rate) for side in (stock, ours)]
             for side in sides:
                 side()
-            before, after = alternate(stage.rounds, *sides)
+            before, after = alternate(rounds, *sides)
             yield _figure(f"{what}, {kind}: processor time of a delivery", "s", before, after, "processor", goal)
             if not rate:
                 yield _figure(f"{what}, {kind}: deliveries", "/s", before, after, "rate", None)

@@ -28,8 +28,12 @@ class Goal(NamedTuple):
 
     def is_met(self, figure: Figure) -> bool:
         """Tell whether a figure is as it should be."""
+        return self.miss(figure) <= 1
+
+    def miss(self, figure: Figure) -> float:
+        """Return how many times as far as the limit a figure is; 1 or less for one that is as it should be."""
         value = figure.ratio if self.is_ratio else statistics.median(figure.ours)
-        return value >= self.limit if self.is_least else value <= self.limit
+        return self.limit / value if self.is_least else value / self.limit
 
     def shown(self, unit: str) -> str:
         """Return the goal as the table shows it."""
@@ -74,6 +78,38 @@ class Figure:
         goal = self.goal.shown(self.unit) if self.goal else ""
         return (self.row, self.what, self.broker, stock, ours, ratio, self._spread(), goal, self._verdict())
 
+    @property
+    def is_met(self) -> bool:
+        """Whether it is as it should be, or nothing is asked of it."""
+        return self.goal is None or self.goal.is_met(self)
+
+    @property
+    def is_about_ratio(self) -> bool:
+        """Whether what is asked of it is about ours : stock."""
+        return self.goal is not None and self.goal.is_ratio
+
+    @property
+    def miss(self) -> float:
+        """How many times as far as its goal it is, if it misses it; 1 or less if not."""
+        return 0.0 if self.goal is None else self.goal.miss(self)
+
+    def packed(self) -> dict[str, Any]:
+        """Return it as JSON holds it; the row has a place of its own there."""
+        return {
+            "what": self.what,
+            "broker": self.broker,
+            "unit": self.unit,
+            "stock": _short(self.stock),
+            "ours": _short(self.ours),
+            "goal": self.goal and self.goal._asdict(),
+        }
+
+    @classmethod
+    def unpacked(cls, row: str, packed: dict[str, Any]) -> Figure:
+        """Return what :meth:`packed` has packed."""
+        goal = packed["goal"] and Goal(**packed["goal"])
+        return cls(row, **{**packed, "goal": goal})
+
     def _spread(self) -> str:
         """Return between what the rounds lie: the ratio of each round, or ours where there is nothing to compare."""
         if len(self.ours) < 2:
@@ -86,7 +122,17 @@ class Figure:
     def _verdict(self) -> str:
         if self.goal is None:
             return ""
-        return "yes" if self.goal.is_met(self) else "**no**"
+        return "yes" if self.is_met else "**no**"
+
+
+def table(lines: Sequence[Sequence[str]]) -> str:
+    """Return lines as a table in Markdown, with their header."""
+    return "\n".join(map(line, (HEADER, ("---",) * len(HEADER), *lines)))
+
+
+def line(cells: Sequence[str]) -> str:
+    """Return a line of a table in Markdown."""
+    return f"| {' | '.join(cells)} |"
 
 
 def alternate(rounds: int, *sides: Callable[[], Any]) -> list[list[Any]]:
@@ -96,6 +142,11 @@ def alternate(rounds: int, *sides: Callable[[], Any]) -> list[list[Any]]:
         for side, results in zip(sides, found, strict=True):
             results.append(side())
     return found
+
+
+def _short(values: Sequence[float]) -> list[float]:
+    """Return values with the digits that mean something."""
+    return [float(f"{value:.5g}") for value in values]
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from benchmarks.figures import Figure, Goal, alternate
 from benchmarks.listener import Ear
@@ -17,41 +18,73 @@ ROW = "hearing"
 SERVERS, PROJECTS = 4, 400
 GOAL = Goal(0.35)
 
-#: By number of shards, whether clients of a shard come to one server, as behind a balancer that goes by the project.
-DEPLOYMENTS = ((16, True), (64, True), (64, False), (4096, False))
+
+class Deployment(NamedTuple):
+    """How projects are divided.
+
+    Attributes:
+        shards: How many shards there are.
+        grouped: Whether all clients of a shard are on one server, as behind a balancer that goes by the project.
+        servers: How many servers there are.
+    """
+
+    shards: int
+    grouped: bool = True
+    servers: int = SERVERS
+
+    @property
+    def what(self) -> str:
+        """What the table calls it."""
+        where = "a shard's clients on one server" if self.grouped else "clients on any server"
+        return (
+            f"CPU of one of {self.servers} servers an event published, {self.shards} shards, {where}; beside: 1 shard"
+        )
+
+    @property
+    def goal(self) -> Goal | None:
+        """What is asked of it."""
+        return GOAL if self.servers == SERVERS and (self.grouped or self.shards > PROJECTS) else None
+
+
+#: Those that are beside one with as many servers and one shard.
+DEPLOYMENTS = (
+    (Deployment(16), Deployment(64), Deployment(64, grouped=False), Deployment(4096, grouped=False)),
+    (Deployment(64, servers=2),),
+    (Deployment(64, servers=8),),
+)
 
 
 def measure(stage: Stage) -> Iterator[Figure]:
-    """Let one of four servers hear 400 projects, of which its clients watch a quarter: one event a message."""
+    """Let one of several servers hear 400 projects, of which its clients watch its part: one event a message."""
     for name in stage.brokers:
-        sides = [Side(stage.broker(name), shards, grouped) for shards, grouped in ((1, True), *DEPLOYMENTS)]
-        count = stage.count(4000)
-        one, *others = alternate(stage.rounds, *(functools.partial(side.time, count) for side in sides))
-        for (shards, grouped), times in zip(DEPLOYMENTS, others, strict=True):
-            where = "a shard's clients on one server" if grouped else "clients on any server"
-            what = f"CPU of one of {SERVERS} servers an event published, {shards} shards, {where}; beside: 1 shard"
-            yield Figure(ROW, what, name, "s", one, times, GOAL if grouped or shards > PROJECTS else None)
-        for side in sides:
-            side.stop()
+        for deployments in DEPLOYMENTS:
+            together = Deployment(1, servers=deployments[0].servers)
+            sides = [Side(stage.broker(name), deployment) for deployment in (together, *deployments)]
+            count = stage.count(2000, 8000)
+            one, *others = alternate(stage.rounds, *(functools.partial(side.time, count) for side in sides))
+            for deployment, times in zip(deployments, others, strict=True):
+                yield Figure(ROW, deployment.what, name, "s", one, times, deployment.goal)
+            for side in sides:
+                side.stop()
 
 
 class Side:
-    """One of four servers, and a publisher to all.
+    """One of several servers, and a publisher to all.
 
     Args:
         broker: The broker.
-        shards: How many shards there are.
-        grouped: Whether all clients of a shard are on one server.
+        deployment: How projects are divided.
     """
 
-    def __init__(self, broker: Broker, shards: int, grouped: bool) -> None:
-        self._hub: Realtime = realtime(broker.url, channel=f"of{shards}{grouped}", shards=shards)
+    def __init__(self, broker: Broker, deployment: Deployment) -> None:
+        shards, grouped, servers = deployment
+        self._hub: Realtime = realtime(broker.url, channel=f"of{shards}{grouped}{servers}", shards=shards)
         self._publisher = self._hub.manager.publisher
         self._names = [f"project_{number}" for number in range(PROJECTS)]
         self._ear = Ear(self._hub.client_manager(), self._publisher._publish)
         for number, name in enumerate(self._names):
             shard = shard_of(name, shards)
-            if (shard.number if grouped and shard is not None else number) % SERVERS == 0:
+            if (shard.number if grouped and shard is not None else number) % servers == 0:
                 self._ear.let_follow(name)
 
     def time(self, count: int) -> float:

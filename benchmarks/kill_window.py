@@ -24,7 +24,7 @@ from tests.services import Broker
 from tests.waiting import wait_for
 
 ROW = "kill"
-ROUNDS = 20
+ROUNDS, MORE = 8, 40
 
 Survivors = Callable[[str], int]
 
@@ -38,7 +38,7 @@ def measure(stage: Stage) -> Iterator[Figure]:
                 _in_history(broker) if history == "on" else _heard(broker) as survivors,
                 stage.worker(broker, concurrency=1, HISTORY=history) as _,
             ):
-                windows = [_kill_once(broker, survivors) for _ in range(stage.count(ROUNDS))]
+                windows = [_kill_once(broker, survivors) for _ in range(stage.count(ROUNDS, MORE))]
             for what, value in (("median", percentile(windows, 50)), ("longest", max(windows))):
                 yield Figure(ROW, f"speech lost by a SIGKILL, history {history}: {what}", name, "s", [], [value])
 

@@ -1,4 +1,7 @@
-"""A process that publishes jobs, in a way in which applications do: ``python -m benchmarks.producer KIND COUNT``."""
+"""A process that publishes jobs, in a way in which applications do: ``python -m benchmarks.producer KIND``.
+
+It publishes one, and says what that took; then as many as each line that it reads says, and what each of them took.
+"""
 
 from __future__ import annotations
 
@@ -112,20 +115,27 @@ KINDS: dict[str, Callable[[int], float]] = {
 }
 
 
-def main(kind: str, count: int) -> None:
+def main(kind: str) -> None:
     """Publish the first job of the process, then the others, and print what each takes."""
     began = time.perf_counter()
     publish()
     first = time.perf_counter() - began
     settle()
+    print(json.dumps({"first": first}), flush=True)
+    for line in sys.stdin:
+        print(json.dumps(timed(kind, int(line))), flush=True)
+    with app.connection_for_write() as connection:
+        connection.default_channel.queue_purge("benchmarks")
+
+
+def timed(kind: str, count: int) -> dict[str, float]:
+    """Publish jobs, and return what each takes: the time of the call, and the processor's of its thread and of all."""
     cpu, own = time.process_time(), time.thread_time()
     later = KINDS[kind](count)
     own = time.thread_time() - own
     settle()
     cpu = time.process_time() - cpu
-    print(json.dumps({"first": first, "later": later, "thread": own / count, "cpu": cpu / count}))
-    with app.connection_for_write() as connection:
-        connection.default_channel.queue_purge("benchmarks")
+    return {"later": later, "thread": own / count, "cpu": cpu / count}
 
 
 def settle() -> None:
@@ -135,4 +145,4 @@ def settle() -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1])

@@ -53,7 +53,7 @@ def _rates(stage: Stage, broker: Broker, history_url: str | None) -> list[list[f
 
     send_ours(200)
     send_stock(10)
-    many, few = stage.count(16000 if history_url else 64000), stage.count(4000)
+    many, few = stage.count(16000 if history_url else 32000), stage.count(4000)
     found = alternate(stage.rounds, lambda: send_ours(many), lambda: send_stock(few))
     assert set(manager.outbox.counts) == {"sent"}, manager.outbox.counts
     manager.close()

@@ -7,7 +7,10 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import kombu
+import redis
 
 from tests.processes import Worker
 from tests.programs import find
@@ -27,6 +30,7 @@ class Stage:
     Args:
         rounds: How often each side is measured.
         quick: Do a twentieth of the work, to see that all runs; the figures mean nothing then.
+        long: Do all of the work, which takes far longer; else as much as it takes to compare.
         brokers: The brokers to measure on; one that is not installed is left out.
         memory: Also fill a project with 100,000 jobs.
         processes: How many processes make a storm.
@@ -39,6 +43,7 @@ class Stage:
         *,
         rounds: int = 5,
         quick: bool = False,
+        long: bool = False,
         brokers: tuple[str, ...] = BROKERS,
         memory: bool = False,
         processes: int = 48,
@@ -47,6 +52,7 @@ class Stage:
     ) -> None:
         self.rounds = rounds
         self.quick = quick
+        self.long = long
         self.memory = memory
         self.processes = processes
         self.base = base
@@ -64,9 +70,35 @@ class Stage:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def count(self, full: int) -> int:
-        """Return how much of something is done: all of it, or little when it has to be quick."""
-        return max(full // 20, 5) if self.quick else full
+    def count(self, full: int, long: int | None = None) -> int:
+        """Return how much of something is done.
+
+        Args:
+            full: That much; less when it has to be quick.
+            long: That much when it may take long; default: as much.
+        """
+        if self.quick:
+            return max(full // 20, 5)
+        return long if self.long and long is not None else full
+
+    @property
+    def few(self) -> int:
+        """How often each side is measured where rounds take long and hardly differ."""
+        return self.rounds if self.long else min(self.rounds, 3)
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of the servers that have been started, by their names."""
+        versions = {}
+        if self._redis is not None:
+            with redis.Redis.from_url(self._redis.url()) as client:
+                info: Any = client.info("server")
+            name = str(info.get("server_name") or "redis").capitalize()
+            versions[name] = str(info.get(f"{name.lower()}_version") or info["redis_version"])
+        if self._rabbitmq is not None:
+            with kombu.Connection(self._rabbitmq.fresh_url()) as connection:
+                properties = connection.connection.server_properties
+            versions["RabbitMQ"] = str(properties.get("version"))
+        return versions
 
     @property
     def redis(self) -> RedisServer:

@@ -57,7 +57,7 @@ def measure(stage: Stage) -> Iterator[Figure]:
     """Let many processes return at once, by this version and by an earlier one."""
     processes = stage.count(stage.processes)
     ours, base = [], []
-    for _ in range(stage.rounds):
+    for _ in range(stage.few):
         ours.append(_storm(OURS, processes))
         if stage.base is not None:
             base.append(_storm(stage.base, processes))
