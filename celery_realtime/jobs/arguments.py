@@ -133,7 +133,7 @@ def _answer(function: Any, name: str, layers: list[Any], task_class: type) -> bo
         return False
     of_self = task_class if body is function else function
     if Search(name, layers, task_class).finds_in(function) or keeps_some(
-        body, Wrapped(layers, name, task_class), of_self
+        body, Wrapped(layers, name, task_class, of_self), of_self
     ):
         return True
     return None

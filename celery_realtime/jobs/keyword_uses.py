@@ -36,14 +36,14 @@ class Wrapped:
     Args:
         layers: What is wrapped, and the other wrappers around it.
         name: The argument that it is about.
-        of_self: The class of a task.
+        selves: What the first argument of a method may be, such as the class of a task.
     """
 
-    def __init__(self, layers: Iterable[Any], name: str, of_self: type) -> None:
+    def __init__(self, layers: Iterable[Any], name: str, *selves: Any) -> None:
         self._layers = list(layers)
         self._bodies = [body for body in map(body_of, self._layers) if body is not None]
         self._name = name
-        self._of_self = of_self
+        self._selves = selves
 
     def is_behind(self, value: Any, depth: int = DEPTH) -> bool:
         """Tell whether a call of something, with all keyword arguments, surely leads to what is wrapped, or fails."""
@@ -62,8 +62,8 @@ class Wrapped:
     def _leads_on(self, body: FunctionType, depth: int) -> bool:
         if rest_of(body) is None:
             return False
-        callees = [resolve(path, body, self._of_self) for path in callees_of(body)]
-        return any(callee is None or self.is_behind(callee, depth - 1) for callee in callees)
+        callees = [resolve(path, body, own) for path in callees_of(body) for own in self._selves]
+        return any(callee is not None and self.is_behind(callee, depth - 1) for callee in callees)
 
     def refuses(self, callee: Any) -> bool:
         """Tell whether a call of something surely fails because of the argument; proxies are not asked."""
@@ -142,10 +142,12 @@ class _Uses:
         name: The dict's.
         function: The function.
         of_self: The class of its first argument, or that itself.
+        depth: How far helpers are followed.
     """
 
-    def __init__(self, node: ast.AST, name: str, function: FunctionType, of_self: Any) -> None:
+    def __init__(self, node: ast.AST, name: str, function: FunctionType, of_self: Any, depth: int = DEPTH) -> None:
         self._function = function
+        self._depth = depth
         self._of_self = of_self
         self._names = {name}
         self._parts = list(ast.walk(node))
@@ -179,11 +181,11 @@ class _Uses:
     # -- calls ----------------------------------------------------------------------------------------------------
 
     def _plain_calls(self) -> Iterator[ast.Call]:
-        """Yield the calls that are passed the dict as an argument, beside something else to be called with it."""
+        """Yield the calls that are passed the dict as an argument."""
         for use in self._uses:
             whole = _whole(use)
             call = _whole(whole) if isinstance(whole, ast.keyword) else whole
-            if isinstance(call, ast.Call) and call.func is not use and len(call.args) + len(call.keywords) > 1:
+            if isinstance(call, ast.Call) and call.func is not use:
                 yield call
 
     def _passes_on(self, call: ast.Call, wrapped: Wrapped) -> bool:
@@ -191,9 +193,10 @@ class _Uses:
         arguments = [*call.args, *(keyword.value for keyword in call.keywords)]
         if any(wrapped.is_behind(value) for value in map(self._value, arguments) if value is not None):
             return True
-        if not any(keyword.arg is None for keyword in call.keywords):
-            return False
         value, owner = self._value(call.func), self._value(getattr(call.func, "value", call.func))
+        if not any(keyword.arg is None for keyword in call.keywords):
+            uses = self._in_helper(call, value)
+            return uses is not None and not uses.keep_some(wrapped)
         if value is None:
             return True
         return wrapped.is_behind(value) or wrapped.refuses(owner if type(owner) is inspect.Signature else value)
@@ -208,7 +211,8 @@ class _Uses:
     def _is_unknown(self, use: ast.Name) -> bool:
         whole: Any = _whole(use)
         if isinstance(use.ctx, ast.Store):
-            return not (isinstance(whole, ast.Assign) and any(_copied(other) is whole.value for other in self._uses))
+            assignment = _whole(whole) if isinstance(whole, ast.Tuple) else whole
+            return not (isinstance(assignment, ast.Assign) and self._is_made_of_all(assignment.value))
         if isinstance(whole, ast.Subscript):
             return not self._is_known(whole.slice)
         if isinstance(whole, ast.Compare) and use in whole.comparators:
@@ -216,6 +220,24 @@ class _Uses:
         if isinstance(whole, ast.Attribute):
             return self._is_unknown_method(whole)
         return _is_subtracted_from(use)
+
+    def _is_made_of_all(self, value: ast.expr) -> bool:
+        """Tell whether an expression is a copy of the dict, or what a helper has made of it that takes nothing out."""
+        if any(_copied(use) is value for use in self._uses):
+            return True
+        uses = self._in_helper(value, self._value(value.func)) if isinstance(value, ast.Call) else None
+        return uses is not None and not uses.are_unknown
+
+    def _in_helper(self, call: ast.Call, helper: Any) -> _Uses | None:
+        """Return what a function does with the dict that a call passes to it; None if that cannot be told."""
+        if type(helper) is not FunctionType or self._depth == 0:
+            return None
+        names = helper.__code__.co_varnames[: helper.__code__.co_argcount]
+        names = names[1:] if isinstance(call.func, ast.Attribute) and names[:1] == ("self",) else names
+        passed = [*zip(names, call.args, strict=False), *((each.arg, each.value) for each in call.keywords)]
+        name = next((name for name, value in passed if name in names and value in self._uses), None)
+        node = None if name is None else _node_of(helper.__code__)
+        return None if node is None else _Uses(node, str(name), helper, self._of_self, self._depth - 1)
 
     def _is_unknown_method(self, method: ast.Attribute) -> bool:
         call = _whole(method)

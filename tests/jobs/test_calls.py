@@ -431,6 +431,21 @@ def handing_all_to_an_object(function: Callable[..., Any]) -> Callable[..., Any]
     return wrapper
 
 
+class Logger:
+    def bind(self, **values: Any) -> Any:
+        return Logger.bind(self, **values) if "itself" in values else values
+
+
+def binding_all(function: Callable[..., Any]) -> Callable[..., Any]:
+    logger = Logger()
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return [*logger.bind(**kwargs).values(), function(*args)]
+
+    return wrapper
+
+
 def popping_by_what_it_is_called_with(function: Callable[..., Any]) -> Callable[..., Any]:
     def fourth(kwargs: dict[str, Any]) -> Any:
         return kwargs.pop("project_id")
@@ -461,7 +476,7 @@ UNNAMED = [
     *(popping_a_made_name(make) for make in (lambda: "_".join(PARTS), lambda: PARTS[0] + "_id")),
     *(popping_by_an_f_string, popping_what_is_read_later, popping_the_value_of_an_enum, popping_by_a_pattern),
     *(popping_what_the_function_has_no_parameter_for, parting_all, popping_all_but_some, taking_all, walking_over_all),
-    *(handing_all_to_an_object, popping_by_what_it_is_called_with, popping_a_made_name_by_wrapt),
+    *(handing_all_to_an_object, binding_all, popping_by_what_it_is_called_with, popping_a_made_name_by_wrapt),
 ]
 
 TAKING = [
@@ -596,6 +611,34 @@ def binding(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
+def fixed(args: Any, kwargs: dict[str, Any], signature: inspect.Signature) -> Any:
+    bound = signature.bind(*args, **kwargs)
+    return bound.args, bound.kwargs
+
+
+def binding_by_a_helper(function: Callable[..., Any]) -> Callable[..., Any]:
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        args, kwargs = fixed(args, kwargs, signature)
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+class CallingItsOwn:
+    def __init__(self, function: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, function)
+        self.function = function
+
+    def call(self, args: Any, kwargs: dict[str, Any]) -> Any:
+        return self.function(*args, **kwargs)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.call(args, kwargs)
+
+
 class PassingObject:
     def __init__(self, function: Callable[..., Any]) -> None:
         functools.update_wrapper(self, function)
@@ -610,7 +653,8 @@ class PassingObject:
     "decorate",
     [
         *(logging_all, making_a_key_of_all, passing_on_in_a_thread, passing_on_by_a_helper),
-        *(passing_on_what_an_inner_one_passes_on, passing_on_a_copy, binding, PassingObject),
+        *(passing_on_what_an_inner_one_passes_on, passing_on_a_copy, binding, binding_by_a_helper),
+        *(CallingItsOwn, PassingObject),
         *(pydantic.validate_call, contextlib.contextmanager(lambda: (yield))()),
     ],
 )
