@@ -31,6 +31,7 @@ The event ``__disconnect_final``
 from __future__ import annotations
 
 import asyncio
+import inspect
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -75,7 +76,7 @@ def observe_events(client: Any, observer: Observer) -> None:
             f"{type(client).__name__} of this python-socketio has no _trigger_event, so that its events cannot be "
             "observed; install python-socketio 5.18.1"
         )
-    observed = _observed_async if asyncio.iscoroutinefunction(trigger) else _observed
+    observed = _observed_async if inspect.iscoroutinefunction(trigger) else _observed
     client._trigger_event = observed(trigger, observer)
 
 

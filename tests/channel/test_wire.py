@@ -165,7 +165,7 @@ def repr_of_start(body: Any) -> str:
         b'{"method":"celery_realtime","projects":[1],"events":[]}',
         b'{"method":"celery_realtime","projects":["a"],"namespace":7,"events":[]}',
         '{"method":"celery_realtime","projects":["\ud800"],"events":[]}',
-        b'{"method":"celery_realtime","deep":%s%s,"projects":["a"],"events":[]}' % (b"[" * 100_000, b"]" * 100_000),
+        b'{"method":"celery_realtime","deep":%s%s,"projects":["a"],"events":[]}' % (b"[" * 1_000_000, b"]" * 1_000_000),
         b'{"method":"celery_realtime","projects":[%s"a"],"events":[]}' % (b'"a",' * 1_000_000),
     ],
     ids=repr_of_start,

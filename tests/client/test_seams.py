@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,7 +23,7 @@ CLIENTS = [socketio.Client, socketio.AsyncClient]
 def test_a_client_has_every_part_that_is_used(kind: Any) -> None:
     client = kind()
     assert callable(client._trigger_event)
-    assert asyncio.iscoroutinefunction(client._trigger_event) == client.is_asyncio_based()
+    assert inspect.iscoroutinefunction(client._trigger_event) == client.is_asyncio_based()
     assert callable(client._handle_reconnect)
     assert client._reconnect_task is None
     assert (client.connected, client.namespaces, client.eio.state) == (False, {}, "disconnected")

@@ -280,4 +280,4 @@ def test_werkzeug_discards_in_slices(werkzeug: Any) -> None:
         assert b"413" in b"".join(iter(lambda: there.recv(65_536), b""))
     assert read == [1_000_000]
     assert client.left == 0
-    assert 0 < client.largest <= SLICE
+    assert 0 < client.largest <= max(SLICE, io.DEFAULT_BUFFER_SIZE)  # that of Python 3.14 is the larger one
