@@ -35,9 +35,12 @@ _log = RateLimitedLogger(logger)
 def returned(task: Any, request: Any, result: Any, settings: Settings) -> Ending:
     """Return the end of the job that a task runs, and that Celery takes for a success."""
     kind = _never_run(task, result)
-    if kind is None:
+    if kind is None and not inspect.isawaitable(result):
         return success(None if ignores_result(task, request) else result, settings)
     if request.is_eager:  # its caller may run it
+        return success(None, settings)
+    if kind is None:
+        _log.warning("task %s returned a %s, which nobody awaits; it is not shown", task.name, type(result).__name__)
         return success(None, settings)
     _warn_of(task, kind)
     return Ending("FAILURE", NOT_RUN % kind)

@@ -13,6 +13,7 @@ from celery_realtime.events import Ending
 from celery_realtime.jobs import endings
 from celery_realtime.jobs.seams import PoolReport
 from celery_realtime.settings import Settings
+from tests.log_records import logged_by
 from tests.recording import Studio, new_app
 
 BEGUN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
@@ -85,6 +86,22 @@ def returns_a_generator() -> Any:
 def test_a_task_that_has_run_and_returns_a_generator_has_succeeded() -> None:
     statuses = run(returns_a_generator, ignore_result=True)
     assert (statuses[-1]["state"], statuses[-1]["result"]) == ("SUCCESS", None)
+
+
+class Later:
+    def __await__(self) -> Any:
+        yield
+
+
+def returns_what_may_be_awaited() -> Any:
+    return Later()
+
+
+def test_what_a_task_returns_for_somebody_to_await_is_not_shown(caplog: pytest.LogCaptureFixture) -> None:
+    statuses = run(returns_what_may_be_awaited)
+    assert (statuses[-1]["state"], statuses[-1]["result"]) == ("SUCCESS", None)
+    (line,) = logged_by(caplog, "celery_realtime.jobs.endings")
+    assert "returned a Later, which nobody awaits" in line.getMessage()
 
 
 def test_an_eager_job_may_be_awaited_by_its_caller() -> None:
