@@ -140,6 +140,16 @@ class RedisCluster:
         with self.moving(slot, target):
             pass
 
+    def move_at_once(self, slot: int, target: RedisServer) -> None:
+        """Move a slot as a whole, which Valkey can from 9.0 on.
+
+        Raises:
+            redis.ResponseError: This server cannot.
+        """
+        name = self.ask(target, "CLUSTER", "MYID")
+        self.ask(self.master_of(slot), "CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", name)
+        wait_for(lambda: self.master_of(slot) is target, timeout=120, message="the slot has been moved")
+
     def _move_keys(self, slot: int, source: RedisServer, target: RedisServer) -> None:
         while keys := self.ask(source, "CLUSTER", "GETKEYSINSLOT", slot, 100):
             self.ask(source, "MIGRATE", HOST, target.port, "", 0, 60000, "REPLACE", "KEYS", *keys)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 import pytest
+import redis
 
 from celery_realtime.events import Outgoing
 from celery_realtime.history.slots import slot_of
@@ -116,15 +117,31 @@ def stored(history: History, project: str) -> list[tuple[str, int, str, int]]:
     return found
 
 
-def test_while_slots_are_moved_each_event_is_stored_once_and_in_order(tmp_path: Any) -> None:
+SLOTS = [*{slot_of(name) for name in (*PROJECTS, "leases", "places")}]
+
+
+def move_by_keys(cluster: RedisCluster, writers: list[Writer]) -> None:
+    with cluster.moving(SLOTS[0], elsewhere(cluster, SLOTS[0], 0)):
+        wait_for(lambda: any(writer.failures for writer in writers), message="events wait for their slot")
+    for turn, slot in enumerate(SLOTS * 3):
+        cluster.move(slot, elsewhere(cluster, slot, turn))
+
+
+def move_at_once(cluster: RedisCluster, _writers: list[Writer]) -> None:
+    for slot in SLOTS:
+        try:
+            cluster.move_at_once(slot, elsewhere(cluster, slot, 0))
+        except redis.ResponseError as error:
+            pytest.skip(f"needs Valkey 9: {error}")
+
+
+@pytest.mark.parametrize("move_all", [move_by_keys, move_at_once])
+def test_while_slots_are_moved_each_event_is_stored_once_and_in_order(
+    tmp_path: Any, move_all: Callable[[RedisCluster, list[Writer]], None]
+) -> None:
     with cluster_of(tmp_path, 30000) as cluster:
         with writing(cluster) as writers:
-            slots = [*{slot_of(name) for name in (*PROJECTS, "leases", "places")}]
-            with cluster.moving(slots[0], elsewhere(cluster, slots[0], 0)):
-                wait_for(lambda: any(writer.failures for writer in writers), message="events wait for their slot")
-            for turn in range(3 * len(slots)):
-                slot = slots[turn % len(slots)]
-                cluster.move(slot, elsewhere(cluster, slot, turn))
+            move_all(cluster, writers)
         history = History(cluster.url(), "load", size=100000, ttl=3600.0)
         for name in PROJECTS:
             in_order = sorted(published(writers, name), key=lambda line: line[3])
