@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -234,8 +235,11 @@ class Runner:
 
 def _understood(reply: Any) -> Any:
     """Return a reply, or a refusal as what it says."""
-    word, _, rest = str(reply).partition(" ") if type(reply) is redis.ResponseError else ("", "", "")
-    return _OF_CLUSTERS[word](rest) if word in _OF_CLUSTERS else reply
+    if type(reply) is redis.ResponseError:
+        word, _, rest = str(reply).partition(" ")
+        with contextlib.suppress(KeyError, ValueError):  # it is none of these
+            return _OF_CLUSTERS[word](rest)
+    return reply
 
 
 def _without_outage(replies: list[Any]) -> list[Any]:
