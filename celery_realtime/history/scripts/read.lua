@@ -32,8 +32,9 @@ local new_epoch, since_epoch, since_offset, max_missed, ttl, ended_ttl, max_ende
 since_offset, max_missed, max_jobs = tonumber(since_offset), tonumber(max_missed), tonumber(max_jobs)
 max_ended, max_bytes, page = tonumber(max_ended), tonumber(max_bytes), page or ''
 
+local now = common.now()
 -- What ended before this time has only not been forgotten yet, which append.lua does.
-local shown_since = '(' .. (common.now() - tonumber(ended_ttl))
+local shown_since = '(' .. (now - tonumber(ended_ttl))
 
 local function find_nothing_lost() return false end
 
@@ -41,7 +42,7 @@ local function find_nothing_lost() return false end
 -- can.
 local function open_project()
   if common.has_not_begun() then return common.next_epoch(keys) or new_epoch, 0 end
-  local is_open, project = pcall(common.open, keys, new_epoch, find_nothing_lost, common.now(), tonumber(ttl))
+  local is_open, project = pcall(common.open, keys, new_epoch, find_nothing_lost, now, tonumber(ttl))
   if is_open then return project.epoch, project.offset end
   return new_epoch, 0
 end
@@ -121,7 +122,9 @@ local function read_on(key, place, count, descends, most, bytes)
   local last = math.min(start + most, count) - 1
   local jobs = last >= start and redis.call(descends and 'ZREVRANGE' or 'ZRANGE', key, start, last) or {}
   local taken = take(jobs, bytes)
-  if taken > 0 then place = {redis.call('ZSCORE', key, jobs[taken]), jobs[taken]} end
+  if taken > 0 and not (descends and start + taken >= count) then
+    place = {redis.call('ZSCORE', key, jobs[taken]), jobs[taken]}
+  end
   return start + taken >= count, place
 end
 
@@ -133,8 +136,12 @@ local function read_changed(key, place)
   return read_on(key, place, redis.call('ZCARD', key), false, math.max(math.floor(max_jobs / 4), 1), max_bytes / 4)
 end
 
-local function count_shown()
-  return math.min(redis.call('ZCOUNT', keys.ended, shown_since, '+inf'), max_ended)
+local live_count, shown_count
+
+local function count_jobs()
+  live_count = redis.call('ZCARD', keys.live)
+  shown_count = math.min(redis.call('ZCOUNT', keys.ended, shown_since, '+inf'), max_ended)
+  return live_count + shown_count
 end
 
 local LIVE, ENDED, OVER = 1, 2, 3
@@ -143,7 +150,7 @@ local BEGINNING = {'', ''}
 -- Read a page, and return what the next one is.
 local function read_page(offset)
   local section, place, changed, changed_ended = LIVE, BEGINNING, {string.format('%d', offset + 1), ''},
-    {string.format('%.6f', common.now()), ''}
+    {string.format('%.6f', now), ''}
   local is_read, are_changed_read, are_changed_ended_read = true, true, true
   if page ~= '' then
     section, place, changed, changed_ended = unpack(cjson.decode(page))
@@ -151,28 +158,24 @@ local function read_page(offset)
     are_changed_ended_read, changed_ended = read_changed(keys.ended, changed_ended)
   end
   if section == LIVE then
-    is_read, place = read_down(keys.live, place, redis.call('ZCARD', keys.live))
+    is_read, place = read_down(keys.live, place, live_count)
     if is_read then section, place = ENDED, BEGINNING end
   end
   if section == ENDED then
-    is_read, place = read_down(keys.ended, place, count_shown())
+    is_read, place = read_down(keys.ended, place, shown_count)
     if is_read then section, place = OVER, BEGINNING end
   end
   if is_read and are_changed_read and are_changed_ended_read then return '' end
   return cjson.encode({section, place, changed, changed_ended})
 end
 
-local function count_jobs()
-  local hidden = redis.call('ZCARD', keys.ended) - count_shown()
-  return redis.call('HLEN', keys.jobs) - redis.call('ZCARD', keys.gone) - hidden
-end
-
+-- The counts of workflows, but for those that ended before what is shown.
 local function read_workflows()
-  local is_over = {}
+  local stored, shown, is_over = redis.call('HGETALL', keys.flows), {}, {}
+  if #stored == 0 then return shown end
   for _, root in ipairs(redis.call('ZRANGEBYSCORE', keys.flows_ended, '-inf', string.sub(shown_since, 2))) do
     is_over[root] = true
   end
-  local stored, shown = redis.call('HGETALL', keys.flows), {}
   for place = 1, #stored, 2 do
     local root, counts = stored[place], stored[place + 1]
     if not is_over[root] then
@@ -186,6 +189,7 @@ end
 local epoch, offset = open_project()
 local is_complete, missed = read_missed(epoch, offset)
 if max_jobs == 0 then return {epoch, offset, is_complete, missed, {}, 0, {}, {}, ''} end
+local job_count = count_jobs()
 local next_page = read_page(offset)
 local workflows = page == '' and read_workflows() or {}
-return {epoch, offset, is_complete, missed, entries, count_jobs(), workflows, ids, next_page}
+return {epoch, offset, is_complete, missed, entries, job_count, workflows, ids, next_page}
