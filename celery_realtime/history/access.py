@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from celery_realtime.clocks import time
-from celery_realtime.history.entries import UNREADABLE
 from celery_realtime.history.keys import Keys, new_epoch
 from celery_realtime.history.lua import Command, Runner, Script, call, command
+from celery_realtime.history.snapshot import UNREADABLE
 
 #: Seconds that a revocation is remembered, and that a user was disconnected, which concerns connections that were open.
 REVOKED_TTL = 30 * 86400

@@ -24,9 +24,9 @@ from celery_realtime.events import (
     job_name,
     name_of,
 )
-from celery_realtime.history.entries import UNREADABLE
 from celery_realtime.history.keys import Keys
 from celery_realtime.history.lua import Command, Runner, Script, call, command
+from celery_realtime.history.snapshot import UNREADABLE
 
 T = TypeVar("T")
 

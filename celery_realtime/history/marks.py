@@ -10,9 +10,9 @@ import msgspec
 
 from celery_realtime.encoding import encode, legible
 from celery_realtime.events import Cancellation
-from celery_realtime.history.entries import UNREADABLE
 from celery_realtime.history.keys import Keys
 from celery_realtime.history.lua import Runner, Script, call, command
+from celery_realtime.history.snapshot import UNREADABLE
 
 #: Seconds that a cancellation is remembered.
 CANCELLED_TTL = 86400

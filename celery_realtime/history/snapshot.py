@@ -14,7 +14,11 @@ from celery_realtime.events import (
     Outgoing,
     stamp,
 )
-from celery_realtime.history.entries import UNREADABLE, decode_jobs, unpack
+from celery_realtime.history import entries as job_entries
+from celery_realtime.history.entries import decode_jobs, unpack
+
+#: What decoding raises for what somebody else has stored, or what is broken.
+UNREADABLE = job_entries.UNREADABLE
 
 #: The counts of a workflow, in the order in which append.lua stores them.
 _COUNTS = ("total", "queued", "running", "done", "failed", "share", "progress", "updated")

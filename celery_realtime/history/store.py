@@ -170,12 +170,12 @@ class History:
         return snapshot
 
     def read_on(self, project_id: str, page: str, most_jobs: int = MAX_SNAPSHOT) -> Snapshot:
-        """Return further jobs of a project, as of ``offset``, without workflows and events.
+        """Return further jobs of a project, as of ``offset``, without workflows and events; ``MAX_ANSWER`` bytes at most.
 
         Args:
             project_id: The project.
             page: Where to read on: ``next`` of its snapshot, or of the page before this one.
-            most_jobs: Most jobs; of more than ``MAX_ANSWER`` bytes only the first ones, and at least one.
+            most_jobs: Most jobs; at least three are returned, however long they are.
 
         Raises:
             ValueError: ``page`` is no such place.
@@ -186,8 +186,8 @@ class History:
 
     def _reading(self, project_id: str, position: tuple[str, int], *limits: Any) -> tuple[str, Command]:
         """Return what reads a project, and the epoch in which it is to go on if a part of it is lost."""
-        epoch, since = new_epoch(), (*position, min(MAX_RECOVERED, self._size))
-        arguments = [epoch, *since, max(1, int(self._ttl)), min(ENDED_TTL, self._ttl), self._size, *limits]
+        epoch, ttls = new_epoch(), (max(1, int(self._ttl)), min(ENDED_TTL, self._ttl))
+        arguments = [epoch, *position, min(MAX_RECOVERED, self._size), *ttls, self._size, *limits]
         return epoch, call(_READ, self.keys.project_and_begun(project_id), arguments)
 
     def _begin(self, project_id: str, read: Command) -> Snapshot | None:
@@ -266,8 +266,6 @@ class History:
         """
         entry: Any = self._runner.run(command("HGET", self.keys.project(project_id)[2], legible(job_id)))
         return (None, None) if entry is None else (decode_job(entry, legible(job_id), project_id), decode_run(entry))
-
-    # -- the connection -----------------------------------------------------------------------------------------
 
     def ping(self) -> bool:
         """Tell whether Redis answers."""
