@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -66,6 +67,15 @@ def test_a_broker_that_is_away_is_found_and_its_password_is_not_shown(url: str) 
 
 def test_a_history_that_is_away_is_found(redis_url: str) -> None:
     assert names(new_realtime(redis_url, history_url=NOWHERE), "broker", "history") == ["history-unreachable"]
+
+
+def test_a_redis_that_hangs_hangs_no_check(new_server: NewServer) -> None:
+    server = new_server()
+    server.send_signal(signal.SIGSTOP)
+    try:
+        assert names(on(server.url()), "broker", "history", "channel") == ["broker-unreachable", "history-unreachable"]
+    finally:
+        server.send_signal(signal.SIGCONT)
 
 
 # -- what a Redis says of itself --------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import email.utils
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -55,6 +56,12 @@ def test_nothing_is_found_where_nothing_is_wrong(serve: Callable[..., Web], kind
 
 def test_a_server_that_is_away_is_found() -> None:
     assert names(new_realtime(), *LOOKS, url=f"http://{HOST}:{free_port()}") == ["web-unreachable"]
+
+
+def test_a_server_that_hangs_hangs_no_check() -> None:
+    with socket.create_server((HOST, 0)) as listening:
+        url = f"http://{HOST}:{listening.getsockname()[1]}"
+        assert names(new_realtime(), *LOOKS, url=url, patience=0.2) == ["web-unreachable"]
 
 
 def test_a_server_of_something_else_is_found(web: Web) -> None:
