@@ -47,7 +47,6 @@ def connected(url: str, options: dict[str, Any]) -> Iterator[Any]:
     """
     broker = connection(url, options)
     try:
-        broker.connect()
         client: Any = getattr(broker.default_channel, "client", None)
         if not callable(getattr(client, "ping", None)):
             client = None

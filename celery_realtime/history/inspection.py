@@ -40,6 +40,11 @@ class RedisFacts(msgspec.Struct, frozen=True):
         return self.most_memory > 0 and self.policy not in ("", "noeviction")
 
     @property
+    def evicts_any(self) -> bool:
+        """Whether it drops keys that do not expire, too, as those of queues."""
+        return self.evicts and not self.policy.startswith("volatile-")
+
+    @property
     def used_part(self) -> float:
         """Of what it may use, the part that it uses."""
         return self.used_memory / self.most_memory if self.most_memory else 0.0

@@ -37,7 +37,7 @@ def look_at_broker(context: Context) -> Iterator[Finding]:
         return
     if facts is not None:
         where = f"the broker at {redact(url)}"
-        if facts.evicts:
+        if facts.evicts_any:
             yield finding("broker-evicts", f"{where} has maxmemory-policy {facts.policy}, and evicts keys")
         yield from _of_any_redis(facts, where)
 

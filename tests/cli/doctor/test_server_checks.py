@@ -69,6 +69,7 @@ def test_a_history_that_is_away_is_found(redis_url: str) -> None:
     assert names(new_realtime(redis_url, history_url=NOWHERE), "broker", "history") == ["history-unreachable"]
 
 
+@pytest.mark.long
 def test_a_redis_that_hangs_hangs_no_check(new_server: NewServer) -> None:
     server = new_server()
     server.send_signal(signal.SIGSTOP)
@@ -81,9 +82,17 @@ def test_a_redis_that_hangs_hangs_no_check(new_server: NewServer) -> None:
 # -- what a Redis says of itself --------------------------------------------------------------------------------------
 
 
-def test_a_redis_that_evicts_keys_is_found(new_server: NewServer) -> None:
-    url = new_server("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru").url()
-    assert names(on(url), "broker", "history") == ["broker-evicts", "history-evicts"]
+@pytest.mark.parametrize(
+    ("policy", "found"),
+    [
+        ("allkeys-lru", ["broker-evicts", "history-evicts"]),
+        ("volatile-ttl", ["history-evicts"]),  # queues do not expire
+        ("noeviction", []),
+    ],
+)
+def test_a_redis_that_evicts_keys_is_found(new_server: NewServer, policy: str, found: list[str]) -> None:
+    url = new_server("--maxmemory", "100mb", "--maxmemory-policy", policy).url()
+    assert names(on(url), "broker", "history") == found
 
 
 def test_a_policy_without_a_limit_evicts_nothing(new_server: NewServer) -> None:
