@@ -26,8 +26,13 @@ pytestmark = pytest.mark.service
 
 
 def scraped(port: int) -> dict[str, float]:
-    with urllib.request.urlopen(f"http://{HOST}:{port}/metrics", timeout=60) as answer:
-        return samples_of(answer.read().decode())
+    """Scrape, again if the process that was to answer has just been killed."""
+
+    def scrape() -> dict[str, float]:
+        with urllib.request.urlopen(f"http://{HOST}:{port}/metrics", timeout=60) as answer:
+            return samples_of(answer.read().decode())
+
+    return wait_for(scrape, ignoring=(OSError,))
 
 
 def published(samples: dict[str, float]) -> float:
@@ -84,8 +89,11 @@ def test_children_that_are_recycled_are_counted_and_those_that_are_killed_marked
         for child in children(stage):
             child.kill()
         client.wait_for_end(job, timeout=120)
-    live = {child.pid for child in psutil.Process(stage.worker.pid).children()} | {stage.worker.pid}
-    wait_for(lambda: (scraped(port), pids(tmp_path / "metrics") <= live)[1])
+    wait_for(lambda: (scraped(port), pids(tmp_path / "metrics") <= living(stage))[1])
+
+
+def living(stage: Stage) -> set[int]:
+    return {child.pid for child in psutil.Process(stage.worker.pid).children()} | {stage.worker.pid}
 
 
 def pids(folder: Path) -> set[int]:
