@@ -47,6 +47,7 @@ from celery_realtime.web.watch_marks import WatchMarks
 
 if TYPE_CHECKING:
     from celery_realtime.channel.kombu_manager import RealtimeKombuManager
+    from celery_realtime.events import Job
     from celery_realtime.sending.keeper import Keeper
     from celery_realtime.sending.spool import Spool
     from celery_realtime.web.client_manager import AsyncRealtimeClientManager
@@ -286,6 +287,11 @@ class Realtime(_Parts):
             TypeError: It is not a job id.
         """
         return self.running_jobs.tracker_by_id(job_id)
+
+    @property
+    def present_job(self) -> Job | None:
+        """The job that this thread, or context, works for; None outside of one."""
+        return None if self._celery is None else self.running_jobs.present
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until every accepted event has been sent.

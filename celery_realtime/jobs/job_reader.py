@@ -114,6 +114,11 @@ class JobReader:
         job = notes_of(request).job
         return job if job is not None and job.job_id == request.id else self._read_running(task, request)
 
+    def here(self) -> Job | None:
+        """Return the job that this context belongs to, in whichever thread; None outside of one."""
+        here = self._here.get()
+        return None if here is None else notes_of(here[1]).job
+
     def elsewhere(self, task: Any) -> Any:
         """Return a task as it is where its job runs, if this is another thread, to which the job's context was passed.
 

@@ -358,6 +358,11 @@ class RunningJobs:
         mirror = self._mirror.peek()
         return [*self.cancellations.loops, *([] if mirror is None else mirror.loops)]
 
+    @property
+    def present(self) -> Job | None:
+        """The job that this thread, or context, works for; None outside of one."""
+        return self._reader.here()
+
     # -- trackers -----------------------------------------------------------------------------------------------
 
     def tracker_of(self, task: Any) -> ProgressTracker | None:
