@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -283,3 +286,38 @@ def test_an_end_does_not_wait_for_whoever_cannot_go_on(
     assert asked.is_set()
     assert not over.is_set()
     over.set()
+
+
+def test_a_child_of_a_fork_counts_only_its_own(studio: Studio, scrape: Scrape) -> None:
+    """What its parent has counted and not brought over yet, the parent brings over."""
+    emit(studio, 3)
+    assert studio.sent
+    scrape.waits_for("events_put_total", 3)
+    scrape.exporter.end()
+    emit(studio)
+    assert len(studio.sent) == 4
+
+    def child() -> list[float | None]:
+        before = scrape.value("events_put_total")
+        emit(studio, 2)
+        studio.realtime.flush(60)
+        return [before, scrape.value("events_put_total")]
+
+    assert in_fork(child) == [3, 5]
+    assert scrape.value("events_put_total") == 4
+
+
+def in_fork(body: Callable[[], Any]) -> Any:
+    """Return what a child of a fork returns."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(write, json.dumps(body()).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as answer:
+        text = answer.read()
+    os.waitpid(pid, 0)
+    return json.loads(text)

@@ -84,12 +84,20 @@ def test_children_that_are_recycled_are_counted_and_those_that_are_killed_marked
         samples = scraped(port)
         assert samples["events_published_total{event=custom}"] == number * 3
         wait_for(lambda: scraped(port).get("events_published_total{event=status}", 0) >= number * 2)
+        assert_children_do_not_hold(stage, port)
         job = start(jobs.hold, str(tmp_path / "never"), 600, project=project)
         client.wait_for_event("agent_status", job_id=job, status="running")
         for child in children(stage):
             child.kill()
         client.wait_for_end(job, timeout=120)
     wait_for(lambda: (scraped(port), pids(tmp_path / "metrics") <= living(stage))[1])
+
+
+def assert_children_do_not_hold(stage: Stage, port: int) -> None:
+    """They are forked from a process that listens, and may live on when it is gone."""
+    for child in children(stage):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            assert [one for one in child.net_connections() if one.laddr and one.laddr.port == port] == []
 
 
 def living(stage: Stage) -> set[int]:
@@ -99,20 +107,6 @@ def living(stage: Stage) -> set[int]:
 def pids(folder: Path) -> set[int]:
     """Return the processes whose gauges are taken for those of living ones."""
     return {int(file.stem.rpartition("_")[2]) for file in folder.glob("gauge_live*.db")}
-
-
-def test_the_port_is_free_as_soon_as_the_main_process_is_gone(
-    make_stage: Callable[..., Stage], port: int, launcher: Launcher, redis_broker: Broker
-) -> None:
-    """Its children inherit the socket, and may live on for a while."""
-    stage = make_stage("--max-tasks-per-child", "1")
-    project = new_project()
-    with stage.watch(project) as client:
-        client.wait_for_end(start(jobs.say_and_return, 1, project=project))
-    wait_for(lambda: published(scraped(port)) >= 3)
-    for child in children(stage):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            assert [one for one in child.net_connections() if one.laddr and one.laddr.port == port] == []
 
 
 def test_a_port_that_is_taken_and_children_that_are_not_counted_are_said_once(
@@ -128,6 +122,7 @@ def test_a_port_that_is_taken_and_children_that_are_not_counted_are_said_once(
         assert worker.log.count("PROMETHEUS_MULTIPROC_DIR") == 1
 
 
+@pytest.mark.long
 def test_the_processes_of_a_web_server_are_scraped_together_and_one_that_is_killed_leaves_its_counts(
     launcher: Launcher, redis_broker: Broker, tmp_path: Path, port: int
 ) -> None:
