@@ -73,9 +73,13 @@ class Exporter:
         """Bring everything over every second from now on, in this process."""
         self._periodic.start()
 
-    def end(self) -> None:
-        """Do so no more, until :meth:`begin` is called again."""
-        self._periodic.stop(PAUSE)
+    def end(self, timeout: float = PAUSE) -> None:
+        """Do so no more, until :meth:`begin` is called again.
+
+        Args:
+            timeout: Longest wait for the present turn, in seconds.
+        """
+        self._periodic.stop(timeout)
 
     def finish(self, timeout: float) -> None:
         """Bring everything over before this process ends.

@@ -293,7 +293,7 @@ def test_a_child_of_a_fork_counts_only_its_own(studio: Studio, scrape: Scrape) -
     emit(studio, 3)
     assert studio.sent
     wait_for(lambda: published(scrape) == 3)
-    scrape.exporter.end()
+    scrape.exporter.end(60)
     emit(studio)
     assert len(studio.sent) == 4
 
