@@ -123,7 +123,7 @@ PLOTS = {
         _seconds,
     ),
     "benchmarks-distance.svg": Plot(
-        "apply_async, by the distance of Redis",
+        "apply_async, by the distance of the servers",
         "How long apply_async takes in a script, by the time from a question to the answer of broker and history.",
         "round trip to all servers",
         "time of a call",

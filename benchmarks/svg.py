@@ -8,7 +8,7 @@ from html import escape
 from typing import NamedTuple
 
 WIDTH, HEIGHT = 720, 400
-LEFT, RIGHT, TOP, BOTTOM = 78, 214, 48, 56
+LEFT, RIGHT, TOP, BOTTOM = 96, 214, 48, 56
 
 #: Both meet a contrast of 4.5 to 1 with the page; lines are told apart by their dashes and marks, too.
 STYLE = """
