@@ -201,14 +201,24 @@ def speak(pipe: Connection, url: str, options: dict[str, Any]) -> None:
 
 def serve_ours(pipe: Connection, url: str, options: dict[str, Any]) -> None:
     """Be our web server."""
+    _serve(pipe, our_server(url, options))
+
+
+def our_server(url: str, options: dict[str, Any]) -> Any:
+    """Return our server."""
     hub = realtime(url, channel="ours", secret_key=SECRET, **options)
     server = socketio.Server(async_mode="threading", client_manager=hub.client_manager())
     hub.init_socketio(server)
-    _serve(pipe, server)
+    return server
 
 
-def serve_stock(pipe: Connection, url: str, _options: dict[str, Any]) -> None:
+def serve_stock(pipe: Connection, url: str, options: dict[str, Any]) -> None:
     """Be a web server as python-socketio's documentation has it."""
+    _serve(pipe, stock_server(url, options))
+
+
+def stock_server(url: str, _options: dict[str, Any]) -> Any:
+    """Return a server as python-socketio's documentation has it."""
     server = socketio.Server(async_mode="threading", client_manager=socketio.KombuManager(url))
 
     @server.on("subscribe_project")
@@ -216,7 +226,7 @@ def serve_stock(pipe: Connection, url: str, _options: dict[str, Any]) -> None:
         server.enter_room(sid, ROOM)
         return {"ok": True}
 
-    _serve(pipe, server)
+    return server
 
 
 class _OneRequest(WSGIRequestHandler):
@@ -226,8 +236,13 @@ class _OneRequest(WSGIRequestHandler):
 
 
 def _serve(pipe: Connection, server: Any) -> None:
-    http = make_server(HOST, 0, socketio.WSGIApp(server), threaded=True, request_handler=_OneRequest)
-    threading.Thread(target=http.serve_forever, daemon=True).start()
-    pipe.send(f"http://{HOST}:{http.port}")
+    pipe.send(started(server))
     with contextlib.suppress(EOFError):  # whoever measures has ended
         pipe.recv()
+
+
+def started(server: Any) -> str:
+    """Serve in threads from now on; returns the address."""
+    http = make_server(HOST, 0, socketio.WSGIApp(server), threaded=True, request_handler=_OneRequest)
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    return f"http://{HOST}:{http.port}"
