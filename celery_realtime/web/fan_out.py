@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
+import engineio.json
 from engineio.exceptions import SocketIsClosedError
 from engineio.packet import MESSAGE, Packet
 
@@ -65,7 +68,11 @@ class FanOut:
         """Return the Socket.IO packet of an event, as python-socketio makes it."""
         data = [*emit.data] if isinstance(emit.data, tuple) else [] if emit.data is None else [emit.data]
         packet_class = self._manager.server.packet_class
-        return packet_class(EVENT, namespace=emit.namespace, data=[emit.event, *data]).encode()
+        packet = functools.partial(packet_class, EVENT, namespace=emit.namespace, data=[emit.event, *data])
+        if getattr(packet_class, "json", None) is engineio.json:
+            with contextlib.suppress(TypeError):  # there are bytes in it, which hardly any event has
+                return packet(binary=False).encode()  # without a look at each value, which takes longer than the rest
+        return packet().encode()
 
     def _emit(self, message: str, members: Mapping[str, str], skipped: set[Any]) -> bool:
         """Emit a packet, and return whether it went into any queue."""
