@@ -170,7 +170,7 @@ class History:
         return snapshot
 
     def read_on(self, project_id: str, page: str, most_jobs: int = MAX_SNAPSHOT) -> Snapshot:
-        """Return further jobs of a project, as of ``offset``, without workflows and events; ``MAX_ANSWER`` bytes at most.
+        """Return further jobs of a project, as of ``offset``, without workflows and events, up to ``MAX_ANSWER``.
 
         Args:
             project_id: The project.
