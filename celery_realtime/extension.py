@@ -179,7 +179,8 @@ class _Parts:
     def join_worker(self, app: Celery, incarnation: str, spool: Spool | None) -> None:
         """Go on with a copy of the Celery app, as a child of a worker's pool that was not forked.
 
-        Called by the pool's child itself (:mod:`celery_realtime.jobs.spawning`).
+        Called by the pool's child itself (:mod:`celery_realtime.jobs.spawning`), which has to report to the pool within
+        four seconds that it is up. So what sends is loaded later, by the thread that does.
 
         Args:
             app: The copy, whose tasks this process runs.
@@ -193,7 +194,6 @@ class _Parts:
         self._manager.start_over()
         self._manager.spools.take(spool)
         self._celery.connect()
-        self._manager.preload()
         self._manager.connections.confine()
 
 

@@ -35,9 +35,17 @@ class Connections:
     def __init__(self) -> None:
         self.broker: ToBroker | None = None
         self.history: ToHistory | None = None
+        self._is_confined = False
+
+    def add_history(self, history: ToHistory) -> None:
+        """Note what the history talks to Redis through, when that has been made."""
+        self.history = history
+        if self._is_confined:
+            history.confine()
 
     def confine(self) -> None:
         """Make do with one to the history, in a process that has sent nothing yet."""
+        self._is_confined = True
         if self.history is not None:
             self.history.confine()
 

@@ -129,7 +129,7 @@ class _Parts:
         history = _open_history(self._settings(), self._appender.look_later)
         if history is not None:
             history.on_watch(self.watched.note)
-            self.connections.history = history.connection
+            self.connections.add_history(history.connection)
         return history
 
     @property

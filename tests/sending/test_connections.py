@@ -35,10 +35,28 @@ def test_connections_are_closed_when_nothing_is_sent_for_long(
     history.close()
 
 
-def test_what_has_not_been_made_has_no_connections() -> None:
+class Confined:
+    is_confined = False
+
+    def confine(self) -> None:
+        self.is_confined = True
+
+    def close_free(self) -> None:
+        """Close nothing."""
+
+
+def test_what_has_not_been_made_has_no_connections_and_is_confined_when_it_is() -> None:
     nothing = Connections()
+    nothing.close_idle()
     nothing.confine()
     nothing.close_idle()
+    late, early = Confined(), Confined()
+    nothing.add_history(late)
+    others = Connections()
+    others.add_history(early)
+    assert (late.is_confined, early.is_confined) == (True, False)
+    others.confine()
+    assert early.is_confined
 
 
 def test_those_of_a_realtime_that_starts_over_are_closed(redis_broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,6 +102,20 @@ def test_a_child_of_a_process_that_has_preloaded_loads_nothing_more(redis_broker
     assert not places & {"socketio", "engineio", "redis", "kombu", "celery_realtime", "amqp"}, new
 
 
+def test_a_child_that_was_not_forked_loads_nothing_of_it_before_it_is_up() -> None:
+    names = run("""
+        import pickle
+        from celery import signals
+        app = Celery("studio", broker="memory://")
+        realtime = Realtime(app, history_url="redis://localhost:1/0")
+        copy = pickle.loads(pickle.dumps(app))
+        signals.worker_process_init.send(sender="w")
+        assert copy.realtime is realtime and realtime.app is copy
+        print(json.dumps(sorted(loaded)))
+        """)
+    assert names == []
+
+
 def test_a_history_without_the_redis_client_is_refused_before_the_worker_starts() -> None:
     refusal = run("""
         sys.modules["redis"] = None
