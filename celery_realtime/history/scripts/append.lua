@@ -507,12 +507,15 @@ end
 
 -- Return a number above 0 if what an event is of came after what is known of a job, and one below 0 if before. Reports
 -- take their time to come here, and one may overtake the other: what was read from one clock counts before that. Of the
--- starts of one run, those of a message that was delivered before come after the one of a message that was not.
+-- starts of one run, those of a message that was delivered before come after the one of a message that was not; but one
+-- that is heard of long after may be of another publication, if runs have no marks.
 local function time_since(event, state)
   if is_by_same_clock(event, state) then return event.clock - state.clock end
   local are_known = event.clock >= 0 and state.clock >= 0 and event.execution ~= '-' and state.execution ~= '-'
-  if are_known and event.is_redelivered ~= state.is_redelivered then return event.is_redelivered and 1 or -1 end
-  return event.started - state.started
+  local elapsed = event.started - state.started
+  if not are_known or event.is_redelivered == state.is_redelivered then return elapsed end
+  if event.is_redelivered then return 1 end
+  return elapsed <= REPORT_TIME and -1 or elapsed
 end
 
 -- Running a second time in the same attempt: the message was delivered again.
