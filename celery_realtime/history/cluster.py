@@ -13,7 +13,7 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainErr
 
 from celery_realtime.clocks import time
 from celery_realtime.history.lua import OUTAGES, Command, Runner, command
-from celery_realtime.history.slots import Place, SlotMap, joined, located, parts_of, with_source
+from celery_realtime.history.slots import Place, SlotMap, joined, located, parts_of
 
 logger = logging.getLogger(__name__)
 
@@ -134,9 +134,12 @@ class Cluster:
         return replies
 
     def _ask_next(self, place: Place, one: Command) -> Any:
-        """Run a command on the node to which its slot is being moved."""
+        """Run a command on the node to which its slot is being moved.
+
+        If that does not know its script yet, it does at the next try.
+        """
         try:
-            return self._node(place).replies([command("ASKING"), with_source(one)])[1]
+            return self._node(place).replies([command("ASKING"), one])[1]
         except redis.RedisError as error:
             return error
 

@@ -69,11 +69,6 @@ def _located_script(one: Command) -> tuple[int, Command]:
     return slot, one._replace(words=[*one.words[: _FIRST_KEY - 1], len(keys), *keys, *one.words[end:]])
 
 
-def with_source(one: Command) -> Command:
-    """Return a command that runs its script whether Redis knows it or not."""
-    return one if one.script is None else one._replace(words=["EVAL", one.script.source, *one.words[2:]])
-
-
 def parts_of(one: Command) -> list[Command]:
     """Return a command, or those for one key each that stand for one that reads keys of several slots."""
     return [command("GET", key) for key in one.words[1:]] if one.words[0] == "MGET" else [one]

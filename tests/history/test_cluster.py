@@ -165,7 +165,17 @@ def test_queued_jobs_expire_and_running_ones_stall(history: History) -> None:
     assert history.leases.reap(30.0, 5.0, 0.0).expired == {}
 
 
-def test_access_is_taken_back_by_the_clock_of_one_node(history: History) -> None:
+def test_all_that_is_compared_goes_by_the_clock_of_one_node(history: History, cluster: RedisCluster) -> None:
+    for node in cluster.nodes:
+        cluster.ask(node, "CONFIG", "RESETSTAT")
+    history.access.look(None)
+    history.leases.withdraw(Job(job_id="job", project_id="p"), 0.0)
+    assert [*history.leases.reap(30.0, 5.0, 0.0).expired]
+    asked = [node for node in cluster.nodes if "cmdstat_time" in cluster.ask(node, "INFO", "commandstats")]
+    assert asked == [cluster.master_of(slot_of("leases"))]
+
+
+def test_access_is_taken_back(history: History) -> None:
     access = history.access
     access.confirm("server", 0.0)
     at = access.revoke("ada", "p")

@@ -12,7 +12,7 @@ from redis.crc import key_slot
 
 from celery_realtime.history.keys import Keys
 from celery_realtime.history.lua import Script, call, command
-from celery_realtime.history.slots import SLOTS, SlotMap, in_slot, joined, located, parts_of, slot_of, with_source
+from celery_realtime.history.slots import SLOTS, SlotMap, in_slot, joined, located, parts_of, slot_of
 
 REFUSAL = redis.ResponseError("no")
 
@@ -46,7 +46,6 @@ def test_the_keys_of_a_script_are_put_in_the_slot_of_the_first() -> None:
     assert slot == slot_of("p")
     assert there.words[2:] == [4, "{p}:meta", "{p}:events", in_slot("begun", slot), "{p}:server", "a", 1]
     assert there.script is one.script
-    assert with_source(there).words == ["EVAL", Script("read").source, *there.words[2:]]
     assert one.words[2:] == [3, "{p}:meta", "{p}:events", "begun", "a", 1]
 
 
