@@ -19,9 +19,9 @@ from celery_realtime.settings import Settings
 if TYPE_CHECKING:
     from celery_realtime.sending.manager import SocketIOManager
 
-#: Seconds after a publication in which its publisher's report of it may still be on its way: that leaves within a tenth
-#: of a second or so. Clocks of hosts may differ by the rest.
-FRESH = 1.0
+#: Seconds after a publication in which its publisher's report of it may still be on its way: the first of a process has
+#: what sends loaded, and connects. Clocks of hosts may differ by the rest.
+FRESH = 5.0
 
 #: Jobs whose last status a process remembers.
 REMEMBERED = 10000
