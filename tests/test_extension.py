@@ -397,10 +397,14 @@ def test_a_tracker_is_the_same_one_for_as_long_as_its_job_runs(studio: Studio) -
     assert studio.told() == ["STARTED", "30", "30", "SUCCESS"]
 
 
-@pytest.mark.parametrize("job_id", ["", None, 5, b"job_123"])
-def test_a_job_id_that_is_none_is_refused(studio: Studio, job_id: Any) -> None:
+@pytest.mark.parametrize("job_id", ["", 5, b"job_123"])
+def test_what_is_no_job_id_is_refused(studio: Studio, job_id: Any) -> None:
     with current(studio.app), pytest.raises((TypeError, ValueError), match="job_id"):
         get_progress_tracker(job_id)
+
+
+@pytest.mark.parametrize("job_id", ["", None, 5, b"job_123"])
+def test_no_job_is_tracked_without_its_id(studio: Studio, job_id: Any) -> None:
     with pytest.raises((TypeError, ValueError), match="job_id"):
         studio.realtime.manager.track_job_for_project(job_id, "p")
 

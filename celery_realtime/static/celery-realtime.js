@@ -22,7 +22,7 @@ export function subscribeProject(socket, projectId, options = {}) {
 
 class ProjectSubscription {
   _snapshot = Object.freeze({ state: "subscribing", error: null, jobs: new Map(), workflows: new Map(), jobsTotal: 0 });
-  _unseen = new Set(); // maps not handed out yet
+  _unseen = new Set(); // maps
   _listeners = new Set();
   _timers = {};
   _waiting = new Map(); // offset -> an event above a hole
@@ -114,7 +114,7 @@ class ProjectSubscription {
     this._socket.emit("subscribe_project", request, answered);
   };
 
-  // Unsubscribed, a request is due anyway, or in vain.
+  // Unsubscribed, a request is due or in vain.
   _askAgain() {
     if (this._asking) this._again = true;
     else if (this._live) this._ask();
@@ -130,7 +130,7 @@ class ProjectSubscription {
     this._live = true;
     this._pause = 0;
     this._heardAt = Date.now();
-    if (lag) import("./celery-realtime-lag.js").then((module) => module.reportLag(this._socket, lag), () => {});
+    if (lag) import("./celery-realtime-lag.js").then((lags) => lags.reportLag(this._socket, lag), () => {});
     if (recovered && epoch && epoch === this.epoch) {
       let place = offset - events.length;
       for (const item of events) this._place({ ...item, offset: ++place });
@@ -144,7 +144,7 @@ class ProjectSubscription {
       this._load(answer);
     }
     for (const item of this._early.splice(0)) this._sort(item);
-    if (!this._live) return; // closed
+    if (!this._live) return;
     if (this.state !== "subscribed") this._set({ state: "subscribed", error: null });
     this._check();
     this._watchHole();
@@ -152,7 +152,6 @@ class ProjectSubscription {
     else this._readOn();
   }
 
-  // A page includes what came before it.
   _readOn() {
     const { projectId: project_id, _next: from, _options: { ackTimeout, maxJobs } } = this;
     if (!from || !this._live || this._snapshot.jobs.size >= maxJobs) return;
@@ -322,7 +321,7 @@ function isOld(job, name, data) {
   if (name === "agent_progress") return was > 1 || data.progress < (job.progress ?? 0);
   if (job.state === "LOST" && data.state !== "LOST") return rank === 0;
   const isSame = data.worker === job.worker;
-  if (rank === 0 && data.worker) return !isSame || was !== 1; // given back
+  if (rank === 0 && data.worker) return !isSame || was !== 1;
   return rank < was || (rank === was && (rank !== 1 || isSame));
 }
 
@@ -331,7 +330,7 @@ function isFinal(job) {
   return RANK[job?.status] > 1 && !/^(LOST|REVOKED|FAILUREnot run: )/.test(job.state + job.error);
 }
 
-// The history has lost the end: is this of before it?
+// The history has lost the end: is this older?
 function precedes(data, end) {
   return isFinal(end) && !(RANK[data.status] > 1) && data.attempt <= end.attempt && data.timestamp <= end.timestamp;
 }
@@ -346,7 +345,7 @@ function progressOf({ progress = null, message = null, current = null, total = n
 const merged = (job, old) => ({ ...job, ...progressOf(old), stalled: job.status === "running" && !!old?.stalled });
 
 function withStatus(job, status) {
-  const anew = RANK[status.status] <= !!(job?.worker && RANK[job.status]); // no progress
+  const anew = RANK[status.status] <= !!(job?.worker && RANK[job.status]);
   return merged(status, !anew && job?.attempt === status.attempt && job);
 }
 
