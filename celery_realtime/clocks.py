@@ -14,6 +14,7 @@ import sys
 import threading
 import time as module
 from collections.abc import Callable
+from types import BuiltinFunctionType
 from typing import Any
 
 
@@ -40,17 +41,6 @@ class HostTime:
                     return int(travel.escape_hatch.time.time_ns())
         return self._time_ns()
 
-    def shown_time_ns(self) -> int:
-        """Return the nanoseconds since the epoch as the application sees them: frozen or moved.
-
-        What else has been put in place of the module's function, such as a mock that counts its calls or has only so
-        many answers, is not for this package.
-        """
-        current = module.time_ns
-        if getattr(current, "__module__", "").startswith("freezegun."):
-            return current()
-        return self._time_ns()  # which time-machine changes itself
-
     @staticmethod
     def sleep(seconds: float) -> None:
         """Sleep, by a lock: tests replace the module's function, and gevent and eventlet have locks of their own."""
@@ -70,3 +60,16 @@ def _unfrozen() -> Any:
 
 
 time = HostTime()
+_host_time_ns = _unfrozen().time_ns  # which time-machine changes itself
+
+
+def shown_time_ns() -> int:
+    """Return the nanoseconds since the epoch as the application sees them: frozen or moved.
+
+    What else has been put in place of the module's function, such as a mock that counts its calls or has only so many
+    answers, is not for this package.
+    """
+    current = module.time_ns
+    if type(current) is BuiltinFunctionType or not str(current.__module__).startswith("freezegun."):
+        return _host_time_ns()  # type: ignore[no-any-return]
+    return current()

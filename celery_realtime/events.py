@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
-from celery_realtime.clocks import time
+from celery_realtime.clocks import shown_time_ns
 from celery_realtime.encoding import add_fields, encode, encode_legibly, encode_lenient, encode_strict, legible
 
 STATUS_EVENT = "agent_status"
@@ -361,7 +361,7 @@ _millisecond = (0, "")
 def now() -> str:
     """Return the time as it stands in events: UTC, ISO 8601, milliseconds, ``Z``."""
     global _millisecond  # noqa: PLW0603 - one of a tuple, so that threads see both halves or neither
-    milliseconds = time.shown_time_ns() // 1_000_000
+    milliseconds = shown_time_ns() // 1_000_000
     latest = _millisecond
     if latest[0] != milliseconds:
         latest = _millisecond = milliseconds, at(milliseconds)
