@@ -13,7 +13,7 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainErr
 
 from celery_realtime.clocks import time
 from celery_realtime.history.lua import OUTAGES, Command, Runner, command
-from celery_realtime.history.slots import Place, SlotMap, joined, located, parts_of
+from celery_realtime.history.slots import Node, SlotMap, joined, located, parts_of
 
 logger = logging.getLogger(__name__)
 
@@ -45,22 +45,22 @@ class Cluster:
 
     def __init__(
         self,
-        seeds: Iterable[Place],
-        connect: Callable[[Place], redis.Redis],
+        seeds: Iterable[Node],
+        connect: Callable[[Node], redis.Redis],
         *,
-        remap: Callable[[Place], Place] | None = None,
+        remap: Callable[[Node], Node] | None = None,
         is_cluster: bool,
     ) -> None:
         self.is_cluster = is_cluster
         self._connect = connect
         self._map = SlotMap(seeds, remap)
-        self._nodes: dict[Place, Runner] = {}
+        self._runners: dict[Node, Runner] = {}
         self._looked_at: float | None = None
 
     @property
     def clients(self) -> list[redis.Redis]:
         """The clients of the nodes that are talked to."""
-        return [node.client for node in list(self._nodes.values())]
+        return [runner.client for runner in list(self._runners.values())]
 
     def recognize(self) -> None:
         """Note that it is one."""
@@ -96,10 +96,10 @@ class Cluster:
 
     def _try(self, parts: Sequence[tuple[int, Command]], places: Sequence[int], replies: list[Any]) -> list[int]:
         """Run some of the parts, fill in the replies, and return which are to be tried again."""
-        asked: dict[Place | None, list[int]] = {}
+        asked: dict[Node | None, list[int]] = {}
         for place in places:
             asked.setdefault(self._map.owner(parts[place][0]), []).append(place)
-        refused: dict[int, Place | None] = {}
+        refused: dict[int, Node | None] = {}
         for node, of_node in asked.items():
             for place, reply in zip(of_node, self._ask(node, [parts[place][1] for place in of_node]), strict=True):
                 replies[place] = reply
@@ -115,37 +115,37 @@ class Cluster:
 
     # -- one node -----------------------------------------------------------------------------------------------
 
-    def _node(self, place: Place) -> Runner:
-        node = self._nodes.get(place)
+    def _runner(self, node: Node) -> Runner:
+        runner = self._runners.get(node)
         # Of two threads one makes a client in vain, which has not connected.
-        return self._nodes.setdefault(place, Runner(self._connect(place))) if node is None else node
+        return self._runners.setdefault(node, Runner(self._connect(node))) if runner is None else runner
 
-    def _ask(self, place: Place | None, commands: Sequence[Command]) -> Sequence[Any]:
+    def _ask(self, node: Node | None, commands: Sequence[Command]) -> Sequence[Any]:
         """Return what a node replies, or why it does not."""
-        if place is None:
+        if node is None:
             return [ClusterDownError("CLUSTERDOWN no node has the hash slot")] * len(commands)
         try:
-            replies = self._node(place).replies(commands)
+            replies = self._runner(node).replies(commands)
         except redis.RedisError as error:
             return [error] * len(commands)
         for number, reply in enumerate(replies):
             if isinstance(reply, AskError) and not isinstance(reply, MovedError):
-                replies[number] = self._ask_next(self._map.place(reply.host, reply.port, place), commands[number])
+                replies[number] = self._ask_next(self._map.node(reply.host, reply.port, node), commands[number])
         return replies
 
-    def _ask_next(self, place: Place, one: Command) -> Any:
+    def _ask_next(self, node: Node, one: Command) -> Any:
         """Run a command on the node to which its slot is being moved.
 
         If that does not know its script yet, it does at the next try.
         """
         try:
-            return self._node(place).replies([command("ASKING"), one])[1]
+            return self._runner(node).replies([command("ASKING"), one])[1]
         except redis.RedisError as error:
             return error
 
     # -- where slots are ----------------------------------------------------------------------------------------
 
-    def _learn(self, refusals: Mapping[int, tuple[Place | None, Exception]]) -> None:
+    def _learn(self, refusals: Mapping[int, tuple[Node | None, Exception]]) -> None:
         """Look where slots are after nodes have refused something, or have not answered."""
         moved = {slot: (node, answer) for slot, (node, answer) in refusals.items() if isinstance(answer, MovedError)}
         failed = {node for node, error in refusals.values() if not isinstance(error, (AskError, TryAgainError))}
@@ -157,32 +157,32 @@ class Cluster:
                 logger.debug("no node says where slots are: %s", type(error).__name__)
         for slot, (node, answer) in moved.items():
             assert node is not None
-            self._map.move(slot, self._map.place(answer.host, answer.port, node))
+            self._map.move(slot, self._map.node(answer.host, answer.port, node))
 
-    def _look(self, failed: Iterable[Place | None] = ()) -> None:
+    def _look(self, failed: Iterable[Node | None] = ()) -> None:
         """Ask nodes where slots are, those that have just failed at the end.
 
         Raises:
             redis.RedisError: None says it.
         """
         self._looked_at = time.monotonic()
-        places = list(self._map.places)
-        random.shuffle(places)
+        nodes = list(self._map.nodes)
+        random.shuffle(nodes)
         reply: Any = None
-        for place in sorted(places, key={*failed}.__contains__)[:MOST_ASKED]:
-            [reply] = self._ask(place, [command("CLUSTER", "SLOTS")])
+        for node in sorted(nodes, key={*failed}.__contains__)[:MOST_ASKED]:
+            [reply] = self._ask(node, [command("CLUSTER", "SLOTS")])
             if not isinstance(reply, Exception):
-                self._map.read(reply, place)
+                self._map.read(reply, node)
                 self._forget_others()
                 return
         raise _explained(reply)
 
     def _forget_others(self) -> None:
         """Close the connections to nodes that have no slots."""
-        for place in {*self._nodes} - self._map.owners:
-            node = self._nodes.pop(place, None)
-            if node is not None:
-                pool: Any = node.client.connection_pool
+        for node in {*self._runners} - self._map.owners:
+            runner = self._runners.pop(node, None)
+            if runner is not None:
+                pool: Any = runner.client.connection_pool
                 pool.close_free()
 
 

@@ -24,7 +24,7 @@ from celery_realtime.history.seams import (
     close_sentinels,
     parse_options,
 )
-from celery_realtime.history.slots import Place
+from celery_realtime.history.slots import Node
 from celery_realtime.urls import RedisAddress, at_node, is_cluster, is_sentinel, node_urls, url_options
 
 #: Whatever can go wrong with Redis.
@@ -84,10 +84,10 @@ class RedisConnection:
             seeds = [_host_and_port(url, PORT) for url in (first, *others)]
             self.cluster = Cluster(seeds, self._connect, remap=remap, is_cluster=is_cluster(address.url))
 
-    def _connect(self, place: Place) -> redis.Redis:
+    def _connect(self, node: Node) -> redis.Redis:
         """Return the client of a node."""
         options = {name: value for name, value in self._address.options.items() if name not in ("host", "port")}
-        client = self._prepare(_client(RedisAddress(at_node(self._address.url, *place), options)))
+        client = self._prepare(_client(RedisAddress(at_node(self._address.url, *node), options)))
         if self._is_confined:
             _confine(client)
         return client

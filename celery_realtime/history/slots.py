@@ -14,7 +14,7 @@ from celery_realtime.history.lua import Command, command
 SLOTS = 16384
 
 #: Host and port of a node.
-Place = tuple[str, int]
+Node = tuple[str, int]
 
 _RUNNING_SCRIPTS = ("EVALSHA", "EVAL")
 _FIRST_KEY = 3
@@ -90,11 +90,11 @@ class SlotMap:
         remap: Returns where a node is to be reached that is said to be elsewhere.
     """
 
-    def __init__(self, seeds: Iterable[Place], remap: Callable[[Place], Place] | None = None) -> None:
+    def __init__(self, seeds: Iterable[Node], remap: Callable[[Node], Node] | None = None) -> None:
         self._seeds = list(seeds)
         self._remap = remap
-        self._owners: list[Place | None] = []
-        self._places: list[Place] = []
+        self._owners: list[Node | None] = []
+        self._listed: list[Node] = []
 
     @property
     def is_empty(self) -> bool:
@@ -102,40 +102,40 @@ class SlotMap:
         return not self._owners
 
     @property
-    def places(self) -> set[Place]:
+    def nodes(self) -> set[Node]:
         """All nodes that are known, with those that have no slots."""
-        return {*self._seeds, *self._places}
+        return {*self._seeds, *self._listed}
 
     @property
-    def owners(self) -> set[Place]:
+    def owners(self) -> set[Node]:
         """The nodes that have slots."""
-        return {place for place in self._owners if place is not None}
+        return {node for node in self._owners if node is not None}
 
-    def owner(self, slot: int) -> Place | None:
+    def owner(self, slot: int) -> Node | None:
         """Return the node that has a slot, or None if none has it."""
         return self._owners[slot]
 
-    def move(self, slot: int, place: Place) -> None:
+    def move(self, slot: int, node: Node) -> None:
         """Note that another node has a slot now."""
-        self._owners[slot] = place
+        self._owners[slot] = node
 
-    def read(self, reply: Iterable[Any], asked: Place) -> None:
+    def read(self, reply: Iterable[Any], asked: Node) -> None:
         """Take over what a node has replied to ``CLUSTER SLOTS``.
 
         Args:
             reply: The reply.
             asked: The node.
         """
-        owners: list[Place | None] = [None] * SLOTS
-        places = []
-        for first, last, *nodes in reply:
-            found = [self.place(host, port, asked) for host, port, *_ in nodes]
-            owners[first : last + 1] = [found[0]] * (last + 1 - first)
-            places += found
-        self._owners, self._places = owners, places
+        owners: list[Node | None] = [None] * SLOTS
+        listed = []
+        for first, last, *described in reply:
+            nodes = [self.node(host, port, asked) for host, port, *_ in described]
+            owners[first : last + 1] = [nodes[0]] * (last + 1 - first)
+            listed += nodes
+        self._owners, self._listed = owners, listed
 
-    def place(self, host: Any, port: int, asked: Place) -> Place:
-        """Return where a node is that another one has named; one that knows no name means its own host."""
+    def node(self, host: Any, port: int, asked: Node) -> Node:
+        """Return a node that another one has named; one that knows no name means its own host."""
         name = host.decode() if isinstance(host, bytes) else host
-        place = (name if name and name != "?" else asked[0], int(port))
-        return place if self._remap is None else self._remap(place)
+        node = (name if name and name != "?" else asked[0], int(port))
+        return node if self._remap is None else self._remap(node)

@@ -78,19 +78,19 @@ ASKED = ("asked", 9)
 
 def test_a_map_says_which_node_has_a_slot() -> None:
     slots = SlotMap([("seed", 0)])
-    assert (slots.is_empty, slots.places) == (True, {("seed", 0)})
+    assert (slots.is_empty, slots.nodes) == (True, {("seed", 0)})
     slots.read(REPLY, ASKED)
     assert [slots.owner(slot) for slot in (0, 99, 100, 199, 200, 16383)] == [
         *(("one", 1), ("one", 1), None, None, ("asked", 2), ("asked", 2)),
     ]
     assert slots.owners == {("one", 1), ("asked", 2)}
-    assert slots.places == {("seed", 0), ("one", 1), ("asked", 2), ("three", 3), ("asked", 4)}
+    assert slots.nodes == {("seed", 0), ("one", 1), ("asked", 2), ("three", 3), ("asked", 4)}
     slots.move(100, ("one", 1))
     assert slots.owner(100) == ("one", 1)
 
 
 def test_nodes_may_be_reached_elsewhere_than_they_say() -> None:
-    slots = SlotMap([("seed", 0)], lambda place: ("localhost", 7000 + place[1]))
+    slots = SlotMap([("seed", 0)], lambda node: ("localhost", 7000 + node[1]))
     slots.read(REPLY, ASKED)
     assert slots.owners == {("localhost", 7001), ("localhost", 7002)}
-    assert slots.place("", 3, ASKED) == ("localhost", 7003)
+    assert slots.node("", 3, ASKED) == ("localhost", 7003)
