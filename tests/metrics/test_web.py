@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -11,7 +13,10 @@ from socketio.exceptions import ConnectionError as RefusedError
 
 from celery_realtime import Realtime
 from celery_realtime.client import ProjectSubscription
-from celery_realtime.web import lags
+from celery_realtime.events import Job, outgoing_progress
+from celery_realtime.exceptions import SubscribeError
+from celery_realtime.jobs.progress import Progress, progress_update
+from celery_realtime.web import client_manager, lags
 from tests.attacks.raw import Raw
 from tests.integration.slow_browser import SlowBrowser
 from tests.metrics.conftest import Scrape
@@ -114,6 +119,20 @@ def test_refusals_are_counted_by_code(web: Web, scrape: Scrape) -> None:
     assert scrape.value("requests_refused_total{code=unauthorized}") == 1
 
 
+def test_codes_that_an_application_makes_up_are_one(redis_url: str, scrape: Scrape, kind: Kind) -> None:
+    def refuse(_user: object, project_id: str) -> bool:
+        raise SubscribeError("no", f"made up for {project_id}")
+
+    web = Web(kind, redis_url, metrics=True).attach(authorize=refuse).start()
+    try:
+        client = web.connect()
+        for project in ("alpha", "beta"):
+            assert not client.subscribe(project)["ok"]
+    finally:
+        web.stop()
+    assert scrape.value("requests_refused_total{code=other}") == 2
+
+
 def test_connections_that_send_too_much_are_counted(web: Web, scrape: Scrape) -> None:
     connection = Raw(web.url).enter(web.token())
     connection.text("4[no packet")
@@ -135,6 +154,48 @@ def test_clients_that_read_slowly_are_seen_and_those_that_are_disconnected_count
         scrape.waits_for("slow_clients_disconnected_total", 1)
     finally:
         slow.close()
+
+
+def test_clients_whose_progress_is_held_back_are_seen(make_web: Callable[..., Web], scrape: Scrape) -> None:
+    web = make_web(max_backlog=400, batch_size=10, history_size=5000)
+    slow = SlowBrowser(web.url, web.token("slow"), "alpha")
+    numbers = itertools.count()
+
+    def is_held() -> bool:
+        for _ in range(10):
+            number = next(numbers)
+            web.realtime.manager.emit_to_project("alpha", "step", {"text": LONG})
+            about = Job(job_id=f"job {number % 3}", project_id="alpha")
+            web.realtime.manager.put(outgoing_progress(progress_update(about, Progress(number % 100, LONG))))
+        assert web.realtime.flush(60)
+        return scrape.value("slow_clients") == 1
+
+    try:
+        wait_for(is_held)
+    finally:
+        slow.close()
+
+
+def test_events_that_an_event_loop_has_no_room_for_are_counted_and_recovered(
+    redis_url: str, scrape: Scrape, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_manager, "MAX_WAITING", 5)
+    monkeypatch.setattr(client_manager, "ROOM_TIMEOUT", 0.05)
+    web = Web("asgi", redis_url, metrics=True, history_url=redis_url).attach().start()
+    try:
+        client, go_on = web.subscriber("alpha"), threading.Event()
+        assert web.loop is not None
+        web.loop.call_soon_threadsafe(go_on.wait, 60)
+        for number in range(50):
+            web.emit("alpha", number)
+            assert web.realtime.flush(60)
+        wait_for(lambda: (scrape.value("events_left_out_total") or 0) > 0)
+        go_on.set()
+        wait_for(lambda: steps(client) == list(range(50)))
+        assert (scrape.value("events_recovered_total") or 0) > 0
+    finally:
+        go_on.set()
+        web.stop()
 
 
 def test_what_was_missed_and_recovered_is_counted(web: Web, redis_url: str, scrape: Scrape) -> None:
