@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time as module
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -125,10 +126,12 @@ def test_what_a_test_puts_in_place_of_functions_of_time_is_called_by_nobody_here
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     callers = set()
+    of_other_tests = {*threading.enumerate()} - {threading.current_thread()}
 
     def noting(real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
-            callers.add(str(sys._getframe(1).f_globals.get("__name__")))
+            if threading.current_thread() not in of_other_tests:
+                callers.add(str(sys._getframe(1).f_globals.get("__name__")))
             return real(*args)
 
         return call

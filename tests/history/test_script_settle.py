@@ -80,7 +80,8 @@ def test_what_was_lost_since_is_not_told(append: Append, settle: Settle) -> None
     assert 0 < append.redis.ttl(NAMES["meta"]) <= 60  # type: ignore[operator]
 
 
-def test_a_look_costs_the_same_whatever_the_stream_holds(append: Append, settle: Settle) -> None:
+def test_a_look_costs_the_same_whatever_the_stream_holds(own_redis_url: str) -> None:
+    append, settle = Append(own_redis_url), Settle(own_redis_url)
     append(event("c", "a"), write=1)
     settle(1)
     costs = []

@@ -114,9 +114,10 @@ def test_what_a_worker_has_is_not_until_it_has_it_no_more(
 
 
 def hand_on(studio: Studio, job: str, root: str | None = None) -> None:
-    at = datetime.fromtimestamp(time.time() - 5, timezone.utc).isoformat()
+    before = time.time() - 5  # a server tells since when it runs in whole seconds
+    at = datetime.fromtimestamp(before, timezone.utc).isoformat()
     append(history_of(studio), status("STARTED", job=job, root_id=root, incarnation="i", timestamp=at))
-    handed_on = events.outgoing_handed_on(Job(job_id=job, project_id="p"), time.time(), incarnation="i")
+    handed_on = events.outgoing_handed_on(Job(job_id=job, project_id="p"), before, incarnation="i")
     append(history_of(studio), handed_on)
 
 
