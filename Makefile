@@ -109,8 +109,8 @@ audit: $(VENV)/.test
 celery-suite: services
 	$(BIN)/python -m tests.tools.celery_suite $(ARGS)
 
-bench: services
-	$(BIN)/python -m benchmarks $(ARGS)
+bench: services $(VENV)/attack/.installed
+	$(VENV)/attack/bin/python -m benchmarks $(ARGS)
 
 package: $(VENV)/.package
 	rm -rf build dist

@@ -10,6 +10,7 @@ import selectors
 import socket
 import time
 import zlib
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from urllib.parse import urlsplit
 
@@ -124,7 +125,7 @@ class Browser:
         return messages
 
 
-def browse(pipe: Connection, url: str, tokens: dict[str, str], count: int) -> None:
+def browse(pipe: Connection, url: str, tokens: Sequence[tuple[str, str]], count: int) -> None:
     """Be many browsers: when asked for a number, wait until each has got so many events, or until asked for less.
 
     The answer is the time, and by event name how long each event took.
@@ -132,16 +133,16 @@ def browse(pipe: Connection, url: str, tokens: dict[str, str], count: int) -> No
     Args:
         pipe: From where it is asked.
         url: The server.
-        tokens: By project, a token for it; the browsers are dealt out to the projects.
+        tokens: Projects, each with a token for it; the browsers are dealt out to them.
         count: How many browsers.
     """
     address = urlsplit(url)
-    where, projects = (str(address.hostname), int(address.port or 80)), [*tokens]
+    where = (str(address.hostname), int(address.port or 80))
     browsers: list[Browser] = []
     selector = selectors.DefaultSelector()
     for number in range(count):
-        project = projects[number % len(projects)]
-        browsers.append(Browser(where, tokens[project], project))
+        project, token = tokens[number % len(tokens)]
+        browsers.append(Browser(where, token, project))
         selector.register(browsers[-1].socket, selectors.EVENT_READ, browsers[-1])
         for key, _ in selector.select(0):
             key.data.read()

@@ -36,6 +36,8 @@ SINGLE, RATE = 16, 16
 #: How many browsers are compared, in how many projects; and with uvicorn alone: how it is with fewer and with more.
 CLIENTS, PROJECTS = 150, (1, 30)
 FEWER_AND_MORE = (100, 1000, 5000)
+#: A user may have 800 connections to a server.
+CLIENTS_OF_A_USER = 500
 #: The web servers that are measured, with what is asked of each in a burst and of single events.
 HOSTS = {
     "uvicorn": (Goal(1 / 20), Goal(1 / 5)),  # with wsproto
@@ -78,7 +80,7 @@ def measure(stage: Stage) -> Iterator[Figure]:
             continue
         clients = stage.count(CLIENTS, 500)
         for projects in PROJECTS if host == "uvicorn" or stage.long else PROJECTS[:1]:
-            yield from _compare(stage, host, clients, min(projects, clients), stage.rounds)
+            yield from _compare(stage, host, clients, min(projects, clients), stage.few)
     yield from _grown(stage)
 
 
@@ -163,10 +165,11 @@ class Audience:
         hub = realtime(url, channel="ours", secret_key=SECRET)
         self._emit = self._emitter(hub, url)
         address, self._server = self._stack.enter_context(_serving(side, host, url))
-        with child(browse, address, {projects[0]: hub.issue_token("ada", projects)}, 1) as first:
+        with child(browse, address, [(projects[0], hub.issue_token("ada", projects))], 1) as first:
             assert first.recv() == "ready"  # the server has loaded what it needs
         self._empty = self._memory()
-        tokens = {project: hub.issue_token("ada", [project]) for project in projects}
+        users = [f"user-{number}" for number in range(-(-clients // CLIENTS_OF_A_USER))]
+        tokens = [(project, hub.issue_token(user, [project])) for user in users for project in projects]
         self._browsers = self._stack.enter_context(child(browse, address, tokens, clients))
         assert self._browsers.recv() == "ready"
 

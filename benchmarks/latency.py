@@ -115,7 +115,7 @@ class Listeners:
         self._browsers = {}
         for side, serve in (("stock", serve_stock), ("ours", serve_ours)):
             address = self._stack.enter_context(child(serve, url, options)).recv()
-            browser = self._stack.enter_context(child(browse, address, {PROJECT: token}, 1))
+            browser = self._stack.enter_context(child(browse, address, [(PROJECT, token)], 1))
             assert browser.recv() == "ready"
             self._browsers[side] = browser
 
@@ -171,6 +171,7 @@ def child(target: Any, *args: Any) -> Iterator[Connection]:
     here, there = _processes.Pipe()
     process = _processes.Process(target=target, args=(there, *args), daemon=True)
     process.start()
+    there.close()  # or nobody would notice that the process has ended
     try:
         yield here
     finally:

@@ -61,7 +61,7 @@ def follow(broker: Broker, side: str, history: str, events: int) -> dict[str, li
     token = realtime(broker.url, secret_key=SECRET).issue_token("ada", [PROJECT])
     with contextlib.ExitStack() as stack:
         server, emitter = (stack.enter_context(child(part, broker.url, options, side)) for part in (serve, speak))
-        browser = stack.enter_context(child(browse, server.recv(), {PROJECT: token}, 1))
+        browser = stack.enter_context(child(browse, server.recv(), [(PROJECT, token)], 1))
         assert browser.recv() == "ready"
         for count in (10, events):
             browser.send(count)
