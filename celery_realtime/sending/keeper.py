@@ -20,14 +20,17 @@ from celery_realtime.history.connection import ERRORS
 from celery_realtime.history.leases import HeldJob, Leases
 from celery_realtime.logs import RateLimitedLogger, describe
 from celery_realtime.loops import BackgroundLoop, PeriodicLoop
+from celery_realtime.processor_share import ProcessorShare
 from celery_realtime.sending.lost_jobs import FindBegun, FindEnds, LostJobs, knows_nothing, none_begun
 from celery_realtime.sending.manager import SocketIOManager
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which jobs that a worker receives are gathered before they are noted together, and the shortest time
-#: between two notes.
-NOTE_DELAY, NOTE_PAUSE = 0.003, 0.02
+#: Seconds for which jobs that a worker receives are gathered before they are noted together, and the shortest and the
+#: longest time between two notes. Noting takes no more than NOTE_SHARE of the processor's time, beyond the shortest: of
+#: many short jobs, most have ended before it would be their turn.
+NOTE_DELAY, NOTE_PAUSE, LONGEST_NOTE_PAUSE = 0.003, 0.02, 0.2
+NOTE_SHARE = 0.01
 
 #: Seconds after its expiry in which a worker may still report a job's expiry itself, and say why.
 EXPIRY_GRACE = 3.0
@@ -73,6 +76,7 @@ class Keeper:
         self._renewals: dict[str, LeaseRenewal] = {}
         self._reaper: Reaper | None = None
         self._is_wanted_without_leases = False
+        self._note_share = ProcessorShare(NOTE_SHARE, LONGEST_NOTE_PAUSE)
         #: When leases have to be renewed, of :func:`time.monotonic`.
         self._due = -math.inf
 
@@ -188,9 +192,11 @@ class Keeper:
     def _note(self) -> None:
         """Note what has been received since."""
         time.sleep(NOTE_DELAY)
+        began = time.thread_time()
         for renewal in list(self._renewals.values()):
             renewal.note()
-        time.sleep(NOTE_PAUSE)
+        rest = self._note_share.rest(time.monotonic(), time.thread_time() - began)
+        time.sleep(max(NOTE_PAUSE, rest))
 
 
 class LeaseRenewal:

@@ -9,17 +9,14 @@ import math
 from collections.abc import Callable, Sequence
 
 from celery_realtime.backoff import Backoff
+from celery_realtime.processor_share import ProcessorShare
 from celery_realtime.sending.slow_start import SlowStart
 
 #: The longest that an event other than progress waits for others to share its batch, in seconds.
 LONGEST_REST = 0.05
 
-#: How many times as long as sending the rest after it is, in time of the processor, under load.
-REST_SHARE = 19.0
-
-#: Time of the processor, in seconds, that sending may take without a rest after a silence. It is saved up at the same
-#: share of time, so that what comes now and then never rests.
-CREDIT = LONGEST_REST / (1 + REST_SHARE)
+#: The part of the processor's time that sending takes under load.
+SHARE = 0.05
 
 #: The same while nothing waits but reports that jobs were published: whoever publishes many jobs in a row waits for the
 #: interpreter while another thread sends. A worker that starts such a job earlier reports its publication itself.
@@ -32,7 +29,7 @@ class Pace:
 
     Args:
         linger: Least time between two batches, in seconds. Under load the time grows, up to :data:`LONGEST_REST`,
-            until sending takes a twentieth of the process's time, after :data:`CREDIT` is used up. 0 for none at all.
+            until sending takes no more than :data:`SHARE` of the time. 0 for none at all.
         backoff: The pauses after failures.
         slow_start: The way back from an outage.
         looks: See :meth:`~celery_realtime.sending.outbox.Outbox.on_held`.
@@ -47,22 +44,15 @@ class Pace:
         self._looks = looks
         self._rests_until = self._lingers_until = self._queued_until = 0.0
         self._paused_until = 0.0
-        #: Time of the processor that may be taken without a rest, as of when; below 0 what has to be rested for.
-        self._credit, self._credit_at = CREDIT, 0.0
+        self._share = ProcessorShare(SHARE, LONGEST_REST)
         self._is_failing = False
 
     def rest(self, clock: float, busy: float) -> None:
         """Rest from ``clock`` on, after sending that took ``busy`` seconds of the processor."""
         if self._linger:
-            rest = min(max(self._linger, (1 + REST_SHARE) * self._overdrawn(clock, busy)), LONGEST_REST)
+            rest = min(max(self._linger, self._share.rest(clock, busy)), LONGEST_REST)
             self._rests_until, self._lingers_until = clock + rest, clock + max(self._linger, rest)
             self._queued_until = clock + max(rest, min(REST_SHARE_OF_QUEUED * busy, LONGEST_REST_OF_QUEUED))
-
-    def _overdrawn(self, clock: float, busy: float) -> float:
-        """Return by how much more of the processor's time has been taken than its share up to now, in seconds."""
-        saved = self._credit + max(0.0, clock - self._credit_at) / (1 + REST_SHARE)
-        self._credit, self._credit_at = max(min(saved, CREDIT) - busy, -CREDIT), clock
-        return max(0.0, -self._credit)
 
     def rest_left(self, clock: float, *, urgent: bool, queued: bool = False, progress: bool = True) -> float:
         """Return the seconds that are left to rest, which depend on what waits.

@@ -3,14 +3,7 @@ from __future__ import annotations
 import pytest
 
 from celery_realtime.backoff import Backoff
-from celery_realtime.sending.pace import (
-    CREDIT,
-    LONGEST_REST,
-    LONGEST_REST_OF_QUEUED,
-    REST_SHARE,
-    REST_SHARE_OF_QUEUED,
-    Pace,
-)
+from celery_realtime.sending.pace import LONGEST_REST, LONGEST_REST_OF_QUEUED, REST_SHARE_OF_QUEUED, SHARE, Pace
 from celery_realtime.sending.slow_start import FIRST, LONGEST_SPREAD, SlowStart
 
 
@@ -31,8 +24,8 @@ def test_after_sending_it_rests_for_the_linger_at_least() -> None:
 
 def test_the_more_time_sending_takes_the_longer_is_the_rest_up_to_a_limit() -> None:
     resting = pace()
-    resting.rest(100.0, busy=CREDIT + 0.001)
-    assert resting.rest_left(100.0, urgent=True) == pytest.approx((1 + REST_SHARE) * 0.001)
+    resting.rest(100.0, busy=SHARE * LONGEST_REST + 0.001)
+    assert resting.rest_left(100.0, urgent=True) == pytest.approx(0.001 / SHARE)
     resting.rest(200.0, busy=1.0)
     assert resting.rest_left(200.0, urgent=True) == pytest.approx(LONGEST_REST)
 
@@ -43,23 +36,6 @@ def test_what_comes_now_and_then_does_not_rest_for_what_came_before() -> None:
         resting.rest(clock, busy=0.001)
         assert resting.rest_left(clock, urgent=True) <= 0.005 + 1e-9
         clock += 0.025
-
-
-def test_what_comes_all_the_time_takes_its_share_and_no_more() -> None:
-    resting, clock, busy = pace(), 100.0, 0.0
-    while clock < 110:
-        clock += 0.001
-        busy += 0.001
-        resting.rest(clock, busy=0.001)
-        clock += max(0.0, resting.rest_left(clock, urgent=True))
-    assert 10 / (1 + REST_SHARE) < busy < 10 / (1 + REST_SHARE) + 2 * CREDIT
-
-
-def test_a_long_batch_is_rested_for_once() -> None:
-    resting = pace()
-    resting.rest(100.0, busy=1.0)
-    resting.rest(100.0 + LONGEST_REST, busy=0.0)
-    assert resting.rest_left(100.0 + LONGEST_REST, urgent=True) == pytest.approx(0.005)
 
 
 def test_a_long_linger_delays_progress_only() -> None:

@@ -14,7 +14,7 @@ import pytest
 from celery_realtime.events import Outgoing
 from celery_realtime.sending import sender
 from celery_realtime.sending.outbox import Outbox
-from celery_realtime.sending.pace import LONGEST_REST, REST_SHARE
+from celery_realtime.sending.pace import LONGEST_REST, SHARE
 from tests.outboxes import LATER, Broker, custom, end, hang_with, new_outbox, progress, status
 from tests.waiting import wait_for
 
@@ -158,7 +158,7 @@ def test_the_more_there_is_to_send_the_fewer_batches_it_takes(broker: Broker) ->
     outbox = new_outbox(laboriously, linger=0.001)
     wait_for(lambda: outbox.put(custom("one more")) or len(broker.times) > 4)
     gaps = [later - earlier for earlier, later in itertools.pairwise(broker.times)]
-    assert min(gaps) >= min(REST_SHARE * 0.005, LONGEST_REST)
+    assert min(gaps) >= min(0.005 / SHARE, LONGEST_REST)
 
 
 def test_progress_is_held_back_until_it_is_due_and_then_leaves_by_itself(make: Make, broker: Broker) -> None:
