@@ -359,7 +359,8 @@ def guard_requests(server: Any, begin: Begin, end: End) -> None:
             end(budget, request)
             if start.is_last or body.has_more or _is_last(request):
                 end_input(environ, start_response, _socket_of(environ))
-            environ.pop(BUDGET_KEY, None)  # eventlet's requests are there for longer than they last
+            if request.sid is not None or budget.eio_sid is None:  # the first one stands for its connection
+                environ.pop(BUDGET_KEY, None)  # eventlet's requests are there for longer than they last
 
     guarded = _guarded_async(theirs, begin, end, errors) if is_asyncio(server) else call
     server.eio.handle_request = guarded
