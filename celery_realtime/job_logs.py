@@ -19,6 +19,8 @@ class JobFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Name the job of this thread, or context, in a record, unless it names one; it always passes."""
         job = present_job()
+        if job is not None and vars(record).get("job_id", job.job_id) != job.job_id:
+            job = None  # it is about another one, whose project may be another too
         for name in ("job_id", "project_id"):
             if name not in vars(record):
                 vars(record)[name] = "" if job is None else getattr(job, name) or ""
@@ -28,7 +30,7 @@ class JobFilter(logging.Filter):
 def add_job(_logger: Any, _method: str, event_dict: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Add ``job_id`` and ``project_id`` inside of a job: a processor of structlog. What an event says itself stays."""
     job = present_job()
-    if job is not None:
+    if job is not None and event_dict.get("job_id", job.job_id) == job.job_id:
         event_dict.setdefault("job_id", job.job_id)
         if job.project_id is not None:
             event_dict.setdefault("project_id", job.project_id)

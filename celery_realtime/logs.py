@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Hashable, Iterator
 
 from celery_realtime.clocks import time
 
 LOG_INTERVAL = 60.0
+
+#: What a URL has before its host; libraries repeat it in what they say of one that they cannot use.
+_PASSWORD = re.compile(r"(://[^\s:@/]*:)\S*@")
 
 #: Kinds of lines that are told apart; of further ones within a minute, none is logged.
 MOST_KINDS = 100
@@ -58,16 +62,25 @@ class RateLimitedLogger:
         #: Messages before their arguments are filled in.
         self._limit = RateLimit()
 
-    def error(self, message: str, *args: object) -> None:
-        """Log an error with its arguments, unless the same message was logged less than a minute ago."""
-        self._log(logging.ERROR, message, args)
+    def error(self, message: str, *args: object, job_id: str | None = None, project_id: str | None = None) -> None:
+        """Log an error with its arguments, unless the same message was logged less than a minute ago.
 
-    def warning(self, message: str, *args: object) -> None:
-        """Log a warning with its arguments, unless the same message was logged less than a minute ago."""
-        self._log(logging.WARNING, message, args)
+        Args:
+            message: What happened, what follows, and what to do, with places for ``args``.
+            args: What is filled in.
+            job_id: The job that it is about, for the record.
+            project_id: The project that it is about.
+        """
+        self._log(logging.ERROR, message, args, about(job_id, project_id))
+
+    def warning(self, message: str, *args: object, job_id: str | None = None, project_id: str | None = None) -> None:
+        """Log a warning, as :meth:`error` logs an error."""
+        self._log(logging.WARNING, message, args, about(job_id, project_id))
 
     @contextlib.contextmanager
-    def suppressing(self, message: str, *args: object) -> Iterator[None]:
+    def suppressing(
+        self, message: str, *args: object, job_id: str | None = None, project_id: str | None = None
+    ) -> Iterator[None]:
         """Log an exception of the block, behind the message, instead of raising it.
 
         For users' functions, which may raise anything and must not stop what called them.
@@ -75,13 +88,13 @@ class RateLimitedLogger:
         try:
             yield
         except Exception as error:  # noqa: BLE001 - a user's function may raise anything
-            self.error(f"{message}: %s", *args, describe(error))
+            self.error(f"{message}: %s", *args, describe(error), job_id=job_id, project_id=project_id)
 
-    def _log(self, level: int, message: str, args: tuple[object, ...]) -> None:
+    def _log(self, level: int, message: str, args: tuple[object, ...], extra: dict[str, str]) -> None:
         rest = self._limit.admit(message)
         if rest is not None:
             line = message + rest
-            self._logger.log(level, line, *args)
+            self._logger.log(level, line, *args, extra=extra)
 
 
 class RepeatedErrors(logging.Filter):
@@ -129,7 +142,11 @@ class RareErrors:
             return False
         rest = self._limit.admit(origin_of(error))
         if rest:
-            self._logger.warning("an error was raised again and again, and is not shown each time%s", rest)
+            self._logger.warning(
+                "an error was raised again and again, so it is not shown each time; its traceback is in an earlier "
+                "line%s",
+                rest,
+            )
         return rest is None
 
 
@@ -146,6 +163,19 @@ def origin_of(error: BaseException) -> tuple[str, str, int]:
     return type(error).__name__, *(("", 0) if place is None else (place.tb_frame.f_code.co_filename, place.tb_lineno))
 
 
+def about(job_id: str | None, project_id: str | None = None) -> dict[str, str]:
+    """Return what ``extra`` of a log line is that is about a job, or about a project alone; nothing for neither.
+
+    What is about a project alone is about no job, also where it is logged in one.
+    """
+    if project_id is None:
+        return {} if job_id is None else {"job_id": job_id}
+    return {"job_id": job_id or "", "project_id": project_id}
+
+
 def describe(error: BaseException) -> str:
-    """Name an error and what it says, in one line; redis-py leaves the latter out of its ``repr``."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    """Name an error and what it says, in one line and without the password of a URL.
+
+    Its ``repr`` would not do: redis-py's have nothing of what the error says.
+    """
+    return " ".join(_PASSWORD.sub(r"\1**@", f"{type(error).__name__}: {error}").split())

@@ -64,7 +64,12 @@ class BackgroundLoop:
         except Exception as error:  # noqa: BLE001 - whatever it was, the next turn may work
             self.failures += 1
             self._last_error = describe(error)
-            self._log.error("the background loop %r failed and goes on: %s", self.name, self._last_error)
+            self._log.error(
+                "the background loop %r failed, so what it does is late; it goes on, and realtime.health() shows "
+                "whether it recovers: %s",
+                self.name,
+                self._last_error,
+            )
         else:
             self._last_error = None
         finally:

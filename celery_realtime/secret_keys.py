@@ -53,7 +53,7 @@ def check_secret(name: str, secret: str) -> None:
     number, what = (len(secret), "") if len(secret) < SHORT else (len(set(secret)), "different ")
     if len(secret) < SHORT or number < FEW:
         logger.warning(
-            "%s has only %d %scharacters: whoever guesses it can act as any user; make a longer one: %s",
+            "%s has only %d %scharacters, so whoever guesses it can act as any user; make a longer one: %s",
             *(name, number, what, HOW_TO_MAKE_ONE),
         )
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import io
+import json
 import logging
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import structlog
 
 from celery_realtime.job_logs import JobFilter, add_job, present_job
+from celery_realtime.logs import RateLimitedLogger
 from tests.recording import Studio
 
 logger = logging.getLogger("tests.of_a_task")
@@ -88,7 +92,7 @@ def test_a_processor_of_structlog_adds_them_inside_of_a_job_only(run: Callable[.
     seen: list[Any] = []
     assert add_job(None, "info", {"event": "outside"}) == {"event": "outside"}
     job = run(lambda: seen.append((add_job(None, "info", {"event": "e"}), add_job(None, "info", {"job_id": "own"}))))
-    assert seen == [({"event": "e", "job_id": job, "project_id": "p"}, {"job_id": "own", "project_id": "p"})]
+    assert seen == [({"event": "e", "job_id": job, "project_id": "p"}, {"job_id": "own"})]  # it is not ours
 
 
 def test_a_job_that_has_ended_is_present_no_more(run: Callable[..., str]) -> None:
@@ -96,3 +100,46 @@ def test_a_job_that_has_ended_is_present_no_more(run: Callable[..., str]) -> Non
     job = run(lambda: jobs.append(present_job()))
     assert [each.job_id for each in jobs] == [job]
     assert present_job() is None
+
+
+def test_a_record_about_another_job_is_given_no_project_of_this_one(lines: list[str], run: Callable[..., str]) -> None:
+    def body() -> None:
+        RateLimitedLogger(logger).warning("of another job", job_id="other")
+        RateLimitedLogger(logger).warning("of another project", project_id="other")
+        RateLimitedLogger(logger).warning("of both", job_id="other", project_id="others")
+
+    run(body)
+    assert lines == ["other  of another job", " other of another project", "other others of both"]
+
+
+def test_a_logger_of_structlog_says_in_its_lines_which_job_they_are_about(run: Callable[..., str]) -> None:
+    written = io.StringIO()
+    processors = [add_job, structlog.processors.JSONRenderer()]
+    log = structlog.wrap_logger(structlog.PrintLogger(written), processors=processors)
+    log.info("before")
+    job = run(lambda: log.info("inside", part=1))
+    assert [json.loads(line) for line in written.getvalue().splitlines()] == [
+        {"event": "before"},
+        {"event": "inside", "part": 1, "job_id": job, "project_id": "p"},
+    ]
+
+
+def test_records_of_logging_have_them_in_structlogs_form_too(run: Callable[..., str]) -> None:
+    written = io.StringIO()
+    handler = logging.StreamHandler(written)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.ExtraAdder(["job_id", "project_id"]), add_job],
+            processor=structlog.processors.JSONRenderer(),
+        )
+    )
+    logger.addHandler(handler)
+    try:
+        job = run(lambda: (logger.warning("of a task"), RateLimitedLogger(logger).error("of another", job_id="other")))
+    finally:
+        logger.removeHandler(handler)
+    seen = [json.loads(line) for line in written.getvalue().splitlines()]
+    assert [{name: line[name] for name in ("event", "job_id", "project_id") if name in line} for line in seen] == [
+        {"event": "of a task", "job_id": job, "project_id": "p"},
+        {"event": "of another", "job_id": "other"},
+    ]

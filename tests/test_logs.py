@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from celery_realtime import logs
-from celery_realtime.logs import MOST_KINDS, RareErrors, RateLimit, RateLimitedLogger, RepeatedErrors
+from celery_realtime.logs import MOST_KINDS, RareErrors, RateLimit, RateLimitedLogger, RepeatedErrors, describe
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,38 @@ def test_it_is_an_error_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_warning_is_logged_as_one(caplog: pytest.LogCaptureFixture) -> None:
     RateLimitedLogger(logger).warning("slow")
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+def test_its_record_has_the_job_and_the_project(caplog: pytest.LogCaptureFixture) -> None:
+    log = RateLimitedLogger(logger)
+    log.error("of a job", job_id="j")
+    log.warning("of a job of a project", job_id="j", project_id="p")
+    log.warning("of a project", project_id="p")
+    with log.suppressing("of a block", job_id="j", project_id="p"):
+        raise RuntimeError
+    log.error("of neither")
+    names = ("job_id", "project_id")
+    assert [{name: vars(record)[name] for name in names if name in vars(record)} for record in caplog.records] == [
+        {"job_id": "j"},
+        {"job_id": "j", "project_id": "p"},
+        {"job_id": "", "project_id": "p"},
+        {"job_id": "j", "project_id": "p"},
+        {},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("cannot reach redis://:pass:w@rd@host:6379/0?x=1 at all", "cannot reach redis://:**@host:6379/0?x=1 at all"),
+        ("amqp://user:secret@one//;amqp://user:secret@two//", "amqp://user:**@two//"),
+        ("Port could not be cast to integer value as '//x@host'", None),
+        ("redis://user@host refused", None),
+        ("https://example.com:443/a", None),
+    ],
+)
+def test_what_an_error_says_is_shown_without_passwords(said: str, shown: str | None) -> None:
+    assert describe(ValueError(said)) == f"ValueError: {shown or said}"
 
 
 def test_each_logger_has_its_own_minute(caplog: pytest.LogCaptureFixture) -> None:
@@ -154,9 +186,9 @@ def test_rare_errors_pass_once_a_minute_and_kind_and_are_counted(
         except (ValueError, KeyError):
             passed.append(at)
     assert passed == [0, 2, 61, 62]
-    assert [record.getMessage() for record in caplog.records if "again" in record.getMessage()] == [
-        "an error was raised again and again, and is not shown each time (and 2 more times since the last such line)"
-    ]
+    (line,) = [record.getMessage() for record in caplog.records if "again" in record.getMessage()]
+    assert line.startswith("an error was raised again and again, so it is not shown each time; ")
+    assert line.endswith(" (and 2 more times since the last such line)")
 
 
 def test_rare_errors_let_exits_pass() -> None:

@@ -140,14 +140,17 @@ class Listener:
         if forbidden:
             logger.warning(
                 "%s does not let this user listen to the shards of %s, which others have announced as their "
-                "realtime_shards, so events of theirs are not heard live; going on without",
+                "realtime_shards, so events of theirs are not heard live; give all processes one number, or this "
+                "user the right to listen",
                 self._name,
                 ", ".join(map(str, sorted(forbidden))),
             )
         elif _is_forbidden(error) and not self._echo.forbidden:
             self._echo.forbidden = True
             logger.warning(
-                "%s lets this user listen but not publish, so dead connections will be noticed late", self._name
+                "%s lets this user listen but not publish, so dead connections will be noticed late; allow it to "
+                "write to the channel, too",
+                self._name,
             )
         self._failures.error(
             "not hearing %s, so clients get no live events: %s; reconnecting until it is heard",

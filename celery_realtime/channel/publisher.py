@@ -241,7 +241,8 @@ class Publisher:
                 raise ConnectionError("the broker refused a message")
         if self._blocked:
             self._failures.error(
-                "%s accepts no messages, because it is short of memory or disk space; events wait until it does",
+                "%s accepts no messages, because it is short of memory or disk space, so events wait; they are sent"
+                " when there is room again",
                 self._name,
             )
 

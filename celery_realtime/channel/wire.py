@@ -289,7 +289,11 @@ def _event_of_entry(frame: Message, entry: list[Any]) -> Heard | Message:
 
 def log_ignored(reason: str) -> None:
     """Log, once a minute, that a message of the channel is ignored: any stranger on the broker may send such."""
-    _log.warning("ignored a message on the channel, which is not for us: %s", reason)
+    _log.warning(
+        "ignored a message on the channel, so what it says reaches nobody; see what else publishes there, or "
+        "upgrade this process: %s",
+        reason,
+    )
 
 
 def _ignored(reason: str) -> list[Heard | Message]:

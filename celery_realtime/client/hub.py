@@ -131,7 +131,10 @@ class ClientHub:
         self._repeat_missed_end()
         if not self._guard.is_stranded(client):
             return
-        self._log.warning("a Socket.IO client was left disconnected by python-socketio; making it reconnect")
+        self._log.warning(
+            "a Socket.IO client was left disconnected by python-socketio, so it misses events; making it reconnect "
+            "and catch up"
+        )
         for subscriber in list(self._subscribers):
             subscriber.disconnected()
         seams.restart_reconnection(client)

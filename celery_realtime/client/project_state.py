@@ -73,5 +73,10 @@ class ProjectState:
         """Call a user's function, whose failure must not cost it the next event."""
         if not self._closed:
             project_id = self._feed.project_id
-            with self._log.suppressing("a callback for project %s failed and misses this call", project_id):
+            with self._log.suppressing(
+                "a callback for project %s failed and misses this call, so what it keeps may be out of date; mend "
+                "the callback",
+                project_id,
+                project_id=project_id,
+            ):
                 callback(*args)

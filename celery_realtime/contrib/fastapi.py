@@ -70,7 +70,8 @@ async def realtime_lifespan(app: FastAPI) -> AsyncIterator[None]:
     socket: _Socket | None = getattr(app.state, "realtime_socket", None)
     if socket is None:
         logger.warning(
-            "realtime_lifespan has nothing to start: call mount_realtime(app, realtime) before the app starts"
+            "realtime_lifespan has nothing to start, so this app serves no sockets; call mount_realtime(app, "
+            "realtime) before the app starts"
         )
         yield
         return
@@ -211,8 +212,9 @@ class Origins:
         if "*" in named and not self._has_warned:
             self._has_warned = True
             logger.warning(
-                "a page of %.200r may not connect: allow_origins=['*'] of CORSMiddleware does not apply to sockets, "
-                "which have your users' cookies; name the origins, or pass cors_allowed_origins to mount_realtime",
+                "allow_origins=['*'] of CORSMiddleware does not apply to sockets, which have your users' cookies, "
+                "so a page of %.200r may not connect; name the origins, or pass cors_allowed_origins to "
+                "mount_realtime",
                 origin,
             )
         return False
@@ -269,7 +271,9 @@ class _Socket:
         if self._has_ended:
             self._make()
         if not await asyncio.to_thread(self._server.manager.reader.listener.wait, START_TIMEOUT):
-            logger.warning("the broker cannot be reached yet; it is tried on")
+            logger.warning(
+                "the broker cannot be reached yet, so clients get no live events; trying again until it can be"
+            )
 
     async def stop(self) -> None:
         """End what runs in the background, and send what waits."""

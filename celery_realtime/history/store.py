@@ -133,7 +133,9 @@ class History:
                 self._appender.settle_doubts(events)
                 appended = self._appender.append(events, behind)
             except OUTAGES as error:
-                self._log.error("cannot store events at %s (they wait, and are tried again): %s", *self._where(error))
+                self._log.error(
+                    "cannot store events at %s, so they wait; trying again until it answers: %s", *self._where(error)
+                )
                 return None
             except redis.RedisError as error:
                 self._log_refusal(error)
@@ -213,7 +215,12 @@ class History:
         try:
             snapshot = self.read(project_id, most_jobs=0)
         except redis.RedisError as error:
-            self._log.error("cannot read the position of a project at %s: %s", *self._where(error))
+            self._log.error(
+                "cannot read the position of a project at %s, so it counts as unknown; ask again when the history "
+                "answers: %s",
+                *self._where(error),
+                project_id=project_id,
+            )
             return None
         return {"epoch": snapshot.epoch, "offset": snapshot.offset}
 
@@ -287,12 +294,17 @@ class History:
 
     def _log_refused_note(self, error: Exception) -> None:
         self._log.error(
-            "%s refused to note what jobs do; lost, expired and stalled ones may not be reported: %s",
+            "%s refused to note what jobs do, so lost, expired and stalled ones may not be reported; see whether it"
+            " is full, and what its user may do: %s",
             *self._where(error),
         )
 
     def _log_refusal(self, error: Exception) -> None:
-        self._log.error("%s refused to store history; events are sent without offsets: %s", *self._where(error))
+        self._log.error(
+            "%s refused to store history, so events are sent without offsets and cannot be recovered; see whether "
+            "it is full, and what its user may do: %s",
+            *self._where(error),
+        )
 
     def _where(self, error: Exception) -> tuple[str, str]:
         return redact(self._url), describe(error)

@@ -57,7 +57,11 @@ class BatchedJobs:
         batch = batch_of(task, args)
         for request in batch or ():
             stored: dict[str, Any] = {}
-            with self._log.suppressing("cannot read what a batch has stored for its jobs, so they end as the batch"):
+            with self._log.suppressing(
+                "cannot read what a batch has stored for its jobs, so they end as the batch; see whether the result"
+                " backend answers",
+                job_id=request.id,
+            ):
                 stored = stored_meta(task.backend, request.id) or {}
             self._end(self._job(request), stored, state)
         return batch is not None

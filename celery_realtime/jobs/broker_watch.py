@@ -132,7 +132,12 @@ class BrokerWatch:
             lost = [*_undelivered(entries, held_here, since)]
             queued = sum(entry["status"] == "queued" for entry in lost)
             if queued:
-                self._log.warning("the broker has come back without its data: %d queued jobs are lost", queued)
+                self._log.warning(
+                    "the broker has come back without its data, so %d queued jobs of a project are lost, and shown "
+                    "as LOST; start them again where they are still wanted",
+                    queued,
+                    project_id=project,
+                )
             for entry in lost:
                 end = Ending("LOST", ERROR)
                 gate = events.UNDELIVERED_GATE

@@ -92,7 +92,11 @@ class Cancellations:
             try:
                 start_detached(thread)
             except RuntimeError as error:  # too many threads; the next call tries again
-                self._log.error("no thread can be started, so running jobs cannot be cancelled for now: %s", error)
+                self._log.error(
+                    "no thread can be started, so running jobs cannot be cancelled for now; the next one to report "
+                    "tries again: %s",
+                    error,
+                )
             else:
                 self._thread = thread
 

@@ -113,11 +113,17 @@ def _find_history(conf: Any, settings: Settings) -> Settings:
     """Return settings with the history at the result backend or the broker, if it is a Redis and has a client."""
     address = celery_redis(conf, settings.url, settings.connection_options)
     if address is not None and importlib.util.find_spec("redis") is None:
-        logger.warning("no history: pip install celery-realtime[redis], or set realtime_history_url to None")
+        logger.warning(
+            "there is no history without redis-py, so clients do not recover what they miss; pip install celery-"
+            "realtime[redis], or set realtime_history_url to None"
+        )
         address = None
     if address is None:
         if is_redis(settings.url) and ";" in (settings.url or ""):
-            logger.warning("no history: it needs one Redis, not a list; set realtime_history_url to one, or to None")
+            logger.warning(
+                "there is no history in a list of Redis servers, so clients do not recover what they miss; set "
+                "realtime_history_url to one, or to None"
+            )
         return msgspec.structs.replace(settings, history_url=None)
     options = {**address.options, **settings.history_options}
     return msgspec.structs.replace(settings, history_url=address.url, history_options=options)

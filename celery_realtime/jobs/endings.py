@@ -40,16 +40,21 @@ def returned(task: Any, request: Any, result: Any, settings: Settings) -> Ending
     if request.is_eager:  # its caller may run it
         return success(None, settings)
     if kind is None:
-        _log.warning("task %s returned a %s, which nobody awaits; it is not shown", task.name, type(result).__name__)
+        _log.warning(
+            "task %s returned a %s, which nobody awaits, so it is not shown; await it in the task, as with asyncio.run",
+            task.name,
+            type(result).__name__,
+            job_id=request.id,
+        )
         return success(None, settings)
-    _warn_of(task, kind)
+    _warn_of(task, kind, request.id)
     return Ending("FAILURE", NOT_RUN % kind)
 
 
 def failed(task: Any, error: Any) -> str:
     """Return why the job that a task runs has failed, in one line."""
     if is_unencodable(error) and (kind := _never_runs(task)) is not None:
-        _warn_of(task, kind)
+        _warn_of(task, kind, task.request.id)
         return NOT_RUN % kind
     return describe_error(error)
 
@@ -73,11 +78,12 @@ def _never_runs(task: Any) -> str | None:
     return None
 
 
-def _warn_of(task: Any, kind: str) -> None:
+def _warn_of(task: Any, kind: str, job_id: str | None) -> None:
     _log.warning(
         "task %s is %s, which Celery calls and never runs, so its jobs end with an error here; use asyncio.run inside "
         "an ordinary function, or a pool that runs such tasks",
         *(task.name, kind),
+        job_id=job_id,
     )
 
 

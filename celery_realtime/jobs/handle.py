@@ -70,8 +70,11 @@ class JobHandle:
     def _note_other(self, job_id: str | None) -> None:
         self.became = job_id or ""
         log.warning(
-            "job %s was not published: its task returned %s instead, so pages that wait for it see nothing of it",
+            "job %s was not published: its task returned %s instead, so pages that wait for it see nothing of it; "
+            "let them wait for what became of it",
             *(self.job_id, f"job {job_id}" if job_id else "no job"),
+            job_id=self.job_id,
+            project_id=self.project_id,
         )
         self.job_id = job_id or self.job_id
 

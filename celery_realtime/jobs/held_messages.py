@@ -64,6 +64,10 @@ class HeldMessages:
             with talking, contextlib.closing(RedisBroker.connect(self._app)) as broker:
                 missing = broker.missing(asked)
         except (OperationalError, OSError, *ERRORS) as error:
-            self._log.warning("the broker cannot be asked which jobs of a dead worker had begun: %s", describe(error))
+            self._log.warning(
+                "the broker cannot be asked which jobs of a dead worker had begun, so their ends are told later; "
+                "asking again: %s",
+                describe(error),
+            )
             return None
         return {waiting[message] for message in missing}

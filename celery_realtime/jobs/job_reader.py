@@ -194,7 +194,8 @@ class JobReader:
             return None
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
             self._log.warning(
-                "stall_after of task %s must be a number of seconds above 0, not %r; its jobs never count as stalled",
+                "stall_after of task %s must be a number of seconds above 0, not %r, so its jobs never count as "
+                "stalled; set it to one, or to None",
                 *(task.name, value),
             )
             return None

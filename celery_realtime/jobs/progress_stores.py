@@ -87,15 +87,19 @@ def store_in_redis(backend: Any, request: Any, progress: Any, *, client: Any = N
     script = client.register_script(_script())
     for _ in range(TRIES):
         seen = client.get(key)
-        if seen is not None and not _is_replaceable(backend, seen):
+        if seen is not None and not _is_replaceable(backend, seen, request.id):
             return
         if script(keys=[key], args=["" if seen is None else seen, value, int(backend.expires or 0)]):
             return
 
 
-def _is_replaceable(backend: Any, stored: Any) -> bool:
+def _is_replaceable(backend: Any, stored: Any, job_id: str) -> bool:
     """Tell whether what is stored of a job is progress, or on the way to it; what cannot be read is left alone."""
-    with _log.suppressing("cannot read what the result backend has of a job, so its progress is not stored there"):
+    with _log.suppressing(
+        "cannot read what the result backend has of a job, so its progress is not stored there; pages that follow "
+        "it see it all the same",
+        job_id=job_id,
+    ):
         meta = backend.decode(stored)
         return isinstance(meta, dict) and meta.get("status") in REPLACEABLE
     return False

@@ -152,7 +152,7 @@ class Projects:
         surrounding = self._surrounding.get()
         running = self._app.current_task
         if surrounding is None and running is not None and running.app is self._app:
-            return self.readable(request_fields(running.request).get(HEADER), running.name)
+            return self.readable(request_fields(running.request).get(HEADER), running.name, running.request.id)
         return surrounding
 
     # -- which project --------------------------------------------------------------------------------------------
@@ -197,12 +197,14 @@ class Projects:
     def _named(self, call: Call, inherited: str | None) -> str | None:
         continued = call.fields.get(CONTINUED_HEADER)
         if isinstance(continued, dict) and call.job_id in continued:
-            return self.readable(continued[call.job_id], call.task)
+            return self.readable(continued[call.job_id], call.task, call.job_id)
         if is_celerys_own(call.task):  # what it publishes inherits its project
-            return self.readable(call.fields.get(HEADER), call.task) or inherited
+            return self.readable(call.fields.get(HEADER), call.task, call.job_id) or inherited
         return (
-            self.readable(call.fields.get(HEADER), call.task)
-            or self.readable(project_argument(self._app.tasks.get(call.task), call.args, call.kwargs), call.task)
+            self.readable(call.fields.get(HEADER), call.task, call.job_id)
+            or self.readable(
+                project_argument(self._app.tasks.get(call.task), call.args, call.kwargs), call.task, call.job_id
+            )
             or inherited
             or self._resolve(call)
             or self._tracked(call.job_id)
@@ -213,20 +215,28 @@ class Projects:
         if resolver is None:
             return None
         with self._log.suppressing(
-            "realtime_project_resolver failed for task %s, so the job has no project and is shown to nobody", call.task
+            "realtime_project_resolver failed for task %s, so the job has no project and is shown to nobody; mend "
+            "the resolver",
+            call.task,
+            job_id=call.job_id,
         ):
             project = resolver(call.task, tuple(call.args or ()), dict(call.kwargs or {}))
-            return self.readable(project, call.task)
+            return self.readable(project, call.task, call.job_id)
         return None
 
-    def readable(self, value: object, task: object) -> str | None:
-        """Return a project id that others wrote; one that is not an id is logged and counts as none."""
+    def readable(self, value: object, task: object, job_id: str | None) -> str | None:
+        """Return the project id that others wrote for a job; one that is not an id is logged and counts as none."""
         if value is None:
             return None
         try:
             return normalise_project_id(value)
         except (TypeError, ValueError) as error:
-            self._log.warning("a job of task %s has no project, so it is shown to nobody: %s", task, error)
+            self._log.warning(
+                "a job of task %s has no project, so it is shown to nobody; give it a project id that is one: %s",
+                task,
+                error,
+                job_id=job_id,
+            )
             return None
 
 

@@ -175,7 +175,11 @@ class Reconciler:
             try:
                 salvaged.append(events.unpack(record))
             except msgspec.MsgspecError as error:
-                self._log.error("an event that a dead process had not sent cannot be read: %s", describe(error))
+                self._log.error(
+                    "an event that a dead process had not sent cannot be read, so it is dropped; the end of its job"
+                    " is established without it: %s",
+                    describe(error),
+                )
         if salvaged:
             self._manager.outbox.put_all(salvaged)
 
@@ -251,10 +255,14 @@ class Reconciler:
 
     def _report(self, departure: Departure, ending: Ending) -> None:
         self.established += 1
-        self._log.warning(
-            "the end of job %s was not on record, and has been established as %s", departure.job.job_id, ending.state
-        )
         job = departure.job
+        self._log.warning(
+            "the end of job %s was not on record, so it has been established as %s; see whether its process was "
+            "killed, for want of memory for instance",
+            *(job.job_id, ending.state),
+            job_id=job.job_id,
+            project_id=job.project_id,
+        )
         if ending.state == "RETRY":
             job = msgspec.structs.replace(job, attempt=job.attempt + 1)
         # It had started, even if its child could not send that any more.

@@ -43,6 +43,11 @@ class RunningSteps:
         request = self._requests.get(key)
         job = None if request is None else notes_of(request).job
         if job is not None:
-            with self._log.suppressing("the steps behind a job are not on record until its worker has noted them"):
+            with self._log.suppressing(
+                "the steps behind a job cannot be read, so they are not on record until its worker has noted them; "
+                "see what it carries along",
+                job_id=job.job_id,
+                project_id=job.project_id,
+            ):
                 return self._behind(job, request)
         return ()

@@ -96,9 +96,9 @@ class Arrival:
         realtime = self._at_place() or _only_one_of(self._app.main)
         if realtime is None:
             logger.error(
-                "this child of the pool reports nothing, and update_progress fails in it, because it was not forked "
-                "(worker_pool_start_method), no module has the Realtime in a variable, and it is not the only one for "
-                "an app of the name %r: write `realtime = Realtime(app)` in the module of the app",
+                "this child of the pool was not forked (worker_pool_start_method), no module has the Realtime in a "
+                "variable, and it is not the only one for an app of the name %r, so the child reports nothing, and "
+                "update_progress fails in it; write `realtime = Realtime(app)` in the module of the app",
                 self._app.main,
             )
             return

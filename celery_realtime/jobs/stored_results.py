@@ -91,7 +91,8 @@ class StoredResults:
         if not question.is_over.wait(timeout):
             question.is_over.set()  # the rest need not be asked for any more
             self._log.warning(
-                "the result backend did not answer within %g s; the ends of %d jobs are not looked up now",
+                "the result backend did not answer within %g s, so the ends of %d jobs are not looked up now; they "
+                "are looked up again, or told without it",
                 *(timeout, len(jobs) - len(question.answers)),
             )
         return dict(question.answers)
@@ -105,7 +106,11 @@ class StoredResults:
                 try:
                     start_detached(thread)
                 except RuntimeError as error:  # too many threads, or the interpreter ends
-                    self._log.warning("no thread can be started to look up the ends of jobs: %s", error)
+                    self._log.warning(
+                        "no thread can be started, so the ends of jobs are not looked up now; the next look tries "
+                        "again: %s",
+                        error,
+                    )
                     return False
                 self._thread = thread
             self._question = question
@@ -135,7 +140,14 @@ class StoredResults:
             if question.is_over.is_set():
                 return
             # Backends raise what their libraries raise, and results may be of classes that this process lacks.
-            with self._log.suppressing("cannot read the result of a job, so its end is told without it"), talking:
+            with (
+                self._log.suppressing(
+                    "cannot read the result of a job, so its end is told without it; see whether the result backend "
+                    "answers",
+                    job_id=job_id,
+                ),
+                talking,
+            ):
                 meta = stored_meta(backend_of(self._app, task), job_id)
                 # Asked last: a job is on record before its result is stored.
                 question.answers[job_id] = None if meta is None or self._is_shared(job_id) else meta

@@ -220,7 +220,7 @@ def _observe(task: Any, task_id: Any, state: Any, meta: Any) -> None:
         return
     report, host = read_meta(meta), host_of(task)
     if report is None:
-        _warn_of(task, state, meta)
+        _warn_of(task, request.id if is_own else task_id, state, meta)
     elif is_own:
         tracker = host.tracker_of(task)
         if tracker is not None:
@@ -238,17 +238,17 @@ def _observe_elsewhere(task: Any, task_id: Any, state: Any, meta: Any) -> None:
         if report is not None:
             host.unshown.note_unknown(task_id)
     elif report is None:
-        _warn_of(task, state, meta)
+        _warn_of(task, task_id, state, meta)
     else:
         host.report_other(task, task_id, report)
 
 
-def _warn_of(task: Any, state: Any, meta: Any) -> None:
+def _warn_of(task: Any, job_id: Any, state: Any, meta: Any) -> None:
     """Say why a state that looks like progress is not shown; others need not be progress."""
     if "PROGRESS" in str(state).upper():
         message = "task " + str(task.name).replace("%", "%%") + _NOT_UNDERSTOOD  # a line for each task
         keys = ", ".join(map(repr, meta)) if isinstance(meta, dict) and meta else "no keys"
-        _log.warning(message, state, one_line(keys), *map(", ".join, (PERCENTS, UNITS, MESSAGES)))
+        _log.warning(message, state, one_line(keys), *map(", ".join, (PERCENTS, UNITS, MESSAGES)), job_id=job_id)
 
 
 _NOT_UNDERSTOOD = (

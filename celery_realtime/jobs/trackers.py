@@ -395,7 +395,10 @@ class RunningJobs:
         task = self._app.current_task
         if task is not None and task.app is self._app:
             self.tracker_of(task)
-        with self._log.suppressing("cannot share a job's progress with a process that is forked; it counts by itself"):
+        with self._log.suppressing(
+            "cannot share a job's progress with a process that is forked, so that counts by itself; report in the "
+            "task alone"
+        ):
             self._trackers.share()
 
     def tracker_by_id(self, job_id: str | None) -> ProgressTracker:
@@ -525,13 +528,18 @@ class RunningJobs:
         reason = TaskRevokedError("cancelled")
         notes_of(task.request).stored = ("REVOKED", reason)
         if stores_results(task):
-            self._store_revoked(task, job.job_id, reason)
+            self._store_revoked(task, job, reason)
         raise JobCancelled("cancelled")
 
-    def _store_revoked(self, task: Any, job_id: str, reason: Exception) -> None:
+    def _store_revoked(self, task: Any, job: Job, reason: Exception) -> None:
         # Backends come from anywhere, and raise what their databases raise.
-        with self._log.suppressing("cannot store in the result backend that a job was cancelled"):
-            task.backend.mark_as_revoked(job_id, str(reason), request=task.request)
+        with self._log.suppressing(
+            "cannot store in the result backend that a job was cancelled, so AsyncResult does not say so; pages "
+            "that follow it show it all the same",
+            job_id=job.job_id,
+            project_id=job.project_id,
+        ):
+            task.backend.mark_as_revoked(job.job_id, str(reason), request=task.request)
 
 
 def _is_earlier(job: Job, other: Job) -> bool:

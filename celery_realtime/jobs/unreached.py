@@ -108,7 +108,11 @@ class UnreachedSteps:
             if running is not None and running.app is app and running.request.id is not None:
                 project = self._projects.of_request(running.request)  # that of Celery's own task too
                 before = msgspec.structs.replace(reader.of_request(running.request), project_id=project)
-            with self._log.suppressing("a job that will not run is not reported, and stays as it is"):
+            with self._log.suppressing(
+                "a job that will not run is not reported, so it stays as it is; cancel it, or wait until it is "
+                "forgotten",
+                project_id=before.project_id,
+            ):
                 self.end(before, {"chord": body}, self._reason(error, before))
 
         follow_chord_errors(unproxied(app), on_error)
@@ -120,7 +124,11 @@ class UnreachedSteps:
         if member is None or member[1] == before.job_id:
             return text
         projects: set[str] = set()
-        with self._log.suppressing("cannot look up which project a job is of, so its error is not repeated"):
+        with self._log.suppressing(
+            "cannot look up which project a job is of, so its error is not repeated at the jobs behind it; it is "
+            "shown at the job itself",
+            job_id=member[1],
+        ):
             projects = self._projects_of(member[1])
         return _MemberError(text, projects)
 

@@ -23,13 +23,14 @@ class UnshownReports:
             "this process knows no project of job %s, so its progress is not shown: it does not run the job, or runs "
             "several of that id; return to the task what is done and report there, or fork",
             job_id,
+            job_id=job_id,
         )
 
     def note_without_job(self, task: Any) -> None:
         """Note that a task reports that runs no job here: a plain call, or a process that a job has started."""
         if is_spawned_by_worker():
             self._log.warning(
-                "this process was not forked and knows no job of task %s, so what is reported in it is not shown: "
+                "this process was not forked and knows no job of task %s, so what is reported in it is not shown; "
                 "return to the task what is done and report there, or fork",
                 task.name,
             )

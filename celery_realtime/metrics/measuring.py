@@ -45,8 +45,8 @@ class Metrics:
         """Bring the metrics over from now on, and serve them if there is a port for it."""
         if has_children and processes.directory() is None:
             logger.warning(
-                "realtime_metrics is on, and the processes of this worker's pool are not counted: set %s to an empty "
-                "directory before the worker starts",
+                "the processes of this worker's pool share no directory, so realtime_metrics counts what its main "
+                "process does alone; set %s to an empty directory before the worker starts",
                 processes.VARIABLE,
             )
         self._exporter.begin()

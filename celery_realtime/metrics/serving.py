@@ -93,8 +93,8 @@ class Port:
             self._server, _ = prometheus_client.start_http_server(self._port, self._host, registry())
         except OSError as error:
             logger.error(
-                "this worker's metrics are not served at %s:%d, and it goes on without; give each worker of a host a "
-                "realtime_metrics_port of its own: %s",
+                "this worker's metrics are not served at %s:%d, so Prometheus does not see it; give each worker of "
+                "a host a realtime_metrics_port of its own: %s",
                 *(self._host, self._port, describe(error)),
             )
 

@@ -74,13 +74,24 @@ class EventFilter:
             audience: For whom it decides, where it decides for audiences.
         """
         more = (audience,) if self._by_audience else ()
-        with self._log.suppressing("realtime_event_filter failed on %s, so its content is not shown", event):
+        with self._log.suppressing(
+            "realtime_event_filter failed on %s, so its content is not shown; mend the filter",
+            event,
+            job_id=_job_of(data),
+            project_id=project_id,
+        ):
             visible = self._rule(event, project_id, copy.deepcopy({} if data is None else data), *more)
             return _with_identity(event, visible, data) if self._by_audience else visible
         if self._by_audience or event != STATUS_EVENT:
             return None
         self._count("hidden")
         return _identity(event, data)
+
+
+def _job_of(data: Any) -> str | None:
+    """Return the id of the job that an event's data name; custom data may have anything there."""
+    job_id = data.get("job_id") if isinstance(data, dict) else None
+    return job_id if isinstance(job_id, str) else None
 
 
 def _identity(event: str, data: Any) -> dict[str, Any]:

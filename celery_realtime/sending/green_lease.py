@@ -111,8 +111,9 @@ class GreenLease:
 
     def _new_thread(self, reason: str) -> Helper:
         self._log.warning(
-            "no process can renew this worker's lease beside it (%s), so a thread does: a task that computes in C code"
-            " for longer than the lease lasts is reported as lost until it comes back",
+            "no process can renew this worker's lease beside it (%s), so a thread does, and a task that computes in"
+            " C code for longer than the lease lasts is reported as lost until it comes back; raise "
+            "realtime_lost_after if there are such tasks",
             reason,
         )
         return ThreadHelper(self._renewal)

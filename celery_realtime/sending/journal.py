@@ -67,7 +67,8 @@ class Journal(Generic[T]):
             place = spool.write(packed)
         if place is None:
             self._log.warning(
-                "more events wait than the spool has room for (%d do); the newest are lost if this process is killed",
+                "more events wait than the spool has room for (%d do), so the newest are lost if this process is "
+                "killed; see whether the broker and the history answer",
                 len(self._places),
             )
         return place

@@ -297,7 +297,11 @@ class LeaseRenewal:
             with talking:
                 self._leases.release(self._incarnation)
         except ERRORS as error:
-            self._log.warning("cannot give up this worker's lease (it will lapse by itself): %s", describe(error))
+            self._log.warning(
+                "cannot give up this worker's lease, so others notice later that the worker has ended; it will "
+                "lapse by itself: %s",
+                describe(error),
+            )
 
 
 def _key(job: HeldJob) -> tuple[str | None, str, str | None, int, bool]:

@@ -66,21 +66,28 @@ class Ledger:
         """Note that an event was dropped for want of room: ``progress``, ``lifecycle`` or ``persisted``."""
         self.count(f"dropped_{kind}")
         self._log.error(
-            "more than realtime_queue_size=%d events wait for %s; the oldest are dropped (counts: %s)",
+            "more than realtime_queue_size=%d events wait for %s, so the oldest are dropped (counts: %s); see why "
+            "it does not keep up, or raise the setting",
             *(self._room, self._destination, dict(self.counts)),
         )
 
     def failed(self, number: int) -> None:
         """Note that sending events raised an exception, which trying again would not mend."""
         self.count("dropped_error", number)
-        self._log.error("%d events could not be sent and are dropped (counts: %s)", number, dict(self.counts))
+        self._log.error(
+            "%d events could not be sent, so they are dropped (counts: %s); the line of the loop that sends says why",
+            number,
+            dict(self.counts),
+        )
 
     def delayed(self, number: int, place: str | None = None) -> None:
         """Note that events wait because the destination, or another place, does not accept them."""
         self._log.error(
-            "%s does not accept events; %d wait and are sent when it does", place or self._destination, number
+            "%s does not accept events, so %d wait; they are sent when it does", place or self._destination, number
         )
 
     def stranded(self, number: int, error: Exception) -> None:
         """Note that events wait because no thread can be started."""
-        self._log.error("no thread can be started to send %d events; the next event tries again: %s", number, error)
+        self._log.error(
+            "no thread can be started, so %d events wait to be sent; the next event tries again: %s", number, error
+        )

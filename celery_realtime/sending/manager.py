@@ -300,7 +300,7 @@ class SocketIOManager(_Parts):
     def count_without_project(self, job: Job) -> None:
         """Count an event of a job whose project is unknown, and which nobody sees."""
         self._counts.add("no_project")
-        logger.debug("job %s has no project: nobody sees it", job.job_id)
+        logger.debug("job %s has no project: nobody sees it", job.job_id, extra={"job_id": job.job_id})
 
     def emit_to_project(self, project_id: object, event: str, data: Any, *, job_id: str | None = None) -> None:
         """Send a custom event to everyone who watches a project; returns at once.

@@ -308,8 +308,8 @@ class Outbox(Generic[T]):
     def _end(self) -> None:
         if not self.flush():
             logger.error(
-                "this process ends, and its last batch and %d events after it were not sent within"
-                " realtime_flush_timeout",
+                "this process ends before its last batch and %d events after it were sent, so they may be lost; see"
+                " whether the broker and the history answer, or raise realtime_flush_timeout",
                 self.size,
             )
         # RabbitMQ may discard the last messages of a client that merely hangs up.

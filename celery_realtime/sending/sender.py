@@ -157,7 +157,7 @@ class Sender(Generic[T]):
     def _start(self) -> None:
         if threads_stand_still():
             logger.warning(
-                "this uWSGI runs no threads outside requests, so events are late or lost: start it with enable-threads"
+                "this uWSGI runs no threads outside requests, so events are late or lost; start it with enable-threads"
             )
         self._standby = Standby()
         if not self._in_flight:

@@ -196,7 +196,8 @@ class Spools:
             return make(self._size)
         except (OSError, ValueError) as error:
             self._log.warning(
-                "no shared memory for a child of the pool: what it has not sent is lost if it is killed: %s",
+                "no shared memory for a child of the pool, so what it has not sent is lost if it is killed; make "
+                "room for it: %s",
                 describe(error),
             )
             return None

@@ -135,7 +135,8 @@ class WatchedProjects:
         except ERRORS as error:
             self.forget()
             self._log.warning(
-                "cannot ask the history who watches; progress waits as if nobody did: %s", describe(error)
+                "cannot ask the history who watches, so progress waits as if nobody did; asking again in a second: %s",
+                describe(error),
             )
             return
         for project_id in project_ids:

@@ -90,7 +90,10 @@ class Access:
         allowed = yield Blocking(self._authorize, user, project_id)
         if not isinstance(allowed, bool):
             self._log.warning(
-                "the rule for access to projects returned %.40r, which is no bool and counts as no", allowed
+                "the rule for access to projects returned %.40r, which is no bool, so it counts as no; let it "
+                "return True or False",
+                allowed,
+                project_id=project_id,
             )
         if allowed is not True:
             return False

@@ -216,8 +216,8 @@ class AccessOrders:
             return note(record)
         except ERRORS as error:
             self._log.error(
-                "cannot store that access was taken back; web servers that do not hear it, and those that start later, "
-                "will not know: %s",
+                "cannot store that access was taken back, so web servers that do not hear it, and those that start "
+                "later, will not know; revoke it again when the history answers: %s",
                 describe(error),
             )
             return None
@@ -237,7 +237,9 @@ class AccessOrders:
         from celery_realtime.history.access import Taken
 
         record = self._record
-        with self._log.suppressing("cannot read which web servers have carried out an order"):
+        with self._log.suppressing(
+            "cannot read which web servers have carried out an order, so that is not known; ask the result again"
+        ):
             return None if record is None else record.servers(Taken(order["user"], order.get("project"), order["at"]))
         return None
 
@@ -252,7 +254,11 @@ class AccessOrders:
             return record.clock.now()
         except ERRORS as error:
             self._no_clock_until = time.monotonic() + CLOCK_PAUSE
-            self._log.warning("cannot read the clock of Redis; tokens have the time of this host: %s", describe(error))
+            self._log.warning(
+                "cannot read the clock of Redis, so tokens have the time of this host; see that the clocks of all "
+                "hosts agree: %s",
+                describe(error),
+            )
             return None
 
     # -- carrying out what was missed ---------------------------------------------------------------------------
@@ -267,7 +273,10 @@ class AccessOrders:
         self._periodic.stop(STOP_TIMEOUT)
         record = self._record
         if record is not None and self._up_to is not None:
-            with self._log.suppressing("cannot note that this web server has ended; it is listed for ten minutes"):
+            with self._log.suppressing(
+                "cannot note that this web server has ended, so it is listed for ten minutes; orders are reported "
+                "as open on it meanwhile"
+            ):
                 record.leave(self.name)
                 self._listed_at = -math.inf
 
@@ -299,14 +308,20 @@ class AccessOrders:
 
     def _confirm(self, record: AccessRecord, up_to: float) -> None:
         self._confirmed_at = time.monotonic()
-        with self._log.suppressing("cannot note which orders this web server has carried out; they count as open"):
+        with self._log.suppressing(
+            "cannot note which orders this web server has carried out, so they count as open; noting it again in a "
+            "moment"
+        ):
             was_listed = self._confirmed_at - self._listed_at < LISTED
             record.confirm(self.name, up_to, self._remembered.records, was_listed=was_listed)
             self._listed_at = self._confirmed_at
 
     def _restored(self, record: AccessRecord) -> Look:
         """Note again what is remembered of a record that was lost, and have all access decided again."""
-        self._log.error("the record of revoked access was lost; what this process remembers of it is noted again")
+        self._log.error(
+            "the record of revoked access was lost from Redis, so what this process remembers of it is noted again;"
+            " see that Redis evicts no keys"
+        )
         self._remembered.restore(record)
         for server in list(self._servers):
             server.decide_again()
@@ -320,7 +335,8 @@ class AccessOrders:
             return
         self._log.error(
             "revocations were lost from Redis that this web server does not remember (it has evicted keys, or they "
-            "were deleted): signed tokens issued before now open no project, unless another server remembers them"
+            "were deleted), so signed tokens issued before now open no project, unless another server remembers "
+            "them; let pages get new tokens"
         )
         for server in list(self._servers):
             server.decide_again()

@@ -112,7 +112,9 @@ class Sender:
     def notify(self, steps: Iterable[Step]) -> Decision[None]:
         """Take each of these steps, whichever of them fail."""
         for step in steps:
-            with self._log.suppressing("cannot tell a client what was decided; its connection may have been lost"):
+            with self._log.suppressing(
+                "cannot tell a client what was decided, so it does not know; it learns that when it connects again"
+            ):
                 yield step
 
     def acknowledge(self, sid: str, decision: Decision[dict[str, Any]]) -> Decision[dict[str, Any]]:
@@ -130,7 +132,9 @@ class Sender:
             self.refusals[error.code if error.code in CODES else OTHER_CODE] += 1
             return {"code": error.code, "message": str(error)}
         self.refusals[UNAVAILABLE["code"]] += 1
-        self._log.error("a request failed and is refused as unavailable; the client may try again: %s", describe(error))
+        self._log.error(
+            "a request failed, so it is refused as unavailable; the client may try again: %s", describe(error)
+        )
         logger.debug("where the request failed", exc_info=error)
         return dict(UNAVAILABLE)
 

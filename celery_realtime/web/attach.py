@@ -62,7 +62,9 @@ def attach(
     Registration(inner, made).install()
     log_redaction.install(inner)
     if seams.allows_every_origin(inner):
-        logger.warning('cors_allowed_origins="*" lets every page on the web connect as your users; name the origins')
+        logger.warning(
+            'cors_allowed_origins is "*", so every page on the web can connect as your users; name the origins'
+        )
     if serves and is_ours(inner.manager):
         inner.manager.start_listening()
     return made

@@ -185,8 +185,8 @@ class ChannelReader:
             self.left_out += len(decoded) - len(orders)
             self._catch_up.fall_behind({event.project_id for event in decoded if isinstance(event, Heard)})
             self._failures.error(
-                "messages are left out, because the event loop does not keep up; "
-                "the events among them will be recovered from the history, if there is one"
+                "the event loop does not keep up, so messages are left out; the events among them will be recovered"
+                " from the history, if there is one"
             )
         return orders
 
@@ -215,11 +215,17 @@ class OrderObservers:
     def notify_gap(self, gap: Gap) -> None:
         """Call all observers of gaps; one that fails is logged."""
         for callback in list(self._of_gaps):
-            with self._failures.suppressing("access was not decided again, although orders may have been missed"):
+            with self._failures.suppressing(
+                "orders may have been missed and access was not decided again, so clients may see what was taken "
+                "from them; revoke it again"
+            ):
                 callback(gap.generation)
 
     def notify(self, order: dict[str, Any]) -> None:
         """Call all observers with an order; one that fails is logged."""
         for callback in list(self._callbacks):
-            with self._failures.suppressing("an order from the channel was not carried out on this server"):
+            with self._failures.suppressing(
+                "an order from the channel was not carried out on this server, so clients may see what was taken "
+                "from them; it is carried out from the record, if there is a history"
+            ):
                 callback(order)

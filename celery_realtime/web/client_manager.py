@@ -267,7 +267,12 @@ class RealtimeClientManager(RealtimeKombuManager):
 
     def _emit(self, emit: Emit) -> None:
         if any(self.is_occupied(emit.namespace, room) for room in emit.rooms):
-            with self._failures.suppressing("the event %s could not be emitted to all its clients", emit.event):
+            with self._failures.suppressing(
+                "the event %s could not be emitted to all its clients, so some miss it; those of this package "
+                "notice, and recover it",
+                emit.event,
+                project_id=emit.project_id,
+            ):
                 for part in _parts(self, emit):
                     self.emitter.deliver(part)
 
@@ -545,7 +550,12 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
             await asyncio.sleep(0)
 
     async def _emit(self, emit: Emit) -> None:
-        with self._failures.suppressing("the event %s could not be emitted to all its clients", emit.event):
+        with self._failures.suppressing(
+            "the event %s could not be emitted to all its clients, so some miss it; those of this package notice, "
+            "and recover it",
+            emit.event,
+            project_id=emit.project_id,
+        ):
             for part in _parts(self, emit):
                 await self.emitter.deliver(part)
 

@@ -44,12 +44,12 @@ class OuterCors:
         name = _middleware_of(scope.get("app")) or _middleware_behind(environ.get("asgi.send"))
         if name is not None:
             logger.warning(
-                "%s is around this Socket.IO server, %s: put socketio.ASGIApp around the app that has it, or with "
+                "%s is around this Socket.IO server, so %s; put socketio.ASGIApp around the app that has it, or with "
                 "FastAPI mount the server with celery_realtime.contrib.fastapi.mount_realtime, which takes its origins",
                 name,
-                "which admits pages of its own origin only, whatever that says"
+                "this server admits pages of its own origin only, whatever that says"
                 if self._allowed_origins is None
-                else "and both answer with CORS headers, which browsers refuse",
+                else "both answer with CORS headers, which browsers refuse",
             )
 
 

@@ -43,6 +43,11 @@ class Emit(msgspec.Struct, frozen=True):
     also: tuple[str, ...] = ()
 
     @property
+    def project_id(self) -> str | None:
+        """The project of the events; None for an answer."""
+        return self.events[0].project_id if self.events else None
+
+    @property
     def rooms(self) -> tuple[str, ...]:
         """The rooms in one of which a client has to be to get it."""
         return self.room, *self.also

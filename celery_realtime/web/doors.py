@@ -105,7 +105,7 @@ class Waiting:
                 del self._connections[oldest]
                 too_many.append(waiting)
         if sum(self._close(waiting) for waiting in too_many):
-            self._log.warning("too many connections wait for a request; the oldest is closed")
+            self._log.warning("too many connections wait for a request, so the oldest is closed; see who opens them")
 
     def leave(self, *holders: Any) -> list[tuple[Any, Any]]:
         """Note that the request has come, or that the connection has ended; return those that have waited."""

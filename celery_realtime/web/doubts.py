@@ -183,7 +183,9 @@ class Doubts:
 
     def _try_record(self) -> Decision[bool]:
         gaps, has_read = self._gaps, False
-        with self._log.suppressing("cannot read which access was taken back, so events are held back meanwhile"):
+        with self._log.suppressing(
+            "cannot read which access was taken back, so events are held back meanwhile; reading it again"
+        ):
             yield Blocking(self._revocations.read)
             has_read = True
         if has_read:
@@ -236,7 +238,10 @@ class Doubts:
         """Ask the rule; return False, and ask again later, if there is no answer."""
         count, user = doubt.count, doubt.session.user
         allowed: bool | None = None
-        with self._log.suppressing("cannot decide whether a client may still see a project; it is asked again"):
+        with self._log.suppressing(
+            "cannot decide whether a client may still see a project, so its events are held back; it is asked again",
+            project_id=doubt.project_id,
+        ):
             allowed = yield from self._access.allows(user, doubt.project_id, is_read_later=True)
 
         def holds() -> bool:
@@ -255,7 +260,11 @@ class Doubts:
     def _release(self, doubt: Doubt, holds: Callable[[], bool]) -> Decision[None]:
         sid = doubt.session.sid
         for emit in self._manager.suspensions.release(sid, doubt.project_id, holds):
-            with self._log.suppressing("an event that was held for a client could not be emitted to it"):
+            with self._log.suppressing(
+                "an event that was held for a client could not be emitted to it, so it misses that; clients of this"
+                " package notice, and recover it",
+                project_id=doubt.project_id,
+            ):
                 yield functools.partial(self._manager.emit_alone, sid, emit)
 
     def _end(self, doubt: Doubt, refusal: Refusal) -> Decision[None]:

@@ -90,7 +90,10 @@ class FurtherJobs:
     def _read(self, project_id: str, page: str) -> Decision[Reading]:
         reading: Reading | None = None
         if self._read_on is not None:
-            with self._log.suppressing("cannot read further jobs of a project, so requests for them are refused"):
+            with self._log.suppressing(
+                "cannot read further jobs of a project, so requests for them are refused; clients ask again",
+                project_id=project_id,
+            ):
                 reading = yield functools.partial(self._read_on, project_id, page)
         if reading is None:
             raise SubscribeError("the history cannot be read now; try again later", "unavailable")

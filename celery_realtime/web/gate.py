@@ -162,7 +162,10 @@ class Gate:
         holding = [other for other in list(self._newcomers.values()) if other is not budget and other.requests]
         victim = _first_to_go(holding, list(self._budgets.values()), self._capacity // MOST_OF_USER)
         if victim is not None and victim.exceeded is None:
-            self._log.warning("the threads of this web server are about to be used up, so a connection is ended")
+            self._log.warning(
+                "the threads of this web server are about to be used up, so a connection is ended; give it more "
+                "threads, or see who opens connections"
+            )
             victim.exceed("requests that wait")
             for _, environ in victim.requests:
                 self.sockets.cut(environ)
@@ -268,7 +271,11 @@ class Gate:
     def _end(self, budget: Budget) -> None:
         """Begin to end a connection: nothing more is read from it, and what it has not read is gone at once."""
         self.ended += 1
-        self._log.warning("a client sends too much (%s) and is disconnected", budget.exceeded)
+        self._log.warning(
+            "a client sends too much (%s), so it is disconnected; the limits are settings, such as "
+            "realtime_request_rate",
+            budget.exceeded,
+        )
         if budget.eio_sid is not None:
             self.sockets.refuse(budget.eio_sid, self._namespace)
             self.cut_soon(budget.eio_sid)
@@ -298,7 +305,9 @@ class Gate:
             if due > time.monotonic():
                 continue
             del self._ending[eio_sid]
-            with self._log.suppressing("cannot close a connection that sends too much; it is cut"):
+            with self._log.suppressing(
+                "cannot close a connection that sends too much, so it is cut; its client may try again"
+            ):
                 yield from self.sockets.abort(eio_sid)
             self._cut(eio_sid, budget, environ)
         self.sockets.cut_stuck()

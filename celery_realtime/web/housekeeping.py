@@ -167,7 +167,9 @@ class Housekeeper:
         """Close the connections that should have shown a token by now, whatever they have sent instead."""
         for eio_sid in self._silent_newcomers():
             self.gate.cut_soon(eio_sid)
-            with self._log.suppressing("cannot close a connection that shows no token; it is cut"):
+            with self._log.suppressing(
+                "cannot close a connection that shows no token, so it is cut; its client may try again"
+            ):
                 yield functools.partial(self._sockets.close, eio_sid)
 
     def _silent_newcomers(self) -> list[str]:
@@ -189,7 +191,10 @@ class Housekeeper:
         slow_clients.disconnect_overloaded()
         self.gate.end_unread()
         for emit in slow_clients.due():
-            with self._log.suppressing("cannot emit progress that was held back; the next report replaces it"):
+            with self._log.suppressing(
+                "cannot emit progress that was held back, so a client shows an older one; the next report replaces it",
+                project_id=emit.project_id,
+            ):
                 yield functools.partial(self._manager.emit_here, emit)
         watched = {(topic.project_id, topic.job_id) for topic in self._sessions.topics()}
         self._manager.delivery.forget_unwatched(watched)
@@ -205,7 +210,11 @@ class Housekeeper:
         if eio_sid not in self._sockets:
             return
         discarded = self._sockets.discard(eio_sid)
-        self._log.warning("a client reads too slowly and is disconnected; %d packets waited for it", discarded)
+        self._log.warning(
+            "a client reads too slowly, so it is disconnected (%d packets waited for it); it connects again, and "
+            "recovers what it missed",
+            discarded,
+        )
         yield from self._sender.notify([functools.partial(self._sender.send, sid, "error", dict(TOO_SLOW))])
         yield from self._sockets.abort(eio_sid)
         for _ in range(FAREWELL_CHECKS):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Callable, Collection
 from datetime import datetime
@@ -106,7 +107,10 @@ class Results:
 
     def length_of(self, job_id: str, task: Any) -> int | None:
         """Return how many bytes the result backend has of a job of a task; None if it cannot say so."""
-        with self._log.suppressing("cannot ask how long a result is, so it is read as it is"):
+        with self._log.suppressing(
+            "cannot ask how long a result is, so it is read as it is; see whether the result backend answers",
+            job_id=job_id,
+        ):
             backend = backend_of(self._app, task)
             strlen = getattr(getattr(backend, "client", None), "strlen", None)  # that of Redis
             return None if strlen is None else int(strlen(backend.get_key_for_task(job_id)))
@@ -131,7 +135,11 @@ class Results:
     def _read(self, job_id: str, task: Any) -> dict[str, Any] | None:
         """Return what the backend has of a job, nothing remembered; None if it cannot be read."""
         with (
-            self._log.suppressing("cannot read a result from the result backend; if that fails again, it is refused"),
+            self._log.suppressing(
+                "cannot read a result from the result backend, so it is read again, or refused if that fails too; "
+                "see whether the backend answers",
+                job_id=job_id,
+            ),
             in_any_thread(),
         ):
             meta: dict[str, Any] = backend_of(self._app, task).get_task_meta(job_id, cache=False)
@@ -287,8 +295,8 @@ class JobRequests:
         deadline = time.monotonic() + ANSWER_TIMEOUT
         reply = self._ask_workers(project_id, job_id, worker, _cancellation(run))
         if reply is None:
-            target = job_name(job_id, project_id)
-            reply = self._answer_of(target) if worker is None else self._wait_for_answer(target, deadline)
+            ask = functools.partial(self._answer_of, project_id, job_id)
+            reply = ask() if worker is None else self._wait_for_answer(ask, deadline)
         if reply is None and state:
             self._withdraw(project_id, state, run)
         if reply is None and worker is not None:
@@ -312,7 +320,11 @@ class JobRequests:
         """
         where: dict[str, Any] = {} if worker is None else {"destination": [worker], "limit": MOST_NAMESAKES}
         is_sent = False
-        with self._log.suppressing("cannot ask the workers to cancel a job, so the request is refused"):
+        with self._log.suppressing(
+            "cannot ask the workers to cancel a job, so the request is refused; the client may try again",
+            job_id=job_id,
+            project_id=project_id,
+        ):
             history = self._history()
             if history is not None:
                 history.marks.cancel(job_name(job_id, project_id), what)
@@ -337,17 +349,21 @@ class JobRequests:
             raise SubscribeError("no worker can be reached now; try again later", "unavailable")
         return None
 
-    def _wait_for_answer(self, target: str, deadline: float) -> dict[str, Any] | None:
+    def _wait_for_answer(self, ask: Callable[[], dict[str, Any] | None], deadline: float) -> dict[str, Any] | None:
         """Return the answer of a worker that was not reached, and finds the cancellation in the history."""
-        while (answer := self._answer_of(target)) is None and time.monotonic() < deadline:
+        while (answer := ask()) is None and time.monotonic() < deadline:
             time.sleep(ANSWER_INTERVAL)
         return answer
 
-    def _answer_of(self, target: str) -> dict[str, Any] | None:
+    def _answer_of(self, project_id: str, job_id: str) -> dict[str, Any] | None:
         history = self._history()
         if history is not None:
-            with self._log.suppressing("cannot read whether a job is cancelled, so that is not confirmed"):
-                return history.marks.answer_of(target)
+            with self._log.suppressing(
+                "cannot read whether a job is cancelled, so that is not confirmed; its status will show it",
+                job_id=job_id,
+                project_id=project_id,
+            ):
+                return history.marks.answer_of(job_name(job_id, project_id))
         return None
 
     def _withdraw(self, project_id: str, state: dict[str, Any], run: str | None) -> None:
@@ -359,7 +375,12 @@ class JobRequests:
         history = self._history()
         described = {name: state[name] for name in _DESCRIBED if state.get(name) is not None}
         job = Job(project_id=project_id, run=run, **described)
-        with self._log.suppressing("cannot note that a queued job is cancelled, so it ends when a worker gets it"):
+        with self._log.suppressing(
+            "cannot note that a queued job is cancelled, so it ends when a worker gets it; see whether the history "
+            "answers",
+            job_id=job.job_id,
+            project_id=project_id,
+        ):
             if history is not None:
                 history.leases.withdraw(job, WITHDRAWN_AFTER)
 

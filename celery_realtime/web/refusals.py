@@ -142,8 +142,8 @@ def check_rules(chosen: type[SocketIOEventHandlers], settings: Settings, rules: 
     own_access = chosen._validate_project_access is not SocketIOEventHandlers._validate_project_access
     if (rules.authenticate is not None or own_tokens) and rules.authorize is None and not own_access:
         logger.warning(
-            "nobody will see a project unless the user id that authenticates has a `projects` attribute: "
-            "pass authorize=, or override _validate_project_access"
+            "no rule says who may see a project, so nobody will, unless the user id that authenticates has a "
+            "`projects` attribute; pass authorize=, or override _validate_project_access"
         )
 
 

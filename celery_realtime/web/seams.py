@@ -84,10 +84,12 @@ def check(server: Any) -> None:
     for seam in SEAMS:
         if _has(server, seam.path):
             continue
-        message = f"{_versions()} has no {type(server).__name__}.{seam.path}: {seam.reason}"
+        missing = f"{_versions()} has no {type(server).__name__}.{seam.path}"
         if seam.is_required:
-            raise ImproperlyConfigured(f"{message}. Install the versions that celery-realtime's metadata names")
-        logger.warning("%s", message)
+            raise ImproperlyConfigured(
+                f"{missing}: {seam.reason}. Install the versions that celery-realtime's metadata names"
+            )
+        logger.warning("%s, so %s; install the versions that celery-realtime's metadata names", missing, seam.reason)
 
 
 def _has(server: Any, path: str) -> bool:
@@ -637,7 +639,10 @@ class EngineSockets:
         connection = self._server.eio.sockets.get(eio_sid)
         upgrade = getattr(connection, "_upgrade_websocket", None)
         if upgrade is None:
-            self._log.warning("Engine.IO shows no WebSocket upgrades, so the WebSockets of slow clients are not cut")
+            self._log.warning(
+                "Engine.IO shows no WebSocket upgrades, so the WebSockets of slow clients are not cut; install a "
+                "version that celery-realtime's metadata names"
+            )
             return
         scope = functools.partial(self._upgraded, eio_sid, connection)
         connection._upgrade_websocket = _within(scope, upgrade, is_asyncio=is_asyncio(self._server))
@@ -808,7 +813,9 @@ class EngineSockets:
         Returns:
             Whether the request led to a connection.
         """
-        with self._log.suppressing("cannot cut the connection of a slow client; it ends by Engine.IO's time-out"):
+        with self._log.suppressing(
+            "cannot cut the connection of a slow client, so it stays for now; it ends by Engine.IO's time-out"
+        ):
             transport = transport_of(environ)
             if transport is not None:
                 transport.abort()
@@ -820,7 +827,7 @@ class EngineSockets:
                 return True
             self._log.warning(
                 "this web server (%s) shows no socket of its requests, so WebSockets of slow clients end only by "
-                "Engine.IO's time-out",
+                "Engine.IO's time-out; serve with one that docs/compatibility.md names",
                 environ.get("SERVER_SOFTWARE", "of unknown name"),
             )
         return False
@@ -894,7 +901,9 @@ class ClientBacklogs:
         packets = packets_in(queue)
         if packets is None:
             self._log.warning(
-                "the bytes that wait for slow clients cannot be counted, only the packets: %s", type(queue)
+                "the bytes that wait for slow clients cannot be counted, so only the packets limit what waits; "
+                "install a version that celery-realtime's metadata names: %s",
+                type(queue),
             )
         return packets or []
 

@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 
 NOT_BOUNDED = (
     "this web server does not show its WebSockets, and the socket of one cannot be found (needed are Linux, TCP, and "
-    "the client's own address and port in the scope): what the server collects of a message that does not end is not "
-    "bounded; serve with uvicorn or hypercorn instead, see docs/security.md"
+    "the client's own address and port in the scope), so what the server collects of a message that does not end is "
+    "not bounded; serve with uvicorn or hypercorn instead, see docs/security.md"
 )
 
 #: Where ``struct tcp_info`` says how many bytes have come.

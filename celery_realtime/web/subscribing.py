@@ -250,7 +250,10 @@ class Subscription:
         if self._shared.read is None:
             return NO_HISTORY, 0
         reading: Any = None
-        with self._shared.log.suppressing("cannot read the history of a project, so subscriptions to it are refused"):
+        with self._shared.log.suppressing(
+            "cannot read the history of a project, so subscriptions to it are refused; clients try again",
+            project_id=project_id,
+        ):
             reading = yield functools.partial(self._shared.read, project_id, *_position(self._since))
         if reading is None:
             yield from self._leave()

@@ -25,12 +25,15 @@ SWEEP_INTERVAL = 5.0
 #: The most numbers of shards of publishers that disagree which are followed; each of them costs bindings.
 MOST_COUNTS = 4
 
-DIFFERS = "a publisher has realtime_shards = %d, and this web server %d: give all processes the same number. "
+DIFFERS = "a publisher has realtime_shards = %d, and this web server %d, "
 FOLLOWED = (
-    "Until then this server listens to the shards of both, which costs more; what it has missed before it knew is read "
-    "from the history, if there is one"
+    "so this server listens to the shards of both, which costs more (what it has missed before it knew is read from "
+    "the history, if there is one); give all processes the same number"
 )
-NOT_FOLLOWED = "This server listens to the shards of several numbers already, and hears no live events of this one"
+NOT_FOLLOWED = (
+    "and listens to the shards of several numbers already, so it hears no live events of that publisher; give all "
+    "processes the same number"
+)
 
 
 class WatchedShards:

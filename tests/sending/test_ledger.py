@@ -31,7 +31,7 @@ def test_each_kind_of_trouble_has_a_line_of_its_own(caplog: pytest.LogCaptureFix
         ledger.stranded(9, RuntimeError("can't start new thread"))
     assert ledger.counts["dropped_error"] == 6
     assert len(caplog.records) == 4
-    assert "the broker does not accept events; 7 wait" in caplog.text
+    assert "the broker does not accept events, so 7 wait" in caplog.text
     assert "can't start new thread" in caplog.text
 
 

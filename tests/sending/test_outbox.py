@@ -52,7 +52,7 @@ def test_an_outage_is_logged_once_and_not_once_a_try(
     outbox.put(status("s"))
     wait_for(lambda: len(broker.batches) >= 5)
     lines = [line for line in caplog.messages if "the broker of this test" in line]
-    assert lines == ["the broker of this test does not accept events; 1 wait and are sent when it does"]
+    assert lines == ["the broker of this test does not accept events, so 1 wait; they are sent when it does"]
 
 
 def test_every_event_is_counted_as_what_became_of_it(make: Make, broker: Broker) -> None:

@@ -99,7 +99,7 @@ def test_each_number_of_shards_is_reported_once_and_only_a_few_are_followed(capl
     assert "realtime_shards = 2, and this web server 8" in followed
     assert "listens to the shards of both" in followed
     assert "realtime_shards = 5, and this web server 8" in not_followed
-    assert "hears no live events of this one" in not_followed
+    assert "it hears no live events of that publisher" in not_followed
 
 
 def test_a_child_of_a_fork_starts_over() -> None:
