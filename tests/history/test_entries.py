@@ -92,6 +92,26 @@ def test_entries_are_short_and_go_on_as_they_began(history: History, redis_url: 
     assert stored(history, "one", redis_url).split("\n")[1] == short
 
 
+def test_a_job_that_waits_is_stored_as_versions_before_read_it(history: History, redis_url: str) -> None:
+    """While web servers are upgraded one after the other, old ones show what a new one has published."""
+    append(history, status("PENDING", job="one", root_id="one", task="t", worker="w"))
+    assert stored(history, "one", redis_url).split("\n")[1].startswith('~"status":"queued","state":"PENDING"')
+
+
+def test_a_short_entry_of_a_job_that_waits_is_read_and_goes_on(history: History, redis_url: str) -> None:
+    told = status("PENDING", job="one", root_id="one", task="t", worker="w")
+    append(history, told)
+    before = history.read("p").jobs
+    head, _, _ = stored(history, "one", redis_url).split("\n")
+    timestamp = before[0]["timestamp"]
+    short = f'^\3{timestamp}"\4"t","attempt":0\5\6"w"}}'
+    redis.Redis.from_url(redis_url).hset(history.keys.project("p")[2], "one", f"{head}\n{short}\n")
+    assert history.read("p").jobs == before
+    append(history, progress(40, job="one"))
+    [job] = history.read("p").jobs
+    assert (job["job_id"], job["root_id"], job["worker"], job["progress"]) == ("one", "one", "w", 40)
+
+
 def test_entries_of_before_are_read_and_written_anew(history: History, redis_url: str) -> None:
     """A worker without the shorter form has stored them, or one with an event filter, whose JSON has another order."""
     append(history, status("STARTED", job="one", root_id="one", task="t", worker="w"))

@@ -278,17 +278,21 @@ local function lengthen(stored, event, job)
 end
 
 -- What most statuses have in them, by what stands for it where an entry has `^` in place of `~`: characters that JSON
--- has not. entries.py has the same list.
+-- has not. entries.py has the same list. Of a job that waits it is not written: while servers are upgraded one after
+-- the other, what a new one publishes is shown by old ones, too, which do not know `^`. Workers come later.
 local SHORTER = '^'
-local STATES = {STARTED = {'running', '\1'}, SUCCESS = {'success', '\2'}, PENDING = {'queued', '\3'}}
+local STATES = {STARTED = {'running', '\1'}, SUCCESS = {'success', '\2'}}
+local WAITS = '\3'
 local RESULT, RESULT_SIGN = ',"result":null,"error":null,"task":', '\4'
 local ROOT, ROOT_SIGN = ',"root_id":', '\5'
 local PARENT, PARENT_SIGN = ',"parent_id":null,"group_id":null,"worker":', '\6'
 
 local WORDS = {[RESULT_SIGN] = RESULT, [PARENT_SIGN] = PARENT}
-for state, form in pairs(STATES) do
-  WORDS[form[2]] = string.format('"status":"%s","state":"%s","timestamp":"', form[1], state)
+local function begin_with(state, status, sign)
+  WORDS[sign] = string.format('"status":"%s","state":"%s","timestamp":"', status, state)
 end
+for state, form in pairs(STATES) do begin_with(state, unpack(form)) end
+begin_with('PENDING', 'queued', WAITS)
 
 local function shorten_status(json, job)
   local long = shorten(json, STATUS, job)
