@@ -63,6 +63,9 @@ class Costs(NamedTuple):
 
 _BROWSERS = r"[\d,]+ browsers, 1 project, uvicorn"
 
+#: The costs that are bytes.
+MEMORY = ("client", "event", "job")
+
 #: Where each cost is in the figures: the row, a regular expression for what was measured, the part that is taken (what
 #: is left is for ``1 / x``), and what is taken where there is no figure yet.
 SOURCES: dict[str, tuple[str, str, bool, float]] = {
@@ -167,10 +170,38 @@ def table(cost: Costs, assumed: Assumptions, clients: Sequence[int] = CLIENTS) -
 
 def _shown(value: float, kind: str) -> str:
     if kind == "bytes":
-        return f"{value / 1e9:,.1f} GB" if value >= 1e9 else f"{value / 1e6:,.0f} MB"
+        return f"{value / 1e9:,.1f} GB" if value >= 1e9 else _megabytes(value / 1e6)
     if kind == "cores" and value < 10:
         return f"{value:.2g}" if value >= 0.1 else "under 0.1"
     return f"{math.ceil(round(value, 6)):,}"  # not for what is lost in floating point
+
+
+#: What is shown of a thousand single things, by what each of them costs.
+UNITS = {
+    "client": "1,000 clients that are connected to a web server",
+    "delivery": "one event a second to each of 1,000 clients of a web server",
+    "hearing": "1,000 events a second that a web server hears, of projects that its clients follow",
+    "sending": "1,000 events a second that workers send, all of them together",
+    "storing": "1,000 events a second that the Redis of the history stores",
+    "event": "1,000 events that the history has",
+    "job": "1,000 running jobs that the history has",
+}
+
+
+def units(record: Record) -> str:
+    """Return what a thousand of each thing takes, as a table in Markdown."""
+    cost = costs(record)
+    lines = ["| what | processor | memory | row |", "| --- | --- | --- | --- |"]
+    for name, label in UNITS.items():
+        value, (row, what, _, _) = getattr(cost, name) * 1000, SOURCES[name]
+        cells = ("", _shown(value, "bytes")) if name in MEMORY else (f"{value:.2g} cores", "")
+        where = f"`{row}`" if record.of(row, what) else "not measured yet"
+        lines.append(f"| {' | '.join([label, *cells, where])} |")
+    return "\n".join(lines)
+
+
+def _megabytes(value: float) -> str:
+    return f"{value:,.0f} MB" if value >= 10 else f"{value:.2g} MB"
 
 
 def tables(record: Record, assumed: Assumptions | None = None, clients: Sequence[int] = CLIENTS) -> str:
@@ -204,7 +235,7 @@ def _cost_lines(record: Record, cost: Costs) -> list[str]:
     lines = []
     for name, meaning in meanings.items():
         value, (row, what, _, _) = getattr(cost, name), SOURCES[name]
-        shown = f"{value:,.0f} B" if name in ("client", "event", "job") else f"{value * 1e6:,.3g} µs"
+        shown = f"{value:,.0f} B" if name in MEMORY else f"{value * 1e6:,.3g} µs"
         where = f"row `{row}`" if record.of(row, what) else "not measured yet"
         lines.append(f"{meaning}: {shown} ({where})")
     return lines

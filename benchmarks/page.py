@@ -1,8 +1,8 @@
-"""Fill the parts of docs/benchmarks.md that are made of figures, and draw its plots."""
+"""Fill the parts of docs/benchmarks.md and docs/capacity.md that are made of figures, and draw the plots."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from benchmarks import capacity, plots
@@ -10,6 +10,7 @@ from benchmarks.figures import Figure, table
 from benchmarks.record import Circumstances, Record
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
+CAPACITY_PAGE = PAGE.with_name("capacity.md")
 
 #: Processes that want a processor before a row is measured, from which on its page says so.
 BUSY = 1.0
@@ -32,21 +33,26 @@ NAMED = (
 def refresh(page: Path = PAGE) -> str:
     """Make all that is made of the recorded figures again; returns the names of the files."""
     record = Record.read(page.with_suffix(".json"))
-    page.write_text(filled(page.read_text(), record))
-    written = [page.name]
+    written = []
+    for each, parts in ((page, PARTS), (page.with_name(CAPACITY_PAGE.name), CAPACITY_PARTS)):
+        each.write_text(filled(each.read_text(), record, parts))
+        written.append(each.name)
     for name, drawing in plots.drawings(record).items():
         (page.parent / name).write_text(drawing)
         written.append(name)
     return ", ".join(written)
 
 
-def filled(page: str, record: Record) -> str:
-    """Return the page with each of its parts made again.
+Parts = Mapping[str, Callable[[Record], str]]
+
+
+def filled(page: str, record: Record, parts: Parts | None = None) -> str:
+    """Return the page with each of its parts made again; by default those of docs/benchmarks.md.
 
     Raises:
         ValueError: The page lacks the marks of a part.
     """
-    for name, make in PARTS.items():
+    for name, make in (PARTS if parts is None else parts).items():
         begin, end = f"<!-- {name}: made by python -m benchmarks -->", f"<!-- end of {name} -->"
         head, *rest = page.split(begin)
         if len(rest) != 1 or end not in rest[0]:
@@ -115,10 +121,12 @@ def _plots(record: Record) -> str:
     return "\n\n".join(f"![{alt}]({name})" for name, alt in plots.texts(record).items())
 
 
-PARTS: dict[str, Callable[[Record], str]] = {
+PARTS: Parts = {
     "circumstances": circumstances_text,
     "goals": goals_text,
     "plots": _plots,
     "table": _table,
     "capacity": capacity.tables,
 }
+
+CAPACITY_PARTS: Parts = {"units": capacity.units}

@@ -155,6 +155,8 @@ def test_a_page_without_a_place_is_refused() -> None:
 def test_the_page_its_plots_and_its_capacity_are_of_the_recorded_figures() -> None:
     recorded, text = Record.read(), page.PAGE.read_text()
     assert page.filled(text, recorded) == text, "run: make bench ARGS=--refresh"
+    text = page.CAPACITY_PAGE.read_text()
+    assert page.filled(text, recorded, page.CAPACITY_PARTS) == text, "run: make bench ARGS=--refresh"
     for name, drawing in plots.drawings(recorded).items():
         assert (page.PAGE.parent / name).read_text() == drawing, "run: make bench ARGS=--refresh"
 
@@ -280,6 +282,14 @@ def test_costs_are_the_measured_ones_where_there_are_some() -> None:
     text = capacity.tables(figures)
     assert "an event to one client: 20 µs (row `fan-out`)" in text
     assert "memory of a client: 64,000 B (not measured yet)" in text
+
+
+def test_what_a_thousand_things_take_is_shown_with_where_it_was_measured() -> None:
+    figures = record(of("sender", "events sent, history on", 1.0, 50_000.0, "/s"))
+    lines = capacity.units(figures).splitlines()
+    assert "| 1,000 events a second that workers send, all of them together | 0.02 cores |  | `sender` |" in lines
+    assert "| 1,000 clients that are connected to a web server |  | 64 MB | not measured yet |" in lines
+    assert len(lines) == 2 + len(capacity.Costs._fields)
 
 
 def test_the_program_prints_what_the_page_has(capsys: pytest.CaptureFixture[str]) -> None:
