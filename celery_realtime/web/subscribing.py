@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+import celery_realtime
 from celery_realtime.exceptions import SubscribeError
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.rooms import rooms_of
@@ -87,7 +88,7 @@ class Subscriptions:
         answer = yield from subscription.decide()
         if replays and not subscription.is_outrun:
             yield from self.clients.sender.replay(sid, answer)
-        return {"ok": True, **answer, **self._extras}
+        return {"ok": True, **answer, **self._extras, **_version_for(data)}
 
     def subscribe_job(self, sid: str, data: Any, *, replays: bool, after: AfterAnswer) -> Decision[dict[str, Any]]:
         """Subscribe a client to one job; as :meth:`subscribe_project`."""
@@ -284,6 +285,11 @@ class Subscription:
 
     def _leave(self) -> Decision[None]:
         yield from self._shared.clients.membership.leave(self._session, self._topic)
+
+
+def _version_for(data: Mapping[str, Any]) -> dict[str, str]:
+    """Return which version this is, for a client that asks, as ``celery realtime doctor`` does."""
+    return {"version": celery_realtime.__version__} if data.get("version") is True else {}
 
 
 def _position(since: Since | None) -> tuple[str, int]:

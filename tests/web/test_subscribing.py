@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import celery_realtime
 from celery_realtime import SubscribeError
 from tests.waiting import wait_for
 from tests.web_rules import FORBIDDEN, FORMS, error_of, members, sync_or_async
@@ -28,6 +29,13 @@ def test_a_subscription_is_acknowledged(web: Web) -> None:
     told = {"ok": True, "project_id": "alpha", "epoch": None, "offset": None, "recovered": False}
     assert {name: answer[name] for name in told} == told
     assert answer["jobs"] == answer["events"] == []
+
+
+@pytest.mark.parametrize("asked", [True, False, 1, "yes", None, {}])
+def test_who_asks_is_told_which_version_the_server_is(web: Web, asked: Any) -> None:
+    answer = web.connect().subscribe("alpha", version=asked)
+    assert answer.get("version") == (celery_realtime.__version__ if asked is True else None)
+    assert "version" not in web.connect().subscribe("alpha")
 
 
 @pytest.mark.parametrize(

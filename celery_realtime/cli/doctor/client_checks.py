@@ -6,11 +6,15 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import celery_realtime
 from celery_realtime.cli.doctor.context import Context
 from celery_realtime.cli.doctor.findings import Finding, finding
 from celery_realtime.cli.doctor.web_checks import site_of
 from celery_realtime.clocks import time
 from celery_realtime.jobs.reporting import ECHO_EVENT, send_echo
+
+#: What runs here.
+VERSION = celery_realtime.__version__
 
 #: What a server says of a namespace that it does not serve.
 _NO_NAMESPACE = ("Unable to connect", "Invalid namespace")
@@ -112,12 +116,13 @@ def _refused(client: Client) -> Finding:
 
 
 def _of_connection(context: Context, client: Client) -> Iterator[Finding]:
-    answer = client.call("subscribe_project", project_id=context.project)
+    answer = client.call("subscribe_project", project_id=context.project, version=True)
     if not answer.get("ok"):
         error = answer.get("error") or {}
         is_away = error.get("code") == "unavailable"
         yield finding("web-unavailable" if is_away else "project-refused", f"{context.project}: {error.get('message')}")
         return
+    yield from _of_version(answer.get("version"))
     single = client.call("subscribe_job", project_id=context.project, job_id=context.echo)
     if "cannot follow single jobs" in str((single.get("error") or {}).get("message")):
         yield finding("stock-manager")
@@ -126,6 +131,12 @@ def _of_connection(context: Context, client: Client) -> Iterator[Finding]:
         yield found
     elif not client.hears(context.echo):
         yield finding("web-deaf")
+
+
+def _of_version(there: Any) -> Iterator[Finding]:
+    if there != VERSION:
+        says = "does not say its version, as an older one" if there is None else f"runs version {there}"
+        yield finding("web-version", f"the web server {says}; here is {VERSION}")
 
 
 def _of_history(context: Context, answer: dict[str, Any]) -> Finding | None:

@@ -267,7 +267,7 @@ KINDS = (
         "worker-version",
         WARNING,
         "A worker runs another version of this package.",
-        "Restart it after an upgrade.",
+        "Restart it after an upgrade; docs/upgrading.md says what the two understand of each other.",
     ),
     Kind(
         "worker-shards",
@@ -394,6 +394,12 @@ KINDS = (
         ERROR,
         "The web server reads another history than is written to here.",
         "Give workers and web servers the same realtime_history_url, or the same result backend.",
+    ),
+    Kind(
+        "web-version",
+        WARNING,
+        "The web server runs another version of this package.",
+        "Upgrade web servers before workers, as docs/upgrading.md says, and restart them all.",
     ),
     Kind(
         "web-deaf",

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import socketio
 
+import celery_realtime
 from celery_realtime import Realtime
+from celery_realtime.cli.doctor import client_checks
 from tests.cli.doctor.looking import NOWHERE, SECRET, findings, names, new_realtime
 from tests.cli.doctor.proxies import http_proxy
 from tests.web_servers import Web
@@ -97,6 +99,14 @@ def test_a_server_with_another_history_is_found(serve: Serve, here: Realtime, re
 
 def test_a_server_whose_history_is_away_is_found(serve: Serve, here: Realtime) -> None:
     assert names(here, "channel", "client", url=serve(history_url=NOWHERE).url) == ["web-unavailable"]
+
+
+def test_a_server_of_another_version_is_found(monkeypatch: pytest.MonkeyPatch, serve: Serve, here: Realtime) -> None:
+    web = serve()
+    monkeypatch.setattr(client_checks, "VERSION", "9.9.9")
+    (found,) = findings(here, "channel", "client", url=web.url)
+    assert found.name == "web-version"
+    assert found.text == f"the web server runs version {celery_realtime.__version__}; here is 9.9.9"
 
 
 # -- the channel ------------------------------------------------------------------------------------------------------
