@@ -75,11 +75,24 @@ class Follower(NodeClient):
         project_id: The project.
         folder: Where its log goes.
         name: What errors call it.
+        javascript: Another ``celery-realtime.js``.
         **options: Of ``subscribeProject``.
     """
 
-    def __init__(self, url: str, token: str, project_id: str, *, folder: Path, name: str, **options: object) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        project_id: str,
+        *,
+        folder: Path,
+        name: str,
+        javascript: Path | None = None,
+        **options: object,
+    ) -> None:
         super().__init__(url, token, project_id, json.dumps(options), folder=folder, script="follow.mjs", name=name)
+        if javascript is not None:
+            self.env["CELERY_REALTIME_JS"] = str(javascript)
 
     def __repr__(self) -> str:
         return f"a follower that is {self.state}, after {self._of('snapshot')}"

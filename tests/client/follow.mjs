@@ -1,13 +1,14 @@
 /**
  * A page that uses celery-realtime.js on socket.io-client: it follows a project and prints each callback as a line of
- * JSON. SIGUSR2 breaks the connection, SIGHUP makes it print the jobs, SIGTERM ends it.
+ * JSON. SIGUSR2 breaks the connection, SIGHUP makes it print the jobs, SIGTERM ends it. CELERY_REALTIME_JS is the path of
+ * the script, if it is another one.
  *
  * node follow.mjs URL TOKEN PROJECT [OPTIONS AS JSON]
  */
 import { io } from "socket.io-client";
 
-import { subscribeProject } from "../../celery_realtime/static/celery-realtime.js";
-
+const script = process.env.CELERY_REALTIME_JS ?? "../../celery_realtime/static/celery-realtime.js";
+const { subscribeProject } = await import(script);
 const [url, token, projectId, options = "{}"] = process.argv.slice(2);
 const say = (event, data = null) => process.stdout.write(`${JSON.stringify({ event, data })}\n`);
 
