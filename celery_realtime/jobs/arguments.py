@@ -19,6 +19,7 @@ from celery.app.task import Task
 from celery_realtime.jobs.keyword_uses import Wrapped, keeps_some, takes_unnamed
 from celery_realtime.jobs.mentions import Search, body_of
 from celery_realtime.jobs.seams import wrapper_of
+from celery_realtime.jobs.star_calls import enclosed_callee
 
 
 class Answers(NamedTuple):
@@ -54,6 +55,8 @@ def answers_of(task_class: type, name: str) -> Answers:
 def _run_of(task_class: type) -> tuple[Any, bool]:
     """Return the function of a task, and whether it is passed the task itself."""
     static = inspect.getattr_static(task_class, "run")
+    if isinstance(static, functools.partialmethod):  # a partial function of the unbound method has the same arguments
+        return functools.partial(static.func, task_class, *static.args, **static.keywords), False
     if isinstance(static, (staticmethod, classmethod)):
         return static.__func__, isinstance(static, classmethod)
     return static, inspect.isfunction(static)
@@ -64,25 +67,27 @@ def _run_of(task_class: type) -> tuple[Any, bool]:
 
 def _names_by_position(function: Any, is_bound: bool) -> tuple[str, ...]:
     """Return the names that a function gives to what it takes by position; a decorator's own, if it has some."""
-    for layer in _layers(function):
+    layers = list(_layers(function))
+    for layer in layers:
         try:
             parameters = list(inspect.signature(layer, follow_wrapped=False).parameters.values())
         except (TypeError, ValueError):
             return ()
         names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][is_bound:]
         takes_rest = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-        if names or not takes_rest or not hasattr(layer, "__wrapped__"):
+        if names or not takes_rest or layer is layers[-1]:
             return tuple(names)
     return ()
 
 
 def _layers(function: Any) -> Iterator[Any]:
-    """Yield a function and, in turn, what each of its decorators has noted that it wraps."""
+    """Yield a function and, in turn, what each of its decorators has noted that it wraps, or passes all on to."""
     seen: set[int] = set()
     while function is not None and id(function) not in seen:
         seen.add(id(function))
         yield function
-        function = getattr(function, "__wrapped__", None)
+        wrapped = getattr(function, "__wrapped__", None)
+        function = enclosed_callee(function) if wrapped is None else wrapped
 
 
 # -- by keyword -------------------------------------------------------------------------------------------------

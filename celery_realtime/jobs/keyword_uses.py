@@ -309,8 +309,30 @@ def _with_all_names(loop: ast.AST) -> ast.AST | None:
     made = _whole(loop) if isinstance(loop, ast.comprehension) else None
     if not isinstance(made, ast.DictComp) or not isinstance(made.key, ast.Name):
         return None
-    chosen_by = [part.id for test in made.generators[0].ifs for part in ast.walk(test) if isinstance(part, ast.Name)]
-    return made if made.key.id == _first_target(loop) and made.key.id not in chosen_by else None
+    name = made.key.id
+    chosen_by = [test for test in made.generators[0].ifs if not _leaves_out_named(test, name)]
+    is_chosen = any(isinstance(part, ast.Name) and part.id == name for test in chosen_by for part in ast.walk(test))
+    return made if name == _first_target(loop) and not is_chosen else None
+
+
+def _leaves_out_named(test: ast.expr, name: str) -> bool:
+    """Tell whether a test is passed by all names but those that stand in it, or begin or end as it says."""
+    if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
+        return all(_leaves_out_named(part, name) for part in test.values)
+    if isinstance(test, ast.Compare):
+        is_of_name = isinstance(test.left, ast.Name) and test.left.id == name
+        is_other = len(test.ops) == 1 and isinstance(test.ops[0], (ast.NotEq, ast.NotIn))
+        return is_of_name and is_other and _is_constant(test.comparators[0])
+    call = test.operand if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not) else None
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
+        return False
+    is_of_name = isinstance(call.func.value, ast.Name) and call.func.value.id == name
+    return is_of_name and call.func.attr in _COMPARISONS and all(map(_is_constant, call.args))
+
+
+def _is_constant(node: ast.expr) -> bool:
+    parts = node.elts if isinstance(node, (ast.Tuple, ast.List, ast.Set)) else [node]
+    return all(isinstance(part, ast.Constant) for part in parts)
 
 
 def _star_call(use: ast.Name) -> ast.Call | None:

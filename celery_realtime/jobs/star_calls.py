@@ -24,6 +24,19 @@ def names_beside(function: FunctionType, keyword: str) -> bool:
     return any(keyword in keywords for _, keywords in _star_calls(function.__code__))
 
 
+def enclosed_callee(function: Any) -> FunctionType | None:
+    """Return the only function of an outer scope that a function calls with all of its ``**kwargs``, if there is one.
+
+    A decorator that notes what it wraps needs no such look.
+    """
+    if type(function) is not FunctionType:
+        return None
+    enclosed = _closure(function)
+    callees = {path[0] for path in callees_of(function) if len(path) == 1 and path[0] in enclosed}
+    found = [enclosed[name] for name in callees if type(enclosed[name]) is FunctionType]
+    return found[0] if len(found) == len(callees) == 1 else None
+
+
 def resolve(path: tuple[str, ...], function: FunctionType, of_self: type) -> Any:
     """Return what names stand for in a function, or None if that cannot be said without running it.
 

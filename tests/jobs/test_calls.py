@@ -639,6 +639,26 @@ class CallingItsOwn:
         return self.call(args, kwargs)
 
 
+def leaving_out_its_own(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **{name: value for name, value in kwargs.items() if name != "tenant"})
+
+    return wrapper
+
+
+def without_a_note(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Pass all on, and do not note what is wrapped."""
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except ConnectionError:
+            return function(*args, **kwargs)
+
+    return wrapper
+
+
 class PassingObject:
     def __init__(self, function: Callable[..., Any]) -> None:
         functools.update_wrapper(self, function)
@@ -654,7 +674,11 @@ class PassingObject:
     [
         *(logging_all, making_a_key_of_all, passing_on_in_a_thread, passing_on_by_a_helper),
         *(passing_on_what_an_inner_one_passes_on, passing_on_a_copy, binding, binding_by_a_helper),
-        *(CallingItsOwn, PassingObject),
+        *(CallingItsOwn, PassingObject, leaving_out_its_own, without_a_note),
+        *(
+            lambda function: without_a_note(without_a_note(function)),
+            lambda function: without_a_note(binding(function)),
+        ),
         *(pydantic.validate_call, contextlib.contextmanager(lambda: (yield))()),
     ],
 )

@@ -63,6 +63,14 @@ def looking_for_a_made_name(**kwargs: Any) -> Any:
     return wrapped(**kwargs) if "_".join(PARTS) in kwargs else None
 
 
+def choosing_by_a_made_name(**kwargs: Any) -> Any:
+    return wrapped(**{name: value for name, value in kwargs.items() if name != "_".join(PARTS)})
+
+
+def choosing_those_that_it_names(**kwargs: Any) -> Any:
+    return wrapped(**{name: value for name, value in kwargs.items() if name in ("x", "y")})
+
+
 def in_another_one(**kwargs: Any) -> Any:
     return types.SimpleNamespace(**{**kwargs, "more": 1})
 
@@ -71,7 +79,7 @@ def in_another_one(**kwargs: Any) -> Any:
     "function",
     [
         *(asking_a_proxy, handing_all_to_a_proxy, emptying, popping_in_a_loop, popping_by_a_map),
-        *(looking_for_a_made_name, in_another_one),
+        *(looking_for_a_made_name, choosing_by_a_made_name, choosing_those_that_it_names, in_another_one),
     ],
 )
 def test_what_may_take_something_is_known(function: Callable[..., Any]) -> None:
@@ -90,6 +98,11 @@ def by_name(**kwargs: Any) -> Any:
     return wrapped(**kwargs)
 
 
+def by_leaving_out_what_it_names(**kwargs: Any) -> Any:
+    others = {name: value for name, value in kwargs.items() if name != "tenant" and name not in ("user", "group")}
+    return wrapped(**{name: value for name, value in others.items() if not name.startswith(("_", "http_"))})
+
+
 def by_one_that_refuses_it(**kwargs: Any) -> Any:
     return inspect.cleandoc(**kwargs)
 
@@ -102,7 +115,9 @@ def in_its_base(*args: Any, **kwargs: Any) -> Any:
     return super(type, ASKED).__call__(*args, **kwargs)
 
 
-@pytest.mark.parametrize("function", [by_name, by_one_that_refuses_it, not_at_all, in_its_base, wrapped])
+@pytest.mark.parametrize(
+    "function", [by_name, by_leaving_out_what_it_names, by_one_that_refuses_it, not_at_all, in_its_base, wrapped]
+)
 def test_what_takes_nothing_else_than_it_names_is_known(function: Callable[..., Any]) -> None:
     assert not keeps(function)
 

@@ -150,6 +150,37 @@ def test_a_decorator_that_names_what_it_wraps_does_not_hide_the_arguments() -> N
     assert project_argument(as_task(wrapped), ("m1", "p"), {}) == "p"
 
 
+def test_nor_does_one_that_names_nothing_and_passes_all_on() -> None:
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    assert project_argument(as_task(decorate(plain)), ("m1", "p"), {}) == "p"
+    assert not takes_project(as_task(decorate(without)))
+    assert takes_project(as_task(decorate(any_keyword)))
+
+
+def test_what_is_done_with_some_arguments_already_has_the_others() -> None:
+    class Base(Task):
+        def transcribe(self, language: str, meeting_id: Any, project_id: Any) -> None: ...
+
+        def summarise(self, language: str, meeting_id: Any) -> None: ...
+
+    class Transcribe(Base):
+        name, run = "transcribe", functools.partialmethod(Base.transcribe, "en")
+
+    class Summarise(Base):
+        name, run = "summarise", functools.partialmethod(Base.summarise, language="en")
+
+    app = new_app()
+    transcribe, summarise = app.register_task(Transcribe()), app.register_task(Summarise())
+    assert project_argument(transcribe, ("m1", "p"), {}) == "p"
+    assert takes_project(transcribe)
+    assert not takes_project(summarise)
+
+
 def test_a_lazy_task_answers_as_the_task_that_it_becomes() -> None:
     app: Celery = new_app()
     lazy = app.task(plain, name="t", shared=False)
