@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 from collections.abc import Callable, Iterable
-from urllib.parse import urlsplit
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from celery_realtime.clocks import time
 from celery_realtime.events import Outgoing
 from celery_realtime.sending.ledger import Counts
 from celery_realtime.settings import Settings
-from celery_realtime.urls import is_cluster, node_urls
+from celery_realtime.urls import RedisAddress, is_cluster, node_urls
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +97,8 @@ class Road:
     def _are_there(self) -> bool:
         settings = self._settings()
         if settings is not self._of:  # they have been changed
-            self._of, self._servers = settings, Servers(filter(None, (settings.url, settings.history_url)))
+            urls = (settings.url, _url_of(settings.history_address))
+            self._of, self._servers = settings, Servers(filter(None, urls))
         return self._servers.are_there()
 
 
@@ -103,13 +106,47 @@ def _parts(url: str) -> list[str]:
     return node_urls(url) if is_cluster(url) else url.split(";")
 
 
+def _url_of(address: RedisAddress | None) -> str | None:
+    """Return the URL of a Redis, with the host and the port that may stand beside it."""
+    if address is None:
+        return None
+    parts = urlsplit(address.url)
+    if parts.scheme not in ("redis", "rediss"):
+        return address.url
+    host = parts.hostname or address.options.get("host") or "localhost"
+    port = parts.port or address.options.get("port") or _PORTS["redis"]
+    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def _answers(url: str) -> bool:
     parts = urlsplit(url)
-    scheme = parts.scheme.split("+")[0]
-    if scheme not in _PORTS:
-        return True
     try:
-        with socket.create_connection((parts.hostname or "localhost", parts.port or _PORTS[scheme]), TIMEOUT):
+        with _connection(parts.scheme, parts.hostname or "localhost", parts.port, unquote(parts.path)):
             return True
     except (OSError, ValueError):
         return False
+
+
+def _connection(scheme: str, host: str, port: int | None, path: str) -> contextlib.AbstractContextManager[Any]:
+    """Return an open connection to a server; nothing for one of a kind that is not asked.
+
+    Raises:
+        OSError: It takes none.
+    """
+    kind, _, way = scheme.partition("+")
+    if kind == "unix" or way == "socket":
+        return _unix_connection(path)
+    if kind not in _PORTS:
+        return contextlib.nullcontext()
+    return socket.create_connection((host, port or _PORTS[kind]), TIMEOUT)
+
+
+def _unix_connection(path: str) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.settimeout(TIMEOUT)
+        connection.connect(path)
+    except OSError:
+        connection.close()
+        raise
+    return connection

@@ -5,13 +5,17 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 from celery import Celery
 from celery.app.trace import build_tracer
 
 from celery_realtime import Realtime
-from celery_realtime.sending.eager import Servers
+from celery_realtime.events import outgoing_custom
+from celery_realtime.sending.eager import Road, Servers
+from celery_realtime.sending.ledger import Counts
 from tests.recording import record
 
 NOWHERE = ["redis://127.0.0.1:1/0", "amqp://127.0.0.1:1//", "amqp://127.0.0.1:1//;amqp://127.0.0.1:2//"]
@@ -110,3 +114,37 @@ def test_of_several_addresses_one_is_enough() -> None:
         assert Servers([f"{NOWHERE[0]};redis://127.0.0.1:{server.getsockname()[1]}/0"]).are_there()
         assert Servers([f"redis+cluster://:p@127.0.0.1:1,127.0.0.1:{server.getsockname()[1]}/0"]).are_there()
     assert not Servers(["redis+cluster://127.0.0.1:1,127.0.0.1:2"]).are_there()
+
+
+@pytest.mark.parametrize("scheme", ["redis+socket", "unix"])
+def test_a_server_on_a_unix_socket_is_asked_there(tmp_path: Path, scheme: str) -> None:
+    url = f"{scheme}://:p@{tmp_path}/a%20b?virtual_host=1"
+    assert not Servers([url]).are_there()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(f"{tmp_path}/a b")
+        assert not Servers([url]).are_there()
+        server.listen()
+        assert Servers([url]).are_there()
+    assert not Servers([url]).are_there()
+
+
+@pytest.mark.parametrize(("host", "beside"), [("127.0.0.1", ("redis_port",)), ("", ("redis_host", "redis_port"))])
+def test_a_history_that_is_not_all_in_its_url_is_asked_where_celery_has_it(host: str, beside: tuple[str, ...]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        place = dict(zip(("redis_host", "redis_port"), server.getsockname(), strict=True))
+        conf = {name: place[name] for name in beside}
+        assert append_there(host, conf) == EVENTS
+    assert append_there(host, conf) == []
+
+
+def append_there(host: str, conf: dict[str, Any]) -> Any:
+    """Append events of eager tasks to a history that takes all, at that host, if it is there."""
+    app = Celery("studio", broker="memory://", backend=f"redis://{host}", set_as_current=False)
+    app.conf.update(conf)
+    realtime = Realtime(app)
+    _, append = Road(lambda: realtime.settings, lambda: True).guard(len, lambda events: events, Counts())
+    assert append is not None
+    return append(EVENTS)
+
+
+EVENTS = [outgoing_custom("line", {}, "p", None, 100)]
