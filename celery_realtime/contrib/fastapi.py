@@ -15,8 +15,10 @@ from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Query, R
 from starlette.requests import HTTPConnection
 
 from celery_realtime.contrib import browser
+from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.extension import Realtime
 from celery_realtime.health import health_pages
+from celery_realtime.instances import instances
 from celery_realtime.pages import Page, Pages
 from celery_realtime.web.cors import HANDLED_KEY
 
@@ -83,9 +85,22 @@ async def realtime_lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def get_realtime(connection: HTTPConnection) -> Realtime:
-    """Return the Realtime of the app: ``realtime: Annotated[Realtime, Depends(get_realtime)]``."""
-    realtime: Realtime = connection.app.state.realtime
-    return realtime
+    """Return the Realtime of the app: ``realtime: Annotated[Realtime, Depends(get_realtime)]``.
+
+    A sub-application does not know the app that it is mounted in: if it has none of its own, it is the only one of this
+    process.
+
+    Raises:
+        ImproperlyConfigured: There is none, or there are several.
+    """
+    own: Realtime | None = getattr(connection.app.state, "realtime", None)
+    found = list(instances) if own is None else [own]
+    if len(found) != 1:
+        raise ImproperlyConfigured(
+            f"the app of {connection.url.path} has no Realtime, and this process has {len(found)}: call "
+            "mount_realtime(app, realtime); in a sub-application of an app that has done so, set app.state.realtime"
+        )
+    return found[0]
 
 
 def realtime_router(user: Callable[..., Any], authorize: Authorize, *, expires_in: float = TOKEN_SECONDS) -> APIRouter:

@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import json
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
 import socketio
 import uvicorn
 from celery import Celery
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.middleware.gzip import GZipMiddleware
 from starlette.applications import Starlette
@@ -31,6 +31,7 @@ from celery_realtime.contrib.fastapi import (
     pages_router,
     realtime_lifespan,
 )
+from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.health import health_asgi
 from celery_realtime.pages import Page
 from celery_realtime.web.client_manager import AsyncRealtimeClientManager
@@ -291,6 +292,33 @@ def test_the_realtime_of_an_app_is_found_by_its_requests(realtime: Realtime) -> 
     app = FastAPI()
     mount_realtime(app, realtime)
     assert get_realtime(HTTPConnection({"type": "http", "app": app, "headers": []})) is realtime
+
+
+def asked_in_sub_application(app: FastAPI, api: FastAPI) -> str:
+    """Return the name of the Celery app whose Realtime a route of a sub-application is given."""
+
+    @api.get("/name")
+    def name(realtime: Annotated[Realtime, Depends(get_realtime)]) -> str:
+        return str(realtime.app.main)
+
+    app.mount("/api", api)
+    return str(json.loads(asyncio.run(get(app, "/api/name"))[1]))
+
+
+def test_a_sub_application_has_its_own_realtime_or_the_only_one_of_the_process(
+    realtime: Realtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Realtime(Celery("other", broker=URL, set_as_current=False), history_url=None, secret_key=SECRET)
+    app, api = FastAPI(), FastAPI()
+    mount_realtime(app, realtime)
+    monkeypatch.setattr(fastapi_module, "instances", [realtime])
+    assert asked_in_sub_application(app, FastAPI()) == "studio"
+    for known in ([], [realtime, other]):
+        monkeypatch.setattr(fastapi_module, "instances", known)
+        with pytest.raises(ImproperlyConfigured, match=rf"/api/name .* has {len(known)}: call mount_realtime"):
+            asked_in_sub_application(FastAPI(), FastAPI())
+    mount_realtime(api, other)
+    assert asked_in_sub_application(FastAPI(), api) == "other"
 
 
 # -- sessions -----------------------------------------------------------------------------------------------------
