@@ -69,12 +69,14 @@ def check_number(name: str, value: object, most: Number | None) -> Number:
     if type(value) in _PLAIN and 0 <= value <= (_FAR if most is None else most):  # type: ignore[operator]
         return value  # type: ignore[return-value]
     try:
-        number = plain_number(value)
-        if isinstance(number, bool) or not isinstance(number, (int, float)):
-            raise TypeError(f"{name} must be a number, not {type(value).__name__}")
-        finite = math.isfinite(number)
+        number = _converted(value)
+        finite = isinstance(number, (int, float)) and math.isfinite(number)
     except (OverflowError, ValueError):
         raise ValueError(f"{name} must be a number that a float can hold") from None
+    except TypeError as error:
+        raise _no_number(name, value) from error
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
+        raise _no_number(name, value)
     if not finite:
         raise ValueError(f"{name} must be finite, not {number}")
     if isinstance(number, float) and most is not None:
@@ -82,6 +84,24 @@ def check_number(name: str, value: object, most: Number | None) -> Number:
     if number < 0 or (most is not None and number > most):
         raise ValueError(f"{name} must be {'0 or more' if most is None else f'between 0 and {most}'}, not {number}")
     return number
+
+
+def _converted(value: object) -> object:
+    """Return a number as an ``int`` or ``float``, and anything else as it is.
+
+    Raises:
+        OverflowError, TypeError, ValueError: It is a number that neither can be, or its own methods have failed.
+    """
+    try:
+        return plain_number(value)
+    except (OverflowError, TypeError, ValueError):
+        raise
+    except Exception as error:  # the methods of a user's class may raise anything
+        raise TypeError(f"no number can be made of an object of type {type(value).__name__}") from error
+
+
+def _no_number(name: str, value: object) -> TypeError:
+    return TypeError(f"{name} must be a number, not {type(value).__name__}")
 
 
 def _unrounded(number: float, most: Number) -> Number:
@@ -128,7 +148,7 @@ def read_meta(meta: object) -> Progress | None:
 def _read_number(value: object, most: Number | None) -> Number | None:
     """Return a number from 0 to ``most``, of a number or its text, or None of anything else."""
     with contextlib.suppress(TypeError, ValueError, OverflowError):
-        number = plain_number(_of_text(value) if isinstance(value, str) else value)
+        number = _converted(_of_text(value) if isinstance(value, str) else value)
         if isinstance(number, (int, float)) and number < 0:
             return 0
         number = check_number("value", number, None)

@@ -34,6 +34,11 @@ class Count:
         return 7
 
 
+class Broken:
+    def __float__(self) -> float:
+        raise RuntimeError("cannot be converted")
+
+
 @pytest.mark.parametrize(
     "percent",
     [
@@ -77,7 +82,9 @@ def test_a_percentage_that_is_no_finite_number_is_refused(percent: float) -> Non
         check_progress(percent)
 
 
-@pytest.mark.parametrize("percent", ["50", True, False, b"50", [50], 1j, object(), np.bool_(True), np.array([50])])
+@pytest.mark.parametrize(
+    "percent", ["50", True, False, b"50", [50], 1j, object(), np.bool_(True), np.array([50]), Broken()]
+)
 def test_a_percentage_of_the_wrong_type_is_refused(percent: object) -> None:
     with pytest.raises(TypeError, match=f"progress must be a number, not {type(percent).__name__}"):
         check_progress(percent)
@@ -239,6 +246,7 @@ def test_the_usual_shapes_of_meta_are_understood(meta: dict[str, Any], report: P
         *({"progress": True}, {"progress": math.nan}, {"current": "one", "total": 12}, {"current": 1, "total": None}),
         *({"step": 1, "steps": 5}, {"progress": None}, {"percent": [1]}, {"progress": "nan"}, {"progress": "inf%"}),
         *({"percent": 10**400}, {"percent": "9" * 5000}, {"current": 1, "total": math.inf}),
+        *({"progress": Broken()}, {"current": 1, "total": Broken()}, {"current": np.array([1, 2]), "total": 3}),
     ],
 )
 def test_meta_that_tells_no_progress_is_passed_over(meta: object) -> None:
