@@ -1,15 +1,19 @@
-"""What the commands share: the PROJECT argument, and errors in one line."""
+"""What the commands share: the PROJECT argument, addresses of web servers, and errors in one line."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import click
 
 from celery_realtime.exceptions import RealtimeError
 from celery_realtime.rooms import normalise_project_id
+
+#: Where Socket.IO is below the address of a web server.
+SOCKET_PATH = "socket.io"
 
 
 class _Project(click.ParamType):  # type: ignore[type-arg,unused-ignore]
@@ -23,6 +27,32 @@ class _Project(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
 
 PROJECT = _Project()
+
+
+def checked_url(_ctx: click.Context, _param: click.Parameter, url: str | None) -> str | None:
+    """Return the address of a web server as it was given; None if none was.
+
+    Raises:
+        BadParameter: It is none.
+    """
+    if url is None:
+        return None
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise click.BadParameter(f"{url!r} is no address of a web server: {error}") from None
+    if parts.scheme not in ("http", "https"):
+        raise click.BadParameter(f"the web server's address begins with http:// or https://, not {url!r}")
+    if not parts.hostname or port == 0:
+        raise click.BadParameter(f"{url!r} names no web server: http://HOST:PORT")
+    return url
+
+
+def place_of_socket(url: str) -> tuple[str, str]:
+    """Return the address of a web server without the path, and the path of its Socket.IO server."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(path="")), f"{parts.path.strip('/')}/{SOCKET_PATH}".strip("/")
 
 
 @contextlib.contextmanager

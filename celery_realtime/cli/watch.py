@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 import threading
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
 
 import click
 
-from celery_realtime.cli.common import PROJECT, explained_errors
+from celery_realtime.cli.common import PROJECT, checked_url, explained_errors, place_of_socket
 from celery_realtime.cli.output import Printer, printer
 from celery_realtime.events import STATUS_EVENT
 
@@ -26,22 +25,6 @@ WAIT = 1.0
 #: is to be made to reconnect is within two seconds.
 MOST_IDLE = 5
 
-#: Where Socket.IO is below the address of a web server.
-SOCKET_PATH = "socket.io"
-
-
-def _checked_url(_ctx: click.Context, _param: click.Parameter, url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise click.BadParameter(f"{url!r} is no address of a web server: {error}") from None
-    if parts.scheme not in ("http", "https"):
-        raise click.BadParameter(f"the web server's address begins with http:// or https://, not {url!r}")
-    if not parts.hostname or port == 0:
-        raise click.BadParameter(f"{url!r} names no web server: http://HOST:PORT")
-    return url
-
 
 @click.command("watch")
 @click.argument("project", type=PROJECT)
@@ -49,7 +32,7 @@ def _checked_url(_ctx: click.Context, _param: click.Parameter, url: str) -> str:
     "--url",
     default="http://127.0.0.1:5000",
     show_default=True,
-    callback=_checked_url,
+    callback=checked_url,
     help="The web server; with a path if Socket.IO is below one.",
 )
 @click.option("--token", help="The token to connect with; by default one is made with the secret key.")
@@ -106,8 +89,7 @@ class Watcher:
         """
         from socketio.exceptions import ConnectionError as NoConnection
 
-        parts = urlsplit(url)
-        where, path = urlunsplit(parts._replace(path="")), f"{parts.path.strip('/')}/{SOCKET_PATH}".strip("/")
+        where, path = place_of_socket(url)
         namespaces = [subscription.namespace]
         try:
             client.connect(where, auth={"token": token}, namespaces=namespaces, socketio_path=path)
