@@ -114,6 +114,20 @@ class Places:
             projects.update(field.decode(errors="replace").partition("\n")[0] for field, _ in self._entries(key))
         return projects
 
+    def forget(self, project_id: str, job_ids: Sequence[str] = ()) -> None:
+        """Forget all events, jobs and workflows of a project; what is appended from now on is of another epoch.
+
+        Args:
+            project_id: The project.
+            job_ids: The jobs of it; of others with these ids it is forgotten too of which projects they are.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached, or refuses.
+        """
+        names = [legible(job_id) for job_id in job_ids]
+        of_jobs = [("HDEL", key, *names) for key in self._keys.places(*self._periods())] if names else []
+        self._ask([("DEL", *self._keys.project(project_id, "watched", "server")), *of_jobs])
+
     def _entries(self, key: str) -> Iterator[tuple[bytes, bytes]]:
         cursor: Any = 0
         while True:

@@ -7,7 +7,8 @@ import redis
 
 from celery_realtime.history.lua import Runner
 from celery_realtime.history.places import Places
-from tests.appended import custom, progress, status
+from celery_realtime.history.store import History
+from tests.appended import append, custom, progress, status
 from tests.lua_scripts import KEYS
 
 
@@ -108,3 +109,19 @@ def test_so_many_projects_are_looked_for_at_once(runner: Runner, monkeypatch: py
     monkeypatch.setattr("celery_realtime.history.places.MOST_BYTES", 1)
     runner.run_all(places.commands([status("PENDING", project="r")]))
     assert [places.project_of("job", ["x", "p"]), places.project_of("job", ["x", "y", "p"])] == ["p", "r"]
+
+
+def test_a_project_that_is_forgotten_leaves_nothing_and_others_are_as_they_were(redis_url: str) -> None:
+    history = History(redis_url, "socketio", size=10, ttl=60.0)
+    append(history, status("PENDING", job="mine", project="mine"), status("STARTED", job="other", project="other"))
+    history.watches.mark(["mine"])
+    before, epoch = history.read("other"), history.read("mine").epoch
+    history.places.forget("mine", ["mine"])
+    assert history.positions(["mine"]) == {}
+    assert history.places.projects() == {"other"}
+    assert history.watches.of(["mine"]) == set()
+    assert history.read("other") == before
+    assert append(history, status("STARTED", job="mine", project="mine")) == ["agent_status"]
+    assert history.read("mine").epoch != epoch
+    history.places.forget("nobody's")
+    assert history.places.projects() == {"mine", "other"}
