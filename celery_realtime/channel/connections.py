@@ -93,6 +93,17 @@ def fanout_queue(exchange: Any, options: dict[str, Any], name: str | None = None
     return kombu.Queue(f"{QUEUE_PREFIX}{name or uuid.uuid4()}", exchange, **{**declared, **options})
 
 
+def passing_queue(name: str) -> Any:
+    """Return a :class:`kombu.Queue` that nobody reads, for messages that are not to reach anybody.
+
+    Args:
+        name: Its name, and that of its exchange. A RabbitMQ deletes it after a minute in which it is not used; from a
+            Redis it has to be deleted.
+    """
+    exchange = kombu.Exchange(name, type="direct", auto_delete=True)
+    return kombu.Queue(name, exchange, routing_key=name, expires=60.0)
+
+
 def _has_others(url: str) -> bool:
     return ";" in url and not is_sentinel(url)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from celery_realtime.channel.connections import connection
@@ -61,6 +61,10 @@ def connected(url: str, options: dict[str, Any]) -> Iterator[Any]:
         broker.release()
 
 
+def _ignore(_heard: Heard) -> None:
+    """Do nothing more about an event."""
+
+
 class Ear:
     """Hears the events of one project on a channel, from a thread.
 
@@ -68,10 +72,14 @@ class Ear:
         listener: Receives the messages.
         project_id: The project.
         shards: Parts that the projects are divided into.
+        observer: Called with each event as soon as it is heard, in that thread.
     """
 
-    def __init__(self, listener: Listener, project_id: str, shards: int) -> None:
+    def __init__(
+        self, listener: Listener, project_id: str, shards: int, observer: Callable[[Heard], None] = _ignore
+    ) -> None:
         self._listener = listener
+        self._observer = observer
         self._project_id = project_id
         self._heard: list[Heard] = []
         self._is_over = False
@@ -97,6 +105,7 @@ class Ear:
     def _note(self, message: Any) -> None:
         for item in decode_message(message.body, message.content_type):
             if isinstance(item, Heard) and item.project_id == self._project_id:
+                self._observer(item)
                 self._heard.append(item)
 
     def is_listening(self, timeout: float) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from celery_realtime.cli import doctor, history, token, watch
+from celery_realtime.cli import bench, doctor, history, token, watch
 
 
 @click.group()
@@ -21,5 +21,5 @@ def realtime(ctx: click.Context) -> None:
     ctx.obj = app.realtime
 
 
-for command in (doctor.command, history.command, token.command, watch.command):
+for command in (bench.command, doctor.command, history.command, token.command, watch.command):
     realtime.add_command(command)

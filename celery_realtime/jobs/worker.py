@@ -16,6 +16,7 @@ from celery_realtime.jobs.health_file import HealthFile
 from celery_realtime.jobs.held_jobs import HeldJobs
 from celery_realtime.jobs.held_messages import HeldMessages
 from celery_realtime.jobs.incarnation import Incarnation
+from celery_realtime.jobs.measuring import register_measuring
 from celery_realtime.jobs.redis_broker import RedisBroker
 from celery_realtime.jobs.reporting import register_report
 from celery_realtime.jobs.seams import WorkerRequests, come_first, has_children, runs_greenlets
@@ -108,6 +109,7 @@ class WorkerSupport:
             ImproperlyConfigured: A setting is mistaken; the worker does not start then.
         """
         register_report()
+        register_measuring()
         if not self._settings().enabled:
             return
         self._manager.preload()
