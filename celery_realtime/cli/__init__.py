@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from celery_realtime.cli import bench, doctor, history, token, watch
+from celery_realtime.cli import bench, doctor, history, token, top, watch
 
 
 @click.group()
@@ -21,5 +21,5 @@ def realtime(ctx: click.Context) -> None:
     ctx.obj = app.realtime
 
 
-for command in (bench.command, doctor.command, history.command, token.command, watch.command):
+for command in (bench.command, doctor.command, history.command, token.command, top.command, watch.command):
     realtime.add_command(command)

@@ -23,16 +23,21 @@ def _print_json(event: str, data: Any) -> None:
 
 
 def _print_line(event: str, data: Any) -> None:
+    click.echo(line_of(event, data))
+
+
+def line_of(event: str, data: Any) -> str:
+    """Return an event as a line of text."""
     if event not in (STATUS_EVENT, PROGRESS_EVENT):
-        return click.echo(f"{'':12}  {event}  {json.dumps(data, ensure_ascii=False)}")
+        return f"{'':12}  {event}  {json.dumps(data, ensure_ascii=False)}"
     words = [str(data.get("timestamp"))[11:23], str(data.get("job_id"))[:8], data.get("task") or "-"]
     words += _status_words(data) if event == STATUS_EVENT else []
     if data.get("progress") is not None:
         words += [f"{data['progress']} %", data.get("message") or ""]
-    return click.echo("  ".join(word for word in words if word))
+    return "  ".join(str(word) for word in words if word)
 
 
 def _status_words(data: Any) -> list[str]:
-    status, state, result = data["status"], data.get("state"), data.get("result")
+    status, state, result = str(data.get("status")), data.get("state"), data.get("result")
     outcome = data.get("error") or ("" if result is None else json.dumps(result))
     return [status, "" if state in (None, status.upper()) else state, outcome]
