@@ -63,6 +63,7 @@ class Listener:
 
     Attributes:
         generation: How many connections have been listened on; when it changes, messages may have been missed.
+        losses: How many of these have broken, or were given up because nothing was heard on them any more.
         last_heard: When the last message came, of :func:`time.monotonic`; None before the first.
         bindings: Which shards of the channel it listens to, beside the channel itself; all of those that are wanted
             are listened to before a new connection counts, and before any of its messages is yielded.
@@ -89,7 +90,7 @@ class Listener:
         self._name = redact(url)
         self._failures = RateLimitedLogger(logger)
         self._echo = Echo()
-        self.generation = 0
+        self.generation = self.losses = 0
         self._leaves_at_exit = False
         self.after_fork()
 
@@ -203,6 +204,9 @@ class Listener:
             yield from self._receive(broker, patience)
         except GeneratorExit:
             end = _release
+            raise
+        except errors_of(broker):
+            self.losses += self._listening.is_set()
             raise
         finally:
             self._note_deaf()

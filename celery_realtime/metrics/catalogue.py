@@ -52,17 +52,21 @@ def _histogram(name: str, meaning: str, bounds: tuple[float, ...] = OF_CALLS) ->
     return Metric(f"{name}_seconds", HISTOGRAM, meaning, bounds=bounds)
 
 
+#: What says which processes there are.
+PROCESSES = (_gauge("info", "Always 1, with the version of this package.", "version", combined="max"),)
+
 #: What is measured where events come from.
 SENDING = (
     _counter("events_put", "Events that were reported or emitted, and put into the outbox."),
     _counter("events_coalesced", "Progress that newer progress of its job has replaced before it was sent."),
     _counter("events_dropped", "Events that are sent to nobody, by reason.", "reason"),
     _counter("events_stored", "Events that the history has accepted, and those that it has added."),
+    _counter("events_unstored", "Events that the history has refused, as a full one does: published, not recovered."),
     _counter("events_published", "Events that the broker has accepted, by kind, and by task.", "event", "name"),
     _gauge("outbox_events", "Events that wait to be sent."),
     _gauge("outbox_age_seconds", "For how long something may have waited to be sent.", combined="max"),
     _gauge("broker_up", "Whether the broker accepted what was last published.", combined="min"),
-    _gauge("history_up", "Whether the history accepted what was last stored.", combined="min"),
+    _gauge("history_up", "Whether the history answered when something was last stored or read.", combined="min"),
     _histogram("append", "Time that storing a batch of events took."),
     _histogram("publish", "Time that publishing a batch of events took."),
 )
@@ -81,6 +85,7 @@ WEB = (
     _gauge("listener_up", "Whether messages of the channel are heard.", combined="min"),
     _gauge("listener_silence_seconds", "Time since a message of the channel was heard.", combined="max"),
     _counter("listener_connections", "Connections to the broker that were listened on."),
+    _counter("listener_losses", "Connections that were listened on, and broke or fell silent."),
     _counter("messages_heard", "Messages of the channel that were heard."),
     _counter("events_heard", "Events that were heard, of projects that clients of this server follow."),
     _counter("events_left_out", "Events that were heard while the server did not keep up, to be recovered later."),
@@ -109,4 +114,4 @@ LOOPS = (
     _counter("loop_failures", "Turns of a background loop that an exception has ended.", "loop"),
 )
 
-CATALOGUE: tuple[Metric, ...] = (*SENDING, *JOBS, *WEB, *LOOPS)
+CATALOGUE: tuple[Metric, ...] = (*PROCESSES, *SENDING, *JOBS, *WEB, *LOOPS)

@@ -44,6 +44,13 @@ class Instruments:
     def _labelled(self, name: str, labels: tuple[str, ...]) -> Any:
         return self._metrics[name].labels(self._hostname, *labels)
 
+    def show(self, name: str, labels: tuple[str, ...]) -> None:
+        """Have a metric in a scrape from now on, though nothing has been counted.
+
+        What Prometheus has not seen at 0 it does not see rise to 1: an alert that counts would miss the first time.
+        """
+        self._child(name, labels)
+
     def advance(self, name: str, labels: tuple[str, ...], amount: float) -> None:
         """Count up a counter."""
         self._child(name, labels).inc(amount)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from celery_realtime import __version__
 from celery_realtime.clocks import time
 from celery_realtime.loops import loops_of
 from celery_realtime.metrics.recorder import Recorder
@@ -84,6 +85,7 @@ class Source:
     def read(self) -> Iterator[Reading]:
         """Yield the state; makes and starts nothing."""
         observed = self._realtime.observed
+        yield Level("info", 1.0, (__version__,))
         yield from self._stages()
         yield from self._sending(observed.manager)
         if observed.reconciler is not None:
@@ -100,15 +102,17 @@ class Source:
         yield Durations("publish_seconds", recorder.publish)
         yield Durations("hear_seconds", recorder.hear)
         yield Durations("deliver_seconds", recorder.deliver)
-        yield Total(recorder, "events_stored_total", recorder.stored)
         yield from _by_label(recorder, "events_published_total", recorder.published)
 
     def _sending(self, manager: Any) -> Iterator[Reading]:
         counts = manager.counts
         for reason in DROPPED_BEFORE:
             yield Total(manager, "events_dropped_total", counts[reason], (reason,))
+        yield Total(manager, "events_stored_total", counts["stored"])
+        yield Total(manager, "events_unstored_total", counts["unstored"])
         outbox = manager.outbox_in_use
         if outbox is None:
+            yield from (Total(manager, "events_dropped_total", 0, (reason,)) for reason in DROPPED.values())
             return
         ledger, counts = outbox.ledger, outbox.counts
         yield Total(ledger, "events_put_total", outbox.accepted)
@@ -151,11 +155,13 @@ def _client_manager(manager: Any) -> Iterator[Reading]:
     reader = getattr(manager, "reader", None)
     if reader is None:  # one of python-socketio's own
         return
-    heard = manager.last_heard
-    yield Level("listener_up", manager.is_hearing)
-    yield Level("listener_silence_seconds", 0.0 if heard is None else time.monotonic() - heard)
+    if manager.listening.state != "idle":  # a process that was forked begins with its first client, and some never do
+        heard = manager.last_heard
+        yield Level("listener_up", manager.is_hearing)
+        yield Level("listener_silence_seconds", 0.0 if heard is None else time.monotonic() - heard)
     yield Level("history_up", manager.catch_up.is_history_prompt)
     yield Total(reader, "listener_connections_total", manager.generation)
+    yield Total(reader, "listener_losses_total", reader.listener.losses)
     yield Total(reader, "messages_heard_total", reader.messages)
     yield Total(reader, "events_heard_total", reader.events)
     yield Total(reader, "events_left_out_total", reader.left_out)

@@ -43,15 +43,15 @@ class Recorder:
 
     Attributes:
         append, publish, hear, deliver: How long each stage took.
-        stored: Events that the history has returned to be published.
         published: By kind and task name, events that the broker has accepted.
         stages: What wraps each stage.
     """
 
     def __init__(self, *, by_task: bool, begin: Callable[[], object]) -> None:
         self.append, self.publish, self.hear, self.deliver = (Timing(OF_CALLS) for _ in range(4))
-        self.stored = 0
-        self.published: Counter[tuple[str, str]] = Counter()
+        # Prometheus has to see a 0 first; which tasks there are shows only later.
+        known = () if by_task else ((kind, "") for kind in (*KINDS.values(), CUSTOM))
+        self.published: Counter[tuple[str, str]] = Counter(dict.fromkeys(known, 0))
         self._names = self._by_task if by_task else _by_kind
         self._tasks: set[str] = set()
         self._decode_task = msgspec.json.Decoder(_Task).decode
@@ -79,7 +79,6 @@ class Recorder:
             began = clock()
             stored = append(batch)
             observe(clock() - began)
-            self.stored += len(stored or ())
             self._begin_once()
             return stored
 

@@ -23,7 +23,8 @@ class HistoryAppender:
     Args:
         history: Returns the history.
         outbox: Returns the outbox, for looks at workflows whose updates are due later.
-        counts: Counts the events that the history knew better as ``stale``.
+        counts: Counts the events that the history knew better as ``stale``, those that it has accepted or added as
+            ``stored``, and those that it has refused, which are published without an offset, as ``unstored``.
         behind: Returns what waits for a job that starts.
         watched: Is to know which projects are watched.
     """
@@ -50,9 +51,13 @@ class HistoryAppender:
         if answers is None:
             self._watched.forget()
             return None
-        pairs = zip(batch, answers, strict=True)
+        pairs = list(zip(batch, answers, strict=True))
+        appended = [event for answer in answers for event in answer]
+        refused = sum(bool(answer) and answer[0] is event for event, answer in pairs)  # they come back as they are
         self._counts.add("stale", sum(not answer and not events.is_note(event) for event, answer in pairs))
-        return [event for answer in answers for event in answer]
+        self._counts.add("stored", len(appended) - refused)
+        self._counts.add("unstored", refused)
+        return appended
 
     def look_later(self, project_id: str, pause: float) -> None:
         """Have the history look for due updates of a project's workflows, should nothing else be appended to it.

@@ -230,7 +230,8 @@ class SocketIOManager(_Parts):
 
     Attributes:
         counts: How many events had ``no_project``, were ``filtered`` (``event_filter`` dropped them), ``hidden`` (it
-            failed on a status, which went out without what it says), ``stale`` or (of eager tasks) ``unreachable``.
+            failed on a status, which went out without what it says), ``stale`` or (of eager tasks) ``unreachable``;
+            and how many the history has ``stored``, or refused (``unstored``).
         spools: What children of this process have not sent, and in a child its own.
         connections: Those that it has open.
     """

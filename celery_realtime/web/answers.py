@@ -68,7 +68,7 @@ class Sender:
     """
 
     def __init__(self, server: Any, namespace: str) -> None:
-        self.refusals: Counter[str] = Counter()
+        self.refusals: Counter[str] = Counter(dict.fromkeys((*CODES, OTHER_CODE), 0))  # metrics begin at 0
         self._server = server
         self._namespace = namespace
         self._log = RateLimitedLogger(logger)

@@ -67,7 +67,7 @@ class Subscriptions:
         self.manager = manager
         self.read = read
         self.log = RateLimitedLogger(logger)
-        self.accepted: Counter[str] = Counter()
+        self.accepted: Counter[str] = Counter({"all": 0, "not_all": 0, "none": 0})  # metrics begin at 0
 
     def subscribe_project(self, sid: str, data: Any, *, replays: bool, after: AfterAnswer) -> Decision[dict[str, Any]]:
         """Subscribe a client to a project.

@@ -217,6 +217,7 @@ def test_a_listener_notices_that_it_hears_nothing_and_hears_again_by_itself(
 
     wait_for(lambda: ears.manager.is_hearing)
     assert ears.manager.generation == 2
+    assert ears.manager.reader.listener.losses == 1
     wait_for(lambda: "again after" in caplog.text)
     told = [record.levelname for record in caplog.records if record.name == "celery_realtime.channel.listener"]
     assert told == ["ERROR", "INFO"]
@@ -231,6 +232,7 @@ def test_a_listener_whose_own_connection_alone_is_dead_makes_a_new_one(
     proxy.stall(new=False)
 
     wait_for(lambda: ears.manager.generation == 2 and ears.manager.is_hearing)
+    assert ears.manager.reader.listener.losses == 1
     publisher = RealtimeKombuManager(broker.url, write_only=True)
     publisher.publish_events([step(7)])
     wait_for(lambda: ears.numbers == [7])
@@ -247,6 +249,8 @@ def test_a_quiet_channel_is_heard_to_be_quiet(broker: Broker, make_ears: Callabl
     assert ears.numbers == []
     assert ears.manager.generation == 1
     assert ears.manager.is_hearing
+    ears.end()
+    assert ears.manager.reader.listener.losses == 0
 
 
 def test_a_listener_that_a_memory_alarm_keeps_from_speaking_goes_on_listening(

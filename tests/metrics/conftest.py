@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -43,6 +45,22 @@ def samples_of(text: str) -> dict[str, float]:
             more = "{" + ",".join(f"{name}={value}" for name, value in sorted(labels.items())) + "}" if labels else ""
             found[sample.name.removeprefix("celery_realtime_") + more] = sample.value
     return found
+
+
+def in_fork(body: Callable[[], Any]) -> Any:
+    """Return what a child of a fork returns."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(write, json.dumps(body()).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as answer:
+        text = answer.read()
+    os.waitpid(pid, 0)
+    return json.loads(text)
 
 
 @pytest.fixture

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
+import redis
 from celery import Celery
 
+import celery_realtime
 from celery_realtime import Realtime
 from celery_realtime.events import Job, outgoing_status, status_change
-from tests.metrics.conftest import Scrape
+from celery_realtime.metrics.readings import DROPPED, DROPPED_BEFORE
+from tests.metrics.conftest import Scrape, in_fork
 from tests.recording import Studio, new_app, record
 from tests.services import RedisServer
 from tests.waiting import wait_for
@@ -175,6 +175,46 @@ def test_a_history_that_is_away_is_seen(start_redis: Any, scrape: Scrape) -> Non
     assert len(studio.sent) == 2
 
 
+def test_what_a_history_refuses_is_counted_apart_from_what_it_stores(start_redis: Any, scrape: Scrape) -> None:
+    server: RedisServer = start_redis()
+    studio = Studio(metrics=True, history_url=server.url())
+    emit(studio, 2)
+    assert len(studio.sent) == 2
+    client = redis.Redis.from_url(server.url())
+    client.config_set("maxmemory", 1)
+    emit(studio, 3)
+    assert len(studio.sent) == 5
+    assert scrape.value("events_unstored_total") == 3
+    assert scrape.value("events_stored_total") == 2
+    assert scrape.value("history_up") == 1
+    client.config_set("maxmemory", 0)
+    client.close()
+    emit(studio)
+    assert len(studio.sent) == 6
+    assert scrape.value("events_stored_total") == 3
+    assert scrape.value("events_unstored_total") == 3
+
+
+def test_what_has_not_happened_yet_is_seen_as_0(studio: Studio, scrape: Scrape) -> None:
+    """Else the first time is a series that begins at 1, and no increase."""
+    assert studio.realtime.settings.metrics  # a process has metrics once it has read its settings
+    silent = scrape.samples()
+    reasons = (*DROPPED_BEFORE, *DROPPED.values())
+    first = {f"events_dropped_total{{reason={reason}}}" for reason in reasons}
+    first |= {f"events_published_total{{event={kind}}}" for kind in ("status", "progress", "workflow", "custom")}
+    first |= {"events_stored_total", "events_unstored_total"}
+    assert {name: silent.get(name) for name in first} == dict.fromkeys(first, 0)
+    emit(studio)
+    assert studio.sent
+    assert scrape.value("events_coalesced_total") == 0
+    assert scrape.value("loop_failures_total{loop=outbox}") == 0
+
+
+def test_each_process_says_which_version_it_has(studio: Studio, scrape: Scrape) -> None:
+    assert studio.realtime.settings.metrics
+    assert scrape.value(f"info{{version={celery_realtime.__version__}}}") == 1
+
+
 def test_a_broker_that_is_away_is_seen_behind_a_history(redis_url: str, scrape: Scrape) -> None:
     studio = Studio(metrics=True, history_url=redis_url)
     studio.wire.down = True
@@ -309,19 +349,3 @@ def test_a_child_of_a_fork_counts_only_its_own(studio: Studio, scrape: Scrape) -
 
 def published(scrape: Scrape) -> float:
     return scrape.value("events_published_total{event=custom}") or 0
-
-
-def in_fork(body: Callable[[], Any]) -> Any:
-    """Return what a child of a fork returns."""
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.write(write, json.dumps(body()).encode())
-        finally:
-            os._exit(0)
-    os.close(write)
-    with os.fdopen(read, "rb") as answer:
-        text = answer.read()
-    os.waitpid(pid, 0)
-    return json.loads(text)

@@ -60,7 +60,7 @@ def test_names_have_their_units_and_labels_are_few() -> None:
         assert metric.full_name.startswith("celery_realtime_")
         assert metric.name.endswith("_total") == (metric.kind == "counter")
         assert metric.name.endswith("_seconds") or metric.kind != HISTOGRAM
-        assert set(metric.labels) <= {"reason", "event", "name", "outcome", "recovered", "code", "loop"}
+        assert set(metric.labels) <= {"reason", "event", "name", "outcome", "recovered", "code", "loop", "version"}
     assert len({metric.name for metric in CATALOGUE}) == len(CATALOGUE)
 
 

@@ -17,9 +17,11 @@ from celery_realtime.events import Job, outgoing_progress
 from celery_realtime.exceptions import SubscribeError
 from celery_realtime.jobs.progress import Progress, progress_update
 from celery_realtime.web import client_manager, lags
+from celery_realtime.web.answers import CODES, OTHER_CODE
 from tests.attacks.raw import Raw
 from tests.integration.slow_browser import SlowBrowser
-from tests.metrics.conftest import Scrape
+from tests.metrics.conftest import Scrape, in_fork
+from tests.proxy import Proxy
 from tests.recording import Studio, new_app
 from tests.waiting import wait_for
 from tests.web_servers import Web, steps
@@ -218,6 +220,44 @@ def test_a_listener_that_is_cut_off_is_seen(web: Web, scrape: Scrape, redis_url:
     assert (scrape.value("listener_silence_seconds") or 0) >= 0
     web.manager.reader.listener.after_fork()  # it has heard nothing, as far as it knows
     assert scrape.value("listener_up") == 0
+
+
+def test_connections_to_the_broker_that_fall_silent_or_break_are_counted(
+    kind: Kind, redis_url: str, scrape: Scrape
+) -> None:
+    with Proxy(redis_url) as proxy:
+        web = Web(kind, proxy.url, metrics=True).attach().start()
+        try:
+            web.subscriber("alpha")
+            scrape.waits_for("listener_up", 1)
+            assert scrape.value("listener_losses_total") == 0
+            proxy.stall(new=False)
+            scrape.waits_for("listener_losses_total", 1)
+            scrape.waits_for("listener_up", 1)
+            proxy.refuse()
+            scrape.waits_for("listener_losses_total", 2)
+            scrape.waits_for("listener_up", 0)
+            proxy.heal()
+            scrape.waits_for("listener_up", 1)
+            assert scrape.value("listener_losses_total") == 2  # attempts that failed are no losses
+        finally:
+            web.stop()
+
+
+def test_a_process_that_does_not_listen_yet_is_not_deaf(web: Web, scrape: Scrape) -> None:
+    """One that was forked begins with its first client: no reason for an alarm."""
+    scrape.waits_for("listener_up", 1)
+    assert in_fork(lambda: scrape.value("listener_up")) == 1
+    assert not in_fork(lambda: web.manager.is_hearing)
+
+
+def test_what_no_client_has_asked_for_yet_is_seen_as_0(web: Web, scrape: Scrape) -> None:
+    silent = scrape.samples()
+    first = {f"requests_refused_total{{code={code}}}" for code in (*CODES, OTHER_CODE)}
+    first |= {f"subscriptions_made_total{{recovered={word}}}" for word in ("all", "not_all", "none")}
+    first |= {"slow_clients_disconnected_total", "events_left_out_total", "listener_losses_total"}
+    assert {name: silent.get(name) for name in first} == dict.fromkeys(first, 0)
+    del web
 
 
 def test_a_server_of_python_socketios_own_manager_is_read_too(redis_url: str, scrape: Scrape) -> None:
