@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from celery_realtime.clocks import shown_time_ns
 from celery_realtime.encoding import add_fields, encode, encode_legibly, encode_lenient, encode_strict, legible
+from celery_realtime.stream_parts import OPEN, STREAM_EVENT, StreamChunk, StreamPart, content_of
 
 STATUS_EVENT = "agent_status"
 PROGRESS_EVENT = "agent_progress"
@@ -42,6 +43,7 @@ RESERVED_EVENTS = frozenset(
     [
         *("connect", "connect_error", "disconnect", "disconnecting", "error", "newListener", "removeListener"),
         *(STATUS_EVENT, PROGRESS_EVENT, WORKFLOW_EVENT, BATCH_EVENT, RESYNC_EVENT, HIDDEN_EVENT, EXPIRING_EVENT),
+        STREAM_EVENT,
     ]
 )
 
@@ -335,6 +337,7 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False, array_like=True):
             offset.
         number: Tells it from all other events of the process, for the history; 0 of one that need not be told.
         origin: The event as another process may have stored it already.
+        part: Of a stream, which part of it this is; its payload is what is to be stored until it is numbered.
     """
 
     project_id: str
@@ -349,6 +352,7 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False, array_like=True):
     mark: dict[str, Any] | None = None
     number: int = 0
     origin: Origin | None = None
+    part: StreamPart | None = None
 
 
 #: Numbers of events; a child of a fork goes on from those of its parent, which are events of another process.
@@ -608,6 +612,52 @@ def outgoing_custom(name: object, data: object, project_id: str, job_id: str | N
     event = check_event_name(name)
     payload = encode_strict(data, f"the data of event {event!r}", limit)
     return _marked(Outgoing(project_id, event, payload, job_id, number=next(_numbers)))
+
+
+def outgoing_part(job: Job, part: StreamPart, content: bytes) -> Outgoing:
+    """Return a part of a stream of a job, which must have a project; :func:`numbered_chunk` makes an event of it.
+
+    Args:
+        job: The job.
+        part: Which part it is.
+        content: What is to be stored, see :func:`~celery_realtime.stream_parts.content_of`.
+    """
+    assert job.project_id is not None
+    return Outgoing(
+        job.project_id,
+        STREAM_EVENT,
+        content,
+        job.job_id,
+        job.attempt,
+        standing=Standing(run=job.run or "", execution=job.execution),
+        number=next(_numbers),
+        part=part,
+    )
+
+
+def numbered_chunk(outgoing: Outgoing, position: int, generation: int, state: str = "") -> Outgoing:
+    """Return a part of a stream as the event that readers get.
+
+    Args:
+        outgoing: The part.
+        position: Its place in the stream.
+        generation: Which start of the stream it is of.
+        state: Of the stream; by default as the part says.
+    """
+    part = outgoing.part
+    assert part is not None
+    chunk = StreamChunk(
+        job_id=outgoing.job_id or "",
+        project_id=outgoing.project_id,
+        stream=part.stream,
+        kind=part.kind,
+        attempt=outgoing.attempt,
+        generation=generation,
+        position=position,
+        chunk=msgspec.Raw(content_of(part.kind, outgoing.payload)),
+        state=state or part.state or OPEN,
+    )
+    return replace(outgoing, payload=encode(chunk))
 
 
 def refilled(outgoing: Outgoing, data: object) -> Outgoing:

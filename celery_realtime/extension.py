@@ -48,10 +48,12 @@ from celery_realtime.web.watch_marks import WatchMarks
 if TYPE_CHECKING:
     from celery_realtime.channel.kombu_manager import RealtimeKombuManager
     from celery_realtime.events import Job
+    from celery_realtime.history.store import History
     from celery_realtime.sending.keeper import Keeper
     from celery_realtime.sending.spool import Spool
     from celery_realtime.web.client_manager import AsyncRealtimeClientManager
     from celery_realtime.web.handlers import Rules, SocketIOEventHandlers
+    from celery_realtime.web.stream_source import StreamSource
 
 
 #: Longest time, in seconds, for which the result backend is asked for the jobs of a dead worker.
@@ -483,6 +485,7 @@ class _CelerySide:
         self._manager.register_job_listeners(self.bridge)
         self.bridge.publishing.on_publication(self.eager_jobs.note_publication)
         self.bridge.on_start(self._note_start)
+        self.bridge.on_leave(self.running_jobs.leave)
         self.worker.install(self.app)
         self._recipe.install()
 
@@ -580,6 +583,7 @@ class _WebSide:
             "audience_filter": EventFilter.for_audiences(settings),
             "read": None if history is None else self._read,
             "positions": None if history is None else history.positions,
+            "streams": None if history is None else self._streams(),
             "stages": self._realtime.observers.stages,
         }
 
@@ -593,7 +597,7 @@ class _WebSide:
         jobs = JobRequests(realtime.app, lambda: manager.history, lambda: realtime.settings)
         has_history = manager.history is not None
         read, read_on = (self._read, self._read_on) if has_history else (None, None)
-        sources = Sources(read, jobs, self.access.revocations, read_on)
+        sources = Sources(read, jobs, self.access.revocations, read_on, self._streams() if has_history else None)
         attached = attach(server, realtime.settings, handlers=handlers, rules=rules, sources=sources)
         manager.attach(attached.server)
         self.access.add(attached)
@@ -610,19 +614,25 @@ class _WebSide:
         self.access.start()
         self.marks.start()
 
-    def _read(self, project_id: str, *position: Any) -> Any:
-        """Read a project, and then carry out the orders that were not heard: what was read may be newer than these."""
+    def _streams(self) -> StreamSource:
+        from celery_realtime.web.stream_source import StreamSource
+
+        return StreamSource(self._history, self.access.catch_up)
+
+    def _history(self) -> History:
         history = self._realtime.manager.history
         assert history is not None
-        snapshot = history.read(project_id, *position)
+        return history
+
+    def _read(self, project_id: str, *position: Any) -> Any:
+        """Read a project, and then carry out the orders that were not heard: what was read may be newer than these."""
+        snapshot = self._history().read(project_id, *position)
         self.access.catch_up()
         return snapshot
 
     def _read_on(self, project_id: str, page: str) -> Any:
         """Read further jobs of a project, as :meth:`_read` does."""
-        history = self._realtime.manager.history
-        assert history is not None
-        snapshot = history.read_on(project_id, page)
+        snapshot = self._history().read_on(project_id, page)
         self.access.catch_up()
         return snapshot
 

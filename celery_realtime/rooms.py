@@ -15,6 +15,7 @@ _BATCH = "batch:"
 _BATCHED = "batched:"
 _JOB = "job:"
 _AUDIENCE = "audience:"
+_STREAMS = "streams:"
 
 
 def project_room(project_id: str) -> str:
@@ -40,6 +41,24 @@ def rooms_of(project_id: str, job_id: str | None = None, audience: str | None = 
     if audience is not None:
         plain = f"{_AUDIENCE}{len(audience)}:{audience}:{plain}"
     return plain, _BATCH + project_id if plain == project_room(project_id) else _BATCHED + plain
+
+
+def streams_room(project_id: str) -> str:
+    """Return the room in which the chunks of a project's streams are emitted; none but those who ask for them enter."""
+    return _STREAMS + project_id
+
+
+def project_of_streams_room(room: object) -> str | None:
+    """Return the project whose streams are emitted in a room; None if it is no such room."""
+    return room[len(_STREAMS) :] if isinstance(room, str) and room.startswith(_STREAMS) else None
+
+
+def streams_rooms_of(project_id: str, audience: str | None = None) -> tuple[str, str]:
+    """Return the rooms of the clients that follow the streams of all jobs of a project; else as :func:`rooms_of`."""
+    plain = streams_room(project_id)
+    if audience is not None:
+        plain = f"{_AUDIENCE}{len(audience)}:{audience}:{plain}"
+    return plain, _BATCHED + plain
 
 
 def normalise_project_id(value: object) -> str:

@@ -127,6 +127,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         progress_interval: Shortest time between two progress events of a job, in seconds.
         progress_interval_watched: The same while somebody watches the job's project, if that is shorter and there is a
             history.
+        stream_interval: Time, in seconds, within which what is written to a stream is sent as one chunk.
+        stream_chunk: Bytes of a chunk, about; what is more is several. An item of JSON is never divided.
+        stream_size: Bytes of each stream that are kept, its newest.
+        streams_per_job: Streams that one process may write for a job.
+        streams_per_project: Streams that are kept for each project; beyond them, those that were quiet longest go.
         max_payload: Largest result or custom event that is sent, in bytes of JSON.
         include_result: Whether a success carries the task's return value.
         include_traceback: Whether an error carries the traceback.
@@ -170,6 +175,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     history_ttl: Span = 86400.0
     progress_interval: Pause = 5.0
     progress_interval_watched: Pause = 0.25
+    stream_interval: Span = 0.04
+    stream_chunk: Number = 16384
+    stream_size: Number = 1024 * 1024
+    streams_per_job: Number = 100
+    streams_per_project: Number = 1000
     max_payload: Number = 65536
     include_result: bool = True
     include_traceback: bool = False

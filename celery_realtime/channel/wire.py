@@ -8,9 +8,11 @@ from typing import Any, TypeGuard
 
 import msgspec
 
+from celery_realtime.encoding import encode
 from celery_realtime.events import HIDDEN_EVENT, MARK, STATE_EVENTS, Outgoing
 from celery_realtime.logs import RateLimitedLogger, describe
-from celery_realtime.rooms import project_of_room, project_room
+from celery_realtime.rooms import project_of_room, project_of_streams_room, project_room, streams_room
+from celery_realtime.stream_parts import STREAM_EVENT
 
 FRAME_METHOD = "celery_realtime"
 FRAME_VERSION = 1
@@ -81,8 +83,26 @@ def hidden(event: Heard) -> Heard:
 
 
 def frames(events: Iterable[Outgoing], host_id: str, namespace: str) -> Iterator[Parcel]:
-    """Pack events into frames of at most 256 KiB, or of one event if that is larger."""
+    """Pack events into frames of at most 256 KiB, or of one event if that is larger.
+
+    Chunks of streams come in frames of their own, before all else: a server on which nobody reads them need not look
+    into those, and what a job has said comes before its end.
+    """
     head = {"method": FRAME_METHOD, "v": FRAME_VERSION, "host_id": host_id, "namespace": namespace}
+    events = list(events)
+    chunks = [event for event in events if event.event == STREAM_EVENT]
+    if not chunks:
+        yield from _frames(events, head)
+        return
+    yield from _frames(chunks, {**head, "streams": list(dict.fromkeys(map(_job_of, chunks)))})
+    yield from _frames([event for event in events if event.event != STREAM_EVENT], head)
+
+
+def _job_of(chunk: Outgoing) -> tuple[str, str]:
+    return chunk.project_id, chunk.job_id or ""
+
+
+def _frames(events: Iterable[Outgoing], head: dict[str, Any]) -> Iterator[Parcel]:
     packed: list[Outgoing] = []
     entries: list[bytes] = []
     size = 0
@@ -101,12 +121,18 @@ def frames(events: Iterable[Outgoing], host_id: str, namespace: str) -> Iterator
 def _frame(head: dict[str, Any], packed: list[Outgoing], entries: list[bytes]) -> bytes:
     """Return a frame, which begins with the projects that it is of: so much is read by servers that need no more."""
     projects = list(dict.fromkeys([event.project_id for event in packed]))
-    return b"".join((msgspec.json.encode({**head, "projects": projects})[:-1], _HEAD_END, b",".join(entries), b"]}"))
+    start = encode({**head, "projects": projects})
+    return b"".join((start[:-1], _HEAD_END, b",".join(entries), b"]}"))
 
 
 def _frame_entry(event: Outgoing) -> bytes:
-    entry = [event.event, project_room(event.project_id), msgspec.Raw(event.payload)]
+    entry = [event.event, room_of(event), msgspec.Raw(event.payload)]
     return msgspec.json.encode(entry if event.mark is None else [*entry, event.mark])
+
+
+def room_of(event: Outgoing) -> str:
+    """Return the room that an event is addressed to: that of a stream's chunk is one that nobody is in by default."""
+    return streams_room(event.project_id) if event.event == STREAM_EVENT else project_room(event.project_id)
 
 
 class FrameHead(msgspec.Struct, frozen=True):
@@ -115,10 +141,12 @@ class FrameHead(msgspec.Struct, frozen=True):
     Attributes:
         projects: The projects of its events.
         namespace: The Socket.IO namespace to emit them in.
+        streams: Of chunks of streams, the projects and jobs whose streams they are of; None of other events.
     """
 
     projects: list[str]
     namespace: str | None = None
+    streams: list[tuple[str, str]] | None = None
 
 
 _decode_head = msgspec.json.Decoder(FrameHead).decode
@@ -160,7 +188,7 @@ def stock_messages(events: Iterable[Outgoing], host_id: str, namespace: str) -> 
             "data": [msgspec.Raw(event.payload)],
             "binary": False,
             "namespace": namespace,
-            "room": project_room(event.project_id),
+            "room": room_of(event),
             "skip_sid": None,
             "callback": None,
             "host_id": host_id,
@@ -189,7 +217,8 @@ def heard(
         host_id: The manager that published it.
         skip_sid: The client, or clients, that it is not emitted to.
     """
-    owner = data if event in STATE_EVENTS else mark or (data.get(MARK) if isinstance(data, dict) else None)
+    is_ours = event in STATE_EVENTS or event == STREAM_EVENT
+    owner = data if is_ours else mark or (data.get(MARK) if isinstance(data, dict) else None)
     job_id, epoch, offset = map(owner.get, _OWNER_FIELDS) if isinstance(owner, dict) else (None, None, None)
     if not isinstance(epoch, str) or type(offset) is not int:
         epoch = offset = None
@@ -229,7 +258,7 @@ def _events_of_emit(message: Message) -> list[Heard | Message]:
         return _ignored("an emit in another shape than python-socketio's")
     if not isinstance(message["data"], list):
         message["data"] = [message["data"]]  # as python-socketio before 5.16 has it
-    project_id = project_of_room(message.get("room"))
+    project_id = _project_of(message["event"], message.get("room"))
     if project_id is None or message.get("binary") or len(message["data"]) != 1:
         return [message]
     event = heard(
@@ -271,9 +300,14 @@ def _is_entry(entry: object) -> bool:
     )
 
 
+def _project_of(event: str, room: Any) -> str | None:
+    """Return the project of which an event in a room is; None if it is none of a project's."""
+    return project_of_streams_room(room) if event == STREAM_EVENT else project_of_room(room)
+
+
 def _event_of_entry(frame: Message, entry: list[Any]) -> Heard | Message:
     namespace, host_id = frame.get("namespace") or "/", frame.get("host_id")
-    project_id = project_of_room(entry[1])
+    project_id = _project_of(entry[0], entry[1])
     if project_id is not None:
         mark = entry[3] if len(entry) == 4 else None
         return heard(project_id, entry[0], entry[2], mark=mark, namespace=namespace, host_id=host_id)

@@ -52,6 +52,15 @@ class Keys(msgspec.Struct, frozen=True):
         """Return the keys that hold which other projects have had jobs of ids that very many use."""
         return self._in_slot("places", *(f"{period}-older" for period in periods))
 
+    def stream(self, project_id: str, job_id: str, name: str) -> list[str]:
+        """Return the keys of a stream: heads and writers of all of its job, its value, and the recent of its project.
+
+        In the order in which the scripts take them.
+        """
+        job, stream = (quote(word, safe="", errors="replace") for word in (job_id, name))
+        names = (f"streams:{job}", f"stream-writers:{job}", f"stream:{job}:{stream}", "streams-recent")
+        return self._in_slot(quote(project_id, safe=""), *names)
+
     def watched(self, project_id: str) -> str:
         """Return the key that is there while somebody watches a project."""
         return self._in_slot(quote(project_id, safe=""), "watched")[0]

@@ -30,6 +30,7 @@ from celery_realtime.history.lua import OUTAGES, Command, Runner, Script, call, 
 from celery_realtime.history.marks import Marks
 from celery_realtime.history.places import Places
 from celery_realtime.history.snapshot import Snapshot, check_page, decode_event
+from celery_realtime.history.streams import StreamLimits, Streams
 from celery_realtime.history.watches import Watches
 from celery_realtime.logs import RateLimitedLogger, describe
 from celery_realtime.urls import RedisAddress, is_sentinel, redact
@@ -54,6 +55,7 @@ class History:
         channel: Keeps apart what shares a Redis.
         size: Events, and ended jobs, kept for each project.
         ttl: Seconds that they are kept.
+        streams: What is kept of streams.
 
     Attributes:
         connection: What it talks to Redis through.
@@ -65,12 +67,20 @@ class History:
         places: Of which projects each job is.
         brokers: Which brokers have been marked.
         watches: Which projects somebody watches.
+        streams: What jobs say bit by bit.
 
     Raises:
         ImproperlyConfigured: The URL cannot be used.
     """
 
-    def __init__(self, where: RedisAddress | str, channel: str, size: int, ttl: float) -> None:
+    def __init__(
+        self,
+        where: RedisAddress | str,
+        channel: str,
+        size: int,
+        ttl: float,
+        streams: StreamLimits = StreamLimits(),  # noqa: B008 - it is immutable
+    ) -> None:
         address = RedisAddress(where) if isinstance(where, str) else where
         self._url = address.url
         self._size = size
@@ -86,6 +96,7 @@ class History:
         self.places = Places(self.keys, self._runner, ttl)
         self.brokers = Brokers(self.keys, self._runner)
         self.watches = Watches(self.keys, self._runner)
+        self.streams = Streams(self.keys, self._runner, ttl, limits=streams, where=redact(address.url))
         self._appender = Appender(
             *(self.keys, self._runner, self.leases, self.places),
             limits=Limits(size, ttl),

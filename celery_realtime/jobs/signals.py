@@ -72,6 +72,7 @@ class Bridge:
         self._projects = projects
         self._is_connected = False
         self._start_observers: list[StartObserver] = []
+        self._leave_observers: list[Callable[[Job, bool], None]] = []
         received = self._received = ReceivedJobs(reader)
         self._reporter = reporter
         self._departures = departures
@@ -116,6 +117,13 @@ class Bridge:
     def on_start(self, observer: StartObserver) -> None:
         """Call ``observer`` with each job that starts in this process, when its start has been reported."""
         self._start_observers.append(observer)
+
+    def on_leave(self, observer: Callable[[Job, bool], None]) -> None:
+        """Call ``observer`` with each job whose task has returned, or raised, in this process, whatever comes of it.
+
+        It also gets whether the job goes on in a message that it has published.
+        """
+        self._leave_observers.append(observer)
 
     def received(self, request: Any) -> Job:
         """Return the job of a request that this worker has received."""
@@ -183,6 +191,8 @@ class Bridge:
         notes = notes_of(request)
         if not notes.republished:
             self._end_quietly(job, request, state, retval)
+        for observer in self._leave_observers:
+            observer(job, notes.republished)
         if notes.token is not None:
             self._projects.leave(notes.token)
         self._reader.end(request)

@@ -118,14 +118,14 @@ class StatusReporter:
         self._settings = settings
         self._gate = StatusGate()
         self._manager: SocketIOManager | None = None
-        self._end_observers: list[Callable[[Job], None]] = []
+        self._end_observers: list[Callable[[Job, str], None]] = []
 
     def report_to(self, manager: SocketIOManager) -> None:
         """Report to a manager from now on; until there is one, statuses are only remembered."""
         self._manager = manager
 
-    def on_end(self, observer: Callable[[Job], None]) -> None:
-        """Call ``observer`` with each job that ends in this process, before its end is reported."""
+    def on_end(self, observer: Callable[[Job, str], None]) -> None:
+        """Call ``observer`` with each job that ends in this process, and its state, before its end is reported."""
         self._end_observers.append(observer)
 
     def report_queued(self, job: Job, expires_at: float | None) -> None:
@@ -158,21 +158,21 @@ class StatusReporter:
         rank = events.RANK_OF_STATUS[events.STATUS_OF_STATE[state]]
         if rank == events.TERMINAL_RANK:
             for observer in self._end_observers:
-                observer(job)
+                observer(job, state)
         if self._gate.admit(job, rank, is_final=state != "LOST") and self._manager is not None:
             self._put(self._manager, job, state, expires_at, details, gate=gate)
 
     def report_unreached(self, job: Job, error: str) -> None:
         """Report that a step of a workflow will not run, unless it is known to be published all the same."""
         for observer in self._end_observers:
-            observer(job)
+            observer(job, "FAILURE")
         if self._gate.admit_unknown(job) and self._manager is not None:
             self._put(self._manager, job, "FAILURE", None, {"error": error}, gate="U")
 
     def report_lost(self, job: Job, error: str) -> None:
         """Report that a job is lost, whoever has run it."""
         for observer in self._end_observers:
-            observer(job)
+            observer(job, "LOST")
         if self._gate.admit(job, TERMINAL_RANK, is_final=False) and self._manager is not None:
             self._put(self._manager, job, "LOST", None, {"error": error}, incarnation="")
 

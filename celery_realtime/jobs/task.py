@@ -17,9 +17,11 @@ from celery_realtime.jobs import calls
 from celery_realtime.jobs.job_reader import notes_of
 from celery_realtime.jobs.mapped import ItemTracker, item_tracker, job_of_item
 from celery_realtime.jobs.progress import MESSAGES, PERCENTS, UNITS, Progress, check_progress, read_meta
+from celery_realtime.jobs.streams import Stream, silent_stream
 from celery_realtime.jobs.trackers import ProgressTracker
 from celery_realtime.jobs.unshown import UnshownReports
 from celery_realtime.logs import RateLimitedLogger
+from celery_realtime.stream_parts import TEXT
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,9 @@ class TaskHost(Protocol):
     def emit_from(self, task: Any, event: str, data: Any) -> None:
         """Send a custom event to the project of the job that ``task`` runs now."""
 
+    def open_stream(self, task: Any, name: object, kind: object) -> Stream:
+        """Return a stream of the job that ``task`` runs now."""
+
     def raise_if_cancelled(self, task: Any) -> None:
         """Raise ``JobCancelled`` if the job that ``task`` runs now is to end."""
 
@@ -62,7 +67,7 @@ def add_methods() -> None:
     One new attribute on Celery's own class is the one way that reaches all kinds of tasks, early and late: shared
     ones, class-based ones, those with a base of their own, and those that were made before.
     """
-    for method in (update_progress, track, emit):
+    for method in (update_progress, track, emit, stream):
         setattr(Task, method.__name__, method)
 
 
@@ -191,6 +196,31 @@ def emit(self: Any, event: str, data: Any = None) -> None:
         outgoing_custom(event, data, "", None, sys.maxsize)
     else:
         host.emit_from(job_of_item(self) or self, event, data)
+
+
+def stream(self: Any, name: str, kind: str = TEXT) -> Stream:
+    """Return a stream of the job: what it says bit by bit, such as the tokens of an answer.
+
+    ::
+
+        with self.stream("answer") as out:
+            for token in model:
+                out.write(token)
+
+    A stream that was closed goes on where it was. Outside a job (a direct call) only arguments are checked.
+
+    Args:
+        name: Of the stream: 1 to 128 printable characters.
+        kind: ``text``, of which texts are written, or ``json``, for anything that JSON can hold.
+
+    Raises:
+        TypeError: The name is no string.
+        ValueError: It is no name, there is no such kind, the stream is of the other, or the job has too many streams.
+    """
+    host = _job_host_of(self)
+    if host is None:
+        return silent_stream(name, kind)
+    return host.open_stream(job_of_item(self) or self, name, kind)
 
 
 def _observed(original: Any) -> Any:

@@ -7,6 +7,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -20,11 +21,12 @@ from celery_realtime.events import Job
 from celery_realtime.exceptions import JobCancelled
 from celery_realtime.forks import after_fork, before_fork
 from celery_realtime.jobs.cancelling import Cancellations
-from celery_realtime.jobs.job_reader import JobReader, notes_of
+from celery_realtime.jobs.job_reader import JobReader, TaskElsewhere, notes_of
 from celery_realtime.jobs.paces import Paces
 from celery_realtime.jobs.progress import Number, Progress, Throttle, check_number, check_progress, progress_update
 from celery_realtime.jobs.progress_mirror import ProgressMirror
 from celery_realtime.jobs.shared_sum import SharedSum
+from celery_realtime.jobs.streams import Stream, StreamDesk, silent_stream
 from celery_realtime.jobs.unshown import UnshownReports
 from celery_realtime.jobs.yielding import Yielding
 from celery_realtime.lazy import Lazy
@@ -32,6 +34,7 @@ from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.loops import BackgroundLoop
 from celery_realtime.sending.manager import SocketIOManager
 from celery_realtime.settings import Settings
+from celery_realtime.stream_parts import TEXT
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +69,7 @@ class ProgressTracker:
         interval: Seconds between two updates.
         pace: ``(job) -> seconds``: those between two updates as of now, where that may change; the result backend has
             nothing to do with it.
+        open_stream: ``(job, name, kind) -> Stream``; None where nothing is reported.
     """
 
     def __init__(
@@ -75,8 +79,11 @@ class ProgressTracker:
         mirror: Publish,
         interval: float,
         pace: Callable[[Job], float] | None = None,
+        *,
+        open_stream: Callable[[Job, object, object], Stream] | None = None,
     ) -> None:
         self.job = job
+        self._open_stream = open_stream
         self._publish = publish
         self._mirror = mirror
         self._interval = interval
@@ -179,6 +186,10 @@ class ProgressTracker:
     def mark_complete(self, message: str | None = None) -> None:
         """Report 100 percent, at once. The job's end itself is reported by Celery."""
         self.report(check_progress(100, message), at_once=True)
+
+    def stream(self, name: str, kind: str = TEXT) -> Stream:
+        """Return a stream of the job; the arguments and errors are those of a task's ``self.stream``."""
+        return silent_stream(name, kind) if self._open_stream is None else self._open_stream(self.job, name, kind)
 
     def advance(self, current: int, total: int | None, message: str | None) -> None:
         """Report units done of a total that may be unknown, in which case the percentage stands still."""
@@ -340,6 +351,8 @@ class RunningJobs:
         self._mirror = Lazy(lambda: ProgressMirror(queue_size=settings().queue_size, client_at=self._client_at))
         self._yielding = Yielding(manager)
         self._begun = _BegunJobs()
+        #: What they say bit by bit.
+        self.streams = StreamDesk(manager, settings, self._yielding.after_report)
         before_fork(self._share)
 
     def _client_at(self, options: Mapping[str, Any]) -> Any:
@@ -356,7 +369,7 @@ class RunningJobs:
     def loops(self) -> list[BackgroundLoop]:
         """Their background loops, for health checks."""
         mirror = self._mirror.peek()
-        return [*self.cancellations.loops, *([] if mirror is None else mirror.loops)]
+        return [*self.cancellations.loops, self.streams.loop, *([] if mirror is None else mirror.loops)]
 
     @property
     def present(self) -> Job | None:
@@ -427,7 +440,9 @@ class RunningJobs:
 
     def _new_tracker(self, job: Job) -> ProgressTracker:
         interval = self._settings().progress_interval
-        tracker = ProgressTracker(job, self._put, self._store, interval, self._paces.interval)
+        tracker = ProgressTracker(
+            job, self._put, self._store, interval, self._paces.interval, open_stream=self._open_stream
+        )
         earlier = self._trackers.of(job)
         if earlier is not None:
             earlier.end()
@@ -449,8 +464,13 @@ class RunningJobs:
         if job.project_id is not None:
             self._yielding.after_start(job)
 
-    def end(self, job: Job) -> None:
-        """Report no more of a job: it has ended, or this attempt of it has."""
+    def leave(self, job: Job, is_over: bool) -> None:
+        """Send what a job has written to its streams: its task has returned, or raised; see ``StreamDesk.leave``."""
+        self.streams.leave(job, is_over=is_over)
+
+    def end(self, job: Job, state: str = "SUCCESS") -> None:
+        """Report no more of a job: it has ended, or this attempt of it has, in a state of Celery's."""
+        self.streams.end(job, state)
         tracker = self._trackers.of(job)
         if tracker is not None and _is_earlier(job, tracker.job):
             return
@@ -470,8 +490,7 @@ class RunningJobs:
     # -- what they report -----------------------------------------------------------------------------------------
 
     def _put(self, job: Job, report: Progress, due: float) -> None:
-        if job.project_id is None:
-            job = msgspec.structs.replace(job, project_id=self._manager.project_of(job.job_id))
+        job = self._with_project(job)
         if job.project_id is None:
             self._manager.count_without_project(job)
             if job.task is None:
@@ -483,6 +502,36 @@ class RunningJobs:
     def _store(self, job: Job, report: Progress, due: float) -> None:
         if self._settings().enabled:
             self.mirror.put(job, report, due)
+
+    def open_stream(self, task: Any, name: object, kind: object) -> Stream:
+        """Return a stream of the job that a task runs now; outside a job, one that only checks its arguments.
+
+        Raises:
+            TypeError: The name is no string.
+            ValueError: It is no name, there is no such kind, the stream is of another, or the job has too many.
+        """
+        task, job = self._running(task)
+        if job is None:
+            self.unshown.note_without_job(task)
+            return silent_stream(name, kind)
+        check = None
+        if getattr(task, "cancellable", False):
+            here = TaskElsewhere(task, task.request)  # as it is in this thread: others may write, too
+            check = partial(self._end_if_cancelled, here, job)
+        return self._open_stream(job, name, kind, check)
+
+    def _open_stream(self, job: Job, name: object, kind: object, check: Callable[[], object] | None = None) -> Stream:
+        job = self._with_project(job)
+        if job.project_id is None or not self._settings().enabled:
+            if job.project_id is None:
+                self._manager.count_without_project(job)
+            return silent_stream(name, kind)
+        return self.streams.open(job, name, kind, check)
+
+    def _with_project(self, job: Job) -> Job:
+        if job.project_id is not None:
+            return job
+        return msgspec.structs.replace(job, project_id=self._manager.project_of(job.job_id))
 
     def report_other(self, task: Any, job_id: str, report: Progress) -> None:
         """Report progress of another job than the one that a task runs now, by its id.
@@ -523,7 +572,11 @@ class RunningJobs:
         if not getattr(task, "cancellable", False):
             return
         task, job = self._running(task)
-        if job is None or not self.cancellations.has(events.name_of(job), job.run):
+        if job is not None:
+            self._end_if_cancelled(task, job)
+
+    def _end_if_cancelled(self, task: Any, job: Job) -> None:
+        if not self.cancellations.has(events.name_of(job), job.run):
             return
         reason = TaskRevokedError("cancelled")
         notes_of(task.request).stored = ("REVOKED", reason)

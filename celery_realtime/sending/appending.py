@@ -47,6 +47,19 @@ class HistoryAppender:
         """Append events to the history, and return what to publish for them; None when Redis is away."""
         history = self._history()
         assert history is not None
+        parts = [event for event in batch if event.part is not None]
+        if not parts:
+            return self._append_events(history, batch)
+        # Of a job that has ended in this batch, all that it has said is there by then. Parts that are appended again,
+        # since the events could not be, are known.
+        chunks = history.streams.append(parts)
+        events_of_projects = [event for event in batch if event.part is None]
+        rest = None if chunks is None else self._append_events(history, events_of_projects)
+        return None if chunks is None or rest is None else [*chunks, *rest]
+
+    def _append_events(self, history: History, batch: list[Outgoing]) -> list[Outgoing] | None:
+        if not batch:
+            return []
         answers = history.append(batch, self._behind)
         if answers is None:
             self._watched.forget()

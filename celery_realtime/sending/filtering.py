@@ -12,6 +12,7 @@ import msgspec
 from celery_realtime.events import IDENTITY, MARK, PROGRESS_EVENT, STATUS_EVENT, WORKFLOW_EVENT, Outgoing, refilled
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.settings import Settings
+from celery_realtime.stream_parts import CHUNK_IDENTITY, STREAM_EVENT
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ def _job_of(data: Any) -> str | None:
 
 def _identity(event: str, data: Any) -> dict[str, Any]:
     """Return the members of an event's data that name its job and project, its status, and its position."""
-    names = IDENTITY if event in _OURS else (MARK,)
+    names = CHUNK_IDENTITY if event == STREAM_EVENT else IDENTITY if event in _OURS else (MARK,)
     return {name: data[name] for name in names if name in data} if isinstance(data, dict) else {}
 
 

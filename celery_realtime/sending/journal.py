@@ -61,10 +61,12 @@ class Journal(Generic[T]):
             packed = self._pack(item)
         except UnicodeEncodeError:  # it is sent all the same
             return None
-        place = spool.write(packed)
+        # The last part of it is for statuses: of what a job has said, the end counts most.
+        reserve = 0 if item.rank is not None else spool.size // 4
+        place = spool.write(packed, reserve)
         if place is None:
             self._compact(spool)
-            place = spool.write(packed)
+            place = spool.write(packed, reserve)
         if place is None:
             self._log.warning(
                 "more events wait than the spool has room for (%d do), so the newest are lost if this process is "

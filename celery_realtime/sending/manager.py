@@ -73,7 +73,9 @@ class _Parts:
         self._connect = connect
         self._publisher = Lazy(self._new_publisher)
         self._history = Lazy(self._new_history)
+        self._event_filter = Lazy(lambda: EventFilter.for_everybody(self._settings(), self._counts.add))
         self._filter = Lazy(self._new_filter)
+        self._flush_observers: list[Callable[[], object]] = []
         self._counts = Counts()
         #: The projects that somebody watches, as far as the history has said so.
         self.watched = WatchedProjects(self._history.get)
@@ -116,7 +118,7 @@ class _Parts:
         return outbox
 
     def _new_filter(self) -> Callable[[Outgoing], Outgoing | None] | None:
-        event_filter = EventFilter.for_everybody(self._settings(), self._counts.add)
+        event_filter = self._event_filter.get()
         wrapped: Callable[[Outgoing], Outgoing | None] | None
         wrapped = self._stages().report(None if event_filter is None else event_filter.outgoing)
         return wrapped
@@ -181,7 +183,7 @@ class _Parts:
             self._connect, self._guard = connect, unguarded
         self.watched.forget()
         self.connections = Connections()  # the thread that ends closes those that there were
-        for part in (self._outbox, self._publisher, self._history, self._filter, self._journal):
+        for part in (self._outbox, self._publisher, self._history, self._event_filter, self._filter, self._journal):
             part.forget()
 
     @contextlib.contextmanager
@@ -203,6 +205,10 @@ class _Parts:
         if self.spools.mine is not None:
             self._journal.get().write()
 
+    def on_flush(self, observer: Callable[[], object]) -> None:
+        """Call ``observer`` before all that was accepted is sent, so that it can put what it has held back."""
+        self._flush_observers.append(observer)
+
     def close(self) -> None:
         """Flush, then close the connection: RabbitMQ may discard the last messages of a client that merely hangs up."""
         self.flush()
@@ -214,6 +220,8 @@ class _Parts:
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until everything accepted has been sent, at most ``timeout`` seconds; returns whether it has."""
+        for observer in self._flush_observers:
+            observer()
         outbox = self._outbox.peek()
         return True if outbox is None else outbox.flush(timeout)
 
@@ -231,7 +239,8 @@ class SocketIOManager(_Parts):
     Attributes:
         counts: How many events had ``no_project``, were ``filtered`` (``event_filter`` dropped them), ``hidden`` (it
             failed on a status, which went out without what it says), ``stale`` or (of eager tasks) ``unreachable``;
-            and how many the history has ``stored``, or refused (``unstored``).
+            how many the history has ``stored``, or refused (``unstored``); and how many characters and items of
+            streams were let go for want of room (``stream_dropped``).
         spools: What children of this process have not sent, and in a child its own.
         connections: Those that it has open.
     """
@@ -273,6 +282,33 @@ class SocketIOManager(_Parts):
         outbox = self._outbox.peek()
         if outbox is not None:
             outbox.wake()
+
+    def put_part(self, part: Outgoing) -> None:
+        """Put a part of a stream into the outbox, of which :meth:`visible` has left this much.
+
+        Without a history it leaves as its writer counts, and nobody keeps it.
+        """
+        if self._settings().enabled:
+            if self.history is None and part.part is not None:
+                part = events.numbered_chunk(part, part.part.begin, part.part.generation)
+            self._outbox.get().put(part)
+
+    @property
+    def has_filter(self) -> bool:
+        """Whether ``event_filter`` decides for everybody what leaves."""
+        return self._event_filter.get() is not None
+
+    def visible(self, event: str, project_id: str, data: Any) -> Any:
+        """Return what ``event_filter`` leaves of an event's data, or None for nothing, which is counted."""
+        event_filter = self._event_filter.get()
+        visible = data if event_filter is None else event_filter.visible(event, project_id, data)
+        if visible is None:
+            self._counts.add("filtered")
+        return visible
+
+    def count(self, what: str, number: int = 1) -> None:
+        """Count something that is not put into the outbox."""
+        self._counts.add(what, number)
 
     def put_status(self, change: StatusChange) -> None:
         """Put a job's new status into the outbox."""
@@ -397,13 +433,15 @@ def _open_history(settings: Settings, on_workflows_due: Callable[[str, float], N
         return None
     try:
         from celery_realtime.history.store import History
+        from celery_realtime.history.streams import StreamLimits
     except ModuleNotFoundError as error:
         if error.name != "redis":
             raise
         raise ImproperlyConfigured(
             "realtime_history_url needs redis-py: pip install celery-realtime[redis], or set it to None"
         ) from None
-    history = History(address, settings.history_channel, settings.history_size, settings.history_ttl)
+    streams = StreamLimits(settings.stream_size, settings.streams_per_project)
+    history = History(address, settings.history_channel, settings.history_size, settings.history_ttl, streams)
     history.on_workflows_due(on_workflows_due)
     return history
 

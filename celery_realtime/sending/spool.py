@@ -42,12 +42,15 @@ class Spool:
         size: Of the area, in bytes.
         file: The descriptor of a file that is the area; by default it is memory that only forks share.
 
+    Attributes:
+        size: As given.
+
     Raises:
         OSError: The system has no memory for it.
     """
 
     def __init__(self, size: int = SIZE, file: int = -1) -> None:
-        self._size = size
+        self.size = size
         self.file = file
         self._area = mmap.mmap(file, size)
         self._end = _HEADER.size
@@ -95,10 +98,15 @@ class Spool:
         """Be the process that writes."""
         _PID.pack_into(self._area, 0, os.getpid())
 
-    def write(self, record: Record) -> int | None:
-        """Add a record, and return its place; None when it does not fit."""
+    def write(self, record: Record, reserve: int = 0) -> int | None:
+        """Add a record, and return its place; None when it does not fit.
+
+        Args:
+            record: The record.
+            reserve: Bytes that have to be left free behind it.
+        """
         place, end = self._end, self._end + _RECORD.size + len(record)
-        if end > self._size:
+        if end > self.size - reserve:
             return None
         if place == _HEADER.size:
             self.date(time.monotonic())
@@ -150,7 +158,7 @@ class Spool:
     def unsent(self) -> list[Record]:
         """Return the records that have not been sent, in order."""
         records, place = [], _HEADER.size
-        end = min(_END.unpack_from(self._area, _END_AT)[0], self._size)
+        end = min(_END.unpack_from(self._area, _END_AT)[0], self.size)
         while place + _RECORD.size <= end:
             length, is_sent = _RECORD.unpack_from(self._area, place)
             if not is_sent:

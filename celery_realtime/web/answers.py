@@ -22,6 +22,7 @@ from celery_realtime.events import (
 )
 from celery_realtime.exceptions import SubscribeError
 from celery_realtime.logs import RateLimitedLogger, describe
+from celery_realtime.stream_parts import STREAM_EVENT
 from celery_realtime.web.decisions import Decision, Step
 from celery_realtime.web.sessions import EXPIRED, Session, Sessions
 
@@ -212,6 +213,7 @@ def size_of(answer: Any) -> int:
 def replayed(snapshot: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Return a snapshot as ordinary events, for a client without an acknowledgement callback."""
     events = [event for job in snapshot["jobs"] for event in _events_of(job)]
+    events += [_chunk_of(snapshot, stream) for stream in snapshot.get("streams", ())]
     flows = ({"event": "workflow_update", **flow, "replayed": True} for flow in snapshot["workflows"])
     return [*events, *((WORKFLOW_EVENT, flow) for flow in flows)]
 
@@ -224,6 +226,13 @@ def _events_of(job: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
         progress = {name: job[name] for name in PROGRESS_FIELDS} | ({"stalled": True} if job["stalled"] else {})
         events.append((PROGRESS_EVENT, {"event": "progress_update", **identity, **progress, "replayed": True}))
     return events
+
+
+def _chunk_of(snapshot: dict[str, Any], stream: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    identity = {"event": "stream_chunk", "job_id": snapshot["job_id"], "project_id": snapshot["project_id"]}
+    names = ("stream", "kind", "attempt", "generation", "state")
+    place = {"position": stream["start"], "chunk": stream["value"], "replayed": True}
+    return STREAM_EVENT, {**identity, **{name: stream[name] for name in names}, **place}
 
 
 def of_one_job(snapshot: dict[str, Any], job_id: str, state: dict[str, Any] | None) -> dict[str, Any]:

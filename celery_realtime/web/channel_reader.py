@@ -16,8 +16,10 @@ from celery_realtime.channel.wire import Heard, Message
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.loops import BackgroundLoop
 from celery_realtime.stages import UNOBSERVED, Stages
+from celery_realtime.stream_parts import STREAM_EVENT
 from celery_realtime.web.catchup import CatchUp
 from celery_realtime.web.delivery import Delivery, Emit
+from celery_realtime.web.stream_board import StreamBoard, only_chunks
 from celery_realtime.web.watched_shards import WatchedShards
 
 logger = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ class ChannelReader:
         listener: Receives the messages.
         catch_up: Puts events in order, and recovers what was missed.
         delivery: Names the rooms.
+        streams: Puts the chunks of streams in order.
         shards: Knows which parts of the channel are to be listened to.
         host_id: Of this server's own messages, which python-socketio has emitted here already.
         stages: What observes the hearing of a message.
@@ -68,6 +71,7 @@ class ChannelReader:
         catch_up: CatchUp,
         delivery: Delivery,
         *,
+        streams: StreamBoard,
         shards: WatchedShards,
         host_id: str,
         stages: Stages = UNOBSERVED,
@@ -76,6 +80,7 @@ class ChannelReader:
         self.loop = BackgroundLoop("channel reader", logger, LONGEST_TURN)
         self._catch_up = catch_up
         self._delivery = delivery
+        self._streams = streams
         self._shards = shards
         self._host_id = host_id
         self._stages = stages
@@ -88,6 +93,7 @@ class ChannelReader:
         self.listener.after_fork()
         self._shards.start_over(self.listener.bindings)
         self._catch_up.after_fork()
+        self._streams.after_fork()
         self._stopped = threading.Event()
         self._generation = 0
 
@@ -95,6 +101,7 @@ class ChannelReader:
         """End :meth:`read`, within about a second."""
         self._stopped.set()
         self._catch_up.close()
+        self._streams.close()
 
     def read(self, has_room: Callable[[], bool] = lambda: True) -> Iterator[list[Item]]:
         """Yield what each message of the channel is to this server; a list about every second without any.
@@ -120,7 +127,7 @@ class ChannelReader:
             self._stopped.wait(PAUSE)
 
     def _patience(self) -> float:
-        return self._catch_up.turns_in
+        return min(self._catch_up.turns_in, self._streams.turns_in)
 
     def items(self, message: Any, has_room: Callable[[], bool] = lambda: True) -> list[Item]:
         """Return what one message of the channel, or None for a silence, is to this server; see :meth:`read`."""
@@ -128,16 +135,18 @@ class ChannelReader:
         if self._generation != self.listener.generation:
             self._generation = self.listener.generation
             self._catch_up.fall_behind()
+            self._streams.fall_behind()
             gaps.append(Gap(self._generation))
         bound_late = self._shards.sweep()
         if bound_late:
             self._catch_up.fall_behind(bound_late, started_only=True)
+            self._streams.fall_behind(bound_late)
         decoded = [] if message is None else self._decoded(message)
-        is_due = self._catch_up.turns_in <= 0
+        is_due = self._patience() <= 0
         if (decoded or is_due) and not has_room():
             return [*gaps, *self._without_room(decoded)]
         items: list[Item] = [*gaps, *(other for other in decoded if not isinstance(other, Heard))]
-        items += self._emits([event for event in decoded if isinstance(event, Heard)])
+        items += self._emits(decoded)
         if is_due:
             items += self._recovered()
         return items
@@ -163,27 +172,41 @@ class ChannelReader:
         looked for when they come back.
         """
         namespace, is_tracked = head.namespace or "/", self._catch_up.is_tracked
+        if head.streams is not None:
+            return not any(self._delivery.is_read(namespace, *job) for job in head.streams)
         return not any(is_tracked(name) or self._delivery.is_watched(namespace, name) for name in head.projects)
 
     def _recovered(self) -> list[Item]:
         """Return what was missed and has been recovered; the rest of very much of it at once in the next turn."""
         recovered: list[Item] = []
+        for chunks in self._streams.missed():
+            recovered += self._delivery.spread(chunks)
         for events in self._catch_up.missed():
-            recovered += self._delivery.spread(events)
+            recovered += self._spread(events)
             if len(recovered) >= MOST_AT_ONCE:
                 break
         return recovered
 
-    def _emits(self, events: list[Heard]) -> Iterator[Emit]:
-        others = (event for event in events if event.host_id != self._host_id)
-        return self._delivery.spread(self._catch_up.sort(others))
+    def _emits(self, decoded: list[Heard | Message]) -> Iterator[Emit]:
+        others = [event for event in decoded if isinstance(event, Heard) and event.host_id != self._host_id]
+        if any(event.event == STREAM_EVENT for event in others):
+            chunks, others = only_chunks(others)
+            yield from self._delivery.spread(self._streams.sort(chunks))
+        yield from self._spread(self._catch_up.sort(others))
+
+    def _spread(self, events: list[Heard]) -> Iterator[Emit]:
+        """Yield what to emit for events, and before for streams that end with a job of which they are."""
+        yield from self._delivery.spread(self._streams.note(events))
+        yield from self._delivery.spread(events)
 
     def _without_room(self, decoded: list[Heard | Message]) -> list[Item]:
         """Return the orders among messages that there is no room for: what they take from a client must be taken."""
         orders: list[Item] = [item for item in decoded if not isinstance(item, Heard) and is_order(item)]
         if len(orders) < len(decoded):
             self.left_out += len(decoded) - len(orders)
-            self._catch_up.fall_behind({event.project_id for event in decoded if isinstance(event, Heard)})
+            projects = {event.project_id for event in decoded if isinstance(event, Heard)}
+            self._catch_up.fall_behind(projects)
+            self._streams.fall_behind(projects)
             self._failures.error(
                 "the event loop does not keep up, so messages are left out; the events among them will be recovered"
                 " from the history, if there is one"

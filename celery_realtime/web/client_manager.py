@@ -32,6 +32,7 @@ from celery_realtime.web.history_reader import Positions, Read
 from celery_realtime.web.loop_queue import LoopQueue
 from celery_realtime.web.newcomers import Newcomers
 from celery_realtime.web.slow_clients import SlowClients
+from celery_realtime.web.stream_board import Source, StreamBoard
 from celery_realtime.web.suspensions import Suspensions
 from celery_realtime.web.watched_shards import WatchedShards
 
@@ -91,6 +92,7 @@ class RealtimeClientManager(RealtimeKombuManager):
         audience_filter: Decides what each audience sees of an event; None where all see everything.
         read: ``(project_id, epoch, offset, most_jobs) -> snapshot``, reads the history; None where there is none.
         positions: ``(project_ids) -> Positions``, says how far histories go; None for never looking.
+        streams: Reads streams; None where there is no history.
         stages: What observes hearing and delivering.
         namespace: Socket.IO namespace of the events.
         **options: Further keyword arguments of :class:`~celery_realtime.channel.kombu_manager.RealtimeKombuManager`.
@@ -99,7 +101,7 @@ class RealtimeClientManager(RealtimeKombuManager):
     #: Whether clients can subscribe to single jobs.
     follows_jobs = True
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each by its name
         self,
         url: str,
         channel: str = "socketio",
@@ -109,6 +111,7 @@ class RealtimeClientManager(RealtimeKombuManager):
         audience_filter: AudienceFilter | None = None,
         read: Read | None = None,
         positions: Callable[[list[str]], Positions] | None = None,
+        streams: Source | None = None,
         stages: Stages = UNOBSERVED,
         **options: Any,
     ) -> None:
@@ -119,12 +122,18 @@ class RealtimeClientManager(RealtimeKombuManager):
         self.delivery = Delivery(self.is_occupied, audience_filter, self._backlogs)
         #: Puts the events of each project in order, and recovers what was missed.
         self.catch_up = CatchUp(read, self.delivery.is_watched, self.namespace, positions=positions)
+        #: The same of what jobs say bit by bit.
+        self.streams = StreamBoard(streams, self.delivery.is_read, self.namespace)
         listener = self._listener()
         #: Which parts of the channel are listened to.
         self.watched = _watched_shards(self, listener, self.shards)
         #: Reads the channel.
         self.reader = ChannelReader(
-            listener, self.catch_up, self.delivery, shards=self.watched, host_id=self.host_id, stages=stages
+            *(listener, self.catch_up, self.delivery),
+            streams=self.streams,
+            shards=self.watched,
+            host_id=self.host_id,
+            stages=stages,
         )
         #: What is held for clients that are being given a snapshot, and for those whose access is decided again.
         self.newcomers = Newcomers(self._backlogs.is_in_room, self.namespace)
@@ -225,7 +234,7 @@ class RealtimeClientManager(RealtimeKombuManager):
     @property
     def loops(self) -> list[BackgroundLoop]:
         """The background loops, for health checks."""
-        return [self.reader.loop, *self.catch_up.loops]
+        return [self.reader.loop, *self.catch_up.loops, *self.streams.loops]
 
     @property
     def listening(self) -> BackgroundLoop:
@@ -347,7 +356,7 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
         max_backlog: Packets that may wait for a client before it is disconnected.
         max_backlog_bytes: Bytes that may wait for a client before it is disconnected.
         audience_filter: As that of :class:`RealtimeClientManager`; called in the thread that listens.
-        read, positions: As those of :class:`RealtimeClientManager`; called in threads.
+        read, positions, streams: As those of :class:`RealtimeClientManager`; called in threads.
         namespace: Socket.IO namespace of the events.
         **options: ``logger``, ``stages``, ``stock``, ``shards`` and ``connection_options``, as of
             :class:`RealtimeClientManager`.
@@ -358,7 +367,7 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
     #: Whether clients can subscribe to single jobs.
     follows_jobs = True
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each by its name
         self,
         url: str,
         channel: str = "socketio",
@@ -368,6 +377,7 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
         audience_filter: AudienceFilter | None = None,
         read: Read | None = None,
         positions: Callable[[list[str]], Positions] | None = None,
+        streams: Source | None = None,
         namespace: str = "/",
         **options: Any,
     ) -> None:
@@ -384,12 +394,18 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
         self.delivery = Delivery(self.is_occupied, audience_filter, self._backlogs)
         #: Puts the events of each project in order, and recovers what was missed.
         self.catch_up = CatchUp(read, self.delivery.is_watched, namespace, positions=positions)
+        #: The same of what jobs say bit by bit.
+        self.streams = StreamBoard(streams, self.delivery.is_read, namespace)
         listener = Listener(url, channel, connection_options=options.get("connection_options"))
         #: Which parts of the channel are listened to.
         self.watched = _watched_shards(self, listener, options.get("shards", 1))
         #: Reads the channel.
         self.reader = ChannelReader(
-            listener, self.catch_up, self.delivery, shards=self.watched, host_id=self.host_id, stages=stages
+            *(listener, self.catch_up, self.delivery),
+            streams=self.streams,
+            shards=self.watched,
+            host_id=self.host_id,
+            stages=stages,
         )
         #: What is held for clients that are being given a snapshot, and for those whose access is decided again.
         self.newcomers = Newcomers(self._backlogs.is_in_room, namespace)
@@ -486,7 +502,7 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
     @property
     def loops(self) -> list[BackgroundLoop]:
         """The background loops, for health checks."""
-        return [self.reader.loop, *self.catch_up.loops]
+        return [self.reader.loop, *self.catch_up.loops, *self.streams.loops]
 
     @property
     def listening(self) -> BackgroundLoop:

@@ -9,9 +9,13 @@ import msgspec
 
 from celery_realtime.exceptions import SubscribeError
 from celery_realtime.history.snapshot import check_page
-from celery_realtime.rooms import normalise_project_id, rooms_of
+from celery_realtime.rooms import normalise_project_id, rooms_of, streams_rooms_of
+from celery_realtime.stream_parts import check_stream_name
 
 MAX_JOB_ID = 255
+
+#: Beyond any position, and any generation, of a stream.
+MOST_POSITION = 2**53
 
 
 class Since(msgspec.Struct, frozen=True):
@@ -26,6 +30,11 @@ class Topic(NamedTuple):
 
     project_id: str
     job_id: str | None = None
+
+    def streams_rooms(self, audience: str | None, batch: bool) -> tuple[str, str]:
+        """Return the room of a project's subscribers that hear the streams of its jobs, and the other one."""
+        plain, batched = streams_rooms_of(self.project_id, audience)
+        return (batched, plain) if batch else (plain, batched)
 
     def rooms(self, audience: str | None, batch: bool) -> tuple[str, list[str]]:
         """Return the room that a subscription is for, and the other rooms of the topic."""
@@ -85,6 +94,49 @@ def wants_batches(data: dict[str, Any]) -> bool:
     if not isinstance(batch, (bool, type(None))):
         raise SubscribeError("batch must be true or false", "bad_request")
     return bool(batch)
+
+
+def wants_streams(data: dict[str, Any]) -> bool:
+    """Tell whether a subscription to a project is for the streams of its jobs, too.
+
+    Raises:
+        SubscribeError: ``streams`` is neither true nor false.
+    """
+    streams = data.get("streams")
+    if not isinstance(streams, (bool, type(None))):
+        raise SubscribeError("streams must be true or false", "bad_request")
+    return bool(streams)
+
+
+class StreamRequest(NamedTuple):
+    """What a client wants to read of a stream.
+
+    Attributes:
+        stream: Its name.
+        position: From where on.
+        generation: Of which start of the stream that is; 0 for whichever there is.
+    """
+
+    stream: str
+    position: int
+    generation: int
+
+
+def stream_request_of(data: dict[str, Any]) -> StreamRequest:
+    """Return what a client wants to read of a stream.
+
+    Raises:
+        SubscribeError: It does not say, or what it says is no name or no position.
+    """
+    position, generation = data.get("from", 0), data.get("generation", 0)
+    try:
+        stream = check_stream_name(data.get("stream"))
+    except (TypeError, ValueError) as error:
+        raise SubscribeError(str(error), "bad_request") from None
+    for name, number in (("from", position), ("generation", generation)):
+        if type(number) is not int or not 0 <= number < MOST_POSITION:
+            raise SubscribeError(f"{name} must be a number, 0 or more, as the answer before has it", "bad_request")
+    return StreamRequest(stream, position, generation)
 
 
 def since_of(data: dict[str, Any]) -> Since | None:

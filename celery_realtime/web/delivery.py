@@ -14,7 +14,8 @@ from celery_realtime.events import (
     HIDDEN_EVENT,
     RESYNC_EVENT,
 )
-from celery_realtime.rooms import rooms_of
+from celery_realtime.rooms import rooms_of, streams_rooms_of
+from celery_realtime.stream_parts import STREAM_EVENT
 from celery_realtime.web.audiences import AudienceFilter, Audiences, is_shown
 from celery_realtime.web.several import Place, Rooms, SeveralRooms, Wanted, skipped_by
 
@@ -121,6 +122,18 @@ class Delivery:
             for room in rooms_of(project_id, job_id, audience)
         )
 
+    def is_read(self, namespace: str, project_id: str, job_id: str) -> bool:
+        """Return whether any client of this server reads the streams of a job, or those of all jobs of its project."""
+        follows_job = job_id in self._jobs.get(project_id, ())
+        return any(
+            self._is_occupied(namespace, room)
+            for audience in (None, *self._audiences.get(project_id, ()))
+            for room in (
+                *streams_rooms_of(project_id, audience),
+                *(rooms_of(project_id, job_id, audience) if follows_job else ()),
+            )
+        )
+
     def forget_unwatched(self, watched: set[tuple[str, str | None]]) -> None:
         """Forget all audiences and jobs but those of these projects and jobs.
 
@@ -161,7 +174,11 @@ class Delivery:
 
     def _places_of(self, event: Heard, audience: str | None) -> Iterator[Place]:
         """Yield the places of an event: that of its project first."""
-        yield Place(event.namespace, *rooms_of(event.project_id, None, audience))
+        is_chunk = event.event == STREAM_EVENT
+        of_project = (
+            streams_rooms_of(event.project_id, audience) if is_chunk else rooms_of(event.project_id, None, audience)
+        )
+        yield Place(event.namespace, *of_project)
         # Right behind: a client that follows a job gets its events no later than one that follows its project.
         for job_id in self._followed_jobs(event):
             place = Place(event.namespace, *rooms_of(event.project_id, job_id, audience))
@@ -196,10 +213,17 @@ class Delivery:
             return event
         data = self.audiences.event(event.event, event.project_id, event.data, audience)
         if is_shown(event.event, event.data, data):
-            return msgspec.structs.replace(event, data=data)
+            return msgspec.structs.replace(event, data=_with_end(event, data))
         if event.offset is None:
             return None
         return hidden(event)
+
+
+def _with_end(event: Heard, data: Any) -> Any:
+    """Return what is shown of an event; of a chunk that is not shown as it is, with where it ends all the same."""
+    if event.event != STREAM_EVENT or not isinstance(data, dict) or data.get("chunk") == event.data["chunk"]:
+        return data
+    return {**data, "end": event.data["position"] + len(event.data["chunk"])}
 
 
 def _batch(events: Iterable[Heard], namespace: str, room: str, skip_sid: Any = None) -> Emit:

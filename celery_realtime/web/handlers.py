@@ -35,6 +35,8 @@ from celery_realtime.web.seams import follow_up_events, handlers_of, intercept_e
 from celery_realtime.web.sessions import Limits, Sessions
 from celery_realtime.web.shared_reads import SharedReads
 from celery_realtime.web.stock_manager import StockManager
+from celery_realtime.web.stream_answers import StreamAnswers, StreamRequests
+from celery_realtime.web.stream_source import StreamSource
 from celery_realtime.web.subscribing import AfterAnswer, Subscriptions
 from celery_realtime.web.surroundings import unchanged
 from celery_realtime.web.turns import Turn, Turns
@@ -55,6 +57,7 @@ NO_ACKNOWLEDGEMENT = object()
 #: The events of clients that are answered, each by the method ``on_...`` of its name.
 REQUESTS = (
     *("subscribe_project", "unsubscribe_project", "subscribe_job", "unsubscribe_job", "read_jobs"),
+    "read_stream",
     *("get_result", "cancel_job", "refresh_token", "report_lag"),
 )
 
@@ -86,12 +89,14 @@ class Sources(msgspec.Struct, frozen=True):
         jobs: Answers questions about single jobs, where something can.
         revocations: Tokens that open a project no more.
         read_on: ``(project_id, page) -> snapshot``, further jobs, where there is a history.
+        streams: Reads what jobs say bit by bit, where there is a history.
     """
 
     read: Read | None = None
     jobs: JobRequests | None = None
     revocations: Revocations = msgspec.field(default_factory=Revocations)
     read_on: ReadOn | None = None
+    streams: StreamSource | None = None
 
 
 class Client(msgspec.Struct, frozen=True):
@@ -170,8 +175,16 @@ class SocketIOEventHandlers:
         read, read_on = _readers(sources, type(self)._share, manager)
         #: What clients report of their lag.
         self.lags = Lags(clients.sessions, wanted=settings.metrics)
+        streams = StreamAnswers(sources.streams, manager)
+        self._streams = StreamRequests(streams, clients, access=access, jobs=self._jobs, manager=manager)
         self._subscriptions = Subscriptions(
-            clients, access=access, jobs=self._jobs, manager=manager, read=read, extras=self.lags.invitation
+            clients,
+            access=access,
+            jobs=self._jobs,
+            manager=manager,
+            read=read,
+            streams=streams,
+            extras=self.lags.invitation,
         )
         self._further_jobs = FurtherJobs(clients, access=access, manager=manager, read_on=read_on)
         self._gate = Gate(server, settings)
@@ -371,6 +384,10 @@ class SocketIOEventHandlers:
     def on_read_jobs(self, sid: str, data: Any = None, *_: Any) -> Any:
         """Return further jobs of a project that a client is subscribed to, in the acknowledgement."""
         return self._acknowledge(sid, self._further_jobs.read_jobs(sid, data))
+
+    def on_read_stream(self, sid: str, data: Any = None, *_: Any) -> Any:
+        """Return what a job has said in a stream from a position on, in the acknowledgement."""
+        return self._acknowledge(sid, self._streams.read(sid, data))
 
     def on_get_result(self, sid: str, data: Any = None, *_: Any) -> Any:
         """Return how a job ended, from the result backend, in the acknowledgement."""

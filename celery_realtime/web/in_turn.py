@@ -11,7 +11,8 @@ from celery_realtime.web.turns import Kind, Owner, Turn, Turns
 
 #: The requests that take time, and of which kind each is: a client does not wait for other kinds.
 KIND_OF = dict.fromkeys(("subscribe_project", "unsubscribe_project", "subscribe_job", "unsubscribe_job"), "subscribe")
-KIND_OF |= {"read_jobs": "subscribe", "get_result": "result", "cancel_job": "cancel", "refresh_token": "refresh"}
+KIND_OF |= {"read_jobs": "subscribe", "read_stream": "subscribe"}
+KIND_OF |= {"get_result": "result", "cancel_job": "cancel", "refresh_token": "refresh"}
 KINDS = {
     "subscribe": Kind(of_user=4),  # of all clients of a proxy at once: those that come back together share what is read
     "result": Kind(at_once=4, of_peer=3, of_user=2),

@@ -484,7 +484,7 @@ class SingleJobs:
         job_id, named = job_id_of(data), _named_project(data)
         if named is None:
             project_id = yield from self.project_of(session, data)
-            if not (yield from self._shows(session, project_id, job_id)):
+            if not (yield from self.shows(session, project_id, job_id)):
                 raise SubscribeError(NO_JOB, "forbidden")
             return project_id
         if not (yield from self._access.allows(session.user, named)):
@@ -525,7 +525,7 @@ class SingleJobs:
         session = self._clients.sessions.asking(sid, data)
         project_id = yield from self.project_of(session, data)
         job_id = job_id_of(data)
-        if not (yield from self._shows(session, project_id, job_id)):
+        if not (yield from self.shows(session, project_id, job_id)):
             raise SubscribeError(NO_JOB, "forbidden")
         if (yield Blocking(self._authorize_cancel, session.user, project_id, job_id)) is not True:
             raise SubscribeError("you may not cancel this job", "forbidden")
@@ -533,8 +533,8 @@ class SingleJobs:
         outcome = yield Blocking(self._jobs.cancel, project_id, job_id)
         return {"ok": True, "job_id": job_id, "project_id": project_id, **outcome}
 
-    def _shows(self, session: Session, project_id: str, job_id: str) -> Decision[bool]:
-        """Decide whether a user sees a job of a project at all."""
+    def shows(self, session: Session, project_id: str, job_id: str) -> Decision[bool]:
+        """Decide whether a user, who may see a project, sees a job of it at all."""
         if not self._manager.filters:
             return True
         audience = yield from self._access.audience_of(session.user, project_id)

@@ -34,8 +34,8 @@ class Membership:
         self._namespace = namespace
         self._sessions = sessions
 
-    def enter(self, session: Session, pending: PendingSubscription, room: str) -> Decision[bool]:
-        """Enter the room of a pending subscription; return False if its access has to be decided again.
+    def enter(self, session: Session, pending: PendingSubscription, *rooms: str) -> Decision[bool]:
+        """Enter the rooms of a pending subscription; return False if its access has to be decided again.
 
         Raises:
             SubscribeError: The subscription was withdrawn, or the client has disconnected.
@@ -47,8 +47,9 @@ class Membership:
                 return False
             if not self._is_here(session.sid):
                 raise SubscribeError("the client has disconnected", "unauthorized")
-            session.rooms[pending.topic] = [room]
-            yield functools.partial(self._server.enter_room, session.sid, room, namespace=self._namespace)
+            session.rooms[pending.topic] = list(rooms)
+            for room in rooms:
+                yield functools.partial(self._server.enter_room, session.sid, room, namespace=self._namespace)
         return True
 
     def leave_room(self, sid: str, room: str) -> Decision[None]:

@@ -12,6 +12,7 @@ import msgspec
 from celery_realtime.channel.wire import Heard
 from celery_realtime.clocks import time
 from celery_realtime.events import BATCH_EVENT, RESYNC_EVENT
+from celery_realtime.stream_parts import STREAM_EVENT
 from celery_realtime.web.delivery import Emit
 from celery_realtime.web.several import skipped_by
 
@@ -23,6 +24,9 @@ LONGEST_HOLD = 1.0
 
 #: The same where the answer comes as events: newer ones that went before it would be taken back by it.
 LONGEST_HOLD_FOR_REPLAY = 10.0
+
+#: Beyond the end of any stream: of one that has begun anew, what was before is known.
+LAST_POSITION = 2**62
 
 #: Seconds after a snapshot in which what is older than it may still come.
 LONGEST_AFTERMATH = 10.0
@@ -73,6 +77,8 @@ class Newcomer:
         self._position: tuple[str, int] | None = None
         self._older_epoch: str | None = None
         self._outran: Heard | None = None
+        #: By job and name of the streams that the client was given: which start of it, and up to where.
+        self._streams: dict[tuple[str, str], tuple[int, int]] = {}
         self.dropped_up_to: Heard | None = None
 
     def place(self, epoch: str | None, offset: int | None, older_epoch: str | None = None) -> None:
@@ -89,6 +95,19 @@ class Newcomer:
             last = self._outran
             self.is_outrun = last is not None and last.epoch == epoch and (last.offset or 0) > offset
 
+    def place_streams(self, positions: dict[tuple[str, str], tuple[int, int]]) -> None:
+        """Note what the client is given of streams: by job and name which start of it, and up to where."""
+        self._streams = positions
+        self._since = time.monotonic()
+
+    def known_of(self, chunk: Heard) -> int:
+        """Return up to where the client knows a stream that a chunk is of, from its answer, which it takes for it."""
+        data = chunk.data
+        generation, position = self._streams.get((str(chunk.job_id), data["stream"]), (0, 0))
+        if not self.replaces or generation < data["generation"]:
+            return 0
+        return position if generation == data["generation"] else LAST_POSITION
+
     @property
     def is_holding(self) -> bool:
         """Whether what is emitted for the client waits."""
@@ -98,7 +117,8 @@ class Newcomer:
     def is_over(self) -> bool:
         """Whether nothing has to be done for the client any more."""
         is_late = time.monotonic() - self._since > LONGEST_AFTERMATH
-        return self._is_answered and (self._position is None or not self.replaces or is_late)
+        knows_nothing = self._position is None and not self._streams
+        return self._is_answered and (knows_nothing or not self.replaces or is_late)
 
     @property
     def is_late(self) -> bool:
@@ -170,16 +190,35 @@ def _rest_for(newcomers: list[Newcomer], emit: Emit) -> Emit | None:
     That is the emit itself, less of it, or None. A client that gets it by several subscriptions needs what one of them
     has not.
     """
-    news = [
-        any(not any(newcomer.covers(event, room) for newcomer in newcomers) for room in emit.rooms)
-        for event in emit.events
-    ]
-    if all(news):
+    rests = [_rest_of(newcomers, event, emit.rooms) for event in emit.events]
+    if all(rest is event for rest, event in zip(rests, emit.events, strict=True)):
         return emit
-    if emit.event != BATCH_EVENT or not any(news):
+    left = tuple(rest for rest in rests if rest is not None)
+    if emit.event != BATCH_EVENT:
+        return msgspec.structs.replace(emit, data=left[0].data, events=left) if left else None
+    items = [
+        item if rest is event else {**item, "data": rest.data}
+        for item, rest, event in zip(emit.data, rests, emit.events, strict=True)
+        if rest is not None
+    ]
+    return msgspec.structs.replace(emit, data=items, events=left) if left else None
+
+
+def _rest_of(newcomers: list[Newcomer], event: Heard, rooms: tuple[str, ...]) -> Heard | None:
+    """Return what of an event a client needs: the event itself, less of it, or None."""
+    if event.event != STREAM_EVENT:
+        is_new = any(not any(newcomer.covers(event, room) for newcomer in newcomers) for room in rooms)
+        return event if is_new else None
+    data = event.data
+    known, position = max(newcomer.known_of(event) for newcomer in newcomers), data["position"]
+    if position >= known:
+        return event
+    if data.get("end", position + len(data["chunk"])) <= known:
         return None
-    pairs = [(item, event) for item, event, is_new in zip(emit.data, emit.events, news, strict=True) if is_new]
-    return msgspec.structs.replace(emit, data=[item for item, _ in pairs], events=tuple(event for _, event in pairs))
+    if "end" in data:  # it is not shown as it is, and cannot be cut
+        return event
+    rest = {**data, "position": known, "chunk": data["chunk"][known - position :]}
+    return msgspec.structs.replace(event, data=rest)
 
 
 def _take(newcomers: list[Newcomer], emit: Emit) -> list[Emit] | None:

@@ -9,7 +9,12 @@ from typing import Any, Protocol
 import msgspec
 
 from celery_realtime.events import BATCH_EVENT, PROGRESS_EVENT, STATUS_EVENT
+from celery_realtime.stream_parts import STREAM_EVENT
 from celery_realtime.web.delivery import Emit
+
+#: Characters, or bytes of items, about, of a stream that are held for a client that lags; beyond, it sees by the
+#: position of what comes next that it has to read what is before.
+MOST_OF_STREAM = 1024 * 1024
 
 
 class Clients(Protocol):
@@ -38,8 +43,9 @@ class SlowClients:
     """Coalesces the progress of clients that lag behind, and disconnects those that lag too far.
 
     Engine.IO keeps what a client has not read in a queue without a bound. Beyond a quarter of ``max_backlog`` such
-    packets, a client's progress is held back, the newest of each job, until it has caught up. Beyond ``max_backlog``
-    packets, or ``max_backlog_bytes``, the client is disconnected: it comes back when it can, and recovers.
+    packets, a client's progress is held back, the newest of each job, and so are chunks of streams, which become fewer
+    and larger, until it has caught up. Beyond ``max_backlog`` packets, or ``max_backlog_bytes``, the client is
+    disconnected: it comes back when it can, and recovers.
 
     Args:
         clients: The clients of this server.
@@ -73,7 +79,7 @@ class SlowClients:
         self._disconnect_client = disconnect
         self._give_way = give_way
         self._anybody_lags = anybody_lags
-        #: By client, the newest progress of each job that is held back.
+        #: By client, the newest progress of each job that is held back; and what is of each stream.
         self._held: dict[str, dict[str, Emit]] = {}
         self._disconnected: set[str] = set()
         self.disconnections = 0
@@ -174,8 +180,8 @@ class SlowClients:
         """Drop the progress that is held back of a project: the client is about to get what is newer."""
         with self._lock:
             held = self._held.get(sid, {})
-            for job_id in [name for name, emit in held.items() if emit.data.get("project_id") == project_id]:
-                del held[job_id]
+            for name in [name for name, emit in held.items() if _is_progress_of(project_id, emit)]:
+                del held[name]
 
     def forget(self, sid: str) -> None:
         """Forget a client that has disconnected."""
@@ -195,9 +201,31 @@ def _without_progress(emit: Emit, held: dict[str, Emit]) -> Emit | None:
 def _hold(event: str, data: Any, emit: Emit, held: dict[str, Emit]) -> bool:
     """Hold back one event if it is progress, and return whether it is; a job's end makes its progress pointless."""
     job_id = data.get("job_id") if isinstance(data, dict) else None
+    if event == STREAM_EVENT and isinstance(job_id, str):
+        name = f"{job_id}\n{data['stream']}"
+        held[name] = msgspec.structs.replace(emit, event=event, data=_joined(held.get(name), data))
+        return True
     if event == PROGRESS_EVENT and isinstance(job_id, str):
         held[job_id] = msgspec.structs.replace(emit, event=event, data=data)
         return True
     if event == STATUS_EVENT and isinstance(job_id, str):
         held.pop(job_id, None)
     return False
+
+
+def _is_progress_of(project_id: str, emit: Emit) -> bool:
+    return emit.event == PROGRESS_EVENT and emit.data.get("project_id") == project_id
+
+
+def _joined(held: Emit | None, data: dict[str, Any]) -> dict[str, Any]:
+    """Return a chunk with what is held before it, if it follows that."""
+    before = None if held is None else held.data
+    if before is None or before["generation"] != data["generation"]:
+        return data
+    end = before.get("end", before["position"] + len(before["chunk"]))
+    if end != data["position"] or len(before["chunk"]) + len(data["chunk"]) > MOST_OF_STREAM:
+        return data
+    joined = {**data, "position": before["position"], "chunk": before["chunk"] + data["chunk"]}
+    if "end" in before or "end" in data:
+        joined["end"] = data.get("end", data["position"] + len(data["chunk"]))
+    return joined

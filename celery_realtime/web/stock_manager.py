@@ -47,6 +47,13 @@ class CatchUp(Protocol):
         """Return a job as the history has it; None if this server has shown the end of it before."""
 
 
+class Streams(Protocol):
+    """Knows up to where the streams of jobs have been emitted on this server."""
+
+    def seed(self, project_id: str, job_id: str, readings: Iterable[Any]) -> None:
+        """Note what a client was given of streams of a job."""
+
+
 class Newcomers(Protocol):
     """Holds what is emitted for clients that are being given a snapshot."""
 
@@ -129,6 +136,10 @@ class ClientManager(Protocol):
         """Knows up to where events have been emitted."""
 
     @property
+    def streams(self) -> Streams:
+        """Knows up to where streams have been emitted."""
+
+    @property
     def newcomers(self) -> Newcomers:
         """Holds what is emitted for clients that are being given a snapshot."""
 
@@ -191,6 +202,11 @@ class StockManager:
     def catch_up(self) -> CatchUp:
         """Know nothing of positions."""
         return _NoPositions()
+
+    @property
+    def streams(self) -> Streams:
+        """Know nothing of streams."""
+        return _NoStreams()
 
     @property
     def newcomers(self) -> Newcomers:
@@ -260,6 +276,10 @@ class _NoPositions:
         return job
 
 
+class _NoStreams:
+    def seed(self, project_id: str, job_id: str, readings: Iterable[Any]) -> None: ...
+
+
 class _NobodyWatches:
     def projects(self, but: AbstractSet[str] = frozenset()) -> set[str]:  # noqa: ARG002
         return set()
@@ -293,6 +313,8 @@ class _NoNewcomer:
     is_outrun = False
 
     def place(self, epoch: str | None, offset: int | None, older_epoch: str | None = None) -> None: ...
+
+    def place_streams(self, positions: dict[tuple[str, str], tuple[int, int]]) -> None: ...
 
 
 class _WholeDelivery:

@@ -16,11 +16,20 @@ from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.rooms import rooms_of
 from celery_realtime.web.access import Access
 from celery_realtime.web.answers import NO_HISTORY, NO_JOB, NO_PROJECT, of_one_job, size_of
-from celery_realtime.web.client_requests import Since, Topic, job_id_of, project_id_of, since_of, wants_batches
+from celery_realtime.web.client_requests import (
+    Since,
+    Topic,
+    job_id_of,
+    project_id_of,
+    since_of,
+    wants_batches,
+    wants_streams,
+)
 from celery_realtime.web.decisions import Blocking, Decision
 from celery_realtime.web.job_requests import SingleJobs
 from celery_realtime.web.membership import Clients
 from celery_realtime.web.sessions import PendingSubscription, Session
+from celery_realtime.web.stream_answers import StreamAnswers
 
 if TYPE_CHECKING:
     from celery_realtime.web.stock_manager import ClientManager
@@ -43,6 +52,7 @@ class Subscriptions:
         jobs: Says which project a job is of.
         manager: The server's client manager.
         read: ``(project_id, epoch, offset) -> Reading``, or None where there is no history.
+        streams: Answers what streams a job has.
         extras: What else each answer says.
 
     Attributes:
@@ -58,9 +68,11 @@ class Subscriptions:
         jobs: SingleJobs,
         manager: ClientManager,
         read: Callable[..., Any] | None,
+        streams: StreamAnswers,
         extras: Mapping[str, Any] = {},
     ) -> None:
         self._extras = extras
+        self.streams = streams
         self.clients = clients
         self.access = access
         self.jobs = jobs
@@ -99,10 +111,10 @@ class Subscriptions:
         topic = Topic(project_id, job_id_of(data))
         subscription = Subscription(self, session, topic=topic, data=data, replays=replays, refusal=NO_JOB)
         after.add(subscription.release)
-        answer = yield from subscription.decide()
+        answer = {"job_id": topic.job_id, **(yield from subscription.decide())}
         if replays and not subscription.is_outrun:
             yield from self.clients.sender.replay(sid, answer)
-        return {"ok": True, "job_id": topic.job_id, **answer, **self._extras}
+        return {"ok": True, **answer, **self._extras}
 
     def unsubscribe_project(self, sid: str, data: Any) -> Decision[dict[str, Any]]:
         """Unsubscribe a client from a project, if it was subscribed to it."""
@@ -168,6 +180,7 @@ class Subscription:
         self._topic = topic
         self._since = since_of(data)
         self._in_batches = wants_batches(data)
+        self._with_streams = wants_streams(data)
         self._refusal = refusal
         self._replays = replays
         self._newcomers: list[Any] = []
@@ -233,12 +246,15 @@ class Subscription:
         room, others = topic.rooms(audience, self._in_batches)
         self._shared.manager.delivery.expect(topic.project_id, topic.job_id, audience)
         self._shared.manager.catch_up.expect(topic.project_id)
-        earlier = self._session.rooms.get(topic, [])
-        sid, alternatives = self._session.sid, {*others, *earlier} - {room}
+        earlier, rooms = self._session.rooms.get(topic, []), [room]
+        if topic.job_id is None and self._with_streams:
+            of_streams, other = topic.streams_rooms(audience, self._in_batches)
+            rooms, others = [room, of_streams], [*others, other]
+        sid, alternatives = self._session.sid, {*others, *earlier} - {*rooms}
         hold = functools.partial(self._shared.manager.newcomers.hold, sid, topic.project_id, room, alternatives)
         before = self._newcomers[-1] if self._newcomers else None
         self._newcomers.append(hold(replays=self._replays, earlier=before))
-        if not (yield from membership.enter(self._session, self._pending, room)):
+        if not (yield from membership.enter(self._session, self._pending, *rooms)):
             return False
         for other in alternatives:
             yield from membership.leave_room(sid, other)
@@ -249,7 +265,7 @@ class Subscription:
         manager, project_id = self._shared.manager, self._topic.project_id
         yield functools.partial(manager.wait_until_listening, LISTEN_TIMEOUT, project_id)
         if self._shared.read is None:
-            return NO_HISTORY, 0
+            return NO_HISTORY if self._topic.job_id is None else {**NO_HISTORY, **self._shared.streams.none}, 0
         reading: Any = None
         with self._shared.log.suppressing(
             "cannot read the history of a project, so subscriptions to it are refused; clients try again",
@@ -270,10 +286,27 @@ class Subscription:
         state = yield Blocking(self._shared.jobs.state_of, project_id, self._topic.job_id)
         state = manager.catch_up.review_job(project_id, snapshot["epoch"], state)
         snapshot = of_one_job(snapshot, self._topic.job_id, state)
+        snapshot["streams"] = yield from self._read_streams(self._topic.job_id)
         return snapshot, size_of(snapshot)
 
+    def _read_streams(self, job_id: str) -> Decision[list[dict[str, Any]]]:
+        project_id = self._topic.project_id
+        streams: list[dict[str, Any]] | None = None
+        with self._shared.log.suppressing("cannot read the streams of a job, so subscriptions to it are refused"):
+            streams = yield Blocking(self._shared.streams.all_of, project_id, job_id)
+        if streams is None:
+            yield from self._leave()
+            raise SubscribeError("the history cannot be read now; try again later", "unavailable")
+        positions = {(job_id, one["stream"]): (one["generation"], one["end"]) for one in streams}
+        for newcomer in self._newcomers:
+            newcomer.place_streams(positions)
+        return streams
+
     def _redact(self, snapshot: dict[str, Any], audience: str | None) -> tuple[dict[str, Any], int]:
-        shown = self._shared.manager.delivery.audiences.snapshot(self._topic.project_id, snapshot, audience)
+        topic, audiences = self._topic, self._shared.manager.delivery.audiences
+        shown = audiences.snapshot(topic.project_id, snapshot, audience)
+        if topic.job_id is not None:
+            shown = {**shown, "streams": self._shared.streams.visible(topic, snapshot["streams"], audience)}
         return shown, size_of(shown)
 
     def _reserve(self, size: int) -> Decision[None]:

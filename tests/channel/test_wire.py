@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_realtime.channel import wire
 from celery_realtime.channel.wire import Heard, decode_message
+from celery_realtime.encoding import encode
 from celery_realtime.events import Outgoing, outgoing_custom, stamp
 
 STEP = {"method": "emit", "event": "step", "room": "project:alpha", "data": [{"number": 1}], "namespace": "/"}
@@ -295,3 +297,39 @@ def test_data_that_an_older_manager_did_not_put_into_a_list_are_heard_the_same(d
 
 def test_a_ping_says_nothing() -> None:
     assert decode_message(wire.PING) == []
+
+
+# -- chunks of streams ----------------------------------------------------------------------------------------------
+
+
+def chunk_of(job: str, project: str = "p") -> Outgoing:
+    return Outgoing(project, "agent_stream", encode({"job_id": job, "project_id": project, "chunk": "x"}), job)
+
+
+def test_chunks_come_in_frames_of_their_own_that_say_whose_they_are() -> None:
+    status = Outgoing("p", "agent_status", b'{"job_id":"one"}', "one", rank=2)
+    events = [status, chunk_of("one"), chunk_of("\udc80", "q"), chunk_of("one")]
+    [(first, chunks), (second, others)] = wire.frames(events, "me", "/jobs")
+    assert (first, second) == (events[1:], [status])
+    head = wire.head_of_frame(chunks)
+    assert head is not None
+    assert (head.projects, head.namespace, head.streams) == (["p", "q"], "/jobs", [("p", "one"), ("q", "�")])
+    other_head = wire.head_of_frame(others)
+    assert other_head is not None
+    assert other_head.streams is None
+    assert [item.offset for item in wire.decode_message(chunks) if isinstance(item, Heard)] == [None] * 3
+
+
+@pytest.mark.parametrize("make", [wire.frames, wire.stock_messages])
+def test_a_chunk_is_addressed_to_a_room_that_nobody_is_in_who_has_not_asked_for_it(make: Any) -> None:
+    [(_, body)] = make([chunk_of("one")], "me", "/")
+    assert b'"streams:p"' in body
+    assert b'"project:p"' not in body
+    [heard] = wire.decode_message(body)
+    assert isinstance(heard, Heard)
+    assert (heard.project_id, heard.job_id, heard.event) == ("p", "one", "agent_stream")
+
+
+def test_what_is_said_to_be_a_chunk_in_another_room_is_none_of_a_project() -> None:
+    frame = {"method": "celery_realtime", "v": 1, "events": [["agent_stream", "project:p", {}], ["x", "streams:p", {}]]}
+    assert not any(isinstance(item, Heard) for item in wire.decode_message(msgspec.json.encode(frame)))

@@ -560,3 +560,48 @@ def speak_in_process(self: Any, method: str = "fork") -> None:
     child = multiprocessing.get_context(method).Process(target=self.emit, args=("line", {"number": 1}))
     child.start()
     child.join()
+
+
+@celery.task(bind=True)
+def answer(self: Any, words: int, path: str | None = None, seconds: float = 60.0) -> None:
+    """Say so many words in the stream ``answer``, the second half of them when a file has appeared."""
+    with self.stream("answer") as out:
+        for number in range(words):
+            if path is not None and number == words // 2:
+                hold.run(path, seconds)
+            out.write(f"wörd {number} ")
+
+
+@celery.task(bind=True, max_retries=5, default_retry_delay=0)
+def answer_again(self: Any) -> None:
+    """Say which attempt this is, and succeed with the third."""
+    with self.stream("answer") as out:
+        out.write(f"attempt {self.request.retries}")
+        if self.request.retries < 2:
+            raise self.retry(exc=ValueError("again"))
+
+
+@celery.task(bind=True)
+def answer_and_die(self: Any) -> None:
+    """Say something, and be killed when it has been sent."""
+    self.stream("answer").write("the last words")
+    self.app.realtime.flush(60)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _write_rows(out: Any, worker: int, count: int) -> None:
+    for number in range(count):
+        out.write([worker, number])
+
+
+@celery.task(bind=True)
+def write_in_processes(self: Any, processes: int, count: int) -> None:
+    """Write rows here, and in processes that this one forks."""
+    with self.stream("rows", kind="json") as out:
+        context = multiprocessing.get_context("fork")
+        children = [context.Process(target=_write_rows, args=(out, k + 1, count)) for k in range(processes)]
+        for child in children:
+            child.start()
+        _write_rows(out, 0, count)
+        for child in children:
+            child.join()

@@ -55,7 +55,7 @@ class MainProcess:
         self.reporter = StatusReporter(Incarnation(), settings)
         self.reporter.report_to(self.manager)
         self.trackers = Trackers()
-        self.reporter.on_end(self.trackers.pop)
+        self.reporter.on_end(lambda job, _state: self.trackers.pop(job))
         results: Any = SimpleNamespace(loops=[], ask=lambda *_: {})
         history: Any = SimpleNamespace(marks=SimpleNamespace(cancelled=lambda _: {}))
         self.cancellations = Cancellations(lambda: history)

@@ -139,12 +139,12 @@ def test_only_a_running_job_can_stall_and_only_a_queued_one_expires() -> None:
 
 def test_without_a_manager_ends_are_observed_all_the_same() -> None:
     reporter, ended = StatusReporter(Incarnation(), Settings), list[Any]()
-    reporter.on_end(ended.append)
+    reporter.on_end(lambda *end: ended.append(end))
     reporter.report(JOB, "STARTED")
     reporter.report(JOB, "SUCCESS")
     reporter.report(JOB, "FAILURE")
     reporter.wait_until_sent(JOB, 10)
-    assert ended == [JOB, JOB]
+    assert ended == [(JOB, "SUCCESS"), (JOB, "FAILURE")]
 
 
 def test_a_job_without_project_is_counted() -> None:

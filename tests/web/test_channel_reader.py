@@ -17,6 +17,7 @@ from celery_realtime.web import channel_reader
 from celery_realtime.web.catchup import CatchUp
 from celery_realtime.web.channel_reader import ChannelReader, OrderObservers
 from celery_realtime.web.delivery import Delivery, Emit
+from celery_realtime.web.stream_board import StreamBoard
 from celery_realtime.web.watched_shards import WatchedShards
 from tests.log_records import logged_by
 from tests.waiting import wait_for
@@ -76,7 +77,8 @@ class Server:
         self.catch_up = CatchUp(self._read, delivery.is_watched, "/")
         connection: Any = Connection(*connections)
         shards = WatchedShards(1, connection.bindings, lambda _project_id: True, lambda: None)
-        self.reader = ChannelReader(connection, self.catch_up, delivery, shards=shards, host_id="me")
+        streams = StreamBoard(None, delivery.is_read, "/")
+        self.reader = ChannelReader(connection, self.catch_up, delivery, streams=streams, shards=shards, host_id="me")
         self.emitted: list[tuple[str, Any]] = []
 
     def _read(self, project_id: str, epoch: str, offset: int, _most_jobs: int) -> Snapshot:
