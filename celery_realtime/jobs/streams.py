@@ -340,7 +340,7 @@ class StreamDesk:
     def __init__(
         self, manager: SocketIOManager, settings: Callable[[], Settings], after_write: Callable[[Job], object]
     ) -> None:
-        self.loop = BackgroundLoop("streams", logger, LONGEST_TURN)
+        self._loop = BackgroundLoop("streams", logger, LONGEST_TURN)
         self.after_write = after_write
         self._manager = manager
         self._settings = settings
@@ -366,6 +366,11 @@ class StreamDesk:
     def _all(self) -> list[Stream]:
         jobs = (self._jobs.get(name) for name in self._jobs.names())
         return [stream for of_job in jobs if of_job is not None for stream in list(of_job.streams.values())]
+
+    @property
+    def loops(self) -> list[BackgroundLoop]:
+        """The background loop that sends, if it has something to do."""
+        return [] if self._thread is None else [self._loop]
 
     # -- settings -----------------------------------------------------------------------------------------------
 
@@ -472,7 +477,7 @@ class StreamDesk:
             if not self._is_sent_at_exit:
                 self._is_sent_at_exit = True
                 at_exit(self._end)
-            arguments = weakref.ref(self), self._wake, self.loop
+            arguments = weakref.ref(self), self._wake, self._loop
             self._thread = threading.Thread(target=_send_on, args=arguments, name=THREAD, daemon=True)
             try:
                 start_detached(self._thread)

@@ -369,7 +369,7 @@ class RunningJobs:
     def loops(self) -> list[BackgroundLoop]:
         """Their background loops, for health checks."""
         mirror = self._mirror.peek()
-        return [*self.cancellations.loops, self.streams.loop, *([] if mirror is None else mirror.loops)]
+        return [*self.cancellations.loops, *self.streams.loops, *([] if mirror is None else mirror.loops)]
 
     @property
     def present(self) -> Job | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
 from celery_realtime.jobs import task
+from celery_realtime.jobs.streams import Stream
 
 T = TypeVar("T")
 
@@ -41,3 +42,7 @@ class RealtimeTask(Protocol):
     def emit(self, event: str, data: Any = None) -> None:
         """Send a custom event; see :func:`celery_realtime.jobs.task.emit`."""
         task.emit(self, event, data)
+
+    def stream(self, name: str, kind: str = "text") -> Stream:
+        """Return a stream of the job; see :func:`celery_realtime.jobs.task.stream`."""
+        return task.stream(self, name, kind)

@@ -11,8 +11,9 @@ import pytest
 
 from celery_realtime.channel.bindings import Bindings
 from celery_realtime.channel.wire import frames
-from celery_realtime.events import Outgoing
+from celery_realtime.events import Outgoing, numbered_chunk
 from celery_realtime.history.store import Snapshot
+from celery_realtime.rooms import rooms_of, streams_rooms_of
 from celery_realtime.web import channel_reader
 from celery_realtime.web.catchup import CatchUp
 from celery_realtime.web.channel_reader import ChannelReader, OrderObservers
@@ -20,6 +21,7 @@ from celery_realtime.web.delivery import Delivery, Emit
 from celery_realtime.web.stream_board import StreamBoard
 from celery_realtime.web.watched_shards import WatchedShards
 from tests.log_records import logged_by
+from tests.stream_readers import Writer
 from tests.waiting import wait_for
 from tests.web.test_delivery import Members
 
@@ -115,7 +117,8 @@ def test_a_frame_for_nobody_is_not_decoded() -> None:
     catch_up = CatchUp(None, delivery.is_watched, "/")
     connection: Any = Connection()
     shards = WatchedShards(1, connection.bindings, lambda _project_id: True, lambda: None)
-    reader = ChannelReader(connection, catch_up, delivery, shards=shards, host_id="me")
+    streams = StreamBoard(None, delivery.is_read, "/")
+    reader = ChannelReader(connection, catch_up, delivery, streams=streams, shards=shards, host_id="me")
     events = [Outgoing(project, "step", b'{"number":1}') for project in ("beta", "gamma")]
     [(_, body)] = frames(events, "worker", "/")
 
@@ -125,6 +128,34 @@ def test_a_frame_for_nobody_is_not_decoded() -> None:
     assert ("project:alpha", {"number": 2}) in [(item.room, item.data) for item in reader.items(Message(body.decode()))]
     [(_, body)] = frames([Outgoing("alpha", "step", b"{}")], "worker", "/elsewhere")
     assert [item.namespace for item in reader.items(Message(body.decode()))] == ["/elsewhere"]
+
+
+def test_nor_is_one_of_streams_that_nobody_reads_though_their_project_is_followed() -> None:
+    rooms = {"project:alpha"}
+    delivery = Delivery(lambda _namespace, room: room in rooms, None, Members())
+    catch_up = CatchUp(None, delivery.is_watched, "/")
+    connection: Any = Connection()
+    shards = WatchedShards(1, connection.bindings, lambda _project_id: True, lambda: None)
+    streams = StreamBoard(None, delivery.is_read, "/")
+    reader = ChannelReader(connection, catch_up, delivery, streams=streams, shards=shards, host_id="me")
+    writer = Writer(job_id="one", project_id="alpha")
+    [(_, body)] = frames([numbered_chunk(writer.part("x"), 0, 1)], "worker", "/")
+
+    assert reader.items(Message(body.decode()[:-3])) == []
+    assert (reader.loop.failures, reader.events) == (0, 0)
+    delivery.expect("alpha", "one", None)
+    for room in (rooms_of("alpha", "one")[0], streams_rooms_of("alpha")[0]):
+        rooms.add(room)
+        assert room in [item.room for item in reader.items(Message(body.decode())) if isinstance(item, Emit)]
+        rooms.discard(room)
+        reader = ChannelReader(
+            connection,
+            catch_up,
+            delivery,
+            streams=StreamBoard(None, delivery.is_read, "/"),
+            shards=shards,
+            host_id="me",
+        )
 
 
 def read_until(server: Server, emitted: list[tuple[str, Any]], has_room: Any = lambda: True) -> None:
