@@ -14,6 +14,7 @@ from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.web import capacity
 from celery_realtime.web.budgets import MOST_ATTACHMENTS, Allowance, Budget, Collected, Rates
 from celery_realtime.web.cors import OuterCors
+from celery_realtime.web.cuts import Cuts
 from celery_realtime.web.decisions import Blocking, Decision
 from celery_realtime.web.failures import Failures
 from celery_realtime.web.memory import Memory
@@ -50,9 +51,6 @@ PATIENCE_OF_THREADS = 1.0
 
 #: The part of them that one user may hold while less than the reserve is free.
 MOST_OF_USER = 4
-
-#: Seconds that a client which is over its budget has to read why, before its connection is cut.
-FAREWELL = 0.4
 
 #: Users of whom it is remembered how much they have sent.
 MOST_USERS = 10_000
@@ -98,11 +96,10 @@ class Gate:
         self._budgets: dict[str, Budget] = {}
         #: Those without a token, the oldest first.
         self._newcomers: dict[str, Budget] = {}
-        #: Those that are being ended: when they are cut, and what is left of each until then.
-        self._ending: dict[str, tuple[float, Any, Budget | None]] = {}
         self.pings = Pings(server)
         self._outer_cors = OuterCors(allowed_origins(server))
         self._log = RateLimitedLogger(logger)
+        self._cuts = Cuts(sockets, self.forget, self._log)
         self._on_connection: Callable[[str], None] | None = None
 
     def install(self, on_connection: Callable[[str], None]) -> None:
@@ -290,39 +287,20 @@ class Gate:
 
     def cut_soon(self, eio_sid: str) -> None:
         """Cut a connection that is about to be closed, when its client has had time to read why."""
-        due, websocket = time.monotonic() + FAREWELL, self.sockets.request_of(eio_sid)
-        self._ending.setdefault(eio_sid, (due, websocket, self._budgets.get(eio_sid)))
+        self._cuts.put(eio_sid, self._budgets.get(eio_sid))
 
     @property
     def is_busy(self) -> bool:
         """Whether connections have still to be cut."""
-        return bool(self._ending) or self.sockets.has_stuck() or self._memory.has_more
+        return bool(self._cuts) or self.sockets.has_stuck() or self._memory.has_more
 
     def sweep(self) -> Decision[None]:
         """Cut the connections that are over their budget, or closed and not gone; end those that are too many."""
         self._end_idle()
-        for eio_sid, (due, environ, budget) in list(self._ending.items()):
-            if due > time.monotonic():
-                continue
-            del self._ending[eio_sid]
-            with self._log.suppressing(
-                "cannot close a connection that sends too much, so it is cut; its client may try again"
-            ):
-                yield from self.sockets.abort(eio_sid)
-            self._cut(eio_sid, budget, environ)
+        yield from self._cuts.make()
         self.sockets.cut_stuck()
         if self._memory.is_due():
             yield Blocking(self._memory.give_back)
-
-    def _cut(self, eio_sid: str, budget: Budget | None, environ: Any) -> None:
-        """Cut a connection for good, with the requests that are being answered."""
-        requests = [] if budget is None else [request for _, request in budget.requests]
-        for request in [*requests, environ]:
-            if request is not None:
-                self.sockets.cut(request)
-        self.sockets.discard(eio_sid)
-        self.sockets.drop(eio_sid)
-        self.forget(eio_sid)
 
 
 def _surplus(idle: list[Budget]) -> list[Budget]:
