@@ -31,8 +31,9 @@ from flask import Flask, Response, abort, render_template, request, send_from_di
 from flask_socketio import SocketIO
 from kombu.exceptions import OperationalError
 from werkzeug.exceptions import HTTPException
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
-from .tasks import PHOTOS, SECRET_KEY, celery, fail, flaky, realtime, resize, transcribe
+from .tasks import METRICS_PORT, PHOTOS, SECRET_KEY, celery, fail, flaky, realtime, resize, transcribe
 
 HOST = os.environ.get("HOST", "127.0.0.1")
 PORT = int(os.environ.get("PORT", "8080"))
@@ -67,6 +68,11 @@ celery.conf.result_backend_transport_options = {"retry_policy": {"max_retries": 
 socketio = SocketIO(app, client_manager=realtime.client_manager(), async_mode=ASYNC_MODE)
 # `secret_key` is set, so the tokens of `issue_token` determine who may connect and which projects they see.
 realtime.init_socketio(socketio)
+if METRICS_PORT is not None:
+    from celery_realtime.metrics.serving import wsgi_app
+
+    # Whoever reaches this server reads them: keep the path from the public, as deploy/nginx.conf does.
+    app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/metrics": wsgi_app()})  # type: ignore[method-assign]
 
 
 @app.get("/")

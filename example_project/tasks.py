@@ -27,8 +27,17 @@ celery.conf.broker_connection_retry_on_startup = True
 # A worker that reserves no more than it can run leaves the other jobs visible as queued.
 celery.conf.worker_prefetch_multiplier = 1
 
+#: With a port, workers count what becomes of events and serve that there, and web servers do at /metrics.
+METRICS_PORT = int(os.environ["METRICS_PORT"]) if os.environ.get("METRICS_PORT") else None
+
 #: Five updates a second suit a demo; for long jobs the default of one every five seconds costs less.
-realtime = Realtime(celery, secret_key=SECRET_KEY, progress_interval=0.2)
+realtime = Realtime(
+    celery,
+    secret_key=SECRET_KEY,
+    progress_interval=0.2,
+    metrics=METRICS_PORT is not None,
+    metrics_port=METRICS_PORT,
+)
 
 PHOTOS = ("harbour.jpg", "lighthouse.jpg", "meadow.jpg", "orchard.jpg", "summit.jpg")
 LINES = (

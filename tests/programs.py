@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 CLIENT = Path(__file__).parent / "client"
-NPM_PACKAGES = ("react", "socket.io-client", "typescript")
+NPM_PACKAGES = ("@grafana/schema", "react", "socket.io-client", "typescript")
 
 RABBITMQ_PATHS = (
     # On Debian the one on PATH is a wrapper that changes the user and refuses any but its own.
@@ -92,6 +92,10 @@ def find_postgres() -> str | None:
     return str(here[-1]) if here else _first("postgres")
 
 
+def find_prometheus() -> str | None:
+    return _first("prometheus", "/opt/homebrew/bin/prometheus")
+
+
 def find_npm() -> str | None:
     return shutil.which("npm")
 
@@ -114,6 +118,7 @@ PROGRAMS = {
     "memcached": Program(find_memcached, "tests of results in memcached", ("memcached",), "memcached"),
     "node": Program(find_node, "tests of the JavaScript client", ("nodejs",), "node"),
     "nginx": Program(find_nginx, "tests of several web servers", ("nginx-light",), "nginx"),
+    "prometheus": Program(find_prometheus, "tests of the dashboard and of alerts", ("prometheus",), "prometheus"),
     "npm": Program(find_npm, "tests of plain socket.io clients", ("npm",), "node"),
 }
 
