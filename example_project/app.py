@@ -33,6 +33,8 @@ from kombu.exceptions import OperationalError
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
+from celery_realtime.contrib.flask import health_blueprint
+
 from .tasks import METRICS_PORT, PHOTOS, SECRET_KEY, celery, fail, flaky, realtime, resize, transcribe
 
 HOST = os.environ.get("HOST", "127.0.0.1")
@@ -68,6 +70,8 @@ celery.conf.result_backend_transport_options = {"retry_policy": {"max_retries": 
 socketio = SocketIO(app, client_manager=realtime.client_manager(), async_mode=ASYNC_MODE)
 # `secret_key` is set, so the tokens of `issue_token` determine who may connect and which projects they see.
 realtime.init_socketio(socketio)
+# What load balancers and supervisors ask: /health/ready and /health/live.
+app.register_blueprint(health_blueprint(realtime))
 if METRICS_PORT is not None:
     from celery_realtime.metrics.serving import wsgi_app
 

@@ -26,6 +26,8 @@ celery = Celery(
 celery.conf.broker_connection_retry_on_startup = True
 # A worker that reserves no more than it can run leaves the other jobs visible as queued.
 celery.conf.worker_prefetch_multiplier = 1
+# On SIGQUIT a worker takes no more jobs, and those that run may go on for so long before they are cut off.
+celery.conf.worker_soft_shutdown_timeout = float(os.environ.get("SOFT_SHUTDOWN_SECONDS", "0"))
 
 #: With a port, workers count what becomes of events and serve that there, and web servers do at /metrics.
 METRICS_PORT = int(os.environ["METRICS_PORT"]) if os.environ.get("METRICS_PORT") else None
@@ -37,6 +39,8 @@ realtime = Realtime(
     progress_interval=0.2,
     metrics=METRICS_PORT is not None,
     metrics_port=METRICS_PORT,
+    metrics_host=os.environ.get("METRICS_HOST", "127.0.0.1"),
+    health_file=os.environ.get("HEALTH_FILE"),
 )
 
 PHOTOS = ("harbour.jpg", "lighthouse.jpg", "meadow.jpg", "orchard.jpg", "summit.jpg")
@@ -90,3 +94,14 @@ def flaky(self: Task, seconds: float = 3.0) -> dict[str, Any]:
         if attempt < 3 and part == 6:
             raise ConnectionResetError(104, "archive.example.com closed the connection")
     return {"uploaded": "10 parts", "attempts": attempt}
+
+
+#: What ``celery beat`` starts, if it runs. Such a job is published by no other job, so its entry names the project.
+celery.conf.beat_schedule = {
+    "resize a photo": {
+        "task": resize.name,
+        "schedule": float(os.environ.get("BEAT_SECONDS", "3600")),
+        "args": (PHOTOS[0],),
+        "options": {"headers": {"project_id": "apollo"}},
+    }
+}

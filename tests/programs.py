@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ class Program:
         find: Returns its path, or None.
         used_by: The tests that are skipped without it.
         debian: The Debian packages that bring it.
-        homebrew: What ``brew install`` calls it.
+        homebrew: What ``brew install`` calls it; nothing for what is only there on Linux.
     """
 
     find: Callable[[], str | None]
@@ -100,6 +101,15 @@ def find_npm() -> str | None:
     return shutil.which("npm")
 
 
+def find_compose() -> str | None:
+    """Find Docker Compose as a program of its own, which needs no Docker to check a file."""
+    return _first("docker-compose", "/usr/libexec/docker/cli-plugins/docker-compose")
+
+
+def find_systemd_analyze() -> str | None:
+    return shutil.which("systemd-analyze")
+
+
 def find_socketio_client() -> str | None:
     return _npm_package("socket.io-client")
 
@@ -112,6 +122,7 @@ def _npm_package(name: str) -> str | None:
 PROGRAMS = {
     "redis": Program(find_redis, "most integration and browser tests", ("redis-server",), "valkey"),
     "rabbitmq": Program(find_rabbitmq, "integration tests on RabbitMQ", ("rabbitmq-server",), "rabbitmq"),
+    "docker-compose": Program(find_compose, "the check of the compose file", ("docker-compose",), "docker-compose"),
     "epmd": Program(find_epmd, "integration tests on RabbitMQ", ("erlang-base",), "erlang"),
     "chromium": Program(find_chromium, "tests/browser", ("chromium",), "--cask chromium"),
     "luacheck": Program(find_luacheck, "the check of Lua scripts in make lint", ("lua-check",), "luacheck"),
@@ -120,6 +131,7 @@ PROGRAMS = {
     "nginx": Program(find_nginx, "tests of several web servers", ("nginx-light",), "nginx"),
     "prometheus": Program(find_prometheus, "tests of the dashboard and of alerts", ("prometheus",), "prometheus"),
     "npm": Program(find_npm, "tests of plain socket.io clients", ("npm",), "node"),
+    "systemd-analyze": Program(find_systemd_analyze, "the check of units of systemd", ("systemd",), ""),
 }
 
 #: Those that only tests of ``make long`` need, and that are large: they are installed for that alone.
@@ -130,6 +142,11 @@ LARGE = {
 
 def missing() -> dict[str, Program]:
     return {name: program for name, program in PROGRAMS.items() if not program.find()}
+
+
+def can_be_had(program: Program) -> bool:
+    """Tell whether a program can be installed on this kind of machine."""
+    return sys.platform == "linux" or bool(program.homebrew)
 
 
 @functools.cache
@@ -147,7 +164,7 @@ def require(name: str) -> str:
     if path:
         return path
     absent = f"{name} is not installed: make test, or python -m tests.tools.install_services"
-    if on_ci() and name not in LARGE:
+    if on_ci() and name not in LARGE and (name not in PROGRAMS or can_be_had(PROGRAMS[name])):
         pytest.fail(absent)
     pytest.skip(absent)
 

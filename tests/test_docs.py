@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +22,12 @@ from celery_realtime.settings import NAMES, PREFIX, Settings
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PACKAGE = ROOT / "celery_realtime"
-PAGES = sorted([*DOCS.glob("*.md"), *ROOT.glob("*.md"), ROOT / "example_project" / "README.md"])
-BLOCK = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+EXAMPLE = ROOT / "example_project"
+PAGES = sorted([*DOCS.glob("*.md"), *ROOT.glob("*.md"), EXAMPLE / "README.md", EXAMPLE / "deploy" / "README.md"])
+BLOCK = re.compile(r"^```(\S*)(?: [^\n]*)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: What is named as settings are, and is none: the fixtures for users' tests.
 FIXTURES = ("events", "server")
+INCLUDE = re.compile(r"^```\{literalinclude\} (\S+)\n((?::.*\n)*)```$", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 ANCHOR = re.compile(r"^\(([\w-]+)\)=$", re.MULTILINE)
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
@@ -150,6 +155,17 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(file), f"{name_of(page)} links to {target}"
 
 
+def test_files_that_pages_include_are_there_with_the_lines_that_are_named() -> None:
+    included = 0
+    for page in PAGES:
+        for path, options in INCLUDE.findall(page.read_text()):
+            text = (page.parent / path).read_text()
+            marks = re.findall(r"^:(?:start-at|end-before|start-after|end-at): (.*)$", options, re.MULTILINE)
+            assert [mark for mark in marks if mark.strip('"') not in text] == []
+            included += 1
+    assert included > 5
+
+
 def test_every_page_is_reachable_from_the_index() -> None:
     entries = {line.strip() for tree in blocks(DOCS / "index.md", "{toctree}") for line in tree.splitlines()}
     assert {page.stem for page in DOCS.glob("*.md")} - entries == {"index"}
@@ -159,3 +175,11 @@ def test_each_test_that_the_page_on_security_names_is_there() -> None:
     named = re.findall(r"`(tests/[\w/]+\.py)`", (ROOT / "docs" / "security.md").read_text())
     assert len(named) > 30
     assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
+def test_the_modules_are_copied_as_the_page_on_react_says(tmp_path: Path) -> None:
+    command = re.findall(r"^cp .*$", (ROOT / "docs" / "react.md").read_text(), re.MULTILINE)[0]
+    (tmp_path / "src").mkdir()
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run(["sh", "-ec", command], cwd=tmp_path, env=env, timeout=100, check=True)
+    assert {"celery-realtime.js", "celery-realtime.d.ts"} <= {path.name for path in (tmp_path / "src").iterdir()}

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,33 +17,13 @@ from tests.client_recorder import Recorder
 from tests.integration import jobs
 from tests.integration.stage import new_project, producing
 from tests.launcher import Launcher
+from tests.nginx import Nginx
 from tests.node_client import Follower
-from tests.processes import HOST, ROOT, ManagedProcess, WebServer, accepts_connections, free_port
-from tests.programs import require
+from tests.processes import HOST, WebServer
 from tests.services import Broker
 from tests.waiting import wait_for
 
-CONFIGURATION = ROOT / "example_project" / "deploy" / "nginx.conf"
 WORKERS = ("one", "two")
-
-
-class Nginx(ManagedProcess):
-    """The example's nginx, with other ports."""
-
-    def __init__(self, folder: Path, *servers: WebServer) -> None:
-        (folder / "nginx-tmp").mkdir(parents=True)
-        self.port = free_port()
-        self.url = f"http://{HOST}:{self.port}"
-        text = CONFIGURATION.read_text().replace("127.0.0.1:8080", f"{HOST}:{self.port}")
-        for stand_in, server in zip(("127.0.0.1:8081", "127.0.0.1:8082"), servers, strict=True):
-            assert stand_in in text
-            text = text.replace(stand_in, server.url.removeprefix("http://"))
-        if os.geteuid() == 0:
-            text = f"user root;\n{text}"  # its own user may not look into this test's folder
-        file = folder / "nginx.conf"
-        file.write_text(text)
-        command = [require("nginx"), "-p", str(folder), "-c", str(file)]
-        super().__init__(command, folder=folder, name="nginx", ready=lambda: accepts_connections(self.port))
 
 
 class Watcher:
@@ -96,7 +74,11 @@ class Scene:
         self.servers = [launcher.web("tests.integration.jobs_web", broker=broker, wait=False) for _ in range(2)]
         for process in launcher.processes:
             process.wait_ready()
-        self.nginx = launcher.start(Nginx(launcher.folder / "nginx", *self.servers))
+        places = {
+            f"{HOST}:{port}": server.url.removeprefix("http://")
+            for port, server in zip((8081, 8082), self.servers, strict=True)
+        }
+        self.nginx = launcher.start(Nginx(launcher.folder / "nginx", places))
         found: dict[str, str] = {}
         for number in itertools.count():
             found.setdefault(self._server_of(f"route-{number}").name, f"route-{number}")

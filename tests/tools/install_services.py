@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tests.programs import CLIENT, LARGE, PROGRAMS, Program, find_npm, find_socketio_client, missing, on_ci
+from tests.programs import CLIENT, LARGE, PROGRAMS, Program, can_be_had, find_npm, find_socketio_client, missing, on_ci
 
 LOCK = CLIENT / "package-lock.json"
 # npm writes it at the end of a successful installation.
@@ -43,7 +43,7 @@ def install(programs: Iterable[Program]) -> None:
         packages = " ".join(dict.fromkeys(package for program in programs for package in program.debian))
         print(f"Not root, so it is for you to run: sudo apt-get install --no-install-recommends {packages}")
     elif shutil.which("brew"):
-        for formula in dict.fromkeys(program.homebrew for program in programs):
+        for formula in dict.fromkeys(program.homebrew for program in programs if program.homebrew):
             print(f"It is for you to run: brew install {formula}")
     else:
         print("It is for you to install: this machine has neither apt-get nor brew.")
@@ -101,7 +101,7 @@ def report(absent: dict[str, Program]) -> int:
         print(f"  {name:{width}}  {outcome}")
     packages = bool(find_socketio_client())
     print(f"  {'(npm packages)':{width}}  {'installed' if packages else 'missing'}")
-    return int(on_ci() and (bool(absent) or not packages))
+    return int(on_ci() and (any(map(can_be_had, absent.values())) or not packages))
 
 
 if __name__ == "__main__":
