@@ -194,3 +194,13 @@ def test_mistakes_are_named_in_one_line(redis_broker: Broker) -> None:
     done = run_python([*CELERY, "tests.integration.jobs", "realtime", "history", "p"], env={**os.environ, **nowhere})
     assert done.returncode == 1
     assert done.stderr.startswith("Error: cannot read the history (realtime_history_url; by default ")
+
+
+@pytest.mark.parametrize("pool", ["prefork", *long_unless([], ["gevent", "threads"])])
+def test_a_set_up_is_measured_with_its_worker_and_its_web_server(shared_stage: Callable[..., Stage], pool: str) -> None:
+    stage = shared_stage(pool=pool)
+    bench = ("tests.integration.jobs", "bench", "--url", stage.web.url, "--seconds", "0.4", "--clients", "2", "--json")
+    found = json.loads(run(*bench, broker=stage.broker))
+    assert found["notes"] == []
+    assert {*found["update_progress"]} == {*found["lag"]["client"]} == {"here", stage.worker.hostname}
+    assert found["deliveries"]["delivered"] > 0
