@@ -26,7 +26,7 @@ help:
 	@echo "make long     run the variants that make test leaves out: more hosts, brokers, seeds and versions (an hour)"
 	@echo "make versions run a part of the tests on each Python here, each Celery, and the oldest of all (VERSIONS: some; --quick)"
 	@echo "make matrix   run every outcome of a job in every pool on every broker (long)"
-	@echo "make chaos    kill 500 workers and servers at random, and break brokers under 20,000 events (ten minutes)"
+	@echo "make chaos    kill 500 workers and servers at random, break brokers under 20,000 events, see alerts fire (20 minutes)"
 	@echo "make fuzz     feed arbitrary input to all that reads what others write (FUZZ_EXAMPLES each, FUZZ_STEPS)"
 	@echo "make attack   attack web servers of each kind, and measure what it costs them (half an hour; ARGS)"
 	@echo "make audit    look for known holes in what this depends on (with pip-audit, if its data can be reached)"
