@@ -245,7 +245,12 @@ class Feed:
         self._shown.load(answer, anew=anew)
 
     def _read_on(self) -> None:
-        """Ask for the next page of a snapshot; without an answer of use, the subscription goes on from there."""
+        """Ask for the next page of a snapshot; without an answer of use, the subscription goes on from there.
+
+        Not while a subscription is asked for: what its answer has may be newer than the page, which would replace it.
+        """
+        if self._awaited:
+            return
         if self._live and self._pages.are_left and len(self.jobs) < self._options.max_jobs:
             self._timers.set("page", self._options.ack_timeout, self._ask)
             self._pages.ask()

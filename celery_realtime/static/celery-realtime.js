@@ -91,7 +91,7 @@ class ProjectSubscription {
     this._clear();
   }
 
-  // Sleep and a lost last event leave no hole to see.
+  // Sleep and a lost last event leave no hole.
   _check = () => {
     if (!this._live || this._asking) return;
     const { checkInterval } = this._options;
@@ -154,7 +154,7 @@ class ProjectSubscription {
 
   _readOn() {
     const { projectId: project_id, _next: from, _options: { ackTimeout, maxJobs } } = this;
-    if (!from || !this._live || this._snapshot.jobs.size >= maxJobs) return;
+    if (!from || !this._live || this._asking || this._snapshot.jobs.size >= maxJobs) return;
     const reading = (this._reading = { recent: [] });
     this._after("page", ackTimeout, this._ask);
     this._socket.emit("read_jobs", { project_id, from }, (page) => {
@@ -272,7 +272,7 @@ class ProjectSubscription {
     for (const listener of [...this._listeners]) this._call(listener);
   }
 
-  // A failing callback must not cost an event.
+  // A failing callback costs no event.
   _call(callback, ...args) {
     if (this._closed || !callback) return;
     try {
@@ -314,7 +314,7 @@ function forgetOne(entries, newest) {
   }
 }
 
-// Without offsets: is a job further than an event says?
+// Without offsets: is a job further than an event?
 function isOld(job, name, data) {
   if (data.attempt !== job.attempt) return data.attempt < job.attempt;
   const [rank, was] = [RANK[data.status], RANK[job.status]];
