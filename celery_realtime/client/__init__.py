@@ -6,6 +6,18 @@ The rules are those of the browser's client, ``static/celery-realtime.js``; both
 from __future__ import annotations
 
 from celery_realtime.client.feed import Feed, FeedOptions
+from celery_realtime.client.job_feed import JobFeed, JobFeedOptions, StreamState
+from celery_realtime.client.job_subscriptions import AsyncJobSubscription, JobSubscription
 from celery_realtime.client.subscriptions import AsyncProjectSubscription, ProjectSubscription
 
-__all__ = ["AsyncProjectSubscription", "Feed", "FeedOptions", "ProjectSubscription"]
+__all__ = [
+    "AsyncJobSubscription",
+    "AsyncProjectSubscription",
+    "Feed",
+    "FeedOptions",
+    "JobFeed",
+    "JobFeedOptions",
+    "JobSubscription",
+    "ProjectSubscription",
+    "StreamState",
+]

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from celery_realtime.client import seams
-from celery_realtime.client.feed import Feed
 from celery_realtime.clocks import time
 from celery_realtime.logs import RateLimitedLogger
 
@@ -23,7 +22,9 @@ CHECK_INTERVAL = 1.0
 class Subscriber(Protocol):
     """What a hub passes events on to."""
 
-    feed: Feed
+    @property
+    def topic(self) -> str:
+        """What it is subscribed to: the server knows one subscription of a client to it."""
 
     @property
     def namespace(self) -> str:
@@ -120,11 +121,9 @@ class ClientHub:
         self._subscribers.append(subscriber)
 
     def remove(self, subscriber: Subscriber) -> bool:
-        """Pass nothing on to a subscriber any more; returns whether it was the last one of its project."""
+        """Pass nothing on to a subscriber any more; returns whether it was the last one of its topic."""
         self._subscribers.remove(subscriber)
-        return not any(
-            other.feed.project_id == subscriber.feed.project_id for other in self._of_namespace(subscriber.namespace)
-        )
+        return not any(other.topic == subscriber.topic for other in self._of_namespace(subscriber.namespace))
 
     def check(self, client: Any) -> None:
         """Make a client reconnect that python-socketio has left disconnected; called about once a second."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 STATUS_EVENT = "agent_status"
 PROGRESS_EVENT = "agent_progress"
 WORKFLOW_EVENT = "agent_workflow"
+#: A chunk of what a job says bit by bit.
+STREAM_EVENT = "agent_stream"
 #: A list of events, for subscribers that asked for ``batch``.
 BATCH_EVENT = "agent_batch"
 #: Stands for an event that this subscriber may not see, so that its offset leaves no hole.

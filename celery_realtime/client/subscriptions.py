@@ -54,6 +54,7 @@ class _Subscription(ABC):
 
     def __init__(self, client: Any, project_id: object, *, namespace: str, options: FeedOptions) -> None:
         self.namespace = namespace
+        self.topic = f"project {project_id}"
         self.feed = Feed(str(project_id), self._ask, options, ask_page=self._ask_page)
         self._lags = LagReports(str(project_id), self._report)
         #: The record of the background loop that watches the time and the connection.

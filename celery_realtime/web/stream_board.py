@@ -94,6 +94,8 @@ class StreamBoard:
     def _start_over(self) -> None:
         self._lock = threading.Lock()
         self._streams: dict[Key, _Followed] = {}
+        #: Jobs of which a client was given all streams that there were, by project and id.
+        self._seeded: set[tuple[str, str]] = set()
         #: By project and job, the names of its streams that are followed.
         self._by_job: dict[tuple[str, str], set[str]] = {}
         #: What other threads have found to be due.
@@ -130,9 +132,13 @@ class StreamBoard:
     # -- clients ------------------------------------------------------------------------------------------------
 
     def seed(self, project_id: str, job_id: str, readings: Iterable[StreamReading]) -> None:
-        """Note what a client was given of streams of a job: what comes next of each is expected to follow that."""
+        """Note what a client was given of streams of a job: what comes next of each is expected to follow that.
+
+        Of a stream that was not among all that there were then, all is expected.
+        """
         clock = self._clock()
         with self._lock:
+            self._seeded.add((project_id, job_id))
             for reading in readings:
                 key = project_id, job_id, reading.stream
                 if key not in self._streams and len(self._streams) < MOST_STREAMS:
@@ -165,7 +171,9 @@ class StreamBoard:
                 return []
             if len(self._streams) >= MOST_STREAMS:
                 return [event]
-            followed = self._follow(key, StreamOrder(chunk.generation, chunk.position), clock)
+            # What a client was not given of a job that it follows has begun since.
+            position = 0 if self._reader is not None and key[:2] in self._seeded else chunk.position
+            followed = self._follow(key, StreamOrder(chunk.generation, position), clock)
         followed.quiet_since, followed.sample = clock, event
         due = followed.order.take(chunk)
         if followed.order.is_behind:
@@ -226,7 +234,7 @@ class StreamBoard:
     @property
     def turns_in(self) -> float:
         """Seconds until :meth:`missed` has to be called; not above zero when it has to be now."""
-        return self._turns_at - self._clock() if self._streams else IDLE_INTERVAL
+        return self._turns_at - self._clock() if self._streams or self._seeded else IDLE_INTERVAL
 
     def missed(self) -> Iterator[list[Heard]]:
         """Yield, stream by stream, what has been read by now of what was missed, or is to wait no longer."""
@@ -290,8 +298,9 @@ class StreamBoard:
 
     def _forget_unread(self) -> None:
         with self._lock:
-            for job in [job for job in self._by_job if not self._is_read(self._namespace, *job)]:
-                for stream in self._by_job.pop(job):
+            for job in [job for job in {*self._by_job, *self._seeded} if not self._is_read(self._namespace, *job)]:
+                self._seeded.discard(job)
+                for stream in self._by_job.pop(job, ()):
                     self._streams.pop((*job, stream), None)
 
 

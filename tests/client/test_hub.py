@@ -31,7 +31,7 @@ class Subscriber:
     """Records what a hub passes on to it."""
 
     def __init__(self, project_id: str = "p", namespace: str = "/") -> None:
-        self.feed: Any = SimpleNamespace(project_id=project_id)
+        self.topic = f"project {project_id}"
         self.namespace = namespace
         self.calls: list[Any] = []
 

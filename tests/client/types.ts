@@ -2,6 +2,7 @@
 import { io } from "socket.io-client";
 
 import { subscribeProject } from "../../celery_realtime/static/celery-realtime.js";
+import { subscribeJob, type JobSnapshot, type Stream } from "../../celery_realtime/static/celery-realtime-streams.js";
 import type { Job, ProjectSubscription, Snapshot } from "../../celery_realtime/static/celery-realtime.js";
 
 const socket = io({ autoConnect: false });
@@ -43,3 +44,28 @@ project.jobs.set("a", running[0]!);
 subscribeProject(socket, "apollo", { onJob: () => {} });
 // @ts-expect-error: a project has a name
 subscribeProject(socket);
+
+const job = subscribeJob(socket, "j", {
+  projectId: 5,
+  onChunk: (stream, chunk) => [stream.name.length, chunk.length],
+  onChange: (one) => one.streams.get("answer")?.value.length,
+});
+const spoken: JobSnapshot = useSyncExternalStore(job.subscribe, job.getSnapshot);
+const stream: Stream | undefined = spoken.streams.get("answer");
+const text: string = typeof stream?.value === "string" ? stream.value : "";
+switch (stream?.state) {
+  case undefined:
+  case "open":
+  case "closed":
+  case "failed":
+  case "cancelled":
+    break;
+  default:
+    stream satisfies never;
+}
+job.cancel().then((answer) => answer.cancel === "requested" && text);
+job.close();
+// @ts-expect-error: a job has an id
+subscribeJob(socket);
+// @ts-expect-error: nobody but the client changes a stream
+stream!.value = "x";

@@ -61,6 +61,7 @@ realtime = Realtime(
     history_size=int(os.environ.get("HISTORY_SIZE", "1000")),
     health_file=os.environ.get("HEALTH_FILE"),
     lost_after=float(os.environ.get("LOST_AFTER", "30")),
+    stream_interval=float(os.environ.get("STREAM_INTERVAL", "0.04")),
     **({"history_url": None} if os.environ.get("HISTORY") == "off" else {}),
     **({"history_url": os.environ["HISTORY_URL"]} if "HISTORY_URL" in os.environ else {}),
     **({"url": os.environ["REALTIME_URL"]} if "REALTIME_URL" in os.environ else {}),
@@ -605,3 +606,13 @@ def write_in_processes(self: Any, processes: int, count: int) -> None:
         _write_rows(out, 0, count)
         for child in children:
             child.join()
+
+
+@celery.task(bind=True)
+def write_streams(self: Any, streams: int, count: int, pause: float) -> None:
+    """Write so many words to each of so many streams, in turn."""
+    opened = [self.stream(f"s{number}") for number in range(streams)]
+    for number in range(count):
+        for out in opened:
+            out.write(f"{number} é ")
+        time.sleep(pause)  # noqa: TID251

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import socketio
 
+from celery_realtime.client import AsyncJobSubscription
 from tests.client_recorder import Recorder
 from tests.integration import jobs
 from tests.integration.stage import Stage, new_project, producing
@@ -15,7 +18,7 @@ from tests.integration.test_jobs import start
 from tests.launcher import Brokers, Launcher
 from tests.stream_readers import Reader
 from tests.variants import long_unless
-from tests.waiting import wait_for
+from tests.waiting import wait_for, wait_for_async
 
 CHUNK_FIELDS = {
     *("event", "job_id", "project_id", "stream", "kind", "attempt", "generation", "position", "chunk", "state"),
@@ -41,6 +44,12 @@ def follow(client: Recorder, job: str, project: str, stream: str = "answer") -> 
         return reader
 
     return read
+
+
+def in_batches(client: Recorder) -> list[Any]:
+    """Return the chunks that a client was sent in lists."""
+    items = [item for batch in client.of("agent_batch") for item in batch]
+    return [item["data"] for item in items if item["event"] == "agent_stream"]
 
 
 def ended(read: Callable[[], Reader]) -> Reader:
@@ -90,10 +99,7 @@ def test_subscribers_of_a_project_hear_streams_only_if_they_ask_for_them(stage: 
             client.wait_for_end(job)
         assert plain.of("agent_stream") == []
         assert "".join(data["chunk"] for data in reader.of("agent_stream")) == whole(5)
-        items = [
-            item["data"] for batch in batches.of("agent_batch") for item in batch if item["event"] == "agent_stream"
-        ]
-        assert "".join(data["chunk"] for data in items) == whole(5)
+        wait_for(lambda: "".join(data["chunk"] for data in in_batches(batches)) == whole(5))
         reader.subscribe(project)  # not any more
         again = start(jobs.answer, 5, project=project)
         reader.wait_for_end(again)
@@ -206,3 +212,28 @@ def test_without_a_history_streams_are_live_only(launcher: Launcher, brokers: Br
             reader = ended(read)
             assert (reader.value, reader.state) == (whole(20), "closed")
             assert read_on(client, said, project_id=project)["ok"] is False
+
+
+def test_a_client_in_an_event_loop_follows_a_job_and_may_cancel_it(
+    shared_stage: Callable[..., Stage], tmp_path: Path
+) -> None:
+    stage, project = shared_stage("redis"), new_project()
+    job = start(jobs.answer, 10, str(tmp_path / "never"), project=project)
+    token = jobs.realtime.issue_token("ada", [project])
+
+    async def follow() -> tuple[str, str, list[str]]:
+        heard: list[str] = []
+        client = socketio.AsyncClient()
+        await client.connect(stage.web.url, auth={"token": token}, transports=["websocket"], wait_timeout=60)
+        followed = AsyncJobSubscription(client, job, project_id=project, on_chunk=lambda _, chunk: heard.append(chunk))
+        streams = followed.feed.streams
+        await wait_for_async(lambda: "answer" in streams and streams["answer"].value == whole(5))
+        assert (await followed.cancel())["cancel"] == "requested"
+        await wait_for_async(lambda: followed.feed.has_ended)
+        await followed.close()
+        await client.disconnect()
+        return streams["answer"].value, streams["answer"].state, heard
+
+    value, state, heard = asyncio.run(follow())
+    assert (value, state) == (whole(5), "cancelled")
+    assert "".join(heard) == whole(5)

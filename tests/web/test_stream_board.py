@@ -198,3 +198,22 @@ def test_without_a_history_the_end_says_how(readers: set[tuple[str, str]], state
 def test_what_is_no_chunk_is_dropped(board: StreamBoard) -> None:
     assert board.sort([Heard("p", "job", "agent_stream", {"chunk": "x"})]) == []
     assert board.sort([Heard("p", "job", "agent_stream", data(0, "x"), namespace="/other")]) == []
+
+
+def test_of_a_stream_that_has_begun_since_a_client_came_all_is_expected(board: StreamBoard, history: History) -> None:
+    board.seed("p", "job", [])
+    history.value = "abcdef"
+    assert board.sort([event(3, "def")]) == []
+    read_on(board, [(0, "abcdef", "open")])
+    assert board.sort([event(0, "abc")]) == []
+
+
+def test_whoever_reads_all_jobs_hears_of_a_stream_from_where_it_is(
+    board: StreamBoard, readers: set[tuple[str, str]]
+) -> None:
+    assert shown(board.sort([event(3, "def")])) == [(3, "def", "open")]
+    board.seed("p", "job", [])
+    readers.clear()
+    assert missed(board) == []
+    readers.add(("p", "job"))
+    assert shown(board.sort([event(6, "g")])) == [(6, "g", "open")]

@@ -1,0 +1,376 @@
+"""The state of one job and its streams, and what has to be asked for it; no input or output, no locks, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from celery_realtime.backoff import Backoff
+from celery_realtime.client.feed import ACK_TIMEOUT, FIRST_PAUSE, GAP_TIMEOUT, LONGEST_PAUSE
+from celery_realtime.client.messages import refusal_in
+from celery_realtime.client.protocol import (
+    BATCH_EVENT,
+    PROGRESS_EVENT,
+    RESYNC_EVENT,
+    STATUS_EVENT,
+    STREAM_EVENT,
+    TRANSIENT_CODES,
+)
+from celery_realtime.client.timers import Timers
+from celery_realtime.clocks import time
+
+#: Events that wait for an answer, and chunks of a stream behind a hole.
+MOST_HELD = 2000
+
+_BLANK = {"progress": None, "message": None, "current": None, "total": None, "status": "running", "state": "STARTED"}
+
+
+@dataclass(frozen=True)
+class StreamState:
+    """What a job has said in a stream.
+
+    Attributes:
+        name: The stream's.
+        kind: ``text`` or ``json``.
+        attempt: The attempt of the job that it is of.
+        generation: Which start of the stream it is of: a retry starts it anew, with a higher number.
+        start: Where ``value`` begins: above 0 if what was before has been let go.
+        position: Where it ends, in characters or items.
+        value: A text, or a tuple of items.
+        state: ``open``, ``closed``, ``failed`` or ``cancelled``.
+    """
+
+    name: str
+    kind: str
+    attempt: int
+    generation: int
+    start: int
+    position: int
+    value: Any
+    state: str
+
+
+OnChunk = Callable[[StreamState, Any], Any]
+OnJobEvent = Callable[[str, Any], Any]
+
+
+@dataclass(frozen=True)
+class JobFeedOptions:
+    """What a feed of a job does with what it hears.
+
+    Args:
+        on_chunk: ``(stream, chunk)``: a stream has grown by a text or a tuple of items, or has another state.
+        on_event: ``(name, data)``, for each status and progress of the job, in order.
+        on_change: ``(feed)``, when anything has changed.
+        ack_timeout: Seconds to wait for an answer before the server is asked again.
+        first_pause: Seconds until the first retry; doubled each time.
+        clock: Returns the time in seconds.
+    """
+
+    on_chunk: OnChunk = lambda _stream, _chunk: None
+    on_event: OnJobEvent = lambda _name, _data: None
+    on_change: Callable[[JobFeed], Any] = lambda _feed: None
+    ack_timeout: float = ACK_TIMEOUT
+    first_pause: float = FIRST_PAUSE
+    clock: Callable[[], float] = time.monotonic
+
+
+class JobFeed:
+    """The state of one job, as its server has described it so far.
+
+    Args:
+        job_id: The job.
+        project_id: Its project; None where the server knows it.
+        ask: ``(number, event, request)``: sends a request; :meth:`answered` gets the answer with the number.
+        options: Callbacks.
+
+    Attributes:
+        state: ``subscribing``, ``subscribed``, ``stale`` or ``refused``.
+        error: What the server refused with, as ``{"code", "message"}``.
+        job: The latest status and progress of the job; None before they are known.
+        streams: By name, what it has said.
+        live_only: Whether the server keeps no streams.
+    """
+
+    def __init__(
+        self,
+        job_id: str,
+        project_id: str | None,
+        ask: Callable[[int, str, dict[str, Any]], None],
+        options: JobFeedOptions | None = None,
+    ) -> None:
+        self._options = options or JobFeedOptions()
+        self._identity = {"job_id": job_id, **({} if project_id is None else {"project_id": project_id})}
+        self._send_request = ask
+        self.job_id = job_id
+        self.project_id = project_id
+        self.state = "subscribing"
+        self.error: dict[str, str] | None = None
+        self.job: Mapping[str, Any] | None = None
+        self._streams: dict[str, StreamState] = {}
+        self.streams: Mapping[str, StreamState] = MappingProxyType(self._streams)
+        self.live_only = False
+        self.requests = 0
+        self._timers = Timers(self._options.clock)
+        self._backoff = Backoff(self._options.first_pause, LONGEST_PAUSE)
+        self._epoch: str | None = None
+        self._offset = -1
+        self._connected = self._closed = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._live = False
+        self._awaited: int | None = None
+        #: By the number of a request, the stream that is read.
+        self._reading: dict[int, str] = {}
+        self._early: list[tuple[str, Any]] = []
+        self._held: dict[str, list[dict[str, Any]]] = {}
+        self._timers.clear()
+        self._backoff.reset()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the job has ended, and all of its streams that are known."""
+        job = self.job
+        is_over = job is not None and job.get("status") in ("success", "error")
+        return is_over and all(stream.state != "open" for stream in self._streams.values())
+
+    # -- the connection -----------------------------------------------------------------------------------------
+
+    def connected(self) -> None:
+        """Note that the client has connected."""
+        self._connected = True
+        self._ask()
+
+    def disconnected(self) -> None:
+        """Note that the client has lost its connection."""
+        self._connected = False
+        self._reset()
+        if self.state != "refused":
+            self._set_state("stale", self.error)
+
+    def close(self) -> None:
+        """Call no callback any more."""
+        self._closed = True
+        self._reset()
+
+    @property
+    def wakes_at(self) -> float | None:
+        """When :meth:`wake` has to be called, by ``clock``; None for not at all."""
+        return self._timers.next_at
+
+    def wake(self) -> None:
+        """Do what is due."""
+        self._timers.run_due()
+
+    # -- asking -------------------------------------------------------------------------------------------------
+
+    def _request(self, event: str, **more: Any) -> int:
+        self.requests += 1
+        self._send_request(self.requests, event, {**self._identity, **more})
+        return self.requests
+
+    def _ask(self) -> None:
+        if self._closed or not self._connected:
+            return
+        self._timers.clear()
+        self._reading.clear()
+        self._awaited = number = self.requests + 1
+        self._timers.set("ack", self._options.ack_timeout, lambda: self.answered(number, None))
+        self._request("subscribe_job")
+
+    def answered(self, number: int, answer: Any) -> None:
+        """Take the answer to a request; None if none came in time."""
+        if number == self._awaited:
+            self._awaited = None
+            if isinstance(answer, dict) and answer.get("ok"):
+                self._subscribed(answer)
+            else:
+                self.refused(refusal_in(answer))
+        elif number in self._reading:
+            self._read(self._reading.pop(number), answer)
+
+    def _subscribed(self, answer: dict[str, Any]) -> None:
+        self._timers.clear()
+        self._backoff.reset()
+        self._live, self.live_only = True, bool(answer.get("live_only"))
+        self.project_id = answer.get("project_id")
+        epoch, offset, jobs = answer.get("epoch"), answer.get("offset"), answer.get("jobs")
+        if epoch != self._epoch or offset is None or offset >= self._offset:
+            self._epoch, self._offset = epoch, -1 if offset is None else offset
+            if isinstance(jobs, list) and jobs:
+                self.job = jobs[0]
+        self._held.clear()
+        self._set_state("subscribed", None)
+        for stream in answer.get("streams") or ():
+            self._load(stream)
+        early, self._early = self._early, []
+        for name, data in early:
+            self._take(name, data)
+        self._options.on_change(self)
+
+    def refused(self, error: dict[str, Any] | None) -> None:
+        """Note that the server has refused the connection, or the subscription; None for what may be over soon."""
+        is_passing = error is None or error.get("code") in TRANSIENT_CODES
+        self._live = False
+        self._timers.clear()
+        if is_passing:
+            self._timers.set("retry", self._backoff.pause(), self._ask)
+        self._set_state("stale" if is_passing else "refused", error)
+
+    def _set_state(self, state: str, error: dict[str, str] | None) -> None:
+        if (state, error) != (self.state, self.error):
+            self.state, self.error = state, error
+            self._changed()
+
+    def _changed(self) -> None:
+        if not self._closed:
+            self._options.on_change(self)
+
+    # -- what the server sends ----------------------------------------------------------------------------------
+
+    def heard(self, name: str, data: Any) -> None:
+        """Take an event that the client received, of whatever job."""
+        items = data if name == BATCH_EVENT and isinstance(data, list) else [{"event": name, "data": data}]
+        for item in items:
+            if isinstance(item, dict) and isinstance(item.get("data"), dict):
+                self._heard(str(item.get("event")), item["data"])
+
+    def _heard(self, name: str, data: dict[str, Any]) -> None:
+        if name == RESYNC_EVENT and data.get("project_id") == self.project_id and self._live:
+            self._ask()
+        is_ours = data.get("job_id") == self.job_id and self.project_id in (None, data.get("project_id"))
+        if not is_ours or data.get("replayed"):
+            return
+        if self._awaited is not None:
+            if len(self._early) < MOST_HELD:
+                self._early.append((name, data))
+        elif self._live:
+            self._take(name, data)
+
+    def _take(self, name: str, data: dict[str, Any]) -> None:
+        if name == STREAM_EVENT:
+            self._take_chunk(data)
+        elif name in (STATUS_EVENT, PROGRESS_EVENT):
+            epoch, offset = data.get("epoch"), data.get("offset", -1)
+            if epoch is not None and epoch == self._epoch and offset <= self._offset:
+                return
+            if epoch is not None:
+                self._epoch, self._offset = epoch, offset
+            is_same = (
+                self.job is not None and self.job.get("attempt") == data.get("attempt") and not data.get("new_run")
+            )
+            before = dict(self.job) if self.job is not None and is_same else {}
+            self.job = {**_BLANK, **before, **data, "event": "status_change"}
+            if not self._closed:
+                self._options.on_event(name, data)
+            self._changed()
+
+    # -- streams ------------------------------------------------------------------------------------------------
+
+    def _load(self, stream: dict[str, Any]) -> None:
+        """Take what a server has of a stream, from ``start`` up to ``position``."""
+        name, end = stream["stream"], stream.get("end", stream["position"])
+        is_last = stream["position"] >= end
+        state = stream["state"] if is_last else "open"
+        self._add(
+            {
+                **stream,
+                "position": stream["start"],
+                "chunk": stream["value"],
+                "state": state,
+                "end": stream["position"],
+            },
+            leaps=True,
+        )
+        if is_last:
+            self._release(name)
+        else:
+            self._read_on(name)
+
+    def _take_chunk(self, chunk: dict[str, Any]) -> None:
+        name, known = chunk["stream"], self._streams.get(chunk["stream"])
+        if known is not None and chunk["generation"] < known.generation:
+            return
+        if known is None or chunk["generation"] > known.generation:
+            self._held.pop(name, None)
+        if chunk["position"] <= self._reached(chunk) and name not in self._reading.values():
+            self._add(chunk)
+            self._release(name)
+            return
+        held = self._held.setdefault(name, [])
+        held.append(chunk)
+        del held[:-MOST_HELD]
+        self._watch_hole(name)
+
+    def _reached(self, chunk: dict[str, Any]) -> int:
+        known = self._streams.get(chunk["stream"])
+        return known.position if known is not None and known.generation == chunk["generation"] else 0
+
+    def _watch_hole(self, name: str, seconds: float = GAP_TIMEOUT) -> None:
+        if f"gap {name}" not in self._timers:
+            self._timers.set(f"gap {name}", seconds, lambda: self._read_on(name))
+
+    def _read_on(self, name: str) -> None:
+        """Read what is missing before the chunks that are held."""
+        if not self._live or self._awaited is not None or name in self._reading.values():
+            return
+        self._timers.cancel(f"gap {name}")
+        known = self._streams.get(name)
+        generation, position = (0, 0) if known is None else (known.generation, known.position)
+        number = self.requests + 1
+        self._reading[number] = name
+        self._timers.set(f"read {name}", self._options.ack_timeout, lambda: self.answered(number, None))
+        self._request("read_stream", stream=name, generation=generation, **{"from": position})
+
+    def _read(self, name: str, answer: Any) -> None:
+        self._timers.cancel(f"read {name}")
+        refusal = refusal_in(answer)
+        if isinstance(answer, dict) and answer.get("ok"):
+            self._load(answer)
+        elif not self.live_only and (refusal is None or refusal.get("code") in TRANSIENT_CODES):
+            self._watch_hole(name, self._options.first_pause)
+        else:
+            self._release(name, everything=True)
+
+    def _release(self, name: str, *, everything: bool = False) -> None:
+        """Take what is held of a stream and follows; all of it if nothing can be read."""
+        held = sorted(self._held.pop(name, ()), key=lambda chunk: (chunk["generation"], chunk["position"]))
+        for place, chunk in enumerate(held):
+            if chunk["position"] > self._reached(chunk) and not everything:
+                self._held[name] = held[place:]
+                self._watch_hole(name)
+                return
+            self._add(chunk, leaps=True)
+        self._timers.cancel(f"gap {name}")
+
+    def _add(self, chunk: dict[str, Any], *, leaps: bool = False) -> None:
+        """Add a chunk. One that begins behind what there is stands for itself, as what was before has been let go."""
+        name, known = chunk["stream"], self._streams.get(chunk["stream"])
+        if known is not None and chunk["generation"] < known.generation:
+            return
+        content = chunk["chunk"] if chunk["kind"] == "text" else tuple(chunk["chunk"])
+        is_same = known is not None and known.generation == chunk["generation"]
+        start, value, at = (
+            (known.start, known.value, known.position) if known is not None and is_same else (0, content[:0], 0)
+        )
+        reached, state = chunk.get("end", chunk["position"] + len(content)), chunk["state"]
+        is_new_state = known is None or state != known.state
+        if is_same and reached <= at and not (is_new_state and (not content or (leaps and state != "open"))):
+            return
+        if chunk["position"] > at:
+            if not leaps:
+                return
+            start, value, rest = chunk["position"], content, content
+        else:
+            rest = content[at - chunk["position"] :]
+            value = value + rest
+        stream = StreamState(
+            name, chunk["kind"], chunk["attempt"], chunk["generation"], start, max(at, reached), value, state
+        )
+        self._streams[name] = stream
+        if not self._closed:
+            self._options.on_chunk(stream, rest)
+        self._changed()

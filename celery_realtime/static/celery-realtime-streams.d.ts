@@ -1,0 +1,66 @@
+/** Follow one job and what it says bit by bit: each character or item once, and in order. */
+
+import type { Job, ProgressUpdate, RealtimeError, SocketLike, StatusChange, SubscriptionState } from "./celery-realtime.js";
+
+export type StreamState = "open" | "closed" | "failed" | "cancelled";
+
+/** Immutable: whenever anything changes, it is replaced by another object. */
+export interface Stream<Value = string | readonly unknown[]> {
+  readonly name: string;
+  readonly kind: "text" | "json";
+  /** The attempt of the job that it is of. */
+  readonly attempt: number;
+  /** Which start of the stream it is of: a retry starts it anew, with a higher number. */
+  readonly generation: number;
+  /** Where `value` begins: above 0 if what was before has been let go. */
+  readonly start: number;
+  /** Where it ends, in Unicode characters or items. */
+  readonly position: number;
+  /** A text, or an array of items. */
+  readonly value: Value;
+  readonly state: StreamState;
+}
+
+export interface JobSnapshot {
+  readonly state: SubscriptionState;
+  readonly error: RealtimeError | null;
+  /** The latest status and progress of the job; null before it is known. */
+  readonly job: Job | null;
+  readonly streams: ReadonlyMap<string, Stream>;
+  /** The server keeps no streams: what was said before is not known. */
+  readonly liveOnly: boolean;
+}
+
+export interface JobSubscription extends JobSnapshot {
+  readonly jobId: string;
+  /** Call `listener` at every change; returns a function that removes it. For React's `useSyncExternalStore`. */
+  readonly subscribe: (listener: () => void) => () => void;
+  /** The same object until something changes. For React's `useSyncExternalStore`. */
+  readonly getSnapshot: () => JobSnapshot;
+  /** Cancel the job, if a rule of the server allows it; resolves to the server's answer. */
+  cancel(): Promise<{ readonly ok: boolean; readonly cancel?: "requested" | "too_late"; readonly error?: RealtimeError }>;
+  /** Leave the job, which goes on. No callback is called afterwards. */
+  close(): void;
+}
+
+export interface JobOptions {
+  /** The job's project: needed without a history, and for a job that was not published yet. */
+  projectId?: string | number;
+  /** A stream has grown, by `chunk` (a text or an array), or has another state. */
+  onChunk?(stream: Stream, chunk: string | readonly unknown[], job: JobSubscription): void;
+  onStatus?(status: StatusChange, job: JobSubscription): void;
+  onProgress?(update: ProgressUpdate, job: JobSubscription): void;
+  /** Called after every change. */
+  onChange?(job: JobSubscription): void;
+  /** Milliseconds to wait for an answer; 5000. */
+  ackTimeout?: number;
+  /** Milliseconds to wait for a missing chunk before asking for it; 250. */
+  gapTimeout?: number;
+  /** Milliseconds until the first retry; roughly doubles each time; 500. */
+  firstPause?: number;
+  /** Longest pause between two retries, in milliseconds; 10000. */
+  longestPause?: number;
+}
+
+/** Subscribe to a job and its streams, now and after each reconnection, until `close()`. */
+export function subscribeJob(socket: SocketLike, jobId: string, options?: JobOptions): JobSubscription;

@@ -1,0 +1,275 @@
+// Follow one job and what it says bit by bit, over a socket of socket.io-client (v4): each character or item once, in order.
+
+const DEFAULTS = { ackTimeout: 5000, gapTimeout: 250, firstPause: 500, longestPause: 10000 };
+const MAX_HELD = 2000;
+const PASSING = ["unavailable", "too_many_requests"];
+const shares = new WeakMap(); // socket -> job -> users
+
+export function subscribeJob(socket, jobId, options = {}) {
+  return new JobSubscription(socket, String(jobId), options);
+}
+
+class JobSubscription {
+  _snapshot = Object.freeze({ state: "subscribing", error: null, job: null, streams: new Map(), liveOnly: false });
+  _listeners = new Set();
+  _timers = {};
+  _early = []; // events that came before the answer that is awaited
+  _held = new Map(); // by stream, chunks behind a hole
+  _reading = new Set(); // streams that are being read
+  _epoch = null;
+  _offset = null;
+
+  constructor(socket, jobId, options) {
+    this.jobId = jobId;
+    this._socket = socket;
+    this._options = { ...DEFAULTS, ...options };
+    this._users = usersOf(socket, jobId);
+    this._users.add(this);
+    this._reset();
+    this._listen("on", "onAny");
+    if (socket.connected) this._ask();
+  }
+
+  get state() { return this._snapshot.state; }
+  get error() { return this._snapshot.error; }
+  get job() { return this._snapshot.job; }
+  get streams() { return this._snapshot.streams; }
+  get liveOnly() { return this._snapshot.liveOnly; }
+
+  // React calls these two without the object.
+  subscribe = (listener) => {
+    this._listeners.add(listener);
+    return () => this._listeners.delete(listener);
+  };
+
+  getSnapshot = () => this._snapshot;
+
+  // Resolves to the server's answer.
+  cancel() {
+    return new Promise((resolve) => this._socket.emit("cancel_job", this._request(), resolve));
+  }
+
+  close() {
+    if (this._closed) return;
+    this._closed = true;
+    this._reset();
+    this._listen("off", "offAny");
+    this._users.delete(this);
+    if (!this._users.size && this._socket.connected) this._socket.emit("unsubscribe_job", this._request());
+  }
+
+  _request(more) {
+    const { projectId } = this._options;
+    return { job_id: this.jobId, ...(projectId === undefined ? {} : { project_id: String(projectId) }), ...more };
+  }
+
+  _handlers = {
+    connect: () => this._ask(),
+    disconnect: () => {
+      this._reset();
+      if (this.state !== "refused") this._set({ state: "stale" });
+    },
+    connect_error: ({ data }) => { if (data?.code) this._refused(data); },
+  };
+
+  _listen(on, onAny) {
+    for (const name in this._handlers) this._socket[on](name, this._handlers[name]);
+    this._socket[onAny](this._listener);
+  }
+
+  _reset() {
+    this._asking = null;
+    this._live = false;
+    this._pause = 0;
+    this._early = [];
+    this._held.clear();
+    this._reading.clear();
+    this._clear();
+  }
+
+  _ask = () => {
+    if (this._closed || !this._socket.connected) return;
+    this._clear();
+    this._reading.clear();
+    const request = (this._asking = this._request());
+    const answered = (answer) => this._answered(request, answer);
+    this._after("ack", this._options.ackTimeout, answered);
+    this._socket.emit("subscribe_job", request, answered);
+  };
+
+  _answered(request, answer) {
+    if (request !== this._asking) return;
+    this._asking = null;
+    const { ok, error, epoch = null, offset = null, jobs = [], streams = [] } = answer ?? {};
+    if (!ok) return this._refused(error);
+    this._clear();
+    this._live = true;
+    this._pause = 0;
+    this._projectId = answer.project_id;
+    const isNewer = epoch !== this._epoch || offset === null || offset >= this._offset;
+    if (isNewer) Object.assign(this, { _epoch: epoch, _offset: offset });
+    const changes = { state: "subscribed", error: null, liveOnly: !!answer.live_only };
+    this._set(isNewer && jobs[0] ? { ...changes, job: Object.freeze({ ...jobs[0] }) } : changes);
+    this._held.clear();
+    for (const stream of streams) this._load(stream);
+    for (const [event, data] of this._early.splice(0)) this._take(event, data);
+  }
+
+  _refused(reason) {
+    const error = reason?.code ? reason : null;
+    const passing = !error || PASSING.includes(error.code);
+    this._live = false;
+    this._clear();
+    this._pause = Math.min(this._pause * 2 || this._options.firstPause, this._options.longestPause);
+    if (passing) this._after("retry", this._pause * (0.5 + Math.random() / 2), this._ask);
+    this._set({ state: passing ? "stale" : "refused", error });
+  }
+
+  _listener = (name, payload) => {
+    const items = name === "agent_batch" && Array.isArray(payload) ? payload : [{ event: name, data: payload }];
+    for (const { event, data } of items) {
+      const isOurs = data?.job_id === this.jobId && (this._projectId ?? data.project_id) === data.project_id;
+      if (event === "agent_resync" && data?.project_id === this._projectId && this._live) this._ask();
+      else if (isOurs && !data.replayed && this._asking) this._early.length < MAX_HELD && this._early.push([event, data]);
+      else if (isOurs && !data.replayed && this._live) this._take(event, data);
+    }
+  };
+
+  _take(event, data) {
+    if (event === "agent_stream") return this._takeChunk(data);
+    if (event !== "agent_status" && event !== "agent_progress") return;
+    if (data.epoch && data.epoch === this._epoch && data.offset <= this._offset) return;
+    if (data.epoch) Object.assign(this, { _epoch: data.epoch, _offset: data.offset });
+    const { epoch, offset, new_run, ...entry } = data;
+    const isStatus = event === "agent_status";
+    const before = data.new_run || (this.job && this.job.attempt !== data.attempt) ? null : this.job;
+    const blank = { progress: null, message: null, current: null, total: null, status: "running", state: "STARTED" };
+    this._set({ job: Object.freeze({ ...blank, ...before, ...entry, event: "status_change" }) });
+    this._call(this._options[isStatus ? "onStatus" : "onProgress"], data, this);
+  }
+
+  // What a server has of a stream, from `start` up to `position`.
+  _load({ stream: name, start, position, end = position, value, ...rest }) {
+    const isLast = position >= end;
+    this._add({ ...rest, stream: name, position: start, chunk: value, state: isLast ? rest.state : "open" }, true);
+    if (isLast) this._release(name);
+    else this._read(name);
+  }
+
+  _takeChunk(chunk) {
+    const { stream: name, generation, position } = chunk;
+    const known = this.streams.get(name);
+    if (generation < known?.generation) return;
+    if (generation > (known?.generation ?? 0)) this._held.delete(name);
+    const at = generation === known?.generation ? known.position : 0;
+    if (position <= at && !this._reading.has(name)) {
+      this._add(chunk);
+      return this._release(name);
+    }
+    const held = this._held.get(name) ?? [];
+    if (held.push(chunk) > MAX_HELD) held.shift();
+    this._held.set(name, held);
+    if (!this._timers[`gap ${name}`]) this._after(`gap ${name}`, this._options.gapTimeout, () => this._read(name));
+  }
+
+  // Read on what is missing before the chunks that are held.
+  _read(name) {
+    if (!this._live || this._asking || this._reading.has(name)) return;
+    this._clear([`gap ${name}`]);
+    const { generation = 0, position = 0 } = this.streams.get(name) ?? {};
+    this._reading.add(name);
+    const { id } = this._socket;
+    const answered = (answer) => {
+      if (this._socket.id !== id || !this._reading.delete(name)) return;
+      this._clear([`read ${name}`]);
+      if (answer?.ok) this._load(answer);
+      else if (!answer || PASSING.includes(answer.error?.code) && !this.liveOnly) this._after(`gap ${name}`, this._options.firstPause, () => this._read(name));
+      else this._release(name, true);
+    };
+    this._after(`read ${name}`, this._options.ackTimeout, answered);
+    this._socket.emit("read_stream", this._request({ stream: name, from: position, generation }), answered);
+  }
+
+  // Take what is held of a stream and follows; all of it if nothing can be read.
+  _release(name, all = false) {
+    const held = (this._held.get(name) ?? []).sort((one, other) => one.generation - other.generation || one.position - other.position);
+    this._held.delete(name);
+    for (const [place, chunk] of held.entries()) {
+      const known = this.streams.get(name);
+      const at = chunk.generation === known?.generation ? known.position : 0;
+      if (chunk.position > at && !all) {
+        this._held.set(name, held.slice(place));
+        if (!this._timers[`gap ${name}`]) this._after(`gap ${name}`, this._options.gapTimeout, () => this._read(name));
+        return;
+      }
+      this._add(chunk, true);
+    }
+    this._clear([`gap ${name}`]);
+  }
+
+  // Add a chunk. One that begins behind what there is stands for itself, as what was before has been let go.
+  _add({ stream: name, kind, attempt, generation, position, chunk, state, end }, leaps = false) {
+    const known = this.streams.get(name);
+    if (generation < known?.generation) return;
+    const isSame = generation === known?.generation;
+    let { start, value, position: at } = isSame ? known : { start: 0, value: kind === "text" ? "" : [], position: 0 };
+    let rest = chunk;
+    if (position > at) {
+      if (!leaps) return;
+      [start, value] = [position, chunk];
+    } else {
+      rest = behind(chunk, at - position);
+      value = kind === "text" ? value + rest : rest.length ? [...value, ...rest] : value;
+    }
+    const reached = end ?? position + lengthOf(chunk);
+    const isNews = reached > at || (state !== known?.state && (!lengthOf(chunk) || (leaps && state !== "open")));
+    if (isSame && !isNews) return;
+    const stream = Object.freeze({ name, kind, attempt, generation, start, position: Math.max(at, reached), value, state });
+    this._set({ streams: new Map(this.streams).set(name, stream) });
+    this._call(this._options.onChunk, stream, rest, this);
+  }
+
+  _set(changes) {
+    this._snapshot = Object.freeze({ ...this._snapshot, ...changes });
+    this._call(this._options.onChange, this);
+    for (const listener of [...this._listeners]) this._call(listener);
+  }
+
+  // A failing callback must not cost a chunk.
+  _call(callback, ...args) {
+    if (this._closed || !callback) return;
+    try {
+      callback(...args);
+    } catch (error) {
+      queueMicrotask(() => { throw error; });
+    }
+  }
+
+  _after(name, delay, act) {
+    this._clear([name]);
+    this._timers[name] = setTimeout(() => { delete this._timers[name]; act(); }, delay);
+  }
+
+  _clear(names = Object.keys(this._timers)) {
+    for (const name of names) {
+      clearTimeout(this._timers[name]);
+      delete this._timers[name];
+    }
+  }
+}
+
+function usersOf(socket, jobId) {
+  const jobs = shares.get(socket) ?? new Map();
+  const users = jobs.get(jobId) ?? new Set();
+  shares.set(socket, jobs.set(jobId, users));
+  return users;
+}
+
+// Positions count characters of Unicode: some are two of a string's units.
+const isPlain = (text) => !/[\ud800-\udfff]/.test(text);
+const lengthOf = (chunk) => (typeof chunk !== "string" || isPlain(chunk) ? chunk.length : [...chunk].length);
+
+function behind(chunk, count) {
+  if (count <= 0) return chunk;
+  return typeof chunk !== "string" || isPlain(chunk) ? chunk.slice(count) : [...chunk].slice(count).join("");
+}
