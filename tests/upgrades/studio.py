@@ -48,6 +48,15 @@ def say(self: Any, lines: int) -> str:
     return HERE
 
 
+@celery.task(bind=True)
+def write(self: Any) -> str:
+    """Say something bit by bit; for versions that have streams."""
+    with self.stream("answer") as out:
+        for word in ("one ", "two"):
+            out.write(word)
+    return HERE
+
+
 @celery.task
 def fail() -> None:
     raise ValueError("nothing works")

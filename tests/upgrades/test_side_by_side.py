@@ -148,14 +148,17 @@ def test_an_earlier_web_server_tells_live_and_recovers_what_newer_workers_say(pl
     web = place.web(earlier)
     follower = Follower(place, web)
     go = place.file()
-    jobs = {name: place.start(web, [name, *args]) for name, *args in (["count", 5], ["say", 3], ["hold", str(go)])}
+    steps: list[list[Any]] = [["count", 5], ["say", 3], ["write"], ["hold", str(go)]]
+    jobs = {step[0]: place.start(web, step) for step in steps}
     failed = place.start(web, ["fail"])
     follower.wait_for_state(failed, "FAILURE")
     follower.wait_for_progress(jobs["hold"])
+    before = follower.client
     follower.move(web)
     go.touch()
     for job in jobs.values():
         assert follower.wait_for_state(job, "SUCCESS")["result"] == PRESENT.home
+    assert [*before.of("agent_stream"), *follower.client.of("agent_stream")] == []
     follower.move(web)
     follower.check()
     check_snapshot(place, web, {failed: {"state": "FAILURE", "status": "error"}})
