@@ -170,6 +170,19 @@ def test_an_earlier_web_server_tells_live_and_recovers_what_newer_workers_say(pl
 
 
 @pytest.mark.long
+def test_an_earlier_web_server_shows_waiting_jobs_that_a_newer_one_has_published(
+    place: Place, earlier: Version
+) -> None:
+    """As while web servers are upgraded one after the other."""
+    new, old = place.web(PRESENT, wait=False), place.web(earlier)
+    new.wait_ready()
+    follower = Follower(place, old)
+    job = place.start(new, ["count", 3])
+    follower.wait_for_state(job, "PENDING")
+    check_snapshot(place, old, {job: {"state": "PENDING", "status": "queued"}})
+
+
+@pytest.mark.long
 def test_workers_of_both_versions_share_queues_retries_and_workflows(place: Place, earlier: Version) -> None:
     place.worker(PRESENT)
     place.worker(earlier)
