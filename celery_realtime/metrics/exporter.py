@@ -115,8 +115,7 @@ class Exporter:
             yield from source.read()
 
     def _advance(self, reading: Total | Durations) -> None:
-        if isinstance(reading, Total):
-            self._instruments.show(reading.name, reading.labels)
+        self._instruments.show(reading.name, reading.labels if isinstance(reading, Total) else ())
         for place, number, total in self._gain(reading):
             if isinstance(reading, Total):
                 self._instruments.advance(reading.name, reading.labels, number)

@@ -86,7 +86,7 @@ class Source:
         """Yield the state; makes and starts nothing."""
         observed = self._realtime.observed
         yield Level("info", 1.0, (__version__,))
-        yield from self._stages()
+        yield from self._stages(is_serving=bool(observed.serving))
         yield from self._sending(observed.manager)
         if observed.reconciler is not None:
             yield Total(observed.reconciler, "jobs_reconciled_total", observed.reconciler.established)
@@ -96,12 +96,13 @@ class Source:
             yield from _handlers(part) if hasattr(type(part), "figures") else _client_manager(part)
         yield from _loops(observed.looping)
 
-    def _stages(self) -> Iterator[Reading]:
+    def _stages(self, *, is_serving: bool) -> Iterator[Reading]:
         recorder = self._recorder
         yield Durations("append_seconds", recorder.append)
         yield Durations("publish_seconds", recorder.publish)
-        yield Durations("hear_seconds", recorder.hear)
-        yield Durations("deliver_seconds", recorder.deliver)
+        if is_serving:
+            yield Durations("hear_seconds", recorder.hear)
+            yield Durations("deliver_seconds", recorder.deliver)
         yield from _by_label(recorder, "events_published_total", recorder.published)
 
     def _sending(self, manager: Any) -> Iterator[Reading]:

@@ -202,12 +202,13 @@ def test_what_has_not_happened_yet_is_seen_as_0(studio: Studio, scrape: Scrape) 
     reasons = (*DROPPED_BEFORE, *DROPPED.values())
     first = {f"events_dropped_total{{reason={reason}}}" for reason in reasons}
     first |= {f"events_published_total{{event={kind}}}" for kind in ("status", "progress", "workflow", "custom")}
-    first |= {"events_stored_total", "events_unstored_total"}
+    first |= {"events_stored_total", "events_unstored_total", "append_seconds_count", "publish_seconds_count"}
     assert {name: silent.get(name) for name in first} == dict.fromkeys(first, 0)
     emit(studio)
     assert studio.sent
     assert scrape.value("events_coalesced_total") == 0
     assert scrape.value("loop_failures_total{loop=outbox}") == 0
+    assert not [name for name in scrape.samples() if name.startswith("hear_seconds")]  # of web servers
 
 
 def test_each_process_says_which_version_it_has(studio: Studio, scrape: Scrape) -> None:

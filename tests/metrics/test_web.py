@@ -255,7 +255,7 @@ def test_what_no_client_has_asked_for_yet_is_seen_as_0(web: Web, scrape: Scrape)
     silent = scrape.samples()
     first = {f"requests_refused_total{{code={code}}}" for code in (*CODES, OTHER_CODE)}
     first |= {f"subscriptions_made_total{{recovered={word}}}" for word in ("all", "not_all", "none")}
-    first |= {"slow_clients_disconnected_total", "events_left_out_total", "listener_losses_total"}
+    first |= {"slow_clients_disconnected_total", "events_left_out_total", "listener_losses_total", "lag_seconds_count"}
     assert {name: silent.get(name) for name in first} == dict.fromkeys(first, 0)
     del web
 
