@@ -79,7 +79,7 @@ def lines_of(path: Path, source: str) -> Iterator[Line]:
     for node in ast.walk(module):
         if isinstance(node, ast.Call) and _logs(node.func):
             around = [function for function in functions if node in ast.walk(function)]
-            yield Line(f"{path.name}:{node.lineno}", node, around[-1] if around else module, module)
+            yield Line(f"{path.parent.name}/{path.name}:{node.lineno}", node, around[-1] if around else module, module)
 
 
 def _logs(node: ast.expr) -> bool:

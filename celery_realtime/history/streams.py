@@ -124,7 +124,9 @@ class Streams:
                 return self._append(parts)
         except OUTAGES as error:
             self._log.error(
-                "cannot store streams at %s (they wait, and are tried again): %s", self._where, describe(error)
+                "cannot store streams at %s, so they wait; trying again until it answers: %s",
+                self._where,
+                describe(error),
             )
             return None
 
@@ -137,7 +139,8 @@ class Streams:
         for (place, group), reply in zip(groups.items(), replies, strict=True):
             if isinstance(reply, Exception):
                 self._log.error(
-                    "%s refused to store a stream; whoever comes late will not see it all: %s",
+                    "%s refused to store a stream, so whoever comes late will not see it all; see whether it is full: "
+                    "%s",
                     *(self._where, describe(reply)),
                 )
                 published += [self._by_itself(place, part) for part in group]

@@ -205,7 +205,9 @@ def _measure(realtime: Any, plan: Plan, hostname: str) -> None:
             time.sleep(plan.pause)
     except Exception as error:  # noqa: BLE001 - a result backend may be any; whoever asked is told
         result["error"] = describe(error)
-        logger.warning("cannot measure for `celery realtime bench`, which says so: %s", result["error"])
+        logger.warning(
+            "cannot measure for `celery realtime bench`, so that reports it; start it again: %s", result["error"]
+        )
     finally:
         _send(realtime.manager, plan, MEASURED_EVENT, result)
         _one_at_a_time.release()

@@ -483,7 +483,9 @@ class StreamDesk:
                 start_detached(self._thread)
             except RuntimeError as error:  # too many threads, or the interpreter ends
                 self._thread = None
-                self._log.error("no thread can be started to send streams; the next write tries again: %s", error)
+                self._log.error(
+                    "no thread can be started, so what streams say waits; the next write tries again: %s", error
+                )
 
     @property
     def interval(self) -> float:
@@ -579,9 +581,12 @@ class StreamDesk:
         """Note that something was let go for want of room; its readers are told by the positions."""
         self._manager.count("stream_dropped", count)
         self._log.error(
-            "%d characters or items of streams are let go, since more than realtime_stream_size=%d bytes wait "
-            "to be sent; the stream %r of task %s is one of them",
+            "%d characters or items of streams are let go, since more than realtime_stream_size=%d bytes wait to be "
+            "sent, so clients miss them; see whether the broker and the history answer (the stream %r of task %s is "
+            "one of them)",
             *(count, self.size, stream.name, stream.job.task),
+            job_id=stream.job.job_id,
+            project_id=stream.job.project_id,
         )
 
 

@@ -162,7 +162,11 @@ class StreamRequests:
         if not self._answers.are_kept:
             raise SubscribeError(LIVE_ONLY, "unavailable")
         streams: list[dict[str, Any]] | None = None
-        with self._log.suppressing("cannot read a stream, so requests to read it are refused"):
+        with self._log.suppressing(
+            "cannot read a stream, so requests to read it are refused; clients ask again",
+            job_id=job_id,
+            project_id=project_id,
+        ):
             streams = yield Blocking(self._answers.one_of, project_id, job_id, name, position, generation)
         if streams is None:
             raise SubscribeError("the history cannot be read now; try again later", "unavailable")

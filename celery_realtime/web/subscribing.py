@@ -292,7 +292,11 @@ class Subscription:
     def _read_streams(self, job_id: str) -> Decision[list[dict[str, Any]]]:
         project_id = self._topic.project_id
         streams: list[dict[str, Any]] | None = None
-        with self._shared.log.suppressing("cannot read the streams of a job, so subscriptions to it are refused"):
+        with self._shared.log.suppressing(
+            "cannot read the streams of a job, so subscriptions to it are refused; clients try again",
+            job_id=job_id,
+            project_id=project_id,
+        ):
             streams = yield Blocking(self._shared.streams.all_of, project_id, job_id)
         if streams is None:
             yield from self._leave()
