@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from celery_realtime.events import PROGRESS_EVENT, STATUS_EVENT
+from celery_realtime.stream_parts import OPEN, STREAM_EVENT
 
 Printer = Callable[[str, Any], None]
 
@@ -28,6 +29,8 @@ def _print_line(event: str, data: Any) -> None:
 
 def line_of(event: str, data: Any) -> str:
     """Return an event as a line of text."""
+    if event == STREAM_EVENT:
+        return f"{'':12}  {data.get('stream')}  {_chunk(data)}"
     if event not in (STATUS_EVENT, PROGRESS_EVENT):
         return f"{'':12}  {event}  {json.dumps(data, ensure_ascii=False)}"
     words = [str(data.get("timestamp"))[11:23], str(data.get("job_id"))[:8], data.get("task") or "-"]
@@ -35,6 +38,12 @@ def line_of(event: str, data: Any) -> str:
     if data.get("progress") is not None:
         words += [f"{data['progress']} %", data.get("message") or ""]
     return "  ".join(str(word) for word in words if word)
+
+
+def _chunk(data: Any) -> str:
+    chunk, state = data.get("chunk"), data.get("state")
+    text = chunk if isinstance(chunk, str) else json.dumps(chunk, ensure_ascii=False)
+    return text if state == OPEN else f"{text} ({state})"
 
 
 def _status_words(data: Any) -> list[str]:

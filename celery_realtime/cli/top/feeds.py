@@ -12,6 +12,7 @@ from celery_realtime.cli.top.requests import Request
 from celery_realtime.client import Feed, FeedOptions
 from celery_realtime.client.protocol import BATCH_EVENT, MARK, RESYNC_EVENT
 from celery_realtime.clocks import time
+from celery_realtime.stream_parts import STREAM_EVENT
 
 #: Beyond so many, those are forgotten of which nothing runs.
 MOST_PROJECTS = 1000
@@ -61,7 +62,11 @@ class Feeds:
         """Take events as they came from the channel."""
         with self._lock:
             for event in events:
-                if self._project in (None, event.project_id):
+                if self._project not in (None, event.project_id):
+                    continue
+                if event.event == STREAM_EVENT:  # it has no place among the events of its project
+                    self._note_event(event.project_id, event.event, event.data)
+                else:
                     self._feed_of(event.project_id).heard(BATCH_EVENT, [_item(event)])
 
     def _feed_of(self, project: str) -> Feed:

@@ -23,6 +23,7 @@ from tests.cli.doctor.looking import new_realtime
 from tests.integration import jobs
 from tests.integration.stage import new_project, producing
 from tests.services import Broker
+from tests.variants import any_broker
 from tests.waiting import wait_for_async
 
 if TYPE_CHECKING:
@@ -322,4 +323,23 @@ def test_a_job_is_cancelled_after_a_question(broker: Broker, worker: Worker, tmp
             await until(lambda: f"job {held.id}: requested, terminate" in text_of(app, "#summary"))
 
         watch(jobs.realtime, story, project, cancel=canceller(jobs.realtime))
+    assert worker.running
+
+
+@any_broker
+def test_what_a_job_says_bit_by_bit_is_followed(broker: Broker, worker: Worker, tmp_path: Path) -> None:
+    project, go_on = new_project(), tmp_path / "go-on"
+    with producing(broker):
+        jobs.answer.apply_async((20, str(go_on)), headers={"project_id": project})
+
+        async def story(app: Top, pilot: Pilot[None]) -> None:
+            await until(lambda: lines(app)[1].startswith("running") and "not heard" not in text_of(app, "#summary"))
+            await pilot.press("enter")
+            await until(lambda: isinstance(app.screen, JobScreen))
+            go_on.touch()
+            log = app.screen.query_one(Log)
+            await until(lambda: any(line.startswith("answer ") and "wörd 19" in line for line in log.lines))
+            await until(lambda: text_of(app, "#job").startswith("success"))
+
+        watch(jobs.realtime, story, project)
     assert worker.running
