@@ -49,7 +49,7 @@ class Terminal:
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
         self._process = subprocess.Popen(
             arguments,
-            env={**os.environ, **env, "TERM": "xterm-256color"},
+            env={**os.environ, **env, "TERM": "xterm-256color", "COLUMNS": str(COLUMNS), "LINES": str(LINES)},
             cwd=ROOT,
             stdin=slave,
             stdout=slave,
