@@ -309,7 +309,7 @@ def check_broker(broker_url: str | Iterable[str]) -> str:
         ImproperlyConfigured: It cannot be used.
     """
     url = broker_url if isinstance(broker_url, str) else ";".join(broker_url)
-    check_broker_url(url, f"{PREFIX}url")
+    check_broker_url(url, "broker_url", instead=f"{PREFIX}url")
     check_fan_out(url, "broker_url", f"{PREFIX}url")
     return url
 

@@ -143,12 +143,14 @@ def redact(url: str) -> str:
 # -- checking ---------------------------------------------------------------------------------------------------
 
 
-def check_broker_url(url: str, setting: str) -> None:
+def check_broker_url(url: str, setting: str, *, instead: str | None = None) -> None:
     """Refuse a URL, or several with semicolons between them, that kombu cannot use.
 
     Args:
         url: The URL.
         setting: What the error calls it.
+        instead: The setting that can name another broker for events, if that is not the same: Celery's own may have a
+            transport that kombu does not know by its name.
 
     Raises:
         ImproperlyConfigured: It cannot be used.
@@ -161,8 +163,9 @@ def check_broker_url(url: str, setting: str) -> None:
             )
         if not _has_transport(part):
             raise ImproperlyConfigured(
-                f"{setting} {redact(url)!r} is not a broker URL; write one such as redis://localhost:6379/0"
-                " or amqp://guest:guest@localhost:5672//"
+                f"{setting} {redact(url)!r} is not a broker URL"
+                f"{f' that events can travel over: set {instead} to' if instead else '; write'} one such as"
+                " redis://localhost:6379/0 or amqp://guest:guest@localhost:5672//"
             )
         if not _has_readable_port(part):
             # What Python says of it may quote half a password.

@@ -267,6 +267,19 @@ def test_a_broker_without_fan_out_is_refused_with_what_to_set(url: str) -> None:
     assert Realtime(new_app(broker_url=url), url="redis://r:1/0").settings.url == "redis://r:1/0"
 
 
+@pytest.mark.parametrize(
+    "conf",
+    [{"broker_url": "nats://u:secret@h"}, {"broker_url": "secret@h", "broker_transport": "studio.queue:Transport"}],
+)
+def test_a_broker_that_kombu_does_not_know_by_name_is_called_what_it_is(conf: dict[str, Any]) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"^broker_url .* set realtime_url to one such as") as refusal:
+        Realtime(new_app(**conf))
+    assert "u:secret" not in str(refusal.value)
+    assert Realtime(new_app(**conf), url="redis://r:1/0").settings.url == "redis://r:1/0"
+    with pytest.raises(ImproperlyConfigured, match=r"^realtime_url 'nats://h' is not a broker URL; write one such as"):
+        Realtime(new_app(**conf), url="nats://h")
+
+
 @pytest.mark.parametrize("url", ["filesystem://", "memory://", "amqps://h", "sentinel://h", "qpid://h"])
 def test_others_are_not(url: str) -> None:
     Realtime(new_app(broker_url=url))
