@@ -20,6 +20,7 @@ from benchmarks import (
     publish,
     sender,
     storm,
+    streams,
     task_cost,
     throughput,
 )
@@ -42,6 +43,7 @@ ROWS: dict[str, Callable[[Stage], Iterator[Figure]]] = {
         latency,
         fan_out,
         history_cost,
+        streams,
         kill_window,
         storm,
     )

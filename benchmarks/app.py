@@ -70,6 +70,13 @@ def theirs(self: Any, start_at: float = 0.0, **how: Any) -> dict[str, float]:
     return time_calls(lambda number: stock_emit(manager, {**data, "progress": number % 100}), **how)
 
 
+@app.task(bind=True)
+def say(self: Any, count: int) -> dict[str, float]:
+    """Time ``write`` of a stream."""
+    out = self.stream("answer")
+    return time_calls(lambda _: out.write(" token"), count)
+
+
 @app.task
 def mark() -> float:
     """Return the time."""
