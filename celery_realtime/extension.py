@@ -485,7 +485,7 @@ class _CelerySide:
         self._manager.register_job_listeners(self.bridge)
         self.bridge.publishing.on_publication(self.eager_jobs.note_publication)
         self.bridge.on_start(self._note_start)
-        self.bridge.on_leave(self.running_jobs.leave)
+        self.bridge.on_leave(self.running_jobs.streams.leave)
         self.worker.install(self.app)
         self._recipe.install()
 

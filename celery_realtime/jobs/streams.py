@@ -6,7 +6,6 @@ import logging
 import math
 import secrets
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
@@ -22,8 +21,9 @@ from celery_realtime.events import Job, Outgoing
 from celery_realtime.exceptions import JobCancelled
 from celery_realtime.forks import after_fork, at_exit, before_fork
 from celery_realtime.jobs.stream_buffers import ItemBuffer, TextBuffer
+from celery_realtime.jobs.stream_rounds import StreamRounds
 from celery_realtime.logs import RateLimitedLogger
-from celery_realtime.loops import BackgroundLoop, WakeUp, start_detached
+from celery_realtime.loops import BackgroundLoop
 from celery_realtime.sending.event_queue import Batch
 from celery_realtime.sending.manager import SocketIOManager
 from celery_realtime.settings import Settings
@@ -58,15 +58,8 @@ MOST_STREAMS_WAITING = 16
 #: Longest wait, in seconds, for another thread that is making chunks of the same stream.
 LOCK_TIMEOUT = 1.0
 
-#: Seconds after which the thread ends that has nothing to send.
-IDLE_TURN = 20.0
-
 #: Jobs whose streams a process remembers.
 REMEMBERED = 10_000
-
-LONGEST_TURN = 60.0
-
-THREAD = "celery-realtime-streams"
 
 
 class Stream:
@@ -96,6 +89,8 @@ class Stream:
         started = time.time() if job.execution is None else job.execution.started
         self._generation = round(started * 1000)
         self._state, self._told_state = OPEN, ""
+        #: Whether it was opened in the process that this one is a fork of.
+        self.is_heir = False
         self.start_over()
 
     def start_over(self) -> None:
@@ -223,7 +218,7 @@ class Stream:
         """Let go of what was written first, so that hardly more than ``most`` bytes wait; readers are told."""
         if self._lock.acquire(timeout=LOCK_TIMEOUT):
             try:
-                dropped = self._buffer.drop_oldest(most)
+                dropped = 0 if self._is_sending else self._buffer.drop_oldest(most)
                 self._begin += dropped
             finally:
                 self._lock.release()
@@ -238,11 +233,14 @@ class Stream:
         if desk is None or not self._lock.acquire(timeout=LOCK_TIMEOUT):
             return
         try:
-            if not self._is_sending:
-                self._is_sending = True
+            if self._is_sending:  # by this thread, in the middle of which a signal has come
+                return
+            self._is_sending = True
+            try:
                 self._send(desk, most_in_flight)
+            finally:
+                self._is_sending = False
         finally:
-            self._is_sending = False
             self._lock.release()
         if self._buffer.size > desk.size:
             self.drop_oldest(desk.size)
@@ -340,12 +338,16 @@ class StreamDesk:
     def __init__(
         self, manager: SocketIOManager, settings: Callable[[], Settings], after_write: Callable[[Job], object]
     ) -> None:
-        self._loop = BackgroundLoop("streams", logger, LONGEST_TURN)
         self.after_write = after_write
         self._manager = manager
         self._settings = settings
         self._log = RateLimitedLogger(logger)
         self._observed: Any = None
+        self._rounds: StreamRounds[Stream] = StreamRounds(
+            lambda: settings().stream_interval,
+            lambda: MOST_STREAMS_WAITING * settings().stream_size,
+            started=lambda: at_exit(self._end),
+        )
         self._jobs: BoundedDict[tuple[str | None, str], _OfJob] = BoundedDict(REMEMBERED)
         self._start_over()
         before_fork(self.send_all)
@@ -354,13 +356,11 @@ class StreamDesk:
 
     def _start_over(self) -> None:
         self._lock = threading.RLock()
-        self._stirred: deque[Stream] = deque()
-        self._wake = WakeUp()
-        self._is_resting = self._is_sent_at_exit = False
-        self._thread: threading.Thread | None = None
+        self._rounds.start_over()
         #: By writer, the streams of which something waits in the outbox.
         self._in_flight: dict[str, Stream] = {}
         for stream in self._all():
+            stream.is_heir = True
             stream.start_over()
 
     def _all(self) -> list[Stream]:
@@ -370,7 +370,7 @@ class StreamDesk:
     @property
     def loops(self) -> list[BackgroundLoop]:
         """The background loop that sends, if it has something to do."""
-        return [] if self._thread is None else [self._loop]
+        return self._rounds.loops
 
     # -- settings -----------------------------------------------------------------------------------------------
 
@@ -440,7 +440,7 @@ class StreamDesk:
             self._jobs.pop((job.project_id, job.job_id))
             self._finish(of_job, STATE_BY_END.get(state, FAILED))
 
-    def leave(self, job: Job, *, is_over: bool) -> None:
+    def leave(self, job: Job, is_over: bool) -> None:
         """Send what a job has written, since its task has returned, or raised.
 
         Args:
@@ -464,66 +464,7 @@ class StreamDesk:
 
     def stir(self, stream: Stream) -> None:
         """Have a stream looked at soon."""
-        self._stirred.append(stream)
-        if self._is_resting:
-            self._wake.call()
-        elif self._thread is None:
-            self._start()
-
-    def _start(self) -> None:
-        with self._lock:
-            if self._thread is not None:
-                return
-            if not self._is_sent_at_exit:
-                self._is_sent_at_exit = True
-                at_exit(self._end)
-            arguments = weakref.ref(self), self._wake, self._loop
-            self._thread = threading.Thread(target=_send_on, args=arguments, name=THREAD, daemon=True)
-            try:
-                start_detached(self._thread)
-            except RuntimeError as error:  # too many threads, or the interpreter ends
-                self._thread = None
-                self._log.error(
-                    "no thread can be started, so what streams say waits; the next write tries again: %s", error
-                )
-
-    @property
-    def interval(self) -> float:
-        """Seconds between two looks."""
-        return self._settings().stream_interval
-
-    def turn(self) -> None:
-        """Send what has been written since the last look, and what there was no room for."""
-        self._is_resting = False
-        stirred = dict.fromkeys(self._stirred.popleft() for _ in range(len(self._stirred)))
-        for stream in stirred:
-            stream.send()
-            if stream.waiting:
-                self._stirred.append(stream)
-        self._drop_surplus()
-
-    def _drop_surplus(self) -> None:
-        waiting = dict.fromkeys(self._stirred)
-        surplus = sum(stream.waiting for stream in waiting) - MOST_STREAMS_WAITING * self.size
-        for stream in sorted(waiting, key=lambda one: -one.waiting):
-            if surplus <= 0:
-                break
-            surplus -= stream.waiting // 2
-            stream.drop_oldest(stream.waiting // 2)
-
-    def rest(self, me: threading.Thread, *, is_over: bool) -> bool:
-        """Note that the thread has nothing to do, and return whether it has; if ``is_over``, it may end."""
-        self._is_resting = not is_over  # first: whoever stirs then wakes it
-        if self._stirred:
-            self._is_resting = False
-            return False
-        if is_over:
-            with self._lock:
-                if self._thread is me:
-                    self._thread = None
-            if self._stirred:
-                self._start()
-        return True
+        self._rounds.stir(stream)
 
     def send_all(self) -> None:
         """Put all that was written into the outbox."""
@@ -559,6 +500,14 @@ class StreamDesk:
 
     def put(self, stream: Stream, part: Outgoing) -> None:
         """Put a part of a stream into the outbox."""
+        if stream.is_heir and self._manager.history is None:
+            stream.parts_settled += 1
+            self._log.warning(
+                "what a forked process writes to the stream %r of task %s is lost: without a history nobody knows its "
+                "place",
+                *(stream.name, stream.job.task),
+            )
+            return
         outbox = self._manager.outbox
         if outbox is not self._observed:
             self._observed = outbox
@@ -588,30 +537,6 @@ class StreamDesk:
             job_id=stream.job.job_id,
             project_id=stream.job.project_id,
         )
-
-
-def _send_on(reference: weakref.ref[StreamDesk], wake: WakeUp, loop: BackgroundLoop) -> None:
-    """Send what comes to a desk, for as long as there is one, until nothing has come for a while."""
-    me = threading.current_thread()
-    is_woken = True
-    while (desk := reference()) is not None:
-        if is_woken:
-            interval = desk.interval
-            del desk
-            time.sleep(interval)
-            desk = reference()
-            if desk is None:
-                break
-            with loop.turn():
-                desk.turn()
-        if desk.rest(me, is_over=not is_woken):
-            if not is_woken:
-                break
-            del desk
-            is_woken = wake.wait(IDLE_TURN)
-        else:
-            is_woken = True
-    loop.rest()
 
 
 def _are_two_starts(job: Job, other: Job) -> bool:

@@ -464,10 +464,6 @@ class RunningJobs:
         if job.project_id is not None:
             self._yielding.after_start(job)
 
-    def leave(self, job: Job, is_over: bool) -> None:
-        """Send what a job has written to its streams: its task has returned, or raised; see ``StreamDesk.leave``."""
-        self.streams.leave(job, is_over=is_over)
-
     def end(self, job: Job, state: str = "SUCCESS") -> None:
         """Report no more of a job: it has ended, or this attempt of it has, in a state of Celery's."""
         self.streams.end(job, state)
@@ -504,12 +500,7 @@ class RunningJobs:
             self.mirror.put(job, report, due)
 
     def open_stream(self, task: Any, name: object, kind: object) -> Stream:
-        """Return a stream of the job that a task runs now; outside a job, one that only checks its arguments.
-
-        Raises:
-            TypeError: The name is no string.
-            ValueError: It is no name, there is no such kind, the stream is of another, or the job has too many.
-        """
+        """Return a stream of the job that a task runs now, or one that only checks; see ``StreamDesk.open``."""
         task, job = self._running(task)
         if job is None:
             self.unshown.note_without_job(task)
