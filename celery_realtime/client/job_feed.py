@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 from celery_realtime.backoff import Backoff
@@ -18,41 +17,16 @@ from celery_realtime.client.protocol import (
     STREAM_EVENT,
     TRANSIENT_CODES,
 )
+from celery_realtime.client.stream_states import OnChunk, StreamState, StreamStates
 from celery_realtime.client.timers import Timers
 from celery_realtime.clocks import time
 
-#: Events that wait for an answer, and chunks of a stream behind a hole.
+#: Events that wait for an answer.
 MOST_HELD = 2000
 
 _BLANK = {"progress": None, "message": None, "current": None, "total": None, "status": "running", "state": "STARTED"}
 
 
-@dataclass(frozen=True)
-class StreamState:
-    """What a job has said in a stream.
-
-    Attributes:
-        name: The stream's.
-        kind: ``text`` or ``json``.
-        attempt: The attempt of the job that it is of.
-        generation: Which start of the stream it is of: a retry starts it anew, with a higher number.
-        start: Where ``value`` begins: above 0 if what was before has been let go.
-        position: Where it ends, in characters or items.
-        value: A text, or a tuple of items.
-        state: ``open``, ``closed``, ``failed`` or ``cancelled``.
-    """
-
-    name: str
-    kind: str
-    attempt: int
-    generation: int
-    start: int
-    position: int
-    value: Any
-    state: str
-
-
-OnChunk = Callable[[StreamState, Any], Any]
 OnJobEvent = Callable[[str, Any], Any]
 
 
@@ -109,8 +83,8 @@ class JobFeed:
         self.state = "subscribing"
         self.error: dict[str, str] | None = None
         self.job: Mapping[str, Any] | None = None
-        self._streams: dict[str, StreamState] = {}
-        self.streams: Mapping[str, StreamState] = MappingProxyType(self._streams)
+        self._spoken = StreamStates(self._note_chunk)
+        self.streams: Mapping[str, StreamState] = self._spoken.view
         self.live_only = False
         self.requests = 0
         self._timers = Timers(self._options.clock)
@@ -126,7 +100,7 @@ class JobFeed:
         #: By the number of a request, the stream that is read.
         self._reading: dict[int, str] = {}
         self._early: list[tuple[str, Any]] = []
-        self._held: dict[str, list[dict[str, Any]]] = {}
+        self._spoken.drop_held()
         self._timers.clear()
         self._backoff.reset()
 
@@ -135,7 +109,7 @@ class JobFeed:
         """Whether the job has ended, and all of its streams that are known."""
         job = self.job
         is_over = job is not None and job.get("status") in ("success", "error")
-        return is_over and all(stream.state != "open" for stream in self._streams.values())
+        return is_over and all(stream.state != "open" for stream in self.streams.values())
 
     # -- the connection -----------------------------------------------------------------------------------------
 
@@ -202,7 +176,7 @@ class JobFeed:
             self._epoch, self._offset = epoch, -1 if offset is None else offset
             if isinstance(jobs, list) and jobs:
                 self.job = jobs[0]
-        self._held.clear()
+        self._spoken.drop_held()
         self._set_state("subscribed", None)
         for stream in answer.get("streams") or ():
             self._load(stream)
@@ -274,40 +248,19 @@ class JobFeed:
         """Take what a server has of a stream, from ``start`` up to ``position``."""
         name, end = stream["stream"], stream.get("end", stream["position"])
         is_last = stream["position"] >= end
-        state = stream["state"] if is_last else "open"
-        self._add(
-            {
-                **stream,
-                "position": stream["start"],
-                "chunk": stream["value"],
-                "state": state,
-                "end": stream["position"],
-            },
-            leaps=True,
-        )
+        chunk = {**stream, "position": stream["start"], "chunk": stream["value"], "end": stream["position"]}
+        self._spoken.add({**chunk, "state": stream["state"] if is_last else "open"}, leaps=True)
         if is_last:
             self._release(name)
         else:
             self._read_on(name)
 
     def _take_chunk(self, chunk: dict[str, Any]) -> None:
-        name, known = chunk["stream"], self._streams.get(chunk["stream"])
-        if known is not None and chunk["generation"] < known.generation:
-            return
-        if known is None or chunk["generation"] > known.generation:
-            self._held.pop(name, None)
-        if chunk["position"] <= self._reached(chunk) and name not in self._reading.values():
-            self._add(chunk)
-            self._release(name)
-            return
-        held = self._held.setdefault(name, [])
-        held.append(chunk)
-        del held[:-MOST_HELD]
-        self._watch_hole(name)
-
-    def _reached(self, chunk: dict[str, Any]) -> int:
-        known = self._streams.get(chunk["stream"])
-        return known.position if known is not None and known.generation == chunk["generation"] else 0
+        name = chunk["stream"]
+        if not self._spoken.take(chunk, may_add=name not in self._reading.values()):
+            self._watch_hole(name)
+        elif name not in self._reading.values():
+            self._timers.cancel(f"gap {name}")
 
     def _watch_hole(self, name: str, seconds: float = GAP_TIMEOUT) -> None:
         if f"gap {name}" not in self._timers:
@@ -318,7 +271,7 @@ class JobFeed:
         if not self._live or self._awaited is not None or name in self._reading.values():
             return
         self._timers.cancel(f"gap {name}")
-        known = self._streams.get(name)
+        known = self.streams.get(name)
         generation, position = (0, 0) if known is None else (known.generation, known.position)
         number = self.requests + 1
         self._reading[number] = name
@@ -337,40 +290,12 @@ class JobFeed:
 
     def _release(self, name: str, *, everything: bool = False) -> None:
         """Take what is held of a stream and follows; all of it if nothing can be read."""
-        held = sorted(self._held.pop(name, ()), key=lambda chunk: (chunk["generation"], chunk["position"]))
-        for place, chunk in enumerate(held):
-            if chunk["position"] > self._reached(chunk) and not everything:
-                self._held[name] = held[place:]
-                self._watch_hole(name)
-                return
-            self._add(chunk, leaps=True)
-        self._timers.cancel(f"gap {name}")
-
-    def _add(self, chunk: dict[str, Any], *, leaps: bool = False) -> None:
-        """Add a chunk. One that begins behind what there is stands for itself, as what was before has been let go."""
-        name, known = chunk["stream"], self._streams.get(chunk["stream"])
-        if known is not None and chunk["generation"] < known.generation:
-            return
-        content = chunk["chunk"] if chunk["kind"] == "text" else tuple(chunk["chunk"])
-        is_same = known is not None and known.generation == chunk["generation"]
-        start, value, at = (
-            (known.start, known.value, known.position) if known is not None and is_same else (0, content[:0], 0)
-        )
-        reached, state = chunk.get("end", chunk["position"] + len(content)), chunk["state"]
-        is_new_state = known is None or state != known.state
-        if is_same and reached <= at and not (is_new_state and (not content or (leaps and state != "open"))):
-            return
-        if chunk["position"] > at:
-            if not leaps:
-                return
-            start, value, rest = chunk["position"], content, content
+        if self._spoken.release(name, everything=everything):
+            self._timers.cancel(f"gap {name}")
         else:
-            rest = content[at - chunk["position"] :]
-            value = value + rest
-        stream = StreamState(
-            name, chunk["kind"], chunk["attempt"], chunk["generation"], start, max(at, reached), value, state
-        )
-        self._streams[name] = stream
+            self._watch_hole(name)
+
+    def _note_chunk(self, stream: StreamState, chunk: Any) -> None:
         if not self._closed:
-            self._options.on_chunk(stream, rest)
+            self._options.on_chunk(stream, chunk)
         self._changed()
