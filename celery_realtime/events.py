@@ -656,6 +656,7 @@ def numbered_chunk(outgoing: Outgoing, position: int, generation: int, state: st
         position=position,
         chunk=msgspec.Raw(content_of(part.kind, outgoing.payload)),
         state=state or part.state or OPEN,
+        task=part.task,
     )
     return replace(outgoing, payload=encode(chunk))
 

@@ -35,6 +35,7 @@ class StreamPart(msgspec.Struct, frozen=True, gc=False, array_like=True):
         state: The stream's state from then on; empty for as it is.
         generation: The number that this start of the stream has, unless another is on record: higher than those of
             earlier starts.
+        task: The job's task.
     """
 
     stream: str
@@ -44,6 +45,7 @@ class StreamPart(msgspec.Struct, frozen=True, gc=False, array_like=True):
     count: int
     state: str
     generation: int
+    task: str | None = None
 
     @property
     def end(self) -> int:
@@ -60,6 +62,7 @@ class StreamChunk(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field
         state: The stream's state behind it.
         generation: Which start of the stream it is of. A retry or a redelivery of the job starts it anew, from position
             0, with a higher number.
+        task: The job's task.
     """
 
     job_id: str
@@ -71,6 +74,7 @@ class StreamChunk(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field
     position: int
     chunk: msgspec.Raw
     state: str
+    task: str | None = None
 
 
 def check_stream_name(name: object) -> str:

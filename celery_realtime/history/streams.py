@@ -53,6 +53,7 @@ class StreamReading(msgspec.Struct, frozen=True):
         position: Where it ends.
         end: Where the stream ends; above ``position`` if there was more than was wanted.
         value: A text, or a list of items as JSON.
+        task: The job's task, where that is known.
     """
 
     stream: str
@@ -64,6 +65,7 @@ class StreamReading(msgspec.Struct, frozen=True):
     position: int
     end: int
     value: str | list[msgspec.Raw]
+    task: str | None = None
 
 
 class _Told(NamedTuple):

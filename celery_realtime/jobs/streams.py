@@ -262,7 +262,8 @@ class Stream:
             if piece is None:
                 return
         told = "" if state == self._told_state else state
-        part = StreamPart(self.name, self.kind, self.writer, self._begin, len(piece), told, self._generation)
+        place = self.writer, self._begin, len(piece)
+        part = StreamPart(self.name, self.kind, *place, told, self._generation, self.job.task)
         self._begin, self._told_state = part.end, state
         self._parts_put += 1
         desk.put(self, events.outgoing_part(self.job, part, self._buffer.encoded(piece)))
@@ -494,6 +495,7 @@ class StreamDesk:
             "position": position,
             "chunk": chunk,
             "state": state,
+            "task": job.task,
         }
         visible = self._manager.visible(STREAM_EVENT, job.project_id or "", data)
         return visible.get("chunk") if isinstance(visible, dict) else None

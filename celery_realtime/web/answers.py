@@ -230,7 +230,7 @@ def _events_of(job: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 def _chunk_of(snapshot: dict[str, Any], stream: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     identity = {"event": "stream_chunk", "job_id": snapshot["job_id"], "project_id": snapshot["project_id"]}
-    names = ("stream", "kind", "attempt", "generation", "state")
+    names = ("stream", "kind", "attempt", "generation", "state", "task")
     place = {"position": stream["start"], "chunk": stream["value"], "replayed": True}
     return STREAM_EVENT, {**identity, **{name: stream[name] for name in names}, **place}
 

@@ -81,7 +81,7 @@ class StreamAnswers:
 
     def _visible(self, topic: Topic, stream: dict[str, Any], audience: str | None) -> dict[str, Any] | None:
         """Return what an audience sees of a stream: it, less of it, or None for nothing at all."""
-        names = ("stream", "kind", "attempt", "generation", "state")
+        names = ("stream", "kind", "attempt", "generation", "state", "task")
         data = {
             "event": "stream_chunk",
             "job_id": topic.job_id,
@@ -100,7 +100,7 @@ class StreamAnswers:
 
 def _answer(data: dict[str, Any], position: int, end: int) -> dict[str, Any]:
     """Return a stream as an answer has it; ``end`` is above ``position`` if there is more to be read."""
-    names = ("stream", "kind", "attempt", "generation", "state")
+    names = ("stream", "kind", "attempt", "generation", "state", "task")
     return {
         **{name: data[name] for name in names},
         "start": data["position"],

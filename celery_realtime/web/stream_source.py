@@ -55,7 +55,7 @@ class StreamSource:
         history = self._history()
         reading = history.streams.read(project_id, job_id, name, start=start, generation=generation, most=most)
         self._carry_out()
-        return None if reading is None else self._ended(project_id, job_id, [reading])[0]
+        return None if reading is None else self._of_job(project_id, job_id, [reading])[0]
 
     def read_all(self, project_id: str, job_id: str) -> list[StreamReading]:
         """Return all streams of a job; see ``Streams.read_all`` of the history.
@@ -65,15 +65,15 @@ class StreamSource:
         """
         readings = self._history().streams.read_all(project_id, job_id, MOST_IN_ANSWER)
         self._carry_out()
-        return self._ended(project_id, job_id, readings)
+        return self._of_job(project_id, job_id, readings)
 
-    def _ended(self, project_id: str, job_id: str, readings: list[StreamReading]) -> list[StreamReading]:
-        if all(reading.state != OPEN for reading in readings):
-            return readings
-        job = self._history().job(project_id, job_id)
-        state = end_of(job)
+    def _of_job(self, project_id: str, job_id: str, readings: list[StreamReading]) -> list[StreamReading]:
+        """Return streams with what their job's state says of them."""
+        job = self._history().job(project_id, job_id) if readings else None
+        task, end = None if job is None else job.get("task"), end_of(job)
         return [
-            msgspec.structs.replace(reading, state=state) if reading.state == OPEN else reading for reading in readings
+            msgspec.structs.replace(reading, task=task, state=end if reading.state == OPEN else reading.state)
+            for reading in readings
         ]
 
 
@@ -100,6 +100,7 @@ def data_of(project_id: str, job_id: str, reading: StreamReading) -> dict[str, A
         "position": reading.start,
         "chunk": content,
         "state": reading.state if is_all else OPEN,
+        "task": reading.task,
     }
 
 

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from celery_realtime import events
 from celery_realtime.events import Job
 from celery_realtime.jobs.progress import Progress, progress_update
+from celery_realtime.stream_parts import StreamPart
 from tests.fuzz.budget import tried
 from tests.fuzz.conftest import RECORDED
 from tests.fuzz.stories import Outcome, tell_many
@@ -37,7 +38,7 @@ JOBS = {"report": "open", "audit": "secret"}
 #: Of every client, the audience that it is of. Both may see the project ``ours`` and not ``theirs``.
 CLIENTS = {"ada": "owner", "eve": "member"}
 STATES = ("PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE")
-REQUESTS = ("subscribe_project", "subscribe_job", "unsubscribe_job", "get_result", "cancel_job")
+REQUESTS = ("subscribe_project", "subscribe_job", "unsubscribe_job", "get_result", "cancel_job", "read_stream")
 #: What differs between worlds, or from one run to the next.
 VOLATILE = ("epoch", "timestamp")
 
@@ -78,7 +79,7 @@ class Question(NamedTuple):
 
 deeds = st.builds(
     Deed,
-    st.sampled_from([*STATES, "progress", "line"]),
+    st.sampled_from([*STATES, "progress", "line", "stream"]),
     st.sampled_from(["ours", "theirs"]),
     st.sampled_from([*JOBS]),
     st.booleans(),
@@ -99,7 +100,7 @@ def hide_secrets(_event: str, _project: str, payload: dict[str, Any], audience: 
 #: What is asked at the end of each story.
 LAST = [
     Question(event, job, named, -1)
-    for event in ("get_result", "subscribe_job", "cancel_job")
+    for event in ("get_result", "subscribe_job", "read_stream", "cancel_job")
     for job in JOBS
     for named in (None, "ours")
 ]
@@ -116,6 +117,7 @@ class World:
 
     def __init__(self, kind: Kind, url: str, happens: Callable[[Deed], bool]) -> None:
         self.happens = happens
+        self._written: dict[tuple[str, str], int] = {}
         self.web = Web(kind, url, history_url=url, request_rate=1e6, event_filter=hide_secrets)
         self.web.realtime.app.conf.result_backend = url
         self.web.attach(audience=lambda user, _: CLIENTS[user]).start()
@@ -131,6 +133,12 @@ class World:
             manager.put(events.outgoing_progress(progress_update(job, Progress(50, content))))
         elif deed.kind == "line":
             manager.emit_to_project(project, "line", {"text": content, "task": job.task}, job_id=job_id)
+        elif deed.kind == "stream":
+            position = self._written[project, job_id] = self._written.get((project, job_id), -len(content)) + len(
+                content
+            )
+            part = StreamPart("answer", "text", job_id, position, len(content), "", 1, job.task)
+            manager.put_part(events.outgoing_part(job, part, content.encode()))
         else:
             self._come_to(job, deed, content)
         self.web.settle()
@@ -164,7 +172,9 @@ class Names:
         named = question.named or ("ours" if question.event == "subscribe_project" else None)
         if named is not None:
             data["project_id"] = self.project(named)
-        if question.since >= 0:
+        if question.event == "read_stream":
+            data |= {"stream": "answer", "from": max(0, question.since)}
+        elif question.since >= 0:
             data["since"] = {"epoch": epoch, "offset": question.since}
         return data
 
@@ -179,7 +189,7 @@ class Watcher:
 
     def __init__(self, client: Recorder, project: str) -> None:
         self._client = client
-        first = client.subscribe(project)
+        first = client.subscribe(project, streams=True)
         self._epoch = first["epoch"]
         self.answers = [first]
 

@@ -21,7 +21,7 @@ from tests.variants import long_unless
 from tests.waiting import wait_for, wait_for_async
 
 CHUNK_FIELDS = {
-    *("event", "job_id", "project_id", "stream", "kind", "attempt", "generation", "position", "chunk", "state"),
+    *("event", "job_id", "project_id", "stream", "kind", "attempt", "generation", "position", "chunk", "state", "task"),
 }
 
 

@@ -56,7 +56,7 @@ def test_what_a_job_writes_is_told_whole_and_before_its_end(studio: Studio) -> N
             for token in ("Hello", ", ", "wörld", ""):
                 out.write(token)
 
-    result = run(studio, answer)
+    result = run(studio, answer, name="studio.answer")
     assert studio.told() == ["STARTED", "agent_stream", "SUCCESS"]
     [data] = chunks(studio)
     assert data["generation"] > 0
@@ -71,6 +71,7 @@ def test_what_a_job_writes_is_told_whole_and_before_its_end(studio: Studio) -> N
         "position": 0,
         "chunk": "Hello, wörld",
         "state": "closed",
+        "task": "studio.answer",
     }
 
 

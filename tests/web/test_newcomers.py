@@ -305,3 +305,50 @@ def test_access_that_is_decided_again_makes_no_client_one_that_was_here(server: 
         server.release(newcomer)
 
     assert server.sent["new"] == [2]
+
+
+# -- streams --------------------------------------------------------------------------------------------------------
+
+
+def chunk(position: int, text: str, generation: int = 1) -> Heard:
+    data = {"stream": "answer", "generation": generation, "position": position, "chunk": text}
+    return Heard("p", "job", "agent_stream", data)
+
+
+def emitted(*chunks: Heard, room: str = ROOM) -> Emit:
+    if len(chunks) == 1:
+        return Emit("agent_stream", chunks[0].data, "/", room, events=chunks)
+    items = [{"event": one.event, "data": one.data} for one in chunks]
+    return Emit("agent_batch", items, "/", room, events=chunks)
+
+
+def texts(sent: list[Any]) -> list[tuple[int, str]]:
+    flat = [item["data"] for data in sent for item in (data if isinstance(data, list) else [{"data": data}])]
+    return [(data["position"], data["chunk"]) for data in flat]
+
+
+def test_of_a_stream_a_client_gets_what_its_answer_has_not(server: Server) -> None:
+    newcomer = server.come()
+    server.emit(emitted(chunk(0, "abc")), emitted(chunk(3, "def")))
+    newcomer.place_streams({("job", "answer"): (1, 5)})
+    server.release(newcomer)
+    assert texts(server.sent["new"]) == [(5, "f")]
+    server.emit(emitted(chunk(4, "ef")), emitted(chunk(6, "g")), emitted(chunk(0, "new", generation=2)))
+    assert texts(server.sent["new"]) == [(5, "f"), (5, "f"), (6, "g"), (0, "new")]
+    assert texts(server.sent["old"]) == [(0, "abc"), (3, "def"), (4, "ef"), (6, "g"), (0, "new")]
+
+
+def test_of_chunks_that_come_in_a_list_too(server: Server) -> None:
+    newcomer = server.come(room=BATCH)
+    server.emit(emitted(chunk(0, "abc"), chunk(3, "def"), chunk(6, "g"), room=BATCH))
+    newcomer.place_streams({("job", "answer"): (1, 4)})
+    server.release(newcomer)
+    assert texts(server.sent["new"]) == [(4, "ef"), (6, "g")]
+
+
+def test_what_comes_late_of_an_earlier_start_is_known(server: Server) -> None:
+    newcomer = server.come()
+    newcomer.place_streams({("job", "answer"): (3, 2)})
+    server.release(newcomer)
+    server.emit(emitted(chunk(50, "late", generation=2)), emitted(chunk(2, "c", generation=3)))
+    assert texts(server.sent["new"]) == [(2, "c")]

@@ -363,3 +363,73 @@ def test_half_of_what_may_wait_is_enough_to_refuse_more_answers() -> None:
     assert guard.slow_clients.is_loaded("two", 0)
     assert guard.slow_clients.is_loaded("one", 49_501)
     assert not guard.slow_clients.is_loaded("nobody", 0)
+
+
+# -- streams --------------------------------------------------------------------------------------------------------
+
+
+class Reader:
+    """The one client of a server, for which as many packets wait as a test says."""
+
+    waiting = 0
+
+    def participants(self, _namespace: str, _room: str | None) -> list[tuple[str, str]]:
+        return [("reader", "socket")]
+
+    def eio_sid_of(self, _sid: str) -> str:
+        return "socket"
+
+    def is_in_room(self, *_: str) -> bool:
+        return True
+
+    def is_open(self, _eio_sid: str) -> bool:
+        return True
+
+    def packets_waiting(self, _eio_sid: str) -> int:
+        return self.waiting
+
+    def backlog(self, _eio_sid: str | None) -> tuple[int, int]:
+        return self.waiting, 0
+
+
+def chunk(position: int, content: Any, generation: int = 1, state: str = "open", stream: str = "answer") -> Emit:
+    data = {
+        "job_id": "job",
+        "project_id": "p",
+        "stream": stream,
+        "generation": generation,
+        "position": position,
+        "chunk": content,
+        "state": state,
+    }
+    return Emit("agent_stream", data, "/", "job:1:p:job")
+
+
+def test_a_client_that_lags_gets_fewer_and_larger_chunks_and_no_hole() -> None:
+    reader = Reader()
+    slow = SlowClients(reader, "/", max_backlog=100, max_backlog_bytes=10**6, disconnect=lambda *_: None, give_way=None)
+
+    def told(emits: Iterator[Emit]) -> list[tuple[int, Any, str]]:
+        mine = [one.data for one in emits if one.room == "reader" or not one.skip_sid]
+        return [(data["position"], data["chunk"], data["state"]) for data in mine]
+
+    assert told(slow.paced(chunk(0, "ab"))) == [(0, "ab", "open")]
+    reader.waiting = 50
+    for position, text in ((2, "cd"), (4, "é"), (5, "f")):
+        assert told(slow.paced(chunk(position, text))) == []
+    assert told(slow.paced(chunk(0, [1], stream="rows"))) == told(slow.paced(chunk(1, [2, 3], stream="rows"))) == []
+    assert told(slow.paced(chunk(6, "", state="closed"))) == []
+    slow.drop_progress("reader", "p")  # which is all that a newer snapshot makes pointless
+    reader.waiting = 0
+    assert told(slow.due()) == [(2, "cdéf", "closed"), (0, [1, 2, 3], "open")]
+    assert told(slow.paced(chunk(3, [4], stream="rows"))) == [(3, [4], "open")]
+
+
+def test_of_a_stream_that_begins_anew_meanwhile_what_was_before_is_left_out() -> None:
+    reader = Reader()
+    slow = SlowClients(reader, "/", max_backlog=100, max_backlog_bytes=10**6, disconnect=lambda *_: None, give_way=None)
+    reader.waiting = 50
+    for emit in (chunk(7, "old"), chunk(0, "new", generation=2), chunk(3, "er", generation=2)):
+        assert [one for one in slow.paced(emit) if one.room == "reader"] == []
+    reader.waiting = 0
+    assert [one.data["chunk"] for one in slow.due()] == ["newer"]
