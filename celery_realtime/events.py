@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import UNSET, UnsetType
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from celery_realtime.clocks import shown_time_ns
 from celery_realtime.encoding import add_fields, encode, encode_legibly, encode_lenient, encode_strict, legible
@@ -130,6 +130,35 @@ class Execution(msgspec.Struct, frozen=True, gc=False):
     clock: int | None = None
 
 
+class Details(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """What Celery knows of a job beside its state. What it does not know is unset, and travels nowhere.
+
+    Attributes:
+        label: What a person calls it.
+        queue: The queue that it was published to.
+        priority: Its message's priority, if that is not 0.
+        eta: When it may start, or its next attempt may: a time as in events.
+        expires_at: When it expires if it has not started by then: a time as in events.
+        max_retries: How often it may be retried.
+        soft_time_limit: Seconds after which its task is told to end.
+        time_limit: Seconds after which its process is killed.
+        queued_at: When it was published first: a time as in events.
+    """
+
+    label: str | UnsetType = UNSET
+    queue: str | UnsetType = UNSET
+    priority: int | UnsetType = UNSET
+    eta: str | UnsetType = UNSET
+    expires_at: str | UnsetType = UNSET
+    max_retries: int | UnsetType = UNSET
+    soft_time_limit: int | float | UnsetType = UNSET
+    time_limit: int | float | UnsetType = UNSET
+    queued_at: str | UnsetType = UNSET
+
+
+DETAILS = Details.__struct_fields__
+
+
 class Job(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Everything about one task invocation that its events repeat.
 
@@ -140,6 +169,7 @@ class Job(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         stall_after: Seconds without an update after which a running job counts as stalled; never when None.
         run: The mark of its publication, see :mod:`celery_realtime.jobs.lineage`; None if its publisher wrote none.
         execution: The start of its task that it is about; None where none is known.
+        details: What else Celery knows of it; None for nothing.
     """
 
     job_id: str
@@ -153,6 +183,7 @@ class Job(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     stall_after: float | None = None
     run: str | None = None
     execution: Execution | None = None
+    details: Details | None = None
 
 
 class Step(Job, frozen=True, kw_only=True, omit_defaults=True):
@@ -226,7 +257,15 @@ def name_of(job: Job) -> str:
 
 
 class StatusChange(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="event", tag="status_change"):
-    """A job's new status, on the wire as ``agent_status``."""
+    """A job's new status, on the wire as ``agent_status``.
+
+    What is unset is left out. The fields from ``label`` on are those of :class:`Details`, and three more:
+
+    Attributes:
+        started_at: When its task started, in this attempt.
+        ended_at: When it ended, as far as is known.
+        runtime: Seconds from the one to the other, by the clock of the process that ran it.
+    """
 
     job_id: str
     project_id: str
@@ -243,6 +282,18 @@ class StatusChange(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_fiel
     worker: str | None = None
     truncated: bool | UnsetType = UNSET
     traceback: str | UnsetType = UNSET
+    label: str | UnsetType = UNSET
+    queue: str | UnsetType = UNSET
+    priority: int | UnsetType = UNSET
+    eta: str | UnsetType = UNSET
+    expires_at: str | UnsetType = UNSET
+    max_retries: int | UnsetType = UNSET
+    soft_time_limit: int | float | UnsetType = UNSET
+    time_limit: int | float | UnsetType = UNSET
+    queued_at: str | UnsetType = UNSET
+    started_at: str | UnsetType = UNSET
+    ended_at: str | UnsetType = UNSET
+    runtime: int | float | UnsetType = UNSET
 
 
 class ProgressUpdate(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="event", tag="progress_update"):
@@ -413,12 +464,14 @@ def status_change(
     truncated: bool = False,
     traceback: str | None = None,
     timestamp: str | None = None,
+    runtime: float | UnsetType = UNSET,
 ) -> StatusChange:
     """Build the event of a job's new state, which it has come to now unless a ``timestamp`` says when.
 
     The job must have a project.
     """
     assert job.project_id is not None
+    status, when, details = STATUS_OF_STATE[state], timestamp or now(), job.details
     return StatusChange(
         job_id=job.job_id,
         project_id=job.project_id,
@@ -428,14 +481,24 @@ def status_change(
         parent_id=job.parent_id,
         group_id=job.group_id,
         worker=job.worker,
-        status=STATUS_OF_STATE[state],
+        status=status,
         state=state,
-        timestamp=timestamp or now(),
+        timestamp=when,
         result=msgspec.Raw(result),
         error=error,
         truncated=True if truncated else UNSET,
         traceback=UNSET if traceback is None else traceback,
+        started_at=UNSET if status == "queued" else _start_of(job),
+        ended_at=when if RANK_OF_STATUS[status] == TERMINAL_RANK else UNSET,
+        runtime=runtime,
+        **({} if details is None else asdict(details)),
     )
+
+
+def _start_of(job: Job) -> str | UnsetType:
+    """Return when a job started; what is only inferred of it has no id."""
+    execution = job.execution
+    return at(round(execution.started * 1000)) if execution is not None and execution.id else UNSET
 
 
 def outgoing_status(

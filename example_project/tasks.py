@@ -53,7 +53,7 @@ LINES = (
 )
 
 
-@celery.task(bind=True)
+@celery.task(bind=True, label="Transcribe {recording}")
 def transcribe(self: Task, recording: str = "weekly-meeting.wav", seconds: float = 8.0) -> dict[str, Any]:
     """Simulate the transcription of a recording in about ``seconds``: percentages, messages and custom events."""
     self.update_progress(2, f"Downloading {recording}")
@@ -67,7 +67,7 @@ def transcribe(self: Task, recording: str = "weekly-meeting.wav", seconds: float
     return {"recording": recording, "words": sum(len(line.split()) for line in LINES), "transcript": list(LINES)}
 
 
-@celery.task(bind=True)
+@celery.task(bind=True, label="Resize {photo}")
 def resize(self: Task, photo: str, seconds: float = 4.0) -> dict[str, Any]:
     """Simulate resizing a photo to ten sizes in about ``seconds``: an iterable reports the progress."""
     widths = range(200, 2200, 200)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -49,4 +50,22 @@ def _chunk(data: Any) -> str:
 def _status_words(data: Any) -> list[str]:
     status, state, result = str(data.get("status")), data.get("state"), data.get("result")
     outcome = data.get("error") or ("" if result is None else json.dumps(result))
-    return [status, "" if state in (None, status.upper()) else state, outcome]
+    label = json.dumps(data["label"], ensure_ascii=False) if data.get("label") else ""
+    return [label, status, "" if state in (None, status.upper()) else state, outcome, *_detail_words(data)]
+
+
+def _detail_words(data: Any) -> list[str]:
+    """Return what else is known of a job: its attempt, what it waits for, how long it ran. Times are UTC."""
+    attempt, most, runtime = data.get("attempt"), data.get("max_retries"), data.get("runtime")
+    words = [f"retry {attempt}{'' if most is None else f' of {most}'}"] if attempt else []
+    if data["status"] == "queued":
+        words += [f"{word} {_clock(data[name])}" for word, name in _WAITS if data.get(name)]
+    return words if runtime is None else [*words, f"ran {runtime} s"]
+
+
+_WAITS = (("in", "queue"), ("at", "eta"), ("expires at", "expires_at"))
+
+
+def _clock(text: Any) -> str:
+    """Return the time of day of a time, and anything else as it is."""
+    return str(text)[11:19] if re.match(r"\d{4}-\d\d-\d\dT", str(text)) else str(text)

@@ -17,6 +17,7 @@ from celery_realtime.events import (
     GIVEN_BACK_GATE,
     HANDED_ON_GATE,
     TERMINAL_RANK,
+    Details,
     Job,
     Outgoing,
     ProgressUpdate,
@@ -390,6 +391,18 @@ class _Origin(msgspec.Struct):
 
 
 _origin = msgspec.json.Decoder(_Origin)
+_details = msgspec.json.Decoder(Details)
+
+
+def _details_in(payload: bytes) -> Details | None:
+    """Return the details in a status event; None where there are none, or a filter has made something else of them."""
+    with contextlib.suppress(*UNREADABLE):
+        details = _details.decode(payload)
+        return None if details == _NO_DETAILS else details
+    return None
+
+
+_NO_DETAILS = Details()
 
 
 def _describe_job(event: Outgoing, behind: tuple[Step, ...] = ()) -> bytes:
@@ -405,6 +418,7 @@ def _describe_job(event: Outgoing, behind: tuple[Step, ...] = ()) -> bytes:
             run=event.standing.run or None,
             execution=event.standing.execution,
             behind=behind,
+            details=_details_in(event.payload),
             **msgspec.structs.asdict(origin),
         )
     )

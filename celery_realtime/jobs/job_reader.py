@@ -12,8 +12,9 @@ import msgspec
 from celery import Celery
 
 from celery_realtime.clocks import time
-from celery_realtime.events import Execution, Job
+from celery_realtime.events import Details, Execution, Job
 from celery_realtime.jobs.celery_tasks import is_celerys_own
+from celery_realtime.jobs.details import DetailsReader
 from celery_realtime.jobs.lineage import continued_execution_of, lineage_of, note_origin, task_of
 from celery_realtime.jobs.projects import Call, Projects, call_of_request
 from celery_realtime.jobs.seams import TaskMessage, is_redelivered, note_arguments, outer_request, request_fields
@@ -35,9 +36,10 @@ class RunNotes:
         republished: Whether it lives on in a message that it has published: a retry or a replacement.
         stored: The state and the result that the task has stored itself.
         retry_reason: The exception that it is retried for.
+        max_retries: How often it may be retried, where the call of ``self.retry`` says so.
     """
 
-    __slots__ = ("here", "job", "republished", "retry_reason", "stored", "token")
+    __slots__ = ("here", "job", "max_retries", "republished", "retry_reason", "stored", "token")
 
     def __init__(self) -> None:
         self.job: Job | None = None
@@ -46,6 +48,7 @@ class RunNotes:
         self.republished = False
         self.stored: tuple[Any, Any] | None = None
         self.retry_reason: Any = None
+        self.max_retries: int | None = None
 
 
 def notes_of(request: Any) -> RunNotes:
@@ -84,6 +87,7 @@ class JobReader:
         self._projects = projects
         self._log = RateLimitedLogger(logger)
         self._words = RandomWords()
+        self._details = DetailsReader(app)
         #: The name of the task, and the request, of the job that this context belongs to.
         self._here: ContextVar[tuple[str, Any] | None] = ContextVar("celery_realtime_job", default=None)
         #: By its request, the name of the task of each job that runs in this process.
@@ -96,12 +100,16 @@ class JobReader:
             request: A worker's ``Request`` or a task's ``Context``.
         """
         call = call_of_request(request)
-        return job_of_call(call, self._projects.of_request_and_call(request, call), request.hostname)
+        return self._job_of(call, self._projects.of_request_and_call(request, call), request.hostname)
 
     def of_message(self, task: str, job_id: str, message: TaskMessage) -> Job:
         """Return the job of a message that a worker has received, and cannot or did not make a request of."""
         call = Call(task, job_id, message.fields, message.args, message.kwargs)
-        return job_of_call(call, self._projects.of_message(call))
+        return self._job_of(call, self._projects.of_message(call))
+
+    def _job_of(self, call: Call, project_id: str | None, worker: str | None = None) -> Job:
+        details = None if project_id is None else self._details.of(call)  # of what nobody sees, nothing is read
+        return job_of_call(call, project_id, worker, details)
 
     def running(self, task: Any) -> Job | None:
         """Return the job that a task runs now, or None outside a job or in a task of another app."""
@@ -202,7 +210,7 @@ class JobReader:
         return float(value)
 
 
-def job_of_call(call: Call, project_id: str | None, worker: str | None = None) -> Job:
+def job_of_call(call: Call, project_id: str | None, worker: str | None = None, details: Details | None = None) -> Job:
     """Return the job of a call whose project is known; Celery's own work is no job of the project."""
     lineage = lineage_of(call.job_id, call.fields)
     return Job(
@@ -215,4 +223,5 @@ def job_of_call(call: Call, project_id: str | None, worker: str | None = None) -
         group_id=lineage.group_id,
         worker=worker,
         run=lineage.run,
+        details=details,
     )

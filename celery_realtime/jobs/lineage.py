@@ -170,6 +170,10 @@ class Publication:
         """Write a header into the message, and into what its job publishes when it ends."""
         self._headers[name] = self._carried[name] = value
 
+    def note(self, name: str, value: Any) -> None:
+        """Write a header into the message alone."""
+        self._headers[name] = value
+
     def write_lineage(self, *, crosses_border: bool = False) -> None:
         """Write what Celery would forget: the parent and attempt of a job that goes on, its run, and its root.
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from datetime import datetime, timezone
 from typing import Any
 
 from celery import Celery
@@ -14,10 +13,11 @@ from celery import Celery
 from celery_realtime.encoding import describe_error
 from celery_realtime.events import Job
 from celery_realtime.jobs.canvas import HEADER
+from celery_realtime.jobs.details import MAX_RETRIES_HEADER, DetailsReader, Route, epoch_seconds
 from celery_realtime.jobs.job_reader import job_of_call, notes_of
 from celery_realtime.jobs.lineage import Publication
 from celery_realtime.jobs.projects import CONTINUED_HEADER, Call, Projects, check_header
-from celery_realtime.jobs.seams import follow_groups, read_message
+from celery_realtime.jobs.seams import follow_groups, queue_of_publication, read_message
 from celery_realtime.jobs.statuses import StatusReporter
 from celery_realtime.jobs.unreached import UnreachedSteps
 from celery_realtime.sending.standby import publication
@@ -69,6 +69,7 @@ class Publishing:
         self._unreached = unreached
         self._received = received
         self._observers: list[Callable[[], None]] = []
+        self._details = DetailsReader(app)
         self._sending: ContextVar[_Sending | None] = ContextVar("celery_realtime_sending", default=None)
 
     def watch(self) -> None:
@@ -113,14 +114,14 @@ class Publishing:
         if publication.running is not None:  # a workflow goes no further; outside a job, the caller may try again
             self._unreached.end(job, publication.behind, error)
 
-    def on_publish(self, sender: str = "", body: Any = None, headers: Any = None, **_: Any) -> None:
+    def on_publish(self, sender: str = "", body: Any = None, headers: Any = None, **way: Any) -> None:
         """Take a message on its way out: Celery's ``before_task_publish``."""
         sending = self._sending.get()
         if sending is None:
             return
         self._sending.set(None)  # what a receiver or serializer publishes on the way is a publication of its own
         publication = Publication(sender, read_message(headers, body), headers, self._running_request())
-        job = self._write(sender, publication)
+        job = self._write(sender, publication, way)
         if self._report(job, publication):
             sending.queued = job, publication
         if job.attempt or publication.continues_running or not self._reporter.is_ordered:
@@ -131,8 +132,14 @@ class Publishing:
         running = self._app.current_task
         return None if running is None or running.request.id is None else running.request
 
-    def _write(self, task: str, publication: Publication) -> Job:
-        """Write a job's project and lineage into its message, and return the job."""
+    def _write(self, task: str, publication: Publication, way: Mapping[str, Any]) -> Job:
+        """Write a job's project and lineage into its message, and return the job.
+
+        Args:
+            task: The name of its task.
+            publication: Its message.
+            way: What ``before_task_publish`` says of where that goes.
+        """
         message = publication.message
         assert message.job_id is not None
         call = Call(task, message.job_id, message.fields, message.args, message.kwargs)
@@ -144,7 +151,11 @@ class Publishing:
         if publication.continues_running:
             self._continue(publication, before)
         publication.hand_down()
-        return job_of_call(call, project)
+        if project is None:
+            return job_of_call(call, None)
+        queue = queue_of_publication(way.get("exchange"), way.get("routing_key"), way.get("declare"))
+        priority = (way.get("properties") or {}).get("priority")
+        return job_of_call(call, project, details=self._details.of(call, Route(queue, priority)))
 
     def _project_before(self, publication: Publication) -> str | None:
         """Return the project of the job that publishes, or that has ended in this worker and leads to the job."""
@@ -163,6 +174,8 @@ class Publishing:
         notes = notes_of(publication.running)
         if notes.job is not None and not notes.republished and not publication.retries_running:
             self._reporter.report_handed_on(notes.job)
+        if publication.retries_running and notes.max_retries is not None:
+            publication.note(MAX_RETRIES_HEADER, notes.max_retries)
         notes.republished = True
         if notes.job is not None and notes.job.execution is not None:
             publication.continue_execution(notes.job.execution.id)
@@ -172,7 +185,7 @@ class Publishing:
         if publication.continues_attempt:
             return False
         if job.attempt == 0:
-            self._reporter.report_queued(job, _epoch_seconds(publication.message.fields.get("expires")))
+            self._reporter.report_queued(job, epoch_seconds(publication.message.fields.get("expires")))
             return True
         self._reporter.report(job, "RETRY", error=_retry_error(publication.running))
         return False
@@ -182,14 +195,3 @@ def _retry_error(request: Any) -> str | None:
     """Return the error that a retry is published for: the one it was given, else the one that is being handled."""
     error = (None if request is None else notes_of(request).retry_reason) or sys.exc_info()[1]
     return None if error is None else describe_error(error)
-
-
-def _epoch_seconds(expires: object) -> float | None:
-    """Return an ``expires`` header, which Celery writes in ISO 8601, in seconds since the epoch."""
-    if not isinstance(expires, str):
-        return None
-    try:
-        when = datetime.fromisoformat(expires.replace("Z", "+00:00"))
-    except ValueError:
-        return None
-    return (when if when.tzinfo else when.replace(tzinfo=timezone.utc)).timestamp()

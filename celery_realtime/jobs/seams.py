@@ -823,6 +823,27 @@ def stored_meta(backend: Any, job_id: str) -> dict[str, Any] | None:
 # -- brokers ----------------------------------------------------------------------------------------------------
 
 
+def queue_of(app: Celery, exchange: str, routing_key: str) -> str | None:
+    """Return the name of the queue that an exchange puts messages of a routing key into, as far as the app says it.
+
+    ``Celery.amqp.queues``, of :class:`kombu.Queue`. Seen in Celery 5.7. Without it, a job that was published to an
+    exchange with a name shows no queue while it runs.
+    """
+    queues: list[Any] = list(app.amqp.queues.values())
+    return next((q.name for q in queues if (q.exchange.name, q.routing_key) == (exchange, routing_key)), None)
+
+
+def queue_of_publication(exchange: object, routing_key: object, declare: object) -> str | None:
+    """Return the name of the queue of a message on its way out, of what ``before_task_publish`` says of it.
+
+    ``declare`` has the queue, but for a broadcast; to the exchange without a name, the key is the queue's name
+    (celery/app/amqp.py, ``send_task_message``). Seen in Celery 5.7. Without it, queued jobs show no queue.
+    """
+    queue = declare[0] if isinstance(declare, (list, tuple)) and len(declare) == 1 else None
+    name = getattr(queue, "name", None) or (None if exchange else routing_key)
+    return name if isinstance(name, str) and name else None
+
+
 def delivery_of(request: Any) -> tuple[str, str, str]:
     """Return the exchange, the routing key and the delivery tag of the message of a worker's request.
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from celery_realtime import events
 from celery_realtime.bounded import BoundedDict
@@ -250,7 +251,7 @@ class StatusReporter:
                 manager.count_without_project(job)
             return None
         stall_after = job.stall_after if state == "STARTED" else None
-        change = events.status_change(job, state, **details)
+        change = events.status_change(job, state, runtime=_runtime(job, state), **details)
         if incarnation is None:
             incarnation = "" if state == "PENDING" else self._incarnation.id  # no worker has it yet
         return events.outgoing_status(change, expires_at, stall_after, gate=gate, incarnation=incarnation, job=job)
@@ -282,3 +283,11 @@ class StatusReporter:
         """Wait until a job's statuses have left, at most ``timeout`` seconds; during an outage, not at all."""
         if self._manager is not None and job.project_id is not None:
             self._manager.wait_until_sent(job, timeout)
+
+
+def _runtime(job: Job, state: str) -> float | UnsetType:
+    """Return how long a job has run that ends now, in seconds, where its start was seen by the same clock."""
+    is_end = RANK_OF_STATUS[events.STATUS_OF_STATE[state]] == TERMINAL_RANK
+    if not is_end or state == "LOST" or job.execution is None or job.execution.clock is None:
+        return UNSET
+    return round(max(0.0, time.monotonic() - job.execution.clock / 1_000_000), 3)

@@ -287,13 +287,18 @@ _NOT_UNDERSTOOD = (
 )
 
 
+#: Where ``Task.retry`` takes ``max_retries`` by position, behind its exception.
+_MAX_RETRIES_PLACE = 3
+
+
 def _with_reason(original: Any) -> Any:
     """Note why a job is retried: its retry is published, and reported, before Celery's signal has the reason."""
 
     @functools.wraps(original)
     def retry(self: Any, args: Any = None, kwargs: Any = None, exc: Any = None, *more: Any, **options: Any) -> Any:
         if self.request.id is not None:
-            notes_of(self.request).retry_reason = exc
+            notes, number = notes_of(self.request), more[_MAX_RETRIES_PLACE:] or [options.get("max_retries")]
+            notes.retry_reason, notes.max_retries = exc, number[0] if type(number[0]) is int else None
         return original(self, args, kwargs, exc, *more, **options)
 
     return retry

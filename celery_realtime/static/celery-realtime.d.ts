@@ -28,6 +28,23 @@ export interface StatusChange {
   readonly parent_id: string | null;
   readonly group_id: string | null;
   readonly worker: string | null;
+  /** What a person calls the job. This and the following are absent where they are not known. */
+  readonly label?: string;
+  readonly queue?: string;
+  readonly priority?: number;
+  /** When it, or its next attempt, may start. Times are as in `timestamp`. */
+  readonly eta?: string;
+  readonly expires_at?: string;
+  readonly max_retries?: number;
+  /** Seconds. */
+  readonly soft_time_limit?: number;
+  /** Seconds. */
+  readonly time_limit?: number;
+  readonly queued_at?: string;
+  readonly started_at?: string;
+  readonly ended_at?: string;
+  /** Seconds from its start to its end. */
+  readonly runtime?: number;
   /** The first event of a newer run of the job: nothing that was reported of the run before applies to it. */
   readonly new_run?: true;
   readonly epoch?: string;

@@ -2,6 +2,7 @@
 
 import { keepToken } from "/celery-realtime/celery-realtime-token.js";
 import { subscribeProject } from "/celery-realtime/celery-realtime.js";
+import { attemptOf, clock, duration, ranFor, waitingOf } from "./details.js";
 
 const MAX_ROWS = 300; // of the newest jobs
 const MAX_JOBS = 10_000; // that are counted
@@ -129,7 +130,7 @@ const isOver = (job) => job.status === "success" || job.status === "error";
 
 function noteStatus(status) {
   noteTime(status);
-  if (isOver(status)) say(`${shortName(status.task)}: ${status.status}`);
+  if (isOver(status)) say(`${nameOf(status)}: ${status.status}`);
 }
 
 function noteTime({ job_id, status, timestamp }) {
@@ -193,10 +194,10 @@ function drawJob(job) {
   const row = rows.get(job.job_id) ?? addRow(job);
   row.root.dataset.status = job.status;
   row.root.dataset.attempt = job.attempt;
-  put(row.task, shortName(job.task));
+  put(row.task, nameOf(job));
   put(row.status, job.status);
   put(row.state, PLAIN_STATES.includes(job.state) ? "" : job.state);
-  put(row.attempt, job.attempt > 0 ? `retry ${job.attempt}` : "");
+  put(row.attempt, attemptOf(job));
   put(row.message, messageOf(job), false);
   put(row.error, job.error);
   put(row.line, isOver(job) ? "" : lines.get(job.job_id));
@@ -214,8 +215,7 @@ function isTooOld(id) {
 const createdAt = (id) => Date.parse(times.get(id).created);
 
 function messageOf(job) {
-  if (job.state === "RETRY") return "Waiting for the next attempt";
-  return job.message ?? (job.status === "queued" ? "Waiting for a worker" : "");
+  return job.status === "queued" ? waitingOf(job) : job.message ?? "";
 }
 
 function drawBar(row, job) {
@@ -254,8 +254,9 @@ function drawTime(row, job) {
   const begin = Date.parse(started ?? created);
   // If a job ended before this page was opened, only its end is known.
   const unknown = isOver(job) && begin === end;
-  const text = unknown ? clock(end) : duration(Math.max(0, end - begin), isOver(job) ? 1 : 0);
-  put(row.time, text, false);
+  const text = unknown ? clock(end) : duration(Math.max(0, end - begin), 1);
+  put(row.time, ranFor(job) || text, false);
+  if (job.status === "queued") put(row.message, messageOf(job), false);
 }
 
 function drawSummary() {
@@ -394,18 +395,11 @@ function setConnection(state) {
   drawSummary();
 }
 
+// What a person calls it, if somebody has said so.
+const nameOf = (job) => job.label ?? shortName(job.task);
+
 function shortName(task) {
   return (task ?? "job").split(".").pop();
-}
-
-function duration(milliseconds, decimals) {
-  const seconds = milliseconds / 1000;
-  if (seconds < 60) return `${seconds.toFixed(decimals)} s`;
-  return `${Math.floor(seconds / 60)} min ${Math.floor(seconds % 60)} s`;
-}
-
-function clock(time) {
-  return new Date(time).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 }
 
 function drawRunningTimes() {

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from celery import Celery
 from playwright.sync_api import Locator, Page, expect
 
 from celery_realtime import Realtime
-from celery_realtime.events import Job, status_change
+from celery_realtime.events import Details, Job, at, status_change
 from tests.launcher import Brokers, Launcher
 from tests.processes import WebServer
 
@@ -167,6 +169,35 @@ def report(realtime: Realtime, count: int, state: str) -> None:
         if number % 500 == 499:  # the queue is bounded
             assert realtime.flush(60)
     assert realtime.flush(60)
+
+
+def test_a_row_says_what_its_job_waits_for_and_how_long_it_ran(
+    new_page: Callable[..., Page], quiet: tuple[WebServer, Realtime]
+) -> None:
+    web, realtime = quiet
+    page = visit(new_page(), web, "ada", "apollo")
+    expect(page.get_by_test_id("connection")).to_have_attribute("data-state", "live", timeout=LONG)
+    now = round(time.time() * 1000)
+    soon = Details(label="The weekly", max_retries=5, eta=at(now + 90_000), expires_at=at(now + 200_000))
+    row = rows(page, ["job"])
+
+    def show(state: str, details: Details, attempt: int = 0, **more: Any) -> None:
+        job = Job(job_id="job", project_id="apollo", task="studio.work", attempt=attempt, details=details)
+        realtime.manager.put_status(status_change(job, state, **more))
+        assert realtime.flush(60)
+
+    show("PENDING", Details(label="The weekly", expires_at=at(now + 200_000)))
+    expect(row).to_contain_text("The weekly")
+    expect(row.get_by_test_id("job-message")).to_have_text("Waiting for a worker, expires in 3 min", timeout=LONG)
+    show("RETRY", soon, attempt=2)
+    starts = page.evaluate(
+        "(time) => new Date(time).toLocaleTimeString([], {hour: '2-digit', minute: '2-digit'})", soon.eta
+    )
+    expect(row.get_by_test_id("job-attempt")).to_have_text(f"retry 2 of 5 at {starts}", timeout=LONG)
+    show("STARTED", soon, attempt=2)
+    expect(row.get_by_test_id("job-attempt")).to_have_text("retry 2 of 5", timeout=LONG)
+    show("SUCCESS", soon, attempt=2, runtime=4.2)
+    expect(row.get_by_test_id("job-time")).to_have_text("ran 4.2 s", timeout=LONG)
 
 
 @pytest.mark.parametrize("count", [330, pytest.param(5000, marks=pytest.mark.long)])

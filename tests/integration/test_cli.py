@@ -74,6 +74,19 @@ def test_lines_for_people_say_what_happens(launcher: Launcher, shared_stage: Cal
     watcher.wait_for_log(r"tests\.integration\.jobs\.fail  error  FAILURE  ValueError: nothing works")
 
 
+def test_lines_for_people_say_what_a_job_waits_for_and_how_long_it_ran(
+    launcher: Launcher, shared_stage: Callable[..., Stage]
+) -> None:
+    project, stage = new_project(), shared_stage()
+    watcher = launcher.start(Watcher(stage, project, folder=launcher.folder))
+    watcher.wait_for_log("subscribed")
+    headers = {"project_id": project, "label": "Add them"}
+    jobs.add.apply_async((1, 2), headers=headers, countdown=0.1, expires=3600)
+    clock = r"\d\d:\d\d:\d\d"
+    watcher.wait_for_log(rf'jobs\.add  "Add them"  queued  PENDING  in celery  at {clock}  expires at {clock}\n')
+    watcher.wait_for_log(r'jobs\.add  "Add them"  success  3  ran [\d.]+ s\n')
+
+
 def test_a_token_without_a_project_is_refused_with_the_mend(redis_broker: Broker) -> None:
     token = ("tests.integration.jobs", "token", "ada")
     assert "opens nothing: add --project PROJECT" in run(*token, broker=redis_broker, code=2)

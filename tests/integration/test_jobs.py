@@ -17,6 +17,7 @@ from tests.waiting import wait_for
 STATUS_FIELDS = {
     *("event", "job_id", "project_id", "status", "state", "timestamp", "result", "error", "task", "attempt"),
     *("root_id", "parent_id", "group_id", "worker", "epoch", "offset"),
+    *("queue", "max_retries", "queued_at", "started_at", "ended_at", "runtime"),
 }
 PROGRESS_FIELDS = {
     *("event", "job_id", "project_id", "progress", "message", "timestamp", "current", "total", "task", "attempt"),
@@ -60,6 +61,26 @@ def test_the_payloads_are_those_of_the_contract(client: Recorder, project: str) 
     assert status["worker"].startswith("worker@")
     assert status["timestamp"].endswith("Z")
     assert len(status["timestamp"]) == len("2024-01-15T10:30:00.000Z")
+
+
+def test_the_queue_the_times_and_the_limits_of_a_job_are_told_and_in_the_snapshot(
+    client: Recorder, project: str
+) -> None:
+    call = {"priority": 3, "countdown": 0.5, "expires": 3600, "time_limit": 600, "soft_time_limit": 500}
+    headers = {"project_id": project, "label": "Count to five"}
+    job = str(jobs.count.apply_async((5,), headers=headers, **call).id)
+    end = client.wait_for_end(job)
+    [queued, running, _] = sorted(
+        (data for event, data in client.for_job(job) if event == "agent_status"), key=lambda data: int(data["offset"])
+    )
+    [shown] = [one for one in client.subscribe(project)["jobs"] if one["job_id"] == job]
+    for status in (queued, running, end, shown):
+        assert (status["label"], status["queue"], status["priority"]) == ("Count to five", "celery", 3)
+        assert (status["soft_time_limit"], status["time_limit"], status["max_retries"]) == (500, 600, 3)
+        assert status["queued_at"] < status["eta"] < status["expires_at"]
+    assert running["started_at"] == end["started_at"] == shown["started_at"] >= queued["eta"]
+    assert end["ended_at"] == shown["ended_at"] == end["timestamp"]
+    assert 0 < end["runtime"] == shown["runtime"]
 
 
 def test_offsets_count_every_event_of_a_project_without_holes(client: Recorder, project: str) -> None:
