@@ -157,7 +157,7 @@ def _safe_repr(value: object) -> str:
     return _guarded(lambda: repr(value), lambda _: f"<{type(value).__name__}>")
 
 
-def encode_strict(value: object, what: str, limit: int) -> bytes:
+def encode_strict(value: object, what: str, limit: int, setting: str = "max_payload") -> bytes:
     """Return JSON for a value that has to have a JSON form.
 
     Dates, UUIDs, decimals, fractions, enums, sets, lazy texts, dataclasses, attrs classes, msgspec structs, Pydantic
@@ -167,6 +167,7 @@ def encode_strict(value: object, what: str, limit: int) -> bytes:
         value: The value.
         what: Its name in error messages.
         limit: The largest size, in bytes.
+        setting: Which setting says so.
 
     Raises:
         TypeError: A part has no JSON form.
@@ -180,7 +181,7 @@ def encode_strict(value: object, what: str, limit: int) -> bytes:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{what} cannot be sent as JSON: {_place(value)}{error}") from error
     if len(encoded) > limit:
-        raise ValueError(f"{what} has {len(encoded)} bytes of JSON, realtime_max_payload allows {limit}")
+        raise ValueError(f"{what} has {len(encoded)} bytes of JSON, realtime_{setting} allows {limit}")
     return encoded
 
 

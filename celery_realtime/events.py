@@ -17,10 +17,14 @@ from celery_realtime.stream_parts import OPEN, STREAM_EVENT, StreamChunk, Stream
 STATUS_EVENT = "agent_status"
 PROGRESS_EVENT = "agent_progress"
 WORKFLOW_EVENT = "agent_workflow"
+METADATA_EVENT = "agent_metadata"
 BATCH_EVENT = "agent_batch"
 
 #: Events about the state of a job or a workflow, whose data say themselves whose they are.
-STATE_EVENTS = (STATUS_EVENT, PROGRESS_EVENT, WORKFLOW_EVENT)
+STATE_EVENTS = (STATUS_EVENT, PROGRESS_EVENT, WORKFLOW_EVENT, METADATA_EVENT)
+
+#: Those that are about one job.
+JOB_EVENTS = (STATUS_EVENT, PROGRESS_EVENT, METADATA_EVENT)
 
 #: The remote control command with which a web server asks workers to cancel a job.
 CANCEL_COMMAND = "realtime_cancel"
@@ -42,7 +46,7 @@ MARK = "_realtime"
 RESERVED_EVENTS = frozenset(
     [
         *("connect", "connect_error", "disconnect", "disconnecting", "error", "newListener", "removeListener"),
-        *(STATUS_EVENT, PROGRESS_EVENT, WORKFLOW_EVENT, BATCH_EVENT, RESYNC_EVENT, HIDDEN_EVENT, EXPIRING_EVENT),
+        *(*STATE_EVENTS, BATCH_EVENT, RESYNC_EVENT, HIDDEN_EVENT, EXPIRING_EVENT),
         STREAM_EVENT,
     ]
 )
@@ -58,6 +62,9 @@ IDENTITY = (
 )
 
 PROGRESS_FIELDS = ("progress", "message", "current", "total")
+
+#: What progress of a job with stages has beside these.
+STAGE_FIELDS = ("stage", "stages")
 
 #: The status that each Celery state is shown as.
 STATUS_OF_STATE = {
@@ -93,6 +100,12 @@ DIED_GATE = "D"
 
 #: The ``gate`` of a job that goes on in a message that it has published, see :func:`outgoing_handed_on`.
 HANDED_ON_GATE = "H"
+
+#: The ``gate`` of progress of a job with stages: it goes back where one begins that was not known before.
+STAGED_GATE = "g"
+
+#: The ``gate`` of a change of a job's metadata, and of one that comes from a job below it.
+METADATA_GATE, METADATA_ABOVE_GATE = "m", "M"
 
 #: What the error of a step that will not run begins with, and its ``gate``.
 NOT_RUN = "not run: "
@@ -296,8 +309,29 @@ class StatusChange(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_fiel
     runtime: int | float | UnsetType = UNSET
 
 
+class StageState(msgspec.Struct, frozen=True, gc=False):
+    """How far a stage of a job is.
+
+    Attributes:
+        name: What it is called.
+        weight: Its weight among the stages of the job.
+        status: ``pending``, ``running``, ``done`` or ``failed``.
+        progress: Percent, 0..100.
+    """
+
+    name: str
+    weight: int | float
+    status: str
+    progress: int | float
+
+
 class ProgressUpdate(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="event", tag="progress_update"):
-    """How far a running job is, on the wire as ``agent_progress``."""
+    """How far a running job is, on the wire as ``agent_progress``.
+
+    Attributes:
+        stage: Of a job with stages, the one that it is about; None for none of them.
+        stages: Of such a job, all that are known, whose weighted mean the progress is.
+    """
 
     job_id: str
     project_id: str
@@ -309,6 +343,39 @@ class ProgressUpdate(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_fi
     task: str | None = None
     attempt: int = 0
     stalled: bool | UnsetType = UNSET
+    stage: str | UnsetType | None = UNSET
+    stages: tuple[StageState, ...] | UnsetType = UNSET
+
+
+class MetadataUpdate(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="event", tag="metadata_update"):
+    """What has changed of a job's metadata, on the wire as ``agent_metadata``.
+
+    Attributes:
+        set: Keys and the values that they have now.
+        deleted: Keys that are not there any more.
+    """
+
+    job_id: str
+    project_id: str
+    set: dict[str, msgspec.Raw] = {}
+    deleted: list[str] = []
+    timestamp: str
+
+
+class MetadataChange(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What is to be done to a job's metadata, which several processes may change at a time.
+
+    Attributes:
+        kind: ``set``, ``increment``, ``append`` or ``delete``.
+        key: The key.
+        value: JSON of the value, of what is added to it, or of its new item; ``null`` of what is deleted.
+        limit: The most bytes of JSON that all of it may have.
+    """
+
+    kind: str
+    key: str
+    value: str
+    limit: int
 
 
 class Standing(msgspec.Struct, frozen=True, gc=False):
@@ -324,7 +391,8 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
             job that its worker is known to have started, which also ends what is still queued; ``E`` for an expiry,
             which ends only what is queued; ``N`` for a job whose message nobody will get, which also ends what was
             handed on; ``U`` for a step that will not run, which ends only what is unknown; ``s`` for a stall. A later
-            run or end reopens what ended so. ``B`` for a job that is queued again since its message went back to the
+            run or end reopens what ended so. ``g`` for progress that may go back; ``m`` and ``M`` for
+            metadata. ``B`` for a job that is queued again since its message went back to the
             broker, which is news only of the start before. ``D`` for the end of a process that was killed, which only a
             later start takes back. ``w`` and ``H`` are no events, see :func:`is_note`.
         percent: Of progress, how far.
@@ -389,6 +457,7 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False, array_like=True):
         number: Tells it from all other events of the process, for the history; 0 of one that need not be told.
         origin: The event as another process may have stored it already.
         part: Of a stream, which part of it this is; its payload is what is to be stored until it is numbered.
+        change: Of metadata, what is to be done; the payload has what comes of it as far as this process knows.
     """
 
     project_id: str
@@ -404,6 +473,7 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False, array_like=True):
     number: int = 0
     origin: Origin | None = None
     part: StreamPart | None = None
+    change: MetadataChange | None = None
 
 
 #: Numbers of events; a child of a fork goes on from those of its parent, which are events of another process.
@@ -637,13 +707,64 @@ def outgoing_progress(update: ProgressUpdate, stall_after: float | None = None, 
         progress=True,
         standing=Standing(
             percent=update.progress,
-            gate="s" if update.stalled is True else "",
+            gate=_gate_of(update),
             run="" if job is None else job.run or "",
             execution=None if job is None else job.execution,
         ),
         deadlines=_NO_DEADLINES if stall_after is None else Deadlines(stall_after=stall_after),
         number=next(_numbers),
     )
+
+
+def outgoing_metadata(job: Job, change: MetadataChange, value: str | None, *, is_own: bool) -> Outgoing:
+    """Encode a change of a job's metadata.
+
+    Args:
+        job: The job, which must have a project.
+        change: What is to be done.
+        value: JSON of what the key has then, as far as this process knows; None if it is deleted.
+        is_own: Whether the job says it itself: of another start than the present one it is too late then.
+    """
+    assert job.project_id is not None
+    set_now = {} if value is None else {change.key: msgspec.Raw(value.encode())}
+    deleted = [change.key] if value is None else []
+    update = MetadataUpdate(job_id=job.job_id, project_id=job.project_id, set=set_now, deleted=deleted, timestamp=now())
+    standing = Standing(gate=METADATA_GATE, run=job.run or "", execution=job.execution)
+    return Outgoing(
+        job.project_id,
+        METADATA_EVENT,
+        encode(update),
+        job.job_id,
+        job.attempt,
+        standing=standing if is_own else Standing(gate=METADATA_ABOVE_GATE),
+        number=next(_numbers),
+        change=change,
+    )
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _filtered_change(change: MetadataChange, before: Any, data: dict[str, Any]) -> MetadataChange | None:
+    """Return what is to be done to metadata when a filter has seen the event of it; None for nothing.
+
+    What the filter has left as it was, is done. A value that it has changed is set.
+    """
+    if change.kind == "delete":
+        return change if change.key in data["deleted"] else None
+    if change.key not in data["set"]:
+        return None
+    value = encode_lenient(data["set"][change.key])
+    if value == encode_lenient(before["set"][change.key]):
+        return change
+    return replace(change, kind="set", value=value.decode())
+
+
+def _gate_of(update: ProgressUpdate) -> str:
+    if update.stalled is True:
+        return "s"
+    return "" if update.stages is UNSET else STAGED_GATE
 
 
 def workflow_look(project_id: str) -> Outgoing:
@@ -726,12 +847,17 @@ def numbered_chunk(outgoing: Outgoing, position: int, generation: int, state: st
 
 def refilled(outgoing: Outgoing, data: object) -> Outgoing:
     """Return an event with other data; a custom event still names its job and project."""
+    if outgoing.change is not None:
+        members = data if isinstance(data, dict) else {}
+        data = {**members, "set": _dict(members.get("set")), "deleted": members.get("deleted") or []}
+        change = _filtered_change(outgoing.change, msgspec.json.decode(outgoing.payload), data)
+        return replace(outgoing, payload=encode_lenient(data), change=change)
     changed = replace(outgoing, payload=encode_lenient(data))
     return _marked(changed) if _is_custom(outgoing) else changed
 
 
 def _is_custom(outgoing: Outgoing) -> bool:
-    return outgoing.rank is None and not outgoing.progress
+    return outgoing.rank is None and not outgoing.progress and outgoing.event != METADATA_EVENT
 
 
 _packed = msgspec.msgpack.Decoder(Outgoing)

@@ -133,6 +133,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         streams_per_job: Streams that one process may write for a job.
         streams_per_project: Streams that are kept for each project; beyond them, those that were quiet longest go.
         max_payload: Largest result or custom event that is sent, in bytes of JSON.
+        metadata_size: Most metadata of a job, in bytes of JSON.
         include_result: Whether a success carries the task's return value.
         include_traceback: Whether an error carries the traceback.
         event_filter: ``(event, project_id, payload) -> payload``, to redact an event, or None, to drop it. With a
@@ -181,6 +182,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     streams_per_job: Number = 100
     streams_per_project: Number = 1000
     max_payload: Number = 65536
+    metadata_size: Number = 65536
     include_result: bool = True
     include_traceback: bool = False
     event_filter: EventRule | AudienceRule | None = None

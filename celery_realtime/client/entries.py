@@ -8,6 +8,7 @@ from typing import Any
 
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.client.protocol import (
+    METADATA_EVENT,
     NEW_RUN,
     NOT_RUN,
     PROGRESS_EVENT,
@@ -19,6 +20,9 @@ from celery_realtime.client.protocol import (
 )
 
 _PROGRESS_FIELDS = ("progress", "message", "current", "total")
+
+#: What only progress of a job with stages has.
+_STAGE_FIELDS = ("stage", "stages")
 
 Entry = Mapping[str, Any]
 
@@ -106,6 +110,8 @@ class Entries:
     def _apply(self, entries: dict[str, Entry], event: str, data: dict[str, Any], *, numbered: bool) -> bool:
         name = data[self._key]
         before = entries.get(name)
+        if before is None and event == METADATA_EVENT:
+            return False  # of a job that has been forgotten, or comes with a later page
         if before is not None and _is_of_new_run(before, event, data, numbered=numbered):
             before = None
         is_outdated = not numbered and before is not None and _is_outdated(before, event, data)
@@ -148,7 +154,9 @@ def _is_of_new_run(job: Entry, event: str, data: Entry, *, numbered: bool) -> bo
 
     In the order of offsets, nothing else comes after an end that nothing takes back.
     """
-    return event != WORKFLOW_EVENT and (data.get(NEW_RUN) is True or (numbered and _is_final(job)))
+    return event not in (WORKFLOW_EVENT, METADATA_EVENT) and (
+        data.get(NEW_RUN) is True or (numbered and _is_final(job))
+    )
 
 
 def _is_before(end: Entry, data: Entry) -> bool:
@@ -163,12 +171,14 @@ def _without_position(data: Entry) -> dict[str, Any]:
 
 def _is_outdated(job: Entry, event: str, data: Entry) -> bool:
     """Return whether, without offsets, a job is already further than an event says."""
-    if event == WORKFLOW_EVENT:
+    if event in (WORKFLOW_EVENT, METADATA_EVENT):
         return False
     if _number(data, "attempt") != _number(job, "attempt"):
         return _number(data, "attempt") < _number(job, "attempt")
     if event == PROGRESS_EVENT:
-        return _rank(job) == TERMINAL_RANK or _number(data, "progress") < _number(job, "progress")
+        # That of a job with stages goes back where one begins that was not known before.
+        is_behind = not data.get("stages") and _number(data, "progress") < _number(job, "progress")
+        return _rank(job) == TERMINAL_RANK or is_behind
     if job.get("state") == "LOST" and data.get("state") != "LOST":
         return bool(data.get("status") == "queued")
     if _is_given_back(job, data):
@@ -186,13 +196,29 @@ def _is_given_back(job: Entry, data: Entry) -> bool:
 def _merge(before: Entry | None, event: str, data: dict[str, Any]) -> dict[str, Any]:
     if event == WORKFLOW_EVENT:
         return {field: value for field, value in data.items() if field not in ("event", "timestamp")}
+    if event == METADATA_EVENT:
+        return _with_metadata(before or {}, data)
     return _with_status(before, data) if event == STATUS_EVENT else _with_progress(before, data)
+
+
+def _with_metadata(job: Entry, update: Entry) -> dict[str, Any]:
+    changed, deleted = update.get("set"), update.get("deleted")
+    values = {**job.get("metadata", {}), **(changed if isinstance(changed, dict) else {})}
+    for key in deleted if isinstance(deleted, list) else ():
+        values.pop(key, None)
+    return {**job, "metadata": values}
 
 
 def _with_status(job: Entry | None, status: dict[str, Any]) -> dict[str, Any]:
     before: Entry = {} if job is None or _begins_anew(job, status) else job
-    progress = {name: before.get(name) for name in _PROGRESS_FIELDS}
-    return {**status, **progress, "stalled": status.get("status") == "running" and bool(before.get("stalled"))}
+    stalled = status.get("status") == "running" and bool(before.get("stalled"))
+    metadata = {} if job is None or "metadata" not in job else {"metadata": job["metadata"]}
+    return {**status, **_progress_in(before), "stalled": stalled, **metadata}
+
+
+def _progress_in(data: Entry) -> dict[str, Any]:
+    progress = {name: data.get(name) for name in _PROGRESS_FIELDS}
+    return progress | {name: data.get(name) for name in _STAGE_FIELDS if data.get("stages")}
 
 
 def _begins_anew(job: Entry, status: Entry) -> bool:
@@ -208,5 +234,6 @@ def _with_progress(job: Entry | None, update: dict[str, Any]) -> dict[str, Any]:
         blank: dict[str, Any] = {"event": "status_change", "status": "running", "state": "STARTED"}
         blank |= dict.fromkeys(("result", "error", "worker"))
         job = {**(job or {}), **update, **blank}
-    progress = {name: update.get(name) for name in _PROGRESS_FIELDS}
-    return {**job, **progress, "stalled": job.get("status") == "running" and bool(update.get("stalled"))}
+    job = {name: value for name, value in job.items() if name not in _STAGE_FIELDS}
+    stalled = job.get("status") == "running" and bool(update.get("stalled"))
+    return {**job, **_progress_in(update), "stalled": stalled}

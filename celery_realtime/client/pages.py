@@ -8,7 +8,7 @@ from typing import Any
 from celery_realtime.client.entries import Update
 from celery_realtime.client.messages import Item, Page, read_page
 from celery_realtime.client.ordering import MAX_HELD
-from celery_realtime.client.protocol import PROGRESS_EVENT, STATUS_EVENT
+from celery_realtime.client.protocol import METADATA_EVENT, PROGRESS_EVENT, STATUS_EVENT
 
 
 class Pages:
@@ -52,7 +52,7 @@ class Pages:
 
     def note(self, item: Item, *, numbered: bool) -> None:
         """Note an event that is passed on; after too many of jobs the page is dropped."""
-        if self._later is not None and item.event in (STATUS_EVENT, PROGRESS_EVENT):
+        if self._later is not None and item.event in (STATUS_EVENT, PROGRESS_EVENT, METADATA_EVENT):
             self._later.append((item, numbered))
             if len(self._later) > MAX_HELD:
                 self.drop()

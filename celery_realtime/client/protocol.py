@@ -5,6 +5,7 @@ from __future__ import annotations
 STATUS_EVENT = "agent_status"
 PROGRESS_EVENT = "agent_progress"
 WORKFLOW_EVENT = "agent_workflow"
+METADATA_EVENT = "agent_metadata"
 #: A chunk of what a job says bit by bit.
 STREAM_EVENT = "agent_stream"
 #: A list of events, for subscribers that asked for ``batch``.
@@ -15,7 +16,7 @@ HIDDEN_EVENT = "agent_hidden"
 RESYNC_EVENT = "agent_resync"
 
 #: Events that describe a job or a workflow; any other name is a custom event.
-ENTRY_EVENTS = (STATUS_EVENT, PROGRESS_EVENT, WORKFLOW_EVENT)
+ENTRY_EVENTS = (STATUS_EVENT, PROGRESS_EVENT, WORKFLOW_EVENT, METADATA_EVENT)
 
 #: The key under which a custom event's data carry the job, the project and the position.
 MARK = "_realtime"

@@ -1,1 +1,1 @@
-"""What fits this package into web frameworks: a module for each, which imports only its own framework."""
+"""What fits this package to other libraries: a module for each, which imports only its own."""

@@ -10,8 +10,17 @@ import msgspec
 
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.clocks import time
-from celery_realtime.encoding import legible
-from celery_realtime.events import NEW_RUN, WORKFLOW_EVENT, Execution, Outgoing, is_note, now, stamp
+from celery_realtime.encoding import encode_lenient, legible
+from celery_realtime.events import (
+    METADATA_EVENT,
+    NEW_RUN,
+    WORKFLOW_EVENT,
+    Execution,
+    Outgoing,
+    is_note,
+    now,
+    stamp,
+)
 from celery_realtime.history.keys import Keys, new_epoch
 from celery_realtime.history.leases import Leases, StepsBehind
 from celery_realtime.history.lua import Command, Runner, Script, call
@@ -46,6 +55,20 @@ class Limits(NamedTuple):
     ttl: float
 
 
+class Refusals(NamedTuple):
+    """What is called with what is refused.
+
+    Attributes:
+        events: With an error of Redis for events that are not stored.
+        note: With an error of Redis for a note that comes with events.
+        change: With a change of metadata that could not be made, and why.
+    """
+
+    events: Callable[[Exception], None]
+    note: Callable[[Exception], None]
+    change: Callable[[Outgoing, str], None]
+
+
 class Appender:
     """The way of events into a history.
 
@@ -56,8 +79,7 @@ class Appender:
         places: Notes of which projects jobs are.
         limits: What is kept.
         has_sentinels: Whether Sentinels choose the server.
-        refused: Called with an error of Redis for events that are not stored.
-        note_refused: Called with an error of Redis for a note that comes with events.
+        refusals: What is called with what is refused.
 
     Attributes:
         writer: What this process has written.
@@ -72,8 +94,7 @@ class Appender:
         *,
         limits: Limits,
         has_sentinels: bool,
-        refused: Callable[[Exception], None],
-        note_refused: Callable[[Exception], None],
+        refusals: Refusals,
     ) -> None:
         self._keys = keys
         self._runner = runner
@@ -81,8 +102,7 @@ class Appender:
         self._places = places
         self._limits = limits
         self._has_sentinels = has_sentinels
-        self._refused = refused
-        self._note_refused = note_refused
+        self._refusals = refusals
         self.writer = Writer()
         self._witnessed: BoundedDict[str, tuple[str, int]] = BoundedDict(WITNESSED)
         self._due_observers: list[Callable[[str, float], None]] = []
@@ -137,7 +157,7 @@ class Appender:
         start, end = len(notes_before), len(notes_before) + len(appends)
         for reply in [*replies[:start], *replies[end:]]:
             if isinstance(reply, Exception):
-                self._note_refused(reply)
+                self._refusals.note(reply)
         for (project_id, group), reply in zip(groups.items(), replies[start:end], strict=True):
             answers.update(self._answers(project_id, group, reply))
         return [answers[place] for place in range(len(events))]
@@ -157,7 +177,7 @@ class Appender:
     def _answers(self, project_id: str, group: list[tuple[int, Outgoing]], reply: Any) -> dict[int, list[Outgoing]]:
         """Return what to publish for the events of one project, by their places in the batch."""
         if isinstance(reply, Exception):
-            self._refused(reply)
+            self._refusals.events(reply)
             return {place: unnumbered(event) for place, event in group}
         epoch, words, updates, has_made_due, is_watched = reply
         self._note_due(project_id, has_made_due)
@@ -165,6 +185,9 @@ class Appender:
             observer(project_id, is_watched == 1)
         stored = Stored.of_reply(epoch, words, updates)
         self._witness(project_id, stored)
+        for (_, event), of_event in zip(group, stored, strict=True):
+            for reason, _ in (update for update in of_event.updates if not update[1]):
+                self._refusals.change(event, reason.decode(errors="replace"))
         return {place: _answer(event, of_event) for (place, event), of_event in zip(group, stored, strict=True)}
 
     def _note_due(self, project_id: str, is_due: int) -> None:
@@ -200,16 +223,22 @@ def _answer(event: Outgoing, stored: Stored) -> list[Outgoing]:
         fields[NEW_RUN] = True
     answer = [stamp(event, fields)] if stored.offset else []
     for payload, offset in stored.updates:
-        update = Outgoing(event.project_id, WORKFLOW_EVENT, payload, rank=0)
-        answer.append(stamp(update, {"epoch": stored.epoch, "offset": offset}))
+        if offset:
+            is_metadata = payload.startswith(_METADATA)
+            update = Outgoing(event.project_id, METADATA_EVENT if is_metadata else WORKFLOW_EVENT, payload, rank=0)
+            answer.append(stamp(update, {"epoch": stored.epoch, "offset": offset}))
     return answer
+
+
+#: What the JSON begins with that append.lua makes of a change of metadata; else it is an update of a workflow.
+_METADATA = b'{"event":"metadata_update",'
 
 
 def _rank(event: Outgoing) -> str:
     if event.progress:
         return event.standing.gate or "p"
     if event.rank is None:
-        return "c"
+        return event.standing.gate or "c"
     return event.standing.gate or str(event.rank)
 
 
@@ -218,10 +247,13 @@ def _describe(event: Outgoing) -> list[Any]:
     standing, root = event.standing, event.standing.root_id
     # The first line of a job's entry is separated by blanks: a root with blanks would be several words. "=" is taken.
     root = root if root and root.split() == [root] and root != "=" else "-"
-    return [
+    described: list[Any] = [
         *(event.event, event.job_id or "", event.attempt, _rank(event), standing.percent),
         *(_word(standing.incarnation), standing.kind, root, _word(standing.run), *_start(standing.execution)),
     ]
+    if (change := event.change) is not None:
+        described.append([change.kind, encode_lenient(change.key).decode(), change.value, change.limit])
+    return described
 
 
 def _start(execution: Execution | None) -> tuple[str, int, bool, int]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from celery_realtime.events import PROGRESS_FIELDS
+from celery_realtime.events import PROGRESS_FIELDS, STAGE_FIELDS
 
 #: What decoding raises for an entry of another writer, or a broken one.
 UNREADABLE = (LookupError, TypeError, ValueError, RecursionError, msgspec.MsgspecError)
@@ -45,6 +45,8 @@ class _Reached(msgspec.Struct, gc=False):
     current: Any = None
     total: Any = None
     stalled: Any = False
+    stage: Any = None
+    stages: Any = None
 
 
 _object = msgspec.json.Decoder(dict[str, Any])
@@ -105,6 +107,8 @@ def _decode_usual(parts: Sequence[tuple[str, str, str]], project_id: str) -> lis
         job["progress"], job["message"] = reached.progress, reached.message
         job["current"], job["total"] = reached.current, reached.total
         job["stalled"] = job.setdefault("status", None) == "running" and bool(reached.stalled)
+        if reached.stages is not None:
+            job["stage"], job["stages"] = reached.stage, reached.stages
     return jobs
 
 
@@ -127,6 +131,8 @@ def decode_job(entry: bytes | str, job_id: str, project_id: str) -> dict[str, An
         return None
     status.setdefault("status", None)  # an event filter may have removed it, and all readers ask for it
     reached = {name: progress.get(name) for name in PROGRESS_FIELDS}
+    if progress.get("stages") is not None:
+        reached |= {name: progress.get(name) for name in STAGE_FIELDS}
     return {**status, **reached, "stalled": status.get("status") == "running" and bool(progress.get("stalled"))}
 
 
@@ -138,6 +144,27 @@ def _whole(stored: str, names: dict[str, str]) -> dict[str, Any]:
     if stored[0] == SHORTER:
         rest = _lengthened(rest, ROOT + msgspec.json.encode(names["job_id"]).decode())
     return {"event": "status_change", **names, **_object.decode("{" + rest)}
+
+
+#: What the field of a job's metadata begins with, before the job's id; common.lua has the same.
+METADATA = "\0metadata:"
+
+
+def add_metadata(jobs: Iterable[dict[str, Any]], stored: Mapping[str, str]) -> None:
+    """Give jobs the metadata that is stored of them, by their ids."""
+    for job in jobs:
+        metadata = decode_metadata(stored.get(job["job_id"]))
+        if metadata:
+            job["metadata"] = metadata
+
+
+def decode_metadata(stored: str | bytes | None) -> dict[str, Any]:
+    """Return the metadata of a job, as append.lua has stored it: a member of JSON in each line."""
+    text = stored.decode(errors="replace") if isinstance(stored, bytes) else stored or ""
+    try:
+        return _object.decode("{" + text.replace("\n", ",") + "}")
+    except UNREADABLE:
+        return {}
 
 
 def decode_run(entry: bytes) -> str | None:

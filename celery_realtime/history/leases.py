@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from celery_realtime.encoding import encode, legible
 from celery_realtime.events import (
@@ -21,6 +22,7 @@ from celery_realtime.events import (
     Job,
     Outgoing,
     ProgressUpdate,
+    StageState,
     Step,
     job_name,
     name_of,
@@ -390,6 +392,14 @@ class _Origin(msgspec.Struct):
     group_id: Any = None
 
 
+class _Stages(msgspec.Struct):
+    """The members of a progress event that say how far the stages of its job are."""
+
+    stage: str | UnsetType | None = UNSET
+    stages: tuple[StageState, ...] | UnsetType = UNSET
+
+
+_stages = msgspec.json.Decoder(_Stages)
 _origin = msgspec.json.Decoder(_Origin)
 _details = msgspec.json.Decoder(Details)
 
@@ -429,6 +439,9 @@ def _describe_progress(event: Outgoing) -> bytes:
     data = msgspec.json.decode(event.payload)
     names = ("message", "current", "total", "task")
     fields: dict[str, Any] = {name: data.get(name) for name in names if isinstance(data, dict)}
+    with contextlib.suppress(*UNREADABLE):  # a filter may have made something else of them
+        stages = _stages.decode(event.payload)
+        fields.update(stage=stages.stage, stages=stages.stages)
     job = Job(
         job_id=event.job_id or "",
         project_id=event.project_id,

@@ -6,16 +6,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from celery_realtime.events import (
-    NEW_RUN,
-    PROGRESS_EVENT,
-    STATUS_EVENT,
-    WORKFLOW_EVENT,
-    Outgoing,
-    stamp,
-)
+from celery_realtime.events import NEW_RUN, STATE_EVENTS, Outgoing, stamp
 from celery_realtime.history import entries as job_entries
-from celery_realtime.history.entries import decode_jobs, unpack
+from celery_realtime.history.entries import add_metadata, decode_jobs, unpack
 
 #: What decoding raises for what somebody else has stored, or what is broken.
 UNREADABLE = job_entries.UNREADABLE
@@ -78,9 +71,12 @@ class Snapshot(msgspec.Struct, frozen=True):
     @classmethod
     def of_reply(cls, project_id: str, reply: list[Any]) -> Snapshot:
         """Return what the reply of ``read.lua`` says of a project; entries that cannot be read are left out."""
-        epoch, offset, is_complete, missed, entries, jobs_total, flows, ids, next_page = reply
+        epoch, offset, is_complete, missed, entries, jobs_total, flows, ids, next_page, metadata = reply
         word = epoch.decode(errors="replace")
-        jobs = decode_jobs(unpack(entries)[::-1], unpack(ids)[::-1], project_id)
+        names = unpack(ids)[::-1]
+        jobs = decode_jobs(unpack(entries)[::-1], names, project_id)
+        if metadata:
+            add_metadata(jobs, dict(zip(names, unpack(metadata)[::-1], strict=True)))
         events = _decode_all_events(missed, word)
         return cls(
             epoch=word,
@@ -109,7 +105,7 @@ def decode_event(entry: Any, epoch: str) -> dict[str, Any]:
 def _decode_event(epoch: str, offset: int, event_name: bytes, payload: bytes) -> dict[str, Any]:
     """Return an event by its offset, which is below 0 if it is the first of a newer run."""
     name = event_name.decode()
-    is_custom = name not in (STATUS_EVENT, PROGRESS_EVENT, WORKFLOW_EVENT)
+    is_custom = name not in STATE_EVENTS
     position: dict[str, Any] = {"epoch": epoch, "offset": abs(offset)}
     is_new_run = {NEW_RUN: True} if offset < 0 else {}
     stamped = stamp(Outgoing("", name, payload, rank=None if is_custom else 0), {**position, **is_new_run})

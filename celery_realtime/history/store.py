@@ -19,11 +19,11 @@ from celery_realtime.environments import plain_address, prefix_of
 from celery_realtime.events import Outgoing
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.history.access import AccessRecord
-from celery_realtime.history.appending import ENDED_TTL, Appender, Limits, unnumbered
+from celery_realtime.history.appending import ENDED_TTL, Appender, Limits, Refusals, unnumbered
 from celery_realtime.history.brokers import Brokers
 from celery_realtime.history.connection import RedisConnection
 from celery_realtime.history.ends import Ends
-from celery_realtime.history.entries import decode_job, decode_run
+from celery_realtime.history.entries import METADATA, add_metadata, decode_job, decode_metadata, decode_run
 from celery_realtime.history.keys import Keys, new_epoch
 from celery_realtime.history.leases import Leases, StepsBehind, nothing_behind
 from celery_realtime.history.lua import OUTAGES, Command, Runner, Script, call, command
@@ -101,8 +101,7 @@ class History:
             *(self.keys, self._runner, self.leases, self.places),
             limits=Limits(size, ttl),
             has_sentinels=is_sentinel(address.url),
-            refused=self._log_refusal,
-            note_refused=self._log_refused_note,
+            refusals=Refusals(self._log_refusal, self._log_refused_note, self._log_refused_change),
         )
 
     @property
@@ -282,8 +281,25 @@ class History:
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
-        entry: Any = self._runner.run(command("HGET", self.keys.project(project_id)[2], legible(job_id)))
-        return (None, None) if entry is None else (decode_job(entry, legible(job_id), project_id), decode_run(entry))
+        name = legible(job_id)
+        fields: Any = self._runner.run(command("HMGET", self.keys.project(project_id)[2], name, METADATA + name))
+        entry, metadata = fields
+        job = None if entry is None else decode_job(entry, name, project_id)
+        if job is None:
+            return None, None if entry is None else decode_run(entry)
+        if metadata:
+            add_metadata([job], {job["job_id"]: metadata})
+        return job, decode_run(entry)
+
+    def metadata(self, project_id: str, job_id: str) -> dict[str, Any]:
+        """Return the metadata of one job; empty if it has none, or is not known.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached.
+        """
+        name = METADATA + legible(job_id)
+        stored: Any = self._runner.run(command("HGET", self.keys.project(project_id)[2], name))
+        return decode_metadata(stored)
 
     def ping(self) -> bool:
         """Tell whether Redis answers."""
@@ -315,6 +331,11 @@ class History:
             "%s refused to store history, so events are sent without offsets and cannot be recovered; see whether "
             "it is full, and what its user may do: %s",
             *self._where(error),
+        )
+
+    def _log_refused_change(self, event: Outgoing, reason: str) -> None:
+        self._log.warning(
+            "metadata of job %s in project %s is left as it was: %s", event.job_id, event.project_id, reason
         )
 
     def _where(self, error: Exception) -> tuple[str, str]:

@@ -24,7 +24,8 @@ class Stored(NamedTuple):
     Attributes:
         epoch: The epoch that it was stored in.
         offset: Its offset; 0: it was not news.
-        updates: The workflow updates that it led to: their JSON and their offsets.
+        updates: What it led to, updates of workflows or of metadata: their JSON and their offsets; offset 0 has
+            instead of that why a change of metadata was refused.
         is_new_run: Whether it is the first event of a newer run of its job.
     """
 

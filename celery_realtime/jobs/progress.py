@@ -6,21 +6,24 @@ import contextlib
 import math
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from celery_realtime.encoding import MAX_TEXT, text_of
-from celery_realtime.events import Job, ProgressUpdate, now
+from celery_realtime.events import Job, ProgressUpdate, StageState, now
 from celery_realtime.values import is_text, plain_number
 
 Number = int | float
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """A checked progress report."""
+    """A checked progress report; its stages are those of :class:`~celery_realtime.events.ProgressUpdate`."""
 
     progress: Number
     message: str | None = None
     current: Number | None = None
     total: Number | None = None
+    stage: str | UnsetType | None = UNSET
+    stages: tuple[StageState, ...] | UnsetType = UNSET
 
 
 def check_progress(
@@ -216,4 +219,6 @@ def progress_update(job: Job, progress: Progress) -> ProgressUpdate:
         total=progress.total,
         task=job.task,
         attempt=job.attempt,
+        stage=progress.stage,
+        stages=progress.stages,
     )

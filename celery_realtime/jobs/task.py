@@ -5,22 +5,25 @@ from __future__ import annotations
 import functools
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any, Protocol, TypeVar
 
 from celery.app.task import Task
 
 from celery_realtime.encoding import one_line, text_of
-from celery_realtime.events import outgoing_custom
+from celery_realtime.events import Job, outgoing_custom
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.jobs import calls
 from celery_realtime.jobs.job_reader import notes_of
+from celery_realtime.jobs.job_stages import Stage, check_plan, check_stage
 from celery_realtime.jobs.mapped import ItemTracker, item_tracker, job_of_item
+from celery_realtime.jobs.metadata import Metadata, PlainKeeper
 from celery_realtime.jobs.progress import MESSAGES, PERCENTS, UNITS, Progress, check_progress, read_meta
 from celery_realtime.jobs.streams import Stream, silent_stream
-from celery_realtime.jobs.trackers import ProgressTracker
+from celery_realtime.jobs.trackers import ProgressTracker, silent_tracker
 from celery_realtime.jobs.unshown import UnshownReports
 from celery_realtime.logs import RateLimitedLogger
+from celery_realtime.settings import Settings
 from celery_realtime.stream_parts import TEXT
 
 logger = logging.getLogger(__name__)
@@ -51,6 +54,9 @@ class TaskHost(Protocol):
     def report_other(self, task: Any, job_id: str, report: Progress) -> None:
         """Report progress of another job than the one that ``task`` runs now, by its id."""
 
+    def metadata_of(self, task: Any) -> Metadata | None:
+        """Return the metadata of the job that ``task`` runs now, or None outside a job."""
+
     def emit_from(self, task: Any, event: str, data: Any) -> None:
         """Send a custom event to the project of the job that ``task`` runs now."""
 
@@ -67,8 +73,9 @@ def add_methods() -> None:
     One new attribute on Celery's own class is the one way that reaches all kinds of tasks, early and late: shared
     ones, class-based ones, those with a base of their own, and those that were made before.
     """
-    for method in (update_progress, track, emit, stream):
+    for method in (update_progress, track, emit, stage, plan_stages, stream):
         setattr(Task, method.__name__, method)
+    Task.metadata = property(metadata)
 
 
 @functools.cache
@@ -178,6 +185,66 @@ def _tracked(
         done += 1
     if tracker is not None:
         tracker.advance(done, done, message)
+
+
+def stage(self: Any, name: str, weight: float | None = None) -> Stage:
+    """Return a stage of the job, to be entered by ``with``: progress inside is that of the stage.
+
+    The job's progress is the weighted mean of its stages, as far as they are known by then. A stage that an exception
+    leaves has failed. Inside of it, ``self.update_progress`` and ``self.track`` report of it; from any thread its own
+    methods do.
+
+    Args:
+        name: What it is called: 1 to 100 characters.
+        weight: Its weight among the stages of the job; default: what :func:`plan_stages` says, or 1.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: The name is empty or too long, or the weight not above 0. Entered, the stage runs already, or the
+            job has 50 others.
+        JobCancelled: The job has been cancelled, and the task has ``cancellable=True``; raised where it is entered.
+    """
+    number = check_stage(name, 1 if weight is None else weight)
+    host = _job_host_of(self)
+    if host is None:
+        return Stage(silent_tracker(), name, number)
+    tracker = host.tracker_of(self)
+    if tracker is None and item_tracker(self) is None:
+        host.unshown.note_without_job(self)
+    check = functools.partial(host.raise_if_cancelled, self)
+    return Stage(tracker or silent_tracker(), name, None if weight is None else number, check)
+
+
+def plan_stages(self: Any, stages: Mapping[str, float] | Iterable[str]) -> None:
+    """Say which stages the job is going to have, so that its progress never goes back.
+
+    Args:
+        stages: Their weights by their names, in their order; or names alone, which weigh 1 each.
+
+    Raises:
+        TypeError: It is neither of these.
+        ValueError: There are none, or more than 50, or one has no name or weight.
+    """
+    weights, host = check_plan(stages), _job_host_of(self)
+    tracker = None if host is None else host.tracker_of(self)
+    if tracker is not None:
+        tracker.plan_stages(weights)
+    elif host is not None and item_tracker(self) is None:
+        host.unshown.note_without_job(self)
+
+
+def metadata(self: Any) -> Metadata:
+    """Return the metadata of the job that a task runs now; in a plain call, what that has written itself."""
+    host = _job_host_of(self)
+    task = job_of_item(self) or self
+    found = None if host is None else host.metadata_of(task)
+    if found is not None:
+        return found
+    request = vars(task.request)
+    if "realtime_metadata" not in request:
+        request["realtime_metadata"] = PlainKeeper(Settings().metadata_size)
+    job_id = task.request.id or ""
+    return Metadata(request["realtime_metadata"], Job(job_id=job_id, root_id=job_id))
 
 
 def emit(self: Any, event: str, data: Any = None) -> None:

@@ -22,10 +22,12 @@ from celery_realtime.exceptions import JobCancelled
 from celery_realtime.forks import after_fork, before_fork
 from celery_realtime.jobs.cancelling import Cancellations
 from celery_realtime.jobs.job_reader import JobReader, TaskElsewhere, notes_of
+from celery_realtime.jobs.job_stages import JobStages, Part
+from celery_realtime.jobs.metadata import Keeper, Metadata
 from celery_realtime.jobs.paces import Paces
 from celery_realtime.jobs.progress import Number, Progress, Throttle, check_number, check_progress, progress_update
 from celery_realtime.jobs.progress_mirror import ProgressMirror
-from celery_realtime.jobs.shared_sum import SharedSum
+from celery_realtime.jobs.reached import Reached
 from celery_realtime.jobs.streams import Stream, StreamDesk, silent_stream
 from celery_realtime.jobs.unshown import UnshownReports
 from celery_realtime.jobs.yielding import Yielding
@@ -92,9 +94,9 @@ class ProgressTracker:
         self._paced_until = math.inf if pace is None else -math.inf
         self._events = Throttle(interval)
         self._stores = Throttle(max(interval, MIRROR_INTERVAL))
-        self._reached: Number = 0
-        #: Once this process forks: how far all processes of the job together are.
-        self._shared: SharedSum | None = None
+        self._reached = Reached()
+        #: Its stages, once it has some.
+        self._stages: JobStages | None = None
         self._ended = False
         self._lock = threading.RLock()
         self._pid = os.getpid()
@@ -140,7 +142,7 @@ class ProgressTracker:
     @property
     def progress(self) -> Number:
         """How far the job is, in percent."""
-        return self._reached if self._shared is None else self._shared.value
+        return self._reached.value if self._stages is None else self._stages.progress
 
     def share(self) -> None:
         """Count together with the processes that are forked from now on.
@@ -149,14 +151,65 @@ class ProgressTracker:
             OSError: The system has no file for it.
         """
         with self._locked():
-            if self._shared is None and not self._ended:
-                self._shared = SharedSum(self._reached)
+            if not self._ended:
+                (self._stages or self._reached).share()
 
     def catch_up(self) -> None:
         """Report what other processes have reported of the job: they may have been killed before it had left."""
         with self._locked():
-            if self._shared is not None and self._shared.value > self._reached:
-                self.report(Progress(self._shared.value))
+            further = self._reached.unreported if self._stages is None else None
+            if further is not None:
+                self.report(Progress(further))
+
+    # -- stages -------------------------------------------------------------------------------------------------
+
+    def plan_stages(self, weights: Mapping[str, Number]) -> None:
+        """Note which stages the job is going to have, and report that.
+
+        Args:
+            weights: Of :func:`~celery_realtime.jobs.job_stages.check_plan`.
+
+        Raises:
+            ValueError: There would be too many.
+        """
+        with self._locked():
+            self._known_stages().plan(weights)
+            self.report(Progress(0))
+
+    def begin_stage(self, name: str, weight: Number | None) -> Part:
+        """Begin a stage, and report that.
+
+        Raises:
+            ValueError: It runs already, or there would be too many.
+        """
+        with self._locked():
+            part = self._known_stages().begin(name, weight)
+            self.report(Progress(0), part=part)
+            return part
+
+    def end_stage(self, part: Part, *, failed: bool) -> None:
+        """End a stage, and report that."""
+        with self._locked():
+            self._known_stages().end(part, failed=failed)
+            self.report(Progress(0), part=part)
+
+    def present_part(self) -> Part | None:
+        """Return the stage that this context works for, or that began last of those that run; None for none."""
+        with self._locked():
+            return None if self._stages is None else self._stages.present()
+
+    def _known_stages(self) -> JobStages:
+        if self._stages is None:
+            self._stages = JobStages()
+        return self._stages
+
+    def _counter(self, part: Part | None = None) -> Reached:
+        """Return what counts a report: a stage of the job, by default the present one, or the job."""
+        if part is None and self._stages is not None:
+            part = self._stages.present()
+        return self._reached if part is None else part.reached
+
+    # -- reports ------------------------------------------------------------------------------------------------
 
     def update(
         self,
@@ -174,14 +227,10 @@ class ProgressTracker:
         self.update(progress, message)
 
     def increment_progress(self, amount: float, message: str | None = None) -> None:
-        """Report that the job has come ``amount`` percent further, to 100 at most."""
+        """Report that the job, or its present stage, has come ``amount`` percent further, to 100 at most."""
         step = check_progress(amount, message)
         with self._locked():
-            if self._shared is None:
-                reached = min(100, self._reached + step.progress)
-            else:
-                reached = self._shared.add(step.progress, 100)
-            self.report(Progress(reached, step.message))
+            self.report(Progress(self._counter().add(step.progress), step.message))
 
     def mark_complete(self, message: str | None = None) -> None:
         """Report 100 percent, at once. The job's end itself is reported by Celery."""
@@ -191,12 +240,20 @@ class ProgressTracker:
         """Return a stream of the job; the arguments and errors are those of a task's ``self.stream``."""
         return silent_stream(name, kind) if self._open_stream is None else self._open_stream(self.job, name, kind)
 
-    def advance(self, current: int, total: int | None, message: str | None) -> None:
-        """Report units done of a total that may be unknown, in which case the percentage stands still."""
+    def advance(self, current: int, total: int | None, message: object, *, part: Part | None = None) -> None:
+        """Report units done of a total that may be unknown, in which case the percentage stands still.
+
+        Args:
+            current: Units done.
+            total: Units in all, or None.
+            message: What is being done.
+            part: The stage that it is about; by default the present one, if the job has stages.
+        """
         if total is None:
-            self.report(msgspec.structs.replace(check_progress(self._reached, message), current=current))
+            reached = self._counter(part).value
+            self.report(msgspec.structs.replace(check_progress(reached, message), current=current), part=part)
         else:
-            self.report(check_progress(None, message, current, max(current, total)))
+            self.report(check_progress(None, message, current, max(current, total)), part=part)
 
     @property
     def ended(self) -> bool:
@@ -208,16 +265,27 @@ class ProgressTracker:
         with self._locked():
             self._ended = True
 
-    def report(self, progress: Progress, at_once: bool = False, mirror: bool = True) -> None:
-        """Send a checked report, never below what was reached before, and not after the job's end."""
+    def report(
+        self, progress: Progress, at_once: bool = False, mirror: bool = True, *, part: Part | None = None
+    ) -> None:
+        """Send a checked report, and not after the job's end.
+
+        Progress is never below what was reached before; of a job with stages, it goes back where one begins that was
+        not known.
+
+        Args:
+            progress: The report.
+            at_once: Whether it leaves now, whatever the pace.
+            mirror: Whether it is stored in the result backend.
+            part: The stage that it is about; by default the present one, if the job has stages.
+        """
         with self._locked():
             if self._ended:
                 return
-            if self._shared is not None:
-                self._reached = self._shared.raise_to(progress.progress)
-            if progress.progress < self._reached:
-                progress = msgspec.structs.replace(progress, progress=self._reached)
-            self._reached = progress.progress
+            if self._stages is not None:
+                progress = self._stages.count(progress, part)
+            elif (reached := self._reached.raise_to(progress.progress)) != progress.progress:
+                progress = msgspec.structs.replace(progress, progress=reached)
             clock = time.monotonic()
             if clock >= self._paced_until:
                 self._keep_pace(clock)
@@ -350,6 +418,7 @@ class RunningJobs:
         self.cancellations = Cancellations(lambda: manager.history)
         self._mirror = Lazy(lambda: ProgressMirror(queue_size=settings().queue_size, client_at=self._client_at))
         self._yielding = Yielding(manager)
+        self._metadata = Keeper(manager, settings, self._yielding.after_report)
         self._begun = _BegunJobs()
         #: What they say bit by bit.
         self.streams = StreamDesk(manager, settings, self._yielding.after_report)
@@ -478,6 +547,7 @@ class RunningJobs:
         if mirror is not None:
             mirror.end(job)
         self.cancellations.forget(events.name_of(job))
+        self._metadata.forget(job)
         if tracker is not None:
             tracker.catch_up()
             tracker.end()
@@ -551,6 +621,11 @@ class RunningJobs:
             self._manager.count_without_project(job)
         else:
             self.unshown.note_without_job(task)
+
+    def metadata_of(self, task: Any) -> Metadata | None:
+        """Return the metadata of the job that a task runs now; None outside a job."""
+        _, job = self._running(task)
+        return None if job is None else Metadata(self._metadata, job)
 
     # -- cancelling -----------------------------------------------------------------------------------------------
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
 from celery_realtime.jobs import task
+from celery_realtime.jobs.job_stages import Stage
+from celery_realtime.jobs.metadata import Metadata
 from celery_realtime.jobs.streams import Stream
 
 T = TypeVar("T")
@@ -38,6 +40,19 @@ class RealtimeTask(Protocol):
     def track(self, items: Iterable[T], message: object = None, *, total: int | None = None) -> Iterator[T]:
         """Iterate, and report; see :func:`celery_realtime.jobs.task.track`."""
         return task.track(self, items, message, total=total)
+
+    def stage(self, name: str, weight: float | None = None) -> Stage:
+        """Return a stage of the job; see :func:`celery_realtime.jobs.task.stage`."""
+        return task.stage(self, name, weight)
+
+    def plan_stages(self, stages: Mapping[str, float] | Iterable[str]) -> None:
+        """Say which stages the job is going to have; see :func:`celery_realtime.jobs.task.plan_stages`."""
+        task.plan_stages(self, stages)
+
+    @property
+    def metadata(self) -> Metadata:
+        """Small structured state of the job; see :class:`celery_realtime.jobs.metadata.Metadata`."""
+        return task.metadata(self)
 
     def emit(self, event: str, data: Any = None) -> None:
         """Send a custom event; see :func:`celery_realtime.jobs.task.emit`."""

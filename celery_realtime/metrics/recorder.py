@@ -11,14 +11,14 @@ from typing import Any
 import msgspec
 
 from celery_realtime.clocks import time
-from celery_realtime.events import PROGRESS_EVENT, STATUS_EVENT, WORKFLOW_EVENT, Outgoing
+from celery_realtime.events import METADATA_EVENT, PROGRESS_EVENT, STATUS_EVENT, WORKFLOW_EVENT, Outgoing
 from celery_realtime.forks import after_fork
 from celery_realtime.metrics.catalogue import OF_CALLS
 from celery_realtime.stages import Stages
 from celery_realtime.timings import Timing
 
 #: What the label ``event`` says of ours. Applications name as many others as they like, so those are all one.
-KINDS = {STATUS_EVENT: "status", PROGRESS_EVENT: "progress", WORKFLOW_EVENT: "workflow"}
+KINDS = {STATUS_EVENT: "status", PROGRESS_EVENT: "progress", WORKFLOW_EVENT: "workflow", METADATA_EVENT: "metadata"}
 CUSTOM = "custom"
 
 #: Task names of which there are labels of their own, and the label of all further ones.

@@ -308,6 +308,11 @@ class EventQueue(Generic[T]):
         """The key of the entry that came last; -1 when there is none."""
         return next(reversed(self._entries), -1)
 
+    @property
+    def oldest(self) -> int | None:
+        """The key of the entry that leaves first; None when there is none."""
+        return next(iter(self._entries), None)
+
     def since(self, key: int) -> Batch[T]:
         """Return the entries that came after a key, in order."""
         newer = itertools.takewhile(lambda entry: entry[0] > key, reversed(self._entries.items()))

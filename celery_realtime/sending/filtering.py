@@ -9,14 +9,12 @@ from typing import Any
 
 import msgspec
 
-from celery_realtime.events import IDENTITY, MARK, PROGRESS_EVENT, STATUS_EVENT, WORKFLOW_EVENT, Outgoing, refilled
+from celery_realtime.events import IDENTITY, MARK, STATE_EVENTS, STATUS_EVENT, Outgoing, refilled
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.settings import Settings
 from celery_realtime.stream_parts import CHUNK_IDENTITY, STREAM_EVENT
 
 logger = logging.getLogger(__name__)
-
-_OURS = (STATUS_EVENT, PROGRESS_EVENT, WORKFLOW_EVENT)
 
 
 class EventFilter:
@@ -63,7 +61,11 @@ class EventFilter:
         if visible is None:
             self._count("filtered")
             return None
-        return event if data is None and visible == {} else refilled(event, visible)
+        allowed = event if data is None and visible == {} else refilled(event, visible)
+        if event.change is not None and allowed.change is None:  # nothing is left of what was to be done
+            self._count("filtered")
+            return None
+        return allowed
 
     def visible(self, event: str, project_id: str, data: Any, audience: str | None = None) -> Any:
         """Return what may be seen of an event's data, or None for nothing.
@@ -97,7 +99,7 @@ def _job_of(data: Any) -> str | None:
 
 def _identity(event: str, data: Any) -> dict[str, Any]:
     """Return the members of an event's data that name its job and project, its status, and its position."""
-    names = CHUNK_IDENTITY if event == STREAM_EVENT else IDENTITY if event in _OURS else (MARK,)
+    names = CHUNK_IDENTITY if event == STREAM_EVENT else IDENTITY if event in STATE_EVENTS else (MARK,)
     return {name: data[name] for name in names if name in data} if isinstance(data, dict) else {}
 
 

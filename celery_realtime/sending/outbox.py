@@ -287,6 +287,24 @@ class Outbox(Generic[T]):
         """
         return self._waits.until(lambda: not self._is_leaving(job), time.monotonic() + timeout)
 
+    def wait_until_stored(self, key: int, timeout: float) -> bool:
+        """Wait until what came up to a key is in the history; during an outage, not at all.
+
+        Args:
+            key: The key, of :attr:`last_key`.
+            timeout: Longest wait in seconds.
+
+        Returns:
+            Whether it has been stored, or there is an outage.
+        """
+        return self._waits.until(lambda: not self._has_up_to(key), time.monotonic() + timeout)
+
+    def _has_up_to(self, key: int) -> bool:
+        if self._sender.is_failing:
+            return False
+        first = [self._queue.oldest, *(flying for flying, _ in self._sender.since(-1)[:1])]
+        return any(one is not None and one <= key for one in first)
+
     def _is_leaving(self, job: Owner) -> bool:
         """Return whether a status of a job waits that is going to leave soon."""
         if self._backlog.has_status(job) and not self._backlog.is_recovering:

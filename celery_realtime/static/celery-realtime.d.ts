@@ -51,6 +51,15 @@ export interface StatusChange {
   readonly offset?: number;
 }
 
+/** A part of a job. */
+export interface Stage {
+  readonly name: string;
+  readonly weight: number;
+  readonly status: "pending" | "running" | "done" | "failed";
+  /** 0 to 100. */
+  readonly progress: number;
+}
+
 export interface ProgressUpdate {
   readonly event: "progress_update";
   readonly job_id: string;
@@ -64,19 +73,39 @@ export interface ProgressUpdate {
   readonly task: string | null;
   readonly attempt: number;
   readonly stalled?: true;
+  /** Of a job with stages, the one that this is about; null for none of them. */
+  readonly stage?: string | null;
+  /** Of a job with stages, those that are known, whose weighted mean `progress` is. */
+  readonly stages?: readonly Stage[];
   /** The first event of a newer run of the job: nothing that was reported of the run before applies to it. */
   readonly new_run?: true;
   readonly epoch?: string;
   readonly offset?: number;
 }
 
-/** The latest status and progress of a job. */
+/** What has changed of a job's metadata. */
+export interface MetadataUpdate {
+  readonly event: "metadata_update";
+  readonly job_id: string;
+  readonly project_id: string;
+  /** Keys, and the values that they have now. */
+  readonly set: Readonly<Record<string, unknown>>;
+  readonly deleted: readonly string[];
+  readonly timestamp: string;
+  readonly epoch?: string;
+  readonly offset?: number;
+}
+
+/** The latest status and progress of a job, and its metadata. */
 export interface Job extends Omit<StatusChange, "epoch" | "offset" | "new_run"> {
   readonly progress: number | null;
   readonly message: string | null;
   readonly current: number | null;
   readonly total: number | null;
   readonly stalled: boolean;
+  readonly stage?: string | null;
+  readonly stages?: readonly Stage[];
+  readonly metadata?: Readonly<Record<string, any>>;
 }
 
 /** A chain, group or chord of more than one job. */
@@ -135,6 +164,7 @@ export interface ProjectSubscription extends Omit<Snapshot, "jobsTotal"> {
 export interface Options {
   onStatus?(status: StatusChange, project: ProjectSubscription): void;
   onProgress?(update: ProgressUpdate, project: ProjectSubscription): void;
+  onMetadata?(update: MetadataUpdate, project: ProjectSubscription): void;
   onWorkflow?(workflow: Workflow, project: ProjectSubscription): void;
   /** A custom event, under its own name; if `data` is an object, `data._realtime` names its job. */
   onEvent?(name: string, data: any, project: ProjectSubscription): void;

@@ -1,13 +1,13 @@
-// Follow every job of a project over a socket of socket.io-client (v4): each event once, in order.
+// Follow the jobs of a project over a socket of socket.io-client: each event once, in order.
 
 const RANK = { queued: 0, running: 1, success: 2, error: 2 };
 const OURS = {
   __proto__: null,
   agent_status: ["onStatus", "jobs", "job_id", withStatus],
   agent_progress: ["onProgress", "jobs", "job_id", withProgress],
+  agent_metadata: ["onMetadata", "jobs", "job_id", withMetadata],
   agent_workflow: ["onWorkflow", "workflows", "root_id", (_, { event, timestamp, ...flow }) => flow],
-  agent_resync: [],
-  agent_hidden: [],
+  agent_resync: [], agent_hidden: [],
 };
 const MAX_HELD = 2000;
 const DEFAULTS = {
@@ -17,18 +17,18 @@ const DEFAULTS = {
 const shares = new WeakMap(); // socket -> project -> { users, leaving }
 
 export function subscribeProject(socket, projectId, options = {}) {
-  return new ProjectSubscription(socket, String(projectId), options);
+  return new Subscription(socket, String(projectId), options);
 }
 
-class ProjectSubscription {
-  _snapshot = Object.freeze({ state: "subscribing", error: null, jobs: new Map(), workflows: new Map(), jobsTotal: 0 });
-  _unseen = new Set(); // maps
+class Subscription {
+  _shown = { state: "subscribing", error: null, jobs: new Map(), workflows: new Map(), jobsTotal: 0 };
+  _unseen = new Set();
   _listeners = new Set();
   _timers = {};
-  _waiting = new Map(); // offset -> an event above a hole
+  _waiting = new Map(); // offset -> event above a hole
   _early = [];
-  _foreign = new Set(); // epochs asked about, or over
-  _past = new Map(); // jobs of epochs that are over
+  _foreign = new Set(); // epochs asked about or over
+  _past = new Map(); // of past epochs
 
   constructor(socket, projectId, options) {
     const { epoch = null, offset = null } = options.since ?? {};
@@ -38,15 +38,15 @@ class ProjectSubscription {
     this._share.users.add(this);
     this._reset();
     this._listen("on", "onAny", "addEventListener");
-    if (socket.connected) this._ask();
+    this._ask();
   }
 
   get jobs() { return this.getSnapshot().jobs; }
   get workflows() { return this.getSnapshot().workflows; }
-  get state() { return this._snapshot.state; }
-  get error() { return this._snapshot.error; }
+  get state() { return this._shown.state; }
+  get error() { return this._shown.error; }
 
-  // React calls these two without the object.
+  // React calls these without the object.
   subscribe = (listener) => {
     this._listeners.add(listener);
     return () => this._listeners.delete(listener);
@@ -54,7 +54,7 @@ class ProjectSubscription {
 
   getSnapshot = () => {
     this._unseen.clear();
-    return this._snapshot;
+    return this._shown;
   };
 
   close() {
@@ -75,17 +75,17 @@ class ProjectSubscription {
       this._reset();
       if (this.state !== "refused") this._set({ state: "stale" });
     },
-    connect_error: ({ data }) => { if (data?.code) this._refused(data); },
+    connect_error: ({ data }) => data?.code && this._refused(data),
   };
 
   _listen(on, onAny, add) {
     for (const name in this._handlers) this._socket[on](name, this._handlers[name]);
-    this._socket[onAny](this._listener);
+    this._socket[onAny](this._hear);
     for (const name of ["visibilitychange", "online", "pageshow"]) globalThis[add]?.(name, this._check);
   }
 
   _reset() {
-    this._asking = this._reading = null; // requests under way
+    this._asking = this._reading = null;
     this._live = false;
     this._pause = 0;
     this._clear();
@@ -139,7 +139,7 @@ class ProjectSubscription {
       this._early.push(...this._waiting.values());
       this._waiting.clear();
       this._foreign.add(this.epoch);
-      if (epoch !== this.epoch) this._past = new Map([...this._past, ...this._snapshot.jobs].slice(-this._options.maxJobs));
+      if (epoch !== this.epoch) this._past = new Map([...this._past, ...this._shown.jobs].slice(-this._options.maxJobs));
       Object.assign(this, { epoch, offset });
       this._load(answer);
     }
@@ -154,7 +154,7 @@ class ProjectSubscription {
 
   _readOn() {
     const { projectId: project_id, _next: from, _options: { ackTimeout, maxJobs } } = this;
-    if (!from || !this._live || this._asking || this._snapshot.jobs.size >= maxJobs) return;
+    if (!from || !this._live || this._asking || this._shown.jobs.size >= maxJobs) return;
     const reading = (this._reading = { recent: [] });
     this._after("page", ackTimeout, this._ask);
     this._socket.emit("read_jobs", { project_id, from }, (page) => {
@@ -171,25 +171,25 @@ class ProjectSubscription {
     this._next = page.next;
     const jobs = this._byId(page.jobs, "job_id");
     for (const item of recent) if (!(item.offset <= page.offset) && jobs.has(item.data.job_id)) this._deliver(item, jobs);
-    this._set({ jobs: new Map([...jobs, ...this._snapshot.jobs, ...jobs]) }, { reason: "snapshot", recovered: true });
+    this._set({ jobs: new Map([...jobs, ...this._shown.jobs, ...jobs]) }, { reason: "snapshot", recovered: true });
     this._readOn();
   }
 
   _refused(reason) {
     const error = reason?.code ? reason : null;
-    const passing = !error || ["unavailable", "too_many_requests"].includes(error.code);
+    const passing = !error || /^(unavailable|too_many_requests)$/.test(error.code);
     this._live = false;
     this._clear();
     this._pause = Math.min(this._pause * 2 || this._options.firstPause, this._options.longestPause);
     if (passing) this._after("retry", this._pause * (0.5 + Math.random() / 2), this._ask);
     this._set({ state: passing ? "stale" : "refused", error });
-    for (const user of this._share.users) user._askAgain(); // the socket may be out of the room
+    for (const user of this._share.users) user._askAgain(); // it may be out of the room
   }
 
   _load(answer) {
     this._began = true;
     this._next = answer.next;
-    const [jobs, workflows] = [this._byId(answer.jobs, "job_id"), this._byId(answer.workflows, "root_id")];
+    const jobs = this._byId(answer.jobs, "job_id"), workflows = this._byId(answer.workflows, "root_id");
     this._set({ jobs, workflows, jobsTotal: answer.jobs_total ?? jobs.size }, { reason: "snapshot", recovered: false });
   }
 
@@ -198,8 +198,8 @@ class ProjectSubscription {
     return new Map(entries.map((entry) => [entry[id], Object.freeze(entry)]));
   }
 
-  _listener = (name, payload) => {
-    for (const item of name === "agent_batch" ? itemsOf(payload, "event") : [{ event: name, data: payload }]) {
+  _hear = (event, data) => {
+    for (const item of event === "agent_batch" ? itemsOf(data, "event") : [{ event, data }]) {
       const { event, data } = item;
       const mark = OURS[event] ? data : data?._realtime ?? item;
       if (mark?.project_id !== this.projectId || mark.replayed) continue;
@@ -210,8 +210,7 @@ class ProjectSubscription {
 
   _sort(item) {
     const { epoch, offset } = item;
-    const numbered = isPosition(epoch, offset);
-    const foreign = numbered && epoch !== this.epoch;
+    const numbered = isPosition(epoch, offset), foreign = numbered && epoch !== this.epoch;
     if (!foreign) this._heardAt = Date.now();
     if (!this._began || (foreign && this._asking)) {
       if (this._early.push(item) > MAX_HELD) this._early.shift();
@@ -220,7 +219,7 @@ class ProjectSubscription {
     if (numbered && !foreign) return this._place(item);
     if (foreign && !this._foreign.has(epoch)) this._askAgain();
     if (foreign) this._foreign.add(epoch);
-    if (!numbered || this.epoch === null) this._deliver({ ...item, unnumbered: true });
+    if (!numbered || this.epoch === null) this._deliver({ ...item, loose: true });
   }
 
   _place(item) {
@@ -246,17 +245,18 @@ class ProjectSubscription {
   }
 
   _deliver(item, page) {
-    const { event, data, unnumbered } = item;
+    const { event, data, loose } = item;
     if (!OURS[event]) return this._call(this._options.onEvent, event, data, this);
     const [callback, kind, id, merge] = OURS[event];
     const key = data?.[id];
     if (typeof key !== "string") return;
     if (kind === "jobs" && this._reading?.recent.push(item) > MAX_HELD) this._reading = null;
-    const current = page ?? this._snapshot[kind];
-    const known = current.get(key);
-    const before = data.new_run || (!unnumbered && isFinal(known)) ? undefined : known;
-    if (precedes(data, this._past.get(key)) || (unnumbered && before && isOld(before, event, data))) return;
+    const current = page ?? this._shown[kind], known = current.get(key);
+    const before = !data.set && (data.new_run || (!loose && isFinal(known))) ? undefined : known;
+    if (data.set ? !known : loose && before && isOld(before, data)) return;
+    if (precedes(data, this._past.get(key))) return;
     const { epoch, offset, new_run, ...entry } = merge(before, data);
+    if (before?.metadata) entry.metadata ??= before.metadata;
     const entries = page || this._unseen.has(current) ? current : new Map(current);
     entries.set(key, Object.freeze(entry));
     if (page) return;
@@ -267,16 +267,16 @@ class ProjectSubscription {
   }
 
   _set(changes, why = { reason: "state" }) {
-    this._snapshot = Object.freeze({ ...this._snapshot, ...changes });
+    this._shown = Object.freeze({ ...this._shown, ...changes });
     this._call(this._options.onChange, this, why);
     for (const listener of [...this._listeners]) this._call(listener);
   }
 
   // A failing callback costs no event.
   _call(callback, ...args) {
-    if (this._closed || !callback) return;
+    if (this._closed) return;
     try {
-      callback(...args);
+      callback?.(...args);
     } catch (error) {
       queueMicrotask(() => { throw error; });
     }
@@ -295,37 +295,35 @@ class ProjectSubscription {
   }
 }
 
-// Subscribing waits for leaving, which the server might handle last.
+// Subscribing waits for leaving, which may be handled last.
 function left(share) {
   share.leaving = null;
   for (const user of share.users) user._ask();
 }
 
 function shareOf(socket, projectId) {
-  const projects = shares.get(socket) ?? new Map();
-  const share = projects.get(projectId) ?? { users: new Set() };
-  shares.set(socket, projects.set(projectId, share));
-  return share;
+  if (!shares.has(socket)) shares.set(socket, { __proto__: null });
+  return (shares.get(socket)[projectId] ??= { users: new Set() });
 }
 
 function forgetOne(entries, newest) {
   for (const [key, { status, queued, running }] of entries) {
-    if (key !== newest && (status ? RANK[status] > 1 : queued + running === 0)) return entries.delete(key);
+    if (key !== newest && (status ? RANK[status] > 1 : !(queued + running))) return entries.delete(key);
   }
 }
 
-// Without offsets: is a job further than an event?
-function isOld(job, name, data) {
+// Without offsets: is a job further by now?
+function isOld(job, data) {
   if (data.attempt !== job.attempt) return data.attempt < job.attempt;
-  const [rank, was] = [RANK[data.status], RANK[job.status]];
-  if (name === "agent_progress") return was > 1 || data.progress < (job.progress ?? 0);
-  if (job.state === "LOST" && data.state !== "LOST") return rank === 0;
+  const rank = RANK[data.status], was = RANK[job.status];
+  if (!data.status) return was > 1 || (!data.stages && data.progress < job.progress);
+  if (job.state === "LOST" && data.state !== "LOST") return !rank;
   const isSame = data.worker === job.worker;
-  if (rank === 0 && data.worker) return !isSame || was !== 1;
+  if (!rank && data.worker) return !isSame || was !== 1;
   return rank < was || (rank === was && (rank !== 1 || isSame));
 }
 
-// Has a job ended, and nothing takes that back?
+// Has it ended for good?
 function isFinal(job) {
   return RANK[job?.status] > 1 && !/^(LOST|REVOKED|FAILUREnot run: )/.test(job.state + job.error);
 }
@@ -338,11 +336,10 @@ function precedes(data, end) {
 const itemsOf = (list, id) => (Array.isArray(list) ? list : []).filter((item) => typeof item?.[id] === "string");
 const isPosition = (epoch, offset) => typeof epoch === "string" && Number.isInteger(offset);
 
-function progressOf({ progress = null, message = null, current = null, total = null } = {}) {
-  return { progress, message, current, total };
+function merged(job, { progress = null, message = null, current = null, total = null, stage, stages, stalled }) {
+  stalled = job.status === "running" && !!stalled;
+  return { ...job, progress, message, current, total, ...(stages && { stage, stages }), stalled };
 }
-
-const merged = (job, old) => ({ ...job, ...progressOf(old), stalled: job.status === "running" && !!old?.stalled });
 
 function withStatus(job, status) {
   const anew = RANK[status.status] <= !!(job?.worker && RANK[job.status]);
@@ -352,4 +349,10 @@ function withStatus(job, status) {
 function withProgress(job, update) {
   const blank = { event: "status_change", status: "running", state: "STARTED", result: null, error: null, worker: null };
   return merged(job && job.attempt === update.attempt ? job : { ...job, ...update, ...blank }, update);
+}
+
+function withMetadata(job, { set, deleted = [] }) {
+  const metadata = { ...job.metadata, ...set };
+  for (const key of deleted) delete metadata[key];
+  return { ...job, metadata };
 }

@@ -13,10 +13,13 @@ import socketio.exceptions
 
 from celery_realtime.events import (
     EXPIRING_EVENT,
+    JOB_EVENTS,
     MARK,
+    METADATA_EVENT,
     PROGRESS_EVENT,
     PROGRESS_FIELDS,
     RESYNC_EVENT,
+    STAGE_FIELDS,
     STATUS_EVENT,
     WORKFLOW_EVENT,
 )
@@ -219,12 +222,18 @@ def replayed(snapshot: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _events_of(job: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    status = {name: value for name, value in job.items() if name not in (*PROGRESS_FIELDS, "stalled")}
+    of_progress = (*PROGRESS_FIELDS, *STAGE_FIELDS)
+    status = {name: value for name, value in job.items() if name not in (*of_progress, "stalled", "metadata")}
     events: list[tuple[str, dict[str, Any]]] = [(STATUS_EVENT, {**status, "replayed": True})]
     if job["progress"] is not None and job["status"] in ("queued", "running"):
         identity = {name: job.get(name) for name in ("job_id", "project_id", "timestamp", "task", "attempt")}
-        progress = {name: job[name] for name in PROGRESS_FIELDS} | ({"stalled": True} if job["stalled"] else {})
+        progress = {name: job[name] for name in of_progress if name in job}
+        progress |= {"stalled": True} if job["stalled"] else {}
         events.append((PROGRESS_EVENT, {"event": "progress_update", **identity, **progress, "replayed": True}))
+    if "metadata" in job:
+        identity = {name: job.get(name) for name in ("job_id", "project_id", "timestamp")}
+        update = {"event": "metadata_update", **identity, "set": job["metadata"], "deleted": [], "replayed": True}
+        events.append((METADATA_EVENT, update))
     return events
 
 
@@ -245,5 +254,5 @@ def of_one_job(snapshot: dict[str, Any], job_id: str, state: dict[str, Any] | No
 
 def _is_about(item: dict[str, Any], job_id: str) -> bool:
     data = item["data"]
-    identity = data if item["event"] in (STATUS_EVENT, PROGRESS_EVENT) else isinstance(data, dict) and data.get(MARK)
+    identity = data if item["event"] in JOB_EVENTS else isinstance(data, dict) and data.get(MARK)
     return isinstance(identity, dict) and identity.get("job_id") == job_id

@@ -12,8 +12,10 @@ import msgspec
 from celery_realtime.events import (
     HIDDEN_EVENT,
     MARK,
+    METADATA_EVENT,
     PROGRESS_EVENT,
     PROGRESS_FIELDS,
+    STAGE_FIELDS,
     STATE_EVENTS,
     STATUS_EVENT,
     WORKFLOW_EVENT,
@@ -24,6 +26,9 @@ from celery_realtime.events import (
 
 #: Where an event stands among those of its project. The rule is not shown it: a job in a snapshot has none.
 _POSITION = ("epoch", "offset", "replayed")
+
+#: Members of a job in a snapshot that are not those of its latest status.
+_NOT_OF_STATUS = (*PROGRESS_FIELDS, *STAGE_FIELDS, "stalled", "metadata")
 
 #: Members that a workflow's update has, and its counts in a snapshot have not.
 _OF_UPDATES = ("event", "timestamp")
@@ -59,6 +64,8 @@ class Audiences:
         if self._filter is None:
             return data
         visible = self._filter.visible(event, project_id, _as_published(event, data), audience)
+        if event == METADATA_EVENT and not (isinstance(visible, dict) and isinstance(visible.get("set"), dict)):
+            return None  # without these there is nothing that a client could do with it
         return _placed(event, visible, data)
 
     def job(self, project_id: str, job: dict[str, Any], audience: str | None) -> dict[str, Any] | None:
@@ -73,7 +80,19 @@ class Audiences:
             return None
         progress = self._progress(project_id, job, audience) if job["progress"] is not None else {}
         reached = {name: progress.get(name) for name in PROGRESS_FIELDS}
-        return {**visible, **reached, "stalled": bool(progress) and job["stalled"]}
+        reached |= {name: progress[name] for name in STAGE_FIELDS if name in progress}
+        stalled = bool(progress) and job["stalled"]
+        return {**visible, **reached, "stalled": stalled, **self._metadata(project_id, job, audience)}
+
+    def _metadata(self, project_id: str, job: dict[str, Any], audience: str | None) -> dict[str, Any]:
+        """Return the member of a job with its metadata as an audience sees it: as if all of it was set now."""
+        if "metadata" not in job:
+            return {}
+        identity = {name: job.get(name) for name in ("job_id", "project_id", "timestamp")}
+        update = {"event": "metadata_update", **identity, "set": job["metadata"], "deleted": []}
+        visible = self.event(METADATA_EVENT, project_id, update, audience)
+        metadata = visible.get("set") if isinstance(visible, dict) else None
+        return {"metadata": metadata} if metadata else {}
 
     def _progress(self, project_id: str, job: dict[str, Any], audience: str | None) -> dict[str, Any]:
         visible = self.event(PROGRESS_EVENT, project_id, _progress_of(job), audience)
@@ -119,13 +138,14 @@ def is_shown(event: str, data: Any, visible: Any) -> bool:
 
 def status_of(job: dict[str, Any]) -> dict[str, Any]:
     """Return the last status of a job in a snapshot with the members that it was published with."""
-    status = {name: value for name, value in job.items() if name not in (*PROGRESS_FIELDS, "stalled")}
+    status = {name: value for name, value in job.items() if name not in _NOT_OF_STATUS}
     return {**_members(StatusChange), **status}
 
 
 def _progress_of(job: dict[str, Any]) -> dict[str, Any]:
     members = _members(ProgressUpdate)
-    update = {**members, **{name: job[name] for name in members if name in job}, "event": "progress_update"}
+    update = {**members, **{name: job[name] for name in (*members, *STAGE_FIELDS) if name in job}}
+    update["event"] = "progress_update"
     return {**update, "stalled": True} if job["stalled"] else update
 
 

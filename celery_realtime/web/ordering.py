@@ -14,7 +14,7 @@ import msgspec
 
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.channel.wire import Heard, heard
-from celery_realtime.events import PROGRESS_EVENT, RESYNC_EVENT, STATUS_EVENT, WORKFLOW_EVENT
+from celery_realtime.events import METADATA_EVENT, PROGRESS_EVENT, RESYNC_EVENT, STATUS_EVENT, WORKFLOW_EVENT
 from celery_realtime.web.history_reader import Missing
 
 #: Seconds that an event waits for one that is missing before it, until the history is asked.
@@ -498,9 +498,18 @@ def _is_superseded(offset: int, entry: dict[str, Any], emitted: dict[tuple[str, 
 
 def _subject(name: str, data: Any) -> str | None:
     """Return which job or workflow an event brings up to date; None for one that stands for itself."""
+    if name == METADATA_EVENT and isinstance(data, dict):
+        return _changed_key(data)
     key = SUBJECTS.get(name)
     subject = data.get(key) if key is not None and isinstance(data, dict) else None
     return subject if isinstance(subject, str) else None
+
+
+def _changed_key(data: dict[str, Any]) -> str | None:
+    """Return which key of which job's metadata an event is about: each changes one."""
+    changed = (part for part in (data.get("set"), data.get("deleted")) if isinstance(part, (dict, list)))
+    key = next((key for part in changed for key in part), None)
+    return None if key is None else f"{data.get('job_id')}\n{key}"
 
 
 def _without_offset(event: Heard) -> Heard:

@@ -155,6 +155,8 @@ def _progressed(before: Standing | None, data: Any) -> Standing | None:
     attempt, percent = data.get("attempt", 0), data.get("progress")
     if type(attempt) is not int or type(percent) not in (int, float):
         return None
+    if before is not None and attempt == before.attempt and data.get("stages"):
+        percent = max(percent, before.percent)  # it goes back where a stage begins that was not known before
     if before is None or attempt > before.attempt:
         return Standing(attempt, PROGRESSING, False, _text(data.get("timestamp")), percent)
     return before._replace(attempt=attempt, percent=percent)

@@ -39,6 +39,7 @@ class Run {
       ...options,
       onStatus: record("agent_status"),
       onProgress: record("agent_progress"),
+      onMetadata: record("agent_metadata"),
       onEvent: (name, data) => this.calls.push([name, data?._realtime?.offset ?? data?.n ?? data]),
       onChange: (_, { reason, recovered }) => { this.resets += reason === "snapshot" && !recovered; },
     });

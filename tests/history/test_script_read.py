@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from celery_realtime.history.entries import unpack
+from celery_realtime.history.entries import METADATA, unpack
 from tests.lua_scripts import KEYS, Caller
 
 META, EVENTS, JOBS, ENDED, FLOWS, LIVE, FLOWS_ENDED, GONE, FLOWS_DUE = PROJECT = KEYS.project("p")
@@ -54,9 +54,10 @@ def test_the_live_jobs_come_first_and_of_each_kind_the_latest(read: Read) -> Non
         [b"root", b"counts"],
         [b"live2", b"live1", b"ended"],
         b"",
+        [],
     ]
     assert read(max_jobs=1)[4:6] == [[b"LIVE2"], 3]
-    assert read(max_jobs=0)[4:] == [[], 0, [], [], b""]
+    assert read(max_jobs=0)[4:] == [[], 0, [], [], b"", []]
     assert read(max_bytes=9)[4] == [b"LIVE2"]
     assert read(max_ended=0)[4:6] == [[b"LIVE2", b"LIVE1"], 2]
 
@@ -99,12 +100,12 @@ def test_a_hole_in_what_was_missed_is_noticed(read: Read) -> None:
 
 def test_a_project_that_has_not_begun_is_empty_and_nothing_is_written(read: Read) -> None:
     read.redis.flushall()
-    assert read(("e", 3)) == [b"new", 0, 0, [], [], 0, [], [], b""]
+    assert read(("e", 3)) == [b"new", 0, 0, [], [], 0, [], [], b"", []]
     assert read.redis.dbsize() == 0
     read.redis.hset(BEGUN, "id", "a")
     epoch = read()[0]
     assert len(epoch) == 8
-    assert read((epoch.decode(), 0)) == [epoch, 0, 1, [], [], 0, [], [], b""]
+    assert read((epoch.decode(), 0)) == [epoch, 0, 1, [], [], 0, [], [], b"", []]
     assert read.redis.dbsize() == 1
 
 
@@ -125,13 +126,13 @@ def test_a_project_of_which_a_part_was_lost_goes_on_in_a_new_epoch(read: Read, k
     read.redis.hset(JOBS, mapping=entries)
     read.redis.hset(FLOWS, mapping={"root": "3 0 1 2 0 200 66 0", "old root": "2 0 0 2 0 200 100 0"})
     read.redis.delete(key)
-    epoch, offset, is_complete, missed, jobs, total, flows, ids, _ = read(("e", 3))
+    epoch, offset, is_complete, missed, jobs, total, flows, ids, *_ = read(("e", 3))
     assert (epoch, offset, is_complete, missed) == (b"new", 5, 0, [])
     if key != JOBS:
         assert [job.split(b"\n")[1] for job in jobs[:2]] == [b"LIVE2", b"LIVE1"]
         assert total == 4
         assert len(flows) == (0 if key == FLOWS else 4)
-    assert read(("new", 5)) == [b"new", 5, 1, [], jobs, total, flows, ids, b""]
+    assert read(("new", 5)) == [b"new", 5, 1, [], jobs, total, flows, ids, b"", []]
 
 
 def test_nothing_else_is_written(read: Read) -> None:
@@ -139,3 +140,15 @@ def test_nothing_else_is_written(read: Read) -> None:
     read(("e", 3))
     read(("e", 99))
     assert {key: read.redis.dump(key) for key in PROJECT} == before
+
+
+def test_jobs_come_with_their_metadata_and_that_counts_for_the_size_of_a_page(read: Read) -> None:
+    read.redis.hset(META, "metadata", 1)
+    read.redis.hset(JOBS, METADATA + "live1", '"a":1')
+    packed = read()[9]
+    assert unpack(packed) == ["", '"a":1', *[""] * (len(unpack(packed)) - 2)]
+    read.redis.hset(JOBS, METADATA + "live2", "x" * 1000)
+    whole = read(max_bytes=10_000)
+    assert len(whole[4]) > 1
+    assert read(max_bytes=900)[4] == []  # not even the first, and the next page begins with it
+    assert read(max_bytes=900)[8] != b""

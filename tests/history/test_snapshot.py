@@ -33,7 +33,7 @@ def snapshot(
     entries = jobs or []
     names = [b"one"] * len(entries)
     packed = [msgspec.msgpack.encode([text and text.decode() for text in texts]) for texts in (entries, names)]
-    reply = [b"epoch", 7, complete, events or [], packed[:1], len(entries), flows or [], packed[1:], b""]
+    reply = [b"epoch", 7, complete, events or [], packed[:1], len(entries), flows or [], packed[1:], b"", []]
     return Snapshot.of_reply("p", reply)
 
 

@@ -502,6 +502,41 @@ def chatter(self: Any, updates: int = 1000, lines: int = 10) -> float:
 
 
 @celery.task(bind=True)
+def in_stages(self: Any, fails: bool = False) -> None:
+    """Go through two stages, of which the second may fail."""
+    self.plan_stages({"download": 1, "transcribe": 4})
+    with self.stage("download"):
+        self.update_progress(50, "half of it")
+    with self.stage("transcribe") as stage:
+        for _ in stage.track(range(4), "Transcribing"):
+            time.sleep(0.02)  # noqa: TID251
+            if fails and stage.progress >= 50:
+                raise ValueError("no luck")
+
+
+@celery.task(bind=True)
+def count_above(self: Any, times: int = 1) -> None:
+    """Count in the metadata of the parent, and of the root."""
+    for _ in range(times):
+        self.metadata.parent.increment("children")
+        self.metadata.root.append("ids", self.request.id)
+
+
+@celery.task(bind=True, max_retries=1)
+def keep_metadata(self: Any, children: int = 0, times: int = 1) -> Any:
+    """Change one's own metadata in two attempts, have children change it too, and return what is there."""
+    self.metadata.increment("attempts")
+    self.metadata.set("state", {"attempt": self.request.retries})
+    self.metadata.append("lines", self.request.retries)
+    if not self.request.retries:
+        raise self.retry(countdown=0)
+    for _ in range(children):
+        count_above.delay(times)
+    self.metadata.delete("lines")
+    return {key: self.metadata.get(key) for key in ("attempts", "state", "lines")}
+
+
+@celery.task(bind=True)
 def babble(self: Any, count: int, pause: float) -> int:
     """Say so many things, at a pace."""
     for number in range(count):

@@ -6,7 +6,7 @@
 --                  receipts of writers, see receipts.lua
 --   2 events       stream with ids <offset>-0: e, the event's name; p, its JSON; t, when it was stored; n, only
 --                  in the first event of a job's newer run: clients begin from a clean job, having heard no end perhaps
---   3 jobs         hash: job id -> entry, see common.parse_job
+--   3 jobs         hash: job id -> entry, see common.parse_job; and what jobs have as metadata, see common.METADATA
 --   4 ended        sorted set: ids of jobs that have ended, by the time (s) of their end
 --   5 flows        hash: root id -> counts of a workflow, see common.parse_flow
 --   6 live         sorted set: ids of jobs that have not ended, by the offset of their latest event
@@ -37,8 +37,8 @@
 -- If this write has been applied before, nothing happens, and the answer is that of then.
 --
 -- Returns {epoch, offsets as one text with blanks between (0: not news; below 0: of the first event of a newer run),
--- workflow updates {index, JSON, offset}, 1 if these events made further workflow updates due later, else 0, 1 if
--- somebody watches the project, else 0}.
+-- updates of workflows and of metadata {index, JSON, offset; or, of a change of metadata that is refused, why, and 0},
+-- 1 if these events made further workflow updates due later, else 0, 1 if somebody watches the project, else 0}.
 
 -- include: common
 
@@ -84,22 +84,26 @@ local REPORT_TIME = 1000
 local BY = '*'
 -- Bytes of the incarnations that have had an attempt of a job before the present one; beyond, the oldest are forgotten.
 local MOST_FORMER = 300
--- In place of a rank: progress, progress that has come to a halt, a custom event, a look for what is due.
-local PROGRESS, STALLED, CUSTOM, LOOK = 'p', 's', 'c', 'w'
+-- In place of a rank: progress, that of a job with stages, which may go back, progress that has come to a halt, a
+-- custom event, a look for what is due.
+local PROGRESS, STAGED, STALLED, CUSTOM, LOOK = 'p', 'g', 's', 'c', 'w'
+-- Likewise: a change of the metadata of a job, by itself, or by a job below it.
+local METADATA, METADATA_ABOVE = 'm', 'M'
 
-local WORKFLOW_EVENT = 'agent_workflow'
+local WORKFLOW_EVENT, METADATA_EVENT = 'agent_workflow', 'agent_metadata'
 -- Seconds between two updates of a workflow, but for the one that says that nothing of it is queued or running.
 local WORKFLOW_PAUSE = 0.25
 
 local now = common.now()
 local now_ms, now_text = math.floor(now * 1000), string.format('%.6f', now)
 local project
-local workflow_updates = {}
+-- Updates of workflows and of metadata.
+local updates = {}
 local has_made_due = 0
 
 local function describe(index, fields)
-  local name, job, attempt, rank, percent, incarnation, kind, root, run, execution, age, is_redelivered,
-    clock = unpack(fields)
+  local name, job, attempt, rank, percent, incarnation, kind, root, run, execution, age, is_redelivered, clock,
+    change = unpack(fields)
   return {
     index = index, name = name, job = job, attempt = attempt, rank = rank, percent = percent,
     incarnation = incarnation, kind = kind, root = root, payload = ARGV[FIRST_PAYLOAD + index],
@@ -110,6 +114,8 @@ local function describe(index, fields)
     is_redelivered = is_redelivered,
     -- The same (us) by the clock of the host, which all processes of a worker share; -1 where it is not known.
     clock = clock or -1,
+    -- Of metadata, what is to be done: which of these, JSON of the key, JSON of a value, most bytes of all of it.
+    change = change,
   }
 end
 
@@ -138,11 +144,16 @@ local function find_lost(stored_epoch, stored_offset)
   return is_another_server() or is_witnessed, is_witnessed and witnessed_offset
 end
 
+local function forget_metadata(jobs)
+  if project.has_metadata and #jobs > 0 then redis.call('HDEL', keys.jobs, unpack(common.metadata_fields(jobs))) end
+end
+
 local function forget_jobs_that_are_gone_long_since()
   local surplus = math.min(redis.call('ZCARD', keys.gone) - max_gone, 200)
   if surplus <= 0 then return end
   local jobs = redis.call('ZRANGE', keys.gone, 0, surplus - 1)
   redis.call('HDEL', keys.jobs, unpack(jobs))
+  forget_metadata(jobs)
   redis.call('ZREM', keys.gone, unpack(jobs))
 end
 
@@ -160,6 +171,7 @@ local function forget_jobs_that_ended_long_ago()
     end
   end
   redis.call('ZREM', keys.ended, unpack(jobs))
+  forget_metadata(jobs)
   forget_jobs_that_are_gone_long_since()
 end
 
@@ -181,6 +193,7 @@ local function forget_live_jobs_that_were_silent_longest()
   local jobs = redis.call('ZRANGE', keys.live, 0, surplus - 1)
   redis.call('HDEL', keys.jobs, unpack(jobs))
   redis.call('ZREM', keys.live, unpack(jobs))
+  forget_metadata(jobs)
 end
 
 -- Of those that are too old, the oldest few at each append are enough.
@@ -408,7 +421,7 @@ local function store_workflow_update(event, root, flow)
   local payload = string.format(format, cjson.encode(root), project_id, flow.total, flow.queued, flow.running,
     flow.done, flow.failed, flow.progress, timestamp)
   local at = store(WORKFLOW_EVENT, payload)
-  workflow_updates[#workflow_updates + 1] = {event.index, payload, at}
+  updates[#updates + 1] = {event.index, payload, at}
   flow.updated = now_ms
   if project.due then common.take(keys.flows_due, root) end
 end
@@ -724,6 +737,126 @@ local function status_state(event, state, order, at)
   }
 end
 
+-- Metadata ------------------------------------------------------------------------------------------------------------
+
+-- By job: the lines of its metadata, each with what it begins with, the key; and the jobs of which they have changed.
+local metadata, has_other_metadata = {}, {}
+
+local function read_metadata(job)
+  if metadata[job] then return metadata[job] end
+  local lines = {}
+  local stored = project.has_metadata and redis.call('HGET', keys.jobs, common.METADATA .. job) or ''
+  for line in string.gmatch(stored, '[^\n]+') do lines[#lines + 1] = line end
+  metadata[job] = lines
+  return lines
+end
+
+local function write_metadata()
+  for job in pairs(has_other_metadata) do
+    local field, lines = common.METADATA .. job, metadata[job]
+    if #lines > 0 then redis.call('HSET', keys.jobs, field, table.concat(lines, '\n'))
+    else redis.call('HDEL', keys.jobs, field) end
+  end
+end
+
+-- What is known of a job's former run is not of the newer one.
+local function begin_metadata_anew(job)
+  if metadata[job] or project.has_metadata then metadata[job], has_other_metadata[job] = {}, true end
+end
+
+local function find_line(lines, key)
+  local start = key .. ':'
+  for place, line in ipairs(lines) do
+    if string.sub(line, 1, #start) == start then return place, string.sub(line, #start + 1) end
+  end
+end
+
+-- Whole numbers stay whole, and others keep all their digits; nil of what is no number in JSON.
+local function format_sum(sum, is_whole)
+  if sum ~= sum or sum == math.huge or sum == -math.huge then return nil end
+  if is_whole then return string.format('%.0f', sum) end
+  for digits = 15, 17 do
+    local text = string.format('%.' .. digits .. 'g', sum)
+    if tonumber(text) == sum then return string.find(text, '[.e]') and text or text .. '.0' end
+  end
+end
+
+-- Return JSON of what a key has after a change, or nil and why it cannot be made.
+local function value_after(change, present)
+  local kind, value = change[1], change[3]
+  if kind == 'set' then return value end
+  if kind == 'append' then
+    if not present or present == '[]' then return '[' .. value .. ']' end
+    if string.sub(present, 1, 1) ~= '[' then return nil, 'what has the key is no list' end
+    return string.sub(present, 1, -2) .. ',' .. value .. ']'
+  end
+  local before, by = tonumber(present or '0'), tonumber(value)
+  if not before or not by then return nil, 'what has the key is no number' end
+  local sum = format_sum(before + by, not string.find((present or '0') .. value, '[.eE]'))
+  if not sum then return nil, 'the sum is no number that JSON has' end
+  return sum
+end
+
+local function size_with(lines, place, line)
+  local size = #line
+  for other, text in ipairs(lines) do
+    if other ~= place then size = size + #text + 1 end
+  end
+  return size
+end
+
+local function is_late(event, state)
+  if event.rank == METADATA_ABOVE then return false end
+  return compare_runs(event, state) == OLDER or event.attempt < state.attempt or is_of_another_execution(event, state)
+end
+
+local function refuse_change(event, reason)
+  updates[#updates + 1] = {event.index, reason, 0}
+  return 0
+end
+
+local function format_change(event, key, value)
+  local format = '{"event":"metadata_update","job_id":%s,"project_id":%s,"set":{%s:%s},"deleted":[],"timestamp":%s}'
+  return string.format(format, cjson.encode(event.job), project_id, key, value, timestamp)
+end
+
+-- What comes of a sum or a list depends on what others have stored: then it is told as an update, with an offset of its
+-- own, and the event itself is not stored.
+local function append_metadata(event)
+  local state = read_job(event.job)
+  -- A job that speaks of itself is there, though nothing may be known of it since the history was lost.
+  local is_known = state and not state.is_gone or not state and event.rank == METADATA
+  if not is_known then return refuse_change(event, 'no such job is known') end
+  if state and is_late(event, state) then return 0 end
+  local kind, key, _, limit = unpack(event.change)
+  local lines = read_metadata(event.job)
+  local place, present = find_line(lines, key)
+  if kind == 'delete' then
+    if not place then return 0 end
+    table.remove(lines, place)
+    has_other_metadata[event.job] = true
+    return store(event.name, event.payload)
+  end
+  local value, reason = value_after(event.change, present)
+  if not value then return refuse_change(event, reason) end
+  if value == present then return 0 end
+  local line = key .. ':' .. value
+  if size_with(lines, place, line) > limit then
+    return refuse_change(event, string.format('all of it would have more than %d bytes', limit))
+  end
+  lines[place or #lines + 1], has_other_metadata[event.job] = line, true
+  if not project.has_metadata then
+    redis.call('HSET', keys.meta, 'metadata', 1)
+    project.has_metadata = true
+  end
+  if kind == 'set' then return store(event.name, event.payload) end
+  local payload = format_change(event, key, value)
+  updates[#updates + 1] = {event.index, payload, store(METADATA_EVENT, payload)}
+  return 0
+end
+
+-- Events of jobs ------------------------------------------------------------------------------------------------------
+
 local function append_status(event)
   local before = read_job(event.job)
   -- The same write a second time, its first answer having been lost.
@@ -755,6 +888,7 @@ local function append_status(event)
   end
   if not is_news(event, state) then return 0 end
   local at = (order == NEWER and store_first_of_run or store)(event.name, event.payload)
+  if order == NEWER then begin_metadata_anew(event.job) end
   keep_job(event, before, status_state(event, state, order, at), at)
   return order == NEWER and -at or at
 end
@@ -782,7 +916,7 @@ local function is_progress(event, state)
   if not is_same_attempt or has_ended(state) or is_of_another_execution(event, state) then return false end
   -- The next start comes before its progress; what comes before that is of the start before.
   if state.rank == GIVEN_BACK then return false end
-  return event.percent >= state.percent
+  return event.percent >= state.percent or event.rank == STAGED
 end
 
 -- Progress may be the first that is heard of a run, or of an attempt: then the job runs.
@@ -824,12 +958,13 @@ end
 local function append_further_progress(fields, payload)
   local job, reached, execution = fields[2], fields[5], fields[10]
   local entry = entries[job]
-  if fields[4] ~= PROGRESS or not entry or states[job] then return nil end
+  local is_staged = fields[4] == STAGED
+  if fields[4] ~= PROGRESS and not is_staged or not entry or states[job] then return nil end
   local attempt, percent, status_at, worker, share, root, start, started, clock, status_start =
     string.match(entry, RUNNING_ENTRY)
   if tonumber(attempt or '') ~= fields[3] or start ~= fields[9] .. ' ' .. execution then return nil end
   percent, share = tonumber(percent), tonumber(share)
-  if not percent or not share or reached < percent then return nil end
+  if not percent or not share or reached < percent and not is_staged then return nil end
   if root ~= '-' and (root ~= '=' or are_flows_stored()) then return nil end
   local status_end = string.find(entry, '\n', status_start, true)
   local progress = shorten(payload, UPDATE, job)
@@ -855,6 +990,7 @@ local function append_progress(event)
   local state = order == SAME and before or nil
   if not is_progress(event, state) then return 0 end
   local at = (order == NEWER and store_first_of_run or store)(event.name, event.payload)
+  if order == NEWER then begin_metadata_anew(event.job) end
   if state and state.attempt == event.attempt then
     keep_job(event, advance(event, state, at), state, at)
   else
@@ -866,8 +1002,9 @@ end
 local function append(event)
   if event.rank == LOOK then return 0 end
   if event.rank == HANDED_ON then return hand_on(event) end
-  if event.rank == PROGRESS or event.rank == STALLED then return append_progress(event) end
+  if event.rank == PROGRESS or event.rank == STAGED or event.rank == STALLED then return append_progress(event) end
   if event.rank == CUSTOM then return store(event.name, event.payload) end
+  if event.rank == METADATA or event.rank == METADATA_ABOVE then return append_metadata(event) end
   return append_status(event)
 end
 
@@ -881,6 +1018,7 @@ local function append_all()
     latest = position - 1
   end
   write_entries()
+  write_metadata()
   if latest then report_due_workflows(describe(latest, described[latest + 1])) end
   return table.concat(offsets, ' ')
 end
@@ -892,8 +1030,8 @@ local function answer_again(receipt)
   local applied = receipts.write_of(receipt)
   if applied > write then return redis.error_reply('STALE the writer has given this write up') end
   if applied < write then return nil end
-  local _, offsets, updates = receipts.recall(keys, receipt, project.epoch)
-  return offsets ~= '' and {project.epoch, offsets, updates, project.due and 1 or 0, is_watched()}
+  local _, offsets, recalled = receipts.recall(keys, receipt, project.epoch)
+  return offsets ~= '' and {project.epoch, offsets, recalled, project.due and 1 or 0, is_watched()}
 end
 
 project = common.open(keys, new_epoch, find_lost, now, ttl)
@@ -903,7 +1041,7 @@ if answer then return answer end
 
 local offsets = append_all()
 if receipt or project.offset > offset_before then
-  project.noted = receipts.make(writer, write, project, numbers, offsets, workflow_updates)
+  project.noted = receipts.make(writer, write, project, numbers, offsets, updates)
 end
 close_project()
-return {project.epoch, offsets, workflow_updates, has_made_due, is_watched()}
+return {project.epoch, offsets, updates, has_made_due, is_watched()}

@@ -67,6 +67,22 @@ function common.parse_job(job, entry)
   }
 end
 
+-- The metadata of a job is another field of `jobs`, which begins with this, before the job's id. It has a line for each
+-- member: JSON of the key, a colon, and JSON of the value. `meta` says in `metadata` whether there are any.
+common.METADATA = '\0metadata:'
+
+-- Return the job that a field of `jobs` has the metadata of; nil of the entry of a job.
+function common.job_of_metadata(field)
+  local length = #common.METADATA
+  return string.sub(field, 1, length) == common.METADATA and string.sub(field, length + 1) or nil
+end
+
+function common.metadata_fields(jobs)
+  local fields = {}
+  for place, job in ipairs(jobs) do fields[place] = common.METADATA .. job end
+  return fields
+end
+
 -- Workflows -----------------------------------------------------------------------------------------------------------
 
 -- The counts of a workflow in the order in which they are stored: jobs in all and of each kind, the sum of the jobs'
@@ -187,17 +203,24 @@ local function restore(keys, now)
   -- File each job again by its entry; return what the entries say, by the ids of the jobs.
   local function file_jobs()
     redis.call('DEL', keys.live, keys.ended, keys.gone)
-    local stored, states = redis.call('HGETALL', keys.jobs), {}
+    local stored, states, described = redis.call('HGETALL', keys.jobs), {}, {}
     for place = 1, #stored, 2 do
       local job, state = stored[place], common.parse_job(stored[place], stored[place + 1])
-      if state then
+      local owner = common.job_of_metadata(job)
+      if owner then
+        described[owner] = true
+      elseif state then
         states[job] = state
         file_job(job, state)
       else
         redis.call('HDEL', keys.jobs, job)
       end
     end
-    return states
+    for job in pairs(described) do
+      if not states[job] then redis.call('HDEL', keys.jobs, common.METADATA .. job) end
+    end
+    if next(described) then redis.call('HSET', keys.meta, 'metadata', 1) end
+    return states, next(described) ~= nil
   end
 
   local function count_workflows_anew(states)
@@ -228,9 +251,10 @@ local function restore(keys, now)
   end
 
   redis.call('DEL', keys.events, keys.flows_ended, keys.flows_due)
-  local states = file_jobs()
+  local states, has_metadata = file_jobs()
   local has_flows = next(states) and redis.call('EXISTS', keys.flows) == 1
   if has_flows then file_workflows() else count_workflows_anew(states) end
+  return has_metadata
 end
 
 local function begin(keys, new_epoch, now, ttl)
@@ -244,7 +268,7 @@ local function begin(keys, new_epoch, now, ttl)
   return project
 end
 
--- Return where a project stands: {epoch, offset of its newest event, key_count, renewed, due}.
+-- Return where a project stands: {epoch, offset of its newest event, key_count, renewed, due, has_metadata}.
 --
 -- In `meta` stands how many of its keys there were after the latest write: keys are evicted as wholes. If one was, the
 -- project goes on in a new epoch with what is still known, and gives no offset away a second time. So does one of which
@@ -253,22 +277,22 @@ end
 -- Args: the names of keys; the epoch to go on in; a function that tells of an epoch and offset whether something is
 -- known to be lost, and up to which offset; the time; the seconds that the project is kept.
 function common.open(keys, new_epoch, find_lost, now, ttl)
-  local epoch, stored_offset, stored_count, renewed, due = unpack(redis.call('HMGET', keys.meta, 'epoch', 'offset',
-    'keys', 'renewed', 'due'))
+  local epoch, stored_offset, stored_count, renewed, due, has_metadata = unpack(redis.call('HMGET', keys.meta, 'epoch',
+    'offset', 'keys', 'renewed', 'due', 'metadata'))
   local offset, key_count = tonumber(stored_offset or ''), count_keys()
   local is_lost, lost_offset = find_lost(epoch, offset)
   if epoch and is_offset(offset) and tonumber(stored_count or '') == key_count and not is_lost then
     local beyond = redis.call('XRANGE', keys.events, string.format('%d-0', offset + 1), '+', 'COUNT', 1)
     if #beyond == 0 then
       return {epoch = epoch, offset = offset, key_count = key_count, renewed = tonumber(renewed or '') or 0,
-        due = tonumber(due or '')}
+        due = tonumber(due or ''), has_metadata = has_metadata and true or false}
     end
   end
   if not epoch and not stored_offset and key_count == 0 then return begin(keys, new_epoch, now, ttl) end
   local project = {epoch = new_epoch, offset = math.max(find_offset(keys, offset), lost_offset or 0), renewed = 0}
   -- Written first: where memory has run out, this fails, and nothing is changed.
   redis.call('HSET', keys.meta, 'epoch', new_epoch, 'offset', project.offset)
-  restore(keys, now)
+  project.has_metadata = restore(keys, now)
   common.close(keys, project, now, ttl)
   return project
 end

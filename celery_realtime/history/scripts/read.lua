@@ -22,7 +22,8 @@
 --
 -- Returns {epoch, offset, whether the events are complete (1 or 0), events (of each the offset, below 0 if it is the
 -- first of a newer run, the name and the JSON: nested lists take longer to read), entries of jobs (lists in msgpack),
--- number of jobs, workflows (root id and counts, ...), ids of these jobs (likewise), the next page ('' for none)}.
+-- number of jobs, workflows (root id and counts, ...), ids of these jobs (likewise), the next page ('' for none), what
+-- these jobs have as metadata (likewise, false for nothing; no lists if no job of the project has any)}.
 
 -- include: common
 
@@ -41,10 +42,10 @@ local function find_nothing_lost() return false end
 -- Where memory has run out, what was lost cannot be restored, and each read answers with an epoch of its own until it
 -- can.
 local function open_project()
-  if common.has_not_begun() then return common.next_epoch(keys) or new_epoch, 0 end
+  if common.has_not_begun() then return common.next_epoch(keys) or new_epoch, 0, false end
   local is_open, project = pcall(common.open, keys, new_epoch, find_nothing_lost, now, tonumber(ttl))
-  if is_open then return project.epoch, project.offset end
-  return new_epoch, 0
+  if is_open then return project.epoch, project.offset, project.has_metadata end
+  return new_epoch, 0, false
 end
 
 -- Return what append.lua has stored of an event. JSON of what somebody else has stored is empty, and no JSON.
@@ -73,13 +74,14 @@ end
 
 -- Jobs ----------------------------------------------------------------------------------------------------------------
 
-local entries, ids, id_count, bytes_left = {}, {}, 0, max_bytes
+local entries, ids, metadata, id_count, bytes_left = {}, {}, {}, 0, max_bytes
+local has_metadata
 local CHUNK = 100
 
--- Return how many of these entries have room. Of a later page the first always has: reading goes on.
-local function count_fitting(stored, least, is_first)
+-- Return how many of these entries have room, with their metadata. Of a later page the first always has.
+local function count_fitting(stored, described, least, is_first)
   for place, entry in ipairs(stored) do
-    local left = bytes_left - (entry and #entry or 0)
+    local left = bytes_left - (entry and #entry or 0) - (described[place] and #described[place] or 0)
     if left < least and not (is_first and place == 1 and page ~= '') then return place - 1 end
     bytes_left = left
   end
@@ -91,9 +93,12 @@ end
 local function take(jobs, bytes)
   local least = bytes_left - bytes
   for start = 1, #jobs, CHUNK do
-    local stored = redis.call('HMGET', keys.jobs, unpack(jobs, start, math.min(start + CHUNK - 1, #jobs)))
-    local count = count_fitting(stored, least, start == 1)
+    local chunk = {unpack(jobs, start, math.min(start + CHUNK - 1, #jobs))}
+    local stored = redis.call('HMGET', keys.jobs, unpack(chunk))
+    local described = has_metadata and redis.call('HMGET', keys.jobs, unpack(common.metadata_fields(chunk))) or {}
+    local count = count_fitting(stored, described, least, start == 1)
     if count > 0 then
+      if has_metadata then metadata[#metadata + 1] = cmsgpack.pack({unpack(described, 1, count)}) end
       ids[#ids + 1] = cmsgpack.pack({unpack(jobs, start, start + count - 1)})
       entries[#entries + 1] = cmsgpack.pack(count < #stored and {unpack(stored, 1, count)} or stored)
     end
@@ -186,10 +191,11 @@ local function read_workflows()
   return shown
 end
 
-local epoch, offset = open_project()
+local epoch, offset
+epoch, offset, has_metadata = open_project()
 local is_complete, missed = read_missed(epoch, offset)
-if max_jobs == 0 then return {epoch, offset, is_complete, missed, {}, 0, {}, {}, ''} end
+if max_jobs == 0 then return {epoch, offset, is_complete, missed, {}, 0, {}, {}, '', {}} end
 local job_count = count_jobs()
 local next_page = read_page(offset)
 local workflows = page == '' and read_workflows() or {}
-return {epoch, offset, is_complete, missed, entries, job_count, workflows, ids, next_page}
+return {epoch, offset, is_complete, missed, entries, job_count, workflows, ids, next_page, metadata}

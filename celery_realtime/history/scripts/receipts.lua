@@ -6,7 +6,8 @@
 --   write epoch offset          the write, the epoch that it was stored in, and the project's offset then
 --   number ...                  the numbers of its events
 --   offset ...                  their offsets, as append.lua returns them
---   index offset ...            for each workflow update, the index of the event that led to it, and its own offset
+--   index offset ...            for each update of a workflow or of metadata, the index of the event that led to it,
+--                               and its own offset
 --
 -- A writer has the answer to a write, or asks settle.lua for it, before the next one. So what is in its receipt is all
 -- that it can be in doubt about, whatever others have stored since; and a write that comes late, after it was given up,
@@ -40,7 +41,9 @@ end
 -- Return the field of `meta` that a receipt is, and the receipt.
 function receipts.make(writer, write, project, numbers, offsets, updates)
   local made = {}
-  for place, update in ipairs(updates) do made[place] = string.format('%d %d', update[1], update[3]) end
+  for _, update in ipairs(updates) do
+    if update[3] > 0 then made[#made + 1] = string.format('%d %d', update[1], update[3]) end
+  end
   return {PREFIX .. writer, string.format('%.0f %s %d\n%s\n%s\n%s', write, project.epoch, project.offset, numbers,
     offsets, table.concat(made, ' '))}
 end
