@@ -197,11 +197,12 @@ def _merge(before: Entry | None, event: str, data: dict[str, Any]) -> dict[str, 
     if event == WORKFLOW_EVENT:
         return {field: value for field, value in data.items() if field not in ("event", "timestamp")}
     if event == METADATA_EVENT:
-        return _with_metadata(before or {}, data)
+        return with_metadata(before or {}, data)
     return _with_status(before, data) if event == STATUS_EVENT else _with_progress(before, data)
 
 
-def _with_metadata(job: Entry, update: Entry) -> dict[str, Any]:
+def with_metadata(job: Entry, update: Entry) -> dict[str, Any]:
+    """Return a job with what has changed of its metadata."""
     changed, deleted = update.get("set"), update.get("deleted")
     values = {**job.get("metadata", {}), **(changed if isinstance(changed, dict) else {})}
     for key in deleted if isinstance(deleted, list) else ():

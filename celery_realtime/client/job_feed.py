@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from celery_realtime.backoff import Backoff
+from celery_realtime.client.entries import with_metadata
 from celery_realtime.client.feed import ACK_TIMEOUT, FIRST_PAUSE, GAP_TIMEOUT, LONGEST_PAUSE
 from celery_realtime.client.messages import refusal_in
 from celery_realtime.client.protocol import (
     BATCH_EVENT,
+    METADATA_EVENT,
     PROGRESS_EVENT,
     RESYNC_EVENT,
     STATUS_EVENT,
@@ -227,20 +229,26 @@ class JobFeed:
     def _take(self, name: str, data: dict[str, Any]) -> None:
         if name == STREAM_EVENT:
             self._take_chunk(data)
-        elif name in (STATUS_EVENT, PROGRESS_EVENT):
+        elif name in (STATUS_EVENT, PROGRESS_EVENT) or (name == METADATA_EVENT and self.job is not None):
             epoch, offset = data.get("epoch"), data.get("offset", -1)
             if epoch is not None and epoch == self._epoch and offset <= self._offset:
                 return
             if epoch is not None:
                 self._epoch, self._offset = epoch, offset
-            is_same = (
-                self.job is not None and self.job.get("attempt") == data.get("attempt") and not data.get("new_run")
-            )
-            before = dict(self.job) if self.job is not None and is_same else {}
-            self.job = {**_BLANK, **before, **data, "event": "status_change"}
+            self.job = self._merged(name, data)
             if not self._closed:
                 self._options.on_event(name, data)
             self._changed()
+
+    def _merged(self, name: str, data: dict[str, Any]) -> dict[str, Any]:
+        """Return the job after an event; its metadata goes on over attempts, until it is published again."""
+        job = self.job or {}
+        if name == METADATA_EVENT:
+            return with_metadata(job, data)
+        is_same_run = not data.get("new_run")
+        before = job if is_same_run and job.get("attempt") == data.get("attempt") else {}
+        kept = {"metadata": job["metadata"]} if is_same_run and "metadata" in job else {}
+        return {**_BLANK, **before, **data, **kept, "event": "status_change"}
 
     # -- streams ------------------------------------------------------------------------------------------------
 

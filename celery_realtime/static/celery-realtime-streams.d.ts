@@ -1,6 +1,6 @@
 /** Follow one job and what it says bit by bit: each character or item once, and in order. */
 
-import type { Job, ProgressUpdate, RealtimeError, SocketLike, StatusChange, SubscriptionState } from "./celery-realtime.js";
+import type { Job, MetadataUpdate, ProgressUpdate, RealtimeError, SocketLike, StatusChange, SubscriptionState } from "./celery-realtime.js";
 
 export type StreamState = "open" | "closed" | "failed" | "cancelled";
 
@@ -50,6 +50,7 @@ export interface JobOptions {
   onChunk?(stream: Stream, chunk: string | readonly unknown[], job: JobSubscription): void;
   onStatus?(status: StatusChange, job: JobSubscription): void;
   onProgress?(update: ProgressUpdate, job: JobSubscription): void;
+  onMetadata?(update: MetadataUpdate, job: JobSubscription): void;
   /** Called after every change. */
   onChange?(job: JobSubscription): void;
   /** Milliseconds to wait for an answer; 5000. */

@@ -1,6 +1,7 @@
 // Follow one job and what it says bit by bit, over a socket of socket.io-client (v4): each character or item once, in order.
 
 const DEFAULTS = { ackTimeout: 5000, gapTimeout: 250, firstPause: 500, longestPause: 10000 };
+const CALLBACKS = { agent_status: "onStatus", agent_progress: "onProgress", agent_metadata: "onMetadata" };
 const MAX_HELD = 2000;
 const PASSING = ["unavailable", "too_many_requests"];
 const shares = new WeakMap(); // socket -> job -> users
@@ -137,15 +138,12 @@ class JobSubscription {
 
   _take(event, data) {
     if (event === "agent_stream") return this._takeChunk(data);
-    if (event !== "agent_status" && event !== "agent_progress") return;
+    if (!CALLBACKS[event] || (event === "agent_metadata" && !this.job)) return;
     if (data.epoch && data.epoch === this._epoch && data.offset <= this._offset) return;
     if (data.epoch) Object.assign(this, { _epoch: data.epoch, _offset: data.offset });
     const { epoch, offset, new_run, ...entry } = data;
-    const isStatus = event === "agent_status";
-    const before = data.new_run || (this.job && this.job.attempt !== data.attempt) ? null : this.job;
-    const blank = { progress: null, message: null, current: null, total: null, status: "running", state: "STARTED" };
-    this._set({ job: Object.freeze({ ...blank, ...before, ...entry, event: "status_change" }) });
-    this._call(this._options[isStatus ? "onStatus" : "onProgress"], data, this);
+    this._set({ job: Object.freeze(merged(event, data.new_run ? null : this.job, entry)) });
+    this._call(this._options[CALLBACKS[event]], data, this);
   }
 
   // What a server has of a stream, from `start` up to `position`.
@@ -272,4 +270,16 @@ const lengthOf = (chunk) => (typeof chunk !== "string" || isPlain(chunk) ? chunk
 function behind(chunk, count) {
   if (count <= 0) return chunk;
   return typeof chunk !== "string" || isPlain(chunk) ? chunk.slice(count) : [...chunk].slice(count).join("");
+}
+
+// The job after an event. Its metadata goes on over attempts, until it is published again.
+function merged(event, job, { set, deleted = [], ...entry }) {
+  if (event === "agent_metadata") {
+    const metadata = { ...job.metadata, ...set };
+    for (const key of deleted) delete metadata[key];
+    return { ...job, metadata };
+  }
+  const blank = { progress: null, message: null, current: null, total: null, status: "running", state: "STARTED" };
+  const before = job?.attempt === entry.attempt ? job : job?.metadata && { metadata: job.metadata };
+  return { ...blank, ...before, ...entry, event: "status_change" };
 }

@@ -39,6 +39,11 @@ class Run {
     answer: (answer) => this.acknowledgements.at(-1)(answer),
     hear: (data) => this.socket.hear("agent_stream", data),
     status: (data) => this.socket.hear("agent_status", data),
+    progress: (data) => this.socket.hear("agent_progress", data),
+    changes: (data) => this.socket.hear("agent_metadata", data),
+    fields: (fields) => {
+      for (const name in fields) assert.deepEqual(this.job.job?.[name] ?? null, fields[name]);
+    },
     batch: (items) => this.socket.hear("agent_batch", items),
     wait: (milliseconds) => tick(milliseconds),
     asked: (request) => assert.deepEqual(this.requests.splice(0), request ? [request] : []),

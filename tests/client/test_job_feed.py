@@ -55,6 +55,15 @@ class Run:
     def do_status(self, data: Any) -> None:
         self.feed.heard("agent_status", data)
 
+    def do_progress(self, data: Any) -> None:
+        self.feed.heard("agent_progress", data)
+
+    def do_changes(self, data: Any) -> None:
+        self.feed.heard("agent_metadata", data)
+
+    def do_fields(self, fields: dict[str, Any]) -> None:
+        assert {name: (self.feed.job or {}).get(name) for name in fields} == fields
+
     def do_batch(self, items: Any) -> None:
         self.feed.heard("agent_batch", items)
 
