@@ -335,7 +335,11 @@ class History:
 
     def _log_refused_change(self, event: Outgoing, reason: str) -> None:
         self._log.warning(
-            "metadata of job %s in project %s is left as it was: %s", event.job_id, event.project_id, reason
+            "a change of metadata does not fit, so the job's metadata stays as it was; see what its task sets, and "
+            "metadata_size: %s",
+            reason,
+            job_id=event.job_id,
+            project_id=event.project_id,
         )
 
     def _where(self, error: Exception) -> tuple[str, str]:

@@ -153,7 +153,7 @@ class Labels:
             return pattern.format(*args, **{**defaults, **dict(zip(names, args, strict=False)), **(call.kwargs or {})})
         except Exception as error:  # noqa: BLE001 - an argument's __format__ may raise anything
             self._log.warning(
-                "the label of task %s cannot be made of its arguments, so its jobs have none: %s",
+                "the label of task %s cannot be made of its arguments, so its jobs have none; see its label=: %s",
                 *(call.task, describe_error(error)),
             )
             return None

@@ -308,7 +308,11 @@ class Keeper:
             return None
         outbox = self._manager.outbox
         is_sent = outbox.wait_until_stored(outbox.last_key, LONGEST_WAIT)
-        with self._log.suppressing("cannot read the metadata of a job; it is what this process has written"):
+        with self._log.suppressing(
+            "cannot read the metadata of a job, so it is what this process has written; the next get tries again",
+            job_id=job.job_id,
+            project_id=job.project_id,
+        ):
             if is_sent and outbox.is_stored:
                 with talking:
                     return history.metadata(job.project_id, job.job_id)

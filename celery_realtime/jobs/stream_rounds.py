@@ -94,7 +94,9 @@ class StreamRounds(Generic[S]):
                 start_detached(self._thread)
             except RuntimeError as error:  # too many threads, or the interpreter ends
                 self._thread = None
-                self._log.error("no thread can be started to send streams; the next write tries again: %s", error)
+                self._log.error(
+                    "no thread can be started, so what streams say waits; the next write tries again: %s", error
+                )
 
     # -- in the thread ------------------------------------------------------------------------------------------
 

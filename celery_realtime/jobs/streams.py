@@ -505,9 +505,11 @@ class StreamDesk:
         if stream.is_heir and self._manager.history is None:
             stream.parts_settled += 1
             self._log.warning(
-                "what a forked process writes to the stream %r of task %s is lost: without a history nobody knows its "
-                "place",
+                "a forked process writes to the stream %r of task %s, and without a history nobody knows its place, so "
+                "that is lost; set history_url, or write from the task itself",
                 *(stream.name, stream.job.task),
+                job_id=stream.job.job_id,
+                project_id=stream.job.project_id,
             )
             return
         outbox = self._manager.outbox

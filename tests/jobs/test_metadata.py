@@ -277,7 +277,8 @@ def test_what_no_process_could_know_is_a_line_in_the_log(studio: Studio, caplog:
     with caplog.at_level(logging.WARNING):
         metadata.parent.increment("done")
         assert studio.realtime.flush(60)
-    assert "metadata of job nosuch in project p is left as it was: no such job is known" in caplog.text
+    assert "the job's metadata stays as it was" in caplog.text
+    assert "no such job is known" in caplog.text
     assert told(studio) == []
 
 

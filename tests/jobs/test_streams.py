@@ -443,7 +443,7 @@ def test_without_a_history_what_a_forked_process_writes_is_not_taken_for_the_par
             try:
                 out.write("by the child")
                 text = "".join(data["chunk"] for data in chunks(studio))
-                os.write(writing, f"{text} {'is lost: without a history' in caplog.text}".encode())
+                os.write(writing, f"{text} {'without a history nobody knows its place' in caplog.text}".encode())
             finally:
                 os._exit(0)
         os.waitpid(child, 0)
