@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,7 @@ import socketio
 from celery import Celery
 from flask import Flask, render_template_string, session
 from flask_login import LoginManager, UserMixin, login_user
+from flask_socketio import SocketIO
 from flask_sqlalchemy import SQLAlchemy
 from werkzeug.test import EnvironBuilder
 
@@ -25,6 +28,7 @@ from celery_realtime.contrib.flask import (
 from celery_realtime.pages import Page
 from celery_realtime.web.client_manager import RealtimeClientManager
 from celery_realtime.web.surroundings import celery_app_of, surroundings_of
+from tests.waiting import wait_for
 from tests.web_servers import SECRET, Web
 
 if TYPE_CHECKING:
@@ -224,6 +228,26 @@ def test_rules_use_a_database_without_keeping_its_connections(web: Web, tmp_path
         for client in clients:
             assert client.subscribe("alpha")["ok"] is True
             assert client.subscribe("beta")["error"]["code"] == "forbidden"
+
+
+def make_and_end_app(url: str) -> list[weakref.ref[Any]]:
+    """Make an app as a factory does, and end what hears the workers for it."""
+    app, celery = new_app(), Celery("factory", broker=url, set_as_current=False)
+    app.extensions["celery"] = celery
+    realtime = Realtime(app, history_url=None, secret_key=SECRET)
+    sockets = SocketIO(app, client_manager=realtime.client_manager(), async_mode="threading")
+    init_flask(app, sockets, realtime, user=user, authorize=of_user)
+    manager = sockets.server.manager
+    assert manager.wait_until_listening(60)
+    manager.stop_listening()
+    return [weakref.ref(each) for each in (app, celery, realtime, manager)]
+
+
+def test_a_factory_that_is_called_again_and_again_leaves_nothing_behind_where_its_servers_are_ended(
+    redis_url: str,
+) -> None:
+    left = [one for _ in range(3) for one in make_and_end_app(redis_url)]
+    wait_for(lambda: gc.collect() is not None and not any(one() for one in left))
 
 
 def test_init_flask_serves_a_plain_server_too(realtime: Realtime, monkeypatch: pytest.MonkeyPatch) -> None:
