@@ -24,6 +24,7 @@ from tests.appended import append, custom, progress, status
 from tests.clusters import RedisCluster
 from tests.processes import free_port
 from tests.services import RedisServer
+from tests.stream_readers import Writer
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.service
@@ -475,3 +476,21 @@ def test_a_cluster_that_cannot_be_used_is_refused_at_start(url: str) -> None:
 def test_a_cluster_is_no_broker() -> None:
     with pytest.raises(ImproperlyConfigured, match=r"realtime_url .*is a Redis Cluster.*realtime_history_url"):
         resolve({"url": "redis+cluster://a:1,b:2"}, {}, "memory://")
+
+
+# -- streams --------------------------------------------------------------------------------------------------------
+
+
+def test_streams_are_kept_on_the_node_of_their_project(history: History) -> None:
+    writers = [Writer(project_id=project) for project in PROJECTS]
+    for text in ("first ", "second "):
+        parts = [one.part(text) for one in writers]
+        wait_for(lambda parts=parts: history.streams.append(parts) is not None)
+        for project in PROJECTS:
+            reading = history.streams.read(project, "job", "answer")
+            assert reading is not None
+            assert str(reading.value).endswith(text)
+    for project in PROJECTS:
+        [reading] = history.streams.read_all(project, "job", 1000)
+        assert (reading.value, reading.start) == ("first second ", 0)
+        assert len({slot_of(key) for key in history.keys.stream(project, "job", "answer")}) == 1
