@@ -76,7 +76,17 @@ def no_service_started() -> Iterator[None]:
 
 
 def apt_get(*arguments: str) -> None:
-    command = ["apt-get", "--quiet", "-o", "Acquire::Retries=3", "-o", "Dpkg::Use-Pty=0", *arguments]
+    command = [
+        "apt-get",
+        "--quiet",
+        "-o",
+        "Acquire::Retries=3",
+        "-o",
+        "DPkg::Lock::Timeout=300",
+        "-o",
+        "Dpkg::Use-Pty=0",
+        *arguments,
+    ]
     run(command, env={"DEBIAN_FRONTEND": "noninteractive"})
 
 
