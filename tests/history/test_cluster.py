@@ -484,8 +484,7 @@ def test_a_cluster_is_no_broker() -> None:
 def test_streams_are_kept_on_the_node_of_their_project(history: History) -> None:
     writers = [Writer(project_id=project) for project in PROJECTS]
     for text in ("first ", "second "):
-        parts = [one.part(text) for one in writers]
-        wait_for(lambda parts=parts: history.streams.append(parts) is not None)
+        assert history.streams.append([one.part(text) for one in writers]) is not None
         for project in PROJECTS:
             reading = history.streams.read(project, "job", "answer")
             assert reading is not None
