@@ -40,7 +40,7 @@ CLIENTS = {"ada": "owner", "eve": "member"}
 STATES = ("PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE")
 REQUESTS = ("subscribe_project", "subscribe_job", "unsubscribe_job", "get_result", "cancel_job", "read_stream")
 #: What differs between worlds, or from one run to the next.
-VOLATILE = ("epoch", "timestamp")
+VOLATILE = ("epoch", "timestamp", "queued_at", "started_at", "ended_at", "runtime")
 
 _numbers = itertools.count()
 
