@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import redis
-from redis._parsers import _HiredisParser, _RESP2Parser
 
 from benchmarks.figures import Figure, Goal, alternate
 from benchmarks.speech import MESSAGE, outgoing, realtime
@@ -142,6 +141,8 @@ def _read(stage: Stage, history: History, client: redis.Redis, jobs: int) -> Ite
 
 def _read_with_hiredis(stage: Stage, url: str) -> Figure:
     """Compare what it takes to read a snapshot by redis-py's own parser and by hiredis."""
+    from redis._parsers import _HiredisParser, _RESP2Parser  # since redis-py 5
+
     readers = []
     for parser in (_HiredisParser, _RESP2Parser):
         history = realtime("memory://", history_url=url).manager.history

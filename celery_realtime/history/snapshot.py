@@ -42,7 +42,10 @@ def check_page(text: str) -> bytes:
     Raises:
         ValueError: It is none.
     """
-    return msgspec.json.encode(_page.decode(text))
+    try:
+        return msgspec.json.encode(_page.decode(text))
+    except (msgspec.MsgspecError, RecursionError) as error:  # up to msgspec 0.19, its errors are no ValueError
+        raise ValueError(f"this is no place to read on at: {error}") from None
 
 
 class Snapshot(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from celery_realtime import Realtime
 from celery_realtime.cli.doctor import command
 from celery_realtime.cli.doctor.command import CHECKS
-from tests.cli.doctor.looking import NOWHERE, SECRET, new_realtime
+from tests.cli.doctor.looking import NOWHERE, OF_VERSIONS, SECRET, new_realtime
 from tests.forks import run_python
 from tests.services import Broker
 
@@ -43,6 +43,7 @@ def test_machines_read_json(lonely: Realtime) -> None:
     assert [check["name"] for check in report["checks"]] == [check.name for check in CHECKS]
     assert [(found["check"], found["name"], found["severity"]) for found in report["findings"]] == [
         ("settings", "no-history", "warning"),
+        *(("versions", name, "warning") for name in OF_VERSIONS),
         ("broker", "broker-unreachable", "error"),
     ]
     assert {*report["findings"][0]} == {"check", "name", "severity", "text", "mend"}
@@ -60,7 +61,7 @@ def test_warnings_fail_if_they_are_to(redis_broker: Broker) -> None:
     realtime = new_realtime(redis_broker.url, history_url=redis_broker.backend_url)
     results = [run(realtime, "--json", "-d", "nobody@nowhere", *options) for options in ([], ["--strict"])]
     assert [done.exit_code for done in results] == [0, 1]
-    assert [found["name"] for found in json.loads(results[0].output)["findings"]] == ["no-worker"]
+    assert [found["name"] for found in json.loads(results[0].output)["findings"]] == [*OF_VERSIONS, "no-worker"]
 
 
 @pytest.mark.service
