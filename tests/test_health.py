@@ -139,7 +139,7 @@ def away() -> Source:
 
 
 def test_strangers_see_states_and_names(away: Source) -> None:
-    assert "secret" in str(away.health())
+    assert "redis.internal" in str(away.health())
     page = page_of(away, "ready")
     assert page.status == 503
     assert page.body == b'{"status":"failing","checks":{"loops":"ok","history":"failing"}}'
