@@ -149,7 +149,8 @@ class JobSubscription {
   // What a server has of a stream, from `start` up to `position`.
   _load({ stream: name, start, position, end = position, value, ...rest }) {
     const isLast = position >= end;
-    this._add({ ...rest, stream: name, position: start, chunk: value, state: isLast ? rest.state : "open" }, true);
+    const chunk = { ...rest, stream: name, position: start, chunk: value, end: position }; // it may not be shown as it is
+    this._add({ ...chunk, state: isLast ? rest.state : "open" }, true);
     if (isLast) this._release(name);
     else this._read(name);
   }
