@@ -100,7 +100,7 @@ def test_a_long_text_comes_in_chunks_and_so_do_many_items() -> None:
     run(studio, write)
     assert read(studio).value == text
     assert read(studio, "rows").value == rows
-    assert len(chunks(studio, "answer")) == 16
+    assert max(len(data["chunk"]) for data in chunks(studio, "answer")) == 100
     assert len(chunks(studio, "rows")) >= 8
 
 
