@@ -233,7 +233,9 @@ class Realtime(_Parts):
             if self._celery is not None and self._celery.app is app:
                 return
         if self._celery is not None or getattr(app, "realtime", None) is not None:
-            raise ImproperlyConfigured(f"the Celery app {app.main!r} or this Realtime is attached already")
+            raise ImproperlyConfigured(
+                f"the Celery app {app.main!r} or this Realtime is attached already: make one for each app, once"
+            )
         self._configuration.check(app)
         self._celery = _CelerySide(app, self)
         app.realtime = self

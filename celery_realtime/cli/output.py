@@ -25,7 +25,12 @@ def _print_json(event: str, data: Any) -> None:
 
 
 def _print_line(event: str, data: Any) -> None:
-    click.echo(line_of(event, data))
+    click.echo(printable(line_of(event, data)))
+
+
+def printable(text: str) -> str:
+    """Return a text without what a terminal would obey, or nobody would see: jobs say what they like."""
+    return text if text.isprintable() else "".join(char if char.isprintable() else " " for char in text)
 
 
 def line_of(event: str, data: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from celery_realtime.cli.output import printable
 from celery_realtime.cli.top.feeds import Key
 
 #: What jobs can be filtered by, in the order in which they are offered; None for all.
@@ -65,9 +66,9 @@ class Row(msgspec.Struct, frozen=True):
         return ""
 
 
-def printable(value: object) -> str:
+def in_one_line(value: object) -> str:
     """Return a text in one line, without what a terminal would obey or nobody would see."""
-    return " ".join("".join(char if char.isprintable() else " " for char in str(value or "")).split())
+    return " ".join(printable(str(value or "")).split())
 
 
 def row_of(project: str, job: Mapping[str, Any]) -> Row:
@@ -78,19 +79,19 @@ def row_of(project: str, job: Mapping[str, Any]) -> Row:
         job: Its latest state, of which a filter may have left anything out.
     """
     progress, job_id = job.get("progress"), str(job.get("job_id"))
-    status, name = printable(job.get("status")), printable(job.get("label") or job.get("task")) or "-"
-    note = printable(job.get("error") or job.get("message"))
-    worker = printable(job.get("worker"))
-    words = "\n".join((project, job_id, status, printable(job.get("state")), name, note, worker)).lower()
+    status, name = in_one_line(job.get("status")), in_one_line(job.get("label") or job.get("task")) or "-"
+    note = in_one_line(job.get("error") or job.get("message"))
+    worker = in_one_line(job.get("worker"))
+    words = "\n".join((project, job_id, status, in_one_line(job.get("state")), name, note, worker)).lower()
     return Row(
         key=(project, job_id),
         status=status,
-        state="STALLED" if job.get("stalled") else printable(job.get("state")),
+        state="STALLED" if job.get("stalled") else in_one_line(job.get("state")),
         progress=progress if isinstance(progress, (int, float)) and math.isfinite(progress) else None,
         name=name,
         note=note,
         worker=worker,
-        since=printable(job.get("timestamp")),
+        since=in_one_line(job.get("timestamp")),
         words=words,
     )
 

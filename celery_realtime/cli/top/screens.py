@@ -16,7 +16,7 @@ from celery_realtime.cli.output import line_of
 from celery_realtime.cli.top.feeds import Key
 from celery_realtime.cli.top.followed import MOST_EVENTS, Event
 from celery_realtime.cli.top.follower import Follower
-from celery_realtime.cli.top.rows import Row, printable
+from celery_realtime.cli.top.rows import Row, in_one_line
 
 #: Seconds between two looks at a job that is followed.
 LOOK = 0.25
@@ -50,7 +50,7 @@ class Question(ModalScreen[bool]):
 
     def compose(self) -> ComposeResult:
         """Show the question."""
-        row, (project_id, job_id) = self._row, map(printable, self._row.key)
+        row, (project_id, job_id) = self._row, map(in_one_line, self._row.key)
         what = f"Cancel this job, which is {row.status}?\n\n{row.name}\n{job_id}\nproject {project_id}"
         yield Static(Text(f"{what}\n\ny  cancel it        n  leave it"))
 
@@ -125,10 +125,10 @@ class JobScreen(Screen[None]):
             self._events.clear()
             count = 0
         self._shown = events
-        self._events.write_lines([printable(line_of(name, data)) for name, data in events[count:]])
+        self._events.write_lines([in_one_line(line_of(name, data)) for name, data in events[count:]])
 
     def _lines(self) -> Iterator[str]:
-        project_id, job_id = map(printable, self._key)
+        project_id, job_id = map(in_one_line, self._key)
         job = self._follower.feeds.job(self._key)
         if job is None:
             yield f"job {job_id} of project {project_id} is not shown any more"
@@ -137,4 +137,4 @@ class JobScreen(Screen[None]):
         for name, value in job.items():
             if name not in _HIDDEN and value not in (None, False):
                 text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-                yield f"{printable(name)}: {printable(text)[:MOST_TEXT]}"
+                yield f"{in_one_line(name)}: {in_one_line(text)[:MOST_TEXT]}"

@@ -17,7 +17,7 @@ from textual.widgets import Footer, Input, Static
 from celery_realtime.cli.top.feeds import Key
 from celery_realtime.cli.top.follower import LOOK_INTERVAL, Follower
 from celery_realtime.cli.top.job_list import JobList
-from celery_realtime.cli.top.rows import STATUSES, Filter, Row, Rows, printable, row_of
+from celery_realtime.cli.top.rows import STATUSES, Filter, Row, Rows, in_one_line, row_of
 from celery_realtime.cli.top.screens import JobScreen, Question
 from celery_realtime.clocks import time
 from celery_realtime.logs import describe
@@ -44,7 +44,7 @@ class LastLine(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a line."""
-        self._line, self._at = printable(record.getMessage()), time.monotonic()
+        self._line, self._at = in_one_line(record.getMessage()), time.monotonic()
 
     @property
     def line(self) -> str:
@@ -135,12 +135,12 @@ class Top(App[None]):
         where = f"all projects ({follower.feeds.projects:,})" if self._project is None else f"project {self._project}"
         counts = ", ".join(f"{self._counts[status]:,} {status}" for status in STATUSES if status is not None)
         shown = "" if self._filter == Filter() else f"   shown: {self._list.count:,}, {self._filter.described}"
-        yield Text(f"{printable(where)}   {len(self._all):,} jobs: {counts}{printable(shown)}")
+        yield Text(f"{in_one_line(where)}   {len(self._all):,} jobs: {counts}{in_one_line(shown)}")
         if not follower.is_hearing:
             instead = f", so the history is read every {LOOK_INTERVAL:g} s" if follower.has_history else ""
             yield Text(f"the broker is not heard{instead}", "bold red")
         if follower.reading_error is not None:
-            yield Text(f"the history cannot be read: {printable(follower.reading_error)}", "bold red")
+            yield Text(f"the history cannot be read: {in_one_line(follower.reading_error)}", "bold red")
         elif not follower.has_history:
             yield Text("no history is configured: only what happens from now on is shown", "yellow")
         elif not follower.feeds.are_whole:
@@ -151,7 +151,7 @@ class Top(App[None]):
             yield Text(line, "dim")
 
     def _say(self, text: str) -> None:
-        self._said, self._said_at = printable(text), time.monotonic()
+        self._said, self._said_at = in_one_line(text), time.monotonic()
 
     # -- choosing what is shown -----------------------------------------------------------------------------------
 

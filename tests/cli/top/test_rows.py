@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from celery_realtime.cli.top.layout import Layout
-from celery_realtime.cli.top.rows import STATUSES, Filter, Rows, printable, row_of
+from celery_realtime.cli.top.rows import STATUSES, Filter, Rows, in_one_line, row_of
 
 JOB = {"job_id": "j", "status": "running", "state": "STARTED", "timestamp": "2026-01-01T00:00:00.000Z"}
 
@@ -52,7 +52,7 @@ def test_all_words_are_looked_for_in_all_that_is_said(text: str, is_found: bool)
 
 def test_a_line_has_nothing_that_a_terminal_would_obey() -> None:
     evil = "\x1b]0;mine\x07\x1b[2J\r\nnext\u202eline\x9b31m"
-    assert printable(evil) == "]0;mine [2J next line 31m"
+    assert in_one_line(evil) == "]0;mine [2J next line 31m"
     job = {**JOB, "job_id": evil, "task": evil, "message": evil, "worker": evil, "status": evil, "state": evil}
     text = "".join(segment.text for segment in Layout(200, with_project=True).line(row_of(evil, job), 0.0))
     assert text.isprintable()
