@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import UNSET, UnsetType
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 from celery_realtime.clocks import shown_time_ns
 from celery_realtime.encoding import add_fields, encode, encode_legibly, encode_lenient, encode_strict, legible
@@ -170,6 +170,8 @@ class Details(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 DETAILS = Details.__struct_fields__
+
+_NO_DETAILS = Details()
 
 
 class Job(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -541,7 +543,7 @@ def status_change(
     The job must have a project.
     """
     assert job.project_id is not None
-    status, when, details = STATUS_OF_STATE[state], timestamp or now(), job.details
+    status, when, details = STATUS_OF_STATE[state], timestamp or now(), job.details or _NO_DETAILS
     return StatusChange(
         job_id=job.job_id,
         project_id=job.project_id,
@@ -561,7 +563,15 @@ def status_change(
         started_at=UNSET if status == "queued" else _start_of(job),
         ended_at=when if RANK_OF_STATUS[status] == TERMINAL_RANK else UNSET,
         runtime=runtime,
-        **({} if details is None else asdict(details)),
+        label=details.label,
+        queue=details.queue,
+        priority=details.priority,
+        eta=details.eta,
+        expires_at=details.expires_at,
+        max_retries=details.max_retries,
+        soft_time_limit=details.soft_time_limit,
+        time_limit=details.time_limit,
+        queued_at=details.queued_at,
     )
 
 

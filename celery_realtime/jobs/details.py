@@ -15,7 +15,7 @@ from msgspec import UNSET, UnsetType
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.encoding import describe_error, legible, one_line, text_of
 from celery_realtime.events import Details, at
-from celery_realtime.jobs.lineage import lineage_of, published_at
+from celery_realtime.jobs.lineage import published_at, run_of
 from celery_realtime.jobs.projects import Call
 from celery_realtime.jobs.seams import queue_of
 from celery_realtime.logs import RateLimitedLogger
@@ -70,7 +70,7 @@ class DetailsReader:
         queue, priority = self._route_of(fields) if route is None else route
         limits = fields.get("timelimit")
         hard, soft = limits if isinstance(limits, (list, tuple)) and len(limits) == 2 else (None, None)
-        run = lineage_of(call.job_id, fields).run
+        run = run_of(fields)
         return Details(
             label=self._labels.of(task, call),
             queue=legible(queue) if queue else UNSET,

@@ -61,7 +61,7 @@ def lineage_of(job_id: str, fields: Mapping[str, Any]) -> Lineage:
         root_id=fields.get(ROOT_HEADER) or fields.get("root_id"),
         parent_id=fields.get(PARENT_HEADER, fields.get("parent_id")),
         group_id=fields.get("group"),
-        run=_checked_run(fields.get(RUN_HEADER)),
+        run=run_of(fields),
     )
 
 
@@ -72,7 +72,7 @@ def note_origin(request: Any, *, parent_id: str | None, root_id: str) -> None:
 
 def run_of_request(request: Any) -> str | None:
     """Return the run that the request of a worker, or of a task, is of; None of a message without a mark."""
-    return _checked_run(request_fields(request).get(RUN_HEADER))
+    return run_of(request_fields(request))
 
 
 def new_run() -> str:
@@ -83,6 +83,11 @@ def new_run() -> str:
 def published_at(run: str) -> int:
     """Return when a publication was made, of its mark, in milliseconds since the epoch."""
     return int(run.partition("-")[0])
+
+
+def run_of(fields: Mapping[str, Any]) -> str | None:
+    """Return the run that a message is of, of what it carries; None if it has no mark."""
+    return _checked_run(fields.get(RUN_HEADER))
 
 
 def _checked_run(value: object) -> str | None:

@@ -213,7 +213,7 @@ def test_a_label_that_cannot_be_made_is_a_line_in_the_log(studio: Studio, caplog
         for _ in range(3):
             transcribe.apply_async(("m1",), headers=HEADERS)
     assert [record.message for record in caplog.records] == [
-        "the label of task transcribe cannot be made of its arguments, so its jobs have none: KeyError: 'nobody'"
+        "the label of task transcribe cannot be made of its arguments, so its jobs have none; see its label=: KeyError: 'nobody'"
     ]
 
 
