@@ -152,7 +152,8 @@ def test_a_retry_starts_anew(stage: Stage) -> None:
         live = Reader()
         for data in client.of("agent_stream"):
             live.take(data)
-        assert (live.value, live.starts, live.state) == ("attempt 2", [0, 1, 2], "closed")
+        assert (live.value, live.state) == ("attempt 2", "closed")
+        assert live.starts in ([0, 1, 2], [0, 2], [1, 2], [2])  # what comes behind a later attempt is dropped
         late = follow(client, job, project)()
         assert (late.value, late.starts, late.generation) == ("attempt 2", [2], live.generation)
 
