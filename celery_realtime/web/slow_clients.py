@@ -12,9 +12,9 @@ from celery_realtime.events import BATCH_EVENT, PROGRESS_EVENT, STATUS_EVENT
 from celery_realtime.stream_parts import STREAM_EVENT
 from celery_realtime.web.delivery import Emit
 
-#: Characters, or bytes of items, about, of a stream that are held for a client that lags; beyond, it sees by the
+#: Characters, or bytes of items, about, of all streams that are held for a client that lags; beyond, it sees by the
 #: position of what comes next that it has to read what is before.
-MOST_OF_STREAM = 1024 * 1024
+MOST_OF_STREAMS = 1024 * 1024
 
 
 class Clients(Protocol):
@@ -80,7 +80,7 @@ class SlowClients:
         self._give_way = give_way
         self._anybody_lags = anybody_lags
         #: By client, the newest progress of each job that is held back; and what is of each stream.
-        self._held: dict[str, dict[str, Emit]] = {}
+        self._held: dict[str, _HeldBack] = {}
         self._disconnected: set[str] = set()
         self.disconnections = 0
         # Held while what was held back is emitted, so that nothing newer overtakes it.
@@ -124,7 +124,7 @@ class SlowClients:
             rest: Emit | None = emit
             yield from self._released(sid, eio_sid)
             if sid in self._held or self._lags(eio_sid):
-                rest = _without_progress(emit, self._held.setdefault(sid, {}))
+                rest = self._held.setdefault(sid, _HeldBack()).hold_back(emit)
             if rest is not None:
                 yield msgspec.structs.replace(rest, room=sid, skip_sid=None)
 
@@ -166,11 +166,11 @@ class SlowClients:
 
     def _released(self, sid: str, eio_sid: str) -> Iterator[Emit]:
         """Yield what was held back for a client, while it keeps up; nothing of rooms that it has left meanwhile."""
-        held = self._held.get(sid, {})
-        for job_id in list(held):
+        held = self._held.get(sid, _HeldBack())
+        for name in held.names():
             if self._lags(eio_sid):
                 return
-            emit = held.pop(job_id, None)
+            emit = held.pop(name)
             if emit is not None and self._clients.is_in_room(sid, emit.namespace, emit.room):
                 yield msgspec.structs.replace(emit, room=sid, skip_sid=None)
         if not self._lags(eio_sid):
@@ -179,9 +179,7 @@ class SlowClients:
     def drop_progress(self, sid: str, project_id: str) -> None:
         """Drop the progress that is held back of a project: the client is about to get what is newer."""
         with self._lock:
-            held = self._held.get(sid, {})
-            for name in [name for name, emit in held.items() if _is_progress_of(project_id, emit)]:
-                del held[name]
+            self._held.get(sid, _HeldBack()).drop_progress(project_id)
 
     def forget(self, sid: str) -> None:
         """Forget a client that has disconnected."""
@@ -190,42 +188,94 @@ class SlowClients:
             self._disconnected.discard(sid)
 
 
-def _without_progress(emit: Emit, held: dict[str, Emit]) -> Emit | None:
-    """Hold back the progress in what is emitted, and return the rest of it."""
-    if emit.event != BATCH_EVENT:
-        return None if _hold(emit.event, emit.data, emit, held) else emit
-    rest = [item for item in emit.data if not _hold(item["event"], item["data"], emit, held)]
-    return msgspec.structs.replace(emit, data=rest) if rest else None
+class _HeldBack:
+    """What is held back for one client: the newest progress of each job, and what comes next of each stream."""
 
+    def __init__(self) -> None:
+        self._emits: dict[str, Emit] = {}
+        #: About how many bytes are held of each stream, and of all.
+        self._sizes: dict[str, int] = {}
+        self._size = 0
 
-def _hold(event: str, data: Any, emit: Emit, held: dict[str, Emit]) -> bool:
-    """Hold back one event if it is progress, and return whether it is; a job's end makes its progress pointless."""
-    job_id = data.get("job_id") if isinstance(data, dict) else None
-    if event == STREAM_EVENT and isinstance(job_id, str):
-        name = f"{job_id}\n{data['stream']}"
-        held[name] = msgspec.structs.replace(emit, event=event, data=_joined(held.get(name), data))
-        return True
-    if event == PROGRESS_EVENT and isinstance(job_id, str):
-        held[job_id] = msgspec.structs.replace(emit, event=event, data=data)
-        return True
-    if event == STATUS_EVENT and isinstance(job_id, str):
-        held.pop(job_id, None)
-    return False
+    def __len__(self) -> int:
+        return len(self._emits)
+
+    def names(self) -> list[str]:
+        """Return what names each emit that is held."""
+        return list(self._emits)
+
+    def pop(self, name: str) -> Emit | None:
+        """Hold an emit no more, and return it; None if it is not held."""
+        self._size -= self._sizes.pop(name, 0)
+        return self._emits.pop(name, None)
+
+    def hold_back(self, emit: Emit) -> Emit | None:
+        """Hold the progress and the chunks in what is emitted, and return the rest of it."""
+        if emit.event != BATCH_EVENT:
+            return None if self._hold(emit.event, emit.data, emit) else emit
+        rest = [item for item in emit.data if not self._hold(item["event"], item["data"], emit)]
+        return msgspec.structs.replace(emit, data=rest) if rest else None
+
+    def _hold(self, event: str, data: Any, emit: Emit) -> bool:
+        """Hold one event if it is progress or a chunk, and return whether it is; a job's end drops its progress."""
+        job_id = data.get("job_id") if isinstance(data, dict) else None
+        if event == STREAM_EVENT and isinstance(job_id, str):
+            self._hold_chunk(f"{job_id}\n{data['stream']}", data, emit)
+            return True
+        if event == PROGRESS_EVENT and isinstance(job_id, str):
+            self._emits[job_id] = msgspec.structs.replace(emit, event=event, data=data)
+            return True
+        if event == STATUS_EVENT and isinstance(job_id, str):
+            self.pop(job_id)
+        return False
+
+    def _hold_chunk(self, name: str, data: dict[str, Any], emit: Emit) -> None:
+        before, size_before = self._emits.get(name), self._sizes.get(name, 0)
+        joined = None if before is None else _joined(before.data, data)
+        held, size = joined or data, _size_of(data["chunk"]) + (0 if joined is None else size_before)
+        self._size -= size_before
+        if self._size + size > MOST_OF_STREAMS:
+            held, size = _end_of(data), 0
+        # Without the other events of a list, which may be long.
+        events = tuple(msgspec.structs.replace(one, event=STREAM_EVENT, data=held) for one in emit.events[:1])
+        self._emits[name] = msgspec.structs.replace(emit, event=STREAM_EVENT, data=held, events=events)
+        self._sizes[name] = size
+        self._size += size
+
+    def drop_progress(self, project_id: str) -> None:
+        """Drop the progress of a project."""
+        for name in [name for name, emit in self._emits.items() if _is_progress_of(project_id, emit)]:
+            self.pop(name)
 
 
 def _is_progress_of(project_id: str, emit: Emit) -> bool:
     return emit.event == PROGRESS_EVENT and emit.data.get("project_id") == project_id
 
 
-def _joined(held: Emit | None, data: dict[str, Any]) -> dict[str, Any]:
-    """Return a chunk with what is held before it, if it follows that."""
-    before = None if held is None else held.data
-    if before is None or before["generation"] != data["generation"]:
-        return data
-    end = before.get("end", before["position"] + len(before["chunk"]))
-    if end != data["position"] or len(before["chunk"]) + len(data["chunk"]) > MOST_OF_STREAM:
-        return data
+def _size_of(content: Any) -> int:
+    return len(content if isinstance(content, str) else repr(content))
+
+
+def _end_of(data: dict[str, Any]) -> dict[str, Any]:
+    """Return where a chunk ends, and the state of its stream, as a chunk."""
+    end = _position_behind(data)
+    return {
+        **{name: value for name, value in data.items() if name != "end"},
+        "position": end,
+        "chunk": data["chunk"][:0],
+    }
+
+
+def _position_behind(data: dict[str, Any]) -> int:
+    end: int | None = data.get("end")
+    return data["position"] + len(data["chunk"]) if end is None else end
+
+
+def _joined(before: dict[str, Any], data: dict[str, Any]) -> dict[str, Any] | None:
+    """Return a chunk with what is held before it; None if it does not follow that."""
+    if before["generation"] != data["generation"] or _position_behind(before) != data["position"]:
+        return None
     joined = {**data, "position": before["position"], "chunk": before["chunk"] + data["chunk"]}
     if "end" in before or "end" in data:
-        joined["end"] = data.get("end", data["position"] + len(data["chunk"]))
+        joined["end"] = _position_behind(data)
     return joined

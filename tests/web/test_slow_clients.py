@@ -10,8 +10,9 @@ import pytest
 from celery_realtime import events
 from celery_realtime.events import Job
 from celery_realtime.jobs.progress import Progress, progress_update
+from celery_realtime.web.answers import size_of
 from celery_realtime.web.delivery import Emit
-from celery_realtime.web.slow_clients import SlowClients
+from celery_realtime.web.slow_clients import MOST_OF_STREAMS, SlowClients
 from tests.integration.slow_browser import SlowBrowser
 from tests.waiting import wait_for
 from tests.web_servers import Web, steps
@@ -433,3 +434,21 @@ def test_of_a_stream_that_begins_anew_meanwhile_what_was_before_is_left_out() ->
         assert [one for one in slow.paced(emit) if one.room == "reader"] == []
     reader.waiting = 0
     assert [one.data["chunk"] for one in slow.due()] == ["newer"]
+
+
+@pytest.mark.parametrize("content", ["x" * 100_000, [{"text": "x" * 99_000}]], ids=["text", "items"])
+def test_what_is_held_of_streams_is_bounded_and_shows_by_its_position_what_was_left_out(content: Any) -> None:
+    reader = Reader()
+    slow = SlowClients(reader, "/", max_backlog=100, max_backlog_bytes=10**6, disconnect=lambda *_: None, give_way=None)
+    reader.waiting = 50
+    for position in range(0, 5 * len(content), len(content)):
+        for number in range(30):
+            assert [
+                one for one in slow.paced(chunk(position, content, stream=f"s{number}")) if one.room == "reader"
+            ] == []
+    reader.waiting = 0
+    due = [emit.data for emit in slow.due()]
+    assert 0 < sum(size_of(data["chunk"]) for data in due) <= 1.1 * MOST_OF_STREAMS
+    assert {(data["stream"], data["position"] + len(data["chunk"])) for data in due} == {
+        (f"s{number}", 5 * len(content)) for number in range(30)
+    }
