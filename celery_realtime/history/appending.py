@@ -25,6 +25,7 @@ from celery_realtime.history.keys import Keys, new_epoch
 from celery_realtime.history.leases import Leases, StepsBehind
 from celery_realtime.history.lua import Command, Runner, Script, call
 from celery_realtime.history.places import Places
+from celery_realtime.history.refusals import Refusals
 from celery_realtime.history.writer import Doubt, Stored, Writer
 
 #: Seconds that a job is shown after its end.
@@ -55,20 +56,6 @@ class Limits(NamedTuple):
     ttl: float
 
 
-class Refusals(NamedTuple):
-    """What is called with what is refused.
-
-    Attributes:
-        events: With an error of Redis for events that are not stored.
-        note: With an error of Redis for a note that comes with events.
-        change: With a change of metadata that could not be made, and why.
-    """
-
-    events: Callable[[Exception], None]
-    note: Callable[[Exception], None]
-    change: Callable[[Outgoing, str], None]
-
-
 class Appender:
     """The way of events into a history.
 
@@ -79,7 +66,7 @@ class Appender:
         places: Notes of which projects jobs are.
         limits: What is kept.
         has_sentinels: Whether Sentinels choose the server.
-        refusals: What is called with what is refused.
+        refusals: Logs what is refused.
 
     Attributes:
         writer: What this process has written.

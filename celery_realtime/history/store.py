@@ -6,45 +6,34 @@ where the keys of a project are described.
 
 from __future__ import annotations
 
-import itertools
 import logging
-import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import redis
 
-from celery_realtime.encoding import legible
 from celery_realtime.environments import plain_address, prefix_of
 from celery_realtime.events import Outgoing
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.history.access import AccessRecord
-from celery_realtime.history.appending import ENDED_TTL, Appender, Limits, Refusals, unnumbered
+from celery_realtime.history.appending import Appender, Limits, unnumbered
 from celery_realtime.history.brokers import Brokers
 from celery_realtime.history.connection import RedisConnection
 from celery_realtime.history.ends import Ends
-from celery_realtime.history.entries import METADATA, add_metadata, decode_job, decode_metadata, decode_run
-from celery_realtime.history.keys import Keys, new_epoch
+from celery_realtime.history.keys import Keys
 from celery_realtime.history.leases import Leases, StepsBehind, nothing_behind
-from celery_realtime.history.lua import OUTAGES, Command, Runner, Script, call, command
+from celery_realtime.history.lua import OUTAGES, Runner, command
 from celery_realtime.history.marks import Marks
 from celery_realtime.history.places import Places
-from celery_realtime.history.snapshot import Snapshot, check_page, decode_event
+from celery_realtime.history.reading import MAX_ANSWER, MAX_SNAPSHOT, Reader
+from celery_realtime.history.refusals import Refusals
+from celery_realtime.history.snapshot import Snapshot
 from celery_realtime.history.streams import StreamLimits, Streams
 from celery_realtime.history.watches import Watches
 from celery_realtime.logs import RateLimitedLogger, describe
 from celery_realtime.urls import RedisAddress, is_sentinel, redact
 
 logger = logging.getLogger(__name__)
-
-MAX_RECOVERED = 1000
-MAX_SNAPSHOT = 1000
-
-#: Bytes of jobs, and of missed events, that an answer holds. Both may be three times as long in JSON of nothing but
-#: ASCII, and aiohttp, which Python's asyncio clients use, ends a connection over a message of 4 MiB.
-MAX_ANSWER = 1024 * 1024
-
-_READ = Script("read")
 
 
 class History:
@@ -83,9 +72,9 @@ class History:
     ) -> None:
         address = RedisAddress(where) if isinstance(where, str) else where
         self._url = address.url
-        self._size = size
-        self._ttl = ttl
         self._log = RateLimitedLogger(logger)
+        self._refusals = Refusals(self._log, redact(address.url))
+        limits = Limits(size, ttl)
         self.connection = _connect(plain_address(address))
         self._runner = Runner(self.connection.client, self.connection.cluster)
         self.keys = Keys(channel, prefix_of(address) or "")
@@ -99,10 +88,11 @@ class History:
         self.streams = Streams(self.keys, self._runner, ttl, limits=streams, where=redact(address.url))
         self._appender = Appender(
             *(self.keys, self._runner, self.leases, self.places),
-            limits=Limits(size, ttl),
+            limits=limits,
             has_sentinels=is_sentinel(address.url),
-            refusals=Refusals(self._log_refusal, self._log_refused_note, self._log_refused_change),
+            refusals=self._refusals,
         )
+        self._reader = Reader(self.keys, self._runner, limits)
 
     @property
     def writer(self) -> str:
@@ -148,7 +138,7 @@ class History:
                 )
                 return None
             except redis.RedisError as error:
-                self._log_refusal(error)
+                self._refusals.events(error)
                 appended = [unnumbered(event) for event in events]
             self._appender.writer.end(events)
             return appended
@@ -175,11 +165,7 @@ class History:
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
-        epoch, read = self._reading(project_id, (since_epoch, since_offset), most_jobs, most_bytes)
-        snapshot = Snapshot.of_reply(project_id, self._runner.run(read))
-        if (snapshot.epoch, snapshot.offset) == (epoch, 0):
-            return self._begin(project_id, read) or snapshot
-        return snapshot
+        return self._reader.snapshot(project_id, (since_epoch, since_offset), most_jobs, most_bytes)
 
     def read_on(self, project_id: str, page: str, most_jobs: int = MAX_SNAPSHOT) -> Snapshot:
         """Return further jobs of a project, as of ``offset``, without workflows and events, up to ``MAX_ANSWER``.
@@ -193,22 +179,7 @@ class History:
             ValueError: ``page`` is no such place.
             redis.RedisError: Redis cannot be reached.
         """
-        _, read = self._reading(project_id, ("", -1), most_jobs, MAX_ANSWER, check_page(page))
-        return Snapshot.of_reply(project_id, self._runner.run(read))
-
-    def _reading(self, project_id: str, position: tuple[str, int], *limits: Any) -> tuple[str, Command]:
-        """Return what reads a project, and the epoch in which it is to go on if a part of it is lost."""
-        epoch, ttls = new_epoch(), (max(1, int(self._ttl)), min(ENDED_TTL, self._ttl))
-        arguments = [epoch, *position, min(MAX_RECOVERED, self._size), *ttls, self._size, *limits]
-        return epoch, call(_READ, self.keys.project_and_begun(project_id), arguments)
-
-    def _begin(self, project_id: str, read: Command) -> Snapshot | None:
-        """Read again once this Redis has what tells the epochs of projects that have not begun; None if it is full."""
-        ttl, begun, meta = max(1, math.ceil(self._ttl)), self.keys.begun, self.keys.project(project_id)[0]
-        note = [command("HSETNX", begun, "id", new_epoch(), at=meta), command("EXPIRE", begun, ttl, at=meta)]
-        replies = self._runner.run_all([*note, read])
-        refused = any(isinstance(reply, Exception) for reply in replies)
-        return None if refused else Snapshot.of_reply(project_id, replies[-1])
+        return self._reader.further_jobs(project_id, page, most_jobs)
 
     def recent(self, project_id: str) -> list[dict[str, Any]]:
         """Return the events that are stored of a project, in order, as ``{event, data}``.
@@ -216,9 +187,7 @@ class History:
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
-        epoch = self.read(project_id, most_jobs=0).epoch
-        entries: Any = self._runner.run(command("XRANGE", self.keys.project(project_id)[1], "-", "+"))
-        return [decode_event((name, [*itertools.chain(*fields.items())]), epoch) for name, fields in entries]
+        return self._reader.recent(project_id)
 
     def position(self, project_id: str) -> dict[str, Any] | None:
         """Return a project's epoch and offset, or None when Redis cannot be reached."""
@@ -240,14 +209,7 @@ class History:
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
-        commands = [command("HMGET", self.keys.project(name)[0], "epoch", "offset") for name in project_ids]
-        replies = zip(project_ids, self._runner.run_all(commands), strict=True)
-        read = ((name, reply) for name, reply in replies if isinstance(reply, list))
-        return {
-            name: (epoch.decode(errors="replace"), int(offset))
-            for name, (epoch, offset) in read
-            if epoch is not None and offset is not None and offset.isdigit()
-        }
+        return self._reader.positions(project_ids)
 
     def project_of(self, job_id: str, wanted: Collection[str] = ()) -> str | None:
         """Return the project of some that has a job of an id, else that of the latest job of it, if any is known.
@@ -281,15 +243,7 @@ class History:
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
-        name = legible(job_id)
-        fields: Any = self._runner.run(command("HMGET", self.keys.project(project_id)[2], name, METADATA + name))
-        entry, metadata = fields
-        job = None if entry is None else decode_job(entry, name, project_id)
-        if job is None:
-            return None, None if entry is None else decode_run(entry)
-        if metadata:
-            add_metadata([job], {job["job_id"]: metadata})
-        return job, decode_run(entry)
+        return self._reader.job_and_run(project_id, job_id)
 
     def metadata(self, project_id: str, job_id: str) -> dict[str, Any]:
         """Return the metadata of one job; empty if it has none, or is not known.
@@ -297,9 +251,7 @@ class History:
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
-        name = METADATA + legible(job_id)
-        stored: Any = self._runner.run(command("HGET", self.keys.project(project_id)[2], name))
-        return decode_metadata(stored)
+        return self._reader.metadata(project_id, job_id)
 
     def ping(self) -> bool:
         """Tell whether Redis answers."""
@@ -318,29 +270,6 @@ class History:
     def close(self) -> None:
         """Close the connections."""
         self.connection.close()
-
-    def _log_refused_note(self, error: Exception) -> None:
-        self._log.error(
-            "%s refused to note what jobs do, so lost, expired and stalled ones may not be reported; see whether it"
-            " is full, and what its user may do: %s",
-            *self._where(error),
-        )
-
-    def _log_refusal(self, error: Exception) -> None:
-        self._log.error(
-            "%s refused to store history, so events are sent without offsets and cannot be recovered; see whether "
-            "it is full, and what its user may do: %s",
-            *self._where(error),
-        )
-
-    def _log_refused_change(self, event: Outgoing, reason: str) -> None:
-        self._log.warning(
-            "a change of metadata does not fit, so the job's metadata stays as it was; see what its task sets, and "
-            "metadata_size: %s",
-            reason,
-            job_id=event.job_id,
-            project_id=event.project_id,
-        )
 
     def _where(self, error: Exception) -> tuple[str, str]:
         return redact(self._url), describe(error)
