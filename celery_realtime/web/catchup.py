@@ -15,6 +15,7 @@ from celery_realtime.loops import BackgroundLoop
 from celery_realtime.web.history_reader import HistoryReader, Missing, Positions, Read
 from celery_realtime.web.ordering import ProjectOrder
 from celery_realtime.web.standings import JobStandings
+from celery_realtime.web.tracked_projects import LONGEST_WAIT, TrackedProjects
 
 #: Seconds between two turns when nothing is missing.
 IDLE_INTERVAL = 1.0
@@ -25,9 +26,6 @@ BUSY_INTERVAL, FAILING_INTERVAL = 0.02, 0.25
 #: Seconds between two looks at how far histories go, on average, and how many are looked at each time.
 LOOK_INTERVAL = 2.0
 MOST_LOOKED_AT = 500
-
-#: Seconds that events wait for a history that answers, but has much to read.
-LONGEST_WAIT = 5.0
 
 #: Events of all projects that wait.
 MOST_HELD = 20_000
@@ -79,13 +77,7 @@ class CatchUp:
 
     def _start_over(self) -> None:
         self._lock = threading.Lock()
-        self._orders: dict[str, ProjectOrder] = {}
-        #: Those of the orders that may lack something.
-        self._restless: dict[str, ProjectOrder] = {}
-        #: When somebody was last about to read a first snapshot, by project.
-        self._expected: dict[str, float] = {}
-        #: The number of the last request for a project that nobody follows any more.
-        self._requests = 0
+        self._projects = TrackedProjects(self._is_watched, self._namespace)
         self._standings = JobStandings()
         #: What other threads have found to be due.
         self._due: deque[Heard] = deque()
@@ -120,20 +112,18 @@ class CatchUp:
         """Track a project's events from now on: a client is about to enter its room, and to read its snapshot."""
         if self._reader is not None:
             with self._lock:
-                self._order(project_id)
-                self._expected[project_id] = self._clock()
+                self._projects.expect(project_id, self._clock())
 
     def is_tracked(self, project_id: str) -> bool:
         """Tell whether it is known where a project stands, or a client is about to read that."""
-        return project_id in self._orders
+        return project_id in self._projects.orders
 
     def seed(self, project_id: str, epoch: str, offset: int) -> str | None:
         """Note that a client has read a snapshot; return the older epoch that this server is still in, if it is."""
         if self._reader is None:
             return None
         with self._lock:
-            order, clock = self._order(project_id), self._clock()
-            self._expected.pop(project_id, None)
+            order, clock = self._projects.arrived(project_id), self._clock()
             self._due += self._noted(order.seed(epoch, offset, clock))
             self._note_restless(order)
             if self._due:
@@ -148,21 +138,15 @@ class CatchUp:
         """Return a job as the history has it; None if this server has shown the end of it before."""
         return self._standings.review_job(project_id, epoch, job)
 
-    def _order(self, project_id: str) -> ProjectOrder:
-        order = self._orders.get(project_id)
-        if order is None:
-            order = self._orders[project_id] = ProjectOrder(project_id, self._namespace, self._requests)
-        return order
-
     # -- the channel --------------------------------------------------------------------------------------------
 
     def sort(self, events: Iterable[Heard]) -> list[Heard]:
         """Return, in order, what has to be emitted now that these events have come from the channel."""
         clock, unwatched = self._clock(), set[str]()
         with self._lock:
-            due = _taken(self._due)
+            due, orders = _taken(self._due), self._projects.orders
             for event in events:
-                order = self._orders.get(event.project_id)
+                order = orders.get(event.project_id)
                 if order is None and event.project_id not in unwatched:
                     order = self._begin(event)
                     if order is None:
@@ -177,7 +161,7 @@ class CatchUp:
         """Track a project that clients follow which the application has placed in its room by itself."""
         if event.namespace != self._namespace or not self._is_watched(self._namespace, event.project_id):
             return None
-        return self._order(event.project_id)
+        return self._projects.track(event.project_id)
 
     def _sorted(self, order: ProjectOrder | None, event: Heard, clock: float) -> Iterable[Heard]:
         if order is None or event.namespace != self._namespace:
@@ -185,7 +169,7 @@ class CatchUp:
         if event.offset is None or self._reader is None:
             order.take_unnumbered()
             return (event,) if self._standings.is_news(event) else ()
-        if order.epoch is None and event.project_id not in self._expected:
+        if order.epoch is None and not self._projects.is_expected(event.project_id):
             order.start(event)
         due = order.take(event, clock)
         if not due:
@@ -199,15 +183,15 @@ class CatchUp:
     def fall_behind(self, project_ids: Iterable[str] | None = None, *, started_only: bool = False) -> None:
         """Note that events may have been missed; of all projects, of some, or of those of which there is a snapshot."""
         with self._lock:
-            for name in self._orders if project_ids is None else self._orders.keys() & set(project_ids):
-                order = self._orders[name]
-                if order.epoch is not None or not started_only:
-                    order.fall_behind()
-                    self._restless[name] = order
+            orders = self._projects.orders
+            for name in orders if project_ids is None else orders.keys() & set(project_ids):
+                if orders[name].epoch is not None or not started_only:
+                    orders[name].fall_behind()
+                    self._projects.restless[name] = orders[name]
             self._turns_at = self._clock()
 
     def _note_restless(self, order: ProjectOrder) -> None:
-        self._restless[order.project_id] = order
+        self._projects.restless[order.project_id] = order
         self._turns_at = min(self._turns_at, order.waits_until)
 
     # -- what was missed ----------------------------------------------------------------------------------------
@@ -235,7 +219,7 @@ class CatchUp:
 
     def _answered(self, missing: Missing, snapshot: Any) -> list[Heard]:
         with self._lock:
-            order = self._orders.get(missing.project_id)
+            order = self._projects.orders.get(missing.project_id)
             if order is None:  # every client has left
                 return []
             waiting = order.waiting
@@ -247,30 +231,19 @@ class CatchUp:
         clock = self._clock()
         if clock >= self._idles_at:
             self._idles_at = clock + IDLE_INTERVAL
-            for project_id in [name for name in self._orders if self._is_forgettable(name, clock)]:
-                self._forget(project_id)
+            self._projects.forget_unwatched(clock)
         for project_id, (epoch, offset) in reader.positions().items():
-            order = self._orders.get(project_id)
+            order = self._projects.orders.get(project_id)
             if order is not None:
                 order.announce(epoch, offset, clock)
                 self._note_restless(order)
         if self._lookout.is_due(clock):
-            names = [name for name, order in self._orders.items() if order.epoch is not None]
-            reader.look(self._lookout.next(names))
-
-    def _forget(self, project_id: str) -> None:
-        self._requests = max(self._requests, self._orders[project_id].requests)
-        for by_project in (self._orders, self._restless, self._expected):
-            by_project.pop(project_id, None)
-
-    def _is_forgettable(self, project_id: str, clock: float) -> bool:
-        is_expected = clock - self._expected.get(project_id, -math.inf) < LONGEST_WAIT
-        return not is_expected and not self._is_watched(self._namespace, project_id)
+            reader.look(self._lookout.next(self._projects.begun))
 
     def _pursued(self, reader: HistoryReader) -> Iterator[list[Heard]]:
         """Ask the history for what is overdue, and go on without where it does not answer."""
         with self._lock:
-            restless, clock = list(self._restless.values()), self._clock()
+            restless, clock = list(self._projects.restless.values()), self._clock()
             if sum(order.waiting for order in restless) > MOST_HELD:
                 for order in restless:
                     order.drop_waiting()
@@ -293,14 +266,14 @@ class CatchUp:
 
     def _gives_up(self, order: ProjectOrder, reader: HistoryReader, clock: float) -> bool:
         if order.epoch is None:
-            return clock - self._expected.get(order.project_id, -math.inf) > LONGEST_WAIT
+            return not self._projects.is_expected_soon(order.project_id, clock)
         return not reader.is_prompt or clock - order.waits_until > LONGEST_WAIT
 
     def _next_turn(self, order: ProjectOrder, reader: HistoryReader, clock: float) -> float:
         if order.overdue_at <= clock:
             return clock + (BUSY_INTERVAL if reader.is_prompt else FAILING_INTERVAL)
         if order.overdue_at == math.inf:
-            self._restless.pop(order.project_id, None)
+            self._projects.restless.pop(order.project_id, None)
         return order.overdue_at
 
 
