@@ -100,10 +100,12 @@ def _decode_usual(parts: Sequence[tuple[str, str, str]], project_id: str) -> lis
     names, statuses, updates = zip(*parts, strict=True)
     jobs = _objects.decode(f"[{_BEGINNING}{_lengthened(f',{_BEGINNING}'.join(statuses), _OWN_ROOT)}]")
     all_reached = _all_reached.decode(f"[{','.join([f'{{{update}' if update else '{}' for update in updates])}]")
-    for name, job, reached in zip(names, jobs, all_reached, strict=True):
+    for place, (name, job, reached) in enumerate(zip(names, jobs, all_reached, strict=True)):
         job["job_id"], job["project_id"] = name, project_id
         if job.get("root_id") == 0:
             job["root_id"] = name
+        elif ROOT_SIGN in statuses[place]:  # which is in the result then, where 0 does not stand for the job
+            job.update(_whole(SHORTER + statuses[place], {"job_id": name, "project_id": project_id}))
         job["progress"], job["message"] = reached.progress, reached.message
         job["current"], job["total"] = reached.current, reached.total
         job["stalled"] = job.setdefault("status", None) == "running" and bool(reached.stalled)

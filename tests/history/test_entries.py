@@ -8,6 +8,7 @@ import msgspec
 import pytest
 import redis
 
+from celery_realtime.events import Job, outgoing_status, status_change
 from celery_realtime.history.entries import decode_job, decode_jobs, unpack
 from celery_realtime.history.store import History
 from tests.appended import append, progress, status
@@ -20,6 +21,7 @@ STATUSES = [
     *(f'^{sign}","x":1}}' for sign in "\1\2\3"),
     *('^\1"\4"t"\5\6null}', '^\3"\4"t","root_id":"r"\6"w"}', '^\2","result":1\5}'),
     '^\1","result":{"a":"^~"},"error":"~^"}',
+    *(f'^\2","result":{{"a":1\5}},"error":null{root}}}' for root in ("", ',"root_id":"r"', ',"root_id":"one"')),
 ]
 UPDATES = [
     *("", '~"progress":40,"message":"at 40","current":1,"total":2}', '~"progress":40,"stalled":true}', "~}"),
@@ -55,6 +57,16 @@ def test_many_are_read_as_each_by_itself(status: str, update: str) -> None:
     names = ["one", "two", 'th"ree é']
     jobs = [job for job in (decode_job(entry, name, "p") for entry, name in zip(entries, names, strict=True)) if job]
     assert sorted(decode_jobs(entries, names, "p"), key=repr) == sorted(jobs, key=repr)
+
+
+@pytest.mark.parametrize("root", ["job", "other", None])
+def test_a_result_that_names_the_root_is_shown_as_it_is(history: History, root: str | None) -> None:
+    job = Job(job_id="job", project_id="p", task="t", root_id=root)
+    change = status_change(job, "SUCCESS", result=b'{"a":1,"root_id":"job","b":{"c":[],"root_id":"job"}}')
+    assert history.append([outgoing_status(change, job=job)])
+    [shown] = history.read("p").jobs
+    assert shown["result"] == {"a": 1, "root_id": "job", "b": {"c": [], "root_id": "job"}}
+    assert (shown["root_id"], shown["job_id"]) == (root, "job")
 
 
 @pytest.mark.parametrize("broken", BROKEN)
