@@ -239,11 +239,13 @@ class Streams:
             redis.RedisError: Redis cannot be reached.
         """
         most = most or 2 * self._limits.size
-        reply = self._runner.run(self._read_command(project_id, job_id, name, start, generation, most))
-        reading = _reading_of(name, reply, most)
-        if reading is not None and reading.position == reading.start < reading.end:  # an item that is longer
-            return self.read(project_id, job_id, name, start=start, generation=generation)
-        return reading
+        while True:
+            reply = self._runner.run(self._read_command(project_id, job_id, name, start, generation, most))
+            reading = _reading_of(name, reply, most)
+            if reading is None or not reading.start == reading.position < reading.end or len(reply[-1]) < most:
+                return reading
+            # An item that is longer, perhaps of a writer that keeps more of each stream.
+            most = max(2 * self._limits.size, 4 * most)
 
     def _read_command(self, project_id: str, job_id: str, name: str, start: int, generation: int, most: int) -> Command:
         keys = self._keys.stream(project_id, job_id, name)

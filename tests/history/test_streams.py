@@ -95,6 +95,18 @@ def test_an_item_that_is_longer_than_what_is_wanted_is_read_all_the_same(streams
 # -- each once ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("first", [[], ["a"]])
+def test_an_item_that_is_longer_than_all_that_a_reader_keeps_is_read_all_the_same(
+    redis_url: str, streams: Streams, first: list[str]
+) -> None:
+    long = "x" * 100_000
+    streams.append([Writer(kind="json").part([*first, long, "z"])])
+    reader = new_streams(redis_url, size=1000)
+    assert value_of(read(reader, start=len(first)))[:1] == [long]
+    [reading] = reader.read_all("p", "job", 10)
+    assert value_of(reading)[:1] == [*first, long][:1]
+
+
 def test_parts_that_come_again_are_stored_once_and_told_the_same(streams: Streams, redis_url: str) -> None:
     writer = Writer()
     parts = [writer.part("one "), writer.part("two "), writer.part("three")]
