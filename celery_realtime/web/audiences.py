@@ -23,6 +23,7 @@ from celery_realtime.events import (
     StatusChange,
     now,
 )
+from celery_realtime.stream_parts import STREAM_EVENT
 
 #: Where an event stands among those of its project. The rule is not shown it: a job in a snapshot has none.
 _POSITION = ("epoch", "offset", "replayed")
@@ -66,6 +67,8 @@ class Audiences:
         visible = self._filter.visible(event, project_id, _as_published(event, data), audience)
         if event == METADATA_EVENT and not (isinstance(visible, dict) and isinstance(visible.get("set"), dict)):
             return None  # without these there is nothing that a client could do with it
+        if event == STREAM_EVENT and not isinstance(visible, dict):
+            return None  # nor without its place
         return _placed(event, visible, data)
 
     def job(self, project_id: str, job: dict[str, Any], audience: str | None) -> dict[str, Any] | None:

@@ -220,10 +220,15 @@ class Delivery:
 
 
 def _with_end(event: Heard, data: Any) -> Any:
-    """Return what is shown of an event; of a chunk that is not shown as it is, with where it ends all the same."""
+    """Return what is shown of an event; of a chunk that is not shown as it is, with where it ends all the same.
+
+    Whatever a rule has left of such a chunk, it is a text, or a list of items, as clients and what comes next expect.
+    """
     if event.event != STREAM_EVENT or not isinstance(data, dict) or data.get("chunk") == event.data["chunk"]:
         return data
-    return {**data, "end": event.data["position"] + len(event.data["chunk"])}
+    whole, left = event.data["chunk"], data.get("chunk")
+    shown = left if isinstance(left, type(whole)) else whole[:0]
+    return {**data, "chunk": shown, "end": event.data["position"] + len(whole)}
 
 
 def _batch(events: Iterable[Heard], namespace: str, room: str, skip_sid: Any = None) -> Emit:

@@ -317,6 +317,35 @@ def test_a_filter_that_fails_hides_the_event_and_is_logged_once(event: str, capl
     assert "KeyError: 'owner'" in record.getMessage()
 
 
+@pytest.mark.parametrize("content", ["secret", [{"secret": 1}]], ids=["text", "items"])
+@pytest.mark.parametrize(
+    "left",
+    [
+        lambda data: {**data, "chunk": None},
+        lambda data: {**data, "chunk": 7},
+        lambda data: {name: value for name, value in data.items() if name != "chunk"},
+        lambda _: {},
+    ],
+    ids=["none", "number", "missing", "empty"],
+)
+def test_whatever_a_filter_leaves_of_a_chunk_it_has_its_place_and_a_value_of_its_kind(left: Any, content: Any) -> None:
+    one = delivery(rule=lambda _event, _project, data, _audience: left(data))
+    kind = "text" if isinstance(content, str) else "json"
+    place = {"job_id": "one", "project_id": "alpha", "stream": "answer", "kind": kind, "position": 5}
+    event = Heard("alpha", "one", "agent_stream", {**place, "generation": 1, "state": "open", "chunk": content})
+
+    shown = [emit.data for emit in one.spread([event]) if emit.event == "agent_stream"]
+
+    assert [(data["position"], data["chunk"], data["end"]) for data in shown] == [(5, content[:0], 5 + len(content))]
+
+
+@pytest.mark.parametrize("left", ["text", 7, [1]])
+def test_what_a_filter_leaves_of_a_chunk_that_is_no_object_is_not_shown(left: Any) -> None:
+    one = delivery(rule=lambda *_: left)
+    data = {"job_id": "one", "stream": "answer", "kind": "text", "position": 0, "generation": 1, "chunk": "secret"}
+    assert list(one.spread([Heard("alpha", "one", "agent_stream", data)])) == []
+
+
 def test_a_filter_cannot_change_what_other_audiences_see() -> None:
     def spoil(_event: str, _project: str, payload: Any, audience: str | None) -> Any:
         payload["number"] = audience
