@@ -50,7 +50,7 @@ class CatchUp(Protocol):
 class Streams(Protocol):
     """Knows up to where the streams of jobs have been emitted on this server."""
 
-    def seed(self, project_id: str, job_id: str, readings: Iterable[Any]) -> None:
+    def seed(self, project_id: str, job_id: str, readings: Iterable[Any], *, are_all: bool = True) -> None:
         """Note what a client was given of streams of a job."""
 
 
@@ -277,7 +277,7 @@ class _NoPositions:
 
 
 class _NoStreams:
-    def seed(self, project_id: str, job_id: str, readings: Iterable[Any]) -> None: ...
+    def seed(self, project_id: str, job_id: str, readings: Iterable[Any], *, are_all: bool = True) -> None: ...
 
 
 class _NobodyWatches:

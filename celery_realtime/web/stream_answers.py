@@ -71,7 +71,7 @@ class StreamAnswers:
         reading = self._source.read(project_id, job_id, name, start=position, generation=generation)
         if reading is None:
             return []
-        self._manager.streams.seed(project_id, job_id, [reading])
+        self._manager.streams.seed(project_id, job_id, [reading], are_all=False)
         return [_answer(data_of(project_id, job_id, reading), reading.position, reading.end)]
 
     def visible(self, topic: Topic, streams: list[dict[str, Any]], audience: str | None) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -98,8 +97,6 @@ class StreamBoard:
         self._seeded: set[tuple[str, str]] = set()
         #: By project and job, the names of its streams that are followed.
         self._by_job: dict[tuple[str, str], set[str]] = {}
-        #: What other threads have found to be due.
-        self._due: deque[Heard] = deque()
         self._requests = 0
         self._turns_at = 0.0
 
@@ -131,18 +128,28 @@ class StreamBoard:
 
     # -- clients ------------------------------------------------------------------------------------------------
 
-    def seed(self, project_id: str, job_id: str, readings: Iterable[StreamReading]) -> None:
+    def seed(self, project_id: str, job_id: str, readings: Iterable[StreamReading], *, are_all: bool = True) -> None:
         """Note what a client was given of streams of a job: what comes next of each is expected to follow that.
 
-        Of a stream that was not among all that there were then, all is expected.
+        Of a stream that was not among all that there were then, all is expected; also when another client is given
+        what has come of it since.
+
+        Args:
+            project_id: The project.
+            job_id: The job.
+            readings: What it was given.
+            are_all: Whether these are all streams of the job.
         """
         clock = self._clock()
         with self._lock:
-            self._seeded.add((project_id, job_id))
+            is_seeded = (project_id, job_id) in self._seeded
+            if are_all:
+                self._seeded.add((project_id, job_id))
             for reading in readings:
                 key = project_id, job_id, reading.stream
                 if key not in self._streams and len(self._streams) < MOST_STREAMS:
-                    self._follow(key, StreamOrder(reading.generation, reading.end, reading.state), clock)
+                    given = StreamOrder(reading.generation, reading.end, reading.state)
+                    self._follow(key, StreamOrder(reading.generation, 0) if is_seeded else given, clock)
 
     def _follow(self, key: Key, order: StreamOrder, clock: float) -> _Followed:
         followed = self._streams[key] = _Followed(order, clock)
@@ -155,10 +162,7 @@ class StreamBoard:
         """Return, in order, what has to be emitted now that chunks have come from the channel."""
         clock = self._clock()
         with self._lock:
-            due = [self._due.popleft() for _ in range(len(self._due))]
-            for event in events:
-                due += self._sorted(event, clock)
-        return due
+            return [due for event in events for due in self._sorted(event, clock)]
 
     def _sorted(self, event: Heard, clock: float) -> list[Heard]:
         chunk = chunk_of(event)

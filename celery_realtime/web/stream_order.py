@@ -77,7 +77,7 @@ class StreamOrder:
 
     Args:
         generation: Which start of the stream it is of.
-        position: Up to where it has been emitted, or was in what all readers were given.
+        position: Up to where it has been emitted, or was in what a reader was given.
         state: Its state.
 
     Attributes:
@@ -91,6 +91,7 @@ class StreamOrder:
         self.state = state
         self.is_behind = False
         self._held: list[Chunk] = []
+        self._has_emitted = False
 
     @property
     def is_waiting(self) -> bool:
@@ -103,6 +104,9 @@ class StreamOrder:
             return []
         if chunk.generation > self.generation:
             self._begin(chunk.generation)
+        if not self._has_emitted and chunk.position <= self.position:
+            # One reader was given it before it came here; others, who have read along, were not.
+            self.position, self.state = chunk.position, OPEN
         if chunk.position > self.position:
             self._hold(chunk)
             return []
@@ -124,6 +128,7 @@ class StreamOrder:
             return []
         rest = chunk.behind(self.position)
         self.position, self.state = rest.end, rest.state
+        self._has_emitted = True
         return [rest.event]
 
     def _contiguous(self) -> list[Heard]:

@@ -217,3 +217,37 @@ def test_whoever_reads_all_jobs_hears_of_a_stream_from_where_it_is(
     assert missed(board) == []
     readers.add(("p", "job"))
     assert shown(board.sort([event(6, "g")])) == [(6, "g", "open")]
+
+
+def reading(value: str, state: str = "open", name: str = "answer") -> StreamReading:
+    return StreamReading(name, "text", 1, 0, state, 0, len(value), len(value), value)
+
+
+def test_what_one_client_was_given_is_on_its_way_to_those_who_came_before_the_stream(
+    board: StreamBoard, history: History
+) -> None:
+    board.seed("p", "job", [])
+    history.value, history.state = "abc", "closed"
+    board.seed("p", "job", [reading("abc", "closed")])
+    assert shown(board.sort([event(0, "abc", "closed")])) == [(0, "abc", "closed")]
+    assert board.sort([event(0, "abc", "closed")]) == []
+
+
+def test_and_is_read_if_it_does_not_come(board: StreamBoard, history: History, clock: Clock) -> None:
+    board.seed("p", "job", [])
+    history.value, history.state = "abc", "closed"
+    board.seed("p", "job", [reading("abc", "closed")])
+    clock.now += LOOK_AFTER
+    read_on(board, [(0, "abc", "closed")])
+
+
+@pytest.mark.parametrize("are_all", [True, False])
+def test_what_one_client_was_given_is_on_its_way_to_readers_of_all_jobs(board: StreamBoard, are_all: bool) -> None:
+    board.seed("p", "job", [reading("abcd", "closed")], are_all=are_all)
+    assert shown(board.sort([event(2, "cd"), event(4, "", "closed")])) == [(2, "cd", "open"), (4, "", "closed")]
+    assert board.sort([event(0, "ab"), event(2, "cd"), event(4, "", "closed")]) == []
+
+
+def test_whoever_is_given_one_stream_expects_nothing_of_others(board: StreamBoard) -> None:
+    board.seed("p", "job", [reading("abc", name="log")], are_all=False)
+    assert shown(board.sort([event(6, "g")])) == [(6, "g", "open")]
