@@ -4,7 +4,7 @@ const DEFAULTS = { ackTimeout: 5000, gapTimeout: 250, firstPause: 500, longestPa
 const CALLBACKS = { agent_status: "onStatus", agent_progress: "onProgress", agent_metadata: "onMetadata" };
 const MAX_HELD = 2000;
 const PASSING = ["unavailable", "too_many_requests"];
-const shares = new WeakMap(); // socket -> job -> users
+const shares = new WeakMap(); // socket -> job -> { users, leaving }
 
 export function subscribeJob(socket, jobId, options = {}) {
   return new JobSubscription(socket, String(jobId), options);
@@ -24,8 +24,8 @@ class JobSubscription {
     this.jobId = jobId;
     this._socket = socket;
     this._options = { ...DEFAULTS, ...options };
-    this._users = usersOf(socket, jobId);
-    this._users.add(this);
+    this._share = shareOf(socket, jobId);
+    this._share.users.add(this);
     this._reset();
     this._listen("on", "onAny");
     if (socket.connected) this._ask();
@@ -55,8 +55,12 @@ class JobSubscription {
     this._closed = true;
     this._reset();
     this._listen("off", "offAny");
-    this._users.delete(this);
-    if (!this._users.size && this._socket.connected) this._socket.emit("unsubscribe_job", this._request());
+    const { _share: share, _socket: socket, jobId } = this;
+    share.users.delete(this);
+    if (share.users.size) return;
+    if (!socket.connected) return forget(socket, jobId, share);
+    const leaving = (share.leaving = { id: socket.id });
+    socket.emit("unsubscribe_job", this._request(), () => share.leaving === leaving && left(socket, jobId, share));
   }
 
   _request(more) {
@@ -92,10 +96,12 @@ class JobSubscription {
     if (this._closed || !this._socket.connected) return;
     this._clear();
     this._reading.clear();
+    const { _share: share, _socket: socket, jobId, _options: { ackTimeout } } = this;
+    if (share.leaving?.id === socket.id) return this._after("retry", ackTimeout, () => left(socket, jobId, share));
     const request = (this._asking = this._request());
     const answered = (answer) => this._answered(request, answer);
-    this._after("ack", this._options.ackTimeout, answered);
-    this._socket.emit("subscribe_job", request, answered);
+    this._after("ack", ackTimeout, answered);
+    socket.emit("subscribe_job", request, answered);
   };
 
   _answered(request, answer) {
@@ -257,11 +263,24 @@ class JobSubscription {
   }
 }
 
-function usersOf(socket, jobId) {
+// Subscribing waits for leaving, which may be handled last.
+function left(socket, jobId, share) {
+  share.leaving = null;
+  for (const user of share.users) user._ask();
+  forget(socket, jobId, share);
+}
+
+function shareOf(socket, jobId) {
   const jobs = shares.get(socket) ?? new Map();
-  const users = jobs.get(jobId) ?? new Set();
-  shares.set(socket, jobs.set(jobId, users));
-  return users;
+  const share = jobs.get(jobId) ?? { users: new Set() };
+  shares.set(socket, jobs.set(jobId, share));
+  return share;
+}
+
+// A page may follow many jobs, one after the other.
+function forget(socket, jobId, share) {
+  const jobs = shares.get(socket);
+  if (!share.users.size && jobs.get(jobId) === share) jobs.delete(jobId);
 }
 
 // Positions count characters of Unicode: some are two of a string's units.

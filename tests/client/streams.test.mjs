@@ -147,3 +147,29 @@ test("it is a store as React wants it", () => withTimers(() => {
   assert.ok(calls > 0);
   stop();
 }));
+
+test("a subscription made at once after leaving waits until the server has confirmed that", () => withTimers(() => {
+  const run = new Run();
+  run.socket.connect();
+  run.job.close();
+  const names = () => run.requests.map(([name]) => name);
+  const next = subscribeJob(run.socket, "j");
+  assert.deepEqual(names(), ["subscribe_job", "unsubscribe_job"]);
+  run.acknowledgements.at(-1)({ ok: true });
+  assert.deepEqual(names(), ["subscribe_job", "unsubscribe_job", "subscribe_job"]);
+  next.close();
+  subscribeJob(run.socket, "j"); // it waits for an answer, but not for ever
+  assert.equal(names().at(-1), "unsubscribe_job");
+  tick(6000);
+  assert.equal(names().at(-1), "subscribe_job");
+}));
+
+test("over a new connection nothing is left that is waited for", () => withTimers(() => {
+  const run = new Run();
+  run.socket.connect();
+  run.job.close();
+  run.socket.disconnect();
+  subscribeJob(run.socket, "j");
+  run.socket.connect();
+  assert.equal(run.requests.at(-1)[0], "subscribe_job");
+}));
