@@ -212,9 +212,9 @@ def test_a_label_that_cannot_be_made_is_a_line_in_the_log(studio: Studio, caplog
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             transcribe.apply_async(("m1",), headers=HEADERS)
-    assert [record.message for record in caplog.records] == [
-        "the label of task transcribe cannot be made of its arguments, so its jobs have none; see its label=: KeyError: 'nobody'"
-    ]
+    [record] = caplog.records
+    assert "the label of task transcribe cannot be made of its arguments, so its jobs have none" in record.message
+    assert record.message.endswith("KeyError: 'nobody'")
 
 
 def test_a_header_beats_the_label_of_the_task(studio: Studio) -> None:
