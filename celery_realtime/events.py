@@ -505,7 +505,7 @@ def at(milliseconds: int) -> str:
     second, fraction = divmod(milliseconds, 1000)
     latest = _second
     if latest[0] != second:
-        latest = _second = second, datetime.fromtimestamp(second, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+        latest = _second = second, datetime.fromtimestamp(second, timezone.utc).isoformat()[:19]
     return f"{latest[1]}.{fraction:03d}Z"
 
 

@@ -113,7 +113,10 @@ def _seconds(limit: object) -> int | float | UnsetType:
 
 def _time(value: object) -> str | UnsetType:
     seconds = epoch_seconds(value)
-    return UNSET if seconds is None else at(round(seconds * 1000))
+    try:
+        return UNSET if seconds is None else at(round(seconds * 1000))
+    except (ValueError, OverflowError):  # there is no such year in UTC
+        return UNSET
 
 
 def epoch_seconds(value: object) -> float | None:

@@ -252,6 +252,33 @@ def test_what_is_no_time_is_none(value: object) -> None:
     assert epoch_seconds(value) is None
 
 
+@pytest.mark.parametrize(
+    ("time", "shown"),
+    [
+        (datetime.max.replace(tzinfo=timezone.utc), None),
+        (datetime(1, 1, 1, tzinfo=timezone.utc), "0001-01-01T00:00:00.000Z"),
+        (datetime(9999, 12, 31, tzinfo=timezone.utc), "9999-12-31T00:00:00.000Z"),
+    ],
+)
+def test_a_time_of_which_events_cannot_tell_costs_no_more_than_itself(time: datetime, shown: str | None) -> None:
+    studio = Studio()
+    studio.app.send_task("add", headers=HEADERS, eta=time, expires=time)
+    assert [(sent.data["status"], sent.data.get("eta"), sent.data.get("expires_at")) for sent in studio.sent] == [
+        ("queued", shown, shown)
+    ]
+
+
+@pytest.mark.parametrize(
+    "time", ["9999-12-31T23:59:59.999999+00:00", "9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00"]
+)
+def test_such_a_time_in_a_message_costs_a_worker_no_more(studio: Studio, time: str) -> None:
+    task = studio.app.task(nothing, name="nothing", shared=False)
+    statuses = run(studio, task, eta=time, expires=time)
+    assert [(data["state"], data.get("eta"), data.get("expires_at")) for data in statuses] == [
+        *[(state, None, None) for state in ("STARTED", "SUCCESS")]
+    ]
+
+
 def test_the_label_is_not_handed_down_to_what_a_job_publishes(studio: Studio) -> None:
     @studio.app.task(shared=False, name="call")
     def call() -> None:
