@@ -26,6 +26,9 @@ MOST_STAGES = 50
 #: Characters of a stage's name.
 MAX_NAME = 100
 
+#: Weights of all stages together with their progress fit into a float.
+MOST_WEIGHT = 1e15
+
 PENDING, RUNNING, DONE, FAILED = "pending", "running", "done", "failed"
 
 
@@ -52,13 +55,15 @@ def check_stage(name: object, weight: object) -> Number:
 
     Raises:
         TypeError: The name is no text, or the weight no number.
-        ValueError: The name is empty or too long, or the weight not above 0.
+        ValueError: The name is empty or too long, or the weight not above 0, or above :data:`MOST_WEIGHT`.
     """
     if not isinstance(name, str):
         raise TypeError(f"the name of a stage must be a str, not {type(name).__name__}")
     if not 0 < len(name) <= MAX_NAME:
         raise ValueError(f"the name of a stage must have 1 to {MAX_NAME} characters, this one has {len(name)}")
     number = check_number("weight", weight, None)
+    if number > MOST_WEIGHT:
+        raise ValueError(f"the weight of stage {name!r} must be at most {MOST_WEIGHT:g}, not {number:g}")
     if number == 0:
         raise ValueError(f"the weight of stage {name!r} must be above 0")
     return number

@@ -246,6 +246,8 @@ def test_a_stage_that_runs_cannot_begin_a_second_time(studio: Studio) -> None:
         (lambda self: self.stage("a", weight=0), ValueError, "must be above 0"),
         (lambda self: self.stage("a", weight=-1), ValueError, "weight must be 0 or more"),
         (lambda self: self.stage("a", weight=float("nan")), ValueError, "weight must be finite"),
+        (lambda self: self.stage("a", weight=1e307), ValueError, "weight of stage 'a' must be at most 1e\\+15"),
+        (lambda self: self.plan_stages({"a": 10**300}), ValueError, "must be at most 1e\\+15, not 1e\\+300"),
         (lambda self: self.plan_stages("ab"), TypeError, "a dict of names and weights, or a list of names, not str"),
         (lambda self: self.plan_stages(5), TypeError, "not int"),
         (lambda self: self.plan_stages([]), ValueError, "1 to 50 stages, not 0"),
