@@ -39,6 +39,9 @@ MOST_CALLS, MOST_PROBES, SHORTEST_PAUSE = 5000, 2000, 0.01
 #: The longest that one of these events may be.
 LONGEST = 4096
 
+#: Characters of an error in them, each of which may be six bytes of JSON.
+LONGEST_ERROR = 400
+
 #: Calls after which other threads, or greenlets, get their turn, and for how many seconds.
 TURN, PAUSE = 100, 0.001
 
@@ -204,10 +207,10 @@ def _measure(realtime: Any, plan: Plan, hostname: str) -> None:
             send_probe(realtime.manager, plan, hostname, number)
             time.sleep(plan.pause)
     except Exception as error:  # noqa: BLE001 - a result backend may be any; whoever asked is told
-        result["error"] = describe(error)
+        result["error"] = describe(error)[:LONGEST_ERROR]
         logger.warning(
             "cannot measure for `celery realtime bench`, so that reports it; start it again: %s", result["error"]
         )
     finally:
-        _send(realtime.manager, plan, MEASURED_EVENT, result)
         _one_at_a_time.release()
+        _send(realtime.manager, plan, MEASURED_EVENT, result)

@@ -68,6 +68,17 @@ def test_what_keeps_a_worker_from_measuring_is_told(monkeypatch: pytest.MonkeyPa
     assert found["error"] == "RuntimeError: the result backend is away"
 
 
+def test_a_worker_with_much_to_say_of_an_error_measures_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(*_: Any) -> list[float]:
+        raise RuntimeError("\x00" * 10_000)
+
+    studio = Studio()
+    monkeypatch.setattr(measuring, "time_reports", breaks)
+    for number in (1, 2):
+        begin(studio)
+        wait_for(lambda number=number: len(studio.wire.named(MEASURED_EVENT)) == number)  # type: ignore[misc]
+
+
 @pytest.mark.parametrize("plan", [{"project_id": ""}, {"project_id": 3}, {"calls": "many"}, {"run": None}])
 def test_what_is_no_plan_is_refused_with_the_reason(plan: dict[str, Any]) -> None:
     answer = measure(Studio(), **plan)
