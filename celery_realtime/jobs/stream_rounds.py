@@ -103,11 +103,15 @@ class StreamRounds(Generic[S]):
     def turn(self) -> None:
         """Have those send that were stirred since the last turn, and those for which there was no room."""
         self._is_resting = False
-        stirred = dict.fromkeys(self._stirred.popleft() for _ in range(len(self._stirred)))
-        for stream in stirred:
-            stream.send()
-            if stream.waiting:
-                self._stirred.append(stream)
+        stirred = deque(dict.fromkeys(self._stirred.popleft() for _ in range(len(self._stirred))))
+        try:
+            while stirred:
+                stream = stirred.popleft()
+                stream.send()
+                if stream.waiting:
+                    self._stirred.append(stream)
+        finally:
+            self._stirred.extend(stirred)  # if one has failed, the others come next: nobody stirs them again
         self._drop_surplus()
 
     def _drop_surplus(self) -> None:
