@@ -529,6 +529,8 @@ class StreamDesk:
                 stream.parts_settled += 1
                 if stream.in_flight <= 0:
                     in_flight.pop(stream.writer, None)
+                    if stream.in_flight > 0:  # its writer has put another one meanwhile
+                        in_flight[stream.writer] = stream
 
     def note_dropped(self, stream: Stream, count: int) -> None:
         """Note that something was let go for want of room; its readers are told by the positions."""

@@ -14,7 +14,8 @@ from celery.exceptions import Ignore
 
 from celery_realtime import JobCancelled
 from celery_realtime.events import Cancellation, job_name
-from celery_realtime.jobs.streams import MOST_WRITES
+from celery_realtime.jobs.streams import MOST_WRITES, Stream
+from celery_realtime.sending.sender import THREAD as SENDER
 from tests.recording import Studio
 from tests.stream_readers import Reader
 from tests.waiting import wait_for
@@ -402,6 +403,35 @@ def test_while_the_broker_is_away_chunks_grow_and_nothing_is_lost() -> None:
 
     run(studio, answer)
     assert read(studio).value == "".join(f"{number} " for number in range(20_000))
+
+
+def test_a_part_that_is_put_while_the_one_before_is_settled_does_not_count_as_waiting_for_ever(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count: Any = Stream.in_flight.fget  # type: ignore[attr-defined]
+    writers: list[threading.Thread] = []
+
+    def preempted(stream: Stream) -> int:
+        number: int = count(stream)
+        if threading.current_thread().name == SENDER and number == 0 and not writers:
+            stream.write("later")
+            writers.append(threading.Thread(target=stream.send))
+            writers[0].start()
+            wait_for(lambda: count(stream))
+        return number
+
+    monkeypatch.setattr(Stream, "in_flight", property(preempted))
+
+    def answer(task: Any) -> None:
+        out = task.stream("answer")
+        out.write("first ")
+        out.send()
+        wait_for(lambda: writers)[0].join(60)
+        assert studio.realtime.flush(60)
+        wait_for(lambda: count(out) == 0)
+
+    assert run(studio, answer).successful()
+    assert read(studio).value == "first later"
 
 
 def test_what_is_too_much_is_let_go_and_told_by_the_positions(caplog: pytest.LogCaptureFixture) -> None:
