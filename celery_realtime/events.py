@@ -756,6 +756,10 @@ def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else []
+
+
 def _filtered_change(change: MetadataChange, before: Any, data: dict[str, Any]) -> MetadataChange | None:
     """Return what is to be done to metadata when a filter has seen the event of it; None for nothing.
 
@@ -859,7 +863,7 @@ def refilled(outgoing: Outgoing, data: object) -> Outgoing:
     """Return an event with other data; a custom event still names its job and project."""
     if outgoing.change is not None:
         members = data if isinstance(data, dict) else {}
-        data = {**members, "set": _dict(members.get("set")), "deleted": members.get("deleted") or []}
+        data = {**members, "set": _dict(members.get("set")), "deleted": _list(members.get("deleted"))}
         change = _filtered_change(outgoing.change, msgspec.json.decode(outgoing.payload), data)
         return replace(outgoing, payload=encode_lenient(data), change=change)
     changed = replace(outgoing, payload=encode_lenient(data))

@@ -117,7 +117,10 @@ class Values:
             return encode_lenient([*(present or ()), msgspec.Raw(value)])
         if self.has(change.key) and (isinstance(present, bool) or not isinstance(present, (int, float))):
             raise TypeError(f"metadata {change.key!r} is no number that could be incremented, but {present!r:.100}")
-        return encode_lenient((present or 0) + msgspec.json.decode(value))
+        try:
+            return encode_lenient((present or 0) + msgspec.json.decode(value))
+        except OverflowError:
+            raise ValueError(f"metadata {change.key!r} is too large a number to be incremented") from None
 
     def _size_without(self, key: str) -> int:
         others = (item for item in self._values.items() if item[0] != key)

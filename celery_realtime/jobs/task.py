@@ -75,7 +75,7 @@ def add_methods() -> None:
     """
     for method in (update_progress, track, emit, stage, plan_stages, stream):
         setattr(Task, method.__name__, method)
-    Task.metadata = property(metadata)
+    Task.metadata = _MetadataOfJob()
 
 
 @functools.cache
@@ -245,6 +245,13 @@ def metadata(self: Any) -> Metadata:
         request["realtime_metadata"] = PlainKeeper(Settings().metadata_size)
     job_id = task.request.id or ""
     return Metadata(request["realtime_metadata"], Job(job_id=job_id, root_id=job_id))
+
+
+class _MetadataOfJob:
+    """What ``self.metadata`` is; a property would keep a user's tasks from having an attribute of that name."""
+
+    def __get__(self, task: Any, _owner: type) -> Any:
+        return self if task is None else metadata(task)
 
 
 def emit(self: Any, event: str, data: Any = None) -> None:

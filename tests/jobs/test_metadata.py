@@ -236,6 +236,15 @@ def test_a_value_of_another_type_is_neither_added_to_nor_appended_to(redis_url: 
     assert run(studio, work).successful()
 
 
+def test_to_a_number_that_no_float_can_hold_no_part_of_one_is_added(studio: Studio) -> None:
+    def work(self: Any) -> None:
+        self.metadata.set("large", 10**400)
+        with pytest.raises(ValueError, match="metadata 'large' is too large a number"):
+            self.metadata.increment("large", 0.5)
+
+    assert run(studio, work).successful()
+
+
 def test_all_of_it_has_a_largest_size(redis_url: str) -> None:
     studio = Studio(history_url=redis_url, metadata_size=100)
 
@@ -356,6 +365,17 @@ def test_while_redis_is_away_nothing_waits_and_nothing_is_lost(start_redis: Call
 # -- plain calls ------------------------------------------------------------------------------------------------
 
 
+def test_tasks_may_have_an_attribute_of_that_name(studio: Studio) -> None:
+    class Described(studio.app.Task):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            self.metadata = {"version": 1}
+
+    seen = []
+    result = run(studio, lambda self: seen.append(self.metadata), base=Described)
+    assert result.successful()
+    assert seen == [{"version": 1}]
+
+
 def test_a_plain_call_keeps_it_to_itself() -> None:
     def work(self: Any) -> Any:
         change_all(self.metadata)
@@ -404,6 +424,23 @@ def test_a_filter_may_redact_a_value_and_drop_a_change(redis_url: str) -> None:
     assert stored(studio)[result.id] == {"password": "***", "count": 1}
     assert told(studio) == [({"password": "***"}, []), ({"plain": 5}, []), ({"count": 1}, []), ({}, ["plain"])]
     assert studio.realtime.manager.counts["filtered"] == 2
+
+
+@pytest.mark.parametrize("made", [5, True, "a", {"a": 1}, [["a"]], None])
+def test_what_a_filter_makes_of_other_types_hides_it_and_raises_nothing(redis_url: str, made: Any) -> None:
+    def rule(event: str, _project: str, payload: Any) -> Any:
+        return {**payload, "set": made, "deleted": made} if event == "agent_metadata" else payload
+
+    studio = Studio(history_url=redis_url, event_filter=rule)
+
+    def work(self: Any) -> None:
+        self.metadata.set("b", 1)
+        self.metadata.delete("a")
+
+    result = run(studio, work)
+    assert result.successful()
+    assert stored(studio) == {result.id: None}
+    assert told(studio) == []
 
 
 def test_a_filter_that_fails_hides_it(redis_url: str) -> None:
