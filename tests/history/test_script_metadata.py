@@ -177,6 +177,25 @@ def test_jobs_that_are_forgotten_leave_nothing_behind(append: Append) -> None:  
     assert 4 in left
 
 
+def test_of_jobs_of_which_nothing_else_comes_no_more_is_kept_than_of_ended_ones(append: Append) -> None:  # noqa: F811
+    append.limits["max_events"] = 2
+    for number in range(10):
+        append(change("set", "a", number, rank="m", job=f"job{number}", run=RUN, execution="e"))
+    assert [number for number in range(10) if lines(append, f"job{number}")] == [8, 9]
+
+
+def test_a_job_of_which_its_metadata_comes_first_is_not_forgotten_while_it_lives(append: Append) -> None:  # noqa: F811
+    append.limits["max_events"] = 2
+    append(change("set", "a", 1, rank="m", job="first", run=RUN, execution="e"))
+    begin(append, "first")
+    for number in range(10):
+        append(change("set", "a", number, rank="m", job=f"job{number}", run=RUN, execution="e"))
+    assert lines(append, "first") == ['"a":1']
+    assert append.redis.zrange(NAMES["live"], 0, -1) == [b"first"]
+    assert b"first" not in append.redis.zrange(NAMES["ended"], 0, -1)
+    assert b"\n" in append.redis.hget(NAMES["jobs"], "first")
+
+
 def test_what_an_epoch_ends_with_is_there_in_the_next(append: Append) -> None:  # noqa: F811
     begin(append)
     append(change("set", "a", 1))

@@ -7,7 +7,8 @@
 --   2 events       stream with ids <offset>-0: e, the event's name; p, its JSON; t, when it was stored; n, only
 --                  in the first event of a job's newer run: clients begin from a clean job, having heard no end perhaps
 --   3 jobs         hash: job id -> entry, see common.parse_job; and what jobs have as metadata, see common.METADATA
---   4 ended        sorted set: ids of jobs that have ended, by the time (s) of their end
+--   4 ended        sorted set: ids of jobs that have ended, by the time (s) of their end; and of those of which only
+--                  metadata is known, by that of its latest change
 --   5 flows        hash: root id -> counts of a workflow, see common.parse_flow
 --   6 live         sorted set: ids of jobs that have not ended, by the offset of their latest event
 --   7 flows-ended  sorted set: root ids of workflows of which no job is queued or running, by time (s)
@@ -563,7 +564,9 @@ local function keep_job(event, before, after, at)
     take_out(keys.live, event.job)
   else
     file(keys.live, at, event.job)
-    if before and has_ended(before) then take_out(keys.ended, event.job) end
+    -- Of a job that was not known its metadata may be filed there, see append_metadata.
+    local may_be_filed = before and has_ended(before) or not before and project.has_metadata
+    if may_be_filed then take_out(keys.ended, event.job) end
   end
   if before and before.is_gone then common.take(keys.gone, event.job) end
   update_workflow(event, before, after)
@@ -845,6 +848,8 @@ local function append_metadata(event)
     return refuse_change(event, string.format('all of it would have more than %d bytes', limit))
   end
   lines[place or #lines + 1], has_other_metadata[event.job] = line, true
+  -- Its statuses may never come, if a filter drops them: then its metadata is forgotten as that of ended jobs is.
+  if not state then file(keys.ended, now_text, event.job) end
   if not project.has_metadata then
     redis.call('HSET', keys.meta, 'metadata', 1)
     project.has_metadata = true
