@@ -14,6 +14,9 @@ from celery_realtime.web.revocations import Revocations
 
 logger = logging.getLogger(__name__)
 
+#: How often the rule for access is asked in one request, if orders to revoke it keep coming meanwhile.
+MOST_QUESTIONS = 3
+
 
 class Identification:
     """Asks the application which user a token names.
@@ -100,6 +103,10 @@ class Access:
         if self._revocations.has_to_read(user, project_id, is_read_later=is_read_later):
             yield Blocking(self._revocations.read)
         return not self._revocations.cover(user, project_id)
+
+    def is_revoked(self, user: Any, project_id: str) -> bool:
+        """Return whether a project was taken from a user, as far as that is known here; asks nobody."""
+        return self._revocations.cover(user, project_id)
 
     def audience_of(self, user: Any, project_id: str) -> Decision[str | None]:
         """Decide for which audience ``event_filter`` is asked.

@@ -11,14 +11,13 @@ import msgspec
 
 from celery_realtime.exceptions import SubscribeError
 from celery_realtime.logs import RateLimitedLogger
-from celery_realtime.web.access import Access
+from celery_realtime.web.access import MOST_QUESTIONS, Access
 from celery_realtime.web.answers import NO_PROJECT, size_of
 from celery_realtime.web.client_requests import Topic, page_of, project_id_of
 from celery_realtime.web.decisions import Blocking, Decision
 from celery_realtime.web.membership import Clients
 from celery_realtime.web.sessions import PendingSubscription, Session
 from celery_realtime.web.shared_reads import Reading
-from celery_realtime.web.subscribing import MOST_QUESTIONS
 
 if TYPE_CHECKING:
     from celery_realtime.web.stock_manager import ClientManager

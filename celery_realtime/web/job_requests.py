@@ -22,13 +22,13 @@ from celery_realtime.lazy import Lazy
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.sending.filtering import EventFilter
 from celery_realtime.stored import backend_of, is_consumed_by_reading, is_older, keeps_nothing
-from celery_realtime.web.access import Access
+from celery_realtime.web.access import MOST_QUESTIONS, Access
 from celery_realtime.web.answers import NO_JOB, size_of
 from celery_realtime.web.audiences import status_of
-from celery_realtime.web.client_requests import job_id_of, project_id_of
+from celery_realtime.web.client_requests import Topic, job_id_of, project_id_of
 from celery_realtime.web.decisions import Blocking, Decision
 from celery_realtime.web.membership import Clients
-from celery_realtime.web.sessions import Session
+from celery_realtime.web.sessions import PendingSubscription, Session
 
 if TYPE_CHECKING:
     from celery_realtime.history.store import History
@@ -498,8 +498,9 @@ class SingleJobs:
             SubscribeError: The user may not see it, or it cannot be read.
         """
         session = self._clients.budget.asking(sid, data)
-        project_id = yield from self.project_of(session, data)
-        job_id = job_id_of(data)
+        return (yield from self.answer(session, data, functools.partial(self._result, session, job_id_of(data))))
+
+    def _result(self, session: Session, job_id: str, project_id: str) -> Decision[dict[str, Any]]:
         assert self._jobs is not None  # it has named the project
         whole = yield Blocking(self._jobs.result_of, project_id, job_id, self._clients.budget.check_length)
         audience = yield from self._access.audience_of(session.user, project_id)
@@ -511,10 +512,44 @@ class SingleJobs:
         end = {name: whole.get(name) for name in ("status", "state", "result", "error")}
         if whole.get("truncated") is True:  # the result backend does not have it, or not for this project
             end["truncated"] = True
-        size = size_of(end)
+        return end
+
+    def answer(
+        self, session: Session, data: Any, read: Callable[[str], Decision[dict[str, Any]]]
+    ) -> Decision[dict[str, Any]]:
+        """Answer with what is read of a job, unless its project is taken from the user meanwhile.
+
+        Args:
+            session: The client's.
+            data: Its request.
+            read: Reads that, given the job's project.
+
+        Raises:
+            SubscribeError: The user may not see it, or it is too long, or more than the client reads.
+        """
+        project_id, job_id = (yield from self.project_of(session, data)), job_id_of(data)
+        pending = PendingSubscription(Topic(project_id, job_id))
+        session.pending.append(pending)
+        pending.is_doubtful = self._access.is_revoked(session.user, project_id)  # since the rule was asked
+        try:
+            for _ in range(MOST_QUESTIONS):
+                if pending.is_doubtful:
+                    pending.is_doubtful = False
+                    if not (yield from self._access.allows(session.user, project_id)):
+                        break
+                shown = yield from read(project_id)
+                self._clients.sessions.get(session.sid)
+                if not pending.is_doubtful:
+                    return self._sized(session, {"job_id": job_id, "project_id": project_id, **shown})
+        finally:
+            session.pending.remove(pending)
+        raise SubscribeError(NO_JOB, "forbidden")
+
+    def _sized(self, session: Session, answer: dict[str, Any]) -> dict[str, Any]:
+        size = size_of(answer)
         self._clients.budget.check_length(size)
         self._clients.budget.reserve(session, size)
-        return {"ok": True, "job_id": job_id, "project_id": project_id, **end}
+        return {"ok": True, **answer}
 
     def cancel(self, sid: str, data: Any) -> Decision[dict[str, Any]]:
         """Cancel a job, and answer what has come of it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -10,11 +11,12 @@ from celery_realtime.exceptions import SubscribeError
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.stream_parts import STREAM_EVENT, TEXT
 from celery_realtime.web.access import Access
-from celery_realtime.web.answers import NO_JOB, size_of
-from celery_realtime.web.client_requests import Topic, job_id_of, stream_request_of
+from celery_realtime.web.answers import NO_JOB
+from celery_realtime.web.client_requests import StreamRequest, Topic, job_id_of, stream_request_of
 from celery_realtime.web.decisions import Blocking, Decision
 from celery_realtime.web.job_requests import SingleJobs
 from celery_realtime.web.membership import Clients
+from celery_realtime.web.sessions import Session
 from celery_realtime.web.stream_source import StreamSource, data_of
 
 if TYPE_CHECKING:
@@ -139,22 +141,21 @@ class StreamRequests:
         """
         session = self._clients.budget.asking(sid, data)
         job_id, request = job_id_of(data), stream_request_of(data)
-        project_id = yield from self._jobs.project_of(session, data)
+        return (yield from self._jobs.answer(session, data, functools.partial(self._shown, session, job_id, request)))
+
+    def _shown(
+        self, session: Session, job_id: str, request: StreamRequest, project_id: str
+    ) -> Decision[dict[str, Any]]:
         if not (yield from self._jobs.shows(session, project_id, job_id)):
             raise SubscribeError(NO_JOB, "forbidden")
         stream = yield from self._read(project_id, job_id, *request)
-        if self._manager.filters:
-            audience = yield from self._access.audience_of(session.user, project_id)
-            topic = Topic(project_id, job_id)
-            shown = yield Blocking(self._answers.visible, topic, [stream], audience)
-            if not shown:
-                raise SubscribeError(NO_STREAM, "forbidden")
-            stream = shown[0]
-        answer = {"ok": True, "job_id": job_id, "project_id": project_id, **stream}
-        size = size_of(answer)
-        self._clients.budget.check_length(size)
-        self._clients.budget.reserve(session, size)
-        return answer
+        if not self._manager.filters:
+            return stream
+        audience = yield from self._access.audience_of(session.user, project_id)
+        shown = yield Blocking(self._answers.visible, Topic(project_id, job_id), [stream], audience)
+        if not shown:
+            raise SubscribeError(NO_STREAM, "forbidden")
+        return dict(shown[0])
 
     def _read(
         self, project_id: str, job_id: str, name: str, position: int, generation: int

@@ -14,7 +14,7 @@ import celery_realtime
 from celery_realtime.exceptions import SubscribeError
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.rooms import rooms_of
-from celery_realtime.web.access import Access
+from celery_realtime.web.access import MOST_QUESTIONS, Access
 from celery_realtime.web.answers import NO_HISTORY, NO_JOB, NO_PROJECT, of_one_job, size_of
 from celery_realtime.web.client_requests import (
     Since,
@@ -38,9 +38,6 @@ logger = logging.getLogger(__name__)
 
 #: Longest wait, in seconds, for a server's listener to subscribe; anything published before that is lost.
 LISTEN_TIMEOUT = 2.0
-
-#: How often the rule for access is asked in one request, if orders to revoke it keep coming meanwhile.
-MOST_QUESTIONS = 3
 
 
 class Subscriptions:

@@ -15,6 +15,8 @@ from celery_realtime.events import Job
 from celery_realtime.exceptions import SubscribeError
 from celery_realtime.web.job_requests import JobRequests
 from tests.recording import new_app
+from tests.stream_readers import Writer
+from tests.waiting import wait_for
 from tests.web_servers import Web
 
 if TYPE_CHECKING:
@@ -215,6 +217,31 @@ def test_access_to_a_job_goes_with_that_to_its_project(web: Web) -> None:
 
 
 # -- results --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("event", ["read_stream", "get_result"])
+def test_what_was_read_of_a_job_as_its_project_was_taken_from_a_user_is_not_given_out(
+    web: Web, event: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell(web, "one", "STARTED")
+    tell(web, "one", "SUCCESS", result="secret")
+    history = web.realtime.manager.history
+    assert history is not None
+    assert history.streams.append([Writer(project_id="alpha", job_id="one").part("secret")])
+    client, kept = web.subscriber("alpha"), web.connect(web.token("bob"))
+    assert ask(client, event, "one", stream="answer")["ok"]
+    where, name = (history.streams, "read") if event == "read_stream" else (history, "job_and_run")
+    read = getattr(where, name)
+
+    def revoked(*args: Any, **more: Any) -> Any:
+        found = read(*args, **more)
+        assert web.realtime.revoke_access("ada", "alpha", wait=0)
+        wait_for(lambda: not any(client.topics for client in web.handlers.clients().values()))
+        return found
+
+    monkeypatch.setattr(where, name, revoked)
+    assert ask(client, event, "one", stream="answer") == {"ok": False, "error": NO_SUCH_JOB}
+    assert ask(kept, event, "one", stream="answer")["ok"]
 
 
 def test_a_result_is_fetched_from_the_result_backend(web: Web) -> None:
