@@ -221,8 +221,8 @@ class JobFeed:
         if not is_ours or data.get("replayed"):
             return
         if self._awaited is not None:
-            if len(self._early) < MOST_HELD:
-                self._early.append((name, data))
+            self._early.append((name, data))
+            del self._early[:-MOST_HELD]  # the answer has what is older
         elif self._live:
             self._take(name, data)
 

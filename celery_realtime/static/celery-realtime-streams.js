@@ -1,7 +1,7 @@
 // Follow one job and what it says bit by bit, over a socket of socket.io-client (v4): each character or item once, in order.
 
 const DEFAULTS = { ackTimeout: 5000, gapTimeout: 250, firstPause: 500, longestPause: 10000 };
-const CALLBACKS = { agent_status: "onStatus", agent_progress: "onProgress", agent_metadata: "onMetadata" };
+const CALLBACKS = { __proto__: null, agent_status: "onStatus", agent_progress: "onProgress", agent_metadata: "onMetadata" };
 const MAX_HELD = 2000;
 const PASSING = ["unavailable", "too_many_requests"];
 const shares = new WeakMap(); // socket -> job -> { users, leaving }
@@ -137,7 +137,7 @@ class JobSubscription {
     for (const { event, data } of items) {
       const isOurs = data?.job_id === this.jobId && (this._projectId ?? data.project_id) === data.project_id;
       if (event === "agent_resync" && data?.project_id === this._projectId && this._live) this._ask();
-      else if (isOurs && !data.replayed && this._asking) this._early.length < MAX_HELD && this._early.push([event, data]);
+      else if (isOurs && !data.replayed && this._asking) this._early.push([event, data]) > MAX_HELD && this._early.shift();
       else if (isOurs && !data.replayed && this._live) this._take(event, data);
     }
   };

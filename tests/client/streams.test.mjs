@@ -173,3 +173,21 @@ test("over a new connection nothing is left that is waited for", () => withTimer
   run.socket.connect();
   assert.equal(run.requests.at(-1)[0], "subscribe_job");
 }));
+
+test("a custom event is none of the job's, whatever it is called", () => withTimers(() => {
+  const run = new Run();
+  run.socket.connect();
+  run.acknowledgements.at(-1)({ ok: true, project_id: "p", jobs: [], streams: [] });
+  for (const name of ["toString", "constructor", "__proto__"]) run.socket.hear(name, { job_id: "j", project_id: "p", attempt: 0 });
+  assert.equal(run.job.job, null);
+}));
+
+test("of very many events that come before an answer, the latest are kept", () => withTimers(() => {
+  const run = new Run();
+  run.socket.connect();
+  const update = { job_id: "j", project_id: "p", epoch: "e", attempt: 0 };
+  for (let offset = 1; offset <= 3000; offset++) run.socket.hear("agent_progress", { ...update, offset, progress: offset / 30 });
+  run.socket.hear("agent_status", { ...update, offset: 3001, status: "success", state: "SUCCESS" });
+  run.acknowledgements.at(-1)({ ok: true, project_id: "p", epoch: "e", offset: 10, jobs: [], streams: [] });
+  assert.equal(run.job.job.state, "SUCCESS");
+}));

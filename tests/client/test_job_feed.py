@@ -188,3 +188,15 @@ def test_a_reader_has_it_all_and_each_character_once(seed: int) -> None:
     stream = network.feed.streams["answer"]
     assert (stream.value, stream.state, stream.start) == (network.whole, "closed", 0)
     assert "".join(network.heard) == network.whole
+
+
+def test_of_very_many_events_that_come_before_an_answer_the_latest_are_kept() -> None:
+    run = Run()
+    run.feed.connected()
+    update = {"job_id": "j", "project_id": "p", "epoch": "e", "attempt": 0}
+    for offset in range(1, 3001):
+        run.feed.heard("agent_progress", {**update, "offset": offset, "progress": offset / 30})
+    run.feed.heard("agent_status", {**update, "offset": 3001, "status": "success", "state": "SUCCESS"})
+    run.do_answer({"ok": True, "project_id": "p", "epoch": "e", "offset": 10, "jobs": [], "streams": []})
+    assert run.feed.job is not None
+    assert run.feed.job["state"] == "SUCCESS"
