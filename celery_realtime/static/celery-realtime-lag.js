@@ -29,9 +29,10 @@ export function reportLag(socket, every) {
   }
 
   socket.onAny((event, data) => {
-    if (ahead === undefined) return;
+    const isDue = !(Date.now() - sentAt < every * 1000);
+    if (ahead === undefined) return isDue && send();
     for (const item of event === "agent_batch" && Array.isArray(data) ? data : [{ event, data }]) note(item ?? {});
-    if (lags.length && Date.now() - sentAt >= every * 1000) send();
+    if (lags.length && isDue) send();
   });
   send();
 }

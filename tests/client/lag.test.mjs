@@ -77,7 +77,7 @@ test("nothing is sent without a connection, and nothing measured without the ser
   reportLag(socket, 10);
   mock.timers.tick(20000);
   socket.say(5);
-  assert.deepEqual(socket.reports, [[]]);
+  assert.deepEqual(socket.reports, [[], []]);
   const closed = new Socket();
   closed.connected = false;
   reportLag(closed, 10);
@@ -98,3 +98,21 @@ test("a subscription reports where the server asks for it, and not elsewhere", a
     project.close();
   }
 });
+
+test("a clock that no answer has told is asked for again, with an event, once in an interval", () => withTimers(() => {
+  const answers = [{ ok: false }];
+  const socket = new Socket(() => answers.shift() ?? { ok: true, time: Date.now() + AHEAD });
+  socket.disconnect();
+  reportLag(socket, 10);
+  assert.deepEqual(socket.reports, []);
+  socket.connect();
+  socket.say(5);
+  mock.timers.tick(9000);
+  socket.say(5);
+  assert.deepEqual(socket.reports, [[]]); // which was refused
+  mock.timers.tick(1000);
+  socket.say(5);
+  mock.timers.tick(10000);
+  socket.say(7);
+  assert.deepEqual(socket.reports, [[], [], [7]]);
+}));
