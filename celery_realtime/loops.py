@@ -6,6 +6,7 @@ import contextlib
 import contextvars
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -142,7 +143,8 @@ class WakeUp:
 class PeriodicLoop:
     """Does something again and again, from a thread of its own, until it is stopped.
 
-    It may be started again. A fork does not take the thread along: in the child it has not been started.
+    It may be started again. A fork does not take the thread along: in the child it has not been started. The thread
+    knows the loop, and so whose method the turn is, only while it turns: it ends when nobody else has it any more.
 
     Args:
         record: What becomes of each turn; the thread has its name.
@@ -170,9 +172,9 @@ class PeriodicLoop:
         with self._lock:
             run = self._run
             if run is None:
-                run = self._run = _Run()
+                run = self._run = _Run(self)
                 name = f"celery-realtime-{self.record.name.replace(' ', '-')}"
-                run.thread = threading.Thread(target=self._go_on, args=(run,), name=name, daemon=True)
+                run.thread = threading.Thread(target=run.go_on, args=(self.record,), name=name, daemon=True)
                 start_detached(run.thread)
         run.has_turned.wait(patience)
 
@@ -198,15 +200,15 @@ class PeriodicLoop:
             run.thread.join(timeout)
         return not run.thread.is_alive()
 
-    def _go_on(self, run: _Run) -> None:
-        while not run.is_over:
-            run.wake.forget()
-            with self.record.turn():
-                self._turn()
-            run.has_turned.set()
-            if not run.is_over:
-                run.wake.wait(self._pause() if callable(self._pause) else self._pause)
-        if self._run is None:  # and has not been started again meanwhile
+    def turn(self) -> float:
+        """Do it once, in the thread; returns the seconds until the next time."""
+        with self.record.turn():
+            self._turn()
+        return self._pause() if callable(self._pause) else self._pause
+
+    def note_end(self) -> None:
+        """Note that a thread has ended: nothing turns, unless it has been started again meanwhile."""
+        if self._run is None:
             self.record.rest()
 
 
@@ -215,10 +217,32 @@ class _Run:
 
     thread: threading.Thread
 
-    def __init__(self) -> None:
+    def __init__(self, loop: PeriodicLoop) -> None:
         self.is_over = False
-        self.wake = WakeUp()
+        self.wake = wake = WakeUp()
         self.has_turned = threading.Event()
+        # A collection can come at any moment and in any thread: no more is done in it than to wake that one.
+        self._loop = weakref.ref(loop, lambda _: wake.call())
+
+    def go_on(self, record: BackgroundLoop) -> None:
+        """Turn until the loop is stopped or gone, in the thread."""
+        pause: float | None = 0.0
+        while pause is not None:
+            self.wake.forget()
+            pause = self._turn()
+            self.has_turned.set()
+            if pause is not None and not self.is_over:
+                self.wake.wait(pause)
+        loop = self._loop()
+        if loop is None:
+            record.rest()
+        else:
+            loop.note_end()
+
+    def _turn(self) -> float | None:
+        """Return the seconds until the next turn; None if none is to come."""
+        loop = None if self.is_over else self._loop()
+        return None if loop is None else loop.turn()
 
 
 def loops_of(*parts: Any) -> list[BackgroundLoop]:

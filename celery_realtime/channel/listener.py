@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
 import collections
 import contextlib
 import functools
 import logging
 import threading
-import weakref
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
@@ -28,6 +26,7 @@ from celery_realtime.channel.seams import clients_of_redis, leave_compressed, re
 from celery_realtime.channel.wire import PING, log_ignored
 from celery_realtime.clocks import time
 from celery_realtime.crowd import Crowd
+from celery_realtime.forks import at_exit
 from celery_realtime.logs import RateLimitedLogger, describe
 from celery_realtime.urls import is_redis, redact
 
@@ -184,7 +183,7 @@ class Listener:
     def _note_hearing(self) -> None:
         if self._has_name_in_broker and not self._leaves_at_exit:
             self._leaves_at_exit = True
-            atexit.register(_leave, weakref.ref(self))
+            at_exit(self.leave)
         self.generation += 1
         self._listening.set()
         if self._deaf_since is not None:
@@ -308,12 +307,6 @@ class Echo:
         """Note that the broker takes messages again."""
         self._blocked = False
         self._pinged_at = None
-
-
-def _leave(reference: weakref.ref[Listener]) -> None:
-    listener = reference()
-    if listener is not None:
-        listener.leave()
 
 
 def _is_forbidden(error: BaseException) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -28,37 +29,49 @@ class ClientRooms:
         namespace: Returns the Socket.IO namespace of the projects.
 
     Attributes:
-        server: The Socket.IO server of this process, once there is one. It moves its own clients itself.
+        server: The Socket.IO server of this process, while there is one. It moves its own clients itself.
     """
 
     def __init__(self, publisher: Callable[[], Publisher], namespace: Callable[[], str]) -> None:
         self._publisher = publisher
         self._namespace = namespace
-        self.server: Any = None
+        self._server: Callable[[], Any] = lambda: None
         #: What an asyncio server is about to do; asyncio holds tasks weakly.
         self._tasks: set[asyncio.Future[Any]] = set()
+
+    @property
+    def server(self) -> Any:
+        """As the attribute; whoever serves it keeps it, and not what sends to it."""
+        return self._server()
+
+    @server.setter
+    def server(self, server: Any) -> None:
+        self._server = weakref.ref(server)
 
     def enter(self, project_id: object, sid: str) -> None:
         """Put a client into the room of a project."""
         room = project_room(normalise_project_id(project_id))
-        if self._moves_here():
-            self._finish(self.server.enter_room(sid, room, namespace=self._namespace()))
+        server = self._mover()
+        if server is not None:
+            self._finish(server.enter_room(sid, room, namespace=self._namespace()))
         else:
             self._publisher().enter_room(sid, self._namespace(), room)
 
     def leave(self, project_id: object, sid: str) -> None:
         """Take a client out of the room of a project."""
         room = project_room(normalise_project_id(project_id))
-        if self._moves_here():
-            self._finish(self.server.leave_room(sid, room, namespace=self._namespace()))
+        server = self._mover()
+        if server is not None:
+            self._finish(server.leave_room(sid, room, namespace=self._namespace()))
         else:
             self._publisher().leave_room(sid, self._namespace(), room)
 
-    def _moves_here(self) -> bool:
-        """Return whether this process's server can be asked, which an asyncio server can be in its event loop only."""
-        if self.server is None:
-            return False
-        return not inspect.iscoroutinefunction(self.server.enter_room) or _in_event_loop()
+    def _mover(self) -> Any:
+        """Return this process's server if it can be asked, which an asyncio server can be in its event loop only."""
+        server = self.server
+        if server is None or not inspect.iscoroutinefunction(server.enter_room) or _in_event_loop():
+            return server
+        return None
 
     def _finish(self, outcome: Any) -> None:
         """Let what an asyncio server returned run on in its event loop."""

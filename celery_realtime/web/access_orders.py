@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.clocks import time
 from celery_realtime.forks import after_fork
+from celery_realtime.living import Living
 from celery_realtime.logs import RateLimitedLogger, describe
 from celery_realtime.loops import BackgroundLoop, PeriodicLoop
 from celery_realtime.rooms import normalise_project_id, normalise_user_id
@@ -142,7 +143,7 @@ class AccessOrders:
     def __init__(self, manager: SocketIOManager) -> None:
         self._manager = manager
         self._log = RateLimitedLogger(logger)
-        self._servers: list[Server] = []
+        self._servers = Living[Server]()
         #: Which tokens no longer open which projects.
         self.revocations = Revocations(self)
         #: The record of the thread that looks at what is on record.
@@ -188,8 +189,8 @@ class AccessOrders:
         return self._up_to or 0.0
 
     def add(self, server: Server) -> None:
-        """Let a server of this process carry out orders; those of this process do not wait for the broker."""
-        self._servers.append(server)
+        """Let a server of this process carry out orders, while anybody has it; its own do not wait for the broker."""
+        self._servers.add(server)
 
     # -- giving orders ------------------------------------------------------------------------------------------
 
@@ -223,7 +224,7 @@ class AccessOrders:
             return None
 
     def _publish(self, order: Order, at: float | None, wait: float) -> OrderResult:
-        for server in list(self._servers):
+        for server in self._servers:
             server.carry_out(order)
         is_published = self._manager.publisher.order(order)
         self._periodic.wake()
@@ -323,7 +324,7 @@ class AccessOrders:
             " see that Redis evicts no keys"
         )
         self._remembered.restore(record)
-        for server in list(self._servers):
+        for server in self._servers:
             server.decide_again()
         look = record.look(None)
         self._carry_out(look)
@@ -338,7 +339,7 @@ class AccessOrders:
             "were deleted), so signed tokens issued before now open no project, unless another server remembers "
             "them; let pages get new tokens"
         )
-        for server in list(self._servers):
+        for server in self._servers:
             server.decide_again()
 
     def _carry_out(self, look: Look) -> None:
@@ -346,7 +347,7 @@ class AccessOrders:
             if one.project is not None:
                 self.revocations.note(one.user, one.project, one.at)
         orders = [_order(one.user, one.project, one.at) for one in look.taken if one.at > look.since]
-        for server in list(self._servers) if orders else ():
+        for server in self._servers if orders else ():
             server.carry_out_missed(orders)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import socketio
 
 from celery_realtime.exceptions import ImproperlyConfigured
-from celery_realtime.web import log_redaction, refusals, seams
+from celery_realtime.web import log_redaction, monitoring, refusals, seams
 from celery_realtime.web.asyncio_handlers import AsyncSocketIOEventHandlers
 from celery_realtime.web.client_manager import AsyncRealtimeClientManager, RealtimeClientManager
 from celery_realtime.web.handlers import Rules, SocketIOEventHandlers, Sources
@@ -60,6 +60,7 @@ def attach(
     manager = client_manager_of(inner)
     made = chosen(inner, settings, rules=rules, sources=sources, manager=manager)
     Registration(inner, made).install()
+    monitoring.install(inner)
     log_redaction.install(inner)
     if seams.allows_every_origin(inner):
         logger.warning(

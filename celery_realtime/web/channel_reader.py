@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, TypeGuard
 
@@ -13,6 +14,7 @@ import msgspec
 from celery_realtime.channel import wire
 from celery_realtime.channel.listener import Listener
 from celery_realtime.channel.wire import Heard, Message
+from celery_realtime.clocks import time
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.loops import BackgroundLoop
 from celery_realtime.stages import UNOBSERVED, Stages
@@ -83,7 +85,7 @@ class ChannelReader:
         self._streams = streams
         self._shards = shards
         self._host_id = host_id
-        self._stages = stages
+        self._hear: Callable[..., list[Item]] = stages.hear(lambda message, has_room: self.items(message, has_room))  # noqa: PLW0108 - as it is then
         self.messages = self.events = self.left_out = 0
         self._failures = RateLimitedLogger(logger)
         self.after_fork()
@@ -106,27 +108,28 @@ class ChannelReader:
     def read(self, has_room: Callable[[], bool] = lambda: True) -> Iterator[list[Item]]:
         """Yield what each message of the channel is to this server; a list about every second without any.
 
+        It ends when nobody has the reader any more, whoever reads included: between two messages it has none itself.
+
         Args:
             has_room: Whether there is room for what is yielded next. Events that there is no room for are not emitted,
                 and their projects are recovered from the history later.
         """
-        yield from self._read_on(has_room)
-        self.loop.rest()
+        return _read_on(weakref.ref(self), self.loop, has_room)
 
-    def _read_on(self, has_room: Callable[[], bool]) -> Iterator[list[Item]]:
-        hear = self._stages.hear(lambda message, has_room: self.items(message, has_room))  # noqa: PLW0108 - as it is then
-        while not self._stopped.is_set():
-            with self.loop.turn(), contextlib.closing(self.listener.messages(self._patience)) as messages:
-                for message in messages:
-                    if self._stopped.is_set():
-                        return
-                    items: list[Item] = []
-                    with self.loop.turn():
-                        items = hear(message, has_room)
-                    yield items
-            self._stopped.wait(PAUSE)
+    @property
+    def is_stopped(self) -> bool:
+        """Whether nothing more is to be read."""
+        return self._stopped.is_set()
 
-    def _patience(self) -> float:
+    def hear(self, message: Any, has_room: Callable[[], bool]) -> list[Item]:
+        """Return what one message of the channel is to this server, none if that cannot be told; observed."""
+        with self.loop.turn():
+            return self._hear(message, has_room)
+        return []
+
+    @property
+    def patience(self) -> float:
+        """Seconds until :meth:`items` has to be called, whether a message has come or not."""
         return min(self._catch_up.turns_in, self._streams.turns_in)
 
     def items(self, message: Any, has_room: Callable[[], bool] = lambda: True) -> list[Item]:
@@ -142,7 +145,7 @@ class ChannelReader:
             self._catch_up.fall_behind(bound_late, started_only=True)
             self._streams.fall_behind(bound_late)
         decoded = [] if message is None else self._decoded(message)
-        is_due = self._patience() <= 0
+        is_due = self.patience <= 0
         if (decoded or is_due) and not has_room():
             return [*gaps, *self._without_room(decoded)]
         items: list[Item] = [*gaps, *(other for other in decoded if not isinstance(other, Heard))]
@@ -212,6 +215,37 @@ class ChannelReader:
                 " from the history, if there is one"
             )
         return orders
+
+
+def _read_on(
+    reference: weakref.ref[ChannelReader], loop: BackgroundLoop, has_room: Callable[[], bool]
+) -> Iterator[list[Item]]:
+    """Read as :meth:`ChannelReader.read` says; only in the midst of a turn has it more than a reference."""
+
+    def patience() -> float:
+        reader = reference()
+        return 0.0 if reader is None else reader.patience
+
+    while (listener := _listener_of(reference)) is not None:
+        with loop.turn(), contextlib.closing(listener.messages(patience)) as messages:
+            for message in messages:
+                if _listener_of(reference) is None:
+                    break
+                yield _hear(reference, message, has_room)
+        if _listener_of(reference) is not None:
+            time.sleep(PAUSE)
+    loop.rest()
+
+
+def _listener_of(reference: weakref.ref[ChannelReader]) -> Listener | None:
+    """Return what is listened to, which does not know who listens; None if nobody does any more."""
+    reader = reference()
+    return None if reader is None or reader.is_stopped else reader.listener
+
+
+def _hear(reference: weakref.ref[ChannelReader], message: Any, has_room: Callable[[], bool]) -> list[Item]:
+    reader = reference()
+    return [] if reader is None else reader.hear(message, has_room)
 
 
 def is_order(item: Item) -> TypeGuard[Message]:

@@ -6,7 +6,8 @@ import asyncio
 import functools
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+import weakref
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from socketio.async_pubsub_manager import AsyncPubSubManager
@@ -15,7 +16,7 @@ from celery_realtime.channel.kombu_manager import RealtimeKombuManager
 from celery_realtime.channel.listener import Listener
 from celery_realtime.channel.shards import Shard
 from celery_realtime.channel.speaker import Speaker
-from celery_realtime.channel.wire import PING
+from celery_realtime.channel.wire import PING, Message
 from celery_realtime.clocks import time
 from celery_realtime.forks import after_fork
 from celery_realtime.logs import RateLimitedLogger
@@ -29,6 +30,7 @@ from celery_realtime.web.channel_reader import ChannelReader, Gap, Item, OrderOb
 from celery_realtime.web.delivery import Delivery, Emit
 from celery_realtime.web.fan_out import LoopEmitter, ThreadEmitter
 from celery_realtime.web.history_reader import Positions, Read
+from celery_realtime.web.listening import Handover, emit_on, hand_over, listen
 from celery_realtime.web.loop_queue import LoopQueue
 from celery_realtime.web.newcomers import Newcomers
 from celery_realtime.web.slow_clients import SlowClients
@@ -41,15 +43,11 @@ logger = logging.getLogger(__name__)
 #: What may wait for an event loop before the listening thread waits for it, in emits.
 MAX_WAITING = 10_000
 
-#: Seconds that the listening thread waits for an event loop that does not keep up, before it leaves messages out.
-#: Shorter than the silence after which a listener counts as deaf.
-ROOM_TIMEOUT = 2.0
-
 #: Seconds after which it is looked again whether what one of many clients waits for is listened to.
 GLANCE = 0.1
 
-#: Emits after which the event loop has a turn, however many wait.
-TURN = 100
+
+NOT_HANDLED = "another server's call of python-socketio (%s) failed on this one, so clients here go without it"
 
 
 def _parts(manager: RealtimeClientManager | AsyncRealtimeClientManager, emit: Emit) -> Iterator[Emit]:
@@ -151,6 +149,8 @@ class RealtimeClientManager(RealtimeKombuManager):
         self._orders = OrderObservers()
         self._on_slow_client: Callable[[str, str], Any] = self._close_socket
         self._failures = RateLimitedLogger(logger)
+        # In place of python-socketio's, whose thread has the manager, and by that the whole app, for ever.
+        self._thread = functools.partial(listen, weakref.ref(self))
         after_fork(self.after_fork)
 
     def set_server(self, server: Any) -> None:
@@ -260,9 +260,9 @@ class RealtimeClientManager(RealtimeKombuManager):
         """Return whether any client of this server is in a room."""
         return bool(self.rooms.get(namespace, {}).get(room))
 
-    def _listen(self) -> Iterator[dict[str, Any]]:
-        """Emit the events of the channel, and yield python-socketio's own messages for it to handle."""
-        for items in self.reader.read():
+    def take(self, items: list[Item]) -> None:
+        """Do what a message of the channel is to this server, in the thread that listens."""
+        with self.reader.loop.turn():
             for item in items:
                 if isinstance(item, Emit):
                     self._emit(item)
@@ -271,8 +271,14 @@ class RealtimeClientManager(RealtimeKombuManager):
                 elif is_order(item):
                     self._orders.notify(item)
                 else:
-                    yield item
+                    self._handle(item)
             self.emitter.flush()
+
+    def _handle(self, message: Message) -> None:
+        handle = seams.handler_of_message(self, message)
+        if handle is not None:
+            with self._failures.suppressing(NOT_HANDLED, message["method"]):
+                handle(message)
 
     def _emit(self, emit: Emit) -> None:
         if any(self.is_occupied(emit.namespace, room) for room in emit.rooms):
@@ -423,13 +429,16 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
         self._orders = OrderObservers()
         self._on_slow_client: Callable[[str, str], Any] = self._close_socket
         self._failures = RateLimitedLogger(logging.getLogger(__name__))
+        # In place of python-socketio's, whose task has the manager, and by that the whole app, for ever.
+        self._thread = functools.partial(emit_on, weakref.ref(self))
         self._start_over()
         after_fork(self.after_fork)
 
     def _start_over(self) -> None:
         #: The thread that listens; None before it is started.
         self.listener_thread: threading.Thread | None = None
-        self._queue: LoopQueue[Item] | None = None
+        #: Hands over to the event loop what is heard.
+        self.handover = Handover()
         self._attached = threading.Event()
         self._wait = ListeningWait(self._attached, self.reader.listener, self.watched)
 
@@ -470,7 +479,8 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
     def start_listening(self) -> None:
         """Listen from now on; what comes before the event loop runs is for nobody, since there is no client."""
         if self.listener_thread is None or not self.listener_thread.is_alive():
-            thread = threading.Thread(target=self._hand_over, name="celery-realtime-listener", daemon=True)
+            arguments = (weakref.ref(self), self.handover)
+            thread = threading.Thread(target=hand_over, args=arguments, name="celery-realtime-listener", daemon=True)
             self.listener_thread = thread
             start_detached(thread)
 
@@ -481,7 +491,7 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
     @property
     def waiting(self) -> int:
         """How much waits for the event loop."""
-        return 0 if self._queue is None else len(self._queue)
+        return len(self.handover)
 
     async def wait_until_listening(self, timeout: float, project_id: str | None = None) -> bool:
         """Wait until messages are received; see :meth:`RealtimeClientManager.wait_until_listening`."""
@@ -528,42 +538,47 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
         """Return whether any client of this server is in a room."""
         return bool(self.rooms.get(namespace, {}).get(room))
 
-    def _hand_over(self) -> None:
-        """Read the channel, in a thread, and hand over to the event loop what is for any of its clients."""
-        for items in self.reader.read(self._has_room):
-            if self._queue is None:
-                for order in filter(is_order, items):
-                    self._orders.notify(order)
-                continue
-            try:
-                self._queue.put([item for item in items if self._is_for_clients(item)])
-            except RuntimeError:  # the loop has been closed: the server is gone
-                return
+    def hand_over(self, items: list[Item]) -> None:
+        """Hand over to the event loop, from the thread that listens, what is for any of its clients.
 
-    def _has_room(self) -> bool:
-        return self._queue is None or self._queue.wait_for_room(ROOM_TIMEOUT)
+        Raises:
+            RuntimeError: The loop has been closed.
+        """
+        queue = self.handover.queue
+        if queue is not None:
+            queue.put([item for item in items if self._is_for_clients(item)])
+            return
+        for order in filter(is_order, items):
+            self._orders.notify(order)
 
     def _is_for_clients(self, item: Item) -> bool:
         return not isinstance(item, Emit) or any(self.is_occupied(item.namespace, room) for room in item.rooms)
 
-    async def _listen(self) -> AsyncIterator[dict[str, Any]]:
-        """Emit the events of the channel, and yield python-socketio's own messages for it to handle."""
-        queue = self._queue = LoopQueue[Item](asyncio.get_running_loop(), MAX_WAITING)
+    def attach_loop(self) -> LoopQueue[Item]:
+        """Have what is heard from now on handed over to the event loop that runs here; return what hands it over."""
+        queue = self.handover.queue = LoopQueue[Item](asyncio.get_running_loop(), MAX_WAITING)
         self._attached.set()
         self.start_listening()
-        while True:
-            for _ in range(TURN):
-                item = await queue.get()
-                if isinstance(item, Emit):
-                    await self._emit(item)
-                elif isinstance(item, Gap):
-                    self._orders.notify_gap(item)
-                elif is_order(item):
-                    self._orders.notify(item)
-                    break  # what it has scheduled goes before the next event
-                else:
-                    yield item
-            await asyncio.sleep(0)
+        return queue
+
+    async def take(self, item: Item) -> bool:
+        """Do what was heard; returns whether what that has scheduled goes before anything else."""
+        if isinstance(item, Emit):
+            await self._emit(item)
+        elif isinstance(item, Gap):
+            self._orders.notify_gap(item)
+        elif is_order(item):
+            self._orders.notify(item)
+            return True
+        else:
+            await self._handle(item)
+        return False
+
+    async def _handle(self, message: Message) -> None:
+        handle = seams.handler_of_message(self, message)
+        if handle is not None:
+            with self._failures.suppressing(NOT_HANDLED, message["method"]):
+                await handle(message)
 
     async def _emit(self, emit: Emit) -> None:
         with self._failures.suppressing(

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -80,8 +81,9 @@ class Waiting:
         self._most, self._close, self._grace = most, close, grace
         self._at_once = max(most, most_at_once() if at_once is None else at_once)
         self._lock = threading.Lock()
-        #: Each, and since when it waits, the oldest first.
-        self._connections: dict[int, tuple[Any, float]] = {}
+        #: Each, and since when it waits, the oldest first. An event loop that is closed ends none of its connections:
+        #: they, and the app with them, would be kept for ever.
+        self._connections: dict[int, tuple[Callable[[], Any], float]] = {}
         self._log = RateLimitedLogger(logger)
 
     def __len__(self) -> int:
@@ -97,21 +99,34 @@ class Waiting:
         now, too_many = time.monotonic(), []
         with self._lock:
             self._connections.pop(id(holder), None)
-            self._connections[id(holder)] = connection, now
+            self._connections[id(holder)] = self._reference(id(holder), connection), now
             while len(self._connections) > self._most:
                 oldest, (waiting, since) = next(iter(self._connections.items()))
                 if now - since < self._grace and len(self._connections) <= self._at_once:
                     break
-                del self._connections[oldest]
-                too_many.append(waiting)
-        if sum(self._close(waiting) for waiting in too_many):
+                self._connections.pop(oldest, None)
+                too_many.append(waiting())
+        if sum(self._close(waiting) for waiting in too_many if waiting is not None):
             self._log.warning("too many connections wait for a request, so the oldest is closed; see who opens them")
+
+    def _reference(self, holder: int, connection: Any) -> Callable[[], Any]:
+        """Return what returns a connection, without keeping it where that can be, and forgets it when it is gone."""
+
+        def forget(reference: weakref.ref[Any]) -> None:  # in a collection: it must not wait for the lock
+            if self._connections.get(holder, (None,))[0] is reference:
+                self._connections.pop(holder, None)
+
+        try:
+            return weakref.ref(connection, forget)
+        except TypeError:  # some servers' are not made for it
+            return lambda: connection
 
     def leave(self, *holders: Any) -> list[tuple[Any, Any]]:
         """Note that the request has come, or that the connection has ended; return those that have waited."""
         with self._lock:
             waited = [(holder, self._connections.pop(id(holder), None)) for holder in holders]
-        return [(holder, entry[0]) for holder, entry in waited if entry is not None]
+        found = [(holder, entry[0]()) for holder, entry in waited if entry is not None]
+        return [(holder, connection) for holder, connection in found if connection is not None]
 
 
 class Doors:

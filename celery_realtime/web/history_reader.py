@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -22,6 +23,9 @@ MOST_ANSWERS = 16
 
 #: Seconds between two turns of the loop when there is nothing to read.
 IDLE_TURN = 5.0
+
+#: Longest wait in seconds before it is looked whether anybody has the reader any more.
+GLANCE = 1.0
 
 #: Seconds after which a read that has not returned counts as one that hangs.
 LONGEST_READ = 30.0
@@ -53,6 +57,8 @@ class Missing(NamedTuple):
 
 class HistoryReader:
     """Reads what is missing, one project at a time, in a daemon thread that starts with the first request.
+
+    The thread has the reader only while it reads, and ends when nobody else has it any more.
 
     After a read that fails no other is tried until a pause is over, of 0.25 s at first and of 10 s at most.
 
@@ -104,7 +110,8 @@ class HistoryReader:
     def _wake(self) -> None:
         self._changed.notify_all()
         if not self._closed and (self._thread is None or not self._thread.is_alive()):
-            self._thread = threading.Thread(target=self._run, name="celery-realtime-catch-up", daemon=True)
+            arguments = (weakref.ref(self), self._changed, self.loop)
+            self._thread = threading.Thread(target=_run, args=arguments, name="celery-realtime-catch-up", daemon=True)
             start_detached(self._thread)
 
     def answers(self) -> Iterator[tuple[Missing, Any]]:
@@ -127,12 +134,21 @@ class HistoryReader:
             self._closed = True
             self._changed.notify_all()
 
-    def _run(self) -> None:
-        while not self._closed:
-            with self.loop.turn():
-                self._read_next()
-            self._rest()
-        self.loop.rest()
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing more is to be read."""
+        return self._closed
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there is something to read, or to look at."""
+        return self._has_request() or bool(self._looks)
+
+    def turn(self) -> float:
+        """Read what is next, in the thread; returns for how many seconds to leave the history alone then."""
+        with self.loop.turn():
+            self._read_next()
+        return self._pause
 
     def _read_next(self) -> None:
         missing, project_ids = self._next()
@@ -174,22 +190,43 @@ class HistoryReader:
     def _next(self) -> tuple[Missing | None, list[str]]:
         """Return what to read next: a project, else projects to look at; neither if nothing came for a while."""
         with self._changed:
-            self._changed.wait_for(self._has_work, IDLE_TURN)
-            if self._closed:
-                return None, []
             if self._has_request():
                 return next(iter(self._requests.values())), []
             project_ids, self._looks = self._looks, []
             return None, project_ids
 
-    def _has_work(self) -> bool:
-        return self._closed or self._has_request() or bool(self._looks)
-
     def _has_request(self) -> bool:
         return bool(self._requests) and len(self._answers) < MOST_ANSWERS
 
-    def _rest(self) -> None:
-        """After a failure, leave the history alone for a while."""
-        with self._changed:
-            if self._pause:
-                self._changed.wait_for(lambda: self._closed, self._pause)
+
+def _run(reference: weakref.ref[HistoryReader], changed: threading.Condition, loop: BackgroundLoop) -> None:
+    pause: float | None = 0.0
+    while pause is not None:
+        if pause:
+            _wait(reference, changed, lambda reader: reader.is_closed, pause)
+        _wait(reference, changed, lambda reader: reader.is_closed or reader.has_work, IDLE_TURN)
+        pause = _turn(reference)
+    loop.rest()
+
+
+def _turn(reference: weakref.ref[HistoryReader]) -> float | None:
+    reader = reference()
+    return None if reader is None or reader.is_closed else reader.turn()
+
+
+def _wait(
+    reference: weakref.ref[HistoryReader],
+    changed: threading.Condition,
+    is_over: Callable[[HistoryReader], bool],
+    timeout: float,
+) -> None:
+    """Wait until something holds of a reader, or it is gone; meanwhile have no more of it than a reference."""
+
+    def goes_on() -> bool:
+        reader = reference()
+        return reader is not None and not is_over(reader)
+
+    deadline = time.monotonic() + timeout
+    with changed:
+        while goes_on() and (rest := deadline - time.monotonic()) > 0:
+            changed.wait(min(rest, GLANCE))

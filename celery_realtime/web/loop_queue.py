@@ -29,6 +29,7 @@ class LoopQueue(Generic[T]):
         self._taken = threading.Condition()
         self._ready = asyncio.Event()
         self._was_full = False
+        self._closed = False
 
     def __len__(self) -> int:
         return len(self._items)
@@ -60,8 +61,22 @@ class LoopQueue(Generic[T]):
         if wakes:
             self._loop.call_soon_threadsafe(self._ready.set)
 
-    async def get(self) -> T:
-        """Wait for the next item and take it."""
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing more comes, and all has been taken."""
+        return self._closed and not self._items
+
+    def close(self) -> None:
+        """Put no more: the coroutine has what there is, and then None.
+
+        Raises:
+            RuntimeError: The loop has been closed.
+        """
+        self._closed = True
+        self._loop.call_soon_threadsafe(self._ready.set)
+
+    async def get(self) -> T | None:
+        """Wait for the next item and take it; None if none comes any more."""
         while True:
             with self._taken:
                 if self._items:
@@ -69,5 +84,7 @@ class LoopQueue(Generic[T]):
                     if len(self._items) == self._limit - 1:
                         self._taken.notify_all()
                     return item
+                if self._closed:
+                    return None
                 self._ready.clear()
             await self._ready.wait()

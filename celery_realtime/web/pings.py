@@ -24,7 +24,8 @@ from celery_realtime.loops import BackgroundLoop
 
 logger = logging.getLogger(__name__)
 
-#: Longest pause, in seconds, between two looks; a connection that has gone is forgotten when its ping is due.
+#: Longest pause, in seconds, between two looks; a connection that has gone is forgotten when its ping is due, or no
+#: other is left.
 TICK = 1.0
 
 #: Seconds without a turn after which it counts as standing still.
@@ -103,6 +104,8 @@ class Pings:
 
     def _goes_on(self) -> bool:
         with self._lock:
+            if not self._server.eio.sockets:  # all that are due have gone: nothing is to keep the server for them
+                self._due.clear()
             self._is_running = bool(self._due)
             return self._is_running
 

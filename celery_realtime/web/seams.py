@@ -15,7 +15,7 @@ import ipaddress
 import json
 import logging
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
@@ -63,6 +63,7 @@ SEAMS = (
     Seam("handlers", "an application's `connect` handler would replace the one that checks tokens", True),
     Seam("namespace_handlers", "an application's namespace class would replace the handler that checks tokens", True),
     Seam("manager_initialized", "the server would listen to the broker twice, or not at all", True),
+    Seam("eio._service_task", "a server that nobody uses any more stays, with all that belongs to it", False),
     Seam("eio.sockets", "clients that read slowly could not be seen, and would fill the memory", True),
     Seam("eio.handle_request", "requests that are too long would be read", True),
     Seam("eio._async", "WebSocket messages that are too long would be read", True),
@@ -249,6 +250,22 @@ def allowed_origins(server: Any) -> Any:
 def allows_every_origin(server: Any) -> bool:
     """Tell whether pages of every origin may connect."""
     return bool(allowed_origins(server) == "*")
+
+
+#: What servers have each other do by messages of python-socketio's own.
+METHODS = ("emit", "disconnect", "enter_room", "leave_room", "close_room")
+
+
+def handler_of_message(manager: Any, message: Mapping[str, Any]) -> Callable[[Any], Any] | None:
+    """Return what does on this server what another one's message of python-socketio says; None if that is nothing.
+
+    On an asyncio server it returns an awaitable.
+    As the thread of its ``PubSubManager`` does, which itself is not used: it keeps the manager for ever.
+    """
+    method = message["method"]
+    # An answer to an acknowledgement comes from whoever has the client, this server included.
+    is_for_us = method == "callback" or (method in METHODS and message.get("host_id") != manager.host_id)
+    return getattr(manager, f"_handle_{method}") if is_for_us else None
 
 
 # -- in front of Engine.IO and python-socketio ---------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from celery_realtime.clocks import time
 from celery_realtime.forks import after_fork
+from celery_realtime.living import Living
 from celery_realtime.loops import BackgroundLoop, PeriodicLoop
 from celery_realtime.sending.manager import SocketIOManager
 
@@ -46,7 +47,7 @@ class WatchMarks:
 
     def __init__(self, manager: SocketIOManager) -> None:
         self._manager = manager
-        self._servers: list[Watched] = []
+        self._servers = Living[Watched]()
         self.loop = BackgroundLoop("watch marks", logger, LONGEST_TURN)
         self._periodic = PeriodicLoop(self.loop, self._mark, PAUSE)
         self._start_over()
@@ -57,8 +58,8 @@ class WatchMarks:
         self._renews_at = -math.inf
 
     def add(self, server: Watched) -> None:
-        """Mark what the clients of a server watch."""
-        self._servers.append(server)
+        """Mark what the clients of a server watch, while anybody has it."""
+        self._servers.add(server)
 
     def start(self) -> None:
         """Mark from now on, for as long as the process lives; without a history, or with one pace only, do nothing."""

@@ -14,6 +14,7 @@ from celery_realtime.events import Outgoing
 from celery_realtime.history.store import Snapshot
 from celery_realtime.sending.filtering import EventFilter
 from celery_realtime.web import client_manager as module
+from celery_realtime.web import listening
 from celery_realtime.web.delivery import Emit
 from tests.channels import Channel, async_client_manager, client_manager, step
 from tests.processes import HOST, free_port
@@ -353,7 +354,7 @@ def test_while_the_event_loop_stands_still_little_waits_and_all_is_recovered_lat
 ) -> None:
     """There is a history, so what there was no room for is read from it."""
     monkeypatch.setattr(module, "MAX_WAITING", 20)
-    monkeypatch.setattr(module, "ROOM_TIMEOUT", 0.1)
+    monkeypatch.setattr(listening, "ROOM_TIMEOUT", 0.1)
     total, waiting = 500, 0
 
     resumed = threading.Event()

@@ -130,7 +130,8 @@ class Pinged:
         self._make_socket: Any = AsyncSocket if is_asyncio else Socket
 
     def connect(self) -> Any:
-        connection = self._make_socket(self.server.eio, "sid")
+        sid = f"sid{len(self.server.eio.sockets)}"
+        connection = self.server.eio.sockets[sid] = self._make_socket(self.server.eio, sid)
         self.pings.take_over(connection)
         return connection
 
