@@ -50,3 +50,10 @@ def is_consumed_by_reading(backend: Any) -> bool:
     """Tell whether reading a result takes it away from the process that called the task; see :func:`keeps_nothing`."""
     rpc = sys.modules.get("celery.backends.rpc")
     return (rpc is not None and isinstance(backend, rpc.RPCBackend)) or hasattr(type(backend), "destination_for")
+
+
+def stores_results(task: Any) -> bool:
+    """Tell whether Celery stores the result of the job that a task runs (celery/app/trace.py, ``build_tracer``)."""
+    if task.ignore_result or task.request.ignore_result:
+        return False
+    return bool(task.store_eager_result or not task.request.is_eager)

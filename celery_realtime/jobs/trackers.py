@@ -12,16 +12,16 @@ from typing import Any
 
 import msgspec
 from celery import Celery
-from celery.exceptions import TaskRevokedError
 
 from celery_realtime import events
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.clocks import time
 from celery_realtime.events import Job
-from celery_realtime.exceptions import JobCancelled
 from celery_realtime.forks import after_fork, before_fork
+from celery_realtime.jobs.cancelled_tasks import CancelledTasks
 from celery_realtime.jobs.cancelling import Cancellations
-from celery_realtime.jobs.job_reader import JobReader, TaskElsewhere, notes_of
+from celery_realtime.jobs.job_lives import JobLives, is_earlier
+from celery_realtime.jobs.job_reader import JobReader, TaskElsewhere
 from celery_realtime.jobs.job_stages import JobStages, Part
 from celery_realtime.jobs.metadata import Keeper, Metadata
 from celery_realtime.jobs.paces import Paces
@@ -36,6 +36,7 @@ from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.loops import BackgroundLoop
 from celery_realtime.sending.manager import SocketIOManager
 from celery_realtime.settings import Settings
+from celery_realtime.stored import stores_results
 from celery_realtime.stream_parts import TEXT
 
 logger = logging.getLogger(__name__)
@@ -361,33 +362,6 @@ class Trackers:
             return self._trackers.pop((job.project_id, job.job_id))
 
 
-class _BegunJobs:
-    """The jobs that have begun in this process and have not ended. Jobs of several projects may have one id."""
-
-    def __init__(self) -> None:
-        self._jobs: BoundedDict[str, tuple[Job, ...]] = BoundedDict(REMEMBERED)
-
-    def by_id(self, job_id: str) -> Job | None:
-        """Return the only job of an id."""
-        jobs = self._jobs.get(job_id) or ()
-        return jobs[0] if len(jobs) == 1 else None
-
-    def add(self, job: Job) -> None:
-        """Note that a job has begun."""
-        self._jobs[job.job_id] = (*self._others(job), job)
-
-    def forget(self, job: Job) -> None:
-        """Note that a job has ended."""
-        others = self._others(job)
-        if others:
-            self._jobs[job.job_id] = others
-        else:
-            self._jobs.pop(job.job_id)
-
-    def _others(self, job: Job) -> tuple[Job, ...]:
-        return tuple(other for other in self._jobs.get(job.job_id) or () if other.project_id != job.project_id)
-
-
 class RunningJobs:
     """The jobs that run in this process.
 
@@ -411,15 +385,13 @@ class RunningJobs:
         self._trackers = Trackers()
         self._paces = Paces(manager, settings, self._trackers.all)
         manager.watched.serve(self._paces)
-        #: The jobs that have ended, and when; and of each id the one that has ended last.
-        self._ended: BoundedDict[tuple[str | None, str], tuple[Job, float]] = BoundedDict(REMEMBERED)
-        self._ended_last: BoundedDict[str, tuple[Job, float]] = BoundedDict(REMEMBERED)
         #: Which of them have been cancelled.
         self.cancellations = Cancellations(lambda: manager.history)
+        self._cancelled = CancelledTasks(self.cancellations, self._log)
         self._mirror = Lazy(lambda: ProgressMirror(queue_size=settings().queue_size, client_at=self._client_at))
         self._yielding = Yielding(manager)
         self._metadata = Keeper(manager, settings, self._yielding.after_report)
-        self._begun = _BegunJobs()
+        self._lives = JobLives(REMEMBERED)
         #: What they say bit by bit.
         self.streams = StreamDesk(manager, settings, self._yielding.after_report)
         before_fork(self._share)
@@ -501,11 +473,11 @@ class RunningJobs:
             tracker = self.tracker_of(running)
         else:
             tracker = self._trackers.by_id(job_id)
-        return tracker if tracker is not None else self._new_tracker(self._begun.by_id(job_id) or Job(job_id=job_id))
+        return tracker if tracker is not None else self._new_tracker(self._lives.running(job_id) or Job(job_id=job_id))
 
     def runs(self, job_id: object) -> bool:
         """Tell whether this process runs a job of an id, and one only."""
-        return isinstance(job_id, str) and self._begun.by_id(job_id) is not None
+        return isinstance(job_id, str) and self._lives.running(job_id) is not None
 
     def _new_tracker(self, job: Job) -> ProgressTracker:
         interval = self._settings().progress_interval
@@ -516,20 +488,13 @@ class RunningJobs:
         if earlier is not None:
             earlier.end()
         self._trackers.add(job, tracker)
-        if self._has_ended(job):
+        if self._lives.has_ended(job):
             tracker.end()
         return tracker
 
-    def _has_ended(self, job: Job) -> bool:
-        is_known_by_id = job.project_id is None and job.task is None
-        ended = self._ended_last.get(job.job_id) if is_known_by_id else self._ended.get((job.project_id, job.job_id))
-        if ended is None or _is_earlier(ended[0], job):
-            return False
-        return job.execution is None or job.execution.started <= ended[1]
-
     def begin(self, job: Job) -> None:
         """Note that a job has started in this process."""
-        self._begun.add(job)
+        self._lives.begin(job)
         if job.project_id is not None:
             self._yielding.after_start(job)
 
@@ -537,11 +502,9 @@ class RunningJobs:
         """Report no more of a job: it has ended, or this attempt of it has, in a state of Celery's."""
         self.streams.end(job, state)
         tracker = self._trackers.of(job)
-        if tracker is not None and _is_earlier(job, tracker.job):
+        if tracker is not None and is_earlier(job, tracker.job):
             return
-        self._begun.forget(job)
-        ended = self._ended[job.project_id, job.job_id] = job, time.time()
-        self._ended_last[job.job_id] = ended
+        self._lives.end(job)
         self._yielding.forget(job)
         mirror = self._mirror.peek()
         if mirror is not None:
@@ -578,7 +541,7 @@ class RunningJobs:
         check = None
         if getattr(task, "cancellable", False):
             here = TaskElsewhere(task, task.request)  # as it is in this thread: others may write, too
-            check = partial(self._end_if_cancelled, here, job)
+            check = partial(self._cancelled.end, here, job)
         return self._open_stream(job, name, kind, check)
 
     def _open_stream(self, job: Job, name: object, kind: object, check: Callable[[], object] | None = None) -> Stream:
@@ -639,33 +602,7 @@ class RunningJobs:
             return
         task, job = self._running(task)
         if job is not None:
-            self._end_if_cancelled(task, job)
-
-    def _end_if_cancelled(self, task: Any, job: Job) -> None:
-        if not self.cancellations.has(events.name_of(job), job.run):
-            return
-        reason = TaskRevokedError("cancelled")
-        notes_of(task.request).stored = ("REVOKED", reason)
-        if stores_results(task):
-            self._store_revoked(task, job, reason)
-        raise JobCancelled("cancelled")
-
-    def _store_revoked(self, task: Any, job: Job, reason: Exception) -> None:
-        # Backends come from anywhere, and raise what their databases raise.
-        with self._log.suppressing(
-            "cannot store in the result backend that a job was cancelled, so AsyncResult does not say so; pages "
-            "that follow it show it all the same",
-            job_id=job.job_id,
-            project_id=job.project_id,
-        ):
-            task.backend.mark_as_revoked(job.job_id, str(reason), request=task.request)
-
-
-def _is_earlier(job: Job, other: Job) -> bool:
-    """Return whether a job is of an earlier run or attempt than another of the same id."""
-    if job.run and other.run and job.run != other.run:
-        return job.run < other.run
-    return job.attempt < other.attempt
+            self._cancelled.end(task, job)
 
 
 def _are_two_starts(job: Job, other: Job) -> bool:
@@ -673,10 +610,3 @@ def _are_two_starts(job: Job, other: Job) -> bool:
     if job.attempt != other.attempt:
         return True
     return job.execution is not None and other.execution is not None and job.execution.id != other.execution.id
-
-
-def stores_results(task: Any) -> bool:
-    """Tell whether Celery stores the result of the job that a task runs (celery/app/trace.py, ``build_tracer``)."""
-    if task.ignore_result or task.request.ignore_result:
-        return False
-    return bool(task.store_eager_result or not task.request.is_eager)
