@@ -7,15 +7,15 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 from celery import Celery, signals
 from celery.exceptions import Reject, TaskRevokedError
 
-from celery_realtime.encoding import describe_error, encode_lenient, one_line
-from celery_realtime.events import DIED_GATE, Ending, Job
+from celery_realtime.encoding import describe_error
+from celery_realtime.events import Ending, Job
 from celery_realtime.jobs import endings
 from celery_realtime.jobs.batches import BatchedJobs
 from celery_realtime.jobs.departures import Departures
+from celery_realtime.jobs.end_reports import EndReports
 from celery_realtime.jobs.job_reader import JobReader, notes_of
 from celery_realtime.jobs.projects import Projects, take_off
 from celery_realtime.jobs.publishing import Publishing
@@ -28,7 +28,6 @@ from celery_realtime.jobs.seams import (
     is_prefork_child,
     note_behind,
     read_received,
-    was_killed,
 )
 from celery_realtime.jobs.statuses import StatusReporter
 from celery_realtime.jobs.unreached import UnreachedSteps
@@ -75,9 +74,10 @@ class Bridge:
         self._leave_observers: list[Callable[[Job, bool], None]] = []
         received = self._received = ReceivedJobs(reader)
         self._reporter = reporter
+        self._reports = EndReports(reporter, settings)
         self._departures = departures
         self._reader = reader
-        self._batches = BatchedJobs(reader, reporter, begin=self._begin, report_success=self._report_success)
+        self._batches = BatchedJobs(reader, reporter, begin=self._begin, report_success=self._reports.success)
         self._unreached = UnreachedSteps(projects, self._reporter, received.by_id)
         self.running_steps = RunningSteps(self._unreached.behind)
         self.publishing = Publishing(
@@ -212,12 +212,7 @@ class Bridge:
         """End a job that raised ``Ignore`` as the state that it stored itself says."""
         state, meta = notes_of(request).stored or ("IGNORED", None)
         self._unreached.end_behind(job, request, "an earlier step was ignored")
-        if state in ("FAILURE", "REVOKED"):
-            self._reporter.report(job, state, error=_stored_error(meta) or f"Ignore: the job stored {state} itself")
-        elif state == "SUCCESS":
-            self._report_success(job, meta)
-        else:
-            self._reporter.report(job, "IGNORED")
+        self._reports.ignored(job, state, meta)
 
     def _end_interrupted(self, job: Job, request: Any, cause: BaseException | None) -> None:
         """End a job whose run was cut off.
@@ -227,7 +222,7 @@ class Bridge:
         """
         if request.is_eager:
             if isinstance(cause, Exception):  # it is raised at the caller, and task_failure is not sent then
-                self._report_failure(job, cause, None)
+                self._reports.failure(job, cause, None)
         elif is_prefork_child() or cause is None:
             return
         elif isinstance(cause, SystemExit):
@@ -240,11 +235,8 @@ class Bridge:
         request = sender.request
         job = self._reader.running_in(sender, request)
         if job is not None and not notes_of(request).republished:
-            _report(self._reporter, job, endings.returned(sender, request, result, self._settings()))
+            self._reports.end(job, endings.returned(sender, request, result, self._settings()))
             self._reporter.secure()
-
-    def _report_success(self, job: Job, result: Any) -> None:
-        _report(self._reporter, job, endings.success(result, self._settings()))
 
     def _on_failure(
         self, sender: Any = None, task_id: str = "", exception: Any = None, einfo: Any = None, **_: Any
@@ -254,16 +246,11 @@ class Bridge:
             job = self._received.of_task(sender, task_id)
             request = sender.request if sender.request.id == task_id else self._received.request(task_id)
             if job is None or not self._departures.hasten(job, exception):
-                self._report_failure(job, exception, einfo, error=endings.failed(sender, exception))
-                if job is not None and request is not None:
-                    self._unreached.end_behind(job, request, exception)
-
-    def _report_failure(self, job: Job | None, exception: Any, einfo: Any, *, error: str | None = None) -> None:
-        if job is not None:
-            traceback = str(einfo.traceback) if einfo is not None and self._settings().include_traceback else None
-            error = error or describe_error(exception)
-            gate = DIED_GATE if was_killed(exception) and not is_prefork_child() else ""
-            self._reporter.report(job, "FAILURE", gate=gate, error=error, traceback=traceback)
+                error = endings.failed(sender, exception)
+                if job is not None:
+                    self._reports.failure(job, exception, einfo, error=error)
+                    if request is not None:
+                        self._unreached.end_behind(job, request, exception)
 
     def _on_revoked(
         self, sender: Any = None, request: Any = None, terminated: Any = None, expired: Any = None, **_: Any
@@ -285,8 +272,10 @@ class Bridge:
             message = TaskMessage(task_id, dict_fields(request), details.get("args"), details.get("kwargs"), {})
             job = self._reader.of_message(sender.name, task_id, message)
         error = details.get("exception")
-        self._report_failure(job, error, details.get("einfo"))
-        if job is not None and request and isinstance(error, BaseException):
+        if job is None:
+            return
+        self._reports.failure(job, error, details.get("einfo"))
+        if request and isinstance(error, BaseException):
             self._unreached.end(job, request, error)
 
     def _on_retry(self, sender: Any = None, request: Any = None, reason: Any = None, **_: Any) -> None:
@@ -301,18 +290,3 @@ class Bridge:
             self._departures.give_back(job, received)
         else:
             self._reporter.report(job, "LOST", error=endings.SHUTDOWN)
-
-
-def _report(reporter: StatusReporter, job: Job, ending: Ending) -> None:
-    reporter.report(job, ending.state, result=ending.result, error=ending.error, truncated=ending.truncated)
-
-
-def _stored_error(meta: Any) -> str | None:
-    """Return the error in a result that a task has stored itself, in one line."""
-    if isinstance(meta, BaseException):
-        return describe_error(meta)
-    if isinstance(meta, dict) and "exc_type" in meta:
-        text = meta.get("exc_message")
-        parts = text if isinstance(text, (list, tuple)) else [text]
-        return one_line(f"{meta['exc_type']}: " + " ".join(str(part) for part in parts))
-    return None if meta is None else one_line(str(msgspec.json.decode(encode_lenient(meta))))
