@@ -200,8 +200,8 @@ def stage(self: Any, name: str, weight: float | None = None) -> Stage:
 
     Raises:
         TypeError: An argument has the wrong type.
-        ValueError: The name is empty or too long, or the weight not above 0. Entered, the stage runs already, or the
-            job has 50 others.
+        ValueError: The name is empty or too long, or the weight not above 0, or above 1e15. Entered, the stage runs
+            already, or the job has 50 others.
         JobCancelled: The job has been cancelled, and the task has ``cancellable=True``; raised where it is entered.
     """
     number = check_stage(name, 1 if weight is None else weight)
