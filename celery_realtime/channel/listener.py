@@ -22,7 +22,7 @@ from celery_realtime.channel.connections import (
     hang_up,
     shards_exchange,
 )
-from celery_realtime.channel.seams import clients_of_redis, leave_compressed, read_buffered
+from celery_realtime.channel.seams import clients_of_redis, leave_compressed, read_buffered, shorten_farewell
 from celery_realtime.channel.wire import PING, log_ignored
 from celery_realtime.clocks import time
 from celery_realtime.crowd import Crowd
@@ -315,7 +315,12 @@ def _is_forbidden(error: BaseException) -> bool:
 
 
 def _release(broker: Any) -> None:
-    broker.release()
+    """Take leave of the broker, which may be dead: py-amqp would wait for its answer for ever."""
+    shorten_farewell(broker, SOCKET_TIMEOUT)
+    try:
+        broker.release()
+    except errors_of(broker) as error:
+        logger.debug("closing a connection that nobody listens to any more: %r", error)
 
 
 def _drain(broker: Any, timeout: float) -> None:
