@@ -15,6 +15,7 @@ from celery import Celery
 
 from celery_realtime import Realtime
 from tests.processes import python_path
+from tests.variants import long_unless
 from tests.waiting import wait_for
 from tests.web_servers import SECRET
 
@@ -44,7 +45,10 @@ def stays_of(mode: str, broker: str, history: str, *, client: bool, count: int =
     return json.loads(done.stdout), done.stderr
 
 
-@pytest.mark.parametrize("client", [pytest.param(False, id="unused"), pytest.param(True, id="used")])
+# Those that have had a client have had all that the others have.
+@pytest.mark.parametrize(
+    "client", [pytest.param(False, id="unused", marks=pytest.mark.long), pytest.param(True, id="used")]
+)
 @pytest.mark.parametrize("mode", ["threading", "gevent", "asyncio"])
 def test_a_factory_that_is_called_again_and_again_leaves_nothing_behind(
     mode: str, redis_url: str, *, client: bool
@@ -57,7 +61,7 @@ def test_a_factory_that_is_called_again_and_again_leaves_nothing_behind(
     assert "Task was destroyed" not in said
 
 
-@pytest.mark.parametrize("mode", ["threading", "gevent", "asyncio"])
+@pytest.mark.parametrize("mode", long_unless(["threading"], ["threading", "gevent", "asyncio"]))
 def test_so_it_does_on_a_rabbitmq(mode: str, brokers: Brokers, redis_url: str) -> None:
     if mode == "gevent":
         pytest.importorskip("gevent")
