@@ -7,15 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from celery_realtime.backoff import Backoff
-from celery_realtime.client.entries import with_metadata
 from celery_realtime.client.feed import ACK_TIMEOUT, FIRST_PAUSE, GAP_TIMEOUT, LONGEST_PAUSE
+from celery_realtime.client.job_record import JobRecord
 from celery_realtime.client.messages import refusal_in
 from celery_realtime.client.protocol import (
     BATCH_EVENT,
-    METADATA_EVENT,
-    PROGRESS_EVENT,
     RESYNC_EVENT,
-    STATUS_EVENT,
     STREAM_EVENT,
     TRANSIENT_CODES,
 )
@@ -25,8 +22,6 @@ from celery_realtime.clocks import time
 
 #: Events that wait for an answer.
 MOST_HELD = 2000
-
-_BLANK = {"progress": None, "message": None, "current": None, "total": None, "status": "running", "state": "STARTED"}
 
 
 OnJobEvent = Callable[[str, Any], Any]
@@ -65,7 +60,6 @@ class JobFeed:
     Attributes:
         state: ``subscribing``, ``subscribed``, ``stale`` or ``refused``.
         error: What the server refused with, as ``{"code", "message"}``.
-        job: The latest status and progress of the job; None before they are known.
         streams: By name, what it has said.
         live_only: Whether the server keeps no streams.
     """
@@ -84,15 +78,13 @@ class JobFeed:
         self.project_id = project_id
         self.state = "subscribing"
         self.error: dict[str, str] | None = None
-        self.job: Mapping[str, Any] | None = None
+        self._record = JobRecord()
         self._spoken = StreamStates(self._note_chunk)
         self.streams: Mapping[str, StreamState] = self._spoken.view
         self.live_only = False
         self.requests = 0
         self._timers = Timers(self._options.clock)
         self._backoff = Backoff(self._options.first_pause, LONGEST_PAUSE)
-        self._epoch: str | None = None
-        self._offset = -1
         self._connected = self._closed = False
         self._reset()
 
@@ -105,6 +97,11 @@ class JobFeed:
         self._spoken.drop_held()
         self._timers.clear()
         self._backoff.reset()
+
+    @property
+    def job(self) -> Mapping[str, Any] | None:
+        """The latest status and progress of the job; None before they are known."""
+        return self._record.job
 
     @property
     def has_ended(self) -> bool:
@@ -173,11 +170,7 @@ class JobFeed:
         self._backoff.reset()
         self._live, self.live_only = True, bool(answer.get("live_only"))
         self.project_id = answer.get("project_id")
-        epoch, offset, jobs = answer.get("epoch"), answer.get("offset"), answer.get("jobs")
-        if epoch != self._epoch or offset is None or offset >= self._offset:
-            self._epoch, self._offset = epoch, -1 if offset is None else offset
-            if isinstance(jobs, list) and jobs:
-                self.job = jobs[0]
+        self._record.load(answer)
         self._spoken.drop_held()
         self._set_state("subscribed", None)
         for stream in answer.get("streams") or ():
@@ -229,26 +222,10 @@ class JobFeed:
     def _take(self, name: str, data: dict[str, Any]) -> None:
         if name == STREAM_EVENT:
             self._take_chunk(data)
-        elif name in (STATUS_EVENT, PROGRESS_EVENT) or (name == METADATA_EVENT and self.job is not None):
-            epoch, offset = data.get("epoch"), data.get("offset", -1)
-            if epoch is not None and epoch == self._epoch and offset <= self._offset:
-                return
-            if epoch is not None:
-                self._epoch, self._offset = epoch, offset
-            self.job = self._merged(name, data)
+        elif self._record.take(name, data):
             if not self._closed:
                 self._options.on_event(name, data)
             self._changed()
-
-    def _merged(self, name: str, data: dict[str, Any]) -> dict[str, Any]:
-        """Return the job after an event; its metadata goes on over attempts, until it is published again."""
-        job = self.job or {}
-        if name == METADATA_EVENT:
-            return with_metadata(job, data)
-        is_same_run = not data.get("new_run")
-        before = job if is_same_run and job.get("attempt") == data.get("attempt") else {}
-        kept = {"metadata": job["metadata"]} if is_same_run and "metadata" in job else {}
-        return {**_BLANK, **before, **data, **kept, "event": "status_change"}
 
     # -- streams ------------------------------------------------------------------------------------------------
 
