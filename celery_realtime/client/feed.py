@@ -13,6 +13,7 @@ from celery_realtime.client.ordering import EventOrder
 from celery_realtime.client.pages import Pages
 from celery_realtime.client.project_state import ProjectState
 from celery_realtime.client.protocol import RESYNC_EVENT, TRANSIENT_CODES
+from celery_realtime.client.subscription_requests import Ask, SubscriptionRequests
 from celery_realtime.client.timers import Timers, spread
 from celery_realtime.clocks import time
 
@@ -24,8 +25,6 @@ LONGEST_PAUSE = 10.0
 
 OnEvent = Callable[[str, Any], Any]
 OnChange = Callable[["Feed", str], Any]
-#: Sends a request for a subscription; :meth:`Feed.answered` gets the answer, with the request's number.
-Ask = Callable[[int, dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -82,15 +81,11 @@ class Feed:
         self._shown = ProjectState(self, self._options)
         self.jobs: Mapping[str, Entry] = self._shown.jobs.view
         self.workflows: Mapping[str, Entry] = self._shown.workflows.view
-        self._send_request = ask
+        self._asking = SubscriptionRequests(project_id, ask, batch=self._options.batch)
         self._pages = Pages(project_id, ask_page)
         self._order = EventOrder(self._options.since)
         self._timers = Timers(self._options.clock)
         self._backoff = Backoff(self._options.first_pause, LONGEST_PAUSE)
-        #: How many requests have been sent, which numbers them.
-        self.requests = 0
-        #: Ask once more after the answer that is awaited.
-        self._ask_again_later = False
         self._connected = self._closed = False
         #: There has been a snapshot.
         self._began = False
@@ -98,13 +93,17 @@ class Feed:
         self._reset()
 
     def _reset(self) -> None:
-        #: The number of the request whose answer is awaited.
-        self._awaited: int | None = None
+        self._asking.drop()
         #: The server has answered on this connection, and has not refused since.
         self._live = False
         self._backoff.reset()
         self._timers.clear()
         self._pages.drop()
+
+    @property
+    def requests(self) -> int:
+        """How many requests for a subscription have been sent, which numbers them."""
+        return self._asking.count
 
     @property
     def epoch(self) -> str | None:
@@ -152,7 +151,7 @@ class Feed:
 
     def _check(self) -> None:
         """Ask whether something was missed: the loss of the last event leaves no hole to see."""
-        if not self._live or self._awaited:
+        if not self._live or self._asking.is_awaiting:
             return
         if self._options.clock() - self._last_event_at > CHECK_INTERVAL / 2:
             self._ask()
@@ -166,30 +165,21 @@ class Feed:
             return
         self._timers.clear()
         self._pages.drop()
-        self.requests += 1
-        self._awaited = number = self.requests
-        self._ask_again_later = False
+        number = self._asking.begin()
         self._timers.set("ack", self._options.ack_timeout, lambda: self.answered(number, None))
-        self._send_request(number, self._request())
-
-    def _request(self) -> dict[str, Any]:
-        request: dict[str, Any] = {"project_id": self.project_id}
-        if self.epoch is not None:
-            request["since"] = {"epoch": self.epoch, "offset": self.offset}
-        return {**request, "batch": True} if self._options.batch else request
+        self._asking.send(self.epoch, self.offset)
 
     def _ask_again(self) -> None:
         """Ask, unless there is no subscription: then a request is due anyway, or would be in vain."""
-        if self._awaited:
-            self._ask_again_later = True
+        if self._asking.is_awaiting:
+            self._asking.is_due_again = True
         elif self._live:
             self._ask()
 
     def answered(self, number: int, answer: Any) -> None:
         """Take the answer to a request; None if none came in time."""
-        if number != self._awaited:
+        if not self._asking.settle(number):
             return
-        self._awaited = None
         granted = read_answer(answer)
         if granted is None:
             self.refused(refusal_in(answer))
@@ -206,7 +196,7 @@ class Feed:
         self._set_state("subscribed", None)
         self._check()
         self._watch_hole()
-        if self._ask_again_later:
+        if self._asking.is_due_again:
             self._ask_again()
         else:
             self._read_on()
@@ -249,7 +239,7 @@ class Feed:
 
         Not while a subscription is asked for: what its answer has may be newer than the page, which would replace it.
         """
-        if self._awaited:
+        if self._asking.is_awaiting:
             return
         if self._live and self._pages.are_left and len(self.jobs) < self._options.max_jobs:
             self._timers.set("page", self._options.ack_timeout, self._ask)
@@ -279,7 +269,7 @@ class Feed:
         foreign = numbered and item.epoch != self.epoch
         if not foreign:
             self._last_event_at = self._options.clock()
-        if not self._began or (foreign and self._awaited):
+        if not self._began or (foreign and self._asking.is_awaiting):
             self._order.hold_until_answer(item)
         elif numbered and not foreign:
             self._insert(item)
@@ -299,7 +289,7 @@ class Feed:
     def _watch_hole(self) -> None:
         if self._order.drop_overflow():
             self._ask_again()
-        elif self.held_offsets and self._live and not self._awaited and "gap" not in self._timers:
+        elif self.held_offsets and self._live and not self._asking.is_awaiting and "gap" not in self._timers:
             self._timers.set("gap", GAP_TIMEOUT, self._ask)
 
     def _deliver(self, item: Item, *, numbered: bool) -> None:
