@@ -47,9 +47,6 @@ MAX_WAITING = 10_000
 GLANCE = 0.1
 
 
-NOT_HANDLED = "another server's call of python-socketio (%s) failed on this one, so clients here go without it"
-
-
 def _parts(manager: RealtimeClientManager | AsyncRealtimeClientManager, emit: Emit) -> Iterator[Emit]:
     """Yield what to emit now instead of an emit: less where it is held for a client, more where one catches up."""
     suspensions = manager.suspensions
@@ -277,7 +274,11 @@ class RealtimeClientManager(RealtimeKombuManager):
     def _handle(self, message: Message) -> None:
         handle = seams.handler_of_message(self, message)
         if handle is not None:
-            with self._failures.suppressing(NOT_HANDLED, message["method"]):
+            with self._failures.suppressing(
+                "another server's call of python-socketio (%s) failed on this one, so clients here go without it; see "
+                "what its application asked for",
+                message["method"],
+            ):
                 handle(message)
 
     def _emit(self, emit: Emit) -> None:
@@ -577,7 +578,11 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
     async def _handle(self, message: Message) -> None:
         handle = seams.handler_of_message(self, message)
         if handle is not None:
-            with self._failures.suppressing(NOT_HANDLED, message["method"]):
+            with self._failures.suppressing(
+                "another server's call of python-socketio (%s) failed on this one, so clients here go without it; see "
+                "what its application asked for",
+                message["method"],
+            ):
                 await handle(message)
 
     async def _emit(self, emit: Emit) -> None:

@@ -53,7 +53,8 @@ const job = subscribeJob(socket, "j", {
 const spoken: JobSnapshot = useSyncExternalStore(job.subscribe, job.getSnapshot);
 const stream: Stream | undefined = spoken.streams.get("answer");
 const text: string = typeof stream?.value === "string" ? stream.value : "";
-switch (stream?.state) {
+const state = stream?.state;
+switch (state) {
   case undefined:
   case "open":
   case "closed":
@@ -61,7 +62,7 @@ switch (stream?.state) {
   case "cancelled":
     break;
   default:
-    stream satisfies never;
+    state satisfies never;
 }
 job.cancel().then((answer) => answer.cancel === "requested" && text);
 job.close();

@@ -97,5 +97,6 @@ def test_the_page_says_where_its_modules_are(url: str) -> None:
 
 
 def test_the_page_of_the_documentation_shows_what_the_example_has() -> None:
-    apart = ("from flask import session", "from flask_login import user_logged_out")  # which it does without
+    # which it does without
+    apart = ("from flask import session", "from flask_login import user_logged_out", "socketio.server.manager.stop")
     assert not_in_example("flask.md", "with_flask", apart) == []

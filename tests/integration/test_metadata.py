@@ -89,9 +89,10 @@ def test_one_who_follows_the_job_alone_hears_of_it_and_one_of_another_project_do
         assert answer["ok"] is True
         later = start(jobs.count_above, project=other)
         stranger.wait_for_end(later)
-        follower.wait_for_end(job)
-        before = [one.get("metadata", {}) for one in answer["jobs"]]
-        assert {**(before[0] if before else {}), **metadata_told(follower, job)}["attempts"] == 2
+        [before] = answer["jobs"]
+        if before["status"] not in ("success", "error"):  # else it was quicker
+            follower.wait_for_end(job)
+        assert {**before.get("metadata", {}), **metadata_told(follower, job)}["attempts"] == 2
         assert not stranger.for_job(job)
 
 

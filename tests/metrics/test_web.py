@@ -16,7 +16,7 @@ from celery_realtime.client import ProjectSubscription
 from celery_realtime.events import Job, outgoing_progress
 from celery_realtime.exceptions import SubscribeError
 from celery_realtime.jobs.progress import Progress, progress_update
-from celery_realtime.web import client_manager, lags
+from celery_realtime.web import client_manager, lags, listening
 from celery_realtime.web.answers import CODES, OTHER_CODE
 from tests.attacks.raw import Raw
 from tests.integration.slow_browser import SlowBrowser
@@ -182,7 +182,7 @@ def test_events_that_an_event_loop_has_no_room_for_are_counted_and_recovered(
     redis_url: str, scrape: Scrape, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client_manager, "MAX_WAITING", 5)
-    monkeypatch.setattr(client_manager, "ROOM_TIMEOUT", 0.05)
+    monkeypatch.setattr(listening, "ROOM_TIMEOUT", 0.05)
     web = Web("asgi", redis_url, metrics=True, history_url=redis_url).attach().start()
     try:
         client, go_on = web.subscriber("alpha"), threading.Event()

@@ -606,9 +606,13 @@ def test_a_filter_cannot_change_what_its_sender_holds(make_manager: Callable[...
 # -- what it is connected to --------------------------------------------------------------------------------------
 
 
+class Server:
+    """Stands for any Socket.IO server."""
+
+
 def test_there_is_no_server_until_one_is_attached(manager: SocketIOManager) -> None:
     assert manager.sio is None
-    server = object()
+    server = Server()
 
     manager.attach(server)
 
