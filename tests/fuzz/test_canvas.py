@@ -208,6 +208,8 @@ def studio(
 
 
 @pytest.mark.filterwarnings("ignore:task_allow_error_cb_on_chord_header")
+# Hypothesis minds that another thread, of kombu say, takes a random number while it draws.
+@pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")
 @given(batch=st.lists(canvases(), min_size=AT_ONCE, max_size=AT_ONCE))
 @example(batch=KNOWN)
 @tried(2, share=0.02, shrinks=False)
