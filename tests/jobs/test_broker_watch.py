@@ -114,10 +114,9 @@ def test_what_a_worker_has_is_not_until_it_has_it_no_more(
 
 
 def hand_on(studio: Studio, job: str, root: str | None = None) -> None:
-    before = time.time() - 5  # a server tells since when it runs in whole seconds
-    at = datetime.fromtimestamp(before, timezone.utc).isoformat()
+    at = datetime.fromtimestamp(time.time() - 5, timezone.utc).isoformat()
     append(history_of(studio), status("STARTED", job=job, root_id=root, incarnation="i", timestamp=at))
-    handed_on = events.outgoing_handed_on(Job(job_id=job, project_id="p"), before, incarnation="i")
+    handed_on = events.outgoing_handed_on(Job(job_id=job, project_id="p"), time.time(), incarnation="i")
     append(history_of(studio), handed_on)
 
 
@@ -134,7 +133,8 @@ def test_what_was_handed_on_is_lost_unless_what_it_may_wait_for_is_there(
     lose(broker)
     later = datetime.fromtimestamp(time.time() + 60, timezone.utc).isoformat()
     append(history_of(studio), status("PENDING", job="queued later", root_id="root", timestamp=later))
-    watch.look()
+    # A server tells since when it runs in whole seconds: at the first look that may be before the job was handed on.
+    wait_for(lambda: watch.look() or states(studio)["awaits its message"] == "LOST")
     assert states(studio) == {
         "awaits its message": "LOST",
         "awaits a step": "STARTED",
