@@ -33,9 +33,9 @@ ROW = "fan-out"
 BURST, DELIVERIES = 200, 50_000
 SINGLE, RATE = 16, 16
 
-#: How many browsers are compared, in how many projects; and with uvicorn alone: how it is with fewer and with more.
-CLIENTS, PROJECTS = 150, (1, 30)
-FEWER_AND_MORE = (100, 1000, 5000)
+#: How many browsers are compared, in how many projects; and with uvicorn alone: how it is with more.
+CLIENTS, PROJECTS = 100, (1, 20)
+MORE = (1000, 5000)
 #: A user may have 800 connections to a server.
 CLIENTS_OF_A_USER = 500
 #: The web servers that are measured, with what is asked of each in a burst and of single events.
@@ -85,9 +85,9 @@ def measure(stage: Stage) -> Iterator[Figure]:
 
 
 def _grown(stage: Stage) -> Iterator[Figure]:
-    """Emit to fewer and to more browsers, as many as files and memory allow."""
+    """Emit to more browsers, as many as files and memory allow."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    for clients in FEWER_AND_MORE:
+    for clients in MORE:
         if clients + 200 > allowed:
             print(f"{clients} browsers need a higher ulimit -n: their lines are missing", file=sys.stderr)
         else:

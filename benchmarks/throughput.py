@@ -20,7 +20,7 @@ ROW = "throughput"
 GOAL = Goal(0.95, is_least=True)
 EVENTS_GOAL = Goal(1.5, is_least=True)
 CPU_GOAL = Goal(0.15e-3, is_ratio=False)
-MANY, MORE = 1200, 4000
+MANY, MORE = 800, 4000
 RESULTS = {"noop": "results ignored", "noop_kept": "results kept"}
 CASES = (
     ("prefork", "on", ("noop", "noop_kept")),
