@@ -46,6 +46,11 @@ MAX_WAITING = 10_000
 #: Seconds after which it is looked again whether what one of many clients waits for is listened to.
 GLANCE = 0.1
 
+NOT_HANDLED = (
+    "another server's call of python-socketio (%s) failed on this one, so clients here go without it; see what its "
+    "application asked for"
+)
+
 
 def _parts(manager: RealtimeClientManager | AsyncRealtimeClientManager, emit: Emit) -> Iterator[Emit]:
     """Yield what to emit now instead of an emit: less where it is held for a client, more where one catches up."""
@@ -274,11 +279,7 @@ class RealtimeClientManager(RealtimeKombuManager):
     def _handle(self, message: Message) -> None:
         handle = seams.handler_of_message(self, message)
         if handle is not None:
-            with self._failures.suppressing(
-                "another server's call of python-socketio (%s) failed on this one, so clients here go without it; see "
-                "what its application asked for",
-                message["method"],
-            ):
+            with self._failures.suppressing(NOT_HANDLED, message["method"]):
                 handle(message)
 
     def _emit(self, emit: Emit) -> None:
@@ -390,8 +391,7 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
     ) -> None:
         super().__init__(channel=channel, write_only=False, logger=options.pop("logger", None))
         stages: Stages = options.pop("stages", UNOBSERVED)
-        self.url = url
-        self.namespace = namespace
+        self.url, self.namespace = url, namespace
         #: What it publishes through.
         self.speaker = Speaker(url, channel, namespace=namespace, **options)
         self.host_id = self.speaker.host_id
@@ -578,11 +578,7 @@ class AsyncRealtimeClientManager(AsyncPubSubManager):
     async def _handle(self, message: Message) -> None:
         handle = seams.handler_of_message(self, message)
         if handle is not None:
-            with self._failures.suppressing(
-                "another server's call of python-socketio (%s) failed on this one, so clients here go without it; see "
-                "what its application asked for",
-                message["method"],
-            ):
+            with self._failures.suppressing(NOT_HANDLED, message["method"]):
                 await handle(message)
 
     async def _emit(self, emit: Emit) -> None:
