@@ -20,7 +20,7 @@ _RUN_PLACE = 9
 
 #: What JSON begins with in place of its first members; SHORTER where characters stand for WORDS, too.
 SHORT, SHORTER = "~", "^"
-_SHORT_FORMS, _SHORT_OR_NONE = (SHORT, SHORTER), (SHORT, "")
+_SHORT_FORMS, _SHORT_OR_NONE = (SHORT, SHORTER), (SHORT, SHORTER, "")
 
 #: As in append.lua.
 WORDS = {
@@ -29,12 +29,16 @@ WORDS = {
     "\3": '"status":"queued","state":"PENDING","timestamp":"',
     "\4": ',"result":null,"error":null,"task":',
     "\6": ',"parent_id":null,"group_id":null,"worker":',
+    "\7": ',"current":null,"total":null,"task":',
 }
 ROOT_SIGN, ROOT = "\5", ',"root_id":'
 
 #: The first members of a status, with room for the names that they have; and those of a root that is the job itself.
 _BEGINNING = '{"event":"status_change","job_id":0,"project_id":0,'
 _OWN_ROOT = ROOT + "0"
+
+#: What progress without a count has, and as much of it as a job's state needs.
+_UNCOUNTED_SIGN, _UNCOUNTED = "\7", ',"task":'
 
 
 class _Reached(msgspec.Struct, gc=False):
@@ -99,7 +103,8 @@ def _decode_usual(parts: Sequence[tuple[str, str, str]], project_id: str) -> lis
         return []
     names, statuses, updates = zip(*parts, strict=True)
     jobs = _objects.decode(f"[{_BEGINNING}{_lengthened(f',{_BEGINNING}'.join(statuses), _OWN_ROOT)}]")
-    all_reached = _all_reached.decode(f"[{','.join([f'{{{update}' if update else '{}' for update in updates])}]")
+    reports = ",".join([f"{{{update}" if update else "{}" for update in updates])
+    all_reached = _all_reached.decode(f"[{reports.replace(_UNCOUNTED_SIGN, _UNCOUNTED)}]")
     for place, (name, job, reached) in enumerate(zip(names, jobs, all_reached, strict=True)):
         job["job_id"], job["project_id"] = name, project_id
         if job.get("root_id") == 0:

@@ -8,9 +8,10 @@ import msgspec
 import pytest
 import redis
 
-from celery_realtime.events import Job, outgoing_status, status_change
+from celery_realtime.events import Job, outgoing_progress, outgoing_status, status_change
 from celery_realtime.history.entries import decode_job, decode_jobs, unpack
 from celery_realtime.history.store import History
+from celery_realtime.jobs.progress import Progress, progress_update
 from tests.appended import append, progress, status
 
 HEAD = "0 1 40 1 2 i running 40 = - - 0 0\n"
@@ -26,6 +27,7 @@ STATUSES = [
 UPDATES = [
     *("", '~"progress":40,"message":"at 40","current":1,"total":2}', '~"progress":40,"stalled":true}', "~}"),
     '{"event":"progress_update","progress":5,"message":null}',
+    *('^"progress":40,"message":"^~"\7"t","attempt":0}', '^"progress":40,"stages":[]\7null}', '^"progress":40}'),
 ]
 BROKEN = [
     "",
@@ -102,6 +104,39 @@ def test_entries_are_short_and_go_on_as_they_began(history: History, redis_url: 
     assert short.endswith('\4"t","attempt":0\5\6"w"}')
     append(history, progress(40, job="one"), progress(50, job="one"))
     assert stored(history, "one", redis_url).split("\n")[1] == short
+
+
+@pytest.mark.parametrize("job", ["one", 'a "quoted" name', "\\7", "^~"])
+def test_progress_without_a_count_is_short_and_comes_back_as_it_was_reported(
+    history: History, redis_url: str, job: str
+) -> None:
+    about = Job(job_id=job, project_id="p", task="t")
+    said = outgoing_progress(progress_update(about, Progress(40, ',"current":null,"total":null,"task":')))
+    append(history, status("STARTED", job=job, task="t"), said)
+    update = stored(history, job, redis_url).split("\n")[2]
+    assert update.startswith("^")
+    assert '"current":null' not in update
+    [read] = history.read("p").jobs
+    expected = msgspec.json.decode(said.payload)
+    assert {name: read[name] for name in ("progress", "message", "current", "total")} == {
+        name: expected[name] for name in ("progress", "message", "current", "total")
+    }
+    assert history.job("p", job) == read
+    # The same report a second time, and what comes after it, find it as it was.
+    offset = history.read("p").offset
+    append(history, said)
+    assert history.read("p").offset == offset
+    append(history, status("SUCCESS", job=job, task="t"))
+    assert history.read("p").jobs[0]["message"] == expected["message"]
+
+
+def test_progress_of_a_job_that_has_failed_is_stored_as_versions_before_read_it(
+    history: History, redis_url: str
+) -> None:
+    append(history, status("STARTED", job="one"), progress(40, job="one"), status("FAILURE", job="one", error="E: e"))
+    _, failure, update = stored(history, "one", redis_url).split("\n")
+    assert (failure[0], update[0]) == ("~", "~")
+    assert '"current":null' in update
 
 
 def test_a_job_that_waits_is_stored_as_versions_before_read_it(history: History, redis_url: str) -> None:

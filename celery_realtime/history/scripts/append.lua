@@ -300,6 +300,8 @@ local WAITS = '\3'
 local RESULT, RESULT_SIGN = ',"result":null,"error":null,"task":', '\4'
 local ROOT, ROOT_SIGN = ',"root_id":', '\5'
 local PARENT, PARENT_SIGN = ',"parent_id":null,"group_id":null,"worker":', '\6'
+-- Of progress that says no count; in the JSON of a job's progress this alone is left out.
+local UNCOUNTED, UNCOUNTED_SIGN = ',"current":null,"total":null,"task":', '\7'
 
 local WORDS = {[RESULT_SIGN] = RESULT, [PARENT_SIGN] = PARENT}
 local function begin_with(state, status, sign)
@@ -331,12 +333,26 @@ local function lengthen_status(stored, job)
   return beginning(STATUS, job) .. long
 end
 
+local function shorten_progress(json, job)
+  local short = shorten(json, UPDATE, job)
+  if string.sub(short, 1, 1) ~= SHORT then return short end
+  local first, last = string.find(short, UNCOUNTED, 2, true)
+  if not first then return short end
+  return SHORTER .. string.sub(short, 2, first - 1) .. UNCOUNTED_SIGN .. string.sub(short, last + 1)
+end
+
+local function lengthen_progress(stored, job)
+  if string.sub(stored, 1, 1) ~= SHORTER then return lengthen(stored, UPDATE, job) end
+  local long = string.gsub(string.sub(stored, 2), UNCOUNTED_SIGN, UNCOUNTED)
+  return beginning(UPDATE, job) .. long
+end
+
 local function read_job(job)
   if states[job] then return states[job] end
   if entries[job] == nil then entries[job] = redis.call('HGET', keys.jobs, job) end
   local state = entries[job] and common.parse_job(job, entries[job])
   if not state then return nil end
-  state.status, state.progress = lengthen_status(state.status, job), lengthen(state.progress, UPDATE, job)
+  state.status, state.progress = lengthen_status(state.status, job), lengthen_progress(state.progress, job)
   states[job] = state
   return state
 end
@@ -360,12 +376,19 @@ local function format_clock(state)
   return string.format(' %d', state.clock) .. (state.is_redelivered and 'r' or '')
 end
 
+-- Who does not know the one of the shorter forms does not know the other.
+local function shorten_both(job, state)
+  local status = shorten_status(state.status, job)
+  local is_shorter = state.status == '' or string.sub(status, 1, 1) == SHORTER
+  local progress = is_shorter and shorten_progress(state.progress, job) or shorten(state.progress, UPDATE, job)
+  return status .. '\n' .. progress
+end
+
 local function format_job(job, state)
   return state.attempt .. ' ' .. state.rank .. ' ' .. state.percent .. ' ' .. state.status_at .. ' '
     .. state.progress_at .. ' ' .. state.incarnation .. state.former .. ' ' .. state.kind .. ' ' .. state.share .. ' '
     .. (state.root == job and '=' or state.root) .. ' ' .. state.run .. ' ' .. state.execution .. ' '
-    .. state.started .. ' ' .. state.ended .. format_clock(state) .. '\n' .. shorten_status(state.status, job) .. '\n'
-    .. shorten(state.progress, UPDATE, job)
+    .. state.started .. ' ' .. state.ended .. format_clock(state) .. '\n' .. shorten_both(job, state)
 end
 
 local function write_entries()
@@ -972,7 +995,7 @@ local function append_further_progress(fields, payload)
   if not percent or not share or reached < percent and not is_staged then return nil end
   if root ~= '-' and (root ~= '=' or are_flows_stored()) then return nil end
   local status_end = string.find(entry, '\n', status_start, true)
-  local progress = shorten(payload, UPDATE, job)
+  local progress = shorten_progress(payload, job)
   if not status_end or ends_with(entry, status_end, progress) then return nil end
   local at = store(fields[1], payload)
   if execution == '-' then started, clock = now_ms - fields[11], '' end
