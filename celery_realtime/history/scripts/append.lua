@@ -276,15 +276,21 @@ local SHORT = '~'
 
 local function beginning(event, job) return event .. cjson.encode(job) .. PROJECT end
 
--- Most ids are in JSON as they are, which is seen in half of the time that making its beginning takes.
-local function shorten(json, event, job)
+-- Return where the rest of JSON begins that has such a beginning; nil for other JSON. Most ids are in it as they are,
+-- which is seen in half of the time that making the beginning takes.
+local function find_rest(json, event, job)
   local id, rest = #event + 2, #event + #job + #PROJECT + 3
   if string.sub(json, id, id + #job - 1) == job and string.sub(json, id + #job + 1, rest - 1) == PROJECT
     and string.sub(json, 1, id - 1) == event .. '"' and not string.find(job, '[/\127]') then
-    return SHORT .. string.sub(json, rest)
+    return rest
   end
   local start = beginning(event, job)
-  return string.find(json, start, 1, true) == 1 and SHORT .. string.sub(json, #start + 1) or json
+  return string.find(json, start, 1, true) == 1 and #start + 1 or nil
+end
+
+local function shorten(json, event, job)
+  local rest = find_rest(json, event, job)
+  return rest and SHORT .. string.sub(json, rest) or json
 end
 
 local function lengthen(stored, event, job)
@@ -334,11 +340,11 @@ local function lengthen_status(stored, job)
 end
 
 local function shorten_progress(json, job)
-  local short = shorten(json, UPDATE, job)
-  if string.sub(short, 1, 1) ~= SHORT then return short end
-  local first, last = string.find(short, UNCOUNTED, 2, true)
-  if not first then return short end
-  return SHORTER .. string.sub(short, 2, first - 1) .. UNCOUNTED_SIGN .. string.sub(short, last + 1)
+  local rest = find_rest(json, UPDATE, job)
+  if not rest then return json end
+  local first, last = string.find(json, UNCOUNTED, rest, true)
+  if not first then return SHORT .. string.sub(json, rest) end
+  return SHORTER .. string.sub(json, rest, first - 1) .. UNCOUNTED_SIGN .. string.sub(json, last + 1)
 end
 
 local function lengthen_progress(stored, job)
