@@ -9,7 +9,7 @@ import re
 import ssl
 from collections.abc import Iterable, Mapping
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import msgspec
 
@@ -19,6 +19,9 @@ REDIS_SCHEMES = ("redis", "rediss", "redis+socket", "unix", "valkey", "valkeys",
 
 #: The schemes of clusters, each with that of one of its nodes.
 CLUSTER_SCHEMES = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
+
+#: Where Socket.IO is below the address of a web server.
+_SOCKET_PATH = "socket.io"
 
 _PASSWORD_OPTION = re.compile(r"([?&]\w*password=)[^&;]*")
 
@@ -420,3 +423,9 @@ def redis_address(url: str | None, tls: Any, transport_options: Mapping[str, Any
         url = "rediss" + url.removeprefix("redis")
     address = RedisAddress(url, {name: value for name, value in options.items() if value is not None})
     return None if is_sentinel(url) and not address.has_master else address
+
+
+def place_of_socket(url: str) -> tuple[str, str]:
+    """Return the address of a web server without the path, and the path of its Socket.IO server."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(path="")), f"{parts.path.strip('/')}/{_SOCKET_PATH}".strip("/")

@@ -5,15 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import click
 
 from celery_realtime.exceptions import RealtimeError
 from celery_realtime.rooms import normalise_project_id
-
-#: Where Socket.IO is below the address of a web server.
-SOCKET_PATH = "socket.io"
 
 
 class _Project(click.ParamType):  # type: ignore[type-arg,unused-ignore]
@@ -47,12 +44,6 @@ def checked_url(_ctx: click.Context, _param: click.Parameter, url: str | None) -
     if not parts.hostname or port == 0:
         raise click.BadParameter(f"{url!r} names no web server: http://HOST:PORT")
     return url
-
-
-def place_of_socket(url: str) -> tuple[str, str]:
-    """Return the address of a web server without the path, and the path of its Socket.IO server."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(path="")), f"{parts.path.strip('/')}/{SOCKET_PATH}".strip("/")
 
 
 @contextlib.contextmanager

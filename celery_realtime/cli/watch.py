@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celery_realtime.cli.common import PROJECT, checked_url, explained_errors, place_of_socket
+from celery_realtime.cli.common import PROJECT, checked_url, explained_errors
 from celery_realtime.cli.output import Printer, printer
 from celery_realtime.events import STATUS_EVENT
+from celery_realtime.urls import place_of_socket
 
 if TYPE_CHECKING:
     from celery_realtime.client import Feed, ProjectSubscription

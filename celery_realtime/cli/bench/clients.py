@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from celery_realtime.cli.bench.arrivals import Arrivals
-from celery_realtime.cli.common import place_of_socket
 from celery_realtime.client.messages import items_of
 from celery_realtime.client.protocol import BATCH_EVENT
 from celery_realtime.clocks import time
 from celery_realtime.jobs.measuring import MEASURED_EVENT, PROBE_EVENT
+from celery_realtime.urls import place_of_socket
 
 if TYPE_CHECKING:
     from typing_extensions import Self
