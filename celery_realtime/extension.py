@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -178,6 +179,13 @@ class _Parts:
             self._configuration.replace(before)
             self._forget()
 
+    def pickled(self) -> bytes | None:
+        """Return, pickled, the class and the settings of this, for a process that has none; None if they cannot be."""
+        try:
+            return pickle.dumps((type(self), self._configuration.keywords))
+        except (pickle.PicklingError, TypeError, AttributeError):  # a function in none of the modules, an SSLContext
+            return None
+
     def join_worker(self, app: Celery, incarnation: str, spool: Spool | None) -> None:
         """Go on with a copy of the Celery app, as a child of a worker's pool that was not forked.
 
@@ -189,9 +197,10 @@ class _Parts:
             incarnation: The id of the worker's incarnation.
             spool: Where its main process looks for what this process has not sent.
         """
-        self._celery = _CelerySide(app, self, self._attached)
+        self._celery = _CelerySide(app, self, self._celery)
         self._celery.incarnation.join(incarnation)
         app.realtime = self
+        instances.add(self)
         self._settings.forget()
         self._manager.start_over()
         self._manager.spools.take(spool)

@@ -37,6 +37,11 @@ class Configuration:
         self._given = self._keywords = dict(keywords)
         self._replaced: dict[str, Any] = {}
 
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """What the constructor, and the latest change, have given."""
+        return dict(self._keywords)
+
     def replace(self, keywords: Mapping[str, Any]) -> dict[str, Any]:
         """Let these beat what was given to the constructor, in place of any that did so before; returns the latter.
 

@@ -3,29 +3,38 @@
 Celery gives such a child a copy of the app, made of its configuration, and the child imports the modules of the tasks.
 What is set up there belongs to the app of those modules, and the tasks run as those of the copy. So a recipe travels
 with the app: it finds the Realtime where the main process has it, or else the only one that has been made in the child
-for an app of that name, and has it go on with the copy.
+for an app of that name, and has it go on with the copy. If the modules make none there, as where a function does it all
+that only the main process calls, the recipe makes one with the same settings.
 """
 
 from __future__ import annotations
 
 import importlib
 import logging
+import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from celery import Celery, signals
 
 from celery_realtime.instances import instances
 from celery_realtime.jobs.seams import inherited_file
+from celery_realtime.logs import describe
 from celery_realtime.sending.spool import Spool
 
 logger = logging.getLogger(__name__)
 
+Place = tuple[str, str]
 
+
+@runtime_checkable
 class Moving(Protocol):
     """What is needed of a Realtime."""
+
+    def pickled(self) -> bytes | None:
+        """Return what makes another one with the same settings; None if a setting cannot be sent."""
 
     def join_worker(self, app: Celery, incarnation: str, spool: Spool | None) -> None:
         """Go on with an app, as a child of a worker's pool."""
@@ -60,22 +69,23 @@ class Recipe:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        place = place_of(self._realtime) or place_of(self._app)
-        file = inherited_file(self._new_spool)
-        return Arrival, (place, self._incarnation(), file)
+        places = [place for place in map(place_of, (self._app, self._realtime)) if place is not None]
+        return Arrival, (places, self._realtime.pickled(), self._incarnation(), inherited_file(self._new_spool))
 
 
 class Arrival:
     """A recipe that has arrived.
 
     Args:
-        place: The module and the name in it of the Realtime or of its app, or None if none has it.
+        places: The modules that have the Realtime or its app, each with the name there.
+        pickled: Makes another Realtime; None if none can be made.
         incarnation: The id of the worker's incarnation.
         file: Of the spool; what ``detach`` returns is its descriptor in this process.
     """
 
-    def __init__(self, place: tuple[str, str] | None, incarnation: str, file: Any) -> None:
-        self._place = place
+    def __init__(self, places: Sequence[Place], pickled: bytes | None, incarnation: str, file: Any) -> None:
+        self._places = places
+        self._pickled = pickled
         self._incarnation = incarnation
         self._file = file
         self._app: Celery | None = None
@@ -93,12 +103,13 @@ class Arrival:
     def _join(self, **_: Any) -> None:
         signals.worker_process_init.disconnect(dispatch_uid=self._receiver)
         assert self._app is not None
-        realtime = self._at_place() or _only_one_of(self._app.main)
+        realtime = self._at_places() or _only_one_of(self._app.main) or self._new_one()
         if realtime is None:
             logger.error(
                 "this child of the pool was not forked (worker_pool_start_method), no module has the Realtime in a "
-                "variable, and it is not the only one for an app of the name %r, so the child reports nothing, and "
-                "update_progress fails in it; write `realtime = Realtime(app)` in the module of the app",
+                "variable, it is not the only one for an app of the name %r, and what it was given cannot be sent, so "
+                "the child reports nothing, and update_progress fails in it; write `realtime = Realtime(app)` in the "
+                "module of the app",
                 self._app.main,
             )
             return
@@ -106,13 +117,32 @@ class Arrival:
             self._app, self._incarnation, None if self._file is None else Spool.of_file(self._file.detach())
         )
 
-    def _at_place(self) -> Moving | None:
-        if self._place is None:
+    def _at_places(self) -> Moving | None:
+        """Return the Realtime of the modules that had it; all are imported, since one may attach what another makes."""
+        values = [_value_at(*place) for place in self._places]
+        found = [getattr(value, "realtime", None) if isinstance(value, Celery) else value for value in values[::-1]]
+        return next((realtime for realtime in found if isinstance(realtime, Moving)), None)
+
+    def _new_one(self) -> Moving | None:
+        if self._pickled is None:
             return None
-        module, name = self._place
-        value = getattr(importlib.import_module(module), name, None)
-        found: Moving | None = getattr(value, "realtime", None) if isinstance(value, Celery) else value
-        return found
+        try:
+            kind, settings = pickle.loads(self._pickled)  # noqa: S301 - it came with the app, which is pickled too
+            realtime: Moving = kind(**settings)
+        except Exception as error:  # noqa: BLE001 - modules of the application are imported
+            logger.error("no Realtime can be made in this child of the pool: %s", describe(error))
+            return None
+        return realtime
+
+
+def _value_at(module: str, name: str) -> Any:
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except Exception as error:  # noqa: BLE001 - a module of the application is imported
+        logger.warning(
+            "module %s, which has the Realtime, cannot be imported in this child: %s", module, describe(error)
+        )
+        return None
 
 
 def _only_one_of(name: str) -> Moving | None:
@@ -121,7 +151,7 @@ def _only_one_of(name: str) -> Moving | None:
     return found[0] if len(found) == 1 else None
 
 
-def place_of(value: object) -> tuple[str, str] | None:
+def place_of(value: object) -> Place | None:
     """Return the module that has a value in a variable, and the name of the variable; None if none has.
 
     Celery has its current app in variables too, which is another one in another process.
