@@ -164,7 +164,10 @@ def _answer_of_signature(function: Any, name: str) -> bool | None:
 
 def looks_for(task_class: type, method: Any, name: str) -> bool:
     """Tell whether a method of a task's class, which is passed the arguments of a call as a dict, looks for one."""
-    dictionary = method.__code__.co_varnames[2 : method.__code__.co_argcount][:1]
+    body = body_of(method)
+    if body is None:
+        return False
+    dictionary = body.__code__.co_varnames[2 : body.__code__.co_argcount][:1]
     return Search(name, (), task_class).finds_in(method) or any(
-        takes_unnamed(method, each, task_class) for each in dictionary
+        takes_unnamed(body, each, task_class) for each in dictionary
     )

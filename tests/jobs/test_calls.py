@@ -1003,6 +1003,96 @@ def test_a_base_that_publishes_in_its_own_way_does_not_see_it(base: Any, headers
     assert outcome(studio, worker) == (("SUCCESS", [1]), *SHOWN)
 
 
+def in_its_way(self: Any, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+    inspect.signature(self.run).bind(*(args or ()), **(kwargs or {}))
+    type(self).seen.append((args, kwargs, options.get("headers")))
+    return Task.apply_async(self, args, kwargs, **options)
+
+
+class CallableObject:
+    """Stands for a function, as what some libraries wrap methods in."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def __get__(self, instance: Any, owner: Any) -> Any:
+        return self if instance is None else functools.partial(self.function, instance)
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return self.function(*args, **options)
+
+
+def in_this_way(self: Any, _way: str, *args: Any, **options: Any) -> Any:
+    return in_its_way(self, *args, **options)
+
+
+NO_FUNCTIONS = {
+    "by wrapt": wrapt.decorator(lambda wrapped, _instance, args, kwargs: wrapped(*args, **kwargs))(in_its_way),
+    "partial": functools.partialmethod(in_this_way, "quickly"),
+    "property": property(lambda self: functools.partial(in_its_way, self)),
+    "object": CallableObject(in_its_way),
+}
+
+
+@pytest.mark.parametrize("place", ["own", "inherited"])
+@pytest.mark.parametrize("kind", NO_FUNCTIONS)
+def test_so_it_is_with_a_way_that_is_no_plain_function(studio: Studio, worker: Worker, kind: str, place: str) -> None:
+    base = type("Own", (Task,), {"seen": [], "apply_async": NO_FUNCTIONS[kind], "abstract": True})
+    base = type("Inheriting", (base,), {"abstract": True}) if place == "inherited" else base
+    task = studio.app.task(plain, base=base, name=next(names), shared=False)
+    task.delay(1, project_id="p")
+    assert base.seen[0][:2] == ((1,), {})  # type: ignore[attr-defined]
+    assert outcome(studio, worker) == (("SUCCESS", [1]), *SHOWN)
+
+
+def popping_way(self: Any, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+    type(self).seen.append(kwargs.pop("project_id"))
+    return Task.apply_async(self, args, kwargs, **options)
+
+
+def popping_this_way(self: Any, _way: str, *args: Any, **options: Any) -> Any:
+    return popping_way(self, *args, **options)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        wrapt.decorator(lambda wrapped, _instance, args, kwargs: wrapped(*args, **kwargs))(popping_way),
+        functools.partialmethod(popping_this_way, "quickly"),
+        property(lambda self: functools.partial(popping_way, self)),
+        CallableObject(popping_way),
+    ],
+)
+def test_and_one_that_looks_for_it_sees_it(studio: Studio, worker: Worker, way: Any) -> None:
+    base = type("Own", (Task,), {"seen": [], "apply_async": way, "abstract": True, "typing": False})
+    studio.app.task(plain, base=base, name=next(names), shared=False).delay(1, project_id="p")
+    assert base.seen == ["p"]  # type: ignore[attr-defined]
+    assert outcome(studio, worker) == (("SUCCESS", [1]), *SHOWN)
+
+
+class Delaying(Task):
+    """Has a ``delay`` that takes what the function takes, and no more."""
+
+    abstract = True
+
+    def delay(self, x: int, wait: int = 0) -> Any:
+        return self.apply_async((x,), countdown=wait)
+
+
+def test_a_delay_that_would_refuse_it_publishes_in_the_project(studio: Studio, worker: Worker) -> None:
+    task = studio.app.task(plain, base=Delaying, name=next(names), shared=False)
+    task.delay(1, project_id="p")
+    assert outcome(studio, worker) == (("SUCCESS", [1]), *SHOWN)
+    with studio.realtime.project("around"):
+        task.delay(1, wait=1, project_id=None)
+    assert worker.messages[0][1]["project_id"] == "around"
+    with pytest.raises(ValueError, match="project_id"):
+        task.delay(1, project_id="")
+    taking = studio.app.task(by_name, base=Delaying, name=next(names), shared=False)
+    with pytest.raises(TypeError, match="project_id"):
+        taking.delay(1, project_id="p")
+
+
 class Popping(Task):
     """Takes it itself; and passes on headers of its own."""
 
@@ -1034,7 +1124,18 @@ class WithHeaders(Task):
         return super().apply_async(args, kwargs, headers={"tenant": "t"}, **options)
 
 
-@pytest.mark.parametrize("base", [Popping, Reading, WithHeaders])
+class InPlaceOfHeaders(Task):
+    """Publishes with headers of its own, in place of others."""
+
+    seen: list[Any]
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        options["headers"] = {"tenant": "t"}
+        type(self).seen.append("p")
+        return super().apply_async(args, kwargs, **options)
+
+
+@pytest.mark.parametrize("base", [Popping, Reading, WithHeaders, InPlaceOfHeaders])
 def test_a_base_whose_way_to_publish_looks_for_it_sees_it(studio: Studio, worker: Worker, base: Any) -> None:
     own = type("Own", (base,), {"seen": []})
     studio.app.task(plain, base=own, name=next(names), shared=False).delay(1, project_id="p")
