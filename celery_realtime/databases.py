@@ -10,8 +10,12 @@ import contextlib
 import functools
 import inspect
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
+
+#: What the names of this package's threads begin with.
+OWN_THREADS = "celery-realtime-"
 
 
 @contextlib.contextmanager
@@ -33,6 +37,17 @@ def in_any_thread() -> Iterator[None]:
         yield
     finally:
         _close_old()
+
+
+@contextlib.contextmanager
+def unless_anybody_does() -> Iterator[None]:
+    """Close old connections as :func:`in_any_thread` does, but in a thread of this package alone.
+
+    In one of the application it is Celery that closes them, after a task, or Django, after a request, and in between
+    they are in use: a cursor on the server would be gone with one.
+    """
+    with in_any_thread() if threading.current_thread().name.startswith(OWN_THREADS) else contextlib.nullcontext():
+        yield
 
 
 def connection_safe(rule: Callable[..., Any]) -> Callable[..., Any]:

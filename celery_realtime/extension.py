@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import celery
+import msgspec
 from celery import Celery
 
 from celery_realtime import auth, health
@@ -43,7 +44,7 @@ from celery_realtime.settings import Settings
 from celery_realtime.urls import kind_of_broker
 from celery_realtime.web.access_orders import CONFIRM_TIMEOUT, AccessOrders
 from celery_realtime.web.order_results import OrderResult
-from celery_realtime.web.surroundings import celery_app_of, is_flask, surroundings_of
+from celery_realtime.web.surroundings import celery_app_of, flask_app_of, is_flask, surroundings_of, within_app_context
 from celery_realtime.web.watch_marks import WatchMarks
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ class _Parts:
         return self._keeper.get()
 
     def _read_settings(self) -> Settings:
-        settings = self._configuration.read(self.app)
+        settings = self._web.in_app_context(self._configuration.read(self.app))
         self._observers = _new_observers(self, settings)
         return settings
 
@@ -385,6 +386,7 @@ class Realtime(_Parts):
         """
         from celery_realtime.web.handlers import Rules
 
+        self._web.flask_app = flask_app_of(server, self._web.flask_app)
         around = around or surroundings_of(server, self._web.flask_app)
         rules = Rules(authenticate, authorize, authorize_cancel, audience, around)
         return self._web.attach(server, handlers, rules)
@@ -548,6 +550,16 @@ class _WebSide:
         self.managers: weakref.WeakSet[Any] = weakref.WeakSet()
         #: The Flask app that serves this, if ``init_app`` was given one.
         self.flask_app: Any = None
+
+    def in_app_context(self, settings: Settings) -> Settings:
+        """Return settings whose functions are called in a context of the Flask app, should there be one by then."""
+        functions = {"event_filter": settings.event_filter, "project_resolver": settings.project_resolver}
+        wrapped = {
+            name: within_app_context(function, lambda: self.flask_app)
+            for name, function in functions.items()
+            if function is not None
+        }
+        return msgspec.structs.replace(settings, **wrapped) if wrapped else settings
 
     @property
     def parts(self) -> list[Any]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from celery import Celery
 
+from celery_realtime import databases
 from celery_realtime.jobs.arguments import answers_of
 from celery_realtime.jobs.canvas import HEADER
 from celery_realtime.jobs.celery_tasks import is_celerys_own
@@ -24,6 +25,11 @@ logger = logging.getLogger(__name__)
 
 #: By the id of a job that has replaced itself: its project, in which it goes on whatever its replacement names.
 CONTINUED_HEADER = "realtime_continued_project"
+
+
+#: Makes the block in which a resolver is called. Stale connections of a task are closed by Celery, before and after it,
+#: and those of a worker's main process by nobody else.
+Around = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
 class Call(NamedTuple):
@@ -180,21 +186,22 @@ class Projects:
 
     def of_request_and_call(self, request: Any, call: Call) -> str | None:
         """Return the project of a job as :meth:`of_request` does, given its call too."""
-        inherited = self._surrounding.get() if getattr(request, "is_eager", False) else None
-        return self._decide(call, inherited)
+        if getattr(request, "is_eager", False):
+            return self._decide(call, self._surrounding.get())
+        return self.of_message(call)
 
     def of_message(self, call: Call) -> str | None:
-        """Return the project of a job that a worker has received and cannot make a request of."""
-        return self._decide(call, None)
+        """Return the project of a job that a worker has received."""
+        return self._decide(call, None, contextlib.nullcontext if self._app.current_task else databases.in_any_thread)
 
     def of_step(self, call: Call, inherited: str | None) -> str | None:
         """Return the project of a job that was to be published by one of the project ``inherited``."""
         return self._decide(call, inherited)
 
-    def _decide(self, call: Call, inherited: str | None) -> str | None:
-        return self._named(call, inherited) if self._settings().enabled else None
+    def _decide(self, call: Call, inherited: str | None, around: Around = contextlib.nullcontext) -> str | None:
+        return self._named(call, inherited, around) if self._settings().enabled else None
 
-    def _named(self, call: Call, inherited: str | None) -> str | None:
+    def _named(self, call: Call, inherited: str | None, around: Around = contextlib.nullcontext) -> str | None:
         continued = call.fields.get(CONTINUED_HEADER)
         if isinstance(continued, dict) and call.job_id in continued:
             return self.readable(continued[call.job_id], call.task, call.job_id)
@@ -206,11 +213,11 @@ class Projects:
                 project_argument(self._app.tasks.get(call.task), call.args, call.kwargs), call.task, call.job_id
             )
             or inherited
-            or self._resolve(call)
+            or self._resolve(call, around)
             or self._tracked(call.job_id)
         )
 
-    def _resolve(self, call: Call) -> str | None:
+    def _resolve(self, call: Call, around: Around) -> str | None:
         resolver = self._settings().project_resolver
         if resolver is None:
             return None
@@ -220,7 +227,8 @@ class Projects:
             call.task,
             job_id=call.job_id,
         ):
-            project = resolver(call.task, tuple(call.args or ()), dict(call.kwargs or {}))
+            with around():
+                project = resolver(call.task, tuple(call.args or ()), dict(call.kwargs or {}))
             return self.readable(project, call.task, call.job_id)
         return None
 

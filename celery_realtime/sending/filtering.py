@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from celery_realtime import databases
 from celery_realtime.events import IDENTITY, MARK, STATE_EVENTS, STATUS_EVENT, Outgoing, refilled
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.settings import Settings
@@ -77,11 +78,16 @@ class EventFilter:
             audience: For whom it decides, where it decides for audiences.
         """
         more = (audience,) if self._by_audience else ()
-        with self._log.suppressing(
-            "realtime_event_filter failed on %s, so its content is not shown; mend the filter",
-            event,
-            job_id=_job_of(data),
-            project_id=project_id,
+        # One for audiences is never asked by a task: nobody but the web server's own threads, and its loop, do.
+        connections = databases.in_any_thread if self._by_audience else databases.unless_anybody_does
+        with (
+            self._log.suppressing(
+                "realtime_event_filter failed on %s, so its content is not shown; mend the filter",
+                event,
+                job_id=_job_of(data),
+                project_id=project_id,
+            ),
+            connections(),
         ):
             visible = self._rule(event, project_id, copy.deepcopy({} if data is None else data), *more)
             return _with_identity(event, visible, data) if self._by_audience else visible

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -73,8 +74,32 @@ def surroundings_of(server: Any, flask_app: Any = None) -> Callable[[Rule], Rule
         server: A python-socketio server, or Flask-SocketIO's ``SocketIO``, which holds its app with its middleware.
         flask_app: The app, where the server does not say.
     """
-    app = getattr(getattr(server, "sockio_mw", None), "flask_app", flask_app)
+    app = flask_app_of(server, flask_app)
     return connection_safe if app is None else lambda rule: within_flask(app)(connection_safe(rule))
+
+
+def flask_app_of(server: Any, flask_app: Any = None) -> Any:
+    """Return the Flask app that a server says it is of, else the one that is given."""
+    return getattr(getattr(server, "sockio_mw", None), "flask_app", None) or flask_app
+
+
+def within_app_context(function: Rule, app: Callable[[], Any]) -> Rule:
+    """Return a function that is called in the application context that surrounds the call, or else in one of its own.
+
+    Args:
+        function: The function.
+        app: Returns the Flask app, or None while none is known.
+    """
+
+    @functools.wraps(function)
+    def call(*args: Any) -> Any:
+        flask_app = app()
+        if flask_app is None or sys.modules["flask"].has_app_context():
+            return function(*args)
+        with flask_app.app_context():
+            return function(*args)
+
+    return call
 
 
 def is_flask(app: Any) -> bool:

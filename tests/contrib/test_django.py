@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
 import uuid
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -28,8 +29,12 @@ from celery_realtime.contrib.django import (
     session_user,
 )
 from celery_realtime.contrib.django.templatetags import celery_realtime as tags
+from celery_realtime.jobs.projects import Call, Projects
+from celery_realtime.sending.filtering import EventFilter
+from celery_realtime.settings import Settings
 from tests.contrib import django_project
 from tests.contrib.pages import not_in_example
+from tests.recording import new_app
 from tests.web_servers import Web
 
 if TYPE_CHECKING:
@@ -210,6 +215,66 @@ def test_they_are_closed_after_a_rule_that_fails(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(LookupError):
         asyncio.run(settled(safe("ada", "apollo")))
     assert log == ["closed", "closed"]
+
+
+def asked(log: list[str], by_audience: bool = False) -> EventFilter:
+    """Return an event filter that notes when it is asked."""
+
+    def rule(_event: str, _project: str, payload: Any, *audience: str) -> Any:
+        log.append("asked")
+        return payload
+
+    settings = Settings(event_filter=rule, event_filter_audience=by_audience)
+    made = EventFilter.for_audiences(settings) if by_audience else EventFilter.for_everybody(settings)
+    assert made is not None
+    return made
+
+
+@pytest.mark.parametrize(
+    ("thread", "by_audience", "expected"),
+    [
+        ("celery-realtime-keeper", False, ["closed", "asked", "closed"]),
+        ("celery-realtime-listener", True, ["closed", "asked", "closed"]),
+        ("a thread of the server's", True, ["closed", "asked", "closed"]),
+        ("a task's thread", False, ["asked"]),  # a cursor of the task may be open on its connection
+    ],
+)
+def test_an_event_filter_keeps_no_stale_connection_and_takes_none_away_from_a_task(
+    monkeypatch: pytest.MonkeyPatch, thread: str, by_audience: bool, expected: list[str]
+) -> None:
+    log: list[str] = []
+    event_filter = asked(log, by_audience)
+    count_closings(monkeypatch, log)
+    ask = threading.Thread(target=lambda: event_filter.visible("note", "p", {"text": "hello"}, "team"), name=thread)
+    ask.start()
+    ask.join(60)
+    assert log == expected
+
+
+@pytest.mark.parametrize(("in_task", "expected"), [(False, ["closed", "asked", "closed"]), (True, ["asked"])])
+def test_so_it_is_with_a_resolver_in_a_workers_main_process_and_in_a_task(
+    monkeypatch: pytest.MonkeyPatch, in_task: bool, expected: list[str]
+) -> None:
+    log: list[str] = []
+
+    def resolve(*_: Any) -> str:
+        log.append("asked")
+        return "p"
+
+    app = new_app()
+    projects = Projects(app, lambda: Settings(project_resolver=resolve), lambda _: None)
+    call = Call("studio.add", "job", {}, (), {})
+    found: list[str | None] = []
+
+    def task() -> None:
+        found.append(projects.of_message(call))
+
+    count_closings(monkeypatch, log)
+    (app.task(task, name="studio.other", shared=False) if in_task else task)()
+    assert (found, log) == (["p"], expected)
+    log.clear()
+    projects.of_publication(call)  # whoever publishes looks after its connections
+    assert log == ["asked"]
 
 
 @pytest.mark.parametrize(

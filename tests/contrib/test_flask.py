@@ -7,6 +7,7 @@ import weakref
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import flask
 import pytest
 import socketio
 from celery import Celery
@@ -28,6 +29,7 @@ from celery_realtime.contrib.flask import (
 from celery_realtime.pages import Page
 from celery_realtime.web.client_manager import RealtimeClientManager
 from celery_realtime.web.surroundings import celery_app_of, surroundings_of
+from tests.recording import record
 from tests.waiting import wait_for
 from tests.web_servers import SECRET, Web
 
@@ -185,6 +187,36 @@ def test_rules_of_a_plain_server_have_the_context_of_the_app_that_was_named() ->
     assert surroundings_of(socketio.Server(async_mode="threading"), app)(name)() == "studio"
     with pytest.raises(RuntimeError, match="application context"):
         surroundings_of(socketio.Server(async_mode="threading"))(name)()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_resolver_and_an_event_filter_have_a_context_of_the_app(when: str) -> None:
+    app, celery = new_app(), Celery("studio", broker="memory://", set_as_current=False)
+    app.extensions["celery"] = celery
+    contexts: list[Any] = []
+
+    def resolve(*_: Any) -> str:
+        contexts.append(flask.globals.app_ctx._get_current_object())  # type: ignore[attr-defined]
+        return str(flask.current_app.name)
+
+    def redact(_event: str, _project: str, payload: Any) -> Any:
+        contexts.append(flask.globals.app_ctx._get_current_object())  # type: ignore[attr-defined]
+        return {**payload, "error": flask.current_app.name}
+
+    settings: dict[str, Any] = {"history_url": None, "project_resolver": resolve, "event_filter": redact}
+    realtime = Realtime(app if when == "before" else celery, **settings)
+    if when == "after":
+        assert realtime.settings.project_resolver is not None
+        realtime.init_app(app)
+    wire = record(realtime)
+    celery.send_task("studio.add")
+    assert realtime.flush(60)
+    assert [(sent.project_id, sent.data["error"]) for sent in wire.sent] == [("studio", "studio")]
+    assert len({id(context) for context in contexts}) == len(contexts) == 2
+    with app.app_context() as context:
+        celery.send_task("studio.add")
+        assert contexts[2:] == [context, context]  # what a view has begun goes on
+    realtime.manager.close()
 
 
 # -- a database in rules ------------------------------------------------------------------------------------------
