@@ -63,6 +63,18 @@ def test_after_a_time_in_which_nobody_looked_no_lease_lapses(reap: Reap, seen: f
     assert reap()[0] == []
 
 
+def test_where_reapers_are_always_late_leases_lapse_all_the_same(reap: Reap) -> None:
+    for _ in range(2):
+        reap.redis.zadd(ALIVE, {"lapsed": reap.now - 11})
+        found = []
+        for _ in range(4):
+            reap.redis.hset(REAPER, "seen", reap.now - 7)
+            found.append(reap()[0])
+        assert found == [[], [], [], [b"lapsed", []]]
+    reap.redis.zadd(ALIVE, {"lapsed": reap.now - 11})
+    assert reap()[0] == [b"lapsed", []]  # a look in time
+
+
 def test_an_expired_job_is_returned_after_the_grace_and_then_hidden(reap: Reap) -> None:
     reap.redis.zadd(EXPIRING, {"expired": reap.now - 4, "just expired": reap.now - 2, "nameless": 1})
     reap.redis.hset(EXPIRING_JOBS, "expired", "EXPIRED")

@@ -6,7 +6,8 @@
 --
 -- KEYS
 --   1 alive          sorted set: incarnations by the time (s) of their latest renewal
---   2 reaper         hash: seen, when a reaper looked last; grace_until, the time before which no lease lapses
+--   2 reaper         hash: seen, when a reaper looked last; grace_until, the time before which no lease lapses; graces,
+--                    how often that has been put off since a look that was not before it
 --   3 expiring       sorted set: queued jobs by the time (s) of their expiry
 --   4 expiring-jobs  hash: job -> JSON of it
 --   5 stalling       sorted set: running jobs by the time (s) at which they count as stalled
@@ -32,13 +33,21 @@ local now = common.now()
 -- Seconds for which a reaper may take to report what it has found. One that dies does not say that it has done.
 local LAPSED_TTL = 3600
 
+-- Most times in a row that no lease lapses because nobody had looked.
+local MOST_GRACES = 3
+
 -- After a time in which nobody could look (Redis was away, say), no worker could renew its lease either: each is given
--- the time of a lease to come back.
+-- the time of a lease to come back. But where reapers are just slow, on a host that has too much to do, each look would
+-- be the first after such a time, and no lease would lapse at all.
 local function is_in_grace()
-  local seen, grace_until = unpack(redis.call('HMGET', reaper_key, 'seen', 'grace_until'))
-  seen, grace_until = tonumber(seen or ''), tonumber(grace_until or '')
-  if not seen or not grace_until or now - seen > 3 * pause then grace_until = now + lease end
-  redis.call('HSET', reaper_key, 'seen', now, 'grace_until', grace_until)
+  local seen, grace_until, graces = unpack(redis.call('HMGET', reaper_key, 'seen', 'grace_until', 'graces'))
+  seen, grace_until, graces = tonumber(seen or ''), tonumber(grace_until or ''), tonumber(graces or '') or 0
+  if not seen or not grace_until or now - seen > 3 * pause then
+    graces = graces + 1
+    grace_until = graces <= MOST_GRACES and now + lease or now
+  end
+  if now >= grace_until then graces = 0 end
+  redis.call('HSET', reaper_key, 'seen', now, 'grace_until', grace_until, 'graces', graces)
   redis.call('EXPIRE', reaper_key, math.ceil(lease * 10))
   return now < grace_until
 end
