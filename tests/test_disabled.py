@@ -44,6 +44,7 @@ def test_a_job_runs_and_nothing_of_it_is_reported(broker: str, where: str, caplo
         with pytest.raises(ValueError, match="between 0 and 100"):
             self.update_progress(250)
         get_progress_tracker(self.request.id).set_progress(50)
+        get_progress_tracker("another").set_progress(50)
         return "done"
 
     with current(app), realtime.project("p"), caplog.at_level(logging.INFO, "celery_realtime"):

@@ -17,7 +17,14 @@ from celery_realtime.jobs.celery_tasks import is_celerys_own
 from celery_realtime.jobs.details import DetailsReader
 from celery_realtime.jobs.lineage import continued_execution_of, lineage_of, note_origin, task_of
 from celery_realtime.jobs.projects import Call, Projects, call_of_request
-from celery_realtime.jobs.seams import TaskMessage, is_redelivered, note_arguments, outer_request, request_fields
+from celery_realtime.jobs.seams import (
+    TaskMessage,
+    is_redelivered,
+    name_task,
+    note_arguments,
+    outer_request,
+    request_fields,
+)
 from celery_realtime.logs import RateLimitedLogger
 from celery_realtime.random_words import RandomWords
 
@@ -191,6 +198,7 @@ class JobReader:
             note_origin(request, parent_id=parent, root_id=before.root_id or request.id)
 
     def _read_running(self, task: Any, request: Any, execution: Execution | None = None) -> Job:
+        name_task(request, task.name)
         stall_after = self._stall_after(task, request_fields(request))
         return msgspec.structs.replace(self.of_request(request), stall_after=stall_after, execution=execution)
 

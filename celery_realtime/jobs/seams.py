@@ -205,6 +205,15 @@ def noted_description(request: Any) -> Any:
     return vars(request).get("realtime_description")
 
 
+def name_task(request: Any, name: str) -> None:
+    """Note the name of its task on the ``Context`` of a job, unless it is there.
+
+    A worker, and ``apply``, put it there; ``Task.push_request``, with which unit tests give a task the id of a job,
+    does not. Seen in Celery 5.7. Without it, progress in such a test raises AttributeError.
+    """
+    vars(request).setdefault("task", name)
+
+
 def task_of_request(request: Any) -> str:
     """Return the task's name in a request; a worker's main process has the task itself in ``Request.task``."""
     name: str = request.task if isinstance(request, Context) else request.task.name

@@ -468,6 +468,8 @@ class RunningJobs:
             return silent_tracker()
         if not isinstance(job_id, str) or not job_id:
             raise TypeError(f"job_id must be a non-empty str, not {job_id!r}")
+        if not self._settings().enabled:
+            return silent_tracker()
         running = self._app.current_task
         if running is not None and running.request.id == job_id and running.app is self._app:
             tracker = self.tracker_of(running)

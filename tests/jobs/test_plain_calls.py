@@ -6,8 +6,9 @@ import subprocess
 import sys
 from typing import Any
 
+from celery_realtime import get_progress_tracker
 from tests.jobs.test_task import task_of
-from tests.recording import Studio
+from tests.recording import Studio, current
 
 PROGRAM = """
 from celery_realtime import Realtime, get_progress_tracker
@@ -58,3 +59,34 @@ def test_a_task_that_another_calls_reports_by_the_id_that_it_does_not_have() -> 
     called = studio.app.task(inner, name="studio.inner", bind=True, shared=False)
     task_of(studio.app, lambda _: called()).apply(headers={"project_id": "p"})
     assert studio.told() == ["STARTED", "SUCCESS"]
+
+
+def body(self: Any) -> Any:
+    self.update_progress(25, "a")
+    for _ in self.track([1, 2]):
+        pass
+    self.plan_stages({"one": 1, "two": 2})
+    with self.stage("one") as stage:
+        for _ in stage.track([1]):
+            pass
+    self.emit("line", {"text": "..."})
+    with self.stream("answer") as out:
+        out.write("token")
+    self.metadata.increment("n")
+    self.metadata.parent.set("n", 1)
+    get_progress_tracker(self.request.id).set_progress(50)
+    return self.metadata.get("n")
+
+
+def test_a_test_that_pushes_a_request_calls_the_task_as_in_a_job() -> None:
+    studio = Studio()
+    task = task_of(studio.app, body)
+    with current(studio.app):
+        for request in ({"id": "job", "headers": {"project_id": "p"}}, {"id": "job"}, {}):
+            task.push_request(**request)
+            try:
+                assert task.run() == 1
+            finally:
+                task.pop_request()
+    assert {sent.data["task"] for sent in studio.sent if sent.event == "agent_progress"} == {task.name}
+    assert {sent.project_id for sent in studio.sent} == {"p"}
