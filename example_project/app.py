@@ -35,7 +35,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from celery_realtime.contrib.flask import health_blueprint
 
-from .tasks import METRICS_PORT, PHOTOS, SECRET_KEY, celery, fail, flaky, realtime, resize, transcribe
+from .tasks import METRICS_PORT, PHOTOS, SECRET_KEY, answer, celery, episode, fail, flaky, realtime, resize, transcribe
 
 HOST = os.environ.get("HOST", "127.0.0.1")
 PORT = int(os.environ.get("PORT", "8080"))
@@ -45,7 +45,15 @@ MAX_SECONDS = 120
 #: The projects of each user. In your application these come from your database.
 MEMBERS = {"ada": ["apollo"], "grace": ["gemini"]}
 PROJECTS = sorted({project for projects in MEMBERS.values() for project in projects})
-TASKS: dict[str, Task] = {"transcribe": transcribe, "fail": fail, "flaky": flaky}
+TASKS: dict[str, Task] = {
+    "answer": answer,
+    "episode": episode,
+    "transcribe": transcribe,
+    "flaky": flaky,
+    "fail": fail,
+}
+#: Seconds after which nobody needs the photos any more that have not been begun.
+PHOTOS_EXPIRE = 600
 
 BROWSER_MODULES = str(importlib.resources.files("celery_realtime") / "static")
 
@@ -68,8 +76,15 @@ app.config.update(
 celery.conf.result_backend_transport_options = {"retry_policy": {"max_retries": 2}}
 # Without `cors_allowed_origins`, Flask-SocketIO accepts only pages of its own origin.
 socketio = SocketIO(app, client_manager=realtime.client_manager(), async_mode=ASYNC_MODE)
+
+
+def may_cancel(user: str, project_id: str, job_id: str) -> bool:  # noqa: ARG001
+    """Let the members of a project stop its jobs. In your application, perhaps only who has started this one."""
+    return project_id in MEMBERS.get(user, ())
+
+
 # `secret_key` is set, so the tokens of `issue_token` determine who may connect and which projects they see.
-realtime.init_socketio(socketio)
+realtime.init_socketio(socketio, authorize_cancel=may_cancel)
 # What load balancers and supervisors ask: /health/ready and /health/live.
 app.register_blueprint(health_blueprint(realtime))
 if METRICS_PORT is not None:
@@ -172,7 +187,7 @@ def read_options(options: object) -> dict[str, float]:
 
 def build(kind: object, options: dict[str, float]) -> Signature:
     if kind == "group":
-        return group(resize.s(photo, **options) for photo in PHOTOS)
+        return group(resize.s(photo, **options).set(expires=PHOTOS_EXPIRE) for photo in PHOTOS)
     if not isinstance(kind, str) or kind not in TASKS:
         abort(400, f"kind is one of: {', '.join([*TASKS, 'group'])}.")
     return TASKS[kind].s(**options)

@@ -6,6 +6,7 @@ Run a worker with ``celery -A example_project.tasks worker``.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import time
 from typing import Any
@@ -51,6 +52,17 @@ LINES = (
     "Then we can fly the longer route.",
     "Let us write that down and close.",
 )
+#: What the model of the example answers, whatever it is asked: it is made up, and needs no network.
+ANSWER = """\
+Sunlight holds all colours, and on its way through the air it meets molecules that are far smaller than its waves. \
+They scatter short waves much more than long ones: blue light about four times as much as red.
+
+So blue reaches your eyes from every direction, and the sky looks blue wherever you look. In the evening the light \
+comes a longer way through the air. Most of its blue is lost on the way, and what is left of it is orange and red.
+"""
+TOKENS = re.findall(r"\S+\s*", ANSWER)
+#: The stages of an episode, and how much of the work each one is.
+STAGES = {"download": 1, "transcribe": 4, "publish": 2}
 
 
 @celery.task(bind=True, label="Transcribe {recording}")
@@ -94,6 +106,28 @@ def flaky(self: Task, seconds: float = 3.0) -> dict[str, Any]:
         if attempt < 3 and part == 6:
             raise ConnectionResetError(104, "archive.example.com closed the connection")
     return {"uploaded": "10 parts", "attempts": attempt}
+
+
+@celery.task(bind=True, cancellable=True, label="Answer “{question}”")
+def answer(self: Task, question: str = "Why is the sky blue?", seconds: float = 15.0) -> dict[str, Any]:
+    """Simulate a model that answers in about ``seconds``: each word goes into a stream. A page may stop it."""
+    with self.stream("answer") as out:
+        for token in self.track(TOKENS, "Writing"):
+            out.write(token)
+            time.sleep(seconds / len(TOKENS))
+    return {"question": question, "words": len(TOKENS)}
+
+
+@celery.task(bind=True, label="Publish {episode}")
+def episode(self: Task, episode: str = "episode 12", seconds: float = 10.0) -> dict[str, Any]:
+    """Simulate the stages of an episode in about ``seconds``: each has a bar, and a share of the job's."""
+    pace = seconds / sum(STAGES.values())
+    self.plan_stages(STAGES)
+    for name, weight in STAGES.items():
+        with self.stage(name) as stage:
+            for _part in stage.track(range(10), f"{name.capitalize()} {episode}"):
+                time.sleep(pace * weight / 10)
+    return {"episode": episode}
 
 
 #: What ``celery beat`` starts, if it runs. Such a job is published by no other job, so its entry names the project.

@@ -2,11 +2,14 @@
 
 import { keepToken } from "/celery-realtime/celery-realtime-token.js";
 import { subscribeProject } from "/celery-realtime/celery-realtime.js";
-import { attemptOf, clock, duration, ranFor, waitingOf } from "./details.js";
+import { attemptOf, clock, duration, factsOf, ranFor, waitingOf } from "./details.js";
+import { drawStages } from "./stages.js";
+import { showSpeech } from "./streams.js";
 
 const MAX_ROWS = 300; // of the newest jobs
 const MAX_JOBS = 10_000; // that are counted
 const MAX_WORKFLOWS = 5;
+const STOP_TIMEOUT = 15_000; // milliseconds
 const SHORT_RESULT = 100; // characters; longer results are collapsed
 const PLAIN_STATES = ["PENDING", "RECEIVED", "STARTED", "SUCCESS", "FAILURE"]; // states that add nothing to the status
 
@@ -63,6 +66,26 @@ async function startJobs(kind) {
   } catch (error) {
     showNotice(`Not started. ${error.message}`);
   }
+}
+
+// `cancel: "requested"`: the button goes when the job has ended.
+async function stopJob(job, button) {
+  if (button.getAttribute("aria-disabled") === "true") return;
+  showStopping(button, job, true);
+  const request = { job_id: job.job_id, project_id: job.project_id };
+  const answer = await socket.timeout(STOP_TIMEOUT).emitWithAck("cancel_job", request).catch(() => null);
+  if (answer?.ok && answer.how !== "unconfirmed") return;
+  showStopping(button, job, false);
+  const why = answer?.ok ? "The worker has not confirmed it." : answer?.error?.message ?? "The web server does not answer.";
+  showNotice(`${nameOf(job)} may not have been stopped. ${why}`);
+}
+
+// Not `disabled`, which would take the focus away.
+function showStopping(button, job, isStopping) {
+  const text = isStopping ? "Stopping…" : "Stop";
+  button.setAttribute("aria-disabled", isStopping);
+  button.setAttribute("aria-label", `${text} ${nameOf(job)}`);
+  put(button, text);
 }
 
 // The socket
@@ -161,7 +184,9 @@ function forgetRow(id) {
 }
 
 function removeRow(id) {
-  rows.get(id)?.root.remove();
+  const row = rows.get(id);
+  row?.endSpeech();
+  row?.root.remove();
   rows.delete(id);
 }
 
@@ -202,8 +227,11 @@ function drawJob(job) {
   put(row.error, job.error);
   put(row.line, isOver(job) ? "" : lines.get(job.job_id));
   drawBar(row, job);
+  drawStages(row.stages, job.stages);
   drawResult(row, job);
   drawTime(row, job);
+  drawFacts(row, job);
+  drawStop(row, job);
 }
 
 // Whether there are enough rows of newer jobs.
@@ -212,7 +240,7 @@ function isTooOld(id) {
   return last && createdAt(id) < createdAt(last.dataset.jobId);
 }
 
-const createdAt = (id) => Date.parse(times.get(id).created);
+const createdAt = (id) => Date.parse(jobs().get(id)?.queued_at ?? times.get(id).created);
 
 function messageOf(job) {
   return job.status === "queued" ? waitingOf(job) : job.message ?? "";
@@ -249,14 +277,43 @@ function onOneLine(json) {
 }
 
 function drawTime(row, job) {
-  const end = isOver(job) ? Date.parse(job.timestamp) : Date.now();
+  const end = isOver(job) ? Date.parse(job.ended_at ?? job.timestamp) : Date.now();
   const { started, created } = times.get(job.job_id);
-  const begin = Date.parse(started ?? created);
+  const queued = job.queued_at ?? created;
+  const begin = Date.parse(job.status === "queued" ? queued : job.started_at ?? started ?? queued);
   // If a job ended before this page was opened, only its end is known.
   const unknown = isOver(job) && begin === end;
   const text = unknown ? clock(end) : duration(Math.max(0, end - begin), 1);
   put(row.time, ranFor(job) || text, false);
   if (job.status === "queued") put(row.message, messageOf(job), false);
+}
+
+function drawFacts(row, job) {
+  const facts = factsOf(job);
+  const drawn = JSON.stringify(facts);
+  if (row.drawnFacts === drawn) return;
+  row.drawnFacts = drawn;
+  row.facts.hidden = facts.length === 0;
+  row.facts.replaceChildren(...facts.flatMap(([name, text, time]) => {
+    const fact = $("fact-template").content.firstElementChild.cloneNode(true);
+    const [term, value] = fact.children;
+    put(term, name);
+    if (time) value.append(timeElement(text, time));
+    else put(value, text);
+    return [fact, " "];
+  }));
+}
+
+function timeElement(text, time) {
+  const element = document.createElement("time");
+  return Object.assign(element, { textContent: text, dateTime: time, title: new Date(time).toLocaleString() });
+}
+
+// Whoever has stopped it by the keyboard stays at the job.
+function drawStop(row, job) {
+  const hadFocus = document.activeElement === row.stop;
+  row.stop.hidden = isOver(job);
+  if (hadFocus && row.stop.hidden) row.root.focus();
 }
 
 function drawSummary() {
@@ -350,6 +407,9 @@ function addRow(job) {
   row.bar.setAttribute("aria-labelledby", row.task.id);
   row.id.title = job.job_id;
   put(row.id, job.job_id.slice(0, 8));
+  showStopping(row.stop, job, false);
+  row.stop.addEventListener("click", () => stopJob(job, row.stop));
+  row.endSpeech = showSpeech(row, job, socket, isOver(job));
   rows.set(job.job_id, row);
   insertNewestFirst(root, job);
   return row;

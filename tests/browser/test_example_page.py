@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import time
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from celery import Celery
+from msgspec.structs import replace
 from playwright.sync_api import Locator, Page, expect
 
 from celery_realtime import Realtime
-from celery_realtime.events import Details, Job, at, status_change
+from celery_realtime.events import Job, status_change
+from example_project.tasks import ANSWER
 from tests.launcher import Brokers, Launcher
 from tests.processes import WebServer
 
 LONG = 20_000
+#: As a page shows it, where white space at the end counts for nothing.
+TEXT = ANSWER.strip()
 
 
 @pytest.fixture(scope="module", params=["threading", pytest.param("eventlet", marks=pytest.mark.long)])
@@ -171,33 +175,49 @@ def report(realtime: Realtime, count: int, state: str) -> None:
     assert realtime.flush(60)
 
 
-def test_a_row_says_what_its_job_waits_for_and_how_long_it_ran(
+def test_a_row_says_what_celery_knows_of_its_job_in_the_times_of_whoever_looks(
     new_page: Callable[..., Page], quiet: tuple[WebServer, Realtime]
 ) -> None:
     web, realtime = quiet
-    page = visit(new_page(), web, "ada", "apollo")
-    expect(page.get_by_test_id("connection")).to_have_attribute("data-state", "live", timeout=LONG)
-    now = round(time.time() * 1000)
-    soon = Details(label="The weekly", max_retries=5, eta=at(now + 90_000), expires_at=at(now + 200_000))
-    row = rows(page, ["job"])
+    page = new_page(timezone_id="Asia/Tokyo", locale="en-GB")
+    page.clock.install(time="2026-03-04T05:00:00Z")  # two in the afternoon, where it is looked at
+    wait_until_live(visit(page, web, "ada", "apollo"))
+    always = {"label": "The weekly", "queue": "studio", "queued_at": "2026-03-04T04:59:30.000Z"}
+    limits = {"priority": 5, "soft_time_limit": 30, "time_limit": 90, "max_retries": 5}
 
-    def show(state: str, details: Details, attempt: int = 0, **more: Any) -> None:
-        job = Job(job_id="job", project_id="apollo", task="studio.work", attempt=attempt, details=details)
-        realtime.manager.put_status(status_change(job, state, **more))
+    def show(job_id: str, state: str, attempt: int = 0, **known: Any) -> None:
+        job = Job(job_id=job_id, project_id="apollo", task="studio.work", attempt=attempt)
+        realtime.manager.put_status(replace(status_change(job, state), **always, **known))
         assert realtime.flush(60)
 
-    show("PENDING", Details(label="The weekly", expires_at=at(now + 200_000)))
-    expect(row).to_contain_text("The weekly")
-    expect(row.get_by_test_id("job-message")).to_have_text("Waiting for a worker, expires in 3 min", timeout=LONG)
-    show("RETRY", soon, attempt=2)
-    starts = page.evaluate(
-        "(time) => new Date(time).toLocaleTimeString([], {hour: '2-digit', minute: '2-digit'})", soon.eta
+    def expect_texts(job_id: str, **texts: str | re.Pattern[str]) -> None:
+        for _ in range(2):  # as it comes, and on reload
+            for name, text in texts.items():
+                expect(rows(page, [job_id]).get_by_test_id(f"job-{name}")).to_have_text(text, timeout=LONG)
+            page.reload()
+
+    show("fresh", "PENDING", expires_at="2026-03-04T05:03:20.000Z")
+    expect_texts(
+        "fresh",
+        name="The weekly",
+        message=re.compile(r"^Waiting for a worker, expires in ([321] min|\d+ s)$"),
+        facts="queue studio queued 13:59:30",
     )
-    expect(row.get_by_test_id("job-attempt")).to_have_text(f"retry 2 of 5 at {starts}", timeout=LONG)
-    show("STARTED", soon, attempt=2)
-    expect(row.get_by_test_id("job-attempt")).to_have_text("retry 2 of 5", timeout=LONG)
-    show("SUCCESS", soon, attempt=2, runtime=4.2)
-    expect(row.get_by_test_id("job-time")).to_have_text("ran 4.2 s", timeout=LONG)
+    show("old", "PENDING", expires_at="2026-03-04T05:00:00.000Z")
+    expect_texts("old", message="Waiting for a worker, expired")
+    show("later", "PENDING", eta="2026-03-05T00:30:00.000Z", **limits)
+    expect_texts(
+        "later",
+        message="Starts at 5 Mar, 09:30",
+        facts="queue studio priority 5 time limit 30 s, then 90 s queued 13:59:30",
+    )
+    show("job", "RETRY", 2, eta="2026-03-04T05:03:00.000Z", **limits)
+    expect_texts("job", attempt="retry 2 of 5 at 14:03", message="Waiting for the next attempt")
+    started = {"started_at": "2026-03-04T05:03:01.000Z"}
+    show("job", "STARTED", 2, **started, **limits)
+    expect_texts("job", attempt="retry 2 of 5")
+    show("job", "SUCCESS", 2, runtime=4.2, ended_at="2026-03-04T05:03:05.200Z", **started)
+    expect_texts("job", time="ran 4.2 s", facts="queue studio queued 13:59:30 started 14:03:01 ended 14:03:05")
 
 
 @pytest.mark.parametrize("count", [330, pytest.param(5000, marks=pytest.mark.long)])
@@ -215,3 +235,108 @@ def test_rows_and_sums_are_right_of_more_jobs_than_there_are_rows(
     expect(page.locator('[data-count="running"]')).to_have_text("0")
     expect(page.locator('[data-testid="job-row"][data-status="success"]')).to_have_count(300)
     expect(page.get_by_test_id("job-row")).to_have_count(300)
+
+
+def wait_until_live(page: Page) -> None:
+    expect(page.get_by_test_id("connection")).to_have_attribute("data-state", "live", timeout=LONG)
+
+
+def start_of(page: Page, web: WebServer, kind: str, seconds: float) -> list[str]:
+    """Start a job that takes about so many seconds, in the name of the page's user, and return its id in a list."""
+    page.request.post(f"{web.url}/login", data={"user": "ada"})
+    answer = page.request.post(
+        f"{web.url}/jobs", data={"kind": kind, "project_id": "apollo", "options": {"seconds": seconds}}
+    )
+    job_ids: list[str] = answer.json()["jobs"]
+    return job_ids
+
+
+def test_an_answer_goes_on_over_a_reload_until_it_is_stopped_by_the_keyboard(page: Page, web: WebServer) -> None:
+    wait_until_live(visit(page, web, "ada", "apollo"))
+    job = start_of(page, web, "answer", 100)
+    row = rows(page, job)
+    text, state, stop = (row.get_by_test_id(name) for name in ("job-text", "job-speech-state", "job-stop"))
+    expect(text).to_have_text(re.compile(r"Sunlight holds .*\w"), timeout=LONG)
+    expect(state).to_have_text("going on")
+    before = text.inner_text()
+
+    page.reload()
+    expect(text).to_have_text(re.compile(f"^{re.escape(before)}"), timeout=LONG)
+    on_reload = text.inner_text()
+    expect(text).not_to_have_text(on_reload, timeout=LONG)
+    assert text.inner_text().startswith(on_reload)
+    assert TEXT.startswith(text.inner_text())
+    expect(rows(page, job, "running")).to_be_visible()
+
+    stop.focus()
+    page.keyboard.press("Enter")
+    expect(rows(page, job, "error")).to_be_visible(timeout=LONG)
+    expect(row.get_by_test_id("job-state")).to_have_text("REVOKED")
+    expect(state).to_have_text("stopped", timeout=LONG)
+    expect(stop).to_be_hidden()
+    expect(row).to_be_focused()
+    said = text.inner_text()
+
+    page.reload()
+    expect(text).to_have_text(said, timeout=LONG)
+    expect(state).to_have_text("stopped")
+    expect(stop).to_be_hidden()
+
+
+def test_an_answer_that_is_complete_is_there_as_it_was_written(page: Page, web: WebServer) -> None:
+    wait_until_live(visit(page, web, "ada", "apollo"))
+    job = start_of(page, web, "answer", 1)
+    for _ in range(2):
+        row = rows(page, job, "success")
+        expect(row.get_by_test_id("job-speech-state")).to_have_text("complete", timeout=LONG)
+        assert row.get_by_test_id("job-text").evaluate("element => element.textContent") == ANSWER
+        row.get_by_test_id("job-speech").locator("summary").press("Enter")  # folded up, nothing is followed
+        expect(row.get_by_test_id("job-text")).to_be_hidden()
+        row.get_by_test_id("job-speech").locator("summary").press("Enter")
+        expect(row.get_by_test_id("job-text")).to_have_text(TEXT)
+        page.reload()
+
+
+def test_whoever_is_no_member_stops_nothing(page: Page, web: WebServer, launcher: Launcher) -> None:
+    wait_until_live(visit(page, web, "ada", "apollo"))
+    job = start_of(page, web, "answer", 100)
+    expect(rows(page, job, "running")).to_be_visible(timeout=LONG)
+    page.request.post(f"{web.url}/login", data={"user": "grace"})
+    grace = launcher.connect(web.url, token=page.request.get(f"{web.url}/token").json()["token"])
+    answer = grace.call("cancel_job", {"job_id": job[0], "project_id": "apollo"})
+    assert (answer["ok"], answer["error"]["code"]) == (False, "forbidden")
+    expect(rows(page, job, "running")).to_be_visible()
+    rows(page, job).get_by_test_id("job-stop").click()
+    expect(rows(page, job, "error")).to_be_visible(timeout=LONG)
+
+
+def test_a_job_has_a_bar_for_each_stage_as_wide_as_its_weight(page: Page, web: WebServer) -> None:
+    wait_until_live(visit(page, web, "ada", "apollo"))
+    job = start_of(page, web, "episode", 60)
+    stages = rows(page, job).get_by_test_id("stage")
+    expect(stages).to_have_count(3, timeout=LONG)
+    expect(stages).to_contain_text(["download", "transcribe", "publish"])
+    expect(stages.nth(1)).to_have_attribute("data-status", "running", timeout=LONG)
+    page.reload()
+    expect(stages.nth(0)).to_have_attribute("data-status", "done", timeout=LONG)
+    expect(stages.nth(2)).to_have_attribute("data-status", "pending")
+    bars = stages.get_by_role("progressbar")
+    expect(bars.nth(0)).to_have_attribute("aria-valuenow", "100")
+    expect(bars.nth(2)).to_have_attribute("aria-valuenow", "0")
+    widths = bars.evaluate_all("bars => bars.map(bar => bar.getBoundingClientRect().width)")
+    assert [round(width / widths[0]) for width in widths] == [1, 4, 2]
+    rows(page, job).get_by_test_id("job-stop").click()
+    expect(rows(page, job, "error")).to_be_visible(timeout=LONG)
+    expect(rows(page, job).get_by_test_id("job-state")).to_have_text("REVOKED")
+
+    job = start_of(page, web, "episode", 1)
+    expect(rows(page, job, "success")).to_be_visible(timeout=LONG)
+    assert stages_of(rows(page, job)) == {"download": "done", "transcribe": "done", "publish": "done"}
+
+
+def stages_of(row: Locator) -> dict[str, str]:
+    """Return the status of each stage of a job, by its name."""
+    found: dict[str, str] = row.get_by_test_id("stage").evaluate_all(
+        "items => Object.fromEntries(items.map(item => [item.children[0].textContent, item.dataset.status]))"
+    )
+    return found
