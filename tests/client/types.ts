@@ -3,6 +3,9 @@ import { io } from "socket.io-client";
 
 import { subscribeProject } from "../../celery_realtime/static/celery-realtime.js";
 import { subscribeJob, type JobSnapshot, type Stream } from "../../celery_realtime/static/celery-realtime-streams.js";
+import {
+  projectStore, selected, streamStore, type ProjectSnapshot,
+} from "../../celery_realtime/static/celery-realtime-store.js";
 import type { Job, ProjectSubscription, Snapshot } from "../../celery_realtime/static/celery-realtime.js";
 
 const socket = io({ autoConnect: false });
@@ -70,3 +73,12 @@ job.close();
 subscribeJob(socket);
 // @ts-expect-error: nobody but the client changes a stream
 stream!.value = "x";
+
+const view = projectStore(socket, "apollo", { closeOnEnd: true, maxJobs: 10, onEvent: (name, data) => [name, data] });
+const shown: ProjectSnapshot = useSyncExternalStore(view.subscribe, view.getSnapshot);
+const labels: string[] = selected(view, ({ jobs }) => [...jobs.keys()]).getSnapshot();
+streamStore(null, null, "answer").getSnapshot().text satisfies string;
+// @ts-expect-error: nobody but the store changes it
+shown.jobs.set("a", labels);
+// @ts-expect-error: a store has subscribe()
+projectStore(socket, "apollo", { onChange: () => {} });
