@@ -9,10 +9,8 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
-import socketio
-
 from celery_realtime.client.feed import Feed
-from celery_realtime.client.seams import is_connected_or_reconnecting
+from celery_realtime.client.seams import NoConnection, is_connected_or_reconnecting, new_async_client
 from celery_realtime.client.subscriptions import AsyncProjectSubscription
 from celery_realtime.exceptions import SubscribeError
 from celery_realtime.urls import place_of_socket
@@ -128,7 +126,7 @@ async def follow(
     if (url is None) == (client is None):
         raise TypeError("follow() takes either url, the address of a web server, or client, a socketio.AsyncClient")
     waiting = _Waiting(max(1, max_waiting))
-    own = socketio.AsyncClient() if client is None else None
+    own = new_async_client() if client is None else None
     subscription = AsyncProjectSubscription(
         own or client, project_id, waiting.add_event, waiting.changed, namespace=namespace, since=since, batch=True
     )
@@ -154,7 +152,7 @@ async def _connect(client: Any, url: str, token: Token | None, subscription: Asy
     namespaces = [subscription.namespace]
     try:
         await client.connect(where, auth=credentials, namespaces=namespaces, socketio_path=path)
-    except socketio.exceptions.ConnectionError:
+    except NoConnection:
         _raise_refusal(subscription.feed)
         raise
 
@@ -168,9 +166,7 @@ async def _read(waiting: _Waiting, client: Any, feed: Feed) -> AsyncGenerator[Fo
         _raise_refusal(feed)
         idle = 0 if is_connected_or_reconnecting(client) else idle + 1
         if idle > _MOST_IDLE:
-            raise socketio.exceptions.ConnectionError(
-                f"the client that follows {feed.project_id} has no connection, and makes none"
-            )
+            raise NoConnection(f"the client that follows {feed.project_id} has no connection, and makes none")
         await waiting.wait()
 
 

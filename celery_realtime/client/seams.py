@@ -36,6 +36,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import socketio
+from socketio.exceptions import ConnectionError as NoConnection
 from socketio.exceptions import SocketIOError as NotConnected
 
 from celery_realtime.client.messages import has_code
@@ -43,11 +45,13 @@ from celery_realtime.exceptions import RealtimeError
 
 __all__ = [
     "FINAL_DISCONNECT",
+    "NoConnection",
     "NotConnected",
     "WriterEnds",
     "can_restart_reconnection",
     "is_closed_by_server",
     "is_connected_or_reconnecting",
+    "new_async_client",
     "observe_events",
     "refusal_in",
     "restart_reconnection",
@@ -58,6 +62,11 @@ FINAL_DISCONNECT = "__disconnect_final"
 
 #: Gets the name of an event, its namespace and its arguments.
 Observer = Callable[[str, str, tuple[Any, ...]], None]
+
+
+def new_async_client() -> Any:
+    """Return a client for the event loop that runs; nothing private, but nowhere else is python-socketio known."""
+    return socketio.AsyncClient()
 
 
 def observe_events(client: Any, observer: Observer) -> None:
