@@ -21,11 +21,19 @@ def printer(as_json: bool) -> Printer:
 
 
 def _print_json(event: str, data: Any) -> None:
-    click.echo(json.dumps({"event": event, "data": data}, ensure_ascii=False))
+    item = {"event": event, "data": data}
+    try:
+        click.echo(json.dumps(item, ensure_ascii=False))
+    except UnicodeEncodeError:  # a lone surrogate, or an encoding without some of these characters
+        click.echo(json.dumps(item))
 
 
 def _print_line(event: str, data: Any) -> None:
-    click.echo(printable(line_of(event, data)))
+    line = printable(line_of(event, data))
+    try:
+        click.echo(line)
+    except UnicodeEncodeError as error:
+        click.echo(line.encode(error.encoding, "replace").decode(error.encoding))
 
 
 def printable(text: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 
 import pytest
 
@@ -25,3 +27,21 @@ def test_json_has_texts_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     printer(as_json=True)("said", {"text": EVIL})
     [line] = capsys.readouterr().out.splitlines()[:1]
     assert json.loads(line)["data"]["text"] == EVIL
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-8"])
+def test_what_the_terminal_has_no_characters_for_is_printed_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    data = {"text": "caf\u00e9 \u2603 \u65e5\u672c \ud800"}
+    for as_json in (True, False):
+        out = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding=encoding))
+        printer(as_json)("said", data)
+        sys.stdout.flush()
+        text = out.getvalue().decode(encoding)
+        assert text.endswith("\n")
+        if as_json:
+            assert json.loads(text) == {"event": "said", "data": data}
+        else:
+            assert "caf\u00e9 " in text
