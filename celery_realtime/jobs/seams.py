@@ -622,6 +622,12 @@ def batch_of(task: Any, args: Any) -> list[Any] | None:
     return list(args[0])
 
 
+def runs_batches(task: Any) -> bool:
+    """Tell whether a task is one of celery-batches; see :func:`batch_of`."""
+    module = sys.modules.get("celery_batches")
+    return module is not None and isinstance(task, module.Batches)
+
+
 # -- functions of tasks -----------------------------------------------------------------------------------------
 
 

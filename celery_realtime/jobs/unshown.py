@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from celery_realtime.jobs.seams import is_spawned_by_worker
+from celery_realtime.jobs.seams import is_spawned_by_worker, runs_batches
 from celery_realtime.logs import RateLimitedLogger
 
 logger = logging.getLogger(__name__)
@@ -32,5 +32,11 @@ class UnshownReports:
             self._log.warning(
                 "this process was not forked and knows no job of task %s, so what is reported in it is not shown; "
                 "return to the task what is done and report there, or fork",
+                task.name,
+            )
+        elif runs_batches(task):
+            self._log.warning(
+                "a batch of task %s is no job, so what is reported by the task itself is not shown; report of each job "
+                "by its id: get_progress_tracker(request.id)",
                 task.name,
             )

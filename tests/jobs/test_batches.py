@@ -89,3 +89,15 @@ def test_each_job_of_a_batch_reports_by_its_id_until_it_ends(studio: Studio) -> 
 
 def sent_progress(studio: Studio) -> list[Any]:
     return [sent for sent in studio.sent if sent.event == PROGRESS_EVENT]
+
+
+def test_what_a_batch_reports_of_no_job_is_said_to_be_not_shown(
+    studio: Studio, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = studio.app.task(name="batch", base=Batches, shared=False)(run_all)
+    task.update_progress(50)
+    assert "get_progress_tracker(request.id)" in caplog.text
+    other = studio.app.task(name="other", shared=False)(run_all)
+    caplog.clear()
+    other.update_progress(50)
+    assert caplog.text == ""
