@@ -19,6 +19,7 @@ from celery_realtime.jobs.lineage import published_at, run_of
 from celery_realtime.jobs.projects import Call
 from celery_realtime.jobs.seams import queue_of
 from celery_realtime.logs import RateLimitedLogger
+from celery_realtime.values import is_text
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +146,7 @@ class Labels:
         label = call.fields.get(LABEL)
         if label is None:
             pattern = getattr(task, LABEL, None)
-            label = self._filled_in(task, pattern, call) if isinstance(pattern, str) else None
+            label = self._filled_in(task, text_of(pattern), call) if is_text(pattern) else None
         line = "" if label is None else one_line(text_of(label))[:MAX_LABEL]
         return line or UNSET
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import replace
 
-from celery_realtime.encoding import legible
+from celery_realtime.encoding import legible, text_of
 from celery_realtime.events import StageState
 from celery_realtime.jobs.progress import Number, Progress, check_number, check_progress
 from celery_realtime.jobs.reached import Reached
+from celery_realtime.values import is_text
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -50,6 +51,11 @@ class Part:
 _present: ContextVar[Part | None] = ContextVar("celery_realtime_stage", default=None)
 
 
+def plain_name(name: Any) -> Any:
+    """Return a name as a plain text, as it is translated now; what is no text is returned as it is."""
+    return text_of(name) if is_text(name) else name
+
+
 def check_stage(name: object, weight: object) -> Number:
     """Return the weight of a stage.
 
@@ -81,7 +87,8 @@ def check_plan(stages: object) -> dict[str, Number]:
     """
     if isinstance(stages, str) or not isinstance(stages, Iterable):
         raise TypeError(f"stages must be a dict of names and weights, or a list of names, not {type(stages).__name__}")
-    weights: Mapping[Any, Any] = stages if isinstance(stages, Mapping) else dict.fromkeys(stages, 1)
+    given: Mapping[Any, Any] = stages if isinstance(stages, Mapping) else dict.fromkeys(stages, 1)
+    weights = {plain_name(name): weight for name, weight in given.items()}
     if not 0 < len(weights) <= MOST_STAGES:
         raise ValueError(f"a job may have 1 to {MOST_STAGES} stages, not {len(weights)}")
     return {name: check_stage(name, weight) for name, weight in weights.items()}

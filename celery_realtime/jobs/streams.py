@@ -16,7 +16,7 @@ from celery.exceptions import Ignore
 from celery_realtime import events
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.clocks import time
-from celery_realtime.encoding import encode_strict
+from celery_realtime.encoding import encode_strict, text_of
 from celery_realtime.events import Job, Outgoing
 from celery_realtime.exceptions import JobCancelled
 from celery_realtime.forks import after_fork, at_exit, before_fork
@@ -40,6 +40,7 @@ from celery_realtime.stream_parts import (
     check_stream_kind,
     check_stream_name,
 )
+from celery_realtime.values import is_text
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -555,6 +556,8 @@ def _are_two_starts(job: Job, other: Job) -> bool:
 def _checked_text(text: object) -> str:
     if isinstance(text, str):
         return str.__str__(text)  # of a subclass the plain text
+    if is_text(text):
+        return text_of(text)  # as it is translated now
     raise TypeError(
         f"a stream of kind 'text' takes str, not {type(text).__name__}; open it with kind='json' for other data"
     )

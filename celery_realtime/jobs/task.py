@@ -15,7 +15,7 @@ from celery_realtime.events import Job, outgoing_custom
 from celery_realtime.exceptions import ImproperlyConfigured
 from celery_realtime.jobs import calls
 from celery_realtime.jobs.job_reader import notes_of
-from celery_realtime.jobs.job_stages import Stage, check_plan, check_stage
+from celery_realtime.jobs.job_stages import Stage, check_plan, check_stage, plain_name
 from celery_realtime.jobs.mapped import ItemTracker, item_tracker, job_of_item
 from celery_realtime.jobs.metadata import Metadata, PlainKeeper
 from celery_realtime.jobs.progress import MESSAGES, PERCENTS, UNITS, Progress, check_progress, read_meta
@@ -195,7 +195,7 @@ def stage(self: Any, name: str, weight: float | None = None) -> Stage:
     methods do.
 
     Args:
-        name: What it is called: 1 to 100 characters.
+        name: What it is called: 1 to 100 characters, or a text that is translated later.
         weight: Its weight among the stages of the job; default: what :func:`plan_stages` says, or 1.
 
     Raises:
@@ -204,6 +204,7 @@ def stage(self: Any, name: str, weight: float | None = None) -> Stage:
             already, or the job has 50 others.
         JobCancelled: The job has been cancelled, and the task has ``cancellable=True``; raised where it is entered.
     """
+    name = plain_name(name)
     number = check_stage(name, 1 if weight is None else weight)
     host = _job_host_of(self)
     if host is None:

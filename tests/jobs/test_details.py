@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from celery import Task, signals
 from celery.app.trace import trace_task
+from django.utils.functional import lazystr
 from kombu import Exchange, Queue
 
 from celery_realtime.events import DETAILS
@@ -203,6 +204,20 @@ def test_a_label_is_filled_in_with_the_arguments(studio: Studio, label: str, cal
     assert studio.sent[0].data.get("label") == shown
     started = run(studio, transcribe, *call[:1])[1] if call[0] and not call[1] else {"label": shown}
     assert started.get("label") == shown
+
+
+def test_a_label_may_be_translated_later_and_an_attribute_of_ones_own_is_none(
+    studio: Studio, caplog: pytest.LogCaptureFixture
+) -> None:
+    translated = studio.app.task(shared=False, name="translated", label=lazystr("Transcribe {meeting}"))(_meeting)
+    assert run(studio, translated, ("m1",))[0]["label"] == "Transcribe m1"
+    own = studio.app.task(shared=False, name="own", label=["what", "ever"])(_meeting)
+    assert "label" not in run(studio, own, ("m1",))[-1]
+    assert "label" not in caplog.text
+
+
+def _meeting(meeting: str) -> None:
+    """Do nothing."""
 
 
 def test_a_label_that_cannot_be_made_is_a_line_in_the_log(studio: Studio, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from django.utils.functional import lazystr
 
 from celery_realtime.events import Job
 from celery_realtime.jobs.job_stages import MAX_NAME, MOST_STAGES
@@ -303,6 +304,17 @@ def test_names_that_are_no_text_arrive_legible(studio: Studio) -> None:
 
     run(studio, work)
     assert [stage["name"] for stage in progress_of(studio)[-1]["stages"]] == ["caf\ufffd"]
+
+
+def test_names_may_be_translated_later(studio: Studio) -> None:
+    def work(self: Any) -> None:
+        self.plan_stages([lazystr("download"), "transcribe"])
+        with self.stage(lazystr("download")), self.stage(lazystr("unplanned"), weight=2):
+            self.update_progress(50)
+
+    run(studio, work)
+    names = [stage["name"] for stage in progress_of(studio)[-1]["stages"]]
+    assert names == ["download", "transcribe", "unplanned"]
 
 
 def test_a_stage_reports_nothing_after_the_end_of_its_job() -> None:

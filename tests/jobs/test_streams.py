@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from celery.exceptions import Ignore
+from django.utils.functional import lazystr
 
 from celery_realtime import JobCancelled
 from celery_realtime.events import Cancellation, job_name
@@ -87,6 +88,16 @@ def test_items_are_told_as_they_are(studio: Studio) -> None:
     run(studio, rows)
     reader = read(studio, "rows")
     assert (reader.value, reader.state) == (items, "closed")
+
+
+def test_a_text_that_is_translated_later_is_written_as_it_is_now(studio: Studio) -> None:
+    def answer(task: Any) -> None:
+        with task.stream("answer") as out:
+            out.write(lazystr("Hello, "))
+            out.write("you")
+
+    run(studio, answer)
+    assert read(studio).value == "Hello, you"
 
 
 def test_a_long_text_comes_in_chunks_and_so_do_many_items() -> None:
