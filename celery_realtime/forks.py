@@ -170,6 +170,29 @@ def is_spawned_by_multiprocessing() -> bool:
     return bool((method or multiprocessing.get_start_method()) != "fork")
 
 
+def forget_unfinished_imports() -> None:
+    """Have imported anew, in the child of a fork, what other threads were importing then.
+
+    Those threads are gone, and with them whoever would finish the modules: an import of one would wait for ever, or
+    find half of it. What sends loads what it needs in a thread, just when a process has published for the first time.
+
+    ``importlib._bootstrap._module_locks``, by module a weak reference to a lock with the thread that is its ``owner``,
+    and ``ModuleSpec._initializing``. Seen in Python 3.10 to 3.13. Without these, an import may hang in such a child.
+    """
+    locks: Any = getattr(getattr(importlib, "_bootstrap", None), "_module_locks", {})
+    me = threading.get_ident()
+    for name, reference in list(locks.items()):
+        owner = getattr(reference(), "owner", None)
+        if owner not in (None, me):
+            locks.pop(name, None)
+            if getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False):
+                for each in [one for one in sys.modules if one == name or one.startswith(f"{name}.")]:
+                    del sys.modules[each]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=forget_unfinished_imports)
+
 #: That of this process.
 talking = Gate()
 talking.guard()
@@ -218,6 +241,7 @@ def follow_uwsgi() -> None:
 
     def begin_anew() -> None:
         if os.getpid() != pid:
+            forget_unfinished_imports()
             talking.start_over()
             after_forks.call()
 

@@ -52,6 +52,52 @@ def test_no_child_inherits_a_lock_of_a_handshake() -> None:
     assert done.stdout == "all were free\n", done.stderr
 
 
+#: A child is forked while another thread is in the middle of importing a package; it is killed if it waits for that.
+IMPORTING = """
+import builtins, os, signal, sys, threading
+import celery_realtime.forks
+
+builtins.parent, builtins.begun, builtins.go_on = os.getpid(), threading.Event(), threading.Event()
+importing = threading.Thread(target=__import__, args=("slow_package",))
+importing.start()
+assert begun.wait(60)
+import whole
+kept, done = whole, sys.modules["slow_package.part"]
+child = os.fork()
+if not child:
+    signal.alarm(60)
+    import slow_package, whole
+    from slow_package.part import value
+    os._exit(0 if (slow_package.value, value, whole) == (1, 2, kept) and slow_package.part is not done else 1)
+status = os.waitpid(child, 0)[1]
+go_on.set()
+importing.join(60)
+import slow_package
+print(status, slow_package.value, flush=True)
+"""
+SLOW_PACKAGE = """
+import os
+from slow_package import part
+
+if os.getpid() == parent:
+    begun.set()
+    assert go_on.wait(60)
+value = 1
+"""
+
+
+@needs_fork
+def test_a_child_imports_anew_what_another_thread_was_importing(tmp_path: Path) -> None:
+    (tmp_path / "slow_package").mkdir()
+    (tmp_path / "slow_package" / "__init__.py").write_text(SLOW_PACKAGE)
+    (tmp_path / "slow_package" / "part.py").write_text("value = 2")
+    (tmp_path / "whole.py").write_text("")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    program = [sys.executable, "-c", IMPORTING]
+    done = subprocess.run(program, env=env, capture_output=True, text=True, timeout=240, check=False)
+    assert done.stdout == "0 1\n", done.stderr
+
+
 class Talker:
     """A thread that is inside a gate until it is told to leave."""
 
