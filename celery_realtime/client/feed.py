@@ -6,22 +6,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from celery_realtime.backoff import Backoff
 from celery_realtime.client.entries import Entry
 from celery_realtime.client.messages import Answer, Item, items_of, read_answer, refusal_in
 from celery_realtime.client.ordering import EventOrder
 from celery_realtime.client.pages import Pages
 from celery_realtime.client.project_state import ProjectState
-from celery_realtime.client.protocol import RESYNC_EVENT, TRANSIENT_CODES
+from celery_realtime.client.protocol import RESYNC_EVENT
 from celery_realtime.client.subscription_requests import Ask, SubscriptionRequests
-from celery_realtime.client.timers import Timers, spread
+from celery_realtime.client.subscription_state import ACK_TIMEOUT, FIRST_PAUSE, GAP_TIMEOUT, SubscriptionState
+from celery_realtime.client.timers import spread
 from celery_realtime.clocks import time
 
-ACK_TIMEOUT = 5.0
-GAP_TIMEOUT = 0.25
 CHECK_INTERVAL = 30.0
-FIRST_PAUSE = 0.5
-LONGEST_PAUSE = 10.0
 
 OnEvent = Callable[[str, Any], Any]
 OnChange = Callable[["Feed", str], Any]
@@ -54,7 +50,7 @@ class FeedOptions:
     clock: Callable[[], float] = time.monotonic
 
 
-class Feed:
+class Feed(SubscriptionState):
     """The state of one project, as its server has described it so far.
 
     Args:
@@ -75,29 +71,20 @@ class Feed:
         self, project_id: str, ask: Ask, options: FeedOptions | None = None, *, ask_page: Ask | None = None
     ) -> None:
         self._options = options or FeedOptions()
+        super().__init__(self._options.clock, self._options.first_pause)
         self.project_id = project_id
-        self.state = "subscribing"
-        self.error: dict[str, str] | None = None
         self._shown = ProjectState(self, self._options)
         self.jobs: Mapping[str, Entry] = self._shown.jobs.view
         self.workflows: Mapping[str, Entry] = self._shown.workflows.view
         self._asking = SubscriptionRequests(project_id, ask, batch=self._options.batch)
         self._pages = Pages(project_id, ask_page)
         self._order = EventOrder(self._options.since)
-        self._timers = Timers(self._options.clock)
-        self._backoff = Backoff(self._options.first_pause, LONGEST_PAUSE)
-        self._connected = self._closed = False
         #: There has been a snapshot.
         self._began = False
         self._last_event_at = 0.0
-        self._reset()
 
-    def _reset(self) -> None:
+    def _drop_requests(self) -> None:
         self._asking.drop()
-        #: The server has answered on this connection, and has not refused since.
-        self._live = False
-        self._backoff.reset()
-        self._timers.clear()
         self._pages.drop()
 
     @property
@@ -120,34 +107,10 @@ class Feed:
         """The offsets of events that wait for an earlier one."""
         return self._order.held_offsets
 
-    # -- the connection -----------------------------------------------------------------------------------------
-
-    def connected(self) -> None:
-        """Note that the client has connected."""
-        self._connected = True
-        self._ask()
-
-    def disconnected(self) -> None:
-        """Note that the client has lost its connection."""
-        self._connected = False
-        self._reset()
-        if self.state != "refused":
-            self._set_state("stale", self.error)
-
     def close(self) -> None:
         """Call no callback any more."""
-        self._closed = True
         self._shown.close()
-        self._reset()
-
-    @property
-    def wakes_at(self) -> float | None:
-        """When :meth:`wake` has to be called, by ``clock``; None for not at all."""
-        return self._timers.next_at
-
-    def wake(self) -> None:
-        """Do what is due."""
-        self._timers.run_due()
+        super().close()
 
     def _check(self) -> None:
         """Ask whether something was missed: the loss of the last event leaves no hole to see."""
@@ -200,20 +163,6 @@ class Feed:
             self._ask_again()
         else:
             self._read_on()
-
-    def refused(self, error: dict[str, Any] | None) -> None:
-        """Note that the server has refused the connection, or the subscription.
-
-        Args:
-            error: ``{"code", "message"}``; None for a failure that may be over in a moment.
-        """
-        transient = error is None or error.get("code") in TRANSIENT_CODES
-        self._live = False
-        self._timers.clear()
-        pause = self._backoff.pause()
-        if transient:
-            self._timers.set("retry", pause, self._ask)
-        self._set_state("stale" if transient else "refused", error)
 
     # -- what the server sends ----------------------------------------------------------------------------------
 
@@ -296,7 +245,5 @@ class Feed:
         self._pages.note(item, numbered=numbered)
         self._shown.deliver(item, numbered=numbered)
 
-    def _set_state(self, state: str, error: dict[str, str] | None) -> None:
-        if (state, error) != (self.state, self.error):
-            self.state, self.error = state, error
-            self._shown.changed("state")
+    def _state_changed(self) -> None:
+        self._shown.changed("state")

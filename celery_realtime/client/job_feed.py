@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from celery_realtime.backoff import Backoff
-from celery_realtime.client.feed import ACK_TIMEOUT, FIRST_PAUSE, GAP_TIMEOUT, LONGEST_PAUSE
 from celery_realtime.client.job_record import JobRecord
 from celery_realtime.client.messages import refusal_in
 from celery_realtime.client.protocol import (
@@ -17,7 +15,7 @@ from celery_realtime.client.protocol import (
     TRANSIENT_CODES,
 )
 from celery_realtime.client.stream_states import OnChunk, StreamState, StreamStates
-from celery_realtime.client.timers import Timers
+from celery_realtime.client.subscription_state import ACK_TIMEOUT, FIRST_PAUSE, GAP_TIMEOUT, SubscriptionState
 from celery_realtime.clocks import time
 
 #: Events that wait for an answer.
@@ -48,7 +46,7 @@ class JobFeedOptions:
     clock: Callable[[], float] = time.monotonic
 
 
-class JobFeed:
+class JobFeed(SubscriptionState):
     """The state of one job, as its server has described it so far.
 
     Args:
@@ -72,31 +70,24 @@ class JobFeed:
         options: JobFeedOptions | None = None,
     ) -> None:
         self._options = options or JobFeedOptions()
+        super().__init__(self._options.clock, self._options.first_pause)
         self._identity = {"job_id": job_id, **({} if project_id is None else {"project_id": project_id})}
         self._send_request = ask
         self.job_id = job_id
         self.project_id = project_id
-        self.state = "subscribing"
-        self.error: dict[str, str] | None = None
         self._record = JobRecord()
         self._spoken = StreamStates(self._note_chunk)
         self.streams: Mapping[str, StreamState] = self._spoken.view
         self.live_only = False
         self.requests = 0
-        self._timers = Timers(self._options.clock)
-        self._backoff = Backoff(self._options.first_pause, LONGEST_PAUSE)
-        self._connected = self._closed = False
-        self._reset()
+        self._drop_requests()
 
-    def _reset(self) -> None:
-        self._live = False
+    def _drop_requests(self) -> None:
         self._awaited: int | None = None
         #: By the number of a request, the stream that is read.
         self._reading: dict[int, str] = {}
         self._early: list[tuple[str, Any]] = []
         self._spoken.drop_held()
-        self._timers.clear()
-        self._backoff.reset()
 
     @property
     def job(self) -> Mapping[str, Any] | None:
@@ -109,34 +100,6 @@ class JobFeed:
         job = self.job
         is_over = job is not None and job.get("status") in ("success", "error")
         return is_over and all(stream.state != "open" for stream in self.streams.values())
-
-    # -- the connection -----------------------------------------------------------------------------------------
-
-    def connected(self) -> None:
-        """Note that the client has connected."""
-        self._connected = True
-        self._ask()
-
-    def disconnected(self) -> None:
-        """Note that the client has lost its connection."""
-        self._connected = False
-        self._reset()
-        if self.state != "refused":
-            self._set_state("stale", self.error)
-
-    def close(self) -> None:
-        """Call no callback any more."""
-        self._closed = True
-        self._reset()
-
-    @property
-    def wakes_at(self) -> float | None:
-        """When :meth:`wake` has to be called, by ``clock``; None for not at all."""
-        return self._timers.next_at
-
-    def wake(self) -> None:
-        """Do what is due."""
-        self._timers.run_due()
 
     # -- asking -------------------------------------------------------------------------------------------------
 
@@ -180,19 +143,8 @@ class JobFeed:
             self._take(name, data)
         self._options.on_change(self)
 
-    def refused(self, error: dict[str, Any] | None) -> None:
-        """Note that the server has refused the connection, or the subscription; None for what may be over soon."""
-        is_passing = error is None or error.get("code") in TRANSIENT_CODES
-        self._live = False
-        self._timers.clear()
-        if is_passing:
-            self._timers.set("retry", self._backoff.pause(), self._ask)
-        self._set_state("stale" if is_passing else "refused", error)
-
-    def _set_state(self, state: str, error: dict[str, str] | None) -> None:
-        if (state, error) != (self.state, self.error):
-            self.state, self.error = state, error
-            self._changed()
+    def _state_changed(self) -> None:
+        self._changed()
 
     def _changed(self) -> None:
         if not self._closed:
