@@ -23,22 +23,35 @@ def printer(as_json: bool) -> Printer:
 def _print_json(event: str, data: Any) -> None:
     item = {"event": event, "data": data}
     try:
-        click.echo(json.dumps(item, ensure_ascii=False))
+        click.echo(json.dumps(item, ensure_ascii=False), color=True)
     except UnicodeEncodeError:  # a lone surrogate, or an encoding without some of these characters
-        click.echo(json.dumps(item))
+        write(json.dumps(item) + "\n")
 
 
 def _print_line(event: str, data: Any) -> None:
-    line = printable(line_of(event, data))
+    write(printable(line_of(event, data)) + "\n")
+
+
+def write(text: str) -> None:
+    """Write a text to the standard output at once; what its encoding does not have is escaped.
+
+    Raises:
+        OSError: It is closed, or full.
+    """
     try:
-        click.echo(line)
+        click.echo(text, nl=False, color=True)  # which takes nothing away that it takes for a color
     except UnicodeEncodeError as error:
-        click.echo(line.encode(error.encoding, "replace").decode(error.encoding))
+        click.echo(text.encode(error.encoding, "backslashreplace").decode(error.encoding), nl=False, color=True)
 
 
 def printable(text: str) -> str:
     """Return a text without what a terminal would obey, or nobody would see: jobs say what they like."""
     return text if text.isprintable() else "".join(char if char.isprintable() else " " for char in text)
+
+
+def legible_line(text: str) -> str:
+    """Return a :func:`printable` line, in which tabs are spaces."""
+    return printable(text.expandtabs(4))
 
 
 def line_of(event: str, data: Any) -> str:

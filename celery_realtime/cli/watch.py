@@ -1,20 +1,23 @@
-"""``celery -A proj realtime watch PROJECT``: follow a project over a web server."""
+"""``celery -A proj realtime watch PROJECT``: follow a project, or one job of it, over a web server."""
 
 from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Callable
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from celery_realtime.cli.common import PROJECT, checked_url, explained_errors
-from celery_realtime.cli.output import Printer, printer
+from celery_realtime.cli.printing import Options, Printing
+from celery_realtime.cli.running_jobs import RunningJobs
 from celery_realtime.events import STATUS_EVENT
 from celery_realtime.urls import place_of_socket
 
 if TYPE_CHECKING:
-    from celery_realtime.client import Feed, ProjectSubscription
+    from celery_realtime.client import Feed, JobFeed, JobSubscription, ProjectSubscription, StreamState
 
 #: Seconds for which a token that the command makes itself is valid.
 TOKEN_LIFE = 86400
@@ -38,51 +41,95 @@ MOST_IDLE = 5
 )
 @click.option("--token", help="The token to connect with; by default one is made with the secret key.")
 @click.option("--user", default="watch", show_default=True, help="The user of the token that is made.")
+@click.option("--streams", is_flag=True, help="Also print what the jobs say in their streams, and their logs.")
+@click.option("--job", metavar="JOB", help="Follow this job alone, with its streams, until it has ended.")
+@click.option(
+    "--stream",
+    "names",
+    metavar="NAME",
+    multiple=True,
+    help="Only this stream; may be repeated. One stream of one --job is printed as it is, and nothing else.",
+)
 @click.option("--json", "as_json", is_flag=True, help="A line of JSON each.")
 @click.pass_obj
-def command(realtime: Any, project: str, url: str, token: str | None, user: str, as_json: bool) -> None:
-    """Follow PROJECT over a web server, as a browser does, until Ctrl+C."""
+def command(realtime: Any, /, project: str, url: str, token: str | None, user: str, **chosen: Any) -> None:
+    """Follow PROJECT, or one job of it, over a web server, as a browser does, until Ctrl+C."""
+    options = Options(**{field.name: chosen[field.name] for field in fields(Options)})
     client = _new_client()
     if token is None:
         with explained_errors():
             token = realtime.issue_token(user, [project], TOKEN_LIFE)
-    watcher = Watcher(printer(as_json))
-    subscription = watcher.follow(client, project, realtime.settings.namespace)
+    watcher = Watcher(client, options)
+    subscription = watcher.follow(project, realtime.settings.namespace)
     try:
         with subscription:
-            watcher.connect(client, url, token, subscription)
-            watcher.wait_until_over(client)
+            watcher.connect(url, token, subscription)
+            watcher.wait_until_over()
     except KeyboardInterrupt:
         return
     finally:
+        watcher.close()
         client.disconnect()
     watcher.raise_failure()
-    raise click.ClickException(f"{project} is refused: {watcher.reason(subscription.feed)}")
+    if not watcher.is_complete:
+        what = project if options.job is None else f"the job {options.job}"
+        raise click.ClickException(f"{what} is refused: {watcher.reason(subscription.feed)}")
 
 
 class Watcher:
     """Prints what happens to a subscription.
 
     Args:
-        show: Prints an event, given its name and data.
+        client: The client.
+        options: What is printed, and how.
+
+    Attributes:
+        is_complete: Whether the one job that is followed has ended, and all that it has said is printed.
     """
 
-    def __init__(self, show: Printer) -> None:
-        self._show = show
-        self._over = threading.Event()
+    def __init__(self, client: Any, options: Options) -> None:
+        self.is_complete = False
+        self._client = client
+        self._options = options
+        self._printing = Printing(options, self._fail)
+        self._running: RunningJobs | None = None
+        #: Set when there may be nothing to wait for any more.
+        self._stirred = threading.Event()
+        self._is_over: Callable[[], bool] = lambda: False
+        self._is_refused = False
+        #: What was said last of the state of the subscription to the job.
+        self._job_state: tuple[str, Any] = ("subscribing", None)
         #: Why nothing can be printed any more.
         self._failure: OSError | None = None
         #: What the server said last, before it ended the connection.
         self._last_error: Any = None
 
-    def follow(self, client: Any, project: str, namespace: str) -> ProjectSubscription:
-        """Subscribe a client, connected or not, to a project."""
+    def follow(self, project: str, namespace: str) -> ProjectSubscription | JobSubscription:
+        """Subscribe the client, connected or not, to a project, or to the job."""
         from celery_realtime.client import ProjectSubscription
 
-        client.on("error", self._on_error, namespace=namespace)
-        return ProjectSubscription(client, project, self._print, self._on_change, namespace=namespace)
+        self._client.on("error", self._on_error, namespace=namespace)
+        job_id = self._options.job
+        if job_id is not None:
+            job = self._follow_job(
+                project, namespace, job_id, on_event=self._printing.event, on_change=self._job_changed
+            )
+            self._is_over = lambda: job.wait_for(lambda feed: feed.has_ended, timeout=0)
+            return job
+        if self._options.has_streams:
+            self._running = RunningJobs(lambda job_id: self._follow_job(project, namespace, job_id))
+        return ProjectSubscription(self._client, project, self._on_event, self._on_change, namespace=namespace)
 
-    def connect(self, client: Any, url: str, token: str, subscription: ProjectSubscription) -> None:
+    def _follow_job(self, project: str, namespace: str, job_id: str, **callbacks: Any) -> JobSubscription:
+        from celery_realtime.client import JobSubscription
+
+        def on_chunk(stream: StreamState, chunk: Any) -> None:
+            self._printing.chunk(project, job_id, stream, chunk)
+
+        options = {"project_id": project, "namespace": namespace, "on_chunk": on_chunk, **callbacks}
+        return JobSubscription(self._client, job_id, **options)
+
+    def connect(self, url: str, token: str, subscription: ProjectSubscription | JobSubscription) -> None:
         """Connect; the reason of a refusal is the server's, where it gave one.
 
         Raises:
@@ -93,18 +140,29 @@ class Watcher:
         where, path = place_of_socket(url)
         namespaces = [subscription.namespace]
         try:
-            client.connect(where, auth={"token": token}, namespaces=namespaces, socketio_path=path)
+            self._client.connect(where, auth={"token": token}, namespaces=namespaces, socketio_path=path)
         except (NoConnection, ValueError) as error:
-            reason = self.reason(subscription.feed) if self._over.is_set() else _plain(str(error))
+            reason = self.reason(subscription.feed) if self._is_refused else _plain(str(error))
             raise click.ClickException(f"{url} cannot be watched: {reason}") from None
 
-    def wait_until_over(self, client: Any) -> None:
-        """Wait until the server refuses the subscription or a new connection, or nothing can be printed any more."""
+    def wait_until_over(self) -> None:
+        """Wait until the server refuses the subscription or a new connection, or nothing is left to be printed."""
         from celery_realtime.client.seams import is_connected_or_reconnecting
 
         idle = 0
-        while not self._over.wait(WAIT) and idle < MOST_IDLE:
-            idle = 0 if is_connected_or_reconnecting(client) else idle + 1
+        while idle < MOST_IDLE and not self._is_refused and self._failure is None and not self.is_complete:
+            if not self._stirred.wait(WAIT):
+                idle = 0 if is_connected_or_reconnecting(self._client) else idle + 1
+            self._stirred.clear()
+            self.is_complete = self._is_over()
+            if self._running is not None:
+                self._running.sweep()
+
+    def close(self) -> None:
+        """Leave the jobs that are followed, and print what has been held back."""
+        if self._running is not None:
+            self._running.close()
+        self._printing.end()
 
     def raise_failure(self) -> None:
         """Raise what has kept an event from being printed: a closed pipe, a full disk.
@@ -118,29 +176,43 @@ class Watcher:
         if self._failure is not None:
             raise click.ClickException(f"cannot print: {self._failure}")
 
-    def reason(self, feed: Feed) -> str:
+    def reason(self, feed: Feed | JobFeed) -> str:
         """Return why there is nothing more to see."""
         error = feed.error or (self._last_error if isinstance(self._last_error, dict) else None) or {}
         return str(error.get("message") or error.get("code") or "the server gave no reason")
 
-    def _print(self, event: str, data: Any) -> None:
-        try:
-            self._show(event, data)
-        except OSError as error:
-            self._failure = self._failure or error
-            self._over.set()
+    def _fail(self, error: OSError) -> None:
+        self._failure = self._failure or error
+        self._stirred.set()
 
     def _on_error(self, error: Any = None) -> None:
         self._last_error = error
 
+    def _on_event(self, event: str, data: Any) -> None:
+        self._printing.event(event, data)
+        if self._running is not None and event == STATUS_EVENT:
+            self._running.note(data)
+
     def _on_change(self, feed: Feed, reason: str) -> None:
         if reason == "snapshot":
             for job in list(feed.jobs.values()):
-                self._print(STATUS_EVENT, job)
+                self._on_event(STATUS_EVENT, job)
         elif reason == "state":
-            click.echo(feed.state if feed.error is None else f"{feed.state}: {self.reason(feed)}", err=True)
-            if feed.state == "refused":
-                self._over.set()
+            self._say_state(feed)
+
+    def _job_changed(self, feed: JobFeed) -> None:
+        self._printing.job(feed.job)
+        if (feed.state, feed.error) != self._job_state:
+            self._job_state = feed.state, feed.error
+            self._say_state(feed)
+        if feed.has_ended:  # so far: there may be more in an answer that is being taken
+            self._stirred.set()
+
+    def _say_state(self, feed: Feed | JobFeed) -> None:
+        self._printing.note(feed.state if feed.error is None else f"{feed.state}: {self.reason(feed)}")
+        if feed.state == "refused":
+            self._is_refused = True
+            self._stirred.set()
 
 
 def _plain(error: str) -> str:

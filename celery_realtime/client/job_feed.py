@@ -96,10 +96,11 @@ class JobFeed(SubscriptionState):
 
     @property
     def has_ended(self) -> bool:
-        """Whether the job has ended, and all of its streams that are known."""
+        """Whether the job has ended, and all of its streams that are known, of which nothing is missing."""
         job = self.job
         is_over = job is not None and job.get("status") in ("success", "error")
-        return is_over and all(stream.state != "open" for stream in self.streams.values())
+        is_complete = not self._reading and self._spoken.are_complete
+        return is_over and is_complete and all(stream.state != "open" for stream in self.streams.values())
 
     # -- asking -------------------------------------------------------------------------------------------------
 

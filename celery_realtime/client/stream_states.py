@@ -55,6 +55,11 @@ class StreamStates:
         self._held: dict[str, list[dict[str, Any]]] = {}
         self.view: Mapping[str, StreamState] = MappingProxyType(self._streams)
 
+    @property
+    def are_complete(self) -> bool:
+        """Whether nothing waits for what is missing before it."""
+        return not self._held
+
     def drop_held(self) -> None:
         """Forget what waits: what is missing is about to be asked for."""
         self._held = {}

@@ -651,3 +651,19 @@ def write_streams(self: Any, streams: int, count: int, pause: float) -> None:
         for out in opened:
             out.write(f"{number} é ")
         time.sleep(pause)  # noqa: TID251
+
+
+@celery.task(bind=True)
+def tell(self: Any, path: str, seconds: float = 60.0) -> None:
+    """Say something in a text, in rows and in a log, and the rest of it when a file has appeared."""
+    rows, log = self.stream("rows", kind="json"), self.stream("log", kind="json")
+    with self.stream("answer") as out:
+        out.write("first line\nsecond \x1b[31m")
+        rows.write({"row": 1})
+        log.write({"time": "2024-01-15T10:30:00.000Z", "level": "INFO", "logger": "studio", "message": "begun"})
+        hold.run(path, seconds)
+        out.write("line\nthe end")
+        rows.write([None, "ü"])
+        log.write(
+            {"time": "2024-01-15T10:30:05.000Z", "level": "ERROR", "logger": "studio", "message": "a\nb", "left": 2}
+        )
