@@ -82,6 +82,17 @@ class Keys(msgspec.Struct, frozen=True):
         return [start + name for name in names]
 
 
+def recent_stream(job_id: str, name: str) -> str:
+    """Return what names a stream among those of its project that were written to last."""
+    return f"{job_id}\n{name}"
+
+
+def stream_in(member: bytes) -> tuple[str, str]:
+    """Return the job and the name of a stream that :func:`recent_stream` names."""
+    job_id, _, name = member.decode(errors="replace").rpartition("\n")
+    return job_id, name
+
+
 def new_epoch() -> str:
     """Return a random name for an epoch."""
     return secrets.token_hex(4)

@@ -9,7 +9,7 @@ from typing import Any
 from celery_realtime.clocks import time
 from celery_realtime.encoding import legible
 from celery_realtime.events import Outgoing
-from celery_realtime.history.keys import Keys
+from celery_realtime.history.keys import Keys, stream_in
 from celery_realtime.history.lua import Command, Runner, Script, call, command
 
 #: Bytes of the list of one job's projects: an application may use one id in each of its projects. Each event of a job
@@ -18,6 +18,9 @@ MOST_BYTES = 16 * 1024
 
 #: Projects that are looked for in one question.
 MOST_WANTED = 1000
+
+#: Keys that are deleted in one command.
+MOST_KEYS = 1000
 
 _PLACE = Script("place")
 
@@ -115,7 +118,7 @@ class Places:
         return projects
 
     def forget(self, project_id: str, job_ids: Sequence[str] = ()) -> None:
-        """Forget all events, jobs and workflows of a project; what is appended from now on is of another epoch.
+        """Forget all events, jobs, workflows and streams of a project; what is appended now is of another epoch.
 
         Args:
             project_id: The project.
@@ -126,7 +129,13 @@ class Places:
         """
         names = [legible(job_id) for job_id in job_ids]
         of_jobs = [("HDEL", key, *names) for key in self._keys.places(*self._periods())] if names else []
-        self._ask([("DEL", *self._keys.project(project_id, "watched", "server")), *of_jobs])
+        recent = self._keys.stream(project_id, "", "")[-1]
+        [members] = self._ask([("ZRANGE", recent, 0, -1)])
+        of_streams = {key for member in members for key in self._keys.stream(project_id, *stream_in(member))}
+        of_streams.update(key for job_id in names for key in self._keys.stream(project_id, job_id, "")[:2])
+        keys = [*self._keys.project(project_id, "watched", "server"), *sorted(of_streams)]
+        parts = [keys[start : start + MOST_KEYS] for start in range(0, len(keys), MOST_KEYS)]
+        self._ask([*(("DEL", *part) for part in parts), *of_jobs])
 
     def _entries(self, key: str) -> Iterator[tuple[bytes, bytes]]:
         cursor: Any = 0

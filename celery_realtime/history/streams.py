@@ -14,7 +14,7 @@ from celery_realtime.clocks import time
 from celery_realtime.encoding import legible
 from celery_realtime.events import Outgoing, numbered_chunk
 from celery_realtime.forks import after_fork
-from celery_realtime.history.keys import Keys
+from celery_realtime.history.keys import Keys, recent_stream, stream_in
 from celery_realtime.history.lua import OUTAGES, Command, Runner, Script, call, command
 from celery_realtime.logs import RateLimitedLogger, describe
 from celery_realtime.stream_parts import TEXT, StreamPart
@@ -160,7 +160,7 @@ class Streams:
         age = 0 if execution is None else max(0, round((time.time() - execution.started) * 1000))
         arguments: list[Any] = [name, first.kind, run or "-", group[0].attempt]
         arguments += ["-" if execution is None else execution.id or "-", age, generation]
-        arguments += [self._limits.size, self._ttl, self._limits.most, f"{job_id}\n{name}"]
+        arguments += [self._limits.size, self._ttl, self._limits.most, recent_stream(job_id, name)]
         highest = self._highest.get(place)
         arguments.append(highest.position if highest is not None and highest.generation == generation else 0)
         for outgoing in group:
@@ -205,7 +205,7 @@ class Streams:
         """Forget streams of projects that have too many; if that fails, the next part of any of them tries again."""
         commands = []
         for project_id, member in surplus:
-            job_id, _, name = member.decode(errors="replace").rpartition("\n")
+            job_id, name = stream_in(member)
             streams, _, value, recent = self._keys.stream(project_id, job_id, name)
             commands += [command("HDEL", streams, name), command("DEL", value), command("ZREM", recent, member)]
         if commands:

@@ -10,6 +10,7 @@ from celery_realtime.history.places import Places
 from celery_realtime.history.store import History
 from tests.appended import append, custom, progress, status
 from tests.lua_scripts import KEYS
+from tests.stream_readers import Writer
 
 
 @pytest.fixture
@@ -125,3 +126,34 @@ def test_a_project_that_is_forgotten_leaves_nothing_and_others_are_as_they_were(
     assert history.read("mine").epoch != epoch
     history.places.forget("nobody's")
     assert history.places.projects() == {"mine", "other"}
+
+
+def test_the_streams_of_a_project_are_forgotten_with_it_and_those_of_others_are_not(redis_url: str) -> None:
+    history = History(redis_url, "socketio", size=10, ttl=60.0)
+    for project in ("mine", "other"):
+        writers = [
+            Writer(stream=name, project_id=project, job_id=job) for job in ("j", "k\n%{x}") for name in ("a", "b")
+        ]
+        assert history.streams.append([writer.part(f"of {project}") for writer in writers])
+    client = redis.Redis.from_url(redis_url)
+
+    def keys_of(project: str) -> list[bytes]:
+        return [key for key in client.scan_iter() if b"{%s}" % project.encode() in key]
+
+    assert len(keys_of("mine")) == len(keys_of("other")) == 9
+    history.places.forget("mine")
+    assert keys_of("mine") == []
+    assert len(keys_of("other")) == 9
+    assert history.streams.names("mine", "j") == []
+    assert history.streams.read("mine", "j", "a") is None
+    reading = history.streams.read("other", "k\n%{x}", "b")
+    assert reading is not None
+    assert reading.value == "of other"
+
+
+def test_of_very_many_streams_all_are_forgotten(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("celery_realtime.history.places.MOST_KEYS", 10)
+    history = History(redis_url, "socketio", size=10, ttl=60.0)
+    assert history.streams.append([Writer(stream=f"s{number}").part("x") for number in range(50)])
+    history.places.forget("p")
+    assert redis.Redis.from_url(redis_url).keys() == []
