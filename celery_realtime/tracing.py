@@ -5,8 +5,12 @@ A span names the task whose event it is about as its parent, or where it is abou
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable, Iterable
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import msgspec
@@ -17,7 +21,10 @@ from celery_realtime.bounded import BoundedDict
 from celery_realtime.clocks import time
 from celery_realtime.encoding import add_fields
 from celery_realtime.events import PROGRESS_EVENT, STATUS_EVENT, Outgoing
+from celery_realtime.logs import RateLimitedLogger, describe
 from celery_realtime.stages import Stages
+
+logger = logging.getLogger(__name__)
 
 #: Jobs of which it is known which span reported last, while their events wait to be sent.
 MOST_JOBS = 10_000
@@ -55,6 +62,7 @@ class Tracing:
         self._nowhere = Context()
         self._tracer = trace.get_tracer("celery_realtime", celery_realtime.__version__)
         self._channel = channel
+        self._log = RateLimitedLogger(logger)
         self._of_messages = {"messaging.system": system, "messaging.destination.name": channel}
         #: By project and job, the span that reported last.
         self._spans: BoundedDict[tuple[str, str | None], Any] = BoundedDict(MOST_JOBS)
@@ -101,6 +109,13 @@ class Tracing:
 
     def _reporter(self) -> Any:
         """Return the context of the present span, or of the one that published the present task; None if unsampled."""
+        try:
+            return self._sampled_reporter()
+        except Exception as error:  # noqa: BLE001 - spans and propagators are the application's
+            self._note_broken(error)
+            return None
+
+    def _sampled_reporter(self) -> Any:
         span = self._api.get_current_span().get_span_context()
         if not span.is_valid:
             header = _header_of(current_task.request) if current_task else None
@@ -155,7 +170,8 @@ class Tracing:
                 more = {"messaging.operation.name": "receive", "messaging.operation.type": "receive"}
                 kind, attributes = self._api.SpanKind.CONSUMER, {**more, **self._of_messages}
                 name = f"receive {self._channel}"
-                self._tracer.start_span(name, self._nowhere, kind, attributes, links, start_time=began).end()
+                with self._unbroken():
+                    self._tracer.start_span(name, self._nowhere, kind, attributes, links, start_time=began).end()
             return items
 
         return observed
@@ -178,7 +194,8 @@ class Tracing:
             }
             parent = self._api.set_span_in_context(self._api.NonRecordingSpan(self._remote(*ids)), self._nowhere)
             kind = self._api.SpanKind.CONSUMER
-            return self._tracer.start_as_current_span(f"deliver {self._channel}", parent, kind, attributes)
+            arguments = f"deliver {self._channel}", parent, kind, attributes
+            return self._lasting(lambda: self._tracer.start_as_current_span(*arguments))
 
         def observed(emit: Any) -> None:
             span = span_of(emit)
@@ -203,11 +220,41 @@ class Tracing:
     def _span(self, name: str, kind: str, links: list[Any], number: int, more: dict[str, Any] | None = None) -> Any:
         attributes = {"messaging.batch.message_count": number, **(more or {})}
         kind_of_span = self._api.SpanKind[kind]
-        name = f"{name} {self._channel}"
-        return self._tracer.start_as_current_span(name, self._nowhere, kind_of_span, attributes, links)
+        arguments = f"{name} {self._channel}", self._nowhere, kind_of_span, attributes, links
+        return self._lasting(lambda: self._tracer.start_as_current_span(*arguments))
+
+    @contextlib.contextmanager
+    def _lasting(self, start: Callable[[], AbstractContextManager[Any]]) -> Iterator[Any]:
+        """Have a span last as long as the block, which goes on without one, and gets None, where it cannot be made."""
+        span = manager = None
+        with self._unbroken():
+            manager = start()
+            span = manager.__enter__()
+        try:
+            yield span
+        finally:
+            if span is not None and manager is not None:
+                with self._unbroken():
+                    manager.__exit__(*sys.exc_info())
+
+    @contextlib.contextmanager
+    def _unbroken(self) -> Iterator[None]:
+        """Log what the application's recorder raises: no job, and no event, is to be lost by that."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - samplers, processors and propagators are the application's
+            self._note_broken(error)
+
+    def _note_broken(self, error: Exception) -> None:
+        self._log.error(
+            "OpenTelemetry cannot record what becomes of events, so traces have gaps; see what it is set up with: %s",
+            describe(error),
+        )
 
     def _note_failure(self, span: Any, why: str) -> None:
-        span.set_status(self._api.Status(self._api.StatusCode.ERROR, why))
+        if span is not None:
+            with self._unbroken():
+                span.set_status(self._api.Status(self._api.StatusCode.ERROR, why))
 
     def _remote(self, trace_id: int, span_id: int) -> Any:
         sampled = self._api.TraceFlags(self._api.TraceFlags.SAMPLED)

@@ -11,7 +11,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, StaticSampler
 
 from celery_realtime import Realtime, tracing
 from celery_realtime.events import Job, Outgoing, status_change
@@ -264,6 +264,73 @@ def test_missing_opentelemetry_is_said_when_the_app_is_made(monkeypatch: pytest.
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(ImproperlyConfigured, match=r"pip install celery-realtime\[otel\]"):
         Realtime(new_app(), tracing=True)
+
+
+class Broken:
+    """Fails whatever it is asked."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(f"no {name} today")
+
+
+class BrokenSampler(StaticSampler):
+    """Samples what a task begins by itself, and fails for what is to be a span of ours."""
+
+    def should_sample(self, parent_context: Any, trace_id: int, name: str, *more: Any, **options: Any) -> Any:
+        if name != "task":
+            raise RuntimeError("no sampler today")
+        return super().should_sample(parent_context, trace_id, name, *more, **options)
+
+
+@pytest.mark.parametrize("broken", ["span", "propagator"])
+def test_a_recorder_that_fails_never_raises_into_a_task(
+    recorded: Recorded, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, broken: str
+) -> None:
+    studio = Studio(tracing=True, history_url=None)
+    if broken == "span":
+        monkeypatch.setattr(trace, "get_current_span", lambda *_: Broken())
+    else:
+        monkeypatch.setattr("opentelemetry.propagate.extract", _fail)
+
+    @studio.app.task(bind=True, shared=False)
+    def work(self: Any) -> int:
+        self.update_progress(50)
+        return 5
+
+    headers = {"project_id": "p", "traceparent": f"00-{'1' * 32}-{'2' * 16}-01"}
+    assert work.apply(headers=headers).get() == 5
+    assert [sent.data["status"] for sent in studio.sent if "status" in sent.data][-1] == "success"
+    assert all("trace_id" not in sent.data for sent in studio.sent)
+    assert "traces have gaps" in caplog.text
+
+
+def _fail(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("no propagator today")
+
+
+def test_where_no_span_can_be_made_events_are_stored_and_published_all_the_same(
+    use: Callable[[Recorded], Recorded], redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorded = use(Recorded(sampler=BrokenSampler(Decision.RECORD_AND_SAMPLE)))
+    studio = Studio(tracing=True, history_url=redis_url)
+    with recorded.tracer.start_as_current_span("task"):
+        report(studio)
+    assert [sent.data["job_id"] for sent in studio.sent] == ["j"]
+    assert studio.realtime.manager.history is not None
+    assert [job["job_id"] for job in studio.realtime.manager.history.read("p").jobs] == ["j"]
+    assert "traces have gaps" in caplog.text
+
+
+def test_what_fails_in_a_stage_is_raised_as_without_a_span(recorded: Recorded) -> None:
+    observed = Tracing("socketio", "redis")
+    event = outgoing_in(recorded, observed)
+
+    def fail(_batch: Any) -> int:
+        raise KeyError("a fault of ours")
+
+    with pytest.raises(KeyError, match="a fault of ours"):
+        observed.stages.publish(fail)([event])
+    assert recorded.named("publish")[0].status.status_code is trace.StatusCode.ERROR
 
 
 def test_two_that_observe_are_both_called_and_the_second_is_around_the_first() -> None:
