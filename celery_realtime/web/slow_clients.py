@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -188,23 +188,31 @@ class SlowClients:
             self._disconnected.discard(sid)
 
 
+class _Name(NamedTuple):
+    """Names what is held back: two projects may have jobs of one id."""
+
+    project_id: Any
+    job_id: str
+    stream: str | None = None
+
+
 class _HeldBack:
     """What is held back for one client: the newest progress of each job, and what comes next of each stream."""
 
     def __init__(self) -> None:
-        self._emits: dict[str, Emit] = {}
+        self._emits: dict[_Name, Emit] = {}
         #: About how many bytes are held of each stream, and of all.
-        self._sizes: dict[str, int] = {}
+        self._sizes: dict[_Name, int] = {}
         self._size = 0
 
     def __len__(self) -> int:
         return len(self._emits)
 
-    def names(self) -> list[str]:
+    def names(self) -> list[_Name]:
         """Return what names each emit that is held."""
         return list(self._emits)
 
-    def pop(self, name: str) -> Emit | None:
+    def pop(self, name: _Name) -> Emit | None:
         """Hold an emit no more, and return it; None if it is not held."""
         self._size -= self._sizes.pop(name, 0)
         return self._emits.pop(name, None)
@@ -219,17 +227,20 @@ class _HeldBack:
     def _hold(self, event: str, data: Any, emit: Emit) -> bool:
         """Hold one event if it is progress or a chunk, and return whether it is; a job's end drops its progress."""
         job_id = data.get("job_id") if isinstance(data, dict) else None
-        if event == STREAM_EVENT and isinstance(job_id, str):
-            self._hold_chunk(f"{job_id}\n{data['stream']}", data, emit)
+        if not isinstance(job_id, str):
+            return False
+        name = _Name(data.get("project_id"), job_id)
+        if event == STREAM_EVENT:
+            self._hold_chunk(name._replace(stream=data["stream"]), data, emit)
             return True
-        if event == PROGRESS_EVENT and isinstance(job_id, str):
-            self._emits[job_id] = msgspec.structs.replace(emit, event=event, data=data)
+        if event == PROGRESS_EVENT:
+            self._emits[name] = msgspec.structs.replace(emit, event=event, data=data)
             return True
-        if event == STATUS_EVENT and isinstance(job_id, str):
-            self.pop(job_id)
+        if event == STATUS_EVENT:
+            self.pop(name)
         return False
 
-    def _hold_chunk(self, name: str, data: dict[str, Any], emit: Emit) -> None:
+    def _hold_chunk(self, name: _Name, data: dict[str, Any], emit: Emit) -> None:
         before, size_before = self._emits.get(name), self._sizes.get(name, 0)
         joined = None if before is None else _joined(before.data, data)
         held, size = joined or data, _size_of(data["chunk"]) + (0 if joined is None else size_before)

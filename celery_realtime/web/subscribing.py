@@ -123,10 +123,13 @@ class Subscriptions:
         return {"ok": True}
 
     def unsubscribe_job(self, sid: str, data: Any) -> Decision[dict[str, Any]]:
-        """Unsubscribe a client from one job, if it was subscribed to it."""
+        """Unsubscribe a client from one job, if it was subscribed to it; without a project, from all of its id."""
         session = self.clients.sessions.asking(sid, data)
         job_id = job_id_of(data)
-        topics = [topic for topic in session.topics() if topic.job_id == job_id]
+        project_id = None if data.get("project_id") is None else project_id_of(data)
+        topics = [
+            topic for topic in session.topics() if topic.job_id == job_id and project_id in (None, topic.project_id)
+        ]
         yield from self.clients.membership.unsubscribe(session, topics)
         return {"ok": True}
 

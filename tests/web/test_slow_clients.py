@@ -393,17 +393,18 @@ class Reader:
         return self.waiting, 0
 
 
-def chunk(position: int, content: Any, generation: int = 1, state: str = "open", stream: str = "answer") -> Emit:
+def chunk(position: int, content: Any, generation: int = 1, **more: Any) -> Emit:
+    state, stream, project = more.get("state", "open"), more.get("stream", "answer"), more.get("project", "p")
     data = {
         "job_id": "job",
-        "project_id": "p",
+        "project_id": project,
         "stream": stream,
         "generation": generation,
         "position": position,
         "chunk": content,
         "state": state,
     }
-    return Emit("agent_stream", data, "/", "job:1:p:job")
+    return Emit("agent_stream", data, "/", f"job:1:{project}:job")
 
 
 def test_a_client_that_lags_gets_fewer_and_larger_chunks_and_no_hole() -> None:
@@ -434,6 +435,24 @@ def test_of_a_stream_that_begins_anew_meanwhile_what_was_before_is_left_out() ->
         assert [one for one in slow.paced(emit) if one.room == "reader"] == []
     reader.waiting = 0
     assert [one.data["chunk"] for one in slow.due()] == ["newer"]
+
+
+def test_jobs_of_one_id_in_two_projects_are_two() -> None:
+    reader = Reader()
+    slow = SlowClients(reader, "/", max_backlog=100, max_backlog_bytes=10**6, disconnect=lambda *_: None, give_way=None)
+    reader.waiting = 50
+
+    def hold(emit: Emit) -> None:
+        assert [one for one in slow.paced(emit) if one.room == "reader" and one.event != "agent_status"] == []
+
+    for project in ("p", "q"):
+        hold(chunk(0, f"of {project}", project=project))
+        hold(Emit("agent_progress", {"job_id": "job", "project_id": project, "progress": 5}, "/", f"project:{project}"))
+    hold(chunk(4, "!", project="p"))
+    hold(Emit("agent_status", {"job_id": "job", "project_id": "q", "status": "success"}, "/", "project:q"))
+    reader.waiting = 0
+    due = [(emit.data["project_id"], emit.data.get("chunk", emit.data.get("progress"))) for emit in slow.due()]
+    assert due == [("p", "of p!"), ("p", 5), ("q", "of q")]
 
 
 @pytest.mark.parametrize("content", ["x" * 100_000, [{"text": "x" * 99_000}]], ids=["text", "items"])
