@@ -84,6 +84,8 @@ class JobFeed(SubscriptionState):
 
     def _drop_requests(self) -> None:
         self._awaited: int | None = None
+        #: Whether to ask once more after the answer that is awaited.
+        self._is_due_again = False
         #: By the number of a request, the stream that is read.
         self._reading: dict[int, str] = {}
         self._early: list[tuple[str, Any]] = []
@@ -113,10 +115,18 @@ class JobFeed(SubscriptionState):
         if self._closed or not self._connected:
             return
         self._timers.clear()
+        self._is_due_again = False
         self._reading.clear()
         self._awaited = number = self.requests + 1
         self._timers.set("ack", self._options.ack_timeout, lambda: self.answered(number, None))
         self._request("subscribe_job")
+
+    def _ask_again(self) -> None:
+        """Ask, unless a retry is due: what is on its way may be older than what was lost."""
+        if self._awaited is not None:
+            self._is_due_again = True
+        elif self._live:
+            self._ask()
 
     def answered(self, number: int, answer: Any) -> None:
         """Take the answer to a request; None if none came in time."""
@@ -143,6 +153,8 @@ class JobFeed(SubscriptionState):
         for name, data in early:
             self._take(name, data)
         self._options.on_change(self)
+        if self._is_due_again:
+            self._ask()
 
     def _state_changed(self) -> None:
         self._changed()
@@ -161,10 +173,11 @@ class JobFeed(SubscriptionState):
                 self._heard(str(item.get("event")), item["data"])
 
     def _heard(self, name: str, data: dict[str, Any]) -> None:
-        if name == RESYNC_EVENT and data.get("project_id") == self.project_id and self._live:
-            self._ask()
-        is_ours = data.get("job_id") == self.job_id and self.project_id in (None, data.get("project_id"))
-        if not is_ours or data.get("replayed"):
+        if self.project_id not in (None, data.get("project_id")):
+            return
+        if name == RESYNC_EVENT:
+            self._ask_again()
+        if data.get("job_id") != self.job_id or data.get("replayed"):
             return
         if self._awaited is not None:
             self._early.append((name, data))

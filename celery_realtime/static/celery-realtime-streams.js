@@ -95,6 +95,7 @@ class JobSubscription {
   _ask = () => {
     if (this._closed || !this._socket.connected) return;
     this._clear();
+    this._due = false;
     this._reading.clear();
     const { _share: share, _socket: socket, jobId, _options: { ackTimeout } } = this;
     if (share.leaving?.id === socket.id) return this._after("retry", ackTimeout, () => left(socket, jobId, share));
@@ -120,6 +121,7 @@ class JobSubscription {
     this._held.clear();
     for (const stream of streams) this._load(stream);
     for (const [event, data] of this._early.splice(0)) this._take(event, data);
+    if (this._due) this._ask();
   }
 
   _refused(reason) {
@@ -134,9 +136,13 @@ class JobSubscription {
 
   _listener = (name, payload) => {
     const items = name === "agent_batch" && Array.isArray(payload) ? payload : [{ event: name, data: payload }];
+    const projectId = this._projectId ?? this._options.projectId;
     for (const { event, data } of items) {
-      const isOurs = data?.job_id === this.jobId && (this._projectId ?? data.project_id) === data.project_id;
-      if (event === "agent_resync" && data?.project_id === this._projectId && this._live) this._ask();
+      const isOfProject = !!data && String(projectId ?? data.project_id) === data.project_id;
+      const isOurs = isOfProject && data.job_id === this.jobId;
+      // What is on its way may be older than what was lost. Before a retry nothing is: that has it all.
+      if (event === "agent_resync" && isOfProject && this._asking) this._due = true;
+      else if (event === "agent_resync" && isOfProject && this._live) this._ask();
       else if (isOurs && !data.replayed && this._asking) this._early.push([event, data]) > MAX_HELD && this._early.shift();
       else if (isOurs && !data.replayed && this._live) this._take(event, data);
     }

@@ -41,6 +41,7 @@ class Run {
     status: (data) => this.socket.hear("agent_status", data),
     progress: (data) => this.socket.hear("agent_progress", data),
     changes: (data) => this.socket.hear("agent_metadata", data),
+    resync: (data) => this.socket.hear("agent_resync", data),
     fields: (fields) => {
       for (const name in fields) assert.deepEqual(this.job.job?.[name] ?? null, fields[name]);
     },

@@ -61,6 +61,9 @@ class Run:
     def do_changes(self, data: Any) -> None:
         self.feed.heard("agent_metadata", data)
 
+    def do_resync(self, data: Any) -> None:
+        self.feed.heard("agent_resync", data)
+
     def do_fields(self, fields: dict[str, Any]) -> None:
         assert {name: (self.feed.job or {}).get(name) for name in fields} == fields
 
