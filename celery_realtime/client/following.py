@@ -9,9 +9,9 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from celery_realtime.client.hub import CHECK_INTERVAL, hub_of
+from celery_realtime.client.hub import CHECK_INTERVAL, Topic, hub_of
 from celery_realtime.client.seams import NotConnected
 from celery_realtime.clocks import time
 from celery_realtime.loops import BackgroundLoop
@@ -54,44 +54,36 @@ class Following(Protocol):
 F = TypeVar("F", bound=Following)
 
 
-class Subject(NamedTuple):
-    """What is followed.
-
-    Attributes:
-        topic: Tells it from all others.
-        unsubscribe: The event by which a client leaves it.
-        request: What that event has.
-        loop: What health checks call the loop of a subscription to it.
-    """
-
-    topic: str
-    unsubscribe: str
-    request: dict[str, Any]
-    loop: str
-
-
 class Subscription(ABC, Generic[F]):
     """All of a subscription that does not depend on how its client waits.
 
     Args:
         client: The client.
         feed: What is kept up to date.
-        subject: What is followed.
+        loop: What health checks call its loop.
         namespace: The Socket.IO namespace.
         clock: The feed's: returns the time in seconds.
     """
 
-    def __init__(self, client: Any, feed: F, *, subject: Subject, namespace: str, clock: Callable[[], float]) -> None:
+    def __init__(self, client: Any, feed: F, *, loop: str, namespace: str, clock: Callable[[], float]) -> None:
         self.namespace = namespace
-        self.topic = subject.topic
         self.feed = feed
         #: The record of the background loop that watches the time and the connection.
-        self.loop = BackgroundLoop(subject.loop, logger, LONGEST_TURN)
+        self.loop = BackgroundLoop(loop, logger, LONGEST_TURN)
         self._client = client
-        self._subject = subject
         self._clock = clock
         self._closed = False
         self._hub = hub_of(client)
+
+    @property
+    @abstractmethod
+    def topic(self) -> Topic:
+        """What it is subscribed to, as far as is known."""
+
+    @property
+    @abstractmethod
+    def _farewell(self) -> tuple[str, dict[str, Any]]:
+        """The event by which a client leaves the topic, and its data."""
 
     @abstractmethod
     def _turn(self) -> AbstractContextManager[None]:
@@ -117,8 +109,7 @@ class Subscription(ABC, Generic[F]):
         return CHECK_INTERVAL if wakes_at is None else min(max(0.0, wakes_at - self._clock()), CHECK_INTERVAL)
 
     def _join_hub(self) -> None:
-        self._hub.add(self)
-        if self.namespace in self._client.namespaces:
+        if self._hub.add(self) and self.namespace in self._client.namespaces:
             self.connected()
 
     def connected(self) -> None:
@@ -195,9 +186,12 @@ class ThreadedSubscription(Subscription[F]):
                 return
             self._closed = True
             self.feed.close()
-        if self._hub.remove(self):
-            with contextlib.suppress(NotConnected):
-                self._client.emit(self._subject.unsubscribe, self._subject.request, self.namespace)
+        left = self._hub.remove(self)
+        if left is not None:
+            try:
+                self._client.emit(*self._farewell, self.namespace, callback=left)
+            except NotConnected:
+                left()
 
     def __enter__(self) -> Self:
         return self
@@ -253,6 +247,9 @@ class AsyncSubscription(Subscription[F]):
         self._closed = True
         with self._turn():
             self.feed.close()
-        if self._hub.remove(self):
-            with contextlib.suppress(NotConnected):
-                await self._client.emit(self._subject.unsubscribe, self._subject.request, self.namespace)
+        left = self._hub.remove(self)
+        if left is not None:
+            try:
+                await self._client.emit(*self._farewell, self.namespace, callback=left)
+            except NotConnected:
+                left()

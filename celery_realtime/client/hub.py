@@ -18,12 +18,19 @@ logger = logging.getLogger(__name__)
 #: Seconds between two checks of a client; it must have been disconnected, and not reconnecting, at two in a row.
 CHECK_INTERVAL = 1.0
 
+#: Seconds for which subscribing waits until the server has confirmed that the client has left the same topic.
+LONGEST_LEAVING = 5.0
+
+
+#: What is subscribed to: its kind, its project, and its job; None for what only the server knows so far.
+Topic = tuple[str | None, ...]
+
 
 class Subscriber(Protocol):
     """What a hub passes events on to."""
 
     @property
-    def topic(self) -> str:
+    def topic(self) -> Topic:
         """What it is subscribed to: the server knows one subscription of a client to it."""
 
     @property
@@ -95,16 +102,43 @@ class ReconnectionGuard:
         return not seams.is_connected_or_reconnecting(client)
 
 
+class _Leaving:
+    """A topic that the server has been told to leave.
+
+    Args:
+        namespace: The Socket.IO namespace.
+        topic: The topic.
+        until: When it is no longer waited for, by the hub's clock.
+    """
+
+    def __init__(self, namespace: str, topic: Topic, until: float) -> None:
+        self.namespace = namespace
+        self.until = until
+        self._topic = topic
+
+    def is_about(self, subscriber: Subscriber) -> bool:
+        """Return whether a subscriber is, as far as is known, of the topic."""
+        topic = subscriber.topic
+        if subscriber.namespace != self.namespace or len(topic) != len(self._topic):
+            return False
+        return all(mine == other or None in (mine, other) for mine, other in zip(self._topic, topic, strict=True))
+
+
 class ClientHub:
     """Passes what one client receives on to its subscriptions; handlers registered on the client stay in use.
 
     Args:
         guard: Finds out whether the client has been left disconnected.
+        clock: Returns the time in seconds.
     """
 
-    def __init__(self, guard: ReconnectionGuard | None = None) -> None:
+    def __init__(self, guard: ReconnectionGuard | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._guard = guard or ReconnectionGuard()
+        self._clock = clock
         self._subscribers: list[Subscriber] = []
+        self._lock = threading.Lock()
+        #: Which topics the server has been told to leave, and has not confirmed yet.
+        self._leaving: list[_Leaving] = []
         self._ends: seams.WriterEnds | None = None
         self._had_missed_end = False
         self._log = RateLimitedLogger(logger)
@@ -116,18 +150,45 @@ class ClientHub:
             self._guard.note("connect", namespace)
         seams.observe_events(client, functools.partial(self._on_event, weakref.ref(client)))
 
-    def add(self, subscriber: Subscriber) -> None:
-        """Pass events on to a subscriber too."""
-        self._subscribers.append(subscriber)
+    def add(self, subscriber: Subscriber) -> bool:
+        """Pass events on to a subscriber too; returns whether it may subscribe at once.
 
-    def remove(self, subscriber: Subscriber) -> bool:
-        """Pass nothing on to a subscriber any more; returns whether it was the last one of its topic."""
-        self._subscribers.remove(subscriber)
-        return not any(other.topic == subscriber.topic for other in self._of_namespace(subscriber.namespace))
+        While the server has not confirmed that the client has left the topic it may not: it might handle that last.
+        The subscriber is told then that the client has connected.
+        """
+        with self._lock:
+            self._subscribers.append(subscriber)
+            return not any(one.is_about(subscriber) for one in self._leaving)
+
+    def remove(self, subscriber: Subscriber) -> Callable[..., None] | None:
+        """Pass nothing on to a subscriber any more.
+
+        Returns:
+            If it was the last one of its topic, what has to be called when the server has confirmed that the client has
+            left, or cannot be asked; else None.
+        """
+        with self._lock:
+            self._subscribers.remove(subscriber)
+            leaving = _Leaving(subscriber.namespace, subscriber.topic, self._clock() + LONGEST_LEAVING)
+            if any(leaving.is_about(other) for other in self._subscribers):
+                return None
+            self._leaving.append(leaving)
+        return lambda *_: self._left([leaving])
+
+    def _left(self, left: list[_Leaving]) -> None:
+        """Let those subscribe that have waited for that."""
+        with self._lock:
+            left = [one for one in left if one in self._leaving]  # of an earlier connection, or given up, it is not
+            self._leaving = [one for one in self._leaving if one not in left]
+            waiting = [one for one in self._subscribers if any(leaving.is_about(one) for leaving in left)]
+        for subscriber in waiting:
+            subscriber.connected()
 
     def check(self, client: Any) -> None:
         """Make a client reconnect that python-socketio has left disconnected; called about once a second."""
         self._repeat_missed_end()
+        now = self._clock()
+        self._left([one for one in self._leaving if one.until <= now])
         if not self._guard.is_stranded(client):
             return
         self._log.warning(
@@ -151,6 +212,9 @@ class ClientHub:
     def _on_event(self, client: Callable[[], Any], event: str, namespace: str, args: tuple[Any, ...]) -> None:
         is_cut = event == "disconnect" and seams.is_closed_by_server(client(), args)
         self._guard.note(event, namespace, is_cut=is_cut)
+        if event in ("connect", "disconnect"):
+            with self._lock:  # over another connection there is nothing to leave
+                self._leaving = [one for one in self._leaving if one.namespace != namespace]
         for subscriber in self._of_namespace(namespace):
             self._pass_on(subscriber, event, args)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from celery_realtime.client.following import AsyncSubscription, Subject, Subscription, ThreadedSubscription
+from celery_realtime.client.following import AsyncSubscription, Subscription, ThreadedSubscription
+from celery_realtime.client.hub import Topic
 from celery_realtime.client.job_feed import JobFeed, JobFeedOptions
 
 UNSUBSCRIBE = "unsubscribe_job"
@@ -28,8 +29,17 @@ class _OfJob(Subscription[JobFeed]):
     ) -> None:
         self._named = {"job_id": job_id, **({} if project_id is None else {"project_id": str(project_id)})}
         feed = JobFeed(job_id, None if project_id is None else str(project_id), self._ask, options)
-        subject = Subject(f"job {job_id}", UNSUBSCRIBE, self._named, "client-job-subscription")
-        super().__init__(client, feed, subject=subject, namespace=namespace, clock=options.clock)
+        super().__init__(client, feed, loop="client-job-subscription", namespace=namespace, clock=options.clock)
+
+    @property
+    def topic(self) -> Topic:
+        """What it is subscribed to; of which project the job is, the server may only have to say."""
+        return "job", self.feed.project_id, self.feed.job_id
+
+    @property
+    def _farewell(self) -> tuple[str, dict[str, Any]]:
+        project_id = self.feed.project_id
+        return UNSUBSCRIBE, self._named if project_id is None else {**self._named, "project_id": project_id}
 
     def _ask(self, number: int, event: str, request: dict[str, Any]) -> None:
         self._send(event, request, lambda answer: self.feed.answered(number, answer))

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from celery_realtime.client.feed import Feed, FeedOptions, OnChange, OnEvent
-from celery_realtime.client.following import AsyncSubscription, Subject, Subscription, ThreadedSubscription
+from celery_realtime.client.following import AsyncSubscription, Subscription, ThreadedSubscription
+from celery_realtime.client.hub import Topic
 from celery_realtime.client.lags import LagReports
 
 if TYPE_CHECKING:
@@ -43,8 +44,16 @@ class _OfProject(Subscription[Feed]):
         name = str(project_id)
         self._lags = LagReports(name, lambda report, acknowledged: self._emit(REPORT_LAG, report, acknowledged))
         feed = Feed(name, self._ask, options, ask_page=self._ask_page)
-        subject = Subject(f"project {name}", UNSUBSCRIBE, {"project_id": name}, "client-subscription")
-        super().__init__(client, feed, subject=subject, namespace=namespace, clock=options.clock)
+        super().__init__(client, feed, loop="client-subscription", namespace=namespace, clock=options.clock)
+
+    @property
+    def topic(self) -> Topic:
+        """What it is subscribed to."""
+        return "project", self.feed.project_id
+
+    @property
+    def _farewell(self) -> tuple[str, dict[str, Any]]:
+        return UNSUBSCRIBE, {"project_id": self.feed.project_id}
 
     def _ask(self, number: int, request: dict[str, Any]) -> None:
         def answered(answer: Any) -> None:

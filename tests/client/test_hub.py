@@ -18,7 +18,7 @@ import pytest
 import socketio
 
 from celery_realtime.client import AsyncProjectSubscription, ProjectSubscription
-from celery_realtime.client.hub import CHECK_INTERVAL, ClientHub, ReconnectionGuard, hub_of
+from celery_realtime.client.hub import CHECK_INTERVAL, LONGEST_LEAVING, ClientHub, ReconnectionGuard, hub_of
 from celery_realtime.client.seams import FINAL_DISCONNECT
 from tests.attacks.raw import CLOSE, TEXT
 from tests.waiting import wait_for
@@ -30,8 +30,8 @@ REFUSAL = {"code": "unauthorized", "message": "no"}
 class Subscriber:
     """Records what a hub passes on to it."""
 
-    def __init__(self, project_id: str = "p", namespace: str = "/") -> None:
-        self.topic = f"project {project_id}"
+    def __init__(self, project_id: str | None = "p", namespace: str = "/") -> None:
+        self.topic = ("project", project_id)
         self.namespace = namespace
         self.calls: list[Any] = []
 
@@ -81,7 +81,8 @@ class Clock:
 
 
 def made(client: Client, clock: Clock | None = None) -> ClientHub:
-    hub = ClientHub(ReconnectionGuard(clock or Clock()))
+    clock = clock or Clock()
+    hub = ClientHub(ReconnectionGuard(clock), clock)
     hub.observe(client)
     return hub
 
@@ -113,6 +114,73 @@ def test_the_last_subscriber_of_a_project_is_known_by_its_namespace() -> None:
     assert not hub.remove(first)
     assert hub.remove(second)
     assert hub.remove(other)
+
+
+def leaving(hub: ClientHub, subscriber: Subscriber) -> Any:
+    """Have a subscriber leave, and return what tells the hub that the server has confirmed it."""
+    left = hub.remove(subscriber)
+    assert left is not None
+    return left
+
+
+def test_who_subscribes_at_once_after_leaving_waits_until_the_server_has_confirmed_that() -> None:
+    hub = made(Client())
+    first, again, another = Subscriber(), Subscriber(), Subscriber("q")
+    assert hub.add(first)
+    left = leaving(hub, first)
+    assert not hub.add(again)
+    assert hub.add(another)
+    assert again.calls == []
+    left({"ok": True})
+    assert (again.calls, another.calls) == (["connected"], [])
+    assert hub.add(Subscriber())
+
+
+def test_a_late_confirmation_acts_on_nobody_who_has_subscribed_since() -> None:
+    client, clock = Client("/"), Clock()
+    hub = made(client, clock)
+    first, second, third = Subscriber(), Subscriber(), Subscriber()
+    hub.add(first)
+    left_first = leaving(hub, first)
+    assert not hub.add(second)
+    clock.now += LONGEST_LEAVING
+    hub.check(client)
+    assert second.calls == ["connected"]  # it waits no longer
+    left_second = leaving(hub, second)
+    assert not hub.add(third)
+    left_first()
+    assert third.calls == []
+    left_second()
+    assert third.calls == ["connected"]
+    left_first()
+    left_second()
+    assert third.calls == ["connected"]
+
+
+def test_over_another_connection_nothing_is_left_to_wait_for() -> None:
+    client = Client("/")
+    hub = made(client)
+    first, second = Subscriber(), Subscriber()
+    hub.add(first)
+    left = leaving(hub, first)
+    assert not hub.add(second)
+    client.trigger("disconnect", "/", "transport close")
+    client.trigger("connect", "/")
+    assert second.calls == ["disconnected", "connected"]
+    left()
+    assert second.calls == ["disconnected", "connected"]
+    assert hub.add(Subscriber())
+
+
+def test_a_job_of_a_project_that_is_not_known_yet_may_be_any_of_its_id() -> None:
+    hub = made(Client())
+    known, unknown, other = Subscriber("p"), Subscriber(None), Subscriber("q")
+    for subscriber in (known, unknown, other):
+        hub.add(subscriber)
+    assert hub.remove(known) is None
+    unknown.topic = ("project", "p")
+    assert hub.remove(other) is not None
+    assert hub.remove(unknown) is not None
 
 
 def test_a_client_has_one_hub_that_ends_with_it() -> None:

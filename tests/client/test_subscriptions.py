@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import socketio
 
-from celery_realtime.client import AsyncProjectSubscription, ProjectSubscription
-from tests.waiting import wait_for
+from celery_realtime import SocketIOEventHandlers
+from celery_realtime.client import AsyncProjectSubscription, JobSubscription, ProjectSubscription
+from celery_realtime.rooms import rooms_of
+from tests.waiting import wait_for, wait_for_async
 from tests.web_servers import Web
 
 
@@ -132,3 +135,101 @@ def test_an_event_loop_follows_too(web: Web) -> None:
         await client.shutdown()
 
     asyncio.run(follow())
+
+
+class SlowToLetLeave(SocketIOEventHandlers):
+    """Lets clients leave when it is told to, whatever they ask meanwhile."""
+
+    may_leave = threading.Event()
+
+    def on_unsubscribe_project(self, *args: Any) -> Any:
+        self.may_leave.wait(60)
+        return super().on_unsubscribe_project(*args)
+
+    def on_unsubscribe_job(self, *args: Any) -> Any:
+        self.may_leave.wait(60)
+        return super().on_unsubscribe_job(*args)
+
+
+@pytest.fixture
+def slow_to_let_leave(redis_url: str) -> Iterator[Web]:
+    SlowToLetLeave.may_leave = threading.Event()
+    web = Web("sync", redis_url, history_url=redis_url).attach(handlers=SlowToLetLeave).start()
+    web.publish_status("alpha", "job", "STARTED")
+    yield web
+    SlowToLetLeave.may_leave.set()
+    web.stop()
+
+
+def follow(kind: str, client: Any, events: list[Any]) -> Any:
+    if kind == "project":
+        return ProjectSubscription(client, "alpha", lambda *event: events.append(event))
+    return JobSubscription(client, "job", project_id="alpha", on_event=lambda *event: events.append(event))
+
+
+@pytest.mark.parametrize("kind", ["project", "job"])
+def test_who_leaves_and_comes_back_at_once_is_subscribed_whatever_is_handled_last(
+    slow_to_let_leave: Web, kind: str
+) -> None:
+    web, events = slow_to_let_leave, list[Any]()
+    client = socketio.Client()
+    client.connect(web.url, auth={"token": web.token()}, transports=["websocket"], wait_timeout=60)
+    first = follow(kind, client, [])
+    assert first.wait_for(lambda feed: feed.state == "subscribed")
+    first.close()
+    second = follow(kind, client, events)
+    client.call("subscribe_project", {"project_id": "another"}, timeout=60)  # what came before has been asked, too
+    assert second.feed.state == "subscribing"
+    SlowToLetLeave.may_leave.set()
+    assert second.wait_for(lambda feed: feed.state == "subscribed", 60)
+    web.publish_status("alpha", "job", "SUCCESS")
+    wait_for(lambda: [data["status"] for name, data in events if name == "agent_status"][-1:] == ["success"])
+    second.close()
+    client.shutdown()
+
+
+def test_in_an_event_loop_too(slow_to_let_leave: Web) -> None:
+    web, events = slow_to_let_leave, list[Any]()
+
+    async def follow() -> None:
+        client = socketio.AsyncClient()
+        await client.connect(web.url, auth={"token": web.token()}, transports=["websocket"], wait_timeout=60)
+        first = AsyncProjectSubscription(client, "alpha")
+        await wait_for_async(lambda: first.feed.state == "subscribed")
+        await first.close()
+        second = AsyncProjectSubscription(client, "alpha", lambda *event: events.append(event))
+        await client.call("subscribe_project", {"project_id": "another"}, timeout=60)
+        assert second.feed.state == "subscribing"
+        SlowToLetLeave.may_leave.set()
+        await wait_for_async(lambda: second.feed.state == "subscribed")
+        web.emit("alpha", 1)
+        await wait_for_async(lambda: numbers(events) == [1])
+        await second.close()
+        await client.shutdown()
+
+    asyncio.run(follow())
+
+
+def test_subscriptions_to_jobs_of_one_id_in_two_projects_are_two(redis_url: str) -> None:
+    web = Web("sync", redis_url, history_url=redis_url).attach().start()
+    heard: list[Any] = []
+    client = socketio.Client()
+    try:
+        for project in ("alpha", "beta"):
+            web.publish_status(project, "job", "STARTED")
+        token = web.token(projects=("alpha", "beta"))
+        client.connect(web.url, auth={"token": token}, transports=["websocket"], wait_timeout=60)
+        client.on("agent_status", lambda data: heard.append((data["project_id"], data["status"])))
+        alpha, beta = (JobSubscription(client, "job", project_id=project) for project in ("alpha", "beta"))
+        for one in (alpha, beta):
+            assert one.wait_for(lambda feed: feed.state == "subscribed", 60)
+        alpha.close()
+        wait_for(lambda: not web.manager.is_occupied("/", rooms_of("alpha", "job")[0]))
+        for project in ("alpha", "beta"):
+            web.publish_status(project, "job", "SUCCESS")
+        assert beta.wait_for(lambda feed: feed.has_ended, 60)
+        assert heard == [("beta", "success")]
+        beta.close()
+    finally:
+        client.shutdown()
+        web.stop()
