@@ -35,6 +35,7 @@ class JobFeedOptions:
         on_change: ``(feed)``, when anything has changed.
         ack_timeout: Seconds to wait for an answer before the server is asked again.
         first_pause: Seconds until the first retry; doubled each time.
+        tail: Of each stream, how many characters or items to begin with, its newest; None for all that is kept.
         clock: Returns the time in seconds.
     """
 
@@ -43,6 +44,7 @@ class JobFeedOptions:
     on_change: Callable[[JobFeed], Any] = lambda _feed: None
     ack_timeout: float = ACK_TIMEOUT
     first_pause: float = FIRST_PAUSE
+    tail: int | None = None
     clock: Callable[[], float] = time.monotonic
 
 
@@ -119,7 +121,8 @@ class JobFeed(SubscriptionState):
         self._reading.clear()
         self._awaited = number = self.requests + 1
         self._timers.set("ack", self._options.ack_timeout, lambda: self.answered(number, None))
-        self._request("subscribe_job")
+        tail = self._options.tail
+        self._request("subscribe_job", **({} if tail is None else {"tail": tail}))
 
     def _ask_again(self) -> None:
         """Ask, unless a retry is due: what is on its way may be older than what was lost."""

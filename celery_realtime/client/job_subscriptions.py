@@ -56,7 +56,8 @@ class JobSubscription(_OfJob, ThreadedSubscription[JobFeed]):
         project_id: Its project: needed without a history, and for a job that was not published yet.
         namespace: The Socket.IO namespace.
         **options: ``on_chunk(stream, chunk)``, ``on_event(name, data)`` and ``on_change(feed)``; ``ack_timeout``,
-            seconds to wait for an answer, 5; ``first_pause``, seconds until the first retry, 0.5.
+            seconds to wait for an answer, 5; ``first_pause``, seconds until the first retry, 0.5; ``tail``, how many
+            characters or items of each stream to begin with, its newest.
 
     Attributes:
         feed: The state: ``state``, ``job``, ``streams``, ``has_ended``, ``live_only``, ``error``.

@@ -231,7 +231,7 @@ class Streams:
             project_id: The project.
             job_id: The job.
             name: The stream.
-            start: The position; 0 for all that is kept.
+            start: The position; 0 for all that is kept; below 0, so many characters or items before the end.
             generation: Which start of the stream the position is of: of another, all is returned. 0 for whichever.
             most: Bytes that are wanted, about; 0 for all. At least one character or item is returned.
 
@@ -251,8 +251,14 @@ class Streams:
         keys = self._keys.stream(project_id, job_id, name)
         return call(_READ, [keys[0], keys[2]], [name, generation, start, most])
 
-    def read_all(self, project_id: str, job_id: str, most: int) -> list[StreamReading]:
+    def read_all(self, project_id: str, job_id: str, most: int, tail: int = 0) -> list[StreamReading]:
         """Return what is kept of all streams of a job, as far as it has so many bytes in all.
+
+        Args:
+            project_id: The project.
+            job_id: The job.
+            most: The bytes.
+            tail: Characters or items of each that are wanted, its newest; 0 for all.
 
         Of those for which there is no room, the value is empty, and ``end`` is above ``position``.
 
@@ -261,7 +267,7 @@ class Streams:
         """
         readings, left = list[StreamReading](), most
         for name in self.names(project_id, job_id):
-            reading = self.read(project_id, job_id, name, most=max(left, 1))
+            reading = self.read(project_id, job_id, name, start=-tail, most=max(left, 1))
             if reading is not None:
                 left -= _size_of(reading)
                 if left < 0 and readings:

@@ -46,6 +46,8 @@ export interface JobSubscription extends JobSnapshot {
 export interface JobOptions {
   /** The job's project: needed without a history, and for a job that was not published yet. */
   projectId?: string | number;
+  /** Of each stream, how many characters or items to begin with, its newest; by default all that is kept. */
+  tail?: number;
   /** A stream has grown, by `chunk` (a text or an array), or has another state. */
   onChunk?(stream: Stream, chunk: string | readonly unknown[], job: JobSubscription): void;
   onStatus?(status: StatusChange, job: JobSubscription): void;

@@ -99,7 +99,8 @@ class JobSubscription {
     this._reading.clear();
     const { _share: share, _socket: socket, jobId, _options: { ackTimeout } } = this;
     if (share.leaving?.id === socket.id) return this._after("retry", ackTimeout, () => left(socket, jobId, share));
-    const request = (this._asking = this._request());
+    const { tail } = this._options;
+    const request = (this._asking = this._request(tail === undefined ? {} : { tail }));
     const answered = (answer) => this._answered(request, answer);
     this._after("ack", ackTimeout, answered);
     socket.emit("subscribe_job", request, answered);

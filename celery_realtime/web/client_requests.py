@@ -113,7 +113,7 @@ class StreamRequest(NamedTuple):
 
     Attributes:
         stream: Its name.
-        position: From where on.
+        position: From where on; below 0, so many characters or items before the end.
         generation: Of which start of the stream that is; 0 for whichever there is.
     """
 
@@ -128,7 +128,7 @@ def stream_request_of(data: dict[str, Any]) -> StreamRequest:
     Raises:
         SubscribeError: It does not say, or what it says is no name or no position.
     """
-    position, generation = data.get("from", 0), data.get("generation", 0)
+    position, generation, tail = data.get("from", 0), data.get("generation", 0), tail_of(data)
     try:
         stream = check_stream_name(data.get("stream"))
     except (TypeError, ValueError) as error:
@@ -136,7 +136,23 @@ def stream_request_of(data: dict[str, Any]) -> StreamRequest:
     for name, number in (("from", position), ("generation", generation)):
         if type(number) is not int or not 0 <= number < MOST_POSITION:
             raise SubscribeError(f"{name} must be a number, 0 or more, as the answer before has it", "bad_request")
-    return StreamRequest(stream, position, generation)
+    if tail and "from" in data:
+        raise SubscribeError("send either from or tail: a tail is what a stream ends with", "bad_request")
+    return StreamRequest(stream, -tail, 0) if tail else StreamRequest(stream, position, generation)
+
+
+def tail_of(data: dict[str, Any]) -> int:
+    """Return how many characters or items a client wants of a stream, its newest; 0 for all.
+
+    Raises:
+        SubscribeError: ``tail`` is no such number.
+    """
+    tail = data.get("tail")
+    if tail is None:
+        return 0
+    if type(tail) is not int or not 0 < tail < MOST_POSITION:
+        raise SubscribeError("tail must be a number of characters or items, 1 or more", "bad_request")
+    return tail
 
 
 def since_of(data: dict[str, Any]) -> Since | None:

@@ -50,20 +50,22 @@ class StreamAnswers:
         """Whether streams are kept, and can be read."""
         return self._source is not None
 
-    def all_of(self, project_id: str, job_id: str) -> list[dict[str, Any]]:
-        """Return all streams of a job, as an answer has them.
+    def all_of(self, project_id: str, job_id: str, tail: int = 0) -> list[dict[str, Any]]:
+        """Return all streams of a job, as an answer has them; with a tail, no more than the newest of each.
 
         Raises:
             redis.RedisError: They cannot be read.
         """
         if self._source is None:
             return []
-        readings = self._source.read_all(project_id, job_id)
+        readings = self._source.read_all(project_id, job_id, tail)
         self._manager.streams.seed(project_id, job_id, readings)
         return [_answer(data_of(project_id, job_id, one), one.position, one.end) for one in readings]
 
     def one_of(self, project_id: str, job_id: str, name: str, position: int, generation: int) -> list[dict[str, Any]]:
         """Return a stream of a job from a position on, as an answer has it: a list of one, or none if there is none.
+
+        A position below 0 counts from the end.
 
         Raises:
             redis.RedisError: It cannot be read.

@@ -57,13 +57,13 @@ class StreamSource:
         self._carry_out()
         return None if reading is None else self._of_job(project_id, job_id, [reading])[0]
 
-    def read_all(self, project_id: str, job_id: str) -> list[StreamReading]:
-        """Return all streams of a job; see ``Streams.read_all`` of the history.
+    def read_all(self, project_id: str, job_id: str, tail: int = 0) -> list[StreamReading]:
+        """Return all streams of a job, or the newest of each; see ``Streams.read_all`` of the history.
 
         Raises:
             redis.RedisError: Redis cannot be reached.
         """
-        readings = self._history().streams.read_all(project_id, job_id, MOST_IN_ANSWER)
+        readings = self._history().streams.read_all(project_id, job_id, MOST_IN_ANSWER, tail)
         self._carry_out()
         return self._of_job(project_id, job_id, readings)
 

@@ -22,6 +22,7 @@ from celery_realtime.web.client_requests import (
     job_id_of,
     project_id_of,
     since_of,
+    tail_of,
     wants_batches,
     wants_streams,
 )
@@ -180,7 +181,7 @@ class Subscription:
         self._topic = topic
         self._since = since_of(data)
         self._in_batches = wants_batches(data)
-        self._with_streams = wants_streams(data)
+        self._with_streams, self._tail = wants_streams(data), tail_of(data)
         self._refusal = refusal
         self._replays = replays
         self._newcomers: list[Any] = []
@@ -297,7 +298,7 @@ class Subscription:
             job_id=job_id,
             project_id=project_id,
         ):
-            streams = yield Blocking(self._shared.streams.all_of, project_id, job_id)
+            streams = yield Blocking(self._shared.streams.all_of, project_id, job_id, self._tail)
         if streams is None:
             yield from self._leave()
             raise SubscribeError("the history cannot be read now; try again later", "unavailable")

@@ -192,3 +192,12 @@ test("of very many events that come before an answer, the latest are kept", () =
   run.acknowledgements.at(-1)({ ok: true, project_id: "p", epoch: "e", offset: 10, jobs: [], streams: [] });
   assert.equal(run.job.job.state, "SUCCESS");
 }));
+
+test("a subscription may begin with the end of each stream", () => withTimers(() => {
+  const asked = [];
+  const socket = new FakeSocket((name, data) => asked.push([name, data]));
+  const job = subscribeJob(socket, "j", { tail: 100 });
+  socket.connect();
+  assert.deepEqual(asked, [["subscribe_job", { job_id: "j", tail: 100 }]]);
+  job.close();
+}));

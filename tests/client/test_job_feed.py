@@ -203,3 +203,10 @@ def test_of_very_many_events_that_come_before_an_answer_the_latest_are_kept() ->
     run.do_answer({"ok": True, "project_id": "p", "epoch": "e", "offset": 10, "jobs": [], "streams": []})
     assert run.feed.job is not None
     assert run.feed.job["state"] == "SUCCESS"
+
+
+def test_a_feed_may_begin_with_the_end_of_each_stream() -> None:
+    asked: list[Any] = []
+    feed = JobFeed("j", None, lambda _number, *request: asked.append(request), JobFeedOptions(tail=100))
+    feed.connected()
+    assert asked == [("subscribe_job", {"job_id": "j", "tail": 100})]

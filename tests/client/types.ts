@@ -50,6 +50,7 @@ subscribeProject(socket);
 
 const job = subscribeJob(socket, "j", {
   projectId: 5,
+  tail: 100,
   onChunk: (stream, chunk) => [stream.name.length, chunk.length],
   onChange: (one) => one.streams.get("answer")?.value.length,
 });

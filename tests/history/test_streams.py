@@ -107,6 +107,23 @@ def test_an_item_that_is_longer_than_all_that_a_reader_keeps_is_read_all_the_sam
     assert value_of(reading)[:1] == [*first, long][:1]
 
 
+@pytest.mark.parametrize("kind", ["text", "json"])
+def test_a_stream_is_read_from_its_end_backwards(redis_url: str, kind: str) -> None:
+    streams, writer = new_streams(redis_url, size=60), Writer(kind=kind)
+    for number in range(40):
+        streams.append([writer.part(["ö", number] if kind == "json" else f"ö{number % 10}")])
+    whole = read(streams)
+    content, end = value_of(whole), whole.end
+    assert whole.start > 0
+    for count in (1, 2, 7, end - whole.start):
+        reading = read(streams, start=-count)
+        assert (reading.start, reading.position, value_of(reading)) == (end - count, end, content[-count:])
+    for count in (end - whole.start + 1, end, 10 * end):
+        assert (read(streams, start=-count).start, value_of(read(streams, start=-count))) == (whole.start, content)
+    [all_of_it] = streams.read_all("p", "job", 10_000, tail=2)
+    assert value_of(all_of_it) == content[-2:]
+
+
 def test_parts_that_come_again_are_stored_once_and_told_the_same(streams: Streams, redis_url: str) -> None:
     writer = Writer()
     parts = [writer.part("one "), writer.part("two "), writer.part("three")]

@@ -6,7 +6,7 @@
 -- ARGV
 --   1 name        string: of the stream
 --   2 generation  number: of the start of the stream that the position is of; 0 for whichever there is
---   3 from        number: the position
+--   3 from        number: the position; below 0, so many characters or items before the end
 --   4 most        number: bytes that are wanted, about
 --
 -- A position that is of another start of the stream counts as 0.
@@ -26,6 +26,7 @@ if not head then return {} end
 if generation ~= 0 and generation ~= head.generation then from = 0 end
 local bytes = redis.call('STRLEN', value_key)
 if bytes ~= head.bytes then head.start = head.position end -- evicted
+if from < 0 then from = head.position + from end
 from = math.min(math.max(from, head.start), head.position)
 
 local function slice()
