@@ -498,6 +498,7 @@ class _CelerySide:
         self._manager.register_job_listeners(self.bridge)
         self.bridge.publishing.on_publication(self.eager_jobs.note_publication)
         self.bridge.on_start(self._note_start)
+        self.bridge.on_leave(self.running_jobs.logs.leave)
         self.bridge.on_leave(self.running_jobs.streams.leave)
         self.worker.install(self.app)
         self._recipe.install()
@@ -506,6 +507,7 @@ class _CelerySide:
         self.eager_jobs.begin(is_eager=is_eager)
         self.running_jobs.begin(job)
         watch_items(task, self.running_jobs.tracker_of)
+        self.running_jobs.logs.begin(job, task)
 
 
 def _new_observers(realtime: _Parts, settings: Settings) -> Observers:

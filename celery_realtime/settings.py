@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import inspect
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Protocol, get_args, get_origin, get_type_hints
 
@@ -43,6 +44,13 @@ class ProjectResolver(Protocol):
 
     def __call__(self, task_name: str, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> object:
         """Return the project id of a job that names none, or None."""
+
+
+class LogRule(Protocol):
+    """A ``log_filter``."""
+
+    def __call__(self, item: dict[str, Any], /) -> dict[str, Any] | None:
+        """Return what is shown of a line of a job's log, the item or another one, or None for nothing."""
 
 
 # -- what a value has to be -------------------------------------------------------------------------------------
@@ -102,6 +110,29 @@ def _a_port(name: str, value: Any) -> None:
         raise ImproperlyConfigured(f"{PREFIX}{name} must be from 1 to 65535, not {value!r}")
 
 
+def log_level(value: object) -> int | None:
+    """Return the level from which on lines of a job's log are kept, of what ``capture_logs`` is set to; None for none.
+
+    Raises:
+        ValueError: It is no level.
+    """
+    if value is None or value is False:
+        return None
+    if value is True:
+        return logging.INFO
+    level = logging.getLevelName(value.upper()) if isinstance(value, str) else value
+    if type(level) is not int or level < 0:
+        raise ValueError(f'must be a level such as "INFO", or None, not {value!r}')
+    return level
+
+
+def _a_log_level(name: str, value: Any) -> None:
+    try:
+        log_level(value)
+    except ValueError as error:
+        raise ImproperlyConfigured(f"{PREFIX}{name} {error}") from None
+
+
 Number = Annotated[int, _above_zero]
 Rate = Annotated[float, _above_zero]
 Span = Annotated[float, _above_zero, _not_endless]
@@ -132,6 +163,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         stream_size: Bytes of each stream that are kept, its newest.
         streams_per_job: Streams that one process may write for a job.
         streams_per_project: Streams that are kept for each project; beyond them, those that were quiet longest go.
+        capture_logs: Level from which on what jobs log and print becomes their stream ``log``, such as ``"INFO"``; None
+            for not at all.
+        log_filter: ``(item) -> item``, to redact a line of a job's log, or None, to leave it out.
+        log_rate: Lines of a job's log a second; what is more is left out, and counted in the log.
+        log_burst: Most lines of it at once.
+        log_message_size: Characters of a line of it; what is more is cut off, and counted in the line.
         max_payload: Largest result or custom event that is sent, in bytes of JSON.
         metadata_size: Most metadata of a job, in bytes of JSON.
         include_result: Whether a success carries the task's return value.
@@ -181,6 +218,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stream_size: Number = 1024 * 1024
     streams_per_job: Number = 100
     streams_per_project: Number = 1000
+    capture_logs: Annotated[str | int | bool | None, _a_log_level] = None
+    log_filter: LogRule | None = None
+    log_rate: Rate = 100.0
+    log_burst: Number = 1000
+    log_message_size: Number = 8192
     max_payload: Number = 65536
     metadata_size: Number = 65536
     include_result: bool = True
@@ -243,7 +285,7 @@ NAMES = Settings.__struct_fields__
 #: What ``celery_realtime.contrib.django`` reads from Django's settings under the same prefix: rules, and no settings.
 OF_DJANGO = ("authenticate", "authorize", "authorize_cancel", "audience")
 _TYPES: dict[str, Any] = get_type_hints(Settings, include_extras=True)
-_CALLABLE = ("event_filter", "project_resolver")
+_CALLABLE = ("event_filter", "log_filter", "project_resolver")
 _SECRET = ("secret_key", "url", "history_url", "connection_options", "history_options")
 
 
@@ -369,15 +411,22 @@ def _checked(name: str, value: Any) -> Any:
 
 
 def _check_filter(settings: Settings) -> None:
-    """Refuse an ``event_filter`` that cannot be called with what it would be given."""
-    if settings.event_filter is None:
-        return
+    """Refuse an ``event_filter``, or ``log_filter``, that cannot be called with what it would be given."""
     given = ["event", "project_id", "payload", *(["audience"] if settings.filters_by_audience else [])]
-    try:
-        inspect.signature(settings.event_filter).bind(*given)
-    except ValueError:  # it has no signature
-        return
-    except TypeError:
+    if not _takes(settings.event_filter, given):
         raise ImproperlyConfigured(
             f"{PREFIX}event_filter must take {', '.join(given)}: see {PREFIX}event_filter_audience"
-        ) from None
+        )
+    if not _takes(settings.log_filter, ["item"]):
+        raise ImproperlyConfigured(f"{PREFIX}log_filter must take one argument, the item, and return it, or None")
+
+
+def _takes(rule: Any, given: list[str]) -> bool:
+    """Return whether a rule can be called with so many arguments, as far as that can be known."""
+    try:
+        inspect.signature(rule or (lambda *_: None)).bind(*given)
+    except ValueError:  # it has no signature
+        return True
+    except TypeError:
+        return False
+    return True

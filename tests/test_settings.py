@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from celery_realtime.exceptions import ImproperlyConfigured
-from celery_realtime.settings import NAMES, Settings, conf_values, resolve
+from celery_realtime.settings import NAMES, Settings, conf_values, log_level, resolve
 from tests.log_records import logged_by
 
 BROKER = "redis://localhost:6379/0"
@@ -92,6 +92,14 @@ def test_a_name_that_is_like_no_other_brings_the_list_of_all() -> None:
         ("progress_interval_watched", "0.25"),
         ("progress_interval_watched", None),
         ("max_payload", True),
+        ("capture_logs", "LOUD"),
+        ("capture_logs", -1),
+        ("capture_logs", 2.5),
+        ("capture_logs", ["INFO"]),
+        ("log_filter", "redact"),
+        ("log_rate", "100"),
+        ("log_burst", 1.5),
+        ("log_message_size", None),
         ("include_result", 1),
         ("include_traceback", "yes"),
         ("event_filter", "studio.redact"),
@@ -243,6 +251,31 @@ def test_a_filter_that_cannot_take_what_it_is_given_is_refused(takes: int) -> No
     with pytest.raises(ImproperlyConfigured, match="must take event, project_id, payload, audience"):
         settle(event_filter=rules[2], event_filter_audience=True)
     assert settle(event_filter=rules[4], event_filter_audience=True).filters_by_audience
+
+
+@pytest.mark.parametrize("value", ["INFO", "warning", "Debug", "NOTSET", 15, 0, True, False, None])
+def test_a_level_of_the_log_is_a_name_a_number_or_whether(value: Any) -> None:
+    assert settle(capture_logs=value).capture_logs is value
+
+
+@pytest.mark.parametrize(
+    ("value", "level"), [("info", 20), ("ERROR", 40), (15, 15), (True, 20), (False, None), (None, None), (0, 0)]
+)
+def test_what_is_captured_begins_at_that_level(value: Any, level: int | None) -> None:
+    assert log_level(value) == level
+
+
+def test_a_level_that_there_is_not_is_named() -> None:
+    with pytest.raises(
+        ImproperlyConfigured, match='realtime_capture_logs must be a level such as "INFO", or None, not'
+    ):
+        settle(capture_logs="LOUD")
+
+
+def test_a_filter_of_lines_takes_an_item() -> None:
+    assert settle(log_filter=dict).log_filter is dict
+    with pytest.raises(ImproperlyConfigured, match="realtime_log_filter must take one argument, the item"):
+        settle(log_filter=lambda item, job: item)
 
 
 def test_a_filter_without_a_signature_is_taken_as_it_is() -> None:

@@ -7,8 +7,10 @@ fails when one of them is gone.
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sys
+import threading
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -663,6 +665,63 @@ def follow_commits(prepare: Callable[[Callable[[], Any]], Callable[[], Any]]) ->
 
     wrapper.on_commit = followed
     return True
+
+
+# -- what is logged -------------------------------------------------------------------------------------------------
+
+
+def follow_logging(
+    present: Callable[[], Any], handle: Callable[[Any, logging.LogRecord, Callable[[], None] | None], None]
+) -> None:
+    """Have the records of all loggers handled by what is told of those of a job, from now on.
+
+    ``logging.Logger.callHandlers``, which is not documented, gets every record that a logger's level and filters have
+    let pass, whichever handlers there are, and whether or not the logger propagates; so it needs no handler, which
+    would change what ``logging.basicConfig``, ``Logger.hasHandlers`` and Celery find there. Sentry does the same.
+    ``Logger.isEnabledFor`` is asked before a record is made: of those that are made for a job alone, no handler hears.
+    Both seen in Python 3.10 to 3.13. Without the first, nothing that is logged is captured; without the second, nothing
+    that the level of the root logger is against.
+
+    Args:
+        present: Returns the log of the job that the caller works for, or None. Asked for each record.
+        handle: Called with that, a record, and what has the application handle it; None if it is made for the job
+            alone.
+    """
+    is_enabled, call_handlers = logging.Logger.isEnabledFor, logging.Logger.callHandlers
+
+    @functools.wraps(is_enabled)
+    def followed_is_enabled(self: logging.Logger, level: int) -> bool:
+        if is_enabled(self, level):
+            return True
+        log = present()
+        return log is not None and bool(log.wants(self, level))
+
+    @functools.wraps(call_handlers)
+    def followed_call_handlers(self: logging.Logger, record: logging.LogRecord) -> None:
+        log = present()
+        if log is None:
+            call_handlers(self, record)
+        elif is_enabled(self, record.levelno) or not _is_made_here(record):
+            handle(log, record, functools.partial(call_handlers, self, record))
+        else:
+            handle(log, record, None)
+
+    logging.Logger.isEnabledFor = followed_is_enabled  # type: ignore[method-assign]
+    logging.Logger.callHandlers = followed_call_handlers  # type: ignore[method-assign]
+
+
+def _is_made_here(record: logging.LogRecord) -> bool:
+    """Tell whether a record is of this thread: else it was handed over, and no level was asked."""
+    return record.process in (None, os.getpid()) and record.thread in (None, threading.get_ident())
+
+
+def is_celerys_own_logger(logger: logging.Logger) -> bool:
+    """Tell whether the level of a logger is the worker's ``--loglevel``: that of the root, and of all tasks' loggers.
+
+    ``Logging.setup_logging_subsystem`` and ``setup_task_loggers`` (celery/app/log.py). Seen in Celery 5.7. Without it,
+    what tasks log with ``get_task_logger`` below the worker's level is not captured.
+    """
+    return logger.parent is None or logger.name == "celery.task"
 
 
 # -- result backends --------------------------------------------------------------------------------------------

@@ -299,7 +299,11 @@ class ItemStream(Stream):
             JobCancelled: The job has been cancelled, and the task has ``cancellable=True``.
         """
         limit = math.inf if self._desk is None else self._desk.max_item
-        self._append(encode_strict(item, f"an item of the stream {self.name!r}", limit))  # type: ignore[arg-type]
+        self.add(encode_strict(item, f"an item of the stream {self.name!r}", limit))  # type: ignore[arg-type]
+
+    def add(self, encoded: bytes) -> None:
+        """Add an item that is JSON already, in one line; else as :meth:`write`."""
+        self._append(encoded)
         if not self._is_stirred or len(self._writes) > MOST_WRITES:
             self._stir()
 
@@ -424,7 +428,7 @@ class StreamDesk:
     def _of(self, job: Job) -> _OfJob:
         key = job.project_id, job.job_id
         of_job = self._jobs.get(key)
-        if of_job is None or _are_two_starts(of_job.job, job):
+        if of_job is None or are_two_starts(of_job.job, job):
             if of_job is not None:
                 self._finish(of_job, FAILED)
             of_job = self._jobs[key] = _OfJob(job)
@@ -438,7 +442,7 @@ class StreamDesk:
             state: Celery's name of the state that it has come to.
         """
         of_job = self._jobs.get((job.project_id, job.job_id))
-        if of_job is not None and not _are_two_starts(of_job.job, job):
+        if of_job is not None and not are_two_starts(of_job.job, job):
             self._jobs.pop((job.project_id, job.job_id))
             self._finish(of_job, STATE_BY_END.get(state, FAILED))
 
@@ -451,7 +455,7 @@ class StreamDesk:
                 streams have ended.
         """
         of_job = self._jobs.get((job.project_id, job.job_id))
-        if of_job is None or _are_two_starts(of_job.job, job):
+        if of_job is None or are_two_starts(of_job.job, job):
             return
         if is_over:
             self.end(job, "RETRY")
@@ -546,7 +550,7 @@ class StreamDesk:
         )
 
 
-def _are_two_starts(job: Job, other: Job) -> bool:
+def are_two_starts(job: Job, other: Job) -> bool:
     """Return whether two jobs of the same id are of two starts of its task, as far as both are known."""
     if job.attempt != other.attempt and None not in (job.execution, other.execution):
         return True

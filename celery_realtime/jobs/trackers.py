@@ -23,6 +23,8 @@ from celery_realtime.jobs.cancelling import Cancellations
 from celery_realtime.jobs.job_lives import JobLives, is_earlier
 from celery_realtime.jobs.job_reader import JobReader, TaskElsewhere
 from celery_realtime.jobs.job_stages import JobStages, Part
+from celery_realtime.jobs.log_capture import STREAM as LOG
+from celery_realtime.jobs.log_capture import LogCapture
 from celery_realtime.jobs.metadata import Keeper, Metadata
 from celery_realtime.jobs.paces import Paces
 from celery_realtime.jobs.progress import Number, Progress, Throttle, check_number, check_progress, progress_update
@@ -37,7 +39,7 @@ from celery_realtime.loops import BackgroundLoop
 from celery_realtime.sending.manager import SocketIOManager
 from celery_realtime.settings import Settings
 from celery_realtime.stored import stores_results
-from celery_realtime.stream_parts import TEXT
+from celery_realtime.stream_parts import JSON, TEXT
 
 logger = logging.getLogger(__name__)
 
@@ -394,6 +396,8 @@ class RunningJobs:
         self._lives = JobLives(REMEMBERED)
         #: What they say bit by bit.
         self.streams = StreamDesk(manager, settings, self._yielding.after_report)
+        #: What they log and print.
+        self.logs = LogCapture(app, settings, self._open_log)
         before_fork(self._share)
 
     def _client_at(self, options: Mapping[str, Any]) -> Any:
@@ -502,6 +506,7 @@ class RunningJobs:
 
     def end(self, job: Job, state: str = "SUCCESS") -> None:
         """Report no more of a job: it has ended, or this attempt of it has, in a state of Celery's."""
+        self.logs.end(job)
         self.streams.end(job, state)
         tracker = self._trackers.of(job)
         if tracker is not None and is_earlier(job, tracker.job):
@@ -553,6 +558,10 @@ class RunningJobs:
                 self._manager.count_without_project(job)
             return silent_stream(name, kind)
         return self.streams.open(job, name, kind, check)
+
+    def _open_log(self, job: Job) -> Stream | None:
+        job = self._with_project(job)
+        return None if job.project_id is None else self.streams.open(job, LOG, JSON)
 
     def _with_project(self, job: Job) -> Job:
         if job.project_id is not None:

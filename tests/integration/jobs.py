@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextvars
 import ctypes
+import logging
 import multiprocessing
 import os
 import signal
@@ -16,6 +18,7 @@ from typing import Any
 
 from celery import Celery, Task, shared_task, signals
 from celery.exceptions import Ignore, Reject
+from celery.utils.log import get_task_logger
 from celery.worker import state
 from celery.worker.control import control_command
 
@@ -39,6 +42,8 @@ def verified_by(authority: str) -> dict[str, Any]:
 
 
 celery.conf.worker_pool_restarts = "POOL_RESTARTS" in os.environ
+if "REDIRECT" in os.environ:
+    celery.conf.worker_redirect_stdouts = celery.conf.worker_hijack_root_logger = os.environ["REDIRECT"] == "on"
 if "SOFT_SHUTDOWN" in os.environ:
     celery.conf.worker_soft_shutdown_timeout = float(os.environ["SOFT_SHUTDOWN"])
 if "BROKER_AUTHORITY" in os.environ:
@@ -615,6 +620,102 @@ def answer_again(self: Any) -> None:
         out.write(f"attempt {self.request.retries}")
         if self.request.retries < 2:
             raise self.retry(exc=ValueError("again"))
+
+
+def log_in_every_way(number: int, path: str | None = None) -> None:
+    """Log and print, in the middle of it wait for a file to appear."""
+    logger = logging.getLogger("studio.plain")
+    logger.debug("%d logs what is too low", number)
+    logger.info("%d logs", number)
+    get_task_logger("studio.task").info("%d logs as a task", number)
+    print(number, "prints")
+    if path is not None:
+        hold.run(path)
+    print(f"{number} prints to stderr\n{number} in two lines", file=sys.stderr)
+    try:
+        raise ValueError(f"{number} has failed")
+    except ValueError:
+        logger.exception("%d logs an exception", number)
+    run_here = contextvars.copy_context().run
+    thread = threading.Thread(target=run_here, args=(logger.info, "%d logs in a thread", number))
+    thread.start()
+    thread.join()
+    logger.info("%d logs %d", number, "what cannot be filled in")
+    print(f"{number} ends", end="")
+
+
+def logged_in_every_way(number: int) -> list[tuple[str, str, str]]:
+    """Return level, logger and message of the log of a job that has done so."""
+    unfilled = "TypeError: %d format: a real number is required, not str"
+    lines = [
+        ("INFO", "studio.plain", "{} logs"),
+        ("INFO", "studio.task", "{} logs as a task"),
+        ("WARNING", "stdout", "{} prints"),
+        ("WARNING", "stderr", "{} prints to stderr"),
+        ("WARNING", "stderr", "{} in two lines"),
+        ("ERROR", "studio.plain", "{} logs an exception\nValueError: {} has failed"),
+        ("INFO", "studio.plain", "{} logs in a thread"),
+        ("INFO", "studio.plain", f"%d logs %d (cannot be filled in: {unfilled})"),
+        ("WARNING", "stdout", "{} ends"),
+    ]
+    return [(level, name, text.replace("{}", str(number))) for level, name, text in lines]
+
+
+@celery.task(capture_logs="INFO")
+def log(number: int, path: str | None = None) -> None:
+    log_in_every_way(number, path)
+
+
+@celery.task(capture_logs="INFO")
+def log_and_fail(number: int) -> None:
+    log_in_every_way(number)
+    raise ValueError("as expected")
+
+
+@celery.task(bind=True, max_retries=5, default_retry_delay=0, capture_logs="INFO")
+def log_again(self: Any) -> None:
+    """Log which attempt this is, and succeed with the third."""
+    print("attempt", self.request.retries)
+    if self.request.retries < 2:
+        raise self.retry(exc=ValueError("again"))
+
+
+@celery.task(bind=True, capture_logs="INFO")
+def log_and_die(self: Any) -> None:
+    """Log something, and be killed when it has been sent."""
+    print("the last words")
+    self.app.realtime.flush(60)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@celery.task(capture_logs="DEBUG")
+def log_in_detail(word: str) -> None:
+    """Log what the worker itself does not show, and what it does."""
+    for name in ("studio.plain", "celery.task.plain"):
+        logging.getLogger(name).debug("%s in detail", word)
+    logging.getLogger("studio.plain").info("%s plainly", word)
+
+
+@celery.task(capture_logs="INFO")
+def log_very_much(count: int) -> None:
+    for number in range(count):
+        print(number)
+
+
+def _log_in_process(number: int) -> None:
+    logging.getLogger("studio.child").info("child %d logs", number)
+    print("child", number, "prints")
+
+
+@celery.task(capture_logs="INFO")
+def log_in_processes() -> None:
+    """Log and print in processes that this one forks, one after the other."""
+    print("parent begins ", end="")
+    for number in range(2):
+        process = multiprocessing.get_context("fork").Process(target=_log_in_process, args=(number,))
+        process.start()
+        process.join()
+    print("and ends")
 
 
 @celery.task(bind=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -36,9 +37,11 @@ from celery_realtime.jobs.seams import (
     database_row,
     database_session,
     dict_fields,
+    follow_logging,
     ignores_result,
     is_acknowledged,
     is_celerys_database,
+    is_celerys_own_logger,
     is_celerys_redis,
     is_prefork_child,
     looks_for_stored_success,
@@ -473,6 +476,42 @@ def test_an_exception_says_how_a_job_left(error: BaseException, kind: str) -> No
 
 
 def do_nothing() -> None: ...
+
+
+def test_the_loggers_to_which_celery_gives_the_level_of_the_worker_are_known() -> None:
+    app, before = new_app(), logging.getLogger("celery.task").level
+    base = app.log.setup_task_loggers(loglevel="ERROR")
+    assert base.level == logging.ERROR
+    assert is_celerys_own_logger(base)
+    assert is_celerys_own_logger(logging.getLogger())
+    assert not is_celerys_own_logger(logging.getLogger("celery.task.of_an_application"))
+    base.setLevel(before)
+
+
+def test_all_records_come_by_where_logging_is_followed() -> None:
+    seen: list[tuple[str, bool]] = []
+
+    class Job:
+        def wants(self, _: logging.Logger, level: int) -> bool:
+            return level >= logging.INFO
+
+    jobs, methods = [Job()], (logging.Logger.isEnabledFor, logging.Logger.callHandlers)
+
+    def handle(_job: Job, record: logging.LogRecord, pass_on: Any) -> None:
+        seen.append((record.getMessage(), pass_on is not None))
+
+    logger = logging.getLogger("studio.seams")
+    logger.propagate = False
+    logger.setLevel(logging.WARNING)
+    try:
+        follow_logging(lambda: jobs[0] if jobs else None, handle)
+        for say in (logger.debug, logger.info, logger.warning):
+            say(say.__name__)
+        jobs.clear()
+        logger.warning("of nobody")
+    finally:
+        logging.Logger.isEnabledFor, logging.Logger.callHandlers = methods  # type: ignore[method-assign]
+    assert seen == [("info", False), ("warning", True)]
 
 
 @pytest.mark.parametrize(
