@@ -131,7 +131,8 @@ class JobLog:
             for line in printed.finish():
                 self._say(events.now(), self._rules.print_level, output, line)
         self._tell_left_out()
-        self._has_ended = True
+        with self._lock:
+            self._has_ended = True
 
     # -- what is left out ---------------------------------------------------------------------------------------
 
@@ -185,13 +186,24 @@ class JobLog:
         return None
 
     def _write(self, encoded: bytes) -> None:
-        stream = self._stream
-        if stream is None or stream.state != OPEN:  # the task may have the same stream, and close it
-            stream = self._open()
-        if isinstance(stream, ItemStream):
-            stream.add(encoded)
+        for _ in range(2):
+            stream = self._stream
+            if stream is None or stream.state != OPEN:
+                with self._lock:
+                    stream = self._open()
+            if not isinstance(stream, ItemStream):
+                return
+            try:
+                stream.add(encoded)
+            except ValueError:  # the task has the same stream, and closes it just now, in another thread
+                continue
+            return
+        self._leave_out("the stream was closed")
 
     def _open(self) -> Stream | None:
+        """Return the stream, opened if the job has not ended: that closes it for good."""
+        if self._has_ended:
+            return None
         try:
             self._stream = self._open_stream(self.job)
         except ValueError as error:

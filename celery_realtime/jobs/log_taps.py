@@ -56,6 +56,8 @@ class Output:
         object.__setattr__(self, "_name", name)
 
     def __getattr__(self, name: str) -> Any:
+        if name in Output.__slots__:  # of one that is being copied
+            raise AttributeError(name)
         return getattr(self._under, name)
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import itertools
 import logging
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,6 +22,7 @@ from celery_realtime.stream_parts import CLOSED, FAILED
 from tests.log_records import logged_by
 from tests.recording import Studio
 from tests.stream_readers import Reader
+from tests.waiting import wait_for
 
 HEADERS = {"project_id": "p"}
 names = (f"studio.logs{number}" for number in itertools.count())
@@ -63,6 +66,11 @@ def messages(studio: Studio, job_id: str | None = None) -> list[str]:
     return [item["message"] for item in items(studio, job_id)]
 
 
+def steps(studio: Studio) -> list[str]:
+    """Return what was told, however many chunks a log came in."""
+    return [word for word, _ in itertools.groupby(studio.told())]
+
+
 def said(function: Callable[[], Any], **settings: Any) -> list[str]:
     """Run a function as a job, and return the messages of its log."""
     studio = Studio(**{"capture_logs": "INFO", **settings})
@@ -94,7 +102,7 @@ def test_what_a_job_logs_and_prints_is_its_log_and_ends_before_it() -> None:
         assert set(item) == {"time", "level", "logger", "message"}
         assert TIME.fullmatch(item["time"])
     assert log.state == CLOSED
-    assert studio.told() == ["STARTED", "agent_stream", "SUCCESS"]
+    assert steps(studio) == ["STARTED", "agent_stream", "SUCCESS"]
 
 
 def test_by_default_nothing_is_captured_and_nothing_is_touched() -> None:
@@ -405,7 +413,7 @@ def test_the_log_of_a_job_that_fails_has_its_last_line_and_has_failed() -> None:
     log = read(studio)
     assert [item["message"] for item in log.value] == ["last words", "and the very last"]
     assert log.state == FAILED
-    assert studio.told() == ["STARTED", "agent_stream", "FAILURE"]
+    assert steps(studio) == ["STARTED", "agent_stream", "FAILURE"]
 
 
 def test_each_attempt_has_a_log_of_its_own() -> None:
@@ -495,6 +503,31 @@ def test_a_stream_of_the_same_name_is_the_same_or_is_in_the_way(caplog: pytest.L
     assert run(studio, a_text, bind=True).get() == "ran"
     [line] = logged_by(caplog, "celery_realtime.jobs.log_capture")
     assert "cannot open the stream 'log'" in line.getMessage()
+
+
+def test_threads_that_log_while_the_job_ends_do_not_open_its_log_again() -> None:
+    over = threading.Event()
+    threads: list[threading.Thread] = []
+
+    def log_on() -> None:
+        while not over.wait(0.0005):
+            logger.info("a line")
+
+    def work() -> None:
+        run_here = contextvars.copy_context().run
+        thread = threading.Thread(target=run_here, args=(log_on,))
+        thread.start()
+        threads.append(thread)
+        wait_for(lambda: studio.wire.named("agent_stream"))
+
+    studio = Studio(capture_logs="INFO", log_rate=10**6, log_burst=10**6)
+    job = run(studio, work)
+    assert read(studio, job.id).state == CLOSED
+    run(studio, lambda: None)
+    over.set()
+    threads[0].join()
+    assert read(studio, job.id).state == CLOSED
+    assert studio.told()[-1] == "SUCCESS"
 
 
 def test_where_nothing_is_enabled_nothing_is_captured() -> None:

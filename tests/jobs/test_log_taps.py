@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import io
 import logging
 import os
@@ -320,6 +321,13 @@ def test_an_output_is_what_is_under_it() -> None:
         output.write("too late")
     assert log.printed == "text\nab\n"
     assert "over <_io.TextIOWrapper" in repr(output)
+
+
+def test_an_output_that_cannot_be_copied_says_so() -> None:
+    with pytest.raises(TypeError):
+        copy.deepcopy(Output(io.TextIOWrapper(io.BytesIO()), "stdout"))
+    with pytest.raises(AttributeError):
+        Output.__new__(Output).encoding  # noqa: B018
 
 
 def test_bytes_are_shown_where_what_is_under_takes_them() -> None:
