@@ -13,7 +13,7 @@ PROCESSES ?= 6
 export PYTHONDONTWRITEBYTECODE :=
 PYTEST = $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --durations 10 --ignore tests/matrix --ignore tests/chaos
 
-.PHONY: help venv demo test check services lint typing format docs long versions matrix chaos fuzz attack audit bench package clean
+.PHONY: help venv demo test check services lint typing format wire docs long versions matrix chaos fuzz attack audit bench package clean
 .DEFAULT_GOAL := help
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make check    the same without what needs a server, a worker or a browser: a minute"
 	@echo "make lint     ruff, codespell, import-linter, luacheck (if it is there) and mypy"
 	@echo "make format   let ruff mend what it can"
+	@echo "make wire     write docs/asyncapi.yaml and the browser's types of messages from the structs"
 	@echo "make docs     build the documentation into docs/_build/html"
 	@echo "make long     run the variants that make test leaves out: more hosts, brokers, seeds and versions (an hour)"
 	@echo "make versions run a part of the tests on each Python here, each Celery, and the oldest of all (VERSIONS: some; --quick)"
@@ -76,6 +77,10 @@ lint: $(VENV)/.test
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+# What is generated from celery_realtime/web/messages.py; a test says when it is out of date.
+wire: $(VENV)/.test
+	$(BIN)/python -m tests.tools.wire
 
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build --fail-on-warning --keep-going docs docs/_build/html

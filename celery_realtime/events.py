@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 from datetime import datetime, timezone
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 from msgspec.structs import replace
 
 from celery_realtime.clocks import shown_time_ns
@@ -111,6 +111,29 @@ METADATA_GATE, METADATA_ABOVE_GATE = "m", "M"
 NOT_RUN = "not run: "
 UNREACHED_GATE = "U"
 
+# What a member of an event is, beside its type, for the description of the wire (web/messages.py). Nothing else looks
+# at it: an event is not checked when it is encoded, and one that a filter has changed may have anything.
+
+Status = Annotated[str, Meta(extra_json_schema={"enum": list(RANK_OF_STATUS)})]
+State = Annotated[str, Meta(extra_json_schema={"enum": list(STATUS_OF_STATE)})]
+StageStatus = Annotated[str, Meta(extra_json_schema={"enum": ["pending", "running", "done", "failed"]})]
+
+#: UTC, ISO 8601, milliseconds, ``Z``: see :func:`now`.
+Time = Annotated[
+    str,
+    Meta(
+        extra_json_schema={
+            "format": "date-time",
+            "pattern": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z$",
+        }
+    ),
+]
+#: There only where it is true.
+Flag = Annotated[bool, Meta(extra_json_schema={"const": True})]
+Percent = Annotated[int | float, Meta(extra_json_schema={"minimum": 0, "maximum": 100})]
+Count = Annotated[int, Meta(extra_json_schema={"minimum": 0})]
+Seconds = Annotated[int | float, Meta(extra_json_schema={"minimum": 0})]
+
 #: What a workflow counts a job as.
 KIND_OF_STATUS = {"queued": "queued", "running": "running", "success": "done", "error": "failed"}
 
@@ -147,26 +170,26 @@ class Details(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What Celery knows of a job beside its state. What it does not know is unset, and travels nowhere.
 
     Attributes:
-        label: What a person calls it.
+        label: What a person calls the job.
         queue: The queue that it was published to.
-        priority: Its message's priority, if that is not 0.
-        eta: When it may start, or its next attempt may: a time as in events.
-        expires_at: When it expires if it has not started by then: a time as in events.
-        max_retries: How often it may be retried.
+        priority: Its message's priority; absent if that is 0.
+        eta: When it may start, or its next attempt may: UTC, ISO 8601, milliseconds, ``Z``, as all times.
+        expires_at: When it expires if it has not started by then.
+        max_retries: How often it may be retried; absent if there is no limit.
         soft_time_limit: Seconds after which its task is told to end.
         time_limit: Seconds after which its process is killed.
-        queued_at: When it was published first: a time as in events.
+        queued_at: When it was published; a retry keeps it.
     """
 
     label: str | UnsetType = UNSET
     queue: str | UnsetType = UNSET
     priority: int | UnsetType = UNSET
-    eta: str | UnsetType = UNSET
-    expires_at: str | UnsetType = UNSET
+    eta: Time | UnsetType = UNSET
+    expires_at: Time | UnsetType = UNSET
     max_retries: int | UnsetType = UNSET
-    soft_time_limit: int | float | UnsetType = UNSET
-    time_limit: int | float | UnsetType = UNSET
-    queued_at: str | UnsetType = UNSET
+    soft_time_limit: Seconds | UnsetType = UNSET
+    time_limit: Seconds | UnsetType = UNSET
+    queued_at: Time | UnsetType = UNSET
 
 
 DETAILS = Details.__struct_fields__
@@ -274,41 +297,57 @@ def name_of(job: Job) -> str:
 class StatusChange(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="event", tag="status_change"):
     """A job's new status, on the wire as ``agent_status``.
 
-    What is unset is left out. The fields from ``label`` on are those of :class:`Details`, and three more:
+    What is unset is left out. The fields from ``label`` to ``queued_at`` are those of :class:`Details`, which cannot be
+    a base: a struct has the fields of its bases first, and these stand in the middle.
 
     Attributes:
+        job_id: Celery's task id.
+        project_id: The project.
+        status: What people are shown.
+        state: Celery's own word for it, and LOST, for which Celery has none.
+        timestamp: When it was reported: UTC, ISO 8601, milliseconds, ``Z``.
+        result: Of a success, what the task returned, as JSON; else null.
+        error: Of an error, one line such as ``ValueError: no luck``; of a retry, the reason; else null.
+        task: The task's name.
+        attempt: 0 at first; each retry adds 1.
+        root_id: The origin of the job's workflow: its first job in this project, or the group that it started with.
+        parent_id: The job that published it; null if that is of another project. A retry keeps its parent.
+        group_id: Its group, as in Celery.
+        worker: The node name of the worker that runs the job, or has given it back; null if its producer reports it.
+        truncated: Whether the result is larger than ``max_payload``, and was left out.
+        traceback: The text of the traceback, with the setting ``include_traceback``.
         started_at: When its task started, in this attempt.
-        ended_at: When it ended, as far as is known.
-        runtime: Seconds from the one to the other, by the clock of the process that ran it.
+        ended_at: When it ended, or, if nobody saw that, when somebody noticed.
+        runtime: Seconds from its start to its end, by the clock of the process that ran it.
     """
 
     job_id: str
     project_id: str
-    status: str
-    state: str
-    timestamp: str
+    status: Status
+    state: State
+    timestamp: Time
     result: msgspec.Raw = msgspec.Raw(b"null")
     error: str | None = None
     task: str | None = None
-    attempt: int = 0
+    attempt: Count = 0
     root_id: str | None = None
     parent_id: str | None = None
     group_id: str | None = None
     worker: str | None = None
-    truncated: bool | UnsetType = UNSET
+    truncated: Flag | UnsetType = UNSET
     traceback: str | UnsetType = UNSET
     label: str | UnsetType = UNSET
     queue: str | UnsetType = UNSET
     priority: int | UnsetType = UNSET
-    eta: str | UnsetType = UNSET
-    expires_at: str | UnsetType = UNSET
+    eta: Time | UnsetType = UNSET
+    expires_at: Time | UnsetType = UNSET
     max_retries: int | UnsetType = UNSET
-    soft_time_limit: int | float | UnsetType = UNSET
-    time_limit: int | float | UnsetType = UNSET
-    queued_at: str | UnsetType = UNSET
-    started_at: str | UnsetType = UNSET
-    ended_at: str | UnsetType = UNSET
-    runtime: int | float | UnsetType = UNSET
+    soft_time_limit: Seconds | UnsetType = UNSET
+    time_limit: Seconds | UnsetType = UNSET
+    queued_at: Time | UnsetType = UNSET
+    started_at: Time | UnsetType = UNSET
+    ended_at: Time | UnsetType = UNSET
+    runtime: Seconds | UnsetType = UNSET
 
 
 class StageState(msgspec.Struct, frozen=True, gc=False):
@@ -323,28 +362,38 @@ class StageState(msgspec.Struct, frozen=True, gc=False):
 
     name: str
     weight: int | float
-    status: str
-    progress: int | float
+    status: StageStatus
+    progress: Percent
 
 
 class ProgressUpdate(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="event", tag="progress_update"):
     """How far a running job is, on the wire as ``agent_progress``.
 
     Attributes:
-        stage: Of a job with stages, the one that it is about; None for none of them.
-        stages: Of such a job, all that are known, whose weighted mean the progress is.
+        job_id: Celery's task id.
+        project_id: The project.
+        progress: Percent, 0..100. Within an attempt it does not decrease, unless a stage has begun that was not known.
+        message: What the job does now; null if it does not say.
+        timestamp: When it was reported: UTC, ISO 8601, milliseconds, ``Z``.
+        current: Units that are done; null if the task has reported percent.
+        total: Units in all; null if the task has reported percent.
+        task: The task's name.
+        attempt: 0 at first; each retry adds 1.
+        stalled: Whether the job has been silent for longer than it should.
+        stage: Of a job with stages, the name of the one that it is about; null for none of them.
+        stages: Of such a job, all that are known, in their order; their weighted mean is the progress.
     """
 
     job_id: str
     project_id: str
-    progress: int | float
+    progress: Percent
     message: str | None
-    timestamp: str
+    timestamp: Time
     current: int | float | None = None
     total: int | float | None = None
     task: str | None = None
-    attempt: int = 0
-    stalled: bool | UnsetType = UNSET
+    attempt: Count = 0
+    stalled: Flag | UnsetType = UNSET
     stage: str | UnsetType | None = UNSET
     stages: tuple[StageState, ...] | UnsetType = UNSET
 
@@ -353,15 +402,18 @@ class MetadataUpdate(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_fi
     """What has changed of a job's metadata, on the wire as ``agent_metadata``.
 
     Attributes:
+        job_id: Celery's task id.
+        project_id: The project.
         set: Keys and the values that they have now.
         deleted: Keys that are not there any more.
+        timestamp: When it was reported: UTC, ISO 8601, milliseconds, ``Z``.
     """
 
     job_id: str
     project_id: str
     set: dict[str, msgspec.Raw] = {}
     deleted: list[str] = []
-    timestamp: str
+    timestamp: Time
 
 
 class MetadataChange(msgspec.Struct, frozen=True, gc=False, array_like=True):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 STREAM_EVENT = "agent_stream"
 
@@ -13,6 +16,12 @@ KINDS = (TEXT, JSON)
 #: States of a stream. Its writer may open it again, and go on where it was.
 OPEN, CLOSED, FAILED, CANCELLED = "open", "closed", "failed", "cancelled"
 STATES = (OPEN, CLOSED, FAILED, CANCELLED)
+
+# For the description of the wire, as in events.py.
+StreamKind = Annotated[str, Meta(extra_json_schema={"enum": list(KINDS)})]
+StreamState = Annotated[str, Meta(extra_json_schema={"enum": list(STATES)})]
+Content = Annotated[msgspec.Raw, Meta(extra_json_schema={"type": ["string", "array"]})]
+Number = Annotated[int, Meta(extra_json_schema={"minimum": 0})]
 
 #: What the streams of a job are that nobody has closed, by the state in which it has ended; of others, failed.
 STATE_BY_END = {"SUCCESS": CLOSED, "IGNORED": CLOSED, "REVOKED": CANCELLED}
@@ -57,23 +66,28 @@ class StreamChunk(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field
     """A piece of a stream, on the wire as ``agent_stream``.
 
     Attributes:
-        position: How many characters, or items, of the stream are before it.
-        chunk: A text, or a list of items.
-        state: The stream's state behind it.
+        job_id: Celery's task id.
+        project_id: The project.
+        stream: The stream's name.
+        kind: Whether it is a text, or items.
+        attempt: The attempt of the job.
         generation: Which start of the stream it is of. A retry or a redelivery of the job starts it anew, from position
             0, with a higher number.
-        task: The job's task.
+        position: How many characters (Unicode code points), or items, of the stream are before it.
+        chunk: A text, or a list of items; either may be empty.
+        state: The stream's state behind it.
+        task: The task's name.
     """
 
     job_id: str
     project_id: str
     stream: str
-    kind: str
-    attempt: int
-    generation: int
-    position: int
-    chunk: msgspec.Raw
-    state: str
+    kind: StreamKind
+    attempt: Number
+    generation: Number
+    position: Number
+    chunk: Content
+    state: StreamState
     task: str | None = None
 
 

@@ -24,6 +24,7 @@ highlight_language = "text"
 html_theme = "furo"
 html_title = f"celery_realtime {release}"
 html_copy_source = False
+html_extra_path = ["asyncapi.yaml"]
 
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3

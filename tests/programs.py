@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 CLIENT = Path(__file__).parent / "client"
-NPM_PACKAGES = ("@grafana/schema", "react", "socket.io-client", "typescript")
+NPM_PACKAGES = ("@asyncapi/specs", "@grafana/schema", "react", "socket.io-client", "typescript")
 
 RABBITMQ_PATHS = (
     # On Debian the one on PATH is a wrapper that changes the user and refuses any but its own.

@@ -12,8 +12,9 @@ from celery_realtime.events import PROGRESS_FIELDS, STAGE_FIELDS
 #: What decoding raises for an entry of another writer, or a broken one.
 UNREADABLE = (LookupError, TypeError, ValueError, RecursionError, msgspec.MsgspecError)
 
-#: The status of a job of which only progress has been reported.
+#: The status of a job of which only progress has been reported, and what nobody has said of such a job.
 _RUNNING = {"event": "status_change", "status": "running", "state": "STARTED", "result": None, "error": None}
+_UNSAID = dict.fromkeys(("root_id", "parent_id", "group_id", "worker"))
 
 #: Where the run stands in the first line of an entry.
 _RUN_PLACE = 9
@@ -133,7 +134,7 @@ def decode_job(entry: bytes | str, job_id: str, project_id: str) -> dict[str, An
         status, progress = _whole(status_json, names), _whole(progress_json, names)
     except UNREADABLE:
         return None
-    status = status or {**progress, **_RUNNING}
+    status = status or {**_UNSAID, **progress, **_RUNNING}
     if not isinstance(status.get("job_id"), str):
         return None
     status.setdefault("status", None)  # an event filter may have removed it, and all readers ask for it

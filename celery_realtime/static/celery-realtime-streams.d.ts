@@ -1,13 +1,14 @@
 /** Follow one job and what it says bit by bit: each character or item once, and in order. */
 
-import type { Job, MetadataUpdate, ProgressUpdate, RealtimeError, SocketLike, StatusChange, SubscriptionState } from "./celery-realtime.js";
+import type { SocketLike, SubscriptionState } from "./celery-realtime.js";
+import type { Cancelled, Job, MetadataUpdate, ProgressUpdate, RealtimeError, StatusChange, StreamKind, StreamState } from "./celery-realtime-wire.js";
 
-export type StreamState = "open" | "closed" | "failed" | "cancelled";
+export type { StreamState } from "./celery-realtime-wire.js";
 
 /** Immutable: whenever anything changes, it is replaced by another object. */
 export interface Stream<Value = string | readonly unknown[]> {
   readonly name: string;
-  readonly kind: "text" | "json";
+  readonly kind: StreamKind;
   /** The attempt of the job that it is of. */
   readonly attempt: number;
   /** Which start of the stream it is of: a retry starts it anew, with a higher number. */
@@ -38,7 +39,7 @@ export interface JobSubscription extends JobSnapshot {
   /** The same object until something changes. For React's `useSyncExternalStore`. */
   readonly getSnapshot: () => JobSnapshot;
   /** Cancel the job, if a rule of the server allows it; resolves to the server's answer. */
-  cancel(): Promise<{ readonly ok: boolean; readonly cancel?: "requested" | "too_late"; readonly error?: RealtimeError }>;
+  cancel(): Promise<{ readonly ok: boolean; readonly error?: RealtimeError } & Partial<Pick<Cancelled, "cancel" | "how">>>;
   /** Leave the job, which goes on. No callback is called afterwards. */
   close(): void;
 }

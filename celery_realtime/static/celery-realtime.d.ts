@@ -1,132 +1,21 @@
 /** Follow every job of a project over a socket of socket.io-client (v4): each event once, and in order. */
 
-export type Status = "queued" | "running" | "success" | "error";
+import type { Job, MetadataUpdate, ProgressUpdate, RealtimeError, Since, StatusChange, Workflow } from "./celery-realtime-wire.js";
+
+export type {
+  Job,
+  MetadataUpdate,
+  ProgressUpdate,
+  RealtimeError,
+  RefusalCode,
+  StageState as Stage,
+  Status,
+  StatusChange,
+  Workflow,
+} from "./celery-realtime-wire.js";
 
 /** `stale`: the state may be out of date, and the subscription is catching up. `refused`: see `error`. */
 export type SubscriptionState = "subscribing" | "subscribed" | "stale" | "refused";
-
-export interface StatusChange {
-  readonly event: "status_change";
-  readonly job_id: string;
-  readonly project_id: string;
-  readonly status: Status;
-  /** Celery's own state: PENDING, STARTED, RETRY, SUCCESS, FAILURE, REVOKED, REJECTED, IGNORED or LOST. */
-  readonly state: string;
-  /** UTC, ISO 8601, milliseconds, `Z`. */
-  readonly timestamp: string;
-  readonly result: unknown;
-  readonly truncated?: true;
-  /** One line, such as `ValueError: message`. */
-  readonly error: string | null;
-  readonly traceback?: string;
-  readonly trace_id?: string;
-  readonly span_id?: string;
-  readonly task: string | null;
-  /** 0 at first; each retry adds 1. */
-  readonly attempt: number;
-  readonly root_id: string | null;
-  readonly parent_id: string | null;
-  readonly group_id: string | null;
-  readonly worker: string | null;
-  /** What a person calls the job. This and the following are absent where they are not known. */
-  readonly label?: string;
-  readonly queue?: string;
-  readonly priority?: number;
-  /** When it, or its next attempt, may start. Times are as in `timestamp`. */
-  readonly eta?: string;
-  readonly expires_at?: string;
-  readonly max_retries?: number;
-  /** Seconds. */
-  readonly soft_time_limit?: number;
-  /** Seconds. */
-  readonly time_limit?: number;
-  readonly queued_at?: string;
-  readonly started_at?: string;
-  readonly ended_at?: string;
-  /** Seconds from its start to its end. */
-  readonly runtime?: number;
-  /** The first event of a newer run of the job: nothing that was reported of the run before applies to it. */
-  readonly new_run?: true;
-  readonly epoch?: string;
-  readonly offset?: number;
-}
-
-/** A part of a job. */
-export interface Stage {
-  readonly name: string;
-  readonly weight: number;
-  readonly status: "pending" | "running" | "done" | "failed";
-  /** 0 to 100. */
-  readonly progress: number;
-}
-
-export interface ProgressUpdate {
-  readonly event: "progress_update";
-  readonly job_id: string;
-  readonly project_id: string;
-  /** 0 to 100. */
-  readonly progress: number;
-  readonly message: string | null;
-  readonly current: number | null;
-  readonly total: number | null;
-  readonly timestamp: string;
-  readonly task: string | null;
-  readonly attempt: number;
-  readonly stalled?: true;
-  /** Of a job with stages, the one that this is about; null for none of them. */
-  readonly stage?: string | null;
-  /** Of a job with stages, those that are known, whose weighted mean `progress` is. */
-  readonly stages?: readonly Stage[];
-  /** The first event of a newer run of the job: nothing that was reported of the run before applies to it. */
-  readonly new_run?: true;
-  readonly epoch?: string;
-  readonly offset?: number;
-}
-
-/** What has changed of a job's metadata. */
-export interface MetadataUpdate {
-  readonly event: "metadata_update";
-  readonly job_id: string;
-  readonly project_id: string;
-  /** Keys, and the values that they have now. */
-  readonly set: Readonly<Record<string, unknown>>;
-  readonly deleted: readonly string[];
-  readonly timestamp: string;
-  readonly epoch?: string;
-  readonly offset?: number;
-}
-
-/** The latest status and progress of a job, and its metadata. */
-export interface Job extends Omit<StatusChange, "epoch" | "offset" | "new_run"> {
-  readonly progress: number | null;
-  readonly message: string | null;
-  readonly current: number | null;
-  readonly total: number | null;
-  readonly stalled: boolean;
-  readonly stage?: string | null;
-  readonly stages?: readonly Stage[];
-  readonly metadata?: Readonly<Record<string, any>>;
-}
-
-/** A chain, group or chord of more than one job. */
-export interface Workflow {
-  readonly root_id: string;
-  readonly project_id: string;
-  readonly total: number;
-  readonly queued: number;
-  readonly running: number;
-  readonly done: number;
-  readonly failed: number;
-  readonly progress: number;
-}
-
-export type RefusalCode = "unauthorized" | "forbidden" | "bad_request" | "too_many_requests" | "unavailable";
-
-/** Why a subscription or the connection was refused; your own server may use further codes for the latter. */
-export interface RealtimeError {
-  readonly code: RefusalCode | (string & {});
-  readonly message: string;
-}
 
 /** Immutable: whenever anything changes, it is replaced by another object. */
 export interface Snapshot {
@@ -171,7 +60,7 @@ export interface Options {
   /** Called after every change; unlike `onStatus` and the others, not only for events. */
   onChange?(project: ProjectSubscription, change: Change): void;
   /** The position to begin at, from a handle created before the page. Events since then are passed on first. */
-  since?: { readonly epoch: string; readonly offset: number } | null;
+  since?: Since | null;
   /** Receive events as lists, which costs less in busy projects. The socket's own handlers do not see them then. */
   batch?: boolean;
   /** Milliseconds to wait for an answer; 5000. */

@@ -27,6 +27,7 @@ from celery_realtime.exceptions import SubscribeError
 from celery_realtime.logs import RateLimitedLogger, describe
 from celery_realtime.stream_parts import STREAM_EVENT
 from celery_realtime.web.decisions import Decision, Step
+from celery_realtime.web.messages import CODES, ERROR_EVENT, TOO_SLOW_CODE
 from celery_realtime.web.sessions import EXPIRED, Session, Sessions
 
 if TYPE_CHECKING:
@@ -38,14 +39,13 @@ Refusal = dict[str, str]
 
 NO_PROJECT = "this project does not exist, or is not open to you"
 NO_JOB = "this job does not exist, or is not open to you"
-TOO_SLOW: Refusal = {"code": "too_slow", "message": "too much waited to be read; connect again"}
+TOO_SLOW: Refusal = {"code": TOO_SLOW_CODE, "message": "too much waited to be read; connect again"}
 HAS_EXPIRED: Refusal = {"code": "unauthorized", "message": EXPIRED}
 SENT_AWAY: Refusal = {"code": "unauthorized", "message": "you have been disconnected"}
 FORBIDDEN: Refusal = {"code": "forbidden", "message": NO_PROJECT}
 UNAVAILABLE: Refusal = {"code": "unavailable", "message": "this cannot be answered now; try again later"}
 
-#: Codes of refusals, and what all others are counted as, which rules of the application may make up.
-CODES = frozenset(("unauthorized", "forbidden", "bad_request", "too_many_requests", "unavailable"))
+#: What refusals with another code than ours are counted as, which rules of the application may make up.
 OTHER_CODE = "other"
 
 #: The snapshot of a project where nothing is remembered.
@@ -93,7 +93,7 @@ class Sender:
     def disconnect(self, sid: str, refusal: Refusal) -> list[Step]:
         """Return the steps that disconnect a client with a code."""
         return [
-            functools.partial(self.send, sid, "error", refusal),
+            functools.partial(self.send, sid, ERROR_EVENT, refusal),
             functools.partial(self._server.disconnect, sid, namespace=self._namespace, ignore_queue=True),
         ]
 
@@ -109,7 +109,7 @@ class Sender:
         refusal = {**refusal, "project_id": project_id}
         resync = {"project_id": project_id, "epoch": None, "offset": None}
         return [
-            functools.partial(self.send, sid, "error", refusal),
+            functools.partial(self.send, sid, ERROR_EVENT, refusal),
             functools.partial(self.send, sid, RESYNC_EVENT, resync),
         ]
 
@@ -127,7 +127,7 @@ class Sender:
             return (yield from decision)
         except Exception as error:  # noqa: BLE001 - rules of the application may raise anything
             refusal = self.refusal_of(error)
-        yield functools.partial(self.send, sid, "error", refusal)
+        yield functools.partial(self.send, sid, ERROR_EVENT, refusal)
         return {"ok": False, "error": refusal}
 
     def refusal_of(self, error: Exception) -> Refusal:

@@ -11,18 +11,7 @@ from celery_realtime.exceptions import SubscribeError
 from celery_realtime.history.snapshot import check_page
 from celery_realtime.rooms import normalise_project_id, rooms_of, streams_rooms_of
 from celery_realtime.stream_parts import check_stream_name
-
-MAX_JOB_ID = 255
-
-#: Beyond any position, and any generation, of a stream.
-MOST_POSITION = 2**53
-
-
-class Since(msgspec.Struct, frozen=True):
-    """The last position in a project's events that a client has."""
-
-    epoch: str
-    offset: int
+from celery_realtime.web.messages import MAX_JOB_ID, MOST_POSITION, Since
 
 
 class Topic(NamedTuple):

@@ -29,6 +29,7 @@ from celery_realtime.web.in_turn import KIND_OF, KINDS, OVERFULL, InTurn, first_
 from celery_realtime.web.job_requests import JobRequests, SingleJobs
 from celery_realtime.web.lags import Lags
 from celery_realtime.web.membership import Clients, Membership
+from celery_realtime.web.messages import REQUESTS
 from celery_realtime.web.orders import Orders
 from celery_realtime.web.revocations import Revocations
 from celery_realtime.web.seams import follow_up_events, handlers_of, intercept_events, queue_events
@@ -53,13 +54,6 @@ ReadOn = Callable[[str, str], Any]
 
 #: Stands in a handler's arguments where the client asked for no acknowledgement; no client can send it.
 NO_ACKNOWLEDGEMENT = object()
-
-#: The events of clients that are answered, each by the method ``on_...`` of its name.
-REQUESTS = (
-    *("subscribe_project", "unsubscribe_project", "subscribe_job", "unsubscribe_job", "read_jobs"),
-    "read_stream",
-    *("get_result", "cancel_job", "refresh_token", "report_lag"),
-)
 
 
 class Rules(msgspec.Struct, frozen=True):

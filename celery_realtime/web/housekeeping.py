@@ -16,6 +16,7 @@ from celery_realtime.web.decisions import Decision
 from celery_realtime.web.doubts import Doubts
 from celery_realtime.web.gate import Gate
 from celery_realtime.web.membership import Clients
+from celery_realtime.web.messages import ERROR_EVENT
 from celery_realtime.web.pings import Pings
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ class Housekeeper:
             "recovers what it missed",
             discarded,
         )
-        yield from self._sender.notify([functools.partial(self._sender.send, sid, "error", dict(TOO_SLOW))])
+        yield from self._sender.notify([functools.partial(self._sender.send, sid, ERROR_EVENT, dict(TOO_SLOW))])
         yield from self._sockets.abort(eio_sid)
         for _ in range(FAREWELL_CHECKS):
             if self._sockets.waiting(eio_sid):

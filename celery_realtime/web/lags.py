@@ -12,11 +12,11 @@ from celery_realtime.clocks import time
 from celery_realtime.exceptions import SubscribeError
 from celery_realtime.timings import Timing
 from celery_realtime.web.decisions import Decision
+from celery_realtime.web.messages import MOST_LAGS
 from celery_realtime.web.sessions import Sessions
 
-#: Seconds between two reports of a client, and of how many events one may speak.
+#: Seconds between two reports of a client.
 INTERVAL = 10.0
-MOST_LAGS = 10
 
 #: The longest lag that is counted, in seconds. Clocks that differ make lags negative: those count as none.
 LONGEST_LAG = 3600.0

@@ -17,7 +17,6 @@ from celery_realtime.rooms import rooms_of
 from celery_realtime.web.access import MOST_QUESTIONS, Access
 from celery_realtime.web.answers import NO_HISTORY, NO_JOB, NO_PROJECT, of_one_job, size_of
 from celery_realtime.web.client_requests import (
-    Since,
     Topic,
     job_id_of,
     project_id_of,
@@ -29,6 +28,7 @@ from celery_realtime.web.client_requests import (
 from celery_realtime.web.decisions import Blocking, Decision
 from celery_realtime.web.job_requests import SingleJobs
 from celery_realtime.web.membership import Clients
+from celery_realtime.web.messages import Since
 from celery_realtime.web.sessions import PendingSubscription, Session
 from celery_realtime.web.stream_answers import StreamAnswers
 

@@ -1,5 +1,5 @@
 // Compiled, never run: what a page in TypeScript may write, and what it may not.
-import { io } from "socket.io-client";
+import { io, type Socket } from "socket.io-client";
 
 import { subscribeProject } from "../../celery_realtime/static/celery-realtime.js";
 import { subscribeJob, type JobSnapshot, type Stream } from "../../celery_realtime/static/celery-realtime-streams.js";
@@ -7,6 +7,7 @@ import {
   projectStore, selected, streamStore, type ProjectSnapshot,
 } from "../../celery_realtime/static/celery-realtime-store.js";
 import type { Job, ProjectSubscription, Snapshot } from "../../celery_realtime/static/celery-realtime.js";
+import type { BatchItem, ClientToServerEvents, ServerToClientEvents } from "../../celery_realtime/static/celery-realtime-wire.js";
 
 const socket = io({ autoConnect: false });
 
@@ -83,3 +84,21 @@ streamStore(null, null, "answer").getSnapshot().text satisfies string;
 shown.jobs.set("a", labels);
 // @ts-expect-error: a store has subscribe()
 projectStore(socket, "apollo", { onChange: () => {} });
+// A plain page, without our modules.
+const plain: Socket<ServerToClientEvents, ClientToServerEvents> = io({ autoConnect: false });
+const textOf = (item: BatchItem) => (item.event === "agent_status" ? (item as { data: { state: string } }).data.state : "");
+plain.on("agent_status", (status) => [status.status === "running", status.runtime?.toFixed(), status.epoch?.length]);
+plain.on("agent_batch", (items) => items.map(textOf));
+plain.on("transcript_line", (data) => data.text);
+plain.emit("subscribe_project", { project_id: 456, since: { epoch: "k3f9", offset: 41 }, batch: true }, (answer) =>
+  answer.ok ? [answer.jobs[0]?.label?.length, answer.next?.length] : answer.error.code === "forbidden",
+);
+plain.emit("read_stream", { job_id: "j", stream: "answer", from: 5 }, (answer) => answer.ok && answer.value.length);
+plain.emit("unsubscribe_project", { project_id: "apollo" });
+subscribeProject(plain, "apollo").close();
+// @ts-expect-error: a subscription is to a project
+plain.emit("subscribe_project", { project: "apollo" });
+// @ts-expect-error: there is no such status
+plain.on("agent_status", (status) => status.status === "done");
+// @ts-expect-error: what is refused has no jobs
+plain.emit("subscribe_project", { project_id: "apollo" }, (answer) => answer.jobs);

@@ -8,8 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from celery_realtime.events import Job, outgoing_progress
 from celery_realtime.history.entries import UNREADABLE, decode_job
 from celery_realtime.history.snapshot import Snapshot, decode_event
+from celery_realtime.jobs.progress import Progress, progress_update
+from tests import wire
 
 HEAD = b"0 1 40 1 2 i running 40 root\n"
 STATUS = {"event": "status_change", "job_id": "one", "status": "running", "state": "STARTED", "timestamp": "2"}
@@ -60,6 +63,12 @@ def test_a_job_of_which_only_progress_is_known_is_running() -> None:
     assert job is not None
     assert (job["event"], job["status"], job["state"], job["result"]) == ("status_change", "running", "STARTED", None)
     assert job["progress"] == 40
+
+
+def test_a_job_of_which_only_progress_is_known_has_the_members_of_others() -> None:
+    update = progress_update(Job(job_id="one", project_id="p"), Progress(40))
+    job = decode(HEAD + b"\n" + outgoing_progress(update).payload)
+    assert wire.problem_of_part("Job", job) is None
 
 
 def test_a_job_is_stalled_only_while_it_runs() -> None:

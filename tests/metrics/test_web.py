@@ -17,7 +17,8 @@ from celery_realtime.events import Job, outgoing_progress
 from celery_realtime.exceptions import SubscribeError
 from celery_realtime.jobs.progress import Progress, progress_update
 from celery_realtime.web import client_manager, lags, listening
-from celery_realtime.web.answers import CODES, OTHER_CODE
+from celery_realtime.web.answers import OTHER_CODE
+from celery_realtime.web.messages import CODES
 from tests.attacks.raw import Raw
 from tests.integration.slow_browser import SlowBrowser
 from tests.metrics.conftest import Scrape, in_fork

@@ -10,7 +10,8 @@ import pytest
 
 from celery_realtime.settings import Settings
 from celery_realtime.web import lags
-from celery_realtime.web.lags import MOST_LAGS, Lags
+from celery_realtime.web.lags import Lags
+from celery_realtime.web.messages import MOST_LAGS
 from celery_realtime.web.sessions import Limits, Sessions
 from tests.web_servers import Web
 

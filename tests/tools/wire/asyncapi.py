@@ -1,0 +1,136 @@
+"""Write the AsyncAPI document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+import celery_realtime
+from celery_realtime.web.messages import EVENTS, REQUESTS, Auth, Connected, ConnectionRefused, CustomData, Refused
+from tests.tools.wire.schemas import Schema, Schemas, all_schemas, summary
+
+HEAD = "# Generated from celery_realtime/web/messages.py: make wire\n"
+
+DESCRIPTION = """\
+What travels between the web server of an application that uses celery_realtime and its clients: browsers, and whatever
+else speaks Socket.IO 5 (over Engine.IO 4, on WebSockets or by polling).
+
+Each message is an event of Socket.IO, whose name is the message's `name`, with the payload as its one argument. A reply
+is the argument of the acknowledgement. What connects is the payload of a CONNECT packet, the `auth` of clients.
+
+It describes servers of this version, without an `event_filter`, which may take members away, change them or add some.
+Readers ignore members that they do not know: in an upgrade two versions run side by side. `docs/events.md` and
+`docs/streams.md` say more of what each event means.
+"""
+
+CHANNEL = "namespace"
+#: What is said of messages that are no struct.
+WORDS = {
+    "agent_batch": "What has travelled together, in order, for clients that have asked for `batch`.",
+    "*": "An event of the application, under a name of its own: one of the job's, or of a project's.",
+}
+
+#: The message that stands for all events of the application.
+CUSTOM = "custom"
+
+
+def text() -> str:
+    """Return the file."""
+    return HEAD + str(yaml.safe_dump(document(), sort_keys=False, allow_unicode=True, width=120))
+
+
+def document() -> dict[str, Any]:
+    """Return the document."""
+    schemas = all_schemas()
+    messages = _messages(schemas)
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "celery_realtime",
+            "version": celery_realtime.__version__,
+            "description": DESCRIPTION,
+            "license": {"name": "MIT"},
+        },
+        "defaultContentType": "application/json",
+        "servers": {
+            "web": {
+                "host": "example.com",
+                "pathname": "/socket.io/",
+                "protocol": "wss",
+                "description": "The web server, at the path of its Socket.IO server; `ws` without TLS.",
+                "security": [{"$ref": "#/components/securitySchemes/token"}],
+            }
+        },
+        "channels": {CHANNEL: _channel(messages)},
+        "operations": _operations(),
+        "components": {
+            "messages": messages,
+            "schemas": schemas.named,
+            "securitySchemes": {
+                "token": {
+                    "type": "httpApiKey",
+                    "in": "query",
+                    "name": "token",
+                    "description": "In the `auth` object, see the operation `connect`; or in the query string.",
+                }
+            },
+        },
+    }
+
+
+def _channel(messages: Mapping[str, Schema]) -> Schema:
+    query = {"token": {"description": "As in `auth`."}, "EIO": {"const": "4"}, "transport": {"const": "websocket"}}
+    return {
+        "address": "/",
+        "title": "The Socket.IO namespace",
+        "description": "`/`, or that of the setting `namespace`.",
+        "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in messages},
+        "bindings": {"ws": {"method": "GET", "query": {"type": "object", "properties": query}}},
+    }
+
+
+def _messages(schemas: Schemas) -> dict[str, Schema]:
+    """Return all messages: of the connection, then events, then requests with their answers."""
+    messages = {
+        "connect": _message("CONNECT", "connect", Auth, schemas),
+        "connected": _message("CONNECT", "connect", Connected, schemas),
+        "connection_refused": _message("CONNECT_ERROR", "connect_error", ConnectionRefused, schemas),
+        "refused": _message("ACK", "refused", Refused, schemas),
+        **{name: _message("EVENT", name, data, schemas) for name, data in EVENTS.items()},
+        CUSTOM: _message("EVENT", "*", CustomData, schemas),
+    }
+    for name, request in REQUESTS.items():
+        messages[name] = _message("EVENT", name, request.data, schemas)
+        messages[_answer_of(name)] = _message("ACK", name, request.answer, schemas)
+    return messages
+
+
+def _answer_of(request: str) -> str:
+    return f"{request}.answer"
+
+
+def _message(packet: str, name: str, data: Any, schemas: Schemas) -> Schema:
+    """Return a message, as one kind of Socket.IO's packets has it."""
+    words = summary(data) if isinstance(data, type) else WORDS[name]
+    return {"name": name, "summary": words, "payload": schemas.of(data), "x-socketio-packet": packet}
+
+
+def _operations() -> dict[str, Schema]:
+    """Return what the server receives, and answers, and what it sends by itself."""
+    operations = {"connect": _received("connect", ["connected", "connection_refused"])}
+    operations |= {name: _received(name, [_answer_of(name), "refused"]) for name in REQUESTS}
+    return operations | {
+        name: {"action": "send", "channel": _place(), "messages": [_place(name)]} for name in (*EVENTS, CUSTOM)
+    }
+
+
+def _received(name: str, answers: list[str]) -> Schema:
+    reply = {"channel": _place(), "messages": [_place(answer) for answer in answers]}
+    return {"action": "receive", "channel": _place(), "messages": [_place(name)], "reply": reply}
+
+
+def _place(message: str | None = None) -> Schema:
+    """Return a reference to the channel, or to one of its messages."""
+    return {"$ref": f"#/channels/{CHANNEL}" + (f"/messages/{message}" if message else "")}
