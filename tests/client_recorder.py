@@ -56,13 +56,24 @@ def hang_up(client: socketio.Client) -> None:
     client.shutdown()
 
 
+def _take_as_it_is(_name: str, _data: Any) -> None:
+    """Hold what travels against nothing."""
+
+
 class Recorder:
     """A client to connect, subscribe and question.
 
     Args:
         reconnection: Come back by itself after a disconnect.
         namespace: The Socket.IO namespace.
+
+    Attributes:
+        check_event: Called with the name and the data of each event.
+        check_answer: Called with the name of each request, and what it is answered with.
     """
+
+    check_event: Callable[[str, Any], None] = staticmethod(_take_as_it_is)
+    check_answer: Callable[[str, Any], None] = staticmethod(_take_as_it_is)
 
     def __init__(self, *, reconnection: bool = False, namespace: str = "/") -> None:
         self.sio = OrderedClient(reconnection=reconnection, reconnection_delay=0.1, reconnection_delay_max=0.5)
@@ -109,6 +120,7 @@ class Recorder:
     def call(self, event: str, data: Any = None, *, timeout: float = PATIENCE) -> dict[str, Any]:
         """Emit an event, and return its acknowledgement."""
         answer: dict[str, Any] = self.sio.call(event, data, namespace=self.namespace, timeout=timeout)
+        self.check_answer(event, answer)
         return answer
 
     def emit(self, event: str, data: Any = None) -> None:
@@ -179,8 +191,10 @@ class Recorder:
         self.sio.on("connect_error", self.refusals.append, namespace=self.namespace)
 
     def _heard(self, event: str, *data: Any) -> None:
+        one = Heard(event, data[0] if len(data) == 1 else list(data) or None)
         with self._lock:
-            self.events.append(Heard(event, data[0] if len(data) == 1 else list(data) or None))
+            self.events.append(one)
+        self.check_event(*one)
 
     def _connected(self) -> None:
         self.connects += 1

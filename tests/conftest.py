@@ -16,6 +16,7 @@ from hypothesis import settings
 
 from celery_realtime.history import connection
 from celery_realtime.instances import instances
+from tests import wire
 from tests.client_recorder import Recorder
 from tests.launcher import Brokers, Launcher
 from tests.processes import ManagedProcess, WebServer, Worker
@@ -131,6 +132,20 @@ def _worker() -> Iterator[None]:
     for handler in root.handlers[:]:
         if handler not in handlers and not type(handler).__module__.startswith("_pytest"):
             root.removeHandler(handler)
+
+
+Recorder.check_event = staticmethod(wire.note_event)
+Recorder.check_answer = staticmethod(wire.note_answer)
+
+
+@pytest.fixture(autouse=True)
+def _described(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test whose clients were sent what ``docs/asyncapi.yaml`` does not describe."""
+    wire.travelled.clear()
+    yield
+    if request.node.get_closest_marker("undescribed") is None:
+        violations = wire.violations()
+        assert not violations, "\n".join(violations[:10])
 
 
 @pytest.fixture(autouse=True, scope="module")

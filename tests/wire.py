@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import functools
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import fastjsonschema
 import yaml
 
-from tests.tools.wire.files import ASYNCAPI
+from tests.processes import ROOT
 
-#: What was not as the document has it, in this process; a fixture fails the test that it was in.
-violations: list[str] = []
-MOST_VIOLATIONS = 10
+ASYNCAPI = ROOT / "docs" / "asyncapi.yaml"
+
+#: What clients have heard in the present test, and been answered: whether it is an answer, the name of the event or the
+#: request, and the payload. It is looked at when the test is over, so that no client reads more slowly for that.
+travelled: list[tuple[bool, str, Any]] = []
+MOST_TRAVELLED = 2000
 
 
 @functools.cache
@@ -25,9 +27,6 @@ def document() -> dict[str, Any]:
     return loaded
 
 
-_lock = threading.Lock()
-
-
 @functools.cache
 def _validator(place: str) -> Callable[[Any], Any]:
     """Return what raises for data that are not as a place in the document has it."""
@@ -35,9 +34,8 @@ def _validator(place: str) -> Callable[[Any], Any]:
     for name in place.split("/"):
         part = part[name]
     schema = {"$schema": "http://json-schema.org/draft-07/schema#", **part, "components": document()["components"]}
-    with _lock:
-        validate: Callable[[Any], Any] = fastjsonschema.compile(schema)
-        return validate
+    validate: Callable[[Any], Any] = fastjsonschema.compile(schema)
+    return validate
 
 
 def problem_of(message: str, data: Any) -> str | None:
@@ -81,9 +79,8 @@ def problem_of_event(event: str, data: Any) -> str | None:
 
 def problem_of_answer(request: str, data: Any, answer: Any) -> str | None:
     """Return what is not as the document has it in a request that was granted, or in an answer."""
-    if not isinstance(answer, dict) or answer.get("ok") is not True:
-        return problem_of("refused", answer)
-    return problem_of(request, data) or problem_of(f"{request}.answer", answer)
+    message = _answer_message(request, answer)
+    return problem_of(message, answer) or (None if message == "refused" else problem_of(request, data))
 
 
 @functools.cache
@@ -93,17 +90,52 @@ def requests() -> tuple[str, ...]:
 
 
 def note_event(event: str, data: Any) -> None:
-    """Note what is not as the document has it in what a client has heard."""
-    _note(problem_of_event(event, data), data)
+    """Note what a client has heard."""
+    _note(False, event, data)
 
 
 def note_answer(request: str, answer: Any) -> None:
-    """Note what is not as the document has it in what a request was answered with; those of an application are none."""
-    if request in requests():
-        is_granted = isinstance(answer, dict) and answer.get("ok") is True
-        _note(problem_of(f"{request}.answer" if is_granted else "refused", answer), answer)
+    """Note what a request was answered with."""
+    _note(True, request, answer)
 
 
-def _note(problem: str | None, data: Any) -> None:
-    if problem is not None and len(violations) < MOST_VIOLATIONS:
-        violations.append(f"{problem}\n    {data!s:.500}")
+def _note(is_answer: bool, name: str, data: Any) -> None:
+    if len(travelled) < MOST_TRAVELLED:
+        travelled.append((is_answer, name, data))
+
+
+def violations() -> list[str]:
+    """Return what of all that has travelled is not as the document has it, and forget what has travelled.
+
+    Answers to requests of an application's own are not looked at.
+    """
+    known, found = [*travelled], list[str]()
+    travelled.clear()
+    for is_answer, name, data in known:
+        if not is_answer or name in requests():
+            message = _answer_message(name, data) if is_answer else event_message(name)
+            found += [f"{problem}\n    {str(data):.500}" for problem in _problems(message, data)]
+    return found
+
+
+def _answer_message(request: str, answer: Any) -> str:
+    is_granted = isinstance(answer, dict) and answer.get("ok") is True
+    return f"{request}.answer" if is_granted else "refused"
+
+
+def _problems(message: str, data: Any) -> Iterator[str]:
+    """Yield what is wrong with a message; of a list, with each item by its name, which is quicker."""
+    if message == "agent_batch" and isinstance(data, list) and all(isinstance(item, dict) for item in data):
+        problems = [problem_of_part(_items().get(item.get("event"), "CustomItem"), item) for item in data]
+    else:
+        problems = [problem_of(message, data)]
+    yield from (problem for problem in problems if problem is not None)
+
+
+@functools.cache
+def _items() -> dict[str, str]:
+    """Return the names of the schemas of what can be in a list, by the name of the event."""
+    schemas = document()["components"]["schemas"]
+    names = [item["$ref"].rpartition("/")[2] for item in schemas["BatchItem"]["anyOf"]]
+    of_event = {name: schemas[name]["properties"]["event"].get("const") for name in names}
+    return {event: name for name, event in of_event.items() if event is not None}

@@ -280,7 +280,7 @@ export interface CustomItem {
   readonly offset?: number;
 }
 
-export type CustomData = CustomObject | readonly unknown[] | (string & {}) | number | boolean | null;
+export type CustomData = CustomObject | readonly unknown[] | string | number | boolean | null;
 
 /** An object that the application has sent, with one more member. */
 export interface CustomObject {
@@ -339,6 +339,12 @@ export interface ErrorEvent {
   readonly project_id?: string;
 }
 
+/**
+ * `unauthorized`: no token, or none that is good, or it has expired, or the user was disconnected. `forbidden`: it
+ * is not the user's to see or to do, or it does not exist: both look the same. `bad_request`: the request is
+ * malformed, or too large. `too_many_requests`: beyond a limit. `unavailable`: worth another try later, or not
+ * possible on this server. `too_slow`: the client has read too slowly, and has to connect again.
+ */
 export type RefusalCode = "unauthorized" | "forbidden" | "bad_request" | "too_many_requests" | "unavailable" | "too_slow";
 
 /** The `auth` object of a connection. A page that is logged in by a cookie may need none. */

@@ -53,7 +53,19 @@ CODES = ("unauthorized", "forbidden", "bad_request", "too_many_requests", "unava
 #: The code of the one error that is no refusal: what waited for the client was too much.
 TOO_SLOW_CODE = "too_slow"
 
-RefusalCode = Annotated[str, Meta(extra_json_schema={"enum": [*CODES, TOO_SLOW_CODE]})]
+RefusalCode = Annotated[
+    str,
+    Meta(
+        description=(
+            "`unauthorized`: no token, or none that is good, or it has expired, or the user was disconnected. "
+            "`forbidden`: it is not the user's to see or to do, or it does not exist: both look the same. "
+            "`bad_request`: the request is malformed, or too large. `too_many_requests`: beyond a limit. "
+            "`unavailable`: worth another try later, or not possible on this server. "
+            "`too_slow`: the client has read too slowly, and has to connect again."
+        ),
+        extra_json_schema={"enum": [*CODES, TOO_SLOW_CODE]},
+    ),
+]
 
 JobId = Annotated[
     str,

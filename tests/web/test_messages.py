@@ -19,6 +19,8 @@ from tests import wire
 from tests.processes import ROOT
 from tests.programs import require
 from tests.tools.wire.files import FILES
+from tests.waiting import wait_for
+from tests.web_servers import Web
 
 #: Names of socket.io-client's own, which no server sends.
 OF_SOCKETIO = {"connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"}
@@ -147,6 +149,14 @@ def test_a_status_has_all_details_of_its_job() -> None:
     assert wire.problem_of_event("agent_status", data) is None
 
 
+def test_a_status_has_no_member_that_is_not_described() -> None:
+    job = events.Job(job_id="j", project_id="p", execution=events.Execution("e", 1.5))
+    more = {"error": "ValueError: x", "truncated": True, "traceback": "a text", "runtime": 1.5}
+    data = json.loads(events.outgoing_status(events.status_change(job, "FAILURE", **more)).payload)
+    assert data.keys() == {*events.StatusChange.__struct_fields__, "event"} - {*DETAILS}
+    assert wire.problem_of_event("agent_status", data) is None
+
+
 # -- it is strict -----------------------------------------------------------------------------------------------
 
 
@@ -187,6 +197,21 @@ def test_an_answer_is_granted_or_refused() -> None:
     refusal = {"code": "forbidden", "message": "no"}
     assert wire.problem_of_answer("unsubscribe_project", None, {"ok": False, "error": refusal}) is None
     assert wire.problem_of_answer("unsubscribe_project", None, {"ok": False})
+
+
+@pytest.mark.undescribed
+@pytest.mark.parametrize("batch", [False, True])
+def test_a_client_of_a_test_notes_what_is_not_described(web: Web, batch: bool) -> None:
+    client = web.connect()
+    assert client.subscribe("alpha", batch=batch)["ok"]
+    web.emit("alpha", 1)
+    client.wait(lambda heard: heard)
+    assert wire.travelled
+    assert wire.violations() == []
+    told = {name: value for name, value in STATUS.items() if name not in ("epoch", "offset")} | {"colour": "red"}
+    web.realtime.manager.put(events.Outgoing("alpha", "agent_status", json.dumps(told).encode(), "j", 0, 1))
+    (violation,) = wait_for(wire.violations)
+    assert "must not contain {'colour'} properties" in violation
 
 
 # -- the pages --------------------------------------------------------------------------------------------------

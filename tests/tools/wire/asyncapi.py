@@ -9,7 +9,7 @@ import yaml
 
 import celery_realtime
 from celery_realtime.web.messages import EVENTS, REQUESTS, Auth, Connected, ConnectionRefused, CustomData, Refused
-from tests.tools.wire.schemas import Schema, Schemas, all_schemas, summary
+from tests.tools.wire.schemas import Schema, Schemas, all_schemas, is_struct, summary
 
 HEAD = "# Generated from celery_realtime/web/messages.py: make wire\n"
 
@@ -18,7 +18,8 @@ What travels between the web server of an application that uses celery_realtime 
 else speaks Socket.IO 5 (over Engine.IO 4, on WebSockets or by polling).
 
 Each message is an event of Socket.IO, whose name is the message's `name`, with the payload as its one argument. A reply
-is the argument of the acknowledgement. What connects is the payload of a CONNECT packet, the `auth` of clients.
+is the argument of the acknowledgement. What connects is the payload of a CONNECT packet, the `auth` of clients. All is
+said from the server's side: it receives requests, and sends events.
 
 It describes servers of this version, without an `event_filter`, which may take members away, change them or add some.
 Readers ignore members that they do not know: in an upgrade two versions run side by side. `docs/events.md` and
@@ -36,9 +37,24 @@ WORDS = {
 CUSTOM = "custom"
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes each thing out where it stands, and texts of several lines as they are."""
+
+    def ignore_aliases(self, _data: Any) -> bool:
+        """Refer to nothing by an anchor."""
+        return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, data: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", data, style="|" if "\n" in data else None)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
 def text() -> str:
     """Return the file."""
-    return HEAD + str(yaml.safe_dump(document(), sort_keys=False, allow_unicode=True, width=120))
+    return HEAD + str(yaml.dump(document(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120))
 
 
 def document() -> dict[str, Any]:
@@ -113,7 +129,7 @@ def _answer_of(request: str) -> str:
 
 def _message(packet: str, name: str, data: Any, schemas: Schemas) -> Schema:
     """Return a message, as one kind of Socket.IO's packets has it."""
-    words = summary(data) if isinstance(data, type) else WORDS[name]
+    words = summary(data) if is_struct(data) else WORDS[name]
     return {"name": name, "summary": words, "payload": schemas.of(data), "x-socketio-packet": packet}
 
 

@@ -53,7 +53,7 @@ class Schemas:
             return self._described(hint)
         if name not in self.named:
             self.named[name] = {}  # so that it may be within itself
-            self.named[name] = self._struct(hint) if _is_struct(hint) else self._described(hint)
+            self.named[name] = self._struct(hint) if is_struct(hint) else self._described(hint)
         return {"$ref": PLACE + name}
 
     def _described(self, hint: Any) -> Schema:
@@ -128,12 +128,13 @@ def _plain(text: str) -> str:
     return " ".join(_ROLE.sub(r"`\1`", text).replace("``", "`").split())
 
 
-def _is_struct(hint: Any) -> TypeGuard[type[Struct]]:
+def is_struct(hint: Any) -> TypeGuard[type[Struct]]:
+    """Tell whether a type is a struct; in Python 3.10, a list of something is a class, too."""
     return inspect.isclass(hint) and issubclass(hint, Struct)
 
 
 def _name_of(hint: Any) -> str | None:
-    if _is_struct(hint):
+    if is_struct(hint):
         return hint.__name__
     return next((name for name, named in NAMED.items() if hint == named), None)
 

@@ -22,24 +22,84 @@ _NAMES = {"string": "string", "integer": "number", "number": "number", "boolean"
 
 def text() -> str:
     """Return the file."""
-    schemas = all_schemas()
-    parts = [_declared(name, schema) for name, schema in schemas.named.items()]
-    return "\n".join([HEAD, *parts, _events(schemas), _requests(schemas)])
+    return Types(all_schemas()).text()
 
 
-def _declared(name: str, schema: Schema) -> str:
-    words = _comment(schema.get("description"), "")
-    if "properties" not in schema:
-        return f"{words}export type {name} = {_type(schema)};\n"
-    required = schema.get("required", ())
-    members = [_member(one, of_it, one in required) for one, of_it in schema["properties"].items()]
-    others = "  readonly [member: string]: any;\n" if schema["additionalProperties"] else ""
-    return f"{words}export interface {name} {{\n{''.join(members)}{others}}}\n"
+class Types:
+    """Writes schemas as types.
 
+    Args:
+        schemas: All that have a name.
+    """
 
-def _member(name: str, schema: Schema, is_required: bool) -> str:
-    words = _comment(schema.get("description"), "  ")
-    return f"{words}  readonly {name}{'' if is_required else '?'}: {_type(schema)};\n"
+    def __init__(self, schemas: Schemas) -> None:
+        self._schemas = schemas
+        self._texts = {name for name, schema in schemas.named.items() if "enum" in schema}
+
+    def text(self) -> str:
+        """Return all of them, and those of the events of a socket."""
+        parts = [self._declared(name, schema) for name, schema in self._schemas.named.items()]
+        return "\n".join([HEAD, *parts, self._events(), self._requests()])
+
+    def _declared(self, name: str, schema: Schema) -> str:
+        words = _comment(schema.get("description"), "")
+        if "properties" not in schema:
+            return f"{words}export type {name} = {self._type(schema)};\n"
+        required = schema.get("required", ())
+        members = [self._member(one, of_it, one in required) for one, of_it in schema["properties"].items()]
+        others = "  readonly [member: string]: any;\n" if schema["additionalProperties"] else ""
+        return f"{words}export interface {name} {{\n{''.join(members)}{others}}}\n"
+
+    def _member(self, name: str, schema: Schema, is_required: bool) -> str:
+        words = _comment(schema.get("description"), "  ")
+        return f"{words}  readonly {name}{'' if is_required else '?'}: {self._type(schema)};\n"
+
+    def _type(self, schema: Schema) -> str:
+        """Return the type of a schema."""
+        if "$ref" in schema:
+            return str(schema["$ref"]).removeprefix(PLACE)
+        if "allOf" in schema:
+            return self._type(schema["allOf"][0])
+        if "anyOf" in schema:
+            return self._union(self._type(one) for one in schema["anyOf"])
+        if "const" in schema:
+            return json.dumps(schema["const"])
+        if "enum" in schema:
+            return self._union(map(json.dumps, schema["enum"]))
+        given = schema.get("type", ())
+        kinds = [given] if isinstance(given, str) else given
+        return self._union(self._of_kind(kind, schema) for kind in kinds) if kinds else "unknown"
+
+    def _of_kind(self, kind: str, schema: Schema) -> str:
+        if kind == "array":
+            of_item = self._type(schema.get("items", {}))
+            return f"readonly ({of_item})[]" if "|" in of_item else f"readonly {of_item}[]"
+        if kind == "object":
+            value = schema.get("additionalProperties") or {}
+            return f"Readonly<Record<string, {self._type(value) if value else 'any'}>>"
+        return _NAMES[kind]
+
+    def _union(self, types: Iterable[str]) -> str:
+        """Return a union; beside texts that have a name, a text is any other, so that editors still propose those."""
+        several = list(dict.fromkeys(types))
+        other = "(string & {})" if self._texts & {*several} else "string"
+        return " | ".join(other if one == "string" else one for one in several)
+
+    def _events(self) -> str:
+        of = self._schemas.of
+        lines = [f"  {name}: (data: {self._type(of(data))}) => void;\n" for name, data in EVENTS.items()]
+        custom = self._type(of(CustomData))
+        words = _comment(f"What a server sends, by the name of the event. All others are custom: `{custom}`.", "")
+        other = "  [event: string]: (data: any) => void;\n"
+        return f"{words}export interface ServerToClientEvents {{\n{''.join(lines)}{other}}}\n"
+
+    def _requests(self) -> str:
+        lines = []
+        for name, request in REQUESTS.items():
+            data, answer = (self._type(self._schemas.of(one)) for one in request)
+            lines.append(f"  {name}: (data: {data}, acknowledge?: (answer: {answer} | Refused) => void) => void;\n")
+        words = _comment("What a page sends, by the name of the event.", "")
+        return f"{words}export interface ClientToServerEvents {{\n{''.join(lines)}}}\n"
 
 
 def _comment(words: str | None, indent: str) -> str:
@@ -48,65 +108,13 @@ def _comment(words: str | None, indent: str) -> str:
     line = f"{indent}/** {words} */"
     if len(line) <= WIDTH:
         return line + "\n"
-    lines = _wrapped(words.split(), f"{indent} * ")
-    return "\n".join([f"{indent}/**", *lines, f"{indent} */"]) + "\n"
+    return "\n".join([f"{indent}/**", *_wrapped(words.split(), f"{indent} *"), f"{indent} */"]) + "\n"
 
 
 def _wrapped(words: Iterable[str], start: str) -> list[str]:
-    lines = [start.rstrip()]
+    lines = [start]
     for word in words:
         if len(lines[-1]) + 1 + len(word) > WIDTH:
-            lines.append(start.rstrip())
+            lines.append(start)
         lines[-1] += f" {word}"
     return lines
-
-
-def _type(schema: Schema) -> str:
-    """Return the type of a schema."""
-    if "$ref" in schema:
-        return str(schema["$ref"]).removeprefix(PLACE)
-    if "allOf" in schema:
-        return _type(schema["allOf"][0])
-    if "anyOf" in schema:
-        return _union(_type(one) for one in schema["anyOf"])
-    if "const" in schema:
-        return json.dumps(schema["const"])
-    if "enum" in schema:
-        return _union(map(json.dumps, schema["enum"]))
-    given = schema.get("type", ())
-    kinds = [given] if isinstance(given, str) else given
-    return _union(_of_kind(kind, schema) for kind in kinds) if kinds else "unknown"
-
-
-def _of_kind(kind: str, schema: Schema) -> str:
-    if kind == "array":
-        of_item = _type(schema.get("items", {}))
-        return f"readonly ({of_item})[]" if "|" in of_item else f"readonly {of_item}[]"
-    if kind == "object":
-        value = schema.get("additionalProperties") or {}
-        return f"Readonly<Record<string, {_type(value) if value else 'any'}>>"
-    return _NAMES[kind]
-
-
-def _union(types: Iterable[str]) -> str:
-    """Return a union; a text beside names of texts is any other, so that editors still propose these."""
-    several = list(dict.fromkeys(types))
-    has_names = any(one[0].isupper() for one in several)
-    return " | ".join("(string & {})" if one == "string" and has_names else one for one in several)
-
-
-def _events(schemas: Schemas) -> str:
-    lines = [f"  {name}: (data: {_type(schemas.of(data))}) => void;\n" for name, data in EVENTS.items()]
-    other = "  [event: string]: (data: any) => void;\n"
-    custom = _type(schemas.of(CustomData))
-    words = _comment(f"What a server sends, by the name of the event. All others are custom: `{custom}`.", "")
-    return f"{words}export interface ServerToClientEvents {{\n{''.join(lines)}{other}}}\n"
-
-
-def _requests(schemas: Schemas) -> str:
-    lines = []
-    for name, request in REQUESTS.items():
-        data, answer = _type(schemas.of(request.data)), _type(schemas.of(request.answer))
-        lines.append(f"  {name}: (data: {data}, acknowledge?: (answer: {answer} | Refused) => void) => void;\n")
-    words = _comment("What a page sends, by the name of the event.", "")
-    return f"{words}export interface ClientToServerEvents {{\n{''.join(lines)}}}\n"
