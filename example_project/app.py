@@ -78,7 +78,7 @@ celery.conf.result_backend_transport_options = {"retry_policy": {"max_retries": 
 socketio = SocketIO(app, client_manager=realtime.client_manager(), async_mode=ASYNC_MODE)
 
 
-def may_cancel(user: str, project_id: str, job_id: str) -> bool:  # noqa: ARG001
+def may_cancel(user: str, project_id: str, _job_id: str) -> bool:
     """Let the members of a project stop its jobs. In your application, perhaps only who has started this one."""
     return project_id in MEMBERS.get(user, ())
 

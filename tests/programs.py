@@ -13,7 +13,19 @@ from pathlib import Path
 import pytest
 
 CLIENT = Path(__file__).parent / "client"
-NPM_PACKAGES = ("@asyncapi/specs", "@grafana/schema", "react", "socket.io-client", "typescript")
+NPM_PACKAGES = (
+    *(
+        "@ai-sdk/react",
+        "@assistant-ui/react",
+        "@asyncapi/specs",
+        "@grafana/schema",
+        "ai",
+        "esbuild",
+        "react",
+        "react-dom",
+    ),
+    *("socket.io-client", "typescript"),
+)
 
 RABBITMQ_PATHS = (
     # On Debian the one on PATH is a wrapper that changes the user and refuses any but its own.
