@@ -46,7 +46,13 @@ LONG_FILES = [
     *("channel/test_listener", "integration/test_without_redis", "integration/test_matrix", "web/test_refusals"),
     *("web/test_slow_clients", "integration/test_shutdowns", "integration/test_shared_ids", "web/test_subscribing"),
     *("web/test_admission", "deaths/test_sample", "web/test_emit_order", "integration/test_lost_steps"),
-    *("integration/test_runs", "history/test_cluster", "channel/test_kombu_manager", "integration/test_plain_producer"),
+    *(
+        "browser/test_ai_recipes",
+        "integration/test_runs",
+        "history/test_cluster",
+        "channel/test_kombu_manager",
+        "integration/test_plain_producer",
+    ),
 ]
 #: Folders with tests that take seconds each: before all others.
 SLOW = ("browser", "deaths", "integration")

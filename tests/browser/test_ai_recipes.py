@@ -235,7 +235,7 @@ def test_whoever_leaves_cancels_nothing(studio: Studio, open_chat: Callable[...,
     open_chat("leave").expect_answer("left", 20)
 
 
-@pytest.mark.long  # what follows a job does so by itself: tests/integration/test_streams.py
+@pytest.mark.long  # tests/integration/test_stream_chaos.py kills all servers under who reads
 def test_an_answer_goes_on_over_a_restart_of_the_web_server(studio: Studio, open_chat: Callable[..., Chat]) -> None:
     studio.allow("restarted", 4)
     chat = open_chat("restart")
