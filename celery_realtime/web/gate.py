@@ -26,7 +26,7 @@ from celery_realtime.web.seams import (
     Request,
     allowed_origins,
     guard_messages,
-    guard_requests,
+    guard_of,
     guard_websockets,
 )
 from celery_realtime.web.sessions import Limits
@@ -98,6 +98,8 @@ class Gate:
         self._newcomers: dict[str, Budget] = {}
         self.pings = Pings(server)
         self._outer_cors = OuterCors(allowed_origins(server))
+        #: Looks at the requests of HTTP, of Engine.IO and others.
+        self.guard: Any = guard_of(server, self._begin_request, self._end_request)
         self._log = RateLimitedLogger(logger)
         self._cuts = Cuts(sockets, self.forget, self._log)
         self._on_connection: Callable[[str], None] | None = None
@@ -110,12 +112,17 @@ class Gate:
         """
         self._on_connection = on_connection
         users = Users.nobody()
-        guard_requests(self._server, self._begin_request, self._end_request)
+        self.guard.install()
         guard_websockets(self._server, users)
         guard_messages(self._server, self._may_pass, self._note_passed, users=users, user_of=self._user_of_poller)
         self.sockets.watch(self._note_connection, self.forget)
 
     # -- requests of HTTP ----------------------------------------------------------------------------------------
+
+    @property
+    def requests_at_once(self) -> int | None:
+        """How many requests the web server answers at once; None for any number, or where that is not known."""
+        return self._capacity or None
 
     def _begin_request(self, request: Request) -> Budget | None:
         """Return the budget of the connection that a request is of, or None where it has to be refused."""

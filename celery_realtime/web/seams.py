@@ -15,7 +15,8 @@ import ipaddress
 import json
 import logging
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
@@ -252,6 +253,23 @@ def allows_every_origin(server: Any) -> bool:
     return bool(allowed_origins(server) == "*")
 
 
+def cors_headers_of(server: Any, environ: dict[str, Any]) -> list[tuple[str, str]] | None:
+    """Return the headers of an answer to a page of another origin, as Engine.IO makes them; None if it is refused."""
+    engine, origin = server.eio, environ.get("HTTP_ORIGIN")
+    if engine.cors_allowed_origins == []:  # others see to it
+        return []
+    allowed = engine._cors_allowed_origins(environ)
+    if origin and allowed is not None and origin not in allowed:
+        return None
+    return [*engine._cors_headers(environ), ("Vary", "Origin")]
+
+
+async def environ_of_asgi(server: Any, scope: dict[str, Any], receive: Any, send: Any) -> dict[str, Any]:
+    """Return a request of ASGI as Engine.IO has it; nothing if its client has gone."""
+    translated: dict[str, Any] = await server.eio._async["translate_request"](scope, receive, send)
+    return translated
+
+
 #: What servers have each other do by messages of python-socketio's own.
 METHODS = ("emit", "disconnect", "enter_room", "leave_room", "close_room")
 
@@ -343,69 +361,131 @@ Begin = Callable[[Request], "Budget | None"]
 End = Callable[["Budget", Request], None]
 
 
-def guard_requests(server: Any, begin: Begin, end: End) -> None:
-    """Look at each request of HTTP before Engine.IO does; those that ask more often than they may wait.
+class WsgiGuard:
+    """Looks at each request of HTTP to a server of threads or greenlets before it is answered.
+
+    Those that ask more often than they may wait.
 
     Args:
-        server: The Socket.IO server, sync or asyncio.
+        server: The Socket.IO server.
         begin: Returns the budget of the connection that a request is of, or None to refuse it.
         end: Called when a request that was not refused has been answered.
     """
-    theirs, logs, doors, errors = server.eio.handle_request, ServerLogs(), Doors(), RareErrors(logger)
-    Lingering().install()
-    if not is_asyncio(server):
-        let_others_read(server.sleep)
+
+    def __init__(self, server: Any, begin: Begin, end: End) -> None:
+        self._server = server
+        self._begin = begin
+        self._end = end
+        self._logs, self._doors = ServerLogs(), Doors()
+
+    def install(self) -> None:
+        """Stand in front of Engine.IO from now on."""
+        theirs, errors = self._server.eio.handle_request, RareErrors(logger)
+        Lingering().install()
+        let_others_read(self._server.sleep)
         discard_in_slices()
 
-    def call(environ: dict[str, Any], start_response: Any) -> Any:
-        logs.install()
-        doors.install()
-        server.sleep(0)  # a client may send request upon request on one connection: others have their turn in between
-        request = Request.of_wsgi(environ)
-        budget = begin(request)
+        def call(environ: dict[str, Any], start_response: Any) -> Any:
+            with self.answering(environ, start_response) as start:
+                if start is None:
+                    return _refuse_wsgi(environ, start_response)
+                with errors:
+                    return theirs(environ, start)
+                return start.fail()
+
+        self._server.eio.handle_request = call
+
+    @contextlib.contextmanager
+    def answering(
+        self, environ: dict[str, Any], start_response: Any, *, is_of_engine: bool = True
+    ) -> Iterator[Start | None]:
+        """Answer a request in the block, by what is yielded; None where it is to be refused.
+
+        Args:
+            environ: The request.
+            start_response: Begins the answer to it.
+            is_of_engine: Whether it may name a connection of Engine.IO that it belongs to.
+        """
+        self._logs.install()
+        self._doors.install()
+        sleep = self._server.sleep
+        sleep(0)  # a client may send request upon request on one connection: others have their turn in between
+        request = Request.of_wsgi(environ) if is_of_engine else Request.of_wsgi(environ)._replace(sid=None)
+        budget = self._begin(request)
         if budget is None:
-            return _refuse_wsgi(environ, start_response)
+            yield None
+            return
         environ[BUDGET_KEY] = budget
-        body = Body(environ, budget, server.sleep)
+        body = Body(environ, budget, sleep)
         start = Start(start_response, lambda: body.has_more or budget.exceeded is not None or LAST_KEY in environ)
         try:
-            _pause_poll(budget, request, server.sleep)
-            with errors:
-                return theirs(environ, start)
-            return start.fail()
+            _pause_poll(budget, request, sleep)
+            yield start
         finally:
             body.release()
-            end(budget, request)
+            self._end(budget, request)
             if start.is_last or body.has_more or _is_last(request):
                 end_input(environ, start_response, _socket_of(environ))
             if request.sid is not None or budget.eio_sid is None:  # the first one stands for its connection
                 environ.pop(BUDGET_KEY, None)  # eventlet's requests are there for longer than they last
 
-    guarded = _guarded_async(theirs, begin, end, errors) if is_asyncio(server) else call
-    server.eio.handle_request = guarded
 
+class AsgiGuard:
+    """Looks at each request of HTTP to an asyncio server before it is answered.
 
-def _guarded_async(theirs: Callable[..., Any], begin: Begin, end: End, errors: RareErrors) -> Callable[..., Any]:
-    doors = LoopDoors()
+    Args:
+        server, begin, end: As those of :class:`WsgiGuard`.
+    """
 
-    async def call_async(*args: Any) -> Any:
-        if not args or not isinstance(args[0], dict) or "type" not in args[0]:
-            return await theirs(*args)  # not ASGI
-        scope, _, send = args
-        doors.install()
+    def __init__(self, server: Any, begin: Begin, end: End) -> None:
+        self._server = server
+        self._begin = begin
+        self._end = end
+        self._doors = LoopDoors()
+
+    def install(self) -> None:
+        """Stand in front of Engine.IO from now on."""
+        theirs, errors = self._server.eio.handle_request, RareErrors(logger)
+
+        async def call(*args: Any) -> Any:
+            if not args or not isinstance(args[0], dict) or "type" not in args[0]:
+                return await theirs(*args)  # not ASGI
+            scope, _, send = args
+            async with self.answering(scope, send) as may_go_on:
+                if not may_go_on:
+                    return await _refuse(scope, send)
+                with errors:
+                    return await theirs(*args)
+
+        self._server.eio.handle_request = call
+
+    @contextlib.asynccontextmanager
+    async def answering(self, scope: dict[str, Any], send: Any, *, is_of_engine: bool = True) -> AsyncIterator[bool]:
+        """Answer a request in the block, unless False is yielded: then it is to be refused.
+
+        Args:
+            scope: The request.
+            send: Sends the answer to it.
+            is_of_engine: As that of :meth:`WsgiGuard.answering`.
+        """
+        self._doors.install()
         request = Request.of_asgi(scope, send)
-        budget = begin(request)
+        request = request if is_of_engine else request._replace(sid=None)
+        budget = self._begin(request)
         if budget is None:
-            return await _refuse(scope, send)
+            yield False
+            return
         scope[BUDGET_KEY] = budget
         try:
             await _pause_poll_async(budget, request)
-            with errors:
-                return await theirs(*args)
+            yield True
         finally:
-            end(budget, request)
+            self._end(budget, request)
 
-    return call_async
+
+def guard_of(server: Any, begin: Begin, end: End) -> WsgiGuard | AsgiGuard:
+    """Return what looks at the requests of HTTP to a server; see :class:`WsgiGuard`."""
+    return (AsgiGuard if is_asyncio(server) else WsgiGuard)(server, begin, end)
 
 
 def _pause_of(budget: Budget, request: Request) -> float:
@@ -666,6 +746,10 @@ class EngineSockets:
         handle = getattr(connection, "_websocket_handler", None)
         if handle is not None and not is_asyncio(self._server):
             connection._websocket_handler = functools.partial(_handle_whole, handle)
+
+    def serving(self, eio_sid: str, connection: Any, environ: dict[str, Any]) -> AbstractContextManager[None]:
+        """Answer a request in the block that lasts as long as a connection does, as a WebSocket's: so it can be cut."""
+        return self._upgraded(eio_sid, connection, environ)
 
     @contextlib.contextmanager
     def _upgraded(self, eio_sid: str, connection: Any, environ: dict[str, Any], *_: Any) -> Iterator[None]:
@@ -964,6 +1048,12 @@ def _within(
 
 
 # -- web servers --------------------------------------------------------------------------------------------------
+
+
+def send_at_once(environ: dict[str, Any]) -> None:
+    """Have what answers a request send each part as it comes: eventlet collects 4 kB (seen in 0.41)."""
+    if "eventlet.input" in environ:
+        environ["eventlet.minimum_write_chunk_size"] = 0
 
 
 def _socket_of(environ: dict[str, Any]) -> Any:
