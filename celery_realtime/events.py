@@ -35,6 +35,13 @@ RESYNC_EVENT = "agent_resync"
 #: Replaces an event that an audience may not see, so that the offsets have no hole.
 HIDDEN_EVENT = "agent_hidden"
 
+#: What server-sent events begin with (the state of the jobs, or that nothing was missed), go on with (jobs that the
+#: first had no room for), and end with. ``error``, as sockets have it, browsers raise themselves.
+SNAPSHOT_EVENT = "agent_snapshot"
+RESUMED_EVENT = "agent_resumed"
+JOBS_EVENT = "agent_jobs"
+ERROR_EVENT = "agent_error"
+
 #: A client's token expires soon.
 EXPIRING_EVENT = "token_expiring"
 MAX_EVENT_NAME = 128
@@ -48,6 +55,7 @@ RESERVED_EVENTS = frozenset(
         *("connect", "connect_error", "disconnect", "disconnecting", "error", "newListener", "removeListener"),
         *(*STATE_EVENTS, BATCH_EVENT, RESYNC_EVENT, HIDDEN_EVENT, EXPIRING_EVENT),
         STREAM_EVENT,
+        *(SNAPSHOT_EVENT, RESUMED_EVENT, JOBS_EVENT, ERROR_EVENT),
     ]
 )
 

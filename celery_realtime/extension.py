@@ -391,6 +391,19 @@ class Realtime(_Parts):
         rules = Rules(authenticate, authorize, authorize_cancel, audience, around)
         return self._web.attach(server, handlers, rules)
 
+    def http_app(self, app: Any = None, *, server: Any = None, prefix: str | None = None) -> Any:
+        """Return a WSGI or ASGI application, whichever the server is of, with server-sent events and JSON.
+
+        Args:
+            app: What answers all other requests; without it they are not found.
+            server: A server that was given to :meth:`init_socketio`; the only one by default.
+            prefix: In place of ``/celery-realtime``.
+
+        Raises:
+            ImproperlyConfigured: There is no such server, or it serves neither WSGI nor ASGI.
+        """
+        return self._web.http_app(app, server, prefix)
+
     def revoke_access(self, user_id: object, project_id: object, *, wait: float = CONFIRM_TIMEOUT) -> OrderResult:
         """End a user's subscriptions to a project, on all web servers, from now on.
 
@@ -633,6 +646,12 @@ class _WebSide:
         if has_history:
             attached.on_first_client(self._start)
         return attached
+
+    def http_app(self, app: Any, server: Any, prefix: str | None) -> Any:
+        """Return an application that answers plain HTTP; see :meth:`Realtime.http_app`."""
+        from celery_realtime.web.http_mounts import PREFIX, application
+
+        return application(self.serving, server, app, PREFIX if prefix is None else prefix)
 
     def _start(self) -> None:
         self._realtime.keeper.start()

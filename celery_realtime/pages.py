@@ -77,7 +77,7 @@ def asgi(pages: Pages, app: ASGIApp | None = None) -> ASGIApp:
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
         is_http = scope["type"] == "http"
-        page = answer(pages, _path(scope), scope["method"]) if is_http else None
+        page = answer(pages, path_of(scope), scope["method"]) if is_http else None
         if page is None and app is not None:
             await app(scope, receive, send)
         elif is_http:
@@ -90,7 +90,7 @@ def asgi(pages: Pages, app: ASGIApp | None = None) -> ASGIApp:
     return application
 
 
-def _path(scope: Any) -> str:
+def path_of(scope: Any) -> str:
     """Return the path of a request below what the application is mounted at."""
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
     return path[len(root) :] if root and path.startswith(root) else path

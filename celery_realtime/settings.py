@@ -63,6 +63,11 @@ def _above_zero(name: str, value: Any) -> None:
         raise ImproperlyConfigured(f"{PREFIX}{name} must be above 0, not {value!r}")
 
 
+def _above_zero_if_any(name: str, value: Any) -> None:
+    if value is not None:
+        _above_zero(name, value)
+
+
 def _not_negative(name: str, value: Any) -> None:
     if not value >= 0:
         raise ImproperlyConfigured(f"{PREFIX}{name} must be 0 or more, not {value!r}")
@@ -192,6 +197,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         max_backlog: Packets that may wait for a client that reads slowly before it is disconnected; of a quarter of
             that on, its progress waits apart, the newest of each job.
         max_backlog_bytes: Bytes that may wait for such a client, answers to its requests included.
+        http_streams: Streams of server-sent events that a web server process has at once; None for half of its threads,
+            or 200 where their number is not known, and 1,000 without threads.
+        http_keep_alive: Time, in seconds, after which a stream that is silent gets a comment.
+        http_max_age: Time, in seconds, about, after which a stream ends; its client comes back and resumes.
         health_file: File into which a worker writes its health every second, for probes; None for none.
         metrics: Whether metrics are collected for Prometheus; needs ``celery-realtime[metrics]``.
         metrics_port: TCP port on which a worker's main process serves them; None for none.
@@ -243,6 +252,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     connect_timeout: Span = 10.0
     max_backlog: Number = 1000
     max_backlog_bytes: Number = 16 * 1024 * 1024
+    http_streams: Annotated[int | None, _above_zero_if_any] = None
+    http_keep_alive: Span = 15.0
+    http_max_age: Span = 3600.0
     health_file: Annotated[str | None, _not_empty] = None
     metrics: bool = False
     metrics_port: Annotated[int | None, _a_port] = None

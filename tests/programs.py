@@ -134,6 +134,7 @@ def _npm_package(name: str) -> str | None:
 PROGRAMS = {
     "redis": Program(find_redis, "most integration and browser tests", ("redis-server",), "valkey"),
     "rabbitmq": Program(find_rabbitmq, "integration tests on RabbitMQ", ("rabbitmq-server",), "rabbitmq"),
+    "curl": Program(lambda: shutil.which("curl"), "the test of the quickstart", ("curl",), "curl"),
     "docker-compose": Program(find_compose, "the check of the compose file", ("docker-compose",), "docker-compose"),
     "epmd": Program(find_epmd, "integration tests on RabbitMQ", ("erlang-base",), "erlang"),
     "chromium": Program(find_chromium, "tests/browser", ("chromium",), "--cask chromium"),

@@ -86,8 +86,12 @@ class Web:
         self.url = self._start_asgi() if self.kind == "asgi" else self._start_wsgi()
         return self
 
+    def _with_http(self, application: Any) -> Any:
+        """Return an application that answers plain HTTP, too, if anybody is let in by now."""
+        return application if self.handlers is None else self.realtime.http_app(application, server=self.socketio)
+
     def _start_wsgi(self) -> str:
-        application = self.flask if self.kind == "flask" else socketio.WSGIApp(self.server)
+        application = self._with_http(self.flask if self.kind == "flask" else socketio.WSGIApp(self.server))
         http = make_server(HOST, 0, application, threaded=True, request_handler=_OneRequest)
         keep_little(http.socket)
         self._in_thread(http.serve_forever, 0.02)
@@ -97,7 +101,8 @@ class Web:
         return f"http://{HOST}:{http.port}"
 
     def _start_asgi(self) -> str:
-        config = uvicorn.Config(socketio.ASGIApp(self.server), host=HOST, port=0, log_level="error", lifespan="off")
+        application = self._with_http(socketio.ASGIApp(self.server))
+        config = uvicorn.Config(application, host=HOST, port=0, log_level="error", lifespan="off")
         http = uvicorn.Server(config)
         self._in_thread(lambda: asyncio.run(self._serve(http)))
         self._stack.callback(setattr, http, "should_exit", True)

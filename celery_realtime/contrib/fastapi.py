@@ -104,7 +104,7 @@ def get_realtime(connection: HTTPConnection) -> Realtime:
 
 
 def realtime_router(user: Callable[..., Any], authorize: Authorize, *, expires_in: float = TOKEN_SECONDS) -> APIRouter:
-    """Return a router with the browser's modules, and ``/token?project=...`` for users of your own authentication.
+    """Return a router with the browser's modules, plain HTTP, and ``/token?project=...`` for your own users.
 
     Args:
         user: A dependency that returns the user's id, or raises.
@@ -112,6 +112,9 @@ def realtime_router(user: Callable[..., Any], authorize: Authorize, *, expires_i
         expires_in: Seconds for which a token is good.
     """
     router = APIRouter()
+    for path in ("/events", "/jobs", "/jobs/{job_id:path}"):
+        app: Any = _PlainHttp()  # Starlette takes an ASGI application, too
+        router.add_route(path, app, include_in_schema=False)
 
     @router.get("/token")
     async def token(
@@ -297,21 +300,42 @@ class _Socket:
         await self._server.shutdown()
         await asyncio.to_thread(self._realtime.flush)
 
+    def http(self) -> Any:
+        """Return what answers plain HTTP."""
+        return self._realtime.http_app(server=self._server, prefix="")
+
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         """Answer a request, without a second answer to what ``CORSMiddleware`` has answered."""
-        if scope["type"] != "http" or _cors_options(self._app) is None:
-            await self._asgi(scope, receive, send)
-            return
+        await self._asgi(scope, receive, _answering_once(self._app, scope, send))
 
-        scope[HANDLED_KEY] = True
 
-        async def send_once(message: dict[str, Any]) -> None:
-            if message["type"] == "http.response.start":
-                headers = message.get("headers", ())
-                message = {**message, "headers": [pair for pair in headers if not _is_of_cors(pair[0])]}
-            await send(message)
+class _PlainHttp:
+    """The ASGI application behind the routes of plain HTTP, in whatever app they are."""
 
-        await self._asgi(scope, receive, send_once)
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        """Answer a request."""
+        connection = HTTPConnection(scope)
+        socket: _Socket | None = getattr(connection.app.state, "realtime_socket", None)
+        http = get_realtime(connection).http_app(prefix="") if socket is None else socket.http()
+        job_id = scope.get("path_params", {}).get("job_id")
+        path = f"/jobs/{job_id}" if job_id is not None else f"/{connection.url.path.rpartition('/')[2]}"
+        below = {**scope, "path": path, "root_path": ""}
+        await http(below, receive, _answering_once(connection.app, below, send))
+
+
+def _answering_once(app: Any, scope: Scope, send: Any) -> Any:
+    """Return how an answer is sent, without a second answer to what an app's ``CORSMiddleware`` has answered."""
+    if scope["type"] != "http" or _cors_options(app) is None:
+        return send
+    scope[HANDLED_KEY] = True
+
+    async def send_once(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            headers = message.get("headers", ())
+            message = {**message, "headers": [pair for pair in headers if not _is_of_cors(pair[0])]}
+        await send(message)
+
+    return send_once
 
 
 def _is_of_cors(name: bytes) -> bool:

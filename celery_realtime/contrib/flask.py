@@ -17,6 +17,7 @@ from celery_realtime.contrib import browser
 from celery_realtime.extension import Realtime
 from celery_realtime.health import health_pages
 from celery_realtime.pages import Page, Pages
+from celery_realtime.web.seams import send_at_once
 from celery_realtime.web.surroundings import surroundings_of
 
 #: Seconds for which a token is good.
@@ -93,7 +94,7 @@ def token_or_request_user(app: Flask, realtime: Realtime, user: User) -> Callabl
 
 
 def blueprint(realtime: Realtime, *, user: User | None = None, authorize: Authorize | None = None) -> Blueprint:
-    """Return a blueprint with the browser's modules and a token, and ``realtime_script`` for templates.
+    """Return a blueprint with the browser's modules, a token and plain HTTP, and ``realtime_script`` for templates.
 
     Args:
         realtime: Makes the tokens.
@@ -102,6 +103,14 @@ def blueprint(realtime: Realtime, *, user: User | None = None, authorize: Author
     """
     made = Blueprint(NAME, __name__)
     made.add_app_template_global(realtime_script, "realtime_script")
+    for path in ("/events", "/jobs", "/jobs/<path:job_id>"):
+        made.add_url_rule(
+            path,
+            path.split("/")[1] if path.count("/") == 1 else "job",
+            functools.partial(_plain_http, realtime),
+            methods=["GET", "OPTIONS"],
+            provide_automatic_options=False,
+        )
 
     @made.get("/<name>.js")
     def module(name: str) -> Response:
@@ -120,6 +129,15 @@ def blueprint(realtime: Realtime, *, user: User | None = None, authorize: Author
         return _token(realtime, user_id, projects)
 
     return made
+
+
+def _plain_http(realtime: Realtime, job_id: str | None = None) -> Any:
+    """Return what answers a request of plain HTTP: a WSGI application."""
+    send_at_once(request.environ)  # of which the application gets a copy
+    http = realtime.http_app(prefix="")
+    path = f"/jobs/{job_id}" if job_id is not None else f"/{request.path.rpartition('/')[2]}"
+    below = path.encode().decode("latin-1")
+    return lambda environ, start_response: http({**environ, "PATH_INFO": below}, start_response)
 
 
 def health_blueprint(realtime: Realtime, *, url_prefix: str = "/health") -> Blueprint:

@@ -216,7 +216,7 @@ def size_of(answer: Any) -> int:
 def replayed(snapshot: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Return a snapshot as ordinary events, for a client without an acknowledgement callback."""
     events = [event for job in snapshot["jobs"] for event in _events_of(job)]
-    events += [_chunk_of(snapshot, stream) for stream in snapshot.get("streams", ())]
+    events += [chunk_of(snapshot, stream) for stream in snapshot.get("streams", ())]
     flows = ({"event": "workflow_update", **flow, "replayed": True} for flow in snapshot["workflows"])
     return [*events, *((WORKFLOW_EVENT, flow) for flow in flows)]
 
@@ -237,7 +237,8 @@ def _events_of(job: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return events
 
 
-def _chunk_of(snapshot: dict[str, Any], stream: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def chunk_of(snapshot: dict[str, Any], stream: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return what an answer has of a stream as the event of a chunk."""
     identity = {"event": "stream_chunk", "job_id": snapshot["job_id"], "project_id": snapshot["project_id"]}
     names = ("stream", "kind", "attempt", "generation", "state", "task")
     place = {"position": stream["start"], "chunk": stream["value"], "replayed": True}

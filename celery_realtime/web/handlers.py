@@ -25,6 +25,7 @@ from celery_realtime.web.doubts import Doubts
 from celery_realtime.web.further_jobs import FurtherJobs
 from celery_realtime.web.gate import Gate
 from celery_realtime.web.housekeeping import Housekeeper
+from celery_realtime.web.http import PlainHttp
 from celery_realtime.web.in_turn import KIND_OF, KINDS, OVERFULL, InTurn, first_of
 from celery_realtime.web.job_requests import JobRequests, SingleJobs
 from celery_realtime.web.lags import Lags
@@ -154,11 +155,9 @@ class SocketIOEventHandlers:
         manager: ClientManager | None = None,
     ) -> None:
         settings, sources = settings or Settings(), sources or Sources()
-        self.server = server
-        self.namespace = settings.namespace
+        self.server, self.namespace = server, settings.namespace
         self._secret_key = settings.secret_key
-        self._manager: ClientManager = manager or StockManager()
-        manager = self._manager
+        self._manager: ClientManager = (manager := manager or StockManager())
         self._clients = clients = _clients_of(server, settings, manager)
         around, audience = rules.around, rules.audience and rules.around(rules.audience)
         access = Access(around(rules.authorize or self._validate_project_access), audience, sources.revocations)
@@ -181,17 +180,19 @@ class SocketIOEventHandlers:
             extras=self.lags.invitation,
         )
         self._further_jobs = FurtherJobs(clients, access=access, manager=manager, read_on=read_on)
-        self._gate = Gate(server, settings)
-        owner_of, longest = self._gate.owner_of, settings.max_request
+        self._gate = gate = Gate(server, settings)
+        #: Answers plain HTTP.
+        self.http = PlainHttp(server, settings, gate)
+        owner_of, longest = gate.owner_of, settings.max_request
         self._in_turn = InTurn(Turns(KINDS), owner_of, max_request=longest, lane=self._lane, start=self._start)
         self._gate.on_gone(self._in_turn.forget)
         self._connects = ConnectTurns(server, self._gate.on_gone)
-        self._doubts = Doubts(clients, manager, access=access, revocations=self._revocations, begin=self._begin)
+        self._doubts = doubts = Doubts(
+            clients, manager, access=access, revocations=self._revocations, begin=self._begin
+        )
         self._orders = Orders(clients, self._revocations, self._doubts, manager.slow_clients)
         #: Ends expired tokens, silent connections and slow clients.
-        self.housekeeper = Housekeeper(
-            server, type(self)._run, clients=self._clients, manager=self._manager, doubts=self._doubts, gate=self._gate
-        )
+        self.housekeeper = Housekeeper(server, self._run, clients=clients, manager=manager, doubts=doubts, gate=gate)
         self._first_client: Callable[[], None] | None = None
         self._follows_up = False
 

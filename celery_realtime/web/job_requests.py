@@ -492,13 +492,25 @@ class SingleJobs:
         return named
 
     def result(self, sid: str, data: Any) -> Decision[dict[str, Any]]:
-        """Answer how a job ended.
+        """Answer how a job ended; with ``job: true`` in the request, all that a snapshot says of it, too.
 
         Raises:
             SubscribeError: The user may not see it, or it cannot be read.
         """
         session = self._clients.budget.asking(sid, data)
-        return (yield from self.answer(session, data, functools.partial(self._result, session, job_id_of(data))))
+        read = self._whole if isinstance(data, dict) and data.get("job") is True else self._result
+        return (yield from self.answer(session, data, functools.partial(read, session, job_id_of(data))))
+
+    def _whole(self, session: Session, job_id: str, project_id: str) -> Decision[dict[str, Any]]:
+        """Return a job as a snapshot has it, with its whole result."""
+        state: dict[str, Any] | None = yield Blocking(self.state_of, project_id, job_id)
+        end = yield from self._result(session, job_id, project_id)
+        if state is not None and self._manager.filters:
+            audience = yield from self._access.audience_of(session.user, project_id)
+            state = yield Blocking(self._manager.delivery.audiences.job, project_id, state, audience)
+            if state is None:
+                raise SubscribeError(NO_JOB, "forbidden")
+        return {**{name: value for name, value in (state or {}).items() if name != "truncated"}, **end}
 
     def _result(self, session: Session, job_id: str, project_id: str) -> Decision[dict[str, Any]]:
         assert self._jobs is not None  # it has named the project

@@ -13,9 +13,12 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.processes import HOST, ROOT, ManagedProcess, accepts_connections, free_port
+from tests.programs import require
+from tests.waiting import wait_for
 
 PAGE = (ROOT / "docs" / "quickstart.md").read_text()
 FILE = re.compile(r"^`([\w./]+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+EVENT = re.compile(r"^event: (\w+)$", re.MULTILINE)
 COMMANDS = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 #: Notes each text that the list of jobs shows, however briefly.
@@ -44,7 +47,7 @@ class Studio:
         self._ports = {"6379": str(free_port()), "8080": str(free_port())}
         self.url = f"http://{HOST}:{self._ports['8080']}/"
         self.processes: list[ManagedProcess] = []
-        self._preparing, *self._programs = COMMANDS.findall(PAGE)
+        self._preparing, *self._programs, self._curl = COMMANDS.findall(PAGE)
 
     def adapted(self, text: str) -> str:
         """Return a text of the page with ports that are free, and the place of the package."""
@@ -89,6 +92,19 @@ class Studio:
             self.processes.append(process)
             process.start()
 
+    def curl(self) -> ManagedProcess:
+        """Follow the project as the page does without a browser; the process's log has what was sent."""
+        require("curl")
+        process = ManagedProcess(
+            ["sh", "-ec", self.adapted(self._curl)],
+            folder=self.folder.parent,
+            name="curl",
+            cwd=self.folder,
+            ready=lambda: "agent_snapshot" in process.current_log,
+        )
+        self.processes.append(process)
+        return process.start()
+
     def stop(self) -> None:
         for process in reversed(self.processes):
             process.kill()
@@ -111,6 +127,7 @@ def studio(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Studio]:
 
 
 def test_the_quickstart_works_as_it_is_written(studio: Studio, page: Page) -> None:
+    curl = studio.curl()
     missing: list[str] = []
     page.on("response", lambda response: missing.append(response.url) if response.status == 404 else None)
     page.goto(studio.url)
@@ -121,6 +138,7 @@ def test_the_quickstart_works_as_it_is_written(studio: Studio, page: Page) -> No
     expect(good).to_have_count(1, timeout=LONG)
     # A busy machine may show one of them alone.
     assert {"Downloading monday.wav", "Transcribing monday.wav"} & {*page.evaluate("texts")}
+    wait_for(lambda: {"agent_status", "agent_progress", "transcript_line"} <= {*EVENT.findall(curl.current_log)})
     page.get_by_role("button", name="Transcribe a broken recording").click()
     expect(page.locator("#jobs li")).to_have_count(2, timeout=LONG)
     page.reload()  # while that job runs: the latest state of both is there again

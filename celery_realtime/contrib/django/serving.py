@@ -16,12 +16,19 @@ from celery_realtime.extension import Realtime, current_realtime
 logger = logging.getLogger(__name__)
 
 
-def realtime_asgi(application: Any, *, realtime: Realtime | None = None, **options: Any) -> Any:
-    """Return an ASGI application that serves the sockets, and all else as before.
+#: Where plain HTTP is, beside the views of ``urls``.
+HTTP_PREFIX = "/celery-realtime"
+
+
+def realtime_asgi(
+    application: Any, *, realtime: Realtime | None = None, http_prefix: str | None = HTTP_PREFIX, **options: Any
+) -> Any:
+    """Return an ASGI application that serves the sockets and plain HTTP, and all else as before.
 
     Args:
         application: What ``get_asgi_application()`` returned.
         realtime: By default that of the project's Celery app.
+        http_prefix: What the paths of plain HTTP begin with; None for none.
         **options: Of :class:`socketio.AsyncServer`, such as ``cors_allowed_origins``.
 
     Raises:
@@ -32,15 +39,18 @@ def realtime_asgi(application: Any, *, realtime: Realtime | None = None, **optio
     realtime = realtime or current_realtime()
     server = socketio.AsyncServer(async_mode="asgi", client_manager=realtime.async_client_manager(), **options)
     realtime.init_socketio(server, **rules(realtime))
-    return socketio.ASGIApp(server, application)
+    return _with_http(socketio.ASGIApp(server, application), realtime, server, http_prefix)
 
 
-def realtime_wsgi(application: Any, *, realtime: Realtime | None = None, **options: Any) -> Any:
-    """Return a WSGI application that serves the sockets, and all else as before.
+def realtime_wsgi(
+    application: Any, *, realtime: Realtime | None = None, http_prefix: str | None = HTTP_PREFIX, **options: Any
+) -> Any:
+    """Return a WSGI application that serves the sockets and plain HTTP, and all else as before.
 
     Args:
         application: What ``get_wsgi_application()`` returned.
         realtime: By default that of the project's Celery app.
+        http_prefix: What the paths of plain HTTP begin with; None for none.
         **options: Of :class:`socketio.Server`, such as ``async_mode``; by default ``threading``.
 
     Raises:
@@ -52,7 +62,11 @@ def realtime_wsgi(application: Any, *, realtime: Realtime | None = None, **optio
     options = {"async_mode": "threading", **options}
     server = socketio.Server(client_manager=realtime.client_manager(), **options)
     realtime.init_socketio(server, **rules(realtime))
-    return _Application(server, application)
+    return _with_http(_Application(server, application), realtime, server, http_prefix)
+
+
+def _with_http(application: Any, realtime: Realtime, server: Any, prefix: str | None) -> Any:
+    return application if prefix is None else realtime.http_app(application, server=server, prefix=prefix)
 
 
 class _Application(socketio.WSGIApp):

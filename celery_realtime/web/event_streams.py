@@ -1,0 +1,158 @@
+"""Write what a subscriber gets as server-sent events: names, positions and JSON; no input or output, no clock.
+
+The format is that of the HTML standard, section 9.2 ("Server-sent events").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from celery_realtime.events import (
+    BATCH_EVENT,
+    ERROR_EVENT,
+    HIDDEN_EVENT,
+    JOBS_EVENT,
+    MARK,
+    RESUMED_EVENT,
+    RESYNC_EVENT,
+    SNAPSHOT_EVENT,
+    STATE_EVENTS,
+)
+from celery_realtime.exceptions import SubscribeError
+from celery_realtime.stream_parts import STREAM_EVENT
+from celery_realtime.web.answers import chunk_of
+
+Position = tuple[str, int]
+
+#: What a comment is: it keeps proxies from ending a silent connection, and finds clients that have gone.
+KEEP_ALIVE = b":\n\n"
+
+#: The members of an answer to a subscription that are for clients of sockets alone.
+_OF_SOCKETS = ("ok", "events", "report_lag")
+
+#: A name cannot have what ends a line.
+_NO_LINES = {ord(character): " " for character in "\r\n\0"}
+
+
+def block(event: str, data: Any, position: Position | None = None) -> bytes:
+    """Return an event, with the position that a client which has it resumes from."""
+    id_ = "" if position is None else f"id: {position[0]}:{position[1]}\n"
+    return f"event: {event.translate(_NO_LINES)}\n{id_}data: ".encode() + msgspec.json.encode(data) + b"\n\n"
+
+
+def place(position: Position) -> bytes:
+    """Return a position by itself, of which a browser tells the page nothing."""
+    return f"id: {position[0]}:{position[1]}\n\n".encode()
+
+
+def retry(seconds: float) -> bytes:
+    """Return what tells a client after how long it is to come back."""
+    return b"retry: %d\n\n" % round(seconds * 1000)
+
+
+class EventStream:
+    """The events of one subscription, from its answer on.
+
+    Args:
+        job_id: The one job that it is of; None for all of a project.
+
+    Attributes:
+        project_id: The project; None before the answer.
+        is_over: Whether the client has to come back: it has lost access, or events that it has not been given.
+        next: Where to read on for jobs that the snapshot had no room for; None if there are no others, or no more.
+    """
+
+    def __init__(self, job_id: str | None = None) -> None:
+        self.project_id: str | None = None
+        self.is_over = False
+        self.next: str | None = None
+        self._job_id = job_id
+        self._position: Position | None = None
+
+    @property
+    def offset(self) -> int:
+        """The offset of the last event; 0 without a history."""
+        return 0 if self._position is None else self._position[1]
+
+    def begin(self, answer: dict[str, Any]) -> Iterator[bytes]:
+        """Yield what an answer to the subscription says."""
+        self.project_id = answer["project_id"]
+        epoch, offset, streams = answer.get("epoch"), answer.get("offset"), answer.get("streams", ())
+        end = (epoch, offset) if isinstance(epoch, str) and isinstance(offset, int) else None
+        identity: dict[str, Any] = {name: answer[name] for name in ("project_id", "job_id") if name in answer}
+        if answer["recovered"] and end is not None:
+            missed = answer["events"]
+            first = end[1] - len(missed) + 1
+            resumed: dict[str, Any] = {**identity, "epoch": end[0], "offset": end[1], "recovered": True}
+            yield block(RESUMED_EVENT, resumed, None if self._job_id else (end[0], first - 1))
+            for number, item in enumerate(missed, first):
+                known = _position_of(item["event"], item["data"], item)
+                yield block(item["event"], item["data"], (end[0], number) if self._job_id is None else known)
+            if self._job_id is not None:
+                yield place(end)
+        else:
+            snapshot = {name: value for name, value in answer.items() if name not in (*_OF_SOCKETS, "streams")}
+            self.next = answer.get("next")
+            yield block(SNAPSHOT_EVENT, snapshot, None if self.next else end)
+        for stream in streams:
+            yield block(*chunk_of(answer, stream))
+        self._position = end
+
+    def add_jobs(self, page: dict[str, Any]) -> bytes:
+        """Return further jobs of the snapshot; with the last of them a client can resume."""
+        self.next = page.get("next")
+        jobs = {name: page[name] for name in ("project_id", "jobs")}
+        return block(JOBS_EVENT, {**jobs, "complete": self.next is None}, None if self.next else self._position)
+
+    def is_behind(self, page: dict[str, Any]) -> bool:
+        """Tell whether further jobs are newer than the last event: what comes next would take them back."""
+        return self._position is not None and page["epoch"] == self._position[0] and page["offset"] > self.offset
+
+    def refuse(self, error: SubscribeError) -> Iterator[bytes]:
+        """Yield why the stream ends, and end it."""
+        if not self.is_over:
+            yield from self.take("error", {"code": error.code, "message": str(error)})
+
+    def take(self, name: str, data: Any) -> Iterator[bytes]:
+        """Yield what one event that a subscriber gets says."""
+        items = data if name == BATCH_EVENT else [{"event": name, "data": data}]
+        for item in items:
+            if not self.is_over:
+                yield from self._item(item["event"], item["data"], item)
+
+    def _item(self, name: str, data: Any, beside: dict[str, Any]) -> Iterator[bytes]:
+        if name == "error" and isinstance(data, dict):
+            self.is_over = True
+            yield block(ERROR_EVENT, data)
+        elif name == RESYNC_EVENT:
+            self.is_over = True
+        elif name == STREAM_EVENT:
+            yield block(name, data)
+        else:
+            position = _position_of(name, data, beside)
+            if position is None or self._follows(position):
+                yield block(name, data, None if self.next or position is None else self._position)
+
+    def _follows(self, position: Position) -> bool:
+        """Note a position, and return whether it is new; who would miss what is before it has to come back."""
+        last = self._position
+        if self._job_id is not None:  # events of other jobs have offsets, too
+            self._position = max(position, last) if last is not None and last[0] == position[0] else position
+            return True
+        if last is not None and (last[0] != position[0] or position[1] > last[1] + 1):
+            self.is_over = True
+        if self.is_over or (last is not None and position[1] <= last[1]):
+            return False
+        self._position = position
+        return True
+
+
+def _position_of(name: str, data: Any, beside: dict[str, Any]) -> Position | None:
+    """Return the position of an event; that of one whose data have no room for it stands beside them, in a list."""
+    fields = data if isinstance(data, dict) else {}
+    mark = fields if name in (*STATE_EVENTS, HIDDEN_EVENT) else fields.get(MARK) or beside
+    epoch, offset = mark.get("epoch"), mark.get("offset")
+    return (epoch, offset) if isinstance(epoch, str) and isinstance(offset, int) else None

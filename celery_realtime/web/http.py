@@ -1,0 +1,389 @@
+"""Answer plain HTTP, for clients without Socket.IO: server-sent events, and JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import random
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from celery_realtime.bounded import BoundedDict
+from celery_realtime.clocks import time
+from celery_realtime.exceptions import SubscribeError
+from celery_realtime.logs import RateLimitedLogger, describe
+from celery_realtime.web import decisions
+from celery_realtime.web.answers import UNAVAILABLE
+from celery_realtime.web.budgets import BURST, Bucket
+from celery_realtime.web.decisions import Decision
+from celery_realtime.web.event_streams import KEEP_ALIVE, EventStream, retry
+from celery_realtime.web.gate import MOST_USERS, Gate
+from celery_realtime.web.http_answers import Answer, of_json, of_preflight, of_refusal, of_stream
+from celery_realtime.web.http_requests import HttpRequest, Route, subscription_in
+from celery_realtime.web.inner_clients import InnerClient
+from celery_realtime.web.metering import budget_of
+from celery_realtime.web.seams import cors_headers_of, environ_of_asgi, is_asyncio, send_at_once
+from celery_realtime.web.server_ends import GLANCE, Farewells, of_asgi, of_wsgi
+
+if TYPE_CHECKING:
+    from celery_realtime.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+#: Streams that a process has at once unless a setting says so: of servers with threads, of which nobody knows how many
+#: there may be, and of others.
+MOST_OF_THREADS, MOST_STREAMS = 200, 1000
+
+#: The part of a web server's threads, or greenlets, that streams may hold.
+PART = 2
+
+#: Seconds after which a client comes back whose stream has ended; each another time, since many streams end together.
+SOONEST, LATEST = 1.0, 4.0
+
+#: How much sooner than others a stream may end, as a part of its age.
+SCATTER = 0.1
+
+#: Longest wait, in seconds, for events that further jobs have seen, before those are sent.
+LONGEST_LAG = 5.0
+
+_random = random.Random()
+
+TOO_MANY = SubscribeError("too many requests of this kind wait; wait for answers", "too_many_requests")
+
+
+class Slots:
+    """The streams that a process has, of which each holds a thread where requests do.
+
+    Args:
+        most: Returns how many there may be.
+    """
+
+    def __init__(self, most: Callable[[], int]) -> None:
+        self.used = 0
+        self._most = most
+        self._lock = threading.Lock()
+
+    def take(self) -> None:
+        """Take one.
+
+        Raises:
+            SubscribeError: All are taken.
+        """
+        with self._lock:
+            if self.used >= self._most():
+                raise SubscribeError(
+                    "this server has as many streams as it can; try again later, or ask for jobs", "unavailable"
+                )
+            self.used += 1
+
+    def give(self) -> None:
+        """Give one back."""
+        with self._lock:
+            self.used -= 1
+
+
+class PlainHttp:
+    """Answers requests as a client of a Socket.IO server that is made for each.
+
+    Args:
+        server: The Socket.IO server, sync or asyncio.
+        settings: The settings: ``namespace``, ``http_...``, and the limits.
+        gate: Stands in front of the server.
+
+    Attributes:
+        settings: As given.
+        is_asyncio: Whether it answers ASGI, and not WSGI.
+        slots: The streams that there are.
+    """
+
+    def __init__(self, server: Any, settings: Settings, gate: Gate) -> None:
+        self.settings = settings
+        self.is_asyncio = is_asyncio(server)
+        self.slots = Slots(self._most_streams)
+        self._server = server
+        self._gate = gate
+        self._log = RateLimitedLogger(logger)
+        self._farewells = Farewells()
+        self._requests_of: BoundedDict[str, Bucket] = BoundedDict(MOST_USERS)
+
+    def _most_streams(self) -> int:
+        if self.settings.http_streams is not None:
+            return self.settings.http_streams
+        at_once = self._gate.requests_at_once
+        if at_once is not None:
+            return max(1, at_once // PART)
+        return MOST_OF_THREADS if self._server.async_mode == "threading" else MOST_STREAMS
+
+    # -- what requests need -------------------------------------------------------------------------------------
+
+    def client(self, environ: dict[str, Any]) -> InnerClient:
+        """Return a new client, which is not connected yet."""
+        return InnerClient(self._server, self._gate.sockets, self.settings.namespace, environ)
+
+    def cors_of(self, environ: dict[str, Any]) -> list[tuple[str, str]] | None:
+        """Return the headers for a page of another origin; None if pages of its origin may not ask."""
+        return cors_headers_of(self._server, environ)
+
+    def spend(self, environ: dict[str, Any]) -> None:
+        """Take a request from what its user may ask for, over whatever connections.
+
+        Raises:
+            SubscribeError: That is too much.
+        """
+        budget, rate = budget_of(environ), self.settings.request_rate
+        user = "" if budget is None else budget.user or budget.peer
+        bucket = self._requests_of.get(user)
+        if bucket is None:
+            bucket = self._requests_of[user] = Bucket(rate, rate * BURST)
+        if not bucket.take():
+            raise SubscribeError("too many requests; wait a moment", "too_many_requests")
+
+    def refusal_of(self, error: Exception) -> Answer:
+        """Return the answer to a request that has failed."""
+        if isinstance(error, SubscribeError):
+            return of_refusal(error)
+        self._log.error(
+            "a request of HTTP failed, so it is refused as unavailable; the client may try again: %s", describe(error)
+        )
+        logger.debug("where the request failed", exc_info=error)
+        return of_refusal(SubscribeError(UNAVAILABLE["message"], UNAVAILABLE["code"]))
+
+    # -- servers ------------------------------------------------------------------------------------------------
+
+    def wsgi(self, environ: dict[str, Any], start_response: Any, route: Route) -> Iterable[bytes]:
+        """Answer a request of WSGI."""
+        with contextlib.ExitStack() as stack:
+            guarding = self._gate.guard.answering(environ, start_response, is_of_engine=False)
+            start = stack.enter_context(guarding)
+            exchange = Exchange(self, environ, route)
+            if start is None:
+                answer, start = of_refusal(TOO_MANY), start_response
+            else:
+                stack.callback(lambda: decisions.call(exchange.close()))
+                answer = decisions.call(exchange.answer())
+            start(answer.status_line, answer.headers)
+            if answer.body is not None:
+                return [answer.body]
+            send_at_once(environ)
+            return _Chunks(exchange, stack.pop_all(), of_wsgi())
+
+    async def asgi(self, scope: dict[str, Any], receive: Any, send: Any, route: Route) -> None:
+        """Answer a request of ASGI."""
+        async with self._gate.guard.answering(scope, send, is_of_engine=False) as may_go_on:
+            if not may_go_on:
+                await _send(send, of_refusal(TOO_MANY))
+                return
+            environ = await environ_of_asgi(self._server, scope, receive, send)
+            if not environ:  # the client has gone
+                return
+            exchange = Exchange(self, environ, route)
+            try:
+                answer = await decisions.wait(exchange.answer())
+                await _send(send, answer)
+                if answer.body is None:
+                    with self._farewells.watching(of_asgi(send), exchange.leave):
+                        await _stream(exchange, receive, send)
+            except OSError:  # the client has gone; some servers say so
+                pass
+            finally:
+                await decisions.wait(exchange.close())
+
+
+class Exchange:
+    """One request, and the answer to it.
+
+    Args:
+        http: Answers requests.
+        environ: The request, as Engine.IO has it.
+        route: What it asks for.
+    """
+
+    def __init__(self, http: PlainHttp, environ: dict[str, Any], route: Route) -> None:
+        self._http = http
+        self._route = route
+        self._request = HttpRequest(environ)
+        self._client: InnerClient | None = None
+        self._has_slot = False
+        self._stream = EventStream()
+        self._blocks: list[bytes] = []
+        #: Further jobs that wait for the events that they have seen, and until when they do.
+        self._page: dict[str, Any] | None = None
+        self._page_due = 0.0
+        self._ends_at = time.monotonic() + http.settings.http_max_age * _random.uniform(1 - SCATTER, 1)
+        #: When it says something if there is nothing to say.
+        self._silent_until = time.monotonic() + http.settings.http_keep_alive
+
+    def answer(self) -> Decision[Answer]:
+        """Return the answer, or the beginning of it."""
+        cors = self._http.cors_of(self._request.environ)
+        if cors is None:
+            return of_refusal(SubscribeError("pages of this origin may not ask", "forbidden"))
+        if self._request.method == "OPTIONS":
+            return of_preflight().with_headers(cors)
+        if self._request.method != "GET":
+            refusal = SubscribeError("ask by GET", "bad_request")
+            return of_refusal(refusal, HTTPStatus.METHOD_NOT_ALLOWED).with_headers(cors)
+        try:
+            answer = yield from self._answer()
+        except Exception as error:  # noqa: BLE001 - whatever the rules of the application raise, the client is answered
+            answer = self._http.refusal_of(error)
+        return answer.with_headers(cors)
+
+    def _answer(self) -> Decision[Answer]:
+        if self._route.what == "events":
+            return (yield from self._begin())
+        content = yield from (self._jobs() if self._route.what == "jobs" else self._job(self._route.job_id))
+        return of_json(HTTPStatus.OK, content)
+
+    def _connected(self) -> Decision[InnerClient]:
+        environ = self._request.environ
+        self._client = client = self._http.client(environ)
+        yield from client.connect(self._request.token)
+        self._http.spend(environ)
+        return client
+
+    def close(self) -> Decision[None]:
+        """End what the request has taken."""
+        if self._has_slot:
+            self._has_slot = False
+            self._http.slots.give()
+        if self._client is not None:
+            client, self._client = self._client, None
+            yield from client.close()
+
+    def leave(self) -> None:
+        """Note, in the event loop of the server, that the client has gone."""
+        if self._client is not None:
+            self._client.end()
+
+    # -- JSON ---------------------------------------------------------------------------------------------------
+
+    def _jobs(self) -> Decision[dict[str, Any]]:
+        """Return the jobs of a project, or further ones."""
+        page, asked = self._request.text("from"), self._request.project
+        client = yield from self._connected()
+        snapshot = yield from client.ask("subscribe_project", asked)
+        if page is not None:
+            return (yield from client.ask("read_jobs", {**asked, "from": page}))
+        return {name: value for name, value in snapshot.items() if name not in ("events", "recovered", "report_lag")}
+
+    def _job(self, job_id: str | None) -> Decision[dict[str, Any]]:
+        """Return the state of a job, with how it ended."""
+        asked = {"job_id": job_id, **self._request.project, "job": True}
+        client = yield from self._connected()
+        return (yield from client.ask("get_result", asked))
+
+    # -- events -------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> Decision[Answer]:
+        """Subscribe, and begin a stream."""
+        asked = subscription_in(self._request)
+        client = yield from self._connected()
+        self._http.slots.take()
+        self._has_slot = True
+        answer = yield from client.ask(*asked)
+        self._stream = EventStream(asked.data.get("job_id"))
+        self._blocks = [retry(_random.uniform(SOONEST, LATEST)), *self._stream.begin(answer)]
+        return of_stream()
+
+    def next(self, most: float = math.inf) -> Decision[bytes | None]:
+        """Return what comes next of a stream; nothing if nothing has come, and None at its end.
+
+        Args:
+            most: The longest wait, in seconds.
+        """
+        client = self._client
+        if client is None:
+            return None
+        if not self._blocks:
+            if self._stream.is_over or client.is_over or time.monotonic() >= self._ends_at:
+                return None
+            yield from self._read_on(client)
+        if not self._blocks:
+            for name, data in (yield from client.take(min(most, self._patience()))):
+                self._blocks += self._stream.take(name, data)
+        clock = time.monotonic()
+        if not self._blocks and clock < self._silent_until:
+            return b""
+        self._silent_until = clock + self._http.settings.http_keep_alive
+        blocks, self._blocks = self._blocks or [KEEP_ALIVE], []
+        return b"".join(blocks)
+
+    def _patience(self) -> float:
+        due = min(self._ends_at, self._silent_until)
+        return max(0.0, (due if self._page is None else min(due, self._page_due)) - time.monotonic())
+
+    def _read_on(self, client: InnerClient) -> Decision[None]:
+        """Read further jobs, and send them when the client has the events that they have seen."""
+        if self._page is None and self._stream.next is not None:
+            asked = {"project_id": self._stream.project_id, "from": self._stream.next}
+            try:
+                self._page = yield from client.ask("read_jobs", asked)
+            except SubscribeError as error:
+                self._blocks += self._stream.refuse(error)
+                return
+            self._page_due = time.monotonic() + LONGEST_LAG
+        page = self._page
+        if page is not None and (not self._stream.is_behind(page) or time.monotonic() >= self._page_due):
+            self._page = None
+            self._blocks.append(self._stream.add_jobs(page))
+
+
+class _Chunks:
+    """What a WSGI server sends of a stream.
+
+    Args:
+        exchange: Whose.
+        stack: Ends it.
+        is_ending: Tells whether the server is about to end.
+    """
+
+    def __init__(self, exchange: Exchange, stack: contextlib.ExitStack, is_ending: Callable[[], bool]) -> None:
+        self._exchange = exchange
+        self._stack = stack
+        self._is_ending = is_ending
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        while not self._is_ending():
+            chunk = decisions.call(self._exchange.next(GLANCE))
+            if chunk is None:
+                break
+            if chunk:
+                return chunk
+        raise StopIteration
+
+    def close(self) -> None:
+        """End the stream; the server calls it, whatever has become of the client."""
+        self._stack.close()
+
+
+async def _send(send: Any, answer: Answer) -> None:
+    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
+    await send({"type": "http.response.start", "status": answer.status.value, "headers": headers})
+    if answer.body is not None:
+        await send({"type": "http.response.body", "body": answer.body})
+
+
+async def _stream(exchange: Exchange, receive: Any, send: Any) -> None:
+    watching = asyncio.ensure_future(_watch(exchange, receive))
+    try:
+        while (chunk := await decisions.wait(exchange.next())) is not None:
+            if chunk:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+    finally:
+        watching.cancel()
+
+
+async def _watch(exchange: Exchange, receive: Any) -> None:
+    """End a stream when its client has gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    exchange.leave()

@@ -1,0 +1,161 @@
+"""Plain HTTP on the hosts that a user may choose: streams that end with their server, and go on without a hole."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.event_reader import EventReader, ask, path_with
+from tests.integration import jobs
+from tests.integration.stage import new_project, producing
+from tests.launcher import Launcher
+from tests.processes import HOST, ManagedProcess, accepts_connections, free_port, python_path
+from tests.services import Broker
+from tests.variants import long_unless
+from tests.waiting import wait_for
+
+OWN = "-m tests.integration.http_web"
+GUNICORN = "-m gunicorn tests.integration.http_web:application --bind {address} --worker-class"
+#: By name, the asynchronous mode and the command.
+HOSTS = {
+    "werkzeug": ("threading", OWN),
+    "gunicorn-gthread": ("threading", f"{GUNICORN} gthread --threads 60"),
+    "gunicorn-gevent": ("gevent", f"{GUNICORN} gevent"),
+    "gunicorn-asgi": ("asgi", f"{GUNICORN} asgi"),
+    "gevent": ("gevent", OWN),
+    "eventlet": ("eventlet", OWN),
+    "uvicorn": ("asgi", "-m uvicorn tests.integration.http_web:application --port {port}"),
+    "hypercorn": ("asgi", "-m hypercorn tests.integration.http_web:application --bind {address}"),
+}
+#: Each kind of concurrency once: threads, greenlets and an event loop.
+ON_HOSTS = pytest.mark.parametrize("name", long_unless(["gunicorn-gthread", "gevent", "uvicorn"], HOSTS))
+
+
+class Host(ManagedProcess):
+    """A web server.
+
+    Args:
+        name: Which of ``HOSTS``.
+        folder: Where its log goes.
+        env: Added to this process's environment.
+    """
+
+    def __init__(self, name: str, folder: Path, env: dict[str, str]) -> None:
+        mode, command = HOSTS[name]
+        port = free_port()
+        self.url = f"http://{HOST}:{port}"
+        own = {**python_path(), "ASYNC_MODE": mode, "HOST": HOST, "PORT": str(port), "XDG_RUNTIME_DIR": str(folder)}
+        super().__init__(
+            [sys.executable, *command.format(address=f"{HOST}:{port}", port=port).split()],
+            folder=folder,
+            name=name,
+            env={**own, **env},
+            ready=lambda: accepts_connections(port),
+        )
+
+
+@pytest.fixture
+def listen() -> Iterator[Callable[..., EventReader]]:
+    with ExitStack() as stack:
+
+        def listen(host: Host, project: str, last: str | None = None, **options: Any) -> EventReader:
+            token = jobs.realtime.issue_token(f"user-of-{project}", [project])
+            headers = {"Authorization": f"Bearer {token}", **({"Last-Event-ID": last} if last else {})}
+            url = host.url + path_with("/celery-realtime/events", project=project)
+            reader = EventReader(url, headers=headers, **options)
+            stack.callback(reader.close)
+            return reader
+
+        yield listen
+
+
+@pytest.fixture
+def start(launcher: Launcher, redis_broker: Broker) -> Iterator[Callable[[str], Host]]:
+    with producing(redis_broker):
+        yield lambda name: launcher.start(Host(name, launcher.folder, redis_broker.env))
+
+
+@pytest.fixture(autouse=True)
+def _needed(name: str) -> None:
+    if name == "hypercorn":  # which no other test needs
+        pytest.importorskip("hypercorn")
+
+
+def say(project: str, *numbers: int) -> None:
+    for number in numbers:
+        jobs.realtime.manager.emit_to_project(project, "step", {"number": number})
+    assert jobs.realtime.flush(60)
+
+
+def steps(*readers: EventReader) -> list[int]:
+    return [data["number"] for reader in readers for data in reader.of("step")]
+
+
+@ON_HOSTS
+def test_streams_end_with_their_server_and_go_on_with_the_next(
+    start: Callable[[str], Host], listen: Callable[..., EventReader], name: str
+) -> None:
+    host, project = start(name), new_project()
+    before = listen(host, project)
+    assert before.wait_for_event("agent_snapshot")["recovered"] is False
+    say(project, 1, 2)
+    before.wait_for_event("step", 2)  # at once, and not when a buffer is full
+    others = [listen(host, project) for _ in range(10)]
+    for reader in others:
+        reader.wait_for_event("agent_snapshot")
+    say(project, 3)
+    for reader in (before, *others):
+        reader.wait(lambda reader: 3 in steps(reader))
+
+    host.send_signal(15)
+    wait_for(lambda: not host.running)  # it does not wait for streams
+    for reader in (before, *others):
+        reader.wait_for_end()
+    say(project, 4, 5)
+    host.start()
+
+    after = listen(host, project, before.last_id)
+    after.wait_for_event("step", 2)
+    say(project, 6)
+    after.wait_for_event("step", 3)
+    assert steps(before, after) == [1, 2, 3, 4, 5, 6]
+    assert [sent.event for sent in after.events] == ["agent_resumed", "step", "step", "step"]
+    assert "Traceback" not in host.log or name == "hypercorn"  # asyncio has it log each connection that it ends
+
+
+@ON_HOSTS
+def test_who_does_not_read_holds_up_nobody(
+    start: Callable[[str], Host], listen: Callable[..., EventReader], name: str
+) -> None:
+    host, project = start(name), new_project()
+    slow = listen(host, project, receive_buffer=4096, reads=False)
+    quick = listen(host, project)
+    quick.wait_for_event("agent_snapshot")
+    text, count = "x" * 50_000, 0
+    while count < 1200:
+        for _ in range(100):
+            count += 1
+            jobs.realtime.manager.emit_to_project(project, "long", {"text": text})
+        assert jobs.realtime.flush(60)
+        quick.wait_for_event("long", count)
+    assert "reads too slowly" in host.log
+    slow.go_on()
+    slow.wait_for_end()
+
+
+@ON_HOSTS
+def test_refusals_and_json_are_the_same(start: Callable[[str], Host], name: str) -> None:
+    host, project = start(name), new_project()
+    say(project, 1)
+    token = jobs.realtime.issue_token("ada", [project])
+    path = "/celery-realtime/jobs"
+    assert ask(host.url + path_with(path, project=project)).status == 401
+    assert ask(host.url + path_with(path, project="other", token=token)).status == 403
+    answer = ask(host.url + path_with(path, project=project, token=token))
+    assert (answer.status, answer.content["offset"]) == (200, 1)
+    assert token not in host.log
