@@ -6,7 +6,7 @@ The format is that of the HTML standard, section 9.2 ("Server-sent events").
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -53,6 +53,15 @@ def retry(seconds: float) -> bytes:
     return b"retry: %d\n\n" % round(seconds * 1000)
 
 
+class Rest(NamedTuple):
+    """What is to be read of a stream: its name, which start of it, and from where on up to where."""
+
+    stream: str
+    generation: int
+    position: int
+    end: int
+
+
 class EventStream:
     """The events of one subscription, from its answer on.
 
@@ -60,8 +69,10 @@ class EventStream:
         job_id: The one job that it is of; None for all of a project.
 
     Attributes:
+        job_id: As given.
         project_id: The project; None before the answer.
         is_over: Whether the client has to come back: it has lost access, or events that it has not been given.
+        unread: Of streams that the answer had no room for: where the rest of each begins, and where it ends.
         next: Where to read on for jobs that the snapshot had no room for; None if there are no others, or no more.
     """
 
@@ -69,7 +80,8 @@ class EventStream:
         self.project_id: str | None = None
         self.is_over = False
         self.next: str | None = None
-        self._job_id = job_id
+        self.unread: list[Rest] = []
+        self.job_id = job_id
         self._position: Position | None = None
 
     @property
@@ -87,19 +99,33 @@ class EventStream:
             missed = answer["events"]
             first = end[1] - len(missed) + 1
             resumed: dict[str, Any] = {**identity, "epoch": end[0], "offset": end[1], "recovered": True}
-            yield block(RESUMED_EVENT, resumed, None if self._job_id else (end[0], first - 1))
+            yield block(RESUMED_EVENT, resumed, None if self.job_id else (end[0], first - 1))
             for number, item in enumerate(missed, first):
                 known = _position_of(item["event"], item["data"], item)
-                yield block(item["event"], item["data"], (end[0], number) if self._job_id is None else known)
-            if self._job_id is not None:
+                yield block(item["event"], item["data"], (end[0], number) if self.job_id is None else known)
+            if self.job_id is not None:
                 yield place(end)
         else:
             snapshot = {name: value for name, value in answer.items() if name not in (*_OF_SOCKETS, "streams")}
             self.next = answer.get("next")
             yield block(SNAPSHOT_EVENT, snapshot, None if self.next else end)
         for stream in streams:
-            yield block(*chunk_of(answer, stream))
+            yield self.add_stream(answer, stream)
         self._position = end
+
+    def add_stream(self, identity: dict[str, Any], stream: dict[str, Any], end: int | None = None) -> bytes:
+        """Return what was said so far in a stream, or more of that.
+
+        Args:
+            identity: Has its job and project.
+            stream: It, as an answer has it.
+            end: Where what comes live begins; None for what the answer says.
+        """
+        end, position = stream["end"] if end is None else end, stream["position"]
+        if position < end:
+            self.unread.append(Rest(stream["stream"], stream["generation"], position, end))
+        fitting = stream["value"][: max(0, end - stream["start"])]
+        return block(*chunk_of(identity, {**stream, "value": fitting}))
 
     def add_jobs(self, page: dict[str, Any]) -> bytes:
         """Return further jobs of the snapshot; with the last of them a client can resume."""
@@ -139,7 +165,7 @@ class EventStream:
     def _follows(self, position: Position) -> bool:
         """Note a position, and return whether it is new; who would miss what is before it has to come back."""
         last = self._position
-        if self._job_id is not None:  # events of other jobs have offsets, too
+        if self.job_id is not None:  # events of other jobs have offsets, too
             self._position = max(position, last) if last is not None and last[0] == position[0] else position
             return True
         if last is not None and (last[0] != position[0] or position[1] > last[1] + 1):

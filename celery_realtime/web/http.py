@@ -318,7 +318,13 @@ class Exchange:
         return max(0.0, (due if self._page is None else min(due, self._page_due)) - time.monotonic())
 
     def _read_on(self, client: InnerClient) -> Decision[None]:
-        """Read further jobs, and send them when the client has the events that they have seen."""
+        """Read what the answer had no room for: of streams, and of jobs.
+
+        Jobs are sent when the client has the events that they have seen.
+        """
+        if self._stream.unread:
+            yield from self._read_stream(client)
+            return
         if self._page is None and self._stream.next is not None:
             asked = {"project_id": self._stream.project_id, "from": self._stream.next}
             try:
@@ -331,6 +337,18 @@ class Exchange:
         if page is not None and (not self._stream.is_behind(page) or time.monotonic() >= self._page_due):
             self._page = None
             self._blocks.append(self._stream.add_jobs(page))
+
+    def _read_stream(self, client: InnerClient) -> Decision[None]:
+        rest = self._stream.unread.pop(0)
+        identity = {"job_id": self._stream.job_id, "project_id": self._stream.project_id}
+        asked = {**identity, "stream": rest.stream, "from": rest.position, "generation": rest.generation}
+        try:
+            answer = yield from client.ask("read_stream", asked)
+        except SubscribeError as error:
+            self._blocks += self._stream.refuse(error)
+            return
+        if answer["generation"] == rest.generation and answer["position"] > rest.position:
+            self._blocks.append(self._stream.add_stream(identity, answer, rest.end))
 
 
 class _Chunks:
