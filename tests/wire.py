@@ -114,7 +114,7 @@ def violations() -> list[str]:
     for is_answer, name, data in known:
         if not is_answer or name in requests():
             message = _answer_message(name, data) if is_answer else event_message(name)
-            found += [f"{problem}\n    {str(data):.500}" for problem in _problems(message, data)]
+            found += [f"{problem}\n    {data!s:.500}" for problem in _problems(message, data)]
     return found
 
 
