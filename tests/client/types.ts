@@ -6,6 +6,8 @@ import { subscribeJob, type JobSnapshot, type Stream } from "../../celery_realti
 import {
   projectStore, selected, streamStore, type ProjectSnapshot,
 } from "../../celery_realtime/static/celery-realtime-store.js";
+import { watchConnection } from "../../celery_realtime/static/celery-realtime-connection.js";
+import { shareSocket } from "../../celery_realtime/static/celery-realtime-shared.js";
 import type { Job, ProjectSubscription, Snapshot } from "../../celery_realtime/static/celery-realtime.js";
 import type { BatchItem, ClientToServerEvents, ServerToClientEvents } from "../../celery_realtime/static/celery-realtime-wire.js";
 
@@ -102,3 +104,11 @@ plain.emit("subscribe_project", { project: "apollo" });
 plain.on("agent_status", (status) => status.status === "done");
 // @ts-expect-error: what is refused has no jobs
 plain.emit("subscribe_project", { project_id: "apollo" }, (answer) => answer.jobs);
+// One that is watched, and one for all tabs.
+watchConnection(socket, { restAfter: 30000, probeTimeout: 1000, hiddenFor: 0 })();
+const shared = shareSocket(() => io(), { name: "studio" });
+subscribeProject(shared, "apollo").close();
+shared.emit("cancel_job", { job_id: "j" }, (answer: unknown) => answer);
+shared.disconnect();
+// @ts-expect-error: it makes the socket itself
+shareSocket(io());

@@ -1,0 +1,199 @@
+// One connection for all tabs of a browser: one tab has the socket, the others talk to it, and when it goes another one
+// takes its place. What a tab is given looks like a socket of socket.io-client (v4), as far as this package uses one.
+
+const SUBSCRIBE = /^subscribe_(project|job)$/, UNSUBSCRIBE = /^unsubscribe_(project|job)$/;
+const topicOf = (event, { project_id: project, job_id: job } = {}) => JSON.stringify([event.split("_")[1], job ?? project]);
+
+// open() makes the socket, in the tab that has it. Where the browser has no locks, each tab has a socket of its own.
+export function shareSocket(open, { name = "celery-realtime" } = {}) {
+  if (!globalThis.BroadcastChannel || !globalThis.navigator?.locks) return open();
+  return new Shared(open, name);
+}
+
+class Shared {
+  connected = false;
+  id = undefined;
+  active = true;
+  _handlers = new Map();
+  _any = new Set();
+  _acks = new Map();
+  _last = 0;
+
+  constructor(open, name) {
+    this._open = open;
+    this._name = name;
+    this._tab = crypto.randomUUID();
+    this._channel = new BroadcastChannel(name);
+    this._channel.onmessage = ({ data }) => this._hear(data);
+    this._ending = new Promise((end) => { this._end = end; });
+    // Who holds this lock lives: the browser releases it when the tab is gone, however that happens.
+    navigator.locks.request(`${name} ${this._tab}`, () => this._ending);
+    navigator.locks.request(name, () => (this._closed ? null : this._lead()));
+    this._post({ kind: "hello" });
+  }
+
+  on(event, handler) {
+    if (!this._handlers.has(event)) this._handlers.set(event, new Set());
+    this._handlers.get(event).add(handler);
+    return this;
+  }
+
+  off(event, handler) {
+    this._handlers.get(event)?.delete(handler);
+    return this;
+  }
+
+  onAny(handler) { this._any.add(handler); return this; }
+  offAny(handler) { this._any.delete(handler); return this; }
+
+  // Like a volatile packet, it is dropped without a connection: whoever is told of one asks anew.
+  emit(event, ...args) {
+    const ack = typeof args.at(-1) === "function" ? args.pop() : null;
+    if (!this.connected) return this;
+    const number = ++this._last;
+    if (ack) this._acks.set(number, ack);
+    const request = { kind: "emit", from: this._tab, number, event, args, wants: ack !== null };
+    if (this._leader) this._leader.take(request);
+    else this._post(request);
+    return this;
+  }
+
+  connect() {
+    this._tell({ kind: "connect" });
+    return this;
+  }
+
+  disconnect() {
+    if (this._closed) return this;
+    this._closed = true;
+    this.active = false;
+    this._tell({ kind: "bye", from: this._tab });
+    this._lose("io client disconnect");
+    this._leader?.close();
+    this._channel.close();
+    this._end();
+    return this;
+  }
+
+  close() { return this.disconnect(); }
+
+  _post(message) { this._channel.postMessage(message); }
+
+  _tell(message) {
+    if (this._leader) this._leader.take(message);
+    else this._post(message);
+  }
+
+  // Held until this tab is closed, or gone.
+  _lead() {
+    this._lose("transport close");
+    this._leader = new Leader(this._open(), this._name, this._tab, (message) => {
+      this._post(message);
+      this._hear(message);
+    });
+    return this._ending;
+  }
+
+  _hear(message) {
+    const { kind, to, from, number, event, args } = message;
+    if (this._closed || (to !== undefined && to !== this._tab)) return;
+    if (kind === "state") this._follow(message);
+    else if (kind === "event") this._happened(event, args);
+    else if (kind === "answer") {
+      const ack = this._acks.get(number);
+      this._acks.delete(number);
+      ack?.(...args);
+    } else if (this._leader && from !== this._tab) this._leader.take(message);
+  }
+
+  _follow({ connected, id, reason }) {
+    if (this.connected && (!connected || id !== this.id)) this._lose(reason ?? "transport close");
+    if (!connected || this.connected) return;
+    this.connected = true;
+    this.id = id;
+    this._call("connect");
+  }
+
+  _lose(reason) {
+    this._acks.clear();
+    if (!this.connected) return;
+    this.connected = false;
+    this.id = undefined;
+    this._call("disconnect", reason);
+  }
+
+  _happened(event, args) {
+    for (const handler of [...this._any]) handler(event, ...args);
+    this._call(event, ...args);
+  }
+
+  _call(event, ...args) {
+    for (const handler of [...(this._handlers.get(event) ?? [])]) handler(...args);
+  }
+}
+
+// In the tab that has the socket.
+class Leader {
+  _users = new Map(); // topic -> tabs
+
+  constructor(socket, name, tab, tell) {
+    Object.assign(this, { _socket: socket, _name: name, _tab: tab, _tell: tell, _tabs: new Set([tab]) });
+    socket.on("connect", () => this._state());
+    socket.on("disconnect", (reason) => {
+      this._users.clear();
+      this._state(reason);
+    });
+    socket.on("connect_error", ({ message, data }) => this._event("connect_error", [{ message, data }]));
+    socket.onAny((event, ...args) => this._event(event, args));
+    this._state();
+  }
+
+  close() { this._socket.disconnect(); }
+
+  take({ kind, from, number, event, args, wants }) {
+    if (kind === "hello") this._state();
+    if (kind === "connect") this._socket.connect();
+    if (kind === "bye") this._left(from);
+    if (kind === "emit") this._send(from, event, args, (...answer) =>
+      wants && this._tell({ kind: "answer", to: from, number, args: answer }));
+  }
+
+  _state(reason) {
+    const { connected, id } = this._socket;
+    this._tell({ kind: "state", connected, id, reason });
+  }
+
+  _event(event, args) { this._tell({ kind: "event", event, args }); }
+
+  _send(tab, event, args, answer) {
+    this._know(tab);
+    if (!this._socket.connected) return;
+    const topic = topicOf(event, args[0]);
+    if (SUBSCRIBE.test(event)) this._users.set(topic, (this._users.get(topic) ?? new Set()).add(tab));
+    if (UNSUBSCRIBE.test(event) && this._isUsedWithout(topic, tab)) return answer({ ok: true });
+    this._socket.emit(event, ...args, answer);
+  }
+
+  _isUsedWithout(topic, tab) {
+    const tabs = this._users.get(topic);
+    tabs?.delete(tab);
+    if (!tabs?.size) this._users.delete(topic);
+    return Boolean(tabs?.size);
+  }
+
+  // A tab that is gone without a word has let its lock go.
+  _know(tab) {
+    if (this._tabs.has(tab)) return;
+    this._tabs.add(tab);
+    navigator.locks.request(`${this._name} ${tab}`, () => this._left(tab));
+  }
+
+  _left(tab) {
+    this._tabs.delete(tab);
+    for (const [topic, tabs] of [...this._users]) {
+      if (!tabs.has(tab) || this._isUsedWithout(topic, tab) || !this._socket.connected) continue;
+      const [kind, id] = JSON.parse(topic);
+      this._socket.emit(`unsubscribe_${kind}`, { [`${kind}_id`]: id }, () => {});
+    }
+  }
+}
