@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from celery.exceptions import Retry
+from celery.exceptions import Retry, SoftTimeLimitExceeded
 from celery.utils.log import LoggingProxy, get_task_logger
 
 from celery_realtime.jobs.log_taps import Output
@@ -374,6 +374,14 @@ def test_a_filter_that_fails_drops_the_line_which_is_counted_and_said_once(
     assert (notice["dropped"], fine["message"]) == (3, "fine")
     assert "realtime_log_filter raised an exception" in notice["message"]
     assert len(logged_by(caplog, "celery_realtime.jobs.log_capture")) == 1
+
+
+def test_a_time_limit_that_comes_while_a_filter_runs_ends_the_job() -> None:
+    def interrupted(_: dict[str, Any]) -> Any:
+        raise SoftTimeLimitExceeded
+
+    result = run(Studio(capture_logs="INFO", log_filter=interrupted), lambda: logger.info("a line"))
+    assert isinstance(result.result, SoftTimeLimitExceeded)
 
 
 def test_a_filter_that_logs_and_prints_does_not_come_in_a_circle(caplog: pytest.LogCaptureFixture) -> None:

@@ -165,13 +165,28 @@ def test_threads_do_not_get_into_each_others_lines() -> None:
     assert sorted(line.text for line in said) == ["one and one", "two and two"]
 
 
-def test_the_unfinished_lines_of_very_many_threads_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines, said = PrintedLines(100), list[Line]()
+def test_the_unfinished_lines_of_very_many_threads_are_not_kept() -> None:
+    lines, said, over = PrintedLines(100), list[Line](), threading.Event()
+    threads, is_added = list[threading.Thread](), threading.Semaphore(0)
+
+    def work(number: int) -> None:
+        said.extend(lines.add(f"line {number}"))
+        is_added.release()
+        over.wait(60)  # the next thread would have its number
+
     for number in range(MOST_UNFINISHED + 5):
-        monkeypatch.setattr(log_lines.threading, "get_ident", lambda number=number: number)
-        said += lines.add(f"line {number}")
+        threads.append(threading.Thread(target=work, args=(number,)))
+        threads[-1].start()
+        assert is_added.acquire(timeout=60)
+    over.set()
+    for thread in threads:
+        thread.join()
     assert [line.text for line in said] == [f"line {number}" for number in range(5)]
     assert len(lines.finish()) == MOST_UNFINISHED
+
+
+def test_the_child_of_a_fork_begins_without_an_unfinished_line() -> None:
+    lines = PrintedLines(100)
     lines.add("of the parent")
     lines.start_over()
     assert lines.finish() == []
