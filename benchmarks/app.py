@@ -77,6 +77,13 @@ def say(self: Any, count: int) -> dict[str, float]:
     return time_calls(lambda _: out.write(" token"), count)
 
 
+@app.task(bind=True)
+def say_rows(self: Any, count: int) -> dict[str, float]:
+    """Time ``write`` of a stream of items."""
+    rows = self.stream("rows", kind="json")
+    return time_calls(lambda number: rows.write({"row": number, "text": "some words", "missing": None}), count)
+
+
 @app.task
 def mark() -> float:
     """Return the time."""

@@ -25,7 +25,7 @@ CHUNK = 64
 #: Chunks that a batch of a worker with 100 jobs has.
 CHUNKS = 40
 
-WRITE = Goal(2e-6, is_ratio=False)
+WRITE, WRITE_ITEM = Goal(2e-6, is_ratio=False), Goal(5e-6, is_ratio=False)
 READ = Goal(1.5)
 
 
@@ -34,11 +34,13 @@ def measure(stage: Stage) -> Iterator[Figure]:
     broker = stage.broker("redis")
     with stage.worker(broker, concurrency=1):
         client = broker.app("client")
-        results = [_write(client, stage.count(20000)) for _ in range(stage.rounds + 1)][1:]
-    for kind in ("mean", "median", "cpu"):
-        what = {"cpu": "CPU of the task's thread"}.get(kind, kind)
-        goal = WRITE if kind == "mean" else None
-        yield Figure(ROW, f"out.write(token): {what}", "redis", "s", [], [one[kind] for one in results], goal)
+        tokens = [_write(client, "say", stage.count(20000)) for _ in range(stage.rounds + 1)][1:]
+        items = [_write(client, "say_rows", stage.count(20000)) for _ in range(stage.rounds + 1)][1:]
+    for call, results, goal in (("out.write(token)", tokens, WRITE), ("rows.write(item)", items, WRITE_ITEM)):
+        for kind in ("mean", "median", "cpu"):
+            what = {"cpu": "CPU of the task's thread"}.get(kind, kind)
+            least = goal if kind == "mean" else None
+            yield Figure(ROW, f"{call}: {what}", "redis", "s", [], [one[kind] for one in results], least)
     url = stage.redis.fresh_url()
     history = realtime("memory://", history_url=url).manager.history
     assert history is not None
@@ -50,8 +52,8 @@ def measure(stage: Stage) -> Iterator[Figure]:
     yield _unread(stage)
 
 
-def _write(client: Any, count: int) -> dict[str, float]:
-    sent = client.send_task("benchmarks.app.say", kwargs={"count": count}, headers={"project_id": PROJECT})
+def _write(client: Any, task: str, count: int) -> dict[str, float]:
+    sent = client.send_task(f"benchmarks.app.{task}", kwargs={"count": count}, headers={"project_id": PROJECT})
     found: dict[str, float] = sent.get(timeout=60)
     return found
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
 
-from celery_realtime.values import is_surely_larger, path_to, plain_form, plain_key, with_plain_keys
+from celery_realtime.values import is_surely_finite, is_surely_larger, path_to, plain_form, plain_key, with_plain_keys
 
 T = TypeVar("T")
 
@@ -186,6 +187,17 @@ def encode_strict(value: object, what: str, limit: int, setting: str = "max_payl
 
 
 def _strictly(value: object) -> bytes:
+    """Return JSON for a value at once, where nothing in it could have been replaced on the way; else step by step."""
+    with contextlib.suppress(TypeError, ValueError):
+        encoded = _strict.encode(value)
+        # It writes null for NaN, and as it is what a msgspec.Raw holds, which may be anything.
+        if (b"null" not in encoded or is_surely_finite(value)) and b"\n" not in encoded:
+            msgspec.json.decode(encoded)
+            return encoded
+    return _strictly_in_steps(value)
+
+
+def _strictly_in_steps(value: object) -> bytes:
     plain = _plainly(value)
     # What an enum stands for msgspec leaves as it is.
     text = json.dumps(plain, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_plainly)
@@ -211,6 +223,9 @@ def _form(value: object) -> object:
         ) from error
 
     return _guarded(lambda: plain_form(value), fail)
+
+
+_strict = msgspec.json.Encoder(enc_hook=_form)
 
 
 def _place(value: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import math
 import numbers
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -249,6 +250,26 @@ def is_surely_larger(value: object, limit: int) -> bool:
         elif not isinstance(part, (str, msgspec.Struct)):  # which may leave out members
             waiting += _members_of(part)
     return False
+
+
+def is_surely_finite(value: object) -> bool:
+    """Tell whether data hold neither NaN nor infinity; False where not all of them are of JSON's own types."""
+    waiting = [value]
+    while waiting:
+        part: Any = waiting.pop()
+        kind = type(part)
+        if kind is float:
+            if not math.isfinite(part):
+                return False
+        elif kind is dict:
+            if any(type(key) is not str for key in part):
+                return False
+            waiting += part.values()
+        elif kind is list or kind is tuple:
+            waiting += part
+        elif kind is not str and kind not in _SMALL:
+            return False
+    return True
 
 
 def _least_size(part: Any) -> int:

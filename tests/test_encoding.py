@@ -9,6 +9,7 @@ import uuid
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,6 +59,10 @@ class Liar:
 @dataclasses.dataclass
 class Line:
     text: str
+
+
+class Half(float):
+    """A float of a class of its own."""
 
 
 def endless() -> list[Any]:
@@ -148,6 +153,9 @@ def test_what_json_can_hold_arrives_unchanged(value: object) -> None:
         ({3}, [3]),
         (b"abc", "YWJj"),
         ({1: "one"}, {"1": "one"}),
+        ({1: None, "two": [None, (1.5, "null")]}, {"1": None, "two": [None, [1.5, "null"]]}),
+        ([Line("null"), None], [{"text": "null"}, None]),
+        ({"big": 2**70, "small": -(2**70), "none": None}, {"big": 2**70, "small": -(2**70), "none": None}),
     ],
 )
 def test_what_has_a_json_form_is_put_in_that_form(value: object, shown: object) -> None:
@@ -161,10 +169,29 @@ def test_data_with_a_part_that_has_no_json_form_is_refused(value: object) -> Non
         encode_strict(value, "the data of event 'line'", 1000)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, {"a": [-math.inf]}, endless()])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(math.nan, math.inf, {"a": [-math.inf]}, endless(), {"text": "null", "x": math.nan}, [None, (math.nan,)]),
+        *({1: None, "x": math.inf}, Line(math.nan), [Line("null"), math.nan], np.float64("nan"), {"a": Half("nan")}),  # type: ignore[arg-type]
+    ],
+    ids=repr,
+)
 def test_a_value_that_json_cannot_hold_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match="the data of event 'line'"):
         encode_strict(value, "the data of event 'line'", 1000)
+
+
+@pytest.mark.parametrize("raw", [b'{"a":\n1}', b"[1,\nnull]", b"[1]", b"NaN", b"{"])
+def test_what_is_encoded_already_ends_no_line(raw: bytes) -> None:
+    for value in (msgspec.Raw(raw), {"a": msgspec.Raw(raw)}):
+        try:
+            encoded = encode_strict(value, "it", 1000)
+        except TypeError as error:
+            assert "it cannot be sent as JSON" in str(error)  # noqa: PT017 - refused, or sent as JSON in one line
+        else:
+            parse(encoded)
+            assert b"\n" not in encoded
 
 
 def test_data_that_is_too_large_is_refused_and_the_setting_named() -> None:

@@ -22,26 +22,30 @@ class TextBuffer:
     nothing = ""
 
     def __init__(self) -> None:
-        self._text = ""
+        #: Up to `_begin` it has been taken: a long text is not copied for each chunk of it.
+        self._text, self._begin = "", 0
 
     @property
     def size(self) -> int:
         """How many characters there are."""
-        return len(self._text)
+        return len(self._text) - self._begin
 
     def add(self, texts: Iterable[str]) -> None:
         """Add texts behind it."""
-        self._text += legible("".join(texts))
+        self._text, self._begin = self._text[self._begin :] + legible("".join(texts)), 0
 
     def drop_oldest(self, most: int) -> int:
         """Drop the first characters, so that at most so many are left; returns how many it has dropped."""
-        dropped = max(0, len(self._text) - most)
-        self._text = self._text[dropped:]
+        dropped = max(0, self.size - most)
+        self._text, self._begin = self._text[self._begin + dropped :], 0
         return dropped
 
     def take(self, most: int) -> str:
         """Remove and return the first characters, at most so many."""
-        taken, self._text = self._text[:most], self._text[most:]
+        taken = self._text[self._begin : self._begin + most]
+        self._begin += len(taken)
+        if self._begin == len(self._text):
+            self._text, self._begin = "", 0
         return taken
 
     def shown(self, piece: str) -> Any:
@@ -77,9 +81,9 @@ class ItemBuffer:
 
     def add(self, items: Iterable[bytes]) -> None:
         """Add items behind it."""
-        for item in items:
-            self._items.append(item)
-            self._size += len(item) + 1
+        added = list(items)
+        self._items.extend(added)
+        self._size += sum(map(len, added)) + len(added)
 
     def _pop(self) -> bytes:
         item = self._items.popleft()
@@ -113,4 +117,4 @@ class ItemBuffer:
 
     def encoded(self, piece: tuple[bytes, ...]) -> bytes:
         """Return a chunk as it is stored."""
-        return b"".join(item + b"\n" for item in piece)
+        return b"\n".join((*piece, b""))

@@ -85,6 +85,8 @@ class Stream:
     ) -> None:
         self.job = job
         self.name = name
+        #: What messages call an item of it.
+        self._what = f"an item of the stream {name!r}"
         self._desk = desk
         self._check = check
         started = time.time() if job.execution is None else job.execution.started
@@ -299,7 +301,7 @@ class ItemStream(Stream):
             JobCancelled: The job has been cancelled, and the task has ``cancellable=True``.
         """
         limit = math.inf if self._desk is None else self._desk.max_item
-        self.add(encode_strict(item, f"an item of the stream {self.name!r}", limit))  # type: ignore[arg-type]
+        self.add(encode_strict(item, self._what, limit))  # type: ignore[arg-type]
 
     def add(self, encoded: bytes) -> None:
         """Add an item that is JSON already, in one line; else as :meth:`write`."""
