@@ -28,7 +28,8 @@ WATCHED = (
         "celery_realtime.web.handlers",
         "celery_realtime.web.housekeeping",
     ),
-    *("celery_realtime.web.job_requests", "celery_realtime.web.subscribing"),
+    *("celery_realtime.web.job_requests", "celery_realtime.web.stream_answers", "celery_realtime.web.stream_board"),
+    "celery_realtime.web.subscribing",
     *("socketio.server", "engineio.server", "asyncio"),
 )
 
@@ -104,7 +105,7 @@ def check_answer(answer: Any) -> None:
 def project_of(room: str) -> str:
     """Return the project that a room tells of."""
     kind, _, rest = room.partition(":")
-    if kind in ("project", "batch"):
+    if kind in ("project", "batch", "streams"):
         return rest
     if kind == "batched":
         return project_of(rest)

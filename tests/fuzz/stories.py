@@ -17,6 +17,7 @@ from celery_realtime import events
 from celery_realtime.auth import issue_token
 from celery_realtime.events import Job, Outgoing
 from celery_realtime.jobs.progress import Progress, progress_update
+from celery_realtime.stream_parts import StreamPart
 from tests.fuzz.direct import DirectClient
 from tests.fuzz.worlds import Kind, World, read_all, world_of
 from tests.web_servers import SECRET
@@ -71,7 +72,7 @@ class Deed(NamedTuple):
     """Something that happens in a project.
 
     Attributes:
-        kind: A state that a job comes to, or ``progress`` or ``line``.
+        kind: A state that a job comes to, or ``progress``, ``line`` or ``chunk``.
         project: One of ``PROJECTS``.
         job: One of ``JOBS``.
         with_result: Whether an end is in the result backend, too.
@@ -94,6 +95,7 @@ class Request(NamedTuple):
         since: How many offsets back it wants to go on from; None for nowhere, -1 for another epoch.
         batch: Whether it wants batches.
         is_acknowledged: Whether it asks for an acknowledgement.
+        streams: Whether it wants what the jobs of a project say in their streams, too.
     """
 
     who: str
@@ -103,6 +105,7 @@ class Request(NamedTuple):
     since: int | None
     batch: bool
     is_acknowledged: bool
+    streams: bool = False
 
 
 class Turn(NamedTuple):
@@ -133,7 +136,7 @@ def random_parts(dice: random.Random) -> Iterator[Part]:
 
 
 def _random_deed(dice: random.Random) -> Deed:
-    kind = dice.choice((*STATES, "progress", "line"))
+    kind = dice.choice((*STATES, "progress", "line", "chunk"))
     return Deed(kind, dice.choice(PROJECTS), dice.choice([*JOBS]), dice.random() < 0.5)
 
 
@@ -148,13 +151,14 @@ def _random_request(dice: random.Random) -> Request:
         (
             *("subscribe_project",) * 3,
             *("subscribe_job",) * 2,
-            *("unsubscribe_project", "unsubscribe_job", "get_result", "cancel_job"),
+            *("unsubscribe_project", "unsubscribe_job", "get_result", "cancel_job", "read_stream"),
         )
     )
     project = dice.choice(PROJECTS if event.endswith("_project") else (*PROJECTS, None))
     since = dice.choice((None, None, -1, 0, 1, 3))
     job = dice.choice((*JOBS, "nowhere"))
-    return Request(dice.choice([*PEOPLE]), event, project, job, since, dice.random() < 0.3, dice.random() < 0.8)
+    wants = dice.random() < 0.3, dice.random() < 0.8, dice.random() < 0.5
+    return Request(dice.choice([*PEOPLE]), event, project, job, since, *wants)
 
 
 class Names:
@@ -212,6 +216,10 @@ class Watcher:
             data["job_id"] = self._names.of(request.job)
         if request.project is not None:
             data["project_id"] = self._names.of(request.project)
+        if request.event == "subscribe_project":
+            data["streams"] = request.streams
+        if request.event == "read_stream":
+            data |= {"stream": "answer", "from": 10 * max(0, request.since or 0)}
         if request.event.startswith("subscribe"):
             data["batch"] = request.batch
             place = self._places.get(request.project or "")
@@ -296,6 +304,8 @@ class Story:
         self._names = Names()
         self._rights = Rights(self._names)
         self._contents = itertools.count()
+        #: By project and job, where the latest chunk of its stream begins, and where it ends.
+        self._written: dict[tuple[str | None, str], tuple[int, int]] = {}
         self._watchers = {
             name: [Watcher(worlds[world], name, self._names) for world in ("all", name)] for name in PEOPLE
         }
@@ -333,11 +343,18 @@ class Story:
         project, job_id = self._names.of(deed.project), self._names.of(deed.job)
         job = Job(job_id=job_id, project_id=project, task=JOBS[deed.job])
         content = f"content-of-{project}-number-{next(self._contents)}"
+        if deed.kind == "chunk":
+            written = self._written.get((project, job_id), (0, 0))[1]
+            self._written[project, job_id] = written, written + len(content)
         for world in self._worlds.values():
             world.do(deed, job, self._outgoing(deed, job, content), content)
 
     def _outgoing(self, deed: Deed, job: Job, content: str) -> Outgoing:
         """Return the event of a deed, for one world."""
+        if deed.kind == "chunk":
+            begin, end = self._written[job.project_id, job.job_id]
+            part = StreamPart("answer", "text", job.job_id, begin, end - begin, "", 1, job.task)
+            return events.outgoing_part(job, part, content.encode())
         if deed.kind == "line":
             data = {"text": content, "task": job.task}
             return events.outgoing_custom("line", data, job.project_id, job.job_id, 1 << 16)
@@ -391,12 +408,17 @@ class Story:
 
 
 def _unfolded(heard: list[list[Any]]) -> Iterator[list[Any]]:
-    """Yield events one by one: how many come at once depends on the machine."""
+    """Yield events one by one: how many come at once depends on the machine.
+
+    So does when a server notices that a stream has ended with its job; that is left out.
+    """
     for event, *data in heard:
-        if event == "agent_batch":
-            yield from ([item["event"], item["data"]] for item in data[0])
-        else:
-            yield [event, *data]
+        items = [[item["event"], item["data"]] for item in data[0]] if event == "agent_batch" else [[event, *data]]
+        for item in items:
+            if item[0] != "agent_stream":
+                yield item
+            elif item[1]["chunk"]:
+                yield [item[0], {name: value for name, value in item[1].items() if name != "state"}]
 
 
 def shown(given: tuple[list[Any], list[Any]], leave_out: frozenset[str] | set[str]) -> list[Any]:

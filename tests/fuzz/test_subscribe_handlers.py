@@ -22,6 +22,7 @@ from tests import web_servers
 from tests.fuzz import material
 from tests.fuzz.budget import tried
 from tests.fuzz.counter import Alarm, Counter, check_answer, project_of
+from tests.stream_readers import Writer
 from tests.web_servers import SECRET, Web
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 DAY = 86400
 EVENTS = [
     *("subscribe_project", "unsubscribe_project", "subscribe_job", "unsubscribe_job"),
-    *("get_result", "cancel_job", "refresh_token"),
+    *("get_result", "cancel_job", "refresh_token", "read_stream"),
 ]
 FOREIGN = "what only the project beta may know"
 #: Tokens, and the projects that each opens to ada.
@@ -49,20 +50,33 @@ FIRST = next(iter(TOKENS))
 WORDS = [
     *("project_id", "job_id", "since", "epoch", "offset", "batch", "token", "alpha", "beta", "gamma", "7", "-", ""),
     *("one", "done", "theirs", "hers", "project:beta", "batch:beta", "job:4:beta:theirs", "alpha\n"),
+    *("stream", "from", "generation", "streams", "answer", "streams:beta", "one\nanswer"),
     *(*TOKENS, *BAD_TOKENS, "replayed", "binary", "__proto__", "_placeholder", "num"),
 ]
 projects = st.sampled_from(["alpha", "beta", "gamma", 7, "nowhere"])
 jobs = st.sampled_from(["one", "done", "theirs", "hers", "nowhere"])
 NOW = "the epoch of the project alpha"
 since = st.fixed_dictionaries({"epoch": st.sampled_from([NOW, NOW, ""]), "offset": st.integers(-2, 9)})
-of_project = st.fixed_dictionaries({"project_id": projects}, optional={"since": since, "batch": st.booleans()})
+of_project = st.fixed_dictionaries(
+    {"project_id": projects}, optional={"since": since, "batch": st.booleans(), "streams": st.booleans() | st.none()}
+)
 of_job = st.fixed_dictionaries(
     {"job_id": jobs}, optional={"project_id": projects, "since": since, "batch": st.booleans() | st.none()}
 )
 of_token = st.fixed_dictionaries({"token": st.sampled_from([*TOKENS, *BAD_TOKENS])})
-FITTING = {"subscribe_project": of_project, "unsubscribe_project": of_project, "refresh_token": of_token}
+positions = st.integers(-2, 40) | st.sampled_from([2**31, 2**53 - 1, 2**53, 2**63, 2**64, 1.5, True, None, "0"])
+of_stream = st.fixed_dictionaries(
+    {"job_id": jobs, "stream": st.sampled_from(["answer", "rows", "nosuch", "", "a\nb", "x" * 129])},
+    optional={"project_id": projects, "from": positions, "generation": positions},
+)
+FITTING = {
+    "read_stream": of_stream,
+    "subscribe_project": of_project,
+    "unsubscribe_project": of_project,
+    "refresh_token": of_token,
+}
 wrong = material.values(WORDS) | st.binary(max_size=8)
-good = of_project | of_job | of_token
+good = of_project | of_job | of_token | of_stream
 data = st.one_of(good, material.near(good, wrong), wrong, material.deep_values())
 fitting = st.sampled_from(EVENTS).flatmap(lambda event: st.tuples(st.just(event), FITTING.get(event, of_job)))
 requests = st.one_of(fitting, fitting, st.tuples(st.sampled_from(EVENTS), data))
@@ -102,6 +116,9 @@ def tell(web: Web, job_id: str, project: str) -> None:
     if job_id != "one":
         error = FOREIGN if project == "beta" else "broken"
         web.realtime.manager.put_status(events.status_change(job, "FAILURE", error=error))
+    said = FOREIGN if project == "beta" else "wörld 𝄞"
+    for stream, kind, content in (("answer", "text", said), ("rows", "json", [said, 5])):
+        web.realtime.manager.put_part(Writer(stream=stream, kind=kind, project_id=project, job_id=job_id).part(content))
     assert web.realtime.flush(60)
 
 
@@ -150,6 +167,28 @@ def test_any_requests_are_answered_and_lead_to_no_foreign_room(counter: Counter,
         finally:
             counter.leave(sid)
         assert alarm.records == []
+
+
+@tried(60, share=0.5)
+@given(st.lists(of_stream, min_size=1, max_size=6))
+def test_of_a_stream_no_more_is_read_than_there_is_and_that_only_of_ones_own(
+    counter: Counter, asked: list[Any]
+) -> None:
+    streams = {"answer": "wörld 𝄞", "rows": ["wörld 𝄞", 5]}
+    sid = counter.enter({"token": FIRST})
+    try:
+        for told in asked:
+            answer = counter.ask(sid, "read_stream", told)
+            check_answer(answer)
+            if answer["ok"]:
+                whole = streams[told["stream"]]
+                assert answer["project_id"] == "alpha"
+                assert answer["value"] == whole[answer["start"] :]
+                assert (answer["position"], answer["end"]) == (len(whole), len(whole))
+                wanted = told.get("from", 0) if told.get("generation", 0) in (0, answer["generation"]) else 0
+                assert answer["start"] == min(wanted, len(whole))
+    finally:
+        counter.leave(sid)
 
 
 @tried(60, share=0.5)

@@ -80,7 +80,7 @@ class World:
         if deed.with_result and deed.kind in ("SUCCESS", "FAILURE"):
             result = ValueError(content) if deed.kind == "FAILURE" else content
             self.realtime.app.backend.store_result(job.job_id, result, deed.kind)
-        self.realtime.manager.put(outgoing)
+        (self.realtime.manager.put if outgoing.part is None else self.realtime.manager.put_part)(outgoing)
         self._is_settled = False
 
     def _send_progress_before(self, job: tuple[str, str]) -> None:
