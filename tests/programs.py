@@ -21,6 +21,8 @@ NPM_PACKAGES = (
         "@grafana/schema",
         "ai",
         "esbuild",
+        "htmx-ext-sse",
+        "htmx.org",
         "react",
         "react-dom",
     ),

@@ -175,7 +175,7 @@ class PlainHttp:
         """Answer a request of ASGI."""
         async with self._gate.guard.answering(scope, send, is_of_engine=False) as may_go_on:
             if not may_go_on:
-                await _send(send, of_refusal(TOO_MANY))
+                await send_answer(send, of_refusal(TOO_MANY))
                 return
             environ = await environ_of_asgi(self._server, scope, receive, send)
             if not environ:  # the client has gone
@@ -183,7 +183,7 @@ class PlainHttp:
             exchange = Exchange(self, environ, route)
             try:
                 answer = await decisions.wait(exchange.answer())
-                await _send(send, answer)
+                await send_answer(send, answer)
                 if answer.body is None:
                     with self._farewells.watching(of_asgi(send), exchange.leave):
                         await _stream(exchange, receive, send)
@@ -382,7 +382,8 @@ class _Chunks:
         self._stack.close()
 
 
-async def _send(send: Any, answer: Answer) -> None:
+async def send_answer(send: Any, answer: Answer) -> None:
+    """Send an answer, or the beginning of a stream, over ASGI."""
     headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
     await send({"type": "http.response.start", "status": answer.status.value, "headers": headers})
     if answer.body is not None:

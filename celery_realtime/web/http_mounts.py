@@ -9,7 +9,7 @@ from typing import Any
 from celery_realtime import pages
 from celery_realtime.exceptions import ImproperlyConfigured, SubscribeError
 from celery_realtime.web.handlers import SocketIOEventHandlers
-from celery_realtime.web.http import PlainHttp
+from celery_realtime.web.http import PlainHttp, send_answer
 from celery_realtime.web.http_answers import of_refusal
 from celery_realtime.web.http_requests import Route, route_of
 from celery_realtime.web.refusals import inner_server
@@ -71,18 +71,26 @@ def wsgi(http: PlainHttp, app: pages.WSGIApp | None, prefix: str) -> pages.WSGIA
     return respond
 
 
+NOT_FOUND = of_refusal(SubscribeError("there is no such page", "bad_request"), HTTPStatus.NOT_FOUND)
+
+
 def _not_found(_environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    answer = of_refusal(SubscribeError("there is no such page", "bad_request"), HTTPStatus.NOT_FOUND)
-    start_response(answer.status_line, answer.headers)
-    return [answer.body or b""]
+    start_response(NOT_FOUND.status_line, NOT_FOUND.headers)
+    return [NOT_FOUND.body or b""]
 
 
 def asgi(http: PlainHttp, app: pages.ASGIApp | None, prefix: str) -> pages.ASGIApp:
     """Return an ASGI application with the routes."""
-    others = app or pages.asgi({})
+    others = app or pages.asgi({})  # which begins and ends with the server
 
     async def respond(scope: Any, receive: Any, send: Any) -> None:
-        route = _route(pages.path_of(scope), prefix) if scope["type"] == "http" else None
-        await (others(scope, receive, send) if route is None else http.asgi(scope, receive, send, route))
+        is_http = scope["type"] == "http"
+        route = _route(pages.path_of(scope), prefix) if is_http else None
+        if route is not None:
+            await http.asgi(scope, receive, send, route)
+        elif is_http and app is None:
+            await send_answer(send, NOT_FOUND)
+        else:
+            await others(scope, receive, send)
 
     return respond

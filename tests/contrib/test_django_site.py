@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,6 +10,7 @@ import socketio.exceptions
 
 from tests.contrib.pages import shows_a_job_to_its_end
 from tests.contrib.sites import LONG, Browser, Site
+from tests.event_reader import EventReader
 from tests.processes import HOST
 from tests.variants import long_unless
 
@@ -120,3 +122,19 @@ def test_the_page_says_where_its_modules_are(site: Site, host: tuple[str, list[s
     again = Browser(host[0]).get("/celery-realtime/celery-realtime.js", {"If-None-Match": module.headers["ETag"]})
     assert again.status == 304
     assert Browser(host[0]).get("/celery-realtime/settings.js").status == 404
+
+
+def test_plain_http_is_for_who_is_logged_in(host: tuple[str, list[str]]) -> None:
+    url = host[0]
+    browser = log_in(url)
+    cookies = {"Cookie": "; ".join(f"{name}={value}" for name, value in browser.cookies.items())}
+    assert browser.get("/celery-realtime/jobs?project=apollo").json()["ok"] is True
+    assert browser.get("/celery-realtime/jobs?project=gemini").status == 403
+    assert Browser(url).get("/celery-realtime/events?project=apollo").status == 401
+    with contextlib.closing(EventReader(f"{url}/celery-realtime/events?project=apollo", headers=cookies)) as reader:
+        reader.wait_for_event("agent_snapshot")
+        assert browser.post("/projects/apollo/jobs", title="Retro", seconds="0.5").status == 202
+        ended = reader.wait(lambda reader: [d for d in reader.of("agent_status") if d["status"] == "success"])
+    job = ended[0]["job_id"]
+    answer = browser.get(f"/celery-realtime/jobs/{job}").json()
+    assert (answer["status"], answer["result"]) == ("success", {"summary": "Retro: all agreed"})

@@ -11,6 +11,7 @@ import websocket
 
 from tests.contrib.pages import not_in_example, shows_a_job_to_its_end
 from tests.contrib.sites import LONG, Answer, Browser, Site
+from tests.event_reader import EventReader
 from tests.processes import HOST
 from tests.variants import long_unless
 
@@ -109,3 +110,27 @@ def test_the_modules_are_served(url: str) -> None:
 def test_the_page_of_the_documentation_shows_what_the_example_has() -> None:
     apart = ("server = ", "@asynccontextmanager", "def authenticate", "api = FastAPI()")  # which it does without
     assert not_in_example("fastapi.md", "with_fastapi", apart) == []
+
+
+def test_plain_http_is_for_who_has_a_token(url: str) -> None:
+    shown = {"Authorization": f"Bearer {token(url)}"}
+    assert Browser(url).get("/celery-realtime/jobs?project=apollo", shown).json()["ok"] is True
+    assert Browser(url).get("/celery-realtime/jobs?project=gemini", shown).status == 403
+    assert Browser(url).get("/celery-realtime/events?project=apollo").status == 401
+    with contextlib.closing(EventReader(f"{url}/celery-realtime/events?project=apollo", headers=shown)) as reader:
+        reader.wait_for_event("agent_snapshot")
+        job = Browser(url).post_json("/projects/apollo/jobs", {"title": "Retro", "seconds": 0.5}, ADA).json()["job"]
+        reader.wait(lambda reader: ("success", job) in [(d["status"], d["job_id"]) for d in reader.of("agent_status")])
+    answer = Browser(url).get(f"/celery-realtime/jobs/{job}", shown).json()
+    assert (answer["status"], answer["result"]) == ("success", {"summary": "Retro: all agreed"})
+
+
+def test_plain_http_is_answered_once_with_origins(url: str) -> None:
+    shown = {"Authorization": f"Bearer {token(url)}"}
+    path = "/celery-realtime/jobs?project=apollo"
+    answer = Browser(url).get(path, {**shown, "Origin": ORIGIN})
+    assert (answer.status, cors(answer)) == (200, [ORIGIN])
+    asked = Browser(url).options(path, {"Origin": ORIGIN, "Access-Control-Request-Method": "GET"})
+    assert (asked.status, cors(asked)) == (200, [ORIGIN])
+    foreign = Browser(url).get(path, {**shown, "Origin": "https://evil.example"})
+    assert (foreign.status, cors(foreign)) == (403, [])

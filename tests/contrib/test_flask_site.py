@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,6 +10,7 @@ import socketio.exceptions
 
 from tests.contrib.pages import not_in_example, shows_a_job_to_its_end
 from tests.contrib.sites import LONG, Browser, Site
+from tests.event_reader import EventReader
 from tests.processes import HOST
 from tests.variants import long_unless
 
@@ -100,3 +102,17 @@ def test_the_page_of_the_documentation_shows_what_the_example_has() -> None:
     # which it does without
     apart = ("from flask import session", "from flask_login import user_logged_out", "socketio.server.manager.stop")
     assert not_in_example("flask.md", "with_flask", apart) == []
+
+
+def test_plain_http_is_for_who_is_logged_in(url: str) -> None:
+    browser = log_in(url, "ada")
+    cookies = {"Cookie": "; ".join(f"{name}={value}" for name, value in browser.cookies.items())}
+    assert browser.get("/celery-realtime/jobs?project=apollo").json()["ok"] is True
+    assert browser.get("/celery-realtime/jobs?project=gemini").status == 403
+    assert Browser(url).get("/celery-realtime/events?project=apollo").status == 401
+    with contextlib.closing(EventReader(f"{url}/celery-realtime/events?project=apollo", headers=cookies)) as reader:
+        reader.wait_for_event("agent_snapshot")
+        job = browser.post("/projects/apollo/jobs", title="Retro", seconds="0.5").json()["job"]
+        reader.wait(lambda reader: ("success", job) in [(d["status"], d["job_id"]) for d in reader.of("agent_status")])
+    answer = browser.get(f"/celery-realtime/jobs/{job}").json()
+    assert (answer["status"], answer["result"]) == ("success", {"summary": "Retro: all agreed"})

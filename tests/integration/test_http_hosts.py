@@ -2,61 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.event_reader import EventReader, ask, path_with
+from tests.http_hosts import HOSTS, Host
 from tests.integration import jobs
 from tests.integration.stage import new_project, producing
 from tests.launcher import Launcher
-from tests.processes import HOST, ManagedProcess, accepts_connections, free_port, python_path
 from tests.services import Broker
 from tests.variants import long_unless
 from tests.waiting import wait_for
 
-OWN = "-m tests.integration.http_web"
-GUNICORN = "-m gunicorn tests.integration.http_web:application --bind {address} --worker-class"
-#: By name, the asynchronous mode and the command.
-HOSTS = {
-    "werkzeug": ("threading", OWN),
-    "gunicorn-gthread": ("threading", f"{GUNICORN} gthread --threads 60"),
-    "gunicorn-gevent": ("gevent", f"{GUNICORN} gevent"),
-    "gunicorn-asgi": ("asgi", f"{GUNICORN} asgi"),
-    "gevent": ("gevent", OWN),
-    "eventlet": ("eventlet", OWN),
-    "uvicorn": ("asgi", "-m uvicorn tests.integration.http_web:application --port {port}"),
-    "hypercorn": ("asgi", "-m hypercorn tests.integration.http_web:application --bind {address}"),
-}
 #: Each kind of concurrency once: threads, greenlets and an event loop.
 ON_HOSTS = pytest.mark.parametrize("name", long_unless(["gunicorn-gthread", "gevent", "uvicorn"], HOSTS))
-
-
-class Host(ManagedProcess):
-    """A web server.
-
-    Args:
-        name: Which of ``HOSTS``.
-        folder: Where its log goes.
-        env: Added to this process's environment.
-    """
-
-    def __init__(self, name: str, folder: Path, env: dict[str, str]) -> None:
-        mode, command = HOSTS[name]
-        port = free_port()
-        self.url = f"http://{HOST}:{port}"
-        own = {**python_path(), "ASYNC_MODE": mode, "HOST": HOST, "PORT": str(port), "XDG_RUNTIME_DIR": str(folder)}
-        super().__init__(
-            [sys.executable, *command.format(address=f"{HOST}:{port}", port=port).split()],
-            folder=folder,
-            name=name,
-            env={**own, **env},
-            ready=lambda: accepts_connections(port),
-        )
 
 
 @pytest.fixture

@@ -350,6 +350,14 @@ def test_the_applications_own_handler_may_refuse(make_web: Callable[..., Web]) -
     wait_for(lambda: web.handlers.clients() == {})
 
 
+def test_a_refusal_behind_a_welcome_is_one(make_web: Callable[..., Web]) -> None:
+    web = make_web()
+    web.server.always_connect = True
+    web.attach().start()
+    assert get(web, "/jobs", token="garbage", project="alpha").status == 401
+    assert get(web, "/jobs", project="alpha").status == 200
+
+
 def for_whom(event: str, _project: str, payload: dict[str, Any], audience: str | None) -> dict[str, Any] | None:
     """Members see no results, and nothing of what is marked as internal; owners see all."""
     if audience == "owner":
