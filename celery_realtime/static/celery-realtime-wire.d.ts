@@ -710,6 +710,8 @@ export interface GetResult {
    * id.
    */
   readonly project_id?: string | number | null;
+  /** Whether the answer is to have what a snapshot says of the job, too. */
+  readonly job?: boolean;
 }
 
 /** How a job has ended, or how far it is. */
@@ -727,6 +729,8 @@ export interface Result {
   readonly result: unknown;
   /** Of an error, one line such as `ValueError: no luck`; else null. */
   readonly error: string | null;
+  /** The job as a snapshot has it; absent unless it was asked for and is on record. */
+  readonly job?: Job;
   /** The result was too large for an event, and the result backend does not have it, or no longer. */
   readonly truncated?: true;
 }

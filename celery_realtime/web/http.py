@@ -275,7 +275,9 @@ class Exchange:
         """Return the state of a job, with how it ended."""
         asked = {"job_id": job_id, **self._request.project, "job": True}
         client = yield from self._connected()
-        return (yield from client.ask("get_result", asked))
+        end = yield from client.ask("get_result", asked)
+        state = end.pop("job", {})
+        return {**{name: value for name, value in state.items() if name != "truncated"}, **end}
 
     # -- events -------------------------------------------------------------------------------------------------
 

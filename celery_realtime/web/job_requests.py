@@ -492,7 +492,7 @@ class SingleJobs:
         return named
 
     def result(self, sid: str, data: Any) -> Decision[dict[str, Any]]:
-        """Answer how a job ended; with ``job: true`` in the request, all that a snapshot says of it, too.
+        """Answer how a job ended; with ``job: true`` in the request, with what a snapshot says of it, too.
 
         Raises:
             SubscribeError: The user may not see it, or it cannot be read.
@@ -510,7 +510,7 @@ class SingleJobs:
             state = yield Blocking(self._manager.delivery.audiences.job, project_id, state, audience)
             if state is None:
                 raise SubscribeError(NO_JOB, "forbidden")
-        return {**{name: value for name, value in (state or {}).items() if name != "truncated"}, **end}
+        return end if state is None else {**end, "job": state}
 
     def _result(self, session: Session, job_id: str, project_id: str) -> Decision[dict[str, Any]]:
         assert self._jobs is not None  # it has named the project

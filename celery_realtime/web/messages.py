@@ -467,7 +467,13 @@ class ReadStream(OfJob, frozen=True, kw_only=True):
 
 
 class GetResult(OfJob, frozen=True, kw_only=True):
-    """Ask how a job has ended, with its whole result. It needs a history."""
+    """Ask how a job has ended, with its whole result. It needs a history.
+
+    Attributes:
+        job: Whether the answer is to have what a snapshot says of the job, too.
+    """
+
+    job: bool | UnsetType = UNSET
 
 
 class CancelJob(OfJob, frozen=True, kw_only=True):
@@ -650,6 +656,7 @@ class Result(Struct, frozen=True, kw_only=True):
         result: Of a success, all of what the task returned, as JSON; else null.
         error: Of an error, one line such as ``ValueError: no luck``; else null.
         truncated: The result was too large for an event, and the result backend does not have it, or no longer.
+        job: The job as a snapshot has it; absent unless it was asked for and is on record.
     """
 
     ok: Literal[True]
@@ -659,6 +666,7 @@ class Result(Struct, frozen=True, kw_only=True):
     state: str
     result: Any
     error: str | None
+    job: Job | UnsetType = UNSET
     truncated: Flag | UnsetType = UNSET
 
 

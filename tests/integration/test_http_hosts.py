@@ -121,3 +121,18 @@ def test_refusals_and_json_are_the_same(start: Callable[[str], Host], name: str)
     answer = ask(host.url + path_with(path, project=project, token=token))
     assert (answer.status, answer.content["offset"]) == (200, 1)
     assert token not in host.log
+
+
+@pytest.mark.long  # test_streams_end_with_their_server_and_go_on_with_the_next has eleven
+@pytest.mark.parametrize("name", ["gunicorn-gevent", "gevent", "uvicorn"])
+def test_many_streams_are_sent_all(start: Callable[[str], Host], listen: Callable[..., EventReader], name: str) -> None:
+    host, projects = start(name), [new_project() for _ in range(10)]
+    readers = [listen(host, project) for project in projects for _ in range(30)]
+    for reader in readers:
+        reader.wait_for_event("agent_snapshot")
+    for number in range(20):
+        for project in projects:
+            say(project, number)
+    for reader in readers:
+        reader.wait_for_event("step", 20)
+        assert steps(reader) == [*range(20)]
