@@ -52,6 +52,8 @@ def _put_in_front(task_class: type) -> None:
         present = inspect.getattr_static(task_class, method)
         if present is vars(Task)[method] or present in _in_front:
             continue  # whoever has changed Celery's own method sees it first, as in each plain task
+        if isinstance(present, (classmethod, staticmethod)):
+            continue  # it may be called without a task
         own = _own(present) if method in vars(task_class) else _inherited(task_class, method)
         setattr(task_class, method, _taking_off(own, present))
     delay = inspect.getattr_static(task_class, "delay")

@@ -1045,6 +1045,15 @@ def test_so_it_is_with_a_way_that_is_no_plain_function(studio: Studio, worker: W
     assert outcome(studio, worker) == (("SUCCESS", [1]), *SHOWN)
 
 
+def test_one_that_needs_no_task_is_left_alone(studio: Studio) -> None:
+    def publish(cls: Any, *args: Any, **options: Any) -> Any:
+        return cls, args, options
+
+    base = type("Own", (Task,), {"apply_async": classmethod(publish), "abstract": True})
+    task = studio.app.tasks[studio.app.task(plain, base=base, name=next(names), shared=False).name]
+    assert type(task).apply_async((1,), {"project_id": "p"}) == (type(task), ((1,), {"project_id": "p"}), {})
+
+
 def popping_way(self: Any, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
     type(self).seen.append(kwargs.pop("project_id"))
     return Task.apply_async(self, args, kwargs, **options)
