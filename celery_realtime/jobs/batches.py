@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -9,9 +10,9 @@ from typing import Any
 import msgspec
 
 from celery_realtime.encoding import describe_error
-from celery_realtime.events import STATUS_OF_STATE, Job
+from celery_realtime.events import DIED_GATE, STATUS_OF_STATE, Job
 from celery_realtime.jobs.job_reader import JobReader
-from celery_realtime.jobs.seams import TaskMessage, batch_of, dict_fields, stored_meta
+from celery_realtime.jobs.seams import TaskMessage, batch_of, dict_fields, follow_batches, stored_meta
 from celery_realtime.jobs.statuses import StatusReporter
 from celery_realtime.logs import RateLimitedLogger
 
@@ -52,10 +53,30 @@ class BatchedJobs:
             self._begin(self._job(request))
         return batch is not None
 
+    def followed(self, request: Any) -> Any:
+        """Return a request that a worker has received; the jobs of a batch whose process dies are reported then."""
+        follow_batches(request.task, functools.partial(self._end_dead, request.task))
+        return request
+
+    def _end_dead(self, task: Any, batch: list[Any], error: BaseException) -> None:
+        text = describe_error(error)
+        self._end_all(task, batch, lambda job: self._reporter.report(job, "FAILURE", error=text, gate=DIED_GATE))
+
     def end(self, task: Any, args: Any, state: str) -> bool:
         """Report the ends of the jobs of a batch; returns whether a task runs a batch at all."""
         batch = batch_of(task, args)
-        for request in batch or ():
+        self._end_all(task, batch or [], self._succeed if state == "SUCCESS" else self._fail)
+        return batch is not None
+
+    def _succeed(self, job: Job) -> None:
+        self._report_success(job, None)
+
+    def _fail(self, job: Job) -> None:
+        self._reporter.report(job, "FAILURE", error=FAILED)
+
+    def _end_all(self, task: Any, batch: list[Any], end: Callable[[Job], None]) -> None:
+        """Report each job as ended as what is stored for it says, else with ``end``."""
+        for request in batch:
             stored: dict[str, Any] = {}
             with self._log.suppressing(
                 "cannot read what a batch has stored for its jobs, so they end as the batch; see whether the result"
@@ -63,19 +84,18 @@ class BatchedJobs:
                 job_id=request.id,
             ):
                 stored = stored_meta(task.backend, request.id) or {}
-            self._end(self._job(request), stored, state)
-        return batch is not None
+            self._end(self._job(request), stored, end)
 
-    def _end(self, job: Job, stored: dict[str, Any], state: str) -> None:
+    def _end(self, job: Job, stored: dict[str, Any], end: Callable[[Job], None]) -> None:
         own = str(stored.get("status"))
         result = stored.get("result")
         ended = STATUS_OF_STATE.get(own)
         if ended == "error":
             self._reporter.report(job, own, error=describe_error(result))
-        elif ended == "success" or state == "SUCCESS":
-            self._report_success(job, result if ended == "success" else None)
+        elif ended == "success":
+            self._report_success(job, result)
         else:
-            self._reporter.report(job, "FAILURE", error=FAILED)
+            end(job)
 
     def _job(self, request: Any) -> Job:
         message = TaskMessage(request.id, dict_fields(request.request_dict), request.args, request.kwargs, {})

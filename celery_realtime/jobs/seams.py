@@ -624,6 +624,41 @@ def batch_of(task: Any, args: Any) -> list[Any] | None:
     return list(args[0])
 
 
+class BatchPool:
+    """The pool of a worker as a task of celery-batches has it; see :func:`follow_batches`.
+
+    Args:
+        pool: The pool.
+        observer: Called with the requests of a batch that has failed outside of its task, and the exception.
+    """
+
+    def __init__(self, pool: Any, observer: Callable[[list[Any], BaseException], None]) -> None:
+        self._pool = pool
+        self._observer = observer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+    def apply_async(self, target: Any, args: Any, **options: Any) -> Any:
+        """Have a batch run."""
+
+        def fail(einfo: Any) -> None:
+            self._observer(list(args[1][0]), einfo.exception)
+
+        return self._pool.apply_async(target, args, **{"error_callback": fail, **options})
+
+
+def follow_batches(task: Any, observer: Callable[[list[Any], BaseException], None]) -> None:
+    """Learn of batches of a task whose process has died, once its strategy has a pool.
+
+    celery-batches has the pool call ``apply_batches_task`` with its task and a tuple with the requests, and gives it no
+    ``error_callback``. ``Batches._pool`` is private. Seen in celery-batches 0.11 and Celery 5.7, where only a pool of
+    processes calls that. Without it, jobs of a batch whose process was killed stay as they were.
+    """
+    if runs_batches(task) and task._pool is not None and type(task._pool) is not BatchPool:
+        task._pool = BatchPool(task._pool, observer)
+
+
 def runs_batches(task: Any) -> bool:
     """Tell whether a task is one of celery-batches; see :func:`batch_of`."""
     module = sys.modules.get("celery_batches")

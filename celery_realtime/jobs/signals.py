@@ -137,7 +137,7 @@ class Bridge:
 
     def _on_received(self, sender: Any = None, request: Any = None, **_: Any) -> None:
         if sender is None or sender.app is self._app:
-            job = self._received.add(request)
+            job = self._received.add(self._batches.followed(request))
             if job.project_id is not None:
                 self._departures.watch(job, request)
                 note_behind(request, self._unreached.behind(job, request))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import Any
 
 from celery import Celery
@@ -29,3 +30,8 @@ def count_all(requests: list[Any]) -> int:
 @celery.task(base=Batches, flush_every=2, flush_interval=1)
 def fail_all(requests: list[Any]) -> None:
     raise ValueError("nothing works")
+
+
+@celery.task(base=Batches, flush_every=2, flush_interval=1)
+def die_all(_requests: list[Any]) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -56,3 +56,9 @@ def test_each_job_of_a_batch_ends_as_its_task_has_stored_or_as_the_batch(app: Ce
 
 def test_the_jobs_of_a_batch_that_fails_fail(app: Celery) -> None:
     assert [job["error"] for job in run(app, "fail_all", "one", "two")] == [FAILED] * 2
+
+
+@pytest.mark.parametrize("app", ["prefork"], indirect=True)
+def test_the_jobs_of_a_batch_whose_process_is_killed_fail(app: Celery) -> None:
+    assert ["WorkerLostError" in job["error"] for job in run(app, "die_all", "one", "two")] == [True, True]
+    assert [job["state"] for job in run(app, "count_all", "one", "two")] == ["SUCCESS"] * 2

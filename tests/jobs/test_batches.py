@@ -9,6 +9,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from billiard.exceptions import WorkerLostError
 from celery import Task, signals
 
 from celery_realtime.events import PROGRESS_EVENT, STATUS_EVENT
@@ -16,8 +17,35 @@ from celery_realtime.jobs.batches import FAILED
 from tests.recording import Studio
 
 
+class Pool:
+    """Notes what it is to run."""
+
+    def __init__(self) -> None:
+        self.options: dict[str, Any] = {}
+
+    def apply_async(self, _target: Any, _args: Any, **options: Any) -> str:
+        self.options = options
+        return "a result"
+
+
+class Consumer:
+    """Stands for that of a worker."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+
+class Received(SimpleNamespace):
+    """Stands for a worker's request, which may be referred to weakly."""
+
+
 class Batches(Task):  # type: ignore[misc]
     """Stands for the class of celery-batches."""
+
+    _pool: Any = None
+
+    def flush(self, batch: tuple[list[Any]]) -> Any:
+        return self._pool.apply_async(print, (self, batch, 0, None), callback=print)
 
 
 @pytest.fixture
@@ -101,3 +129,20 @@ def test_what_a_batch_reports_of_no_job_is_said_to_be_not_shown(
     caplog.clear()
     other.update_progress(50)
     assert caplog.text == ""
+
+
+def test_the_jobs_of_a_batch_whose_process_dies_fail_but_those_that_it_has_stored_as_done(studio: Studio) -> None:
+    task = studio.app.task(name="batch", base=Batches, shared=False)(run_all)
+    task = studio.app.tasks["batch"]
+    received = Received(id="one", name="batch", task=task, request_dict={}, args=(), kwargs={}, hostname="w@h")
+    signals.task_received.send(sender=Consumer(studio.app), request=received)  # there is no pool yet
+    task._pool = pool = Pool()
+    for _ in range(2):
+        signals.task_received.send(sender=Consumer(studio.app), request=received)
+    done, dead = (f"{name}-{uuid.uuid4()}" for name in ("done", "dead"))
+    studio.app.backend.store_result(done, 42, "SUCCESS")
+    assert task.flush(requests(done, dead)) == "a result"
+    assert task._pool.options["callback"] is print
+    pool.options["error_callback"](SimpleNamespace(exception=WorkerLostError("exited prematurely")))
+    ends = [(sent.data["job_id"], sent.data["state"], sent.data["error"]) for sent in studio.sent]
+    assert ends == [(done, "SUCCESS", None), (dead, "FAILURE", "WorkerLostError: exited prematurely")]
