@@ -168,6 +168,9 @@ class PeriodicLoop:
 
         Args:
             patience: Longest wait in seconds.
+
+        Raises:
+            RuntimeError: There are too many threads, or the interpreter ends; it has not begun.
         """
         with self._lock:
             run = self._run
@@ -175,7 +178,11 @@ class PeriodicLoop:
                 run = self._run = _Run(self)
                 name = f"celery-realtime-{self.record.name.replace(' ', '-')}"
                 run.thread = threading.Thread(target=run.go_on, args=(self.record,), name=name, daemon=True)
-                start_detached(run.thread)
+                try:
+                    start_detached(run.thread)
+                except RuntimeError:
+                    self._run = None
+                    raise
         run.has_turned.wait(patience)
 
     def wake(self) -> None:

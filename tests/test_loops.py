@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from celery_realtime import loops
 from celery_realtime.loops import BackgroundLoop, PeriodicLoop
 from tests.waiting import wait_for
 
@@ -89,14 +90,14 @@ NewLoop = Callable[..., PeriodicLoop]
 
 @pytest.fixture
 def new_loop() -> Iterator[NewLoop]:
-    loops = []
+    made = []
 
     def new(turn: Callable[[], object], pause: Any = 0.001) -> PeriodicLoop:
-        loops.append(PeriodicLoop(BackgroundLoop("test loop", logger, longest=60.0), turn, pause))
-        return loops[-1]
+        made.append(PeriodicLoop(BackgroundLoop("test loop", logger, longest=60.0), turn, pause))
+        return made[-1]
 
     yield new
-    for loop in loops:
+    for loop in made:
         loop.stop(10)
 
 
@@ -111,6 +112,23 @@ def test_a_periodic_loop_that_was_stopped_does_not_stand_still(new_loop: NewLoop
     assert loop.record.state == "turning"
     assert loop.stop(60)
     assert loop.record.state == "idle"
+
+
+def refuse(_thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_a_periodic_loop_without_a_thread_has_not_begun_and_may_begin_later(
+    new_loop: NewLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = new_loop(lambda: None)
+    with monkeypatch.context() as patched:
+        patched.setattr(loops, "start_detached", refuse)
+        with pytest.raises(RuntimeError, match="new thread"):
+            loop.start()
+    assert (loop.record.state, loop.stop()) == ("idle", True)
+    loop.start(60)
+    assert loop.record.state == "turning"
 
 
 def test_a_periodic_loop_turns_from_a_thread_of_its_own_until_it_is_stopped(new_loop: NewLoop) -> None:

@@ -130,8 +130,9 @@ class Reconciler:
         with self._lock:
             if self._thread is None:
                 self._is_ending = False
-                self._thread = threading.Thread(target=self._run, name="celery-realtime-reconciler", daemon=True)
-                start_detached(self._thread)
+                thread = threading.Thread(target=self._run, name="celery-realtime-reconciler", daemon=True)
+                start_detached(thread)
+                self._thread = thread
 
     def finish(self, timeout: float) -> None:
         """Look at all that has left, and at what leaves with the worker, at once, and then end: the worker ends.

@@ -109,7 +109,11 @@ class LostJobs:
         self._thread: threading.Thread | None = None
 
     def put(self, incarnation: str, jobs: list[HeldJob]) -> None:
-        """Report the jobs of a dead incarnation soon; those that are being reported already are left alone."""
+        """Report the jobs of a dead incarnation soon; those that are being reported already are left alone.
+
+        Raises:
+            RuntimeError: There are too many threads; some reaper finds the jobs again.
+        """
 
         def work() -> None:
             try:
@@ -134,11 +138,12 @@ class LostJobs:
         with self._lock:
             if name in self._in_work or self._waiting.full():
                 return False
+            if self._thread is None:  # it waits for the lock; where there are too many threads, nothing has been noted
+                thread = threading.Thread(target=self._run, name="celery-realtime-lost-jobs", daemon=True)
+                start_detached(thread)
+                self._thread = thread
             self._in_work.add(name)
             self._waiting.put_nowait((name, work))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="celery-realtime-lost-jobs", daemon=True)
-                start_detached(self._thread)
             return True
 
     def _run(self) -> None:

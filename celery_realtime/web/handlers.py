@@ -13,6 +13,7 @@ import msgspec
 
 from celery_realtime import auth
 from celery_realtime.exceptions import SubscribeError
+from celery_realtime.lazy import Lazy
 from celery_realtime.loops import BackgroundLoop
 from celery_realtime.settings import Settings
 from celery_realtime.web import decisions
@@ -193,7 +194,7 @@ class SocketIOEventHandlers:
         self._orders = Orders(clients, self._revocations, self._doubts, manager.slow_clients)
         #: Ends expired tokens, silent connections and slow clients.
         self.housekeeper = Housekeeper(server, self._run, clients=clients, manager=manager, doubts=doubts, gate=gate)
-        self._first_client: Callable[[], None] | None = None
+        self._first_client = Lazy(lambda: None)
         self._follows_up = False
 
     def _identification(self, rules: Rules) -> Identification:
@@ -298,8 +299,8 @@ class SocketIOEventHandlers:
         return both
 
     def on_first_client(self, hook: Callable[[], None]) -> None:
-        """Call ``hook`` when the first client comes: a server that forks has done so by then."""
-        self._first_client = hook
+        """Call ``hook`` when the first client comes, by when a server has forked; with the next one if it fails."""
+        self._first_client = Lazy(hook)
 
     def carry_out(self, order: dict[str, Any]) -> Any:
         """Carry out an order that the application gave to all web servers of the channel; from any thread."""
@@ -339,9 +340,7 @@ class SocketIOEventHandlers:
         arriving.check(self._clients.sender.refusal_to_connect)
         yield from self._admission.connect(sid, environ, given, self._manager)
         self._gate.note_user(environ, self._clients.sessions.user_of(sid))
-        hook, self._first_client = self._first_client, None
-        if hook is not None:
-            hook()
+        self._first_client.get()
 
     def on_disconnect(self, sid: str, *_reason: Any) -> Any:
         """Forget a client."""

@@ -443,6 +443,21 @@ def running(play: Play) -> Iterator[Play]:
     play.reconciler.finish(5)
 
 
+def test_without_a_thread_it_has_not_begun_and_may_begin_later(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reconcilers, "start_detached", refuse)
+        with pytest.raises(RuntimeError, match="new thread"):
+            play.reconciler.start()
+    play.reconciler.start()
+    play.store(status("STARTED", job="a"))
+    play.leave("a")
+    play.reconciler.finish(10)
+    assert play.studio.told() == ["SUCCESS"]
+
+
 def test_a_worker_that_ends_looks_at_all_that_has_left(running: Play) -> None:
     running.store(status("STARTED", job="a"))
     running.leave("a")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from celery_realtime.events import Ending, Step
 from celery_realtime.history.leases import HeldJob, Leases
+from celery_realtime.sending import lost_jobs as lost_jobs_module
 from celery_realtime.sending.lost_jobs import TRIES, LostJobs, knows_nothing
 from tests.appended import append, status
 from tests.recording import Studio
@@ -256,3 +258,19 @@ def test_a_job_that_goes_on_in_a_step_is_lost_with_it(studio: Studio) -> None:
     append(history, status("STARTED", job="replaced", incarnation="i"))
     lost_jobs(studio).report("i", [held("a", behind=(step("replaced", continues=True),))])
     assert errors(studio)["replaced"][0] == "LOST"
+
+
+def test_where_no_thread_can_be_started_they_are_reported_when_one_can(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    reporter = lost_jobs(studio)
+    with monkeypatch.context() as patched:
+        patched.setattr(lost_jobs_module, "start_detached", refuse)
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="new thread"):
+                reporter.put("i", [held("a")])
+    reporter.put("i", [held("a")])
+    wait_for(lambda: ends(studio) == {"a": "LOST"})

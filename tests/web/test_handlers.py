@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -211,3 +212,20 @@ def test_a_quiet_server_logs_no_error(web: Web, caplog: pytest.LogCaptureFixture
     wait_for(lambda: not web.handlers.clients())
 
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+def test_what_begins_with_the_first_client_begins_with_the_next_if_that_fails(serve: Callable[..., Web]) -> None:
+    calls: list[int] = []
+
+    def begin() -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("can't start new thread")
+
+    web = serve()
+    web.handlers.on_first_client(begin)
+    with contextlib.suppress(socketio.exceptions.ConnectionError):
+        web.connect(web.token("ada", ["alpha"]))
+    for _ in range(2):
+        assert web.connect(web.token("ada", ["alpha"])).subscribe("alpha")["ok"]
+    assert len(calls) == 2
