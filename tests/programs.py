@@ -20,6 +20,7 @@ NPM_PACKAGES = (
         "@asyncapi/specs",
         "@grafana/schema",
         "ai",
+        "axe-core",
         "esbuild",
         "htmx-ext-sse",
         "htmx.org",

@@ -2,6 +2,7 @@
 import { io, type Socket } from "socket.io-client";
 
 import { subscribeProject } from "../../celery_realtime/static/celery-realtime.js";
+import { texts, type CeleryTags } from "../../celery_realtime/static/celery-realtime-element.js";
 import { subscribeJob, type JobSnapshot, type Stream } from "../../celery_realtime/static/celery-realtime-streams.js";
 import {
   projectStore, selected, streamStore, type ProjectSnapshot,
@@ -112,3 +113,16 @@ shared.emit("cancel_job", { job_id: "j" }, (answer: unknown) => answer);
 shared.disconnect();
 // @ts-expect-error: it makes the socket itself
 shareSocket(io());
+
+const element = document.createElement("celery-project");
+Object.assign(element, { socket, project: "apollo", cancellable: true, maxJobs: 100 });
+element.texts = { stop: "Halt", done: { one: "{n} job", other: "{n} jobs" } };
+element.token = async () => "a token";
+element.addEventListener("celery-job-end", ({ detail }) => detail.job.result);
+document.querySelector("celery-job")!.jobId = "j";
+texts.fr = { stop: "Arrêter" };
+const tag: CeleryTags["celery-job"] = { "job-id": "j", project: "apollo", socket, cancellable: true };
+// @ts-expect-error: there is no such theme
+element.theme = "pink";
+// @ts-expect-error: nor such an attribute
+const wrong: CeleryTags["celery-job"] = { ...tag, jobid: "j" };

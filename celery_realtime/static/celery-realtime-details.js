@@ -1,0 +1,142 @@
+// What an element shows of a job once it is opened: facts, error, result, and what the job says, bit by bit.
+
+import { adopt, button, h, put, set } from "./celery-realtime-row.js";
+import { jobStore } from "./celery-realtime-store.js";
+
+const MAX_LINES = 500; // of a log, or items
+const MAX_TEXT = 65536; // of a text stream
+const FACTS = ["task", "job_id", "attempt", "worker", "queue", "queued_at", "started_at", "ended_at"];
+const LEVEL = /^(DEBUG|INFO|WARNING|ERROR|CRITICAL)$/;
+
+const CSS = `
+.details { padding: .25rem .75rem .75rem; display: grid; grid-template-columns: minmax(0, 1fr); gap: .5rem }
+.facts { display: grid; grid-template-columns: auto minmax(0, 1fr); gap: .1rem .75rem; font-size: .875em } dt { color: var(--_muted) } dd { overflow-wrap: anywhere }
+.title { font-size: .875em; font-weight: 600 } .problem { color: var(--_error); overflow-wrap: anywhere }
+pre { max-block-size: 16rem; overflow: auto; padding: .5rem; border: 1px solid var(--_line); border-radius: calc(var(--_radius) / 2); font: .8125em/1.45 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; text-align: start; unicode-bidi: plaintext }
+.line { display: block } .clock { color: var(--_muted) } .WARNING { color: var(--_accent) } .ERROR, .CRITICAL { color: var(--_error) }`;
+
+export class JobDetails {
+  _views = new Map(); // stream -> its view
+
+  constructor(host, jobId) {
+    this._host = host;
+    this._facts = h("dl", "facts");
+    this._error = h("p", "problem");
+    this._title = h("p", "title");
+    this._result = h("pre", "result");
+    this._load = button("load", () => this._loadResult());
+    Object.assign(this._result, { tabIndex: 0, role: "region" });
+    this.root = h("div", "details", this._facts, this._error, this._title, this._result, this._load);
+    adopt(host, CSS);
+    this._store = jobStore(host._at.socket, jobId, { projectId: host.project ?? undefined });
+    this._leave = this._store.subscribe(() => {
+      this._frame ??= requestAnimationFrame(() => { this._frame = null; this._drawStreams(); });
+    });
+    this._drawStreams();
+  }
+
+  close() {
+    cancelAnimationFrame(this._frame);
+    this._leave();
+    this.root.remove();
+  }
+
+  update(job) {
+    const { words } = this._host;
+    if (this._job === job && this._words === words) return;
+    if (this._job?.attempt !== job.attempt || this._job?.status !== job.status) this._loaded = undefined;
+    Object.assign(this, { _job: job, _words: words });
+    this._drawFacts(job, words);
+    put(this._error, job.traceback ?? job.error);
+    const value = this._loaded ?? job.result;
+    put(this._result, job.status === "success" && value != null ? textOf(value) : "");
+    put(this._load, job.truncated && this._loaded === undefined ? words.say("load") : "");
+    put(this._title, this._result.hidden && this._load.hidden ? "" : words.say("result"));
+    set(this._result, "aria-label", words.say("result"));
+    this._drawStreams();
+  }
+
+  _drawFacts(job, words) {
+    const shown = FACTS.filter((name) => job[name] != null && (name !== "attempt" || job.attempt)).map((name) => {
+      const value = name.endsWith("_at") ? words.moment(job[name]) : name === "attempt" ? job.attempt + 1 : job[name];
+      return [words.say(name), String(value)];
+    });
+    const text = JSON.stringify(shown);
+    if (text === this._shown) return;
+    this._shown = text;
+    this._facts.replaceChildren(...shown.flatMap(([name, value]) => [h("dt", "", name), h("dd", "fact", value)]));
+  }
+
+  async _loadResult() {
+    set(this._load, "aria-disabled", true);
+    const job = this._job, answer = await this._host._ask("get_result", job);
+    set(this._load, "aria-disabled", false);
+    if (job.attempt !== this._job.attempt) return;
+    if (answer.ok && !answer.truncated) this._loaded = answer.result;
+    else this._host._say(this._words.say("failing", { why: answer.error?.message ?? "" }));
+    this._words = null;
+    this.update(this._job);
+  }
+
+  // Of an element with `streams`, those that it names.
+  _drawStreams() {
+    const names = this._host.streams?.split(/[\s,]+/).filter(Boolean);
+    for (const stream of this._store.getSnapshot().streams.values()) {
+      if (names && !names.includes(stream.name)) continue;
+      const view = this._views.get(stream.name) ?? this._addView(stream);
+      const { words } = this._host;
+      const count = stream.kind === "json" && stream.value.length > MAX_LINES;
+      const title = stream.name === "log" ? words.say("log") : stream.name;
+      put(view.title, count ? words.say("lines", { name: title, n: MAX_LINES, total: stream.position }) : title);
+      set(view.body, "aria-label", title);
+      const isAtEnd = view.body.scrollTop + view.body.clientHeight >= view.body.scrollHeight - 8;
+      if (stream.kind === "text") drawText(view, stream);
+      else this._drawItems(view, stream, words);
+      if (isAtEnd) view.body.scrollTop = view.body.scrollHeight;
+    }
+  }
+
+  _addView({ name, kind }) {
+    const view = { title: h("p", "title"), body: h("pre", `stream ${kind === "text" ? "text" : "items"}`), from: 0, until: 0 };
+    Object.assign(view.body, { tabIndex: 0, role: "region" });
+    this._views.set(name, view);
+    this.root.append(view.title, view.body);
+    return view;
+  }
+
+  // What is new is added; items are shown from `view.from` up to `view.until`.
+  _drawItems(view, { value, start, position, generation }, words) {
+    const first = Math.max(start, position - MAX_LINES);
+    if (view.generation !== generation || first > view.until) {
+      view.body.replaceChildren();
+      Object.assign(view, { generation, from: first, until: first });
+    }
+    const added = value.slice(view.until - start).map((item) => this._line(item, words));
+    view.body.append(...added);
+    for (; view.from < first; view.from++) view.body.firstChild.remove();
+    view.until = position;
+  }
+
+  _line(item, words) {
+    const isRecord = typeof item?.message === "string" && LEVEL.test(item.level);
+    if (!isRecord) return h("span", "line", textOf(item, 0));
+    const line = h("span", "line", h("span", "clock", clockOf(item.time, words)), ` ${item.level} `, item.logger ? `${item.logger}: ` : "", item.message);
+    line.classList.add(item.level);
+    line.part.add(item.level);
+    return line;
+  }
+}
+
+function drawText({ body }, { value }) {
+  const shown = value.length > MAX_TEXT ? `…${value.slice(-MAX_TEXT)}` : value;
+  const text = body.firstChild ?? body.appendChild(document.createTextNode(""));
+  if (shown.startsWith(text.data)) text.appendData(shown.slice(text.length));
+  else text.data = shown;
+}
+
+function clockOf(time, words) {
+  const date = new Date(typeof time === "number" ? time * 1000 : time);
+  return Number.isNaN(date.getTime()) ? "" : words.clock(date);
+}
+
+const textOf = (value, indent = 2) => (typeof value === "string" ? value : JSON.stringify(value, null, indent));

@@ -1,0 +1,408 @@
+// <celery-job>, <celery-project>, <celery-realtime>: jobs on a page, live. What jobs say is inserted as text, never as markup.
+
+import { List } from "./celery-realtime-list.js";
+import { adopt, button, h, isOver, put, rankOf, Row, set } from "./celery-realtime-row.js";
+import { jobStore, projectStore } from "./celery-realtime-store.js";
+import { texts, wordsFor } from "./celery-realtime-texts.js";
+
+export { texts };
+
+const ATTRIBUTES = "job-id project src path token token-url client theme lang texts cancellable rerunnable collapsed streams status filter max-jobs".split(" ");
+const FLAGS = ["cancellable", "rerunnable", "collapsed"];
+const ANNOUNCE_AFTER = 2000, ASK_TIMEOUT = 10000, LONGEST_REST = 500; // milliseconds
+
+const connected = new Set(); // elements on a page
+const ends = new Map(); // jobs whose end is to be announced
+let connect, ticking, announcing;
+
+const listOf = (text) => text?.split(/[\s,]+/).filter(Boolean) ?? [];
+
+// One sentence for all ends of a moment, on whatever elements.
+function announce() {
+  announcing = null;
+  const host = [...connected].find((one) => one._say);
+  const over = [...ends.values()], failed = over.filter((job) => job.status === "error").length, done = over.length - failed;
+  ends.clear();
+  if (!host || !over.length) return;
+  const { words } = host;
+  if (over.length === 1) return host._say(`${words.name(over[0])}: ${words.status(over[0])}`);
+  const both = [done && words.say("done", { n: done }), failed && words.say(done ? "failedToo" : "failed", { n: failed })];
+  host._say(both.filter(Boolean).join(", "));
+}
+
+// What all elements have: attributes that are properties too, and a socket.
+class CeleryElement extends (globalThis.HTMLElement ?? class {}) {
+  static observedAttributes = ATTRIBUTES;
+
+  get socket() { return this._socket ?? this._line?.socket ?? null; }
+  set socket(socket) { this._socket = socket; this._later(); }
+  get token() { return this._token ?? this.getAttribute("token"); }
+  set token(token) { this._token = token; this._later(); }
+
+  connectedCallback() {
+    // What was assigned before the element was defined hides its accessors.
+    for (const name of Object.keys(this).filter((one) => one in this.constructor.prototype)) {
+      const value = this[name];
+      delete this[name];
+      this[name] = value;
+    }
+    connected.add(this);
+    ticking ??= setInterval(() => { for (const one of connected) one._tick?.(); }, 1000);
+    this._later();
+  }
+
+  disconnectedCallback() { this._later(); }
+  attributeChangedCallback() { this._later(); }
+
+  // Many changes, or a move within the page, are one.
+  _later() {
+    if (this._isDue) return;
+    this._isDue = true;
+    queueMicrotask(() => {
+      this._isDue = false;
+      if (this.isConnected) return this._sync();
+      connected.delete(this);
+      this._leave();
+      this._useLine(null);
+      if (!connected.size) ticking = clearInterval(ticking);
+    });
+  }
+
+  _useLine(line) {
+    if (line !== this._line) this._line?.leave(this);
+    this._line = line;
+  }
+
+  _leave() { this._at = null; }
+
+  // Its own, one of its attributes, or that of whoever answers; else one of the page's own server.
+  _findSocket() {
+    const place = [this.src, this.path, this.token, this.tokenUrl, this.client], isPlaced = place.some((value) => value != null);
+    let socket = this._socket;
+    if (socket === undefined && !isPlaced) socket = this._tell("celery-socket", { socket: undefined }).detail.socket;
+    if (socket !== undefined) this._useLine(null);
+    else if (!isPlaced && document.readyState !== "complete") addEventListener("load", () => this._later(), { once: true });
+    else if (connect) this._useLine(connect(place, this));
+    else import("./celery-realtime-connect.js").then((module) => { connect = module.connect; this._later(); });
+    return socket ?? this._line?.socket ?? null;
+  }
+
+  _tell(name, detail, cancelable = false) {
+    const event = new CustomEvent(name, { detail, cancelable, bubbles: true, composed: true });
+    this.dispatchEvent(event);
+    return event;
+  }
+}
+
+for (const name of ATTRIBUTES.filter((one) => !["token", "lang", "texts"].includes(one))) {
+  const property = name.replace(/-(.)/g, (_, letter) => letter.toUpperCase()), isFlag = FLAGS.includes(name);
+  Object.defineProperty(CeleryElement.prototype, property, {
+    configurable: true, enumerable: true,
+    get() { return isFlag ? this.hasAttribute(name) : this.getAttribute(name); },
+    set(value) { value == null || value === false ? this.removeAttribute(name) : this.setAttribute(name, isFlag ? "" : value); },
+  });
+}
+
+// A socket for all elements within.
+class CeleryRealtime extends CeleryElement {
+  constructor() {
+    super();
+    this.attachShadow({ mode: "open" }).append(h("slot"));
+    this.addEventListener("celery-socket", (event) => {
+      if (event.target === this) return;
+      event.stopPropagation();
+      event.detail.socket = this._at ?? null;
+    });
+  }
+
+  _sync() {
+    adopt(this, ":host { display: contents }");
+    const socket = this._findSocket();
+    if (socket === this._at) return;
+    this._at = socket;
+    for (const one of connected) if (one !== this) one._later();
+  }
+}
+
+// An element that shows something of a socket.
+class CeleryView extends CeleryElement {
+  _asked = new Map(); // job id -> what was asked of the server
+  _refusals = new Set(); // what may not be asked
+  _notes = new Map(); // job id -> what was answered
+  _live = new Map(); // job id -> the job, unless it had ended; null where its end is not shown yet
+
+  constructor() {
+    super();
+    this._state = h("p", "state");
+    this._spoken = h("p", "unseen");
+    this._empty = h("slot");
+    this._empty.name = "empty";
+    this._emptyBox = h("div", "empty", this._empty);
+    this._spoken.role = "status";
+    this.attachShadow({ mode: "open" }).append(this._state, this._emptyBox, this._spoken);
+  }
+
+  get texts() {
+    if (this._texts || !this.hasAttribute("texts")) return this._texts ?? null;
+    try {
+      return JSON.parse(this.getAttribute("texts"));
+    } catch (error) {
+      console.error(`<${this.localName}>: the attribute "texts" has to be an object in JSON, such as {"stop": "Halt"}: ${error.message}`);
+    }
+    return null;
+  }
+
+  set texts(texts) { this._texts = texts; this._later(); }
+
+  _sync() {
+    const socket = this._findSocket(), key = this._key();
+    adopt(this);
+    this.words = wordsFor(this);
+    if (socket !== this._at?.socket || key !== this._at?.key) this._leave();
+    if (!this._at && socket && key) {
+      const store = this._open(socket, { onStatus: (status) => isOver(status) ? this._ended(status) : this._live.set(status.job_id, status) });
+      this._at = { socket, key, store, leave: store.subscribe(() => this._changed()) };
+    }
+    this._arranged = null;
+    this._changed();
+  }
+
+  _leave() {
+    this._at?.leave();
+    this._at = null;
+    for (const one of [this._asked, this._refusals, this._notes, this._live]) one.clear();
+  }
+
+  // Drawing takes a part of the time, however much changes.
+  _changed() {
+    if (this._isDrawing) return;
+    this._isDrawing = true;
+    setTimeout(() => requestAnimationFrame(() => {
+      this._isDrawing = false;
+      if (!this._at && !this.isConnected) return;
+      const begin = performance.now();
+      this._draw(this._at?.store.getSnapshot() ?? {});
+      this._rest = Math.min(LONGEST_REST, 8 * (performance.now() - begin));
+    }), this._rest > 50 ? this._rest : 0);
+  }
+
+  _drawState({ status = "subscribing", error }, isEmpty, text) {
+    const { words } = this, failure = error ?? this._line?.error, state = failure && status !== "stale" ? "refused" : status;
+    put(this._state, state === "subscribed" ? "" : words.say(state, { why: failure?.message }));
+    this._emptyBox.hidden = !isEmpty || state !== "subscribed";
+    if (this._empty.textContent !== text) this._empty.textContent = text;
+    if (state !== this._shownState) this._tell("celery-state", { state, error: failure ?? null });
+    this._shownState = state;
+  }
+
+  // An end may come as an event, or be there after a gap.
+  _note(job) {
+    const { job_id: id } = job, known = this._live.get(id);
+    if (!isOver(job)) return known === null || this._live.set(id, job);
+    if (known) this._ended(job);
+    this._live.delete(id);
+  }
+
+  _ended(job) {
+    this._live.set(job.job_id, null);
+    for (const one of [this._asked, this._notes]) one.delete(job.job_id);
+    ends.set(job.job_id, job);
+    announcing ??= setTimeout(announce, ANNOUNCE_AFTER);
+    this._tell("celery-job-end", { job });
+  }
+
+  _say(text) { this._spoken.textContent = text; }
+
+  // Ask the server to cancel a job or to run it again, unless the page keeps that to itself.
+  async _order(order, job) {
+    if (this._asked.has(job.job_id) || this._tell(`celery-${order}`, { job }, true).defaultPrevented) return;
+    const { words, _at: at } = this;
+    this._asked.set(job.job_id, order);
+    this._changed();
+    const answer = await this._ask(`${order}_job`, job);
+    if (this._at !== at) return;
+    const { ok, how, cancel, error } = answer, isForbidden = error?.code === "forbidden";
+    const key = !ok ? (isForbidden ? "forbidden" : "failing") : cancel === "too_late" ? cancel : how === "unconfirmed" ? how : "";
+    if (isForbidden) this._refusals.add(order);
+    if (key || order === "rerun") this._asked.delete(job.job_id);
+    if (key) this._notes.set(job.job_id, words.say(key, { why: error?.message }));
+    if (key) this._say(this._notes.get(job.job_id));
+    this._tell("celery-answer", { job, order, answer });
+    this._changed();
+  }
+
+  // Resolves to an answer. What the socket would send after its next connection only is not sent at all.
+  _ask(name, { job_id, project_id }) {
+    const { socket } = this._at, failed = (key) => ({ ok: false, error: { code: "unavailable", message: this.words.say(key) } });
+    return new Promise((resolve) => {
+      if (!socket.connected) return resolve(failed("offline"));
+      setTimeout(() => resolve(failed("silence")), ASK_TIMEOUT);
+      socket.emit(name, { job_id, project_id }, resolve);
+    });
+  }
+}
+
+class CeleryJob extends CeleryView {
+  constructor() {
+    super();
+    this._row = new Row(this, "div", () => { this.collapsed = !this.collapsed; });
+    this._state.after(this._row.root);
+  }
+
+  _key() { return this.jobId && `${this.jobId} ${this.project}`; }
+  _open(socket, options) { return jobStore(socket, this.jobId, { projectId: this.project ?? undefined, ...options }); }
+
+  _leave() {
+    super._leave();
+    this._row.close();
+  }
+
+  _tick() { if (!this._row.root.hidden) this._row.tick(); }
+
+  _draw(snapshot) {
+    const job = snapshot.status === "refused" ? null : snapshot.job, { root } = this._row;
+    root.hidden = !job;
+    if (job) this._note(job);
+    if (job) this._row.update(job, !this.collapsed);
+    this._drawState(snapshot, !job, this.words.say("unknown"));
+  }
+}
+
+class CeleryProject extends CeleryView {
+  _records = new Map(); // job id -> { key, job, rank, at, text }
+
+  constructor() {
+    super();
+    this._sums = ["running", "queued", "success", "error"].map((status) => Object.assign(button("sum", () => this._choose(status)), { value: status }));
+    this._group = h("div", "sums", ...this._sums);
+    this._group.role = "group";
+    this._search = h("input", "filter");
+    this._search.type = "search";
+    this._search.addEventListener("input", () => { this.filter = this._search.value || null; });
+    this._count = h("span", "count");
+    this._toolbar = h("div", "toolbar", this._group, this._search, this._count);
+    this._list = new List(this, (entry) => (entry.members ? this._workflowOf(entry) : entry.job));
+    this._none = h("p", "empty");
+    this._state.before(this._toolbar);
+    this._state.after(this._list.root, this._none);
+  }
+
+  connectedCallback() {
+    super.connectedCallback();
+    this._list.watch();
+  }
+
+  _key() { return this.project; }
+  _open(socket, options) { return projectStore(socket, this.project, { maxJobs: +this.maxJobs || undefined, ...options }); }
+  _tick() { this._list.tick(); }
+
+  _leave() {
+    super._leave();
+    if (!this.isConnected) this._list.unwatch();
+    this._list.clear();
+    this._records.clear();
+    this._jobs = null;
+  }
+
+  _choose(status) {
+    const chosen = listOf(this.status), others = chosen.filter((one) => one !== status);
+    this.status = (others.length < chosen.length ? others : [...chosen, status]).join(" ") || null;
+  }
+
+  _draw(snapshot) {
+    const { jobs, jobsTotal = 0, status } = snapshot;
+    this._take(jobs && status !== "refused" ? jobs : new Map());
+    const filters = JSON.stringify([this.status, this.filter, [...this._list.opened]]);
+    if (filters !== this._arranged) this._list.arrange(this._arrange());
+    this._arranged = filters;
+    this._list.show();
+    this._drawToolbar(Math.max(this._records.size, jobsTotal));
+    this._drawState(snapshot, !this._records.size, this.words.say("empty"));
+  }
+
+  // Take what has changed. Progress leaves a job where it is.
+  _take(jobs) {
+    if (jobs === this._jobs) return;
+    this._jobs = jobs;
+    for (const id of this._records.keys()) if (!jobs.has(id)) this._arranged = !this._records.delete(id);
+    for (const [id, job] of jobs) {
+      const known = this._records.get(id);
+      if (known?.job === job) continue;
+      const rank = rankOf(job), at = timeOf(job);
+      if (rank !== known?.rank || at !== known.at || job.root_id !== known.job.root_id || this.filter) this._arranged = null;
+      this._records.set(id, Object.assign(known ?? { key: id }, { job, rank, at, text: null }));
+      this._note(job);
+    }
+  }
+
+  // What runs first, then what waits, then what ended last. Jobs of a workflow stand where its first one does.
+  _arrange() {
+    const shown = [...this._records.values()].filter(this._filter()).sort((one, other) => one.rank - other.rank || one.at - other.at);
+    const flows = new Map(), entries = [];
+    for (const record of shown) {
+      const root = record.job.root_id ?? record;
+      if (flows.has(root)) flows.get(root).members.push(record);
+      else flows.set(root, { key: `workflow ${root}`, root, part: "workflow", members: [record] });
+    }
+    for (const record of shown) {
+      const flow = flows.get(record.job.root_id ?? record), isAlone = flow.members.length < 2;
+      record.part = isAlone ? "" : "member";
+      if (isAlone) entries.push(record);
+      else if (flow.members[0] === record) entries.push(flow, ...(this._list.opened.has(flow.key) ? flow.members : []));
+    }
+    this._shown = shown.length;
+    return entries;
+  }
+
+  _filter() {
+    const statuses = listOf(this.status), words = this.filter?.trim().toLowerCase();
+    return (record) => {
+      const { label, task, message, error, job_id, status } = record.job;
+      if (statuses.length && !statuses.includes(status)) return false;
+      if (words) record.text ??= [label, task, message, error, job_id].join("\n").toLowerCase();
+      return !words || record.text.includes(words);
+    };
+  }
+
+  // A workflow as if it was a job.
+  _workflowOf({ root, members }) {
+    const { words } = this, { queued, running, success: done, error: failed } = countsOf(members), total = members.length;
+    const rest = queued + running, status = queued === total ? "queued" : rest ? "running" : failed ? "error" : "success";
+    const progress = members.reduce((sum, { job }) => sum + (isOver(job) ? 100 : job.progress ?? 0), 0) / total;
+    const name = words.name(this._records.get(root)?.job ?? { task: members[0].job.task });
+    const sum = words.say("sum", { done, total }) + (failed ? `, ${words.say("failedToo", { n: failed })}` : "");
+    return { job_id: root, members, label: words.say("flow", { name, n: total }), status, message: sum, error: sum, progress };
+  }
+
+  _drawToolbar(total) {
+    const { words } = this, counts = countsOf([...this._records.values()]), chosen = listOf(this.status);
+    for (const sum of this._sums) {
+      put(sum, `${words.number(counts[sum.value])} ${words.say(sum.value)}`);
+      set(sum, "part", `sum ${sum.value}`);
+      set(sum, "aria-pressed", chosen.includes(sum.value));
+    }
+    set(this._group, "aria-label", words.say("statuses"));
+    set(this._list.rows, "aria-label", words.say("jobs", { project: this.project }));
+    for (const name of ["placeholder", "aria-label"]) set(this._search, name, words.say("filter"));
+    if (this._search.value !== (this.filter ?? "")) this._search.value = this.filter ?? "";
+    put(this._count, this._shown < total ? words.say("of", { n: this._shown, total }) : "");
+    put(this._none, !this._shown && this._records.size ? words.say("none") : "");
+    this._list.root.hidden = !this._shown;
+    this._toolbar.hidden = !total;
+  }
+}
+
+function countsOf(records) {
+  const counts = { running: 0, queued: 0, success: 0, error: 0 };
+  for (const { job } of records) counts[job.status] += 1;
+  return counts;
+}
+
+function timeOf(job) {
+  const { status, timestamp, started_at, queued_at, ended_at } = job;
+  return isOver(job) ? -Date.parse(ended_at ?? timestamp) : Date.parse((status === "running" ? started_at : queued_at) ?? timestamp);
+}
+
+// Not where there is no page, nor a second time where two copies of this file are loaded.
+const ELEMENTS = { "celery-realtime": CeleryRealtime, "celery-job": CeleryJob, "celery-project": CeleryProject };
+for (const name in ELEMENTS) if (globalThis.customElements && !customElements.get(name)) customElements.define(name, ELEMENTS[name]);

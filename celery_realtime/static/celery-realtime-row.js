@@ -1,0 +1,152 @@
+// What is seen of one job at one glance, and the style of it. What jobs say is inserted as text, never as markup.
+
+const CSS = `
+:host { --_text: var(--celery-text, light-dark(#1b1f24, #e8eaed)); --_muted: var(--celery-muted, light-dark(#57606a, #a3adb8)); --_surface: var(--celery-surface, light-dark(#fff, #16191d)); --_line: var(--celery-line, light-dark(#d0d7de, #3a4149));
+  --_accent: var(--celery-accent, light-dark(#0a5fca, #74b4ff)); --_success: var(--celery-success, light-dark(#1a7334, #5fd477)); --_error: var(--celery-error, light-dark(#c0262d, #ff938c)); --_radius: var(--celery-radius, .5rem);
+  display: block; position: relative; color: var(--_text); background: var(--_surface); border: 1px solid var(--_line); border-radius: var(--_radius); font: var(--celery-font, 1rem/1.4 system-ui, sans-serif); text-align: start; overflow: hidden }
+:host([hidden]), [hidden] { display: none !important }
+:host([theme=light]) { color-scheme: light } :host([theme=dark]) { color-scheme: dark } :host([theme=auto]) { color-scheme: light dark }
+* { box-sizing: border-box; margin: 0 }
+button, input { font: inherit; color: inherit; background: none; border: 1px solid var(--_line); border-radius: calc(var(--_radius) / 2); padding: 0 .6em; min-block-size: 1.75rem; white-space: nowrap }
+button { cursor: pointer } [aria-disabled=true] { cursor: default; color: var(--_muted) } [aria-pressed=true] { border-color: currentcolor; font-weight: 600 }
+:focus-visible { outline: 2px solid var(--_accent); outline-offset: -2px }
+.toolbar, .sums { display: flex; flex-wrap: wrap; gap: .5rem; align-items: center } .toolbar { padding: .5rem .75rem; border-block-end: 1px solid var(--_line) }
+.filter { flex: 1; min-inline-size: 6rem } ::placeholder, .count, .time, .percent, .message, .attempt, .status { color: var(--_muted); font-size: .875em; opacity: 1 }
+.list { overflow: auto; overflow-anchor: none; max-block-size: var(--celery-max-height, 32rem) } ol { list-style: none; padding: 0 } .member .head { padding-inline-start: 2rem }
+.head { block-size: var(--celery-row-height, 3.75rem); padding-inline: .75rem; display: grid; align-content: center; gap: .25rem; overflow: hidden } li .head { border-block-end: 1px solid var(--_line) }
+.line1, .line2 { display: flex; align-items: center; gap: .6rem; min-inline-size: 0; white-space: nowrap; font-variant-numeric: tabular-nums } .name, .message { flex: 1; min-inline-size: 0; overflow: hidden; text-overflow: ellipsis; text-align: start }
+.name { padding: 0; border: 0; font-weight: 600 } .name::before { content: "▸ " / ""; color: var(--_muted) } .name[aria-expanded=true]::before { content: "▾ " / "" }
+.running .status { color: var(--_accent) } .success .status { color: var(--_success) } .error :is(.status, .message) { color: var(--_error) }
+.bar { flex: 0 0 30%; display: flex; gap: 2px; block-size: var(--celery-bar-height, .5rem); border-radius: 9rem; overflow: hidden } .stage { flex: 1 1 0; background: var(--_line) } .fill { display: block; block-size: 100%; inline-size: 0; background: var(--_accent); transition: inline-size .2s }
+.success .fill { background: var(--_success) } .error .fill { background: var(--_error) } .wait .fill { inline-size: 40% !important; animation: wait 1.5s infinite alternate } @keyframes wait { to { margin-inline-start: 60% } }
+.state, .empty { padding: .75rem; color: var(--_muted) } .unseen { position: absolute; inset-block-start: 0; inline-size: 1px; block-size: 1px; overflow: hidden; clip-path: inset(50%) }
+@media (pointer: coarse) { button:not(.name), input { min-block-size: 2.5rem } }
+@media (prefers-reduced-motion: reduce) { .fill { transition: none; animation: none !important } }
+@media (forced-colors: active) { .bar { border: 1px solid } .fill { background: Highlight !important } }`;
+
+const sheets = new WeakMap(); // document -> text -> its sheet
+const RANK = { running: 0, queued: 1, success: 2, error: 2 };
+
+export const rankOf = (job) => RANK[job.status];
+export const isOver = (job) => rankOf(job) > 1;
+
+export function h(tag, part, ...inner) {
+  const element = document.createElement(tag);
+  if (part) element.className = part;
+  if (part) element.setAttribute("part", part);
+  element.append(...inner);
+  return element;
+}
+
+export function put(element, text) {
+  if (element.textContent !== (text ??= "")) element.textContent = text;
+  element.hidden = !text;
+}
+
+export function set(element, name, value) {
+  if (element.getAttribute(name) !== String(value)) element.setAttribute(name, value);
+}
+
+export function button(part, act) {
+  const element = h("button", part);
+  element.type = "button";
+  element.addEventListener("click", act);
+  return element;
+}
+
+// Adopt a style sheet, of which each page has one. No style is an attribute, so strict policies allow it.
+export function adopt(element, css = CSS) {
+  const { shadowRoot: root, ownerDocument: page } = element, known = sheets.get(page) ?? {};
+  if (!known[css]) (known[css] = new page.defaultView.CSSStyleSheet()).replaceSync(css);
+  sheets.set(page, known);
+  if (!root.adoptedStyleSheets.includes(known[css])) root.adoptedStyleSheets = [...root.adoptedStyleSheets, known[css]];
+}
+
+// What is seen of one job, or of a workflow, at one glance.
+export class Row {
+  constructor(host, tag, toggle) {
+    this.host = host;
+    this.name = button("name", () => toggle(this));
+    this.stop = button("stop", () => host._order("cancel", this.job));
+    this.rerun = button("rerun", () => host._order("rerun", this.job));
+    for (const part of ["attempt", "status", "time", "percent", "message"]) this[part] = h("span", part);
+    this.bar = h("div", "bar");
+    const { name, attempt, status, time, rerun, stop, bar, percent, message } = this;
+    this.head = h("div", "head", h("div", "line1", name, attempt, status, time, rerun, stop), h("div", "line2", bar, percent, message));
+    this.root = h(tag, "job", this.head);
+    name.dir = message.dir = "auto";
+    percent.ariaHidden = "true";
+    for (const [key, value] of [["role", "progressbar"], ["aria-valuemin", 0], ["aria-valuemax", 100]]) set(bar, key, value);
+  }
+
+  // `more`: another part and class, such as "member".
+  update(job, isOpen, more = "") {
+    const { words } = this.host, look = `job ${job.status} ${more}`.trim();
+    this.job = job;
+    set(this.root, "class", look);
+    set(this.root, "part", look);
+    put(this.name, words.name(job));
+    set(this.name, "aria-expanded", isOpen);
+    put(this.attempt, words.attempt(job));
+    put(this.status, words.status(job));
+    this.tick();
+    this._drawBar(job, job.status === "success" ? 100 : job.progress);
+    this._drawButton("stop", "cancel", this.host.cancellable && !isOver(job));
+    this._drawButton("rerun", "rerun", this.host.rerunnable && isOver(job));
+    if (!job.members) this._drawDetails(job, isOpen);
+  }
+
+  tick() {
+    if (!this.job) return;
+    const { words, _notes: notes } = this.host;
+    put(this.time, words.time(this.job));
+    put(this.message, notes.get(this.job.job_id) ?? words.message(this.job));
+    this.message.title = this.message.textContent;
+  }
+
+  _drawBar(job, percent) {
+    const { host: { words }, bar } = this, stages = job.stages ?? [{ weight: 1, progress: percent }];
+    while (bar.children.length < stages.length) bar.append(h("span", "stage", h("span", "fill")));
+    while (bar.children.length > stages.length) bar.lastChild.remove();
+    stages.forEach(({ weight, progress }, place) => {
+      const stage = bar.children[place], full = job.status === "success" ? 100 : Math.min(100, Math.max(0, progress ?? 0));
+      stage.style.flexGrow = weight;
+      stage.firstChild.style.inlineSize = `${full}%`;
+    });
+    const isUnknown = job.status === "running" && percent == null, shown = percent == null ? "" : words.percent(Math.floor(percent));
+    bar.classList.toggle("wait", isUnknown);
+    if (isUnknown) bar.removeAttribute("aria-valuenow");
+    else set(bar, "aria-valuenow", Math.floor(percent ?? 0));
+    set(bar, "aria-valuetext", [shown, job.stage, words.status(job)].filter(Boolean).join(", "));
+    set(bar, "aria-label", words.name(job));
+    put(this.percent, shown);
+  }
+
+  _drawButton(part, order, isOffered) {
+    const { words, _asked: asked, _refusals: refusals, shadowRoot } = this.host, { job } = this;
+    const element = this[part], isAsked = asked.get(job.job_id) === order, hadFocus = shadowRoot.activeElement === element;
+    const text = words.say(isAsked && part === "stop" ? "stopping" : part);
+    put(element, isOffered && !job.members && !refusals.has(order) ? text : "");
+    set(element, "aria-disabled", isAsked);
+    set(element, "aria-label", `${text} ${words.name(job)}`);
+    if (hadFocus && element.hidden) this.name.focus();
+  }
+
+  _drawDetails(job, isOpen) {
+    if (!isOpen) return this.close();
+    if (this.details) return this.details.update?.(job);
+    const awaited = (this.details = {});
+    import("./celery-realtime-details.js").then(({ JobDetails }) => {
+      if (this.details !== awaited) return;
+      this.details = new JobDetails(this.host, job.job_id);
+      this.root.append(this.details.root);
+      this.details.update(this.job);
+      this.opened?.(this.details.root);
+    });
+  }
+
+  close() {
+    this.details?.close?.();
+    this.details = null;
+  }
+}

@@ -1,0 +1,161 @@
+"""Pages with elements, and what tests see of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+from playwright.sync_api import Locator, Page, expect
+
+from celery_realtime import Realtime
+from celery_realtime.events import Details, Job, outgoing_progress, status_change
+from celery_realtime.jobs.progress import Progress, progress_update
+from tests.browser import element_jobs
+from tests.processes import WebServer
+
+#: Milliseconds that a busy machine may take.
+LONG = 60_000
+
+#: Notes what the page refuses by its policy, and each event of an element.
+WATCH = """
+window.violations = [];
+window.told = [];
+document.addEventListener("securitypolicyviolation", (event) => violations.push(event.violatedDirective));
+for (const name of ["celery-job-end", "celery-state", "celery-cancel", "celery-answer"]) {
+  document.addEventListener(name, ({ detail: { job, state }, target }) => {
+    told.push([name, target.localName, job?.job_id ?? state]);
+  });
+}
+"""
+
+
+class Sockets:
+    """The WebSockets that a page opens, and what it sends over them."""
+
+    def __init__(self, page: Page) -> None:
+        self._page = page
+        self.opened: list[Any] = []
+        self.sent: list[str] = []
+        page.on("websocket", self._note)
+
+    def _note(self, socket: Any) -> None:
+        self.opened.append(socket)
+        socket.on("framesent", lambda payload: self.sent.append(str(payload)))
+
+    def wait_until(self, condition: Callable[[], Any]) -> None:
+        """Wait until something is true of what was opened and sent."""
+        self._page.wait_for_timeout(0)
+        for _ in range(LONG // 20):
+            if condition():
+                return
+            self._page.wait_for_timeout(20)
+        raise AssertionError(f"sent: {self.sent[-20:]}")
+
+    def requests(self, name: str) -> list[str]:
+        """Return what was sent of one kind of request."""
+        return [frame for frame in self.sent if f'"{name}"' in frame]
+
+
+class ElementPage:
+    """A page of the web server for elements.
+
+    Args:
+        page: Playwright's.
+        web: The server.
+        project: Which project its elements show, and its user may see.
+    """
+
+    def __init__(self, page: Page, web: WebServer, project: str) -> None:
+        self.page = page
+        self.project = project
+        self.sockets = Sockets(page)
+        self._web = web
+        page.add_init_script(WATCH)
+
+    def source(self, user: str = "ada", projects: str = "") -> str:
+        """Return the attributes that say where an element gets its socket."""
+        return f'src token-url="/token?user={user}&projects={quote(projects or self.project)}"'
+
+    def open(self, body: str, **more: str) -> Page:
+        query = "&".join(f"{name}={quote(value)}" for name, value in {"body": body, **more}.items())
+        self.page.goto(f"{self._web.url}/page?{query}")
+        return self.page
+
+    def open_project(self, attributes: str = "", **more: str) -> Locator:
+        """Open a page with a ``<celery-project>``, and wait until that is live."""
+        self.open(f'<celery-project project="{self.project}" {self.source()} {attributes}></celery-project>', **more)
+        self.wait_until_live("celery-project")
+        return self.page.locator("celery-project")
+
+    def open_job(self, job_id: str, attributes: str = "", **more: str) -> Locator:
+        """Open a page with a ``<celery-job>``."""
+        place = f'job-id="{job_id}" project="{self.project}" {self.source()}'
+        self.open(f"<celery-job {place} {attributes}></celery-job>", **more)
+        return self.page.locator("celery-job")
+
+    def wait_until_live(self, name: str) -> None:
+        self.page.wait_for_function(
+            "(name) => told.some((one) => one.join() === `celery-state,${name},subscribed`)", arg=name
+        )
+
+    def told(self, name: str) -> list[Any]:
+        """Return what events of one name were about."""
+        return [about for event, _, about in self.page.evaluate("told") if event == name]
+
+
+def rows(element: Locator, status: str = "") -> Locator:
+    """Return the rows that are on the page, of a status or of any."""
+    return element.locator(f".job{status and f'.{status}'}")
+
+
+def row(element: Locator, name: str) -> Locator:
+    return element.locator(".job", has=element.page.get_by_role("button", name=name, exact=True))
+
+
+def texts_of(locator: Locator) -> list[str]:
+    return locator.evaluate_all("all => all.map(one => one.textContent)")
+
+
+class Reporter:
+    """Reports jobs to a project, without a worker."""
+
+    def __init__(self, realtime: Realtime, project: str) -> None:
+        self._realtime = realtime
+        self.project = project
+
+    def report(
+        self, job_id: str, state: str, *, root_id: str | None = None, label: str | None = None, **more: Any
+    ) -> None:
+        job = Job(
+            job_id=job_id,
+            project_id=self.project,
+            task="crowd.work",
+            root_id=root_id or job_id,
+            details=Details(label=label),
+        )
+        self._realtime.manager.put_status(status_change(job, state, **more))
+
+    def report_progress(self, job_id: str, percent: float, message: str) -> None:
+        job = Job(job_id=job_id, project_id=self.project, task="crowd.work", root_id=job_id)
+        self._realtime.manager.put(outgoing_progress(progress_update(job, Progress(percent, message))))
+
+    def report_many(self, numbers: range, state: str) -> None:
+        for number in numbers:
+            self.report(f"job-{number:05d}", state)
+            if number % 500 == 499:  # the queue is bounded
+                self.flush()
+        self.flush()
+
+    def flush(self) -> None:
+        assert self._realtime.flush(60)
+
+
+def start(task: Any, project: str, *args: Any, **kwargs: Any) -> str:
+    """Start a job in a project, and return its id."""
+    with element_jobs.realtime.project(project):
+        return str(task.delay(*args, **kwargs).id)
+
+
+Opens = Callable[..., ElementPage]
+expect.set_options(timeout=LONG)

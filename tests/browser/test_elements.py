@@ -1,0 +1,387 @@
+"""``<celery-job>`` and ``<celery-project>`` in a real browser, with a real worker: what a user sees and does."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import group
+from playwright.sync_api import Page, expect
+
+from tests.browser import element_jobs
+from tests.browser.element_pages import ElementPage, Opens, row, rows, start, texts_of
+from tests.launcher import Brokers, Launcher
+from tests.processes import WebServer
+
+PROJECTS = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def web(module_launcher: Launcher, brokers: Brokers) -> Iterator[WebServer]:
+    broker = brokers.make("redis")
+    worker = module_launcher.worker("tests.browser.element_jobs", broker=broker, concurrency=3, wait=False)
+    web = module_launcher.web("tests.browser.element_web", broker=broker)
+    worker.wait_ready()
+    conf = element_jobs.celery.conf
+    before = conf.broker_url, conf.result_backend
+    conf.broker_url, conf.result_backend = broker.url, broker.backend_url
+    yield web
+    conf.broker_url, conf.result_backend = before
+    worker.stop()
+
+
+@pytest.fixture
+def on(new_page: Callable[..., Page], web: WebServer) -> Opens:
+    """Make a page for a project of its own."""
+
+    def make(**options: Any) -> ElementPage:
+        return ElementPage(new_page(**options), web, f"p{next(PROJECTS)}")
+
+    return make
+
+
+def test_a_job_shows_its_bar_stages_message_streams_and_result(on: Opens, tmp_path: Path) -> None:
+    page = on()
+    path = tmp_path / "go"
+    job_id = start(element_jobs.transcribe, page.project, "monday.wav", str(path))
+    job = page.open_job(job_id)
+
+    bar = job.get_by_role("progressbar", name="Transcribe monday.wav")
+    expect(bar).to_have_attribute("aria-valuetext", "62%, transcribe, running")
+    expect(job.locator(".message")).to_have_text("Second part")
+    expect(job.locator(".stage")).to_have_count(2)
+    widths = job.locator(".fill").evaluate_all("fills => fills.map(fill => fill.style.inlineSize)")
+    assert widths == ["100%", "50%"]
+    expect(job.locator(".stream.text")).to_have_text("Good morning")
+    expect(job.locator(".stream.items .line")).to_have_count(2)
+    expect(job.locator(".line.ERROR")).to_contain_text("ERROR studio: <b>loud</b>")
+
+    path.touch()
+    expect(job.locator(".status")).to_have_text("done")
+    expect(bar).to_have_attribute("aria-valuenow", "100")
+    expect(job.locator(".time")).to_contain_text("ran ")
+    expect(job.locator(".result")).to_have_text('{\n  "words": 3\n}')
+    expect(job.locator(".stream.text")).to_have_text("Good morning, <i>everybody</i>.")
+    assert page.told("celery-job-end") == [job_id]
+    assert page.page.evaluate("violations") == []
+
+
+def test_stop_is_offered_where_it_is_wanted_and_really_stops(on: Opens) -> None:
+    page = on()
+    job_id = start(element_jobs.endless, page.project)
+    job = page.open_job(job_id)
+    expect(job.locator(".running .message, .running.job .message")).to_have_text("On and on")
+    expect(job.locator(".stop")).to_be_hidden()
+    job.evaluate("element => { element.cancellable = true }")
+    stop = job.get_by_role("button", name="Stop endless")
+    stop.focus()
+    page.page.keyboard.press("Enter")
+    expect(job.locator(".status")).to_have_text("stopped")
+    expect(job.locator(".job")).to_have_class("job error")
+    expect(job.locator(".stop")).to_be_hidden()
+    expect(job.get_by_role("button", name="endless", exact=True)).to_be_focused()
+    assert page.told("celery-cancel") == page.told("celery-answer") == [job_id]
+
+
+def test_a_page_may_ask_first_and_a_refusal_is_said_and_takes_the_button_away(on: Opens) -> None:
+    page = on()
+    job_id = start(element_jobs.endless, page.project)
+    page.open(
+        f'<celery-job job-id="{job_id}" project="{page.project}" cancellable {page.source(user="grace")}></celery-job>'
+    )
+    job = page.page.locator("celery-job")
+    stop = job.get_by_role("button", name="Stop endless")
+    job.evaluate(
+        "element => element.addEventListener('celery-cancel', event => event.preventDefault(), { once: true })"
+    )
+    stop.click()
+    assert page.told("celery-cancel") == [job_id]
+    expect(stop).to_be_visible()
+    stop.click()
+    expect(job.locator(".stop")).to_be_hidden()
+    expect(job.get_by_role("status")).to_have_text("You are not allowed to.")
+    expect(job.locator(".running .status, .running.job .status")).to_have_text("running")
+    element_jobs.celery.control.revoke(job_id, terminate=True)
+    expect(job.locator(".status")).to_have_text("stopped")
+
+
+def test_a_project_shows_sums_and_what_runs_first_and_its_filters(on: Opens, tmp_path: Path) -> None:
+    page = on()
+    first = [start(element_jobs.work, page.project, name) for name in ("apple", "pear")]
+    start(element_jobs.work, page.project, "plum", fails=True)
+    project = page.open_project()
+    expect(rows(project, "success")).to_have_count(2)
+    expect(rows(project, "error")).to_have_count(1)
+    start(element_jobs.work, page.project, "quince", str(tmp_path / "go"))
+    expect(rows(project).first.locator(".name")).to_have_text("quince")
+    expect(rows(project).first.locator(".message")).to_have_text("Working on quince")
+    expect(project.locator(".sum.success, [value=success]")).to_have_text("2 done")
+    expect(project.locator("[value=running]")).to_have_text("1 running")
+    expect(project.locator("[value=error]")).to_have_text("1 failed")
+
+    project.locator("[value=error]").click()
+    expect(rows(project)).to_have_count(1)
+    expect(project.locator(".count")).to_have_text("1 of 4")
+    expect(rows(project).locator(".message")).to_have_text("ValueError: plum")
+    project.locator("[value=success]").click()
+    expect(rows(project)).to_have_count(3)
+    project.locator("[value=error]").click()
+    project.locator("[value=success]").click()
+    project.get_by_role("searchbox").fill("P")
+    expect(rows(project)).to_have_count(3)
+    project.get_by_role("searchbox").fill("pea")
+    expect(rows(project).locator(".name")).to_have_text("pear")
+    project.get_by_role("searchbox").fill("nothing of that kind")
+    expect(project.get_by_text("No job matches.")).to_be_visible()
+    project.evaluate("element => { element.filter = null; element.status = 'running success'; }")
+    expect(rows(project)).to_have_count(3)
+    (tmp_path / "go").touch()
+    expect(rows(project, "success")).to_have_count(3)
+    assert rows(project).first.locator(".name").text_content() == "quince"  # what ended last
+    assert len(first) == 2
+    assert page.page.evaluate("violations") == []
+
+
+def test_jobs_of_a_workflow_are_folded(on: Opens, tmp_path: Path) -> None:
+    page = on()
+    path = tmp_path / "go"
+    with element_jobs.realtime.project(page.project):
+        group(
+            element_jobs.work.s("one"),
+            element_jobs.work.s("two", str(path)),
+            element_jobs.work.s("three", fails=True),
+        ).apply_async()
+    project = page.open_project()
+    workflow = project.locator(".workflow")
+    expect(workflow.locator(".message")).to_have_text("1 of 3 done, 1 failed")
+    expect(workflow.locator(".name")).to_have_text("work, 3 jobs")
+    expect(rows(project)).to_have_count(1)
+    expect(workflow).to_have_class("job running workflow")
+    assert workflow.get_by_role("progressbar").get_attribute("aria-valuenow") == "83"
+    workflow.get_by_role("button").click()
+    expect(project.locator(".member")).to_have_count(3)
+    expect(project.locator(".member .name").first).to_have_text("two")
+    path.touch()
+    expect(workflow).to_have_class("job error workflow")
+    expect(workflow.locator(".message")).to_have_text("2 of 3 done, 1 failed")
+    workflow.get_by_role("button").click()
+    expect(rows(project)).to_have_count(1)
+
+
+def test_elements_share_a_socket_and_a_subscription_and_leave_it_with_the_last(on: Opens) -> None:
+    page = on()
+    start(element_jobs.work, page.project, "apple")
+    element = (
+        f'<celery-project project="{page.project}" {page.source(projects=f"{page.project} other")}></celery-project>'
+    )
+    page.open(element * 3 + element.replace(page.project, "other", 1))
+    projects = page.page.locator("celery-project")
+    for number in range(3):
+        expect(rows(projects.nth(number), "success")).to_have_count(1)
+    page.page.wait_for_function(
+        "told.filter(([name, , state]) => name === 'celery-state' && state === 'subscribed').length === 4"
+    )
+    assert len(page.sockets.opened) == 1
+    assert len(page.sockets.requests("subscribe_project")) == 2
+
+    projects.nth(0).evaluate("element => element.remove()")
+    projects.nth(0).evaluate("element => element.remove()")
+    start(element_jobs.work, page.project, "pear")
+    expect(rows(projects.nth(0), "success")).to_have_count(2)
+    assert page.sockets.requests("unsubscribe_project") == []
+    projects.nth(0).evaluate("element => element.remove()")
+    page.sockets.wait_until(lambda: len(page.sockets.requests("unsubscribe_project")) == 1)
+    projects.nth(0).evaluate("element => element.remove()")
+    page.sockets.wait_until(page.sockets.opened[0].is_closed)
+
+
+def test_an_element_goes_on_when_it_is_moved_and_comes_back_when_it_was_away(on: Opens) -> None:
+    page = on()
+    project = page.open_project()
+    start(element_jobs.work, page.project, "apple")
+    expect(rows(project, "success")).to_have_count(1)
+    project.evaluate("""element => {
+      const box = document.body.appendChild(document.createElement("main"));
+      box.append(element);
+      document.body.append(element);
+    }""")
+    start(element_jobs.work, page.project, "pear")
+    expect(rows(project, "success")).to_have_count(2)
+    assert len(page.sockets.requests("subscribe_project")) == 1
+    page.page.evaluate("window.away = document.querySelector('celery-project'); away.remove()")
+    page.sockets.wait_until(page.sockets.opened[0].is_closed)
+    start(element_jobs.work, page.project, "plum")
+    page.page.evaluate("document.body.append(away)")
+    expect(rows(project, "success")).to_have_count(3)
+    assert len(page.sockets.opened) == 2
+
+
+def test_another_project_or_job_is_shown_when_an_attribute_changes(on: Opens) -> None:
+    page, other = on(), on().project
+    apple = start(element_jobs.work, page.project, "apple")
+    pear = start(element_jobs.work, other, "pear")
+    source = page.source(projects=f"{page.project} {other}")
+    job_alone = f'<celery-job job-id="{apple}" {source}></celery-job>'
+    page.open(f'<celery-project project="{page.project}" {source}></celery-project>{job_alone}')
+    project, job = page.page.locator("celery-project"), page.page.locator("celery-job")
+    expect(rows(project, "success").locator(".name")).to_have_text("apple")
+    expect(job.locator(".name")).to_have_text("apple")  # by its id alone
+    project.evaluate("(element, id) => { element.project = id }", other)
+    job.evaluate("(element, id) => element.setAttribute('job-id', id)", pear)
+    expect(rows(project, "success").locator(".name")).to_have_text("pear")
+    expect(job.locator(".name")).to_have_text("pear")
+    assert len(page.sockets.opened) == 1
+    project.evaluate("element => { element.project = 'of somebody else' }")
+    expect(project.locator(".state")).to_contain_text("Not shown: ")
+    expect(rows(project)).to_have_count(0)
+
+
+def test_what_was_assigned_before_the_element_was_defined_counts(on: Opens) -> None:
+    page = on()
+    start(element_jobs.work, page.project, "apple")
+    page.open("", scripts='<script src="/socket.io.min.js"></script>')
+    page.page.evaluate(
+        """async ([project, token]) => {
+          const element = document.createElement("celery-project");
+          Object.assign(element, { project, texts: { success: "ready" }, cancellable: true });
+          element.socket = io({ auth: { token } });
+          document.body.append(element);
+          const script = Object.assign(document.createElement("script"), { type: "module" });
+          window.trustedTypes ??= { createPolicy: (_, rules) => rules };
+          const policy = trustedTypes.createPolicy("test", { createScriptURL: (url) => url });
+          script.src = policy.createScriptURL("/celery-realtime/celery-realtime-element.js");
+          document.head.append(script);
+        }""",
+        [page.project, element_jobs.realtime.issue_token("ada", [page.project])],
+    )
+    project = page.page.locator("celery-project")
+    expect(rows(project, "success").locator(".status")).to_have_text("ready")
+    assert project.evaluate(
+        "element => [element.project, element.cancellable, Object.keys(element).includes('socket')]"
+    ) == [
+        page.project,
+        True,
+        False,
+    ]
+    assert len(page.sockets.opened) == 1
+
+
+def test_a_provider_or_a_listener_of_the_page_gives_the_socket(on: Opens) -> None:
+    page = on()
+    job_id = start(element_jobs.work, page.project, "apple")
+    inner = (
+        f'<p><celery-project project="{page.project}"></celery-project></p><celery-job job-id="{job_id}"></celery-job>'
+    )
+    page.open(f"<celery-realtime {page.source()}>{inner}</celery-realtime>")
+    expect(page.page.locator("celery-project .job.success")).to_have_count(1)
+    expect(page.page.locator("celery-job .job.success")).to_have_count(1)
+    assert len(page.sockets.opened) == 1
+
+    page.open("")
+    page.page.evaluate(
+        """([body, token]) => {
+          const socket = io({ auth: { token } });
+          addEventListener("celery-socket", (event) => { event.detail.socket = socket; });
+          const element = document.body.appendChild(document.createElement("celery-project"));
+          element.project = body;
+        }""",
+        [page.project, element_jobs.realtime.issue_token("ada", [page.project])],
+    )
+    expect(page.page.locator("celery-project .job.success")).to_have_count(1)
+
+
+def test_markup_in_what_jobs_say_stays_text(on: Opens) -> None:
+    page = on()
+    evil = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+    page.page.on("dialog", lambda dialog: pytest.fail(f"a dialog: {dialog.message}"))
+    job_id = start(element_jobs.work, page.project, evil)
+    start(element_jobs.work, page.project, evil, fails=True)
+    project = page.open_project(f'texts=\'{{"success": "{evil.replace("<", "&lt;")}"}}\'')
+    expect(rows(project)).to_have_count(2)
+    for number in range(2):
+        rows(project).nth(number).locator(".name").click()
+    expect(project.locator(".result")).to_contain_text([evil])
+    expect(project.locator(".problem")).to_contain_text([f"ValueError: {evil}"])
+    expect(rows(project, "success").locator(".status")).to_have_text(evil)
+    assert project.evaluate("element => element.shadowRoot.querySelectorAll('img, script').length") == 0
+    assert page.page.evaluate("violations") == []
+    assert job_id
+
+
+def test_texts_are_of_the_language_of_the_page_and_of_the_element(on: Opens) -> None:
+    page = on()
+    start(element_jobs.work, page.project, "Apfel")
+    project = page.open_project(lang="de-AT")
+    expect(project.locator("[value=success]")).to_have_text("1 fertig")
+    expect(rows(project).locator(".percent")).to_have_text("100\u00a0%")
+    project.evaluate("element => { element.lang = 'en' }")
+    expect(project.locator("[value=success]")).to_have_text("1 done")
+    project.evaluate("""element => { element.texts = { success: "klaar", stop: "Stop" } }""")
+    expect(project.locator("[value=success]")).to_have_text("1 klaar")
+    project.evaluate("""element => { element.texts = null; element.setAttribute("texts", '{"success": "prêt"}') }""")
+    expect(project.locator("[value=success]")).to_have_text("1 prêt")
+    project.evaluate("element => { element.removeAttribute('texts'); element.lang = 'x-?' }")
+    expect(project.locator("[value=success]")).to_have_text("1 done")
+
+
+def test_the_empty_slot_is_shown_while_there_is_no_job(on: Opens) -> None:
+    page = on()
+    page.open(
+        f'<celery-project project="{page.project}" {page.source()}><p slot="empty">Start one!</p></celery-project>'
+    )
+    expect(page.page.get_by_text("Start one!")).to_be_visible()
+    start(element_jobs.work, page.project, "apple")
+    expect(rows(page.page.locator("celery-project"), "success")).to_have_count(1)
+    expect(page.page.get_by_text("Start one!")).to_be_hidden()
+    page.open(f'<celery-job job-id="no such job" project="{page.project}" {page.source()}></celery-job>')
+    expect(page.page.get_by_text("This job is not known.")).to_be_visible()
+
+
+def test_ends_are_announced_in_one_sentence(on: Opens, tmp_path: Path) -> None:
+    page = on()
+    path = tmp_path / "go"
+    project = page.open_project()
+    jobs = [start(element_jobs.work, page.project, name, str(path), fails=name == "c") for name in "abc"]
+    expect(rows(project, "running")).to_have_count(3)
+    page.page.evaluate("""() => {
+      window.said = [];
+      const region = document.querySelector("celery-project").shadowRoot.querySelector("[role=status]");
+      new MutationObserver(() => said.push(region.textContent)).observe(region, { childList: true });
+    }""")
+    path.touch()
+    expect(project.get_by_role("status")).to_have_text("2 jobs done, 1 failed")
+    assert page.page.evaluate("said") == ["2 jobs done, 1 failed"]
+    assert sorted(page.told("celery-job-end")) == sorted(jobs)
+    start(element_jobs.work, page.project, "pear")
+    expect(project.get_by_role("status")).to_have_text("pear: done")
+
+
+def test_a_list_is_used_with_the_keyboard(on: Opens) -> None:
+    page = on()
+    for name in ("apple", "pear", "plum"):
+        start(element_jobs.work, page.project, name)
+    start(element_jobs.endless, page.project)
+    project = page.open_project("cancellable")
+    expect(rows(project, "success")).to_have_count(3)
+    expect(rows(project, "running")).to_have_count(1)
+    project.get_by_role("searchbox").focus()
+    keyboard = page.page.keyboard
+    keyboard.press("Tab")
+    expect(project.get_by_role("button", name="endless", exact=True)).to_be_focused()
+    keyboard.press("Tab")
+    expect(project.get_by_role("button", name="Stop endless")).to_be_focused()
+    keyboard.press("ArrowDown")
+    name = texts_of(rows(project).locator(".name"))[1]
+    expect(project.get_by_role("button", name=name, exact=True)).to_be_focused()
+    keyboard.press("Enter")
+    expect(row(project, name).locator(".result")).to_contain_text(name)
+    keyboard.press("End")
+    last = texts_of(rows(project).locator(".name"))[3]
+    expect(project.get_by_role("button", name=last, exact=True)).to_be_focused()
+    keyboard.press("Home")
+    keyboard.press("Tab")
+    keyboard.press("Enter")
+    expect(project.locator(".error .status")).to_have_text("stopped")
