@@ -76,7 +76,6 @@ interface Shared {
   linger?: number;
 }
 
-/** `batch` is true unless it is said otherwise. */
 export interface ProjectStoreOptions extends Omit<Options, "onChange">, Shared {}
 export interface JobStoreOptions extends Omit<JobOptions, "onChange">, Shared {}
 

@@ -130,7 +130,7 @@ class Source {
     const { throttle = 16, linger = 1000, pauseOnHidden = false, closeOnEnd = false, ...others } = options;
     Object.assign(this, { snapshot: kind.subscribing, _kind: kind, _socket: socket, _id: id, _key: key });
     Object.assign(this, { _throttle: throttle, _linger: linger, _pauses: pauseOnHidden, _closes: closeOnEnd });
-    this._options = { batch: true, ...others };
+    this._options = others;
     for (const name of CALLBACKS) this._options[name] = (...args) => this._tell(name, args);
     this._options.onChange = () => this._changed();
     if (!shared.has(socket)) shared.set(socket, new Map());

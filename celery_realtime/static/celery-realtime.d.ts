@@ -61,7 +61,7 @@ export interface Options {
   onChange?(project: ProjectSubscription, change: Change): void;
   /** The position to begin at, from a handle created before the page. Events since then are passed on first. */
   since?: Since | null;
-  /** Receive events as lists, which costs less in busy projects. The socket's own handlers do not see them then. */
+  /** Receive events as lists, which costs less in busy projects; true. The socket's own handlers do not see them then. */
   batch?: boolean;
   /** Milliseconds to wait for an answer; 5000. */
   ackTimeout?: number;

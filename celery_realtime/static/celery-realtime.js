@@ -103,7 +103,7 @@ class Subscription {
     if (this._closed || !this._socket.connected) return;
     this._clear();
     this._reading = null;
-    const { ackTimeout, batch } = this._options;
+    const { ackTimeout, batch = true } = this._options;
     if (this._share.leaving?.id === this._socket.id) return this._after("retry", ackTimeout, () => left(this._share));
     const request = (this._asking = { project_id: this.projectId });
     this._again = false;

@@ -2,10 +2,13 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { mock, test } from "node:test";
 
-import { subscribeProject } from "../../celery_realtime/static/celery-realtime.js";
+import * as client from "../../celery_realtime/static/celery-realtime.js";
 import { FakeServer, FakeSocket, randomFrom } from "./fake.mjs";
 
 const VECTORS = JSON.parse(readFileSync(new URL("vectors.json", import.meta.url)));
+
+// Scenarios are told without batches, where they are not about these.
+const subscribeProject = (socket, projectId, options) => client.subscribeProject(socket, projectId, { batch: false, ...options });
 
 function withTimers(act) {
   const { random } = Math;
@@ -595,4 +598,13 @@ test("a project id may be a number", () => {
   socket.connect();
   assert.deepEqual(socket.sent, [["subscribe_project", { project_id: "456" }]]);
   project.close();
+});
+
+test("events come in batches, unless it is asked for otherwise", () => {
+  for (const [options, batch] of [[undefined, true], [{ batch: undefined }, true], [{ batch: true }, true], [{ batch: false }, undefined]]) {
+    const socket = new FakeSocket();
+    socket.connect();
+    client.subscribeProject(socket, "p", options).close();
+    assert.deepEqual(socket.sent[0], ["subscribe_project", { project_id: "p", ...(batch ? { batch } : {}) }]);
+  }
 });
