@@ -13,22 +13,15 @@ from pathlib import Path
 import pytest
 
 CLIENT = Path(__file__).parent / "client"
-NPM_PACKAGES = (
-    *(
-        "@ai-sdk/react",
-        "@assistant-ui/react",
-        "@asyncapi/specs",
-        "@grafana/schema",
-        "ai",
-        "axe-core",
-        "esbuild",
-        "htmx-ext-sse",
-        "htmx.org",
-        "react",
-        "react-dom",
+FRAMEWORKS = Path(__file__).parent / "frameworks"
+#: Where npm installs packages, and those of each place that tests ask for.
+NPM_PACKAGES = {
+    CLIENT: (
+        *("@ai-sdk/react", "@assistant-ui/react", "@asyncapi/specs", "@grafana/schema", "ai", "axe-core", "esbuild"),
+        *("htmx-ext-sse", "htmx.org", "react", "react-dom", "socket.io-client", "typescript"),
     ),
-    *("socket.io-client", "typescript"),
-)
+    FRAMEWORKS: ("@arethetypeswrong/cli", "publint", "vite"),
+}
 
 RABBITMQ_PATHS = (
     # On Debian the one on PATH is a wrapper that changes the user and refuses any but its own.
@@ -125,13 +118,16 @@ def find_systemd_analyze() -> str | None:
     return shutil.which("systemd-analyze")
 
 
-def find_socketio_client() -> str | None:
-    return _npm_package("socket.io-client")
+def find_npm_package(name: str) -> str | None:
+    """Find an installed package of one of the places of ``NPM_PACKAGES``."""
+    places = [place for place, names in NPM_PACKAGES.items() if name in names]
+    found = [package for place in places if (package := place / "node_modules" / name).is_dir()]
+    return str(found[0]) if find_node() and found else None
 
 
-def _npm_package(name: str) -> str | None:
-    package = CLIENT / "node_modules" / name
-    return str(package) if find_node() and package.is_dir() else None
+def npm_packages_are_installed() -> bool:
+    """Tell whether each package of ``NPM_PACKAGES`` is there."""
+    return all(find_npm_package(name) for names in NPM_PACKAGES.values() for name in names)
 
 
 PROGRAMS = {
@@ -167,14 +163,15 @@ def can_be_had(program: Program) -> bool:
 
 @functools.cache
 def find(name: str) -> str | None:
-    return _npm_package(name) if name in NPM_PACKAGES else (PROGRAMS | LARGE)[name].find()
+    program = (PROGRAMS | LARGE).get(name)
+    return program.find() if program else find_npm_package(name)
 
 
 def require(name: str) -> str:
     """Return the path of a program, or skip the test; with ``CI`` set, fail it.
 
     Args:
-        name: A key of ``PROGRAMS`` or of ``LARGE``, or one of the npm packages of ``tests/client``.
+        name: A key of ``PROGRAMS`` or of ``LARGE``, or one of ``NPM_PACKAGES``.
     """
     path = find(name)
     if path:

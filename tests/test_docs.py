@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import celery_realtime
 from celery_realtime import testing
 from celery_realtime.events import RESERVED_EVENTS, STATUS_OF_STATE, ProgressUpdate, StatusChange
 from celery_realtime.settings import NAMES, PREFIX, Settings
+from tests.programs import require
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -177,9 +179,13 @@ def test_each_test_that_the_page_on_security_names_is_there() -> None:
     assert [name for name in named if not (ROOT / name).is_file()] == []
 
 
-def test_the_modules_are_copied_as_the_page_on_react_says(tmp_path: Path) -> None:
-    command = re.findall(r"^cp .*$", (ROOT / "docs" / "react.md").read_text(), re.MULTILINE)[0]
-    (tmp_path / "src").mkdir()
+def test_the_modules_are_packed_as_the_page_on_react_says(tmp_path: Path) -> None:
+    """Into an archive of an installed package's own files, which npm installs."""
+    require("npm")
+    (command,) = re.findall(r'^npm install "\./\$\((npm pack .*)\)"$', (DOCS / "react.md").read_text(), re.MULTILINE)
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    subprocess.run(["sh", "-ec", command], cwd=tmp_path, env=env, timeout=100, check=True)
-    assert {"celery-realtime.js", "celery-realtime.d.ts"} <= {path.name for path in (tmp_path / "src").iterdir()}
+    done = subprocess.run(
+        ["sh", "-ec", command], cwd=tmp_path, env=env, timeout=100, check=True, stdout=subprocess.PIPE
+    )
+    with tarfile.open(tmp_path / done.stdout.decode().strip()) as files:
+        assert {"package/celery-realtime.js", "package/celery-realtime-react.d.ts"} <= {*files.getnames()}

@@ -52,11 +52,12 @@ def import_map(base: str) -> dict[str, str]:
         base: The URL of the folder of the modules.
     """
     base = f"{base.rstrip('/')}/"
-    return {_imported_as(name): f"{base}{name}.js" for name in names()}
+    return {_imported_as(name): f"{base}{name}.js" for name in names() if name != PACKAGE}
 
 
+# As package.json has it for npm: the index has what the module of the package's name has, and more.
 def _imported_as(name: str) -> str:
-    return PACKAGE if name == PACKAGE else f"{PACKAGE}/{name.removeprefix(f'{PACKAGE}-')}"
+    return PACKAGE if name == "index" else f"{PACKAGE}/{name.removeprefix(f'{PACKAGE}-')}"
 
 
 def script(base: str, nonce: object = None) -> str:

@@ -26,11 +26,6 @@ def test_a_server_that_asks_is_told_how_late_events_come() -> None:
     run_node("--test", str(CLIENT / "lag.test.mjs"))
 
 
-def test_the_recipe_for_react_does_what_the_page_says() -> None:
-    require("react")
-    run_node("--test", str(CLIENT / "react.test.mjs"))
-
-
 def test_it_is_small_and_needs_nothing() -> None:
     source = SOURCE.read_bytes()
     assert len(source) <= LARGEST

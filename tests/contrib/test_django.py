@@ -332,7 +332,7 @@ def render(text: str, **context: Any) -> str:
 def test_the_script_says_where_the_modules_are(realtime: Realtime) -> None:
     html = render("{% realtime_script %}")
     assert html.startswith('<script type="importmap">{"imports": {')
-    assert '"celery-realtime": "/rt/celery-realtime.js"' in html
+    assert '"celery-realtime": "/rt/index.js"' in html
     assert '"celery-realtime/token": "/rt/celery-realtime-token.js"' in html
 
 

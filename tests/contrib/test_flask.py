@@ -99,7 +99,7 @@ def test_the_script_says_where_the_modules_are(realtime: Realtime) -> None:
     app = new_app()
     app.register_blueprint(blueprint(realtime), url_prefix="/rt")
     with app.test_request_context():
-        assert '"celery-realtime": "/rt/celery-realtime.js"' in render_template_string("{{ realtime_script() }}")
+        assert '"celery-realtime": "/rt/index.js"' in render_template_string("{{ realtime_script() }}")
         html = render_template_string("{{ realtime_script(nonce=it) }}", it='"><b>')
     assert html.startswith('<script type="importmap" nonce="&quot;&gt;&lt;b&gt;">')
 

@@ -15,11 +15,18 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tests.programs import CLIENT, LARGE, PROGRAMS, Program, can_be_had, find_npm, find_socketio_client, missing, on_ci
+from tests.programs import (
+    LARGE,
+    NPM_PACKAGES,
+    PROGRAMS,
+    Program,
+    can_be_had,
+    find_npm,
+    missing,
+    npm_packages_are_installed,
+    on_ci,
+)
 
-LOCK = CLIENT / "package-lock.json"
-# npm writes it at the end of a successful installation.
-INSTALLED = CLIENT / "node_modules" / ".package-lock.json"
 # Debian's packages ask it before they start a service.
 POLICY = Path("/usr/sbin/policy-rc.d")
 
@@ -91,9 +98,11 @@ def apt_get(*arguments: str) -> None:
 
 
 def install_npm_packages() -> None:
-    if INSTALLED.exists() and INSTALLED.stat().st_mtime >= LOCK.stat().st_mtime:
-        return
-    run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(CLIENT)])
+    for place in NPM_PACKAGES:
+        lock = place / "package-lock.json"
+        installed = place / "node_modules" / ".package-lock.json"  # which npm writes at the end
+        if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
+            run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(place)])
 
 
 def run(command: list[str], env: dict[str, str] | None = None) -> None:
@@ -109,7 +118,7 @@ def report(absent: dict[str, Program]) -> int:
     for name, program in PROGRAMS.items():
         outcome = f"missing, so skipped: {program.used_by}" if name in absent else program.find()
         print(f"  {name:{width}}  {outcome}")
-    packages = bool(find_socketio_client())
+    packages = npm_packages_are_installed()
     print(f"  {'(npm packages)':{width}}  {'installed' if packages else 'missing'}")
     return int(on_ci() and (any(map(can_be_had, absent.values())) or not packages))
 

@@ -1,0 +1,55 @@
+"use client";
+// Projects, jobs and streams as state of React (18 and 19): one subscription, however many components show it.
+
+import {
+  createContext, createElement, useCallback, useContext, useEffect, useMemo, useRef, useState, useSyncExternalStore,
+} from "react";
+
+import { createSocket } from "./celery-realtime-socket.js";
+import { cancelJob, jobStore, keyOf, projectStore, selected, streamStore } from "./celery-realtime-store.js";
+
+const SocketContext = createContext();
+
+// Around a socket of yours, or one that it makes in the browser and closes: `url`, `token`, `options` of createSocket().
+export function RealtimeProvider({ socket, url, token, options, children }) {
+  const [own, setOwn] = useState(null);
+  const latest = useRef();
+  useEffect(() => { latest.current = token; });
+  useEffect(() => {
+    if (socket !== undefined) return;
+    const made = createSocket(url, { ...options, token: typeof token === "function" ? () => latest.current() : token });
+    setOwn(made);
+    return () => { made.disconnect(); };
+  }, [socket, url, keyOf({ ...options, token })]);
+  return createElement(SocketContext.Provider, { value: socket === undefined ? own : socket }, children);
+}
+
+export function useSocket(given) {
+  const socket = useContext(SocketContext);
+  if (given === undefined && socket === undefined) {
+    throw new Error("no socket: put <RealtimeProvider> around this component, or pass { socket }");
+  }
+  return given === undefined ? socket : given;
+}
+
+// Effects subscribe: nothing is followed on a server, nor by what React renders and drops.
+function useStore(make, ids, { socket: given, select, suspense, ...options } = {}) {
+  const socket = useSocket(given);
+  const store = useMemo(() => make(socket, ...ids, options), [socket, ...ids, options.enabled, keyOf(options)]);
+  const view = useMemo(() => (select ? selected(store, select) : store), [store, select]);
+  useEffect(() => store.setCallbacks(options));
+  const shown = useSyncExternalStore(view.subscribe, view.getSnapshot, view.getServerSnapshot);
+  const pending = suspense && typeof window !== "undefined" && store.pending();
+  if (pending) throw pending;
+  return shown;
+}
+
+export const useProject = (projectId, options) => useStore(projectStore, [projectId], options);
+export const useJob = (jobId, options) => useStore(jobStore, [jobId], options);
+export const useStream = (jobId, name, options) => useStore(streamStore, [jobId, name], options);
+
+// A function that asks for a job to be cancelled, and resolves to the answer. Leaving a page cancels nothing.
+export function useCancel({ socket: given } = {}) {
+  const socket = useSocket(given);
+  return useCallback((jobId, options) => cancelJob(socket, jobId, options), [socket]);
+}

@@ -1,0 +1,55 @@
+// Projects, jobs and streams as refs of Vue (3): one subscription, however many components show it.
+
+import { computed, getCurrentInstance, hasInjectionContext, inject, onMounted, shallowRef, toRaw, toValue, watch } from "vue";
+
+import { createSocket } from "./celery-realtime-socket.js";
+import { cancelJob, jobStore, keyOf, projectStore, streamStore } from "./celery-realtime-store.js";
+
+const SOCKET = Symbol("celery-realtime");
+
+// app.use(realtime, { socket }), or what createSocket() takes: { url, token }. A server makes no socket.
+export const realtime = {
+  install(app, { socket, url, ...options } = {}) {
+    const isMade = socket === undefined && typeof window !== "undefined";
+    app.provide(SOCKET, isMade ? createSocket(url, options) : socket ?? null);
+  },
+};
+
+// A ref of the socket that is given, or of the app's.
+export function useSocket(given) {
+  const socket = given === undefined && hasInjectionContext() ? inject(SOCKET, undefined) : given;
+  if (socket === undefined) throw new Error("no socket: app.use(realtime, { socket }), or pass { socket }");
+  return computed(() => toRaw(toValue(socket)) ?? null);
+}
+
+// In a component, what is followed is so from its mounting on: nothing on a server.
+function useStore(make, ids, options) {
+  const socket = useSocket(toValue(options)?.socket);
+  const settings = () => {
+    const { socket: _, enabled, ...others } = toValue(options) ?? {};
+    return { ...others, enabled: toValue(enabled) };
+  };
+  const open = () => make(socket.value, ...ids.map(toValue), settings());
+  const snapshot = shallowRef(open().getSnapshot());
+  const sources = [socket, ...ids.map((id) => () => toValue(id)), () => settings().enabled, () => keyOf(settings())];
+  const start = () => watch(sources, (_, __, onCleanup) => {
+    const store = open();
+    const show = () => { snapshot.value = store.getSnapshot(); };
+    onCleanup(store.subscribe(show));
+    show();
+  }, { immediate: true });
+  if (getCurrentInstance()) onMounted(start);
+  else start();
+  const refs = Object.keys(snapshot.value).map((name) => [name, computed(() => snapshot.value[name])]);
+  return { snapshot, ...Object.fromEntries(refs) };
+}
+
+export const useProject = (projectId, options) => useStore(projectStore, [projectId], options);
+export const useJob = (jobId, options) => useStore(jobStore, [jobId], options);
+export const useStream = (jobId, name, options) => useStore(streamStore, [jobId, name], options);
+
+// A function that asks for a job to be cancelled, and resolves to the answer. Leaving a page cancels nothing.
+export function useCancel({ socket: given } = {}) {
+  const socket = useSocket(given);
+  return (jobId, options) => cancelJob(socket.value, jobId, options);
+}
