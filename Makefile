@@ -124,7 +124,7 @@ package: $(VENV)/.package
 	$(BIN)/python tests/tools/check_wheel.py dist/*.whl --sbom
 
 clean:
-	rm -rf build dist docs/_build *.egg-info tests/client/node_modules tests/frameworks/node_modules
+	rm -rf build dist docs/_build *.egg-info tests/client/node_modules tests/frameworks/node_modules tests/frameworks/next/node_modules
 	rm -rf .attacks .celery-suite .coverage* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .tox
 	rm -f $(VENV)/.compiled
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

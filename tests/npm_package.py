@@ -21,6 +21,13 @@ def pack(folder: Path) -> Path:
     return folder / json.loads(said)[0]["filename"]
 
 
+def install(archive: Path, packages: Path) -> None:
+    """Unpack an archive where a project has its packages."""
+    with tarfile.open(archive) as files:
+        files.extractall(packages, filter="data")
+    (packages / "package").rename(packages / "celery-realtime")
+
+
 class Consumer:
     """A project that has installed the package, and beside it what ``tests/frameworks`` has.
 
@@ -37,9 +44,7 @@ class Consumer:
         for package in (FRAMEWORKS / "node_modules").iterdir():
             if package.name != ".package-lock.json":
                 (self.packages / package.name).symlink_to(package)
-        with tarfile.open(archive) as files:
-            files.extractall(folder, filter="data")
-        (folder / "package").rename(self.packages / "celery-realtime")
+        install(archive, self.packages)
         shutil.copytree(FRAMEWORKS / "pages", folder / "pages")
         shutil.copy(CLIENT / "fake.mjs", folder / "pages")
         (folder / "package.json").write_text('{"private": true, "type": "module"}')
@@ -67,9 +72,9 @@ class Consumer:
         return run([require("node"), *arguments], self.folder, **environment)
 
 
-def run(command: list[str], folder: Path, **environment: str) -> str:
+def run(command: list[str], folder: Path, *, timeout: float = 240, **environment: str) -> str:
     """Run a command to a good end, and return what it has said."""
     env = {**os.environ, **environment, "NO_COLOR": "1"}
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=timeout, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -22,6 +22,8 @@ NPM_PACKAGES = {
     ),
     FRAMEWORKS: ("@arethetypeswrong/cli", "publint", "vite"),
 }
+#: The same of what only ``make long`` needs, and is large.
+LARGE_NPM_PACKAGES = {FRAMEWORKS / "next": ("next",)}
 
 RABBITMQ_PATHS = (
     # On Debian the one on PATH is a wrapper that changes the user and refuses any but its own.
@@ -119,8 +121,8 @@ def find_systemd_analyze() -> str | None:
 
 
 def find_npm_package(name: str) -> str | None:
-    """Find an installed package of one of the places of ``NPM_PACKAGES``."""
-    places = [place for place, names in NPM_PACKAGES.items() if name in names]
+    """Find an installed package of one of the places of ``NPM_PACKAGES``, or of ``LARGE_NPM_PACKAGES``."""
+    places = [place for place, names in (NPM_PACKAGES | LARGE_NPM_PACKAGES).items() if name in names]
     found = [package for place in places if (package := place / "node_modules" / name).is_dir()]
     return str(found[0]) if find_node() and found else None
 
@@ -171,13 +173,14 @@ def require(name: str) -> str:
     """Return the path of a program, or skip the test; with ``CI`` set, fail it.
 
     Args:
-        name: A key of ``PROGRAMS`` or of ``LARGE``, or one of ``NPM_PACKAGES``.
+        name: A key of ``PROGRAMS`` or of ``LARGE``, or one of ``NPM_PACKAGES`` or ``LARGE_NPM_PACKAGES``.
     """
     path = find(name)
     if path:
         return path
     absent = f"{name} is not installed: make test, or python -m tests.tools.install_services"
-    if on_ci() and name not in LARGE and (name not in PROGRAMS or can_be_had(PROGRAMS[name])):
+    is_large = name in LARGE or any(name in names for names in LARGE_NPM_PACKAGES.values())
+    if on_ci() and not is_large and (name not in PROGRAMS or can_be_had(PROGRAMS[name])):
         pytest.fail(absent)
     pytest.skip(absent)
 

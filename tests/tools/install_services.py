@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tests.programs import (
     LARGE,
+    LARGE_NPM_PACKAGES,
     NPM_PACKAGES,
     PROGRAMS,
     Program,
@@ -33,13 +34,15 @@ POLICY = Path("/usr/sbin/policy-rc.d")
 
 def main() -> int:
     absent = missing()
+    packages = [*NPM_PACKAGES]
     if "--large" in sys.argv[1:]:
+        packages += LARGE_NPM_PACKAGES
         absent |= {name: program for name, program in LARGE.items() if not program.find()}
     if absent:
         print("Missing:", ", ".join(absent))
         install(absent.values())
     if find_npm():
-        install_npm_packages()
+        install_npm_packages(packages)
     return report(missing())
 
 
@@ -97,8 +100,8 @@ def apt_get(*arguments: str) -> None:
     run(command, env={"DEBIAN_FRONTEND": "noninteractive"})
 
 
-def install_npm_packages() -> None:
-    for place in NPM_PACKAGES:
+def install_npm_packages(places: Iterable[Path]) -> None:
+    for place in places:
         lock = place / "package-lock.json"
         installed = place / "node_modules" / ".package-lock.json"  # which npm writes at the end
         if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
