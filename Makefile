@@ -33,7 +33,7 @@ help:
 	@echo "make audit    look for known holes in what this depends on (with pip-audit, if its data can be reached)"
 	@echo "make celery-suite  run Celery's own integration suite with this attached, and without (half an hour; ARGS)"
 	@echo "make bench    compare with python-socketio's own manager, and with no extension (minutes)"
-	@echo "make package  build the wheel with its bill of materials (SBOM), and check what is in it"
+	@echo "make package  build the wheel with its bill of materials (SBOM), check what is in it, and pack the modules for npm"
 	@echo "make venv     make $(VENV) with all that contributors need"
 	@echo "make clean    remove what was built"
 
@@ -122,6 +122,8 @@ package: $(VENV)/.package
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 	$(BIN)/python tests/tools/add_sbom.py dist/*.whl
 	$(BIN)/python tests/tools/check_wheel.py dist/*.whl --sbom
+	@if command -v npm >/dev/null; then set -x; npm pack --silent --pack-destination dist ./celery_realtime/static; \
+	  else echo "npm is not installed, so its package is not made"; fi
 
 clean:
 	rm -rf build dist docs/_build *.egg-info tests/client/node_modules tests/frameworks/node_modules tests/frameworks/next/node_modules

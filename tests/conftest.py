@@ -36,7 +36,7 @@ SHARED = pytest.StashKey[SharedServer]()
 #: The files whose tests take longest together, longest first. Processes of tests take file by file in this order, so
 #: that none of them is left with a long one when the others have nothing more to do.
 LONG_FILES = [
-    *("upgrades/test_side_by_side", "metrics/test_prometheus"),
+    *("upgrades/test_side_by_side", "metrics/test_prometheus", "browser/test_frameworks"),
     *("integration/test_leases", "web/test_open_connections", "integration/test_isolation"),
     *("integration/test_handed_on", "channel/test_broker_outages", "integration/test_hosts", "web/test_pings"),
     *("web/test_housekeeping", "integration/test_cancel_namesakes", "integration/test_child_turnover", "web/test_gate"),
