@@ -115,7 +115,7 @@ def test_a_token_of_the_site_connects_without_a_cookie(site: Site, host: tuple[s
 
 def test_the_page_says_where_its_modules_are(site: Site, host: tuple[str, list[str]]) -> None:
     page = log_in(host[0]).get("/")
-    assert '"celery-realtime": "/celery-realtime/celery-realtime.js"' in page.text
+    assert '"celery-realtime": "/celery-realtime/index.js"' in page.text
     module = Browser(host[0]).get("/celery-realtime/celery-realtime.js")
     assert (module.status, module.headers.get_content_type()) == (200, "text/javascript")
     assert "subscribeProject" in module.text

@@ -90,7 +90,7 @@ def test_a_token_of_the_site_connects_without_a_cookie(site: Site, url: str) -> 
 
 def test_the_page_says_where_its_modules_are(url: str) -> None:
     page = log_in(url, "ada").get("/")
-    assert '"celery-realtime": "/celery-realtime/celery-realtime.js"' in page.text
+    assert '"celery-realtime": "/celery-realtime/index.js"' in page.text
     module = Browser(url).get("/celery-realtime/celery-realtime.js")
     assert (module.status, module.headers.get_content_type()) == (200, "text/javascript")
     again = Browser(url).get("/celery-realtime/celery-realtime.js", {"If-None-Match": module.headers["ETag"]})
