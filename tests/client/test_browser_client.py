@@ -22,6 +22,10 @@ def test_all_that_show_a_project_share_one_view_of_it() -> None:
     run_node("--test", str(CLIENT / "store.test.mjs"))
 
 
+def test_a_socket_without_its_library_says_what_is_missing() -> None:
+    run_node("--test", str(CLIENT / "socket.test.mjs"))
+
+
 def test_a_server_that_asks_is_told_how_late_events_come() -> None:
     run_node("--test", str(CLIENT / "lag.test.mjs"))
 
