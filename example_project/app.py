@@ -35,7 +35,20 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from celery_realtime.contrib.flask import health_blueprint
 
-from .tasks import METRICS_PORT, PHOTOS, SECRET_KEY, answer, celery, episode, fail, flaky, realtime, resize, transcribe
+from .tasks import (
+    METRICS_PORT,
+    PHOTOS,
+    SECRET_KEY,
+    answer,
+    backup,
+    celery,
+    episode,
+    fail,
+    flaky,
+    realtime,
+    resize,
+    transcribe,
+)
 
 HOST = os.environ.get("HOST", "127.0.0.1")
 PORT = int(os.environ.get("PORT", "8080"))
@@ -48,6 +61,7 @@ PROJECTS = sorted({project for projects in MEMBERS.values() for project in proje
 TASKS: dict[str, Task] = {
     "answer": answer,
     "episode": episode,
+    "backup": backup,
     "transcribe": transcribe,
     "flaky": flaky,
     "fail": fail,

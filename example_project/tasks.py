@@ -12,12 +12,15 @@ import time
 from typing import Any
 
 from celery import Celery, Task
+from celery.utils.log import get_task_logger
 
 from celery_realtime import Realtime
 
 #: Signs the sessions and the tokens: anyone who knows it can act as any user. A random one is good for one web server,
 #: until that ends; several need the same.
 SECRET_KEY = os.environ.get("SECRET_KEY") or secrets.token_hex()
+
+logger = get_task_logger(__name__)
 
 celery = Celery(
     "example",
@@ -63,6 +66,7 @@ comes a longer way through the air. Most of its blue is lost on the way, and wha
 TOKENS = re.findall(r"\S+\s*", ANSWER)
 #: The stages of an episode, and how much of the work each one is.
 STAGES = {"download": 1, "transcribe": 4, "publish": 2}
+FOLDERS = ("letters", "maps", "photos", "recordings", "sketches")
 
 
 @celery.task(bind=True, label="Transcribe {recording}")
@@ -128,6 +132,19 @@ def episode(self: Task, episode: str = "episode 12", seconds: float = 10.0) -> d
             for _part in stage.track(range(10), f"{name.capitalize()} {episode}"):
                 time.sleep(pace * weight / 10)
     return {"episode": episode}
+
+
+@celery.task(bind=True, capture_logs="INFO", label="Back up {disk}")
+def backup(self: Task, disk: str = "/srv/studio", seconds: float = 8.0) -> dict[str, Any]:
+    """Simulate a backup in about ``seconds``: what it logs and prints is on the page."""
+    logger.info("backing up %s", disk)
+    for folder in self.track(FOLDERS, "Copying"):
+        time.sleep(seconds / len(FOLDERS))
+        if folder == "recordings":
+            logger.warning("%s/%s/today.wav is being written: it is left to the next backup", disk, folder)
+        logger.info("%s/%s is copied", disk, folder)
+    print("checksums agree")
+    return {"disk": disk, "folders": len(FOLDERS)}
 
 
 #: What ``celery beat`` starts, if it runs. Such a job is published by no other job, so its entry names the project.

@@ -13,10 +13,11 @@ const MAX_LINES = 500;
 const RECENT = 600_000; // milliseconds: what ended before that is folded up
 
 // Shows what a job says in the parts of its row, while they are open. Returns a function that ends it.
-export function showSpeech({ speech, speechName, speechState, text, lines }, job, socket, isOver) {
+export function showSpeech({ speech, speechName, speechState, text, lines, earlier }, job, socket, isOver) {
   if (!SPOKEN[job.task]) return () => {};
   const [name, title, draw] = SPOKEN[job.task];
   const target = draw === drawText ? text : lines;
+  const options = { projectId: job.project_id, ...(draw === drawLines && { tail: MAX_LINES }) };
   let followed = null;
 
   function tell({ state, error, streams }) {
@@ -30,11 +31,12 @@ export function showSpeech({ speech, speechName, speechState, text, lines }, job
     const goesOn = target.dataset.of === of;
     target.dataset.of = of;
     draw(target, goesOn ? chunk : stream.value, goesOn);
+    if (draw === drawLines) drawEarlier(earlier, stream.position - target.children.length);
   }
 
   function toggle() {
     if (!speech.open) close();
-    else followed ??= subscribeJob(socket, job.job_id, { projectId: job.project_id, onChunk: take, onChange: tell });
+    else followed ??= subscribeJob(socket, job.job_id, { ...options, onChunk: take, onChange: tell });
   }
 
   function close() {
@@ -67,6 +69,11 @@ function drawLines(list, items, goesOn) {
   list.append(...items.slice(-MAX_LINES).map(lineOf));
   while (list.children.length > MAX_LINES) list.firstElementChild.remove();
   if (isAtEnd || !goesOn) list.scrollTop = list.scrollHeight;
+}
+
+function drawEarlier(element, count) {
+  element.hidden = count === 0;
+  element.textContent = ["", "one earlier line"][count] ?? `${count} earlier lines`;
 }
 
 function lineOf({ time, level, logger, message }) {

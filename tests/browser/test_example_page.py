@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, Task
 from msgspec.structs import replace
 from playwright.sync_api import Locator, Page, expect
 
 from celery_realtime import Realtime
 from celery_realtime.events import Job, status_change
-from example_project.tasks import ANSWER
+from example_project.tasks import ANSWER, backup
 from tests.launcher import Brokers, Launcher
 from tests.processes import WebServer
 
@@ -108,7 +109,10 @@ def test_a_reload_shows_the_jobs_again(page: Page, web: WebServer) -> None:
 def test_the_page_fits_a_phone(new_page: Callable[..., Page], web: WebServer) -> None:
     page = visit(new_page(viewport={"width": 360, "height": 740}, has_touch=True), web, "ada", "apollo")
     expect(page.get_by_test_id("connection")).to_have_attribute("data-state", "live", timeout=LONG)
-    expect(rows(page, start(page, "flaky"))).to_be_visible()
+    jobs = [start(page, kind)[0] for kind in ("flaky", "answer", "episode", "backup")]
+    expect(rows(page, jobs)).to_have_count(4, timeout=LONG)
+    expect(rows(page, jobs[3:]).get_by_test_id("line")).not_to_have_count(0, timeout=LONG)
+    expect(rows(page, jobs[2:3]).get_by_test_id("stage")).to_have_count(3, timeout=LONG)
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     smallest = page.evaluate("Math.min(...[...document.querySelectorAll('button')].map(b => b.offsetHeight || 99))")
     assert smallest >= 40
@@ -340,3 +344,53 @@ def stages_of(row: Locator) -> dict[str, str]:
         "items => Object.fromEntries(items.map(item => [item.children[0].textContent, item.dataset.status]))"
     )
     return found
+
+
+def test_what_a_job_logs_is_on_the_page_line_by_line(new_page: Callable[..., Page], web: WebServer) -> None:
+    page = new_page(timezone_id="Asia/Tokyo", locale="en-GB")
+    wait_until_live(visit(page, web, "ada", "apollo"))
+    job = start_of(page, web, "backup", 1)
+    row = rows(page, job)
+    lines = row.get_by_test_id("line")
+    expect(rows(page, job, "success")).to_be_visible(timeout=LONG)
+    for _ in range(2):  # as it comes, and on reload
+        expect(row.get_by_test_id("job-speech-state")).to_have_text("complete", timeout=LONG)
+        expect(lines).to_have_count(8)
+        expect(lines.first).to_contain_text("INFO example_project.tasks backing up /srv/studio")
+        expect(lines.nth(4)).to_contain_text("WARNING example_project.tasks /srv/studio/recordings/today.wav")
+        expect(lines.last).to_contain_text("WARNING stdout checksums agree")
+        page.reload()
+    when = lines.first.locator("time")
+    expect(when).to_have_text(re.compile(r"\d\d:\d\d:\d\d$"), timeout=LONG)
+    written = datetime.fromisoformat((when.get_attribute("datetime") or "").replace("Z", "+00:00"))
+    assert when.inner_text().endswith(f"{written + timedelta(hours=9):%H:%M:%S}")
+
+
+def test_of_a_long_log_the_newest_lines_are_shown(
+    new_page: Callable[..., Page], quiet: tuple[WebServer, Realtime]
+) -> None:
+    web, realtime = quiet
+    page = visit(new_page(), web, "ada", "apollo")
+    wait_until_live(page)
+
+    @realtime.app.task(name=backup.name, bind=True)
+    def write(self: Task, count: int) -> None:
+        with self.stream("log", kind="json") as out:
+            for number in range(count):
+                line = {
+                    "time": "2026-03-04T05:00:00.000Z",
+                    "level": "INFO",
+                    "logger": "studio",
+                    "message": f"no. {number}",
+                }
+                out.write(line)
+
+    for count, shown, earlier in ((3, 3, ""), (501, 500, "one earlier line"), (620, 500, "120 earlier lines")):
+        job = write.apply((count,), headers={"project_id": "apollo"}).id
+        assert realtime.flush(60)
+        for _ in range(2):
+            row = rows(page, [job], "success")
+            expect(row.get_by_test_id("line")).to_have_count(shown, timeout=LONG)
+            expect(row.get_by_test_id("line").last).to_contain_text(f"no. {count - 1}")
+            expect(row.get_by_test_id("job-earlier")).to_have_text(earlier)
+            page.reload()
