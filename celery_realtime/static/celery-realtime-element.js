@@ -129,6 +129,7 @@ class CeleryView extends CeleryElement {
   _asked = new Map(); // job id -> what was asked of the server
   _refusals = new Set(); // what may not be asked
   _notes = new Map(); // job id -> what was answered
+  _version = 0; // of all but the jobs that rows show
   _live = new Map(); // job id -> the job, unless it had ended; null where its end is not shown yet
 
   constructor() {
@@ -164,13 +165,18 @@ class CeleryView extends CeleryElement {
       this._at = { socket, key, store, leave: store.subscribe(() => this._changed()) };
     }
     this._arranged = null;
-    this._changed();
+    this._renew();
   }
 
   _leave() {
     this._at?.leave();
     this._at = null;
     for (const one of [this._asked, this._refusals, this._notes, this._live]) one.clear();
+  }
+
+  _renew() {
+    this._version++;
+    this._changed();
   }
 
   // Drawing takes a part of the time, however much changes.
@@ -218,17 +224,18 @@ class CeleryView extends CeleryElement {
     if (this._asked.has(job.job_id) || this._tell(`celery-${order}`, { job }, true).defaultPrevented) return;
     const { words, _at: at } = this;
     this._asked.set(job.job_id, order);
-    this._changed();
+    this._renew();
     const answer = await this._ask(`${order}_job`, job);
     if (this._at !== at) return;
     const { ok, how, cancel, error } = answer, isForbidden = error?.code === "forbidden";
     const key = !ok ? (isForbidden ? "forbidden" : "failing") : cancel === "too_late" ? cancel : how === "unconfirmed" ? how : "";
     if (isForbidden) this._refusals.add(order);
     if (key || order === "rerun") this._asked.delete(job.job_id);
-    if (key) this._notes.set(job.job_id, words.say(key, { why: error?.message }));
-    if (key) this._say(this._notes.get(job.job_id));
+    const text = key && words.say(key, { why: error?.message });
+    if (key && (order === "rerun" || this._live.get(job.job_id))) this._notes.set(job.job_id, text);
+    if (key) this._say(text);
     this._tell("celery-answer", { job, order, answer });
-    this._changed();
+    this._renew();
   }
 
   // Resolves to an answer. What the socket would send after its next connection only is not sent at all.

@@ -81,8 +81,9 @@ export class Row {
 
   // `more`: another part and class, such as "member".
   update(job, isOpen, more = "") {
-    const { words } = this.host, look = `job ${job.status} ${more}`.trim();
-    this.job = job;
+    const { words, _version: version } = this.host, look = `job ${job.status} ${more}`.trim();
+    if (job === this.job && isOpen === this._isOpen && look === this._look && version === this._version) return;
+    Object.assign(this, { job, _isOpen: isOpen, _look: look, _version: version });
     set(this.root, "class", look);
     set(this.root, "part", look);
     put(this.name, words.name(job));

@@ -51,6 +51,12 @@ def work(self: Task, name: str, path: str | None = None, *, fails: bool = False)
     return name
 
 
+@celery.task
+def write_much() -> str:
+    """Return more than an event holds."""
+    return "much " * 20_000
+
+
 @celery.task(bind=True, cancellable=True)
 def endless(self: Task) -> None:
     """Go on until it is cancelled."""
