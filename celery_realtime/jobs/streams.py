@@ -50,6 +50,10 @@ logger = logging.getLogger(__name__)
 #: Writes after which the writer itself makes chunks: the thread that does may not get a turn, as among greenlets.
 MOST_WRITES = 10_000
 
+#: Characters, or bytes, of one write from which on it is counted how much has been written since the last chunks:
+#: beyond ``stream_size``, the writer itself makes chunks, so that a thread that gets no turn costs little memory.
+LONG_WRITE = 4096
+
 #: Parts of a stream that may wait to be sent; what is written meanwhile makes larger ones.
 MOST_IN_FLIGHT = 32
 
@@ -107,6 +111,8 @@ class Stream:
             self._append = self._refuse
         #: Whether the desk is about to look at it: as long as it is, a write only appends.
         self._is_stirred = self._desk is None
+        #: How much has been written in long writes since the last chunks were made.
+        self._long = 0
         self.writer = secrets.token_hex(6)
         self._begin = 0
         #: How many of its parts were put into the outbox, and how many have left that; each is counted by one thread.
@@ -136,8 +142,15 @@ class Stream:
         if text.__class__ is not str:
             text = _checked_text(text)
         self._append(text)
+        if len(text) > LONG_WRITE:
+            self._note_long(len(text))
         if not self._is_stirred or len(self._writes) > MOST_WRITES:
             self._stir()
+
+    def _note_long(self, size: int) -> None:
+        self._long += size
+        if self._desk is not None and self._long > self._desk.size:
+            self.send()
 
     def _stir(self) -> None:
         if self._desk is None:
@@ -251,7 +264,7 @@ class Stream:
     def _send(self, desk: StreamDesk, most_in_flight: float) -> None:
         self._is_stirred = False  # first: what is written from now on stirs again
         state = self._state
-        writes = self._writes
+        writes, self._long = self._writes, 0
         self._buffer.add([writes.popleft() for _ in range(len(writes))])
         while self._buffer.size and self.in_flight < most_in_flight:
             piece = self._buffer.take(desk.chunk)
@@ -306,6 +319,8 @@ class ItemStream(Stream):
     def add(self, encoded: bytes) -> None:
         """Add an item that is JSON already, in one line; else as :meth:`write`."""
         self._append(encoded)
+        if len(encoded) > LONG_WRITE:
+            self._note_long(len(encoded))
         if not self._is_stirred or len(self._writes) > MOST_WRITES:
             self._stir()
 

@@ -167,6 +167,23 @@ def test_more_than_the_thread_that_sends_can_look_at_is_cut_by_the_writer(studio
     assert read(studio).value == "x" * count
 
 
+@pytest.mark.parametrize("kind", ["text", "json"])
+def test_long_writes_are_cut_by_the_writer_before_they_fill_the_memory(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    studio = Studio(stream_interval=3600.0, stream_size=100_000)
+    studio.wire.down = True
+
+    def answer(task: Any) -> bool:
+        out = task.stream("answer", kind=kind)
+        for _ in range(300):
+            out.write("x" * 5000)
+        return out.waiting <= 110_000 and "are let go" in caplog.text
+
+    assert run(studio, answer).get() is True
+    studio.wire.down = False
+
+
 def test_halves_of_pairs_that_are_no_text_are_replaced_and_whole_ones_are_not(studio: Studio) -> None:
     def answer(task: Any) -> None:
         out = task.stream("answer")
