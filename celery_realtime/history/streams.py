@@ -17,7 +17,7 @@ from celery_realtime.forks import after_fork
 from celery_realtime.history.keys import Keys, recent_stream, stream_in
 from celery_realtime.history.lua import OUTAGES, Command, Runner, Script, call, command
 from celery_realtime.logs import RateLimitedLogger, describe
-from celery_realtime.stream_parts import TEXT, StreamPart
+from celery_realtime.stream_parts import OPEN, TEXT, StreamPart
 
 logger = logging.getLogger(__name__)
 
@@ -33,11 +33,14 @@ class StreamLimits(NamedTuple):
 
     Attributes:
         size: Bytes of each, its newest.
-        most: Streams of each project.
+        most: Streams of each project; beyond them, those that were quiet longest are let go.
+        most_of_job: Streams of each job; beyond them, those of earlier starts of its task are let go, and further ones
+            are not stored.
     """
 
     size: int = 1024 * 1024
     most: int = 1000
+    most_of_job: int = 100
 
 
 class StreamReading(msgspec.Struct, frozen=True):
@@ -160,7 +163,8 @@ class Streams:
         age = 0 if execution is None else max(0, round((time.time() - execution.started) * 1000))
         arguments: list[Any] = [name, first.kind, run or "-", group[0].attempt]
         arguments += ["-" if execution is None else execution.id or "-", age, generation]
-        arguments += [self._limits.size, self._ttl, self._limits.most, recent_stream(job_id, name)]
+        arguments += [self._limits.size, self._ttl, self._limits.most, self._limits.most_of_job]
+        arguments.append(recent_stream(job_id, name))
         highest = self._highest.get(place)
         arguments.append(highest.position if highest is not None and highest.generation == generation else 0)
         for outgoing in group:
@@ -203,13 +207,24 @@ class Streams:
 
     def _let_go(self, surplus: Iterable[tuple[str, bytes]]) -> None:
         """Forget streams of projects that have too many; if that fails, the next part of any of them tries again."""
-        commands = []
+        heads, commands = [], []
         for project_id, member in surplus:
             job_id, name = stream_in(member)
             streams, _, value, recent = self._keys.stream(project_id, job_id, name)
+            heads.append(command("HGET", streams, name))
             commands += [command("HDEL", streams, name), command("DEL", value), command("ZREM", recent, member)]
-        if commands:
-            self._runner.run_all(commands)
+        if not commands:
+            return
+        still_open = sum(
+            isinstance(head, bytes) and OPEN in head.decode().split() for head in self._runner.run_all(heads)
+        )
+        self._runner.run_all(commands)
+        if still_open:
+            self._log.warning(
+                "%d streams that were open are let go, so whoever comes late sees them from where they go on; a "
+                "project keeps realtime_streams_per_project=%d streams, a job realtime_streams_per_job=%d",
+                *(still_open, self._limits.most, self._limits.most_of_job),
+            )
 
     # -- reading ------------------------------------------------------------------------------------------------
 

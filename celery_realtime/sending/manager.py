@@ -440,7 +440,7 @@ def _open_history(settings: Settings, on_workflows_due: Callable[[str, float], N
         raise ImproperlyConfigured(
             "realtime_history_url needs redis-py: pip install celery-realtime[redis], or set it to None"
         ) from None
-    streams = StreamLimits(settings.stream_size, settings.streams_per_project)
+    streams = StreamLimits(settings.stream_size, settings.streams_per_project, settings.streams_per_job)
     history = History(address, settings.history_channel, settings.history_size, settings.history_ttl, streams)
     history.on_workflows_due(on_workflows_due)
     return history

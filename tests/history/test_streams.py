@@ -20,8 +20,9 @@ from tests.services import RedisServer
 from tests.stream_readers import Writer, told
 
 
-def new_streams(url: str, size: int = 1024 * 1024, most: int = 1000) -> Streams:
-    return Streams(KEYS, Runner(redis.Redis.from_url(url)), 60.0, limits=StreamLimits(size, most), where="redis://")
+def new_streams(url: str, size: int = 1024 * 1024, most: int = 1000, most_of_job: int = 100) -> Streams:
+    limits = StreamLimits(size, most, most_of_job)
+    return Streams(KEYS, Runner(redis.Redis.from_url(url)), 60.0, limits=limits, where="redis://")
 
 
 @pytest.fixture
@@ -328,3 +329,48 @@ def test_a_redis_that_is_full_lets_streams_be_followed_live(start_redis: Callabl
     reading = read(streams)
     assert value_of(reading) == "stored live too stored"[reading.start :]
     assert reading.start > 0
+
+
+def test_of_a_job_so_many_streams_are_kept_and_further_ones_are_live_only(
+    redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    streams = new_streams(redis_url, most_of_job=3)
+    writers = [Writer(name=f"process {number}", stream=f"s{number}") for number in range(5)]
+    published = [told(streams.append([writer.part("ab"), writer.part("c")])) for writer in writers]
+    assert published == [[(0, "ab", "open"), (2, "c", "open")]] * 5  # by what the writer knows
+    assert streams.names("p", "job") == ["s0", "s1", "s2"]
+    assert "realtime_streams_per_job allows, 3" in caplog.text
+    assert told(streams.append([writers[0].part("d")])) == [(3, "d", "open")]  # one of those that are kept
+    assert told(streams.append([writers[4].part("d", "closed")])) == [(3, "d", "closed")]
+    another = Writer(stream="s9", job_id="another")
+    assert told(streams.append([another.part("x")])) == [(0, "x", "open")]
+    assert streams.names("p", "another") == ["s9"]
+
+
+def test_streams_of_earlier_attempts_make_room(redis_url: str, client: Any, caplog: pytest.LogCaptureFixture) -> None:
+    streams = new_streams(redis_url, most_of_job=3)
+    for number in range(3):
+        streams.append([Writer(stream=f"first {number}").part("x", "failed" if number else "")])
+    retry = {"attempt": 1, "execution": Execution("f", 2000.0)}
+    for number in range(3):
+        writer = Writer(stream=f"second {number}", generation=9, **retry)
+        assert told(streams.append([writer.part("y")])) == [(0, "y", "open")]
+    assert streams.names("p", "job") == [f"second {number}" for number in range(3)]
+    assert len(client.keys("*stream:job:*")) == client.zcard(KEYS.stream("p", "job", "")[-1]) == 3
+    assert "1 streams that were open are let go" in caplog.text
+    streams.append([Writer(stream="second 3", generation=9, **retry).part("y")])
+    assert "realtime_streams_per_job allows, 3" in caplog.text
+
+
+def test_a_stream_that_a_project_lets_go_while_it_is_open_is_told_of(
+    redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    streams = new_streams(redis_url, most=2)
+    ended = [Writer(job_id=f"j{number}") for number in range(3)]
+    for writer in ended:
+        streams.append([writer.part("x", "closed")])
+    assert "are let go" not in caplog.text
+    for number in range(3):
+        streams.append([Writer(job_id=f"k{number}").part("x", "open")])
+    assert "1 streams that were open are let go" in caplog.text
+    assert "realtime_streams_per_project=2" in caplog.text

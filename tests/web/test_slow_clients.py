@@ -14,6 +14,7 @@ from celery_realtime.web.answers import size_of
 from celery_realtime.web.delivery import Emit
 from celery_realtime.web.slow_clients import MOST_OF_STREAMS, SlowClients
 from tests.integration.slow_browser import SlowBrowser
+from tests.stream_readers import Writer
 from tests.waiting import wait_for
 from tests.web_servers import Web, steps
 
@@ -95,7 +96,7 @@ def test_a_browser_that_never_reads_is_given_up_and_others_hear_all(web: Web, sl
     assert not web.manager.slow_clients.held
 
 
-@pytest.mark.parametrize("asks", ["subscribe_project", "subscribe_job", "get_result"])
+@pytest.mark.parametrize("asks", ["subscribe_project", "subscribe_job", "get_result", "read_stream"])
 def test_a_client_that_asks_and_does_not_read_is_refused_more(
     make_web: Callable[..., Web], make_slow: Callable[[Web], SlowBrowser], asks: str
 ) -> None:
@@ -108,15 +109,18 @@ def test_a_client_that_asks_and_does_not_read_is_refused_more(
         told = events.status_change(job, "SUCCESS", result=b'"%s"' % (LONG.encode() * 3))
         web.realtime.manager.put_status(told)
         other.wait_for_event("agent_status", job_id=name)
+    web.realtime.manager.put_part(Writer(project_id="alpha", job_id="one").part(LONG * 3))
+    assert web.realtime.flush(60)
+    request = {"project_id": "alpha", "job_id": "one", "stream": "answer"}
     most = 0
     for number in range(1, 301):
-        slow.ask(number, asks, {"project_id": "alpha", "job_id": "one"})
+        slow.ask(number, asks, request)
         most = max(most, bytes_waiting(web))
     slow.read_until(lambda: len(slow.answers) == 301)
     assert most < 2 * bound
     refused = [answer for answer in slow.answers.values() if not answer["ok"]]
     assert {answer["error"]["code"] for answer in refused} == {"too_many_requests"}
-    wait_for(lambda: slow.answer(asks, {"project_id": "alpha", "job_id": "one"})["ok"])
+    wait_for(lambda: slow.answer(asks, request)["ok"])
     assert other.subscribe("alpha")["ok"]
 
 

@@ -17,9 +17,11 @@
 --   8 size        number: bytes that are kept of the stream, about
 --   9 ttl         number: seconds that it is kept without another part
 --  10 most        number: streams that are kept of the project
---  11 member      string: the stream's in `recent`
---  12 told        number: the highest position in the stream, with this generation, that the caller has been told
---  13 ...         for each part: writer, begin, count, state (or ''), the position that its writer has been told last,
+--  11 most_of_job number: streams that are kept of the job; beyond them, those of earlier starts of its task are let
+--                 go, and if there are none of these, the stream is refused
+--  12 member      string: the stream's in `recent`
+--  13 told        number: the highest position in the stream, with this generation, that the caller has been told
+--  14 ...         for each part: writer, begin, count, state (or ''), the position that its writer has been told last,
 --                 up to where that was of what the writer has written, and what is to be stored
 --
 -- What a writer has written counts from 0. So a part that comes a second time is known, and it shows if one has not
@@ -33,10 +35,12 @@
 -- include: streams
 
 local streams_key, writers_key, value_key, recent_key = unpack(KEYS)
-local name, kind, run, attempt, execution, age, generation, size, ttl, most, member, told = unpack(ARGV, 1, 12)
+local name, kind, run, attempt, execution, age, generation, size, ttl = unpack(ARGV, 1, 9)
+local most, most_of_job, member, told = unpack(ARGV, 10, 13)
 attempt, age, generation = tonumber(attempt), tonumber(age), tonumber(generation)
 size, ttl, most, told = tonumber(size), tonumber(ttl), tonumber(most), tonumber(told)
-local FIRST_PART, PART_LENGTH = 13, 7
+most_of_job = tonumber(most_of_job)
+local FIRST_PART, PART_LENGTH = 14, 7
 -- Streams that are let go at once.
 local MOST_LET_GO = 20
 
@@ -113,9 +117,29 @@ local function trim(head)
   redis.call('SET', value_key, string.sub(value, cut + 1))
 end
 
-local function let_go()
+-- Return the streams of the job that are of earlier starts of its task.
+local function of_earlier_starts()
+  local job, members = string.sub(member, 1, #member - #name), {}
+  for _, other in ipairs(redis.call('HKEYS', streams_key)) do
+    local head = streams.read_head(streams_key, other)
+    if not head or compare(head) > 0 then members[#members + 1] = job .. other end
+  end
+  return members
+end
+
+local function let_go(members)
   local surplus = math.min(redis.call('ZCARD', recent_key) - most, MOST_LET_GO)
-  return surplus > 0 and redis.call('ZRANGE', recent_key, 0, surplus - 1) or {}
+  if surplus <= 0 then return members end
+  for _, oldest in ipairs(redis.call('ZRANGE', recent_key, 0, surplus - 1)) do members[#members + 1] = oldest end
+  return members
+end
+
+local before = {}
+if redis.call('HEXISTS', streams_key, name) == 0 and redis.call('HLEN', streams_key) >= most_of_job then
+  before = of_earlier_starts()
+  if #before == 0 then
+    return redis.error_reply('ERR its job has as many streams as realtime_streams_per_job allows, ' .. most_of_job)
+  end
 end
 
 local head = streams.read_head(streams_key, name)
@@ -149,4 +173,4 @@ for writer, receipt in pairs(receipts) do
 end
 redis.call('ZADD', recent_key, now, member)
 for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, math.ceil(ttl)) end
-return {head.generation, answer, let_go()}
+return {head.generation, answer, let_go(before)}
