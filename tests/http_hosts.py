@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.processes import HOST, ManagedProcess, accepts_connections, free_port, python_path
 
 OWN = "-m tests.integration.http_web"
-GUNICORN = "-m gunicorn tests.integration.http_web:application --bind {address} --worker-class"
+GUNICORN = "-m gunicorn tests.integration.http_web:application --bind {address} --graceful-timeout 90 --worker-class"
 #: By name, the asynchronous mode and the command.
 HOSTS = {
     "werkzeug": ("threading", OWN),

@@ -23,21 +23,29 @@ IsEnding = Callable[[], bool]
 
 def of_wsgi() -> IsEnding:
     """Return what tells whether the server is about to end in whose code this is called, on threads or greenlets."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        worker: Any = frame.f_locals.get("self")
-        if type(worker).__module__.startswith("gunicorn.workers.") and hasattr(worker, "alive"):
-            return lambda: not worker.alive
-        frame = frame.f_back
-    return _never
+    worker = _gunicorn_worker(sys._getframe(1))
+    return _never if worker is None else lambda: not worker.alive
 
 
 def of_asgi(send: Any) -> IsEnding:
-    """Return what tells whether the server is about to end that a request of ASGI has come to."""
-    cycle: Any = getattr(send, "__self__", None)
+    """Return the same of the server that has been asked for something over ASGI, in whose code this is called."""
+    worker, cycle = _gunicorn_worker(sys._getframe(1)), getattr(send, "__self__", None)
+    if worker is not None:
+        return lambda: not worker.alive
     if getattr(cycle, "keep_alive", False) is True:  # uvicorn lets no other request follow then
-        return lambda: not cycle.keep_alive or _is_uvicorn_ending()
+        return lambda: not getattr(cycle, "keep_alive", True) or _is_uvicorn_ending()
     return _is_uvicorn_ending
+
+
+def _gunicorn_worker(frame: FrameType | None) -> Any:
+    """Return gunicorn's worker in whose code a frame is; None if that is not gunicorn's."""
+    while frame is not None:
+        holder: Any = frame.f_locals.get("self")
+        for worker in (holder, getattr(holder, "worker", None)):
+            if type(worker).__module__.startswith("gunicorn.workers.") and hasattr(worker, "alive"):
+                return worker
+        frame = frame.f_back
+    return None
 
 
 def _is_uvicorn_ending() -> bool:

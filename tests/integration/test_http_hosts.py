@@ -19,6 +19,8 @@ from tests.waiting import wait_for
 
 #: Each kind of concurrency once: threads, greenlets and an event loop.
 ON_HOSTS = pytest.mark.parametrize("name", long_unless(["gunicorn-gthread", "gevent", "uvicorn"], HOSTS))
+#: Of the others, tests/web/test_http.py shows it on Werkzeug and uvicorn.
+ON_ONE = pytest.mark.parametrize("name", long_unless(["gunicorn-gthread"], HOSTS))
 
 
 @pytest.fixture
@@ -90,7 +92,7 @@ def test_streams_end_with_their_server_and_go_on_with_the_next(
     assert "Traceback" not in host.log or name == "hypercorn"  # asyncio has it log each connection that it ends
 
 
-@ON_HOSTS
+@ON_ONE
 def test_who_does_not_read_holds_up_nobody(
     start: Callable[[str], Host], listen: Callable[..., EventReader], name: str
 ) -> None:
@@ -110,7 +112,7 @@ def test_who_does_not_read_holds_up_nobody(
     slow.wait_for_end()
 
 
-@ON_HOSTS
+@ON_ONE
 def test_refusals_and_json_are_the_same(start: Callable[[str], Host], name: str) -> None:
     host, project = start(name), new_project()
     say(project, 1)

@@ -25,6 +25,9 @@ from tests.web_servers import Web
 #: Names of socket.io-client's own, which no server sends.
 OF_SOCKETIO = {"connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"}
 
+#: Names of server-sent events, which no socket hears.
+OF_HTTP = {"agent_snapshot", "agent_resumed", "agent_jobs", "agent_error"}
+
 STATUS: dict[str, Any] = {
     "event": "status_change",
     "job_id": "j",
@@ -130,7 +133,7 @@ def test_each_request_has_its_handler_and_each_handler_its_request() -> None:
 
 
 def test_each_name_that_custom_events_cannot_have_is_described() -> None:
-    assert {*EVENTS} == RESERVED_EVENTS - OF_SOCKETIO
+    assert {*EVENTS} == RESERVED_EVENTS - OF_SOCKETIO - OF_HTTP
     assert ERROR_EVENT in EVENTS
 
 
