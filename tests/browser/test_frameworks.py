@@ -260,6 +260,32 @@ def test_a_page_of_react_shows_what_was_missed_while_the_web_server_was_away(
     assert site.renders(done) == before
 
 
+SEEM = """(state) => {
+  Object.defineProperty(document, "visibilityState", { value: state, configurable: true });
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
+def test_a_hidden_page_of_react_leaves_its_project_and_shows_what_it_missed_when_it_is_seen(
+    page: Page, stage: Stage, built: tuple[Path, tuple[str, ...]]
+) -> None:
+    site = react(page, stage, built)
+    site.open()
+    done = site.start(jobs.count, 1)
+    site.expect_job(done, "success")
+    before = site.renders(done)
+    page.evaluate(SEEM, "hidden")
+    site.expect_status("paused")
+    site.wait_until_sent("unsubscribe_project", site.project)
+    missed = site.start(jobs.count, 1)
+    wait_for(lambda: jobs.celery.AsyncResult(missed).successful())
+    assert page.locator("#jobs li").count() == 1
+    page.evaluate(SEEM, "visible")
+    site.expect_status("subscribed")
+    site.expect_job(missed, "success")
+    assert site.renders(done) == before
+
+
 PLAIN = """<!doctype html>
 <meta charset="utf-8">
 <title>plain</title>

@@ -10,7 +10,7 @@ const Row = memo(function Row({ job }) {
 });
 
 function Jobs({ projectId, enabled }) {
-  const { status, error, jobs } = useProject(projectId, { enabled });
+  const { status, error, jobs } = useProject(projectId, { enabled, pauseOnHidden: true });
   note("list");
   return (
     <ul id="jobs" data-status={status} data-error={error?.code}>
@@ -20,7 +20,7 @@ function Jobs({ projectId, enabled }) {
 }
 
 function Count({ projectId, enabled }) {
-  const count = useProject(projectId, { enabled, select: ({ jobs }) => jobs.size });
+  const count = useProject(projectId, { enabled, pauseOnHidden: true, select: ({ jobs }) => jobs.size });
   note("count");
   return <p id="count">{count}</p>;
 }
