@@ -14,7 +14,7 @@ from celery_realtime.cli.common import PROJECT, checked_url, explained_errors
 from celery_realtime.cli.printing import Options, Printing
 from celery_realtime.cli.running_jobs import RunningJobs
 from celery_realtime.events import STATUS_EVENT
-from celery_realtime.urls import place_of_socket
+from celery_realtime.urls import place_of_socket, redact
 
 if TYPE_CHECKING:
     from celery_realtime.client import Feed, JobFeed, JobSubscription, ProjectSubscription, StreamState
@@ -143,7 +143,7 @@ class Watcher:
             self._client.connect(where, auth={"token": token}, namespaces=namespaces, socketio_path=path)
         except (NoConnection, ValueError) as error:
             reason = self.reason(subscription.feed) if self._is_refused else _plain(str(error))
-            raise click.ClickException(f"{url} cannot be watched: {reason}") from None
+            raise click.ClickException(f"{redact(url)} cannot be watched: {reason}") from None
 
     def wait_until_over(self) -> None:
         """Wait until the server refuses the subscription or a new connection, or nothing is left to be printed."""

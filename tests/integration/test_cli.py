@@ -203,6 +203,12 @@ def test_mistakes_are_named_in_one_line(redis_broker: Broker) -> None:
     assert "names no web server" in run(*watch, "http://", code=2)
     assert "Port out of range" in run(*watch, "http://127.0.0.1:99999", code=2)
     assert "Traceback" not in said
+    for command in ("watch", "p"), ("doctor",):
+        said = run(
+            "tests.integration.jobs", *command, "--url", "http://ada:hunter2@127.0.0.1:1", broker=redis_broker, code=1
+        )
+        assert "http://ada:**@127.0.0.1:1" in said
+        assert "hunter2" not in said
     nowhere = {"CELERY_BROKER_URL": "redis://127.0.0.1:1/0", "CELERY_RESULT_BACKEND": "redis://127.0.0.1:1/1"}
     done = run_python([*CELERY, "tests.integration.jobs", "realtime", "history", "p"], env={**os.environ, **nowhere})
     assert done.returncode == 1

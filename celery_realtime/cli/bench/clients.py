@@ -16,7 +16,7 @@ from celery_realtime.client.messages import items_of
 from celery_realtime.client.protocol import BATCH_EVENT
 from celery_realtime.clocks import time
 from celery_realtime.jobs.measuring import MEASURED_EVENT, PROBE_EVENT
-from celery_realtime.urls import place_of_socket
+from celery_realtime.urls import place_of_socket, redact
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -78,7 +78,7 @@ class Clients:
         try:
             return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout)
         except concurrent.futures.TimeoutError:
-            raise click.ClickException(f"{self._url} does not answer within {timeout:g} s") from None
+            raise click.ClickException(f"{redact(self._url)} does not answer within {timeout:g} s") from None
 
     # -- connecting -----------------------------------------------------------------------------------------------
 
@@ -120,7 +120,7 @@ class Clients:
             refusal = self._refusal
             reason = str(refusal.get("message") if isinstance(refusal, dict) else refusal)
             break
-        raise click.ClickException(f"{self._url} cannot be connected to: {reason}")
+        raise click.ClickException(f"{redact(self._url)} cannot be connected to: {reason}")
 
     def _new_client(self) -> tuple[Any, asyncio.Event]:
         """Return a client, and what is set as soon as the web server has let it in, or refused it."""
@@ -161,7 +161,7 @@ class Clients:
                 return
             if error.get("code") not in ("unavailable", "too_many_requests") or time.monotonic() > deadline:
                 text = error.get("message") or "its answer to subscribe_project is not that of this package"
-                raise click.ClickException(f"{self._url} refuses the project {self._project}: {text}")
+                raise click.ClickException(f"{redact(self._url)} refuses the project {self._project}: {text}")
             await asyncio.sleep(PAUSE)
 
     async def _disconnect(self) -> None:

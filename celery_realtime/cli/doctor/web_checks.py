@@ -18,6 +18,7 @@ from celery_realtime.cli.doctor.findings import Finding, finding
 from celery_realtime.cli.doctor.server_checks import skewed
 from celery_realtime.clocks import time
 from celery_realtime.logs import describe
+from celery_realtime.urls import redact
 
 #: An origin that no server names.
 STRANGER = "https://celery-realtime-doctor.invalid"
@@ -134,14 +135,15 @@ def look_at_http(context: Context) -> Iterator[Finding]:
     try:
         answer = site.poll()
     except (OSError, http.client.HTTPException) as error:
-        yield finding("web-unreachable", f"{context.url} does not answer: {describe(error)}")
+        yield finding("web-unreachable", f"{redact(context.url or '')} does not answer: {describe(error)}")
         return
     if answer.refuses_polling:
         yield finding("polling-off")
         return
     if answer.opened is None:
         start = answer.body[:80].decode(errors="replace")
-        yield finding("web-not-socketio", f"{context.url} at /{context.path}/ answers {answer.status}: {start!r}")
+        where = f"{redact(context.url or '')} at /{context.path}/"
+        yield finding("web-not-socketio", f"{where} answers {answer.status}: {start!r}")
         return
     date = email.utils.parsedate_to_datetime(answer.headers["Date"]) if answer.headers["Date"] else None
     if date is not None and abs(date.timestamp() - time.time()) > DATE_SKEW:
