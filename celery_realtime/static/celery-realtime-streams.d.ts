@@ -22,6 +22,21 @@ export interface Stream<Value = string | readonly unknown[]> {
   readonly state: StreamState;
 }
 
+/** An item of the stream `log`: what a job has logged or printed. */
+export interface LogLine {
+  /** UTC, ISO 8601, milliseconds, `Z`. */
+  readonly time: string;
+  /** Such as `INFO`. */
+  readonly level: string;
+  /** Its name; `stdout` or `stderr` of what was printed. */
+  readonly logger: string;
+  readonly message: string;
+  /** How many characters of the message are missing. */
+  readonly truncated?: number;
+  /** How many lines are missing before this one, which says so. */
+  readonly dropped?: number;
+}
+
 export interface JobSnapshot {
   readonly state: SubscriptionState;
   readonly error: RealtimeError | null;

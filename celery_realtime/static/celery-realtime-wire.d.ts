@@ -560,6 +560,10 @@ export interface SubscribeJob {
   readonly batch?: boolean | null;
   /** Of no effect: they come in any case. */
   readonly streams?: boolean | null;
+  /**
+   * Of each stream, how many characters or items are to be in the answer, its newest; all that is kept if absent.
+   */
+  readonly tail?: number | null;
 }
 
 /** What there is of a job, with its streams, and what was missed. */
@@ -667,6 +671,8 @@ export interface ReadStream {
   readonly from?: number;
   /** Which start of the stream the position is of: of another, all is answered. 0 for whichever. */
   readonly generation?: number;
+  /** In place of a position: how many characters or items are wanted, the newest. */
+  readonly tail?: number | null;
 }
 
 /** What is kept of a stream from a position on. */

@@ -141,6 +141,7 @@ EventName = Annotated[
 ]
 Place = Annotated[int, Meta(extra_json_schema={"minimum": 0})]
 Given = Annotated[int, Meta(extra_json_schema={"minimum": 0, "exclusiveMaximum": MOST_POSITION})]
+Wanted = Annotated[int, Meta(extra_json_schema={"minimum": 1, "exclusiveMaximum": MOST_POSITION})]
 
 
 # -- events -------------------------------------------------------------------------------------------------------
@@ -430,11 +431,14 @@ class SubscribeJob(OfJob, frozen=True, kw_only=True):
         since: What the client has already: what it has missed is in the answer then, if it is still there.
         batch: Whether live events are to come as `agent_batch`.
         streams: Of no effect: they come in any case.
+        tail: Of each stream, how many characters or items are to be in the answer, its newest; all that is kept if
+            absent.
     """
 
     since: Since | UnsetType | None = UNSET
     batch: bool | UnsetType | None = UNSET
     streams: bool | UnsetType | None = UNSET
+    tail: Wanted | UnsetType | None = UNSET
 
 
 class UnsubscribeJob(OfJob, frozen=True, kw_only=True):
@@ -459,11 +463,13 @@ class ReadStream(OfJob, frozen=True, kw_only=True):
         stream: The stream's name.
         from_: The position, in characters or items; 0 if absent.
         generation: Which start of the stream the position is of: of another, all is answered. 0 for whichever.
+        tail: In place of a position: how many characters or items are wanted, the newest.
     """
 
     stream: StreamName
     from_: Given | UnsetType = msgspec.field(default=UNSET, name="from")
     generation: Given | UnsetType = UNSET
+    tail: Wanted | UnsetType | None = UNSET
 
 
 class GetResult(OfJob, frozen=True, kw_only=True):

@@ -3,7 +3,7 @@ import { io, type Socket } from "socket.io-client";
 
 import { subscribeProject } from "../../celery_realtime/static/celery-realtime.js";
 import { texts, type CeleryTags } from "../../celery_realtime/static/celery-realtime-element.js";
-import { subscribeJob, type JobSnapshot, type Stream } from "../../celery_realtime/static/celery-realtime-streams.js";
+import { subscribeJob, type JobSnapshot, type LogLine, type Stream } from "../../celery_realtime/static/celery-realtime-streams.js";
 import {
   projectStore, selected, streamStore, type ProjectSnapshot,
 } from "../../celery_realtime/static/celery-realtime-store.js";
@@ -60,6 +60,8 @@ const job = subscribeJob(socket, "j", {
 });
 const spoken: JobSnapshot = useSyncExternalStore(job.subscribe, job.getSnapshot);
 const stream: Stream | undefined = spoken.streams.get("answer");
+const lines = (spoken.streams.get("log")?.value ?? []) as readonly LogLine[];
+const missing: number = lines.reduce((sum, { dropped = 0, message }) => sum + dropped + message.length, 0);
 const text: string = typeof stream?.value === "string" ? stream.value : "";
 const state = stream?.state;
 switch (state) {
