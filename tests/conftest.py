@@ -18,6 +18,7 @@ from celery_realtime.history import connection
 from celery_realtime.instances import instances
 from tests import wire
 from tests.client_recorder import Recorder
+from tests.event_reader import Checks
 from tests.launcher import Brokers, Launcher
 from tests.processes import ManagedProcess, WebServer, Worker
 from tests.programs import require
@@ -142,6 +143,8 @@ def _worker() -> Iterator[None]:
 
 Recorder.check_event = staticmethod(wire.note_event)
 Recorder.check_answer = staticmethod(wire.note_answer)
+Checks.event = staticmethod(wire.note_event)
+Checks.reply = staticmethod(wire.note_reply)
 
 
 @pytest.fixture(autouse=True)

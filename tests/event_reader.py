@@ -39,6 +39,17 @@ def path_with(path: str, **query: Any) -> str:
     return f"{path}?{urlencode(query)}" if query else path
 
 
+def _take_as_it_is(_name: str, _data: Any) -> None:
+    """Hold what travels against nothing."""
+
+
+class Checks:
+    """What is done with all that comes: with events by their names, and with answers in JSON by the path."""
+
+    event: Callable[[str, Any], None] = staticmethod(_take_as_it_is)
+    reply: Callable[[str, Any], None] = staticmethod(_take_as_it_is)
+
+
 def ask(url: str, *, method: str = "GET", headers: dict[str, str] | None = None) -> Reply:
     """Send a request, and return the answer."""
     place = urlsplit(url)
@@ -48,7 +59,10 @@ def ask(url: str, *, method: str = "GET", headers: dict[str, str] | None = None)
         answer = connection.getresponse()
         body = answer.read()
         said = {name.lower(): value for name, value in answer.getheaders()}
-        return Reply(answer.status, said, json.loads(body) if "json" in said.get("content-type", "") else body)
+        reply = Reply(answer.status, said, json.loads(body) if "json" in said.get("content-type", "") else body)
+        if reply.content is not body:
+            Checks.reply(place.path, reply.content)
+        return reply
 
 
 class EventReader:
@@ -126,7 +140,9 @@ class EventReader:
         if "retry" in fields:
             self.retries.append(int(fields["retry"]))
         if "data" in fields:
-            self.events.append(Sent(fields.get("event", "message"), json.loads(fields["data"]), self.last_id))
+            sent = Sent(fields.get("event", "message"), json.loads(fields["data"]), self.last_id)
+            self.events.append(sent)
+            Checks.event(sent.event, sent.data)
 
     def of(self, event: str) -> list[Any]:
         """Return the data of all events of a name."""

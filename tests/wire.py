@@ -7,16 +7,21 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import fastjsonschema
+import msgspec
 import yaml
 
 from tests.processes import ROOT
 
 ASYNCAPI = ROOT / "docs" / "asyncapi.yaml"
 
-#: What clients have heard in the present test, and been answered: whether it is an answer, the name of the event or the
-#: request, and the payload. It is looked at when the test is over, so that no client reads more slowly for that.
-travelled: list[tuple[bool, str, Any]] = []
+#: What clients have heard in the present test, and been answered: whether it is an answer, the name of the event or of
+#: the request, and the payload as JSON, since a test may change what it was given. It is looked at when the test is
+#: over, so that no client reads more slowly for that.
+travelled: list[tuple[bool, str, bytes]] = []
 MOST_TRAVELLED = 2000
+
+#: What is answered in JSON over plain HTTP.
+HTTP_ANSWERS = ("http_jobs", "http_job")
 
 
 @functools.cache
@@ -68,8 +73,13 @@ def event_message(event: str) -> str:
 
 def is_ours(event: str) -> bool:
     """Return whether the document has an event by its name."""
-    operation = document()["operations"].get(event)
-    return operation is not None and operation["action"] == "send"
+    message = document()["components"]["messages"].get(event)
+    return (
+        message is not None
+        and message["name"] == event
+        and message["x-packet"] in ("EVENT", "SSE")
+        and event not in requests()
+    )
 
 
 def problem_of_event(event: str, data: Any) -> str | None:
@@ -99,9 +109,15 @@ def note_answer(request: str, answer: Any) -> None:
     _note(True, request, answer)
 
 
+def note_reply(path: str, content: Any) -> None:
+    """Note what was answered in JSON over plain HTTP."""
+    if "/jobs" in path:
+        _note(True, "http_job" if "/jobs/" in path else "http_jobs", content)
+
+
 def _note(is_answer: bool, name: str, data: Any) -> None:
     if len(travelled) < MOST_TRAVELLED:
-        travelled.append((is_answer, name, data))
+        travelled.append((is_answer, name, msgspec.json.encode(data)))
 
 
 def violations() -> list[str]:
@@ -111,8 +127,9 @@ def violations() -> list[str]:
     """
     known, found = [*travelled], list[str]()
     travelled.clear()
-    for is_answer, name, data in known:
-        if not is_answer or name in requests():
+    for is_answer, name, payload in known:
+        data = msgspec.json.decode(payload)
+        if not is_answer or name in requests() or name in HTTP_ANSWERS:
             message = _answer_message(name, data) if is_answer else event_message(name)
             found += [f"{problem}\n    {data!s:.500}" for problem in _problems(message, data)]
     return found

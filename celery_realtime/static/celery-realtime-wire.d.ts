@@ -384,6 +384,22 @@ export interface Refused {
   readonly error: RealtimeError;
 }
 
+/**
+ * An item of the stream `log`: what a job has logged or printed. A `log_filter` may have made something else of it.
+ */
+export interface LogLine {
+  /** When that was: UTC, ISO 8601, milliseconds, `Z`. */
+  readonly time: string;
+  /** The level's name, such as `INFO`. */
+  readonly level: string;
+  /** The logger's name. */
+  readonly logger: string;
+  /** What was logged. */
+  readonly message: string;
+  /** How many lines were left out before this one, which says so; absent for all others. */
+  readonly dropped?: number;
+}
+
 /** Follow a project. Without an acknowledgement its state comes as events that are `replayed`. */
 export interface SubscribeProject {
   /** The project: 1 to 200 characters, or a whole number. */
@@ -407,24 +423,24 @@ export interface Since {
 }
 
 /** What there is of a project, and what was missed. */
-export interface ProjectSnapshot {
-  readonly ok: true;
+export interface ProjectSubscribed {
   /** The project. */
   readonly project_id: string;
   /** That of the project's history; null without one. */
   readonly epoch: string | null;
   /** Up to where `jobs` has all events; null without a history. */
   readonly offset: number | null;
-  /** Whether `events` is all that came after `since`; never without `since`. */
-  readonly recovered: boolean;
   /** The latest state of live and recently ended jobs, by `timestamp`. */
   readonly jobs: readonly Job[];
   /** How many there are. */
   readonly jobs_total: number;
-  /** What was missed, in order; empty unless `recovered`. */
-  readonly events: readonly MissedItem[];
   /** The latest state of workflows of these jobs, and of recent ones; none in that of one job. */
   readonly workflows: readonly Workflow[];
+  readonly ok: true;
+  /** Whether `events` is all that came after `since`; never without `since`. */
+  readonly recovered: boolean;
+  /** What was missed, in order; empty unless `recovered`. */
+  readonly events: readonly MissedItem[];
   /** Seconds between two reports of the client's lag; absent if none are wanted. */
   readonly report_lag?: number;
   /** Where to read on for jobs that there was no room for, with `read_jobs`; absent if `jobs` has all. */
@@ -512,8 +528,6 @@ export interface Job {
   readonly span_id?: string;
 }
 
-export type MissedItem = StatusItem | ProgressItem | MetadataItem | WorkflowItem | HiddenItem | CustomItem;
-
 /** The jobs with one root: those of a chain, a group or a chord, or a task and those that it has called. */
 export interface Workflow {
   /** The workflow: its first job in this project, or the group that it started with. */
@@ -533,6 +547,8 @@ export interface Workflow {
   /** Whole percent: the mean of its jobs, of which one that has ended counts as 100. */
   readonly progress: number;
 }
+
+export type MissedItem = StatusItem | ProgressItem | MetadataItem | WorkflowItem | HiddenItem | CustomItem;
 
 /** Follow a project no more. */
 export interface UnsubscribeProject {
@@ -567,24 +583,24 @@ export interface SubscribeJob {
 }
 
 /** What there is of a job, with its streams, and what was missed. */
-export interface JobStreams {
-  readonly ok: true;
+export interface JobSubscribed {
   /** The project. */
   readonly project_id: string;
   /** That of the project's history; null without one. */
   readonly epoch: string | null;
   /** Up to where `jobs` has all events; null without a history. */
   readonly offset: number | null;
-  /** Whether `events` is all that came after `since`; never without `since`. */
-  readonly recovered: boolean;
   /** The latest state of live and recently ended jobs, by `timestamp`. */
   readonly jobs: readonly Job[];
   /** How many there are. */
   readonly jobs_total: number;
-  /** What was missed, in order; empty unless `recovered`. */
-  readonly events: readonly MissedItem[];
   /** The latest state of workflows of these jobs, and of recent ones; none in that of one job. */
   readonly workflows: readonly Workflow[];
+  readonly ok: true;
+  /** Whether `events` is all that came after `since`; never without `since`. */
+  readonly recovered: boolean;
+  /** What was missed, in order; empty unless `recovered`. */
+  readonly events: readonly MissedItem[];
   /** Seconds between two reports of the client's lag; absent if none are wanted. */
   readonly report_lag?: number;
   /** Celery's task id: 1 to 255 printable characters. */
@@ -622,14 +638,11 @@ export interface StoredStream {
   readonly value: string | readonly unknown[];
 }
 
-/** Follow a job no more, in whatever project. */
+/** Follow a job no more. */
 export interface UnsubscribeJob {
   /** Celery's task id: 1 to 255 printable characters. */
   readonly job_id: string;
-  /**
-   * Its project: needed without a history, for a job that has had no event yet, and where several projects use its
-   * id.
-   */
+  /** Its project; absent for all jobs of this id. */
   readonly project_id?: string | number | null;
 }
 
@@ -656,7 +669,7 @@ export interface JobsPage {
   readonly next: string | null;
 }
 
-/** Read what a job has said in a stream, from a position on. It needs a history. */
+/** Read what a job has said in a stream: from a position on, or its newest. It needs a history. */
 export interface ReadStream {
   /** Celery's task id: 1 to 255 printable characters. */
   readonly job_id: string;
@@ -667,7 +680,7 @@ export interface ReadStream {
   readonly project_id?: string | number | null;
   /** The stream's name. */
   readonly stream: string;
-  /** The position, in characters or items; 0 if absent. */
+  /** The position, in characters or items; 0 if absent. Not beside `tail`. */
   readonly from?: number;
   /** Which start of the stream the position is of: of another, all is answered. 0 for whichever. */
   readonly generation?: number;
@@ -791,6 +804,153 @@ export interface LagTaken {
   readonly time: number;
 }
 
+/** What there is, of a client that comes for the first time, or of which not all can be sent that it has missed. */
+export interface SnapshotEvent {
+  /** The project. */
+  readonly project_id: string;
+  /** That of the project's history; null without one. */
+  readonly epoch: string | null;
+  /** Up to where `jobs` has all events; null without a history. */
+  readonly offset: number | null;
+  /** The latest state of live and recently ended jobs, by `timestamp`. */
+  readonly jobs: readonly Job[];
+  /** How many there are. */
+  readonly jobs_total: number;
+  /** The latest state of workflows of these jobs, and of recent ones; none in that of one job. */
+  readonly workflows: readonly Workflow[];
+  /** The one job that is followed; absent for a project. */
+  readonly job_id?: string;
+  /** The client has missed what it was not sent. */
+  readonly recovered: false;
+  /** There are further jobs, which follow as `agent_jobs`; absent if there are none. */
+  readonly next?: string;
+  /** There is no history, so no streams are kept. */
+  readonly live_only?: true;
+}
+
+/** All that the client has missed follows, up to this place. */
+export interface ResumedEvent {
+  /** The project. */
+  readonly project_id: string;
+  /** The one job that is followed; absent for a project. */
+  readonly job_id?: string;
+  /** That of the project's history. It changes when that was lost, and offsets begin anew. */
+  readonly epoch: string;
+  /** The place in the project's history: 1, 2, 3, ... without gaps. */
+  readonly offset: number;
+  /** The client misses nothing. */
+  readonly recovered: true;
+}
+
+/** Further jobs of a large project. */
+export interface JobsEvent {
+  /** The project. */
+  readonly project_id: string;
+  /** Further jobs, and those that have changed since the last ones. */
+  readonly jobs: readonly Job[];
+  /** Whether these are the last. */
+  readonly complete: boolean;
+}
+
+/** The jobs of a project. */
+export interface ProjectJobs {
+  /** The project. */
+  readonly project_id: string;
+  /** That of the project's history; null without one. */
+  readonly epoch: string | null;
+  /** Up to where `jobs` has all events; null without a history. */
+  readonly offset: number | null;
+  /** The latest state of live and recently ended jobs, by `timestamp`. */
+  readonly jobs: readonly Job[];
+  /** How many there are. */
+  readonly jobs_total: number;
+  /** The latest state of workflows of these jobs, and of recent ones; none in that of one job. */
+  readonly workflows: readonly Workflow[];
+  readonly ok: true;
+  /** Where to read on for jobs that there was no room for, as `from` in the query; absent if `jobs` has all. */
+  readonly next?: string;
+}
+
+/** A job as a snapshot has it, with its whole result. */
+export interface JobResult {
+  readonly event: "status_change";
+  /** Celery's task id. */
+  readonly job_id: string;
+  /** The project. */
+  readonly project_id: string;
+  /** What people are shown. */
+  readonly status: Status;
+  /** Celery's own word for it, or one of the application's that only the result backend knows. */
+  readonly state: string;
+  /** When it was reported: UTC, ISO 8601, milliseconds, `Z`. */
+  readonly timestamp: string;
+  /** Of a success, what the task returned, as JSON; else null. */
+  readonly result: unknown;
+  /** Of an error, one line such as `ValueError: no luck`; of a retry, the reason; else null. */
+  readonly error: string | null;
+  /** The task's name. */
+  readonly task: string | null;
+  /** 0 at first; each retry adds 1. */
+  readonly attempt: number;
+  /** The origin of the job's workflow: its first job in this project, or the group that it started with. */
+  readonly root_id: string | null;
+  /** The job that published it; null if that is of another project. A retry keeps its parent. */
+  readonly parent_id: string | null;
+  /** Its group, as in Celery. */
+  readonly group_id: string | null;
+  /** The node name of the worker that runs the job, or has given it back; null if its producer reports it. */
+  readonly worker: string | null;
+  /** Whether the result is larger than `max_payload`, and was left out. */
+  readonly truncated?: true;
+  /** The text of the traceback, with the setting `include_traceback`. */
+  readonly traceback?: string;
+  /** What a person calls the job. */
+  readonly label?: string;
+  /** The queue that it was published to. */
+  readonly queue?: string;
+  /** Its message's priority; absent if that is 0. */
+  readonly priority?: number;
+  /** When it may start, or its next attempt may: UTC, ISO 8601, milliseconds, `Z`, as all times. */
+  readonly eta?: string;
+  /** When it expires if it has not started by then. */
+  readonly expires_at?: string;
+  /** How often it may be retried; absent if there is no limit. */
+  readonly max_retries?: number;
+  /** Seconds after which its task is told to end. */
+  readonly soft_time_limit?: number;
+  /** Seconds after which its process is killed. */
+  readonly time_limit?: number;
+  /** When it was published; a retry keeps it. */
+  readonly queued_at?: string;
+  /** When its task started, in this attempt. */
+  readonly started_at?: string;
+  /** When it ended, or, if nobody saw that, when somebody noticed. */
+  readonly ended_at?: string;
+  /** Seconds from its start to its end, by the clock of the process that ran it. */
+  readonly runtime?: number;
+  /** Percent, 0..100; null if none was reported in this attempt. */
+  readonly progress: number | null;
+  /** What the job does now; null if it does not say. */
+  readonly message: string | null;
+  /** Units that are done; null if the task has reported percent. */
+  readonly current: number | null;
+  /** Units in all; null if the task has reported percent. */
+  readonly total: number | null;
+  /** Whether the job has been silent for longer than it should. */
+  readonly stalled: boolean;
+  /** Of a job with stages, the name of the one that it is at; null for none of them. */
+  readonly stage?: string | null;
+  /** Of such a job, all that are known, in their order; their weighted mean is the progress. */
+  readonly stages?: readonly StageState[];
+  /** Keys and values; absent if it has none. */
+  readonly metadata?: Readonly<Record<string, any>>;
+  /** Where traces are recorded, the trace that its report is part of, in hexadecimal. */
+  readonly trace_id?: string;
+  /** Where traces are recorded, the span that has reported it, in hexadecimal. */
+  readonly span_id?: string;
+  readonly ok: true;
+}
+
 /** What a server sends, by the name of the event. All others are custom: `CustomData`. */
 export interface ServerToClientEvents {
   agent_status: (data: StatusChange) => void;
@@ -808,9 +968,9 @@ export interface ServerToClientEvents {
 
 /** What a page sends, by the name of the event. */
 export interface ClientToServerEvents {
-  subscribe_project: (data: SubscribeProject, acknowledge?: (answer: ProjectSnapshot | Refused) => void) => void;
+  subscribe_project: (data: SubscribeProject, acknowledge?: (answer: ProjectSubscribed | Refused) => void) => void;
   unsubscribe_project: (data: UnsubscribeProject, acknowledge?: (answer: Done | Refused) => void) => void;
-  subscribe_job: (data: SubscribeJob, acknowledge?: (answer: JobStreams | Refused) => void) => void;
+  subscribe_job: (data: SubscribeJob, acknowledge?: (answer: JobSubscribed | Refused) => void) => void;
   unsubscribe_job: (data: UnsubscribeJob, acknowledge?: (answer: Done | Refused) => void) => void;
   read_jobs: (data: ReadJobs, acknowledge?: (answer: JobsPage | Refused) => void) => void;
   read_stream: (data: ReadStream, acknowledge?: (answer: StreamPage | Refused) => void) => void;

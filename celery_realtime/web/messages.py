@@ -17,12 +17,15 @@ from celery_realtime.events import (
     BATCH_EVENT,
     EXPIRING_EVENT,
     HIDDEN_EVENT,
+    JOBS_EVENT,
     MARK,
     MAX_EVENT_NAME,
     METADATA_EVENT,
     PROGRESS_EVENT,
     RESERVED_EVENTS,
+    RESUMED_EVENT,
     RESYNC_EVENT,
+    SNAPSHOT_EVENT,
     STATUS_EVENT,
     WORKFLOW_EVENT,
     Count,
@@ -141,7 +144,13 @@ EventName = Annotated[
 ]
 Place = Annotated[int, Meta(extra_json_schema={"minimum": 0})]
 Given = Annotated[int, Meta(extra_json_schema={"minimum": 0, "exclusiveMaximum": MOST_POSITION})]
-Wanted = Annotated[int, Meta(extra_json_schema={"minimum": 1, "exclusiveMaximum": MOST_POSITION})]
+Tail = Annotated[
+    int,
+    Meta(
+        description="How much of a stream is wanted, its newest, in characters or items; all if absent.",
+        extra_json_schema={"minimum": 1, "exclusiveMaximum": MOST_POSITION},
+    ),
+]
 
 
 # -- events -------------------------------------------------------------------------------------------------------
@@ -438,11 +447,18 @@ class SubscribeJob(OfJob, frozen=True, kw_only=True):
     since: Since | UnsetType | None = UNSET
     batch: bool | UnsetType | None = UNSET
     streams: bool | UnsetType | None = UNSET
-    tail: Wanted | UnsetType | None = UNSET
+    tail: Tail | UnsetType | None = UNSET
 
 
-class UnsubscribeJob(OfJob, frozen=True, kw_only=True):
-    """Follow a job no more, in whatever project."""
+class UnsubscribeJob(Struct, frozen=True, kw_only=True):
+    """Follow a job no more.
+
+    Attributes:
+        project_id: Its project; absent for all jobs of this id.
+    """
+
+    job_id: JobId
+    project_id: GivenProjectId | UnsetType | None = UNSET
 
 
 class ReadJobs(Struct, frozen=True, kw_only=True):
@@ -457,11 +473,11 @@ class ReadJobs(Struct, frozen=True, kw_only=True):
 
 
 class ReadStream(OfJob, frozen=True, kw_only=True):
-    """Read what a job has said in a stream, from a position on. It needs a history.
+    """Read what a job has said in a stream: from a position on, or its newest. It needs a history.
 
     Attributes:
         stream: The stream's name.
-        from_: The position, in characters or items; 0 if absent.
+        from_: The position, in characters or items; 0 if absent. Not beside ``tail``.
         generation: Which start of the stream the position is of: of another, all is answered. 0 for whichever.
         tail: In place of a position: how many characters or items are wanted, the newest.
     """
@@ -469,7 +485,7 @@ class ReadStream(OfJob, frozen=True, kw_only=True):
     stream: StreamName
     from_: Given | UnsetType = msgspec.field(default=UNSET, name="from")
     generation: Given | UnsetType = UNSET
-    tail: Wanted | UnsetType | None = UNSET
+    tail: Tail | UnsetType | None = UNSET
 
 
 class GetResult(OfJob, frozen=True, kw_only=True):
@@ -548,33 +564,41 @@ class Job(events.StatusChange, frozen=True, kw_only=True, tag_field="event", tag
     span_id: SpanId | UnsetType = UNSET
 
 
-class Snapshot(Struct, frozen=True, kw_only=True):
-    """What there is of a project, or of one job of it, and what was missed.
+class Jobs(Struct, frozen=True, kw_only=True):
+    """What there is of a project, or of one job of it.
 
     Attributes:
         epoch: That of the project's history; null without one.
         offset: Up to where `jobs` has all events; null without a history.
-        recovered: Whether `events` is all that came after `since`; never without `since`.
         jobs: The latest state of live and recently ended jobs, by `timestamp`.
         jobs_total: How many there are.
-        events: What was missed, in order; empty unless `recovered`.
         workflows: The latest state of workflows of these jobs, and of recent ones; none in that of one job.
+    """
+
+    project_id: ProjectId
+    epoch: Epoch | None
+    offset: Offset | None
+    jobs: list[Job]
+    jobs_total: Count
+    workflows: list[Workflow]
+
+
+class Snapshot(Jobs, frozen=True, kw_only=True):
+    """What there is of a project, or of one job of it, and what was missed.
+
+    Attributes:
+        recovered: Whether `events` is all that came after `since`; never without `since`.
+        events: What was missed, in order; empty unless `recovered`.
         report_lag: Seconds between two reports of the client's lag; absent if none are wanted.
     """
 
     ok: Literal[True]
-    project_id: ProjectId
-    epoch: Epoch | None
-    offset: Offset | None
     recovered: bool
-    jobs: list[Job]
-    jobs_total: Count
     events: list[MissedItem]
-    workflows: list[Workflow]
     report_lag: Seconds | UnsetType = UNSET
 
 
-class ProjectSnapshot(Snapshot, frozen=True, kw_only=True):
+class ProjectSubscribed(Snapshot, frozen=True, kw_only=True):
     """What there is of a project, and what was missed.
 
     Attributes:
@@ -615,7 +639,25 @@ class StoredStream(Struct, frozen=True, kw_only=True):
     value: str | list[Any]
 
 
-class JobStreams(Snapshot, frozen=True, kw_only=True):
+class LogLine(Struct, frozen=True, kw_only=True):
+    """An item of the stream `log`: what a job has logged or printed. A `log_filter` may have made something else of it.
+
+    Attributes:
+        time: When that was: UTC, ISO 8601, milliseconds, ``Z``.
+        level: The level's name, such as `INFO`.
+        logger: The logger's name.
+        message: What was logged.
+        dropped: How many lines were left out before this one, which says so; absent for all others.
+    """
+
+    time: Time
+    level: str
+    logger: str
+    message: str
+    dropped: Count | UnsetType = UNSET
+
+
+class JobSubscribed(Snapshot, frozen=True, kw_only=True):
     """What there is of a job, with its streams, and what was missed.
 
     Attributes:
@@ -735,6 +777,76 @@ class ConnectionRefused(Struct, frozen=True):
     data: RealtimeError | UnsetType = UNSET
 
 
+# -- plain HTTP ---------------------------------------------------------------------------------------------------
+
+
+class SnapshotEvent(Jobs, frozen=True, kw_only=True):
+    """What there is, of a client that comes for the first time, or of which not all can be sent that it has missed.
+
+    Attributes:
+        job_id: The one job that is followed; absent for a project.
+        recovered: The client has missed what it was not sent.
+        next: There are further jobs, which follow as `agent_jobs`; absent if there are none.
+        live_only: There is no history, so no streams are kept.
+    """
+
+    job_id: JobId | UnsetType = UNSET
+    recovered: Literal[False]
+    next: str | UnsetType = UNSET
+    live_only: Flag | UnsetType = UNSET
+
+
+class ResumedEvent(Struct, frozen=True, kw_only=True):
+    """All that the client has missed follows, up to this place.
+
+    Attributes:
+        job_id: The one job that is followed; absent for a project.
+        recovered: The client misses nothing.
+    """
+
+    project_id: ProjectId
+    job_id: JobId | UnsetType = UNSET
+    epoch: Epoch
+    offset: Offset
+    recovered: Literal[True]
+
+
+class JobsEvent(Struct, frozen=True, kw_only=True):
+    """Further jobs of a large project.
+
+    Attributes:
+        jobs: Further jobs, and those that have changed since the last ones.
+        complete: Whether these are the last.
+    """
+
+    project_id: ProjectId
+    jobs: list[Job]
+    complete: bool
+
+
+class ProjectJobs(Jobs, frozen=True, kw_only=True):
+    """The jobs of a project.
+
+    Attributes:
+        next: Where to read on for jobs that there was no room for, as `from` in the query; absent if `jobs` has all.
+    """
+
+    ok: Literal[True]
+    next: str | UnsetType = UNSET
+
+
+class JobResult(Job, frozen=True, kw_only=True, tag_field="event", tag="status_change"):
+    """A job as a snapshot has it, with its whole result.
+
+    Attributes:
+        state: Celery's own word for it, or one of the application's that only the result backend knows.
+    """
+
+    ok: Literal[True]
+    state: str
+    result: Any
+
+
 class Request(NamedTuple):
     """A request of clients.
 
@@ -749,9 +861,9 @@ class Request(NamedTuple):
 
 #: The events of clients that are answered, each by the handlers' method ``on_...`` of its name.
 REQUESTS: dict[str, Request] = {
-    "subscribe_project": Request(SubscribeProject, ProjectSnapshot),
+    "subscribe_project": Request(SubscribeProject, ProjectSubscribed),
     "unsubscribe_project": Request(UnsubscribeProject, Done),
-    "subscribe_job": Request(SubscribeJob, JobStreams),
+    "subscribe_job": Request(SubscribeJob, JobSubscribed),
     "unsubscribe_job": Request(UnsubscribeJob, Done),
     "read_jobs": Request(ReadJobs, JobsPage),
     "read_stream": Request(ReadStream, StreamPage),
@@ -773,6 +885,22 @@ EVENTS: dict[str, Any] = {
     RESYNC_EVENT: Resync,
     EXPIRING_EVENT: TokenExpiring,
     ERROR_EVENT: ErrorEvent,
+}
+
+#: The data of each server-sent event. All others are custom, with :data:`CustomData`.
+HTTP_EVENTS: dict[str, Any] = {
+    SNAPSHOT_EVENT: SnapshotEvent,
+    RESUMED_EVENT: ResumedEvent,
+    JOBS_EVENT: JobsEvent,
+    **{name: EVENTS[name] for name in (STATUS_EVENT, PROGRESS_EVENT, METADATA_EVENT, WORKFLOW_EVENT, STREAM_EVENT)},
+    **{name: EVENTS[name] for name in (HIDDEN_EVENT, EXPIRING_EVENT)},
+    events.ERROR_EVENT: ErrorEvent,
+}
+
+#: What is answered in JSON, by the path behind the prefix of the routes.
+HTTP_ANSWERS: dict[str, Any] = {
+    "/jobs": ProjectJobs | JobsPage,
+    "/jobs/{job_id}": JobResult | Result,
 }
 
 #: Members without a description of their own that another struct describes.

@@ -13,6 +13,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from celery_realtime.web.messages import (
     DESCRIBED_BY,
     EVENTS,
+    HTTP_ANSWERS,
+    HTTP_EVENTS,
     NAMED,
     OPEN,
     REQUESTS,
@@ -20,6 +22,7 @@ from celery_realtime.web.messages import (
     Connected,
     ConnectionRefused,
     CustomData,
+    LogLine,
     Refused,
 )
 
@@ -29,7 +32,7 @@ Schema = dict[str, Any]
 PLACE = "#/components/schemas/"
 
 #: What travels beside requests, their answers, and events.
-OTHERS: tuple[Any, ...] = (Auth, Connected, ConnectionRefused, Refused, CustomData)
+OTHERS: tuple[Any, ...] = (Auth, Connected, ConnectionRefused, Refused, CustomData, LogLine)
 
 _TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
 _ATTRIBUTES = "Attributes:"
@@ -99,6 +102,8 @@ def all_schemas() -> Schemas:
     for request in REQUESTS.values():
         schemas.of(request.data)
         schemas.of(request.answer)
+    for hint in (*HTTP_EVENTS.values(), *HTTP_ANSWERS.values()):
+        schemas.of(hint)
     return schemas
 
 
