@@ -310,7 +310,7 @@ class Keeper:
         if history is None:
             return None
         outbox = self._manager.outbox
-        is_sent = outbox.wait_until_stored(outbox.last_key, LONGEST_WAIT)
+        is_sent = outbox.waits.until_stored(outbox.last_key, LONGEST_WAIT)
         with self._log.suppressing(
             "cannot read the metadata of a job, so it is what this process has written; the next get tries again",
             job_id=job.job_id,

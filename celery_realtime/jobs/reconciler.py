@@ -112,7 +112,7 @@ class Reconciler:
     def unsent(self) -> list[Departure]:
         """Return the jobs that have left, and of which their processes have perhaps not sent all, the oldest first."""
         since: dict[int | None, float] = dict(self._manager.spools.unsent_since().items())
-        own = self._manager.outbox.unsent_since
+        own = self._manager.outbox.waits.unsent_since
         # Of a job that no child ran, this process reports the end. Celery has greenlets' ids in place of its pid.
         of_others = math.inf if own is None else own
         oldest, children = min([of_others, *since.values()]), self._manager.spools.pids

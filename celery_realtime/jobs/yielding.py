@@ -56,8 +56,8 @@ class Yielding:
         name = name_of(job)
         if clock - self._waited_at.get(name, -REPORT_PAUSE) < REPORT_PAUSE or is_event_loop():
             return
-        if self._manager.outbox.has_ready:
-            self._manager.outbox.wait_until_drained(REPORT_TIMEOUT)
+        if self._manager.outbox.waits.has_ready:
+            self._manager.outbox.waits.until_drained(REPORT_TIMEOUT)
             self._waited_at[name] = time.monotonic()
 
     def forget(self, job: Job) -> None:

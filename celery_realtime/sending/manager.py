@@ -327,7 +327,7 @@ class SocketIOManager(_Parts):
             Whether its statuses have been sent, as far as is known.
         """
         is_ready = self._publisher.is_made and (self._history.is_made or self._settings().history_url is None)
-        return is_ready and self.outbox.wait_until_sent((job.project_id or "", job.job_id), timeout)
+        return is_ready and self.outbox.waits.until_sent((job.project_id or "", job.job_id), timeout)
 
     def _filtered(self, event: Outgoing) -> Outgoing | None:
         """Return what ``event_filter`` leaves of an event, as it is observed; None if it is dropped."""

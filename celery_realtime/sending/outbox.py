@@ -106,7 +106,8 @@ class Outbox(Generic[T]):
             ledger=self._ledger,
         )
         self._sender.on_idle(self._idle_observers)
-        self._waits = Waits(self._sender, self._lock, self._idle)
+        #: Waits until something has left; another one when it starts over.
+        self.waits = Waits(self._sender, self._queue, self._backlog, lock=self._lock, changes=self._idle)
         self._is_sent_at_exit = False
 
     # Modules are torn down when the interpreter ends, and then a global of this one may be None.
@@ -150,17 +151,10 @@ class Outbox(Generic[T]):
         return len(self._queue) + self._queue.held + len(self._backlog)
 
     @property
-    def unsent_since(self) -> float | None:
-        """Before when all that was put has been sent, of :func:`time.monotonic`; None if nothing but progress waits."""
-        with self._lock:
-            is_sent = not (self._queue or self._sender.is_sending or self._backlog)
-            return None if is_sent else self._sender.done_until
-
-    @property
     def age(self) -> float:
         """For how many seconds something may have waited to be sent; 0 if nothing does but progress held back."""
         with self._lock:
-            if not (self._queue or self._sender.is_sending or self._backlog):
+            if self.waits.is_all_sent():
                 return 0.0
             return max(0.0, time.monotonic() - max(self._sender.done_until, self._sender.idle_until))
 
@@ -248,7 +242,7 @@ class Outbox(Generic[T]):
         if self._is_finalizing():
             return
         with self._lock:
-            observer([*self._sender.since(key), *self._queue.since(key)])
+            observer([*self._sender.in_flight.since(key), *self._queue.since(key)])
 
     # -- sending ------------------------------------------------------------------------------------------------
 
@@ -273,55 +267,7 @@ class Outbox(Generic[T]):
             self._queue.release_all()
             if self._queue:
                 self._sender.ensure()
-        return self._waits.until(lambda: not (self._queue or self._sender.is_sending or self._backlog), deadline)
-
-    def wait_until_sent(self, job: Owner, timeout: float) -> bool:
-        """Wait until no status of a job waits, whatever else does; during an outage, not at all.
-
-        Args:
-            job: The job's project and its id.
-            timeout: Longest wait in seconds.
-
-        Returns:
-            Whether its statuses have left, or there is an outage.
-        """
-        return self._waits.until(lambda: not self._is_leaving(job), time.monotonic() + timeout)
-
-    def wait_until_stored(self, key: int, timeout: float) -> bool:
-        """Wait until what came up to a key is in the history; during an outage, not at all.
-
-        Args:
-            key: The key, of :attr:`last_key`.
-            timeout: Longest wait in seconds.
-
-        Returns:
-            Whether it has been stored, or there is an outage.
-        """
-        return self._waits.until(lambda: not self._has_up_to(key), time.monotonic() + timeout)
-
-    def _has_up_to(self, key: int) -> bool:
-        if self._sender.is_failing:
-            return False
-        first = [self._queue.oldest, *(flying for flying, _ in self._sender.since(-1)[:1])]
-        return any(one is not None and one <= key for one in first)
-
-    def _is_leaving(self, job: Owner) -> bool:
-        """Return whether a status of a job waits that is going to leave soon."""
-        if self._backlog.has_status(job) and not self._backlog.is_recovering:
-            return True
-        waits = self._queue.has_status(job) or self._sender.is_sending_status(job)
-        return waits and not self._sender.is_failing
-
-    @property
-    def has_ready(self) -> bool:
-        """Whether something waits that is going to leave soon: not progress that is not due, nor during an outage."""
-        waits = bool(self._queue) or self._queue.next_due <= time.monotonic()
-        is_leaving = bool(self._backlog) and not self._backlog.is_recovering
-        return is_leaving or ((waits or self._sender.is_sending) and not self._sender.is_failing)
-
-    def wait_until_drained(self, timeout: float) -> bool:
-        """Wait ``timeout`` seconds at most until nothing is ready to leave, at its pace; returns whether nothing is."""
-        return self._waits.at_its_pace(lambda: not self.has_ready, time.monotonic() + timeout)
+        return self.waits.until(self.waits.is_all_sent, deadline)
 
     def _end(self) -> None:
         if not self.flush():

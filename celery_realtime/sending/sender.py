@@ -31,6 +31,29 @@ IDLE_TURN = 20.0
 THREAD = "celery-realtime-outbox"
 
 
+class InFlight(Generic[T]):
+    """A batch that is being sent.
+
+    Args:
+        batch: What it has.
+    """
+
+    def __init__(self, batch: Batch[T]) -> None:
+        self._batch = batch
+
+    def __bool__(self) -> bool:
+        return bool(self._batch)
+
+    def since(self, key: int) -> Batch[T]:
+        """Return what is newer than a key."""
+        newer = itertools.takewhile(lambda entry: entry[0] > key, reversed(self._batch))
+        return list(newer)[::-1]
+
+    def has_status(self, job: Owner) -> bool:
+        """Return whether a status of a job is on its way."""
+        return any(item.rank is not None and owner_of(item) == job for _, item in self._batch)
+
+
 class Sender(Generic[T]):
     """A thread that empties a queue. It starts when it is first needed, and again if it was killed.
 
@@ -51,6 +74,7 @@ class Sender(Generic[T]):
 
     Attributes:
         loop: The record of its turns.
+        in_flight: What has been taken out of the queue and is not done with.
         done_until: All that was put before that time, of :func:`time.monotonic`, is done with.
     """
 
@@ -79,7 +103,7 @@ class Sender(Generic[T]):
         self._batch_size = batch_size
         self._ledger = ledger
         self._thread: threading.Thread | None = None
-        self._in_flight: Batch[T] = []
+        self.in_flight: InFlight[T] = InFlight([])
         self.done_until = -math.inf
         #: When nothing waited to be sent, of :func:`time.monotonic`.
         self.idle_until = -math.inf
@@ -105,21 +129,12 @@ class Sender(Generic[T]):
     @property
     def is_sending(self) -> bool:
         """Whether a batch has been taken out of the queue and is not done with."""
-        return bool(self._in_flight)
+        return bool(self.in_flight)
 
     @property
     def is_failing(self) -> bool:
         """Whether the last batch could not be sent."""
         return self._pace.is_failing
-
-    def since(self, key: int) -> Batch[T]:
-        """Return what it is sending and is newer than a key."""
-        newer = itertools.takewhile(lambda entry: entry[0] > key, reversed(self._in_flight))
-        return list(newer)[::-1]
-
-    def is_sending_status(self, job: Owner) -> bool:
-        """Return whether a status of a job is on its way."""
-        return any(item.rank is not None and owner_of(item) == job for _, item in self._in_flight)
 
     # -- from other threads -------------------------------------------------------------------------------------
 
@@ -160,7 +175,7 @@ class Sender(Generic[T]):
                 "this uWSGI runs no threads outside requests, so events are late or lost; start it with enable-threads"
             )
         self._standby = Standby()
-        if not self._in_flight:
+        if not self.in_flight:
             self.idle_until = time.monotonic()  # what has come since has started this
         arguments = (self._hold, self.loop, self._idle_observers, self._standby)
         self._thread = threading.Thread(target=_send_on, args=arguments, name=THREAD, daemon=True)
@@ -220,9 +235,10 @@ class Sender(Generic[T]):
             wait, clock = self._wait_time(), time.monotonic()
             if wait <= 0:
                 self._is_resting, self._idle_at = False, None
-                self._in_flight = self._queue.take(self._pace.batch_size)
+                batch = self._queue.take(self._pace.batch_size)
+                self.in_flight = InFlight(batch)
                 self._took_all_at = None if self._queue else clock
-                return self._in_flight, None
+                return batch, None
             self._hold.kept = self if self._has_events else None
             if not (self._queue or self._backlog):
                 self.idle_until = clock
@@ -274,7 +290,7 @@ class Sender(Generic[T]):
     def _settle(self, batch: Batch[T], done: int | None, began: float) -> None:
         """Put back what was not sent; or note that an exception, for which ``done`` is None, has ended the batch."""
         with self._lock:
-            self._in_flight = []
+            self.in_flight = InFlight([])
             self._queue.settle(batch[:done])
             if done is None:
                 self._ledger.failed(len(batch))

@@ -68,7 +68,7 @@ def test_what_a_job_reports_leaves_while_it_computes(kind: str) -> None:
 
 def test_where_threads_are_threads_nothing_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     studio, waits = Studio(progress_interval=0), []
-    monkeypatch.setattr(studio.realtime.manager.outbox, "wait_until_drained", waits.append)
+    monkeypatch.setattr(studio.realtime.manager.outbox.waits, "until_drained", waits.append)
 
     @studio.app.task(bind=True)
     def report(self: Any) -> None:

@@ -120,7 +120,7 @@ def test_waiting_for_an_event_to_leave_ends_when_it_is_stored_though_a_delivery_
     outbox = make()
     hang_with(outbox, broker, custom("first"))
     outbox.put(status("queued"))
-    assert outbox.wait_until_sent(("p", "j"), 60)
+    assert outbox.waits.until_sent(("p", "j"), 60)
     assert record.kept == ["first", "queued"]
 
 
@@ -201,7 +201,7 @@ def test_whatever_fails_for_a_while_everything_leaves_once_and_in_order(rng: ran
         record.down = rng.random() < 0.2
         outbox.put(custom(name))
         if rng.random() < 0.3:
-            outbox.wait_until_sent(("p", "j"), 0.01)
+            outbox.waits.until_sent(("p", "j"), 0.01)
     record.down = False
     assert outbox.flush(60)
     assert record.kept == told

@@ -34,8 +34,8 @@ broker = Broker()
 outbox = new_outbox(broker.publish, linger=0.0)
 hang_with(outbox, broker, status("mine", "mine"))
 waits = [
-    lambda: outbox.wait_until_sent(("p", "mine"), 600),
-    lambda: outbox.wait_until_drained(600),
+    lambda: outbox.waits.until_sent(("p", "mine"), 600),
+    lambda: outbox.waits.until_drained(600),
     lambda: outbox.flush(600),
 ]
 waiting = [spawn(wait, what) for what in waits]

@@ -149,7 +149,7 @@ def test_waiting_for_a_job_ends_when_its_status_has_left_though_others_still_wai
     hang_with(outbox, broker, status("mine", "mine"))
     for number in range(10):
         outbox.put(status(str(number), "other"))
-    assert not outbox.wait_until_sent(("p", "mine"), 0.05)
+    assert not outbox.waits.until_sent(("p", "mine"), 0.05)
     published = threading.Event()
 
     def hang_again(events: list[Outgoing]) -> None:
@@ -159,9 +159,9 @@ def test_waiting_for_a_job_ends_when_its_status_has_left_though_others_still_wai
     broker.after = hang_again
     broker.go_on()
     assert published.wait(60)
-    assert outbox.wait_until_sent(("p", "mine"), 60)
+    assert outbox.waits.until_sent(("p", "mine"), 60)
     assert outbox.size > 0
-    assert not outbox.wait_until_sent(("p", "other"), 0.05)
+    assert not outbox.waits.until_sent(("p", "other"), 0.05)
 
 
 def test_waiting_ends_beside_a_thread_that_never_stops_to_emit(make: Make) -> None:
@@ -177,7 +177,7 @@ def test_waiting_ends_beside_a_thread_that_never_stops_to_emit(make: Make) -> No
     try:
         for number in range(20):
             outbox.put(status("queued", f"job {number}", rank=0))
-            assert outbox.wait_until_sent(("p", f"job {number}"), 30)
+            assert outbox.waits.until_sent(("p", f"job {number}"), 30)
     finally:
         stopped.set()
         thread.join()
@@ -185,24 +185,24 @@ def test_waiting_ends_beside_a_thread_that_never_stops_to_emit(make: Make) -> No
 
 def test_waiting_for_a_job_of_which_nothing_waits_is_over_at_once_and_starts_no_thread(make: Make) -> None:
     before = set(threading.enumerate())
-    assert make().wait_until_sent(("p", "nobody"), 60)
+    assert make().waits.until_sent(("p", "nobody"), 60)
     assert set(threading.enumerate()) <= before
 
 
 def test_waiting_gives_up_when_the_time_is_over(make: Make, broker: Broker) -> None:
     outbox = make()
     hang_with(outbox, broker, status("1"))
-    assert not outbox.wait_until_sent(("p", "j"), 0.05)
+    assert not outbox.waits.until_sent(("p", "j"), 0.05)
 
 
 def test_nothing_is_waited_for_during_an_outage(make: Make, broker: Broker) -> None:
     broker.down = True
     outbox = make(pauses=(600.0, 600.0))
     outbox.put(status("1"))
-    assert outbox.wait_until_sent(("p", "j"), 60)
+    assert outbox.waits.until_sent(("p", "j"), 60)
     assert broker.taken == []
     outbox.put(status("2", "k"))
-    assert outbox.wait_until_sent(("p", "k"), 600)
+    assert outbox.waits.until_sent(("p", "k"), 600)
 
 
 def test_custom_events_and_progress_of_a_job_are_not_waited_for(make: Make, broker: Broker) -> None:
@@ -210,7 +210,7 @@ def test_custom_events_and_progress_of_a_job_are_not_waited_for(make: Make, brok
     hang_with(outbox, broker, custom("first"))
     outbox.put(custom("second"))
     outbox.put(progress("50"))
-    assert outbox.wait_until_sent(("p", "j"), 60)
+    assert outbox.waits.until_sent(("p", "j"), 60)
 
 
 # -- any sequence at all ----------------------------------------------------------------------------------------

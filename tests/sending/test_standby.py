@@ -71,7 +71,7 @@ def test_a_publication_that_waits_for_its_own_event_gets_it(broker: Broker) -> N
     outbox = new_outbox(broker.publish)
     with publication():
         outbox.put(status("queued"))
-        assert outbox.wait_until_sent(("p", "j"), FOR_EVER)
+        assert outbox.waits.until_sent(("p", "j"), FOR_EVER)
     assert broker.taken == ["queued"]
 
 
