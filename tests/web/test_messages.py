@@ -25,8 +25,6 @@ from tests.web_servers import Web
 #: Names of socket.io-client's own, which no server sends.
 OF_SOCKETIO = {"connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"}
 
-#: Names of server-sent events, which no socket hears.
-
 STATUS: dict[str, Any] = {
     "event": "status_change",
     "job_id": "j",
