@@ -207,24 +207,28 @@ class Streams:
 
     def _let_go(self, surplus: Iterable[tuple[str, bytes]]) -> None:
         """Forget streams of projects that have too many; if that fails, the next part of any of them tries again."""
-        heads, commands = [], []
-        for project_id, member in surplus:
-            job_id, name = stream_in(member)
-            streams, _, value, recent = self._keys.stream(project_id, job_id, name)
-            heads.append(command("HGET", streams, name))
-            commands += [command("HDEL", streams, name), command("DEL", value), command("ZREM", recent, member)]
-        if not commands:
+        all_forgotten = [self._forgetting(*one) for one in surplus]
+        if not all_forgotten:
             return
+        heads = [head for head, _ in all_forgotten]
+        commands = [one for _, commands in all_forgotten for one in commands]
         still_open = sum(
             isinstance(head, bytes) and OPEN in head.decode().split() for head in self._runner.run_all(heads)
         )
         self._runner.run_all(commands)
         if still_open:
             self._log.warning(
-                "%d streams that were open are let go, so whoever comes late sees them from where they go on; a "
-                "project keeps realtime_streams_per_project=%d streams, a job realtime_streams_per_job=%d",
+                "streams that are open are let go, %d of them, so whoever comes late sees them from where they go on; "
+                "write fewer, or raise realtime_streams_per_project (%d) or realtime_streams_per_job (%d)",
                 *(still_open, self._limits.most, self._limits.most_of_job),
             )
+
+    def _forgetting(self, project_id: str, member: bytes) -> tuple[Command, list[Command]]:
+        """Return what reads the state of a stream, and what forgets it."""
+        job_id, name = stream_in(member)
+        streams, _, value, recent = self._keys.stream(project_id, job_id, name)
+        forget = [command("HDEL", streams, name), command("DEL", value), command("ZREM", recent, member)]
+        return command("HGET", streams, name), forget
 
     # -- reading ------------------------------------------------------------------------------------------------
 

@@ -130,7 +130,11 @@ class Arrival:
             kind, settings = pickle.loads(self._pickled)  # noqa: S301 - it came with the app, which is pickled too
             realtime: Moving = kind(**settings)
         except Exception as error:  # noqa: BLE001 - modules of the application are imported
-            logger.error("no Realtime can be made in this child of the pool: %s", describe(error))
+            logger.error(
+                "cannot make a Realtime in this child of the pool, so it reports nothing; see that what the Realtime "
+                "is given can be imported there: %s",
+                describe(error),
+            )
             return None
         return realtime
 
@@ -140,7 +144,9 @@ def _value_at(module: str, name: str) -> Any:
         return getattr(importlib.import_module(module), name, None)
     except Exception as error:  # noqa: BLE001 - a module of the application is imported
         logger.warning(
-            "module %s, which has the Realtime, cannot be imported in this child: %s", module, describe(error)
+            "cannot import module %s in this child of the pool, so the Realtime is looked for elsewhere; see what the "
+            "import needs: %s",
+            *(module, describe(error)),
         )
         return None
 

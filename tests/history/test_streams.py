@@ -357,7 +357,7 @@ def test_streams_of_earlier_attempts_make_room(redis_url: str, client: Any, capl
         assert told(streams.append([writer.part("y")])) == [(0, "y", "open")]
     assert streams.names("p", "job") == [f"second {number}" for number in range(3)]
     assert len(client.keys("*stream:job:*")) == client.zcard(KEYS.stream("p", "job", "")[-1]) == 3
-    assert "1 streams that were open are let go" in caplog.text
+    assert "are let go, 1 of them" in caplog.text
     streams.append([Writer(stream="second 3", generation=9, **retry).part("y")])
     assert "realtime_streams_per_job allows, 3" in caplog.text
 
@@ -372,5 +372,5 @@ def test_a_stream_that_a_project_lets_go_while_it_is_open_is_told_of(
     assert "are let go" not in caplog.text
     for number in range(3):
         streams.append([Writer(job_id=f"k{number}").part("x", "open")])
-    assert "1 streams that were open are let go" in caplog.text
-    assert "realtime_streams_per_project=2" in caplog.text
+    assert "are let go, 1 of them" in caplog.text
+    assert "realtime_streams_per_project (2)" in caplog.text
