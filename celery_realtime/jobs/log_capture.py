@@ -13,7 +13,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_realtime import events
 from celery_realtime.bounded import BoundedDict
-from celery_realtime.encoding import encode, encode_strict
+from celery_realtime.encoding import encode, encode_strict, text_of
 from celery_realtime.events import Job
 from celery_realtime.forks import after_fork
 from celery_realtime.jobs.log_lines import Line, LineGate, PrintedLines, message_of, within
@@ -108,12 +108,11 @@ class JobLog:
 
     def take(self, record: logging.LogRecord) -> None:
         """Add a record, if it is of this job, and its level is high enough."""
-        level = record.levelno
-        if level < self._rules.level or self._has_ended or _is_silent(record.name) or not self._admits():
+        level, name = record.levelno, text_of(record.name)
+        if level < self._rules.level or self._has_ended or _is_silent(name) or not self._admits():
             return
         text = message_of(record, with_traceback=self._settings.include_traceback)
-        line = within(text, self._settings.log_message_size)
-        self._say(events.at(int(record.created * 1000)), level, record.name, line)
+        self._say(_time_of(record), level, name, within(text, self._settings.log_message_size))
 
     def take_print(self, output: str, text: str) -> None:
         """Add the lines that are finished by a piece that was printed."""
@@ -218,10 +217,18 @@ class JobLog:
         return None if self._has_ended else self._stream
 
 
+def _time_of(record: logging.LogRecord) -> str:
+    """Return when a record was made; now if it does not say, as one of ``logging.makeLogRecord`` need not."""
+    try:
+        return events.at(int(record.created * 1000))
+    except (TypeError, ValueError, OverflowError, OSError):
+        return events.now()
+
+
 def _item(when: str, level: int, name: str, line: Line) -> dict[str, Any]:
     # By the number: formatters put colours into the name that a record has.
     level_name = _LEVELS.get(level) or str(logging.getLevelName(level))[:MAX_NAME]
-    item = {"time": when, "level": level_name, "logger": str(name)[:MAX_NAME], "message": line.text}
+    item = {"time": when, "level": level_name, "logger": name[:MAX_NAME], "message": line.text}
     return {**item, "truncated": line.cut} if line.cut else item
 
 

@@ -223,6 +223,19 @@ def test_what_cannot_be_filled_in_neither_raises_nor_is_lost() -> None:
     assert second == "surrogate � \x00"
 
 
+def test_a_record_that_was_made_elsewhere_need_not_be_whole() -> None:
+    def work() -> None:
+        for given in ({"name": "far"}, {"name": None}, {"name": 7, "created": "yesterday"}, {"created": 1e300}):
+            logger.handle(logging.makeLogRecord({"msg": "handed over", "levelno": logging.INFO, **given}))
+
+    studio = Studio(capture_logs="INFO")
+    assert run(studio, work).state == "SUCCESS"
+    assert [(item["logger"], item["message"]) for item in items(studio)] == [
+        (name, "handed over") for name in ("far", "None", "7", "None")
+    ]
+    assert all(TIME.fullmatch(item["time"]) for item in items(studio))
+
+
 def test_a_level_and_a_logger_of_ones_own_have_their_names() -> None:
     logging.addLevelName(25, "NOTICE")
 
