@@ -184,7 +184,7 @@ class _Parts:
         """Return, pickled, the class and the settings of this, for a process that has none; None if they cannot be."""
         try:
             return pickle.dumps((type(self), self._configuration.keywords))
-        except (pickle.PicklingError, TypeError, AttributeError):  # a function in none of the modules, an SSLContext
+        except Exception:  # noqa: BLE001 - how they are pickled is up to objects of the application, and so is whether
             return None
 
     def join_worker(self, app: Celery, incarnation: str, spool: Spool | None) -> None:

@@ -116,6 +116,23 @@ def test_one_that_a_function_attaches_which_only_the_main_process_calls_goes_on(
     assert again.progress_tracker(None).progress == 0
 
 
+class Shared:
+    """A filter that refuses to be pickled in a way of its own, as what ``multiprocessing`` shares does."""
+
+    def __call__(self, _event: str, _project: str, payload: Any) -> Any:
+        return payload
+
+    def __reduce__(self) -> Any:
+        raise RuntimeError("should only be shared between processes through inheritance")
+
+
+def test_a_setting_that_cannot_be_sent_does_not_keep_a_child_from_starting(module: ModuleType) -> None:
+    module.app = new_app("shared", broker="redis://localhost:1/0")  # type: ignore[attr-defined]
+    module.realtime = realtime = Realtime(module.app, event_filter=Shared())  # type: ignore[attr-defined]
+    copy = arrive(module.app)
+    assert copy.realtime is realtime
+
+
 def test_one_that_cannot_be_sent_is_asked_for(caplog: pytest.LogCaptureFixture) -> None:
     pickled = a_pickled_app(event_filter=lambda *given: given[-1])
     gc.collect()
