@@ -41,7 +41,8 @@ def _gunicorn_worker(frame: FrameType | None) -> Any:
     """Return gunicorn's worker in whose code a frame is; None if that is not gunicorn's."""
     while frame is not None:
         holder: Any = frame.f_locals.get("self")
-        for worker in (holder, getattr(holder, "worker", None)):
+        is_gunicorns = type(holder).__module__.startswith("gunicorn.")  # who knows what others do when they are asked
+        for worker in (holder, getattr(holder, "worker", None)) if is_gunicorns else ():
             if type(worker).__module__.startswith("gunicorn.workers.") and hasattr(worker, "alive"):
                 return worker
         frame = frame.f_back
