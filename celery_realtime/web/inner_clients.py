@@ -38,6 +38,7 @@ ANSWER_TIMEOUT = 60.0
 AT_ONCE = 0.01
 
 GONE = "the connection was ended before it was answered; connect again"
+NOT_BEGUN = "no connection can be begun now; try again later"
 
 _NOTHING = object()
 
@@ -93,7 +94,9 @@ class InnerClient:
         engine = self._server.eio
         engine.sockets[self._eio_sid] = self._connection
         self._stack.enter_context(self._sockets.serving(self._eio_sid, self._connection, self._environ))
-        yield functools.partial(engine._trigger_event, "connect", self._eio_sid, self._environ, run_async=False)
+        begin = functools.partial(engine._trigger_event, "connect", self._eio_sid, self._environ, run_async=False)
+        if (yield begin) is False:  # nothing that it says would be answered
+            raise SubscribeError(NOT_BEGUN, "unavailable")
         yield from self._say(CONNECT, {"token": token} if token is not None else None)
         deadline, is_in = time.monotonic() + ANSWER_TIMEOUT, False
         while not is_in or self._connection.queue.qsize():  # a refusal may come behind a welcome: `always_connect`

@@ -10,6 +10,7 @@ import pytest
 
 from celery_realtime import AsyncSocketIOEventHandlers, SocketIOEventHandlers, events
 from celery_realtime.events import Job
+from celery_realtime.web.inner_clients import NOT_BEGUN
 from tests.event_reader import EventReader, Reply, ask, path_with
 from tests.waiting import wait_for
 from tests.web_rules import FORBIDDEN
@@ -382,6 +383,20 @@ def test_each_audience_sees_what_it_may(make_web: Callable[..., Web], listen: Ca
     for said in (member.events, *(reader.events for reader in later), answers):
         assert "a secret" not in json.dumps(said)
     assert get(web, "/jobs/one").content["result"] == "a secret"
+
+
+def test_a_connection_that_cannot_be_begun_is_refused_at_once(make_web: Callable[..., Web]) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    web = make_web().attach().start()
+    theirs, web.server.eio.handlers["connect"] = web.server.eio.handlers["connect"], fail
+    answer = get(web, "/events", project="alpha")
+    assert (answer.status, answer.code) == (503, "unavailable")
+    assert answer.content["error"]["message"] == NOT_BEGUN
+    web.server.eio.handlers["connect"] = theirs
+    assert get(web, "/jobs", project="alpha").status == 200
+    wait_for(lambda: not web.server.eio.sockets and web.handlers.http.slots.used == 0)
 
 
 # -- limits -------------------------------------------------------------------------------------------------------
