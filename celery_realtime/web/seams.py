@@ -388,7 +388,7 @@ class WsgiGuard:
         def call(environ: dict[str, Any], start_response: Any) -> Any:
             with self.answering(environ, start_response) as start:
                 if start is None:
-                    return _refuse_wsgi(environ, start_response)
+                    return _refuse_wsgi(start_response)
                 with errors:
                     return theirs(environ, start)
                 return start.fail()
@@ -399,7 +399,7 @@ class WsgiGuard:
     def answering(
         self, environ: dict[str, Any], start_response: Any, *, is_of_engine: bool = True
     ) -> Iterator[Start | None]:
-        """Answer a request in the block, by what is yielded; None where it is to be refused.
+        """Answer a request in the block, by what is yielded; None where it is to be refused: its body is not read.
 
         Args:
             environ: The request.
@@ -413,6 +413,7 @@ class WsgiGuard:
         request = Request.of_wsgi(environ) if is_of_engine else Request.of_wsgi(environ)._replace(sid=None)
         budget = self._begin(request)
         if budget is None:
+            end_input(environ, start_response, _socket_of(environ))
             yield None
             return
         environ[BUDGET_KEY] = budget
@@ -539,9 +540,8 @@ class Start:
         return []
 
 
-def _refuse_wsgi(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-    """Refuse a request: nothing of its body is read, and its connection is closed."""
-    end_input(environ, start_response, _socket_of(environ))
+def _refuse_wsgi(start_response: Any) -> list[bytes]:
+    """Refuse a request, whose connection is closed."""
     start_response(REFUSED, [("Content-Type", "text/plain"), ("Connection", "close")])
     return [b"too many requests"]
 

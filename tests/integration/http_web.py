@@ -22,7 +22,10 @@ from typing import Any
 
 import socketio
 
-from tests.integration.jobs import realtime
+from tests.integration.jobs import celery, realtime
+
+if "HTTP_STREAMS" in os.environ:  # few, and threads notice soon that a client has gone
+    celery.conf.update(realtime_http_streams=int(os.environ["HTTP_STREAMS"]), realtime_http_keep_alive=0.5)
 
 
 def make() -> Any:

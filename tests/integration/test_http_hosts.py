@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -39,9 +41,9 @@ def listen() -> Iterator[Callable[..., EventReader]]:
 
 
 @pytest.fixture
-def start(launcher: Launcher, redis_broker: Broker) -> Iterator[Callable[[str], Host]]:
+def start(launcher: Launcher, redis_broker: Broker) -> Iterator[Callable[..., Host]]:
     with producing(redis_broker):
-        yield lambda name: launcher.start(Host(name, launcher.folder, redis_broker.env))
+        yield lambda name, **env: launcher.start(Host(name, launcher.folder, {**redis_broker.env, **env}))
 
 
 @pytest.fixture(autouse=True)
@@ -112,6 +114,29 @@ def test_who_does_not_read_holds_up_nobody(
     slow.wait_for_end()
 
 
+@ON_HOSTS
+def test_who_hangs_up_makes_room_for_others(
+    start: Callable[..., Host], listen: Callable[..., EventReader], name: str
+) -> None:
+    host, project = start(name, HTTP_STREAMS="2"), new_project()
+
+    def admitted() -> EventReader | None:
+        reader = listen(host, project)
+        if reader.status == 200:
+            return reader
+        assert reader.status == 503
+        reader.close()
+        return None
+
+    for _ in range(3):
+        held = [wait_for(admitted) for _ in range(2)]
+        for reader in held:
+            reader.wait_for_event("agent_snapshot")
+        assert admitted() is None
+        for reader in held:
+            reader.close()
+
+
 @ON_ONE
 def test_refusals_and_json_are_the_same(start: Callable[[str], Host], name: str) -> None:
     host, project = start(name), new_project()
@@ -123,6 +148,17 @@ def test_refusals_and_json_are_the_same(start: Callable[[str], Host], name: str)
     answer = ask(host.url + path_with(path, project=project, token=token))
     assert (answer.status, answer.content["offset"]) == (200, 1)
     assert token not in host.log
+
+
+@pytest.mark.parametrize("name", long_unless(["gevent"], HOSTS))  # which would read it before it answers
+def test_the_body_of_a_request_that_is_refused_is_not_waited_for(start: Callable[[str], Host], name: str) -> None:
+    place = urlsplit(start(name).url)
+    with socket.create_connection((place.hostname, place.port), timeout=60) as connection:
+        head = f"POST /celery-realtime/jobs HTTP/1.1\r\nHost: {place.netloc}\r\nContent-Length: 500000000\r\n\r\n"
+        connection.sendall(head.encode())
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))  # up to the end of the connection
+    assert answer.split(b" ", 2)[1] == b"429"
+    assert b"too_many_requests" in answer
 
 
 @pytest.mark.long  # test_streams_end_with_their_server_and_go_on_with_the_next has eleven
