@@ -8,6 +8,7 @@ import logging
 import math
 import random
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,10 @@ LONGEST_LAG = 5.0
 
 _random = random.Random()
 
-TOO_MANY = SubscribeError("too many requests of this kind wait; wait for answers", "too_many_requests")
+#: To whom the gate does not let in; what is still to come of the request is not waited for.
+TOO_MANY = of_refusal(
+    SubscribeError("too many requests of this kind wait; wait for answers", "too_many_requests")
+).with_headers([("Connection", "close")])
 
 
 class Slots:
@@ -109,6 +113,8 @@ class PlainHttp:
         self._log = RateLimitedLogger(logger)
         self._farewells = Farewells()
         self._requests_of: BoundedDict[str, Bucket] = BoundedDict(MOST_USERS)
+        #: What ends the streams that whoever had them has dropped, without ending them.
+        self._dropped: deque[contextlib.ExitStack] = deque()
 
     def _most_streams(self) -> int:
         if self.settings.http_streams is not None:
@@ -156,12 +162,13 @@ class PlainHttp:
 
     def wsgi(self, environ: dict[str, Any], start_response: Any, route: Route) -> Iterable[bytes]:
         """Answer a request of WSGI."""
+        self._end_dropped()
         with contextlib.ExitStack() as stack:
             guarding = self._gate.guard.answering(environ, start_response, is_of_engine=False)
             start = stack.enter_context(guarding)
             exchange = Exchange(self, environ, route)
             if start is None:
-                answer, start = of_refusal(TOO_MANY), start_response
+                answer, start = TOO_MANY, start_response
             else:
                 stack.callback(lambda: decisions.call(exchange.close()))
                 answer = decisions.call(exchange.answer())
@@ -169,13 +176,20 @@ class PlainHttp:
             if answer.body is not None:
                 return [answer.body]
             send_at_once(environ)
-            return _Chunks(exchange, stack.pop_all(), of_wsgi())
+            return _Chunks(exchange, stack.pop_all(), of_wsgi(), self._dropped.append)
+
+    def _end_dropped(self) -> None:
+        with contextlib.suppress(IndexError):  # another thread has taken the last one
+            while self._dropped:
+                stack = self._dropped.popleft()
+                with self._log.suppressing("a stream that was dropped cannot be ended, so its place may be lost"):
+                    stack.close()
 
     async def asgi(self, scope: dict[str, Any], receive: Any, send: Any, route: Route) -> None:
         """Answer a request of ASGI."""
         async with self._gate.guard.answering(scope, send, is_of_engine=False) as may_go_on:
             if not may_go_on:
-                await send_answer(send, of_refusal(TOO_MANY))
+                await send_answer(send, TOO_MANY)
                 return
             environ = await environ_of_asgi(self._server, scope, receive, send)
             if not environ:  # the client has gone
@@ -360,12 +374,25 @@ class _Chunks:
         exchange: Whose.
         stack: Ends it.
         is_ending: Tells whether the server is about to end.
+        drop: Given the stack if nobody calls :meth:`close`, as a middleware that fails, or a hook of Flask's does not.
     """
 
-    def __init__(self, exchange: Exchange, stack: contextlib.ExitStack, is_ending: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        stack: contextlib.ExitStack,
+        is_ending: Callable[[], bool],
+        drop: Callable[[contextlib.ExitStack], object],
+    ) -> None:
         self._exchange = exchange
         self._stack = stack
         self._is_ending = is_ending
+        self._drop: Callable[[contextlib.ExitStack], object] | None = drop
+
+    def __del__(self) -> None:
+        """Have it ended later: whoever lets go of it last may hold any lock."""
+        if self._drop is not None:
+            self._drop(self._stack)
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -381,6 +408,7 @@ class _Chunks:
 
     def close(self) -> None:
         """End the stream; the server calls it, whatever has become of the client."""
+        self._drop = None
         self._stack.close()
 
 

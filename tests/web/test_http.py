@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from werkzeug.test import create_environ
 
 from celery_realtime import AsyncSocketIOEventHandlers, SocketIOEventHandlers, events
 from celery_realtime.events import Job
@@ -159,7 +160,7 @@ def test_a_stream_begins_with_the_jobs_and_goes_on_with_events(web: Web, listen:
     assert snapshot == {name: value for name, value in told.items() if name not in ("ok", "events")}
     assert reader.last_id == f"{told['epoch']}:1"
 
-    socket = web.subscriber("alpha")
+    client = web.subscriber("alpha")
     report(web, state="SUCCESS")
     web.emit("alpha", 1)
     web.realtime.manager.emit_to_project("alpha", "plain", "a text")
@@ -167,9 +168,9 @@ def test_a_stream_begins_with_the_jobs_and_goes_on_with_events(web: Web, listen:
 
     assert [sent.event for sent in reader.events] == ["agent_snapshot", "agent_status", "step", "plain"]
     assert [sent.id.rpartition(":")[2] for sent in reader.events] == ["1", "2", "3", "4"]
-    socket.wait_for_event("plain")
+    client.wait_for_event("plain")
     for name in ("agent_status", "step", "plain"):
-        assert reader.of(name) == socket.of(name)
+        assert reader.of(name) == client.of(name)
     assert len(reader.retries) == 1
 
 
@@ -417,13 +418,23 @@ def test_a_server_has_so_many_streams(make_web: Callable[..., Web], listen: Call
     listen(web).wait_for_event("agent_snapshot")
 
 
+@pytest.mark.parametrize("kind", ["sync"], indirect=True)  # event loops have no part of an answer to drop
+def test_a_stream_that_is_dropped_without_a_word_gives_its_place_back(web: Web) -> None:
+    headers = {"Authorization": f"Bearer {web.token()}"}
+    environ = create_environ(f"{PREFIX}/events?project=alpha", headers=headers)
+    web.realtime.http_app(server=web.socketio)(environ, lambda *_: None)  # as where a hook of Flask's raises
+    assert web.handlers.http.slots.used == 1
+    assert get(web, "/jobs", project="alpha").status == 200
+    wait_for(lambda: web.handlers.http.slots.used == 0 and web.handlers.clients() == {} and not web.server.eio.sockets)
+
+
 def test_a_user_has_so_many_connections(make_web: Callable[..., Web], listen: Callable[..., EventReader]) -> None:
     web = make_web(max_connections=2).attach().start()
-    socket, stream = web.connect(), listen(web)
+    client, stream = web.connect(), listen(web)
     stream.wait_for_event("agent_snapshot")
     refused = get(web, "/events", project="alpha")
     assert (refused.status, refused.code) == (429, "too_many_requests")
-    socket.close()
+    client.close()
     wait_for(lambda: len(web.handlers.clients()) == 1)
     listen(web).wait_for_event("agent_snapshot")
 
