@@ -33,10 +33,17 @@ function textOf(answer) {
 // The socket itself as soon as there is one; until then it keeps what it is told.
 function whenLoaded(loading, make) {
   const calls = [], settings = {};
-  let socket = null;
+  let socket = null, failure = null;
   const early = { connected: false, disconnected: true, active: false, id: undefined };
-  for (const name of METHODS) early[name] = (...args) => { calls.push([name, args]); return proxy; };
   const own = (value) => (value === socket ? proxy : value);
+  const fail = ([name, [event, handler]]) => { if (/^on(ce)?$/.test(name) && event === "connect_error") handler(failure); };
+  // One that was kept, or put around, before the socket was there is the socket's own from then on.
+  for (const name of METHODS) early[name] = (...args) => {
+    if (socket) return own(Object.getPrototypeOf(socket)[name].apply(socket, args));
+    if (failure) queueMicrotask(() => fail([name, args]));
+    calls.push([name, args]);
+    return proxy;
+  };
   const proxy = new Proxy(early, {
     get(_, name) {
       const value = (socket ?? { ...early, ...settings })[name];
@@ -48,9 +55,9 @@ function whenLoaded(loading, make) {
     socket = make(io, settings);
     for (const [name, args] of calls) socket[name](...args);
   }, (cause) => {
-    const error = Object.assign(new Error(NEEDED, { cause }), { data: { code: "unavailable", message: NEEDED } });
-    for (const [name, [event, handler]] of calls) if (/^on(ce)?$/.test(name) && event === "connect_error") handler(error);
-    throw error;
+    failure = Object.assign(new Error(NEEDED, { cause }), { data: { code: "unavailable", message: NEEDED } });
+    calls.forEach(fail);
+    throw failure;
   });
   return proxy;
 }

@@ -1,7 +1,7 @@
 import type { Socket } from "socket.io-client";
 
 /**
- * Keep a socket connected while its tokens expire and are renewed.
+ * Keep a socket connected while its tokens expire and are renewed. One that the page disconnects stays so.
  *
  * @param socket - A socket; create it with `autoConnect: false`, and call `socket.connect()` afterwards.
  * @param fetchToken - Returns a new token, or a promise of one. Called at each connection, and before a token expires.

@@ -6,19 +6,22 @@ export function keepToken(socket, fetchToken, { retry = 5000, longestRetry = 600
   let failures = 0;
   let connectedAt = Infinity;
 
+  // A token that comes when its connection has gone is of no use to the next one, which asks for another.
   socket.auth = async (send) => {
+    const engine = socket.io?.engine;
     const token = await Promise.resolve().then(fetchToken).catch(() => null);
-    send({ token });
+    if (socket.io?.engine === engine) send({ token });
   };
 
   async function refresh() {
     const { id } = socket;
+    const isSame = () => socket.connected && socket.id === id;
     try {
       const token = await fetchToken();
       failures = 0;
-      if (socket.connected && socket.id === id) socket.emit("refresh_token", { token }, () => {});
+      if (isSame()) socket.emit("refresh_token", { token }, () => {});
     } catch {
-      again(refresh);
+      if (isSame()) again(refresh); // the next connection asks by itself
     }
   }
 
@@ -42,8 +45,16 @@ export function keepToken(socket, fetchToken, { retry = 5000, longestRetry = 600
   };
   for (const name in handlers) socket.on(name, handlers[name]);
 
+  // What the page closes stays closed. A socket that waits for its next attempt tells nobody that it was closed.
+  const { disconnect } = socket;
+  const closed = (socket.disconnect = (...args) => {
+    clearTimeout(timer);
+    return disconnect.apply(socket, args);
+  });
+
   return () => {
     clearTimeout(timer);
+    if (socket.disconnect === closed) socket.disconnect = disconnect;
     for (const name in handlers) socket.off(name, handlers[name]);
   };
 }

@@ -14,5 +14,8 @@ test("without socket.io-client, the error names it, and subscriptions show it", 
   for (const listener of listeners) process.on("unhandledRejection", listener);
   assert.match(message, /npm install socket\.io-client.*import map.*pass \{ io \}/);
   assert.deepEqual([project.state, project.error], ["stale", { code: "unavailable", message }]);
-  project.close();
+  const late = subscribeProject(socket, "q");
+  await Promise.resolve();
+  assert.deepEqual([late.state, late.error?.code], ["stale", "unavailable"]);
+  for (const one of [project, late]) one.close();
 });

@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
 import { mock, test } from "node:test";
 
+import { io } from "socket.io-client";
+
 import { keepToken } from "../../celery_realtime/static/celery-realtime-token.js";
 import { FakeSocket } from "./fake.mjs";
 
@@ -106,3 +108,82 @@ test("a connection that is lost otherwise is left to socket.io-client", () => wi
   assert.equal(socket.connected, false);
   stop();
 }));
+
+// As one of socket.io-client: where there is no connection, closing it tells nobody.
+class WaitingSocket extends FakeSocket {
+  attempts = 0;
+
+  connect() {
+    this.attempts++;
+    super.connect();
+  }
+
+  disconnect() {
+    if (this.connected) super.disconnect("io client disconnect");
+  }
+
+  end() { super.disconnect("io server disconnect"); }
+}
+
+test("a socket that waits for its next attempt stays closed when the page closes it, until the page connects it", () =>
+  withTimers(async () => {
+    const socket = new WaitingSocket();
+    const stop = keepToken(socket, () => "token");
+    socket.connect();
+    socket.end();
+    socket.disconnect();
+    await pass(HOUR / 10);
+    assert.deepEqual([socket.attempts, socket.connected], [1, false]);
+    socket.connect();
+    socket.end();
+    await pass(HOUR / 10);
+    assert.deepEqual([socket.attempts, socket.connected], [3, true]);
+    stop();
+    assert.equal(socket.disconnect, WaitingSocket.prototype.disconnect);
+  }));
+
+test("so does one of socket.io-client, by either of its names", () => withTimers(async () => {
+  for (const close of ["disconnect", "close"]) {
+    const socket = io("http://127.0.0.1:1", { autoConnect: false });
+    const stop = keepToken(socket, () => "token");
+    let attempts = 0;
+    socket.connect = () => { attempts++; };
+    socket.emitReserved("connect_error", refusal());
+    await pass(60000);
+    assert.equal(attempts, 1);
+    socket.emitReserved("connect_error", refusal());
+    assert.equal(socket[close](), socket);
+    await pass(HOUR / 10);
+    assert.equal(attempts, 1);
+    stop();
+  }
+}));
+
+test("a page that is closed asks for no token in place of one that could not be had", () => withTimers(async () => {
+  const socket = new WaitingSocket();
+  let asked = 0;
+  let fail;
+  const stop = keepToken(socket, () => { asked++; return new Promise((_, reject) => { fail = reject; }); });
+  socket.connect();
+  socket.tell("token_expiring");
+  socket.disconnect();
+  fail(new Error("logged out"));
+  await pass(HOUR / 10);
+  assert.equal(asked, 1);
+  stop();
+}));
+
+test("a token that comes after its connection has gone is not shown on the next one", async () => {
+  const answers = [], shown = [];
+  const socket = Object.assign(new FakeSocket(), { io: { engine: "first" } });
+  const stop = keepToken(socket, () => new Promise((resolve) => answers.push(resolve)));
+  const first = socket.auth((auth) => shown.push(auth));
+  await Promise.resolve();
+  socket.io.engine = "second";
+  const second = socket.auth((auth) => shown.push(auth));
+  await Promise.resolve();
+  answers.forEach((answer, number) => answer(`token ${number}`));
+  await Promise.all([first, second]);
+  assert.deepEqual(shown, [{ token: "token 1" }]);
+  stop();
+});

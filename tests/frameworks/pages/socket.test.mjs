@@ -61,3 +61,16 @@ test("the page's own io is taken, else the package is loaded, and what was said 
   assert.equal(socket.volatile, socket);
   socket.disconnect();
 });
+
+test("what is put around a method before the package is loaded is around the socket's own afterwards", async () => {
+  const socket = createSocket("http://127.0.0.1:1", { token: "t", autoConnect: false });
+  const { disconnect } = socket;
+  let closed = 0;
+  socket.disconnect = (...args) => { closed++; return disconnect(...args); };
+  const deadline = Date.now() + 60000;
+  while (!socket.io && Date.now() < deadline) await new Promise((resolve) => setTimeout(resolve, 10));
+  socket.connect();
+  assert.equal(socket.active, true);
+  assert.equal(socket.close(), socket);
+  assert.deepEqual([closed, socket.active], [1, false]);
+});
