@@ -7,7 +7,7 @@ const TICK = 1000;
 export function watchConnection(socket, { restAfter = null, probeTimeout = 5000, hiddenFor = 5000 } = {}) {
   const page = globalThis.document;
   let heardAt = 0, hiddenAt = null, isResting = false, isProbing = false, tickedAt = Date.now();
-  let engine, probe, rest;
+  let engine, probe, rest, disconnect;
 
   const heard = () => { heardAt = Date.now(); };
   const listen = () => {
@@ -40,7 +40,7 @@ export function watchConnection(socket, { restAfter = null, probeTimeout = 5000,
 
   function wake() {
     if (isResting) {
-      isResting = false;
+      rise();
       socket.connect();
     } else if (socket.connected) check();
     else connectNow();
@@ -58,10 +58,24 @@ export function watchConnection(socket, { restAfter = null, probeTimeout = 5000,
     if (isResting || wasHiddenFor >= hiddenFor) wake();
   }
 
+  // A socket without a connection tells nobody that the page closes it, or connects it, in the meantime.
   function sleep() {
     if (!socket.active) return;
-    isResting = true;
     socket.disconnect();
+    isResting = true;
+    disconnect = socket.disconnect;
+    socket.disconnect = (...args) => {
+      rise();
+      return disconnect.apply(socket, args);
+    };
+    socket.on("connect", rise);
+  }
+
+  function rise() {
+    if (!isResting) return;
+    isResting = false;
+    socket.disconnect = disconnect;
+    socket.off("connect", rise);
   }
 
   // Browsers slow down the timers of hidden pages by themselves.

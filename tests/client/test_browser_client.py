@@ -26,6 +26,10 @@ def test_a_socket_without_its_library_says_what_is_missing() -> None:
     run_node("--test", str(CLIENT / "socket.test.mjs"))
 
 
+def test_a_socket_that_rests_while_its_page_is_hidden_does_what_the_page_wants() -> None:
+    run_node("--test", str(CLIENT / "connection.test.mjs"))
+
+
 def test_a_server_that_asks_is_told_how_late_events_come() -> None:
     run_node("--test", str(CLIENT / "lag.test.mjs"))
 
