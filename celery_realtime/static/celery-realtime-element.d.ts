@@ -37,8 +37,6 @@ export interface ViewAttributes extends ConnectionAttributes {
   theme?: "light" | "dark" | "auto" | null;
   /** Offer to stop jobs that have not ended. */
   cancellable?: boolean;
-  /** Offer to run jobs again that have ended. */
-  rerunnable?: boolean;
   /** Names of the streams to show, separated by spaces; all by default. */
   streams?: string | null;
 }
@@ -79,12 +77,10 @@ export interface CeleryEvents {
   "celery-state": CustomEvent<{ readonly state: SubscriptionState | "paused" | "closed"; readonly error: RealtimeError | Error | null }>;
   /** The user wants to stop a job: prevent it to ask first. */
   "celery-cancel": CustomEvent<{ readonly job: Job }>;
-  /** The user wants to run a job again: prevent it to ask first. */
-  "celery-rerun": CustomEvent<{ readonly job: Job }>;
-  /** What the server has answered to one of these. */
+  /** What the server has answered to that. */
   "celery-answer": CustomEvent<{
-    readonly job: Job; readonly order: "cancel" | "rerun";
-    readonly answer: { readonly ok: boolean; readonly cancel?: "requested" | "too_late"; readonly how?: string; readonly job_id?: string; readonly error?: RealtimeError };
+    readonly job: Job; readonly order: "cancel";
+    readonly answer: { readonly ok: boolean; readonly cancel?: "requested" | "too_late"; readonly how?: string; readonly error?: RealtimeError };
   }>;
   /** An element without a socket asks for one: assign `detail.socket`, or null for one that is still to come. */
   "celery-socket": CustomEvent<{ socket: SocketLike | null | undefined }>;

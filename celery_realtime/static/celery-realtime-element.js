@@ -7,8 +7,8 @@ import { texts, wordsFor } from "./celery-realtime-texts.js";
 
 export { texts };
 
-const ATTRIBUTES = "job-id project src path token token-url client theme lang texts cancellable rerunnable collapsed streams status filter max-jobs".split(" ");
-const FLAGS = ["cancellable", "rerunnable", "collapsed"];
+const ATTRIBUTES = "job-id project src path token token-url client theme lang texts cancellable collapsed streams status filter max-jobs".split(" ");
+const FLAGS = ["cancellable", "collapsed"];
 const ANNOUNCE_AFTER = 2000, ASK_TIMEOUT = 10000, LONGEST_REST = 500; // milliseconds
 
 const connected = new Set(); // elements on a page
@@ -126,8 +126,8 @@ class CeleryRealtime extends CeleryElement {
 
 // An element that shows something of a socket.
 class CeleryView extends CeleryElement {
-  _asked = new Map(); // job id -> what was asked of the server
-  _refusals = new Set(); // what may not be asked
+  _asked = new Set(); // ids of jobs that the server was asked to cancel
+  _mayCancel = true; // as far as is known
   _notes = new Map(); // job id -> what was answered
   _version = 0; // of all but the jobs that rows show
   _live = new Map(); // job id -> the job, unless it had ended; null where its end is not shown yet
@@ -171,7 +171,8 @@ class CeleryView extends CeleryElement {
   _leave() {
     this._at?.leave();
     this._at = null;
-    for (const one of [this._asked, this._refusals, this._notes, this._live]) one.clear();
+    for (const one of [this._asked, this._notes, this._live]) one.clear();
+    this._mayCancel = true;
   }
 
   _renew() {
@@ -219,30 +220,30 @@ class CeleryView extends CeleryElement {
 
   _say(text) { this._spoken.textContent = text; }
 
-  // Ask the server to cancel a job or to run it again, unless the page keeps that to itself.
-  async _order(order, job) {
-    if (this._asked.has(job.job_id) || this._tell(`celery-${order}`, { job }, true).defaultPrevented) return;
+  // Ask the server to cancel a job, unless the page keeps that to itself.
+  async _cancel(job) {
+    if (this._asked.has(job.job_id) || this._tell("celery-cancel", { job }, true).defaultPrevented) return;
     const { words, _at: at } = this;
-    this._asked.set(job.job_id, order);
+    this._asked.add(job.job_id);
     this._renew();
-    const answer = await this._ask(`${order}_job`, job);
+    const answer = await this._ask("cancel_job", job);
     if (this._at !== at) return;
     const { ok, how, cancel, error } = answer, isForbidden = error?.code === "forbidden";
     const key = !ok ? (isForbidden ? "forbidden" : "failing") : cancel === "too_late" ? cancel : how === "unconfirmed" ? how : "";
-    if (isForbidden) this._refusals.add(order);
-    if (key || order === "rerun") this._asked.delete(job.job_id);
+    if (isForbidden) this._mayCancel = false;
+    if (key) this._asked.delete(job.job_id);
     const text = key && words.say(key, { why: error?.message });
-    if (key && (order === "rerun" || this._live.get(job.job_id))) this._notes.set(job.job_id, text);
+    if (key && this._live.get(job.job_id)) this._notes.set(job.job_id, text);
     if (key) this._say(text);
-    this._tell("celery-answer", { job, order, answer });
+    this._tell("celery-answer", { job, order: "cancel", answer });
     this._renew();
   }
 
   // Resolves to an answer. What the socket would send after its next connection only is not sent at all.
   _ask(name, { job_id, project_id }) {
-    const { socket } = this._at, failed = (key) => ({ ok: false, error: { code: "unavailable", message: this.words.say(key) } });
+    const socket = this._at?.socket, failed = (key) => ({ ok: false, error: { code: "unavailable", message: this.words.say(key) } });
     return new Promise((resolve) => {
-      if (!socket.connected) return resolve(failed("offline"));
+      if (!socket?.connected) return resolve(failed("offline"));
       setTimeout(() => resolve(failed("silence")), ASK_TIMEOUT);
       socket.emit(name, { job_id, project_id }, resolve);
     });

@@ -37,7 +37,7 @@ export class List {
   }
 
   unwatch() {
-    this._sizes.disconnect();
+    this._sizes?.disconnect(); // it may never have been on a page
     document.removeEventListener("scroll", this._scrolled, true);
   }
 
@@ -117,7 +117,7 @@ export class List {
       set(row.root, "aria-setsize", this._entries.length);
       set(row.root, "aria-posinset", from + index + 1);
       const isActive = this._active === key || (!keys.has(this._active) && !index);
-      row.name.tabIndex = row.stop.tabIndex = row.rerun.tabIndex = isActive ? 0 : -1;
+      row.name.tabIndex = row.stop.tabIndex = isActive ? 0 : -1;
     });
     // The keyboard stays where it is, or in the list if its row is gone. Not earlier: focus() looks at a list that is not whole.
     const held = focused?.isConnected ? focused : focused && this.root;

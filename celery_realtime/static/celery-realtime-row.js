@@ -67,12 +67,11 @@ export class Row {
   constructor(host, tag, toggle) {
     this.host = host;
     this.name = button("name", () => toggle(this));
-    this.stop = button("stop", () => host._order("cancel", this.job));
-    this.rerun = button("rerun", () => host._order("rerun", this.job));
+    this.stop = button("stop", () => host._cancel(this.job));
     for (const part of ["attempt", "status", "time", "percent", "message"]) this[part] = h("span", part);
     this.bar = h("div", "bar");
-    const { name, attempt, status, time, rerun, stop, bar, percent, message } = this;
-    this.head = h("div", "head", h("div", "line1", name, attempt, status, time, rerun, stop), h("div", "line2", bar, percent, message));
+    const { name, attempt, status, time, stop, bar, percent, message } = this;
+    this.head = h("div", "head", h("div", "line1", name, attempt, status, time, stop), h("div", "line2", bar, percent, message));
     this.root = h(tag, "job", this.head);
     name.dir = message.dir = "auto";
     percent.ariaHidden = "true";
@@ -92,8 +91,7 @@ export class Row {
     put(this.status, words.status(job));
     this.tick();
     this._drawBar(job, job.status === "success" ? 100 : job.progress);
-    this._drawButton("stop", "cancel", this.host.cancellable && !isOver(job));
-    this._drawButton("rerun", "rerun", this.host.rerunnable && isOver(job));
+    this._drawStop(job);
     if (!job.members) this._drawDetails(job, isOpen);
   }
 
@@ -123,14 +121,14 @@ export class Row {
     put(this.percent, shown);
   }
 
-  _drawButton(part, order, isOffered) {
-    const { words, _asked: asked, _refusals: refusals, shadowRoot } = this.host, { job } = this;
-    const element = this[part], isAsked = asked.get(job.job_id) === order, hadFocus = shadowRoot.activeElement === element;
-    const text = words.say(isAsked && part === "stop" ? "stopping" : part);
-    put(element, isOffered && !job.members && !refusals.has(order) ? text : "");
-    set(element, "aria-disabled", isAsked);
-    set(element, "aria-label", `${text} ${words.name(job)}`);
-    if (hadFocus && element.hidden) this.name.focus();
+  _drawStop(job) {
+    const { words, cancellable, _mayCancel: mayCancel, _asked: asked, shadowRoot } = this.host, { stop } = this;
+    const isAsked = asked.has(job.job_id), hadFocus = shadowRoot.activeElement === stop;
+    const text = words.say(isAsked ? "stopping" : "stop");
+    put(stop, cancellable && mayCancel && !isOver(job) && !job.members ? text : "");
+    set(stop, "aria-disabled", isAsked);
+    set(stop, "aria-label", `${text} ${words.name(job)}`);
+    if (hadFocus && stop.hidden) this.name.focus();
   }
 
   _drawDetails(job, isOpen) {

@@ -236,7 +236,7 @@ def show_everything(page: ElementPage, reporter: Reporter, **more: str) -> Locat
         reporter.report(job_id, "STARTED", root_id="f1")
     reporter.flush()
     theme = more.pop("theme", "light")
-    look = f'theme="{theme}" cancellable rerunnable status="running queued success error"'
+    look = f'theme="{theme}" cancellable status="running queued success error"'
     page.open(
         f'<main><h1>Jobs</h1><celery-project project="{page.project}" {page.source()} {look}></celery-project>'
         f'<celery-job job-id="d" project="{page.project}" {page.source()} {look}></celery-job></main>',

@@ -269,6 +269,25 @@ def test_what_was_assigned_before_the_element_was_defined_counts(on: Opens) -> N
     assert len(page.sockets.opened) == 1
 
 
+def test_an_element_that_is_on_no_page_follows_nothing_and_fails_at_nothing(on: Opens) -> None:
+    page = on()
+    errors: list[str] = []
+    page.page.on("pageerror", lambda error: errors.append(str(error)))
+    page.open("")
+    page.page.evaluate(
+        """async (project) => {
+          for (const name of ["celery-realtime", "celery-project", "celery-job"]) {
+            await customElements.whenDefined(name);
+            const element = document.createElement(name);
+            Object.assign(element, { src: "", project, jobId: "j" });
+            await new Promise((later) => setTimeout(later));
+          }
+        }""",
+        page.project,
+    )
+    assert (errors, page.sockets.opened) == ([], [])
+
+
 def test_a_provider_or_a_listener_of_the_page_gives_the_socket(on: Opens) -> None:
     page = on()
     job_id = start(element_jobs.work, page.project, "apple")
