@@ -14,13 +14,14 @@ const SocketContext = createContext();
 export function RealtimeProvider({ socket, url, token, options, children }) {
   const [own, setOwn] = useState(null);
   const latest = useRef();
+  const place = url === undefined ? url : String(url); // a new URL in each rendering is the same place
   useEffect(() => { latest.current = token; });
   useEffect(() => {
     if (socket !== undefined) return;
-    const made = createSocket(url, { ...options, token: typeof token === "function" ? () => latest.current() : token });
+    const made = createSocket(place, { ...options, token: typeof token === "function" ? () => latest.current() : token });
     setOwn(made);
     return () => { made.disconnect(); };
-  }, [socket, url, keyOf({ ...options, token })]);
+  }, [socket, place, keyOf({ ...options, token }), typeof token]);
   return createElement(SocketContext.Provider, { value: socket === undefined ? own : socket }, children);
 }
 
@@ -36,9 +37,11 @@ export function useSocket(given) {
 function useStore(make, ids, { socket: given, select, suspense, ...options } = {}) {
   const socket = useSocket(given);
   const store = useMemo(() => make(socket, ...ids, options), [socket, ...ids, options.enabled, keyOf(options)]);
-  const view = useMemo(() => (select ? selected(store, select) : store), [store, select]);
+  const last = useRef(); // what says the same stays the same object, also where `select` is written in the component
+  const view = useMemo(() => (select ? selected(store, select, last.current) : store), [store, select]);
   useEffect(() => store.setCallbacks(options));
   const shown = useSyncExternalStore(view.subscribe, view.getSnapshot, view.getServerSnapshot);
+  useEffect(() => { last.current = shown; });
   const pending = suspense && typeof window !== "undefined" && store.pending();
   if (pending) throw pending;
   return shown;

@@ -84,8 +84,12 @@ export function projectStore(socket: SocketLike | null | undefined, projectId: s
 export function jobStore(socket: SocketLike | null | undefined, jobId: string | null | undefined, options?: JobStoreOptions): Store<JobStoreSnapshot>;
 /** It changes with this stream alone. */
 export function streamStore<Item = any>(socket: SocketLike | null | undefined, jobId: string | null | undefined, name: string, options?: JobStoreOptions): Store<StreamSnapshot<Item>>;
-/** What `select` makes of a store's snapshots. It changes when that does: objects and lists are compared one level deep. */
-export function selected<Snapshot, Value>(store: Store<Snapshot>, select: (snapshot: Snapshot) => Value): Store<Value>;
+/**
+ * What `select` makes of a store's snapshots. It changes when that does: objects and lists are compared one level deep.
+ *
+ * @param before - What another `select` has returned before: the same object is returned if nothing differs.
+ */
+export function selected<Snapshot, Value>(store: Store<Snapshot>, select: (snapshot: Snapshot) => Value, before?: Value): Store<Value>;
 
 export interface CancelAnswer {
   readonly ok: boolean;

@@ -24,10 +24,10 @@ export const streamStore = (socket, jobId, name, options) =>
     return { status, error, stream, text: typeof value === "string" ? value : "", items: Array.isArray(value) ? value : NOTHING };
   });
 
-// Of a store, what `select` makes of each snapshot. It changes when that does, one level deep.
-export function selected(store, select) {
+// Of a store, what `select` makes of each snapshot. It changes when that does, one level deep; also from `before` on.
+export function selected(store, select, before) {
   const reader = (read) => {
-    let from, value;
+    let from, value = before;
     return () => {
       const snapshot = read();
       if (snapshot === from) return value;

@@ -1,6 +1,6 @@
 // Projects, jobs and streams as refs of Vue (3): one subscription, however many components show it.
 
-import { computed, getCurrentInstance, hasInjectionContext, inject, onMounted, shallowRef, toRaw, toValue, watch } from "vue";
+import { computed, getCurrentInstance, getCurrentScope, hasInjectionContext, inject, onMounted, shallowRef, toRaw, toValue, watch } from "vue";
 
 import { createSocket } from "./celery-realtime-socket.js";
 import { cancelJob, jobStore, keyOf, projectStore, streamStore } from "./celery-realtime-store.js";
@@ -38,7 +38,9 @@ function useStore(make, ids, options) {
     onCleanup(store.subscribe(show));
     show();
   }, { immediate: true });
-  if (getCurrentInstance()) onMounted(start);
+  // One that components share, as a store of Pinia does, outlives the component that has asked for it first.
+  const scope = getCurrentScope();
+  if (getCurrentInstance()) onMounted(() => scope.run(start));
   else start();
   const refs = Object.keys(snapshot.value).map((name) => [name, computed(() => snapshot.value[name])]);
   return { snapshot, ...Object.fromEntries(refs) };

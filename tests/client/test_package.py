@@ -108,5 +108,9 @@ def test_the_hooks_of_react_render_what_changes_and_nothing_else(consumer: Consu
     consumer.run("--test", "pages/react.test.mjs", PAGE_ABOUT_REACT=str(ROOT / "docs" / "react.md"))
 
 
+def test_what_components_of_vue_share_goes_on_without_the_first_of_them(consumer: Consumer) -> None:
+    consumer.run("--test", "pages/vue.test.mjs")
+
+
 def test_a_server_renders_what_will_be_followed_and_follows_nothing(consumer: Consumer) -> None:
     consumer.run("--test", "pages/server.test.mjs")

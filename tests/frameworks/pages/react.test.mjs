@@ -121,6 +121,23 @@ test("a selection is rendered when it changes", async () => {
   await close();
 });
 
+test("what a selection returns stays the same object while it says the same, however often it is rendered", async () => {
+  const seen = new Set();
+  function Running({ id, at }) {
+    const ids = useProject(id, { ...SHORT, select: ({ jobs }) => [...jobs.keys()] });
+    React.useEffect(() => { seen.add(ids); });
+    return h("p", null, at);
+  }
+  const { socket, update, close } = await open(h(Running, { id: "p", at: 0 }), { socket: serve({ jobs: [status(0, "a")] }), strict: true });
+  const before = seen.size;
+  for (const at of [1, 2, 3]) await update(h(Running, { id: "p", at }));
+  assert.equal(seen.size, before);
+  socket.hear("agent_status", status(1, "b"));
+  await settle();
+  assert.equal(seen.size, before + 1);
+  await close();
+});
+
 test("another project takes the place of the first, whose late answer harms nobody", async () => {
   const late = [];
   const socket = new FakeSocket((name, data, acknowledge) => late.push([data.project_id, acknowledge]));
@@ -239,6 +256,23 @@ test("the provider makes a socket, calls the newest token factory, and closes th
   await act(async () => root.unmount());
   await settle(100);
   assert.equal(sockets[0].closed, true);
+});
+
+test("the provider keeps its socket while it is for the same place, and makes another where there is a token now", async () => {
+  const sockets = [];
+  const io = () => { const socket = Object.assign(serve(), { io: {}, disconnect() { this.closed = true; } }); sockets.push(socket); return socket; };
+  const page = (token) => h(RealtimeProvider, { url: new URL("https://example.org"), token, options: { io } });
+  let root;
+  await act(async () => { root = create(page(undefined)); });
+  await act(async () => root.update(page(undefined)));
+  assert.equal(sockets.length, 1);
+  await act(async () => root.update(page(() => "now")));
+  assert.deepEqual([sockets.length, sockets[0].closed], [2, true]);
+  assert.deepEqual(await new Promise(sockets[1].auth), { token: "now" });
+  await act(async () => root.update(page(() => "then")));
+  assert.equal(sockets.length, 2);
+  await act(async () => root.unmount());
+  assert.equal(sockets[1].closed, true);
 });
 
 test("the page about React does what it says", async () => {
