@@ -65,6 +65,7 @@ class Feed(SubscriptionState):
         error: What the server refused with, as ``{"code", "message"}``.
         jobs: The latest state of each job, by its id.
         workflows: The latest state of each workflow, by the id of its first job.
+        recovered: Whether all events since the position that it began at were passed on before its latest snapshot.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Feed(SubscriptionState):
         self._order = EventOrder(self._options.since)
         #: There has been a snapshot.
         self._began = False
+        self.recovered = False
         self._last_event_at = 0.0
 
     def _drop_requests(self) -> None:
@@ -171,9 +173,11 @@ class Feed(SubscriptionState):
             for item in answer.events:
                 self._insert(item)
             if not self._began:
+                self.recovered = True
                 self._load(answer)  # the events began with a handle, which has no jobs
         elif not self._began or answer.epoch != self.epoch or (answer.offset or 0) > (self.offset or 0):
             is_anew = answer.epoch != self.epoch
+            self.recovered = False
             self._order.restart(answer.epoch, answer.offset)
             self._load(answer, anew=is_anew)
         for item in self._order.take_held():

@@ -71,9 +71,14 @@ class _Waiting:
 
     def changed(self, feed: Feed, reason: str) -> None:
         self.feed = feed
-        if reason == SNAPSHOT:
+        if reason == SNAPSHOT and (not feed.recovered or self._has_snapshot):
             self.add_snapshot(feed)
         self._has_news.set()
+
+    @property
+    def _has_snapshot(self) -> bool:
+        """Whether a snapshot waits: one that was too early for the jobs that came with the events."""
+        return bool(self._items) and self._items[0].event == SNAPSHOT
 
     def add_snapshot(self, feed: Feed) -> None:
         """Let a snapshot stand for all that waits."""

@@ -58,6 +58,34 @@ def test_it_gives_a_snapshot_and_then_each_event(web: Web) -> None:
     assert steps[-1].feed.jobs["job"]["status"] == "running"
 
 
+@pytest.mark.parametrize("max_waiting", [10, 2])
+def test_from_a_position_on_it_gives_the_events_or_one_snapshot_for_too_many(asgi: Web, max_waiting: int) -> None:
+    asgi.publish_status("alpha", "before", "STARTED")
+    asgi.realtime.flush()
+    since = asgi.realtime.manager.position("alpha")
+    for number in range(1, 4):
+        asgi.emit("alpha", number)
+    asgi.realtime.flush()
+
+    async def read() -> list[Followed]:
+        heard: list[Followed] = []
+        how: dict[str, Any] = {"since": since, "max_waiting": max_waiting}
+        async with contextlib.aclosing(follow("alpha", url=asgi.url, token=asgi.token(), **how)) as events:
+            heard.append(await anext(events))
+            await off_loop(asgi.emit, "alpha", 4)
+            while heard[-1].event != "step" or heard[-1].data["number"] < 4:
+                heard.append(await anext(events))
+        return heard
+
+    heard = asyncio.run(asyncio.wait_for(read(), 60))
+    if max_waiting == 10:
+        assert [(step.event, step.data["number"]) for step in heard] == [("step", number) for number in range(1, 5)]
+    else:
+        assert [one.event for one in heard] == ["snapshot", "step"]
+        assert [job["job_id"] for job in heard[0].data["jobs"]] == ["before"]
+    assert heard[-1].feed.jobs["before"]["status"] == "running"
+
+
 def cut_off_all(asgi: Web) -> None:
     assert asgi.loop is not None
     for sid in list(asgi.server.eio.sockets):
