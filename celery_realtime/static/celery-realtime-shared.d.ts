@@ -16,6 +16,7 @@ export interface SharedSocket {
   /** Whether it has not been closed. */
   readonly active: boolean;
   connect(): this;
+  /** Close it for good, for this tab: another connection takes another `shareSocket()`. */
   disconnect(): this;
   close(): this;
   emit(event: string, ...args: any[]): this;

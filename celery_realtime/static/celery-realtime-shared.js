@@ -58,8 +58,9 @@ class Shared {
     return this;
   }
 
+  // One that is closed has given up its place among the tabs, and its channel.
   connect() {
-    this._tell({ kind: "connect" });
+    if (!this._closed) this._tell({ kind: "connect" });
     return this;
   }
 

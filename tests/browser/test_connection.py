@@ -244,6 +244,16 @@ def test_a_tab_that_leaves_a_project_takes_it_from_no_other(tabs: Tabs) -> None:
     until(third, "() => my.project.state === 'subscribed'")
 
 
+def test_a_tab_that_has_disconnected_makes_no_connection_any_more(tabs: Tabs) -> None:
+    first, second = tabs.open(), tabs.open()
+    first.evaluate("my.socket.disconnect()")
+    until(second, "() => my.project.state === 'subscribed' && my.socket.connected")
+    told(second, second.evaluate(START))
+    assert first.evaluate("my.socket.connect().connected") is False
+    told(second, second.evaluate(START))
+    assert tabs.sockets == [first, second]
+
+
 def test_tabs_share_no_answers(tabs: Tabs) -> None:
     first, second = tabs.open(), tabs.open()
     ask = """(id) => new Promise((answered) => my.socket.emit("get_result", {job_id: id}, answered))"""
