@@ -11,10 +11,10 @@ import msgspec
 
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.cli.output import Printer, legible_line, write
-from celery_realtime.client.stream_states import StreamState
 from celery_realtime.stream_parts import JSON, OPEN, STREAM_EVENT
 
 if TYPE_CHECKING:
+    from celery_realtime.client.stream_states import StreamState
     from celery_realtime.history.streams import StreamReading
 
 #: The stream in which the log of a job is kept.
@@ -255,6 +255,8 @@ class SpeechAsIs(Speech):
 
 def state_of(reading: StreamReading) -> tuple[StreamState, Any]:
     """Return what was read of a stream as a client has it, and its content."""
+    from celery_realtime.client.stream_states import StreamState  # which loads python-socketio
+
     value = reading.value
     chunk = value if isinstance(value, str) else tuple(msgspec.json.decode(item) for item in value)
     identity = reading.stream, reading.kind, reading.attempt, reading.generation

@@ -20,6 +20,7 @@ const socket = io(url, {
 });
 let state = "";
 const project = subscribeProject(socket, projectId, {
+  batch: false, // so that a server has many packets for one that does not read
   ...JSON.parse(options),
   onStatus: (data) => say("agent_status", data),
   onProgress: (data) => say("agent_progress", data),

@@ -151,6 +151,7 @@ def test_a_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
     wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
+@pytest.mark.undescribed
 @pytest.mark.parametrize("via", ["auth", "query"])
 def test_the_recorder_shows_its_token_and_hears_every_event(
     start_web: StartWeb, connect: Callable[..., Recorder], via: str

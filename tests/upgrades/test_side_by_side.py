@@ -19,6 +19,9 @@ from tests.upgrades.side_by_side import PRESENT, Follower, Place, Version, Web
 from tests.variants import long_unless
 from tests.waiting import wait_for
 
+#: What the earlier version says is not all described.
+pytestmark = pytest.mark.undescribed
+
 #: The project that the doctor sends events round in.
 DOCTORS = "celery-realtime-doctor"
 

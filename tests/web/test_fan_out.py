@@ -18,6 +18,8 @@ from celery_realtime.web.pipes import Crowd, TrackedQueue, text_frame
 from tests.attacks.raw import Raw
 from tests.web_servers import Web, steps
 
+pytestmark = pytest.mark.undescribed
+
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
 

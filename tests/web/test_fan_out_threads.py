@@ -19,7 +19,7 @@ from tests.web_servers import Web, steps
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = pytest.mark.service
+pytestmark = [pytest.mark.service, pytest.mark.undescribed]
 
 ROOM = project_room("alpha")
 LONG = "x" * 1000

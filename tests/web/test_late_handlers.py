@@ -158,6 +158,7 @@ def test_a_connect_handler_may_come_while_clients_are_there(make_web: Callable[.
 
 
 @KINDS
+@pytest.mark.undescribed
 def test_late_handlers_of_other_events_and_namespaces_are_left_alone(make_web: Callable[..., Web], kind: Kind) -> None:
     web, seen = make_web(kind).attach(), []
     web.server.on("ping_me", lambda sid, data: {"pong": data})
