@@ -8,7 +8,7 @@ import logging
 import math
 import random
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from celery_realtime.web.answers import UNAVAILABLE
 from celery_realtime.web.budgets import BURST, Bucket
 from celery_realtime.web.decisions import Decision
 from celery_realtime.web.event_streams import KEEP_ALIVE, EventStream, retry
-from celery_realtime.web.gate import MOST_USERS, Gate
+from celery_realtime.web.gate import MOST_OF_USER, MOST_USERS, RESERVE, Gate
 from celery_realtime.web.http_answers import Answer, of_json, of_preflight, of_refusal, of_stream
 from celery_realtime.web.http_requests import HttpRequest, Route, subscription_in
 from celery_realtime.web.inner_clients import InnerClient
@@ -69,25 +69,36 @@ class Slots:
     def __init__(self, most: Callable[[], int]) -> None:
         self.used = 0
         self._most = most
+        self._of_users: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    def take(self) -> None:
-        """Take one.
+    def take(self, user: str) -> None:
+        """Take one for a user; the last ones are for those who have few.
 
         Raises:
-            SubscribeError: All are taken.
+            SubscribeError: All are taken, or the user has many.
         """
         with self._lock:
-            if self.used >= self._most():
+            most = self._most()
+            left = most - self.used
+            if left <= 0:
                 raise SubscribeError(
                     "this server has as many streams as it can; try again later, or ask for jobs", "unavailable"
                 )
+            if left <= most // RESERVE and self._of_users[user] >= most // MOST_OF_USER:
+                raise SubscribeError(
+                    "you have many streams, and the last of this server are for others; end some", "too_many_requests"
+                )
             self.used += 1
+            self._of_users[user] += 1
 
-    def give(self) -> None:
-        """Give one back."""
+    def give(self, user: str) -> None:
+        """Give one back that a user has taken."""
         with self._lock:
             self.used -= 1
+            self._of_users[user] -= 1
+            if not self._of_users[user]:
+                del self._of_users[user]
 
 
 class PlainHttp:
@@ -134,14 +145,18 @@ class PlainHttp:
         """Return the headers for a page of another origin; None if pages of its origin may not ask."""
         return cors_headers_of(self._server, environ)
 
+    def user_of(self, environ: dict[str, Any]) -> str:
+        """Return whose a request is: the address, if its user is not known."""
+        budget = budget_of(environ)
+        return "" if budget is None else budget.user or budget.peer
+
     def spend(self, environ: dict[str, Any]) -> None:
         """Take a request from what its user may ask for, over whatever connections.
 
         Raises:
             SubscribeError: That is too much.
         """
-        budget, rate = budget_of(environ), self.settings.request_rate
-        user = "" if budget is None else budget.user or budget.peer
+        user, rate = self.user_of(environ), self.settings.request_rate
         bucket = self._requests_of.get(user)
         if bucket is None:
             bucket = self._requests_of[user] = Bucket(rate, rate * BURST)
@@ -221,7 +236,8 @@ class Exchange:
         self._route = route
         self._request = HttpRequest(environ)
         self._client: InnerClient | None = None
-        self._has_slot = False
+        #: Who has taken a slot for it.
+        self._slot_of: str | None = None
         self._stream = EventStream()
         self._blocks: list[bytes] = []
         #: Further jobs that wait for the events that they have seen, and until when they do.
@@ -262,9 +278,9 @@ class Exchange:
 
     def close(self) -> Decision[None]:
         """End what the request has taken."""
-        if self._has_slot:
-            self._has_slot = False
-            self._http.slots.give()
+        user, self._slot_of = self._slot_of, None
+        if user is not None:
+            self._http.slots.give(user)
         if self._client is not None:
             client, self._client = self._client, None
             yield from client.close()
@@ -299,8 +315,9 @@ class Exchange:
         """Subscribe, and begin a stream."""
         asked = subscription_in(self._request)
         client = yield from self._connected()
-        self._http.slots.take()
-        self._has_slot = True
+        user = self._http.user_of(self._request.environ)
+        self._http.slots.take(user)
+        self._slot_of = user
         answer = yield from client.ask(*asked)
         self._stream = EventStream(asked.data.get("job_id"))
         self._blocks = [retry(_random.uniform(SOONEST, LATEST)), *self._stream.begin(answer)]

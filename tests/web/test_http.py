@@ -418,6 +418,25 @@ def test_a_server_has_so_many_streams(make_web: Callable[..., Web], listen: Call
     listen(web).wait_for_event("agent_snapshot")
 
 
+@pytest.mark.parametrize("kind", ["sync"], indirect=True)
+def test_one_user_does_not_take_the_last_streams(
+    make_web: Callable[..., Web], listen: Callable[..., EventReader]
+) -> None:
+    web = make_web(http_streams=8).attach().start()
+    held = [listen(web) for _ in range(7)]
+    for reader in held:
+        reader.wait_for_event("agent_snapshot")
+    refused = listen(web)
+    assert (refused.status, web.handlers.http.slots.used) == (429, 7)
+    listen(web, token=web.token("bob")).wait_for_event("agent_snapshot")
+    assert listen(web, token=web.token("eve")).status == 503
+    held[0].close()
+    web.emit("alpha", 1)  # at which the thread notices
+    wait_for(lambda: web.handlers.http.slots.used == 7)
+    assert listen(web).status == 429
+    listen(web, token=web.token("eve")).wait_for_event("agent_snapshot")
+
+
 @pytest.mark.parametrize("kind", ["sync"], indirect=True)  # event loops have no part of an answer to drop
 def test_a_stream_that_is_dropped_without_a_word_gives_its_place_back(web: Web) -> None:
     headers = {"Authorization": f"Bearer {web.token()}"}
