@@ -23,9 +23,16 @@ def printer(as_json: bool) -> Printer:
 def _print_json(event: str, data: Any) -> None:
     item = {"event": event, "data": data}
     try:
-        click.echo(json.dumps(item, ensure_ascii=False), color=True)
+        click.echo(_escaped(json.dumps(item, ensure_ascii=False)), color=True)
     except UnicodeEncodeError:  # a lone surrogate, or an encoding without some of these characters
         write(json.dumps(item) + "\n")
+
+
+def _escaped(line: str) -> str:
+    """Return JSON in which what is not :func:`printable` is escaped, as controls of ASCII are: it is in texts alone."""
+    return (
+        line if line.isprintable() else "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in line)
+    )
 
 
 def _print_line(event: str, data: Any) -> None:

@@ -24,9 +24,12 @@ def test_what_a_terminal_would_obey_is_not_printed(event: str, capsys: pytest.Ca
 
 
 def test_json_has_texts_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    printer(as_json=True)("said", {"text": EVIL})
-    [line] = capsys.readouterr().out.splitlines()[:1]
-    assert json.loads(line)["data"]["text"] == EVIL
+    text = f"{EVIL} \u65e5\u672c \U0001f600 \U000e0041"
+    printer(as_json=True)("said", {"text": text})
+    line = capsys.readouterr().out.removesuffix("\n")
+    assert json.loads(line)["data"]["text"] == text
+    assert line.isprintable()  # a terminal obeys nothing of it, either
+    assert "\u65e5\u672c \U0001f600" in line
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-8"])
