@@ -19,6 +19,7 @@ from celery_realtime.exceptions import SubscribeError
 from celery_realtime.logs import RateLimitedLogger, describe
 from celery_realtime.web import decisions
 from celery_realtime.web.answers import UNAVAILABLE
+from celery_realtime.web.bodies import MOST_DISCARDED
 from celery_realtime.web.budgets import BURST, Bucket
 from celery_realtime.web.decisions import Decision
 from celery_realtime.web.event_streams import KEEP_ALIVE, EventStream, retry
@@ -449,7 +450,8 @@ async def _stream(exchange: Exchange, receive: Any, send: Any) -> None:
 
 
 async def _watch(exchange: Exchange, receive: Any) -> None:
-    """End a stream when its client has gone."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    """End a stream when its client has gone, or sends on and on."""
+    left = MOST_DISCARDED
+    while left >= 0 and (message := await receive())["type"] != "http.disconnect":
+        left -= len(message.get("body") or b"")
     exchange.leave()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 from werkzeug.test import create_environ
@@ -416,6 +419,19 @@ def test_a_server_has_so_many_streams(make_web: Callable[..., Web], listen: Call
     held[0].wait_for_end()
     wait_for(lambda: web.handlers.http.slots.used == 1)
     listen(web).wait_for_event("agent_snapshot")
+
+
+@pytest.mark.parametrize("kind", ["asgi"], indirect=True)  # threads read nothing of it
+def test_who_sends_on_and_on_has_no_stream(web: Web) -> None:
+    place, token = urlsplit(web.url), web.token()
+    with socket.create_connection((place.hostname, place.port), timeout=60) as connection:
+        head = f"GET {PREFIX}/events?project=alpha&token={token} HTTP/1.1\r\nHost: {place.netloc}\r\n"
+        connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n".encode())
+        wait_for(lambda: web.handlers.http.slots.used == 1)
+        with contextlib.suppress(OSError):
+            for _ in range(100):
+                connection.sendall(b"1000\r\n" + 4096 * b"x" + b"\r\n")
+        wait_for(lambda: web.handlers.clients() == {} and web.handlers.http.slots.used == 0)
 
 
 @pytest.mark.parametrize("kind", ["sync"], indirect=True)
