@@ -84,6 +84,24 @@ def test_an_event_source_goes_on_over_restarts_of_the_server(host: Host, page: P
     page.evaluate("stop()")
 
 
+def test_a_page_goes_on_when_no_token_could_be_had_and_opens_nothing_that_it_has_ended(host: Host, page: Page) -> None:
+    project, streams = new_project(), []
+    token = jobs.realtime.issue_token("ada", [project])
+    answers = iter(["<h1>502 Bad Gateway</h1>"])
+    serve(page, host, "/token", lambda: next(answers, f'{{"token": "{token}"}}'), "text/json")
+    serve(page, host, "/page", f"<script>{documented('js')}{FOLLOWING % project}</script>")
+    page.on("request", lambda request: streams.append(request.url) if "/events?" in request.url else None)
+    page.goto(f"{host.url}/page")
+    page.wait_for_function("() => heard.length === 1", timeout=LONG)
+    page.evaluate("stop()")
+    assert len(streams) == 1
+    page.evaluate("follow('p', () => {})()")  # its token is still to come
+    with page.expect_response("**/token"):
+        page.evaluate("fetch('/token')")
+    page.evaluate("new Promise((later) => setTimeout(later, 100))")
+    assert len(streams) == 1
+
+
 def test_a_page_of_htmx_shows_jobs(host: Host, page: Page) -> None:
     project, shown = new_project(), iter(range(100))
     recipe = documented("html").replace("apollo", f"{project}&token={jobs.realtime.issue_token('ada', [project])}")
