@@ -2,12 +2,13 @@
 
 import { io } from "socket.io-client";
 
-// Resolves to a socket, and to the project of the user's jobs. Each connection has a new token.
+import { createSocket } from "./celery-realtime-socket.js";
+
+// Resolves to a socket, and to the project of the user's jobs. Each connection has a new token, also when one has expired.
 export async function connect() {
   const fetchToken = () => fetch("/token").then((answer) => answer.json());
   const { project_id: projectId } = await fetchToken();
-  const socket = io({ auth: (answer) => fetchToken().then(({ token }) => answer({ token })) });
-  return { socket, projectId };
+  return { socket: createSocket({ io, token: fetchToken }), projectId };
 }
 
 async function call(path, body) {

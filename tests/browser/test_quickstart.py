@@ -18,7 +18,8 @@ from tests.waiting import wait_for
 
 PAGE = (ROOT / "docs" / "quickstart.md").read_text()
 FILE = re.compile(r"^`([\w./]+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-EVENT = re.compile(r"^event: (\w+)$", re.MULTILINE)
+#: In the log of curl, which may have said how far it is before it, on the same line.
+EVENT = re.compile(r"event: (\w+)$", re.MULTILINE)
 COMMANDS = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 #: Notes each text that the list of jobs shows, however briefly.
