@@ -8,7 +8,7 @@ import type {
 } from "./celery-realtime-store.js";
 
 export interface RealtimeOptions extends CreateSocketOptions {
-  /** A socket of yours, or null while there is none. Without it, the plugin makes one in the browser. */
+  /** A socket of yours, or null while there is none. Without it, the plugin makes one in the browser, and closes it with the app. */
   socket?: MaybeRef<SocketLike | null>;
   url?: string | URL;
 }

@@ -7,11 +7,18 @@ import { cancelJob, jobStore, keyOf, projectStore, streamStore } from "./celery-
 
 const SOCKET = Symbol("celery-realtime");
 
-// app.use(realtime, { socket }), or what createSocket() takes: { url, token }. A server makes no socket.
+// app.use(realtime, { socket }), or what createSocket() takes: { url, token }; that one is closed with the app. A server
+// makes no socket.
 export const realtime = {
   install(app, { socket, url, ...options } = {}) {
-    const isMade = socket === undefined && typeof window !== "undefined";
-    app.provide(SOCKET, isMade ? createSocket(url, options) : socket ?? null);
+    const isMade = socket === undefined && typeof window !== "undefined", own = isMade ? createSocket(url, options) : socket ?? null;
+    app.provide(SOCKET, own);
+    if (!isMade) return;
+    const { unmount } = app;
+    app.unmount = (...args) => {
+      unmount(...args);
+      own.disconnect();
+    };
   },
 };
 

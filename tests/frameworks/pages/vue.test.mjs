@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { createRenderer, effectScope, h, nextTick, ref } from "vue";
-import { useProject } from "celery-realtime/vue";
+import { realtime, useProject, useSocket } from "celery-realtime/vue";
 
 import { FakeSocket } from "./fake.mjs";
 
@@ -68,4 +68,22 @@ test("what a component follows ends with it", async () => {
   app.unmount();
   await settle();
   assert.equal(socket.handlers, 0);
+});
+
+test("the plugin closes the socket that it has made when the app is gone, and no other", async () => {
+  globalThis.window = globalThis;
+  const made = new FakeSocket(), given = new FakeSocket();
+  given.connect();
+  for (const [options, socket, isOpen] of [[{ io: () => made }, made, false], [{ socket: given }, given, true]]) {
+    let used;
+    const app = createApp({ setup() {
+      used = useSocket();
+      return () => h("p");
+    } });
+    app.use(realtime, options).mount(node());
+    assert.deepEqual([used.value, socket.connected], [socket, true]);
+    app.unmount();
+    assert.equal(socket.connected, isOpen);
+  }
+  delete globalThis.window;
 });
