@@ -9,6 +9,9 @@
 import type { Job, Options, RealtimeError, SocketLike, SubscriptionState, Workflow } from "./celery-realtime.js";
 import type { JobOptions, Stream, StreamState } from "./celery-realtime-streams.js";
 
+export { cancelJob } from "./celery-realtime-streams.js";
+export type { CancelAnswer } from "./celery-realtime-streams.js";
+
 /**
  * `idle`: not enabled, or nothing to follow yet. `paused`: the page is hidden (`pauseOnHidden`). `closed`: all has
  * ended (`closeOnEnd`). The others are those of a subscription.
@@ -90,19 +93,6 @@ export function streamStore<Item = any>(socket: SocketLike | null | undefined, j
  * @param before - What another `select` has returned before: the same object is returned if nothing differs.
  */
 export function selected<Snapshot, Value>(store: Store<Snapshot>, select: (snapshot: Snapshot) => Value, before?: Value): Store<Value>;
-
-export interface CancelAnswer {
-  readonly ok: boolean;
-  readonly cancel?: "requested" | "too_late";
-  readonly error?: RealtimeError;
-}
-
-/** Ask the server to cancel a job. Never rejects: without a connection or an answer, `error.code` is `unavailable`. */
-export function cancelJob(
-  socket: SocketLike | null | undefined,
-  jobId: string,
-  options?: { projectId?: string | number; /** Milliseconds; 5000. */ ackTimeout?: number },
-): Promise<CancelAnswer>;
 
 /** What two lists of options have to have in common for one subscription. */
 export function keyOf(options?: object): string;

@@ -3,6 +3,8 @@
 import { subscribeJob } from "./celery-realtime-streams.js";
 import { subscribeProject } from "./celery-realtime.js";
 
+export { cancelJob } from "./celery-realtime-streams.js";
+
 const CALLBACKS = ["onStatus", "onProgress", "onMetadata", "onWorkflow", "onEvent", "onChunk"];
 const NOTHING = Object.freeze([]);
 const NONE = new Map();
@@ -37,17 +39,6 @@ export function selected(store, select, before) {
   };
   return Object.freeze({
     ...store, getSnapshot: reader(store.getSnapshot), getServerSnapshot: reader(store.getServerSnapshot),
-  });
-}
-
-// Resolves to the server's answer. What the socket would send after its next connection only is not sent at all.
-export function cancelJob(socket, jobId, { projectId, ackTimeout = 5000 } = {}) {
-  const failed = (message) => ({ ok: false, error: { code: "unavailable", message } });
-  if (!socket?.connected) return Promise.resolve(failed("not connected"));
-  return new Promise((resolve) => {
-    const timer = setTimeout(() => resolve(failed("the server has not answered")), ackTimeout);
-    const request = { job_id: String(jobId), ...(projectId === undefined ? {} : { project_id: String(projectId) }) };
-    socket.emit("cancel_job", request, (answer) => { clearTimeout(timer); resolve(answer); });
   });
 }
 

@@ -53,8 +53,8 @@ export interface JobSubscription extends JobSnapshot {
   readonly subscribe: (listener: () => void) => () => void;
   /** The same object until something changes. For React's `useSyncExternalStore`. */
   readonly getSnapshot: () => JobSnapshot;
-  /** Cancel the job, if a rule of the server allows it; resolves to the server's answer. */
-  cancel(): Promise<{ readonly ok: boolean; readonly error?: RealtimeError } & Partial<Pick<Cancelled, "cancel" | "how">>>;
+  /** Cancel the job, if a rule of the server allows it; as `cancelJob`. */
+  cancel(): Promise<CancelAnswer>;
   /** Leave the job, which goes on. No callback is called afterwards. */
   close(): void;
 }
@@ -83,3 +83,15 @@ export interface JobOptions {
 
 /** Subscribe to a job and its streams, now and after each reconnection, until `close()`. */
 export function subscribeJob(socket: SocketLike, jobId: string, options?: JobOptions): JobSubscription;
+
+export interface CancelAnswer extends Partial<Pick<Cancelled, "cancel" | "how">> {
+  readonly ok: boolean;
+  readonly error?: RealtimeError;
+}
+
+/** Ask the server to cancel a job. Never rejects: without a connection or an answer, `error.code` is `unavailable`. */
+export function cancelJob(
+  socket: SocketLike | null | undefined,
+  jobId: string,
+  options?: { projectId?: string | number; /** Milliseconds; 5000. */ ackTimeout?: number },
+): Promise<CancelAnswer>;

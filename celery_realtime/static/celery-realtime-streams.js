@@ -10,6 +10,17 @@ export function subscribeJob(socket, jobId, options = {}) {
   return new JobSubscription(socket, String(jobId), options);
 }
 
+// Resolves to the server's answer. What the socket would send after its next connection only is not sent at all.
+export function cancelJob(socket, jobId, { projectId, ackTimeout = 5000 } = {}) {
+  const failed = (message) => ({ ok: false, error: { code: "unavailable", message } });
+  if (!socket?.connected) return Promise.resolve(failed("not connected"));
+  return new Promise((resolve) => {
+    const timer = setTimeout(() => resolve(failed("the server has not answered")), ackTimeout);
+    const request = { job_id: String(jobId), ...(projectId === undefined ? {} : { project_id: String(projectId) }) };
+    socket.emit("cancel_job", request, (answer) => { clearTimeout(timer); resolve(answer); });
+  });
+}
+
 class JobSubscription {
   _snapshot = Object.freeze({ state: "subscribing", error: null, job: null, streams: new Map(), liveOnly: false });
   _listeners = new Set();
@@ -45,10 +56,7 @@ class JobSubscription {
 
   getSnapshot = () => this._snapshot;
 
-  // Resolves to the server's answer.
-  cancel() {
-    return new Promise((resolve) => this._socket.emit("cancel_job", this._request(), resolve));
-  }
+  cancel() { return cancelJob(this._socket, this.jobId, this._options); }
 
   close() {
     if (this._closed) return;

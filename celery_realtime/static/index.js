@@ -1,6 +1,6 @@
 // What an import of "celery-realtime" gives.
 
 export { createSocket } from "./celery-realtime-socket.js";
-export { subscribeJob } from "./celery-realtime-streams.js";
+export { cancelJob, subscribeJob } from "./celery-realtime-streams.js";
 export { keepToken } from "./celery-realtime-token.js";
 export { subscribeProject } from "./celery-realtime.js";

@@ -136,6 +136,22 @@ test("leaving does not cancel, and the last one who leaves tells the server", ()
   assert.equal(run.requests.at(-1)[0], "cancel_job");
 }));
 
+test("a cancellation is answered in any case, and none is kept for a later connection", async () => {
+  const answers = [];
+  withTimers(() => {
+    const run = new Run();
+    answers.push(run.job.cancel());
+    assert.deepEqual(run.requests, []);
+    run.socket.connect();
+    answers.push(run.job.cancel());
+    assert.deepEqual(run.requests.at(-1), ["cancel_job", { job_id: "j", project_id: "p" }]);
+    mock.timers.tick(5000); // the connection has gone with the answer
+  });
+  const [early, lost] = await Promise.all(answers);
+  assert.deepEqual(early, { ok: false, error: { code: "unavailable", message: "not connected" } });
+  assert.deepEqual([lost.ok, lost.error.code], [false, "unavailable"]);
+});
+
 test("it is a store as React wants it", () => withTimers(() => {
   const run = new Run();
   let calls = 0;
