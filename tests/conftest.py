@@ -37,22 +37,100 @@ SHARED = pytest.StashKey[SharedServer]()
 #: The files whose tests take longest together, longest first. Processes of tests take file by file in this order, so
 #: that none of them is left with a long one when the others have nothing more to do.
 LONG_FILES = [
-    *("upgrades/test_side_by_side", "metrics/test_prometheus", "browser/test_frameworks"),
-    *("integration/test_leases", "web/test_open_connections", "integration/test_isolation"),
-    *("integration/test_handed_on", "channel/test_broker_outages", "integration/test_hosts", "web/test_pings"),
-    *("web/test_housekeeping", "integration/test_cancel_namesakes", "integration/test_child_turnover", "web/test_gate"),
-    *("web/test_subscribe_race", "integration/test_demo", "browser/test_example_page", "integration/test_reconciling"),
-    *("integration/test_outages", "integration/test_farewell", "client/test_browser_token", "integration/test_cancel"),
-    *("web/test_missed_orders", "integration/test_green", "integration/test_slow_clients", "web/test_job_requests"),
-    *("channel/test_listener", "integration/test_without_redis", "integration/test_matrix", "web/test_refusals"),
-    *("web/test_slow_clients", "integration/test_shutdowns", "integration/test_shared_ids", "web/test_subscribing"),
-    *("web/test_admission", "deaths/test_sample", "web/test_emit_order", "integration/test_lost_steps"),
     *(
+        "integration/test_slow_clients",
+        "integration/test_leases",
+        "browser/test_connection",
+    ),
+    *(
+        "browser/test_example_page",
+        "integration/test_cli",
+        "web/test_open_connections",
+    ),
+    *(
+        "browser/test_elements",
+        "browser/test_frameworks",
+        "integration/test_handed_on",
+    ),
+    *(
+        "integration/test_reconciling",
+        "integration/test_child_turnover",
+        "integration/test_cli_streams",
+    ),
+    *(
+        "browser/test_quickstart",
+        "integration/test_hosts",
+        "fuzz/test_isolation",
+    ),
+    *(
+        "integration/test_outages",
+        "integration/test_demo",
+        "deploy/test_compose",
+    ),
+    *(
+        "client/test_job_followers",
         "browser/test_ai_recipes",
-        "integration/test_runs",
-        "history/test_cluster",
+        "web/test_housekeeping",
+    ),
+    *(
+        "web/test_dropped_servers",
+        "browser/test_element_crowds",
+        "channel/test_broker_outages",
+    ),
+    *(
+        "web/test_pings",
+        "integration/test_http_hosts",
+        "integration/test_green",
+    ),
+    *(
+        "integration/test_cancel",
+        "web/test_refusals",
+        "upgrades/test_side_by_side",
+    ),
+    *(
+        "integration/test_isolation",
+        "integration/test_farewell",
         "channel/test_kombu_manager",
-        "integration/test_plain_producer",
+    ),
+    *(
+        "integration/test_cancel_namesakes",
+        "client/test_package",
+        "fuzz/test_subscribe_handlers",
+    ),
+    *(
+        "cli/bench/test_bench",
+        "deaths/test_sample",
+        "client/test_browser_token",
+    ),
+    *(
+        "web/test_slow_clients",
+        "sending/test_green_lease",
+        "integration/test_wire",
+    ),
+    *(
+        "metrics/test_prometheus",
+        "integration/test_tls",
+        "integration/test_shutdowns",
+    ),
+    *(
+        "fuzz/test_job_lives",
+        "deploy/test_systemd",
+        "contrib/test_django_site",
+    ),
+    *(
+        "integration/test_top",
+        "integration/test_mirrored_progress",
+        "integration/test_shared_ids",
+    ),
+    *(
+        "web/test_http",
+        "integration/test_browser_client",
+        "deploy/test_kubernetes",
+    ),
+    *(
+        "integration/test_infrastructure",
+        "browser/test_plain_http",
+        "integration/test_lost_steps",
     ),
 ]
 #: Folders with tests that take seconds each: before all others.

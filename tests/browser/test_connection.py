@@ -87,14 +87,8 @@ def proxy(web: WebServer) -> Iterator[Proxy]:
         yield proxy
 
 
-def _freeze(page: Page) -> None:
-    session = page.context.new_cdp_session(page)
-    for state in ("frozen", "active"):
-        session.send("Page.setWebLifecycleState", {"state": state})
-
-
 WAKES = {
-    "frozen": _freeze,
+    "resumed": lambda page: page.evaluate("document.dispatchEvent(new Event('resume'))"),
     "online": lambda page: page.evaluate("dispatchEvent(new Event('online'))"),
     "from the cache": lambda page: page.evaluate(
         "dispatchEvent(new PageTransitionEvent('pageshow', {persisted: true}))"
@@ -103,7 +97,12 @@ WAKES = {
 }
 
 
-@pytest.mark.parametrize("wake", WAKES)
+QUICK = ("resumed", "asleep")
+
+
+@pytest.mark.parametrize(
+    "wake", [pytest.param(wake, marks=[] if wake in QUICK else pytest.mark.long) for wake in WAKES]
+)
 def test_a_page_that_wakes_up_with_a_dead_connection_has_another_one(
     new_page: Callable[..., Page], proxy: Proxy, wake: str
 ) -> None:
@@ -124,14 +123,16 @@ def test_a_page_that_wakes_up_with_a_dead_connection_has_another_one(
 
 
 def test_a_connection_that_answers_is_kept(page: Page, web: WebServer) -> None:
+    page.clock.install()
     visit(page, web.url)
-    page.evaluate("my.watch({probeTimeout: 100})")
+    page.evaluate("my.watch({probeTimeout: 5000})")
     until(page, "() => my.project.state === 'subscribed'")
     first = page.evaluate("my.socket.id")
     page.evaluate("my.answers = 0; my.socket.io.engine.on('packet', () => { my.answers += 1; })")
     page.evaluate("dispatchEvent(new Event('online'))")
     until(page, "() => my.answers > 0")
-    page.evaluate("new Promise((later) => setTimeout(later, 300))")  # the look is over
+    page.clock.fast_forward(5100)
+    assert page.evaluate("my.socket.connected")
     assert page.evaluate("my.socket.id") == first
 
 
@@ -208,7 +209,9 @@ def test_all_tabs_share_one_connection_and_hear_the_same(tabs: Tabs) -> None:
     assert tabs.sockets == [first]
 
 
-@pytest.mark.parametrize("way", ["closed", "crashed", "reloaded"])
+@pytest.mark.parametrize(
+    "way", ["crashed", *(pytest.param(way, marks=pytest.mark.long) for way in ("closed", "reloaded"))]
+)
 def test_when_the_tab_with_the_connection_goes_another_one_takes_its_place(tabs: Tabs, way: str) -> None:
     first, second, third = (tabs.open() for _ in range(3))
     before = second.evaluate(START)

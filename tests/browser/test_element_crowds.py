@@ -185,6 +185,7 @@ FIRST_SEEN = """list => {
 }"""
 
 
+@pytest.mark.long
 def test_details_may_be_opened_anywhere_and_rows_behind_them_are_found(
     crowd: Callable[..., tuple[ElementPage, Reporter]],
 ) -> None:
@@ -203,6 +204,7 @@ def test_details_may_be_opened_anywhere_and_rows_behind_them_are_found(
     expect(rows(project).nth(2).locator(".facts")).to_be_visible()
 
 
+@pytest.mark.long
 def test_a_list_as_long_as_its_rows_scrolls_with_the_page(crowd: Callable[..., tuple[ElementPage, Reporter]]) -> None:
     page, reporter = crowd()
     reporter.report_many(range(200), "STARTED")
@@ -288,6 +290,7 @@ def test_colours_are_of_the_page_of_the_system_or_of_the_attribute(
     assert project.evaluate(background) == "rgb(1, 2, 3)"
 
 
+@pytest.mark.long
 def test_bars_begin_where_lines_do_and_stand_still_where_motion_is_unwanted(
     crowd: Callable[..., tuple[ElementPage, Reporter]],
 ) -> None:

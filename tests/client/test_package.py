@@ -96,6 +96,7 @@ def test_the_types_are_found_in_every_way_to_look_for_them(archive: Path) -> Non
     assert [one for one in found if one.get("resolutionKind") not in NOT_OFFERED] == []
 
 
+@pytest.mark.long
 def test_a_project_in_typescript_compiles_and_its_mistakes_do_not(consumer: Consumer) -> None:
     consumer.run("node_modules/typescript/bin/tsc", "--project", "pages/tsconfig.json")
 

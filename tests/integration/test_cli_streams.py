@@ -95,6 +95,7 @@ def test_without_the_option_no_stream_is_printed(launcher: Launcher, shared_stag
     assert "wörd" not in watcher.current_log
 
 
+@pytest.mark.long
 def test_only_the_streams_that_are_named_are_printed(
     launcher: Launcher, shared_stage: Callable[..., Stage], tmp_path: Path
 ) -> None:
@@ -150,6 +151,7 @@ def test_one_job_is_followed_until_it_has_ended(
     assert other[:8] not in log
 
 
+@pytest.mark.long
 def test_one_stream_of_a_job_is_printed_as_it_is_and_nothing_else(
     shared_stage: Callable[..., Stage], tmp_path: Path
 ) -> None:
@@ -226,6 +228,7 @@ def test_on_a_terminal_a_text_is_printed_as_it_comes_and_obeyed_in_nothing(
             assert watcher.wait(60) == 0
 
 
+@pytest.mark.long
 def test_on_a_terminal_one_stream_is_printed_as_it_comes_and_ctrl_c_ends_its_line(
     shared_stage: Callable[..., Stage], tmp_path: Path, terminal: Terminal
 ) -> None:
@@ -253,6 +256,7 @@ def test_if_nobody_reads_the_streams_any_more_it_ends_quietly(
         assert watcher.stderr.read() == ""
 
 
+@pytest.mark.long
 def test_a_stream_that_nobody_reads_any_more_ends_quietly(shared_stage: Callable[..., Stage], tmp_path: Path) -> None:
     project, stage = new_project(), shared_stage("redis")
     with telling(stage, tmp_path, project) as (job, gate):
@@ -272,6 +276,7 @@ def test_a_job_of_a_project_that_the_token_does_not_open_is_refused(shared_stage
     assert "Error: the job nosuch is refused: " in run(*watch, broker=stage.broker, code=1)
 
 
+@pytest.mark.long
 def test_the_streams_of_a_job_that_was_killed_end(launcher: Launcher, shared_stage: Callable[..., Stage]) -> None:
     project, stage = new_project(), shared_stage("redis")
     job = start(jobs.answer_and_die, project=project)

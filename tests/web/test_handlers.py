@@ -227,7 +227,7 @@ def test_what_begins_with_the_first_client_begins_with_the_next_if_that_fails(se
 
     def connect() -> Any:
         with contextlib.suppress(socketio.exceptions.ConnectionError):
-            return web.connect(web.token("ada", ["alpha"]))
+            return web.connect(web.token("ada", ["alpha"]), timeout=5.0)
         return None
 
     assert wait_for(connect).subscribe("alpha")["ok"]
