@@ -30,14 +30,16 @@ function follow(store, client, { queryKey, signal }) {
   following.get(query)?.();
   following.set(query, end);
   signal.addEventListener("abort", end);
-  leaving.push(cache.subscribe(({ type, query: one }) => {
+  let isAnswered = false, show;
+  leaving.push(cache.subscribe(({ type, query: one, action }) => {
+    // The cache takes the first answer later than it was given: what has changed since is newer.
+    if (one === query && isAnswered && action?.type === "success" && !action.manual) queueMicrotask(() => leaving.length && show());
     if (one !== query || !/^(observerR|r)emoved$/.test(type) || query.getObserversCount()) return;
     end();
     if (type === "observerRemoved") client.invalidateQueries({ queryKey, exact: true, refetchType: "none" });
   }));
   return new Promise((resolve, reject) => {
-    let isAnswered = false;
-    const show = () => {
+    show = () => {
       const snapshot = store.getSnapshot(), { status, error } = snapshot;
       if (isAnswered) client.setQueryData(queryKey, snapshot);
       else if (status === "refused") {

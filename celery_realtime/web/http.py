@@ -198,7 +198,9 @@ class PlainHttp:
         with contextlib.suppress(IndexError):  # another thread has taken the last one
             while self._dropped:
                 stack = self._dropped.popleft()
-                with self._log.suppressing("a stream that was dropped cannot be ended, so its place may be lost"):
+                with self._log.suppressing(
+                    "cannot end a stream that was dropped, so its place may be lost; restart this server if none is"
+                ):
                     stack.close()
 
     async def asgi(self, scope: dict[str, Any], receive: Any, send: Any, route: Route) -> None:

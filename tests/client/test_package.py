@@ -113,5 +113,9 @@ def test_what_components_of_vue_share_goes_on_without_the_first_of_them(consumer
     consumer.run("--test", "pages/vue.test.mjs")
 
 
+def test_the_cache_of_tanstack_query_has_what_came_last(consumer: Consumer) -> None:
+    consumer.run("--test", "pages/query.test.mjs")
+
+
 def test_a_server_renders_what_will_be_followed_and_follows_nothing(consumer: Consumer) -> None:
     consumer.run("--test", "pages/server.test.mjs")
