@@ -20,7 +20,8 @@ _COUNTS = ("total", "queued", "running", "done", "failed", "share", "progress", 
 _HIDDEN_COUNTS = ("share", "updated")
 
 
-_Score = Annotated[str, msgspec.Meta(pattern=r"^([0-9]{1,20}(\.[0-9]{1,20})?)?\Z")]
+#: As servers write it: Valkey writes a number of 17 digits with an exponent.
+_Score = Annotated[str, msgspec.Meta(pattern=r"^([0-9]{1,20}(\.[0-9]{1,20})?(e\+[0-9]{1,2})?)?\Z")]
 _Place = tuple[_Score, str]
 
 

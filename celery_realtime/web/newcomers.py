@@ -206,7 +206,7 @@ def _rest_for(newcomers: list[Newcomer], emit: Emit) -> Emit | None:
 
 def _rest_of(newcomers: list[Newcomer], event: Heard, rooms: tuple[str, ...]) -> Heard | None:
     """Return what of an event a client needs: the event itself, less of it, or None."""
-    if event.event != STREAM_EVENT:
+    if event.event != STREAM_EVENT or not newcomers:  # none is left of a client that has gone meanwhile
         is_new = any(not any(newcomer.covers(event, room) for newcomer in newcomers) for room in rooms)
         return event if is_new else None
     data = event.data

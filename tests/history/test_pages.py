@@ -161,6 +161,7 @@ def test_what_is_no_place_is_refused(page: str) -> None:
         *(other(0, section) for section in (1, 2, 3)),
         *([section, ["", ""], ["", ""], ["", ""]] for section in (1, 2, 3)),
         [3, ["9" * 20, ""], ["9" * 20, "x" * 5000], ["0.5", "\n\x00 ü"]],
+        [2, ["1.7958608368504741e+9", "ended-1"], ["97", "busy"], ["1.7958608368504741e+9", "x"]],
     ],
 )
 def test_a_place_that_nobody_has_been_given_finds_jobs_of_the_project_alone(history: History, page: Any) -> None:

@@ -338,6 +338,14 @@ def test_of_a_stream_a_client_gets_what_its_answer_has_not(server: Server) -> No
     assert texts(server.sent["old"]) == [(0, "abc"), (3, "def"), (4, "ef"), (6, "g"), (0, "new")]
 
 
+def test_a_client_that_goes_while_it_is_given_chunks_fails_nothing(server: Server) -> None:
+    newcomer = server.come()
+    server.emit(emitted(chunk(0, "abc")))
+    newcomer.place_streams({("job", "answer"): (1, 0)})
+    server.newcomers.forget("new")
+    assert [texts([emit.data]) for emit in server.newcomers.release(newcomer)] == [[(0, "abc")]]
+
+
 def test_of_chunks_that_come_in_a_list_too(server: Server) -> None:
     newcomer = server.come(room=BATCH)
     server.emit(emitted(chunk(0, "abc"), chunk(3, "def"), chunk(6, "g"), room=BATCH))
