@@ -6,7 +6,7 @@ The rules are those of the browser's client, ``static/celery-realtime.js``; both
 from __future__ import annotations
 
 from celery_realtime.client.feed import Feed, FeedOptions
-from celery_realtime.client.followed import Followed, follow
+from celery_realtime.client.following import Followed, follow
 from celery_realtime.client.job_feed import JobFeed, JobFeedOptions
 from celery_realtime.client.job_subscriptions import AsyncJobSubscription, JobSubscription
 from celery_realtime.client.stream_states import StreamState

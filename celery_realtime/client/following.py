@@ -1,255 +1,183 @@
-"""What subscriptions of all kinds have in common: turns, timers and requests, in threads or in an event loop."""
+"""Follow a project by ``async for``: over a client of its own, or one that is connected already."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import threading
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+import inspect
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from typing import Any, NamedTuple
 
-from celery_realtime.client.hub import CHECK_INTERVAL, Topic, hub_of
-from celery_realtime.client.seams import NotConnected
-from celery_realtime.clocks import time
-from celery_realtime.loops import BackgroundLoop
+from celery_realtime.client.feed import Feed
+from celery_realtime.client.seams import NoConnection, is_connected_or_reconnecting, new_async_client
+from celery_realtime.client.subscriptions import AsyncProjectSubscription
+from celery_realtime.exceptions import SubscribeError
+from celery_realtime.urls import place_of_socket
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
+#: What :func:`follow` gives when all of the state has been replaced; no event has this name.
+SNAPSHOT = "snapshot"
 
-logger = logging.getLogger(__name__)
+#: Events that may wait for who reads them; beyond, a snapshot stands for them.
+MOST_WAITING = 10_000
 
-#: A subscription wakes up every second; without a turn for so many it stands still.
-LONGEST_TURN = 30.0
+#: Seconds between two looks whether the client has given its connection up.
+_LOOK_INTERVAL = 1.0
 
+#: Looks without a connection, and without an attempt at one, after which there will be none; see ``hub``, which makes
+#: a client reconnect within two seconds.
+_MOST_IDLE = 5
 
-class Following(Protocol):
-    """What a subscription keeps up to date: a feed."""
-
-    @property
-    def wakes_at(self) -> float | None:
-        """When :meth:`wake` has to be called, by its clock; None for not at all."""
-
-    def wake(self) -> None:
-        """Do what is due."""
-
-    def connected(self) -> None:
-        """Note that the client has connected."""
-
-    def disconnected(self) -> None:
-        """Note that the client has lost its connection."""
-
-    def refused(self, error: dict[str, Any] | None) -> None:
-        """Note that the server has refused the connection."""
-
-    def heard(self, name: str, data: Any) -> None:
-        """Take an event."""
-
-    def close(self) -> None:
-        """Call no callback any more."""
+#: A token, or what returns one, in an event loop or not.
+Token = str | Callable[[], str | Awaitable[str]]
 
 
-F = TypeVar("F", bound=Following)
+class Followed(NamedTuple):
+    """What has happened in a project.
 
-
-class Subscription(ABC, Generic[F]):
-    """All of a subscription that does not depend on how its client waits.
-
-    Args:
-        client: The client.
-        feed: What is kept up to date.
-        loop: What health checks call its loop.
-        namespace: The Socket.IO namespace.
-        clock: The feed's: returns the time in seconds.
+    Attributes:
+        event: ``agent_status``, ``agent_progress``, ``agent_metadata``, ``agent_workflow``, the name of a custom event;
+            or ``snapshot``.
+        data: The event's data, as on the wire; of a snapshot ``{"jobs": [...], "workflows": [...]}``.
+        feed: The state of the project, which may be further than this event.
     """
 
-    def __init__(self, client: Any, feed: F, *, loop: str, namespace: str, clock: Callable[[], float]) -> None:
-        self.namespace = namespace
-        self.feed = feed
-        #: The record of the background loop that watches the time and the connection.
-        self.loop = BackgroundLoop(loop, logger, LONGEST_TURN)
-        self._client = client
-        self._clock = clock
-        self._closed = False
-        self._hub = hub_of(client)
-
-    @property
-    @abstractmethod
-    def topic(self) -> Topic:
-        """What it is subscribed to, as far as is known."""
-
-    @property
-    @abstractmethod
-    def _farewell(self) -> tuple[str, dict[str, Any]]:
-        """The event by which a client leaves the topic, and its data."""
-
-    @abstractmethod
-    def _turn(self) -> AbstractContextManager[None]:
-        """Guard a change of the feed, and see to its timers afterwards."""
-
-    @abstractmethod
-    def _emit(self, event: str, data: dict[str, Any], acknowledged: Callable[..., None]) -> None:
-        """Send an event, if there is a connection; if it has just ended, the next one asks again."""
-
-    def _send(self, event: str, request: dict[str, Any], answered: Callable[[Any], None]) -> None:
-        """Send a request of the feed's, which is told the answer in a turn of its own."""
-
-        def acknowledged(*answer: Any) -> None:
-            with self._turn():
-                answered(answer[0] if answer else None)
-
-        self._emit(event, request, acknowledged)
-
-    @property
-    def _pause(self) -> float:
-        """Seconds until the next turn of the background loop."""
-        wakes_at = self.feed.wakes_at
-        return CHECK_INTERVAL if wakes_at is None else min(max(0.0, wakes_at - self._clock()), CHECK_INTERVAL)
-
-    def _join_hub(self) -> None:
-        if self._hub.add(self) and self.namespace in self._client.namespaces:
-            self.connected()
-
-    def connected(self) -> None:
-        """Note that the client has connected."""
-        with self._turn():
-            self.feed.connected()
-
-    def disconnected(self) -> None:
-        """Note that the client has lost its connection."""
-        with self._turn():
-            self.feed.disconnected()
-
-    def refused(self, error: dict[str, Any]) -> None:
-        """Note that the server has refused the connection."""
-        with self._turn():
-            self.feed.refused(error)
-
-    def heard(self, name: str, data: Any) -> None:
-        """Take an event that the client received."""
-        with self._turn():
-            self.feed.heard(name, data)
+    event: str
+    data: Any
+    feed: Feed
 
 
-class ThreadedSubscription(Subscription[F]):
-    """A subscription of a :class:`socketio.Client`, with a thread that watches the time."""
+class _Waiting:
+    """What has happened, until it is read.
 
-    def __init__(self, client: Any, feed: F, **how: Any) -> None:
-        #: Reentrant, since a callback may use the subscription.
-        self._condition = threading.Condition(threading.RLock())
-        super().__init__(client, feed, **how)
-        self._join_hub()
-        client.start_background_task(self._keep_time)
+    Args:
+        most: Most events.
+    """
 
-    @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        with self._condition:
-            yield
-            self._condition.notify_all()
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._items: deque[Followed] = deque()
+        self._has_news = asyncio.Event()
+        self.feed: Feed | None = None
 
-    def _emit(self, event: str, data: dict[str, Any], acknowledged: Callable[..., None]) -> None:
-        with contextlib.suppress(NotConnected):
-            self._client.emit(event, data, self.namespace, callback=acknowledged)
-
-    def _keep_time(self) -> None:
-        while not self._closed:
-            with self.loop.turn():
-                self._hub.check(self._client)
-                with self._turn():
-                    self.feed.wake()
-            with self._condition:
-                if not self._closed:
-                    self._condition.wait(self._pause)
-
-    def wait_for(self, condition: Callable[[F], Any], timeout: float = 30.0) -> bool:
-        """Wait until a condition holds for the feed; returns whether it does.
-
-        Args:
-            condition: Gets the feed.
-            timeout: Longest wait, in seconds.
-        """
-        deadline = time.monotonic() + timeout
-        with self._condition:
-            while not condition(self.feed):
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return False
-                self._condition.wait(min(left, 0.05))  # it may depend on more than the feed
-        return True
-
-    def close(self) -> None:
-        """Leave what is followed, which goes on, and call no callback any more."""
-        with self._turn():
-            if self._closed:
-                return
-            self._closed = True
-            self.feed.close()
-        left = self._hub.remove(self)
-        if left is not None:
-            try:
-                self._client.emit(*self._farewell, self.namespace, callback=left)
-            except NotConnected:
-                left()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class AsyncSubscription(Subscription[F]):
-    """A subscription of a :class:`socketio.AsyncClient`, made inside its event loop, with a timer there."""
-
-    def __init__(self, client: Any, feed: F, **how: Any) -> None:
-        self._event_loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
-        super().__init__(client, feed, **how)
-        self._join_hub()
-        self._set_timer()
-
-    @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        yield
-        self._set_timer()
-
-    def _emit(self, event: str, data: dict[str, Any], acknowledged: Callable[..., None]) -> None:
-        self._start(self._emit_now(event, data, acknowledged))
-
-    async def _emit_now(self, event: str, data: dict[str, Any], acknowledged: Callable[..., None]) -> None:
-        with contextlib.suppress(NotConnected):
-            await self._client.emit(event, data, self.namespace, callback=acknowledged)
-
-    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = self._event_loop.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def _set_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        if not self._closed:
-            self._timer = self._event_loop.call_later(self._pause, self._wake)
-
-    def _wake(self) -> None:
-        with self.loop.turn():
-            self._hub.check(self._client)
-            self.feed.wake()
-        self._set_timer()
-
-    async def close(self) -> None:
-        """Leave what is followed, which goes on, and call no callback any more."""
-        if self._closed:
+    def add_event(self, event: str, data: Any) -> None:
+        if self.feed is None:  # the first comes with the subscription's own construction
             return
-        self._closed = True
-        with self._turn():
-            self.feed.close()
-        left = self._hub.remove(self)
-        if left is not None:
-            try:
-                await self._client.emit(*self._farewell, self.namespace, callback=left)
-            except NotConnected:
-                left()
+        if len(self._items) < self._most:
+            self._items.append(Followed(event, data, self.feed))
+        else:
+            self.add_snapshot(self.feed)
+        self._has_news.set()
+
+    def changed(self, feed: Feed, reason: str) -> None:
+        self.feed = feed
+        if reason == SNAPSHOT and (not feed.recovered or self._has_snapshot):
+            self.add_snapshot(feed)
+        self._has_news.set()
+
+    @property
+    def _has_snapshot(self) -> bool:
+        """Whether a snapshot waits: one that was too early for the jobs that came with the events."""
+        return bool(self._items) and self._items[0].event == SNAPSHOT
+
+    def add_snapshot(self, feed: Feed) -> None:
+        """Let a snapshot stand for all that waits."""
+        entries = {"jobs": feed.jobs, "workflows": feed.workflows}
+        state = {name: [dict(entry) for entry in some.values()] for name, some in entries.items()}
+        self._items.clear()
+        self._items.append(Followed(SNAPSHOT, state, feed))
+
+    def take(self) -> Followed | None:
+        return self._items.popleft() if self._items else None
+
+    async def wait(self) -> None:
+        """Wait until there is something new, or it is time to look at the connection."""
+        self._has_news.clear()
+        with contextlib.suppress(asyncio.TimeoutError):  # up to Python 3.10 it is not the builtin
+            await asyncio.wait_for(self._has_news.wait(), _LOOK_INTERVAL)
+
+
+async def follow(
+    project_id: object,
+    *,
+    url: str | None = None,
+    token: Token | None = None,
+    client: Any = None,
+    since: Mapping[str, Any] | None = None,
+    max_waiting: int = MOST_WAITING,
+    namespace: str = "/",
+) -> AsyncGenerator[Followed, None]:
+    """Follow a project: first a snapshot, then each event once and in order, over lost connections and restarts.
+
+    It goes on until the loop over it is left. Whoever reads slowly is given a snapshot in place of more than
+    ``max_waiting`` events, and one after each loss of the history.
+
+    Args:
+        project_id: The project.
+        url: The web server; with a path if Socket.IO is below one. A client of its own connects to it.
+        token: For that connection, and for each that replaces it: a text, or a function or coroutine function that
+            returns one.
+        client: In place of ``url``: a :class:`socketio.AsyncClient`, which stays connected afterwards.
+        since: Where to begin, of a :class:`~celery_realtime.jobs.handle.JobHandle`: then its events come without a
+            snapshot before them.
+        max_waiting: Most events that wait to be read.
+        namespace: The Socket.IO namespace.
+
+    Raises:
+        TypeError: Neither ``url`` nor ``client`` is given, or both.
+        SubscribeError: The server refuses the connection or the subscription; ``code`` says why.
+        socketio.exceptions.ConnectionError: There is no server at ``url``, or the client has given up.
+    """
+    if (url is None) == (client is None):
+        raise TypeError("follow() takes either url, the address of a web server, or client, a socketio.AsyncClient")
+    waiting = _Waiting(max(1, max_waiting))
+    own = new_async_client() if client is None else None
+    subscription = AsyncProjectSubscription(
+        own or client, project_id, waiting.add_event, waiting.changed, namespace=namespace, since=since, batch=True
+    )
+    waiting.feed = subscription.feed
+    try:
+        if own is not None and url is not None:
+            await _connect(own, url, token, subscription)
+        async for followed in _read(waiting, own or client, subscription.feed):
+            yield followed
+    finally:
+        await subscription.close()
+        if own is not None:
+            await own.shutdown()
+
+
+async def _connect(client: Any, url: str, token: Token | None, subscription: AsyncProjectSubscription) -> None:
+    async def credentials() -> dict[str, str]:
+        given = token() if callable(token) else token
+        known = await given if inspect.isawaitable(given) else given
+        return {} if known is None else {"token": known}
+
+    where, path = place_of_socket(url)
+    namespaces = [subscription.namespace]
+    try:
+        await client.connect(where, auth=credentials, namespaces=namespaces, socketio_path=path)
+    except NoConnection:
+        _raise_refusal(subscription.feed)
+        raise
+
+
+async def _read(waiting: _Waiting, client: Any, feed: Feed) -> AsyncGenerator[Followed, None]:
+    idle = 0
+    while True:
+        while (followed := waiting.take()) is not None:
+            idle = 0
+            yield followed
+        _raise_refusal(feed)
+        idle = 0 if is_connected_or_reconnecting(client) else idle + 1
+        if idle > _MOST_IDLE:
+            raise NoConnection(f"the client that follows {feed.project_id} has no connection, and makes none")
+        await waiting.wait()
+
+
+def _raise_refusal(feed: Feed) -> None:
+    if feed.state == "refused":
+        error = feed.error or {}
+        raise SubscribeError(
+            str(error.get("message") or "the server gave no reason"), str(error.get("code") or "forbidden")
+        )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from celery_realtime.client.following import AsyncSubscription, Subscription, ThreadedSubscription
 from celery_realtime.client.hub import Topic
 from celery_realtime.client.job_feed import JobFeed, JobFeedOptions
+from celery_realtime.client.subscription_base import AsyncSubscription, Subscription, ThreadedSubscription
 
 UNSUBSCRIBE = "unsubscribe_job"
 CANCEL = "cancel_job"

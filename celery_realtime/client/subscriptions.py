@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from celery_realtime.client.feed import Feed, FeedOptions, OnChange, OnEvent
-from celery_realtime.client.following import AsyncSubscription, Subscription, ThreadedSubscription
 from celery_realtime.client.hub import Topic
 from celery_realtime.client.lags import LagReports
+from celery_realtime.client.subscription_base import AsyncSubscription, Subscription, ThreadedSubscription
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
