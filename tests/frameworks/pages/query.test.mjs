@@ -20,12 +20,15 @@ test("what changes before the cache has taken the first answer is in it", async 
     socket.connect();
     const client = new QueryClient(), query = projectQuery(socket, "p", { client, throttle: 0, linger: 0 });
     const leave = new QueryObserver(client, query).subscribe(() => {});
-    await answered;
-    for (let turn = 0; turn < pause; turn += 1) await null;
-    socket.hear("agent_status", { event: "status_change", job_id: "a", project_id: "p", status: "running", state: "STARTED", attempt: 0, epoch: "e", offset: 1 });
-    await new Promise((resolve) => setTimeout(resolve, 30));
-    assert.deepEqual([...client.getQueryData(query.queryKey).jobs.keys()], ["a"], `after ${pause} microtasks`);
-    leave();
-    client.clear();
+    try {
+      await answered;
+      for (let turn = 0; turn < pause; turn += 1) await null;
+      socket.hear("agent_status", { event: "status_change", job_id: "a", project_id: "p", status: "running", state: "STARTED", attempt: 0, epoch: "e", offset: 1 });
+      await new Promise((resolve) => setTimeout(resolve, 30));
+      assert.deepEqual([...client.getQueryData(query.queryKey).jobs.keys()], ["a"], `after ${pause} microtasks`);
+    } finally { // what is left open keeps Node from its end
+      leave();
+      client.clear();
+    }
   }
 });
