@@ -188,7 +188,7 @@ def encode_strict(value: object, what: str, limit: int, setting: str = "max_payl
 
 def _strictly(value: object) -> bytes:
     """Return JSON for a value at once, where nothing in it could have been replaced on the way; else step by step."""
-    with contextlib.suppress(TypeError, ValueError):
+    with contextlib.suppress(TypeError, ValueError, msgspec.MsgspecError):  # 0.19: no ValueError
         encoded = _strict.encode(value)
         # It writes null for NaN, and as it is what a msgspec.Raw holds, which may be anything.
         if (b"null" not in encoded or is_surely_finite(value)) and b"\n" not in encoded:
