@@ -46,6 +46,9 @@ ERROR_EVENT = "agent_error"
 EXPIRING_EVENT = "token_expiring"
 MAX_EVENT_NAME = 128
 
+#: Characters of a job's id, in what others may have written.
+MAX_JOB_ID = 255
+
 #: The member of a custom event's data that names its job and project.
 MARK = "_realtime"
 
@@ -187,6 +190,7 @@ class Details(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         soft_time_limit: Seconds after which its task is told to end.
         time_limit: Seconds after which its process is killed.
         queued_at: When it was published; a retry keeps it.
+        rerun_of: The job that it was made from, which somebody has had run again.
     """
 
     label: str | UnsetType = UNSET
@@ -198,6 +202,7 @@ class Details(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     soft_time_limit: Seconds | UnsetType = UNSET
     time_limit: Seconds | UnsetType = UNSET
     queued_at: Time | UnsetType = UNSET
+    rerun_of: str | UnsetType = UNSET
 
 
 DETAILS = Details.__struct_fields__
@@ -305,7 +310,7 @@ def name_of(job: Job) -> str:
 class StatusChange(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="event", tag="status_change"):
     """A job's new status, on the wire as ``agent_status``.
 
-    What is unset is left out. The fields from ``label`` to ``queued_at`` are those of :class:`Details`, which cannot be
+    What is unset is left out. The fields from ``label`` to ``rerun_of`` are those of :class:`Details`, which cannot be
     a base: a struct has the fields of its bases first, and these stand in the middle.
 
     Attributes:
@@ -353,6 +358,7 @@ class StatusChange(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_fiel
     soft_time_limit: Seconds | UnsetType = UNSET
     time_limit: Seconds | UnsetType = UNSET
     queued_at: Time | UnsetType = UNSET
+    rerun_of: str | UnsetType = UNSET
     started_at: Time | UnsetType = UNSET
     ended_at: Time | UnsetType = UNSET
     runtime: Seconds | UnsetType = UNSET
@@ -632,6 +638,7 @@ def status_change(
         soft_time_limit=details.soft_time_limit,
         time_limit=details.time_limit,
         queued_at=details.queued_at,
+        rerun_of=details.rerun_of,
     )
 
 

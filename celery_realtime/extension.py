@@ -361,6 +361,7 @@ class Realtime(_Parts):
         authenticate: Callable[..., Any] | None = None,
         authorize: Callable[..., Any] | None = None,
         authorize_cancel: Callable[..., Any] | None = None,
+        authorize_rerun: Callable[..., Any] | None = None,
         audience: Callable[..., Any] | None = None,
         around: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None,
         handlers: type[SocketIOEventHandlers] | None = None,
@@ -373,6 +374,7 @@ class Realtime(_Parts):
             authorize: ``(user_id, project_id) -> bool``; sync or async.
             authorize_cancel: ``(user_id, project_id, job_id) -> bool``, for users who may see the project; sync or
                 async. Without it nobody may cancel a job.
+            authorize_rerun: The same for who may have a job run again.
             audience: ``(user_id, project_id) -> str``: for whom ``event_filter`` is to decide; sync or async.
             around: ``(rule) -> rule``: wraps each of these rules, and the methods that stand for them. The
                 default closes stale connections of Django, and gives them the app context of Flask-SocketIO.
@@ -388,7 +390,7 @@ class Realtime(_Parts):
 
         self._web.flask_app = flask_app_of(server, self._web.flask_app)
         around = around or surroundings_of(server, self._web.flask_app)
-        rules = Rules(authenticate, authorize, authorize_cancel, audience, around)
+        rules = Rules(authenticate, authorize, authorize_cancel, audience, around, authorize_rerun)
         return self._web.attach(server, handlers, rules)
 
     def http_app(self, app: Any = None, *, server: Any = None, prefix: str | None = None) -> Any:

@@ -295,7 +295,7 @@ def _parameters(rule: Any) -> Mapping[str, inspect.Parameter] | None:
 
 NAMES = Settings.__struct_fields__
 #: What ``celery_realtime.contrib.django`` reads from Django's settings under the same prefix: rules, and no settings.
-OF_DJANGO = ("authenticate", "authorize", "authorize_cancel", "audience")
+OF_DJANGO = ("authenticate", "authorize", "authorize_cancel", "authorize_rerun", "audience")
 _TYPES: dict[str, Any] = get_type_hints(Settings, include_extras=True)
 _CALLABLE = ("event_filter", "log_filter", "project_resolver")
 _SECRET = ("secret_key", "url", "history_url", "connection_options", "history_options")

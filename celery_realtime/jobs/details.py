@@ -14,7 +14,7 @@ from msgspec import UNSET, UnsetType
 
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.encoding import describe_error, legible, one_line, text_of
-from celery_realtime.events import Details, at
+from celery_realtime.events import MAX_JOB_ID, Details, at
 from celery_realtime.jobs.lineage import published_at, run_of
 from celery_realtime.jobs.projects import Call
 from celery_realtime.jobs.seams import queue_of
@@ -28,6 +28,9 @@ LABEL = "label"
 
 #: How often a job may be retried, where a call of ``self.retry`` says something else than its task.
 MAX_RETRIES_HEADER = "realtime_max_retries"
+
+#: The header of a job's message that names the job that it was made from.
+RERUN_OF = "rerun_of"
 
 #: Characters of a label.
 MAX_LABEL = 200
@@ -82,6 +85,7 @@ class DetailsReader:
             soft_time_limit=_seconds(soft or getattr(task, "soft_time_limit", None)),
             time_limit=_seconds(hard or getattr(task, "time_limit", None)),
             queued_at=UNSET if run is None else at(published_at(run)),
+            rerun_of=_job_id(fields.get(RERUN_OF)),
         )
 
     def _route_of(self, fields: Mapping[str, Any]) -> Route:
@@ -96,6 +100,12 @@ class DetailsReader:
         if queue is None:
             queue = self._queues[where] = queue_of(self._app, *where) or ""
         return Route(queue, info.get("priority"))
+
+
+def _job_id(value: object) -> str | UnsetType:
+    """Return the id of a job that a message names; whoever publishes may have written anything there."""
+    is_one = isinstance(value, str) and 0 < len(value) <= MAX_JOB_ID and value.isprintable()
+    return str(value) if is_one else UNSET
 
 
 def _max_retries(task: Any, fields: Mapping[str, Any]) -> int | UnsetType:

@@ -56,6 +56,8 @@ export interface StatusChange {
   readonly time_limit?: number;
   /** When it was published; a retry keeps it. */
   readonly queued_at?: string;
+  /** The job that it was made from, which somebody has had run again. */
+  readonly rerun_of?: string;
   /** When its task started, in this attempt. */
   readonly started_at?: string;
   /** When it ended, or, if nobody saw that, when somebody noticed. */
@@ -500,6 +502,8 @@ export interface Job {
   readonly time_limit?: number;
   /** When it was published; a retry keeps it. */
   readonly queued_at?: string;
+  /** The job that it was made from, which somebody has had run again. */
+  readonly rerun_of?: string;
   /** When its task started, in this attempt. */
   readonly started_at?: string;
   /** When it ended, or, if nobody saw that, when somebody noticed. */
@@ -778,6 +782,28 @@ export interface Cancelled {
   readonly how?: "before_start" | "terminate" | "cooperative" | "unconfirmed";
 }
 
+/** Have a job that has ended run again, where a rule allows it and its message is kept. It needs a history. */
+export interface RerunJob {
+  /** Celery's task id: 1 to 255 printable characters. */
+  readonly job_id: string;
+  /**
+   * Its project: needed without a history, for a job that has had no event yet, and where several projects use its
+   * id.
+   */
+  readonly project_id?: string | number | null;
+}
+
+/** The job runs again, as another job. */
+export interface Rerun {
+  readonly ok: true;
+  /** The new job. */
+  readonly job_id: string;
+  /** The project. */
+  readonly project_id: string;
+  /** The job that it was made from. */
+  readonly rerun_of: string;
+}
+
 /** Show a new token of the same user, so that the connection stays. */
 export interface RefreshToken {
   /** As in the `auth` object. */
@@ -922,6 +948,8 @@ export interface JobResult {
   readonly time_limit?: number;
   /** When it was published; a retry keeps it. */
   readonly queued_at?: string;
+  /** The job that it was made from, which somebody has had run again. */
+  readonly rerun_of?: string;
   /** When its task started, in this attempt. */
   readonly started_at?: string;
   /** When it ended, or, if nobody saw that, when somebody noticed. */
@@ -976,6 +1004,7 @@ export interface ClientToServerEvents {
   read_stream: (data: ReadStream, acknowledge?: (answer: StreamPage | Refused) => void) => void;
   get_result: (data: GetResult, acknowledge?: (answer: Result | Refused) => void) => void;
   cancel_job: (data: CancelJob, acknowledge?: (answer: Cancelled | Refused) => void) => void;
+  rerun_job: (data: RerunJob, acknowledge?: (answer: Rerun | Refused) => void) => void;
   refresh_token: (data: RefreshToken, acknowledge?: (answer: TokenRefreshed | Refused) => void) => void;
   report_lag: (data: ReportLag, acknowledge?: (answer: LagTaken | Refused) => void) => void;
 }

@@ -7,11 +7,12 @@ from urllib.parse import parse_qs
 
 import msgspec
 
+from celery_realtime.events import MAX_JOB_ID
 from celery_realtime.exceptions import SubscribeError
 from celery_realtime.history.snapshot import check_page
 from celery_realtime.rooms import normalise_project_id, rooms_of, streams_rooms_of
 from celery_realtime.stream_parts import check_stream_name
-from celery_realtime.web.messages import MAX_JOB_ID, MOST_POSITION, Since
+from celery_realtime.web.messages import MOST_POSITION, Since
 
 
 class Topic(NamedTuple):

@@ -33,6 +33,7 @@ from celery_realtime.web.lags import Lags
 from celery_realtime.web.membership import Clients, Membership
 from celery_realtime.web.messages import REQUESTS
 from celery_realtime.web.orders import Orders
+from celery_realtime.web.rerun_requests import Prepare, RerunRequests
 from celery_realtime.web.revocations import Revocations
 from celery_realtime.web.seams import follow_up_events, handlers_of, intercept_events, queue_events
 from celery_realtime.web.sessions import Limits, Sessions
@@ -68,6 +69,7 @@ class Rules(msgspec.Struct, frozen=True):
         audience: ``(user_id, project_id) -> str``, the audience that ``event_filter`` is asked for.
         around: ``(rule) -> rule``: what each rule is called in, methods of the handlers included, such as the
             application context of a web framework.
+        authorize_rerun: ``(user_id, project_id, job_id) -> bool``; replaces ``_validate_rerun_access``.
     """
 
     authenticate: Authenticate | None = None
@@ -75,6 +77,7 @@ class Rules(msgspec.Struct, frozen=True):
     authorize_cancel: Callable[[Any, str, str], Any] | None = None
     audience: Callable[[Any, str], Any] | None = None
     around: Callable[[Callable[..., Any]], Callable[..., Any]] = unchanged
+    authorize_rerun: Callable[[Any, str, str], Any] | None = None
 
 
 class Sources(msgspec.Struct, frozen=True):
@@ -86,6 +89,7 @@ class Sources(msgspec.Struct, frozen=True):
         revocations: Tokens that open a project no more.
         read_on: ``(project_id, page) -> snapshot``, further jobs, where there is a history.
         streams: Reads what jobs say bit by bit, where there is a history.
+        prepare_rerun: ``(project_id, job_id) -> publish``, where messages of jobs can be kept.
     """
 
     read: Read | None = None
@@ -93,6 +97,7 @@ class Sources(msgspec.Struct, frozen=True):
     revocations: Revocations = msgspec.field(default_factory=Revocations)
     read_on: ReadOn | None = None
     streams: StreamSource | None = None
+    prepare_rerun: Prepare | None = None
 
 
 class Client(msgspec.Struct, frozen=True):
@@ -128,12 +133,39 @@ class Figures(msgspec.Struct, frozen=True):
     ended: int
 
 
-class SocketIOEventHandlers:
+class OwnRules:
+    """What is decided where the application has no rule of its own; subclasses may. All may be coroutine functions.
+
+    Args:
+        secret_key: What tokens of ``issue_token`` are signed with; None for no such tokens.
+    """
+
+    def __init__(self, secret_key: str | tuple[str, ...] | None) -> None:
+        self._secret_key = secret_key
+
+    def _validate_token(self, token: Any) -> Any:
+        """Return the id of the user whom a token names, or None to refuse the connection."""
+        return auth.verify_token(self._secret_key, token) if self._secret_key else None
+
+    def _validate_project_access(self, user_id: Any, project_id: str) -> Any:
+        """Tell whether a user may see a project; by default, whether the user's token says so."""
+        return project_id in getattr(user_id, "projects", ())
+
+    def _validate_cancel_access(self, user_id: Any, project_id: str, job_id: str) -> Any:  # noqa: ARG002
+        """Tell whether a user, who may see the project, may cancel a job of it; by default nobody may."""
+        return False
+
+    def _validate_rerun_access(self, user_id: Any, project_id: str, job_id: str) -> Any:  # noqa: ARG002
+        """Tell whether a user, who may see the project, may have a job of it run again; by default nobody may."""
+        return False
+
+
+class SocketIOEventHandlers(OwnRules):
     """Handle connections and requests on a synchronous Socket.IO server.
 
     Subclass it to decide who may connect (:meth:`_validate_token`), what they may see
-    (:meth:`_validate_project_access`) and what they may cancel (:meth:`_validate_cancel_access`); all may also be
-    coroutine functions.
+    (:meth:`_validate_project_access`), cancel (:meth:`_validate_cancel_access`) and have run again
+    (:meth:`_validate_rerun_access`); all may also be coroutine functions.
 
     Args:
         server: The :class:`socketio.Server`.
@@ -156,8 +188,8 @@ class SocketIOEventHandlers:
         manager: ClientManager | None = None,
     ) -> None:
         settings, sources = settings or Settings(), sources or Sources()
+        super().__init__(settings.secret_key)
         self.server, self.namespace = server, settings.namespace
-        self._secret_key = settings.secret_key
         self._manager: ClientManager = (manager := manager or StockManager())
         self._clients = clients = _clients_of(server, settings, manager)
         around, audience = rules.around, rules.audience and rules.around(rules.audience)
@@ -166,6 +198,8 @@ class SocketIOEventHandlers:
         self._admission = Admission(clients, self._identification(rules), access, self._revocations)
         may_cancel = around(rules.authorize_cancel or self._validate_cancel_access)
         self._jobs = SingleJobs(sources.jobs, clients, access=access, authorize_cancel=may_cancel, manager=manager)
+        may_rerun, prepare = around(rules.authorize_rerun or self._validate_rerun_access), sources.prepare_rerun
+        self._reruns = RerunRequests(self._jobs, prepare, clients=clients, access=access, authorize=may_rerun)
         read, read_on = _readers(sources, type(self)._share, manager)
         #: What clients report of their lag.
         self.lags = Lags(clients.sessions, wanted=settings.metrics)
@@ -221,20 +255,6 @@ class SocketIOEventHandlers:
         subscriptions = sum(len(session.rooms) for session in sessions)
         refusals = self._clients.sender.refusals
         return Figures(len(sessions), subscriptions, self._subscriptions.accepted, refusals, self._gate.ended)
-
-    # -- the application's rules --------------------------------------------------------------------------------
-
-    def _validate_token(self, token: Any) -> Any:
-        """Return the id of the user whom a token names, or None to refuse the connection."""
-        return auth.verify_token(self._secret_key, token) if self._secret_key else None
-
-    def _validate_project_access(self, user_id: Any, project_id: str) -> Any:
-        """Tell whether a user may see a project; by default, whether the user's token says so."""
-        return project_id in getattr(user_id, "projects", ())
-
-    def _validate_cancel_access(self, user_id: Any, project_id: str, job_id: str) -> Any:  # noqa: ARG002
-        """Tell whether a user, who may see the project, may cancel a job of it; by default nobody may."""
-        return False
 
     # -- registration -------------------------------------------------------------------------------------------
 
@@ -390,6 +410,10 @@ class SocketIOEventHandlers:
     def on_cancel_job(self, sid: str, data: Any = None, *_: Any) -> Any:
         """Cancel a job; the acknowledgement says what has come of it."""
         return self._acknowledge(sid, self._jobs.cancel(sid, data))
+
+    def on_rerun_job(self, sid: str, data: Any = None, *_: Any) -> Any:
+        """Have a job run again; the acknowledgement names the new one."""
+        return self._acknowledge(sid, self._reruns.rerun(sid, data))
 
     def on_refresh_token(self, sid: str, data: Any = None, *_: Any) -> Any:
         """Let a client stay that shows a new token; return the acknowledgement."""

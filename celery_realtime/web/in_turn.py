@@ -12,11 +12,12 @@ from celery_realtime.web.turns import Kind, Owner, Turn, Turns
 #: The requests that take time, and of which kind each is: a client does not wait for other kinds.
 KIND_OF = dict.fromkeys(("subscribe_project", "unsubscribe_project", "subscribe_job", "unsubscribe_job"), "subscribe")
 KIND_OF |= {"read_jobs": "subscribe", "read_stream": "subscribe"}
-KIND_OF |= {"get_result": "result", "cancel_job": "cancel", "refresh_token": "refresh"}
+KIND_OF |= {"get_result": "result", "cancel_job": "cancel", "rerun_job": "rerun", "refresh_token": "refresh"}
 KINDS = {
     "subscribe": Kind(of_user=4),  # of all clients of a proxy at once: those that come back together share what is read
     "result": Kind(at_once=4, of_peer=3, of_user=2),
     "cancel": Kind(at_once=16, of_peer=12, of_user=4),
+    "rerun": Kind(at_once=4, of_peer=3, of_user=2),
     "refresh": Kind(at_once=16, of_peer=12, of_user=4),
 }
 

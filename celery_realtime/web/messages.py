@@ -20,6 +20,7 @@ from celery_realtime.events import (
     JOBS_EVENT,
     MARK,
     MAX_EVENT_NAME,
+    MAX_JOB_ID,
     METADATA_EVENT,
     PROGRESS_EVENT,
     RESERVED_EVENTS,
@@ -39,8 +40,6 @@ from celery_realtime.events import (
 )
 from celery_realtime.rooms import MAX_PROJECT_ID_LENGTH
 from celery_realtime.stream_parts import MAX_STREAM_NAME, STREAM_EVENT, StreamKind, StreamState
-
-MAX_JOB_ID = 255
 
 #: Beyond any position, and any generation, of a stream.
 MOST_POSITION = 2**53
@@ -502,6 +501,10 @@ class CancelJob(OfJob, frozen=True, kw_only=True):
     """Cancel a job, where a rule allows it. It needs a history."""
 
 
+class RerunJob(OfJob, frozen=True, kw_only=True):
+    """Have a job that has ended run again, where a rule allows it and its message is kept. It needs a history."""
+
+
 class RefreshToken(Struct, frozen=True):
     """Show a new token of the same user, so that the connection stays.
 
@@ -733,6 +736,20 @@ class Cancelled(Struct, frozen=True, kw_only=True):
     how: Literal["before_start", "terminate", "cooperative", "unconfirmed"] | UnsetType = UNSET
 
 
+class Rerun(Struct, frozen=True, kw_only=True):
+    """The job runs again, as another job.
+
+    Attributes:
+        job_id: The new job.
+        rerun_of: The job that it was made from.
+    """
+
+    ok: Literal[True]
+    job_id: JobId
+    project_id: ProjectId
+    rerun_of: JobId
+
+
 class TokenRefreshed(Struct, frozen=True):
     """The new token is taken for the old one.
 
@@ -869,6 +886,7 @@ REQUESTS: dict[str, Request] = {
     "read_stream": Request(ReadStream, StreamPage),
     "get_result": Request(GetResult, Result),
     "cancel_job": Request(CancelJob, Cancelled),
+    "rerun_job": Request(RerunJob, Rerun),
     "refresh_token": Request(RefreshToken, TokenRefreshed),
     "report_lag": Request(ReportLag, LagTaken),
 }

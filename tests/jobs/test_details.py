@@ -302,3 +302,10 @@ def test_the_label_is_not_handed_down_to_what_a_job_publishes(studio: Studio) ->
     run(studio, call, label="The weekly")
     [other] = [sent.data for sent in studio.sent if sent.data["job_id"] == "other"]
     assert "label" not in other
+
+
+@pytest.mark.parametrize("written", ["", "x" * 256, "two\nlines", "\ud800", 7, ["job"], None])
+def test_what_a_job_was_made_from_is_the_id_of_a_job_or_nothing(studio: Studio, written: Any) -> None:
+    studio.app.send_task("add", headers={**HEADERS, "rerun_of": "an earlier job"})
+    studio.app.send_task("add", headers={**HEADERS, "rerun_of": written})
+    assert [sent.data.get("rerun_of") for sent in studio.sent] == ["an earlier job", None]

@@ -140,7 +140,7 @@ def test_the_details_of_a_job_are_the_same_in_each_struct() -> None:
 
 def test_a_status_has_all_details_of_its_job() -> None:
     times = dict.fromkeys(("eta", "expires_at", "queued_at"), "2024-01-15T10:30:00.000Z")
-    texts = {"label": "a label", "queue": "celery"}
+    texts = {"label": "a label", "queue": "celery", "rerun_of": "an earlier job"}
     numbers = {"priority": 3, "max_retries": 5, "soft_time_limit": 1.5, "time_limit": 2}
     job = events.Job(job_id="j", project_id="p", details=Details(**times, **texts, **numbers))
     data = json.loads(events.outgoing_status(events.status_change(job, "PENDING")).payload)

@@ -1,0 +1,110 @@
+"""Who may have what run again, and what becomes of it while that is decided."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from celery_realtime import events
+from celery_realtime.events import Job
+from tests.waiting import wait_for
+from tests.web_servers import Web
+
+if TYPE_CHECKING:
+    from tests.client_recorder import Recorder
+    from tests.web_servers import Kind
+
+NO_SUCH_JOB = {"code": "forbidden", "message": "this job does not exist, or is not open to you"}
+
+
+@pytest.fixture
+def make_web(kind: Kind, redis_url: str) -> Iterator[Callable[..., Web]]:
+    made: list[Web] = []
+
+    def make(**settings: Any) -> Web:
+        web = Web(kind, redis_url, **{"history_url": redis_url, **settings})
+        web.realtime.app.conf.result_backend = redis_url
+        made.append(web)
+        return web
+
+    yield make
+    for web in made:
+        web.stop()
+
+
+def tell(web: Web, job_id: str, state: str, project: str = "alpha", **more: Any) -> None:
+    job = Job(job_id=job_id, project_id=project)
+    web.realtime.manager.put_status(events.status_change(job, state, **more))
+    assert web.realtime.flush(60)
+
+
+def ask(client: Recorder, job_id: Any, **more: Any) -> dict[str, Any]:
+    return client.call("rerun_job", {"job_id": job_id, **more})
+
+
+def test_nobody_may_run_a_job_again_unless_a_rule_says_so(make_web: Callable[..., Web]) -> None:
+    web = make_web().attach(authorize_cancel=lambda *_: True).start()
+    tell(web, "one", "SUCCESS")
+    assert ask(web.connect(), "one")["error"] == {"code": "forbidden", "message": "you may not run this job again"}
+
+
+def test_the_rule_is_told_who_wants_to_run_what_again(make_web: Callable[..., Web]) -> None:
+    asked = []
+
+    def may_rerun(user: str, project: str, job: str) -> bool:
+        asked.append((user, project, job))
+        return user == "bob"
+
+    web = make_web().attach(authorize_rerun=may_rerun).start()
+    tell(web, "one", "SUCCESS")
+    assert ask(web.connect(), "one")["error"]["code"] == "forbidden"
+    assert ask(web.connect(web.token("bob")), "one")["error"]["code"] == "unavailable"  # its message is not kept
+    assert asked == [("ada", "alpha", "one"), ("bob", "alpha", "one")]
+
+
+def test_a_rule_that_returns_something_else_than_true_or_raises_refuses(make_web: Callable[..., Web]) -> None:
+    def rule(_user: Any, _project: str, job: str) -> Any:
+        return "yes" if job == "one" else {}["no such key"]
+
+    web = make_web().attach(authorize_rerun=rule).start()
+    for job_id in ("one", "two"):
+        tell(web, job_id, "SUCCESS")
+    client = web.connect()
+    assert ask(client, "one")["error"]["code"] == "forbidden"
+    assert ask(client, "two")["error"]["code"] == "unavailable"
+
+
+def test_a_job_of_another_project_is_as_one_that_does_not_exist(make_web: Callable[..., Web]) -> None:
+    asked = []
+    web = make_web().attach(authorize_rerun=lambda *what: bool(asked.append(what)) or True).start()
+    tell(web, "theirs", "SUCCESS", project="beta")
+    client = web.connect()
+    for job_id, more in (("theirs", {}), ("theirs", {"project_id": "beta"}), ("theirs", {"project_id": "alpha"})):
+        assert ask(client, job_id, **more)["error"] == NO_SUCH_JOB
+    assert ask(client, "none")["error"] == NO_SUCH_JOB
+    assert ask(client, 7)["error"]["code"] == "bad_request"
+    assert asked == []
+
+
+def test_whoever_loses_the_project_meanwhile_has_nothing_run_again(make_web: Callable[..., Web]) -> None:
+    may_answer, has_asked, asked = threading.Event(), threading.Event(), []
+
+    def may_rerun(*what: str) -> bool:
+        asked.append(what)
+        has_asked.set()
+        return may_answer.wait(60)
+
+    web = make_web().attach(authorize_rerun=may_rerun).start()
+    tell(web, "one", "SUCCESS")
+    client, answers = web.connect(), list[Any]()
+    client.sio.emit("rerun_job", {"job_id": "one"}, callback=answers.append)
+    assert has_asked.wait(60)
+    web.realtime.revoke_access("ada", "alpha", wait=0)
+    client.wait(lambda _: any(error["code"] == "forbidden" for error in client.of("error")) or None)
+    may_answer.set()
+    wait_for(lambda: answers)
+    assert answers[0]["error"]["code"] in ("forbidden", "unavailable")
+    assert len(asked) == 1
