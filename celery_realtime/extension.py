@@ -676,9 +676,10 @@ class _WebSide:
         self.access.catch_up()
         return snapshot
 
-    def _read_on(self, project_id: str, page: str) -> Any:
-        """Read further jobs of a project, as :meth:`_read` does."""
-        snapshot = self._history().read_on(project_id, page)
+    def _read_on(self, project_id: str, page: str | tuple[str, ...]) -> Any:
+        """Read further jobs of a project, or some by their ids, as :meth:`_read` does."""
+        history = self._history()
+        snapshot = history.read_on(project_id, page) if isinstance(page, str) else history.read_some(project_id, page)
         self.access.catch_up()
         return snapshot
 

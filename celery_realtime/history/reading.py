@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
+
+import msgspec
 
 from celery_realtime.encoding import legible
 from celery_realtime.history.appending import ENDED_TTL, Limits
 from celery_realtime.history.entries import METADATA, add_metadata, decode_job, decode_metadata, decode_run
 from celery_realtime.history.keys import Keys, new_epoch
 from celery_realtime.history.lua import Command, Runner, Script, call, command
-from celery_realtime.history.snapshot import Snapshot, check_page, decode_event
+from celery_realtime.history.snapshot import Snapshot, check_page, count_jobs, decode_event
 
 MAX_RECOVERED = 1000
 MAX_SNAPSHOT = 1000
@@ -64,6 +67,20 @@ class Reader:
         """
         _, read = self._reading(project_id, ("", -1), most_jobs, MAX_ANSWER, check_page(page))
         return Snapshot.of_reply(project_id, self._runner.run(read))
+
+    def some_jobs(self, project_id: str, job_ids: Sequence[str]) -> Snapshot:
+        """Return jobs of a project by their ids, without those that are not known; workflows and events are left out.
+
+        Args:
+            project_id: The project.
+            job_ids: The ids; of those that had no room the snapshot says which they are.
+        """
+        if not job_ids:
+            raise ValueError("name the jobs")
+        names = [legible(name) for name in job_ids]
+        _, read = self._reading(project_id, ("", -1), len(names), MAX_ANSWER, "", *names)
+        reply: Any = self._runner.run(read)
+        return msgspec.structs.replace(Snapshot.of_reply(project_id, reply), unread=[*job_ids[count_jobs(reply) :]])
 
     def _reading(self, project_id: str, position: tuple[str, int], *limits: Any) -> tuple[str, Command]:
         """Return what reads a project, and the epoch in which it is to go on if a part of it is lost."""

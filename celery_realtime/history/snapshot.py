@@ -43,10 +43,46 @@ def check_page(text: str) -> bytes:
     Raises:
         ValueError: It is none.
     """
+    return msgspec.json.encode(_decoded(text))
+
+
+def _decoded(text: str) -> _Page:
     try:
-        return msgspec.json.encode(_page.decode(text))
+        return _page.decode(text)
     except (msgspec.MsgspecError, RecursionError) as error:  # up to msgspec 0.19, its errors are no ValueError
         raise ValueError(f"this is no place to read on at: {error}") from None
+
+
+#: Which jobs are read at a place: those that have not ended, those that have, or those that have changed, alone.
+_LIVE, _ENDED, _CHANGED = 1, 2, 3
+_BEGINNING = ("", "")
+
+
+def narrowed(text: str, *, live: bool, ended: bool, is_first: bool) -> str | None:
+    """Return where to read on for jobs of one kind: after those of the other kind that come next, or None at the end.
+
+    Args:
+        text: Where to read on for all.
+        live: Whether jobs that have not ended are wanted.
+        ended: Whether jobs that have ended are wanted.
+        is_first: Whether it comes from a first answer: then all before it is as of the same time.
+
+    Raises:
+        ValueError: It is no place to read on at.
+    """
+    page = _decoded(text)
+    if not live and page.section == _LIVE:
+        page = msgspec.structs.replace(page, section=_ENDED, place=_BEGINNING)
+    if not ended and page.section != _LIVE:
+        if is_first:
+            return None
+        page = msgspec.structs.replace(page, section=_CHANGED, place=_BEGINNING)
+    return msgspec.json.encode(page).decode()
+
+
+def count_jobs(reply: list[Any]) -> int:
+    """Return how many of the jobs that were asked for have had room in a reply of ``read.lua``, known or not."""
+    return len(unpack(reply[7]))
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -61,6 +97,7 @@ class Snapshot(msgspec.Struct, frozen=True):
         workflows: The counts of every workflow of more than one job.
         events: ``{event, data}`` of what was missed, in order; empty unless ``recovered``.
         next: Where to read on for the jobs that are not among these; None if there are no others.
+        unread: Of jobs that were asked for by their ids, those that there was no room for.
     """
 
     epoch: str
@@ -71,6 +108,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     workflows: list[dict[str, Any]]
     events: list[dict[str, Any]]
     next: str | None = None
+    unread: list[str] = []
 
     @classmethod
     def of_reply(cls, project_id: str, reply: list[Any]) -> Snapshot:

@@ -7,7 +7,7 @@ where the keys of a project are described.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import redis
@@ -180,6 +180,19 @@ class History:
             redis.RedisError: Redis cannot be reached.
         """
         return self._reader.further_jobs(project_id, page, most_jobs)
+
+    def read_some(self, project_id: str, job_ids: Sequence[str]) -> Snapshot:
+        """Return jobs of a project by their ids, as of ``offset``, without workflows and events.
+
+        Args:
+            project_id: The project.
+            job_ids: The ids. Jobs that are not known are left out; ``unread`` has those that there was no room for.
+
+        Raises:
+            ValueError: No job is named.
+            redis.RedisError: Redis cannot be reached.
+        """
+        return self._reader.some_jobs(project_id, job_ids)
 
     def recent(self, project_id: str) -> list[dict[str, Any]]:
         """Return the events that are stored of a project, in order, as ``{event, data}``.

@@ -414,6 +414,8 @@ export interface SubscribeProject {
   readonly streams?: boolean | null;
   /** Whether the answer is to say the server's version. */
   readonly version?: boolean;
+  /** Which jobs the answer is to have; all if absent. */
+  readonly filter?: Filter | null;
 }
 
 /** The last position in a project's events that a client has. */
@@ -422,6 +424,19 @@ export interface Since {
   readonly epoch: string;
   /** Up to where it has all events. */
   readonly offset: number;
+}
+
+/**
+ * Which jobs of a project are wanted: those of which each member that is there has a value that fits. It concerns
+ * the jobs of answers: events come of all jobs, so that their offsets have no holes.
+ */
+export interface Filter {
+  /** The job's status is one of these. */
+  readonly status?: readonly Status[] | null;
+  /** The name of its task is like one of these. */
+  readonly task?: readonly string[] | null;
+  /** Its label is like one of these; a job without one is not. */
+  readonly label?: readonly string[] | null;
 }
 
 /** What there is of a project, and what was missed. */
@@ -650,12 +665,19 @@ export interface UnsubscribeJob {
   readonly project_id?: string | number | null;
 }
 
-/** Read further jobs of a project that the client is subscribed to. */
+/** Read further jobs of a project that the client is subscribed to, or some jobs by their ids. */
 export interface ReadJobs {
   /** The project: 1 to 200 characters, or a whole number. */
   readonly project_id: string | number;
-  /** The `next` of the answer before. */
-  readonly from: string;
+  /** The `next` of the answer before; not beside `jobs`. */
+  readonly from?: string;
+  /**
+   * The ids of jobs, in place of `from`. Of those that do not exist, or are not open to the user, nothing is
+   * answered.
+   */
+  readonly jobs?: readonly string[];
+  /** Which jobs the answer is to have; all if absent. */
+  readonly filter?: Filter | null;
 }
 
 /** Further jobs of a project. */
@@ -667,10 +689,12 @@ export interface JobsPage {
   readonly epoch: string;
   /** As of when they are: up to where they have all events. */
   readonly offset: number;
-  /** Further jobs, and those that have changed since the page before. */
+  /** Further jobs, and those that have changed since the page before; with a filter there may be none. */
   readonly jobs: readonly Job[];
   /** Where to read on; null behind the last page. */
   readonly next: string | null;
+  /** Of jobs that were named, those that there was no room for; absent if there are none. */
+  readonly unread?: readonly string[];
 }
 
 /** Read what a job has said in a stream: from a position on, or its newest. It needs a history. */

@@ -10,9 +10,10 @@ import msgspec
 from celery_realtime.events import MAX_JOB_ID
 from celery_realtime.exceptions import SubscribeError
 from celery_realtime.history.snapshot import check_page
+from celery_realtime.job_filters import JobFilter
 from celery_realtime.rooms import normalise_project_id, rooms_of, streams_rooms_of
 from celery_realtime.stream_parts import check_stream_name
-from celery_realtime.web.messages import MOST_POSITION, Since
+from celery_realtime.web.messages import MOST_JOBS, MOST_POSITION, Since
 
 
 class Topic(NamedTuple):
@@ -67,11 +68,15 @@ def job_id_of(data: Any) -> str:
         SubscribeError: It names none.
     """
     job_id = data.get("job_id") if isinstance(data, dict) else None
-    if not isinstance(job_id, str) or not 0 < len(job_id) <= MAX_JOB_ID or not job_id.isprintable():
+    if not _is_job_id(job_id):
         raise SubscribeError(
             f"send an object such as {{job_id: ...}}, with 1 to {MAX_JOB_ID} characters", "bad_request"
         )
-    return job_id
+    return str(job_id)
+
+
+def _is_job_id(given: Any) -> bool:
+    return isinstance(given, str) and 0 < len(given) <= MAX_JOB_ID and given.isprintable()
 
 
 def wants_batches(data: dict[str, Any]) -> bool:
@@ -159,13 +164,33 @@ def since_of(data: dict[str, Any]) -> Since | None:
         raise SubscribeError(f"since must be {{epoch, offset}}: {error}", "bad_request") from None
 
 
-def page_of(data: dict[str, Any]) -> str:
-    """Return where a client wants to read on for the jobs of a project.
+def filter_of(data: dict[str, Any]) -> JobFilter | None:
+    """Return which jobs of a project a client wants; None for all.
+
+    Raises:
+        SubscribeError: ``filter`` is no filter.
+    """
+    try:
+        return JobFilter.of(data.get("filter"))
+    except ValueError as error:
+        raise SubscribeError(str(error), "bad_request") from None
+
+
+def page_of(data: dict[str, Any]) -> str | tuple[str, ...]:
+    """Return where a client wants to read on for the jobs of a project, or the ids of those that it wants to read.
 
     Raises:
         SubscribeError: It does not say, or it is no such place.
     """
-    page = data.get("from")
+    page, job_ids = data.get("from"), data.get("jobs")
+    if job_ids is not None:
+        if page is not None:
+            raise SubscribeError("send either from or jobs", "bad_request")
+        if not isinstance(job_ids, list) or not 0 < len(job_ids) <= MOST_JOBS or not all(map(_is_job_id, job_ids)):
+            raise SubscribeError(
+                f"jobs must be a list of 1 to {MOST_JOBS} ids, of 1 to {MAX_JOB_ID} characters each", "bad_request"
+            )
+        return tuple(dict.fromkeys(job_ids))
     try:
         check_page(page if isinstance(page, str) else "")
     except ValueError:

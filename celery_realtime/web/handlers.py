@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 Authenticate = Callable[[Any, dict[str, Any]], Any]
 Authorize = Callable[[Any, str], Any]
 Read = Callable[[Any, str, int], Any]
-ReadOn = Callable[[str, str], Any]
+ReadOn = Callable[[str, Any], Any]
 
 #: Stands in a handler's arguments where the client asked for no acknowledgement; no client can send it.
 NO_ACKNOWLEDGEMENT = object()
@@ -87,7 +87,7 @@ class Sources(msgspec.Struct, frozen=True):
         read: ``(project_id, epoch, offset) -> snapshot``, where there is a history.
         jobs: Answers questions about single jobs, where something can.
         revocations: Tokens that open a project no more.
-        read_on: ``(project_id, page) -> snapshot``, further jobs, where there is a history.
+        read_on: ``(project_id, page) -> snapshot``, further jobs, or those of a tuple of ids, where there is a history.
         streams: Reads what jobs say bit by bit, where there is a history.
         prepare_rerun: ``(project_id, job_id) -> publish``, where messages of jobs can be kept.
     """
@@ -453,7 +453,7 @@ def _readers(
     if read is None or read_on is None:
         return None if read is None else share(_reviewed(read, manager)), None
 
-    def read_page(place: tuple[str, str], *_: Any) -> Any:
+    def read_page(place: tuple[str, Any], *_: Any) -> Any:
         return manager.catch_up.review(place[0], read_on(*place))
 
     pages = share(read_page)

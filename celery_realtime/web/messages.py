@@ -38,6 +38,7 @@ from celery_realtime.events import (
     Status,
     Time,
 )
+from celery_realtime.job_filters import LONGEST_ALTERNATIVE, MOST_ALTERNATIVES
 from celery_realtime.rooms import MAX_PROJECT_ID_LENGTH
 from celery_realtime.stream_parts import MAX_STREAM_NAME, STREAM_EVENT, StreamKind, StreamState
 
@@ -46,6 +47,9 @@ MOST_POSITION = 2**53
 
 #: Numbers in a report of a client's lag.
 MOST_LAGS = 10
+
+#: Jobs that can be read by their ids at once.
+MOST_JOBS = 100
 
 ERROR_EVENT = "error"
 
@@ -397,6 +401,32 @@ class Since(Struct, frozen=True):
     offset: int
 
 
+Pattern = Annotated[
+    str,
+    Meta(
+        description="A text that has to be the same, with upper and lower case; `*` stands for any characters.",
+        extra_json_schema={"minLength": 1, "maxLength": LONGEST_ALTERNATIVE},
+    ),
+]
+_Some = Meta(extra_json_schema={"maxItems": MOST_ALTERNATIVES})
+
+
+class Filter(Struct, frozen=True, kw_only=True):
+    """Which jobs of a project are wanted: those of which each member that is there has a value that fits.
+
+    It concerns the jobs of answers: events come of all jobs, so that their offsets have no holes.
+
+    Attributes:
+        status: The job's status is one of these.
+        task: The name of its task is like one of these.
+        label: Its label is like one of these; a job without one is not.
+    """
+
+    status: Annotated[list[Status], _Some] | UnsetType | None = UNSET
+    task: Annotated[list[Pattern], _Some] | UnsetType | None = UNSET
+    label: Annotated[list[Pattern], _Some] | UnsetType | None = UNSET
+
+
 class SubscribeProject(Struct, frozen=True, kw_only=True):
     """Follow a project. Without an acknowledgement its state comes as events that are `replayed`.
 
@@ -405,6 +435,7 @@ class SubscribeProject(Struct, frozen=True, kw_only=True):
         batch: Whether live events are to come as `agent_batch`.
         streams: Whether the streams of all jobs are to come, too.
         version: Whether the answer is to say the server's version.
+        filter: Which jobs the answer is to have; all if absent.
     """
 
     project_id: GivenProjectId
@@ -412,6 +443,7 @@ class SubscribeProject(Struct, frozen=True, kw_only=True):
     batch: bool | UnsetType | None = UNSET
     streams: bool | UnsetType | None = UNSET
     version: bool | UnsetType = UNSET
+    filter: Filter | UnsetType | None = UNSET
 
 
 class UnsubscribeProject(Struct, frozen=True):
@@ -461,14 +493,19 @@ class UnsubscribeJob(Struct, frozen=True, kw_only=True):
 
 
 class ReadJobs(Struct, frozen=True, kw_only=True):
-    """Read further jobs of a project that the client is subscribed to.
+    """Read further jobs of a project that the client is subscribed to, or some jobs by their ids.
 
     Attributes:
-        from_: The `next` of the answer before.
+        from_: The `next` of the answer before; not beside `jobs`.
+        jobs: The ids of jobs, in place of `from`. Of those that do not exist, or are not open to the user, nothing is
+            answered.
+        filter: Which jobs the answer is to have; all if absent.
     """
 
     project_id: GivenProjectId
-    from_: str = msgspec.field(name="from")
+    from_: str | UnsetType = msgspec.field(default=UNSET, name="from")
+    jobs: Annotated[list[JobId], Meta(extra_json_schema={"minItems": 1, "maxItems": MOST_JOBS})] | UnsetType = UNSET
+    filter: Filter | UnsetType | None = UNSET
 
 
 class ReadStream(OfJob, frozen=True, kw_only=True):
@@ -678,8 +715,9 @@ class JobsPage(Struct, frozen=True, kw_only=True):
 
     Attributes:
         offset: As of when they are: up to where they have all events.
-        jobs: Further jobs, and those that have changed since the page before.
+        jobs: Further jobs, and those that have changed since the page before; with a filter there may be none.
         next: Where to read on; null behind the last page.
+        unread: Of jobs that were named, those that there was no room for; absent if there are none.
     """
 
     ok: Literal[True]
@@ -688,6 +726,7 @@ class JobsPage(Struct, frozen=True, kw_only=True):
     offset: Offset
     jobs: list[Job]
     next: str | None
+    unread: list[JobId] | UnsetType = UNSET
 
 
 class StreamPage(StoredStream, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ from celery_realtime.web.access import MOST_QUESTIONS, Access
 from celery_realtime.web.answers import NO_HISTORY, NO_JOB, NO_PROJECT, of_one_job, size_of
 from celery_realtime.web.client_requests import (
     Topic,
+    filter_of,
     job_id_of,
     project_id_of,
     since_of,
@@ -26,6 +27,7 @@ from celery_realtime.web.client_requests import (
     wants_streams,
 )
 from celery_realtime.web.decisions import Blocking, Decision
+from celery_realtime.web.filtering import filtered
 from celery_realtime.web.job_requests import SingleJobs
 from celery_realtime.web.membership import Clients
 from celery_realtime.web.messages import Since
@@ -182,6 +184,7 @@ class Subscription:
         self._since = since_of(data)
         self._in_batches = wants_batches(data)
         self._with_streams, self._tail = wants_streams(data), tail_of(data)
+        self._filter = filter_of(data) if topic.job_id is None else None
         self._refusal = refusal
         self._replays = replays
         self._newcomers: list[Any] = []
@@ -228,8 +231,8 @@ class Subscription:
         if not (yield from self._join(audience)):
             return None
         snapshot, size = yield from self._read()
-        if self._shared.manager.filters:
-            snapshot, size = yield Blocking(self._redact, snapshot, audience)
+        if self._shared.manager.filters or self._filter is not None:
+            snapshot, size = yield Blocking(self._visible, snapshot, audience)
         self._check()  # whoever withdrew it has left; the room may be another subscription's by now
         if self._pending.is_doubtful:
             return None
@@ -276,7 +279,7 @@ class Subscription:
         if reading is None:
             yield from self._leave()
             raise SubscribeError("the history cannot be read now; try again later", "unavailable")
-        snapshot = _without_nothing_next(msgspec.structs.asdict(reading.snapshot))
+        snapshot = _members_of(reading.snapshot)
         older_epoch = manager.catch_up.seed(project_id, snapshot["epoch"], snapshot["offset"])
         for newcomer in self._newcomers:
             newcomer.place(snapshot["epoch"], snapshot["offset"], older_epoch)
@@ -307,11 +310,14 @@ class Subscription:
             newcomer.place_streams(positions)
         return streams
 
-    def _redact(self, snapshot: dict[str, Any], audience: str | None) -> tuple[dict[str, Any], int]:
+    def _visible(self, snapshot: dict[str, Any], audience: str | None) -> tuple[dict[str, Any], int]:
+        """Return what the client may see of a snapshot, and of that what it wants; and how many bytes it takes."""
         topic, audiences = self._topic, self._shared.manager.delivery.audiences
         shown = audiences.snapshot(topic.project_id, snapshot, audience)
         if topic.job_id is not None:
             shown = {**shown, "streams": self._shared.streams.visible(topic, snapshot["streams"], audience)}
+        if self._filter is not None:
+            shown = filtered(shown, self._filter, is_first=True)
         return shown, size_of(shown)
 
     def _reserve(self, size: int) -> Decision[None]:
@@ -334,8 +340,7 @@ def _position(since: Since | None) -> tuple[str, int]:
     return (since.epoch, since.offset) if since else ("", -1)
 
 
-def _without_nothing_next(snapshot: dict[str, Any]) -> dict[str, Any]:
-    """Return a snapshot that says where to read on only if that leads to something."""
-    if snapshot["next"] is None:
-        del snapshot["next"]
-    return snapshot
+def _members_of(snapshot: Any) -> dict[str, Any]:
+    """Return what an answer has of a snapshot: where to read on only if that leads to something."""
+    left_out = ("unread",) if snapshot.next is not None else ("unread", "next")
+    return {name: value for name, value in msgspec.structs.asdict(snapshot).items() if name not in left_out}

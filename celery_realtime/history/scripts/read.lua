@@ -15,6 +15,7 @@
 --   8 max_jobs      number: most jobs to return, 3 of a later page at least; 0: neither jobs nor workflows
 --   9 max_bytes     number: most bytes of job entries, and most bytes of payloads
 --  10 page          JSON: which jobs to return, as an earlier answer says; none for the first ones, and the workflows
+--  11 ...           ids of jobs: these are returned in place of a page, as many of the first of them as have room
 --
 -- Jobs come in pages: those that have not ended first, and of each kind the latest first. A job that changes meanwhile
 -- changes its place, too; so each page has, in up to half of its room, those that have changed since the page before,
@@ -196,6 +197,11 @@ epoch, offset, has_metadata = open_project()
 local is_complete, missed = read_missed(epoch, offset)
 if max_jobs == 0 then return {epoch, offset, is_complete, missed, {}, 0, {}, {}, '', {}} end
 local job_count = count_jobs()
+local wanted = {unpack(ARGV, 11)}
+if #wanted > 0 then
+  take(wanted, max_bytes)
+  return {epoch, offset, is_complete, missed, entries, job_count, {}, ids, '', metadata}
+end
 local next_page = read_page(offset)
 local workflows = page == '' and read_workflows() or {}
 return {epoch, offset, is_complete, missed, entries, job_count, workflows, ids, next_page, metadata}
