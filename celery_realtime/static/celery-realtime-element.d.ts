@@ -37,6 +37,8 @@ export interface ViewAttributes extends ConnectionAttributes {
   theme?: "light" | "dark" | "auto" | null;
   /** Offer to stop jobs that have not ended. */
   cancellable?: boolean;
+  /** Offer to run jobs again that have ended. */
+  rerun?: boolean;
   /** Names of the streams to show, separated by spaces; all by default. */
   streams?: string | null;
 }
@@ -64,6 +66,12 @@ export interface CeleryProjectElement extends CeleryView {
   status: string | null;
   /** Show jobs whose label, task, message, error or id has this text. */
   filter: string | null;
+  /** Offer to take ended jobs out of sight, on this page only. */
+  dismissible: boolean;
+  /** Show more of a job, now or as soon as it is there, and unfold the workflow that it is known to be in. */
+  openJob(jobId: string): void;
+  /** Take ended jobs out of sight, until they begin again or are asked for. */
+  dismiss(jobIds: readonly string[]): void;
   /** How many jobs are kept: 5000. */
   get maxJobs(): string | null;
   set maxJobs(count: string | number | null);
@@ -77,16 +85,20 @@ export interface CeleryEvents {
   "celery-state": CustomEvent<{ readonly state: SubscriptionState | "paused" | "closed"; readonly error: RealtimeError | Error | null }>;
   /** The user wants to stop a job: prevent it to ask first. */
   "celery-cancel": CustomEvent<{ readonly job: Job }>;
-  /** What the server has answered to that. */
+  /** The user wants to run a job again: prevent it to ask first. */
+  "celery-rerun": CustomEvent<{ readonly job: Job }>;
+  /** Ended jobs are about to be taken out of sight: prevent it to keep them. */
+  "celery-dismiss": CustomEvent<{ readonly jobs: readonly Job[] }>;
+  /** What the server has answered to an order. */
   "celery-answer": CustomEvent<{
-    readonly job: Job; readonly order: "cancel";
+    readonly job: Job; readonly order: "cancel" | "rerun";
     readonly answer: { readonly ok: boolean; readonly cancel?: "requested" | "too_late"; readonly how?: string; readonly error?: RealtimeError };
   }>;
   /** An element without a socket asks for one: assign `detail.socket`, or null for one that is still to come. */
   "celery-socket": CustomEvent<{ socket: SocketLike | null | undefined }>;
 }
 
-type Attributes<Element> = { [Name in keyof Element as Name extends "jobId" | "tokenUrl" | "maxJobs" ? never : Name]?: Element[Name] };
+type Attributes<Element> = { [Name in keyof Element as Name extends "jobId" | "tokenUrl" | "maxJobs" | "openJob" | "dismiss" ? never : Name]?: Element[Name] };
 type Tag<Element> = Attributes<Omit<Element, keyof HTMLElement>> & {
   "job-id"?: string; "token-url"?: string; "max-jobs"?: string | number;
   id?: string; class?: string; className?: string; slot?: string; lang?: string; dir?: string; hidden?: boolean; part?: string;

@@ -4,11 +4,12 @@ import { List } from "./celery-realtime-list.js";
 import { adopt, button, h, isOver, put, rankOf, Row, set } from "./celery-realtime-row.js";
 import { jobStore, projectStore } from "./celery-realtime-store.js";
 import { texts, wordsFor } from "./celery-realtime-texts.js";
+import { arranged, countsOf, endedOf, fold, timeOf, workflowOf } from "./celery-realtime-workflows.js";
 
 export { texts };
 
-const ATTRIBUTES = "job-id project src path token token-url client theme lang texts cancellable collapsed streams status filter max-jobs".split(" ");
-const FLAGS = ["cancellable", "collapsed"];
+const ATTRIBUTES = "job-id project src path token token-url client theme lang texts cancellable rerun dismissible collapsed streams status filter max-jobs".split(" ");
+const FLAGS = ["cancellable", "rerun", "dismissible", "collapsed"];
 const ANNOUNCE_AFTER = 2000, ASK_TIMEOUT = 10000, LONGEST_REST = 500; // milliseconds
 
 const connected = new Set(); // elements on a page
@@ -126,8 +127,8 @@ class CeleryRealtime extends CeleryElement {
 
 // An element that shows something of a socket.
 class CeleryView extends CeleryElement {
-  _asked = new Set(); // ids of jobs that the server was asked to cancel
-  _mayCancel = true; // as far as is known
+  _asked = new Set(); // ids of jobs that the server was asked to cancel, or to run again
+  _may = { cancel: true, rerun: true }; // as far as is known
   _notes = new Map(); // job id -> what was answered
   _version = 0; // of all but the jobs that rows show
   _live = new Map(); // job id -> the job, unless it had ended; null where its end is not shown yet
@@ -172,7 +173,7 @@ class CeleryView extends CeleryElement {
     this._at?.leave();
     this._at = null;
     for (const one of [this._asked, this._notes, this._live]) one.clear();
-    this._mayCancel = true;
+    this._may = { cancel: true, rerun: true };
   }
 
   _renew() {
@@ -220,22 +221,24 @@ class CeleryView extends CeleryElement {
 
   _say(text) { this._spoken.textContent = text; }
 
-  // Ask the server to cancel a job, unless the page keeps that to itself.
-  async _cancel(job) {
-    if (this._asked.has(job.job_id) || this._tell("celery-cancel", { job }, true).defaultPrevented) return;
+  // Ask the server to cancel a job, or to run it again, unless the page keeps that to itself.
+  async _order(order, job) {
+    const { job_id: id } = job, isRerun = order === "rerun";
+    if (this._asked.has(id) || this._tell(`celery-${order}`, { job }, true).defaultPrevented) return;
     const { words, _at: at } = this;
-    this._asked.add(job.job_id);
+    this._asked.add(id);
+    this._notes.delete(id);
     this._renew();
-    const answer = await this._ask("cancel_job", job);
+    const answer = await this._ask(`${order}_job`, job);
     if (this._at !== at) return;
     const { ok, how, cancel, error } = answer, isForbidden = error?.code === "forbidden";
-    const key = !ok ? (isForbidden ? "forbidden" : "failing") : cancel === "too_late" ? cancel : how === "unconfirmed" ? how : "";
-    if (isForbidden) this._mayCancel = false;
-    if (key) this._asked.delete(job.job_id);
+    const key = !ok ? (isForbidden ? "forbidden" : "failing") : cancel === "too_late" ? cancel : how === "unconfirmed" ? how : isRerun ? "rerunDone" : "";
+    if (isForbidden) this._may[order] = false;
+    if (key) this._asked.delete(id);
     const text = key && words.say(key, { why: error?.message });
-    if (key && this._live.get(job.job_id)) this._notes.set(job.job_id, text);
+    if (key && (isRerun ? !ok : this._live.get(id))) this._notes.set(id, text);
     if (key) this._say(text);
-    this._tell("celery-answer", { job, order: "cancel", answer });
+    this._tell("celery-answer", { job, order, answer });
     this._renew();
   }
 
@@ -278,6 +281,8 @@ class CeleryJob extends CeleryView {
 
 class CeleryProject extends CeleryView {
   _records = new Map(); // job id -> { key, job, rank, at, text }
+  _flows = new Map(); // root id -> { key, root, part, members, rank, at }
+  _dismissed = new Set(); // ids of ended jobs
 
   constructor() {
     super();
@@ -288,8 +293,10 @@ class CeleryProject extends CeleryView {
     this._search.type = "search";
     this._search.addEventListener("input", () => { this.filter = this._search.value || null; });
     this._count = h("span", "count");
-    this._toolbar = h("div", "toolbar", this._group, this._search, this._count);
-    this._list = new List(this, (entry) => (entry.members ? this._workflowOf(entry) : entry.job));
+    this._clear = button("clear", () => this.dismiss([...this._flows.values()].flatMap(endedOf)));
+    this._restore = button("restore", () => { this._dismissed.clear(); this._rearrange(); });
+    this._toolbar = h("div", "toolbar", this._group, this._search, this._count, this._clear, this._restore);
+    this._list = new List(this, (entry) => (entry.members ? workflowOf(entry, this.words, this._records, this._workflows) : entry.job));
     this._none = h("p", "empty");
     this._state.before(this._toolbar);
     this._state.after(this._list.root, this._none);
@@ -307,10 +314,33 @@ class CeleryProject extends CeleryView {
   _leave() {
     super._leave();
     if (!this.isConnected) this._list.unwatch();
-    this._list.clear();
-    this._records.clear();
+    for (const one of [this._list, this._records, this._flows, this._dismissed]) one.clear();
     this._jobs = null;
   }
+
+  _rearrange() {
+    this._arranged = null;
+    this._changed();
+  }
+
+  // Show more of a job, now or once it is there, and unfold the workflow that it is known to be in.
+  openJob(id) {
+    const root = this._records.get(id)?.job.root_id;
+    for (const key of root ? [id, `workflow ${root}`] : [id]) this._list.opened.add(key);
+    this._changed();
+  }
+
+  // Take ended jobs out of sight here, until they begin again. The server is told nothing.
+  dismiss(ids) {
+    const jobs = ids.map((id) => this._records.get(id)?.job).filter((job) => job && isOver(job));
+    if (!jobs.length || this._tell("celery-dismiss", { jobs }, true).defaultPrevented) return;
+    for (const { job_id: id } of jobs) this._dismissed.add(id);
+    this._say(this.words.say("dismissed", { n: jobs.length }));
+    this._rearrange();
+  }
+
+  // What was not dismissed.
+  _listed() { return [...this._records.values()].filter(({ key }) => !this._dismissed.has(key)); }
 
   _choose(status) {
     const chosen = listOf(this.status), others = chosen.filter((one) => one !== status);
@@ -318,48 +348,45 @@ class CeleryProject extends CeleryView {
   }
 
   _draw(snapshot) {
-    const { jobs, jobsTotal = 0, status } = snapshot;
+    const { jobs, jobsTotal = 0, status, workflows } = snapshot;
+    this._workflows = workflows;
     this._take(jobs && status !== "refused" ? jobs : new Map());
     const filters = JSON.stringify([this.status, this.filter, [...this._list.opened]]);
     if (filters !== this._arranged) this._list.arrange(this._arrange());
     this._arranged = filters;
     this._list.show();
-    this._drawToolbar(Math.max(this._records.size, jobsTotal));
-    this._drawState(snapshot, !this._records.size, this.words.say("empty"));
+    const listed = this._listed();
+    this._drawToolbar(listed, Math.max(this._records.size, jobsTotal) - this._dismissed.size);
+    this._drawState(snapshot, !listed.length, this.words.say("empty"));
+  }
+
+  _forget(id) {
+    for (const one of [this._records, this._dismissed]) one.delete(id);
+    this._arranged = null;
   }
 
   // Take what has changed. Progress leaves a job where it is.
   _take(jobs) {
     if (jobs === this._jobs) return;
     this._jobs = jobs;
-    for (const id of this._records.keys()) if (!jobs.has(id)) this._arranged = !this._records.delete(id);
+    for (const id of this._records.keys()) if (!jobs.has(id)) this._forget(id);
     for (const [id, job] of jobs) {
       const known = this._records.get(id);
       if (known?.job === job) continue;
       const rank = rankOf(job), at = timeOf(job);
       if (rank !== known?.rank || at !== known.at || job.root_id !== known.job.root_id || this.filter) this._arranged = null;
       this._records.set(id, Object.assign(known ?? { key: id }, { job, rank, at, text: null }));
+      if (rank < 2) this._dismissed.delete(id);
       this._note(job);
     }
   }
 
-  // What runs first, then what waits, then what ended last. Jobs of a workflow stand where its first one does.
+  // What runs first, then what waits, then what ended last. Jobs of a workflow are folded, and stand together.
   _arrange() {
-    const shown = [...this._records.values()].filter(this._filter()).sort((one, other) => one.rank - other.rank || one.at - other.at);
-    const flows = new Map(), entries = [];
-    for (const record of shown) {
-      const root = record.job.root_id ?? record;
-      if (flows.has(root)) flows.get(root).members.push(record);
-      else flows.set(root, { key: `workflow ${root}`, root, part: "workflow", members: [record] });
-    }
-    for (const record of shown) {
-      const flow = flows.get(record.job.root_id ?? record), isAlone = flow.members.length < 2;
-      record.part = isAlone ? "" : "member";
-      if (isAlone) entries.push(record);
-      else if (flow.members[0] === record) entries.push(flow, ...(this._list.opened.has(flow.key) ? flow.members : []));
-    }
-    this._shown = shown.length;
-    return entries;
+    const shown = new Set(this._listed().filter(this._filter()));
+    this._shown = shown.size;
+    this._flows = fold(this._listed(), this._flows);
+    return arranged(this._flows, shown, this._list.opened, this._workflows);
   }
 
   _filter() {
@@ -372,18 +399,8 @@ class CeleryProject extends CeleryView {
     };
   }
 
-  // A workflow as if it was a job.
-  _workflowOf({ root, members }) {
-    const { words } = this, { queued, running, success: done, error: failed } = countsOf(members), total = members.length;
-    const rest = queued + running, status = queued === total ? "queued" : rest ? "running" : failed ? "error" : "success";
-    const progress = members.reduce((sum, { job }) => sum + (isOver(job) ? 100 : job.progress ?? 0), 0) / total;
-    const name = words.name(this._records.get(root)?.job ?? { task: members[0].job.task });
-    const sum = words.say("sum", { done, total }) + (failed ? `, ${words.say("failedToo", { n: failed })}` : "");
-    return { job_id: root, members, label: words.say("flow", { name, n: total }), status, message: sum, error: sum, progress };
-  }
-
-  _drawToolbar(total) {
-    const { words } = this, counts = countsOf([...this._records.values()]), chosen = listOf(this.status);
+  _drawToolbar(listed, total) {
+    const { words, dismissible } = this, counts = countsOf(listed), { size: gone } = this._dismissed, chosen = listOf(this.status);
     for (const sum of this._sums) {
       put(sum, `${words.number(counts[sum.value])} ${words.say(sum.value)}`);
       set(sum, "part", `sum ${sum.value}`);
@@ -394,21 +411,12 @@ class CeleryProject extends CeleryView {
     for (const name of ["placeholder", "aria-label"]) set(this._search, name, words.say("filter"));
     if (this._search.value !== (this.filter ?? "")) this._search.value = this.filter ?? "";
     put(this._count, this._shown < total ? words.say("of", { n: this._shown, total }) : "");
-    put(this._none, !this._shown && this._records.size ? words.say("none") : "");
+    put(this._clear, dismissible && counts.success + counts.error ? words.say("clear") : "");
+    put(this._restore, gone ? words.say("restore", { n: gone }) : "");
+    put(this._none, !this._shown && listed.length ? words.say("none") : "");
     this._list.root.hidden = !this._shown;
-    this._toolbar.hidden = !total;
+    this._toolbar.hidden = !total && !gone;
   }
-}
-
-function countsOf(records) {
-  const counts = { running: 0, queued: 0, success: 0, error: 0 };
-  for (const { job } of records) counts[job.status] += 1;
-  return counts;
-}
-
-function timeOf(job) {
-  const { status, timestamp, started_at, queued_at, ended_at } = job;
-  return isOver(job) ? -Date.parse(ended_at ?? timestamp) : Date.parse((status === "running" ? started_at : queued_at) ?? timestamp);
 }
 
 // Not where there is no page, nor a second time where two copies of this file are loaded.

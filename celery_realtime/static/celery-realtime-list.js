@@ -117,10 +117,10 @@ export class List {
       set(row.root, "aria-setsize", this._entries.length);
       set(row.root, "aria-posinset", from + index + 1);
       const isActive = this._active === key || (!keys.has(this._active) && !index);
-      row.name.tabIndex = row.stop.tabIndex = isActive ? 0 : -1;
+      for (const one of row.buttons) one.tabIndex = isActive ? 0 : -1;
     });
     // The keyboard stays where it is, or in the list if its row is gone. Not earlier: focus() looks at a list that is not whole.
-    const held = focused?.isConnected ? focused : focused && this.root;
+    const held = focused?.isConnected ? focused : focused && (this._shown.get(this._active)?.name ?? this.root);
     if (held && this._host.shadowRoot.activeElement !== held) held.focus({ preventScroll: true });
   }
 
@@ -129,6 +129,10 @@ export class List {
       if (!this.opened.delete(key)) this.opened.add(key);
       this._extra.delete(key);
       this._host._changed();
+    }, ({ job }) => {
+      const place = this._entries.findIndex((entry) => entry.key === key), next = this._entries[place + 1] ?? this._entries[place - 1];
+      this._active = next?.key;
+      this._host.dismiss(job.members?.map((member) => member.key) ?? [key]);
     });
     Object.assign(row, { key, opened: (details) => this._sizes.observe(Object.assign(details, { row })) });
     row.root.row = row;

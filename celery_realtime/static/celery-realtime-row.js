@@ -11,11 +11,12 @@ button, input { font: inherit; color: inherit; background: none; border: 1px sol
 button { cursor: pointer } [aria-disabled=true] { cursor: default; color: var(--_muted) } [aria-pressed=true] { border-color: currentcolor; font-weight: 600 }
 :focus-visible { outline: 2px solid var(--_accent); outline-offset: -2px }
 .toolbar, .sums { display: flex; flex-wrap: wrap; gap: .5rem; align-items: center } .toolbar { padding: .5rem .75rem; border-block-end: 1px solid var(--_line) }
-.filter { flex: 1; min-inline-size: 6rem } ::placeholder, .count, .time, .percent, .message, .attempt, .status { color: var(--_muted); font-size: .875em; opacity: 1 }
+.filter { flex: 1; min-inline-size: 6rem } ::placeholder, .count, .time, .when, .percent, .message, .attempt, .status { color: var(--_muted); font-size: .875em; opacity: 1 }
 .list { overflow: auto; overflow-anchor: none; max-block-size: var(--celery-max-height, 32rem) } ol { list-style: none; padding: 0 } .member .head { padding-inline-start: 2rem }
-.head { block-size: var(--celery-row-height, 3.75rem); padding-inline: .75rem; display: grid; align-content: center; gap: .25rem; overflow: hidden } li .head { border-block-end: 1px solid var(--_line) }
+.head { block-size: var(--celery-row-height, 3.75rem); padding-inline: .75rem; display: grid; grid-template-columns: minmax(0, 1fr) auto; align-content: center; gap: .25rem 0; overflow: hidden } li .head { border-block-end: 1px solid var(--_line) }
+.line1, .line2 { grid-column: 1 } .actions { grid-area: 1 / 2 / 3; display: flex; align-items: center } .actions button { margin-inline-start: .35rem } .dismiss { border-color: transparent; color: var(--_muted) } .stop, .rerun { font-size: .875em }
 .line1, .line2 { display: flex; align-items: center; gap: .6rem; min-inline-size: 0; white-space: nowrap; font-variant-numeric: tabular-nums } .name, .message { flex: 1; min-inline-size: 0; overflow: hidden; text-overflow: ellipsis; text-align: start }
-.name { padding: 0; border: 0; font-weight: 600 } .name::before { content: "▸ " / ""; color: var(--_muted) } .name[aria-expanded=true]::before { content: "▾ " / "" }
+.name { padding: 0; border: 0; font-weight: 600; min-block-size: 0 } .name::before { content: "▸ " / ""; color: var(--_muted) } .name[aria-expanded=true]::before { content: "▾ " / "" }
 .running .status { color: var(--_accent) } .success .status { color: var(--_success) } .error :is(.status, .message) { color: var(--_error) }
 .bar { flex: 0 0 30%; display: flex; gap: 2px; block-size: var(--celery-bar-height, .5rem); border-radius: 9rem; overflow: hidden } .stage { flex: 1 1 0; background: var(--_line) } .fill { display: block; block-size: 100%; inline-size: 0; background: var(--_accent); transition: inline-size .2s }
 .success .fill { background: var(--_success) } .error .fill { background: var(--_error) } .wait .fill { inline-size: 40% !important; animation: wait 1.5s infinite alternate } @keyframes wait { to { margin-inline-start: 60% } }
@@ -64,14 +65,18 @@ export function adopt(element, css = CSS) {
 
 // What is seen of one job, or of a workflow, at one glance.
 export class Row {
-  constructor(host, tag, toggle) {
-    this.host = host;
+  constructor(host, tag, toggle, dismiss) {
+    Object.assign(this, { host, _isDismissible: Boolean(dismiss) });
     this.name = button("name", () => toggle(this));
-    this.stop = button("stop", () => host._cancel(this.job));
+    this.stop = button("stop", () => host._order("cancel", this.job));
+    this.rerun = button("rerun", () => host._order("rerun", this.job));
+    this.dismiss = button("dismiss", () => dismiss(this));
     for (const part of ["attempt", "status", "time", "percent", "message"]) this[part] = h("span", part);
+    this.when = h("time", "when");
     this.bar = h("div", "bar");
-    const { name, attempt, status, time, stop, bar, percent, message } = this;
-    this.head = h("div", "head", h("div", "line1", name, attempt, status, time, stop), h("div", "line2", bar, percent, message));
+    const { name, attempt, status, time, stop, rerun, bar, percent, message, when } = this;
+    this.buttons = [name, stop, rerun, this.dismiss];
+    this.head = h("div", "head", h("div", "line1", name, attempt, status, time), h("div", "actions", stop, rerun, this.dismiss), h("div", "line2", bar, percent, message, when));
     this.root = h(tag, "job", this.head);
     name.dir = message.dir = "auto";
     percent.ariaHidden = "true";
@@ -91,14 +96,18 @@ export class Row {
     put(this.status, words.status(job));
     this.tick();
     this._drawBar(job, job.status === "success" ? 100 : job.progress);
-    this._drawStop(job);
+    this._drawButtons(job, more);
     if (!job.members) this._drawDetails(job, isOpen);
   }
 
   tick() {
     if (!this.job) return;
     const { words, _notes: notes } = this.host;
-    put(this.time, words.time(this.job));
+    const { job } = this, began = job.started_at ? "started_at" : "queued_at", isTold = job[began] && job.status !== "running";
+    put(this.time, words.time(job));
+    put(this.when, isTold ? words.ago(job[began]) : "");
+    this.time.title = this.when.title = job[began] ? `${words.say(began)}: ${words.moment(job[began])}` : "";
+    this.when.dateTime = job[began] ?? "";
     put(this.message, notes.get(this.job.job_id) ?? words.message(this.job));
     this.message.title = this.message.textContent;
   }
@@ -121,14 +130,18 @@ export class Row {
     put(this.percent, shown);
   }
 
-  _drawStop(job) {
-    const { words, cancellable, _mayCancel: mayCancel, _asked: asked, shadowRoot } = this.host, { stop } = this;
-    const isAsked = asked.has(job.job_id), hadFocus = shadowRoot.activeElement === stop;
-    const text = words.say(isAsked ? "stopping" : "stop");
-    put(stop, cancellable && mayCancel && !isOver(job) && !job.members ? text : "");
-    set(stop, "aria-disabled", isAsked);
-    set(stop, "aria-label", `${text} ${words.name(job)}`);
-    if (hadFocus && stop.hidden) this.name.focus();
+  _drawButtons(job, more) {
+    const { words, cancellable, rerun, dismissible, _may: may, _asked: asked, shadowRoot } = this.host, { activeElement: focused } = shadowRoot;
+    const isEnd = isOver(job), isAsked = asked.has(job.job_id), isAlone = !job.members;
+    const draw = (element, isShown, text, label = text) => {
+      put(element, isShown ? text : "");
+      set(element, "aria-label", `${label} ${words.name(job)}`);
+    };
+    draw(this.stop, cancellable && may.cancel && !isEnd && isAlone, words.say(isAsked ? "stopping" : "stop"));
+    draw(this.rerun, rerun && may.rerun && isEnd && isAlone, words.say(isAsked ? "rerunning" : "rerun"));
+    draw(this.dismiss, this._isDismissible && dismissible && isEnd && more !== "member", "✕", words.say("dismiss"));
+    for (const one of [this.stop, this.rerun]) set(one, "aria-disabled", isAsked);
+    if (focused?.hidden && this.buttons.includes(focused)) this.name.focus();
   }
 
   _drawDetails(job, isOpen) {

@@ -15,6 +15,10 @@ export const texts = {
     stop: "Stop", stopping: "Stopping…", too_late: "It had already ended.",
     unconfirmed: "No worker has answered yet.", forbidden: "You are not allowed to.", failing: "Not done: {why}",
     offline: "not connected", silence: "the server does not answer",
+    rerun: "Run again", rerunning: "Starting…", rerunDone: "Started again.", rerunOf: "again",
+    dismiss: "Dismiss", dismissed: { one: "{n} job dismissed", other: "{n} jobs dismissed" }, clear: "Dismiss ended", restore: "Show {n} dismissed",
+    stages: "Stages", pending: "not begun", metadata: "Metadata", rerun_of: "Rerun of", priority: "Priority", time_limit: "Time limit",
+    writing: "being written", complete: "complete", broken: "broken off",
     result: "Result", log: "Log", load: "Load the result", lines: "{name}, the last {n} of {total}", details: "Details",
     queued_at: "Queued", started_at: "Started", ended_at: "Ended", attempt: "Attempt", worker: "Worker", queue: "Queue", task: "Task", job_id: "Id",
   },
@@ -31,6 +35,10 @@ export const texts = {
     stop: "Stoppen", stopping: "Wird gestoppt…", too_late: "Er war schon zu Ende.",
     unconfirmed: "Noch hat kein Worker geantwortet.", forbidden: "Das ist nicht erlaubt.", failing: "Nicht getan: {why}",
     offline: "nicht verbunden", silence: "der Server antwortet nicht",
+    rerun: "Erneut starten", rerunning: "Wird gestartet…", rerunDone: "Erneut gestartet.", rerunOf: "erneut",
+    dismiss: "Ausblenden", dismissed: { one: "{n} Auftrag ausgeblendet", other: "{n} Aufträge ausgeblendet" }, clear: "Beendete ausblenden", restore: "{n} ausgeblendete zeigen",
+    stages: "Abschnitte", pending: "nicht begonnen", metadata: "Metadaten", rerun_of: "Neustart von", priority: "Priorität", time_limit: "Zeitgrenze",
+    writing: "wird geschrieben", complete: "vollständig", broken: "abgebrochen",
     result: "Ergebnis", log: "Protokoll", load: "Ergebnis laden", lines: "{name}, die letzten {n} von {total}", details: "Einzelheiten",
     queued_at: "Eingereiht", started_at: "Begonnen", ended_at: "Beendet", attempt: "Versuch", worker: "Worker", queue: "Queue", task: "Task", job_id: "Id",
   },
@@ -66,6 +74,14 @@ class Words {
     return date.toDateString() === new Date().toDateString() ? this._formats.clock.format(date) : this.moment(time);
   }
 
+  // "now", "20 sec. ago", "3 min. ago"
+  ago(time) {
+    const seconds = Math.max(0, -secondsUntil(time)), format = (count, unit) => this._formats.ago.format(-Math.floor(count), unit);
+    if (seconds < 60) return format(Math.floor(seconds / 10) * 10, "second");
+    if (seconds < 3600) return format(seconds / 60, "minute");
+    return seconds < 86400 ? format(seconds / 3600, "hour") : format(seconds / 86400, "day");
+  }
+
   say(key, values = {}) {
     let text = this._texts[key] ?? "";
     if (typeof text === "object") text = text[this._formats.plural.select(values.n)] ?? text.other ?? "";
@@ -96,8 +112,8 @@ class Words {
   }
 
   // "retry 2 of 5 at 14:03"
-  attempt({ attempt: n, max_retries: max, state, eta }) {
-    if (!n) return "";
+  attempt({ attempt: n, max_retries: max, state, eta, rerun_of: rerun }) {
+    if (!n) return rerun ? this.say("rerunOf") : "";
     const what = this.say(max == null ? "retry" : "retryOf", { n, max });
     return state === "RETRY" && eta ? this.say("at", { what, time: this.clock(eta) }) : what;
   }
@@ -118,6 +134,7 @@ function formatsOf(lang) {
     percent: new Intl.NumberFormat(lang, { style: "percent" }),
     number: new Intl.NumberFormat(lang, { maximumFractionDigits: 1 }),
     plural: new Intl.PluralRules(lang),
+    ago: new Intl.RelativeTimeFormat(lang, { numeric: "auto", style: "short" }),
     clock: new Intl.DateTimeFormat(lang, { hour: "2-digit", minute: "2-digit" }),
     moment: new Intl.DateTimeFormat(lang, { dateStyle: "medium", timeStyle: "medium" }),
   };

@@ -32,6 +32,7 @@ def transcribe(self: Task, recording: str, path: str) -> dict[str, Any]:
         log.write({"time": "2024-01-15T10:30:00.000Z", "level": "INFO", "logger": "studio", "message": "downloading"})
     with self.stage("transcribe", weight=3):
         self.update_progress(50, "Second part")
+        self.metadata.set("speakers", 2)
         log.write({"time": "2024-01-15T10:30:01.000Z", "level": "ERROR", "logger": "studio", "message": "<b>loud</b>"})
         with self.stream("answer") as out:
             out.write("Good morning")

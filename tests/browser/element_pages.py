@@ -22,7 +22,7 @@ WATCH = """
 window.violations = [];
 window.told = [];
 document.addEventListener("securitypolicyviolation", (event) => violations.push(event.violatedDirective));
-for (const name of ["celery-job-end", "celery-state", "celery-cancel", "celery-answer"]) {
+for (const name of ["celery-job-end", "celery-state", "celery-cancel", "celery-rerun", "celery-answer"]) {
   document.addEventListener(name, ({ detail: { job, state }, target }) => {
     told.push([name, target.localName, job?.job_id ?? state]);
   });

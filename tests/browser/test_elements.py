@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +173,98 @@ def test_jobs_of_a_workflow_are_folded(on: Opens, tmp_path: Path) -> None:
     expect(workflow.locator(".message")).to_have_text("2 of 3 done, 1 failed")
     workflow.get_by_role("button").click()
     expect(rows(project)).to_have_count(1)
+
+
+def test_a_workflow_counts_all_its_jobs_whatever_the_filter_shows_and_is_dismissed_as_a_whole(
+    on: Opens, tmp_path: Path
+) -> None:
+    page = on()
+    path = tmp_path / "go"
+    with element_jobs.realtime.project(page.project):
+        group(
+            *[element_jobs.work.s(name) for name in "ab"], element_jobs.work.s("c", str(path), fails=True)
+        ).apply_async()
+    start(element_jobs.work, page.project, "alone")
+    project = page.open_project("dismissible")
+    workflow = project.locator(".workflow")
+    expect(project.locator("[value=success]")).to_have_text("3 done")
+    project.locator("[value=success]").click()
+    expect(rows(project)).to_have_count(2)
+    expect(project.locator(".count")).to_have_text("3 of 4")
+    expect(workflow.locator(".message")).to_have_text("2 of 3 done")
+    workflow.locator(".name").click()
+    expect(project.locator(".member")).to_have_count(2)
+    expect(project.get_by_role("button", name="Dismiss ", disabled=False)).to_have_count(
+        1 + 1
+    )  # alone, and all that ended
+    project.get_by_role("button", name="Dismiss ended").click()
+    expect(rows(project)).to_have_count(3)  # the workflow goes on
+    project.locator("[value=success]").click()
+    path.touch()
+    workflow.get_by_role("button", name="Dismiss work, 3 jobs").click()
+    expect(project.get_by_text("No jobs yet.")).to_be_visible()
+    expect(project.locator("[value=success]")).to_have_text("0 done")
+    project.get_by_role("button", name="Show 4 dismissed").click()
+    expect(project.locator("[value=success]")).to_have_text("3 done")
+    expect(rows(project)).to_have_count(5)
+    expect(project.get_by_role("button", name="Show")).to_have_count(0)
+
+
+def test_dismissing_moves_the_keyboard_to_the_next_job_and_a_job_that_begins_again_comes_back(on: Opens) -> None:
+    page = on()
+    jobs = [start(element_jobs.work, page.project, name) for name in ("apple", "pear", "plum")]
+    project = page.open_project("dismissible")
+    expect(rows(project, "success")).to_have_count(3)
+    names = texts_of(rows(project).locator(".name"))
+    project.get_by_role("button", name=f"Dismiss {names[1]}").focus()
+    page.page.keyboard.press("Enter")
+    expect(rows(project)).to_have_count(2)
+    expect(project.get_by_role("button", name=names[2], exact=True)).to_be_focused()
+    project.evaluate("(element, ids) => element.dismiss(ids)", jobs)
+    expect(rows(project)).to_have_count(0)
+    with element_jobs.realtime.project(page.project):
+        element_jobs.work.apply_async(("apple",), task_id=jobs[0])
+    expect(rows(project, "success").locator(".name")).to_have_text("apple")
+
+
+def test_rows_say_when_they_began_and_details_say_it_exactly_in_the_words_of_the_reader(on: Opens) -> None:
+    page = on(timezone_id="Asia/Tokyo")
+    start(element_jobs.work, page.project, "apple")
+    project = page.open_project()
+    when = rows(project, "success").locator(".when")
+    expect(when).to_have_text("now")
+    page.page.clock.install(time=datetime.now(timezone.utc) + timedelta(minutes=3, seconds=5))
+    page.page.reload()
+    expect(when).to_have_text("3 min. ago")
+    began = datetime.fromisoformat((when.get_attribute("datetime") or "").replace("Z", "+00:00"))
+    tokyo = f"{(began + timedelta(hours=9)).minute:02d}:{began.second:02d}"
+    assert tokyo in (when.get_attribute("title") or "")
+    project.evaluate("element => { element.lang = 'de' }")
+    expect(when).to_have_text(re.compile(r"^\w+ 3 Min\.$"))
+    rows(project).locator(".name").click()
+    expect(project.locator(".facts")).to_contain_text("Begonnen")
+    expect(project.locator(".facts")).to_contain_text(tokyo)
+
+
+def test_details_have_stages_by_name_metadata_and_whether_a_stream_goes_on(on: Opens, tmp_path: Path) -> None:
+    page = on()
+    path = tmp_path / "go"
+    job = page.open_job(start(element_jobs.transcribe, page.project, "monday.wav", str(path)))
+    expect(job.locator(".step")).to_have_text(["download100% done", "transcribe50% running"])
+    expect(job.locator(".metadata")).to_have_text("speakers2")
+    expect(job.locator(".stream-state")).to_have_text(["being written", "being written"])
+    path.touch()
+    expect(job.locator(".step")).to_have_text(["download100% done", "transcribe100% done"])
+    expect(job.locator(".stream-state")).to_have_text(["complete", "complete"])
+
+
+def test_a_job_is_opened_before_it_is_there(on: Opens) -> None:
+    page = on()
+    project = page.open_project()
+    project.evaluate("(element, id) => element.openJob(id)", "to-come")
+    with element_jobs.realtime.project(page.project):
+        element_jobs.work.apply_async(("apple",), task_id="to-come")
+    expect(project.locator(".result")).to_contain_text("apple")
 
 
 def test_elements_share_a_socket_and_a_subscription_and_leave_it_with_the_last(on: Opens) -> None:
