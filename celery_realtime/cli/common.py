@@ -1,8 +1,9 @@
-"""What the commands share: the PROJECT argument, addresses of web servers, and errors in one line."""
+"""What the commands share: the PROJECT argument, addresses of web servers, errors in one line, and where to log."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -61,3 +62,14 @@ def explained_errors(what: str = "") -> Iterator[None]:
         raise
     except Exception as error:  # noqa: BLE001 - the broker's and Redis' libraries raise errors of their own
         raise click.ClickException(f"{what}{type(error).__name__}: {error}") from None
+
+
+@contextlib.contextmanager
+def logging_to(handler: logging.Handler) -> Iterator[None]:
+    """Let nothing be logged but to a handler: what else writes to the terminal would spoil the view."""
+    root = logging.getLogger()
+    before, root.handlers = root.handlers, [handler]
+    try:
+        yield
+    finally:
+        root.handlers = before

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -39,16 +39,16 @@ def _print_line(event: str, data: Any) -> None:
     write(printable(line_of(event, data)) + "\n")
 
 
-def write(text: str) -> None:
-    """Write a text to the standard output at once; what its encoding does not have is escaped.
+def write(text: str, file: TextIO | None = None) -> None:
+    """Write a text to a file, or to the standard output, at once; what its encoding does not have is escaped.
 
     Raises:
         OSError: It is closed, or full.
     """
     try:
-        click.echo(text, nl=False, color=True)  # which takes nothing away that it takes for a color
+        click.echo(text, file, nl=False, color=True)  # which takes nothing away that it takes for a color
     except UnicodeEncodeError as error:
-        click.echo(text.encode(error.encoding, "backslashreplace").decode(error.encoding), nl=False, color=True)
+        click.echo(text.encode(error.encoding, "backslashreplace").decode(error.encoding), file, nl=False, color=True)
 
 
 def printable(text: str) -> str:

@@ -142,10 +142,12 @@ class SpeechAsLines(Speech):
 
     Args:
         is_terminal: Whether somebody sees a line grow.
+        write: Writes a text; by default to the standard output.
     """
 
-    def __init__(self, *, is_terminal: bool) -> None:
+    def __init__(self, *, is_terminal: bool, write: Callable[[str], None] = write) -> None:
         self._is_terminal = is_terminal
+        self._write = write
         #: The stream whose line is not complete, on a terminal.
         self._speaker: tuple[str, str] | None = None
         #: By stream, the beginning of a line that has not been printed, elsewhere.
@@ -169,17 +171,17 @@ class SpeechAsLines(Speech):
 
     def _line(self, key: tuple[str, str], line: str) -> None:
         self.pause()
-        write(f"{_prefix(key)}{legible_line(line)}\n")
+        self._write(f"{_prefix(key)}{legible_line(line)}\n")
 
     def _grow(self, key: tuple[str, str], text: str) -> None:
         if self._speaker != key:
             self.pause()
         *whole, rest = text.split("\n")
         for line in whole:
-            write(f"{self._start(key)}{legible_line(line)}\n")
+            self._write(f"{self._start(key)}{legible_line(line)}\n")
             self._speaker = None
         if rest:
-            write(f"{self._start(key)}{legible_line(rest)}")
+            self._write(f"{self._start(key)}{legible_line(rest)}")
             self._speaker = key
 
     def _start(self, key: tuple[str, str]) -> str:
@@ -199,11 +201,15 @@ class SpeechAsLines(Speech):
         if rest:
             self._line(key, rest)
 
+    def open_lines(self) -> list[str]:
+        """Return the beginnings of lines that have not been printed."""
+        return [f"{_prefix(key).lstrip()}{text}" for key, text in list(self._held.items())]
+
     def pause(self) -> None:
         """End a line that has begun: something else is about to be printed."""
         if self._speaker is not None:
             self._speaker = None
-            write("\n")
+            self._write("\n")
 
     def end(self) -> None:
         """Print what has been held back."""

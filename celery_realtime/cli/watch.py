@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from celery_realtime.cli.common import PROJECT, checked_url, explained_errors
+from celery_realtime.cli.common import PROJECT, checked_url, explained_errors, logging_to
 from celery_realtime.cli.printing import Options, Printing
 from celery_realtime.cli.running_jobs import RunningJobs
 from celery_realtime.events import STATUS_EVENT
 from celery_realtime.urls import place_of_socket, redact
 
 if TYPE_CHECKING:
+    from celery_realtime.cli.live.display import Display
     from celery_realtime.client import Feed, JobFeed, JobSubscription, ProjectSubscription, StreamState
 
 #: Seconds for which a token that the command makes itself is valid.
@@ -51,6 +55,7 @@ MOST_IDLE = 5
     help="Only this stream; may be repeated. One stream of one --job is printed as it is, and nothing else.",
 )
 @click.option("--json", "as_json", is_flag=True, help="A line of JSON each.")
+@click.option("--plain", "--no-progress", "plain", is_flag=True, help="Lines on a terminal too, and no live display.")
 @click.pass_obj
 def command(realtime: Any, /, project: str, url: str, token: str | None, user: str, **chosen: Any) -> None:
     """Follow PROJECT, or one job of it, over a web server, as a browser does, until Ctrl+C."""
@@ -61,15 +66,16 @@ def command(realtime: Any, /, project: str, url: str, token: str | None, user: s
             token = realtime.issue_token(user, [project], TOKEN_LIFE)
     watcher = Watcher(client, options)
     subscription = watcher.follow(project, realtime.settings.namespace)
-    try:
-        with subscription:
-            watcher.connect(url, token, subscription)
-            watcher.wait_until_over()
-    except KeyboardInterrupt:
-        return
-    finally:
-        watcher.close()
-        client.disconnect()
+    with watcher.shown():
+        try:
+            with subscription:
+                watcher.connect(url, token, subscription)
+                watcher.wait_until_over()
+        except KeyboardInterrupt:
+            return
+        finally:
+            watcher.close()
+            client.disconnect()
     watcher.raise_failure()
     if not watcher.is_complete:
         what = project if options.job is None else f"the job {options.job}"
@@ -91,7 +97,8 @@ class Watcher:
         self.is_complete = False
         self._client = client
         self._options = options
-        self._printing = Printing(options, self._fail)
+        self._display = _new_display(self._fail) if options.may_be_live else None
+        self._printing = Printing(options, self._fail, self._display)
         self._running: RunningJobs | None = None
         #: Set when there may be nothing to wait for any more.
         self._stirred = threading.Event()
@@ -103,6 +110,15 @@ class Watcher:
         self._failure: OSError | None = None
         #: What the server said last, before it ended the connection.
         self._last_error: Any = None
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show the display, if there is one, while the block runs."""
+        if self._display is None:
+            yield
+        else:
+            with self._display, logging_to(self._display):
+                yield
 
     def follow(self, project: str, namespace: str) -> ProjectSubscription | JobSubscription:
         """Subscribe the client, connected or not, to a project, or to the job."""
@@ -194,9 +210,12 @@ class Watcher:
             self._running.note(data)
 
     def _on_change(self, feed: Feed, reason: str) -> None:
+        self._printing.show(feed.jobs, feed.workflows)
         if reason == "snapshot":
-            for job in list(feed.jobs.values()):
-                self._on_event(STATUS_EVENT, job)
+            self._printing.snapshot(list(feed.jobs.values()))
+            if self._running is not None:
+                for job in list(feed.jobs.values()):
+                    self._running.note(job)
         elif reason == "state":
             self._say_state(feed)
 
@@ -231,3 +250,15 @@ def _new_client() -> Any:
     except ImportError as error:
         raise click.ClickException(f"{error}: pip install 'celery-realtime[client]'") from None
     return socketio.Client()
+
+
+def _new_display(fail: Callable[[OSError], None]) -> Display | None:
+    """Return a display of the terminal; None if there is no terminal that can be written to anywhere but at its end."""
+    if not sys.stdout.isatty() or os.environ.get("TERM", "dumb") in ("", "dumb", "unknown"):
+        return None
+    try:
+        from celery_realtime.cli.live.display import Display
+    except ImportError:  # of rich, which the extra brings
+        click.echo("for a live display: pip install 'celery-realtime[watch]'; --plain goes without", err=True)
+        return None
+    return Display(fail)

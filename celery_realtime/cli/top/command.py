@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import click
 
-from celery_realtime.cli.common import PROJECT, explained_errors
+from celery_realtime.cli.common import PROJECT, explained_errors, logging_to
 
 
 @click.command("top")
@@ -32,7 +29,7 @@ def command(realtime: Any, project: str | None, max_jobs: int) -> None:
         follower = _follower(realtime, project, max_jobs)
         cancel = _canceller(realtime)
     line = view.LastLine()
-    with follower, _logging_to(line):
+    with follower, logging_to(line):
         view.Top(follower, cancel, project, line).run(mouse=False)
 
 
@@ -62,14 +59,3 @@ def _canceller(realtime: Any) -> Any:
     from celery_realtime.web.job_requests import JobRequests
 
     return JobRequests(realtime.app, lambda: realtime.manager.history, lambda: realtime.settings).cancel
-
-
-@contextlib.contextmanager
-def _logging_to(handler: logging.Handler) -> Iterator[None]:
-    """Let nothing be logged but to a handler: what else writes to the terminal would spoil the view."""
-    root = logging.getLogger()
-    before, root.handlers = root.handlers, [handler]
-    try:
-        yield
-    finally:
-        root.handlers = before
