@@ -2,7 +2,7 @@
 // takes its place. What a tab is given looks like a socket of socket.io-client (v4), as far as this package uses one.
 
 const SUBSCRIBE = /^subscribe_(project|job)$/, UNSUBSCRIBE = /^unsubscribe_(project|job)$/;
-const topicOf = (event, { project_id: project, job_id: job } = {}) => JSON.stringify([event.split("_")[1], job ?? project]);
+const textOf = (id) => (id === undefined || id === null ? null : String(id));
 
 // open() makes the socket, in the tab that has it. Where the browser has no locks, each tab has a socket of its own.
 export function shareSocket(open, { name = "celery-realtime" } = {}) {
@@ -135,13 +135,13 @@ class Shared {
 
 // In the tab that has the socket.
 class Leader {
-  _users = new Map(); // topic -> tabs
+  _uses = []; // { tab, project, job }: which tab follows which project, or job; its project is null until the server has said it
 
   constructor(socket, name, tab, tell) {
     Object.assign(this, { _socket: socket, _name: name, _tab: tab, _tell: tell, _tabs: new Set([tab]) });
     socket.on("connect", () => this._state());
     socket.on("disconnect", (reason) => {
-      this._users.clear();
+      this._uses = [];
       this._state(reason);
     });
     socket.on("connect_error", ({ message, data }) => this._event("connect_error", [{ message, data }]));
@@ -169,17 +169,52 @@ class Leader {
   _send(tab, event, args, answer) {
     this._know(tab);
     if (!this._socket.connected) return;
-    const topic = topicOf(event, args[0]);
-    if (SUBSCRIBE.test(event)) this._users.set(topic, (this._users.get(topic) ?? new Set()).add(tab));
-    if (UNSUBSCRIBE.test(event) && this._isUsedWithout(topic, tab)) return answer({ ok: true });
+    const use = { tab, project: textOf(args[0]?.project_id), job: event.endsWith("_job") ? textOf(args[0]?.job_id) : null };
+    if (UNSUBSCRIBE.test(event)) return this._leave(use, answer);
+    if (SUBSCRIBE.test(event)) return this._enter(use, event, args, answer);
     this._socket.emit(event, ...args, answer);
   }
 
-  _isUsedWithout(topic, tab) {
-    const tabs = this._users.get(topic);
-    tabs?.delete(tab);
-    if (!tabs?.size) this._users.delete(topic);
-    return Boolean(tabs?.size);
+  _enter(use, event, args, answer) {
+    this._note(use);
+    const { id } = this._socket;
+    this._socket.emit(event, ...args, (said, ...rest) => {
+      if (said?.ok && use.project === null && this._socket.id === id) this._place(use, said.project_id);
+      answer(said, ...rest);
+    });
+  }
+
+  // Its tab may have left it before the server said which project it is of.
+  _place(use, project) {
+    use.project = project;
+    if (this._uses.includes(use)) this._note(use);
+    else this._drop([use], () => {});
+  }
+
+  _note(use) {
+    const { tab, project, job } = use;
+    this._uses = this._uses.filter((one) => one.tab !== tab || one.project !== project || one.job !== job);
+    this._uses.push(use);
+  }
+
+  // Without a project, all jobs of an id are left.
+  _leave({ tab, project, job }, answer) {
+    const mine = this._uses.filter((use) => use.tab === tab && use.job === job && (use.project === project || (job && !project)));
+    this._uses = this._uses.filter((use) => !mine.includes(use));
+    this._drop(mine.length ? mine : [{ project, job }], answer);
+  }
+
+  // Leave what no tab uses any more. What has no project yet may be of any.
+  _drop(uses, answer) {
+    const isUsed = ({ project, job }) => this._uses.some((use) =>
+      use.job === job && (use.project === project || (job && (!project || !use.project))));
+    const due = uses.filter((use) => !isUsed(use));
+    let left = due.length;
+    if (!left) return answer({ ok: true });
+    for (const { project, job } of due) {
+      const request = { ...(job && { job_id: job }), ...(project && { project_id: project }) };
+      this._socket.emit(`unsubscribe_${job ? "job" : "project"}`, request, (said) => --left || answer(said));
+    }
   }
 
   // A tab that is gone without a word has let its lock go.
@@ -191,10 +226,8 @@ class Leader {
 
   _left(tab) {
     this._tabs.delete(tab);
-    for (const [topic, tabs] of [...this._users]) {
-      if (!tabs.has(tab) || this._isUsedWithout(topic, tab) || !this._socket.connected) continue;
-      const [kind, id] = JSON.parse(topic);
-      this._socket.emit(`unsubscribe_${kind}`, { [`${kind}_id`]: id }, () => {});
-    }
+    const mine = this._uses.filter((use) => use.tab === tab);
+    this._uses = this._uses.filter((use) => use.tab !== tab);
+    if (this._socket.connected) this._drop(mine, () => {});
   }
 }

@@ -12,11 +12,8 @@ import type { JobOptions, Stream, StreamState } from "./celery-realtime-streams.
 export { cancelJob } from "./celery-realtime-streams.js";
 export type { CancelAnswer } from "./celery-realtime-streams.js";
 
-/**
- * `idle`: not enabled, or nothing to follow yet. `paused`: the page is hidden (`pauseOnHidden`). `closed`: all has
- * ended (`closeOnEnd`). The others are those of a subscription.
- */
-export type StoreStatus = SubscriptionState | "idle" | "paused" | "closed";
+/** The state of a subscription; `idle` also while there is nothing to follow. */
+export type StoreStatus = SubscriptionState;
 
 /** Immutable: what has not changed is the same object as before, each job included. */
 export interface ProjectSnapshot {
@@ -67,12 +64,6 @@ export interface Store<Snapshot> {
 }
 
 interface Shared {
-  /** Follow; true. While it is false, `status` is `"idle"`. */
-  enabled?: boolean;
-  /** Leave while the page is hidden, and catch up when it is seen again; false. Without a history it has no effect. */
-  pauseOnHidden?: boolean;
-  /** Leave when the job, or each job of the project, has ended for good; false. */
-  closeOnEnd?: boolean;
   /** At least so many milliseconds lie between two changes; 16. */
   throttle?: number;
   /** Milliseconds that a subscription outlives its last listener; 1000. */

@@ -1,5 +1,6 @@
 // One view of a project or a job for all that show it: subscribe and getSnapshot, for any framework or none.
 
+import { attend } from "./celery-realtime-lifecycle.js";
 import { subscribeJob } from "./celery-realtime-streams.js";
 import { subscribeProject } from "./celery-realtime.js";
 
@@ -8,12 +9,11 @@ export { cancelJob } from "./celery-realtime-streams.js";
 const CALLBACKS = ["onStatus", "onProgress", "onMetadata", "onWorkflow", "onEvent", "onChunk"];
 const NOTHING = Object.freeze([]);
 const NONE = new Map();
+const AWAY = ["idle", "paused", "closed"];
 const never = () => () => {};
 
-const PROJECT = kindOf(subscribeProject, { jobs: NONE, workflows: NONE, jobsTotal: 0 }, ({ jobs }) =>
-  jobs.size > 0 && [...jobs.values()].every(isOver));
-const JOB = kindOf(subscribeJob, { job: null, streams: NONE, liveOnly: false }, ({ job, streams }) =>
-  isOver(job) && ![...streams.values()].some(({ state }) => state === "open"));
+const PROJECT = kindOf(subscribeProject, { jobs: NONE, workflows: NONE, jobsTotal: 0 });
+const JOB = kindOf(subscribeJob, { job: null, streams: NONE, liveOnly: false });
 
 const shared = new WeakMap(); // socket -> key -> Source
 
@@ -48,9 +48,9 @@ export function keyOf(options = {}) {
   return JSON.stringify(plain.filter(([, value]) => value !== undefined).sort());
 }
 
-function kindOf(open, empty, hasEnded) {
+function kindOf(open, empty) {
   const blank = (status) => Object.freeze({ status, error: null, ...empty });
-  return { open, hasEnded, subscribing: blank("subscribing"), idle: blank("idle") };
+  return { open, subscribing: blank("subscribing"), idle: blank("idle") };
 }
 
 // One user of a subscription. Nothing is opened before it has a listener.
@@ -113,15 +113,14 @@ function pendingOf(source, enter) {
 // A subscription, open while somebody uses it and for a moment after.
 class Source {
   _users = new Set();
-  _place = {}; // where to go on after a pause
   _shown = {}; // the subscription's own snapshot, of which ours was made
   pending = null;
 
   constructor(kind, socket, id, options, key) {
-    const { throttle = 16, linger = 1000, pauseOnHidden = false, closeOnEnd = false, ...others } = options;
+    const { throttle = 16, linger = 1000, ...others } = options;
     Object.assign(this, { snapshot: kind.subscribing, _kind: kind, _socket: socket, _id: id, _key: key });
-    Object.assign(this, { _throttle: throttle, _linger: linger, _pauses: pauseOnHidden, _closes: closeOnEnd });
-    this._options = others;
+    Object.assign(this, { _throttle: throttle, _linger: linger });
+    this._options = { ...others, attend };
     for (const name of CALLBACKS) this._options[name] = (...args) => this._tell(name, args);
     this._options.onChange = () => this._changed();
     if (!shared.has(socket)) shared.set(socket, new Map());
@@ -133,8 +132,8 @@ class Source {
     this._users.add(user);
     if (this._users.size > 1 || this._opened) return;
     this._opened = true;
-    if (this._pauses) globalThis.document?.addEventListener("visibilitychange", this._seen);
-    this._seen();
+    this._live = this._kind.open(this._socket, this._id, this._options);
+    this._changed();
   }
 
   leave(user) {
@@ -143,39 +142,17 @@ class Source {
   }
 
   _end = () => {
-    globalThis.document?.removeEventListener("visibilitychange", this._seen);
-    this._close();
+    clearTimeout(this._timer);
+    this._timer = {};
+    this._live?.close();
     const sources = shared.get(this._socket);
     if (sources.get(this._key) === this) sources.delete(this._key);
   };
 
-  // Without a history, what happens in the meantime could not be made up for.
-  _seen = () => {
-    const isHidden = this._pauses && globalThis.document?.visibilityState === "hidden";
-    const isLiveOnly = this._began && (this._live?.epoch === null || this.snapshot.liveOnly);
-    if (!isHidden) this._open();
-    else if (this.snapshot.status !== "closed" && !isLiveOnly) this._close("paused");
-  };
-
-  _open() {
-    if (this._live || this.snapshot.status === "closed") return;
-    this._isBehind = this._began;
-    this._live = this._kind.open(this._socket, this._id, { ...this._options, ...this._place });
-    this._changed();
-  }
-
-  _close(status) {
-    clearTimeout(this._timer);
-    this._timer = null;
-    const { epoch, offset } = this._live ?? {};
-    if (epoch) this._place = { since: { epoch, offset } };
-    this._live?.close();
-    this._live = null;
-    if (status) this._set({ status });
-  }
-
   // Many events make one change: what is shown is read when it is due.
   _changed() {
+    if (!this._live) return;
+    if (AWAY.includes(this._live.state)) return this._show();
     if (this._timer) return;
     const pause = this._throttle - (Date.now() - this._shownAt);
     if (pause > 0) {
@@ -187,16 +164,13 @@ class Source {
   }
 
   _show = () => {
+    clearTimeout(this._timer);
     this._timer = null;
     this._shownAt = Date.now();
-    if (!this._live) return;
-    const live = this._live.getSnapshot(), { state, ...next } = live;
-    if (state === "subscribed") [this._began, this._isBehind] = [true, false];
-    if (this._isBehind) return this._set({ status: state === "subscribing" ? "stale" : state, error: next.error });
+    const live = this._live.getSnapshot(), { state: status, ...next } = live;
     for (const name in next) next[name] = kept(this.snapshot[name], next[name], this._shown[name]);
     this._shown = live;
-    this._set({ status: state, ...next });
-    if (this._closes && state === "subscribed" && this._kind.hasEnded(next)) this._close("closed");
+    this._set({ status, ...next });
   };
 
   _set(changes) {
@@ -224,12 +198,6 @@ function call(callback, ...args) {
   } catch (error) {
     queueMicrotask(() => { throw error; });
   }
-}
-
-// Has a job ended for good? An end that nobody saw is taken back when the job shows that it lives.
-function isOver(job) {
-  if (job?.status === "error") return job.state !== "LOST" && !/^TaskRevokedError: expired/.test(job.error);
-  return job?.status === "success";
 }
 
 // What is new, with our objects for whatever says the same. `before` is what ours was made of.

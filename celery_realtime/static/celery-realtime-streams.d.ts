@@ -1,6 +1,6 @@
 /** Follow one job and what it says bit by bit: each character or item once, and in order. */
 
-import type { SocketLike, SubscriptionState } from "./celery-realtime.js";
+import type { Lifecycle, SocketLike, SubscriptionState } from "./celery-realtime.js";
 import type { Cancelled, Job, MetadataUpdate, ProgressUpdate, RealtimeError, StatusChange, StreamKind, StreamState } from "./celery-realtime-wire.js";
 
 export type { StreamState } from "./celery-realtime-wire.js";
@@ -55,11 +55,13 @@ export interface JobSubscription extends JobSnapshot {
   readonly getSnapshot: () => JobSnapshot;
   /** Cancel the job, if a rule of the server allows it; as `cancelJob`. */
   cancel(): Promise<CancelAnswer>;
+  /** Change these options, at once: `job.update({ enabled: false })`. */
+  update(options: Lifecycle): void;
   /** Leave the job, which goes on. No callback is called afterwards. */
   close(): void;
 }
 
-export interface JobOptions {
+export interface JobOptions extends Lifecycle {
   /** The job's project: needed without a history, and for a job that was not published yet. */
   projectId?: string | number;
   /** Of each stream, how many characters or items to begin with, its newest; by default all that is kept. */

@@ -1,10 +1,12 @@
 // Follow one job and what it says bit by bit, over a socket of socket.io-client (v4): each character or item once, in order.
 
+import { attend } from "./celery-realtime-lifecycle.js";
+
 const DEFAULTS = { ackTimeout: 5000, gapTimeout: 250, firstPause: 500, longestPause: 10000 };
 const CALLBACKS = { __proto__: null, agent_status: "onStatus", agent_progress: "onProgress", agent_metadata: "onMetadata" };
 const MAX_HELD = 2000;
 const PASSING = ["unavailable", "too_many_requests"];
-const shares = new WeakMap(); // socket -> job -> { users, leaving }
+const shares = new WeakMap(); // socket -> job -> { users, leaving }; of all projects, which may use an id each
 
 export function subscribeJob(socket, jobId, options = {}) {
   return new JobSubscription(socket, String(jobId), options);
@@ -16,13 +18,14 @@ export function cancelJob(socket, jobId, { projectId, ackTimeout = 5000 } = {}) 
   if (!socket?.connected) return Promise.resolve(failed("not connected"));
   return new Promise((resolve) => {
     const timer = setTimeout(() => resolve(failed("the server has not answered")), ackTimeout);
-    const request = { job_id: String(jobId), ...(projectId === undefined ? {} : { project_id: String(projectId) }) };
-    socket.emit("cancel_job", request, (answer) => { clearTimeout(timer); resolve(answer); });
+    socket.emit("cancel_job", requestOf(jobId, projectId), (answer) => { clearTimeout(timer); resolve(answer); });
   });
 }
 
+const requestOf = (jobId, project) => ({ job_id: String(jobId), ...(project === undefined ? {} : { project_id: String(project) }) });
+
 class JobSubscription {
-  _snapshot = Object.freeze({ state: "subscribing", error: null, job: null, streams: new Map(), liveOnly: false });
+  _shown = Object.freeze({ state: "subscribing", error: null, job: null, streams: new Map(), liveOnly: false });
   _listeners = new Set();
   _timers = {};
   _early = []; // events that came before the answer that is awaited
@@ -35,18 +38,15 @@ class JobSubscription {
     this.jobId = jobId;
     this._socket = socket;
     this._options = { ...DEFAULTS, ...options };
-    this._share = shareOf(socket, jobId);
-    this._share.users.add(this);
     this._reset();
-    this._listen("on", "onAny");
-    if (socket.connected) this._ask();
+    attend(this, true);
   }
 
-  get state() { return this._snapshot.state; }
-  get error() { return this._snapshot.error; }
-  get job() { return this._snapshot.job; }
-  get streams() { return this._snapshot.streams; }
-  get liveOnly() { return this._snapshot.liveOnly; }
+  get state() { return this._shown.state; }
+  get error() { return this._shown.error; }
+  get job() { return this._shown.job; }
+  get streams() { return this._shown.streams; }
+  get liveOnly() { return this._shown.liveOnly; }
 
   // React calls these two without the object.
   subscribe = (listener) => {
@@ -54,27 +54,54 @@ class JobSubscription {
     return () => this._listeners.delete(listener);
   };
 
-  getSnapshot = () => this._snapshot;
+  getSnapshot = () => this._shown;
 
   cancel() { return cancelJob(this._socket, this.jobId, this._options); }
 
-  close() {
-    if (this._closed) return;
-    this._closed = true;
-    this._reset();
-    this._listen("off", "offAny");
-    const { _share: share, _socket: socket, jobId } = this;
-    share.users.delete(this);
-    if (share.users.size) return;
-    if (!socket.connected) return forget(socket, jobId, share);
-    const leaving = (share.leaving = { id: socket.id });
-    socket.emit("unsubscribe_job", this._request(), () => share.leaving === leaving && left(socket, jobId, share));
+  update(options) {
+    Object.assign(this._options, options);
+    attend(this);
   }
 
-  _request(more) {
-    const { projectId } = this._options;
-    return { job_id: this.jobId, ...(projectId === undefined ? {} : { project_id: String(projectId) }), ...more };
+  close() {
+    this._leave();
+    this._closed = true;
+    this._life.end();
   }
+
+  _enter() {
+    this._here = true;
+    this._share = shareOf(this._socket, this.jobId);
+    this._share.users.add(this);
+    this._listen("on");
+    this._ask();
+  }
+
+  _leave() {
+    if (!this._here) return;
+    this._here = false;
+    this._reset();
+    this._listen("off");
+    this._share.users.delete(this);
+    this._depart(this._project);
+  }
+
+  // The server takes a request without a project as one to leave all of the id.
+  _depart(project) {
+    const { _share: share, _socket: socket, jobId } = this, { users } = share;
+    if (!socket.connected) return forget(socket, jobId, share);
+    if (project === undefined ? users.size : [...users].some((user) => (user._project ?? project) === project)) return;
+    const leaving = (share.leaving = { id: socket.id });
+    socket.emit("unsubscribe_job", requestOf(jobId, project), () => share.leaving === leaving && left(socket, jobId, share));
+  }
+
+  // Undefined as long as the server has not said which it is.
+  get _project() {
+    const { projectId } = this._options;
+    return projectId === undefined ? this._projectId : String(projectId);
+  }
+
+  _request(more) { return { ...requestOf(this.jobId, this._options.projectId), ...more }; }
 
   _handlers = {
     connect: () => this._ask(),
@@ -85,9 +112,9 @@ class JobSubscription {
     connect_error: ({ data }) => { if (data?.code) this._refused(data); },
   };
 
-  _listen(on, onAny) {
+  _listen(on) {
     for (const name in this._handlers) this._socket[on](name, this._handlers[name]);
-    this._socket[onAny](this._listener);
+    this._socket[`${on}Any`](this._listener);
   }
 
   _reset() {
@@ -101,17 +128,20 @@ class JobSubscription {
   }
 
   _ask = () => {
-    if (this._closed || !this._socket.connected) return;
+    if (!this._here || !this._socket.connected) return;
     this._clear();
     this._due = false;
     this._reading.clear();
     const { _share: share, _socket: socket, jobId, _options: { ackTimeout } } = this;
     if (share.leaving?.id === socket.id) return this._after("retry", ackTimeout, () => left(socket, jobId, share));
-    const { tail } = this._options;
+    const { tail } = this._options, { id } = socket;
     const request = (this._asking = this._request(tail === undefined ? {} : { tail }));
     const answered = (answer) => this._answered(request, answer);
     this._after("ack", ackTimeout, answered);
-    socket.emit("subscribe_job", request, answered);
+    socket.emit("subscribe_job", request, (answer) => {
+      if (!this._here && answer?.ok && this._project === undefined && socket.id === id) this._depart(answer.project_id);
+      answered(answer);
+    });
   };
 
   _answered(request, answer) {
@@ -120,7 +150,7 @@ class JobSubscription {
     const { ok, error, epoch = null, offset = null, jobs = [], streams = [] } = answer ?? {};
     if (!ok) return this._refused(error);
     this._clear();
-    this._live = true;
+    this._live = this._began = true;
     this._pause = 0;
     this._projectId = answer.project_id;
     const isNewer = epoch !== this._epoch || offset === null || offset >= this._offset;
@@ -129,7 +159,7 @@ class JobSubscription {
     this._set(isNewer && jobs[0] ? { ...changes, job: Object.freeze({ ...jobs[0] }) } : changes);
     this._held.clear();
     for (const stream of streams) this._load(stream);
-    for (const [event, data] of this._early.splice(0)) this._take(event, data);
+    for (const [event, data] of this._early.splice(0)) if (data.project_id === this._projectId) this._take(event, data);
     if (this._due) this._ask();
   }
 
@@ -145,9 +175,9 @@ class JobSubscription {
 
   _listener = (name, payload) => {
     const items = name === "agent_batch" && Array.isArray(payload) ? payload : [{ event: name, data: payload }];
-    const projectId = this._projectId ?? this._options.projectId;
+    const project = this._asking ? this._asking.project_id : this._project; // the answer says which it is now
     for (const { event, data } of items) {
-      const isOfProject = !!data && String(projectId ?? data.project_id) === data.project_id;
+      const isOfProject = !!data && (project ?? data.project_id) === data.project_id;
       const isOurs = isOfProject && data.job_id === this.jobId;
       // What is on its way may be older than what was lost. Before a retry nothing is: that has it all.
       if (event === "agent_resync" && isOfProject && this._asking) this._due = true;
@@ -250,7 +280,7 @@ class JobSubscription {
   }
 
   _set(changes) {
-    this._snapshot = Object.freeze({ ...this._snapshot, ...changes });
+    this._shown = Object.freeze({ ...this._shown, ...changes });
     this._call(this._options.onChange, this);
     for (const listener of [...this._listeners]) this._call(listener);
   }

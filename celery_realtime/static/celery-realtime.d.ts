@@ -14,8 +14,21 @@ export type {
   Workflow,
 } from "./celery-realtime-wire.js";
 
-/** `stale`: the state may be out of date, and the subscription is catching up. `refused`: see `error`. */
-export type SubscriptionState = "subscribing" | "subscribed" | "stale" | "refused";
+/**
+ * `stale`: the state may be out of date, and the subscription is catching up. `refused`: see `error`. Only with the
+ * options of `Lifecycle`: `idle`: not enabled. `paused`: the page is hidden. `closed`: all has ended.
+ */
+export type SubscriptionState = "subscribing" | "subscribed" | "stale" | "refused" | "idle" | "paused" | "closed";
+
+/** When to leave, and to come back. In the meantime what is known stays as it is; whoever comes back catches up. */
+export interface Lifecycle {
+  /** Follow; true. While it is false, `state` is `"idle"`. */
+  enabled?: boolean;
+  /** Leave while the page is hidden, and catch up when it is seen again; false. Without a history it has no effect. */
+  pauseOnHidden?: boolean;
+  /** Leave when the job with its streams, or each job of the project, has ended for good; false. */
+  closeOnEnd?: boolean;
+}
 
 /** Immutable: whenever anything changes, it is replaced by another object. */
 export interface Snapshot {
@@ -46,11 +59,13 @@ export interface ProjectSubscription extends Omit<Snapshot, "jobsTotal"> {
   readonly subscribe: (listener: () => void) => () => void;
   /** The same object until something changes. For React's `useSyncExternalStore`. */
   readonly getSnapshot: () => Snapshot;
+  /** Change these options, at once: `project.update({ enabled: false })`. */
+  update(options: Lifecycle): void;
   /** Leave the project, unless another subscription of this socket uses it. No callback is called afterwards. */
   close(): void;
 }
 
-export interface Options {
+export interface Options extends Lifecycle {
   onStatus?(status: StatusChange, project: ProjectSubscription): void;
   onProgress?(update: ProgressUpdate, project: ProjectSubscription): void;
   onMetadata?(update: MetadataUpdate, project: ProjectSubscription): void;

@@ -1,4 +1,4 @@
-// Follow the jobs of a project over a socket of socket.io-client: each event once, in order.
+// Follow a project over a socket of socket.io-client: each event once, in order.
 
 const RANK = { queued: 0, running: 1, success: 2, error: 2 };
 const OURS = {
@@ -12,6 +12,7 @@ const OURS = {
 const MAX_HELD = 2000;
 const DEFAULTS = {
   ackTimeout: 5000, gapTimeout: 250, checkInterval: 30000, firstPause: 500, longestPause: 10000, maxJobs: 5000,
+  attend: (one) => import("./celery-realtime-lifecycle.js").then(({ attend }) => attend(one)),
 };
 
 const shares = new WeakMap(); // socket -> project -> { users, leaving }
@@ -27,18 +28,16 @@ class Subscription {
   _timers = {};
   _waiting = new Map(); // offset -> event above a hole
   _early = [];
-  _foreign = new Set(); // epochs asked about or over
-  _past = new Map(); // of past epochs
+  _foreign = new Set(); // epochs asked about
+  _past = new Map();
 
   constructor(socket, projectId, options) {
     const { epoch = null, offset = null } = options.since ?? {};
     Object.assign(this, { projectId, epoch, offset, _socket: socket, _share: shareOf(socket, projectId) });
     this._options = { ...options };
     for (const name in DEFAULTS) this._options[name] ??= DEFAULTS[name];
-    this._share.users.add(this);
-    this._reset();
-    this._listen("on", "onAny", "addEventListener");
-    this._ask();
+    if (["enabled", "pauseOnHidden", "closeOnEnd"].some((name) => name in options)) this._options.attend(this, true);
+    else this._enter();
   }
 
   get jobs() { return this.getSnapshot().jobs; }
@@ -46,7 +45,6 @@ class Subscription {
   get state() { return this._shown.state; }
   get error() { return this._shown.error; }
 
-  // React calls these without the object.
   subscribe = (listener) => {
     this._listeners.add(listener);
     return () => this._listeners.delete(listener);
@@ -57,11 +55,29 @@ class Subscription {
     return this._shown;
   };
 
+  update(options) {
+    Object.assign(this._options, options);
+    this._options.attend(this);
+  }
+
   close() {
-    if (this._closed) return;
+    this._leave();
     this._closed = true;
+    this._life?.end();
+  }
+
+  _enter() {
+    this._here = true;
+    this._share.users.add(this);
+    this._listen("on", "add");
+    this._ask();
+  }
+
+  _leave() {
+    if (!this._here) return;
+    this._here = false;
     this._reset();
-    this._listen("off", "offAny", "removeEventListener");
+    this._listen("off", "remove");
     const { _share: share, _socket: socket, projectId } = this;
     share.users.delete(this);
     if (share.users.size || !socket.connected) return;
@@ -78,10 +94,10 @@ class Subscription {
     connect_error: ({ data }) => data?.code && this._refused(data),
   };
 
-  _listen(on, onAny, add) {
+  _listen(on, add) {
     for (const name in this._handlers) this._socket[on](name, this._handlers[name]);
-    this._socket[onAny](this._hear);
-    for (const name of ["visibilitychange", "online", "pageshow"]) globalThis[add]?.(name, this._check);
+    this._socket[on + "Any"](this._hear);
+    for (const name of ["visibilitychange", "online", "pageshow"]) globalThis[add + "EventListener"]?.(name, this._check);
   }
 
   _reset() {
@@ -100,7 +116,7 @@ class Subscription {
   };
 
   _ask = () => {
-    if (this._closed || !this._socket.connected) return;
+    if (!this._here || !this._socket.connected) return;
     this._clear();
     this._reading = null;
     const { ackTimeout, batch = true } = this._options;

@@ -1,6 +1,13 @@
 // What an import of "celery-realtime" gives.
 
+import { attend } from "./celery-realtime-lifecycle.js";
+import { subscribeProject as follow } from "./celery-realtime.js";
+
 export { createSocket } from "./celery-realtime-socket.js";
 export { cancelJob, subscribeJob } from "./celery-realtime-streams.js";
 export { keepToken } from "./celery-realtime-token.js";
-export { subscribeProject } from "./celery-realtime.js";
+
+// The same, without a module to load before it knows when to leave and come back.
+export function subscribeProject(socket, projectId, options) {
+  return follow(socket, projectId, { ...options, attend });
+}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
@@ -13,6 +14,7 @@ from celery_realtime.events import Details, Job, outgoing_progress, status_chang
 from celery_realtime.jobs.progress import Progress, progress_update
 from tests.browser import element_jobs
 from tests.processes import WebServer
+from tests.services import Broker
 
 #: Milliseconds that a busy machine may take.
 LONG = 60_000
@@ -155,6 +157,16 @@ def start(task: Any, project: str, *args: Any, **kwargs: Any) -> str:
     """Start a job in a project, and return its id."""
     with element_jobs.realtime.project(project):
         return str(task.delay(*args, **kwargs).id)
+
+
+@contextmanager
+def publishing_over(broker: Broker) -> Iterator[None]:
+    """Let this process publish the tasks of the elements to a broker."""
+    conf = element_jobs.celery.conf
+    before = conf.broker_url, conf.result_backend
+    conf.broker_url, conf.result_backend = broker.url, broker.backend_url
+    yield
+    conf.broker_url, conf.result_backend = before
 
 
 Opens = Callable[..., ElementPage]

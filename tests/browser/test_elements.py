@@ -14,7 +14,7 @@ from celery import group
 from playwright.sync_api import Page, expect
 
 from tests.browser import element_jobs
-from tests.browser.element_pages import ElementPage, Opens, row, rows, start, texts_of
+from tests.browser.element_pages import ElementPage, Opens, publishing_over, row, rows, start, texts_of
 from tests.launcher import Brokers, Launcher
 from tests.processes import WebServer
 
@@ -27,11 +27,8 @@ def web(module_launcher: Launcher, brokers: Brokers) -> Iterator[WebServer]:
     worker = module_launcher.worker("tests.browser.element_jobs", broker=broker, concurrency=3, wait=False)
     web = module_launcher.web("tests.browser.element_web", broker=broker)
     worker.wait_ready()
-    conf = element_jobs.celery.conf
-    before = conf.broker_url, conf.result_backend
-    conf.broker_url, conf.result_backend = broker.url, broker.backend_url
-    yield web
-    conf.broker_url, conf.result_backend = before
+    with publishing_over(broker):
+        yield web
     worker.stop()
 
 

@@ -181,6 +181,34 @@ test("a subscription made at once after leaving waits until the server has confi
   assert.equal(names().at(-1), "subscribe_job");
 }));
 
+test("a job of another project with the same id is another one", () => withTimers(() => {
+  const asked = [];
+  const socket = new FakeSocket((name, data, acknowledge) => asked.push([name, data, acknowledge]));
+  socket.connect();
+  const named = ["p", "q"].map((projectId) => subscribeJob(socket, "j", { projectId }));
+  const found = subscribeJob(socket, "j"), late = subscribeJob(socket, "j");
+  const answer = (place, project_id) => asked[place][2]({ ok: true, project_id, epoch: project_id, offset: 0, jobs: [], streams: [] });
+  const status = (project_id, state) => socket.hear("agent_status", { job_id: "j", project_id, epoch: project_id, offset: 1, status: "running", state });
+  answer(0, "p");
+  answer(1, "q");
+  status("p", "P");
+  status("q", "Q");
+  answer(2, "q");
+  assert.deepEqual([...named, found].map(({ job }) => job?.state), ["P", "Q", "Q"]);
+  const sent = () => asked.splice(0).map(([name, data]) => [name, data]);
+  const [, , , [, , answerLate]] = asked.splice(0);
+  named[1].close(); // it is used by the one that has found it
+  late.close(); // nobody knows yet of which project it is
+  assert.deepEqual(sent(), []);
+  found.close();
+  assert.deepEqual(sent(), [["unsubscribe_job", { job_id: "j", project_id: "q" }]]);
+  answerLate({ ok: true, project_id: "r", jobs: [], streams: [] });
+  assert.deepEqual(sent(), [["unsubscribe_job", { job_id: "j", project_id: "r" }]]);
+  assert.equal(named[0].job.state, "P");
+  named[0].close();
+  assert.deepEqual([sent(), socket.handlers], [[["unsubscribe_job", { job_id: "j", project_id: "p" }]], 0]);
+}));
+
 test("over a new connection nothing is left that is waited for", () => withTimers(() => {
   const run = new Run();
   run.socket.connect();

@@ -22,6 +22,10 @@ def test_all_that_show_a_project_share_one_view_of_it() -> None:
     run_node("--test", str(CLIENT / "store.test.mjs"))
 
 
+def test_a_subscription_leaves_and_comes_back_as_its_options_say() -> None:
+    run_node("--test", str(CLIENT / "lifecycle.test.mjs"))
+
+
 def test_a_socket_without_its_library_says_what_is_missing() -> None:
     run_node("--test", str(CLIENT / "socket.test.mjs"))
 

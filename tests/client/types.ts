@@ -25,6 +25,8 @@ const project: ProjectSubscription = subscribeProject(socket, "apollo", {
   onChange: (one, change) => (change.reason === "jobs" ? one.jobs.get(change.key) : one.error?.code === "unauthorized"),
 });
 subscribeProject(socket, 456).close();
+subscribeProject(socket, 456, { enabled: false, pauseOnHidden: true, closeOnEnd: true }).update({ enabled: true });
+subscribeJob(socket, "j", { enabled: false, pauseOnHidden: true, closeOnEnd: true }).update({ closeOnEnd: false });
 
 // As React declares it.
 declare function useSyncExternalStore<T>(subscribe: (changed: () => void) => () => void, getSnapshot: () => T): T;
@@ -36,6 +38,9 @@ switch (project.state) {
   case "subscribed":
   case "stale":
   case "refused":
+  case "idle":
+  case "paused":
+  case "closed":
     break;
   default:
     project.state satisfies never;
@@ -49,6 +54,8 @@ running[0]!.progress = 100;
 project.jobs.set("a", running[0]!);
 // @ts-expect-error: there is no such option
 subscribeProject(socket, "apollo", { onJob: () => {} });
+// @ts-expect-error: that cannot be changed later
+project.update({ since: null });
 // @ts-expect-error: a project has a name
 subscribeProject(socket);
 
