@@ -23,6 +23,7 @@ from tests.programs import (
     Program,
     can_be_had,
     find_npm,
+    improvable,
     missing,
     npm_packages_are_installed,
     on_ci,
@@ -38,6 +39,8 @@ def main() -> int:
     if "--large" in sys.argv[1:]:
         packages += LARGE_NPM_PACKAGES
         absent |= {name: program for name, program in LARGE.items() if not program.find()}
+    if may_install():
+        absent |= improvable()
     if absent:
         print("Missing:", ", ".join(absent))
         install(absent.values())
@@ -47,7 +50,7 @@ def main() -> int:
 
 
 def install(programs: Iterable[Program]) -> None:
-    if is_debian() and os.geteuid() == 0:
+    if may_install():
         install_debian_packages(dict.fromkeys(package for program in programs for package in program.debian))
     elif is_debian():
         packages = " ".join(dict.fromkeys(package for program in programs for package in program.debian))
@@ -57,6 +60,10 @@ def install(programs: Iterable[Program]) -> None:
             print(f"It is for you to run: brew install {formula}")
     else:
         print("It is for you to install: this machine has neither apt-get nor brew.")
+
+
+def may_install() -> bool:
+    return is_debian() and os.geteuid() == 0
 
 
 def is_debian() -> bool:
