@@ -112,7 +112,11 @@ def test_a_worker_drops_the_message_of_the_cancelled_publication_and_runs_that_o
         assert path.read_text() == "second"
 
 
-@pytest.mark.parametrize("pool", ["prefork", pytest.param("gevent", marks=can_kill_greenlets), "eventlet"])
+#: That of gevent shows it for greenlets.
+ON_EVENTLET = pytest.param("eventlet", marks=pytest.mark.long)
+
+
+@pytest.mark.parametrize("pool", ["prefork", pytest.param("gevent", marks=can_kill_greenlets), ON_EVENTLET])
 def test_a_pool_that_can_ends_a_job_that_runs(shared_stage: GetStage, pool: str, tmp_path: Path) -> None:
     project = new_project()
     stage = shared_stage(pool=pool)
@@ -156,7 +160,7 @@ def test_a_job_that_waits_in_a_pool_that_takes_all_at_once_is_not_reported_as_ca
             assert client.wait_for_end(job)["status"] == "success"
 
 
-@pytest.mark.parametrize("pool", ["solo", "threads", "eventlet", "gevent", "prefork"])
+@pytest.mark.parametrize("pool", ["solo", "threads", ON_EVENTLET, "gevent", "prefork"])
 def test_a_task_that_is_cancellable_ends_by_itself_and_tidies_up(
     shared_stage: GetStage, pool: str, tmp_path: Path
 ) -> None:

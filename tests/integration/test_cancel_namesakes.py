@@ -116,6 +116,7 @@ def test_jobs_that_wait_in_a_worker_or_at_the_broker_are_cancelled_and_never_run
             assert client.wait_for_end(job_id)["status"] == "success"
 
 
+@any_broker
 def test_a_worker_that_starts_after_the_cancellation_drops_the_job_too(launcher: Launcher, broker: Broker) -> None:
     project = new_project()
     with producing(broker):

@@ -129,7 +129,7 @@ def test_a_watcher_whose_token_expires_ends_with_the_reason(
     assert watcher.kill() == 1
 
 
-@pytest.mark.parametrize("options", [[], ["--json"]])
+@pytest.mark.parametrize("options", [[], pytest.param(["--json"], marks=pytest.mark.long)])
 def test_a_watcher_whose_output_nobody_reads_any_more_ends_quietly(
     shared_stage: Callable[..., Stage], options: list[str]
 ) -> None:

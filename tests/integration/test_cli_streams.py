@@ -242,7 +242,11 @@ def test_on_a_terminal_one_stream_is_printed_as_it_comes_and_ctrl_c_ends_its_lin
             wait_for(lambda: terminal.printed == "first line\nsecond  [31m\n")
 
 
-@pytest.mark.parametrize("options", [["--streams"], ["--streams", "--json"]], ids=["lines", "json"])
+@pytest.mark.parametrize(
+    "options",
+    [["--streams"], pytest.param(["--streams", "--json"], marks=pytest.mark.long)],  # both write to the same pipe
+    ids=["lines", "json"],
+)
 def test_if_nobody_reads_the_streams_any_more_it_ends_quietly(
     shared_stage: Callable[..., Stage], options: list[str]
 ) -> None:

@@ -21,6 +21,8 @@ from tests.waiting import wait_for
 
 #: Each kind of concurrency once: threads, greenlets and an event loop.
 ON_HOSTS = pytest.mark.parametrize("name", long_unless(["gunicorn-gthread", "gevent", "uvicorn"], HOSTS))
+#: Two ways of ending: a server of threads, and an event loop.
+ON_SERVERS = pytest.mark.parametrize("name", long_unless(["gunicorn-gthread", "uvicorn"], HOSTS))
 #: Of the others, tests/web/test_http.py shows it on Werkzeug and uvicorn.
 ON_ONE = pytest.mark.parametrize("name", long_unless(["gunicorn-gthread"], HOSTS))
 
@@ -62,7 +64,7 @@ def steps(*readers: EventReader) -> list[int]:
     return [data["number"] for reader in readers for data in reader.of("step")]
 
 
-@ON_HOSTS
+@ON_SERVERS
 def test_streams_end_with_their_server_and_go_on_with_the_next(
     start: Callable[[str], Host], listen: Callable[..., EventReader], name: str
 ) -> None:

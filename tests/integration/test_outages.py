@@ -74,8 +74,8 @@ SCENES = [
 ]
 
 
-#: One for each kind of thread that sends, and both brokers.
-SHOWN = [("redis", "prefork"), ("rabbitmq", "gevent"), ("redis", "eventlet")]
+#: One for threads and one for greenlets that send, and both brokers.
+SHOWN = [("redis", "prefork"), ("rabbitmq", "gevent")]
 
 
 @pytest.fixture(

@@ -26,6 +26,7 @@ from tests.integration.stage import new_project
 from tests.launcher import Launcher
 from tests.node_client import Follower
 from tests.services import Broker
+from tests.variants import long_unless
 from tests.waiting import wait_for
 
 logger = logging.getLogger(__name__)
@@ -136,18 +137,24 @@ class Scene:
             close()
 
 
-MODES = ["threading", "asgi", *(pytest.param(mode, marks=pytest.mark.long) for mode in ("eventlet", "gevent"))]
-LATE = [(mode, batch) for mode in ("threading", "asgi", "eventlet", "gevent") for batch in (False, True)]
+ALL_MODES = ("threading", "asgi", "eventlet", "gevent")
+LATE = [(mode, batch) for mode in ALL_MODES for batch in (False, True)]
 SHORT = [("threading", False)]
 
 
-@pytest.fixture(params=MODES)
+ON_THREADS = pytest.mark.parametrize("scene", long_unless(["threading"], ALL_MODES), indirect=True)
+IN_A_LOOP = pytest.mark.parametrize("scene", long_unless(["asgi"], ALL_MODES), indirect=True)
+
+
+@pytest.fixture(params=long_unless(["threading", "asgi"], ALL_MODES))
 def scene(request: pytest.FixtureRequest, launcher: Launcher, redis_broker: Broker) -> Iterator[Scene]:
     scene = Scene(launcher, redis_broker, request.param)
     yield scene
     scene.close()
 
 
+# In an event loop, tests/web/test_slow_clients.py shows it.
+@ON_THREADS
 def test_browsers_that_do_not_read_are_given_up_and_nobody_waits_for_them(scene: Scene) -> None:
     readers = [scene.reader() for _ in range(2)]
     scene.tell()
@@ -242,6 +249,8 @@ def _check_story(browser: SlowBrowser, job_id: str) -> None:
     assert told[-1][1]["status"] == "success"
 
 
+# What the client does is the same on each server.
+@IN_A_LOOP
 def test_a_python_client_that_did_not_read_recovers_everything_once(scene: Scene) -> None:
     scene.reader()
     goes_on = threading.Event()

@@ -49,7 +49,8 @@ def stays_of(mode: str, broker: str, history: str, *, client: bool, count: int =
 @pytest.mark.parametrize(
     "client", [pytest.param(False, id="unused", marks=pytest.mark.long), pytest.param(True, id="used")]
 )
-@pytest.mark.parametrize("mode", ["threading", "gevent", "asyncio"])
+# On threads, the test on a RabbitMQ shows it.
+@pytest.mark.parametrize("mode", long_unless(["gevent", "asyncio"], ["threading", "gevent", "asyncio"]))
 def test_a_factory_that_is_called_again_and_again_leaves_nothing_behind(
     mode: str, redis_url: str, *, client: bool
 ) -> None:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.service
 
-#: Those of greenlets; threads are in test_fan_out_threads, an event loop in test_fan_out.
-SAMPLE = ("gevent", "eventlet")
+#: One of greenlets; threads are in test_fan_out_threads, an event loop in test_fan_out.
+SAMPLE = ("gevent",)
 #: Those that show neither the sockets nor the transports of their WebSockets.
 BY_QUEUE = ("granian", "daphne")
 COUNT, TEXT = 600, "x" * 12_000

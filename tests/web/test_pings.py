@@ -26,6 +26,7 @@ from celery_realtime.web.seams import packets_in
 from tests.attacks.hosts import PROJECT, SECRET, Attacked
 from tests.attacks.raw import Raw, handshake
 from tests.launcher import Launcher
+from tests.variants import long_unless
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def test_connections_that_have_gone_keep_no_thread_and_are_forgotten(make_web: C
 # -- green threads ------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=["gevent", "eventlet"])
+@pytest.fixture(scope="module", params=long_unless(["gevent"], ["gevent", "eventlet"]))
 def green(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
     pytest.importorskip(request.param)
     folder = tmp_path_factory.mktemp(request.param)

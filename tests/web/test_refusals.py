@@ -39,7 +39,8 @@ PATCHES = {
     "gevent": "from gevent import monkey; monkey.patch_all({})\n",
 }
 SAYS = {mode: patch.format("").strip() for mode, patch in PATCHES.items()}
-MODES = pytest.mark.parametrize("mode", ["eventlet", "gevent"])
+#: What is refused is found in the same way for both; the hosts of tests/integration show eventlet served.
+MODES = pytest.mark.parametrize("mode", long_unless(["gevent"], ["eventlet", "gevent"]))
 
 
 class Ended(NamedTuple):
