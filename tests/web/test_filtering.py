@@ -188,7 +188,7 @@ def test_of_jobs_that_had_no_room_it_is_said_which_they_are(make_web: Callable[.
     web = make_web().attach().start()
     history = history_of(web)
     for number in range(40):
-        change = events.status_change(job_of(number), "SUCCESS", result=b"\"" + b"x" * 60_000 + b"\"")
+        change = events.status_change(job_of(number), "SUCCESS", result=b'"' + b"x" * 60_000 + b'"')
         assert history.append([events.outgoing_status(change)])
     client = web.subscriber("alpha")
     ids = [f"job-{number}" for number in range(40)]
