@@ -385,6 +385,8 @@ class Closing:
     def _handle(self, connection: socket.socket, number: int) -> None:
         with connection, contextlib.suppress(OSError):
             head = connection.recv(65536)
+            if not head:  # the client has gone before it has said anything
+                return
             key = next(line[19:] for line in head.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key: "))
             accept = base64.b64encode(hashlib.sha1(key + GUID, usedforsecurity=False).digest())
             connection.sendall(b"HTTP/1.1 101 Yes\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")
