@@ -27,6 +27,26 @@ def start_detached(thread: threading.Thread) -> None:
     contextvars.Context().run(thread.start)
 
 
+def join(thread: threading.Thread, timeout: float) -> bool:
+    """Wait for a thread to end; returns whether it has.
+
+    From Python 3.13 on, the threads of eventlet raise its ``Timeout`` where Python's return. It is no
+    :class:`Exception`, and would end a worker that is about to shut down.
+
+    Args:
+        thread: The thread.
+        timeout: Longest wait in seconds.
+    """
+    until = time.monotonic() + timeout
+    try:
+        thread.join(timeout)
+    except BaseException as error:
+        # An earlier one is another's, whose time is over.
+        if type(error).__module__ != "eventlet.timeout" or time.monotonic() < until:
+            raise
+    return not thread.is_alive()
+
+
 class BackgroundLoop:
     """The record of one background loop, and what keeps an exception from ending it.
 
@@ -203,9 +223,7 @@ class PeriodicLoop:
             return True
         run.is_over = True
         run.wake.call()
-        if run.thread is not threading.current_thread():
-            run.thread.join(timeout)
-        return not run.thread.is_alive()
+        return run.thread is not threading.current_thread() and join(run.thread, timeout)
 
     def turn(self) -> float:
         """Do it once, in the thread; returns the seconds until the next time."""

@@ -3,6 +3,8 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -218,3 +220,30 @@ def test_a_periodic_loop_may_be_started_in_a_child_of_a_fork(new_loop: NewLoop) 
         loop.start(20)
         os._exit(0 if stopped and pids[-1] == os.getpid() else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+PROGRAM = """
+import eventlet
+eventlet.monkey_patch()
+import threading, time
+from celery_realtime.loops import join
+goes_on = threading.Event()
+thread = threading.Thread(target=goes_on.wait, daemon=True)
+thread.start()
+assert join(thread, 0.05) is False
+try:
+    with eventlet.Timeout(0.05) as ours:
+        join(thread, 60)
+except eventlet.Timeout as error:
+    assert error is ours
+else:
+    raise SystemExit("somebody else's time was over, and nobody heard of it")
+goes_on.set()
+assert join(thread, 60) is True
+"""
+
+
+def test_a_greenlet_that_has_not_ended_in_time_raises_nothing() -> None:
+    """From Python 3.13 on, eventlet's threads raise its Timeout where Python's return."""
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stderr

@@ -20,7 +20,7 @@ from celery_realtime.jobs.lineage import published_at
 from celery_realtime.jobs.statuses import StatusReporter
 from celery_realtime.jobs.stored_results import Meta, StoredResults
 from celery_realtime.logs import RateLimitedLogger, describe
-from celery_realtime.loops import BackgroundLoop, WakeUp, start_detached
+from celery_realtime.loops import BackgroundLoop, WakeUp, join, start_detached
 from celery_realtime.sending.manager import SocketIOManager
 from celery_realtime.settings import Settings
 
@@ -146,7 +146,7 @@ class Reconciler:
             self._is_ending = True
             self._wake.call()
         if thread is not None:
-            thread.join(timeout)
+            join(thread, timeout)
 
     def _run(self) -> None:
         is_last = False

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from celery_realtime.forks import after_fork, talking
-from celery_realtime.loops import BackgroundLoop, PeriodicLoop, start_detached
+from celery_realtime.loops import BackgroundLoop, PeriodicLoop, join, start_detached
 from celery_realtime.metrics import processes
 from celery_realtime.metrics.catalogue import CATALOGUE
 from celery_realtime.metrics.instruments import Instruments
@@ -93,7 +93,7 @@ class Exporter:
         thread = threading.Thread(target=self.refresh, name="celery-realtime-last-metrics", daemon=True)
         with contextlib.suppress(RuntimeError):  # there are too many threads, or the interpreter ends
             start_detached(thread)
-            thread.join(timeout)
+            join(thread, timeout)
 
     def _turn(self) -> None:
         self.refresh()
