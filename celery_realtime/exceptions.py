@@ -26,6 +26,10 @@ class SubscribeError(RealtimeError):
         self.code = code
 
 
+class RerunError(SubscribeError):
+    """A job that cannot be run again; the message says why, and ``code`` is as that of any refusal."""
+
+
 class JobCancelled(Ignore, RealtimeError):
     """Raised inside a task that is ``cancellable`` when its job has been cancelled.
 

@@ -24,9 +24,11 @@ from celery_realtime.jobs.handle import JobHandle, new_handle, signature_of
 from celery_realtime.jobs.held_messages import HeldMessages
 from celery_realtime.jobs.incarnation import Incarnation
 from celery_realtime.jobs.job_reader import JobReader
+from celery_realtime.jobs.keeping import Keeping
 from celery_realtime.jobs.mapped import watch_items
 from celery_realtime.jobs.projects import Projects
 from celery_realtime.jobs.reconciler import Reconciler, ends_of_lost
+from celery_realtime.jobs.reruns import Reruns
 from celery_realtime.jobs.seams import unproxied
 from celery_realtime.jobs.signals import Bridge
 from celery_realtime.jobs.spawning import Recipe
@@ -37,6 +39,7 @@ from celery_realtime.jobs.worker import WorkerSupport
 from celery_realtime.lazy import Lazy
 from celery_realtime.loops import BackgroundLoop, loops_of
 from celery_realtime.observers import Nothing, Observed, Observers, Several
+from celery_realtime.rooms import normalise_project_id
 from celery_realtime.sending.eager import Road
 from celery_realtime.sending.filtering import EventFilter
 from celery_realtime.sending.manager import SocketIOManager
@@ -132,6 +135,28 @@ class _Parts:
     def keeper(self) -> Keeper:
         """What renews leases, and finds jobs whose workers have died."""
         return self._keeper.get()
+
+    def prepare_rerun(self, project_id: str, job_id: str) -> Callable[[], str]:
+        """Return what runs a job of a project again, and returns the id of the new one.
+
+        Raises:
+            RerunError: As that of :meth:`rerun`.
+        """
+        return self._attached.reruns.prepare(project_id, job_id)
+
+    def rerun(self, job_id: str, project_id: object = None) -> str:
+        """Run a job again whose message is kept, without asking a rule; return the id of the new one.
+
+        Args:
+            job_id: The job, which has ended.
+            project_id: Its project; needed where several projects use its id.
+
+        Raises:
+            RerunError: It cannot be run again: it has not ended, its message is not kept, or the broker is away.
+            TypeError, ValueError: The project id is none.
+        """
+        project = None if project_id is None else normalise_project_id(project_id)
+        return self._attached.reruns.prepare(project, job_id)()
 
     def _read_settings(self) -> Settings:
         settings = self._web.in_app_context(self._configuration.read(self.app))
@@ -479,8 +504,15 @@ class _CelerySide:
         self.incarnation = incarnation = Incarnation()
         reporter, departures = StatusReporter(incarnation, settings), Departures()
         self.bridge = Bridge(
-            app, settings, projects=self.projects, reader=reader, reporter=reporter, departures=departures
+            app,
+            settings,
+            projects=self.projects,
+            reader=reader,
+            reporter=reporter,
+            departures=departures,
+            keeping=Keeping(app, settings, manager.kept),
         )
+        self.reruns = Reruns(app, settings, lambda: manager.history, reporter, waiting=manager.kept)
         self.results: StoredResults = StoredResults(app, lambda job_id: len(reporter.projects_of(job_id)) > 1)
         self.reconciler = Reconciler(
             departures,
@@ -637,7 +669,8 @@ class _WebSide:
         jobs = JobRequests(realtime.app, lambda: manager.history, lambda: realtime.settings)
         has_history = manager.history is not None
         read, read_on = (self._read, self._read_on) if has_history else (None, None)
-        sources = Sources(read, jobs, self.access.revocations, read_on, self._streams() if has_history else None)
+        streams, prepare = (self._streams(), realtime.prepare_rerun) if has_history else (None, None)
+        sources = Sources(read, jobs, self.access.revocations, read_on, streams, prepare)
         attached = attach(server, realtime.settings, handlers=handlers, rules=rules, sources=sources)
         manager.attach(attached.server)
         self.access.add(attached)

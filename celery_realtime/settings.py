@@ -78,6 +78,11 @@ def _not_endless(name: str, value: Any) -> None:
         raise ImproperlyConfigured(f"{PREFIX}{name} must be at most {LONGEST_TIME:.0f} seconds, ten years")
 
 
+def _not_endless_if_any(name: str, value: Any) -> None:
+    if value is not None:
+        _not_endless(name, value)
+
+
 def _not_empty(name: str, value: Any) -> None:
     if value in ("", ()) or (isinstance(value, tuple) and "" in value):
         raise ImproperlyConfigured(f"{PREFIX}{name} must not be empty")
@@ -174,6 +179,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         log_rate: Lines of a job's log a second; what is more is left out, and counted in the log.
         log_burst: Most lines of it at once.
         log_message_size: Characters of a line of it; what is more is cut off, and counted in the line.
+        keep_messages: Whether the messages of jobs are kept, sealed, so that the jobs can be run again; a task may say
+            it, too. Needs a ``secret_key``, a history and ``celery-realtime[rerun]``.
+        keep_messages_ttl: Seconds that a message is kept; None for ``history_ttl``.
+        keep_messages_per_project: Messages that are kept of each project, the latest.
+        keep_messages_size: Bytes of messages that are kept of each project, the latest.
+        keep_message_size: Most bytes of a message that is kept.
         max_payload: Largest result or custom event that is sent, in bytes of JSON.
         metadata_size: Most metadata of a job, in bytes of JSON.
         include_result: Whether a success carries the task's return value.
@@ -232,6 +243,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_rate: Rate = 100.0
     log_burst: Number = 1000
     log_message_size: Number = 8192
+    keep_messages: bool = False
+    keep_messages_ttl: Annotated[float | None, _above_zero_if_any, _not_endless_if_any] = None
+    keep_messages_per_project: Number = 1000
+    keep_messages_size: Number = 16 * 1024 * 1024
+    keep_message_size: Number = 65536
     max_payload: Number = 65536
     metadata_size: Number = 65536
     include_result: bool = True
@@ -273,6 +289,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         address = self.history_address
         prefix = None if address is None else prefix_of(address)
         return name_in_history(self.channel, self.url or "", self.connection_options, prefix)
+
+    @property
+    def messages_ttl(self) -> float:
+        """Seconds that the message of a job is kept."""
+        return self.history_ttl if self.keep_messages_ttl is None else self.keep_messages_ttl
+
+    @property
+    def lack_of_keeping(self) -> str | None:
+        """What is missing before messages of jobs can be kept, as a sentence has it; None if nothing is."""
+        if not self.secret_key or self.history_url is None:
+            return f"needs both {PREFIX}secret_key and a history ({PREFIX}history_url)"
+        if importlib.util.find_spec("cryptography") is None:
+            return "needs cryptography: pip install celery-realtime[rerun]"
+        return None
 
     @property
     def filters_by_audience(self) -> bool:
@@ -339,6 +369,7 @@ def check(keywords: Mapping[str, Any], conf: Mapping[str, Any], namespace: str |
             f"would hear of nothing; leave {PREFIX}shards at 1"
         )
     _check_observers(settings)
+    check_keeping(settings)
     if settings.history_url != "auto" and settings.history_address is not None:
         check_history_address(settings.history_address, f"{PREFIX}history_url")
     return checked
@@ -356,6 +387,17 @@ def _check_observers(settings: Settings) -> None:
             )
     if settings.metrics_port is not None and not settings.metrics:
         raise ImproperlyConfigured(f"{PREFIX}metrics_port needs {PREFIX}metrics=True: without it there is nothing")
+
+
+def check_keeping(settings: Settings) -> None:
+    """Refuse to keep messages where that cannot work.
+
+    Raises:
+        ImproperlyConfigured: Something is missing; the message names it.
+    """
+    lack = settings.lack_of_keeping if settings.keep_messages and settings.enabled else None
+    if lack is not None:
+        raise ImproperlyConfigured(f"{PREFIX}keep_messages {lack}, or leave it off")
 
 
 def check_broker(broker_url: str | Iterable[str]) -> str:

@@ -21,6 +21,7 @@ from celery_realtime.events import (
     now,
     stamp,
 )
+from celery_realtime.history.kept import KeptMessages
 from celery_realtime.history.keys import Keys, new_epoch
 from celery_realtime.history.leases import Leases, StepsBehind
 from celery_realtime.history.lua import Command, Runner, Script, call
@@ -64,6 +65,7 @@ class Appender:
         runner: Of its Redis.
         leases: Notes which jobs run.
         places: Notes of which projects jobs are.
+        kept: Keeps the messages of jobs.
         limits: What is kept.
         has_sentinels: Whether Sentinels choose the server.
         refusals: Logs what is refused.
@@ -78,6 +80,7 @@ class Appender:
         runner: Runner,
         leases: Leases,
         places: Places,
+        kept: KeptMessages,
         *,
         limits: Limits,
         has_sentinels: bool,
@@ -87,6 +90,7 @@ class Appender:
         self._runner = runner
         self._leases = leases
         self._places = places
+        self._kept = kept
         self._limits = limits
         self._has_sentinels = has_sentinels
         self._refusals = refusals
@@ -139,12 +143,13 @@ class Appender:
         write = self.writer.begin(events[place] for group in groups.values() for place, _ in group)
         appends = [self._append_command(name, [event for _, event in group], write) for name, group in groups.items()]
         of_leases, notes_after = self._leases.commands(events, behind)
-        notes_before = [*of_leases, *self._places.commands(events)]
+        notes_before = [*of_leases, *self._places.commands(events), *self._kept.commands(events)]
         replies = self._runner.run_in_turn(notes_before, appends, notes_after)
         start, end = len(notes_before), len(notes_before) + len(appends)
         for reply in [*replies[:start], *replies[end:]]:
             if isinstance(reply, Exception):
                 self._refusals.note(reply)
+        self._kept.done(events)
         for (project_id, group), reply in zip(groups.items(), replies[start:end], strict=True):
             answers.update(self._answers(project_id, group, reply))
         return [answers[place] for place in range(len(events))]

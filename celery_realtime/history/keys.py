@@ -61,6 +61,10 @@ class Keys(msgspec.Struct, frozen=True):
         names = (f"streams:{job}", f"stream-writers:{job}", f"stream:{job}:{stream}", "streams-recent")
         return self._in_slot(quote(project_id, safe=""), *names)
 
+    def kept(self, project_id: str) -> list[str]:
+        """Return the keys of the messages that are kept of a project, in the order in which the script takes them."""
+        return self._in_slot(quote(project_id, safe=""), "kept", "kept-order")
+
     def watched(self, project_id: str) -> str:
         """Return the key that is there while somebody watches a project."""
         return self._in_slot(quote(project_id, safe=""), "watched")[0]

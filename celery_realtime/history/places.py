@@ -118,7 +118,7 @@ class Places:
         return projects
 
     def forget(self, project_id: str, job_ids: Sequence[str] = ()) -> None:
-        """Forget all events, jobs, workflows and streams of a project; what is appended now is of another epoch.
+        """Forget all events, jobs, workflows, streams and messages of a project; what comes now is of another epoch.
 
         Args:
             project_id: The project.
@@ -133,7 +133,8 @@ class Places:
         [members] = self._ask([("ZRANGE", recent, 0, -1)])
         of_streams = {key for member in members for key in self._keys.stream(project_id, *stream_in(member))}
         of_streams.update(key for job_id in names for key in self._keys.stream(project_id, job_id, "")[:2])
-        keys = [*self._keys.project(project_id, "watched", "server"), *sorted(of_streams)]
+        of_project = [*self._keys.project(project_id, "watched", "server"), *self._keys.kept(project_id)]
+        keys = [*of_project, *sorted(of_streams)]
         parts = [keys[start : start + MOST_KEYS] for start in range(0, len(keys), MOST_KEYS)]
         self._ask([*(("DEL", *part) for part in parts), *of_jobs])
 

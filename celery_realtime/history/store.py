@@ -20,6 +20,7 @@ from celery_realtime.history.appending import Appender, Limits, unnumbered
 from celery_realtime.history.brokers import Brokers
 from celery_realtime.history.connection import RedisConnection
 from celery_realtime.history.ends import Ends
+from celery_realtime.history.kept import KeptMessages, ToKeep
 from celery_realtime.history.keys import Keys
 from celery_realtime.history.leases import Leases, StepsBehind, nothing_behind
 from celery_realtime.history.lua import OUTAGES, Runner, command
@@ -45,6 +46,7 @@ class History:
         size: Events, and ended jobs, kept for each project.
         ttl: Seconds that they are kept.
         streams: What is kept of streams.
+        to_keep: Which messages this process is to keep; None for none.
 
     Attributes:
         connection: What it talks to Redis through.
@@ -57,6 +59,7 @@ class History:
         brokers: Which brokers have been marked.
         watches: Which projects somebody watches.
         streams: What jobs say bit by bit.
+        kept: The messages of jobs that are kept.
 
     Raises:
         ImproperlyConfigured: The URL cannot be used.
@@ -69,6 +72,7 @@ class History:
         size: int,
         ttl: float,
         streams: StreamLimits = StreamLimits(),  # noqa: B008 - it is immutable
+        to_keep: ToKeep | None = None,
     ) -> None:
         address = RedisAddress(where) if isinstance(where, str) else where
         self._url = address.url
@@ -86,8 +90,9 @@ class History:
         self.brokers = Brokers(self.keys, self._runner)
         self.watches = Watches(self.keys, self._runner)
         self.streams = Streams(self.keys, self._runner, ttl, limits=streams, where=redact(address.url))
+        self.kept = KeptMessages(self.keys, self._runner, to_keep)
         self._appender = Appender(
-            *(self.keys, self._runner, self.leases, self.places),
+            *(self.keys, self._runner, self.leases, self.places, self.kept),
             limits=limits,
             has_sentinels=is_sentinel(address.url),
             refusals=self._refusals,

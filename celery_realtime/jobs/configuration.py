@@ -13,7 +13,7 @@ from celery import Celery
 
 from celery_realtime.environments import PREFIX, channel_prefix, in_environment, prefix_of, with_transport_options
 from celery_realtime.jobs.seams import conf_so_far
-from celery_realtime.settings import Settings, check, check_broker, check_names
+from celery_realtime.settings import Settings, check, check_broker, check_keeping, check_names
 from celery_realtime.urls import celery_broker_options, celery_broker_url, celery_redis, is_redis
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,9 @@ class Configuration:
             prefix = channel_prefix({"transport_options": conf.broker_transport_options})
             values |= {"url": url, "connection_options": in_environment(url, options, prefix)}
         settings = Settings(**values)
-        return _with_prefix(_find_history(conf, settings) if settings.history_url == "auto" else settings)
+        settings = _find_history(conf, settings) if settings.history_url == "auto" else settings
+        check_keeping(settings)
+        return _with_prefix(settings)
 
 
 def _broker_so_far(conf: Mapping[str, Any]) -> Any:

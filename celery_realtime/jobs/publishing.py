@@ -15,9 +15,10 @@ from celery_realtime.events import Job
 from celery_realtime.jobs.canvas import HEADER
 from celery_realtime.jobs.details import MAX_RETRIES_HEADER, DetailsReader, Route, epoch_seconds
 from celery_realtime.jobs.job_reader import job_of_call, notes_of
-from celery_realtime.jobs.lineage import Publication
+from celery_realtime.jobs.keeping import Keeping, task_options
+from celery_realtime.jobs.lineage import Publication, continues
 from celery_realtime.jobs.projects import CONTINUED_HEADER, Call, Projects, check_header
-from celery_realtime.jobs.seams import follow_groups, queue_of_publication, read_message
+from celery_realtime.jobs.seams import follow_groups, look_last, queue_of_publication, read_message
 from celery_realtime.jobs.statuses import StatusReporter
 from celery_realtime.jobs.unreached import UnreachedSteps
 from celery_realtime.sending.standby import publication
@@ -35,6 +36,21 @@ class _Sending:
 
     def __init__(self) -> None:
         self.queued: tuple[Job, Publication] | None = None
+        self.is_kept = False
+        #: Reports what has been published, when the message is complete; given that, or nothing.
+        self.finish: Callable[..., None] | None = None
+
+    def look(self, body: Any, way: Mapping[str, Any]) -> None:
+        """Take the message as it is handed to the broker."""
+        finish, self.finish = self.finish, None
+        if finish is not None:
+            finish(body, way)
+
+    def end(self) -> None:
+        """Report what has been published, if nobody has seen its message."""
+        finish, self.finish = self.finish, None
+        if finish is not None:
+            finish()
 
 
 class Publishing:
@@ -46,6 +62,7 @@ class Publishing:
     Args:
         app: The Celery app.
         settings: Returns the settings.
+        keeping: Keeps messages.
         projects: Which project a job belongs to.
         reporter: Reports the statuses of jobs.
         unreached: Reports jobs that will not run.
@@ -56,6 +73,7 @@ class Publishing:
         self,
         app: Celery,
         settings: Callable[[], Settings],
+        keeping: Keeping,
         *,
         projects: Projects,
         reporter: StatusReporter,
@@ -68,6 +86,7 @@ class Publishing:
         self._reporter = reporter
         self._unreached = unreached
         self._received = received
+        self._keeping = keeping
         self._observers: list[Callable[[], None]] = []
         self._details = DetailsReader(app)
         self._sending: ContextVar[_Sending | None] = ContextVar("celery_realtime_sending", default=None)
@@ -82,14 +101,19 @@ class Publishing:
             check_header(options.get("headers"))
             # That of its class as it is by then: Sentry wraps it there, be it before or after this.
             send_task = functools.partial(type(self._app).send_task, self._app) if own is None else own
-            if not self._settings().enabled:  # a bad setting is an error of the call
+            settings = self._settings()
+            if not settings.enabled:  # a bad setting is an error of the call
                 return send_task(name, args, kwargs, *more, **options)
             sending = _Sending()
+            if settings.keep_messages or task_options.is_used:
+                self._prepare_to_keep(name, sending)
             token = self._sending.set(sending)
             try:
                 with publication():
                     sent = send_task(name, args, kwargs, *more, **options)
+                sending.end()
             except Exception as error:
+                sending.end()
                 self._retract(sending, error)
                 raise
             finally:
@@ -105,6 +129,15 @@ class Publishing:
     def on_publication(self, observer: Callable[[], None]) -> None:
         """Call ``observer`` whenever this process has published a job."""
         self._observers.append(observer)
+
+    def _prepare_to_keep(self, task_name: str, sending: _Sending) -> None:
+        sending.is_kept = self._keeping.concerns(task_name)
+        if sending.is_kept:
+            look_last(self._app, self._look)
+
+    def _look(self) -> Callable[[Any, Mapping[str, Any]], None] | None:
+        sending = self._sending.get()
+        return None if sending is None or not sending.is_kept else sending.look
 
     def _retract(self, sending: _Sending, error: Exception) -> None:
         if sending.queued is None:
@@ -122,6 +155,23 @@ class Publishing:
         self._sending.set(None)  # what a receiver or serializer publishes on the way is a publication of its own
         publication = Publication(sender, read_message(headers, body), headers, self._running_request())
         job = self._write(sender, publication, way)
+        finish = functools.partial(self._finish, sending, job, publication)
+        if sending.is_kept and _is_first_of(job, publication):
+            sending.finish = finish
+        else:
+            finish()
+
+    def _finish(
+        self,
+        sending: _Sending,
+        job: Job,
+        publication: Publication,
+        body: Any = None,
+        way: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Report a job whose message is complete, and keep that, if it is given."""
+        if way is not None:
+            self._keeping.keep(job, body, way)
         if self._report(job, publication):
             sending.queued = job, publication
         if job.attempt or publication.continues_running or not self._reporter.is_ordered:
@@ -189,6 +239,13 @@ class Publishing:
             return True
         self._reporter.report(job, "RETRY", error=_retry_error(publication.running))
         return False
+
+
+def _is_first_of(job: Job, publication: Publication) -> bool:
+    """Tell whether a job, which somebody may see, begins with this publication, and is no retry or replacement."""
+    is_shown = job.project_id is not None and job.run is not None
+    goes_on = publication.continues_attempt or continues(job.job_id, publication.message.fields)
+    return is_shown and not job.attempt and not goes_on
 
 
 def _retry_error(request: Any) -> str | None:

@@ -6,9 +6,11 @@ fails when one of them is gone.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
+import re
 import sys
 import threading
 from collections import ChainMap
@@ -19,6 +21,8 @@ from typing import Any, NamedTuple
 
 import billiard.process
 import celery.app.task
+import kombu.serialization
+import kombu.utils.json
 from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import Terminated, WorkerLostError
 from celery import Celery
@@ -989,6 +993,142 @@ def lists_of(channel: Any, exchange: str, routing_key: str) -> list[str]:
     prefix = getattr(channel.client, "global_keyprefix", "")
     queues = channel._lookup(exchange, routing_key)
     return [f"{prefix}{channel._q_for_pri(queue, step)}" for queue in queues for step in channel.priority_steps]
+
+
+# -- messages that are kept -------------------------------------------------------------------------------------
+
+#: Longest wait, in seconds, for a broker that is to take the message of a job that is run again.
+PUBLISH_TIMEOUT = 5.0
+
+#: What bounds the waits of a connection, by the driver of kombu's transport. RabbitMQ confirms that it has a message.
+_BOUNDS: dict[str, dict[str, Any]] = {
+    "amqp": {"confirm_publish": True, "read_timeout": PUBLISH_TIMEOUT, "write_timeout": PUBLISH_TIMEOUT},
+    "redis": {"socket_timeout": PUBLISH_TIMEOUT, "socket_connect_timeout": PUBLISH_TIMEOUT},
+}
+
+#: An exchange of Celery's that delays messages on RabbitMQ, and what the key of a message begins with: the seconds.
+_DELAYING = "celery_delayed_"
+_DELAY = re.compile(r"([01]\.){28}")
+
+
+class LastLook:
+    """A producer that has a message looked at when all receivers of ``before_task_publish`` have seen it.
+
+    Args:
+        producer: The producer (``kombu.Producer``).
+        look: Called once, with the body and the keyword arguments of ``publish``.
+    """
+
+    def __init__(self, producer: Any, look: Callable[[Any, Mapping[str, Any]], None]) -> None:
+        self._producer = producer
+        self._look: Callable[[Any, Mapping[str, Any]], None] | None = look
+
+    def publish(self, body: Any, *more: Any, **way: Any) -> Any:
+        """Publish as the producer does, and have the first message looked at before that."""
+        look, self._look = self._look, None
+        if look is not None:
+            look(body, way)
+        return self._producer.publish(body, *more, **way)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._producer, name)
+
+
+def look_last(app: Celery, look_of: Callable[[], Callable[[Any, Mapping[str, Any]], None] | None]) -> None:
+    """Have the messages that an app publishes looked at last of all, right before they are serialized.
+
+    This wraps ``app.amqp.send_task_message``, with which ``app.send_task`` publishes, and which hands all that a signal
+    does not name to ``publish`` of its first argument: serializer, compression, delivery mode, the properties. It is an
+    attribute of each ``AMQP``, which an app makes when it is first needed. Seen in Celery 5.7. Without it, no messages
+    are kept.
+
+    Args:
+        app: The app.
+        look_of: Returns what looks at the message that is being published; None for nothing.
+    """
+    amqp = app.amqp
+    if vars(amqp).get(_FOLLOWED):
+        return
+    send = amqp.send_task_message
+
+    @functools.wraps(send)
+    def followed(producer: Any, *more: Any, **options: Any) -> Any:
+        look = look_of()
+        return send(producer if look is None else LastLook(producer, look), *more, **options)
+
+    amqp.send_task_message = followed
+    setattr(amqp, _FOLLOWED, True)
+
+
+def as_bytes(content: Any, serializer: str | None) -> tuple[str, str, bytes]:
+    """Return what a serializer makes of the body of a message: its content type, its encoding, and bytes."""
+    content_type, content_encoding, body = kombu.serialization.dumps(content, serializer=serializer)
+    return content_type, content_encoding, body.encode(content_encoding) if isinstance(body, str) else bytes(body)
+
+
+def as_json(content: Mapping[str, Any]) -> str:
+    """Return JSON of headers or properties, which may have times and other values that kombu knows."""
+    text: str = kombu.utils.json.dumps(content)
+    return text
+
+
+def from_json(text: str) -> dict[str, Any]:
+    """Return what :func:`as_json` was given."""
+    content: dict[str, Any] = kombu.utils.json.loads(text)
+    return content
+
+
+def timelimit_of(fields: Mapping[str, Any]) -> list[Any]:
+    """Return the time limits of a message, hard and soft, as protocol 2 has them."""
+    limits = fields.get("timelimit")
+    return list(limits) if isinstance(limits, (list, tuple)) and len(limits) == 2 else [None, None]
+
+
+def without_delay(exchange: str, routing_key: str) -> tuple[str, str]:
+    """Return exchange and key with which a message arrives at once that Celery has RabbitMQ delay.
+
+    It does for quorum queues: the key begins with 28 bits, the seconds (kombu/transport/native_delayed_delivery.py).
+    Seen in kombu 5.7. Without it, a job that is run again waits as the first one did.
+    """
+    if exchange.startswith(_DELAYING) and (bits := _DELAY.match(routing_key)):
+        return exchange, "0." * 28 + routing_key[bits.end() :]
+    return exchange, routing_key
+
+
+def publish_bytes(app: Celery, body: bytes, queue: str | None, way: Mapping[str, Any]) -> None:
+    """Publish a message whose body is serialized already, once, over a connection of its own.
+
+    One that has been open for long may be broken without a word: on such, a message would be lost, or sent again
+    without it being known whether it had arrived. A queue is declared as Celery declares that of a task.
+
+    Args:
+        app: The app, whose broker it is.
+        body: The body.
+        queue: The name of its queue; None for none.
+        way: Keyword arguments of kombu's ``Producer.publish``.
+
+    Raises:
+        ConnectionError: There is no connection: it has not been published.
+        TimeoutError: There is no answer, or a bad one: it may have been published.
+    """
+    options = app.conf.broker_transport_options
+    with app.connection_for_write() as probe:
+        bounds = _BOUNDS.get(probe.transport.driver_type, {})
+    with app.connection_for_write(
+        connect_timeout=PUBLISH_TIMEOUT, transport_options={**bounds, **options}
+    ) as connection:
+        errors = (*connection.connection_errors, *connection.channel_errors, OperationalError, OSError)
+        try:
+            connection.ensure_connection(max_retries=1, interval_start=0)
+            producer = app.amqp.Producer(connection, auto_declare=False)
+            with contextlib.suppress(KeyError):  # queues of other names are not to be made
+                producer.maybe_declare(None if queue is None else app.amqp.queues[queue])
+        except errors as error:
+            raise ConnectionError(str(error)) from error
+        try:
+            producer.publish(body, retry=False, **way)
+        except errors as error:
+            raise TimeoutError(str(error)) from error
 
 
 # -- apps -------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from celery_realtime.jobs.batches import BatchedJobs
 from celery_realtime.jobs.departures import Departures
 from celery_realtime.jobs.end_reports import EndReports
 from celery_realtime.jobs.job_reader import JobReader, notes_of
+from celery_realtime.jobs.keeping import Keeping
 from celery_realtime.jobs.projects import Projects, take_off
 from celery_realtime.jobs.publishing import Publishing
 from celery_realtime.jobs.received import ReceivedJobs
@@ -50,6 +51,7 @@ class Bridge:
         reader: Reads which job something is about.
         reporter: Reports their statuses.
         departures: Is told which jobs this worker receives.
+        keeping: Keeps messages of jobs.
 
     Attributes:
         running_steps: What is behind the jobs that run in this process.
@@ -65,9 +67,9 @@ class Bridge:
         reader: JobReader,
         reporter: StatusReporter,
         departures: Departures,
+        keeping: Keeping,
     ) -> None:
-        self._app = app
-        self._settings = settings
+        self._app, self._settings = app, settings
         self._projects = projects
         self._is_connected = False
         self._start_observers: list[StartObserver] = []
@@ -75,13 +77,12 @@ class Bridge:
         received = self._received = ReceivedJobs(reader)
         self._reporter = reporter
         self._reports = EndReports(reporter, settings)
-        self._departures = departures
-        self._reader = reader
+        self._departures, self._reader = departures, reader
         self._batches = BatchedJobs(reader, reporter, begin=self._begin, report_success=self._reports.success)
-        self._unreached = UnreachedSteps(projects, self._reporter, received.by_id)
+        self._unreached = unreached = UnreachedSteps(projects, self._reporter, received.by_id)
         self.running_steps = RunningSteps(self._unreached.behind)
         self.publishing = Publishing(
-            app, settings, projects=projects, reporter=reporter, unreached=self._unreached, received=received.by_id
+            app, settings, keeping, projects=projects, reporter=reporter, unreached=unreached, received=received.by_id
         )
 
     # -- connecting ---------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from celery.app.task import Task
 from celery_realtime.encoding import one_line, text_of
 from celery_realtime.events import Job, outgoing_custom
 from celery_realtime.exceptions import ImproperlyConfigured
-from celery_realtime.jobs import calls
+from celery_realtime.jobs import calls, keeping
 from celery_realtime.jobs.job_reader import notes_of
 from celery_realtime.jobs.job_stages import Stage, check_plan, check_stage, plain_name
 from celery_realtime.jobs.mapped import ItemTracker, item_tracker, job_of_item
@@ -84,6 +84,7 @@ def install() -> None:
     Task.update_state = _observed(Task.update_state)
     Task.retry = _with_reason(Task.retry)
     calls.install()
+    keeping.install()
 
 
 def host_of(task: Any) -> TaskHost:

@@ -14,9 +14,11 @@ from celery_realtime.bounded import BoundedDict
 from celery_realtime.encoding import one_line
 from celery_realtime.events import Job, Outgoing, StatusChange
 from celery_realtime.exceptions import ImproperlyConfigured
+from celery_realtime.kept_messages import WaitingMessages
 from celery_realtime.lazy import Lazy
 from celery_realtime.loops import BackgroundLoop
 from celery_realtime.rooms import normalise_project_id
+from celery_realtime.sealing import sealer_of
 from celery_realtime.sending.appending import HistoryAppender
 from celery_realtime.sending.client_rooms import ClientRooms
 from celery_realtime.sending.connections import Connections
@@ -82,6 +84,8 @@ class _Parts:
         self._appender = HistoryAppender(self._history.get, self._outbox.get, self._counts, behind, self.watched)
         self.connections = Connections()
         self.spools = Spools()
+        #: Messages of jobs that are stored with what is told of the jobs.
+        self.kept = WaitingMessages()
         self._journal = Lazy(lambda: Journal(self.outbox, self.spools, self._pack))
 
     @property
@@ -128,7 +132,7 @@ class _Parts:
         return publisher
 
     def _new_history(self) -> History | None:
-        history = _open_history(self._settings(), self._appender.look_later)
+        history = _open_history(self._settings(), self._appender.look_later, self.kept)
         if history is not None:
             history.on_watch(self.watched.note)
             self.connections.add_history(history.connection)
@@ -427,11 +431,14 @@ class SocketIOManager(_Parts):
         bridge.connect(self)
 
 
-def _open_history(settings: Settings, on_workflows_due: Callable[[str, float], None]) -> History | None:
+def _open_history(
+    settings: Settings, on_workflows_due: Callable[[str, float], None], waiting: WaitingMessages
+) -> History | None:
     address = settings.history_address
     if address is None:
         return None
     try:
+        from celery_realtime.history.kept import KeptLimits, ToKeep
         from celery_realtime.history.store import History
         from celery_realtime.history.streams import StreamLimits
     except ModuleNotFoundError as error:
@@ -441,7 +448,9 @@ def _open_history(settings: Settings, on_workflows_due: Callable[[str, float], N
             "realtime_history_url needs redis-py: pip install celery-realtime[redis], or set it to None"
         ) from None
     streams = StreamLimits(settings.stream_size, settings.streams_per_project, settings.streams_per_job)
-    history = History(address, settings.history_channel, settings.history_size, settings.history_ttl, streams)
+    limits = KeptLimits(settings.messages_ttl, settings.keep_messages_per_project, settings.keep_messages_size)
+    to_keep = ToKeep(waiting, sealer_of(settings.secret_key), limits)
+    history = History(address, settings.history_channel, settings.history_size, settings.history_ttl, streams, to_keep)
     history.on_workflows_due(on_workflows_due)
     return history
 
