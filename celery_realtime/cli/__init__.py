@@ -1,16 +1,16 @@
-"""``celery -A proj realtime ...``: look at a project's events and at the set-up from a terminal, and make tokens."""
+"""``celery -A proj realtime ...``: look at events and at the set-up from a terminal, run jobs again, make tokens."""
 
 from __future__ import annotations
 
 import click
 
-from celery_realtime.cli import bench, doctor, history, token, top, watch
+from celery_realtime.cli import bench, doctor, history, rerun, token, top, watch
 
 
 @click.group()
 @click.pass_context
 def realtime(ctx: click.Context) -> None:
-    """Look at a project's events and at the set-up, and make tokens for browsers."""
+    """Look at a project's events and at the set-up, run jobs again, and make tokens for browsers."""
     app = ctx.obj.app
     if getattr(app, "realtime", None) is None:
         raise click.ClickException(
@@ -21,5 +21,5 @@ def realtime(ctx: click.Context) -> None:
     ctx.obj = app.realtime
 
 
-for command in (bench.command, doctor.command, history.command, token.command, top.command, watch.command):
-    realtime.add_command(command)
+for module in (bench, doctor, history, rerun, token, top, watch):
+    realtime.add_command(module.command)

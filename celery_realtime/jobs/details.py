@@ -74,7 +74,7 @@ class DetailsReader:
         queue, priority = self._route_of(fields) if route is None else route
         limits = fields.get("timelimit")
         hard, soft = limits if isinstance(limits, (list, tuple)) and len(limits) == 2 else (None, None)
-        run = run_of(fields)
+        run, rerun_of = run_of(fields), fields.get(RERUN_OF)
         return Details(
             label=self._labels.of(task, call),
             queue=legible(queue) if queue else UNSET,
@@ -85,7 +85,7 @@ class DetailsReader:
             soft_time_limit=_seconds(soft or getattr(task, "soft_time_limit", None)),
             time_limit=_seconds(hard or getattr(task, "time_limit", None)),
             queued_at=UNSET if run is None else at(published_at(run)),
-            rerun_of=_job_id(fields.get(RERUN_OF)),
+            rerun_of=UNSET if rerun_of is None else _job_id(rerun_of),
         )
 
     def _route_of(self, fields: Mapping[str, Any]) -> Route:

@@ -155,11 +155,10 @@ class Publishing:
         self._sending.set(None)  # what a receiver or serializer publishes on the way is a publication of its own
         publication = Publication(sender, read_message(headers, body), headers, self._running_request())
         job = self._write(sender, publication, way)
-        finish = functools.partial(self._finish, sending, job, publication)
         if sending.is_kept and _is_first_of(job, publication):
-            sending.finish = finish
+            sending.finish = functools.partial(self._finish, sending, job, publication)
         else:
-            finish()
+            self._finish(sending, job, publication)
 
     def _finish(
         self,

@@ -108,6 +108,21 @@ def count(self: Any, steps: int = 5, pause: float = 0.02) -> dict[str, int]:
     return {"counted": steps}
 
 
+@celery.task(bind=True, keep_messages=True, label="Note {1}")
+def note(self: Any, path: str, text: Any, *, fails: int = 0) -> Any:
+    """Write a line into a file; fail at first, if that is wanted, and be tried again."""
+    if self.request.retries < fails:
+        raise self.retry((path, "changed"), {"fails": fails}, exc=ValueError("not yet"), countdown=0)
+    with Path(path).open("a", encoding="utf-8") as file:
+        file.write(f"{text}\n")
+    return text
+
+
+@celery.task(keep_messages=True)
+def note_all(texts: list[Any], path: str) -> str:
+    return str(note.run(path, "+".join(map(str, texts))))
+
+
 @celery.task(bind=True)
 def work(self: Any, progress: float, message: str | None = None) -> str:
     self.update_progress(progress, message)

@@ -22,7 +22,11 @@ from tests.integration.jobs import realtime
 
 app = Flask(__name__)
 socketio = SocketIO(app, client_manager=realtime.client_manager(), async_mode=ASYNC_MODE)
-realtime.init_socketio(socketio, authorize_cancel=lambda user, _project, _job: user == "ada")
+realtime.init_socketio(
+    socketio,
+    authorize_cancel=lambda user, _project, _job: user == "ada",
+    authorize_rerun=lambda user, _project, _job: user == "ada",
+)
 
 if __name__ == "__main__":
     host, port = os.environ["HOST"], int(os.environ["PORT"])
