@@ -13,7 +13,7 @@ PROCESSES ?= 6
 export PYTHONDONTWRITEBYTECODE :=
 PYTEST = $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --durations 10 --ignore tests/matrix --ignore tests/chaos
 
-.PHONY: help venv demo test check services lint typing format wire docs long versions matrix chaos fuzz attack audit bench package clean
+.PHONY: help venv demo test check services lint typing format wire docs long notebook versions matrix chaos fuzz attack audit bench package clean
 .DEFAULT_GOAL := help
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo "make wire     write docs/asyncapi.yaml and the browser's types of messages from the structs"
 	@echo "make docs     build the documentation into docs/_build/html"
 	@echo "make long     run the variants that make test leaves out: more hosts, brokers, seeds and versions (an hour)"
+	@echo "make notebook show widgets in JupyterLab, which is installed for that (make long does it too)"
 	@echo "make versions run a part of the tests on each Python here, each Celery, and the oldest of all (VERSIONS: some; --quick)"
 	@echo "make matrix   run every outcome of a job in every pool on every broker (long)"
 	@echo "make chaos    kill 500 workers and servers at random, break brokers under 20,000 events, see alerts fire (20 minutes)"
@@ -52,7 +53,11 @@ check: lint
 long: $(VENV)/.test
 	$(BIN)/python -m tests.tools.install_services --large
 	$(PYTEST) -n $(PROCESSES) -m long $(ARGS)
+	@test -n "$(ARGS)" || $(MAKE) --no-print-directory notebook
 	@test -n "$(ARGS)" || $(MAKE) --no-print-directory versions VERSIONS="--quick $(VERSIONS)"
+
+notebook: services $(VENV)/notebook/.installed
+	$(VENV)/notebook/bin/python -m pytest tests/browser/test_jupyterlab.py $(ARGS)
 
 # Names of those to try; all by default.
 VERSIONS ?=
@@ -153,6 +158,12 @@ $(VENV)/.compiled: $(VENV)/.test $(shell find tests -name '*.py')
 $(VENV)/attack/.installed: $(METADATA) | $(BIN)/pip
 	$(PYTHON) -m venv $(VENV)/attack
 	$(VENV)/attack/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test,attack]'
+	@touch $@
+
+# In a venv of its own: JupyterLab brings a hundred packages, which no other test is to depend on.
+$(VENV)/notebook/.installed: $(METADATA) | $(BIN)/pip
+	$(PYTHON) -m venv $(VENV)/notebook
+	$(VENV)/notebook/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test,jupyter]'
 	@touch $@
 
 $(VENV)/.package: $(METADATA) | $(BIN)/pip

@@ -52,6 +52,7 @@ __all__ = [
     "is_closed_by_server",
     "is_connected_or_reconnecting",
     "new_async_client",
+    "new_client",
     "observe_events",
     "refusal_in",
     "restart_reconnection",
@@ -62,6 +63,11 @@ FINAL_DISCONNECT = "__disconnect_final"
 
 #: Gets the name of an event, its namespace and its arguments.
 Observer = Callable[[str, str, tuple[Any, ...]], None]
+
+
+def new_client() -> Any:
+    """Return a client with threads, as :func:`new_async_client`."""
+    return socketio.Client()
 
 
 def new_async_client() -> Any:
