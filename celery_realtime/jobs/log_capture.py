@@ -9,14 +9,13 @@ from contextvars import Token
 from typing import Any, NamedTuple
 
 from celery import Celery
-from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_realtime import events
 from celery_realtime.bounded import BoundedDict
 from celery_realtime.encoding import encode, encode_strict, text_of
 from celery_realtime.events import Job
 from celery_realtime.forks import after_fork
-from celery_realtime.jobs.log_lines import Line, LineGate, PrintedLines, message_of, within
+from celery_realtime.jobs.log_lines import Line, LineGate, PrintedLines, message_of, or_instead, within
 from celery_realtime.jobs.log_taps import OUTPUTS, taps
 from celery_realtime.jobs.seams import is_celerys_own_logger
 from celery_realtime.jobs.streams import ItemStream, Stream, are_two_starts
@@ -169,12 +168,12 @@ class JobLog:
 
     def _filtered(self, rule: LogRule, item: dict[str, Any]) -> bytes | None:
         """Return what the filter leaves of an item, encoded; None for nothing."""
-        try:
+
+        def left() -> bytes | None:
             visible = rule(item)
             return None if visible is None else _encoded(visible, self._settings.max_payload)
-        except SoftTimeLimitExceeded:  # a signal's, which has come just now
-            raise
-        except Exception as error:  # noqa: BLE001 - a user's function may raise anything
+
+        def note(error: Exception) -> None:
             self._leave_out("realtime_log_filter raised an exception")
             self._failures.error(
                 "log_filter raised an exception, so a line of a job's log is left out; mend the filter: %s",
@@ -182,7 +181,8 @@ class JobLog:
                 job_id=self.job.job_id,
                 project_id=self.job.project_id,
             )
-        return None
+
+        return or_instead(left, note)
 
     def _write(self, encoded: bytes) -> None:
         for _ in range(2):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 import traceback
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_realtime.clocks import time
 from celery_realtime.encoding import describe_error, text_of
+
+T = TypeVar("T")
 
 #: Threads of a job whose lines may be unfinished at a time; beyond, the oldest counts as finished.
 MOST_UNFINISHED = 100
@@ -56,22 +59,27 @@ def message_of(record: logging.LogRecord, *, with_traceback: bool) -> str:
     return text
 
 
-def _formatted(record: logging.LogRecord) -> str:
+def or_instead(call: Callable[[], T], instead: Callable[[Exception], T]) -> T:
+    """Return what a call returns that runs code of the user's; where it fails, what is made of its error instead."""
     try:
-        return record.getMessage()
+        return call()
     except SoftTimeLimitExceeded:  # a signal's, which has come just now
         raise
-    except Exception as error:  # noqa: BLE001 - a mistake in what a task logs, or in a method of what it logs
-        return f"{text_of(record.msg)} (cannot be filled in: {describe_error(error)})"
+    except Exception as error:  # noqa: BLE001 - a user's code may raise anything
+        return instead(error)
+
+
+def _formatted(record: logging.LogRecord) -> str:
+    return or_instead(
+        record.getMessage, lambda error: f"{text_of(record.msg)} (cannot be filled in: {describe_error(error)})"
+    )
 
 
 def _traceback_of(error: BaseException) -> str:
-    try:
+    def formatted() -> str:
         return "".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip("\n")
-    except SoftTimeLimitExceeded:
-        raise
-    except Exception:  # noqa: BLE001 - the methods of an exception are a user's
-        return describe_error(error)
+
+    return or_instead(formatted, lambda _: describe_error(error))
 
 
 _EMPTY = Line("")

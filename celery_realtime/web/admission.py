@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from celery_realtime.exceptions import SubscribeError
 from celery_realtime.web.access import Access, Identification
 from celery_realtime.web.answers import SENT_AWAY
-from celery_realtime.web.decisions import Decision, Step
+from celery_realtime.web.decisions import Decision, Step, caught
 from celery_realtime.web.membership import Clients
 from celery_realtime.web.revocations import Revocations
 from celery_realtime.web.sessions import Arrival, Session, is_same_user
@@ -48,9 +48,8 @@ class Admission:
         Raises:
             socketio.exceptions.ConnectionRefusedError: It is not, with the code in its data.
         """
-        try:
-            yield from self._identify(sid, environ, given, manager)
-        except Exception as error:  # noqa: BLE001 - rules of the application may raise anything
+        error = yield from caught(self._identify(sid, environ, given, manager))
+        if error is not None:
             self._clients.sessions.close(sid)
             raise self._clients.sender.refusal_to_connect(error) from None
 

@@ -26,7 +26,7 @@ from celery_realtime.events import (
 from celery_realtime.exceptions import SubscribeError
 from celery_realtime.logs import RateLimitedLogger, describe
 from celery_realtime.stream_parts import STREAM_EVENT
-from celery_realtime.web.decisions import Decision, Step
+from celery_realtime.web.decisions import Decision, Step, caught
 from celery_realtime.web.messages import CODES, ERROR_EVENT, TOO_SLOW_CODE
 from celery_realtime.web.sessions import EXPIRED, Session, Sessions
 
@@ -123,10 +123,10 @@ class Sender:
 
     def acknowledge(self, sid: str, decision: Decision[dict[str, Any]]) -> Decision[dict[str, Any]]:
         """Return a decision's answer, or the refusal of one that failed, which is sent as an event, too."""
-        try:
-            return (yield from decision)
-        except Exception as error:  # noqa: BLE001 - rules of the application may raise anything
-            refusal = self.refusal_of(error)
+        answer = yield from caught(decision)
+        if not isinstance(answer, Exception):
+            return answer
+        refusal = self.refusal_of(answer)
         yield functools.partial(self.send, sid, ERROR_EVENT, refusal)
         return {"ok": False, "error": refusal}
 

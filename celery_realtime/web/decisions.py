@@ -44,6 +44,14 @@ class Blocking:
         return await outcome if inspect.isawaitable(outcome) else outcome
 
 
+def caught(decision: Decision[T]) -> Decision[T | Exception]:
+    """Return what a decision returns, or the exception that it raises, for a caller who answers in either case."""
+    try:
+        return (yield from decision)
+    except Exception as error:  # noqa: BLE001 - rules of the application may raise anything
+        return error
+
+
 class _Run:
     """One run of a decision: where it stands, and the outcome of its last step."""
 

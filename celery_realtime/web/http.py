@@ -260,10 +260,9 @@ class Exchange:
         if self._request.method != "GET":
             refusal = SubscribeError("ask by GET", "bad_request")
             return of_refusal(refusal, HTTPStatus.METHOD_NOT_ALLOWED).with_headers(cors)
-        try:
-            answer = yield from self._answer()
-        except Exception as error:  # noqa: BLE001 - whatever the rules of the application raise, the client is answered
-            answer = self._http.refusal_of(error)
+        answer = yield from decisions.caught(self._answer())
+        if isinstance(answer, Exception):
+            answer = self._http.refusal_of(answer)
         return answer.with_headers(cors)
 
     def _answer(self) -> Decision[Answer]:
