@@ -43,7 +43,9 @@ venv: $(VENV)/.test $(VENV)/.docs
 demo: $(VENV)/.demo
 	@exec $(BIN)/python -m example_project.demo $(ARGS)
 
-test: services
+test:
+	@$(MAKE) --no-print-directory --jobs 2 $(VENV)/.test $(NODE_MODULES)
+	@$(MAKE) --no-print-directory services
 	@$(MAKE) --no-print-directory --jobs 2 lint $(VENV)/.compiled
 	$(PYTEST) -n $(PROCESSES) -m "not long" $(ARGS) || { test $$? -eq 1 && $(BIN)/python -m tests.tools.try_again; }
 
@@ -69,6 +71,11 @@ versions: services
 
 services: $(VENV)/.test
 	$(BIN)/python -m tests.tools.install_services
+
+# Beside pip, where npm is there already; where it is not, or this fails, services installs it and tries again.
+NODE_MODULES = $(addsuffix /node_modules/.package-lock.json,tests/client tests/frameworks)
+$(NODE_MODULES): %/node_modules/.package-lock.json: %/package-lock.json
+	@! command -v npm >/dev/null || npm ci --ignore-scripts --no-audit --no-fund --prefix $* || true
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check
