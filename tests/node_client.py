@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Callable
@@ -17,10 +18,16 @@ from tests.waiting import PATIENCE, wait_for
 T = TypeVar("T")
 
 
-def run_node(*arguments: str) -> None:
+def run_node(*arguments: str, **environment: str) -> None:
     """Run a program of ``tests/client`` to its end, which has to be a good one."""
     done = subprocess.run(
-        [require("node"), *arguments], capture_output=True, text=True, timeout=240, check=False, cwd=CLIENT
+        [require("node"), *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        cwd=CLIENT,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

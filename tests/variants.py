@@ -30,3 +30,9 @@ def _long(variant: Any) -> Any:
 
 #: For tests of what does not depend on the broker: ``make test`` runs them on Redis only.
 any_broker = pytest.mark.parametrize("broker", long_unless(["redis"], BROKERS), indirect=True)
+#: The same for tests on a stage that others share.
+any_stage = pytest.mark.parametrize("stage", long_unless(["redis"], BROKERS), indirect=True)
+
+#: For tests of what is decided in the same way on threads and in an event loop: ``make test`` runs them on one of them.
+on_threads = pytest.mark.parametrize("kind", long_unless(["sync"], ["sync", "asgi"]), indirect=True)
+in_a_loop = pytest.mark.parametrize("kind", long_unless(["asgi"], ["sync", "asgi"]), indirect=True)

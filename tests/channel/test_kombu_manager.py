@@ -15,7 +15,7 @@ import pytest
 from celery_realtime.channel.kombu_manager import RealtimeKombuManager
 from tests.channels import Channel, numbers, returns, step
 from tests.processes import HOST, free_port, python_path
-from tests.variants import long_unless
+from tests.variants import any_broker, long_unless
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -236,6 +236,7 @@ sys.exit(max(codes))
 """
 
 
+@any_broker
 def test_a_manager_used_before_a_fork_goes_on_in_the_parent_and_in_each_child(channel: Channel) -> None:
     listener = channel.recorder()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from tests.node_client import run_node
 from tests.processes import ROOT
 from tests.programs import CLIENT, require
@@ -14,8 +16,10 @@ TYPES = STATIC / "celery-realtime.d.ts"
 LARGEST = 14 * 1024
 
 
-def test_it_does_what_the_scenarios_say_and_survives_whatever_happens_on_the_way() -> None:
-    run_node("--test", str(CLIENT / "celery-realtime.test.mjs"))
+# How many unreliable networks it is tried on.
+@pytest.mark.parametrize("seeds", ["100", pytest.param("1000", marks=pytest.mark.long)])
+def test_it_does_what_the_scenarios_say_and_survives_whatever_happens_on_the_way(seeds: str) -> None:
+    run_node("--test", str(CLIENT / "celery-realtime.test.mjs"), SEEDS=seeds)
 
 
 def test_all_that_show_a_project_share_one_view_of_it() -> None:

@@ -126,7 +126,7 @@ def _without_results(_event: str, _project_id: str, payload: Any, audience: str 
 ears = st.builds(Ears, redacts=st.booleans(), watched=st.booleans(), recovers=st.booleans())
 
 
-@tried(150)
+@tried(75)
 @given(ears=ears, told=st.lists(st.builds(Told, bodies, content_types), min_size=1, max_size=4))
 def test_nothing_that_is_published_stops_the_decoder_or_becomes_anything_but_messages(
     ears: Ears, told: list[Told]
@@ -268,13 +268,13 @@ envelopes = material.near(st.just(ENVELOPE), material.values(ENVELOPE_WORDS)).ma
 encodings = st.sampled_from(["utf-8", "binary", "us-ascii", "utf-16", "unheard of"])
 
 
-@tried(25, share=0.05, shrinks=False)
+@tried(12, share=0.05, shrinks=False)
 @given(st.lists(st.tuples(bodies, content_types.map(str), encodings), min_size=1, max_size=4))
 def test_messages_around_poison_on_a_broker_are_received(channel: Channel, poisons: list[Any]) -> None:
     assert channel.heard_between(lambda poison: channel.disturb(*poison), poisons)
 
 
-@tried(25, share=0.05, shrinks=False)
+@tried(12, share=0.05, shrinks=False)
 @given(st.lists(envelopes | material.spoilt(envelopes) | st.binary(max_size=20), min_size=1, max_size=4))
 def test_messages_around_a_bare_publish_on_redis_are_received(redis_channel: Channel, poisons: list[Any]) -> None:
     assert redis_channel.heard_between(redis_channel.disturb_bare, poisons)

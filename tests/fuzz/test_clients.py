@@ -164,7 +164,7 @@ class Follower:
         assert self.feed.jobs["a"]["status"] == "error"
 
 
-@tried(250)
+@tried(125)
 @given(options, st.lists(steps, min_size=1, max_size=10))
 def test_no_server_whatever_breaks_a_feed(options: dict[str, Any], steps: list[Any]) -> None:
     follower = Follower(**options)

@@ -188,7 +188,7 @@ def in_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(module, name, getattr(module, name))  # what a run changes is put back
 
 
-@tried(40)
+@tried(20)
 @given(seed=st.integers(0, 2**40), count=st.integers(10, 300))
 def test_each_client_gets_each_event_once_and_in_order(seed: int, count: int) -> None:
     run(seed, count)

@@ -223,7 +223,7 @@ def shelf(results_server: RedisServer) -> Iterator[Shelf]:
     shelf.close()
 
 
-@tried(60, share=0.2)
+@tried(30, share=0.2)
 @given(st.lists(harms, min_size=1, max_size=4), st.integers(-1, 8))
 def test_whatever_is_written_into_a_project_it_is_read_or_reported_as_unavailable(
     shelf: Shelf, harms: list[Harm], since: int
@@ -242,7 +242,7 @@ def test_whatever_is_written_into_a_project_it_is_read_or_reported_as_unavailabl
         assert alarm.records == []
 
 
-@tried(60, share=0.2)
+@tried(30, share=0.2)
 @given(st.lists(junk, min_size=1, max_size=4))
 def test_junk_among_the_entries_of_a_project_is_read_around_and_written_over(shelf: Shelf, harms: list[Harm]) -> None:
     project = shelf.new_project()
@@ -325,7 +325,7 @@ pieces = material.near(
 loose = pieces.map(material.written) | st.binary(max_size=12)
 
 
-@tried(60, share=0.2)
+@tried(30, share=0.2)
 @given(st.lists(st.tuples(loose, loose), max_size=4))
 def test_junk_among_leases_and_revocations_hides_none_of_the_others(
     shelf: Shelf, junk: list[tuple[bytes, bytes]]

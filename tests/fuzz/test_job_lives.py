@@ -315,5 +315,5 @@ def test_the_same_seeds_make_the_same_life(clocked: type[Lives]) -> None:
 
 @pytest.mark.timeout(600)
 def test_whoever_dies_the_history_keeps_its_rules_and_what_it_shows_is_true(clocked: type[Lives]) -> None:
-    budget = settings(tried(15, share=0.5, shrinks=False), stateful_step_count=60)
+    budget = settings(tried(7, share=0.5, shrinks=False), stateful_step_count=60)
     run_state_machine_as_test(clocked, settings=budget)

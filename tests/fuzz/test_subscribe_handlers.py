@@ -149,7 +149,7 @@ def check_rooms(counter: Counter, sid: str, allowed: set[str]) -> None:
     assert {project_of(room) for room in counter.rooms(sid)} <= allowed
 
 
-@tried(60, share=0.5)
+@tried(30, share=0.5)
 @given(st.lists(st.tuples(requests, st.booleans()), min_size=1, max_size=6))
 def test_any_requests_are_answered_and_lead_to_no_foreign_room(counter: Counter, asked: list[Any]) -> None:
     allowed = TOKENS[FIRST]
@@ -169,7 +169,7 @@ def test_any_requests_are_answered_and_lead_to_no_foreign_room(counter: Counter,
         assert alarm.records == []
 
 
-@tried(60, share=0.5)
+@tried(30, share=0.5)
 @given(st.lists(of_stream, min_size=1, max_size=6))
 def test_of_a_stream_no_more_is_read_than_there_is_and_that_only_of_ones_own(
     counter: Counter, asked: list[Any]
@@ -191,7 +191,7 @@ def test_of_a_stream_no_more_is_read_than_there_is_and_that_only_of_ones_own(
         counter.leave(sid)
 
 
-@tried(60, share=0.5)
+@tried(30, share=0.5)
 @given(st.sampled_from(EVENTS), st.lists(data, max_size=3))
 def test_a_request_may_have_any_number_of_arguments(counter: Counter, event: str, told: list[Any]) -> None:
     with Alarm() as alarm:
@@ -203,7 +203,7 @@ def test_a_request_may_have_any_number_of_arguments(counter: Counter, event: str
         assert alarm.records == []
 
 
-@tried(60, share=0.5)
+@tried(30, share=0.5)
 @given(st.one_of(data, st.fixed_dictionaries({"token": wrong})), st.text(st.characters(), max_size=30))
 def test_whoever_shows_no_genuine_token_is_refused_in_words(counter: Counter, auth: Any, query: str) -> None:
     before = counter.web.users()
@@ -219,7 +219,7 @@ def test_whoever_shows_no_genuine_token_is_refused_in_words(counter: Counter, au
     assert counter.web.users() == before
 
 
-@tried(60, share=0.5)
+@tried(30, share=0.5)
 @given(st.lists(requests, max_size=3), st.lists(orders, min_size=1, max_size=3))
 def test_no_order_from_the_channel_opens_a_room_or_stops_the_server(
     counter: Counter, asked: list[Any], orders: list[Any]
@@ -252,7 +252,7 @@ def is_heard(request: tuple[str, Any]) -> bool:
     return not has_bytes and re.search(r"\d{100}", json.dumps(request, default=repr)) is None
 
 
-@tried(60, share=0.1, shrinks=False)
+@tried(30, share=0.1, shrinks=False)
 @given(st.lists(requests.filter(is_heard), min_size=1, max_size=4))
 def test_any_requests_over_a_socket_are_answered(web: Web, asker: Recorder, asked: list[Any]) -> None:
     with Alarm() as alarm:
@@ -294,7 +294,7 @@ PACKETS = [
 packets = material.spoilt(st.sampled_from(PACKETS)) | st.sampled_from(PACKETS) | st.binary(min_size=1, max_size=20)
 
 
-@tried(30, share=0.02, shrinks=False)
+@tried(15, share=0.02, shrinks=False)
 @given(st.lists(packets, min_size=1, max_size=5))
 def test_after_any_packets_the_server_still_answers_others(web: Web, somebody: Recorder, packets: list[bytes]) -> None:
     stranger = engineio.Client()

@@ -53,7 +53,7 @@ tokens = st.one_of(
 )
 
 
-@tried(150)
+@tried(75)
 @given(tokens)
 def test_a_token_is_good_only_when_the_key_has_signed_it(token: str) -> None:
     user = verify_token(KEY, token)
@@ -64,7 +64,7 @@ def test_a_token_is_good_only_when_the_key_has_signed_it(token: str) -> None:
         assert token.rpartition(".")[0] in [genuine.rpartition(".")[0] for genuine in GENUINE]
 
 
-@tried(100)
+@tried(50)
 @given(st.binary(max_size=60) | values | st.sampled_from(GENUINE).map(str.encode) | st.sampled_from(GENUINE).map(list))
 def test_what_is_no_text_is_never_a_good_token(token: Any) -> None:
     if not isinstance(token, str):
@@ -75,7 +75,7 @@ CLAIMS = {"user": "ada", "projects": ["alpha"], "iat": 1.7e9, "exp": 9e9}
 signed = st.one_of(material.near(st.just(CLAIMS), values), values)
 
 
-@tried(120)
+@tried(60)
 @given(signed)
 def test_a_signature_under_something_else_than_a_token_lets_in_nobody_else(claims: Any) -> None:
     """Another program, or another version of this one, may sign with the same key."""
@@ -106,7 +106,7 @@ def test_what_the_key_has_signed_and_is_no_token_is_refused_like_a_forged_one(cl
     assert verify_token(KEY, "ada:" + itsdangerous.URLSafeSerializer(KEY, salt=SALT).dumps(claims)) is None
 
 
-@tried(100)
+@tried(50)
 @given(st.sampled_from(["", "ada:"]), st.binary(max_size=60), st.booleans())
 def test_a_signature_under_bytes_lets_in_nobody(name: str, content: bytes, packed: bool) -> None:
     signer = itsdangerous.URLSafeSerializer(KEY, salt=SALT).make_signer(SALT)
@@ -127,7 +127,7 @@ queries = st.one_of(
 given_objects = st.none() | values | material.near(st.just({"token": GENUINE[0]}), values)
 
 
-@tried(100)
+@tried(50)
 @given(queries, given_objects)
 def test_wherever_a_token_stands_nothing_but_a_genuine_one_is_accepted(query: str, auth: Any) -> None:
     for environ in ({}, {"QUERY_STRING": None}, {"QUERY_STRING": query}):
@@ -135,14 +135,14 @@ def test_wherever_a_token_stands_nothing_but_a_genuine_one_is_accepted(query: st
         assert user is None or (isinstance(auth, dict) and auth["token"] in GENUINE)
 
 
-@tried(100)
+@tried(50)
 @given(st.sampled_from(GENUINE), queries)
 def test_a_genuine_token_is_extracted_from_any_query(token: str, query: str) -> None:
     found = token_of({"QUERY_STRING": f"{urlencode({'token': token})}&{query}"}, None)
     assert verify_token(KEY, found) in USERS
 
 
-@tried(150)
+@tried(75)
 @given(values | material.deep_values() | st.binary(max_size=60))
 def test_a_request_of_any_shape_is_measured(data: Any) -> None:
     try:

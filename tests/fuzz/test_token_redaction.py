@@ -65,7 +65,7 @@ def as_werkzeug_shows(address: str) -> str:
     return uri_to_iri(address).translate(WSGIRequestHandler._control_char_table)  # type: ignore[attr-defined]
 
 
-@tried(150)
+@tried(75)
 @given(tokens, st.sampled_from([*QUOTINGS]), st.sampled_from(ADDRESSES))
 def test_no_address_in_a_log_has_a_token(token: str, quoting: str, address: str) -> None:
     written = QUOTINGS[quoting](token)
@@ -89,7 +89,7 @@ def test_no_address_in_a_log_has_a_token(token: str, quoting: str, address: str)
     assert "page=2" in lines[5]
 
 
-@tried(150)
+@tried(75)
 @given(tokens | st.lists(tokens, max_size=2) | st.dictionaries(texts, tokens, max_size=2), st.sampled_from([*DATA]))
 def test_no_data_of_a_connection_in_a_log_has_a_token(token: Any, writing: str) -> None:
     for data in ({"token": token}, {"page": 2, "token": token}, ["refresh_token", {"token": token}]):

@@ -24,6 +24,7 @@ from tests.integration.test_streams import ended, follow, read_on, whole
 from tests.launcher import Brokers, Launcher
 from tests.processes import ROOT
 from tests.services import Broker
+from tests.variants import any_stage
 from tests.waiting import wait_for
 
 APP = "tests.integration.jobs"
@@ -310,6 +311,7 @@ def test_without_a_history_what_is_said_from_then_on_is_printed(
 # -- history ----------------------------------------------------------------------------------------------------------
 
 
+@any_stage
 def test_the_streams_of_a_job_and_one_of_them_are_printed(stage: Stage, tmp_path: Path) -> None:
     project = new_project()
     with telling(stage, tmp_path, project) as (job, gate), stage.connect(project) as client:

@@ -18,6 +18,7 @@ from tests.client_recorder import Recorder
 from tests.launcher import Brokers, Launcher
 from tests.processes import ROOT, ManagedProcess, ProcessError, WebServer, Worker, accepts_connections
 from tests.services import Broker, RedisServer
+from tests.variants import any_broker
 from tests.waiting import wait_for
 
 TOKEN = "ada:secret"
@@ -41,6 +42,8 @@ def test_a_worker_of_each_pool_runs_tasks_on_each_broker(start_worker: StartWork
     assert [result.get(timeout=60) for result in waiting] == list(range(1, 21))
 
 
+# Of RabbitMQ, tests/channel/test_broker_outages.py shows it; one of its own would have to start for this alone.
+@any_broker
 @pytest.mark.own_rabbitmq
 def test_a_worker_goes_on_after_a_pause_of_the_broker(start_worker: StartWorker, broker: Broker) -> None:
     worker = start_worker(APP, broker=broker)

@@ -17,7 +17,7 @@ from tests.services import Broker
 from tests.variants import long_unless
 from tests.waiting import wait_for
 
-JOBS = 50
+JOBS = 20
 
 #: A task for each end.
 ENDS: dict[str, tuple[Any, tuple[Any, ...]]] = {

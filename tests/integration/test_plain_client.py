@@ -14,6 +14,7 @@ from tests.integration import jobs
 from tests.integration.stage import Stage, new_project
 from tests.launcher import Launcher
 from tests.node_client import NodeClient
+from tests.variants import any_stage
 
 
 @pytest.fixture
@@ -83,6 +84,7 @@ jobs.realtime.flush(60)
 """
 
 
+@any_stage
 def test_the_first_jobs_of_a_fresh_process_are_heard_from_their_beginning(
     stage: Stage, node: Callable[[str, str], NodeClient]
 ) -> None:

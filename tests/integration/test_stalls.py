@@ -11,12 +11,13 @@ from tests.integration import jobs
 from tests.integration.stage import Stage, new_project
 from tests.integration.test_jobs import start
 from tests.services import BROKERS
+from tests.variants import long_unless
 
 #: Stalled jobs are looked for every second.
 QUICK = {"LOST_AFTER": "6"}
 
 
-@pytest.mark.parametrize("kind", BROKERS)
+@pytest.mark.parametrize("kind", long_unless(["redis"], BROKERS))
 def test_a_silent_job_is_stalled_until_its_next_update(
     shared_stage: Callable[..., Stage], tmp_path: Path, kind: str
 ) -> None:

@@ -15,6 +15,7 @@ from tests.client_recorder import Recorder
 from tests.integration import jobs
 from tests.integration.stage import Stage, new_project, producing
 from tests.launcher import Brokers, Launcher
+from tests.variants import any_stage
 from tests.waiting import wait_for
 
 #: What jobs and custom events make.
@@ -94,6 +95,7 @@ def wait_for_all(clients: list[Recorder], started: list[str]) -> None:
     wait_for(lambda: all({*started} <= ended(client) for client in clients), timeout=120)
 
 
+@any_stage
 def test_all_that_jobs_say_is_as_described_to_each_kind_of_client(stage: Stage, tmp_path: Path) -> None:
     project = new_project()
     with stage.connect(project) as plain, stage.connect(project) as batched, stage.connect(project) as seed:

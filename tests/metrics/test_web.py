@@ -24,6 +24,7 @@ from tests.integration.slow_browser import SlowBrowser
 from tests.metrics.conftest import Scrape, in_fork
 from tests.proxy import Proxy
 from tests.recording import Studio, new_app
+from tests.variants import in_a_loop, on_threads
 from tests.waiting import wait_for
 from tests.web_servers import Web, steps
 
@@ -201,6 +202,7 @@ def test_events_that_an_event_loop_has_no_room_for_are_counted_and_recovered(
         web.stop()
 
 
+@in_a_loop
 def test_what_was_missed_and_recovered_is_counted(web: Web, redis_url: str, scrape: Scrape) -> None:
     client = web.subscriber("alpha")
     silent = Studio(new_app(broker=redis_url), history_url=redis_url)  # it stores, and publishes nothing
@@ -223,6 +225,7 @@ def test_a_listener_that_is_cut_off_is_seen(web: Web, scrape: Scrape, redis_url:
     assert scrape.value("listener_up") == 0
 
 
+@on_threads
 def test_connections_to_the_broker_that_fall_silent_or_break_are_counted(
     kind: Kind, redis_url: str, scrape: Scrape
 ) -> None:

@@ -14,6 +14,7 @@ from celery_realtime import Realtime
 from celery_realtime.sending import sender
 from celery_realtime.sending.connections import Connections
 from tests.services import Broker
+from tests.variants import long_unless
 from tests.waiting import wait_for
 
 NAMED = {"client_name": "sends"}
@@ -71,7 +72,7 @@ def test_those_of_a_realtime_that_starts_over_are_closed(redis_broker: Broker, m
 
 
 @pytest.mark.parametrize("count", [20, pytest.param(200, marks=pytest.mark.long)])
-@pytest.mark.parametrize("waits", [True, False])
+@pytest.mark.parametrize("waits", long_unless([False], [True, False]))
 def test_apps_that_have_sent_and_are_dropped_leave_nothing_behind(
     redis_broker: Broker, monkeypatch: pytest.MonkeyPatch, count: int, waits: bool
 ) -> None:

@@ -10,6 +10,7 @@ from itsdangerous import URLSafeSerializer
 
 from celery_realtime import Realtime
 from celery_realtime.auth import SALT, verify_token
+from tests.variants import on_threads
 from tests.waiting import wait_for
 from tests.web_rules import FORMS, refusal, refusal_of_second, sync_or_async
 from tests.web_servers import SECRET, Web
@@ -82,6 +83,7 @@ def test_a_client_is_refused_with_a_token(web: Web, token: Callable[[], str], vi
     assert said["message"] == said["data"]["message"]
 
 
+@on_threads
 def test_a_token_that_ends_lets_in_before_and_not_after(web: Web) -> None:
     token = web.token(expires_in=6)
     web.connect(token).close()

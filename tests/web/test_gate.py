@@ -18,6 +18,7 @@ from celery_realtime.web import failures, gate
 from celery_realtime.web.budgets import MOST_CONNECTS, SHORT_MESSAGE
 from tests.attacks.raw import Raw, Refused, handshake, http
 from tests.attacks.senders import AFTER, BEFORE, LONG, Send, no_packet, sent
+from tests.variants import in_a_loop
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -169,6 +170,7 @@ def test_a_connection_has_its_time_whatever_it_sends(make_web: Callable[..., Web
     assert len(looked_at) < MOST_CONNECTS
 
 
+@in_a_loop
 def test_who_leaves_the_namespace_has_to_show_a_token_again(make_web: Callable[..., Web]) -> None:
     web = make_web(connect_timeout=5).attach().start()
     connection = Raw(web.url).enter(web.token())

@@ -10,6 +10,7 @@ import pytest
 
 from celery_realtime.web import housekeeping
 from celery_realtime.web.seams import EngineSockets
+from tests.variants import in_a_loop, on_threads
 from tests.waiting import wait_for
 from tests.web_servers import Web
 
@@ -26,6 +27,7 @@ def breaks(*_: Any) -> None:
     raise RuntimeError("set changed size during iteration")
 
 
+@on_threads
 def test_it_outlives_an_exception_in_one_of_its_chores_and_does_the_others(
     web: Web, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -41,6 +43,7 @@ def test_it_outlives_an_exception_in_one_of_its_chores_and_does_the_others(
     assert "set changed size" in lines[0]
 
 
+@in_a_loop
 def test_it_outlives_an_exception_before_its_chores(web: Web) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(EngineSockets, "are_open", breaks)
@@ -73,6 +76,7 @@ def test_it_ends_with_the_last_connection_and_begins_again_with_the_next(web: We
         wait_for(lambda: not web.handlers.housekeeper.is_running, timeout=60)
 
 
+@in_a_loop
 def test_a_connection_that_cannot_be_closed_keeps_no_other_open(make_web: Callable[..., Web]) -> None:
     web = make_web(connect_timeout=5).attach().start()
     silent = [engineio.Client() for _ in range(2)]

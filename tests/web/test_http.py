@@ -16,6 +16,7 @@ from celery_realtime import AsyncSocketIOEventHandlers, SocketIOEventHandlers, e
 from celery_realtime.events import Job
 from celery_realtime.web.inner_clients import NOT_BEGUN
 from tests.event_reader import EventReader, Reply, ask, path_with
+from tests.variants import in_a_loop
 from tests.waiting import wait_for
 from tests.web_rules import FORBIDDEN
 from tests.web_servers import Web
@@ -474,6 +475,7 @@ def test_a_user_has_so_many_connections(make_web: Callable[..., Web], listen: Ca
     listen(web).wait_for_event("agent_snapshot")
 
 
+@in_a_loop
 def test_a_client_that_does_not_read_is_disconnected(
     make_web: Callable[..., Web], listen: Callable[..., EventReader]
 ) -> None:

@@ -9,6 +9,7 @@ import engineio
 import pytest
 import socketio
 
+from tests.variants import in_a_loop, on_threads
 from tests.waiting import wait_for
 from tests.web_servers import SECRET, Web, steps
 
@@ -38,6 +39,7 @@ def codes(client: Recorder) -> list[str]:
 # -- tokens that end ------------------------------------------------------------------------------------------------
 
 
+@on_threads
 def test_a_client_whose_token_ends_is_warned_before_and_disconnected_with_a_code(web: Web) -> None:
     client = web.connect(web.token(expires_in=10))
     assert client.subscribe("alpha")["ok"]
@@ -49,6 +51,7 @@ def test_a_client_whose_token_ends_is_warned_before_and_disconnected_with_a_code
     wait_for(lambda: web.handlers.clients() == {})
 
 
+@in_a_loop
 def test_a_client_that_shows_a_new_token_stays_and_hears_on(web: Web) -> None:
     first = web.token(expires_in=6)
     expires_at = time.time() + 6
@@ -273,6 +276,7 @@ def test_a_request_has_a_bounded_size(web: Web, event: str) -> None:
     assert "16384 bytes" in answer["error"]["message"]
 
 
+@on_threads
 def test_a_connection_that_never_shows_a_token_is_closed(make_web: Callable[..., Web]) -> None:
     web = make_web(connect_timeout=5).attach().start()
     good = web.connect()
@@ -284,6 +288,7 @@ def test_a_connection_that_never_shows_a_token_is_closed(make_web: Callable[...,
     assert good.subscribe("alpha")["ok"]
 
 
+@in_a_loop
 def test_the_housekeeper_goes_with_the_last_client_and_comes_with_the_next(web: Web) -> None:
     for _ in range(2):
         client = web.connect(web.token(expires_in=6))

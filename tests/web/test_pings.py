@@ -26,7 +26,7 @@ from celery_realtime.web.seams import packets_in
 from tests.attacks.hosts import PROJECT, SECRET, Attacked
 from tests.attacks.raw import Raw, handshake
 from tests.launcher import Launcher
-from tests.variants import long_unless
+from tests.variants import long_unless, on_threads
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def test_a_client_that_answers_no_ping_is_closed(make_web: Callable[..., Web]) -
     wait_for(lambda: not web.handlers.clients())
 
 
+@on_threads
 def test_connections_that_have_gone_keep_no_thread_and_are_forgotten(make_web: Callable[..., Web]) -> None:
     web = make_web(connect_timeout=8).attach()
     web.server.eio.ping_interval = 10.0

@@ -15,6 +15,7 @@ from celery_realtime.web.delivery import Emit
 from celery_realtime.web.slow_clients import MOST_OF_STREAMS, SlowClients
 from tests.integration.slow_browser import SlowBrowser
 from tests.stream_readers import Writer
+from tests.variants import in_a_loop
 from tests.waiting import wait_for
 from tests.web_servers import Web, steps
 
@@ -80,6 +81,8 @@ def bytes_waiting(web: Web) -> int:
     return max((sum(len(packet.data or "") for packet in queue if packet) for queue in queues), default=0)
 
 
+# On threads, tests/integration/test_slow_clients.py shows it, as it does of the one that reads late.
+@in_a_loop
 def test_a_browser_that_never_reads_is_given_up_and_others_hear_all(web: Web, slow: SlowBrowser) -> None:
     other = web.subscriber("alpha")
     longest = 0
@@ -154,6 +157,7 @@ def test_what_comes_back_recovers_what_it_missed(web: Web, slow: SlowBrowser) ->
     assert [item["data"]["number"] for item in answer["events"]] == list(range(980, 1000))
 
 
+@in_a_loop
 def test_a_browser_that_reads_late_gets_the_newest_progress_and_every_status(web: Web, slow: SlowBrowser) -> None:
     manager = web.realtime.manager
     job = Job(job_id="one", project_id="alpha")

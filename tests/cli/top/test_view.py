@@ -299,6 +299,7 @@ def worker(launcher: Launcher, broker: Broker) -> Worker:
     return launcher.worker("tests.integration.jobs", broker=broker)
 
 
+@any_broker
 def test_a_job_is_cancelled_after_a_question(broker: Broker, worker: Worker, tmp_path: Path) -> None:
     project = new_project()
     with producing(broker):
