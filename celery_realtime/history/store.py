@@ -237,16 +237,6 @@ class History:
         """
         return self.places.project_of(job_id, wanted)
 
-    def projects_of(self, job_id: str) -> list[str]:
-        """Return the projects that have had a job of an id within the last ``ttl`` seconds, the latest first.
-
-        Of very many, these are the latest: 16 KiB of names.
-
-        Raises:
-            redis.RedisError: Redis cannot be reached.
-        """
-        return self.places.projects_of(job_id)
-
     def job(self, project_id: str, job_id: str) -> dict[str, Any] | None:
         """Return the latest state of one job, as the snapshot has it, or None when it is not known.
 

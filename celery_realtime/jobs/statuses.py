@@ -268,7 +268,7 @@ class StatusReporter:
             redis.RedisError: The history cannot be reached.
         """
         history = None if self._manager is None else self._manager.history
-        return [] if history is None else history.projects_of(job_id)
+        return [] if history is None else history.places.projects_of(job_id)
 
     def has_ended(self, job: Job) -> bool:
         """Return whether this process has reported that a job has ended, or goes on as its next attempt."""

@@ -267,7 +267,7 @@ class JobRequests:
     def _is_shared(self, project_id: str, job_id: str) -> bool:
         """Tell whether another project has a job of this id on record."""
         history = self._history()
-        return history is not None and bool({*history.projects_of(job_id)} - {project_id})
+        return history is not None and bool({*history.places.projects_of(job_id)} - {project_id})
 
     def _filtered(self, project_id: str, status: dict[str, Any]) -> dict[str, Any]:
         """Return what ``event_filter`` leaves of a status event, if that decides for everybody."""
