@@ -4,6 +4,7 @@
 // One that is being made (`isNew`) calls nobody back: who makes it does not have it yet.
 export function attend(one, isNew = false) {
   if (one._closed) return;
+  if (one._options.filter && !one._options.also) throw new TypeError("a filter needs celery-realtime-filter.js");
   one._options.attend = attend; // it needs to be loaded once
   one._life ??= lifeOf(one);
   one._life.see(isNew);

@@ -6,7 +6,8 @@
  * moment after the last (`linger`), so that who comes right back finds it open.
  */
 
-import type { Job, Options, RealtimeError, SocketLike, SubscriptionState, Workflow } from "./celery-realtime.js";
+import type { Job, RealtimeError, SocketLike, SubscriptionState, Workflow } from "./celery-realtime.js";
+import type { FilterOptions } from "./celery-realtime-filter.js";
 import type { JobOptions, Stream, StreamState } from "./celery-realtime-streams.js";
 
 export { cancelJob } from "./celery-realtime-streams.js";
@@ -23,6 +24,10 @@ export interface ProjectSnapshot {
   readonly workflows: ReadonlyMap<string, Workflow>;
   /** How many jobs the project had when its snapshot was taken. */
   readonly jobsTotal: number;
+  /** There are jobs, which may match the `filter`, beyond the `limit`. */
+  readonly hasMore: boolean;
+  /** Read on until there are `count` more jobs, or no others; `count` is `limit`, or 1000. */
+  readonly loadMore: (count?: number) => void;
 }
 
 /** Immutable: what has not changed is the same object as before. */
@@ -70,7 +75,7 @@ interface Shared {
   linger?: number;
 }
 
-export interface ProjectStoreOptions extends Omit<Options, "onChange">, Shared {}
+export interface ProjectStoreOptions extends Omit<FilterOptions, "onChange">, Shared {}
 export interface JobStoreOptions extends Omit<JobOptions, "onChange">, Shared {}
 
 /** No socket yet, or no project: nothing is followed. */

@@ -1,8 +1,8 @@
 // One view of a project or a job for all that show it: subscribe and getSnapshot, for any framework or none.
 
+import { subscribeProject } from "./celery-realtime-filter.js";
 import { attend } from "./celery-realtime-lifecycle.js";
 import { subscribeJob } from "./celery-realtime-streams.js";
-import { subscribeProject } from "./celery-realtime.js";
 
 export { cancelJob } from "./celery-realtime-streams.js";
 
@@ -12,7 +12,7 @@ const NONE = new Map();
 const AWAY = ["idle", "paused", "closed"];
 const never = () => () => {};
 
-const PROJECT = kindOf(subscribeProject, { jobs: NONE, workflows: NONE, jobsTotal: 0 });
+const PROJECT = kindOf(subscribeProject, { jobs: NONE, workflows: NONE, jobsTotal: 0, hasMore: false, loadMore() {} });
 const JOB = kindOf(subscribeJob, { job: null, streams: NONE, liveOnly: false });
 
 const shared = new WeakMap(); // socket -> key -> Source

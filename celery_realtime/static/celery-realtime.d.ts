@@ -42,11 +42,11 @@ export interface Snapshot {
 
 /**
  * Why `onChange` is called. `snapshot`: all jobs and workflows have been replaced, and events may have been missed
- * (`recovered: false`), or further jobs of a large project have come (`recovered: true`). `jobs`, `workflows`: the entry `key` has changed. `state`: only `state` or `error` has.
+ * (`recovered: false`), or further jobs of a large project have come (`recovered: true`). `jobs`, `workflows`: the entry `key` has changed; or `left`, which is not shown any more, since it does not match a filter. `state`: only `state` or `error` has.
  */
 export type Change =
   | { readonly reason: "snapshot"; readonly recovered: boolean }
-  | { readonly reason: "jobs" | "workflows"; readonly key: string }
+  | { readonly reason: "jobs" | "workflows"; readonly key: string; readonly left?: Job }
   | { readonly reason: "state" };
 
 export interface ProjectSubscription extends Omit<Snapshot, "jobsTotal"> {

@@ -15,20 +15,20 @@ const DEFAULTS = {
   attend: (one) => import("./celery-realtime-lifecycle.js").then(({ attend }) => attend(one)),
 };
 
-const shares = new WeakMap(); // socket -> project -> { users, leaving }
+const shares = new WeakMap(); // by socket and project
 
 export function subscribeProject(socket, projectId, options = {}) {
   return new Subscription(socket, String(projectId), options);
 }
 
-class Subscription {
+export class Subscription {
   _shown = { state: "subscribing", error: null, jobs: new Map(), workflows: new Map(), jobsTotal: 0 };
   _unseen = new Set();
   _listeners = new Set();
   _timers = {};
-  _waiting = new Map(); // offset -> event above a hole
+  _waiting = new Map(); // above a hole
   _early = [];
-  _foreign = new Set(); // epochs asked about
+  _foreign = new Set(); // epochs
   _past = new Map();
 
   constructor(socket, projectId, options) {
@@ -36,7 +36,7 @@ class Subscription {
     Object.assign(this, { projectId, epoch, offset, _socket: socket, _share: shareOf(socket, projectId) });
     this._options = { ...options };
     for (const name in DEFAULTS) this._options[name] ??= DEFAULTS[name];
-    if (["enabled", "pauseOnHidden", "closeOnEnd"].some((name) => name in options)) this._options.attend(this, true);
+    if (["enabled", "pauseOnHidden", "closeOnEnd", "filter"].some((name) => name in options)) this._options.attend(this, true);
     else this._enter();
   }
 
@@ -119,9 +119,9 @@ class Subscription {
     if (!this._here || !this._socket.connected) return;
     this._clear();
     this._reading = null;
-    const { ackTimeout, batch = true } = this._options;
+    const { ackTimeout, batch = true, also } = this._options;
     if (this._share.leaving?.id === this._socket.id) return this._after("retry", ackTimeout, () => left(this._share));
-    const request = (this._asking = { project_id: this.projectId });
+    const request = (this._asking = { project_id: this.projectId, ...also });
     this._again = false;
     if (this.epoch !== null) request.since = { epoch: this.epoch, offset: this.offset };
     if (batch) request.batch = true;
@@ -169,11 +169,11 @@ class Subscription {
   }
 
   _readOn() {
-    const { projectId: project_id, _next: from, _options: { ackTimeout, maxJobs } } = this;
+    const { projectId: project_id, _next: from, _options: { ackTimeout, maxJobs, also } } = this;
     if (!from || !this._live || this._asking || this._shown.jobs.size >= maxJobs) return;
     const reading = (this._reading = { recent: [] });
     this._after("page", ackTimeout, this._ask);
-    this._socket.emit("read_jobs", { project_id, from }, (page) => {
+    this._socket.emit("read_jobs", { project_id, from, ...also }, (page) => {
       if (page?.ok && page.epoch === this.epoch) reading.page = page;
       this._takePage();
     });

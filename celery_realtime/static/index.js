@@ -1,8 +1,9 @@
 // What an import of "celery-realtime" gives.
 
+import { subscribeProject as follow } from "./celery-realtime-filter.js";
 import { attend } from "./celery-realtime-lifecycle.js";
-import { subscribeProject as follow } from "./celery-realtime.js";
 
+export { matches } from "./celery-realtime-filter.js";
 export { createSocket } from "./celery-realtime-socket.js";
 export { cancelJob, subscribeJob } from "./celery-realtime-streams.js";
 export { keepToken } from "./celery-realtime-token.js";

@@ -22,6 +22,10 @@ def test_it_does_what_the_scenarios_say_and_survives_whatever_happens_on_the_way
     run_node("--test", str(CLIENT / "celery-realtime.test.mjs"), SEEDS=seeds)
 
 
+def test_a_filtered_project_shows_what_matches_whatever_happens_on_the_way() -> None:
+    run_node("--test", str(CLIENT / "filter.test.mjs"))
+
+
 def test_all_that_show_a_project_share_one_view_of_it() -> None:
     run_node("--test", str(CLIENT / "store.test.mjs"))
 

@@ -2,6 +2,7 @@
 import { io, type Socket } from "socket.io-client";
 
 import { subscribeProject } from "../../celery_realtime/static/celery-realtime.js";
+import { matches, subscribeProject as follow, type Filter } from "../../celery_realtime/static/celery-realtime-filter.js";
 import { texts, type CeleryTags } from "../../celery_realtime/static/celery-realtime-element.js";
 import { subscribeJob, type JobSnapshot, type LogLine, type Stream } from "../../celery_realtime/static/celery-realtime-streams.js";
 import {
@@ -58,6 +59,16 @@ subscribeProject(socket, "apollo", { onJob: () => {} });
 project.update({ since: null });
 // @ts-expect-error: a project has a name
 subscribeProject(socket);
+
+const filter: Filter = { status: "running", task: ["reports.*"], label: null };
+const some = follow(socket, "apollo", { filter, limit: 300, onChange: (_, change) => change.reason === "jobs" && change.left?.status });
+some.loadMore?.(100);
+const fits: boolean = matches(filter, running[0]!) && !some.hasMore;
+projectStore(socket, "apollo", { filter: { status: ["error"] } }).getSnapshot().loadMore();
+// @ts-expect-error: there is no such status
+follow(socket, "apollo", { filter: { status: ["done"] } });
+// @ts-expect-error: nor such a member
+follow(socket, "apollo", { filter: { state: ["STARTED"] } });
 
 const job = subscribeJob(socket, "j", {
   projectId: 5,
