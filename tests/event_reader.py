@@ -36,7 +36,7 @@ class Reply(NamedTuple):
 
 
 def path_with(path: str, **query: Any) -> str:
-    return f"{path}?{urlencode(query)}" if query else path
+    return f"{path}?{urlencode(query, doseq=True)}" if query else path
 
 
 def _take_as_it_is(_name: str, _data: Any) -> None:

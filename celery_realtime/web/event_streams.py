@@ -24,6 +24,8 @@ from celery_realtime.events import (
 from celery_realtime.exceptions import SubscribeError
 from celery_realtime.stream_parts import STREAM_EVENT
 from celery_realtime.web.answers import chunk_of
+from celery_realtime.web.job_views import JobView
+from celery_realtime.web.messages import MOST_JOBS
 
 Position = tuple[str, int]
 
@@ -67,21 +69,26 @@ class EventStream:
 
     Args:
         job_id: The one job that it is of; None for all of a project.
+        view: Which jobs of a project it shows; None for all.
 
     Attributes:
         job_id: As given.
+        view: As given.
         project_id: The project; None before the answer.
         is_over: Whether the client has to come back: it has lost access, or events that it has not been given.
         unread: Of streams that the answer had no room for: where the rest of each begins, and where it ends.
         next: Where to read on for jobs that the snapshot had no room for; None if there are no others, or no more.
     """
 
-    def __init__(self, job_id: str | None = None) -> None:
+    def __init__(self, job_id: str | None = None, view: JobView | None = None) -> None:
         self.project_id: str | None = None
         self.is_over = False
         self.next: str | None = None
         self.unread: list[Rest] = []
         self.job_id = job_id
+        self.view = view
+        #: The last event of each job since jobs were asked for, by its offset.
+        self._latest: dict[str, int] = {}
         self._position: Position | None = None
 
     @property
@@ -100,14 +107,20 @@ class EventStream:
             first = end[1] - len(missed) + 1
             resumed: dict[str, Any] = {**identity, "epoch": end[0], "offset": end[1], "recovered": True}
             yield block(RESUMED_EVENT, resumed, None if self.job_id else (end[0], first - 1))
+            if self.view is not None:
+                self.view.resume(answer["jobs"], has_more=answer.get("next") is not None)
             for number, item in enumerate(missed, first):
                 known = _position_of(item["event"], item["data"], item)
-                yield block(item["event"], item["data"], (end[0], number) if self.job_id is None else known)
-            if self.job_id is not None:
+                position = (end[0], number) if self.job_id is None else known
+                if self._shows(item["event"], item["data"]):
+                    yield block(item["event"], item["data"], None if self._lacks_jobs else position)
+            if self.job_id is not None or (self.view is not None and not self._lacks_jobs):
                 yield place(end)
         else:
             snapshot = {name: value for name, value in answer.items() if name not in (*_OF_SOCKETS, "streams")}
             self.next = answer.get("next")
+            if self.view is not None:
+                self.view.begin(answer["jobs"], has_more=self.next is not None)
             yield block(SNAPSHOT_EVENT, snapshot, None if self.next else end)
         for stream in streams:
             yield self.add_stream(answer, stream)
@@ -129,9 +142,38 @@ class EventStream:
 
     def add_jobs(self, page: dict[str, Any]) -> bytes:
         """Return further jobs of the snapshot; with the last of them a client can resume."""
-        self.next = page.get("next")
-        jobs = {name: page[name] for name in ("project_id", "jobs")}
-        return block(JOBS_EVENT, {**jobs, "complete": self.next is None}, None if self.next else self._position)
+        self.next, jobs = page.get("next"), page["jobs"]
+        if self.view is not None:
+            jobs = self.view.begin(jobs, has_more=self.next is not None)
+        return self._jobs_of(page, jobs)
+
+    @property
+    def unread_jobs(self) -> list[str]:
+        """Jobs that the client is shown, and of which it has not been told all: they are to be read."""
+        if self.view is None or self.next is not None or not self.view.unread:
+            return []
+        self._latest.clear()
+        return [*self.view.unread][:MOST_JOBS]
+
+    def add_found(self, asked: list[str], page: dict[str, Any]) -> bytes:
+        """Return jobs that were read since they were not known whole; those that have gone on since are read again."""
+        assert self.view is not None
+        late = {name for name, offset in self._latest.items() if offset > page["offset"]} | {*page.get("unread", ())}
+        names = [name for name in asked if name not in late]
+        jobs = self.view.found(names, [job for job in page["jobs"] if job["job_id"] not in late])
+        return self._jobs_of(page, jobs)
+
+    def _jobs_of(self, page: dict[str, Any], jobs: list[dict[str, Any]]) -> bytes:
+        told = {"project_id": page["project_id"], "jobs": jobs, "complete": self.next is None}
+        return block(JOBS_EVENT, told, None if self._lacks_jobs else self._position)
+
+    @property
+    def _lacks_jobs(self) -> bool:
+        """Whether the client has not been told all jobs, so that it cannot resume from here."""
+        return self.next is not None or (self.view is not None and bool(self.view.unread))
+
+    def _shows(self, name: str, data: Any) -> bool:
+        return self.view is None or self.view.passes(name, data)
 
     def is_behind(self, page: dict[str, Any]) -> bool:
         """Tell whether further jobs are newer than the last event: what comes next would take them back."""
@@ -145,9 +187,15 @@ class EventStream:
     def take(self, name: str, data: Any) -> Iterator[bytes]:
         """Yield what one event that a subscriber gets says."""
         items = data if name == BATCH_EVENT else [{"event": name, "data": data}]
+        before, is_placed = self._position, True
         for item in items:
             if not self.is_over:
-                yield from self._item(item["event"], item["data"], item)
+                blocks = [*self._item(item["event"], item["data"], item)]
+                is_placed = bool(blocks)
+                yield from blocks
+        position = self._position
+        if self.view is not None and not is_placed and position not in (None, before) and not self._lacks_jobs:
+            yield place(position)  # of what is not shown a client that comes back needs nothing
 
     def _item(self, name: str, data: Any, beside: dict[str, Any]) -> Iterator[bytes]:
         if name == "error" and isinstance(data, dict):
@@ -160,7 +208,14 @@ class EventStream:
         else:
             position = _position_of(name, data, beside)
             if position is None or self._follows(position):
-                yield block(name, data, None if self.next or position is None else self._position)
+                self._note(data, position)
+                if self._shows(name, data):
+                    yield block(name, data, None if self._lacks_jobs or position is None else self._position)
+
+    def _note(self, data: Any, position: Position | None) -> None:
+        job_id = data.get("job_id") if isinstance(data, dict) else None
+        if self.view is not None and isinstance(job_id, str) and position is not None:
+            self._latest[job_id] = position[1]
 
     def _follows(self, position: Position) -> bool:
         """Note a position, and return whether it is new; who would miss what is before it has to come back."""

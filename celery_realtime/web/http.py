@@ -21,12 +21,14 @@ from celery_realtime.web import decisions
 from celery_realtime.web.answers import UNAVAILABLE
 from celery_realtime.web.bodies import MOST_DISCARDED
 from celery_realtime.web.budgets import BURST, Bucket
+from celery_realtime.web.client_requests import filter_of
 from celery_realtime.web.decisions import Decision
 from celery_realtime.web.event_streams import KEEP_ALIVE, EventStream, retry
 from celery_realtime.web.gate import MOST_OF_USER, MOST_USERS, RESERVE, Gate
 from celery_realtime.web.http_answers import Answer, of_json, of_preflight, of_refusal, of_stream
 from celery_realtime.web.http_requests import HttpRequest, Route, subscription_in
 from celery_realtime.web.inner_clients import InnerClient
+from celery_realtime.web.job_views import JobView
 from celery_realtime.web.metering import budget_of
 from celery_realtime.web.seams import cors_headers_of, environ_of_asgi, is_asyncio, send_at_once
 from celery_realtime.web.server_ends import GLANCE, Farewells, of_asgi, of_wsgi
@@ -243,8 +245,9 @@ class Exchange:
         self._slot_of: str | None = None
         self._stream = EventStream()
         self._blocks: list[bytes] = []
-        #: Further jobs that wait for the events that they have seen, and until when they do.
+        #: Further jobs that wait for the events that they have seen, and until when they do; and which were asked for.
         self._page: dict[str, Any] | None = None
+        self._some: list[str] = []
         self._page_due = 0.0
         self._ends_at = time.monotonic() + http.settings.http_max_age * _random.uniform(1 - SCATTER, 1)
         #: When it says something if there is nothing to say.
@@ -296,7 +299,7 @@ class Exchange:
 
     def _jobs(self) -> Decision[dict[str, Any]]:
         """Return the jobs of a project, or further ones."""
-        page, asked = self._request.text("from"), self._request.project
+        page, asked = self._request.text("from"), {**self._request.project, **self._request.filter}
         client = yield from self._connected()
         snapshot = yield from client.ask("subscribe_project", asked)
         if page is not None:
@@ -316,12 +319,13 @@ class Exchange:
     def _begin(self) -> Decision[Answer]:
         """Subscribe, and begin a stream."""
         asked = subscription_in(self._request)
+        wanted = filter_of(asked.data)
         client = yield from self._connected()
         user = self._http.user_of(self._request.environ)
         self._http.slots.take(user)
         self._slot_of = user
         answer = yield from client.ask(*asked)
-        self._stream = EventStream(asked.data.get("job_id"))
+        self._stream = EventStream(asked.data.get("job_id"), None if wanted is None else JobView(wanted))
         self._blocks = [retry(_random.uniform(SOONEST, LATEST)), *self._stream.begin(answer)]
         return of_stream()
 
@@ -360,18 +364,21 @@ class Exchange:
         if self._stream.unread:
             yield from self._read_stream(client)
             return
-        if self._page is None and self._stream.next is not None:
-            asked = {"project_id": self._stream.project_id, "from": self._stream.next}
+        if self._page is None:
+            self._some = self._stream.unread_jobs
+            what = {"from": self._stream.next, **self._request.filter} if self._stream.next else {"jobs": self._some}
+            if self._stream.next is None and not self._some:
+                return
             try:
-                self._page = yield from client.ask("read_jobs", asked)
+                self._page = yield from client.ask("read_jobs", {"project_id": self._stream.project_id, **what})
             except SubscribeError as error:
                 self._blocks += self._stream.refuse(error)
                 return
             self._page_due = time.monotonic() + LONGEST_LAG
-        page = self._page
-        if page is not None and (not self._stream.is_behind(page) or time.monotonic() >= self._page_due):
+        page, some = self._page, self._some
+        if not self._stream.is_behind(page) or time.monotonic() >= self._page_due:
             self._page = None
-            self._blocks.append(self._stream.add_jobs(page))
+            self._blocks.append(self._stream.add_found(some, page) if some else self._stream.add_jobs(page))
 
     def _read_stream(self, client: InnerClient) -> Decision[None]:
         rest = self._stream.unread.pop(0)

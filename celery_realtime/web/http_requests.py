@@ -77,6 +77,12 @@ class HttpRequest:
         return {} if project_id is None else {"project_id": project_id}
 
     @property
+    def filter(self) -> dict[str, dict[str, list[str]]]:
+        """Which jobs are wanted, as a request on a socket says it; nothing if that is not said."""
+        named = {name: self._query[name] for name in ("status", "task", "label") if name in self._query}
+        return {"filter": named} if named else {}
+
+    @property
     def since(self) -> dict[str, Any] | None:
         """The last position that the client has, if it names one; what is none counts as if it had nothing."""
         return position_in(self.environ.get("HTTP_LAST_EVENT_ID") or self.text("last_event_id") or "")
@@ -111,5 +117,9 @@ def subscription_in(request: HttpRequest) -> Asked:
     since = {"since": request.since} if request.since is not None else {}
     job_id = request.text("job")
     if job_id is None:
-        return Asked("subscribe_project", {**request.project, **since, **options, "batch": True})
+        return Asked("subscribe_project", {**request.project, **request.filter, **since, **options, "batch": True})
+    if request.filter:
+        raise SubscribeError(
+            "status, task and label choose jobs of a project; a job is followed as it is", "bad_request"
+        )
     return Asked("subscribe_job", {"job_id": job_id, **request.project, **since, "batch": True})

@@ -13,7 +13,7 @@ import pytest
 from werkzeug.test import create_environ
 
 from celery_realtime import AsyncSocketIOEventHandlers, SocketIOEventHandlers, events
-from celery_realtime.events import Job
+from celery_realtime.events import Details, Job
 from celery_realtime.web.inner_clients import NOT_BEGUN
 from tests.event_reader import EventReader, Reply, ask, path_with
 from tests.variants import in_a_loop
@@ -547,3 +547,56 @@ def test_many_jobs_are_read_page_by_page(make_web: Callable[..., Web], listen: C
     web.emit("alpha", 1)
     reader.wait_for_event("step")
     assert reader.last_id.endswith(":1501")
+
+
+def test_jobs_are_chosen_by_status_task_and_label(make_web: Callable[..., Web]) -> None:
+    web = make_web().attach().start()
+    for number, state in enumerate(["STARTED", "SUCCESS", "STARTED", "PENDING"]):
+        details = Details(label=f"customer {number}")
+        job = Job(job_id=f"job-{number}", project_id="alpha", task=f"app.{'ab'[number % 2]}", details=details)
+        web.realtime.manager.put_status(events.status_change(job, state))
+    assert web.realtime.flush(60)
+
+    def chosen(**by: Any) -> set[str]:
+        return {job["job_id"] for job in get(web, "/jobs", project="alpha", **by).content["jobs"]}
+
+    assert chosen(status="running") == {"job-0", "job-2"}
+    assert chosen(status=["running", "success"], task="*.b") == {"job-1"}
+    assert chosen(label=["customer 0", "*3"]) == {"job-0", "job-3"}
+    assert get(web, "/jobs", project="alpha", status="running").content["jobs_total"] == 4
+    for path in ("/jobs", "/events"):
+        refused = get(web, path, project="alpha", status="done")
+        assert (refused.status, refused.code) == (400, "bad_request")
+        assert "filter.status" in refused.content["error"]["message"]
+    assert get(web, "/events", job="job-0", status="running").status == 400
+
+
+def test_a_filtered_stream_tells_what_enters_and_what_leaves(web: Web, listen: Callable[..., EventReader]) -> None:
+    report(web, "early", state="PENDING")
+    report(web, "gone", state="STARTED")
+    reader = listen(web, project="alpha", status="running")
+    assert [job["job_id"] for job in reader.wait_for_event("agent_snapshot")["jobs"]] == ["gone"]
+
+    report(web, "other", state="SUCCESS")
+    report(web, "gone", state="SUCCESS")
+    report(web, "early", state="STARTED")
+    whole = reader.wait_for_event("agent_jobs")
+    assert ([job["job_id"] for job in whole["jobs"]], whole["complete"]) == (["early"], True)
+    report(web, "late", state="SUCCESS")
+    web.emit("alpha", 1)
+    reader.wait_for_event("step")
+    told = [(data["job_id"], data["status"]) for data in reader.of("agent_status")]
+    assert told == [("gone", "success"), ("early", "running")]
+    assert reader.last_id.endswith(":7")
+    reader.close()
+
+    report(web, "early", state="SUCCESS")
+    report(web, "new", state="STARTED")
+    assert web.realtime.flush(60)
+    again = listen(web, project="alpha", status="running", last_event_id=reader.last_id)
+    again.wait_for_event("agent_resumed")
+    [whole] = [again.wait_for_event("agent_jobs")]
+    assert [job["job_id"] for job in whole["jobs"]] == ["new"]
+    told = [(data["job_id"], data["status"]) for data in again.of("agent_status")]
+    assert told == [("early", "success"), ("new", "running")]
+    wait_for(lambda: again.last_id.endswith(":9"))
