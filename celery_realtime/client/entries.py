@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -57,7 +57,7 @@ class Entries:
             anew: The history has begun anew since the last snapshot.
         """
         for name, entry in self._entries.items():
-            if anew and _is_final(entry):
+            if anew and is_final(entry):
                 self._ends[name] = entry
         self._entries.clear()
         self._entries.update(self._read(entries))
@@ -70,20 +70,30 @@ class Entries:
                 by_name[key] = entry
         return by_name
 
-    def insert(self, entries: Any, updates: Iterable[Update]) -> None:
+    @property
+    def partial(self) -> list[str]:
+        """Entries that are to be read, since not all is known of them."""
+        return []
+
+    def insert(self, entries: Any, updates: Iterable[Update], asked: Collection[str] | None = None) -> None:
         """Take further entries of a snapshot, which are older than those that are there.
 
         Args:
             entries: The entries; they replace those of the same name.
             updates: What came after these entries were read, in order.
+            asked: Those that were asked for by their ids; None for a page.
         """
+        page = self._page(entries, updates)
+        merged = {**self._entries, **page} if asked is not None else {**page, **self._entries, **page}
+        self._entries.clear()
+        self._entries.update(merged)
+
+    def _page(self, entries: Any, updates: Iterable[Update]) -> dict[str, Entry]:
         page = self._read(entries)
         for event, data, numbered in updates:
             if isinstance(data, dict) and data.get(self._key) in page:
                 self._apply(page, event, data, numbered=numbered)
-        merged = {**page, **self._entries, **page}
-        self._entries.clear()
-        self._entries.update(merged)
+        return page
 
     def _is_outlasted(self, name: str, data: Entry) -> bool:
         end = self._ends.get(name)
@@ -143,7 +153,7 @@ def _has_ended(entry: Entry) -> bool:
     return _number(entry, "queued") == _number(entry, "running") == 0
 
 
-def _is_final(entry: Entry) -> bool:
+def is_final(entry: Entry) -> bool:
     """Return whether a job has ended, and no report of the same attempt takes that back."""
     is_soft = entry.get("state") in SOFT_STATES or str(entry.get("error")).startswith(NOT_RUN)
     return _rank(entry) == TERMINAL_RANK and not is_soft
@@ -154,9 +164,7 @@ def _is_of_new_run(job: Entry, event: str, data: Entry, *, numbered: bool) -> bo
 
     In the order of offsets, nothing else comes after an end that nothing takes back.
     """
-    return event not in (WORKFLOW_EVENT, METADATA_EVENT) and (
-        data.get(NEW_RUN) is True or (numbered and _is_final(job))
-    )
+    return event not in (WORKFLOW_EVENT, METADATA_EVENT) and (data.get(NEW_RUN) is True or (numbered and is_final(job)))
 
 
 def _is_before(end: Entry, data: Entry) -> bool:

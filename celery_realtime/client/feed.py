@@ -9,15 +9,19 @@ from typing import Any
 from celery_realtime.client.entries import Entry
 from celery_realtime.client.messages import Answer, Item, items_of, read_answer, refusal_in
 from celery_realtime.client.ordering import EventOrder
-from celery_realtime.client.pages import Pages
+from celery_realtime.client.pages import MOST_JOBS, Pages
 from celery_realtime.client.project_state import ProjectState
 from celery_realtime.client.protocol import RESYNC_EVENT
 from celery_realtime.client.subscription_requests import Ask, SubscriptionRequests
 from celery_realtime.client.subscription_state import ACK_TIMEOUT, FIRST_PAUSE, GAP_TIMEOUT, SubscriptionState
 from celery_realtime.client.timers import spread
 from celery_realtime.clocks import time
+from celery_realtime.job_filters import JobFilter
 
 CHECK_INTERVAL = 30.0
+
+#: Seconds in which jobs are collected that have to be read.
+COLLECTING = 0.05
 
 OnEvent = Callable[[str, Any], Any]
 OnChange = Callable[["Feed", str], Any]
@@ -38,6 +42,10 @@ class FeedOptions:
         ack_timeout: Seconds to wait for an answer before the server is asked again.
         first_pause: Seconds until the first retry; doubled each time, up to ``LONGEST_PAUSE``.
         clock: Returns the time in seconds.
+        filter: Which jobs are shown, as ``{"status": [...], "task": [...], "label": [...]}``; None for all.
+
+    Raises:
+        ValueError: ``filter`` is no such object.
     """
 
     on_event: OnEvent = lambda _name, _data: None
@@ -48,6 +56,21 @@ class FeedOptions:
     ack_timeout: float = ACK_TIMEOUT
     first_pause: float = FIRST_PAUSE
     clock: Callable[[], float] = time.monotonic
+    filter: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        JobFilter.of(self.filter)
+
+    @property
+    def job_filter(self) -> JobFilter | None:
+        """Which jobs are shown; None for all."""
+        return JobFilter.of(self.filter)
+
+    @property
+    def of_requests(self) -> dict[str, Any]:
+        """What requests for jobs say beside."""
+        wanted = self.job_filter
+        return {} if wanted is None else {"filter": wanted.as_wire()}
 
 
 class Feed(SubscriptionState):
@@ -77,8 +100,9 @@ class Feed(SubscriptionState):
         self._shown = ProjectState(self, self._options)
         self.jobs: Mapping[str, Entry] = self._shown.jobs.view
         self.workflows: Mapping[str, Entry] = self._shown.workflows.view
-        self._asking = SubscriptionRequests(project_id, ask, batch=self._options.batch)
-        self._pages = Pages(project_id, ask_page)
+        also = self._options.of_requests
+        self._asking = SubscriptionRequests(project_id, ask, batch=self._options.batch, also=also)
+        self._pages = Pages(project_id, ask_page, also)
         self._order = EventOrder(self._options.since)
         #: There has been a snapshot.
         self._began = False
@@ -192,9 +216,13 @@ class Feed(SubscriptionState):
 
         Not while a subscription is asked for: what its answer has may be newer than the page, which would replace it.
         """
-        if self._asking.is_awaiting:
+        if self._asking.is_awaiting or self._pages.is_busy:
             return
-        if self._live and self._pages.are_left and len(self.jobs) < self._options.max_jobs:
+        some = self._shown.jobs.partial[:MOST_JOBS]
+        if self._live and some and self._pages.reads_some:
+            self._timers.set("page", self._options.ack_timeout, self._ask)
+            self._pages.ask_some(some)
+        elif self._live and self._pages.are_left and len(self.jobs) < self._options.max_jobs:
             self._timers.set("page", self._options.ack_timeout, self._ask)
             self._pages.ask()
 
@@ -202,6 +230,9 @@ class Feed(SubscriptionState):
         """Take the answer to a request for further jobs; None if there is none."""
         self._pages.answered(number, answer, self.epoch)
         self._take_page()
+        if not self._pages.reads_some and not self._pages.is_busy:
+            self._timers.cancel("page")
+            self._read_on()
 
     def _take_page(self) -> None:
         if (page := self._pages.take(self.offset)) is not None:
@@ -248,6 +279,8 @@ class Feed(SubscriptionState):
     def _deliver(self, item: Item, *, numbered: bool) -> None:
         self._pages.note(item, numbered=numbered)
         self._shown.deliver(item, numbered=numbered)
+        if self._shown.jobs.partial and self._pages.reads_some and "some" not in self._timers:
+            self._timers.set("some", COLLECTING, self._read_on)
 
     def _state_changed(self) -> None:
         self._shown.changed("state")

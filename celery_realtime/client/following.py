@@ -106,6 +106,7 @@ async def follow(
     since: Mapping[str, Any] | None = None,
     max_waiting: int = MOST_WAITING,
     namespace: str = "/",
+    filter: Mapping[str, Any] | None = None,
 ) -> AsyncGenerator[Followed, None]:
     """Follow a project: first a snapshot, then each event once and in order, over lost connections and restarts.
 
@@ -122,8 +123,11 @@ async def follow(
             snapshot before them.
         max_waiting: Most events that wait to be read.
         namespace: The Socket.IO namespace.
+        filter: Which jobs to follow, such as ``{"status": ["running"], "task": ["reports.*"]}``; None for all. The event
+            by which a job does not match any more is given, too; the job is not in ``feed.jobs`` then.
 
     Raises:
+        ValueError: ``filter`` is none.
         TypeError: Neither ``url`` nor ``client`` is given, or both.
         SubscribeError: The server refuses the connection or the subscription; ``code`` says why.
         socketio.exceptions.ConnectionError: There is no server at ``url``, or the client has given up.
@@ -132,9 +136,8 @@ async def follow(
         raise TypeError("follow() takes either url, the address of a web server, or client, a socketio.AsyncClient")
     waiting = _Waiting(max(1, max_waiting))
     own = new_async_client() if client is None else None
-    subscription = AsyncProjectSubscription(
-        own or client, project_id, waiting.add_event, waiting.changed, namespace=namespace, since=since, batch=True
-    )
+    options = {"namespace": namespace, "since": since, "batch": True, "filter": filter}
+    subscription = _subscribe(own or client, project_id, waiting, options)
     waiting.feed = subscription.feed
     try:
         if own is not None and url is not None:
@@ -145,6 +148,10 @@ async def follow(
         await subscription.close()
         if own is not None:
             await own.shutdown()
+
+
+def _subscribe(client: Any, project_id: object, waiting: _Waiting, options: Any) -> AsyncProjectSubscription:
+    return AsyncProjectSubscription(client, project_id, waiting.add_event, waiting.changed, **options)
 
 
 async def _connect(client: Any, url: str, token: Token | None, subscription: AsyncProjectSubscription) -> None:

@@ -47,12 +47,14 @@ class Page(NamedTuple):
         offset: The last event that the page covers.
         jobs: The jobs, as they came.
         next: Where to read on; None if nothing is left.
+        unread: Of jobs that were asked for by their ids, those that there was no room for.
     """
 
     epoch: str
     offset: int
     jobs: Any
     next: str | None
+    unread: list[Any]
 
 
 def _position_in(fields: Mapping[str, Any]) -> tuple[str, int] | tuple[None, None]:
@@ -114,7 +116,8 @@ def read_page(answer: Any) -> Page | None:
     epoch, offset = _position_in(answer)
     if epoch is None or offset is None:
         return None
-    return Page(epoch, offset, answer.get("jobs"), _next_in(answer))
+    unread = answer.get("unread")
+    return Page(epoch, offset, answer.get("jobs"), _next_in(answer), unread if isinstance(unread, list) else [])
 
 
 def _next_in(answer: Mapping[str, Any]) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from celery_realtime.client.entries import Entries, Update
+from celery_realtime.client.filtered_entries import FilteredEntries
 from celery_realtime.client.messages import Answer, Item
 from celery_realtime.client.protocol import ENTRY_EVENTS, HIDDEN_EVENT, WORKFLOW_EVENT
 from celery_realtime.logs import RateLimitedLogger
@@ -30,7 +31,12 @@ class ProjectState:
     """
 
     def __init__(self, feed: Feed, options: FeedOptions) -> None:
-        self.jobs = Entries("job_id", options.max_jobs)
+        wanted = options.job_filter
+        self.jobs = (
+            Entries("job_id", options.max_jobs)
+            if wanted is None
+            else FilteredEntries("job_id", options.max_jobs, wanted)
+        )
         self.workflows = Entries("root_id", options.max_jobs)
         self._feed = feed
         self._options = options
@@ -43,9 +49,9 @@ class ProjectState:
         self.workflows.replace(answer.workflows)
         self.changed("snapshot")
 
-    def insert(self, jobs: Any, updates: list[Update]) -> None:
-        """Take further jobs of a snapshot, and what happened after these were read."""
-        self.jobs.insert(jobs, updates)
+    def insert(self, jobs: Any, updates: list[Update], asked: list[str] | None) -> None:
+        """Take further jobs, and what happened after these were read."""
+        self.jobs.insert(jobs, updates, asked)
         self.changed("jobs")
 
     def deliver(self, item: Item, *, numbered: bool) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 #: Sends a request for a subscription; whoever gets the answer is told the request's number.
@@ -16,13 +17,17 @@ class SubscriptionRequests:
         project_id: The project.
         ask: Sends a request.
         batch: Whether events are to come as lists.
+        also: What each request says beside.
 
     Attributes:
         count: How many requests there have been, which numbers them.
         is_due_again: Whether to ask once more after the answer that is awaited.
     """
 
-    def __init__(self, project_id: str, ask: Ask, *, batch: bool) -> None:
+    def __init__(
+        self, project_id: str, ask: Ask, *, batch: bool, also: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
+        self._also = also
         self._project_id = project_id
         self._ask = ask
         self._batch = batch
@@ -43,7 +48,7 @@ class SubscriptionRequests:
 
     def send(self, epoch: str | None, offset: int | None) -> None:
         """Send the request that has begun, from a position; an epoch of None for none."""
-        request: dict[str, Any] = {"project_id": self._project_id}
+        request: dict[str, Any] = {"project_id": self._project_id, **self._also}
         if epoch is not None:
             request["since"] = {"epoch": epoch, "offset": offset}
         self._ask(self.count, {**request, "batch": True} if self._batch else request)

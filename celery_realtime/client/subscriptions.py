@@ -28,6 +28,7 @@ class Options(TypedDict, total=False):
     max_jobs: int
     ack_timeout: float
     first_pause: float
+    filter: Mapping[str, Any] | None
 
 
 class _OfProject(Subscription[Feed]):
@@ -86,13 +87,15 @@ class ProjectSubscription(_OfProject, ThreadedSubscription[Feed]):
         namespace: The Socket.IO namespace.
         **options: ``since``, the position to begin at, of a :class:`~celery_realtime.jobs.handle.JobHandle`; ``batch``,
             whether events come as lists; ``max_jobs``, beyond which jobs that have ended are forgotten, 5000;
-            ``ack_timeout``, seconds to wait for an answer, 5; ``first_pause``, seconds until the first retry, 0.5.
+            ``ack_timeout``, seconds to wait for an answer, 5; ``first_pause``, seconds until the first retry, 0.5;
+            ``filter``, which jobs are shown, such as ``{"status": ["running"], "task": ["reports.*"]}``.
 
     Attributes:
         feed: The state of the project: ``state``, ``jobs``, ``workflows``, ``epoch``, ``offset``, ``error``.
 
     Raises:
         RealtimeError: This version of python-socketio does not let a client's events be observed.
+        ValueError: ``filter`` is none.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ ABOUT = json.loads((STATIC / "package.json").read_text())
 #: What is imported by its name, and so has types.
 ENTRIES = (
     *("react", "vue", "svelte", "solid", "query", "store", "element"),
-    *("streams", "socket", "connection", "shared", "token"),
+    *("streams", "socket", "connection", "shared", "token", "filter"),
 )
 #: Ways to look for types of those who cannot import ES modules, or know no "exports".
 NOT_OFFERED = ("node10", "node16-cjs")

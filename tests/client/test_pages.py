@@ -40,7 +40,8 @@ def test_it_is_given_out_once_with_what_came_behind_it() -> None:
     assert reading.pages.take(5) is None
     taken = reading.pages.take(8)
     assert taken is not None
-    jobs, updates = taken
+    jobs, updates, asked = taken
+    assert asked is None
     assert (jobs, [numbered for _, _, numbered in updates]) == (["a"], [False, True])
     assert (reading.pages.next, reading.pages.take(8)) == ("3", None)
 

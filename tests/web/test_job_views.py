@@ -15,6 +15,7 @@ from celery_realtime.web.job_views import JobView
 from tests.filtered_project import FILTERS, Project
 from tests.web.test_event_streams import read
 
+
 class Browser:
     """A client of plain HTTP, which shows what it is told, and drops a job whose status does not match."""
 
