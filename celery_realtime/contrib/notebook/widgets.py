@@ -27,7 +27,7 @@ ATTRIBUTES = ("theme", "lang", "streams", "status", "filter", "max_jobs")
 Token = str | Callable[[], str]
 
 
-class JobsWidget(anywidget.AnyWidget):  # type: ignore[misc]
+class JobsWidget(anywidget.AnyWidget):
     """The jobs of a project, live, in the output of a notebook: in as many places, and as often as it is shown.
 
     The kernel connects to the web server, and follows the project until :meth:`close`.
