@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 import click
 
 from celery_realtime.exceptions import RealtimeError
+from celery_realtime.job_filters import STATUSES, JobFilter
 from celery_realtime.rooms import normalise_project_id
 
 
@@ -25,6 +26,31 @@ class _Project(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
 
 PROJECT = _Project()
+
+
+def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options ``--status``, ``--task`` and ``--label``; see :func:`chosen_filter`."""
+    pattern = "may be repeated. * stands for any characters."
+    for option in (
+        click.option("--label", metavar="LABEL", multiple=True, help=f"Only jobs with this label; {pattern}"),
+        click.option("--task", metavar="NAME", multiple=True, help=f"Only jobs of this task; {pattern}"),
+        click.option("--status", type=click.Choice(STATUSES), multiple=True, help="Only such jobs; may be repeated."),
+    ):
+        command = option(command)
+    return command
+
+
+def chosen_filter(chosen: dict[str, Any]) -> JobFilter | None:
+    """Take what the options of :func:`filter_options` have chosen; None for all jobs.
+
+    Raises:
+        UsageError: They have an alternative that is none.
+    """
+    named = {name: chosen.pop(name) for name in ("status", "task", "label")}
+    try:
+        return JobFilter.of(named)
+    except ValueError as error:
+        raise click.UsageError(str(error).replace("filter.", "--")) from None
 
 
 def checked_url(_ctx: click.Context, _param: click.Parameter, url: str | None) -> str | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from celery_realtime.cli.common import PROJECT, explained_errors
+from celery_realtime.cli.common import PROJECT, chosen_filter, explained_errors, filter_options
 from celery_realtime.cli.output import printer, write
 from celery_realtime.cli.spoken import News, SpeechAsEvents, SpeechAsIs, state_of, summary_of
 from celery_realtime.events import STATUS_EVENT
@@ -17,6 +18,7 @@ from celery_realtime.web.stream_source import StreamSource
 
 if TYPE_CHECKING:
     from celery_realtime.history.streams import StreamReading
+    from celery_realtime.job_filters import JobFilter
 
 #: The exit code where nothing is stored, which is neither a failure (1) nor a mistake in the command line (2).
 NOTHING_STORED = 3
@@ -29,15 +31,19 @@ CANNOT_READ = "cannot read the history (realtime_history_url; by default the res
 @click.option("--events", is_flag=True, help="The stored events, instead of the latest state of each job.")
 @click.option("--job", metavar="JOB", help="This job, and what is kept of its streams: a line each.")
 @click.option("--stream", metavar="NAME", help="What is kept of this stream of the --job, and nothing else.")
+@filter_options
 @click.option("--json", "as_json", is_flag=True, help="A line of JSON each.")
 @click.pass_context
-def command(ctx: click.Context, /, project: str, events: bool, as_json: bool, **chosen: str | None) -> None:
+def command(ctx: click.Context, /, project: str, events: bool, as_json: bool, **chosen: Any) -> None:
     """Print the latest state of each job of PROJECT, its stored events, or what a job has said in its streams."""
+    wanted = chosen_filter(chosen)
     job, stream = chosen["job"], chosen["stream"]
     if stream is not None and job is None:
         raise click.UsageError("--stream is a stream of a job: add --job JOB")
     if events and job is not None:
         raise click.UsageError("--events and --job exclude each other")
+    if wanted is not None and (events or job is not None):
+        raise click.UsageError("--status, --task and --label choose jobs of PROJECT: leave out --events and --job")
     if job is not None and stream is not None:
         what = f"nothing is stored of the stream {stream!r} of the job {job!r} in project {project!r}"
         is_there = _print_stream(ctx.obj, (project, job, stream), as_json=as_json)
@@ -45,9 +51,10 @@ def command(ctx: click.Context, /, project: str, events: bool, as_json: bool, **
         what = f"no job {job!r} is stored for project {project!r}"
         is_there = _print_all(lambda: _read_job(ctx.obj, project, job), as_json=as_json)
     else:
-        what = f"no {'events' if events else 'jobs'} are stored for project {project!r}"
-        read = _read_events if events else _read_jobs
-        is_there = _print_all(lambda: read(ctx.obj, project), as_json=as_json)
+        what = f"no {'events' if events else 'such jobs' if wanted else 'jobs'} are stored for project {project!r}"
+        read = functools.partial(_read_events if events else _read_jobs, ctx.obj, project)
+        read = functools.partial(_read_matching, ctx.obj, project, wanted) if wanted else read
+        is_there = _print_all(read, as_json=as_json)
     if not is_there:
         click.echo(what, err=True)
         ctx.exit(NOTHING_STORED)
@@ -106,6 +113,18 @@ def _history(realtime: Any) -> Any:
 
 def _read_jobs(realtime: Any, project: str) -> Iterable[tuple[str, Any]]:
     return ((STATUS_EVENT, job) for job in _history(realtime).read(project).jobs)
+
+
+def _read_matching(realtime: Any, project: str, wanted: JobFilter) -> Iterable[tuple[str, Any]]:
+    """Return the jobs that match, of however many there are; of a job that changes meanwhile what was read last."""
+    history = _history(realtime)
+    read = history.read(project)
+    jobs = {job["job_id"]: job for job in read.jobs}
+    while read.next is not None:
+        read = history.read_on(project, read.next)
+        jobs.update({job["job_id"]: job for job in read.jobs})
+    matching = sorted(filter(wanted.matches, jobs.values()), key=lambda job: str(job.get("timestamp")))
+    return ((STATUS_EVENT, job) for job in matching)
 
 
 def _read_events(realtime: Any, project: str) -> Iterable[tuple[str, Any]]:

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celery_realtime.cli.common import PROJECT, checked_url, explained_errors, logging_to
+from celery_realtime.cli.common import (
+    PROJECT,
+    checked_url,
+    chosen_filter,
+    explained_errors,
+    filter_options,
+    logging_to,
+)
 from celery_realtime.cli.printing import Options, Printing
 from celery_realtime.cli.running_jobs import RunningJobs
 from celery_realtime.events import STATUS_EVENT
@@ -22,6 +29,7 @@ from celery_realtime.urls import place_of_socket, redact
 if TYPE_CHECKING:
     from celery_realtime.cli.live.display import Display
     from celery_realtime.client import Feed, JobFeed, JobSubscription, ProjectSubscription, StreamState
+    from celery_realtime.job_filters import JobFilter
 
 #: Seconds for which a token that the command makes itself is valid.
 TOKEN_LIFE = 86400
@@ -54,17 +62,21 @@ MOST_IDLE = 5
     multiple=True,
     help="Only this stream; may be repeated. One stream of one --job is printed as it is, and nothing else.",
 )
+@filter_options
 @click.option("--json", "as_json", is_flag=True, help="A line of JSON each.")
 @click.option("--plain", "--no-progress", "plain", is_flag=True, help="Lines on a terminal too, and no live display.")
 @click.pass_obj
 def command(realtime: Any, /, project: str, url: str, token: str | None, user: str, **chosen: Any) -> None:
     """Follow PROJECT, or one job of it, over a web server, as a browser does, until Ctrl+C."""
+    wanted = chosen_filter(chosen)
     options = Options(**{field.name: chosen[field.name] for field in fields(Options)})
+    if wanted is not None and options.job is not None:
+        raise click.UsageError("--status, --task and --label choose jobs of PROJECT: leave out --job")
     client = _new_client()
     if token is None:
         with explained_errors():
             token = realtime.issue_token(user, [project], TOKEN_LIFE)
-    watcher = Watcher(client, options)
+    watcher = Watcher(client, options, wanted)
     subscription = watcher.follow(project, realtime.settings.namespace)
     with watcher.shown():
         try:
@@ -88,12 +100,14 @@ class Watcher:
     Args:
         client: The client.
         options: What is printed, and how.
+        wanted: Which jobs of the project; None for all.
 
     Attributes:
         is_complete: Whether the one job that is followed has ended, and all that it has said is printed.
     """
 
-    def __init__(self, client: Any, options: Options) -> None:
+    def __init__(self, client: Any, options: Options, wanted: JobFilter | None = None) -> None:
+        self._filter = None if wanted is None else wanted.as_wire()
         self.is_complete = False
         self._client = client
         self._options = options
@@ -134,7 +148,8 @@ class Watcher:
             return job
         if self._options.has_streams:
             self._running = RunningJobs(lambda job_id: self._follow_job(project, namespace, job_id))
-        return ProjectSubscription(self._client, project, self._on_event, self._on_change, namespace=namespace)
+        how: Any = {"namespace": namespace, "filter": self._filter}
+        return ProjectSubscription(self._client, project, self._on_event, self._on_change, **how)
 
     def _follow_job(self, project: str, namespace: str, job_id: str, **callbacks: Any) -> JobSubscription:
         from celery_realtime.client import JobSubscription

@@ -66,6 +66,28 @@ def test_a_project_is_watched_until_ctrl_c(launcher: Launcher, shared_stage: Cal
     assert watcher.kill() == 0
 
 
+def test_chosen_jobs_are_watched_and_printed(launcher: Launcher, shared_stage: Callable[..., Stage]) -> None:
+    project, stage = new_project(), shared_stage()
+    chosen = ("--status", "success", "--task", "*.add")
+    watcher = launcher.start(Watcher(stage, project, "--json", *chosen, folder=launcher.folder))
+    watcher.wait_for_log("subscribed")
+    count = jobs.count.apply_async((3, 0.01), headers={"project_id": project})
+    add = jobs.add.apply_async((1, 2), headers={"project_id": project})
+    watcher.wait_for_log(rf'"job_id": ?"{add.id}"')
+    lines = [json.loads(line)["data"] for line in watcher.current_log.split("\n")[:-1] if line.startswith("{")]
+    assert {(data["job_id"], data["status"]) for data in lines} == {(add.id, "success")}
+
+    def history(*options: str, code: int = 0) -> str:
+        return run("tests.integration.jobs", "history", project, "--json", *options, broker=stage.broker, code=code)
+
+    wait_for(lambda: len(history("--status", "success").splitlines()) == 2)
+    assert [json.loads(line)["data"]["job_id"] for line in history("--task", "*count").splitlines()] == [count.id]
+    assert "no such jobs are stored" in history("--status", "error", "--status", "queued", code=3)
+    assert "leave out --events and --job" in history("--status", "error", "--events", code=2)
+    assert "--label has texts of 1 to 255 characters" in history("--label", "", code=2)
+    assert "leave out --job" in run("tests.integration.jobs", "watch", project, "--job", "a", "--task", "a", code=2)
+
+
 def test_lines_for_people_say_what_happens(launcher: Launcher, shared_stage: Callable[..., Stage]) -> None:
     project, stage = new_project(), shared_stage()
     watcher = launcher.start(Watcher(stage, project, folder=launcher.folder))
