@@ -123,8 +123,8 @@ async def follow(
             snapshot before them.
         max_waiting: Most events that wait to be read.
         namespace: The Socket.IO namespace.
-        filter: Which jobs to follow, such as ``{"status": ["running"], "task": ["reports.*"]}``; None for all. The event
-            by which a job does not match any more is given, too; the job is not in ``feed.jobs`` then.
+        filter: Which jobs to follow, such as ``{"status": ["running"], "task": ["reports.*"]}``; None for all. The
+            event by which a job does not match any more is given, too; the job is not in ``feed.jobs`` then.
 
     Raises:
         ValueError: ``filter`` is none.

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
+import socketio
 
 from celery_realtime import events
+from celery_realtime.client import ProjectSubscription
 from celery_realtime.events import Details, Job
 from celery_realtime.history.snapshot import narrowed
 from celery_realtime.history.store import History
 from celery_realtime.job_filters import JobFilter
+from celery_realtime.jobs.progress import Progress, progress_update
 from celery_realtime.web.filtering import filtered, narrow
 from celery_realtime.web.messages import MOST_JOBS
+from tests.node_client import Follower
+from tests.processes import ROOT
+from tests.waiting import wait_for
 from tests.web_rules import FORBIDDEN, error_of
 from tests.web_servers import Web
 
@@ -21,6 +29,7 @@ if TYPE_CHECKING:
     from tests.services import RedisServer
     from tests.web_servers import Kind
 
+STATIC = ROOT / "celery_realtime" / "static"
 JOBS = 2500
 STATES = ("PENDING", "STARTED", "SUCCESS", "FAILURE", "STARTED")
 
@@ -174,8 +183,6 @@ def test_jobs_are_read_by_their_ids_as_the_snapshot_has_them(web: Web) -> None:
 
 
 def test_jobs_by_their_ids_have_their_progress_and_metadata(make_web: Callable[..., Web]) -> None:
-    from celery_realtime.jobs.progress import Progress, progress_update
-
     web = make_web().attach().start()
     fill(web, 5)
     client = web.subscriber("alpha")
@@ -263,6 +270,62 @@ def test_what_a_guest_is_answered_is_the_same_whatever_hidden_jobs_are_like(make
         for task in ("app.a.run", "app.b.run", "*")
     ]
     assert all(answer == answers[0] for answer in answers)
+
+
+# -- clients ----------------------------------------------------------------------------------------------------
+
+
+def go_on(web: Web, number: int) -> None:
+    """Have some jobs go on, wherever they are among the pages, and some begin."""
+    for n in range(number % 7, 1500, 60):
+        state = STATES[(n + number) % len(STATES)]
+        if n % 2:
+            job = msgspec.structs.replace(job_of(n), attempt=number)
+        else:
+            job = msgspec.structs.replace(job_of(n), job_id=f"new-{number}-{n}")
+        web.realtime.manager.put_status(events.status_change(job, "PENDING"))
+        web.realtime.manager.put_status(events.status_change(job, "STARTED"))
+        web.realtime.manager.put(events.outgoing_progress(progress_update(job, Progress(number, f"at {number}"))))
+        web.realtime.manager.put_status(events.status_change(job, state))
+    assert web.realtime.flush(60)
+
+
+def matching(web: Web, wanted: dict[str, Any]) -> dict[str, Any]:
+    read = history_of(web).read("alpha", most_jobs=10 * JOBS, most_bytes=10**9)
+    chosen = JobFilter.of(wanted)
+    assert chosen is not None
+    return {job["job_id"]: job for job in read.jobs if chosen.matches(job)}
+
+
+def test_clients_show_what_matches_though_it_changes_while_pages_are_read(redis_url: str, tmp_path: Path) -> None:
+    web = Web("asgi", redis_url, history_url=redis_url, history_size=10_000).attach().start()
+    filters: list[dict[str, Any]] = [{"status": ["running"]}, {"label": ["customer 1", "*7"]}]
+    client, script = socketio.Client(), STATIC / "celery-realtime-filter.js"
+    followers = [
+        Follower(web.url, web.token(), "alpha", folder=tmp_path, name=f"f{n}", javascript=script, filter=wanted)
+        for n, wanted in enumerate(filters)
+    ]
+    try:
+        fill(web, 1500)
+        for follower in followers:
+            follower.start()
+        client.connect(web.url, auth={"token": web.token()}, transports=["websocket"], wait_timeout=60)
+        for number in range(1, 8):
+            go_on(web, number)
+            if number == 4:
+                wait_for(lambda: [follower.state for follower in followers] == ["subscribed"] * 2)
+                subscriptions = [ProjectSubscription(client, "alpha", filter=wanted) for wanted in filters]
+                followers[0].drop()
+        for wanted, follower, subscription in zip(filters, followers, subscriptions, strict=True):
+            expected = matching(web, wanted)
+            assert expected
+            wait_for(lambda follower=follower, expected=expected: follower.jobs() == expected)
+            assert subscription.wait_for(lambda feed, expected=expected: {**feed.jobs} == expected, timeout=60)
+    finally:
+        client.shutdown()
+        for follower in followers:
+            follower.stop()
+        web.stop()
 
 
 # -- the parts --------------------------------------------------------------------------------------------------
