@@ -150,7 +150,7 @@ class EventStream:
     @property
     def unread_jobs(self) -> list[str]:
         """Jobs that the client is shown, and of which it has not been told all: they are to be read."""
-        if self.view is None or self.next is not None or not self.view.unread:
+        if self.view is None or self.next is not None or self._position is None:  # without a history nothing is known
             return []
         self._latest.clear()
         return [*self.view.unread][:MOST_JOBS]

@@ -272,3 +272,44 @@ def test_without_locks_each_tab_has_a_connection_of_its_own(page: Page, web: Web
     page.evaluate("my.socket = my.shareSocket(my.open); my.subscribe(my.socket)")
     until(page, "() => my.project.state === 'subscribed'")
     assert page.evaluate("my.socket.io !== undefined")
+
+
+# -- some of the jobs --------------------------------------------------------------------------------------------
+
+FILTERED = """async () => {
+  const {subscribeProject} = await import("/celery-realtime/celery-realtime-filter.js");
+  const socket = my.open();
+  my.changes = [];
+  const follow = (filter) => subscribeProject(socket, "apollo", {
+    filter, onChange: (_, {reason, key, left}) => reason === "jobs" && my.changes.push([key, left?.status ?? null]),
+  });
+  my.running = follow({status: ["running"], task: "*.backup"});
+  my.ended = follow({status: ["success", "error"], task: ["*.backup"]});
+}"""
+
+START_TWO = """async () => {
+  const start = async (kind) => {
+    const body = JSON.stringify({kind, project_id: "apollo", options: {seconds: 0.5}});
+    const answer = await fetch("/jobs", {method: "POST", headers: {"Content-Type": "application/json"}, body});
+    return (await answer.json()).jobs[0];
+  };
+  return [await start("fail"), await start("backup")];
+}"""
+
+
+def test_a_page_shows_the_jobs_that_match_as_they_enter_and_leave(page: Page, web: WebServer) -> None:
+    visit(page, web.url)
+    page.evaluate(FILTERED)
+    until(page, "() => my.running.state === 'subscribed' && my.ended.state === 'subscribed'")
+    other, job = page.evaluate(START_TWO)
+    until(page, "(job) => my.ended.jobs.has(job)", job)
+    changes = page.evaluate("(job) => my.changes.filter(([key]) => key === job)", job)
+    assert [*dict.fromkeys(left for _, left in changes)] == [None, "success"]
+    assert page.evaluate("[...my.running.jobs.keys()]") == []
+    assert page.evaluate("(other) => my.changes.some(([key]) => key === other)", other) is False
+    shown = page.evaluate("[...my.ended.jobs]")
+
+    visit(page, web.url)
+    page.evaluate(FILTERED)
+    until(page, "() => my.ended.state === 'subscribed'")
+    assert page.evaluate("[...my.ended.jobs]") == shown

@@ -600,3 +600,39 @@ def test_a_filtered_stream_tells_what_enters_and_what_leaves(web: Web, listen: C
     told = [(data["job_id"], data["status"]) for data in again.of("agent_status")]
     assert told == [("early", "success"), ("new", "running")]
     wait_for(lambda: again.last_id.endswith(":9"))
+
+
+def test_a_filter_of_a_stream_finds_nothing_that_is_hidden(
+    make_web: Callable[..., Web], listen: Callable[..., EventReader]
+) -> None:
+    def for_whom(event: str, _project: str, payload: dict[str, Any], audience: str | None) -> dict[str, Any] | None:
+        if audience == "owner" or event != "agent_status":
+            return payload
+        return None if payload["job_id"] == "hidden" else {**payload, "label": "none of yours"}
+
+    web = make_web(event_filter=for_whom).attach(audience=lambda user, _: "owner" if user == "ada" else "guest")
+    web.start()
+
+    def tell(job_id: str, state: str) -> None:
+        job = Job(job_id=job_id, project_id="alpha", task="t", details=Details(label="customer 1"))
+        web.realtime.manager.put_status(events.status_change(job, state))
+        assert web.realtime.flush(60)
+
+    for job_id in ("hidden", "shown"):
+        tell(job_id, "PENDING")
+    guest = web.token("bob")
+    by_label, by_status = (
+        listen(web, token=guest, project="alpha", **chosen)
+        for chosen in ({"label": "customer*"}, {"status": "running"})
+    )
+    for job_id in ("hidden", "shown"):
+        tell(job_id, "STARTED")
+    web.emit("alpha", 1)
+    for reader in (by_label, by_status):
+        reader.wait_for_event("step")
+        assert reader.of("agent_snapshot")[0]["jobs"] == []
+        wait_for(lambda reader=reader: reader.last_id.endswith(":5"))
+    assert by_label.of("agent_status") == by_label.of("agent_jobs") == []
+    assert [data["job_id"] for data in by_status.of("agent_status")] == ["shown"]
+    told = [(job["job_id"], job["label"]) for page in by_status.of("agent_jobs") for job in page["jobs"]]
+    assert told == [("shown", "none of yours")]

@@ -135,3 +135,10 @@ def test_a_page_takes_back_no_job_that_has_left_since() -> None:
     page = {"project_id": "p", "epoch": "e", "offset": 3, "jobs": [{"job_id": "a"}, {"job_id": "b"}], "next": None}
     [(_, place, data)] = read(stream.add_jobs(page))
     assert (place, data["jobs"]) == ("e:4", [{"job_id": "b"}])
+
+
+def test_without_a_history_there_is_nothing_to_read() -> None:
+    stream = begun(epoch=None, offset=None)
+    data = {"job_id": "a", "project_id": "p", "status": "running"}
+    assert read(*stream.take(STATUS_EVENT, data)) == [(STATUS_EVENT, None, data)]
+    assert stream.unread_jobs == []
