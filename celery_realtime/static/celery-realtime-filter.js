@@ -45,7 +45,7 @@ function isLike(text, pattern) {
 function checked(filter) {
   if (filter == null) return null;
   if (typeof filter !== "object" || Array.isArray(filter)) throw new TypeError("filter: { status, task, label }, of lists");
-  const members = Object.entries(filter).map(([name, value]) => [name, listOf(value)]);
+  const members = Object.entries(filter).map(([name, value]) => [name, [...listOf(value)]]); // it may be a proxy
   const named = members.filter(([name, list]) => list.length || !MEMBERS.includes(name));
   return named.length ? Object.fromEntries(named) : null;
 }

@@ -216,6 +216,14 @@ test("the filter goes with each request for jobs, as lists", () => {
   project.close();
 });
 
+test("a filter that a framework observes is sent as what it says", () => {
+  const socket = byHand();
+  const filter = new Proxy({ status: new Proxy(["running"], {}) }, {});
+  const project = subscribeProject(socket, "p", { filter });
+  assert.deepEqual(structuredClone(socket.requests[0][1].filter), { status: ["running"] });
+  project.close();
+});
+
 test("without a condition all jobs are followed, and what is no filter is a mistake", () => {
   for (const filter of [null, undefined, {}, { status: [] }]) {
     const socket = byHand();
