@@ -10,7 +10,7 @@ from celery_realtime.client.job_feed import JobFeed, JobFeedOptions
 from celery_realtime.client.subscription_base import AsyncSubscription, Subscription, ThreadedSubscription
 
 UNSUBSCRIBE = "unsubscribe_job"
-CANCEL = "cancel_job"
+CANCEL, RERUN = "cancel_job", "rerun_job"
 
 
 class _OfJob(Subscription[JobFeed]):
@@ -80,6 +80,15 @@ class JobSubscription(_OfJob, ThreadedSubscription[JobFeed]):
         answer: dict[str, Any] = self._client.call(CANCEL, self._named, self.namespace, timeout)
         return answer
 
+    def rerun(self, timeout: float = 15.0) -> dict[str, Any]:
+        """Have the job run again, if a rule of the server allows it, and return the server's answer, with the new job.
+
+        Raises:
+            socketio.exceptions.SocketIOError: There is no connection, or no answer in time: it may run all the same.
+        """
+        answer: dict[str, Any] = self._client.call(RERUN, self._named, self.namespace, timeout)
+        return answer
+
 
 class AsyncJobSubscription(_OfJob, AsyncSubscription[JobFeed]):
     """Follow a job and its streams over a :class:`socketio.AsyncClient`; made inside its event loop.
@@ -96,4 +105,9 @@ class AsyncJobSubscription(_OfJob, AsyncSubscription[JobFeed]):
     async def cancel(self, timeout: float = 10.0) -> dict[str, Any]:
         """Cancel the job; as :meth:`JobSubscription.cancel`."""
         answer: dict[str, Any] = await self._client.call(CANCEL, self._named, self.namespace, timeout)
+        return answer
+
+    async def rerun(self, timeout: float = 15.0) -> dict[str, Any]:
+        """Have the job run again; as :meth:`JobSubscription.rerun`."""
+        answer: dict[str, Any] = await self._client.call(RERUN, self._named, self.namespace, timeout)
         return answer

@@ -21,7 +21,7 @@ from celery_realtime.events import Job
 from celery_realtime.exceptions import RerunError
 from celery_realtime.jobs.details import RERUN_OF, DetailsReader, Route
 from celery_realtime.jobs.job_reader import job_of_call
-from celery_realtime.jobs.lineage import RUN_HEADER, new_run
+from celery_realtime.jobs.lineage import RUN_HEADER, new_run, published_at
 from celery_realtime.jobs.projects import Call
 from celery_realtime.jobs.seams import from_json, publish_bytes
 from celery_realtime.jobs.statuses import StatusReporter
@@ -44,6 +44,14 @@ UNCERTAIN = (
     "the broker has not confirmed that it has the new job, which may run all the same; see whether it appears before "
     "you try again"
 )
+
+#: Seconds after its publication in which the message of a job may still be on its way into the history: the worker that
+#: ran a short job may have told all of it before its publisher has.
+FRESH = 10.0
+
+#: Longest wait for it, in seconds, and the time between two looks.
+LONGEST_DELAY = 2.0
+LOOK = 0.1
 
 _ENDED = frozenset(("success", "error"))
 
@@ -94,7 +102,7 @@ class Reruns:
         state, run = history.job_and_run(project, job_id)
         if state is not None and state.get("status") not in _ENDED:
             raise RerunError(NOT_ENDED, "bad_request")
-        message = self._opened(history.kept.read(project, job_id))
+        message = self._opened(_read(history, project, job_id, run))
         # Whoever can write into Redis can put a message of another job there, or an older one of this job.
         if (message.project_id, message.job_id) != (project, job_id) or run not in (None, message.run):
             self._log.warning(
@@ -189,3 +197,12 @@ class Reruns:
         details = self._details.of(call, Route(message.queue, properties.get("priority")))
         job = job_of_call(call, message.project_id, details=details)
         return msgspec.structs.replace(job, task=message.shown)
+
+
+def _read(history: History, project_id: str, job_id: str, run: str | None) -> bytes | None:
+    """Return what is kept of a job; of one that was published just now, wait for it."""
+    is_fresh = run is not None and abs(time.time() - published_at(run) / 1000) < FRESH
+    deadline = time.monotonic() + (LONGEST_DELAY if is_fresh else 0.0)
+    while (kept := history.kept.read(project_id, job_id)) is None and time.monotonic() < deadline:
+        time.sleep(LOOK)
+    return kept

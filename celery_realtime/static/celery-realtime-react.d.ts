@@ -4,7 +4,7 @@ import type { ReactElement, ReactNode } from "react";
 import type { SocketLike } from "./celery-realtime.js";
 import type { CreateSocketOptions } from "./celery-realtime-socket.js";
 import type {
-  CancelAnswer, JobStoreOptions, JobStoreSnapshot, ProjectSnapshot, ProjectStoreOptions, StreamSnapshot,
+  CancelAnswer, JobStoreOptions, JobStoreSnapshot, ProjectSnapshot, ProjectStoreOptions, RerunAnswer, StreamSnapshot,
 } from "./celery-realtime-store.js";
 
 export interface RealtimeProviderProps {
@@ -49,3 +49,6 @@ export function useStream<Item = any>(jobId: string | null | undefined, name: st
 
 /** A function that asks the server to cancel a job, and never rejects. */
 export function useCancel(options?: { socket?: SocketLike | null }): (jobId: string, options?: { projectId?: string | number; ackTimeout?: number }) => Promise<CancelAnswer>;
+
+/** A function that asks the server to run a job again, and never rejects. */
+export function useRerun(options?: { socket?: SocketLike | null }): (jobId: string, options?: { projectId?: string | number; ackTimeout?: number }) => Promise<RerunAnswer>;

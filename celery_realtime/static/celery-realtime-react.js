@@ -6,7 +6,7 @@ import {
 } from "react";
 
 import { createSocket } from "./celery-realtime-socket.js";
-import { cancelJob, jobStore, keyOf, projectStore, selected, streamStore } from "./celery-realtime-store.js";
+import { cancelJob, jobStore, keyOf, projectStore, rerunJob, selected, streamStore } from "./celery-realtime-store.js";
 
 const SocketContext = createContext();
 
@@ -51,8 +51,11 @@ export const useProject = (projectId, options) => useStore(projectStore, [projec
 export const useJob = (jobId, options) => useStore(jobStore, [jobId], options);
 export const useStream = (jobId, name, options) => useStore(streamStore, [jobId, name], options);
 
-// A function that asks for a job to be cancelled, and resolves to the answer. Leaving a page cancels nothing.
-export function useCancel({ socket: given } = {}) {
+// What resolves to the server's answer.
+const asking = (ask) => ({ socket: given } = {}) => {
   const socket = useSocket(given);
-  return useCallback((jobId, options) => cancelJob(socket, jobId, options), [socket]);
-}
+  return useCallback((jobId, options) => ask(socket, jobId, options), [socket]);
+};
+
+export const useCancel = asking(cancelJob);
+export const useRerun = asking(rerunJob);

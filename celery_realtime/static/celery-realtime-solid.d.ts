@@ -3,7 +3,7 @@
 import type { SocketLike } from "./celery-realtime.js";
 import type { JobStoreOptions, JobStoreSnapshot, ProjectSnapshot, ProjectStoreOptions, StreamSnapshot } from "./celery-realtime-store.js";
 
-export { cancelJob } from "./celery-realtime-store.js";
+export { cancelJob, rerunJob } from "./celery-realtime-store.js";
 
 type Given<Value> = Value | (() => Value);
 type Socket = SocketLike | null | undefined;

@@ -4,7 +4,7 @@ import { createEffect, createMemo, createSignal, onCleanup } from "solid-js";
 
 import { jobStore, projectStore, streamStore } from "./celery-realtime-store.js";
 
-export { cancelJob } from "./celery-realtime-store.js";
+export { cancelJob, rerunJob } from "./celery-realtime-store.js";
 
 const valueOf = (given) => (typeof given === "function" ? given() : given);
 

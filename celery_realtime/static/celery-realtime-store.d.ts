@@ -10,8 +10,8 @@ import type { Job, RealtimeError, SocketLike, SubscriptionState, Workflow } from
 import type { FilterOptions } from "./celery-realtime-filter.js";
 import type { JobOptions, Stream, StreamState } from "./celery-realtime-streams.js";
 
-export { cancelJob } from "./celery-realtime-streams.js";
-export type { CancelAnswer } from "./celery-realtime-streams.js";
+export { cancelJob, rerunJob } from "./celery-realtime-streams.js";
+export type { CancelAnswer, RerunAnswer } from "./celery-realtime-streams.js";
 
 /** The state of a subscription; `idle` also while there is nothing to follow. */
 export type StoreStatus = SubscriptionState;

@@ -4,7 +4,7 @@ import { subscribeProject } from "./celery-realtime-filter.js";
 import { attend } from "./celery-realtime-lifecycle.js";
 import { subscribeJob } from "./celery-realtime-streams.js";
 
-export { cancelJob } from "./celery-realtime-streams.js";
+export { cancelJob, rerunJob } from "./celery-realtime-streams.js";
 
 const CALLBACKS = ["onStatus", "onProgress", "onMetadata", "onWorkflow", "onEvent", "onChunk"];
 const NOTHING = Object.freeze([]);

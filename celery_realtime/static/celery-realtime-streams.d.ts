@@ -1,7 +1,7 @@
 /** Follow one job and what it says bit by bit: each character or item once, and in order. */
 
 import type { Lifecycle, SocketLike, SubscriptionState } from "./celery-realtime.js";
-import type { Cancelled, Job, MetadataUpdate, ProgressUpdate, RealtimeError, StatusChange, StreamKind, StreamState } from "./celery-realtime-wire.js";
+import type { Cancelled, Job, MetadataUpdate, ProgressUpdate, RealtimeError, Rerun, StatusChange, StreamKind, StreamState } from "./celery-realtime-wire.js";
 
 export type { StreamState } from "./celery-realtime-wire.js";
 
@@ -97,3 +97,18 @@ export function cancelJob(
   jobId: string,
   options?: { projectId?: string | number; /** Milliseconds; 5000. */ ackTimeout?: number },
 ): Promise<CancelAnswer>;
+
+export interface RerunAnswer extends Partial<Pick<Rerun, "job_id" | "project_id" | "rerun_of">> {
+  readonly ok: boolean;
+  readonly error?: RealtimeError;
+}
+
+/**
+ * Ask the server to run a job again; `job_id` of the answer is the new job. Never rejects: without a connection or an
+ * answer, `error.code` is `unavailable`; without an answer the job may run again all the same.
+ */
+export function rerunJob(
+  socket: SocketLike | null | undefined,
+  jobId: string,
+  options?: { projectId?: string | number; /** Milliseconds; 15000. */ ackTimeout?: number },
+): Promise<RerunAnswer>;

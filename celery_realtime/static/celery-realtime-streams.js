@@ -12,13 +12,18 @@ export function subscribeJob(socket, jobId, options = {}) {
   return new JobSubscription(socket, String(jobId), options);
 }
 
+export const cancelJob = (socket, jobId, options) => ask("cancel_job", socket, jobId, options);
+
+// The server waits for the broker, which may take long.
+export const rerunJob = (socket, jobId, options) => ask("rerun_job", socket, jobId, { ackTimeout: 15000, ...options });
+
 // Resolves to the server's answer. What the socket would send after its next connection only is not sent at all.
-export function cancelJob(socket, jobId, { projectId, ackTimeout = 5000 } = {}) {
+function ask(event, socket, jobId, { projectId, ackTimeout = 5000 } = {}) {
   const failed = (message) => ({ ok: false, error: { code: "unavailable", message } });
   if (!socket?.connected) return Promise.resolve(failed("not connected"));
   return new Promise((resolve) => {
     const timer = setTimeout(() => resolve(failed("the server has not answered")), ackTimeout);
-    socket.emit("cancel_job", requestOf(jobId, projectId), (answer) => { clearTimeout(timer); resolve(answer); });
+    socket.emit(event, requestOf(jobId, projectId), (answer) => { clearTimeout(timer); resolve(answer); });
   });
 }
 

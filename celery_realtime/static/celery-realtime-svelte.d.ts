@@ -4,7 +4,7 @@ import type { Readable } from "svelte/store";
 import type { SocketLike } from "./celery-realtime.js";
 import type { JobStoreOptions, JobStoreSnapshot, ProjectSnapshot, ProjectStoreOptions, StreamSnapshot } from "./celery-realtime-store.js";
 
-export { cancelJob } from "./celery-realtime-store.js";
+export { cancelJob, rerunJob } from "./celery-realtime-store.js";
 
 /** A store (`$view.jobs`), and in effects and templates the same without the dollar (`view.jobs`). */
 export type View<Snapshot> = Readable<Snapshot> & Readonly<Snapshot> & {

@@ -4,7 +4,7 @@ import { createSubscriber } from "svelte/reactivity";
 
 import { jobStore, projectStore, streamStore } from "./celery-realtime-store.js";
 
-export { cancelJob } from "./celery-realtime-store.js";
+export { cancelJob, rerunJob } from "./celery-realtime-store.js";
 
 // A class, as $state() makes proxies of plain objects.
 class View {

@@ -4,7 +4,7 @@ import type { ComputedRef, MaybeRef, MaybeRefOrGetter, Plugin, ShallowRef } from
 import type { SocketLike } from "./celery-realtime.js";
 import type { CreateSocketOptions } from "./celery-realtime-socket.js";
 import type {
-  CancelAnswer, JobStoreOptions, JobStoreSnapshot, ProjectSnapshot, ProjectStoreOptions, StreamSnapshot,
+  CancelAnswer, JobStoreOptions, JobStoreSnapshot, ProjectSnapshot, ProjectStoreOptions, RerunAnswer, StreamSnapshot,
 } from "./celery-realtime-store.js";
 
 export interface RealtimeOptions extends CreateSocketOptions {
@@ -40,3 +40,5 @@ export function useJob(jobId: MaybeRefOrGetter<string | null | undefined>, optio
 export function useStream<Item = any>(jobId: MaybeRefOrGetter<string | null | undefined>, name: MaybeRefOrGetter<string>, options?: In<JobStoreOptions>): Refs<StreamSnapshot<Item>>;
 /** A function that asks the server to cancel a job, and never rejects. */
 export function useCancel(options?: { socket?: MaybeRefOrGetter<SocketLike | null> }): (jobId: string, options?: { projectId?: string | number; ackTimeout?: number }) => Promise<CancelAnswer>;
+/** A function that asks the server to run a job again, and never rejects. */
+export function useRerun(options?: { socket?: MaybeRefOrGetter<SocketLike | null> }): (jobId: string, options?: { projectId?: string | number; ackTimeout?: number }) => Promise<RerunAnswer>;

@@ -3,7 +3,7 @@
 import { computed, getCurrentInstance, getCurrentScope, hasInjectionContext, inject, onMounted, shallowRef, toRaw, toValue, watch } from "vue";
 
 import { createSocket } from "./celery-realtime-socket.js";
-import { cancelJob, jobStore, keyOf, projectStore, streamStore } from "./celery-realtime-store.js";
+import { cancelJob, jobStore, keyOf, projectStore, rerunJob, streamStore } from "./celery-realtime-store.js";
 
 const SOCKET = Symbol("celery-realtime");
 
@@ -57,8 +57,11 @@ export const useProject = (projectId, options) => useStore(projectStore, [projec
 export const useJob = (jobId, options) => useStore(jobStore, [jobId], options);
 export const useStream = (jobId, name, options) => useStore(streamStore, [jobId, name], options);
 
-// A function that asks for a job to be cancelled, and resolves to the answer. Leaving a page cancels nothing.
-export function useCancel({ socket: given } = {}) {
+// A function that asks the server, and resolves to the answer. Leaving a page cancels nothing.
+const asking = (ask) => ({ socket: given } = {}) => {
   const socket = useSocket(given);
-  return (jobId, options) => cancelJob(socket.value, jobId, options);
-}
+  return (jobId, options) => ask(socket.value, jobId, options);
+};
+
+export const useCancel = asking(cancelJob);
+export const useRerun = asking(rerunJob);

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, mock, test } from "node:test";
 
-import { cancelJob, jobStore, keyOf, projectStore, selected, streamStore } from "../../celery_realtime/static/celery-realtime-store.js";
+import { cancelJob, jobStore, keyOf, projectStore, rerunJob, selected, streamStore } from "../../celery_realtime/static/celery-realtime-store.js";
 import { FakeSocket } from "./fake.mjs";
 
 const ANSWER = { ok: true, epoch: "e", offset: 0, recovered: false, jobs: [], workflows: [], events: [], streams: [] };
@@ -392,6 +392,22 @@ test("a closed store tells nobody, and harms no other", async () => {
   assert.deepEqual([one.seen.length, other.last().jobs.size], [0, 1]);
   one.leave();
   other.leave();
+});
+
+test("a request to run a job again is answered in any case, and waits for as long as the server does", async () => {
+  const socket = new FakeSocket((name, data, acknowledge) => { if (data.job_id === "a") acknowledge({ ok: true, job_id: "b" }); });
+  assert.equal((await rerunJob(null, "a")).error.code, "unavailable");
+  socket.connect();
+  assert.deepEqual(await rerunJob(socket, "a", { projectId: 5 }), { ok: true, job_id: "b" });
+  assert.deepEqual(socket.sent, [["rerun_job", { job_id: "a", project_id: "5" }]]);
+  let answer;
+  const late = rerunJob(socket, "c").then((given) => { answer = given; });
+  mock.timers.tick(14000);
+  await Promise.resolve();
+  assert.equal(answer, undefined);
+  mock.timers.tick(1000);
+  await late;
+  assert.deepEqual(answer.error, { code: "unavailable", message: "the server has not answered" });
 });
 
 test("a request to cancel has an answer in any case", async () => {

@@ -4,7 +4,7 @@ import { io, type Socket } from "socket.io-client";
 import { subscribeProject } from "../../celery_realtime/static/celery-realtime.js";
 import { matches, subscribeProject as follow, type Filter } from "../../celery_realtime/static/celery-realtime-filter.js";
 import { texts, type CeleryTags } from "../../celery_realtime/static/celery-realtime-element.js";
-import { subscribeJob, type JobSnapshot, type LogLine, type Stream } from "../../celery_realtime/static/celery-realtime-streams.js";
+import { rerunJob, subscribeJob, type JobSnapshot, type LogLine, type Stream } from "../../celery_realtime/static/celery-realtime-streams.js";
 import {
   projectStore, selected, streamStore, type ProjectSnapshot,
 } from "../../celery_realtime/static/celery-realtime-store.js";
@@ -93,6 +93,7 @@ switch (state) {
     state satisfies never;
 }
 job.cancel().then((answer) => answer.cancel === "requested" && text);
+rerunJob(socket, "j", { projectId: 5 }).then((answer) => (answer.ok ? answer.job_id?.length : answer.error?.code));
 job.close();
 // @ts-expect-error: a job has an id
 subscribeJob(socket);

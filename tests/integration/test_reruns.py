@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from celery import chain, chord, group
 
+from celery_realtime.client import JobSubscription
 from tests.client_recorder import Recorder
 from tests.integration import jobs
 from tests.integration.stage import Stage, new_project
@@ -42,8 +43,11 @@ def test_a_job_runs_again_when_a_browser_asks(stage: Stage, tmp_path: Path) -> N
         assert client.statuses(end["job_id"]) == ["queued", "running", "success"]
         assert all(data["rerun_of"] == job for data in client.of("agent_status") if data["job_id"] == end["job_id"])
         assert path.read_text() == "grüße\n" * 2
-        again = rerun(client, end["job_id"])
-        assert again["rerun_of"] == end["job_id"]
+        follower = JobSubscription(client.sio, end["job_id"], project_id=project)
+        again = follower.rerun()
+        follower.close()
+        assert (again["ok"], again["rerun_of"]) == (True, end["job_id"])
+        assert client.wait_for_end(again["job_id"])["rerun_of"] == end["job_id"]
         refused = client.call("rerun_job", {"job_id": "nothing"})
         assert refused["error"]["code"] == "forbidden"
     with stage.connect(project, user="bob") as other:

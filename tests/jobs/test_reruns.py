@@ -6,6 +6,7 @@ import base64
 import json
 import logging
 import pickle
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
@@ -20,6 +21,8 @@ from kombu import Queue
 from celery_realtime import Realtime, events
 from celery_realtime.events import Job
 from celery_realtime.exceptions import ImproperlyConfigured, RerunError
+from celery_realtime.history.kept import KeptMessages
+from celery_realtime.jobs import reruns
 from celery_realtime.kept_messages import Publication, WaitingMessages
 from tests.processes import free_port
 from tests.recording import new_app
@@ -109,6 +112,12 @@ class Shop:
     def kept(self) -> dict[bytes, bytes]:
         """Return what is kept of the project, by the ids of the jobs; and the sum of it under the empty id."""
         return self.redis.hgetall(self.kept_keys()[0])
+
+
+@pytest.fixture(autouse=True)
+def no_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What these tests publish is stored before they go on."""
+    monkeypatch.setattr(reruns, "LONGEST_DELAY", 0.0)
 
 
 @pytest.fixture
@@ -423,6 +432,31 @@ def test_a_job_that_has_not_ended_is_not_run_again(shop: Shop) -> None:
     job_id = shop.add.apply_async(headers=HEADERS).id
     assert shop.realtime.flush(60)
     assert refusal(shop, job_id) == "bad_request: this job has not ended yet; wait for its end, or cancel it first"
+
+
+def test_a_message_that_comes_late_is_waited_for(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker may have told all of a short job before its publisher has stored anything."""
+    monkeypatch.setattr(reruns, "LONGEST_DELAY", 60.0)
+    job_id, _ = shop.publish(args=(1,))
+    sealed = shop.kept()[job_id.encode()]
+    shop.redis.hdel(shop.kept_keys()[0], job_id)
+    has_looked = threading.Event()
+    read = KeptMessages.read
+
+    def look(self: KeptMessages, *place: str) -> bytes | None:
+        kept = read(self, *place)
+        has_looked.set()
+        return kept
+
+    def store() -> None:
+        assert has_looked.wait(60)
+        shop.redis.hset(shop.kept_keys()[0], job_id, sealed)
+
+    monkeypatch.setattr(KeptMessages, "read", look)
+    thread = threading.Thread(target=store)
+    thread.start()
+    assert shop.rerun(job_id)[1].arguments[0] == [1]
+    thread.join()
 
 
 # -- who may read and change it -------------------------------------------------------------------------------------

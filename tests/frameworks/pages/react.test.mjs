@@ -17,7 +17,7 @@ mock.method(console, "error", (message, ...more) => {
 });
 
 const { createElement: h, memo, StrictMode, Suspense } = React;
-const { RealtimeProvider, useCancel, useJob, useProject, useStream } = hooks;
+const { RealtimeProvider, useCancel, useJob, useProject, useRerun, useStream } = hooks;
 const ANSWER = { ok: true, epoch: "e", offset: 0, recovered: false, jobs: [], jobs_total: 0, workflows: [], events: [], streams: [] };
 const status = (offset, job_id, more) => ({
   event: "status_change", job_id, project_id: "p", task: "t", status: "running", state: "STARTED", result: null,
@@ -215,7 +215,7 @@ test("a refusal is a state, also with suspense", async () => {
 });
 
 test("a job, its stream and its end; leaving cancels nothing, and cancelling is answered", async () => {
-  let cancel;
+  let cancel, rerun;
   let renders = 0;
   function Text() {
     renders++;
@@ -225,6 +225,7 @@ test("a job, its stream and its end; leaving cancels nothing, and cancelling is 
   function Page() {
     const { job } = useJob("a", SHORT);
     cancel = useCancel();
+    rerun = useRerun();
     return h("i", null, job?.status);
   }
   const { socket, texts, close } = await open([h(Page, { key: 1 }), h(Text, { key: 2 })], { socket: serve({ jobs: [status(0, "a")] }) });
@@ -238,8 +239,10 @@ test("a job, its stream and its end; leaving cancels nothing, and cancelling is 
   assert.deepEqual([renders, texts("p"), texts("i")], [before + 1, ["Good day open"], ["running"]]);
   socket.answer = { cancel: "requested" };
   assert.equal((await cancel("a")).cancel, "requested");
+  socket.answer = { job_id: "b", rerun_of: "a" };
+  assert.equal((await rerun("a")).job_id, "b");
   await close();
-  assert.deepEqual(asked(socket), ["subscribe_job a", "cancel_job a", "unsubscribe_job a"]);
+  assert.deepEqual(asked(socket), ["subscribe_job a", "cancel_job a", "rerun_job a", "unsubscribe_job a"]);
 });
 
 test("the provider makes a socket, calls the newest token factory, and closes the socket when it goes", async () => {
