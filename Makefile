@@ -13,7 +13,7 @@ PROCESSES ?= 6
 export PYTHONDONTWRITEBYTECODE :=
 PYTEST = $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --durations 10 --ignore tests/matrix --ignore tests/chaos
 
-.PHONY: help venv demo test check services lint typing format wire docs long notebook versions matrix chaos fuzz attack audit bench package clean
+.PHONY: help venv demo test check services lint typing format wire screenshots docs long notebook versions matrix chaos fuzz attack audit bench package clean
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make lint     ruff, codespell, import-linter, luacheck (if it is there) and mypy"
 	@echo "make format   let ruff mend what it can"
 	@echo "make wire     write docs/asyncapi.yaml and the browser's types of messages from the structs"
+	@echo "make screenshots  take the pictures of the example's page for README and documentation"
 	@echo "make docs     build the documentation into docs/_build/html"
 	@echo "make long     run the variants that make test leaves out: more hosts, brokers, seeds and versions (an hour)"
 	@echo "make notebook show widgets in JupyterLab, which is installed for that (make long does it too)"
@@ -93,6 +94,9 @@ format: $(VENV)/.test
 # What is generated from celery_realtime/web/messages.py; a test says when it is out of date.
 wire: $(VENV)/.test
 	$(BIN)/python -m tests.tools.wire
+
+screenshots: services
+	$(BIN)/python -m tests.tools.screenshots
 
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build --fail-on-warning --keep-going docs docs/_build/html

@@ -25,7 +25,7 @@ import socket
 import time
 from typing import Any
 
-from celery import Task, group
+from celery import Task, chain, group
 from celery.canvas import Signature
 from flask import Flask, Response, abort, render_template, request, send_from_directory, session
 from flask_socketio import SocketIO
@@ -49,6 +49,7 @@ from .tasks import (
     resize,
     transcribe,
 )
+from .texts import STARTERS, TEXTS
 
 HOST = os.environ.get("HOST", "127.0.0.1")
 PORT = int(os.environ.get("PORT", "8080"))
@@ -110,7 +111,16 @@ if METRICS_PORT is not None:
 
 @app.get("/")
 def index() -> str:
-    return render_template("index.html", users=sorted(MEMBERS), projects=PROJECTS, user=session.get("user", ""))
+    """The page, for whoever was logged in last, or else for the first user: this is a demo."""
+    wanted = [request.args.get("lang", ""), *request.accept_languages.values()]
+    lang = next((tag for tag in wanted if language_of(tag) in TEXTS), "en")  # "en-GB" writes times in another way
+    user = session.get("user", min(MEMBERS))
+    words = {"lang": lang, "texts": TEXTS[language_of(lang)], "starters": STARTERS[language_of(lang)]}
+    return render_template("index.html", users=sorted(MEMBERS), projects=PROJECTS, user=user, **words)
+
+
+def language_of(tag: str) -> str:
+    return tag.partition("-")[0]
 
 
 @app.get("/celery-realtime/<name>.js")
@@ -202,8 +212,10 @@ def read_options(options: object) -> dict[str, float]:
 def build(kind: object, options: dict[str, float]) -> Signature:
     if kind == "group":
         return group(resize.s(photo, **options).set(expires=PHOTOS_EXPIRE) for photo in PHOTOS)
+    if kind == "chain":
+        return chain(task.si(**options) for task in (backup, transcribe, episode))
     if not isinstance(kind, str) or kind not in TASKS:
-        abort(400, f"kind is one of: {', '.join([*TASKS, 'group'])}.")
+        abort(400, f"kind is one of: {', '.join([*TASKS, 'group', 'chain'])}.")
     return TASKS[kind].s(**options)
 
 

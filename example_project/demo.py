@@ -34,7 +34,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 from .embedded_redis import answers, find_redis_server, free_port, server_command, server_url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 PORT = 8080
 #: Seconds.
@@ -46,6 +46,18 @@ GRACE = 4.0
 ORPHAN_GRACE = 2.0
 POLL = 0.05
 LAST_LINES = 25
+#: What there is to see at first, of each a user, a kind, and about how long it takes.
+FIRST_JOBS = (
+    ("grace", "transcribe", 2),
+    ("ada", "fail", 1),
+    ("ada", "backup", 2),
+    ("ada", "chain", 20),
+    ("ada", "answer", 40),
+    ("ada", "group", 8),
+    ("ada", "flaky", 6),
+    ("ada", "transcribe", 15),
+    ("ada", "episode", 20),
+)
 SPLIT_BROKER = ("CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL")
 #: The web server is on this machine: use no proxy, whatever the environment says.
 HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor())
@@ -268,7 +280,18 @@ def run(options: argparse.Namespace, demo: Demo) -> None:
     if options.check:
         check(demo, url)
     else:
+        start_jobs(url, () if options.empty else FIRST_JOBS)
         demo.wait_for(lambda: False, float("inf"), "The end")
+
+
+def start_jobs(url: str, jobs: Iterable[tuple[str, str, float]]) -> None:
+    """Start jobs, so that whoever opens the page sees some; ``jobs`` has a user, a kind and seconds for each."""
+    try:
+        for user, kind, seconds in jobs:
+            project = post(f"{url}login", {"user": user})["projects"][0]
+            post(f"{url}jobs", {"project_id": project, "kind": kind, "options": {"seconds": seconds}})
+    except DemoError as error:  # If a program has ended, the demo is about to say so.
+        say(f"Not all of the first jobs could be started: {error}", 2)
 
 
 def environment(options: argparse.Namespace, port: int) -> dict[str, str]:
@@ -480,6 +503,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--check", action="store_true", help="run one job as a user would, then stop; exit code 0 on success"
     )
+    parser.add_argument("--empty", action="store_true", help="start no jobs: the page has none until you start one")
     parser.add_argument("--verbose", action="store_true", help="show the output of the programs")
     return parser.parse_args(arguments)
 

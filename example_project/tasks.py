@@ -71,13 +71,15 @@ FOLDERS = ("letters", "maps", "photos", "recordings", "sketches")
 
 @celery.task(bind=True, label="Transcribe {recording}")
 def transcribe(self: Task, recording: str = "weekly-meeting.wav", seconds: float = 8.0) -> dict[str, Any]:
-    """Simulate the transcription of a recording in about ``seconds``: percentages, messages and custom events."""
+    """Simulate the transcription of a recording in about ``seconds``: progress, metadata and custom events."""
     self.update_progress(2, f"Downloading {recording}")
+    self.metadata.set("language", "English")
     time.sleep(seconds * 0.2)
     for number, line in enumerate(LINES, start=1):
         self.update_progress(10 + 17 * (number - 1), f"Transcribing part {number} of {len(LINES)}")
         time.sleep(seconds * 0.7 / len(LINES))
         self.emit("transcript_line", {"text": line})
+        self.metadata.increment("words", len(line.split()))
     self.update_progress(95, "Writing the summary")
     time.sleep(seconds * 0.1)
     return {"recording": recording, "words": sum(len(line.split()) for line in LINES), "transcript": list(LINES)}
@@ -92,7 +94,7 @@ def resize(self: Task, photo: str, seconds: float = 4.0) -> dict[str, Any]:
     return {"photo": photo, "sizes": len(widths)}
 
 
-@celery.task(bind=True)
+@celery.task(bind=True, label="Import the archive")
 def fail(self: Task, seconds: float = 3.0) -> None:
     """Reach 40 % in about ``seconds``, then fail because the disk is full."""
     for percent in (5, 15, 25, 40):
@@ -101,7 +103,9 @@ def fail(self: Task, seconds: float = 3.0) -> None:
     raise OSError(28, "No space left on device", "/var/lib/imports/archive.tar")
 
 
-@celery.task(bind=True, autoretry_for=(ConnectionError,), default_retry_delay=1, max_retries=3)
+@celery.task(
+    bind=True, autoretry_for=(ConnectionError,), default_retry_delay=1, max_retries=3, label="Upload to the archive"
+)
 def flaky(self: Task, seconds: float = 3.0) -> dict[str, Any]:
     """Lose the connection twice and succeed on the third attempt; each attempt takes about a third of ``seconds``."""
     attempt = self.request.retries + 1

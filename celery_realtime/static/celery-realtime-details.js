@@ -11,12 +11,13 @@ const STATES = { open: "writing", closed: "complete", failed: "broken", cancelle
 const LEVEL = /^(DEBUG|INFO|WARNING|ERROR|CRITICAL)$/;
 
 const CSS = `
+li .details { border-block-end: 1px solid var(--_line); padding-block-start: .6rem } .member .details { padding-inline-start: 2rem }
 .details { padding: .25rem .75rem .75rem; display: grid; grid-template-columns: minmax(0, 1fr); gap: .5rem }
-:is(.facts, .metadata) { display: grid; grid-template-columns: auto minmax(0, 1fr); gap: .1rem .75rem; font-size: .875em } dt { color: var(--_muted) } dd { overflow-wrap: anywhere }
+.facts, .metadata { display: flex; flex-wrap: wrap; gap: .1rem 1.25rem; font-size: .875em } dt { color: var(--_muted) } dt, dd { display: inline; overflow-wrap: anywhere }
 .title { font-size: .875em; font-weight: 600 } .title::first-letter { text-transform: uppercase } .stream-state { color: var(--_muted); font-weight: 400 }
 .steps { display: grid; grid-template-columns: auto minmax(3rem, 1fr) auto; gap: .1rem .75rem; align-items: center; font-size: .875em; padding: 0; list-style: none } .step { display: contents } .track { block-size: .35rem; border-radius: 9rem; background: var(--_line); overflow: hidden } .share { display: block; block-size: 100%; background: var(--_accent) } .done .share { background: var(--_success) } .failed .share { background: var(--_error) } .step.pending { color: var(--_muted) } .step.failed { color: var(--_error) } .problem { color: var(--_error); overflow-wrap: anywhere }
 pre { max-block-size: 16rem; overflow: auto; padding: .5rem; border: 1px solid var(--_line); border-radius: calc(var(--_radius) / 2); font: .8125em/1.45 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; text-align: start; unicode-bidi: plaintext }
-.line { display: block } .clock { color: var(--_muted) } .WARNING { color: var(--_accent) } .ERROR, .CRITICAL { color: var(--_error) }`;
+.text { font: inherit; font-size: .9375em } .line { display: block } .clock { color: var(--_muted) } .WARNING { color: var(--_accent) } .ERROR, .CRITICAL { color: var(--_error) }`;
 
 export class JobDetails {
   _views = new Map(); // stream -> its view
@@ -158,7 +159,7 @@ function drawPairs(list, pairs) {
   if (text === list.shown) return;
   list.shown = text;
   list.hidden = !pairs.length;
-  list.replaceChildren(...pairs.flatMap(([name, value]) => [h("dt", "", name), h("dd", "fact", value)]));
+  list.replaceChildren(...pairs.flatMap(([name, value]) => [h("div", "", h("dt", "", name), " ", h("dd", "fact", value))]));
 }
 
 function drawText({ body }, { value }) {
@@ -170,7 +171,7 @@ function drawText({ body }, { value }) {
 
 function clockOf(time, words) {
   const date = new Date(typeof time === "number" ? time * 1000 : time);
-  return Number.isNaN(date.getTime()) ? "" : words.clock(date);
+  return Number.isNaN(date.getTime()) ? "" : words.clock(date, true);
 }
 
 const textOf = (value, indent = 2) => (typeof value === "string" ? value : JSON.stringify(value, null, indent));

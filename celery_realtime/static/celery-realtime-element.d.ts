@@ -68,7 +68,7 @@ export interface CeleryProjectElement extends CeleryView {
   filter: string | null;
   /** Offer to take ended jobs out of sight, on this page only. */
   dismissible: boolean;
-  /** Show more of a job, now or as soon as it is there, and unfold the workflow that it is known to be in. */
+  /** Show more of a job, and unfold the workflow that it is in, now or as soon as it is there. */
   openJob(jobId: string): void;
   /** Take ended jobs out of sight, until they begin again or are asked for. */
   dismiss(jobIds: readonly string[]): void;

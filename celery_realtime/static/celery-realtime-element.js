@@ -160,7 +160,7 @@ class CeleryView extends CeleryElement {
     const socket = this._findSocket(), key = this._key();
     adopt(this);
     this.words = wordsFor(this);
-    if (socket !== this._at?.socket || key !== this._at?.key) this._leave();
+    if (this._at && (socket !== this._at.socket || key !== this._at.key)) this._leave();
     if (!this._at && socket && key) {
       const store = this._open(socket, { onStatus: (status) => isOver(status) ? this._ended(status) : this._live.set(status.job_id, status) });
       this._at = { socket, key, store, leave: store.subscribe(() => this._changed()) };
@@ -283,6 +283,7 @@ class CeleryProject extends CeleryView {
   _records = new Map(); // job id -> { key, job, rank, at, text }
   _flows = new Map(); // root id -> { key, root, part, members, rank, at }
   _dismissed = new Set(); // ids of ended jobs
+  _folded = new Set(); // ids of jobs to be opened whose workflow is not known yet
 
   constructor() {
     super();
@@ -314,7 +315,7 @@ class CeleryProject extends CeleryView {
   _leave() {
     super._leave();
     if (!this.isConnected) this._list.unwatch();
-    for (const one of [this._list, this._records, this._flows, this._dismissed]) one.clear();
+    for (const one of [this._list, this._records, this._flows, this._dismissed, this._folded]) one.clear();
     this._jobs = null;
   }
 
@@ -323,11 +324,16 @@ class CeleryProject extends CeleryView {
     this._changed();
   }
 
-  // Show more of a job, now or once it is there, and unfold the workflow that it is known to be in.
+  // Show more of a job, and unfold the workflow that it is in, now or once it is there.
   openJob(id) {
-    const root = this._records.get(id)?.job.root_id;
-    for (const key of root ? [id, `workflow ${root}`] : [id]) this._list.opened.add(key);
-    this._changed();
+    this._list.opened.add(id);
+    this._folded.add(id);
+    this._rearrange();
+  }
+
+  _unfold(id) {
+    this._folded.delete(id);
+    this._list.opened.add(`workflow ${this._records.get(id).job.root_id}`);
   }
 
   // Take ended jobs out of sight here, until they begin again. The server is told nothing.
@@ -385,6 +391,7 @@ class CeleryProject extends CeleryView {
   _arrange() {
     const shown = new Set(this._listed().filter(this._filter()));
     this._shown = shown.size;
+    for (const id of this._folded) if (this._records.has(id)) this._unfold(id);
     this._flows = fold(this._listed(), this._flows);
     return arranged(this._flows, shown, this._list.opened, this._workflows);
   }

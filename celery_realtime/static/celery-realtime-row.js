@@ -11,16 +11,18 @@ button, input { font: inherit; color: inherit; background: none; border: 1px sol
 button { cursor: pointer } [aria-disabled=true] { cursor: default; color: var(--_muted) } [aria-pressed=true] { border-color: currentcolor; font-weight: 600 }
 :focus-visible { outline: 2px solid var(--_accent); outline-offset: -2px }
 .toolbar, .sums { display: flex; flex-wrap: wrap; gap: .5rem; align-items: center } .toolbar { padding: .5rem .75rem; border-block-end: 1px solid var(--_line) }
-.filter { flex: 1; min-inline-size: 6rem } ::placeholder, .count, .time, .when, .percent, .message, .attempt, .status { color: var(--_muted); font-size: .875em; opacity: 1 }
+.sum::before { content: ""; display: inline-block; inline-size: .5em; block-size: .5em; margin-inline-end: .45em; border-radius: 50%; background: var(--_muted) } [value=running]::before { background: var(--_accent) } [value=success]::before { background: var(--_success) } [value=error]::before { background: var(--_error) }
+.sum, .filter, .clear, .restore { font-size: .875em } .clear, .restore { color: var(--_muted) } .filter { flex: 1; min-inline-size: 11rem } ::placeholder { color: var(--_muted); opacity: 1 } .count, .time, .when, .percent, .message, .attempt, .status { color: var(--_muted); font-size: .875em }
 .list { overflow: auto; overflow-anchor: none; max-block-size: var(--celery-max-height, 32rem) } ol { list-style: none; padding: 0 } .member .head { padding-inline-start: 2rem }
 .head { block-size: var(--celery-row-height, 3.75rem); padding-inline: .75rem; display: grid; grid-template-columns: minmax(0, 1fr) auto; align-content: center; gap: .25rem 0; overflow: hidden } li .head { border-block-end: 1px solid var(--_line) }
-.line1, .line2 { grid-column: 1 } .actions { grid-area: 1 / 2 / 3; display: flex; align-items: center } .actions button { margin-inline-start: .35rem } .dismiss { border-color: transparent; color: var(--_muted) } .stop, .rerun { font-size: .875em }
+.line1, .line2 { grid-column: 1 } .actions { grid-area: 1 / 2 / 3; display: flex; align-items: center } .actions button { margin-inline-start: .6rem } .dismiss { border-color: transparent; color: var(--_muted) } .stop, .rerun { font-size: .875em }
 .line1, .line2 { display: flex; align-items: center; gap: .6rem; min-inline-size: 0; white-space: nowrap; font-variant-numeric: tabular-nums } .name, .message { flex: 1; min-inline-size: 0; overflow: hidden; text-overflow: ellipsis; text-align: start }
 .name { padding: 0; border: 0; font-weight: 600; min-block-size: 0 } .name::before { content: "▸ " / ""; color: var(--_muted) } .name[aria-expanded=true]::before { content: "▾ " / "" }
-.running .status { color: var(--_accent) } .success .status { color: var(--_success) } .error :is(.status, .message) { color: var(--_error) }
+.status { padding-inline: .6em; border-radius: 9rem; background: color-mix(in srgb, currentcolor 10%, transparent) } .running .status { color: var(--_accent) } .success .status { color: var(--_success) } .error :is(.status, .message) { color: var(--_error) }
 .bar { flex: 0 0 30%; display: flex; gap: 2px; block-size: var(--celery-bar-height, .5rem); border-radius: 9rem; overflow: hidden } .stage { flex: 1 1 0; background: var(--_line) } .fill { display: block; block-size: 100%; inline-size: 0; background: var(--_accent); transition: inline-size .2s }
 .success .fill { background: var(--_success) } .error .fill { background: var(--_error) } .wait .fill { inline-size: 40% !important; animation: wait 1.5s infinite alternate } @keyframes wait { to { margin-inline-start: 60% } }
 .state, .empty { padding: .75rem; color: var(--_muted) } .unseen { position: absolute; inset-block-start: 0; inline-size: 1px; block-size: 1px; overflow: hidden; clip-path: inset(50%) }
+@media (max-width: 30rem) { .toolbar, .sums { gap: .35rem } .sum { padding-inline: .4em; font-size: .8125em } .member .head { padding-inline-start: 1.5rem } }
 @media (pointer: coarse) { button:not(.name), input { min-block-size: 2.5rem } }
 @media (prefers-reduced-motion: reduce) { .fill { transition: none; animation: none !important } }
 @media (forced-colors: active) { .bar { border: 1px solid } .fill { background: Highlight !important } }`;
@@ -88,6 +90,7 @@ export class Row {
     const { words, _version: version } = this.host, look = `job ${job.status} ${more}`.trim();
     if (job === this.job && isOpen === this._isOpen && look === this._look && version === this._version) return;
     Object.assign(this, { job, _isOpen: isOpen, _look: look, _version: version });
+    set(this.root, "data-job-id", job.job_id);
     set(this.root, "class", look);
     set(this.root, "part", look);
     put(this.name, words.name(job));

@@ -69,9 +69,9 @@ class Words {
   moment(time) { return this._formats.moment.format(Date.parse(time)); }
 
   // The time of day alone is of today.
-  clock(time) {
-    const date = new Date(time);
-    return date.toDateString() === new Date().toDateString() ? this._formats.clock.format(date) : this.moment(time);
+  clock(time, isExact) {
+    const date = new Date(time), { clock, second } = this._formats;
+    return date.toDateString() === new Date().toDateString() ? (isExact ? second : clock).format(date) : this.moment(time);
   }
 
   // "now", "20 sec. ago", "3 min. ago"
@@ -136,6 +136,7 @@ function formatsOf(lang) {
     plural: new Intl.PluralRules(lang),
     ago: new Intl.RelativeTimeFormat(lang, { numeric: "auto", style: "short" }),
     clock: new Intl.DateTimeFormat(lang, { hour: "2-digit", minute: "2-digit" }),
+    second: new Intl.DateTimeFormat(lang, { hour: "2-digit", minute: "2-digit", second: "2-digit" }),
     moment: new Intl.DateTimeFormat(lang, { dateStyle: "medium", timeStyle: "medium" }),
   };
 }

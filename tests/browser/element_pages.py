@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,14 @@ from tests.services import Broker
 #: Milliseconds that a busy machine may take.
 LONG = 60_000
 
+#: The browser's own measure of what keeps a page from answering: tasks of 50 ms or more.
+OBSERVE = """
+window.longTasks = [];
+new PerformanceObserver((list) => {
+  for (const { duration, startTime } of list.getEntries()) longTasks.push([Math.round(startTime), duration]);
+}).observe({ type: "longtask", buffered: true });
+window.mostRows = 0;
+"""
 #: Notes what the page refuses by its policy, and each event of an element.
 WATCH = """
 window.violations = [];
@@ -104,6 +113,22 @@ class ElementPage:
     def told(self, name: str) -> list[Any]:
         """Return what events of one name were about."""
         return [about for event, _, about in self.page.evaluate("told") if event == name]
+
+
+def longest_tasks(trace: bytes) -> list[float]:
+    """Return how long the tasks of the page had the processor, in milliseconds, the longest first."""
+    events = json.loads(trace)["traceEvents"]
+    threads = {
+        (event["pid"], event["tid"])
+        for event in events
+        if event["name"] == "thread_name" and event["args"]["name"] == "CrRendererMain"
+    }
+    tasks = [
+        event["tdur"] / 1000
+        for event in events
+        if event["name"].endswith("RunTask") and "tdur" in event and (event["pid"], event["tid"]) in threads
+    ]
+    return sorted(tasks, reverse=True)
 
 
 def rows(element: Locator, status: str = "") -> Locator:

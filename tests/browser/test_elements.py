@@ -257,8 +257,10 @@ def test_details_have_stages_by_name_metadata_and_whether_a_stream_goes_on(on: O
 
 def test_a_job_is_opened_before_it_is_there(on: Opens) -> None:
     page = on()
-    project = page.open_project()
-    project.evaluate("(element, id) => element.openJob(id)", "to-come")
+    page.open(f'<celery-project project="{page.project}" {page.source()}></celery-project>')
+    project = page.page.locator("celery-project")
+    project.evaluate("(element, id) => element.openJob(id)", "to-come")  # before there is a connection
+    page.wait_until_live("celery-project")
     with element_jobs.realtime.project(page.project):
         element_jobs.work.apply_async(("apple",), task_id="to-come")
     expect(project.locator(".result")).to_contain_text("apple")

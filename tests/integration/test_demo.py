@@ -144,10 +144,10 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Demo]]:
     """Start demos on ports that are free, unless the options say another one."""
     demos = []
 
-    def start(*args: str, port: int | None = 0, **how) -> Demo:
+    def start(*args: str, port: int | None = 0, empty: bool = True, **how) -> Demo:
         folder = tmp_path / str(len(demos))
         folder.mkdir()
-        options = [] if port is None else ["--port", str(port)]
+        options = ([] if port is None else ["--port", str(port)]) + ["--empty"] * empty
         demos.append(Demo(folder, *options, *args, **how))
         return demos[-1]
 
@@ -198,8 +198,9 @@ def test_a_signal_during_the_start_stops_everything(start):
     ],
 )
 def test_nothing_outlives_a_killed_one_while_a_job_runs(start, prefix, family):
-    demo = start("--verbose", prefix=prefix)
-    start_long_job(demo, demo.wait_until_up(family))
+    demo = start("--verbose", prefix=prefix, empty=False)
+    demo.wait_until_up(family)
+    demo.process.wait_for_log(r"answer\[.+ received")  # one of those that it starts itself, which takes long
     demo.process.kill_main()
     demo.wait_until_gone(ORPHAN_TIMEOUT)
 
