@@ -93,13 +93,13 @@ celery.conf.result_backend_transport_options = {"retry_policy": {"max_retries": 
 socketio = SocketIO(app, client_manager=realtime.client_manager(), async_mode=ASYNC_MODE)
 
 
-def may_cancel(user: str, project_id: str, _job_id: str) -> bool:
-    """Let the members of a project stop its jobs. In your application, perhaps only who has started this one."""
+def is_member(user: str, project_id: str, _job_id: str) -> bool:
+    """Let the members of a project stop its jobs and run them again; in yours, perhaps only who has started this one."""
     return project_id in MEMBERS.get(user, ())
 
 
 # `secret_key` is set, so the tokens of `issue_token` determine who may connect and which projects they see.
-realtime.init_socketio(socketio, authorize_cancel=may_cancel)
+realtime.init_socketio(socketio, authorize_cancel=is_member, authorize_rerun=is_member)
 # What load balancers and supervisors ask: /health/ready and /health/live.
 app.register_blueprint(health_blueprint(realtime))
 if METRICS_PORT is not None:

@@ -41,6 +41,7 @@ realtime = Realtime(
     celery,
     secret_key=SECRET_KEY,
     progress_interval=0.2,
+    keep_messages=True,  # sealed with the secret key, so that the page can have a job run again
     metrics=METRICS_PORT is not None,
     metrics_port=METRICS_PORT,
     metrics_host=os.environ.get("METRICS_HOST", "127.0.0.1"),

@@ -14,7 +14,7 @@ SECRET = "a secret of the tests of elements"
 
 celery = Celery("elements")
 celery.conf.update(broker_connection_retry_on_startup=True, worker_prefetch_multiplier=1)
-realtime = Realtime(celery, secret_key=SECRET, progress_interval=0.1)
+realtime = Realtime(celery, secret_key=SECRET, progress_interval=0.1, keep_messages=True)
 
 
 def wait_for_file(path: str) -> None:

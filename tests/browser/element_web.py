@@ -25,7 +25,13 @@ ELEMENT = '<script type="module" src="/celery-realtime/celery-realtime-element.j
 
 app = Flask(__name__)
 socketio = SocketIO(app, client_manager=realtime.client_manager(), async_mode="threading")
-realtime.init_socketio(socketio, authorize_cancel=lambda user, _project, _job: user == "ada")
+
+
+def is_ada(user: str, _project: str, _job: str) -> bool:
+    return user == "ada"
+
+
+realtime.init_socketio(socketio, authorize_cancel=is_ada, authorize_rerun=is_ada)
 
 
 @app.get("/page")

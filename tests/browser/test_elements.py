@@ -255,6 +255,42 @@ def test_details_have_stages_by_name_metadata_and_whether_a_stream_goes_on(on: O
     expect(job.locator(".stream-state")).to_have_text(["complete", "complete"])
 
 
+def test_a_job_is_run_again_where_that_is_wanted_and_says_that_it_was(on: Opens) -> None:
+    page = on()
+    job_id = start(element_jobs.work, page.project, "apple", fails=True)
+    project = page.open_project()
+    expect(rows(project)).to_have_count(1)
+    expect(project.locator(".rerun:visible")).to_have_count(0)
+    project.evaluate("element => { element.rerun = true }")
+    again = project.get_by_role("button", name="Run again apple")
+    project.evaluate(
+        "element => element.addEventListener('celery-rerun', event => event.preventDefault(), { once: true })"
+    )
+    again.click()
+    assert page.told("celery-rerun") == [job_id]
+    again.focus()
+    page.page.keyboard.press("Enter")
+    expect(project.get_by_role("status")).to_have_text("Started again.")
+    expect(rows(project, "error")).to_have_count(2)
+    expect(project.locator(".attempt:visible")).to_have_text("again")
+    rows(project).filter(has=page.page.get_by_text("again", exact=True)).locator(".name").click()
+    expect(project.locator(".facts")).to_contain_text(f"Rerun of {job_id}")
+    assert page.told("celery-answer") == [job_id]
+
+
+def test_whoever_may_not_run_jobs_again_is_told_and_the_button_is_taken_away(on: Opens) -> None:
+    page = on()
+    start(element_jobs.work, page.project, "apple")
+    page.open(f'<celery-project project="{page.project}" rerun {page.source(user="grace")}></celery-project>')
+    project = page.page.locator("celery-project")
+    project.get_by_role("button", name="Run again apple").click()
+    expect(rows(project).locator(".message")).to_have_text("You are not allowed to.")
+    expect(project.get_by_role("status")).to_have_text("You are not allowed to.")
+    expect(project.locator(".rerun")).to_be_hidden()
+    expect(project.get_by_role("button", name="apple", exact=True)).to_be_focused()
+    assert project.locator(".job").count() == 1
+
+
 def test_a_job_is_opened_before_it_is_there(on: Opens) -> None:
     page = on()
     page.open(f'<celery-project project="{page.project}" {page.source()}></celery-project>')

@@ -276,6 +276,18 @@ def test_an_ended_job_is_dismissed_on_this_page_only(page: Page, web: WebServer)
     expect(rows(page, job, "error")).to_be_visible()
 
 
+def test_a_job_is_run_again_from_the_page(page: Page, web: WebServer) -> None:
+    visit(page, web)
+    job = start_of(page, web, "fail", 0.2)
+    page.get_by_role("searchbox").fill("archive")
+    expect(rows(page, job, "error")).to_be_visible()
+    before = shown_jobs(page)
+    rows(page, job).get_by_role("button", name="Run again").click()
+    again = page.locator("celery-project .job", has=page.get_by_text("again", exact=True))
+    expect(again.locator(".message")).to_contain_text("No space left on device")
+    assert set(shown_jobs(page)) > set(before)
+
+
 def test_a_job_has_a_bar_for_each_stage_as_wide_as_its_weight(page: Page, web: WebServer) -> None:
     visit(page, web)
     job = start_of(page, web, "episode", 60)
