@@ -94,7 +94,7 @@ socketio = SocketIO(app, client_manager=realtime.client_manager(), async_mode=AS
 
 
 def is_member(user: str, project_id: str, _job_id: str) -> bool:
-    """Let the members of a project stop its jobs and run them again; in yours, perhaps only who has started this one."""
+    """Let the members of a project stop its jobs and run them again; in yours, perhaps only who has begun this one."""
     return project_id in MEMBERS.get(user, ())
 
 
