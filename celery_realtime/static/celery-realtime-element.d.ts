@@ -64,6 +64,10 @@ export interface CeleryJobElement extends CeleryView {
 export interface CeleryProjectElement extends CeleryView {
   /** Statuses to show, separated by spaces: `queued`, `running`, `success`, `error`. All by default. */
   status: string | null;
+  /** Names of the tasks whose jobs are asked for, separated by spaces; `*` stands for any characters. */
+  task: string | null;
+  /** The label of the jobs that are asked for; `*` stands for any characters. */
+  label: string | null;
   /** Show jobs whose label, task, message, error or id has this text. */
   filter: string | null;
   /** Offer to take ended jobs out of sight, on this page only. */

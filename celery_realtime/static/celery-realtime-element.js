@@ -8,7 +8,7 @@ import { arranged, countsOf, endedOf, fold, timeOf, workflowOf } from "./celery-
 
 export { texts };
 
-const ATTRIBUTES = "job-id project src path token token-url client theme lang texts cancellable rerun dismissible collapsed streams status filter max-jobs".split(" ");
+const ATTRIBUTES = "job-id project src path token token-url client theme lang texts cancellable rerun dismissible collapsed streams status task label filter max-jobs".split(" ");
 const FLAGS = ["cancellable", "rerun", "dismissible", "collapsed"];
 const ANNOUNCE_AFTER = 2000, ASK_TIMEOUT = 10000, LONGEST_REST = 500; // milliseconds
 
@@ -308,8 +308,13 @@ class CeleryProject extends CeleryView {
     this._list.watch();
   }
 
-  _key() { return this.project; }
-  _open(socket, options) { return projectStore(socket, this.project, { maxJobs: +this.maxJobs || undefined, ...options }); }
+  _key() { return this.project && JSON.stringify([this.project, this.task, this.label]); }
+
+  _open(socket, options) {
+    const { task, label } = this, filter = task || label ? { task: listOf(task), label: label || null } : undefined;
+    return projectStore(socket, this.project, { maxJobs: +this.maxJobs || undefined, filter, ...options });
+  }
+
   _tick() { this._list.tick(); }
 
   _leave() {

@@ -172,6 +172,24 @@ def test_jobs_of_a_workflow_are_folded(on: Opens, tmp_path: Path) -> None:
     expect(rows(project)).to_have_count(1)
 
 
+def test_a_project_asks_for_jobs_of_a_task_or_a_label_alone(on: Opens) -> None:
+    page = on()
+    for name in ("apple", "pear", "plum"):
+        start(element_jobs.work, page.project, name)
+    project = page.open_project('label="p*"')
+    expect(rows(project).locator(".name")).to_have_text(["plum", "pear"])
+    start(element_jobs.work, page.project, "apricot")
+    start(element_jobs.work, page.project, "peach")
+    expect(rows(project).locator(".name")).to_have_text(["peach", "plum", "pear"])
+    project.evaluate("element => { element.label = '*pp*'; element.task = '*.work *.nothing'; }")
+    expect(rows(project)).to_have_count(1)
+    expect(rows(project).locator(".name")).to_have_text("apple")
+    project.evaluate("element => { element.label = null; element.task = 'nothing'; }")
+    expect(rows(project)).to_have_count(0)
+    project.evaluate("element => { element.task = null; }")
+    expect(rows(project)).to_have_count(5)
+
+
 def test_a_workflow_counts_all_its_jobs_whatever_the_filter_shows_and_is_dismissed_as_a_whole(
     on: Opens, tmp_path: Path
 ) -> None:
