@@ -6,7 +6,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from celery_realtime.exceptions import ImproperlyConfigured, JobCancelled, RealtimeError, SubscribeError
+    from celery_realtime.exceptions import (
+        ImproperlyConfigured,
+        JobCancelled,
+        RealtimeError,
+        RerunError,
+        SubscribeError,
+    )
     from celery_realtime.extension import Realtime, get_progress_tracker, get_socketio_manager
     from celery_realtime.jobs.trackers import ProgressTracker
     from celery_realtime.jobs.typed import RealtimeTask
@@ -24,6 +30,7 @@ __all__ = [
     "Realtime",
     "RealtimeError",
     "RealtimeTask",
+    "RerunError",
     "SocketIOEventHandlers",
     "SocketIOManager",
     "SubscribeError",
@@ -41,6 +48,7 @@ _HOMES = {
     "Realtime": "extension",
     "RealtimeError": "exceptions",
     "RealtimeTask": "jobs.typed",
+    "RerunError": "exceptions",
     "SocketIOEventHandlers": "web.handlers",
     "SocketIOManager": "sending.manager",
     "SubscribeError": "exceptions",

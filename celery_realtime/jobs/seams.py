@@ -1129,6 +1129,8 @@ def publish_bytes(app: Celery, body: bytes, queue: str | None, way: Mapping[str,
             producer.publish(body, retry=False, **way)
         except errors as error:
             raise TimeoutError(str(error)) from error
+        except connection.recoverable_connection_errors as error:  # with RabbitMQ's word that it does not take it
+            raise ConnectionError(str(error)) from error
 
 
 # -- apps -------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import logging
 import pickle
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 import redis
 from celery import chain, chord, group, signals
-from kombu import Queue
+from kombu import Producer, Queue
 
 from celery_realtime import Realtime, events
 from celery_realtime.events import Job
@@ -576,6 +577,45 @@ def test_without_a_broker_no_job_is_shown(make_shop: Callable[..., Shop]) -> Non
     history = shop.realtime.manager.history
     assert history is not None
     assert [job["job_id"] for job in history.read("p").jobs] == [job_id]
+
+
+def shown(shop: Shop) -> list[str]:
+    """Return the jobs that are shown of the project, when all that was told is stored."""
+    assert shop.realtime.flush(60)
+    history = shop.realtime.manager.history
+    assert history is not None
+    return [job["job_id"] for job in history.read("p").jobs]
+
+
+def disturb(shop: Shop, disturbance: Callable[[], object]) -> None:
+    """Have something happen when a message is on its way, and the connection is there."""
+
+    class Disturbed(Producer):  # type: ignore[misc]
+        def publish(self, *what: Any, **way: Any) -> Any:
+            disturbance()
+            return super().publish(*what, **way)
+
+    shop.app.amqp.Producer = Disturbed
+
+
+def test_a_broker_that_refuses_is_told_from_one_that_may_have_the_message(shop: Shop) -> None:
+    job_id, _ = shop.publish()
+    refuse = functools.partial(shop.redis.set, "celery", "no list")
+    disturb(shop, refuse)
+    assert "the broker has not confirmed that it has the new job" in refusal(shop, job_id)
+    assert "so the job was not run again" in refusal(shop, job_id)  # it refuses to declare the queue now
+    assert shown(shop) == [job_id]
+
+
+@pytest.mark.long  # the test above has a broker that answers at once
+def test_a_broker_that_does_not_answer_is_not_waited_for(shop: Shop) -> None:
+    job_id, _ = shop.publish()
+    disturb(shop, functools.partial(shop.redis.execute_command, "CLIENT", "PAUSE", 60000, "WRITE"))
+    try:
+        assert "the broker has not confirmed that it has the new job" in refusal(shop, job_id)
+    finally:
+        shop.redis.execute_command("CLIENT", "UNPAUSE")
+    assert shown(shop) == [job_id]
 
 
 # -- what waits -----------------------------------------------------------------------------------------------------
