@@ -22,7 +22,7 @@ button { cursor: pointer } [aria-disabled=true] { cursor: default; color: var(--
 .bar { flex: 0 0 30%; display: flex; gap: 2px; block-size: var(--celery-bar-height, .5rem); border-radius: 9rem; overflow: hidden } .stage { flex: 1 1 0; background: var(--_line) } .fill { display: block; block-size: 100%; inline-size: 0; background: var(--_accent); transition: inline-size .2s }
 .success .fill { background: var(--_success) } .error .fill { background: var(--_error) } .wait .fill { inline-size: 40% !important; animation: wait 1.5s infinite alternate } @keyframes wait { to { margin-inline-start: 60% } }
 .state, .empty { padding: .75rem; color: var(--_muted) } .unseen { position: absolute; inset-block-start: 0; inline-size: 1px; block-size: 1px; overflow: hidden; clip-path: inset(50%) }
-@media (max-width: 30rem) { .toolbar, .sums { gap: .35rem } .sum { padding-inline: .4em; font-size: .8125em } .member .head { padding-inline-start: 1.5rem } }
+@media (max-width: 30rem) { .toolbar, .sums { gap: .35rem } .sum { padding-inline: .4em; font-size: .8125em } .member .head { padding-inline-start: 1.5rem } .actions button { margin-inline-start: .3rem } .rerun { font-size: 0; inline-size: 2.5rem; padding: 0 } .rerun::before { content: "↻"; font-size: 1.25rem } .dismiss { inline-size: 2.25rem; padding: 0 } .when, .attempt, .job:is(.success, .error) .time { display: none } }
 @media (pointer: coarse) { button:not(.name), input { min-block-size: 2.5rem } }
 @media (prefers-reduced-motion: reduce) { .fill { transition: none; animation: none !important } }
 @media (forced-colors: active) { .bar { border: 1px solid } .fill { background: Highlight !important } }`;

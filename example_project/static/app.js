@@ -43,6 +43,7 @@ function showState({ state, error }) {
   Object.assign($("connection").dataset, { state });
   $("connection").textContent = say(state);
   jobs.toggleAttribute("data-stale", !isLive);
+  jobs.hidden = state === "idle" || state === "refused";
   const why = error?.code === "forbidden" ? say("no_member", { user, project }) : error?.message;
   if (state === "refused" || isLive) show($("notice"), isLive ? "" : why);
   if (isLive) followEvents();
@@ -74,7 +75,6 @@ function choose() {
     jobs.token = name ? () => callAsUser(name, "/token").then((answer) => answer.token) : null;
   }
   user = name;
-  jobs.hidden = !user;
   for (const button of starters) button.disabled = !user;
   leave();
   for (const id of ["notice", "caption"]) show($(id), "");
@@ -87,7 +87,7 @@ function preselect(select, wanted) {
   if ([...select.options].some((option) => option.value === wanted)) select.value = wanted;
 }
 
-jobs.addEventListener("celery-state", ({ detail }) => { if (user && !(detail.state === "closed")) showState(detail); });
+jobs.addEventListener("celery-state", ({ detail }) => { if (user && detail.state in texts) showState(detail); });
 jobs.addEventListener("celery-job-end", ({ detail: { job } }) => {
   if ($("caption").dataset.jobId === job.job_id) show($("caption"), "");
 });
