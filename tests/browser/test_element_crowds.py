@@ -118,8 +118,9 @@ def test_of_many_jobs_only_the_rows_that_are_seen_are_on_the_page(
     project.get_by_role("searchbox").fill("job-00499")
     expect(rows(project)).to_have_count(1)
     expect(project.locator(".count")).to_have_text(f"1 of {count:,}")
-    page.open_project(f"max-jobs={count * 3 // 5}")
-    expect(project.locator(".count")).to_have_text(f"{count * 3 // 5:,} of {count:,}")
+    if count > 2000:  # all of less come at once, whatever the limit; of jobs that have ended, 1,000 are kept
+        page.open_project("max-jobs=2000")
+        expect(project.locator(".count")).to_have_text(f"2,000 of {count // 2 + 1000:,}")
     print(  # noqa: T201
         f"{count} jobs, {events_per_second:.0f} events/s, {most} rows; the longest tasks: {longest[:5]} ms of the "
         f"processor; by the browser's clock longer than 50 ms: {long_tasks}"
