@@ -22,14 +22,41 @@ class Shared {
   constructor(open, name) {
     this._open = open;
     this._name = name;
+    this._join();
+    this._watchPage("add");
+  }
+
+  _join() {
     this._tab = crypto.randomUUID();
-    this._channel = new BroadcastChannel(name);
+    this._channel = new BroadcastChannel(this._name);
     this._channel.onmessage = ({ data }) => this._hear(data);
-    this._ending = new Promise((end) => { this._end = end; });
+    const leaving = (this._leaving = new AbortController()), { signal } = leaving;
+    const until = new Promise((end) => signal.addEventListener("abort", end));
     // Who holds this lock lives: the browser releases it when the tab is gone, however that happens.
-    navigator.locks.request(`${name} ${this._tab}`, () => this._ending);
-    navigator.locks.request(name, () => (this._closed ? null : this._lead()));
+    navigator.locks.request(`${this._name} ${this._tab}`, () => until);
+    navigator.locks.request(this._name, { signal }, () => (signal.aborted ? null : this._lead(until))).catch((error) => {
+      if (!signal.aborted) throw error;
+    });
     this._post({ kind: "hello" });
+  }
+
+  _part(reason) {
+    if (this._leaving.signal.aborted) return;
+    this._tell({ kind: "bye", from: this._tab });
+    this._lose(reason);
+    this._leader?.close();
+    this._leader = null;
+    this._channel.close();
+    this._leaving.abort();
+  }
+
+  // A page that the browser keeps for whoever goes back to it would keep the others from its place, and have lost it.
+  _hidden = () => this._part("transport close");
+  _shown = ({ persisted }) => persisted && this._leaving.signal.aborted && this._join();
+
+  _watchPage(add) {
+    globalThis[`${add}EventListener`]?.("pagehide", this._hidden);
+    globalThis[`${add}EventListener`]?.("pageshow", this._shown);
   }
 
   on(event, handler) {
@@ -60,7 +87,7 @@ class Shared {
 
   // One that is closed has given up its place among the tabs, and its channel.
   connect() {
-    if (!this._closed) this._tell({ kind: "connect" });
+    if (!this._leaving.signal.aborted) this._tell({ kind: "connect" });
     return this;
   }
 
@@ -68,11 +95,8 @@ class Shared {
     if (this._closed) return this;
     this._closed = true;
     this.active = false;
-    this._tell({ kind: "bye", from: this._tab });
-    this._lose("io client disconnect");
-    this._leader?.close();
-    this._channel.close();
-    this._end();
+    this._watchPage("remove");
+    this._part("io client disconnect");
     return this;
   }
 
@@ -85,14 +109,14 @@ class Shared {
     else this._post(message);
   }
 
-  // Held until this tab is closed, or gone.
-  _lead() {
+  // Until this tab is closed, or gone.
+  _lead(until) {
     this._lose("transport close");
     this._leader = new Leader(this._open(), this._name, this._tab, (message) => {
       this._post(message);
       this._hear(message);
     });
-    return this._ending;
+    return until;
   }
 
   _hear(message) {
