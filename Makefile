@@ -13,7 +13,7 @@ PROCESSES ?= 6
 export PYTHONDONTWRITEBYTECODE :=
 PYTEST = $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --durations 10 --ignore tests/matrix --ignore tests/chaos
 
-.PHONY: help venv demo test check services lint typing format wire screenshots docs long notebook versions matrix chaos fuzz attack audit bench package clean
+.PHONY: help venv demo test check services lint typing format wire screenshots docs long browsers notebook versions matrix chaos fuzz attack audit bench package clean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make docs     build the documentation into docs/_build/html"
 	@echo "make long     run the variants that make test leaves out: more hosts, brokers, seeds and versions (an hour)"
 	@echo "make notebook show widgets in JupyterLab, which is installed for that (make long does it too)"
+	@echo "make browsers look at pages in Firefox and in WebKit, which it installs on Debian (ARGS)"
 	@echo "make versions run a part of the tests on each Python here, each Celery, and the oldest of all (VERSIONS: some; --quick)"
 	@echo "make matrix   run every outcome of a job in every pool on every broker (long)"
 	@echo "make chaos    kill 500 workers and servers at random, break brokers under 20,000 events, see alerts fire (20 minutes)"
@@ -61,6 +62,12 @@ long: $(VENV)/.test
 
 notebook: services $(VENV)/notebook/.installed
 	$(VENV)/notebook/bin/python -m pytest tests/browser/test_jupyterlab.py $(ARGS)
+
+# What is not installed, and cannot be, is skipped.
+browsers: $(VENV)/.test
+	$(BIN)/python -m tests.tools.install_services --browsers
+	$(BIN)/python -m pytest -rs tests/browser/test_other_browsers.py $(ARGS)
+	CELERY_TEST_BROWSER=firefox $(BIN)/python -m pytest -rs -m "not long" -k all_components tests/browser/test_frameworks.py $(ARGS)
 
 # Names of those to try; all by default.
 VERSIONS ?=

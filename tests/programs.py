@@ -6,7 +6,7 @@ import functools
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +83,14 @@ def find_chromium() -> str | None:
     return _first(*CHROMIUM_NAMES, *CHROMIUM_PATHS) or _playwright_chromium()
 
 
+def find_firefox() -> str | None:
+    return _first("firefox-esr", "firefox", "/Applications/Firefox.app/Contents/MacOS/firefox")
+
+
+def find_webkit_driver() -> str | None:
+    return shutil.which("WebKitWebDriver")
+
+
 def find_luacheck() -> str | None:
     return shutil.which("luacheck")
 
@@ -150,14 +158,21 @@ PROGRAMS = {
     "systemd-analyze": Program(find_systemd_analyze, "the check of units of systemd", ("systemd",), ""),
 }
 
+#: Browsers that ``make browsers`` tries beside Chromium, and installs.
+BROWSERS = {
+    "firefox": Program(find_firefox, "the tests in Firefox", ("firefox-esr",), "--cask firefox"),
+    "webkit": Program(find_webkit_driver, "the tests in WebKit", ("webkit2gtk-driver",), ""),
+    "xvfb": Program(lambda: shutil.which("Xvfb"), "the tests in WebKit", ("xvfb",), ""),
+}
+
 #: Those that only tests of ``make long`` need, and that are large: they are installed for that alone.
 LARGE = {
     "postgres": Program(find_postgres, "tests of a restart of PostgreSQL", ("postgresql",), "postgresql"),
 }
 
 
-def missing() -> dict[str, Program]:
-    return {name: program for name, program in PROGRAMS.items() if not program.find()}
+def missing(wanted: Mapping[str, Program] = PROGRAMS) -> dict[str, Program]:
+    return {name: program for name, program in wanted.items() if not program.find()}
 
 
 def improvable() -> dict[str, Program]:
@@ -173,7 +188,7 @@ def can_be_had(program: Program) -> bool:
 
 @functools.cache
 def find(name: str) -> str | None:
-    program = (PROGRAMS | LARGE).get(name)
+    program = (PROGRAMS | BROWSERS | LARGE).get(name)
     return program.find() if program else find_npm_package(name)
 
 
@@ -181,13 +196,13 @@ def require(name: str) -> str:
     """Return the path of a program, or skip the test; with ``CI`` set, fail it.
 
     Args:
-        name: A key of ``PROGRAMS`` or of ``LARGE``, or one of ``NPM_PACKAGES`` or ``LARGE_NPM_PACKAGES``.
+        name: A key of ``PROGRAMS``, ``BROWSERS`` or ``LARGE``, or one of ``NPM_PACKAGES`` or ``LARGE_NPM_PACKAGES``.
     """
     path = find(name)
     if path:
         return path
     absent = f"{name} is not installed: make test, or python -m tests.tools.install_services"
-    is_large = name in LARGE or any(name in names for names in LARGE_NPM_PACKAGES.values())
+    is_large = name in LARGE or name in BROWSERS or any(name in names for names in LARGE_NPM_PACKAGES.values())
     if on_ci() and not is_large and (name not in PROGRAMS or can_be_had(PROGRAMS[name])):
         pytest.fail(absent)
     pytest.skip(absent)

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
 
-from tests.browsers import opened_browser
+from tests.browsers import CHOSEN, opened_by
 
 FAILED = pytest.StashKey[bool]()
+
+#: What Firefox says of a page itself, and Playwright takes for an exception of that page.
+REMARKS = ("The connection to ws://",)
 
 NewPage = Callable[..., Page]
 
@@ -26,9 +29,15 @@ def pytest_runtest_makereport(item: pytest.Item) -> Any:
 # While Playwright runs, its event loop counts as running in this thread, and asyncio.run() refuses to start another.
 # So it ends with this folder, not with the session.
 @pytest.fixture(scope="package")
-def browser() -> Iterator[Browser]:
-    """Chromium, without a window."""
-    with opened_browser() as browser:
+def playwright() -> Iterator[Playwright]:
+    with sync_playwright() as playwright:
+        yield playwright
+
+
+@pytest.fixture(scope="package")
+def browser(playwright: Playwright) -> Iterator[Browser]:
+    """Chromium, or which was chosen for this run, without a window."""
+    with opened_by(playwright, CHOSEN) as browser:
         yield browser
 
 
@@ -41,11 +50,15 @@ def new_page(request: pytest.FixtureRequest, browser: Browser, tmp_path: Path) -
     contexts: list[BrowserContext] = []
     uncaught: list[str] = []
 
+    def note(error: str) -> None:
+        if CHOSEN == "chromium" or not error.startswith(REMARKS):
+            uncaught.append(error)
+
     def open_page(**options: Any) -> Page:
         contexts.append(browser.new_context(**options))
         page = contexts[-1].new_page()
         page.set_default_timeout(60_000)
-        page.on("pageerror", lambda error: uncaught.append(str(error)))
+        page.on("pageerror", lambda error: note(str(error)))
         return page
 
     yield open_page

@@ -1,6 +1,7 @@
 """A web server for pages with elements: ``python -m tests.browser.element_web``.
 
-``/page?body=...`` has that body, under a policy that allows neither inline styles nor inline scripts.
+``/page?body=...`` has that body, under a policy that allows neither inline styles nor inline scripts. ``/app/`` is
+what is in the folder ``BUILT_PAGES``.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ def is_ada(user: str, _project: str, _job: str) -> bool:
 
 
 realtime.init_socketio(socketio, authorize_cancel=is_ada, authorize_rerun=is_ada)
+app.wsgi_app = realtime.http_app(app.wsgi_app)  # type: ignore[method-assign]
 
 
 @app.get("/page")
@@ -49,6 +51,11 @@ def token() -> dict[str, str]:
 @app.get("/celery-realtime/<name>.js")
 def module(name: str) -> Response:
     return send_from_directory(browser.FOLDER, f"{name}.js", mimetype="text/javascript")
+
+
+@app.get("/app/<path:name>")
+def built(name: str) -> Response:
+    return send_from_directory(os.environ["BUILT_PAGES"], name)
 
 
 @app.get("/socket.io.min.js")

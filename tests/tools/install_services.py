@@ -1,6 +1,7 @@
 """Install what the tests need beside Python, where that is possible, and say what is missing where it is not.
 
-Run it with ``python -m tests.tools.install_services``; with ``--large``, it installs what ``make long`` needs, too.
+Run it with ``python -m tests.tools.install_services``; with ``--large``, it installs what ``make long`` needs, too,
+and with ``--browsers`` what ``make browsers`` does.
 As root on Debian it installs packages; elsewhere it tells what to install. Tests skip what is missing, so that is no
 failure, except where ``CI`` is set.
 """
@@ -16,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tests.programs import (
+    BROWSERS,
     LARGE,
     LARGE_NPM_PACKAGES,
     NPM_PACKAGES,
@@ -34,11 +36,14 @@ POLICY = Path("/usr/sbin/policy-rc.d")
 
 
 def main() -> int:
-    absent = missing()
     packages = [*NPM_PACKAGES]
+    wanted = {**PROGRAMS}
+    if "--browsers" in sys.argv[1:]:
+        wanted |= BROWSERS
     if "--large" in sys.argv[1:]:
         packages += LARGE_NPM_PACKAGES
-        absent |= {name: program for name, program in LARGE.items() if not program.find()}
+        wanted |= LARGE
+    absent = missing(wanted)
     if may_install():
         absent |= improvable()
     if absent:
@@ -46,7 +51,7 @@ def main() -> int:
         install(absent.values())
     if find_npm():
         install_npm_packages(packages)
-    return report(missing())
+    return report(wanted)
 
 
 def install(programs: Iterable[Program]) -> None:
@@ -123,14 +128,15 @@ def run(command: list[str], env: dict[str, str] | None = None) -> None:
         print(f"{command[0]} ended with {done.returncode}")
 
 
-def report(absent: dict[str, Program]) -> int:
-    width = max(map(len, PROGRAMS))
-    for name, program in PROGRAMS.items():
+def report(wanted: dict[str, Program]) -> int:
+    width, absent = max(map(len, wanted)), missing(wanted)
+    for name, program in wanted.items():
         outcome = f"missing, so skipped: {program.used_by}" if name in absent else program.find()
         print(f"  {name:{width}}  {outcome}")
     packages = npm_packages_are_installed()
     print(f"  {'(npm packages)':{width}}  {'installed' if packages else 'missing'}")
-    return int(on_ci() and (any(map(can_be_had, absent.values())) or not packages))
+    needed = [program for name, program in absent.items() if name not in LARGE]
+    return int(on_ci() and (any(map(can_be_had, needed)) or not packages))
 
 
 if __name__ == "__main__":
