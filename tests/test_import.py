@@ -19,7 +19,9 @@ HEAVY = [
     "fastapi",
     "celery_realtime.contrib",
     "prometheus_client",
+    "rich",
     "aiohttp",
+    "anywidget",
     "eventlet",
     "gevent",
 ]

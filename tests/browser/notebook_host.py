@@ -57,6 +57,7 @@ class Kernel:
         #: What widgets say, in order: their ids and contents.
         self.said: queue.Queue[tuple[str, Any]] = queue.Queue()
         self.closed: list[str] = []
+        self._is_gone = False
         self._replies: dict[str, dict[str, Any]] = {}
         self._output: dict[str, str] = {}
 
@@ -84,7 +85,9 @@ class Kernel:
         return next(one for one in self.widgets if one not in known and "_esm" in self.widgets[one])
 
     def send(self, widget: str, content: Any) -> None:
-        """Send what a front end says to a widget."""
+        """Send what a front end says to a widget; a kernel that is gone does not hear it."""
+        if self._is_gone:
+            return
         data = {"comm_id": widget, "data": {"method": "custom", "content": content}}
         self.client.shell_channel.send(self.client.session.msg("comm_msg", data))
 
@@ -113,6 +116,7 @@ class Kernel:
 
     def close(self) -> None:
         """End it."""
+        self._is_gone = True
         self.client.stop_channels()
         self._manager.shutdown_kernel(now=True)
 

@@ -75,7 +75,8 @@ def test_the_jobs_of_a_project_are_shown_wherever_the_notebook_is_open(
 ) -> None:
     project, path = f"n{next(PROJECTS)}", tmp_path / "go"
     start(element_jobs.work, project, "apple", str(path))
-    widget = kernel.show(f"jobs = JobsWidget({project!r}, url={web.url!r}, realtime=realtime, cancellable=True); jobs")
+    options = f"url={web.url!r}, realtime=realtime, user='ada', cancellable=True"  # whom a rule allows to stop jobs
+    widget = kernel.show(f"jobs = JobsWidget({project!r}, {options}); jobs")
     first = notebook()
     first.open(widget)
     first.wait_to_see(lambda: names(first) == [("apple", "running")])
@@ -135,10 +136,7 @@ def test_what_cannot_be_shown_is_said_in_the_cell(kernel: Kernel, web: WebServer
     assert "colour is no option of a widget; there are theme, lang" in fails("JobsWidget('p', colour='red')")
     assert "either token or realtime" in fails("JobsWidget('p', token='a', realtime=realtime)")
     assert fails("JobsWidget('')").startswith("ValueError")
-    kernel.run("import gc; gc.collect()")
-    wait_for(
-        lambda: kernel.run("print([one.name for one in threading.enumerate() if one.name not in before])") == "[]\n"
-    )
+    wait_for(lambda: kernel.run(THREADS) == "[]\n")
 
 
 @pytest.mark.long  # the same connection as in the first test, lost

@@ -97,7 +97,7 @@ def own_bounds(leave_out: tuple[str, ...] = ()) -> dict[str, SpecifierSet]:
 
 def bounds_of_users() -> dict[str, SpecifierSet]:
     """Return the bounds of what users install, beside what runs in their tests alone."""
-    return own_bounds(("attack", "docs", "lint", "package", "test", "testing"))
+    return own_bounds(("attack", "docs", "jupyter", "lint", "package", "test", "testing"))
 
 
 def installed(known: list[Advisory]) -> list[str]:

@@ -1,0 +1,116 @@
+"""The widgets in JupyterLab itself, which ``make notebook`` installs: a notebook is run, and opened again."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser import element_jobs
+from tests.browser.element_pages import row, start
+from tests.launcher import Brokers, Launcher
+from tests.processes import ROOT, ManagedProcess, WebServer, free_port
+
+pytestmark = pytest.mark.long  # test_notebook.py shows the widgets of a kernel in a smaller front end
+pytest.importorskip("jupyterlab", reason="make notebook installs it")
+
+PROJECTS = itertools.count()
+
+
+class JupyterLab(ManagedProcess):
+    """JupyterLab, without a password, on loopback.
+
+    Args:
+        folder: The notebooks.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        options = {
+            "ServerApp.port": self.port,
+            "ServerApp.ip": "127.0.0.1",
+            "ServerApp.root_dir": str(folder),
+            "IdentityProvider.token": "",
+            "ServerApp.open_browser": False,
+            "ServerApp.allow_root": True,
+            "LabApp.news_url": None,
+            "LabApp.expose_app_in_browser": True,
+        }
+        arguments = [f"--{name}={value}" for name, value in options.items()]
+        homes = {
+            name: str(folder / "home") for name in ("HOME", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")
+        }
+        env = {**homes, "PYTHONPATH": str(ROOT), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+        super().__init__([sys.executable, "-m", "jupyterlab", *arguments], folder=folder, name="jupyterlab", env=env)
+
+
+@pytest.fixture(scope="module")
+def web(module_launcher: Launcher, brokers: Brokers) -> Iterator[WebServer]:
+    broker = brokers.make("redis")
+    worker = module_launcher.worker("tests.browser.element_jobs", broker=broker, concurrency=3, wait=False)
+    web = module_launcher.web("tests.browser.element_web", broker=broker)
+    worker.wait_ready()
+    conf = element_jobs.celery.conf
+    before = conf.broker_url, conf.result_backend
+    conf.broker_url, conf.result_backend = broker.url, broker.backend_url
+    yield web
+    conf.broker_url, conf.result_backend = before
+    worker.stop()
+
+
+def notebook_of(*cells: str) -> str:
+    made = [
+        {
+            "cell_type": "code",
+            "id": f"c{number}",
+            "metadata": {},
+            "outputs": [],
+            "execution_count": None,
+            "source": cell,
+        }
+        for number, cell in enumerate(cells)
+    ]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    content: dict[str, Any] = {"cells": made, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
+    return json.dumps(content)
+
+
+def test_a_notebook_shows_jobs_and_shows_them_again_when_it_is_opened_again(
+    new_page: Callable[..., Page], launcher: Launcher, web: WebServer, tmp_path: Path
+) -> None:
+    project, path = f"lab{next(PROJECTS)}", tmp_path / "go"
+    start(element_jobs.work, project, "apple", str(path))
+    made = f"JobsWidget({project!r}, url={web.url!r}, realtime=realtime, user='ada', cancellable=True)"
+    (tmp_path / "jobs.ipynb").write_text(
+        notebook_of(
+            "from celery_realtime.contrib.notebook import JobsWidget\nfrom tests.browser.element_jobs import realtime",
+            f"jobs = {made}\njobs",
+        )
+    )
+    lab = launcher.start(JupyterLab(tmp_path))
+    lab.wait_for_log(r"http://127\.0\.0\.1:\d+/lab")
+    page = new_page(viewport={"width": 1200, "height": 900})
+    page.goto(f"http://127.0.0.1:{lab.port}/lab/tree/jobs.ipynb?reset")
+    expect(page.get_by_text("Python 3 (ipykernel) | Idle").first).to_be_visible()
+    page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells').then(() => null)")
+    project_element = page.locator("celery-project")
+    expect(row(project_element, "apple").locator(".status")).to_have_text("running")
+    path.touch()
+    expect(row(project_element, "apple").locator(".status")).to_have_text("done")
+    start(element_jobs.endless, project)
+    expect(row(project_element, "endless").locator(".status")).to_have_text("running")
+
+    page.evaluate("jupyterapp.commands.execute('docmanager:save').then(() => null)")
+    page.reload()
+    expect(row(project_element, "endless").locator(".status")).to_have_text("running")
+    row(project_element, "endless").get_by_role("button", name="Stop endless").click()
+    expect(row(project_element, "endless").locator(".status")).to_have_text("stopped")
+    if "NOTEBOOK_PICTURE" in os.environ:
+        page.screenshot(path=os.environ["NOTEBOOK_PICTURE"])
