@@ -17,6 +17,7 @@ from tests.browser import element_jobs
 from tests.browser.element_pages import row, start
 from tests.launcher import Brokers, Launcher
 from tests.processes import ROOT, ManagedProcess, WebServer, free_port
+from tests.services import Broker
 
 pytestmark = pytest.mark.long  # test_notebook.py shows the widgets of a kernel in a smaller front end
 pytest.importorskip("jupyterlab", reason="make notebook installs it")
@@ -29,9 +30,10 @@ class JupyterLab(ManagedProcess):
 
     Args:
         folder: The notebooks.
+        env: What the Celery app of the notebooks needs.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, env: dict[str, str]) -> None:
         self.port = free_port()
         options = {
             "ServerApp.port": self.port,
@@ -52,8 +54,12 @@ class JupyterLab(ManagedProcess):
 
 
 @pytest.fixture(scope="module")
-def web(module_launcher: Launcher, brokers: Brokers) -> Iterator[WebServer]:
-    broker = brokers.make("redis")
+def broker(brokers: Brokers) -> Broker:
+    return brokers.make("redis")
+
+
+@pytest.fixture(scope="module")
+def web(module_launcher: Launcher, broker: Broker) -> Iterator[WebServer]:
     worker = module_launcher.worker("tests.browser.element_jobs", broker=broker, concurrency=3, wait=False)
     web = module_launcher.web("tests.browser.element_web", broker=broker)
     worker.wait_ready()
@@ -83,7 +89,7 @@ def notebook_of(*cells: str) -> str:
 
 
 def test_a_notebook_shows_jobs_and_shows_them_again_when_it_is_opened_again(
-    new_page: Callable[..., Page], launcher: Launcher, web: WebServer, tmp_path: Path
+    new_page: Callable[..., Page], launcher: Launcher, web: WebServer, broker: Broker, tmp_path: Path
 ) -> None:
     project, path = f"lab{next(PROJECTS)}", tmp_path / "go"
     start(element_jobs.work, project, "apple", str(path))
@@ -94,7 +100,7 @@ def test_a_notebook_shows_jobs_and_shows_them_again_when_it_is_opened_again(
             f"jobs = {made}\njobs",
         )
     )
-    lab = launcher.start(JupyterLab(tmp_path))
+    lab = launcher.start(JupyterLab(tmp_path, broker.env))
     lab.wait_for_log(r"http://127\.0\.0\.1:\d+/lab")
     page = new_page(viewport={"width": 1200, "height": 900})
     page.goto(f"http://127.0.0.1:{lab.port}/lab/tree/jobs.ipynb?reset")

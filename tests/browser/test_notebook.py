@@ -15,14 +15,19 @@ from tests.browser.element_pages import start
 from tests.browser.notebook_host import Kernel, Notebook, started_kernel
 from tests.launcher import Brokers, Launcher
 from tests.processes import WebServer
+from tests.services import Broker
 from tests.waiting import wait_for
 
 PROJECTS = itertools.count()
 
 
 @pytest.fixture(scope="module")
-def web(module_launcher: Launcher, brokers: Brokers) -> Iterator[WebServer]:
-    broker = brokers.make("redis")
+def broker(brokers: Brokers) -> Broker:
+    return brokers.make("redis")
+
+
+@pytest.fixture(scope="module")
+def web(module_launcher: Launcher, broker: Broker) -> Iterator[WebServer]:
     worker = module_launcher.worker("tests.browser.element_jobs", broker=broker, concurrency=3, wait=False)
     web = module_launcher.web("tests.browser.element_web", broker=broker)
     worker.wait_ready()
@@ -35,8 +40,8 @@ def web(module_launcher: Launcher, brokers: Brokers) -> Iterator[WebServer]:
 
 
 @pytest.fixture(scope="module")
-def kernel(web: WebServer) -> Iterator[Kernel]:
-    with started_kernel({**os.environ}) as kernel:
+def kernel(web: WebServer, broker: Broker) -> Iterator[Kernel]:
+    with started_kernel({**os.environ, **broker.env}) as kernel:
         kernel.run(
             "import asyncio, threading\n"
             "from celery_realtime.contrib.notebook import JobsWidget, JobWidget\n"
@@ -169,11 +174,11 @@ def test_a_lost_connection_is_shown_and_made_again_while_a_cell_runs(
 
 @pytest.mark.long  # some twenty seconds
 def test_a_kernel_that_is_gone_leaves_what_was_known_and_says_so(
-    notebook: Callable[..., Notebook], web: WebServer, tmp_path: Path
+    notebook: Callable[..., Notebook], web: WebServer, broker: Broker, tmp_path: Path
 ) -> None:
     project = f"n{next(PROJECTS)}"
     start(element_jobs.work, project, "apple", str(tmp_path / "never"))
-    with started_kernel({**os.environ}) as kernel:
+    with started_kernel({**os.environ, **broker.env}) as kernel:
         kernel.run("from celery_realtime.contrib.notebook import JobsWidget")
         kernel.run("from tests.browser.element_jobs import realtime")
         widget = kernel.show(f"jobs = JobsWidget({project!r}, url={web.url!r}, realtime=realtime); jobs")

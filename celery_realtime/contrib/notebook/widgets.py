@@ -87,6 +87,8 @@ class JobsWidget(anywidget.AnyWidget):
 
     def _connect(self, url: str, token: Token | None, namespace: str) -> None:
         where, path = place_of_socket(url)
+        if callable(token):
+            token()  # what is wrong with it is said here, and not as a connection that fails
         credentials = (lambda: {"token": token()}) if callable(token) else {} if token is None else {"token": token}
         try:
             self._client.connect(where, auth=credentials, namespaces=[namespace], socketio_path=path)
