@@ -23,7 +23,7 @@ FLAGS = [
     "--no-first-run",
 ]
 #: Pages of loopback alone, and nothing that is fetched in the background.
-FIREFOX_PREFERENCES = {
+FIREFOX_PREFERENCES: dict[str, str | float | bool] = {
     "app.normandy.enabled": False,
     "browser.safebrowsing.downloads.enabled": False,
     "browser.safebrowsing.malware.enabled": False,
