@@ -127,11 +127,13 @@ class Reruns:
             return unpack(sealer.open(kept, settings.messages_ttl))
         except ModuleNotFoundError:
             self._log.error(
-                "messages of jobs cannot be read here without cryptography: pip install celery-realtime[rerun]"
+                "messages of jobs cannot be read here, so none is run again; pip install celery-realtime[rerun]"
             )
         except (Unsealable, msgspec.MsgspecError) as error:
             self._log.warning(
-                "the message of a job that is kept cannot be read, so the job is not run again: %s", error
+                "the message that is kept of a job cannot be read, so the job is not run again; if secret_key is a new "
+                "one, name the old one behind it: %s",
+                error,
             )
         raise RerunError(NOT_KEPT, "unavailable")
 
@@ -163,7 +165,13 @@ class Reruns:
             publish_bytes(self._app, message.body, message.queue, way)
         except (ConnectionError, TimeoutError) as error:
             reason = UNCERTAIN if isinstance(error, TimeoutError) else NO_BROKER
-            self._log.error("%s: %s", reason, describe(error), job_id=message.job_id, project_id=message.project_id)
+            self._log.error(
+                "a job was to run again and the broker has not taken it for certain, so the request is refused; see "
+                "whether the broker answers: %s",
+                describe(error),
+                job_id=message.job_id,
+                project_id=message.project_id,
+            )
             raise RerunError(reason, "unavailable") from None
         if job.run is not None:
             again = msgspec.structs.replace(message, job_id=job_id, run=job.run)
