@@ -14,6 +14,7 @@ from celery_realtime import Realtime
 from celery_realtime.events import Details, Job, outgoing_progress, status_change
 from celery_realtime.jobs.progress import Progress, progress_update
 from tests.browser import element_jobs
+from tests.integration.stage import forget_connections
 from tests.processes import WebServer
 from tests.services import Broker
 
@@ -186,12 +187,22 @@ def start(task: Any, project: str, *args: Any, **kwargs: Any) -> str:
 
 @contextmanager
 def publishing_over(broker: Broker) -> Iterator[None]:
-    """Let this process publish the tasks of the elements to a broker."""
+    """Let this process publish the tasks of the elements to a broker, whichever it has published to before."""
     conf = element_jobs.celery.conf
     before = conf.broker_url, conf.result_backend
     conf.broker_url, conf.result_backend = broker.url, broker.backend_url
-    yield
-    conf.broker_url, conf.result_backend = before
+    _begin_anew()
+    try:
+        yield
+    finally:
+        element_jobs.realtime.flush()
+        conf.broker_url, conf.result_backend = before
+        _begin_anew()
+
+
+def _begin_anew() -> None:
+    forget_connections(element_jobs.celery)
+    element_jobs.realtime.start_over()
 
 
 Opens = Callable[..., ElementPage]

@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser import element_jobs
-from tests.browser.element_pages import row, start
+from tests.browser.element_pages import publishing_over, row, start
 from tests.launcher import Brokers, Launcher
 from tests.processes import ROOT, ManagedProcess, WebServer, free_port
 from tests.services import Broker
@@ -49,7 +49,7 @@ class JupyterLab(ManagedProcess):
         homes = {
             name: str(folder / "home") for name in ("HOME", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")
         }
-        env = {**homes, "PYTHONPATH": str(ROOT), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+        env = {**env, **homes, "PYTHONPATH": str(ROOT), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
         super().__init__([sys.executable, "-m", "jupyterlab", *arguments], folder=folder, name="jupyterlab", env=env)
 
 
@@ -63,11 +63,8 @@ def web(module_launcher: Launcher, broker: Broker) -> Iterator[WebServer]:
     worker = module_launcher.worker("tests.browser.element_jobs", broker=broker, concurrency=3, wait=False)
     web = module_launcher.web("tests.browser.element_web", broker=broker)
     worker.wait_ready()
-    conf = element_jobs.celery.conf
-    before = conf.broker_url, conf.result_backend
-    conf.broker_url, conf.result_backend = broker.url, broker.backend_url
-    yield web
-    conf.broker_url, conf.result_backend = before
+    with publishing_over(broker):
+        yield web
     worker.stop()
 
 

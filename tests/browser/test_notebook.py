@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page
 
 from tests.browser import element_jobs
-from tests.browser.element_pages import start
+from tests.browser.element_pages import publishing_over, start
 from tests.browser.notebook_host import Kernel, Notebook, started_kernel
 from tests.launcher import Brokers, Launcher
 from tests.processes import WebServer
@@ -31,11 +31,8 @@ def web(module_launcher: Launcher, broker: Broker) -> Iterator[WebServer]:
     worker = module_launcher.worker("tests.browser.element_jobs", broker=broker, concurrency=3, wait=False)
     web = module_launcher.web("tests.browser.element_web", broker=broker)
     worker.wait_ready()
-    conf = element_jobs.celery.conf
-    before = conf.broker_url, conf.result_backend
-    conf.broker_url, conf.result_backend = broker.url, broker.backend_url
-    yield web
-    conf.broker_url, conf.result_backend = before
+    with publishing_over(broker):
+        yield web
     worker.stop()
 
 

@@ -218,7 +218,7 @@ def test_on_a_terminal_a_text_is_printed_as_it_comes_and_obeyed_in_nothing(
 ) -> None:
     project, stage = new_project(), shared_stage("redis")
     with telling(stage, tmp_path, project) as (job, gate):
-        options = ("watch", project, "--url", stage.web.url, "--stream", "answer")
+        options = ("watch", project, "--url", stage.web.url, "--stream", "answer", "--plain")
         with printing(stage, *options, stdout=terminal.theirs) as watcher:
             begin = f"{'':14}{job[:8]}  answer  "
             wait_for(lambda: terminal.printed.endswith(f"{begin}first line\n{begin}second  [31m"))

@@ -482,7 +482,7 @@ def test_no_more_is_asked_for_a_result_than_has_to_be_known(
         (type(backend.client), "strlen", "length"),
         (type(backend), "get_task_meta", "result"),
         (history, "project_of", "project"),
-        (history, "projects_of", "projects"),
+        (history.places, "projects_of", "projects"),
     ):
         monkeypatch.setattr(owner, name, _noted(asked, what, getattr(owner, name)))
     client = web.connect()

@@ -9,7 +9,7 @@ export const socket = createSocket(location.origin, { token: async () => query.g
 window.sent = [];
 window.renders = {};
 // But for whether something was missed, which subscriptions ask when they have heard nothing for a while.
-socket.onAnyOutgoing((event, data) => data.since || window.sent.push([event, data.project_id ?? data.job_id]));
+socket.onAnyOutgoing((event, data) => data.since || window.sent.push([event, data.job_id ?? data.project_id]));
 
 export function note(id) {
   window.renders[id] = (window.renders[id] ?? 0) + 1;
