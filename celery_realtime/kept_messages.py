@@ -13,6 +13,9 @@ from celery_realtime.forks import after_fork
 #: Bytes of messages that wait in a process until they are stored; beyond, the oldest are not kept.
 MOST_WAITING = 16 * 1024 * 1024
 
+#: Bytes that one takes beside its content, about: a mark that one was too large to be kept has nothing else.
+OVERHEAD = 512
+
 
 class KeptMessage(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """The message of a job, without what is of that one publication alone.
@@ -90,7 +93,7 @@ class WaitingMessages:
     A child of a fork begins without any.
 
     Args:
-        most: Bytes of all of them; beyond, the oldest go.
+        most: Bytes of all of them, each with :data:`OVERHEAD`; beyond, the oldest go.
     """
 
     def __init__(self, most: int = MOST_WAITING) -> None:
@@ -111,7 +114,7 @@ class WaitingMessages:
         with self._lock:
             self.forget(publication)
             self._messages[publication] = packed
-            self._size += len(packed)
+            self._size += OVERHEAD + len(packed)
             while self._size > self._most:
                 self.forget(next(iter(self._messages)))
 
@@ -122,4 +125,6 @@ class WaitingMessages:
     def forget(self, publication: Publication) -> None:
         """Forget the message of a publication."""
         with self._lock:
-            self._size -= len(self._messages.pop(publication, b""))
+            packed = self._messages.pop(publication, None)
+            if packed is not None:
+                self._size -= OVERHEAD + len(packed)

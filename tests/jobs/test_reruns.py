@@ -24,7 +24,7 @@ from celery_realtime.events import Job
 from celery_realtime.exceptions import ImproperlyConfigured, RerunError
 from celery_realtime.history.kept import KeptMessages
 from celery_realtime.jobs import reruns
-from celery_realtime.kept_messages import Publication, WaitingMessages
+from celery_realtime.kept_messages import OVERHEAD, Publication, WaitingMessages
 from tests.processes import free_port
 from tests.recording import new_app
 from tests.waiting import wait_for
@@ -622,7 +622,7 @@ def test_a_broker_that_does_not_answer_is_not_waited_for(shop: Shop) -> None:
 
 
 def test_what_waits_is_bounded() -> None:
-    waiting = WaitingMessages(100)
+    waiting = WaitingMessages(100 + 2 * OVERHEAD)
     jobs = [Publication("p", str(number), "run") for number in range(3)]
     for job in jobs:
         waiting.put(job, b"x" * 40)
@@ -631,6 +631,15 @@ def test_what_waits_is_bounded() -> None:
     waiting.forget(jobs[1])
     waiting.put(jobs[0], b"")
     assert (waiting.get(jobs[0]), len(waiting)) == (b"", 2)
+
+
+def test_marks_of_messages_that_were_too_large_are_bounded_too() -> None:
+    waiting = WaitingMessages(10 * OVERHEAD)
+    for number in range(1000):
+        waiting.put(Publication("p", str(number), "run"), b"")
+        waiting.forget(Publication("p", "of nobody", "run"))
+    assert len(waiting) == 10
+    assert waiting.get(Publication("p", "999", "run")) == b""
 
 
 def test_nothing_waits_once_it_is_stored(shop: Shop) -> None:
