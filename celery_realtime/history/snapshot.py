@@ -22,6 +22,7 @@ _HIDDEN_COUNTS = ("share", "updated")
 
 #: As servers write it: Valkey writes a number of 17 digits with an exponent.
 _Score = Annotated[str, msgspec.Meta(pattern=r"^([0-9]{1,20}(\.[0-9]{1,20})?(e\+[0-9]{1,2})?)?\Z")]
+#: A score, and how many of how many members that have it; jobs are not named, since clients may not see all.
 _Place = tuple[_Score, str]
 
 

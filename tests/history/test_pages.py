@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -118,6 +119,29 @@ def test_a_page_says_as_of_when_it_is_and_has_neither_events_nor_workflows(histo
     assert (second.events, second.workflows, second.recovered, len(first.workflows)) == ([], [], False, 1)
 
 
+def test_a_place_names_no_job_since_who_is_given_it_may_not_see_that_one(history: History) -> None:
+    append(history, *(status("SUCCESS", job=f"ended-{number}") for number in range(5)))
+    fill(history, live=5, ended=5)
+    places, page = [], history.read("p", most_jobs=3)
+    while page.next is not None:
+        places.append(page.next)
+        append(history, progress(50, job="live-0"), status("SUCCESS", job=f"new-{len(places)}"))
+        page = history.read_on("p", page.next, most_jobs=3)
+    assert len(places) > 4
+    assert not [place for place in places if re.search("live|ended|new", place)]
+
+
+def test_jobs_of_one_moment_of_which_one_has_moved_are_all_in_the_pages(history: History) -> None:
+    append(history, *(status("SUCCESS", job=f"job-{number}") for number in range(8)))
+    page = history.read("p", most_jobs=3)
+    seen = {*names(page.jobs)}
+    append(history, status("STARTED", job=max(seen), attempt=1))
+    while page.next is not None:
+        page = history.read_on("p", page.next, most_jobs=3)
+        seen |= {*names(page.jobs)}
+    assert seen == {f"job-{number}" for number in range(8)}
+
+
 def test_reading_a_page_writes_nothing(own_redis_url: str) -> None:
     history = History(own_redis_url, "tests", size=1000, ttl=60.0)
     fill(history, live=4, ended=0)
@@ -162,6 +186,8 @@ def test_what_is_no_place_is_refused(page: str) -> None:
         *([section, ["", ""], ["", ""], ["", ""]] for section in (1, 2, 3)),
         [3, ["9" * 20, ""], ["9" * 20, "x" * 5000], ["0.5", "\n\x00 ü"]],
         [2, ["1.7958608368504741e+9", "ended-1"], ["97", "busy"], ["1.7958608368504741e+9", "x"]],
+        [1, ["5", "9/1"], ["4", "0/1"], ["1", "1/0"]],
+        [1, ["5", f"{'9' * 400}/1"], ["4", "-1/1"], ["1", "1/1e0"]],
     ],
 )
 def test_a_place_that_nobody_has_been_given_finds_jobs_of_the_project_alone(history: History, page: Any) -> None:

@@ -109,16 +109,21 @@ local function take(jobs, bytes)
   return #jobs
 end
 
--- Return how many members of a sorted set come up to a place, which is a score ('' for the beginning) and a member that
--- may have moved since: then nothing of the score counts as read.
-local function count_read(key, place, descends)
-  local score, member = unpack(place)
-  if score == '' then return 0 end
-  if member ~= '' and redis.call('ZSCORE', key, member) == score then
-    return redis.call(descends and 'ZREVRANK' or 'ZRANK', key, member) + 1
-  end
+-- Return how many members of a sorted set come before those of a score.
+local function count_before(key, score, descends)
   if descends then return redis.call('ZCOUNT', key, '(' .. score, '+inf') end
   return redis.call('ZCOUNT', key, '-inf', '(' .. score)
+end
+
+-- Return how many members of a sorted set come up to a place, which is a score ('' for the beginning), and how many of
+-- how many members of that score, as "1/3". If there are not as many any more, one of them has moved: then nothing of
+-- the score counts as read. A place does not name a job: the client that is given it may not see that one.
+local function count_read(key, place, descends)
+  local score, within = unpack(place)
+  if score == '' then return 0 end
+  local before, read, all = count_before(key, score, descends), string.match(within, '^(%d+)/(%d+)$')
+  if all and redis.call('ZCOUNT', key, score, score) == tonumber(all) then return before + tonumber(read) end
+  return before
 end
 
 -- Read on in a sorted set of which so many members count. Returns whether all have been read, and the place that is
@@ -129,7 +134,9 @@ local function read_on(key, place, count, descends, most, bytes)
   local jobs = last >= start and redis.call(descends and 'ZREVRANGE' or 'ZRANGE', key, start, last) or {}
   local taken = take(jobs, bytes)
   if taken > 0 and not (descends and start + taken >= count) then
-    place = {redis.call('ZSCORE', key, jobs[taken]), jobs[taken]}
+    local score = redis.call('ZSCORE', key, jobs[taken])
+    local read = start + taken - count_before(key, score, descends)
+    place = {score, string.format('%d/%d', read, redis.call('ZCOUNT', key, score, score))}
   end
   return start + taken >= count, place
 end
