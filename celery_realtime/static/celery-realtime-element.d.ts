@@ -76,7 +76,7 @@ export interface CeleryProjectElement extends CeleryView {
   openJob(jobId: string): void;
   /** Take ended jobs out of sight, until they begin again or are asked for. */
   dismiss(jobIds: readonly string[]): void;
-  /** How many jobs are kept: 5000. */
+  /** How many jobs are shown at first, and how many more each time the user asks for more; by default all, of up to 5000. */
   get maxJobs(): string | null;
   set maxJobs(count: string | number | null);
 }

@@ -4,12 +4,13 @@ import { List } from "./celery-realtime-list.js";
 import { adopt, button, h, isOver, put, rankOf, Row, set } from "./celery-realtime-row.js";
 import { jobStore, projectStore } from "./celery-realtime-store.js";
 import { texts, wordsFor } from "./celery-realtime-texts.js";
-import { arranged, countsOf, endedOf, fold, timeOf, workflowOf } from "./celery-realtime-workflows.js";
+import { arranged, countsOf, endedOf, firstOf, fold, timeOf, workflowOf } from "./celery-realtime-workflows.js";
 
 export { texts };
 
 const ATTRIBUTES = "job-id project src path token token-url client theme lang texts cancellable rerun dismissible collapsed streams status task label filter max-jobs".split(" ");
 const FLAGS = ["cancellable", "rerun", "dismissible", "collapsed"];
+const KEPT = 5000; // jobs, at least
 const ANNOUNCE_AFTER = 2000, ASK_TIMEOUT = 10000, LONGEST_REST = 500; // milliseconds
 
 const connected = new Set(); // elements on a page
@@ -284,6 +285,7 @@ class CeleryProject extends CeleryView {
   _flows = new Map(); // root id -> { key, root, part, members, rank, at }
   _dismissed = new Set(); // ids of ended jobs
   _folded = new Set(); // ids of jobs to be opened whose workflow is not known yet
+  _further = 0; // jobs that were asked for beyond max-jobs
 
   constructor() {
     super();
@@ -299,8 +301,9 @@ class CeleryProject extends CeleryView {
     this._toolbar = h("div", "toolbar", this._group, this._search, this._count, this._clear, this._restore);
     this._list = new List(this, (entry) => (entry.members ? workflowOf(entry, this.words, this._records, this._workflows) : entry.job));
     this._none = h("p", "empty");
+    this._more = button("more", () => this._showMore());
     this._state.before(this._toolbar);
-    this._state.after(this._list.root, this._none);
+    this._state.after(this._list.root, this._more, this._none);
   }
 
   connectedCallback() {
@@ -311,8 +314,8 @@ class CeleryProject extends CeleryView {
   _key() { return this.project && JSON.stringify([this.project, this.task, this.label]); }
 
   _open(socket, options) {
-    const { task, label } = this, filter = task || label ? { task: listOf(task), label: label || null } : undefined;
-    return projectStore(socket, this.project, { maxJobs: +this.maxJobs || undefined, filter, ...options });
+    const { task, label, _step: step } = this, filter = task || label ? { task: listOf(task), label: label || null } : undefined;
+    return projectStore(socket, this.project, { ...(step && { limit: step, maxJobs: Math.max(step, KEPT) }), filter, ...options });
   }
 
   _tick() { this._list.tick(); }
@@ -322,6 +325,22 @@ class CeleryProject extends CeleryView {
     if (!this.isConnected) this._list.unwatch();
     for (const one of [this._list, this._records, this._flows, this._dismissed, this._folded]) one.clear();
     this._jobs = null;
+    this._further = 0;
+  }
+
+  attributeChangedCallback(name) {
+    if (name === "max-jobs") this._further = 0;
+    this._later();
+  }
+
+  // How many jobs are shown at first, and how many more each time; 0 for all.
+  get _step() { return Math.max(0, Math.floor(+this.maxJobs)) || 0; }
+  get _most() { return this._step ? this._step + this._further : Infinity; }
+
+  _showMore() {
+    const { _step: step, _records: { size } } = this;
+    this._further = (this._left ? this._further : Math.max(this._further, size - step)) + step;
+    this._rearrange();
   }
 
   _rearrange() {
@@ -359,15 +378,17 @@ class CeleryProject extends CeleryView {
   }
 
   _draw(snapshot) {
-    const { jobs, jobsTotal = 0, status, workflows } = snapshot;
+    const { jobs, jobsTotal = 0, status, workflows, hasMore } = snapshot, { _most: most } = this;
     this._workflows = workflows;
     this._take(jobs && status !== "refused" ? jobs : new Map());
-    const filters = JSON.stringify([this.status, this.filter, [...this._list.opened]]);
+    if (hasMore && most > jobs.size) snapshot.loadMore(most - jobs.size);
+    const filters = JSON.stringify([this.status, this.filter, most, [...this._list.opened]]);
     if (filters !== this._arranged) this._list.arrange(this._arrange());
     this._arranged = filters;
     this._list.show();
     const listed = this._listed();
-    this._drawToolbar(listed, Math.max(this._records.size, jobsTotal) - this._dismissed.size);
+    this._drawToolbar(listed, Math.max(this._records.size, jobsTotal) - this._dismissed.size, hasMore);
+    this._drawMore(hasMore);
     this._drawState(snapshot, !listed.length, this.words.say("empty"));
   }
 
@@ -394,8 +415,9 @@ class CeleryProject extends CeleryView {
 
   // What runs first, then what waits, then what ended last. Jobs of a workflow are folded, and stand together.
   _arrange() {
-    const shown = new Set(this._listed().filter(this._filter()));
+    const matching = this._listed().filter(this._filter()), shown = new Set(firstOf(matching, this._most, this._list.opened));
     this._shown = shown.size;
+    this._left = matching.length - shown.size;
     for (const id of this._folded) if (this._records.has(id)) this._unfold(id);
     this._flows = fold(this._listed(), this._flows);
     return arranged(this._flows, shown, this._list.opened, this._workflows);
@@ -411,10 +433,19 @@ class CeleryProject extends CeleryView {
     };
   }
 
-  _drawToolbar(listed, total) {
+  // The keyboard is not lost with the button.
+  _drawMore(hasMore) {
+    const { _more: more } = this, isFocused = this.shadowRoot.activeElement === more;
+    put(more, this._left || (hasMore && this._step) ? this.words.say("more") : "");
+    if (isFocused && more.hidden) this._list.root.focus({ preventScroll: true });
+  }
+
+  // Of further jobs, which the server sends when they are asked for, it is not known how they have ended.
+  _drawToolbar(listed, total, hasMore) {
     const { words, dismissible } = this, counts = countsOf(listed), { size: gone } = this._dismissed, chosen = listOf(this.status);
+    const isAllLive = !(counts.success + counts.error + gone); // live jobs are sent first
     for (const sum of this._sums) {
-      put(sum, `${words.number(counts[sum.value])} ${words.say(sum.value)}`);
+      put(sum, `${words.number(counts[sum.value])}${hasMore && (isOver({ status: sum.value }) || isAllLive) ? "+" : ""} ${words.say(sum.value)}`);
       set(sum, "part", `sum ${sum.value}`);
       set(sum, "aria-pressed", chosen.includes(sum.value));
     }

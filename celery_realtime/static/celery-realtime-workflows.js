@@ -16,6 +16,12 @@ export function timeOf(job) {
   return isOver(job) ? -Date.parse(ended_at ?? timestamp) : Date.parse((status === "running" ? started_at : queued_at) ?? timestamp);
 }
 
+// The first of records, in the order of a list, and those of which more is shown.
+export function firstOf(records, most, opened) {
+  if (records.length <= most) return records;
+  return [...records].sort(byPlace).filter(({ key }, place) => place < most || opened.has(key));
+}
+
 // Put records, { key, job, rank, at }, that have one root together: root id -> { key, root, part, members }. Those that were there
 // `before` stay the same objects, so that a list knows them.
 export function fold(records, before) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -126,6 +127,81 @@ def test_of_many_jobs_only_the_rows_that_are_seen_are_on_the_page(
         f"processor; by the browser's clock longer than 50 ms: {long_tasks}"
     )
     assert longest[0] < 50  # of the processor, which does not pass while other programs have it
+
+
+def test_no_more_jobs_are_shown_than_wanted_and_sums_are_of_all(
+    crowd: Callable[..., tuple[ElementPage, Reporter]],
+) -> None:
+    page, reporter = crowd()
+    reporter.report_many(range(480), "SUCCESS")
+    reporter.report_many(range(480, 500), "STARTED")
+    project = page.open_project("max-jobs=300 dismissible")
+    count, more, last = (
+        project.locator(".count"),
+        project.get_by_role("button", name="Show more"),
+        project.locator("li").last,
+    )
+    expect(count).to_have_text("300 of 500")
+    expect(project.locator("[value=running]")).to_have_text("20 running")
+    expect(project.locator("[value=success]")).to_have_text("480 done")
+    expect(rows(project).first).to_have_class("job running")
+    expect(last).to_have_attribute("aria-setsize", "300")
+    assert page.sockets.requests("read_jobs") == []
+    reporter.report_many(range(500, 501), "PENDING")
+    expect(count).to_have_text("300 of 501")
+    expect(project.locator("[value=queued]")).to_have_text("1 queued")
+    project.get_by_role("searchbox").fill("crowd")  # the task of all
+    expect(count).to_have_text("300 of 501")
+    project.get_by_role("searchbox").fill("")
+    more.focus()
+    page.page.keyboard.press("Enter")
+    expect(last).to_have_attribute("aria-setsize", "501")
+    expect(count).to_be_hidden()
+    expect(more).to_be_hidden()
+    expect(project.locator(".list")).to_be_focused()
+    project.evaluate("element => { element.maxJobs = 100 }")
+    expect(count).to_have_text("100 of 501")
+    project.evaluate("element => { element.maxJobs = null }")
+    expect(count).to_be_hidden()
+    project.evaluate("element => { element.maxJobs = 200 }")
+    expect(count).to_have_text("200 of 501")
+
+
+def test_jobs_that_were_not_sent_yet_are_read_when_more_are_wanted(
+    crowd: Callable[..., tuple[ElementPage, Reporter]],
+) -> None:
+    page, reporter = crowd()
+    reporter.report_many(range(1450), "STARTED")
+    project = page.open_project("max-jobs=600")
+    count, more, running = (
+        project.locator(".count"),
+        project.get_by_role("button", name="Show more"),
+        project.locator("[value=running]"),
+    )
+    expect(count).to_have_text("600 of 1,450")
+    expect(running).to_have_text("1,000+ running")  # a server sends 1,000 at once
+    more.click()
+    expect(count).to_have_text("1,200 of 1,450")
+    expect(running).to_have_text("1,450 running")
+    more.click()
+    expect(count).to_be_hidden()
+    expect(more).to_be_hidden()
+
+
+def test_more_is_read_too_where_a_filter_hides_what_is_there(
+    crowd: Callable[..., tuple[ElementPage, Reporter]],
+) -> None:
+    page, reporter = crowd()
+    reporter.report_many(range(1100), "STARTED")
+    project = page.open_project("max-jobs=200 filter=job-010")  # the server sends those that have begun last
+    expect(project.locator("[value=running]")).to_have_text("1,000+ running")
+    count, more = project.locator(".count"), project.get_by_role("button", name="Show more")
+    expect(count).to_have_text("100 of 1,100")
+    project.evaluate("element => { element.filter = 'job-000' }")
+    expect(count).to_have_text("0 of 1,100")
+    more.click()
+    expect(count).to_have_text("100 of 1,100")
+    expect(more).to_be_hidden()
 
 
 def test_a_reader_stays_where_they_are_while_jobs_come_above(
