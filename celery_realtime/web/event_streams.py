@@ -64,6 +64,13 @@ class Rest(NamedTuple):
     end: int
 
 
+class Held(NamedTuple):
+    """Further jobs that wait for the events that they have seen, and the ids that were asked for; none for a page."""
+
+    page: dict[str, Any]
+    asked: list[str]
+
+
 class EventStream:
     """The events of one subscription, from its answer on.
 
@@ -78,12 +85,14 @@ class EventStream:
         is_over: Whether the client has to come back: it has lost access, or events that it has not been given.
         unread: Of streams that the answer had no room for: where the rest of each begins, and where it ends.
         next: Where to read on for jobs that the snapshot had no room for; None if there are no others, or no more.
+        held: Further jobs that have been read, and are to come between the events that they have seen and the others.
     """
 
     def __init__(self, job_id: str | None = None, view: JobView | None = None) -> None:
         self.project_id: str | None = None
         self.is_over = False
         self.next: str | None = None
+        self.held: Held | None = None
         self.unread: list[Rest] = []
         self.job_id = job_id
         self.view = view
@@ -140,7 +149,13 @@ class EventStream:
         fitting = stream["value"][: max(0, end - stream["start"])]
         return block(*chunk_of(identity, {**stream, "value": fitting}))
 
-    def add_jobs(self, page: dict[str, Any]) -> bytes:
+    def release(self) -> Iterator[bytes]:
+        """Yield the further jobs that are held, if there are any."""
+        held, self.held = self.held, None
+        if held is not None:
+            yield self._add_found(held.asked, held.page) if held.asked else self._add_jobs(held.page)
+
+    def _add_jobs(self, page: dict[str, Any]) -> bytes:
         """Return further jobs of the snapshot; with the last of them a client can resume."""
         self.next, jobs = page.get("next"), page["jobs"]
         if self.view is not None:
@@ -155,7 +170,7 @@ class EventStream:
         self._latest.clear()
         return [*self.view.unread][:MOST_JOBS]
 
-    def add_found(self, asked: list[str], page: dict[str, Any]) -> bytes:
+    def _add_found(self, asked: list[str], page: dict[str, Any]) -> bytes:
         """Return jobs that were read since they were not known whole; those that have gone on since are read again."""
         assert self.view is not None
         late = {name for name, offset in self._latest.items() if offset > page["offset"]} | {*page.get("unread", ())}
@@ -175,9 +190,13 @@ class EventStream:
     def _shows(self, name: str, data: Any) -> bool:
         return self.view is None or self.view.passes(name, data)
 
-    def is_behind(self, page: dict[str, Any]) -> bool:
-        """Tell whether further jobs are newer than the last event: what comes next would take them back."""
-        return self._position is not None and page["epoch"] == self._position[0] and page["offset"] > self.offset
+    @property
+    def is_behind(self) -> bool:
+        """Whether the jobs that are held are newer than the last event: what comes next would take them back."""
+        if self.held is None or self._position is None:
+            return False
+        page = self.held.page
+        return bool(page["epoch"] == self._position[0] and page["offset"] > self.offset)
 
     def refuse(self, error: SubscribeError) -> Iterator[bytes]:
         """Yield why the stream ends, and end it."""
@@ -190,6 +209,8 @@ class EventStream:
         before, is_placed = self._position, True
         for item in items:
             if not self.is_over:
+                if not self.is_behind:  # jobs that came behind an event which they have not seen would take it back
+                    yield from self.release()
                 blocks = [*self._item(item["event"], item["data"], item)]
                 is_placed = bool(blocks)
                 yield from blocks

@@ -23,7 +23,7 @@ from celery_realtime.web.bodies import MOST_DISCARDED
 from celery_realtime.web.budgets import BURST, Bucket
 from celery_realtime.web.client_requests import filter_of
 from celery_realtime.web.decisions import Decision
-from celery_realtime.web.event_streams import KEEP_ALIVE, EventStream, retry
+from celery_realtime.web.event_streams import KEEP_ALIVE, EventStream, Held, retry
 from celery_realtime.web.gate import MOST_OF_USER, MOST_USERS, RESERVE, Gate
 from celery_realtime.web.http_answers import Answer, of_json, of_preflight, of_refusal, of_stream
 from celery_realtime.web.http_requests import HttpRequest, Route, subscription_in
@@ -245,9 +245,7 @@ class Exchange:
         self._slot_of: str | None = None
         self._stream = EventStream()
         self._blocks: list[bytes] = []
-        #: Further jobs that wait for the events that they have seen, and until when they do; and which were asked for.
-        self._page: dict[str, Any] | None = None
-        self._some: list[str] = []
+        #: Until when further jobs wait for the events that they have seen.
         self._page_due = 0.0
         self._ends_at = time.monotonic() + http.settings.http_max_age * _random.uniform(1 - SCATTER, 1)
         #: When it says something if there is nothing to say.
@@ -354,7 +352,7 @@ class Exchange:
 
     def _patience(self) -> float:
         due = min(self._ends_at, self._silent_until)
-        return max(0.0, (due if self._page is None else min(due, self._page_due)) - time.monotonic())
+        return max(0.0, (due if self._stream.held is None else min(due, self._page_due)) - time.monotonic())
 
     def _read_on(self, client: InnerClient) -> Decision[None]:
         """Read what the answer had no room for: of streams, and of jobs.
@@ -364,21 +362,23 @@ class Exchange:
         if self._stream.unread:
             yield from self._read_stream(client)
             return
-        if self._page is None:
-            self._some = self._stream.unread_jobs
-            what = {"from": self._stream.next, **self._request.filter} if self._stream.next else {"jobs": self._some}
-            if self._stream.next is None and not self._some:
-                return
-            try:
-                self._page = yield from client.ask("read_jobs", {"project_id": self._stream.project_id, **what})
-            except SubscribeError as error:
-                self._blocks += self._stream.refuse(error)
-                return
-            self._page_due = time.monotonic() + LONGEST_LAG
-        page, some = self._page, self._some
-        if not self._stream.is_behind(page) or time.monotonic() >= self._page_due:
-            self._page = None
-            self._blocks.append(self._stream.add_found(some, page) if some else self._stream.add_jobs(page))
+        if self._stream.held is None:
+            yield from self._read_jobs(client)
+        if not self._stream.is_behind or time.monotonic() >= self._page_due:
+            self._blocks += self._stream.release()
+
+    def _read_jobs(self, client: InnerClient) -> Decision[None]:
+        asked = self._stream.unread_jobs
+        what = {"from": self._stream.next, **self._request.filter} if self._stream.next else {"jobs": asked}
+        if self._stream.next is None and not asked:
+            return
+        try:
+            page = yield from client.ask("read_jobs", {"project_id": self._stream.project_id, **what})
+        except SubscribeError as error:
+            self._blocks += self._stream.refuse(error)
+            return
+        self._stream.held = Held(page, asked)
+        self._page_due = time.monotonic() + LONGEST_LAG
 
     def _read_stream(self, client: InnerClient) -> Decision[None]:
         rest = self._stream.unread.pop(0)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from celery_realtime.exceptions import SubscribeError
-from celery_realtime.web.event_streams import EventStream, Rest, block
+from celery_realtime.web.event_streams import EventStream, Held, Rest, block
 
 ANSWER: dict[str, Any] = {
     "ok": True,
@@ -127,11 +127,37 @@ def test_only_the_last_page_has_a_position() -> None:
     assert (place, stream.next) == (None, "here")
     assert taken(stream, step(1, 4)) == [(1, None)]
     page = {**ANSWER, "offset": 5}
-    assert stream.is_behind(page)
+    stream.held = Held({**page, "next": "there"}, [])
+    assert stream.is_behind
     taken(stream, step(2, 5))
-    assert not stream.is_behind(page)
-    first, second = read(stream.add_jobs({**page, "next": "there"}), stream.add_jobs({**page, "next": None}))
+    assert not stream.is_behind
+    [first] = read(*stream.release())
+    stream.held = Held({**page, "next": None}, [])
+    [second] = read(*stream.release())
     assert (first[1], first[2]["complete"], second[1], second[2]["complete"]) == (None, False, "e:5", True)
+
+
+def test_further_jobs_come_between_the_events_that_they_have_seen_and_the_others() -> None:
+    stream = EventStream()
+    [*stream.begin({**ANSWER, "next": "here"})]
+    stream.held = Held({**ANSWER, "offset": 5, "next": None}, [])
+    blocks = read(*stream.take("agent_batch", [step(1, 4), step(2, 5), step(3, 6), step(4, 7)]))
+    assert [(event, place) for event, place, _ in blocks] == [
+        ("step", None),
+        ("step", None),
+        ("agent_jobs", "e:5"),
+        ("step", "e:6"),
+        ("step", "e:7"),
+    ]
+    assert not [*stream.release()]
+
+
+def test_who_has_to_come_back_is_given_no_jobs_that_are_ahead() -> None:
+    stream = EventStream()
+    [*stream.begin({**ANSWER, "next": "here"})]
+    stream.held = Held({**ANSWER, "offset": 5, "next": None}, [])
+    assert taken(stream, step(1, 4), step(3, 6)) == [(1, None)]
+    assert stream.is_over
 
 
 def test_of_a_long_stream_the_rest_is_read_up_to_where_live_begins() -> None:

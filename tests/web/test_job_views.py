@@ -10,7 +10,7 @@ import pytest
 from celery_realtime.client.entries import Entries
 from celery_realtime.events import PROGRESS_EVENT, STATUS_EVENT
 from celery_realtime.job_filters import JobFilter
-from celery_realtime.web.event_streams import EventStream
+from celery_realtime.web.event_streams import EventStream, Held
 from celery_realtime.web.job_views import JobView
 from tests.filtered_project import FILTERS, Project
 from tests.web.test_event_streams import read
@@ -40,29 +40,30 @@ class Browser:
 def live(seed: int) -> tuple[Browser, Project]:
     """Have a client follow a project that goes on, over lost connections; return both when all is quiet."""
     chances = random.Random(seed)
-    wanted = FILTERS[seed % len(FILTERS)]
+    wanted = [*FILTERS, JobFilter()][seed % (len(FILTERS) + 1)]
     project, browser = Project(chances, wanted, chances.choice([2, 4, 9])), Browser(wanted)
     stream: EventStream | None = None
-    asked: tuple[list[str], dict[str, Any]] | None = None
-    for number in range(200):
-        is_quiet = number > 180
+    on_the_way: list[dict[str, Any]] = []
+    for number in range(220):
+        is_quiet = number > 200
         if stream is None:
-            stream, asked = EventStream(None, JobView(wanted)), None
+            stream, on_the_way = EventStream(None, None if wanted == JobFilter() else JobView(wanted)), []
             browser.hear(*stream.begin(project.answer(browser.last)))
         if not is_quiet:
-            heard = [project.tell() for _ in range(chances.randrange(4))]
-            browser.hear(*stream.take("agent_batch", heard))
+            on_the_way += [project.tell() for _ in range(chances.randrange(4))]
             if chances.random() < 0.05:
                 stream = None
                 continue
-        if asked is None and (stream.next is not None or stream.unread_jobs):
-            ids = [] if stream.next is not None else stream.unread_jobs
-            page = project.some(ids) if ids else project.page(int(stream.next or 0))
-            asked = ids, {"project_id": "p", "epoch": "e", "offset": project.offset, **page}
-        elif asked is not None and chances.random() < 0.7:
-            ids, page = asked
-            browser.hear(stream.add_found(ids, page) if ids else stream.add_jobs(page))
-            asked = None
+        count = len(on_the_way) if is_quiet else chances.randint(0, len(on_the_way))
+        browser.hear(*stream.take("agent_batch", on_the_way[:count]))
+        del on_the_way[:count]
+        if stream.held is None:
+            ids = stream.unread_jobs
+            if stream.next is not None or ids:
+                page = project.some(ids) if ids else project.page(int(stream.next or 0))
+                stream.held = Held({"project_id": "p", "epoch": "e", "offset": project.offset, **page}, ids)
+        elif not stream.is_behind and chances.random() < 0.7:
+            browser.hear(*stream.release())
     return browser, project
 
 
@@ -106,7 +107,8 @@ def test_a_job_that_enters_is_read_before_the_client_can_resume_behind_it() -> N
     assert (name, place) == (STATUS_EVENT, None)
     assert stream.unread_jobs == ["a"]
     page = {"project_id": "p", "epoch": "e", "offset": 4, "jobs": [{"job_id": "a", "status": "running"}]}
-    [(name, place, data)] = read(stream.add_found(["a"], page))
+    stream.held = Held(page, ["a"])
+    [(name, place, data)] = read(*stream.release())
     assert (name, place, data["jobs"], data["complete"]) == ("agent_jobs", "e:4", page["jobs"], True)
     assert stream.unread_jobs == []
 
@@ -117,7 +119,8 @@ def test_a_job_that_has_gone_on_since_it_was_read_is_read_again() -> None:
     assert stream.unread_jobs == ["a"]
     [*stream.take(PROGRESS_EVENT, {"job_id": "a", "project_id": "p", "progress": 5, "epoch": "e", "offset": 5})]
     page = {"project_id": "p", "epoch": "e", "offset": 4, "jobs": [{"job_id": "a", "status": "running"}]}
-    [(_, place, data)] = read(stream.add_found(["a"], page))
+    stream.held = Held(page, ["a"])
+    [(_, place, data)] = read(*stream.release())
     assert (place, data["jobs"]) == (None, [])
     assert stream.unread_jobs == ["a"]
 
@@ -133,7 +136,8 @@ def test_a_page_takes_back_no_job_that_has_left_since() -> None:
     stream = begun(next="2")
     [*stream.take(*status(4, status="success"))]
     page = {"project_id": "p", "epoch": "e", "offset": 3, "jobs": [{"job_id": "a"}, {"job_id": "b"}], "next": None}
-    [(_, place, data)] = read(stream.add_jobs(page))
+    stream.held = Held(page, [])
+    [(_, place, data)] = read(*stream.release())
     assert (place, data["jobs"]) == ("e:4", [{"job_id": "b"}])
 
 
