@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.browser import element_jobs
-from tests.browser.element_pages import publishing_over, row, start
+from tests.browser.element_pages import LONG, publishing_over, row, start
 from tests.launcher import Brokers, Launcher
-from tests.processes import ROOT, ManagedProcess, WebServer, free_port
+from tests.processes import ROOT, ManagedProcess, WebServer, accepts_connections, free_port
 from tests.services import Broker
 
 pytestmark = pytest.mark.long  # test_notebook.py shows the widgets of a kernel in a smaller front end
@@ -50,7 +51,9 @@ class JupyterLab(ManagedProcess):
             name: str(folder / "home") for name in ("HOME", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")
         }
         env = {**env, **homes, "PYTHONPATH": str(ROOT), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-        super().__init__([sys.executable, "-m", "jupyterlab", *arguments], folder=folder, name="jupyterlab", env=env)
+        argv = [sys.executable, "-m", "jupyterlab", *arguments]
+        ready = functools.partial(accepts_connections, self.port)  # its log says so too early
+        super().__init__(argv, folder=folder, name="jupyterlab", env=env, ready=ready)
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +69,19 @@ def web(module_launcher: Launcher, broker: Broker) -> Iterator[WebServer]:
     with publishing_over(broker):
         yield web
     worker.stop()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page. What JupyterLab itself does not catch, such as requests of a page that is left, is no fault of ours."""
+    context = browser.new_context(viewport={"width": 1200, "height": 900})
+    page = context.new_page()
+    uncaught: list[str] = []
+    page.on("pageerror", lambda error: uncaught.append(f"{error.message}\n{error.stack}"))
+    page.set_default_timeout(LONG)
+    yield page
+    context.close()
+    assert [one for one in uncaught if "blob:" in one] == []  # where modules of ours are
 
 
 def notebook_of(*cells: str) -> str:
@@ -86,7 +102,7 @@ def notebook_of(*cells: str) -> str:
 
 
 def test_a_notebook_shows_jobs_and_shows_them_again_when_it_is_opened_again(
-    new_page: Callable[..., Page], launcher: Launcher, web: WebServer, broker: Broker, tmp_path: Path
+    page: Page, launcher: Launcher, web: WebServer, broker: Broker, tmp_path: Path
 ) -> None:
     project, path = f"lab{next(PROJECTS)}", tmp_path / "go"
     start(element_jobs.work, project, "apple", str(path))
@@ -98,8 +114,6 @@ def test_a_notebook_shows_jobs_and_shows_them_again_when_it_is_opened_again(
         )
     )
     lab = launcher.start(JupyterLab(tmp_path, broker.env))
-    lab.wait_for_log(r"http://127\.0\.0\.1:\d+/lab")
-    page = new_page(viewport={"width": 1200, "height": 900})
     page.goto(f"http://127.0.0.1:{lab.port}/lab/tree/jobs.ipynb?reset")
     expect(page.get_by_text("Python 3 (ipykernel) | Idle").first).to_be_visible()
     page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells').then(() => null)")

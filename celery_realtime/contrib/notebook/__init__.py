@@ -1,4 +1,4 @@
-"""Jobs in a notebook, live: widgets for Jupyter, VS Code, marimo and Colab. It needs the extra ``notebook``."""
+"""Jobs in a notebook, live: widgets for JupyterLab, and wherever else anywidget works, with the extra ``notebook``."""
 
 from __future__ import annotations
 
