@@ -24,8 +24,9 @@ type Refs<Snapshot> = { readonly [Name in keyof Snapshot]: ComputedRef<Snapshot[
   readonly snapshot: Readonly<ShallowRef<Snapshot>>;
 };
 type In<Options> = MaybeRefOrGetter<
-  Omit<Options, "enabled"> & {
+  Omit<Options, "enabled" | "filter"> & {
     enabled?: MaybeRefOrGetter<boolean | undefined>;
+    filter?: Options extends { filter?: infer Filter } ? MaybeRefOrGetter<Filter> : undefined;
     /** In place of the app's. */
     socket?: MaybeRef<SocketLike | null>;
   }

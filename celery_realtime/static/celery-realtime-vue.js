@@ -33,8 +33,8 @@ export function useSocket(given) {
 function useStore(make, ids, options) {
   const socket = useSocket(toValue(options)?.socket);
   const settings = () => {
-    const { socket: _, enabled, ...others } = toValue(options) ?? {};
-    return { ...others, enabled: toValue(enabled) };
+    const { socket: _, enabled, filter, ...others } = toValue(options) ?? {};
+    return { ...others, ...(filter && { filter: toValue(filter) }), enabled: toValue(enabled) };
   };
   const open = () => make(socket.value, ...ids.map(toValue), settings());
   const snapshot = shallowRef(open().getSnapshot());

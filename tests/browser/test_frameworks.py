@@ -189,6 +189,23 @@ def test_a_job_is_stopped_and_a_job_that_has_ended_is_not(site: Site, tmp_path: 
     expect(answer.locator("output")).to_have_text("too_late", timeout=LONG)
 
 
+def test_a_job_is_run_again(site: Site, tmp_path: Path) -> None:
+    if site.name == "query":
+        pytest.skip("its page has no button for that")
+    site.open()
+    job = site.start(jobs.note, str(tmp_path / "notes"), "a")
+    site.expect_job(job, "success")
+    site.follow(job)
+    expect(site.page.locator("#answer")).to_have_attribute("data-job-status", "success", timeout=LONG)
+    site.click("rerun")
+    said = site.page.locator("#answer output")
+    expect(said).not_to_be_empty(timeout=LONG)
+    again = said.text_content() or ""
+    assert again != job
+    site.expect_job(again, "success")
+    assert (tmp_path / "notes").read_text() == "a\na\n"
+
+
 def test_who_comes_right_back_subscribes_to_nothing_anew_and_who_leaves_does_leave(site: Site) -> None:
     site.open()
     done = site.start(jobs.count, 1)

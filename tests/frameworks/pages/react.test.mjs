@@ -80,6 +80,21 @@ test("twenty components in strict mode cost one subscription, and leave nothing 
   assert.equal(socket.handlers, 0);
 });
 
+test("a filter that is written in the component is asked for once, and anew when it says something else", async () => {
+  const filtered = (status, more) => h(List, { options: { filter: { status: [status], task: undefined }, ...more } });
+  const { socket, update, close } = await open(filtered("running"), { strict: true });
+  for (let time = 0; time < 3; time++) await update(filtered("running", { onStatus() {} }));
+  socket.hear("agent_status", status(1, "a"));
+  await settle();
+  assert.deepEqual(asked(socket), ["subscribe_project p"]);
+  await update(filtered("queued"));
+  await settle(60);
+  const requests = socket.sent.filter(([name]) => name === "subscribe_project");
+  assert.deepEqual(requests.map(([, { filter }]) => filter), [{ status: ["running"] }, { status: ["queued"] }]);
+  await close();
+  assert.equal(socket.handlers, 0);
+});
+
 test("nothing is rendered without a change, and no row that did not change", async () => {
   const { socket, update, close } = await open(h(List), { socket: serve({ jobs: [status(0, "one"), status(0, "two")], jobs_total: 2 }) });
   const { list } = counts;

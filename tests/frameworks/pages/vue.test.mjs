@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { createRenderer, effectScope, h, nextTick, ref } from "vue";
+import { createRenderer, effectScope, h, isRef, nextTick, reactive, ref } from "vue";
 import { realtime, useProject, useSocket } from "celery-realtime/vue";
 
 import { FakeSocket } from "./fake.mjs";
@@ -53,6 +53,25 @@ test("what is made in a scope of its own goes on when the component that has ask
   await settle();
   assert.deepEqual(socket.sent.map(([name]) => name), ["subscribe_project", "unsubscribe_project"]);
   assert.equal(socket.handlers, 0);
+});
+
+test("a filter may be a ref, or reactive, and is asked for anew when it says something else", async () => {
+  for (const make of [ref, reactive]) {
+    const socket = new FakeSocket((name, { project_id }, acknowledge) =>
+      acknowledge?.({ ok: true, project_id, epoch: "e", offset: 0, recovered: false, jobs: [], jobs_total: 0, workflows: [], events: [] }));
+    socket.connect();
+    const filter = make({ status: ["running"] }), scope = effectScope(true), wanted = isRef(filter) ? filter.value : filter;
+    scope.run(() => useProject("p", { socket, filter, linger: 10 }));
+    const asked = () => socket.sent.filter(([name]) => name === "subscribe_project").map(([, data]) => data.filter);
+    wanted.status = ["running"];
+    await settle();
+    wanted.status.push("queued");
+    await settle();
+    assert.deepEqual(asked(), [{ status: ["running"] }, { status: ["running", "queued"] }]);
+    scope.stop();
+    await settle();
+    assert.equal(socket.handlers, 0);
+  }
 });
 
 test("what a component follows ends with it", async () => {

@@ -1,6 +1,6 @@
 import { memo, StrictMode, Suspense, useState } from "react";
 import { createRoot } from "react-dom/client";
-import { RealtimeProvider, useCancel, useJob, useProject, useStream } from "celery-realtime/react";
+import { RealtimeProvider, useCancel, useJob, useProject, useRerun, useStream } from "celery-realtime/react";
 
 import { note, other, project, socket } from "../shared.js";
 
@@ -28,13 +28,14 @@ function Count({ projectId, enabled }) {
 function Answer({ jobId }) {
   const { job } = useJob(jobId);
   const { text, stream } = useStream(jobId, "answer");
-  const cancel = useCancel();
+  const cancel = useCancel(), rerun = useRerun();
   const [answer, setAnswer] = useState(null);
   return (
     <section id="answer" data-job-status={job?.status} data-state={stream?.state}>
       <pre>{text}</pre>
       <button id="cancel" onClick={() => cancel(jobId).then(setAnswer)}>Stop</button>
-      <output>{answer?.cancel ?? answer?.error?.code}</output>
+      <button id="rerun" onClick={() => rerun(jobId).then(setAnswer)}>Again</button>
+      <output>{answer?.cancel ?? answer?.job_id ?? answer?.error?.code}</output>
     </section>
   );
 }

@@ -1,6 +1,6 @@
 import { createSignal, For, Show } from "solid-js";
 import { render } from "solid-js/web";
-import { cancelJob, createJob, createProject, createStream } from "celery-realtime/solid";
+import { cancelJob, createJob, createProject, createStream, rerunJob } from "celery-realtime/solid";
 
 import { note, other, project, socket } from "../shared.js";
 
@@ -30,7 +30,8 @@ function Answer(props) {
     <section id="answer" data-job-status={shown.job?.status} data-state={spoken.stream?.state}>
       <pre>{spoken.text}</pre>
       <button id="cancel" onClick={async () => setAnswer(await cancelJob(socket, props.jobId))}>Stop</button>
-      <output>{answer()?.cancel ?? answer()?.error?.code}</output>
+      <button id="rerun" onClick={async () => setAnswer(await rerunJob(socket, props.jobId))}>Again</button>
+      <output>{answer()?.cancel ?? answer()?.job_id ?? answer()?.error?.code}</output>
     </section>
   );
 }
