@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
 
+from tests.browser.element_pages import stop_what_runs
 from tests.browsers import CHOSEN, opened_by
 
 FAILED = pytest.StashKey[bool]()
@@ -67,6 +68,13 @@ def new_page(request: pytest.FixtureRequest, browser: Browser, tmp_path: Path) -
     for context in contexts:
         context.close()
     assert not uncaught, f"exceptions that the page did not catch: {uncaught}"
+
+
+@pytest.fixture(autouse=True)
+def nothing_runs_on() -> Iterator[None]:
+    """Stop the jobs that a test leaves, as one does that fails."""
+    yield
+    stop_what_runs()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
+from celery.signals import before_task_publish
 from playwright.sync_api import Locator, Page, expect
 
 from celery_realtime import Realtime
@@ -183,6 +184,24 @@ def start(task: Any, project: str, *args: Any, **kwargs: Any) -> str:
     """Start a job in a project, and return its id."""
     with element_jobs.realtime.project(project):
         return str(task.delay(*args, **kwargs).id)
+
+
+#: Ids of jobs that this test has published.
+_published: list[str] = []
+
+
+@before_task_publish.connect(weak=False)
+def _note(sender: str, headers: dict[str, Any], **_: Any) -> None:
+    if sender.startswith(element_jobs.__name__):
+        _published.append(headers["id"])
+
+
+def stop_what_runs() -> None:
+    """Stop the jobs of this test that have not ended: they have places in the worker that the next tests need."""
+    left = [one for one in _published if not element_jobs.celery.AsyncResult(one).ready()]
+    _published.clear()
+    if left:
+        element_jobs.celery.control.revoke(left, terminate=True)
 
 
 @contextmanager

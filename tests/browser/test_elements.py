@@ -14,7 +14,7 @@ from celery import group
 from playwright.sync_api import Page, expect
 
 from tests.browser import element_jobs
-from tests.browser.element_pages import ElementPage, Opens, publishing_over, row, rows, start, texts_of
+from tests.browser.element_pages import ElementPage, Opens, publishing_over, row, rows, start, stop_what_runs, texts_of
 from tests.launcher import Brokers, Launcher
 from tests.processes import WebServer
 
@@ -40,6 +40,16 @@ def on(new_page: Callable[..., Page], web: WebServer) -> Opens:
         return ElementPage(new_page(**options), web, f"p{next(PROJECTS)}")
 
     return make
+
+
+def test_what_a_test_leaves_running_is_stopped(on: Opens, tmp_path: Path) -> None:
+    page = on()
+    with element_jobs.realtime.project(page.project):
+        group(element_jobs.work.s(name, str(tmp_path / "never")) for name in "abcd").delay()
+    project = page.open_project()
+    expect(project.locator("[value=running]")).to_have_text("3 running")  # as many as the worker has places
+    stop_what_runs()
+    expect(project.locator("[value=error]")).to_have_text("4 failed")
 
 
 def test_a_job_shows_its_bar_stages_message_streams_and_result(on: Opens, tmp_path: Path) -> None:
