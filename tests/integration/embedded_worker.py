@@ -38,7 +38,7 @@ def main() -> None:
         os.execv(sys.executable, [sys.executable, "-m", "tests.integration.embedded_worker", "thread", name])
     if how != "thread":
         worker = start(name)
-        wait_for(Path(os.environ["RUNS"]).exists if how == "cut_off" else lambda: state.total_count, timeout=60)
+        wait_for(Path(os.environ["RUNS"]).exists if how == "cut_off" else has_run, timeout=60)
         stop(worker, cold=how == "cut_off")
     start(name)
     threading.Event().wait()
@@ -51,6 +51,11 @@ def start(name: str) -> Any:
     worker.thread = threading.Thread(target=worker.start, daemon=True)
     worker.thread.start()
     return worker
+
+
+def has_run() -> bool:
+    """Tell whether a job has run, to its end: a worker's loop may fail, and so end the worker, while it is stopped."""
+    return bool(state.total_count) and not state.active_requests
 
 
 def stop(worker: Any, *, cold: bool) -> None:
