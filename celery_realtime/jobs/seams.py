@@ -1095,6 +1095,18 @@ def without_delay(exchange: str, routing_key: str) -> tuple[str, str]:
     return exchange, routing_key
 
 
+def _bounded(app: Celery) -> dict[str, Any]:
+    """Return the options of an app's transport, with bounds for waits that have none of the app's own."""
+    options = app.conf.broker_transport_options
+    with app.connection_for_write() as probe:
+        driver = probe.transport.driver_type
+    bounded = {**_BOUNDS.get(driver, {}), **options}
+    if driver == "redis":  # redis-py would ask each sentinel four times, with pauses, each time that it asks
+        waits = {name: bounded[name] for name in _BOUNDS[driver]}
+        bounded["sentinel_kwargs"] = {**waits, "retry": None, **(options.get("sentinel_kwargs") or {})}
+    return bounded
+
+
 def publish_bytes(app: Celery, body: bytes, queue: str | None, way: Mapping[str, Any]) -> None:
     """Publish a message whose body is serialized already, once, over a connection of its own.
 
@@ -1111,12 +1123,8 @@ def publish_bytes(app: Celery, body: bytes, queue: str | None, way: Mapping[str,
         ConnectionError: There is no connection: it has not been published.
         TimeoutError: There is no answer, or a bad one: it may have been published.
     """
-    options = app.conf.broker_transport_options
-    with app.connection_for_write() as probe:
-        bounds = _BOUNDS.get(probe.transport.driver_type, {})
-    with app.connection_for_write(
-        connect_timeout=PUBLISH_TIMEOUT, transport_options={**bounds, **options}
-    ) as connection:
+    options = _bounded(app)
+    with app.connection_for_write(connect_timeout=PUBLISH_TIMEOUT, transport_options=options) as connection:
         errors = (*connection.connection_errors, *connection.channel_errors, OperationalError, OSError)
         try:
             connection.ensure_connection(max_retries=1, interval_start=0)

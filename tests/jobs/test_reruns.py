@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import json
 import logging
 import pickle
+import socket
 import threading
 import zlib
 from collections.abc import Callable, Iterator
@@ -24,6 +26,7 @@ from celery_realtime.events import Job
 from celery_realtime.exceptions import ImproperlyConfigured, RerunError
 from celery_realtime.history.kept import KeptMessages
 from celery_realtime.jobs import reruns
+from celery_realtime.jobs.seams import publish_bytes
 from celery_realtime.kept_messages import OVERHEAD, Publication, WaitingMessages
 from tests.processes import free_port
 from tests.recording import new_app
@@ -616,6 +619,31 @@ def test_a_broker_that_does_not_answer_is_not_waited_for(shop: Shop) -> None:
     finally:
         shop.redis.execute_command("CLIENT", "UNPAUSE")
     assert shown(shop) == [job_id]
+
+
+def test_a_sentinel_that_ends_connections_is_not_asked_over_and_over() -> None:
+    asked = []
+
+    def listen() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                asked.append(connection.close())
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    app = new_app(broker=f"sentinel://127.0.0.1:{listener.getsockname()[1]}/0")
+    app.conf.broker_transport_options = {"master_name": "main", "sentinel_kwargs": {"socket_timeout": 60}}
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    try:
+        with pytest.raises(ConnectionError):
+            publish_bytes(app, b"x", "celery", {"exchange": "", "routing_key": "celery"})
+    finally:
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
+    assert 0 < len(asked) <= 4  # it is two: redis-py of its own accord asks 22 times
 
 
 # -- what waits -----------------------------------------------------------------------------------------------------
