@@ -172,6 +172,20 @@ def test_the_page_fits_a_phone(new_page: Callable[..., Page], web: WebServer) ->
     assert smallest >= 40
 
 
+def test_on_a_phone_choices_stay_legible_when_the_connection_is_lost(
+    new_page: Callable[..., Page], web: WebServer
+) -> None:
+    page = visit(new_page(viewport={"width": 360, "height": 740}, locale="de-DE"), web)
+    page.evaluate("""() => {
+      const { io } = document.querySelector("celery-project").socket;
+      io.reconnection(false);
+      io.engine.close();
+    }""")
+    expect(page.get_by_test_id("connection")).to_have_text("Veraltet, verbindet erneut…")
+    assert min(page.locator("select").evaluate_all("all => all.map((one) => one.offsetWidth)")) >= 100
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
 def test_a_page_says_when_it_is_out_of_date_and_then_shows_what_it_missed(page: Page, web: WebServer) -> None:
     visit(page, web)
     connection, jobs = page.get_by_test_id("connection"), page.get_by_test_id("jobs")
