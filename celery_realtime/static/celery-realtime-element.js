@@ -381,7 +381,7 @@ class CeleryProject extends CeleryView {
     const { jobs, jobsTotal = 0, status, workflows, hasMore } = snapshot, { _most: most } = this;
     this._workflows = workflows;
     this._take(jobs && status !== "refused" ? jobs : new Map());
-    if (hasMore && most > jobs.size) snapshot.loadMore(most - jobs.size);
+    if (hasMore && most < Infinity && most > jobs.size) snapshot.loadMore(most - jobs.size);
     const filters = JSON.stringify([this.status, this.filter, most, [...this._list.opened]]);
     if (filters !== this._arranged) this._list.arrange(this._arrange());
     this._arranged = filters;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -201,6 +202,21 @@ def test_more_is_read_too_where_a_filter_hides_what_is_there(
     more.click()
     expect(count).to_have_text("100 of 1,100")
     expect(more).to_be_hidden()
+
+
+@pytest.mark.long
+def test_of_jobs_of_a_task_no_more_are_read_than_are_kept(crowd: Callable[..., tuple[ElementPage, Reporter]]) -> None:
+    page, reporter = crowd()
+    reporter.report_many(range(6100), "STARTED")
+    project = page.open_project("task=crowd.*")
+    expect(project.locator(".count")).to_have_text("5,000 of 6,100")
+    expect(project.locator("[value=running]")).to_have_text("5,000+ running")
+    reporter.report("job-00000", "SUCCESS")  # the last that would be read
+    reporter.report("job-06099", "SUCCESS")
+    reporter.flush()
+    expect(project.locator("[value=success]")).to_have_text(re.compile(r"[12]\+ done"))
+    assert len(page.sockets.requests("read_jobs")) <= 5
+    expect(project.get_by_role("button", name="Show more")).to_be_hidden()
 
 
 def test_a_reader_stays_where_they_are_while_jobs_come_above(
