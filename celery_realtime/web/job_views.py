@@ -12,6 +12,9 @@ from celery_realtime.job_filters import JobFilter
 #: Jobs that are not shown of which something is remembered.
 MOST_REMEMBERED = 5000
 
+#: Jobs that are shown which are remembered as such; of one beyond, a client may be told once more, whole or as leaving.
+MOST_SHOWN = 20_000
+
 #: What only progress has been heard of runs.
 _RUNNING = {"status": "running"}
 
@@ -31,7 +34,8 @@ class JobView:
     def __init__(self, wanted: JobFilter) -> None:
         self.unread: dict[str, None] = {}
         self._wanted = wanted
-        self._shown: set[str] = set()
+        self._shown: BoundedDict[str, bool] = BoundedDict(MOST_SHOWN)
+        self._has_forgotten = False
         #: Jobs that do not match, by whether the stream knows of them that nothing but statuses has been heard.
         self._out: BoundedDict[str, bool] = BoundedDict(MOST_REMEMBERED)
         #: Of a stream that goes on where another has ended, the jobs that match now: those may have been shown there.
@@ -47,7 +51,7 @@ class JobView:
         """
         self._has_more = has_more
         fitting = [job for job in jobs if self._out.get(job["job_id"]) is None]
-        self._shown |= {job["job_id"] for job in fitting}
+        self._note_shown(job["job_id"] for job in fitting)
         return fitting
 
     def resume(self, jobs: Iterable[dict[str, Any]], *, has_more: bool) -> None:
@@ -67,10 +71,11 @@ class JobView:
             jobs: What is known of them.
         """
         matching = [job for job in jobs if self._wanted.matches(job) and self._out.get(job["job_id"]) is None]
-        self._shown |= {job["job_id"] for job in matching}
+        self._note_shown(job["job_id"] for job in matching)
+        told = {job["job_id"] for job in matching}
         for name in job_ids:
             self.unread.pop(name, None)
-            if name not in self._shown:
+            if name not in told and name not in self._shown:
                 self._out[name] = False
         return matching
 
@@ -81,17 +86,23 @@ class JobView:
             return True
         return self._take_status(job_id, data) if name == STATUS_EVENT else self._take(job_id, name, data)
 
+    def _note_shown(self, job_ids: Iterable[str]) -> None:
+        for job_id in job_ids:
+            self._has_forgotten |= len(self._shown) == MOST_SHOWN and job_id not in self._shown
+            self._shown[job_id] = True
+
     def _take_status(self, job_id: str, status: dict[str, Any]) -> bool:
         is_birth = _is_birth(status)
         if not self._wanted.matches(status):
-            was_shown = job_id in self._shown or (self._resumed is not None and self._out.get(job_id) is None)
+            may_be_shown = self._has_forgotten or self._resumed is not None
+            was_shown = job_id in self._shown or (may_be_shown and self._out.get(job_id) is None)
             self._out[job_id] = is_birth or (not was_shown and bool(self._out.get(job_id)))
-            self._shown.discard(job_id)
+            self._shown.pop(job_id)
             self.unread.pop(job_id, None)
             return was_shown
         if job_id not in self._shown and not is_birth and not self._out.get(job_id):
             self.unread[job_id] = None
-        self._shown.add(job_id)
+        self._note_shown([job_id])
         self._out.pop(job_id)
         return True
 
@@ -105,7 +116,7 @@ class JobView:
         if self._resumed is not None and job_id in self._resumed:
             return True
         is_first = name == PROGRESS_EVENT and self._wanted.matches({**_RUNNING, "task": data.get("task")})
-        if is_first or self._has_more:  # its state says whether it matches
+        if is_first or self._has_more or self._has_forgotten:  # its state says whether it matches
             self.unread[job_id] = None
         return False
 

@@ -10,6 +10,7 @@ import pytest
 from celery_realtime.client.entries import Entries
 from celery_realtime.events import PROGRESS_EVENT, STATUS_EVENT
 from celery_realtime.job_filters import JobFilter
+from celery_realtime.web import job_views
 from celery_realtime.web.event_streams import EventStream, Held
 from celery_realtime.web.job_views import JobView
 from tests.filtered_project import FILTERS, Project
@@ -73,6 +74,14 @@ def test_what_a_client_shows_is_what_matches(start: int) -> None:
         browser, project = live(seed)
         assert {**browser.jobs.view} == project.matching, f"seed {seed}"
         assert browser.last == project.offset, f"seed {seed}"
+
+
+def test_that_holds_though_only_few_jobs_are_remembered_as_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_views, "MOST_SHOWN", 2)
+    test_what_a_client_shows_is_what_matches(0)
+    view = JobView(JobFilter(("running",)))
+    view.begin([{"job_id": name} for name in "abc"], has_more=False)
+    assert (len(view._shown), view._has_forgotten) == (2, True)
 
 
 def status(offset: int, job_id: str = "a", **more: Any) -> tuple[str, dict[str, Any]]:
