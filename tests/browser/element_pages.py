@@ -183,7 +183,9 @@ class Reporter:
 def start(task: Any, project: str, *args: Any, **kwargs: Any) -> str:
     """Start a job in a project, and return its id."""
     with element_jobs.realtime.project(project):
-        return str(task.delay(*args, **kwargs).id)
+        job = str(task.delay(*args, **kwargs).id)
+    assert element_jobs.realtime.flush(60)  # a page that names no project is refused a job that is not on record yet
+    return job
 
 
 #: Ids of jobs that this test has published.

@@ -95,6 +95,7 @@ class Site:
     def start(self, task: Any, *args: Any, project: str | None = None) -> str:
         """Start a job of the project, and return its id."""
         result: AsyncResult[Any] = task.apply_async(args, headers={"project_id": project or self.project})
+        assert jobs.realtime.flush(60)  # a page that names no project is refused a job that is not on record yet
         return str(result.id)
 
     def expect_status(self, status: str) -> None:

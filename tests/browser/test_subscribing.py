@@ -75,7 +75,6 @@ def test_a_project_is_followed_while_it_is_wanted_and_seen_and_goes_on(
     sockets.wait_until(lambda: sockets.requests("unsubscribe_project"))
     path.touch()
     other = start(element_jobs.work, project, "second", str(tmp_path / "then"))
-    assert element_jobs.realtime.flush(60)  # else the first one may seem to be the only one, and its end that of all
     assert page.evaluate("(job) => my.project.jobs.get(job).status", job) == "running"
     hide(page, "visible")
     until(page, "(id) => my.project.jobs.get(id)?.status === 'success'", job)
