@@ -283,7 +283,7 @@ class CeleryJob extends CeleryView {
 class CeleryProject extends CeleryView {
   _records = new Map(); // job id -> { key, job, rank, at, text }
   _flows = new Map(); // root id -> { key, root, part, members, rank, at }
-  _dismissed = new Set(); // ids of ended jobs
+  _dismissed = new Map(); // when jobs ended, by their ids
   _folded = new Set(); // ids of jobs to be opened whose workflow is not known yet
   _further = 0; // jobs that were asked for beyond max-jobs
 
@@ -364,7 +364,7 @@ class CeleryProject extends CeleryView {
   dismiss(ids) {
     const jobs = ids.map((id) => this._records.get(id)?.job).filter((job) => job && isOver(job));
     if (!jobs.length || this._tell("celery-dismiss", { jobs }, true).defaultPrevented) return;
-    for (const { job_id: id } of jobs) this._dismissed.add(id);
+    for (const job of jobs) this._dismissed.set(job.job_id, timeOf(job));
     this._say(this.words.say("dismissed", { n: jobs.length }));
     this._rearrange();
   }
@@ -408,7 +408,7 @@ class CeleryProject extends CeleryView {
       const rank = rankOf(job), at = timeOf(job);
       if (rank !== known?.rank || at !== known.at || job.root_id !== known.job.root_id || this.filter) this._arranged = null;
       this._records.set(id, Object.assign(known ?? { key: id }, { job, rank, at, text: null }));
-      if (rank < 2) this._dismissed.delete(id);
+      if (at !== this._dismissed.get(id)) this._dismissed.delete(id); // it has begun again, and may have ended again
       this._note(job);
     }
   }

@@ -14,7 +14,17 @@ from celery import group
 from playwright.sync_api import Page, expect
 
 from tests.browser import element_jobs
-from tests.browser.element_pages import ElementPage, Opens, publishing_over, row, rows, start, stop_what_runs, texts_of
+from tests.browser.element_pages import (
+    LONG,
+    ElementPage,
+    Opens,
+    publishing_over,
+    row,
+    rows,
+    start,
+    stop_what_runs,
+    texts_of,
+)
 from tests.launcher import Brokers, Launcher
 from tests.processes import WebServer
 
@@ -251,6 +261,22 @@ def test_dismissing_moves_the_keyboard_to_the_next_job_and_a_job_that_begins_aga
     expect(rows(project)).to_have_count(0)
     with element_jobs.realtime.project(page.project):
         element_jobs.work.apply_async(("apple",), task_id=jobs[0])
+    expect(rows(project, "success").locator(".name")).to_have_text("apple")
+
+    # It may have ended again before anything is drawn.
+    project.evaluate("(element, ids) => element.dismiss(ids)", jobs)
+    expect(rows(project)).to_have_count(0)
+    ended_at = project.evaluate("(element, id) => element._records.get(id).job.ended_at", jobs[0])
+    project.evaluate("element => { element._draw = (snapshot) => { element.late = snapshot; }; }")
+    with element_jobs.realtime.project(page.project):
+        element_jobs.work.apply_async(("apple",), task_id=jobs[0])
+    page.page.wait_for_function(
+        "([element, id, before]) => { const job = element.late?.jobs.get(id);"
+        " return job?.status === 'success' && job.ended_at !== before; }",
+        arg=[project.element_handle(), jobs[0], ended_at],
+        timeout=LONG,
+    )
+    project.evaluate("element => { delete element._draw; element._draw(element.late); }")
     expect(rows(project, "success").locator(".name")).to_have_text("apple")
 
 
