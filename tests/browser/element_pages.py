@@ -16,6 +16,7 @@ from celery_realtime.events import Details, Job, outgoing_progress, status_chang
 from celery_realtime.jobs.progress import Progress, progress_update
 from tests.browser import element_jobs
 from tests.integration.stage import forget_connections
+from tests.launcher import Launcher
 from tests.processes import WebServer
 from tests.services import Broker
 
@@ -219,6 +220,17 @@ def publishing_over(broker: Broker) -> Iterator[None]:
         element_jobs.realtime.flush()
         conf.broker_url, conf.result_backend = before
         _begin_anew()
+
+
+@contextmanager
+def served(launcher: Launcher, broker: Broker, **env: str) -> Iterator[WebServer]:
+    """Let a worker run the tasks of the elements, a web server show them, and this process publish them."""
+    worker = launcher.worker("tests.browser.element_jobs", broker=broker, concurrency=3, wait=False)
+    web = launcher.web("tests.browser.element_web", broker=broker, env=env)
+    worker.wait_ready()
+    with publishing_over(broker):
+        yield web
+    worker.stop()
 
 
 def _begin_anew() -> None:

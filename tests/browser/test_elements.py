@@ -18,9 +18,9 @@ from tests.browser.element_pages import (
     LONG,
     ElementPage,
     Opens,
-    publishing_over,
     row,
     rows,
+    served,
     start,
     stop_what_runs,
     texts_of,
@@ -33,13 +33,8 @@ PROJECTS = itertools.count()
 
 @pytest.fixture(scope="module")
 def web(module_launcher: Launcher, brokers: Brokers) -> Iterator[WebServer]:
-    broker = brokers.make("redis")
-    worker = module_launcher.worker("tests.browser.element_jobs", broker=broker, concurrency=3, wait=False)
-    web = module_launcher.web("tests.browser.element_web", broker=broker)
-    worker.wait_ready()
-    with publishing_over(broker):
+    with served(module_launcher, brokers.make("redis")) as web:
         yield web
-    worker.stop()
 
 
 @pytest.fixture

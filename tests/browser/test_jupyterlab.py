@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser import element_jobs
-from tests.browser.element_pages import LONG, publishing_over, row, start
+from tests.browser.element_pages import LONG, row, served, start
 from tests.launcher import Brokers, Launcher
 from tests.processes import ROOT, ManagedProcess, WebServer, accepts_connections, free_port
 from tests.services import Broker
@@ -63,12 +63,8 @@ def broker(brokers: Brokers) -> Broker:
 
 @pytest.fixture(scope="module")
 def web(module_launcher: Launcher, broker: Broker) -> Iterator[WebServer]:
-    worker = module_launcher.worker("tests.browser.element_jobs", broker=broker, concurrency=3, wait=False)
-    web = module_launcher.web("tests.browser.element_web", broker=broker)
-    worker.wait_ready()
-    with publishing_over(broker):
+    with served(module_launcher, broker) as web:
         yield web
-    worker.stop()
 
 
 @pytest.fixture

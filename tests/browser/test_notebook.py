@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page
 
 from tests.browser import element_jobs
-from tests.browser.element_pages import publishing_over, start
+from tests.browser.element_pages import served, start
 from tests.browser.notebook_host import Kernel, Notebook, started_kernel
 from tests.launcher import Brokers, Launcher
 from tests.processes import WebServer
@@ -28,12 +28,8 @@ def broker(brokers: Brokers) -> Broker:
 
 @pytest.fixture(scope="module")
 def web(module_launcher: Launcher, broker: Broker) -> Iterator[WebServer]:
-    worker = module_launcher.worker("tests.browser.element_jobs", broker=broker, concurrency=3, wait=False)
-    web = module_launcher.web("tests.browser.element_web", broker=broker)
-    worker.wait_ready()
-    with publishing_over(broker):
+    with served(module_launcher, broker) as web:
         yield web
-    worker.stop()
 
 
 @pytest.fixture(scope="module")

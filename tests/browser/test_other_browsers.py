@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Page, Playwright
 
 from tests.browser import element_jobs
-from tests.browser.element_pages import publishing_over, start
+from tests.browser.element_pages import served, start
 from tests.browser.test_plain_http import documented
 from tests.browsers import opened_by
 from tests.launcher import Brokers, Launcher
@@ -106,13 +106,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def web(module_launcher: Launcher, brokers: Brokers, built: Path) -> Iterator[WebServer]:
-    broker = brokers.make("redis")
-    worker = module_launcher.worker("tests.browser.element_jobs", broker=broker, concurrency=3, wait=False)
-    web = module_launcher.web("tests.browser.element_web", broker=broker, env={"BUILT_PAGES": str(built)})
-    worker.wait_ready()
-    with publishing_over(broker):
+    with served(module_launcher, brokers.make("redis"), BUILT_PAGES=str(built)) as web:
         yield web
-    worker.stop()
 
 
 @pytest.fixture

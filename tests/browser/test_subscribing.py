@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page
 
 from tests.browser import element_jobs
-from tests.browser.element_pages import Sockets, publishing_over, start
+from tests.browser.element_pages import Sockets, served, start
 from tests.browser.test_connection import hide
 from tests.launcher import Brokers, Launcher
 from tests.processes import WebServer
@@ -29,13 +29,8 @@ SET_UP = """async ({projects, module, shared}) => {
 
 @pytest.fixture(scope="module")
 def web(module_launcher: Launcher, brokers: Brokers) -> Iterator[WebServer]:
-    broker = brokers.make("redis")
-    worker = module_launcher.worker("tests.browser.element_jobs", broker=broker, concurrency=3, wait=False)
-    web = module_launcher.web("tests.browser.element_web", broker=broker)
-    worker.wait_ready()
-    with publishing_over(broker):
+    with served(module_launcher, brokers.make("redis")) as web:
         yield web
-    worker.stop()
 
 
 def new_project() -> str:
